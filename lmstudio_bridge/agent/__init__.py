@@ -1,0 +1,1 @@
+"""The thinking between model and tools; knows neither HTTP nor MCP."""

@@ -1,0 +1,1 @@
+"""The conversation with other MCP servers: their configuration and their sessions."""

@@ -1,0 +1,271 @@
+"""Every exception that lmstudio-bridge raises on purpose.
+
+* BridgeError
+  x SettingsError
+  x LLMError
+    + LLMTimeoutError
+    + LLMConnectionError
+    + LLMRateLimitError
+    + LLMResponseError
+      - ModelLostError
+      - ModelSubstitutedError
+      - ModelNotFoundError
+      - ModelLoadError
+      - ContextOverflowError
+      - TemplateError
+      - ToolSchemaError
+      - LostToolCallError
+      - ServerBusyError
+      - AuthError
+      - WrongEndpointError
+  x DownstreamError
+    + McpConfigError
+    + ServerNotConfiguredError
+    + ServerNotTrustedError
+    + ServerStartError
+    + SessionLostError
+    + ToolTimeoutError
+
+A message says what happened and to what; the remedy says what the user can do about it.
+Limits of a run (rounds, time, context) are outcomes, not exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class BridgeError(Exception):
+    """Base of all our errors.
+
+    `remedy` is one or two sentences for the person in front of Claude Code: what to do next.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def explain(self) -> str:
+        """The message and its remedy as one text for a person."""
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class SettingsError(BridgeError):
+    """An environment variable or option has a value that we cannot use."""
+
+
+class LLMError(BridgeError):
+    """A request to LM Studio failed.
+
+    `kind` names the class of the failure (the table in docs/lm-studio.md). `detail` holds the
+    server's own words. `retryable` says whether the very same request may be sent again at once
+    after a pause; `retry_after` is the pause in seconds that the server asked for.
+    """
+
+    kind: ClassVar[str] = "error"
+    retryable_by_kind: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        url: str = "",
+        model: str | None = None,
+        status: int | None = None,
+        detail: str = "",
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.url = url
+        self.model = model
+        self.status = status
+        self.detail = detail
+        self.retryable = self.retryable_by_kind if retryable is None else retryable
+        self.retry_after = retry_after
+
+    def explain(self) -> str:
+        """The message, where it happened, the server's own words, and the remedy."""
+        where = [f"URL: {self.url}"] if self.url else []
+        if self.model:
+            where.append(f"model: {self.model}")
+        if self.status is not None:
+            where.append(f"HTTP status: {self.status}")
+        lines = [self.message]
+        if where:
+            lines.append(" · ".join(where))
+        if self.detail and self.detail not in self.message:
+            lines.append(f"It said: {self.detail}")
+        if self.remedy:
+            lines.append(self.remedy)
+        return "\n".join(lines)
+
+
+class LLMTimeoutError(LLMError):
+    """No byte came within the limit for connecting, for the first byte, or between two bytes.
+
+    Retryable only while connecting: a request that timed out while LM Studio read the prompt
+    would start over in another slot and never converge.
+    """
+
+    kind = "stalled"
+
+
+class LLMConnectionError(LLMError):
+    """LM Studio could not be reached, or closed the connection before it answered."""
+
+    kind = "unreachable"
+    retryable_by_kind = True
+
+
+class LLMRateLimitError(LLMError):
+    """HTTP 429, from a gateway in front of LM Studio."""
+
+    kind = "rate_limited"
+    retryable_by_kind = True
+
+
+class LLMResponseError(LLMError):
+    """LM Studio answered, but with an error or with something that is no answer."""
+
+    kind = "bad_request"
+
+
+class ModelLostError(LLMResponseError):
+    """The model was unloaded, reloaded or crashed, or the stream ended in mid-answer.
+
+    The request had no side effects, so a round may be sent again once the model is back; that
+    is the loop's decision and not a blind retry.
+    """
+
+    kind = "model_lost"
+
+
+class ModelSubstitutedError(LLMResponseError):
+    """Another model than the one asked for wrote the reply (LM Studio reference, section 3.3)."""
+
+    kind = "substituted_model"
+
+
+class ModelNotFoundError(LLMResponseError):
+    """There is no such model; `available` lists the names that there are."""
+
+    kind = "no_model"
+
+    def __init__(self, message: str, *, available: Sequence[str] = (), remedy: str = "", **where: object) -> None:
+        super().__init__(message, remedy=remedy, **where)  # type: ignore[arg-type]  # passed through to LLMError
+        self.available = tuple(available)
+
+
+class ModelLoadError(LLMResponseError):
+    """LM Studio could not load the model: memory guardrail, broken file, missing runtime."""
+
+    kind = "resources"
+
+
+class ContextOverflowError(LLMResponseError):
+    """The prompt does not fit the loaded context; `needed` and `available` are tokens, where known."""
+
+    kind = "overflow"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed: int | None = None,
+        available: int | None = None,
+        remedy: str = "",
+        **where: object,
+    ) -> None:
+        super().__init__(message, remedy=remedy, **where)  # type: ignore[arg-type]  # passed through to LLMError
+        self.needed = needed
+        self.available = available
+
+
+class TemplateError(LLMResponseError):
+    """The model's prompt template refused the messages."""
+
+    kind = "template"
+
+
+class ToolSchemaError(LLMResponseError):
+    """The engine could not turn a tool's schema into a grammar; one bad tool spoils the request."""
+
+    kind = "schema"
+
+
+class LostToolCallError(LLMResponseError):
+    """The model meant to call a tool, but the server could not parse the call and dropped it."""
+
+    kind = "lost_tool_call"
+
+
+class ServerBusyError(LLMResponseError):
+    """All slots stayed busy for too long, or the engine failed for a moment."""
+
+    kind = "busy"
+    retryable_by_kind = True
+
+
+class AuthError(LLMResponseError):
+    """LM Studio wants an API token, or refuses the one that it got."""
+
+    kind = "auth"
+
+
+class WrongEndpointError(LLMResponseError):
+    """Something answers at the URL, but it does not serve this route or does not speak this protocol."""
+
+    kind = "wrong_endpoint"
+
+
+class DownstreamError(BridgeError):
+    """Something is wrong with one of the user's MCP servers; `server` is its configured name."""
+
+    def __init__(self, message: str, *, server: str = "", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.server = server
+
+
+class McpConfigError(DownstreamError):
+    """A configuration file cannot be used; `path` is the file."""
+
+    def __init__(self, message: str, *, path: str, server: str = "", remedy: str = "") -> None:
+        super().__init__(message, server=server, remedy=remedy)
+        self.path = path
+
+
+class ServerNotConfiguredError(DownstreamError):
+    """No configuration file names this server; `configured` lists the names that there are."""
+
+    def __init__(self, message: str, *, server: str, configured: Sequence[str] = (), remedy: str = "") -> None:
+        super().__init__(message, server=server, remedy=remedy)
+        self.configured = tuple(configured)
+
+
+class ServerNotTrustedError(DownstreamError):
+    """A project's file configures this server, but nobody has approved it."""
+
+
+class ServerStartError(DownstreamError):
+    """A server did not start or did not answer; `stderr_tail` holds its last lines."""
+
+    def __init__(self, message: str, *, server: str, stderr_tail: str = "", remedy: str = "") -> None:
+        super().__init__(message, server=server, remedy=remedy)
+        self.stderr_tail = stderr_tail
+
+    def explain(self) -> str:
+        """The message, the last lines that the server wrote to stderr, and the remedy."""
+        tail = f"Its last words on stderr:\n{self.stderr_tail}" if self.stderr_tail else ""
+        return "\n".join(part for part in (self.message, tail, self.remedy) if part)
+
+
+class SessionLostError(DownstreamError):
+    """A server went away while a call was under way; the call may or may not have had effects."""
+
+
+class ToolTimeoutError(DownstreamError):
+    """A tool gave no result within its limit; the server was told to cancel."""

@@ -1,0 +1,203 @@
+"""Facts of a run, in the order in which they happen, and the outcome that they add up to.
+
+`Event` is a closed union: a `match` on it ends in `assert_never`. Events are told to one awaited
+sink (`Emit`); `fan_out` makes one sink of several, the journal first. Sinks never raise and never
+stall. The outcome of a run can be rebuilt from its events alone (`Outcome` in `RunFinished`, or
+`agent.journal` folds what there is when a crash cut the events short).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from lmstudio_bridge.messages import Message, ToolCall, Usage
+
+Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, and what it brought.
+
+    `answer` is the model's final text, or the best text so far when `stop` is not "answered".
+    `error` says why a run failed, with its remedy. `seconds` is wall time.
+    """
+
+    stop: Stop
+    answer: str = ""
+    error: str = ""
+    model: str = ""
+    rounds: int = 0
+    calls: int = 0
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run began; `servers` are the names that were asked for."""
+
+    run_id: str
+    task: str
+    servers: tuple[str, ...]
+    max_rounds: int
+    started_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReady:
+    """A downstream server is open and has listed its tools."""
+
+    server: str
+    tools: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFailed:
+    """A downstream server cannot be used in this run; the run goes on without it."""
+
+    server: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChosen:
+    """The model that will do the work; `context_length` in tokens, where LM Studio tells it."""
+
+    model: str
+    loaded: bool | None
+    context_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageAdded:
+    """The conversation grew by one message; the events of this kind are the whole history."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """A request to the model is about to be sent; `number` counts from 1."""
+
+    number: int
+    max_rounds: int
+    tools_offered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generating:
+    """The model is writing; told for each piece, so a sink must coalesce.
+
+    `pieces` counts the stream's pieces so far, which is close to the tokens.
+    """
+
+    number: int
+    phase: Literal["thinking", "answering", "calling"]
+    pieces: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFinished:
+    """The model's reply to one request is whole."""
+
+    number: int
+    text: str
+    reasoning: str
+    calls: tuple[ToolCall, ...]
+    finish_reason: str
+    model: str
+    usage: Usage | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """A tool call is about to leave for its server; `arguments` is what is really sent, as JSON."""
+
+    number: int
+    call_id: str
+    server: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallProgress:
+    """A downstream server reported progress of a call."""
+
+    call_id: str
+    server: str
+    tool: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinished:
+    """A tool call has its result, or was answered without being sent (`sent` is False)."""
+
+    number: int
+    call_id: str
+    server: str
+    tool: str
+    text: str
+    is_error: bool
+    sent: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryScheduled:
+    """A request failed in a way that may pass; it is sent again after `wait` seconds."""
+
+    attempt: int
+    wait: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that the user should know, and that did not end the run."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The last event of a run, exactly once, however it ended."""
+
+    outcome: Outcome
+
+
+Event: TypeAlias = (
+    RunStarted
+    | ServerReady
+    | ServerFailed
+    | ModelChosen
+    | MessageAdded
+    | RoundStarted
+    | Generating
+    | RoundFinished
+    | CallStarted
+    | CallProgress
+    | CallFinished
+    | RetryScheduled
+    | Warned
+    | RunFinished
+)
+
+Emit: TypeAlias = Callable[[Event], Awaitable[None]]
+
+
+def fan_out(*sinks: Emit) -> Emit:
+    """One sink that tells each of `sinks` in turn, in the order given."""
+
+    async def emit(event: Event) -> None:
+        for sink in sinks:
+            await sink(event)
+
+    return emit

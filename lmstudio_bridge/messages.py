@@ -1,0 +1,160 @@
+"""The words that all rooms share: messages, tool specs, calls, results, usage.
+
+Frozen values without behaviour. `llm.wire` turns them into LM Studio's JSON; `downstream.sessions`
+makes tool results from what MCP servers answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+JSONObject: TypeAlias = Mapping[str, Any]
+ToolChoice: TypeAlias = Literal["none", "auto", "required"]
+"""The only spellings that LM Studio takes; the object form is a 400 (LM Studio reference, 3.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it; `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: JSONObject
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asked for.
+
+    `arguments` is the model's own text, byte for byte: it is replayed in the history unchanged, so
+    that the engine's prompt cache keeps working.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image from a tool result; `data` is base64, `mime_type` for example image/png."""
+
+    data: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the model reads as the answer to a call: always text, never an exception."""
+
+    text: str
+    is_error: bool = False
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemMessage:
+    """The instructions; one per conversation, first."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    """A turn of the user: the task, or a hint of ours."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    """A turn of the model, without its reasoning."""
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    """The result of one call; `call_id` is the id of a call in the assistant message before."""
+
+    call_id: str
+    text: str
+
+
+Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or several completions, as LM Studio counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One whole reply of the model.
+
+    `model` is the name in the reply: the id of the instance that answered. `usage` is None where
+    the server sent none. `finish_reason` is the server's own word: stop, length or tool_calls.
+    """
+
+    text: str
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = ""
+    model: str = ""
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call: `name` on its first piece, a fragment of its arguments on any."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+Delta: TypeAlias = TextDelta | ReasoningDelta | CallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTool:
+    """A tool as its MCP server lists it.
+
+    `read_only` is the server's own readOnlyHint: None where it does not say (the MCP specification
+    then means "may write"). `input_schema` is always an object schema, repaired if need be.
+    """
+
+    server: str
+    name: str
+    description: str = ""
+    input_schema: JSONObject = field(default_factory=lambda: {"type": "object", "properties": {}})
+    read_only: bool | None = None
