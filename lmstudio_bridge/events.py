@@ -9,7 +9,7 @@ stall. The outcome of a run can be rebuilt from its events alone (`Outcome` in `
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from lmstudio_bridge.messages import Message, ToolCall, Usage
@@ -31,7 +31,7 @@ class Outcome:
     model: str = ""
     rounds: int = 0
     calls: int = 0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 

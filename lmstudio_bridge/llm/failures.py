@@ -1,0 +1,275 @@
+"""LM Studio's error bodies and texts → our errors, each with a remedy.
+
+Sources: the error shapes and texts that LM Studio 0.3 and 0.4 and llama.cpp's server were seen to
+send. Texts drift between versions, so rules match fragments, without regard to case, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from lmstudio_bridge.errors import (
+    AuthError,
+    ContextOverflowError,
+    LLMError,
+    LLMRateLimitError,
+    LLMResponseError,
+    LostToolCallError,
+    ModelLoadError,
+    ModelLostError,
+    ModelNotFoundError,
+    ServerBusyError,
+    TemplateError,
+    ToolSchemaError,
+    WrongEndpointError,
+)
+
+MAX_DETAIL = 600  # characters of the server's own words that we carry along
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    error: type[LLMResponseError]
+    message: str
+    remedy: str
+
+
+def _rule(pattern: str, error: type[LLMResponseError], message: str, remedy: str) -> _Rule:
+    return _Rule(re.compile(pattern, re.IGNORECASE), error, message, remedy)
+
+
+_RELOAD_REMEDY = (
+    "Load the model by hand in LM Studio (a hand-loaded model has no idle limit and is not evicted), "
+    "or turn off «Only Keep Last JIT Loaded Model»."
+)
+
+# The order matters: an overflow or a template fault can stand inside an engine's wrapper text.
+_RULES: tuple[_Rule, ...] = (
+    _rule(
+        r"n_keep|context length|context size|n_ctx|exceed_context_size|context window",
+        ContextOverflowError,
+        "The conversation does not fit the context that the model is loaded with.",
+        "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
+    ),
+    _rule(
+        r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be",
+        TemplateError,
+        "The model's prompt template refused the conversation.",
+        "Use another build of the model (lmstudio-community has fixed templates), or override its "
+        "prompt template in LM Studio under My Models.",
+    ),
+    _rule(
+        r"failed to parse grammar|'type' must be a string|tool_format_generation_error|failed to initialize samplers",
+        ToolSchemaError,
+        "The engine could not use the schema of one of the tools.",
+        "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
+    ),
+    _rule(
+        r"failed to parse tool call|failed to generate a tool call|does not match the expected",
+        LostToolCallError,
+        "The model wrote a tool call that the server could not parse.",
+        "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
+    ),
+    _rule(
+        r"api token|invalid_api_key|permission denied|unauthorized|forbidden",
+        AuthError,
+        "LM Studio refused the API token.",
+        "Create a token in LM Studio under Developer → Server Settings → Manage Tokens and set LM_API_TOKEN to it.",
+    ),
+    _rule(
+        r"operation canceled|load(ing)? (was )?cancel",
+        ModelLostError,
+        "Loading the model was overtaken by another load.",
+        _RELOAD_REMEDY,
+    ),
+    _rule(
+        r"insufficient system resources|guardrail|requires approximately",
+        ModelLoadError,
+        "LM Studio did not load the model because memory would not suffice.",
+        "Choose a smaller model or quantisation, lower its context length, or unload other models.",
+    ),
+    _rule(
+        r"failed to load model|error loading model|failed to load",
+        ModelLoadError,
+        "LM Studio could not load the model.",
+        "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantisation.",
+    ),
+    _rule(
+        r"no models? loaded|invalid model identifier|model_not_found|no downloaded llm|multiple models are loaded"
+        r"|model \S+ not found",
+        ModelNotFoundError,
+        "LM Studio has no such model loaded or downloaded.",
+        "Load a model in LM Studio, turn on just-in-time loading, or pass model= with a name that it lists.",
+    ),
+    _rule(
+        r"model (is )?unloaded|model reloaded|model_not_loaded|has crashed|channel error|fetch failed"
+        r"|predict request failed|^terminated$",
+        ModelLostError,
+        "The model was unloaded, reloaded or crashed while it worked.",
+        _RELOAD_REMEDY,
+    ),
+    _rule(
+        r"unexpected endpoint or method",
+        WrongEndpointError,
+        "LM Studio does not know this route.",
+        "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
+    ),
+    _rule(
+        r"\"code\": ?50\d|engine protocol predict stream|loading model|slot unavailable|overloaded",
+        ServerBusyError,
+        "The engine was too busy, or failed for a moment.",
+        "Try again; if it goes on, run fewer tasks at once or restart the model in LM Studio.",
+    ),
+    _rule(
+        r"vision add-on|image",
+        LLMResponseError,
+        "The model did not accept an image.",
+        "Use a vision model for tasks with images.",
+    ),
+)
+
+# Where the status says more than the text. 5xx without a known text is often transient.
+_BY_STATUS: Mapping[int, _Rule] = {
+    401: next(rule for rule in _RULES if rule.error is AuthError),
+    403: next(rule for rule in _RULES if rule.error is AuthError),
+    404: next(rule for rule in _RULES if rule.error is WrongEndpointError),
+    405: next(rule for rule in _RULES if rule.error is WrongEndpointError),
+    **{status: next(rule for rule in _RULES if rule.error is ServerBusyError) for status in (500, 502, 503, 504)},
+}
+
+_OVERFLOW_NUMBERS = (
+    re.compile(r"n_keep\D{0,3}(?P<needed>\d+)\D{1,8}n_ctx\D{0,3}(?P<available>\d+)", re.IGNORECASE),
+    re.compile(r"\((?P<needed>\d+) tokens\).*?\((?P<available>\d+) tokens\)", re.IGNORECASE | re.DOTALL),
+    re.compile(r"first (?P<needed>\d+) tokens.*?only (?P<available>\d+) tokens", re.IGNORECASE | re.DOTALL),
+    re.compile(r"has (?P<needed>\d+) tokens.*?supports (?P<available>\d+) tokens", re.IGNORECASE | re.DOTALL),
+)
+
+
+def error_text(body: Any) -> str | None:
+    """The server's words in a decoded JSON body, or None if it reports no error.
+
+    Understands a string or an object under `error`, a bare `message` beside `type: error`, and
+    appends the error's `code` and `type` so that rules can match them.
+    """
+    if not isinstance(body, Mapping):
+        return None
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        message = error.get("message") or body.get("message") or json.dumps(error)
+        tags = [str(error[key]) for key in ("code", "type") if error.get(key) not in (None, "", "unknown")]
+        return f"{message} [{', '.join(tags)}]" if tags else str(message)
+    if error:
+        return str(error)
+    if body.get("type") == "error":
+        return str(body.get("message") or "unknown error")
+    return None
+
+
+def error_from_text(text: str, *, url: str, model: str | None = None, status: int | None = None) -> LLMError:
+    """The error that the server's words (and the HTTP status, if there is one) stand for."""
+    detail = text.strip()[:MAX_DETAIL]
+    rule = next((rule for rule in _RULES if rule.pattern.search(text)), None)
+    if status is not None and (rule is None or status in (401, 403)):
+        rule = _BY_STATUS.get(status, rule)
+    if rule is None:
+        return LLMResponseError(
+            "LM Studio refused the request.",
+            remedy="This looks like a fault of the bridge or of the server; its own words are above.",
+            url=url,
+            model=model,
+            status=status,
+            detail=detail,
+        )
+    if rule.error is ContextOverflowError:
+        needed, available = _overflow_numbers(text)
+        return ContextOverflowError(
+            rule.message,
+            needed=needed,
+            available=available,
+            remedy=rule.remedy,
+            url=url,
+            model=model,
+            status=status,
+            detail=detail,
+        )
+    return rule.error(rule.message, remedy=rule.remedy, url=url, model=model, status=status, detail=detail)
+
+
+def error_from_response(
+    status: int,
+    body: bytes,
+    *,
+    url: str,
+    model: str | None = None,
+    retry_after: str | None = None,
+    now: datetime | None = None,
+) -> LLMError | None:
+    """The error that a whole HTTP reply stands for, or None if it is a success.
+
+    A 200 can carry an error too: LM Studio answers unknown routes with 200 and a body of
+    `{"error": "Unexpected endpoint or method. (…)"}`.
+    """
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        decoded = None
+    text = error_text(decoded)
+    if status == 429:
+        return LLMRateLimitError(
+            "The server asks us to slow down.",
+            remedy="A gateway in front of LM Studio limits requests: wait, or raise its limit.",
+            url=url,
+            model=model,
+            status=status,
+            detail=(text or "")[:MAX_DETAIL],
+            retry_after=parse_retry_after(retry_after, now=now),
+        )
+    if decoded is None and status < 500:
+        return WrongEndpointError(
+            "The address answers, but not in JSON: it is not LM Studio's API.",
+            remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
+            url=url,
+            model=model,
+            status=status,
+            detail=_plain_text(body),
+        )
+    if text is None and status < 400:
+        return None
+    return error_from_text(text if text is not None else _plain_text(body), url=url, model=model, status=status)
+
+
+def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Seconds to wait, from `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+
+
+def _overflow_numbers(text: str) -> tuple[int | None, int | None]:
+    for pattern in _OVERFLOW_NUMBERS:
+        if match := pattern.search(text):
+            return int(match["needed"]), int(match["available"])
+    return None, None
+
+
+def _plain_text(body: bytes) -> str:
+    """A short plain reading of a body that is no JSON, such as Express's HTML error page."""
+    text = re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace"))
+    return re.sub(r"\s+", " ", text).strip()[:MAX_DETAIL]

@@ -1,0 +1,272 @@
+"""Which models there are, which one a name means, and whether it can do the work.
+
+`ModelValidator` caches the list for a while; it is given the function that fetches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, TypeAlias
+
+from lmstudio_bridge.errors import LLMError, ModelNotFoundError
+
+ModelKind: TypeAlias = Literal["llm", "embedding"]
+Source: TypeAlias = Literal["/api/v1/models", "/api/v0/models", "/v1/models"]
+
+DEFAULT_TTL = 60.0  # seconds
+_LISTED_NAMES = 20  # names shown in an error; more would bury the remedy
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInstance:
+    """A model in memory; `id` is the name that replies carry."""
+
+    id: str
+    context_length: int | None = None  # tokens
+    parallel: int | None = None  # slots
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that LM Studio offers.
+
+    None means "not told": `/v1/models` knows neither loaded state nor context length, so
+    `instances` is None there and an empty tuple where the model is known not to be loaded.
+    """
+
+    key: str
+    kind: ModelKind = "llm"
+    instances: tuple[ModelInstance, ...] | None = None
+    max_context_length: int | None = None  # tokens
+    trained_for_tool_use: bool | None = None
+    vision: bool | None = None
+    variants: tuple[str, ...] = ()
+    size_bytes: int | None = None
+
+    @property
+    def loaded(self) -> bool | None:
+        """Whether an instance is in memory; None where the server does not tell."""
+        return None if self.instances is None else bool(self.instances)
+
+    def names(self) -> tuple[str, ...]:
+        """Every name under which LM Studio accepts this model."""
+        return (self.key, *self.variants, *(instance.id for instance in self.instances or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCatalog:
+    """The answer of one look at the server; `source` is the route that knew most."""
+
+    models: tuple[ModelInfo, ...]
+    source: Source
+    url: str
+
+    def find(self, name: str) -> tuple[ModelInfo, str] | None:
+        """The model that `name` means, and the spelling to send for it.
+
+        LM Studio matches keys without regard to case, instance ids exactly (reference, 3.3). We
+        also take `key:2` for a key whose second instance is gone, `key@quant` where variants are
+        not listed, and a name without its publisher if only one model has it.
+        """
+        for model in self.models:
+            for instance in model.instances or ():
+                if instance.id == name:
+                    return model, instance.id
+        folded = name.casefold()
+        for model in self.models:
+            for spelling in (model.key, *model.variants):
+                if spelling.casefold() == folded:
+                    return model, spelling
+        base, at, _ = name.partition("@")
+        if at and (found := self.find(base)):
+            return found[0], name
+        base, colon, number = name.rpartition(":")
+        if colon and number.isdecimal() and (found := self.find(base)):
+            return found
+        bare = [model for model in self.models if model.key.casefold().rpartition("/")[2] == folded]
+        return (bare[0], bare[0].key) if len(bare) == 1 else None
+
+    def chat_models(self) -> tuple[ModelInfo, ...]:
+        """The models that can chat at all."""
+        return tuple(model for model in self.models if model.kind == "llm")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A concrete model: `name` goes into requests, `instance` is set if it is in memory."""
+
+    name: str
+    info: ModelInfo
+    instance: ModelInstance | None
+    source: Source
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and reply share, where known before the first reply."""
+        return self.instance.context_length if self.instance else None
+
+    def answers_as(self, reply_model: str) -> bool:
+        """Whether a reply that carries this name came from the chosen model.
+
+        Only servers with LM Studio's native routes name instances reliably; from others, and from
+        replies without a name, everything is accepted.
+        """
+        if self.source == "/v1/models" or not reply_model:
+            return True
+        folded = reply_model.casefold()
+        base, colon, number = folded.rpartition(":")
+        stem = base if colon and number.isdecimal() else folded
+        return any(name.casefold() in (folded, stem) for name in (self.name, *self.info.names()))
+
+
+class ModelValidator:
+    """Turns a model name into a concrete model, with a cached list of what there is.
+
+    One fetch at a time, shared by all who wait for it; a name that is not in a cached list is
+    looked up once more in a fresh one before it is refused.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[ModelCatalog]],
+        *,
+        default_model: str | None = None,
+        ttl: float = DEFAULT_TTL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fetch = fetch
+        self._default_model = default_model
+        self._ttl = ttl
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._ended_at = float("-inf")  # when the last fetch ended, well or badly
+        self._last: ModelCatalog | LLMError | None = None
+
+    async def catalog(self, *, refresh: bool = False) -> ModelCatalog:
+        """The models, at most `ttl` seconds old; `refresh` asks the server in any case.
+
+        Raises:
+            LLMError: The server could not be asked; failures are not cached.
+        """
+        if not refresh and (cached := self._fresh()):
+            return cached
+        asked_at = self._clock()
+        async with self._lock:
+            if self._ended_at >= asked_at and self._last is not None:  # somebody else's fetch ended while we waited
+                if isinstance(self._last, LLMError):
+                    raise self._last
+                return self._last
+            try:
+                catalog = await self._fetch()
+            except LLMError as exc:
+                self._last, self._ended_at = exc, self._clock()
+                raise
+            self._last, self._ended_at = catalog, self._clock()
+            return catalog
+
+    async def resolve(self, name: str | None) -> ModelChoice:
+        """The concrete model for `name`; None, "" and "default" mean: choose one.
+
+        Raises:
+            ModelNotFoundError: There is no such model, or none can be chosen; names what there is.
+            LLMError: The server could not be asked.
+        """
+        if name is None or name.strip().casefold() in ("", "default"):
+            name = self._default_model
+        had_cache = self._fresh() is not None
+        try:
+            return _choose(await self.catalog(), name)
+        except ModelNotFoundError:
+            if not had_cache:
+                raise
+            return _choose(await self.catalog(refresh=True), name)
+
+    def forget(self) -> None:
+        """Drop the cached list: something happened that may have changed it."""
+        self._last = None
+
+    def _fresh(self) -> ModelCatalog | None:
+        if isinstance(self._last, ModelCatalog) and self._clock() - self._ended_at < self._ttl:
+            return self._last
+        return None
+
+
+def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
+    chat_models = catalog.chat_models()
+    if name is None:
+        if not chat_models:
+            raise ModelNotFoundError(
+                "LM Studio has no chat model.",
+                remedy="Download one in LM Studio (one marked with the tool-use hammer works best) and load it.",
+                url=catalog.url,
+            )
+        model, spelling = _choose_unnamed(catalog, chat_models)
+    else:
+        found = catalog.find(name)
+        if found is None:
+            raise _not_found(catalog, name)
+        model, spelling = found
+        if model.kind == "embedding":
+            raise ModelNotFoundError(
+                f"{model.key} is an embedding model; it cannot chat.",
+                available=[each.key for each in chat_models],
+                remedy=f"Choose one of: {_listed(each.key for each in chat_models)}.",
+                url=catalog.url,
+                model=name,
+            )
+    instance = _instance_for(model, spelling)
+    return ModelChoice(instance.id if instance else spelling, model, instance, catalog.source)
+
+
+def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, str]:
+    """A loaded model trained for tools, else a loaded one, else the only one."""
+    loaded = [model for model in chat_models if model.loaded]
+    trained = [model for model in loaded if model.trained_for_tool_use]
+    for candidates in (trained, loaded, chat_models if len(chat_models) == 1 else ()):
+        if candidates:
+            return candidates[0], candidates[0].key
+    names = [model.key for model in chat_models]
+    raise ModelNotFoundError(
+        "No model was named, none is loaded, and there are several to choose from."
+        if chat_models[0].loaded is not None
+        else "No model was named, and the server offers several.",
+        available=names,
+        remedy=f"Load one in LM Studio, set DEFAULT_MODEL, or pass model= one of: {_listed(names)}.",
+        url=catalog.url,
+    )
+
+
+def _instance_for(model: ModelInfo, spelling: str) -> ModelInstance | None:
+    """The loaded instance that a request under this spelling reaches; the roomiest if it is open."""
+    instances = model.instances or ()
+    for instance in instances:
+        if instance.id == spelling:
+            return instance
+    if "@" in spelling and spelling not in model.variants[:1]:
+        return None  # another variant than the one in memory may be meant: let LM Studio decide
+    return max(instances, key=lambda each: each.context_length or 0, default=None)
+
+
+def _not_found(catalog: ModelCatalog, name: str) -> ModelNotFoundError:
+    names = [model.key for model in catalog.chat_models()]
+    by_folded = {spelling.casefold(): spelling for model in catalog.chat_models() for spelling in model.names()}
+    near = [by_folded[folded] for folded in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    there_is = f"Available: {_listed(names)}." if names else "LM Studio has no chat model: download one there."
+    return ModelNotFoundError(
+        f"LM Studio has no model named {name!r}.",
+        available=names,
+        remedy=hint + there_is,
+        url=catalog.url,
+        model=name,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    shown = ", ".join(every[:_LISTED_NAMES])
+    return f"{shown} and {len(every) - _LISTED_NAMES} more" if len(every) > _LISTED_NAMES else shown

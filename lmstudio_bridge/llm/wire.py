@@ -1,0 +1,311 @@
+"""LM Studio's JSON, in (pydantic) and out (TypedDict).
+
+Replies are read liberally: unknown keys are ignored and every key may be missing, null or of
+another server's dialect. What we send is strict: the safe form for every template family seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired, TypedDict, assert_never
+
+from pydantic import BaseModel, ConfigDict
+
+from lmstudio_bridge.llm.models import ModelInfo, ModelInstance
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolChoice,
+    ToolMessage,
+    ToolSpec,
+    Usage,
+    UserMessage,
+)
+
+# -- out ----------------------------------------------------------------------------------------
+
+
+class FunctionOut(TypedDict):
+    name: str
+    arguments: str
+
+
+class CallOut(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: FunctionOut
+
+
+class MessageOut(TypedDict):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: NotRequired[list[CallOut]]
+    tool_call_id: NotRequired[str]
+
+
+class FunctionSpecOut(TypedDict):
+    name: str
+    description: str
+    parameters: Any
+
+
+class ToolOut(TypedDict):
+    type: Literal["function"]
+    function: FunctionSpecOut
+
+
+class StreamOptionsOut(TypedDict):
+    include_usage: bool
+
+
+class ChatRequestOut(TypedDict):
+    """`POST /v1/chat/completions`; `max_tokens` in tokens, absent for no limit of ours."""
+
+    model: str
+    messages: list[MessageOut]
+    stream: bool
+    stream_options: NotRequired[StreamOptionsOut]
+    max_tokens: NotRequired[int]
+    temperature: NotRequired[float]
+    tools: NotRequired[list[ToolOut]]
+    tool_choice: NotRequired[ToolChoice]
+
+
+def message_out(message: Message) -> MessageOut:
+    """One message; `content` is always a string, for old builds of LM Studio reject null."""
+    match message:
+        case SystemMessage(text):
+            return {"role": "system", "content": text}
+        case UserMessage(text):
+            return {"role": "user", "content": text}
+        case ToolMessage(call_id, text):
+            return {"role": "tool", "tool_call_id": call_id, "content": text}
+        case AssistantMessage(text, ()):
+            return {"role": "assistant", "content": text}
+        case AssistantMessage(text, calls):
+            return {"role": "assistant", "content": text, "tool_calls": [_call_out(call) for call in calls]}
+        case _:
+            assert_never(message)
+
+
+def tool_out(tool: ToolSpec) -> ToolOut:
+    """One tool in the nested form of chat completions."""
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+    }
+
+
+def chat_request_out(
+    messages: Sequence[Message],
+    *,
+    model: str,
+    stream: bool,
+    tools: Sequence[ToolSpec] = (),
+    tool_choice: ToolChoice = "auto",
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> ChatRequestOut:
+    """A whole chat request; `tools` and `tool_choice` are left out where no tools are offered."""
+    request: ChatRequestOut = {
+        "model": model,
+        "messages": [message_out(message) for message in messages],
+        "stream": stream,
+    }
+    if stream:
+        request["stream_options"] = {"include_usage": True}
+    if max_tokens is not None:
+        request["max_tokens"] = max_tokens
+    if temperature is not None:
+        request["temperature"] = temperature
+    if tools:
+        request["tools"] = [tool_out(tool) for tool in tools]
+        request["tool_choice"] = tool_choice
+    return request
+
+
+def _call_out(call: ToolCall) -> CallOut:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+# -- in: completions ----------------------------------------------------------------------------
+
+
+class WireModel(BaseModel):
+    """Base of what we read: unknown keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class TokenDetailsIn(WireModel):
+    reasoning_tokens: int | None = None
+
+
+class UsageIn(WireModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    completion_tokens_details: TokenDetailsIn | None = None
+
+    def to_usage(self) -> Usage:
+        details = self.completion_tokens_details
+        reasoning = details.reasoning_tokens if details else None
+        return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, reasoning or 0)
+
+
+class FunctionIn(WireModel):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class CallIn(WireModel):
+    index: int | None = None
+    id: str | None = None
+    function: FunctionIn | None = None
+
+
+class MessageIn(WireModel):
+    """A message or a delta: the same keys. gpt-oss uses `reasoning`, most others `reasoning_content`."""
+
+    content: str | list[dict[str, Any]] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[CallIn] | None = None
+
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(str(part.get("text", "")) for part in self.content)
+        return self.content or ""
+
+    def thinking(self) -> str:
+        return self.reasoning_content or self.reasoning or ""
+
+
+class ChoiceIn(WireModel):
+    delta: MessageIn | None = None
+    message: MessageIn | None = None
+    text: str | None = None  # /v1/completions
+    finish_reason: str | None = None
+
+
+class ChatIn(WireModel):
+    """A chunk of a stream or a whole reply of chat/completions or completions."""
+
+    model: str | None = None
+    choices: list[ChoiceIn] | None = None
+    usage: UsageIn | None = None
+
+
+class EmbeddingIn(WireModel):
+    embedding: list[float]
+    index: int = 0
+
+
+class EmbeddingsIn(WireModel):
+    data: list[EmbeddingIn]
+
+
+# -- in: models ---------------------------------------------------------------------------------
+
+
+class InstanceConfigIn(WireModel):
+    context_length: int | None = None
+    parallel: int | None = None
+
+
+class InstanceIn(WireModel):
+    id: str
+    config: InstanceConfigIn | None = None
+
+
+class CapabilitiesIn(WireModel):
+    vision: bool | None = None
+    trained_for_tool_use: bool | None = None
+
+
+class NativeModelIn(WireModel):
+    key: str
+    type: str | None = None
+    loaded_instances: list[InstanceIn] | None = None
+    max_context_length: int | None = None
+    capabilities: CapabilitiesIn | None = None
+    variants: list[str] | None = None
+    selected_variant: str | None = None
+    size_bytes: int | None = None
+
+    def to_info(self) -> ModelInfo:
+        chosen = [self.selected_variant] if self.selected_variant else []
+        variants = [*chosen, *(variant for variant in self.variants or [] if variant not in chosen)]
+        return ModelInfo(
+            key=self.key,
+            kind="embedding" if (self.type or "").startswith("embedding") else "llm",
+            instances=tuple(
+                ModelInstance(
+                    instance.id,
+                    instance.config.context_length if instance.config else None,
+                    instance.config.parallel if instance.config else None,
+                )
+                for instance in self.loaded_instances or []
+            ),
+            max_context_length=self.max_context_length,
+            trained_for_tool_use=self.capabilities.trained_for_tool_use if self.capabilities else None,
+            vision=self.capabilities.vision if self.capabilities else None,
+            variants=tuple(variants),
+            size_bytes=self.size_bytes,
+        )
+
+
+class NativeModelsIn(WireModel):
+    """`GET /api/v1/models` (LM Studio 0.4 and later)."""
+
+    models: list[NativeModelIn]
+
+    def to_infos(self) -> tuple[ModelInfo, ...]:
+        return tuple(model.to_info() for model in self.models)
+
+
+class OldNativeModelIn(WireModel):
+    id: str
+    type: str | None = None
+    state: str | None = None
+    max_context_length: int | None = None
+    loaded_context_length: int | None = None
+    capabilities: list[str] | None = None
+
+    def to_info(self) -> ModelInfo:
+        # "loading" counts as loaded: a request waits for it, and a second load would make a twin.
+        loaded = self.state in ("loaded", "loading")
+        return ModelInfo(
+            key=self.id,
+            kind="embedding" if (self.type or "").startswith("embedding") else "llm",
+            instances=(ModelInstance(self.id, self.loaded_context_length),) if loaded else (),
+            max_context_length=self.max_context_length,
+            trained_for_tool_use=None if self.capabilities is None else "tool_use" in self.capabilities,
+            vision=self.type == "vlm",
+        )
+
+
+class OldNativeModelsIn(WireModel):
+    """`GET /api/v0/models` (LM Studio 0.3.6 and later)."""
+
+    data: list[OldNativeModelIn]
+
+    def to_infos(self) -> tuple[ModelInfo, ...]:
+        return tuple(model.to_info() for model in self.data)
+
+
+class OpenAIModelIn(WireModel):
+    id: str
+
+
+class OpenAIModelsIn(WireModel):
+    """`GET /v1/models`: names only; embedding models are known by LM Studio's id prefix."""
+
+    data: list[OpenAIModelIn]
+
+    def to_infos(self) -> tuple[ModelInfo, ...]:
+        return tuple(
+            ModelInfo(key=model.id, kind="embedding" if model.id.startswith("text-embedding-") else "llm")
+            for model in self.data
+        )

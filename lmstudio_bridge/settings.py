@@ -1,0 +1,199 @@
+"""The environment, read once, as one frozen value.
+
+Nothing below `cli` reads environment variables; it is given plain values from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from lmstudio_bridge.errors import SettingsError
+
+DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
+DEFAULT_PORT = 1234  # LM Studio's own default
+
+_API_SUFFIXES = ("/api/v1", "/api/v0", "/v1")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _from_env(*names: str) -> dict[str, Any]:
+    return {"env": list(names)}
+
+
+class Settings(BaseModel):
+    """Everything that a user can set, with the variable that sets it in `json_schema_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root_url: str = Field(
+        f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
+        description="LM Studio's address, without /v1. With or without /v1 in the variable, any path, http or https.",
+        json_schema_extra=_from_env("LMSTUDIO_BASE_URL"),
+    )
+    api_token: SecretStr | None = Field(
+        None,
+        description="API token, needed when LM Studio's «Require Authentication» is on.",
+        json_schema_extra=_from_env("LM_API_TOKEN", "LMSTUDIO_API_KEY"),
+    )
+    default_model: str | None = Field(
+        None,
+        description="Model to use when a call names none.",
+        json_schema_extra=_from_env("DEFAULT_MODEL"),
+    )
+    project: Path = Field(
+        description="Folder from which .mcp.json is looked for, upwards.",
+        json_schema_extra=_from_env("CLAUDE_PROJECT_DIR"),
+    )
+    mcp_config: Path | None = Field(
+        None,
+        description="File with MCP servers to use instead of the project's .mcp.json.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MCP_CONFIG", "MCP_JSON_PATH"),
+    )
+    home: Path = Field(
+        description="Folder for the journals of runs.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HOME"),
+    )
+    connect_timeout: Seconds = Field(
+        5.0,
+        description="Seconds to connect to LM Studio.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CONNECT_TIMEOUT"),
+    )
+    first_byte_timeout: Seconds = Field(
+        600.0,
+        description="Seconds of silence allowed while LM Studio loads the model and reads the prompt.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT"),
+    )
+    between_bytes_timeout: Seconds = Field(
+        120.0,
+        description="Seconds of silence allowed in the middle of a reply.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT"),
+    )
+    retry_attempts: int = Field(
+        3,
+        ge=1,
+        le=10,
+        description="Tries of a request that failed in a passing way (429: up to 5).",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_RETRY_ATTEMPTS", "LMS_MAX_RETRIES"),
+    )
+    model_ttl: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="Seconds for which the list of models is taken as current.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MODEL_TTL"),
+    )
+    server_start_timeout: Seconds = Field(
+        30.0,
+        description="Seconds for an MCP server to start and list its tools.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT"),
+    )
+    tool_timeout: Seconds = Field(
+        120.0,
+        description="Seconds for one tool call, where the server's own entry sets no timeout.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TOOL_TIMEOUT"),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning",
+        description="How much is logged to stderr.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_LOG_LEVEL"),
+    )
+
+
+def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
+    """The settings that `environ` asks for; an empty variable counts as not set.
+
+    Raises:
+        SettingsError: A variable has a value that cannot be used; the message names it.
+    """
+    values: dict[str, Any] = {"project": cwd, "home": _default_home(environ)}
+    named_by: dict[str, str] = {}
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        variables = extra["env"] if isinstance(extra, dict) else []
+        assert isinstance(variables, list)
+        for variable in map(str, variables):
+            if value := environ.get(variable, "").strip():
+                values[name], named_by[name] = value, variable
+                break
+    if "root_url" in values:
+        values["root_url"] = normalise_root_url(values["root_url"], variable=named_by["root_url"])
+    elif environ.get("LMSTUDIO_HOST", "").strip() or environ.get("LMSTUDIO_PORT", "").strip():
+        values["root_url"] = _root_url_of_host(environ)
+    for name in ("project", "mcp_config", "home"):
+        if name in values:
+            values[name] = Path(values[name]).expanduser()
+    if "log_level" in values:
+        values["log_level"] = values["log_level"].lower()
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        shown = named_by.get(name, name)
+        raise SettingsError(
+            f"The environment variable {shown} has a value that can't be used: {first['msg']}.",
+            remedy=f"{shown}: {Settings.model_fields[name].description} Correct it or remove it.",
+        ) from exc
+
+
+def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str:
+    """LM Studio's address without `/v1`, `/api/v1`, query or trailing slash.
+
+    Raises:
+        SettingsError: It is no http(s) URL, or it holds a user name or password.
+    """
+    candidate = text.strip()
+    if "://" not in candidate:
+        candidate = f"http://{candidate}"
+    try:
+        parts = urlsplit(candidate)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise SettingsError(
+            f"{variable} is not an http or https address: {text!r}.",
+            remedy=f"Set {variable} to something like http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1.",
+        )
+    if parts.username or parts.password:
+        raise SettingsError(
+            f"{variable} holds a user name or a password.",
+            remedy="Put the token into LM_API_TOKEN and leave the address without it.",
+        )
+    path = parts.path.rstrip("/")
+    for suffix in _API_SUFFIXES:
+        if path.endswith(suffix):
+            path = path.removesuffix(suffix).rstrip("/")
+            break
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def _root_url_of_host(environ: Mapping[str, str]) -> str:
+    host = environ.get("LMSTUDIO_HOST", "").strip() or DEFAULT_HOST
+    port = environ.get("LMSTUDIO_PORT", "").strip() or str(DEFAULT_PORT)
+    if not (port.isdecimal() and 0 < int(port) < 65_536):
+        raise SettingsError(
+            f"LMSTUDIO_PORT is not a port number: {port!r}.",
+            remedy=f"Set it to the port that LM Studio shows in its Developer tab (usually {DEFAULT_PORT}).",
+        )
+    if "://" in host:  # people put the whole address here
+        address = host if urlsplit(host).port else f"{host.rstrip('/')}:{port}"
+        return normalise_root_url(address, variable="LMSTUDIO_HOST")
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return normalise_root_url(f"http://{host}:{port}", variable="LMSTUDIO_HOST")
+
+
+def _default_home(environ: Mapping[str, str]) -> Path:
+    if state := environ.get("XDG_STATE_HOME", "").strip():
+        return Path(state) / "lmstudio-bridge"
+    if sys.platform == "win32" and (local := environ.get("LOCALAPPDATA", "").strip()):
+        return Path(local) / "lmstudio-bridge"
+    return Path("~/.local/state/lmstudio-bridge")
