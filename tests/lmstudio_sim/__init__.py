@@ -1,0 +1,1 @@
+"""An HTTP server on loopback that answers, and fails, the way LM Studio does."""

@@ -1,0 +1,262 @@
+"""The bodies and SSE frames of /v1/chat/completions, /v1/completions and their /api/v0 twins."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tests.lmstudio_sim.errors import JsonObject, stream_error
+from tests.lmstudio_sim.pieces import Piece
+from tests.lmstudio_sim.replies import Completion, Usage
+from tests.lmstudio_sim.state import Instance
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class Ids:
+    """Makes ids of the recorded shapes; the same in every run."""
+
+    source: random.Random = field(default_factory=lambda: random.Random(20))
+
+    def digits(self, count: int) -> str:
+        return str(self.source.randrange(10 ** (count - 1), 10**count))
+
+    def base36(self, count: int) -> str:
+        return "".join(self.source.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=count))
+
+    def hex(self, count: int) -> str:
+        return f"{self.source.getrandbits(4 * count):0{count}x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One generation: who answers, what, and the facts that all its frames share."""
+
+    instance: Instance
+    reply: Completion
+    body: JsonObject
+    usage: Usage
+    created: int
+    ids: Ids
+
+    @property
+    def model(self) -> str:
+        return self.reply.model or self.instance.id
+
+
+class Framing(Protocol):
+    """How one route writes a turn, whole or in frames."""
+
+    def whole(self) -> JsonObject:
+        """The body of a plain reply."""
+
+    def opening(self) -> list[bytes]:
+        """Frames before the first piece."""
+
+    def piece(self, piece: Piece) -> list[bytes]:
+        """Frames of one delta."""
+
+    def closing(self) -> list[bytes]:
+        """Frames after the last delta; at least one."""
+
+    def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
+        """Frames of a failure in mid-stream; at least one."""
+
+
+def data_frame(body: object, *, event: str | None = None, line_end: str = "\n") -> bytes:
+    """One SSE frame."""
+    data = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    lines = ([f"event: {event}"] if event else []) + [f"data: {data}", "", ""]
+    return line_end.join(lines).encode("utf-8")
+
+
+def error_frames(message: str, *, duplicate: bool, done: bool, line_end: str = "\n") -> list[bytes]:
+    """E6."""
+    frame = data_frame(stream_error(message, duplicate=duplicate), event="error", line_end=line_end)
+    return [frame, DONE] if done else [frame]
+
+
+class ChatFraming:
+    """Chat completions, as recorded from 0.4.21. `full_stats` adds what /api/v0 adds."""
+
+    def __init__(self, turn: Turn, *, full_stats: bool = False) -> None:
+        self._turn = turn
+        self._full_stats = full_stats
+        self._id = f"chatcmpl-{turn.ids.base36(21)}"
+        self._call_ids = [turn.ids.digits(9) if call.id is None else call.id for call in turn.reply.calls]
+        self._role_sent = False
+
+    def whole(self) -> JsonObject:
+        reply = self._turn.reply
+        message: JsonObject = {"role": "assistant", "content": reply.text}
+        if reply.reasoning:
+            message[reply.reasoning_field] = reply.reasoning
+        message["tool_calls"] = [
+            {
+                "type": "function",
+                **self._call_id(number),
+                "function": {"name": call.name, "arguments": call.argument_text},
+            }
+            for number, call in enumerate(reply.calls)
+        ]
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._turn.created,
+            "model": self._turn.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}],
+            "usage": render_usage(self._turn.usage),
+            **render_extras(self._turn, full=self._full_stats),
+            "system_fingerprint": self._turn.model,
+        }
+
+    def opening(self) -> list[bytes]:
+        return []
+
+    def piece(self, piece: Piece) -> list[bytes]:
+        options = self._turn.reply.stream
+        delta: JsonObject = {}
+        if not self._role_sent or (options.repeat_role and piece.kind != "call"):
+            delta["role"] = "assistant"
+            self._role_sent = True
+        match piece.kind:
+            case "reasoning":
+                delta[self._turn.reply.reasoning_field] = piece.fragment
+            case "text":
+                delta["content"] = piece.fragment
+            case "call":
+                delta["tool_calls"] = [self._call_delta(piece)]
+        return [self._chunk(delta)]
+
+    def closing(self) -> list[bytes]:
+        options = self._turn.reply.stream
+        frames = [self._chunk({}, finish_reason=self._turn.reply.finish)]
+        asked = (self._turn.body.get("stream_options") or {}).get("include_usage")
+        if asked and options.usage_chunk:
+            frames.append(self._frame(self._head() | {"choices": [], "usage": render_usage(self._turn.usage)}))
+        return [*frames, self._frame("[DONE]")] if options.done else frames
+
+    def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
+        return error_frames(message, duplicate=duplicate, done=done, line_end=self._turn.reply.stream.line_end)
+
+    def _call_delta(self, piece: Piece) -> JsonObject:
+        options = self._turn.reply.stream
+        delta: JsonObject = {"index": piece.index} if options.call_index else {}
+        function: JsonObject = {"arguments": piece.fragment}
+        if piece.opens:
+            delta |= self._call_id(piece.index)
+            function = {"name": self._turn.reply.calls[piece.index].name} | function
+        elif options.empty_later_names:
+            function = {"name": ""} | function
+        return delta | {"type": "function", "function": function}
+
+    def _call_id(self, number: int) -> JsonObject:
+        match self._turn.reply.stream.call_ids:
+            case "sent":
+                return {"id": self._call_ids[number]}
+            case "empty":
+                return {"id": ""}
+            case "omitted":
+                return {}
+
+    def _chunk(self, delta: JsonObject, *, finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._frame(self._head() | {"choices": [choice]})
+
+    def _head(self) -> JsonObject:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._turn.created,
+            "model": self._turn.model,
+            "system_fingerprint": self._turn.model,
+        }
+
+    def _frame(self, body: object) -> bytes:
+        return data_frame(body, line_end=self._turn.reply.stream.line_end)
+
+
+class TextFraming:
+    """Text completions: reasoning and calls are of no use here, only the text is sent."""
+
+    def __init__(self, turn: Turn, *, full_stats: bool = False) -> None:
+        self._turn = turn
+        self._full_stats = full_stats
+        self._id = f"cmpl-{turn.ids.base36(21)}"
+
+    def whole(self) -> JsonObject:
+        finish = "length" if self._turn.reply.finish == "length" else "stop"
+        return self._completion(
+            self._turn.reply.text,
+            finish_reason=finish,
+            usage=render_usage(self._turn.usage),
+            **render_extras(self._turn, full=self._full_stats),
+        )
+
+    def opening(self) -> list[bytes]:
+        return []
+
+    def piece(self, piece: Piece) -> list[bytes]:
+        return [data_frame(self._completion(piece.fragment))] if piece.kind == "text" else []
+
+    def closing(self) -> list[bytes]:
+        finish = "length" if self._turn.reply.finish == "length" else "stop"
+        frames = [data_frame(self._completion("", finish_reason=finish))]
+        return [*frames, DONE] if self._turn.reply.stream.done else frames
+
+    def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
+        return error_frames(message, duplicate=duplicate, done=done)
+
+    def _completion(self, text: str, *, finish_reason: str | None = None, **more: Any) -> JsonObject:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._turn.created,
+            "model": self._turn.model,
+            "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}],
+            **more,
+        }
+
+
+def render_usage(usage: Usage) -> JsonObject:
+    """Usage in the OpenAI shape; all zeros come without details, as recorded for a dropped call."""
+    body: JsonObject = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+    }
+    if usage != Usage():
+        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    return body
+
+
+def render_extras(turn: Turn, *, full: bool) -> JsonObject:
+    """`stats`, empty on /v1; on /api/v0 filled, with `model_info` and `runtime` beside it."""
+    if not full:
+        return {"stats": {}}
+    model = turn.instance.model
+    stops = {"tool_calls": "toolCalls", "length": "maxPredictedTokensReached"}
+    return {
+        "stats": {
+            "tokens_per_second": 50.0,
+            "time_to_first_token": 0.1,
+            "generation_time": turn.usage.completion / 50.0,
+            "stop_reason": stops.get(turn.reply.finish, "eosFound"),
+        },
+        "model_info": {
+            "arch": model.architecture,
+            "quant": model.quantization,
+            "format": model.format,
+            "context_length": turn.instance.context_length,
+        },
+        "runtime": {"name": f"sim-{model.format}", "version": "2.0.0", "supported_formats": [model.format]},
+    }
+
+
+def join_frames(frames: Iterable[bytes]) -> bytes:
+    """Frames as one piece of the body."""
+    return b"".join(frames)
