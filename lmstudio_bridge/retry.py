@@ -79,7 +79,7 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
 
     The policy, the sleep and the clock are the object's own (`HasRetryPolicy`). A keyword argument
     `on_retry` of the method, if given, is told of each retry before the pause. The error of the
-    last real try comes out.
+    last real try comes out, no longer marked as retryable.
     """
 
     @wraps(method)
@@ -110,7 +110,11 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
             sleep=owner.retry_sleep,
             reraise=True,
         )
-        return await retrying(method, *args, **kwargs)
+        try:
+            return await retrying(method, *args, **kwargs)
+        except LLMError as exc:
+            exc.retryable = False  # it was; an outer retry would multiply the tries
+            raise
 
     return retried
 

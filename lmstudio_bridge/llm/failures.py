@@ -240,7 +240,7 @@ def error_from_response(
             status=status,
             detail=_plain_text(body),
         )
-    if text is None and status < 400:
+    if text is None and 200 <= status < 300:
         return None
     return error_from_text(text if text is not None else _plain_text(body), url=url, model=model, status=status)
 

@@ -1,0 +1,398 @@
+"""LLMClient: LM Studio's routes as methods, with retries, typed replies and typed errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from lmstudio_bridge.errors import (
+    LLMError,
+    LLMResponseError,
+    LLMTimeoutError,
+    ModelLostError,
+    ModelNotFoundError,
+    ModelSubstitutedError,
+    WrongEndpointError,
+)
+from lmstudio_bridge.llm.accumulate import Accumulator, Frame, FrameDecoder
+from lmstudio_bridge.llm.failures import error_from_text, error_text
+from lmstudio_bridge.llm.models import DEFAULT_TTL, ModelCatalog, ModelChoice, ModelValidator, Source
+from lmstudio_bridge.llm.responses import ResponseIn, response_request_out
+from lmstudio_bridge.llm.transport import Timeouts, Transport, open_transport
+from lmstudio_bridge.llm.wire import (
+    ChatIn,
+    EmbeddingsIn,
+    NativeModelsIn,
+    OldNativeModelsIn,
+    OpenAIModelsIn,
+    WireModel,
+    chat_request_out,
+)
+from lmstudio_bridge.messages import Completion, Delta, Message, ToolChoice, ToolSpec
+from lmstudio_bridge.retry import OnRetry, RetryPolicy, Sleep, retry_with_backoff
+
+OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
+M = TypeVar("M", bound=WireModel)
+
+_MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model does
+_MAX_BAD_FRAMES = 100  # frames of one stream that may be unreadable
+
+_MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | type[OpenAIModelsIn]] = {
+    "/api/v1/models": NativeModelsIn,
+    "/api/v0/models": OldNativeModelsIn,
+    "/v1/models": OpenAIModelsIn,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A reply of `/v1/responses`; pass `id` as `previous_response_id` to go on from it."""
+
+    id: str
+    completion: Completion
+
+
+@asynccontextmanager
+async def open_client(
+    root_url: str,
+    *,
+    api_token: str | None = None,
+    default_model: str | None = None,
+    timeouts: Timeouts | None = None,
+    retry_policy: RetryPolicy | None = None,
+    model_ttl: float = DEFAULT_TTL,
+    sleep: Sleep = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[LLMClient]:
+    """A client for the server at `root_url` (without /v1), with one connection pool of its own."""
+    async with open_transport(root_url, api_token=api_token, timeouts=timeouts) as transport:
+        yield LLMClient(
+            transport,
+            default_model=default_model,
+            retry_policy=retry_policy or RetryPolicy(),
+            model_ttl=model_ttl,
+            sleep=sleep,
+            clock=clock,
+        )
+
+
+class LLMClient:
+    """LM Studio's OpenAI-compatible routes, and the routes that list its models.
+
+    `model` is a concrete name as `validator.resolve` gives it; None lets the validator choose.
+    Every method raises `LLMError` in one of its kinds, with the URL, the model, the status and the
+    server's own words. Failures that say that they are retryable were retried before.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        default_model: str | None,
+        retry_policy: RetryPolicy,
+        model_ttl: float,
+        sleep: Sleep,
+        clock: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self.root_url = transport.root_url
+        self.retry_policy = retry_policy
+        self.retry_sleep = sleep
+        self.retry_clock = clock
+        self.validator = ModelValidator(self.list_models, default_model=default_model, ttl=model_ttl, clock=clock)
+
+    def pinned(self, choice: ModelChoice) -> PinnedModel:
+        """The chosen model as something to talk to."""
+        return PinnedModel(self, choice)
+
+    @retry_with_backoff
+    async def list_models(self) -> ModelCatalog:
+        """The models, from the route that knows most: `/api/v1`, else `/api/v0`, else `/v1`."""
+        refusal: LLMError | None = None
+        for route, shape in _MODEL_ROUTES.items():
+            url = self.root_url + route
+            try:
+                body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
+                return ModelCatalog(_read(shape, body, url=url).to_infos(), route, url)
+            except (WrongEndpointError, LLMResponseError) as exc:
+                if not _is_missing_route(exc):
+                    raise
+                refusal = exc
+        assert refusal is not None
+        raise refusal
+
+    @retry_with_backoff
+    async def chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """One reply, whole. `max_tokens` in tokens; None leaves the limit to the server."""
+        name = await self._name(model)
+        request = chat_request_out(
+            messages,
+            model=name,
+            stream=False,
+            tools=tools,
+            tool_choice=tool_choice,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        reply = await self._post("/v1/chat/completions", request, ChatIn, model=name)
+        accumulator = Accumulator()
+        accumulator.add(reply)
+        return accumulator.completion()
+
+    @retry_with_backoff
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        on_delta: OnDelta | None = None,
+        on_retry: OnRetry | None = None,
+        accepts_model: Callable[[str], bool] | None = None,
+    ) -> Completion:
+        """One reply, told piece by piece to `on_delta`, and whole in the end.
+
+        Nothing is sent again once a piece was told. Cancelling closes the connection, at which
+        LM Studio stops generating.
+
+        Raises:
+            ModelLostError: The stream broke off; what came so far is no answer.
+            ModelSubstitutedError: `accepts_model` refused the name in the reply.
+            LLMError: In its other kinds.
+        """
+        name = await self._name(model)
+        url = f"{self.root_url}/v1/chat/completions"
+        request = chat_request_out(
+            messages,
+            model=name,
+            stream=True,
+            tools=tools,
+            tool_choice=tool_choice,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        accumulator = Accumulator()
+        done = False
+        try:
+            async with self._transport.stream("/v1/chat/completions", request, model=name) as pieces:
+                async for chunk in _chunks(pieces):
+                    if chunk is None:
+                        done = True
+                        break
+                    if accepts_model and chunk.model and not accepts_model(chunk.model):
+                        raise _substituted(name, chunk.model)
+                    for delta in accumulator.add(chunk):
+                        if on_delta:
+                            await on_delta(delta)
+        except LLMError as exc:
+            exc.url, exc.model = exc.url or url, exc.model or name
+            if not accumulator.empty:
+                exc.retryable = False
+            if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
+                raise  # else the reply is whole, and only the end of the stream is missing
+        if not accumulator.finished and (accumulator.empty or not done):
+            raise ModelLostError(
+                "The reply broke off before its end.",
+                remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
+                url=url,
+                model=name,
+            )
+        return accumulator.completion()
+
+    @retry_with_backoff
+    async def text_completion(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] = (),
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """The continuation of a raw prompt: no chat template is applied."""
+        name = await self._name(model)
+        request: dict[str, Any] = {"model": name, "prompt": prompt, "stream": False}
+        if max_tokens is not None:
+            request["max_tokens"] = max_tokens
+        if temperature is not None:
+            request["temperature"] = temperature
+        if stop:
+            request["stop"] = list(stop)
+        reply = await self._post("/v1/completions", request, ChatIn, model=name)
+        choice = next(iter(reply.choices or []), None)
+        return Completion(
+            text=(choice.text or "") if choice else "",
+            finish_reason=(choice.finish_reason or "") if choice else "",
+            model=reply.model or "",
+            usage=reply.usage.to_usage() if reply.usage else None,
+        )
+
+    @retry_with_backoff
+    async def generate_embeddings(
+        self, texts: Sequence[str], *, model: str | None = None, on_retry: OnRetry | None = None
+    ) -> list[list[float]]:
+        """One vector a text, in their order. None takes the first embedding model there is.
+
+        LM Studio cuts texts beyond the loaded context without a word (seen on 0.4.25).
+        """
+        name = model or await self._embedding_model()
+        reply = await self._post("/v1/embeddings", {"model": name, "input": list(texts)}, EmbeddingsIn, model=name)
+        return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
+
+    @retry_with_backoff
+    async def create_response(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        previous_response_id: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Response:
+        """One reply of `/v1/responses`; tool messages go as `function_call_output` items."""
+        name = await self._name(model)
+        request = response_request_out(
+            messages,
+            model=name,
+            previous_response_id=previous_response_id,
+            tools=tools,
+            tool_choice=tool_choice,
+            max_tokens=max_tokens,
+        )
+        reply = await self._post("/v1/responses", request, ResponseIn, model=name)
+        return Response(reply.id, reply.to_completion())
+
+    async def _name(self, model: str | None) -> str:
+        return model or (await self.validator.resolve(None)).name
+
+    async def _embedding_model(self) -> str:
+        catalog = await self.validator.catalog()
+        for model in catalog.models:
+            if model.kind == "embedding":
+                return model.key
+        raise ModelNotFoundError(
+            "LM Studio has no embedding model.",
+            remedy="Download one in LM Studio, for example nomic-embed-text-v1.5.",
+            url=catalog.url,
+        )
+
+    async def _post(self, route: str, payload: Mapping[str, Any], shape: type[M], *, model: str) -> M:
+        body = await self._transport.request("POST", route, payload, model=model)
+        return _read(shape, body, url=self.root_url + route, model=model)
+
+
+class PinnedModel:
+    """One concrete model of one client; refuses replies that another model wrote."""
+
+    def __init__(self, client: LLMClient, choice: ModelChoice) -> None:
+        self._client = client
+        self.choice = choice
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        on_delta: OnDelta | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """As `LLMClient.stream_chat_completion`."""
+        return await self._client.stream_chat_completion(
+            messages,
+            model=self.choice.name,
+            tools=tools,
+            tool_choice=tool_choice,
+            max_tokens=max_tokens,
+            on_delta=on_delta,
+            on_retry=on_retry,
+            accepts_model=self.choice.answers_as,
+        )
+
+
+async def _chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[ChatIn | None]:
+    """The chunks of a stream, and None for its `[DONE]`. Bad frames between good ones are passed over.
+
+    Raises:
+        LLMError: The stream carries an error, or is none of LM Studio's. The URL is for the caller to add.
+    """
+    decoder = FrameDecoder()
+    bad_frames = 0
+    async for frame in _frames(pieces, decoder):
+        if frame.data.strip() == b"[DONE]":
+            yield None
+            return
+        try:
+            decoded = json.loads(frame.data)
+            text = error_text(decoded)
+            if text is not None or frame.event == "error":
+                raise error_from_text(text or frame.data.decode("utf-8", "replace"), url="")
+            yield ChatIn.model_validate(decoded)
+        except ValueError as exc:  # json's, pydantic's and the UTF-8 decoder's errors are all ValueErrors
+            if frame.event == "error":
+                raise error_from_text(frame.data.decode("utf-8", "replace"), url="") from exc
+            bad_frames += 1
+            if bad_frames > _MAX_BAD_FRAMES:
+                raise _unreadable() from exc
+
+
+async def _frames(pieces: AsyncIterator[bytes], decoder: FrameDecoder) -> AsyncIterator[Frame]:
+    async for piece in pieces:
+        for frame in decoder.feed(piece):
+            yield frame
+    for frame in decoder.flush():
+        yield frame
+
+
+def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:
+    try:
+        return shape.model_validate_json(body)
+    except ValidationError as exc:
+        raise _unreadable(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
+
+
+def _is_missing_route(error: LLMError) -> bool:
+    """Whether a look at a native route says only that this server does not have it."""
+    return isinstance(error, WrongEndpointError) or error.status in (404, 405, 501)
+
+
+def _unreadable(*, url: str = "", model: str | None = None, detail: str = "") -> WrongEndpointError:
+    return WrongEndpointError(
+        "The server's answer is not what this route answers in LM Studio.",
+        remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
+        url=url,
+        model=model,
+        detail=detail,
+    )
+
+
+def _substituted(asked: str, answered: str) -> ModelSubstitutedError:
+    return ModelSubstitutedError(
+        f"Another model answered: {answered} instead of {asked}.",
+        remedy=f"LM Studio does that when {asked} is not there but one other model is loaded. Load {asked}.",
+        model=asked,
+    )
