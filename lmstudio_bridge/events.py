@@ -2,19 +2,21 @@
 
 `Event` is a closed union: a `match` on it ends in `assert_never`. Events are told to one awaited
 sink (`Emit`); `fan_out` makes one sink of several, the journal first. Sinks never raise and never
-stall. The outcome of a run can be rebuilt from its events alone (`Outcome` in `RunFinished`, or
-`agent.journal` folds what there is when a crash cut the events short).
+stall. The outcome of a run is what its events add up to (`Tally`), so that it can be rebuilt from a
+journal alone, also from one that a crash cut short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from lmstudio_bridge.messages import Message, ToolCall, Usage
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
+
+Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Generating:
     """
 
     number: int
-    phase: Literal["thinking", "answering", "calling"]
+    phase: Phase
     pieces: int
     seconds: float
 
@@ -168,9 +170,15 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The last event of a run, exactly once, however it ended."""
+    """The last event of a run, exactly once, however it ended.
 
-    outcome: Outcome
+    `answer` is the model's final text, or the best text so far. `seconds` is wall time.
+    """
+
+    stop: Stop
+    answer: str
+    error: str
+    seconds: float
 
 
 Event: TypeAlias = (
@@ -191,6 +199,59 @@ Event: TypeAlias = (
 )
 
 Emit: TypeAlias = Callable[[Event], Awaitable[None]]
+
+
+class Tally:
+    """Adds up the events of a run."""
+
+    def __init__(self) -> None:
+        self.last_text = ""
+        self._model = ""
+        self._rounds = 0
+        self._calls = 0
+        self._usage = Usage()
+        self._warnings: list[str] = []
+        self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
+        self._ended = False
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        match event:
+            case ModelChosen(model=model):
+                self._model = model
+            case RoundFinished():
+                self._rounds += 1
+                self._model = event.model or self._model
+                self._usage += event.usage or Usage()
+                self.last_text = event.text or self.last_text
+            case CallFinished(sent=sent):
+                self._calls += sent
+            case Warned(text=text):
+                self._warnings.append(text)
+            case ServerFailed(server=server, reason=reason):
+                self._warnings.append(f"MCP server {server} was left out: {reason}")
+            case RunFinished():
+                self._end, self._ended = event, True
+            case RunStarted() | ServerReady() | MessageAdded() | RoundStarted() | Generating():
+                pass
+            case CallStarted() | CallProgress() | RetryScheduled():
+                pass
+            case _:
+                assert_never(event)
+
+    def outcome(self) -> Outcome:
+        """What the events so far amount to; a run without its last event counts as failed."""
+        return Outcome(
+            stop=self._end.stop,
+            answer=self._end.answer if self._ended else self.last_text,
+            error=self._end.error,
+            model=self._model,
+            rounds=self._rounds,
+            calls=self._calls,
+            usage=self._usage,
+            seconds=self._end.seconds,
+            warnings=tuple(self._warnings),
+        )
 
 
 def fan_out(*sinks: Emit) -> Emit:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import random
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.errors import LLMResponseError
-from lmstudio_bridge.llm.dialects import split_reasoning
+from lmstudio_bridge.llm.dialects import recover_calls, split_reasoning
 from lmstudio_bridge.llm.wire import CallIn, ChatIn
 from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta, ToolCall, Usage
 
@@ -101,9 +101,12 @@ class Accumulator:
 
     Takes what LM Studio and its relatives send: a repeated role, empty names and ids, calls without
     an index, several calls interleaved, arguments whole or in pieces, reasoning under either name.
+    A reply without a native call is searched for calls that leaked into its text; only those of
+    tools that were `offered` count.
     """
 
-    def __init__(self, *, new_id: Callable[[], str] = new_call_id) -> None:
+    def __init__(self, *, offered: Collection[str] = (), new_id: Callable[[], str] = new_call_id) -> None:
+        self._offered = frozenset(offered)
         self._new_id = new_id
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -162,6 +165,9 @@ class Accumulator:
             for _, call in sorted(self._calls.items())
             if call.name
         )
+        if not calls and self._offered:
+            text, leaked = recover_calls(text, offered=self._offered.__contains__)
+            calls = tuple(ToolCall(self._new_id(), call.name, call.arguments) for call in leaked)
         return Completion(
             text=text.strip(),
             reasoning="\n".join(part for part in (reasoning.strip(), thinking) if part),

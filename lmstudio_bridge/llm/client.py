@@ -152,7 +152,7 @@ class LLMClient:
             temperature=temperature,
         )
         reply = await self._post("/v1/chat/completions", request, ChatIn, model=name)
-        accumulator = Accumulator()
+        accumulator = Accumulator(offered=[tool.name for tool in tools])
         accumulator.add(reply)
         return accumulator.completion()
 
@@ -191,7 +191,7 @@ class LLMClient:
             max_tokens=max_tokens,
             temperature=temperature,
         )
-        accumulator = Accumulator()
+        accumulator = Accumulator(offered=[tool.name for tool in tools])
         done = False
         try:
             async with self._transport.stream("/v1/chat/completions", request, model=name) as pieces:

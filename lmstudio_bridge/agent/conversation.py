@@ -1,0 +1,58 @@
+"""The history of a run: only ever appended to, and always in a form that strict templates take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+
+
+class Conversation:
+    """One system message, the task, then turns.
+
+    Appending keeps the beginning of every request byte for byte the same, which is what the
+    engine's prompt cache lives on.
+    """
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._messages: list[Message] = []
+        for message in messages:
+            self.add(message)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole history, oldest first."""
+        return tuple(self._messages)
+
+    def add(self, message: Message) -> None:
+        """Append a message.
+
+        Raises:
+            ValueError: The history would become one that templates refuse: a late system message,
+                a call left without its result, a result without its call.
+        """
+        open_calls = self.open_calls()
+        match message:
+            case SystemMessage():
+                if self._messages:
+                    raise ValueError("the system message must come first, and only once")
+            case ToolMessage(call_id=call_id):
+                if call_id not in open_calls:
+                    raise ValueError(f"no open call has the id {call_id!r}")
+            case UserMessage() | AssistantMessage():
+                if open_calls:
+                    raise ValueError(f"calls without a result: {', '.join(open_calls)}")
+        self._messages.append(message)
+
+    def open_calls(self) -> tuple[str, ...]:
+        """The ids of the last turn's calls that have no result yet."""
+        answered: set[str] = set()
+        for message in reversed(self._messages):
+            match message:
+                case ToolMessage(call_id=call_id):
+                    answered.add(call_id)
+                case AssistantMessage(calls=calls):
+                    return tuple(call.id for call in calls if call.id not in answered)
+                case _:
+                    return ()
+        return ()

@@ -1,0 +1,140 @@
+"""Events of a run → JSON lines on disk, and back. What happened can be rebuilt from the file alone.
+
+One file a run, readable by its owner only, one event a line, written through at once, so that a
+crash loses nothing that was told. Streamed pieces and progress are not kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO, get_args
+
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Tally
+from lmstudio_bridge.messages import Message, ToolCall, Usage
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), ToolCall, Usage)}
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """An open journal; `path` is its file."""
+
+    path: Path
+    emit: Emit
+
+
+@contextmanager
+def open_journal(
+    folder: Path, run_id: str, *, redact: Callable[[str], str], now: Callable[[], datetime] | None = None
+) -> Iterator[Journal]:
+    """A sink that writes `folder/<run_id>.jsonl`, with every text passed through `redact`.
+
+    A disk that fails later ends the journal with a log line, never the run.
+
+    Raises:
+        SettingsError: The folder or the file cannot be made.
+    """
+    path = journal_path(folder, run_id)
+    clock = now or (lambda: datetime.now(UTC))
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE), "a", encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(
+            f"The journal of the run cannot be written: {exc}.",
+            remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
+        ) from exc
+    with file:
+        yield Journal(path, _sink(file, redact, clock))
+
+
+def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], datetime]) -> Emit:
+    failed = False
+
+    async def emit(event: Event) -> None:
+        nonlocal failed
+        if failed or isinstance(event, Generating | CallProgress):
+            return
+        line = {"at": clock().isoformat(timespec="milliseconds"), **_encode(event, redact)}
+        try:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+        except (OSError, ValueError) as exc:  # a full disk; a lone surrogate; a sink must not raise
+            failed = isinstance(exc, OSError)
+            logger.warning("the journal %s cannot be written: %s", file.name, exc)
+
+    return emit
+
+
+def journal_path(folder: Path, run_id: str) -> Path:
+    """Where the journal of this run stands.
+
+    Raises:
+        SettingsError: It is no run id (and must not become a path).
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise SettingsError(f"Not a run id: {run_id[:80]!r}.", remedy="Copy it from the last line of a result.")
+    return folder / f"{run_id}.jsonl"
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a journal; lines that cannot be read (cut by a crash, or not ours) are passed over.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+    """
+    events: list[Event] = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                event = _decode(json.loads(line))
+            except (ValueError, TypeError, KeyError, RecursionError) as exc:
+                logger.warning("%s, line %d cannot be read: %s", path, number, exc)
+                continue
+            if isinstance(event, get_args(Event)):
+                events.append(event)
+    return events
+
+
+def rebuild_outcome(events: Iterable[Event]) -> Outcome:
+    """How the run ended; "failed" where the journal has no end."""
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return tally.outcome()
+
+
+def _encode(value: Any, redact: Callable[[str], str]) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _encode(getattr(value, field.name), redact) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, tuple):
+        return [_encode(item, redact) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        kind = _KINDS[value["type"]]
+        names = {field.name for field in dataclasses.fields(kind)}
+        return kind(**{name: _decode(item) for name, item in value.items() if name in names})
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    return value

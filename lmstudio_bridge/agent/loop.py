@@ -1,0 +1,306 @@
+"""The loop: the model thinks, its calls are checked and run, until it answers or a limit is met.
+
+Knows the model and the tools only as Protocols, and tells everything to one awaited sink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+import anyio
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN
+from lmstudio_bridge.agent.results import cap_result
+from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
+from lmstudio_bridge.errors import BridgeError, DownstreamError, LLMError
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Event,
+    Generating,
+    MessageAdded,
+    Outcome,
+    Phase,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    Stop,
+    Tally,
+    Warned,
+)
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    CallDelta,
+    Completion,
+    Delta,
+    Message,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolChoice,
+    ToolMessage,
+    ToolResult,
+    ToolSpec,
+    UserMessage,
+)
+from lmstudio_bridge.retry import OnRetry, Retry
+
+_EMPTY_TURNS = 2  # empty replies that are answered with a nudge before the run counts as stuck
+_FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
+
+
+class ChatModel(Protocol):
+    """A model to talk to; `lmstudio_bridge.llm.client.PinnedModel` is one."""
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """One whole reply. Raises `LLMError`."""
+        ...
+
+
+class ToolRunner(Protocol):
+    """Something that runs tools; `lmstudio_bridge.downstream.sessions.SessionPool` is one."""
+
+    async def call_tool(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: Callable[[str], Awaitable[None]] | None = None,
+    ) -> ToolResult:
+        """The result of one call. Raises `DownstreamError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a run ends at the latest.
+
+    `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is
+    for one reply, `result_chars` for one tool result, `seconds` for the run.
+    """
+
+    max_rounds: int
+    seconds: float
+    result_chars: int
+    max_tokens: int | None = None
+
+
+async def run(
+    conversation: Conversation,
+    *,
+    model: ChatModel,
+    tools: ToolRunner,
+    toolbox: Toolbox,
+    policy: Policy,
+    limits: Limits,
+    emit: Emit,
+    tally: Tally | None = None,
+    redact: Callable[[str], str] = str,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Work on the conversation until there is an answer or a limit is met.
+
+    `tally` may hold the events that were told before. `redact` takes secrets out of what tools
+    return. Every way to end is an outcome, but for cancellation, which goes on after `RunFinished`
+    was told.
+    """
+    rounds = _Rounds(conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), redact, clock)
+    stop: Stop = "failed"
+    error = "The bridge has a fault; its log on stderr says more."
+    try:
+        async with asyncio.timeout(limits.seconds) as deadline:
+            stop, error = await rounds.work(), ""
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        stop, error = "deadline", f"The run reached its limit of {limits.seconds:g} s."
+    except asyncio.CancelledError:
+        stop, error = "cancelled", "The run was cancelled."
+        raise
+    except LLMError as exc:
+        stop, error = "failed", exc.explain()
+    finally:
+        outcome = await finish_run(
+            rounds.tell, rounds.tally, stop=stop, error=error, seconds=clock() - rounds.started_at
+        )
+    return outcome
+
+
+async def finish_run(emit: Emit, tally: Tally, *, stop: Stop, error: str, seconds: float) -> Outcome:
+    """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome."""
+    with anyio.move_on_after(_FINISH_TIMEOUT, shield=True):
+        await emit(RunFinished(stop, tally.last_text, error, seconds))
+    return tally.outcome()
+
+
+class _Rounds:
+    """One run under way."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        model: ChatModel,
+        tools: ToolRunner,
+        toolbox: Toolbox,
+        policy: Policy,
+        limits: Limits,
+        emit: Emit,
+        tally: Tally,
+        redact: Callable[[str], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self.conversation = conversation
+        self.model = model
+        self.tools = tools
+        self.toolbox = toolbox
+        self.policy = policy
+        self.limits = limits
+        self.emit = emit
+        self.tally = tally
+        self.redact = redact
+        self.clock = clock
+        self.started_at = clock()
+
+    async def tell(self, event: Event) -> None:
+        self.tally.add(event)
+        await self.emit(event)
+
+    async def work(self) -> Stop:
+        empty_turns = 0
+        for number in range(1, self.limits.max_rounds + 1):
+            last = number == self.limits.max_rounds
+            if last and number > 1:
+                await self.add(UserMessage(ANSWER_NOW))
+            reply = await self.ask(number, () if last else self.toolbox.specs)
+            if reply.calls and not last:
+                empty_turns = 0
+                await self.add(AssistantMessage(reply.text, reply.calls))
+                for call in reply.calls:
+                    await self.add(await self.answer(number, call))
+            elif reply.text:
+                await self.add(AssistantMessage(reply.text))
+                if last and number > 1:
+                    return "round_limit"
+                if reply.finish_reason == "length":
+                    await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
+                return "answered"
+            else:
+                empty_turns += 1
+                if empty_turns > _EMPTY_TURNS:
+                    return "stuck"
+                await self.add(UserMessage(EMPTY_TURN))
+        return "round_limit"
+
+    async def add(self, message: Message) -> None:
+        self.conversation.add(message)
+        await self.tell(MessageAdded(message))
+
+    async def ask(self, number: int, offered: Sequence[ToolSpec]) -> Completion:
+        """One request to the model, with its events."""
+        started_at = self.clock()
+        pieces = 0
+
+        async def on_delta(delta: Delta) -> None:
+            nonlocal pieces
+            pieces += 1
+            await self.tell(Generating(number, _phase(delta), pieces, self.clock() - started_at))
+
+        async def on_retry(retry: Retry) -> None:
+            await self.tell(RetryScheduled(retry.attempt, retry.wait, retry.error.message))
+
+        await self.tell(RoundStarted(number, self.limits.max_rounds, len(offered)))
+        reply = await self.model.stream_chat_completion(
+            self.conversation.messages,
+            tools=offered,
+            max_tokens=self.limits.max_tokens,
+            on_delta=on_delta,
+            on_retry=on_retry,
+        )
+        await self.tell(
+            RoundFinished(
+                number,
+                reply.text,
+                reply.reasoning,
+                reply.calls,
+                reply.finish_reason,
+                reply.model,
+                reply.usage,
+                self.clock() - started_at,
+            )
+        )
+        return reply
+
+    async def answer(self, number: int, call: ToolCall) -> ToolMessage:
+        """Check and run one call; whatever happens, the model gets a result to read."""
+        started_at = self.clock()
+        prepared = self.toolbox.prepare_call(call)
+        sent = False
+        if isinstance(prepared, RefusedCall):
+            server = prepared.tool.server if prepared.tool else ""
+            tool = prepared.tool.name if prepared.tool else call.name
+            result = ToolResult(prepared.text, is_error=True)
+        else:
+            server, tool = prepared.tool.server, prepared.tool.name
+            decision = self.policy.check_call(prepared.tool)
+            if decision.allowed:
+                sent = True
+                result = await self.send(number, call, prepared)
+            else:
+                result = ToolResult(f"Not allowed: {decision.reason} Work without it.", is_error=True)
+        text = cap_result(self.redact(result.text), self.limits.result_chars)
+        if result.is_error and sent:
+            text = f"The call failed: {text}"
+        await self.tell(
+            CallFinished(number, call.id, server, tool, text, result.is_error, sent, self.clock() - started_at)
+        )
+        return ToolMessage(call.id, text)
+
+    async def send(self, number: int, call: ToolCall, prepared: PreparedCall) -> ToolResult:
+        """Run a call that may run."""
+        server, tool = prepared.tool.server, prepared.tool.name
+
+        async def on_progress(text: str) -> None:
+            await self.tell(CallProgress(call.id, server, tool, text))
+
+        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
+        await self.tell(CallStarted(number, call.id, server, tool, sent_arguments))
+        try:
+            return await self.tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
+        except DownstreamError as exc:
+            return ToolResult(_for_model(exc), is_error=True)
+
+
+def _phase(delta: Delta) -> Phase:
+    match delta:
+        case ReasoningDelta():
+            return "thinking"
+        case TextDelta():
+            return "answering"
+        case CallDelta():
+            return "calling"
+        case _:
+            assert_never(delta)
+
+
+def _for_model(error: BridgeError) -> str:
+    return f"{error.explain()}\nTry again once if that may help, else work without this tool."

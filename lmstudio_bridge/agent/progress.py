@@ -1,0 +1,137 @@
+"""Events of a run → short messages for the person who waits.
+
+A sink that never stalls the run: it only leaves the newest message; a task of its own sends it, at
+most a few a second, and repeats itself before the host's idle clock runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import assert_never
+
+import anyio
+
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Event,
+    Generating,
+    MessageAdded,
+    ModelChosen,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    RunStarted,
+    ServerFailed,
+    ServerReady,
+    Warned,
+)
+
+Send = Callable[[float, str], Awaitable[None]]
+"""Sends one progress notification: a counter that only grows, and a message."""
+
+HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
+INTERVAL = 0.25  # seconds between two messages
+_MAX_MESSAGE = 200  # characters; Claude Code shows about as many
+
+
+@asynccontextmanager
+async def open_progress(
+    send: Send,
+    *,
+    heartbeat: float = HEARTBEAT,
+    interval: float = INTERVAL,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Emit]:
+    """A sink for events whose messages go out through `send`, in a task that ends with the block.
+
+    If `send` fails, nothing more is sent and the run goes on.
+    """
+    wake = asyncio.Event()
+    message = ""
+    since = clock()
+    max_rounds = 0
+
+    async def emit(event: Event) -> None:
+        nonlocal message, since, max_rounds
+        if isinstance(event, RoundStarted):
+            max_rounds = event.max_rounds
+        if text := describe(event, max_rounds=max_rounds):
+            message, since = text[:_MAX_MESSAGE], clock()
+            wake.set()
+
+    async def pump() -> None:
+        counter = 0
+        while True:
+            try:
+                async with asyncio.timeout(heartbeat):
+                    await wake.wait()
+                text = message
+            except TimeoutError:
+                text = f"{message} · {clock() - since:.0f} s"
+            wake.clear()
+            counter += 1
+            try:
+                await send(counter, text)
+            except Exception:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
+                return
+            await asyncio.sleep(interval)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(pump)
+        try:
+            yield emit
+        finally:
+            group.cancel_scope.cancel()
+
+
+def describe(event: Event, *, max_rounds: int) -> str:
+    """The event in a few words, or "" if it is not worth a message."""
+    match event:
+        case RunStarted(run_id=run_id, servers=servers):
+            return f"run {run_id} · starting {', '.join(servers) or 'the servers'}"
+        case ServerReady(server=server, tools=tools):
+            return f"{server} is ready with {tools} tools"
+        case ServerFailed(server=server):
+            return f"{server} could not be started, going on without it"
+        case ModelChosen(model=model, loaded=loaded):
+            return f"model {model}" + (" (not loaded yet)" if loaded is False else "")
+        case RoundStarted(number=number):
+            return f"round {number}/{max_rounds} · reading the prompt"
+        case Generating(number=number, phase=phase, pieces=pieces, seconds=seconds):
+            speed = f", {pieces / seconds:.0f} tok/s" if seconds >= 1 else ""
+            return f"round {number}/{max_rounds} · {phase} ({pieces} tokens{speed})"
+        case RoundFinished():
+            return ""
+        case CallStarted(number=number, server=server, tool=tool, arguments=arguments):
+            return f"round {number}/{max_rounds} · {server}: {tool} {_first_argument(arguments)}".rstrip()
+        case CallProgress(server=server, tool=tool, text=text):
+            return f"{server}: {tool} · {text}"
+        case CallFinished(server=server, tool=tool, is_error=True, text=text):
+            return f"{server}: {tool} failed: {text}"
+        case RetryScheduled(wait=wait, reason=reason):
+            return f"{reason} Trying again in {wait:.0f} s"
+        case Warned(text=text):
+            return text
+        case RunFinished(stop=stop):
+            return f"done: {stop}"
+        case CallFinished() | MessageAdded():
+            return ""
+        case _:
+            assert_never(event)
+
+
+def _first_argument(arguments: str) -> str:
+    """The value that says most about a call: usually a path or a query."""
+    try:
+        values = list(json.loads(arguments).values())
+    except (ValueError, AttributeError):
+        return ""
+    return next((value for value in values if isinstance(value, str)), "")

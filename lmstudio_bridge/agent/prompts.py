@@ -1,0 +1,26 @@
+"""The words that the local model reads. Short and plain: small models follow little text better."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+
+def system_prompt(*, today: date, folder: Path) -> str:
+    """The one system message; the same bytes through the whole run."""
+    return (
+        "You do a task for someone by calling tools. Call a tool whenever you need a fact or must change "
+        "something; never invent a tool's result. Read each result before the next step. If a call fails, "
+        "read the error and try another way. Do not repeat a call that already gave its result. When you know "
+        "the answer, or the work is done, stop calling tools and answer in plain text with all the facts that "
+        "were asked for. If the task cannot be done, say so and why.\n"
+        f"Today is {today.isoformat()}. The working folder is {folder}."
+    )
+
+
+ANSWER_NOW = (
+    "No more tools can be called. Answer the task now in plain text, from what you have found out so far. "
+    "If something is still missing, say what."
+)
+
+EMPTY_TURN = "Your reply was empty. Call a tool, or answer the task in plain text."
