@@ -99,6 +99,11 @@ class Settings(BaseModel):
         description="Seconds for one tool call, where the server's own entry sets no timeout.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TOOL_TIMEOUT"),
     )
+    run_timeout: Seconds = Field(
+        3600.0,
+        description="Seconds for a whole run; at the end of it the answer so far is given.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_RUN_TIMEOUT"),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning",
         description="How much is logged to stderr.",

@@ -117,13 +117,16 @@ async def run(
     tally: Tally | None = None,
     redact: Callable[[str], str] = str,
     clock: Callable[[], float] = time.monotonic,
+    started_at: float | None = None,
 ) -> Outcome:
     """Work on the conversation until there is an answer or a limit is met.
 
-    `tally` may hold the events that were told before. `redact` takes secrets out of what tools
+    `tally` may hold the events that were told before `run` began, and `started_at` the time by
+    `clock` at which the first of them happened. `redact` takes secrets out of what tools
     return. Every way to end is an outcome, but for cancellation, which goes on after `RunFinished`
     was told.
     """
+    began = clock() if started_at is None else started_at
     rounds = _Rounds(conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), redact, clock)
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
@@ -138,11 +141,9 @@ async def run(
         stop, error = "cancelled", "The run was cancelled."
         raise
     except LLMError as exc:
-        stop, error = "failed", exc.explain()
+        stop, error = "failed", redact(exc.explain())
     finally:
-        outcome = await finish_run(
-            rounds.tell, rounds.tally, stop=stop, error=error, seconds=clock() - rounds.started_at
-        )
+        outcome = await finish_run(rounds.tell, rounds.tally, stop=stop, error=error, seconds=clock() - began)
     return outcome
 
 
@@ -179,7 +180,6 @@ class _Rounds:
         self.tally = tally
         self.redact = redact
         self.clock = clock
-        self.started_at = clock()
 
     async def tell(self, event: Event) -> None:
         self.tally.add(event)

@@ -1,0 +1,7 @@
+"""`python -m lmstudio_bridge`: the same as the command `lmstudio-bridge`."""
+
+import sys
+
+from lmstudio_bridge.cli import main
+
+sys.exit(main())

@@ -1,0 +1,201 @@
+"""The MCP face: registers the tools, opens the agent for the server's life, turns errors into tool errors.
+
+Works on stdio in both protocol eras (2026-07-28 and the handshakes before it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import Field
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.agent.progress import open_progress
+from lmstudio_bridge.autonomous import (
+    DEFAULT_MAX_ROUNDS,
+    MAX_TASK,
+    DynamicAutonomousAgent,
+    RunRequest,
+    open_agent,
+)
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 1_000
+_CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
+
+INSTRUCTIONS = (
+    "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
+    "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
+    "summarising many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
+    "one or two calls that you can make yourself. The local model sees nothing of this conversation: put everything "
+    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. A run "
+    "takes from seconds to many minutes."
+)
+
+Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
+MaxRounds = Annotated[
+    int, Field(ge=1, le=MAX_ROUNDS, description="Most requests to the model; the last gives the answer")
+]
+MaxTokens = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="Most tokens of one model reply")
+]
+Model = Annotated[str | None, Field(description="Model name in LM Studio; default: a loaded one")]
+ServerName = Annotated[str, Field(min_length=1, description="MCP server name, as configured")]
+ServerNames = Annotated[list[ServerName], Field(min_length=1, description="MCP server names, as configured")]
+
+_ANNOTATIONS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True)
+
+
+@dataclass(slots=True)
+class App:
+    """What lives as long as the server: the agent, and the tool calls under way."""
+
+    agent: DynamicAutonomousAgent
+    calls: set[asyncio.Task[Any]] = field(default_factory=set)
+    closing: bool = False
+
+
+def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer[App]:
+    """The server with its tools; nothing is opened before it runs."""
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
+        async with open_agent(settings, environ=environ) as agent:
+            app = App(agent)
+            with _signals_end(app):
+                yield app
+
+    server: MCPServer[App] = MCPServer(
+        "lmstudio-bridge",
+        title="LM Studio bridge",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        lifespan=lifespan,
+        log_level="WARNING",
+    )
+
+    @server.tool(title="Delegate with one MCP server", annotations=_ANNOTATIONS, structured_output=False)
+    async def autonomous_with_mcp(
+        mcp_name: ServerName,
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+    ) -> CallToolResult:
+        """Let the local model do a task with the tools of one of the user's MCP servers."""
+        return await _execute(ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model))
+
+    @server.tool(title="Delegate with several MCP servers", annotations=_ANNOTATIONS, structured_output=False)
+    async def autonomous_with_multiple_mcps(
+        mcp_names: ServerNames,
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+    ) -> CallToolResult:
+        """Let the local model do a task with the tools of several of the user's MCP servers."""
+        return await _execute(ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model))
+
+    @server.tool(title="Delegate with all MCP servers", annotations=_ANNOTATIONS, structured_output=False)
+    async def autonomous_discover_and_execute(
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+    ) -> CallToolResult:
+        """Let the local model do a task with all usable MCP servers. Name the servers instead if you know them."""
+        return await _execute(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model))
+
+    return server
+
+
+async def _execute(ctx: Context[App], request: RunRequest) -> CallToolResult:
+    """Run the request as part of this tool call; whatever fails becomes text that Claude can act on."""
+    app = ctx.request_context.lifespan_context
+    task = asyncio.current_task()
+    assert task is not None
+    app.calls.add(task)
+
+    async def send(counter: float, message: str) -> None:
+        await ctx.report_progress(counter, None, message)
+
+    try:
+        async with open_progress(send) as emit:
+            report = await app.agent.execute(request, emit=emit)
+    except BridgeError as exc:
+        return _result(exc.explain(), is_error=True)
+    except Exception:
+        # The last net: a fault of ours must reach the user as a sentence, and stderr in full.
+        logger.exception("a run failed in an unforeseen way")
+        return _result(
+            "The bridge has a fault and could not finish the run.\n"
+            "Please report it with what the server wrote to stderr (Claude Code: `claude --debug`).",
+            is_error=True,
+        )
+    finally:
+        app.calls.discard(task)
+    return _result(report.text(), is_error=report.outcome.stop == "failed")
+
+
+def _result(text: str, *, is_error: bool) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
+
+
+def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
+    return None if max_tokens == "auto" else max_tokens
+
+
+@contextlib.contextmanager
+def _signals_end(app: App) -> Iterator[None]:
+    """On SIGINT and SIGTERM: cancel the runs, let them close their journals, kill the servers, go.
+
+    The SDK's reader thread cannot be unblocked while stdin is open, so the process ends itself.
+    Claude Code sends SIGINT, SIGTERM 0.1 s later and SIGKILL 0.5 s after that.
+    """
+    loop = asyncio.get_running_loop()
+    ending: set[asyncio.Task[None]] = set()  # keeps the task alive; the process ends with it
+
+    async def end(number: int) -> None:
+        for call in app.calls:
+            call.cancel()
+        if app.calls:
+            await asyncio.wait(app.calls, timeout=_CANCEL_BUDGET)
+        app.agent.pool.kill_all()
+        os._exit(128 + number)
+
+    def on_signal(number: int) -> None:
+        if not app.closing:
+            app.closing = True
+            ending.add(loop.create_task(end(number)))
+
+    handled: list[signal.Signals] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            loop.add_signal_handler(number, on_signal, number)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def serve(settings: Settings, *, environ: Mapping[str, str]) -> None:
+    """Serve on stdio until the host closes stdin or sends a signal."""
+    build_server(settings, environ=environ).run("stdio")
