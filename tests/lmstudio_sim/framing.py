@@ -69,9 +69,19 @@ class Framing(Protocol):
 
 def data_frame(body: object, *, event: str | None = None, line_end: str = "\n") -> bytes:
     """One SSE frame."""
-    data = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    lines = ([f"event: {event}"] if event else []) + [f"data: {data}", "", ""]
-    return line_end.join(lines).encode("utf-8")
+    data = body.encode("utf-8") if isinstance(body, str) else encode_json(body)
+    end = line_end.encode()
+    name = b"event: " + event.encode() + end if event else b""
+    return name + b"data: " + data + end + end
+
+
+def encode_json(body: object, *, indent: int | None = None) -> bytes:
+    """JSON as Node writes it: compact or indented; only lone surrogates are escaped."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        return json.dumps(body, ensure_ascii=False, indent=indent, separators=separators).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(body, indent=indent, separators=separators).encode("ascii")
 
 
 def error_frames(message: str, *, duplicate: bool, done: bool, line_end: str = "\n") -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from tests.lmstudio_sim.errors import OVERFLOW_NUMBERED, OVERFLOW_PLAIN, JsonObject
@@ -11,8 +11,12 @@ from tests.lmstudio_sim.errors import OVERFLOW_NUMBERED, OVERFLOW_PLAIN, JsonObj
 Lane = Literal["jit", "manual"]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Traits:
+@dataclass(slots=True)
+class SimModel:
+    """One downloaded model; `key` is `publisher/name`. All fields may be changed while the simulator runs."""
+
+    key: str
+    _: KW_ONLY
     loaded: bool = False
     """Whether an instance exists when the simulator starts."""
     identifier: str | None = None
@@ -48,13 +52,6 @@ class _Traits:
     overflow_text: str = OVERFLOW_PLAIN
     """What an overlong prompt gets; `{needed}` and `{available}` become tokens."""
     stream_overflow_text: str = OVERFLOW_NUMBERED
-
-
-@dataclass(slots=True)
-class SimModel(_Traits):
-    """One downloaded model; `key` is `publisher/name`."""
-
-    key: str
 
     @property
     def publisher(self) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
 from typing import Literal
 
 from tests.lmstudio_sim.errors import ENGINE_TERMINATED, PredictionFailedError
-from tests.lmstudio_sim.framing import Framing, data_frame, join_frames
+from tests.lmstudio_sim.framing import Framing, data_frame, encode_json, join_frames
 from tests.lmstudio_sim.http import CutError, Exchange
 from tests.lmstudio_sim.pieces import cut_pieces
 from tests.lmstudio_sim.replies import BadFrame, Completion, CutSocket, EndEarly, Fault, HttpReply, Stall, StreamError
@@ -36,7 +35,7 @@ async def send_http_reply(exchange: Exchange, reply: HttpReply) -> None:
         body = reply.body.encode("utf-8") if isinstance(reply.body, str) else reply.body
         content_type = reply.content_type or HTML_TYPE
     else:
-        body = json.dumps(reply.body, indent=2, ensure_ascii=False).encode("utf-8")
+        body = encode_json(reply.body, indent=2)
         content_type = reply.content_type or JSON_TYPE
     for fault in reply.faults:
         match fault:
@@ -71,7 +70,7 @@ async def play_whole(exchange: Exchange, reply: Completion, framing: Framing) ->
                 exchange.cut(reset=fault.reset)
                 return
             case CutSocket():
-                body = json.dumps(framing.whole(), indent=2, ensure_ascii=False).encode("utf-8")
+                body = encode_json(framing.whole(), indent=2)
                 await exchange.send_torn(200, body, content_type=JSON_TYPE, reset=fault.reset)
                 return
             case BadFrame():
@@ -80,7 +79,7 @@ async def play_whole(exchange: Exchange, reply: Completion, framing: Framing) ->
         await wait_out(Stall())
     if reply.stream.token_delay_seconds:
         await asyncio.sleep(reply.stream.token_delay_seconds * sum(1 for _ in cut_pieces(reply)))
-    body = json.dumps(framing.whole(), indent=2, ensure_ascii=False).encode("utf-8")
+    body = encode_json(framing.whole(), indent=2)
     await exchange.send(200, body, content_type=JSON_TYPE)
 
 

@@ -236,6 +236,7 @@ async def _embed(site: Site, exchange: Exchange) -> None:
     except PredictionFailedError as error:
         if request.outcome == "pending":
             await send_http_reply(exchange, HttpReply(400, plain_error(error.message)))
+            request.outcome = "killed" if isinstance(error, InstanceLostError) else request.outcome
 
 
 def _embedding(text: str, instance: Instance) -> list[float]:

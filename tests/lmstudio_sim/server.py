@@ -41,6 +41,7 @@ class Simulator:
         self._site = site
         self._keep_alive_seconds = keep_alive_seconds
         self._server: asyncio.Server | None = None
+        self._accepting = False
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._arrival = asyncio.Condition()
 
@@ -122,11 +123,13 @@ class Simulator:
     async def start(self) -> None:
         """Listen again on the same port."""
         if self._server is None:
+            self._accepting = True
             self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=256)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening and cut every connection; models stay loaded."""
+        self._accepting = False
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -139,7 +142,7 @@ class Simulator:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(reader, writer)
-        if self._server is None:
+        if not self._accepting:
             connection.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(connection))

@@ -74,7 +74,8 @@ def _check_part(part: Any, *, number: int) -> None:
     if not isinstance(part, dict):
         _refuse(INVALID_CONTENT)
     if part.get("type") == "image_url":
-        url = (part.get("image_url") or {}).get("url", "")
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
         if not str(url).startswith("data:"):
             _refuse("'url' field must be a base64 encoded image.")
         if not str(url).startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
