@@ -13,11 +13,13 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import Field
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
@@ -34,6 +36,7 @@ from lmstudio_bridge.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 1_000
+_SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
 _CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
 
 INSTRUCTIONS = (
@@ -68,6 +71,30 @@ class App:
     closing: bool = False
 
 
+class BridgeServer(MCPServer[App]):
+    """MCPServer, with answers to bad arguments that name the argument and what it must be."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """As in the SDK; a misspelt argument is refused instead of being ignored."""
+        known = next(
+            (list(tool.input_schema["properties"]) for tool in await self.list_tools() if tool.name == name), []
+        )
+        if known and (unknown := [given for given in arguments if given not in known]):
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return _result(
+                f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
+            )
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as exc:
+            if isinstance(exc.__cause__, ValidationError):
+                return _result(_in_words(name, exc.__cause__), is_error=True)
+            raise
+
+
 def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer[App]:
     """The server with its tools; nothing is opened before it runs."""
 
@@ -78,7 +105,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer
             with _signals_end(app):
                 yield app
 
-    server: MCPServer[App] = MCPServer(
+    server = BridgeServer(
         "lmstudio-bridge",
         title="LM Studio bridge",
         version=__version__,
@@ -151,6 +178,16 @@ async def _execute(ctx: Context[App], request: RunRequest) -> CallToolResult:
     finally:
         app.calls.discard(task)
     return _result(report.text(), is_error=report.outcome.stop == "failed")
+
+
+def _in_words(tool: str, error: ValidationError) -> str:
+    """Which argument is wrong, and how: one line each."""
+    lines = [f"{tool} was not started: its arguments are not right."]
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "literal")))
+        given = "" if problem["type"] == "missing" else f" (given: {str(problem['input'])[:_SHOWN_INPUT]!r})"
+        lines.append(f"- {name}: {problem['msg']}{given}")
+    return "\n".join(lines)
 
 
 def _result(text: str, *, is_error: bool) -> CallToolResult:

@@ -7,7 +7,9 @@ most a few a second, and repeats itself before the host's idle clock runs out.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,11 +36,14 @@ from lmstudio_bridge.events import (
     Warned,
 )
 
+logger = logging.getLogger(__name__)
+
 Send = Callable[[float, str], Awaitable[None]]
 """Sends one progress notification: a counter that only grows, and a message."""
 
 HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
 INTERVAL = 0.25  # seconds between two messages
+_CLOSE_TIMEOUT = 1.0  # seconds for the task to end once it is cancelled
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -55,41 +60,48 @@ async def open_progress(
     If `send` fails, nothing more is sent and the run goes on.
     """
     wake = asyncio.Event()
-    message = ""
+    first = ""  # the message with the run id: never replaced by a newer one
+    newest = ""
     since = clock()
     max_rounds = 0
 
     async def emit(event: Event) -> None:
-        nonlocal message, since, max_rounds
+        nonlocal first, newest, since, max_rounds
         if isinstance(event, RoundStarted):
             max_rounds = event.max_rounds
-        if text := describe(event, max_rounds=max_rounds):
-            message, since = text[:_MAX_MESSAGE], clock()
+        if text := describe(event, max_rounds=max_rounds)[:_MAX_MESSAGE]:
+            if isinstance(event, RunStarted):
+                first = text
+            else:
+                newest, since = text, clock()
             wake.set()
 
     async def pump() -> None:
-        counter = 0
-        while True:
+        nonlocal first
+        for counter in itertools.count(1):
             try:
                 async with asyncio.timeout(heartbeat):
                     await wake.wait()
-                text = message
+                text = first or newest
             except TimeoutError:
-                text = f"{message} · {clock() - since:.0f} s"
-            wake.clear()
-            counter += 1
+                text = f"{newest} · {clock() - since:.0f} s"
+            if not (first and newest):  # else stay awake for the newest
+                wake.clear()
+            first = ""
             try:
                 await send(counter, text)
-            except Exception:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
+            except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
+                logger.debug("progress is no longer sent: %s", exc)
                 return
             await asyncio.sleep(interval)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(pump)
-        try:
-            yield emit
-        finally:
-            group.cancel_scope.cancel()
+    task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
+    try:
+        yield emit
+    finally:
+        task.cancel()
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            await asyncio.wait([task])
 
 
 def describe(event: Event, *, max_rounds: int) -> str:

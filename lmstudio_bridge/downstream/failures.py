@@ -101,7 +101,7 @@ def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Fail
     """A server that ended before it was ready."""
     return Failure(
         f"({target_of(config)}) {ending or 'closed the connection'} before it was ready",
-        "Its last words, if any, say why. Running the same command in a terminal shows more.",
+        "Running the same command in a terminal may show more.",
         hide_secrets(stderr_tail, config),
     )
 

@@ -1,0 +1,221 @@
+"""The way to one MCP server: streams of messages over stdio, HTTP or SSE, and what is known when they end.
+
+The only module that imports an HTTP client for MCP, and the transports of the MCP SDK. What the
+messages say is the business of `connections`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeAlias, assert_never
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+from mcp.client.sse import sse_client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.message import SessionMessage
+from mcp.types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from pydantic import ValidationError
+
+from lmstudio_bridge.downstream import failures
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.failures import Failure
+from lmstudio_bridge.downstream.processes import ChildProcess, ChildProcesses, build_environment
+
+Streams: TypeAlias = tuple[Any, Any]
+"""What the SDK's transports yield: a stream to read messages from, and one to write them to."""
+
+MAX_EVENT = 64 * 1024 * 1024  # bytes of one event over HTTP, as in one line over stdio
+HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
+EXIT_GRACE = 0.5  # seconds that a server which closed its output has to end, so that we can say how
+
+statuses: ContextVar[list[int] | None] = ContextVar("statuses", default=None)
+"""The HTTP statuses that answered the requests of the current call.
+
+The SDK turns them all into the same JSON-RPC errors, but it sends each message in the context of
+the task that wrote it.
+"""
+
+
+class ServerTransport:
+    """One transport, to be opened once.
+
+    `ending` says how a server went away, as the end of a sentence. Over stdio it is set before the
+    streams end, so whoever waits for an answer wakes up knowing it; otherwise it stays empty.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, children: ChildProcesses, project: Path, environ: Mapping[str, str]
+    ) -> None:
+        self.ending = ""
+        self._config = config
+        self._children = children
+        self._cwd = config.cwd or project
+        self._environ = environ
+        self._child: ChildProcess | None = None
+        self._noted: list[int] = []  # HTTP statuses while the connection is being opened
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether `ending` can be relied upon."""
+        return self._config.transport == "stdio" and sys.platform != "win32"
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last words of a stdio server."""
+        return self._child.stderr_tail if self._child else ""
+
+    def open_streams(self) -> AbstractAsyncContextManager[Streams]:
+        """Start or reach the server; leaving the block ends it.
+
+        What is raised inside is the SDK's, often in nested exception groups: see `explain`.
+        """
+        config = self._config
+        statuses.set(self._noted)
+        match config.transport:
+            case "stdio" if sys.platform == "win32":  # where processes end by job objects, which the SDK knows
+                env = build_environment(self._environ, config.env)
+                return stdio_client(
+                    StdioServerParameters(command=config.command, args=list(config.args), env=env, cwd=self._cwd)
+                )
+            case "stdio":
+                return self._open_stdio()
+            case "http":
+                return self._open_http()
+            case "sse":
+                return sse_client(config.url, httpx_client_factory=self._make_http_client)
+            case _:
+                assert_never(config.transport)
+
+    def explain(self, exc: BaseException) -> Failure | None:
+        """Why the streams could not be opened, as far as the transport itself is to blame."""
+        config = self._config
+        words = str(exc) or type(exc).__name__
+        if isinstance(exc, httpx2.HTTPStatusError):
+            return failures.explain_status(exc.response.status_code, config=config)
+        if self._noted and self._noted[-1] >= 300:
+            return failures.explain_status(self._noted[-1], config=config, words=words)
+        if self.ending:
+            return failures.explain_exit(self.ending, config=config, stderr_tail=self.stderr_tail)
+        match exc:
+            case OSError() | ValueError() if self.knows_its_end and self._child is None:
+                return failures.explain_spawn(exc, config=config, cwd=self._cwd)
+            case httpx2.SSEError():
+                return failures.explain_wrong_url(words, config=config)
+            case httpx2.TransportError() | httpx2.InvalidURL():
+                return failures.explain_unreachable(words, config=config)
+            case _:
+                return None
+
+    @asynccontextmanager
+    async def _open_http(self) -> AsyncIterator[Streams]:
+        async with (
+            self._make_http_client() as client,
+            streamable_http_client(self._config.url, http_client=client, max_sse_event_size=MAX_EVENT) as streams,
+        ):
+            yield streams
+
+    def _make_http_client(self, *_: Any, **__: Any) -> httpx2.AsyncClient:
+        """A client for one server; the arguments are what `sse_client` would like, timeouts that we do not want."""
+        loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
+        return httpx2.AsyncClient(
+            headers=dict(self._config.headers),
+            timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
+            follow_redirects=False,
+            trust_env=not loopback,  # a proxy cannot reach this machine for us
+            event_hooks={"response": [_note_status]},
+        )
+
+    @asynccontextmanager
+    async def _open_stdio(self) -> AsyncIterator[Streams]:
+        """Like the SDK's, but with a known process group, stderr kept, and a buffer that is not quadratic."""
+        config = self._config
+        arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
+        env = build_environment(self._environ, config.env)
+        async with (
+            arrived,
+            read,
+            write,
+            leaving,
+            self._children.open_child(config.command, config.args, env=env, cwd=self._cwd) as child,
+            anyio.create_task_group() as tasks,
+        ):
+            self._child = child
+
+            async def receive() -> None:
+                async for line in child.lines():
+                    try:
+                        messages = decode_line(line)
+                    except (ValueError, RecursionError):
+                        child.note(line)
+                        continue
+                    try:
+                        for message in messages:
+                            await arrived.send(SessionMessage(message))
+                    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                        return  # nobody listens any more
+                await finish("closed its output")
+
+            async def send() -> None:
+                async for item in leaving:
+                    try:
+                        await child.write(_encode_message(item.message))
+                    except BrokenPipeError:
+                        await finish("does not read its input any more")
+                        return
+
+            async def finish(otherwise: str) -> None:
+                await child.wait_exited(EXIT_GRACE)
+                self.ending = self.ending or child.ending or otherwise
+                await arrived.aclose()
+
+            tasks.start_soon(receive)
+            tasks.start_soon(send)
+            yield read, write
+            tasks.cancel_scope.cancel()
+
+
+async def _note_status(response: httpx2.Response) -> None:
+    """Remember a status for the call that it answers; the SDK's own GET and DELETE answer none."""
+    noted = statuses.get()
+    if noted is not None and response.request.method == "POST":
+        noted.append(response.status_code)
+
+
+def _encode_message(message: JSONRPCMessage) -> bytes:
+    return json.dumps(message.model_dump(by_alias=True, mode="json", exclude_unset=True)).encode() + b"\n"
+
+
+def decode_line(line: bytes) -> list[JSONRPCMessage]:
+    """The messages in one line: one, or several from a server that sends batches (protocol 2025-03-26).
+
+    Raises:
+        ValueError: it is something else, such as a greeting or a log line.
+    """
+    try:
+        return [jsonrpc_message_adapter.validate_json(line, by_name=False)]
+    except ValidationError:
+        decoded = json.loads(line.decode("utf-8", "replace"))
+    return [_mend_message(item) for item in (decoded if isinstance(decoded, list) else [decoded])]
+
+
+def _mend_message(item: object) -> JSONRPCMessage:
+    """A message that is not quite one; an answer without sense becomes an error, so that nobody waits for it."""
+    if not isinstance(item, dict):
+        raise ValueError("not a JSON-RPC message")
+    try:
+        return jsonrpc_message_adapter.validate_python({**item, "jsonrpc": "2.0"}, by_name=False)
+    except ValidationError:
+        number = item.get("id")
+        if "method" in item or not isinstance(number, int | str):
+            raise
+    words = f"The server's answer is malformed: {json.dumps(item)[:500]}"
+    return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=INTERNAL_ERROR, message=words))
