@@ -6,6 +6,7 @@ Where a test names no source, the rule is from recordings of LM Studio 0.4.21 to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -1228,6 +1229,31 @@ async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Sim
         await sim.start()
         assert (sim.url, (await client.get("/v1/models")).status_code) == (url, 200)
     assert [request.outcome for request in sim.requests[:2]] == ["cut", "cut"]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_stop_closes_connections_that_have_only_just_come(sim: Simulator, steps: int) -> None:
+    """A connection whose task was cancelled before its first step once stayed open."""
+    pairs = [await asyncio.open_connection("127.0.0.1", sim.port) for _ in range(5)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await sim.stop()
+    for reader, writer in pairs:
+        with contextlib.suppress(ConnectionError):
+            assert await within(reader.read()) == b""
+        writer.close()
+
+
+async def test_every_request_ends_whatever_moment_stop_comes(sim: Simulator) -> None:
+    async with open_client(sim) as client:
+        for steps in range(60):
+            chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await sim.stop()
+            await asyncio.gather(*chats, return_exceptions=True)
+            await sim.start()
+    assert [request.number for request in sim.requests if not request.ended.is_set()] == []
 
 
 # -- slots ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -40,9 +41,8 @@ class Simulator:
         self.port = port
         self._site = site
         self._keep_alive_seconds = keep_alive_seconds
-        self._server: asyncio.Server | None = None
-        self._accepting = False
-        self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._listener: socket.socket | None = None
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
         self._arrival = asyncio.Condition()
 
     @property
@@ -122,34 +122,43 @@ class Simulator:
 
     async def start(self) -> None:
         """Listen again on the same port."""
-        if self._server is None:
-            self._accepting = True
-            self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=256)
-            self.port = self._server.sockets[0].getsockname()[1]
+        # Not asyncio.start_server: its close() loses a connection accepted in the same turn of the loop (3.11).
+        if self._listener is None:
+            self._listener = socket.create_server((HOST, self.port), backlog=256)
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def stop(self) -> None:
         """Stop listening and cut every connection; models stay loaded."""
-        self._accepting = False
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        tasks = list(self._connections)
-        for task in tasks:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        cut = dict(self._connections)
+        for task in cut:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if server is not None:
-            await server.wait_closed()
+        await asyncio.gather(*cut, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports close their sockets in the next turn
+        for client in cut.values():
+            client.close()  # a task cancelled before its first step closed nothing
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer)
-        if not self._accepting:
-            connection.abort()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(connection))
-        self._connections[task] = connection
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # the client has given up already
+        client.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve(client))
+        self._connections[task] = client
         task.add_done_callback(lambda done: self._connections.pop(done, None))
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, client: socket.socket) -> None:
+        try:
+            connection = Connection(*await asyncio.open_connection(sock=client))
+        except OSError:
+            client.close()
+            return
         try:
             while await self._serve_one(connection):
                 pass
@@ -192,8 +201,10 @@ class Simulator:
         finally:
             answering.cancel()
             watching.cancel()
-            await asyncio.gather(answering, watching, return_exceptions=True)
-            request.ended.set()
+            try:
+                await asyncio.gather(answering, watching, return_exceptions=True)
+            finally:
+                request.ended.set()  # also if `stop` comes just now
         return exchange.keep_alive and request.outcome in ("completed", "killed")
 
     async def _answer(self, exchange: Exchange) -> None:
