@@ -16,6 +16,7 @@ from lmstudio_bridge.messages import Image, ServerTool, ToolResult
 logger = logging.getLogger(__name__)
 
 NO_OUTPUT = "(no output)"
+NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
 PROGRESS_LENGTH = 200  # characters of a progress text
 
 
@@ -53,7 +54,7 @@ def _repair_schema(schema: object) -> dict[str, Any]:
 def read_result(raw: Mapping[str, Any]) -> ToolResult:
     """A result of tools/call as text and images."""
     if raw.get("resultType") == "input_required":
-        return ToolResult("This tool asks its user for more input, which cannot be given here.", is_error=True)
+        return ToolResult(NEEDS_INPUT, is_error=True)
     content = raw.get("content")
     blocks = content if isinstance(content, list) else [] if content is None else [content]
     if not blocks and "toolResult" in raw:  # protocol 2024-10-07

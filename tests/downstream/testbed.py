@@ -1,0 +1,55 @@
+"""What the tests of this folder share: pools, configurations of the sloppy server, processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.sessions import SessionPool, open_pool
+
+SLOPPY = Path(__file__).with_name("sloppy_server.py")
+PATIENCE = 30.0  # seconds, for what must happen at once on a machine that is not busy
+
+
+def configure(name: str = "sloppy", /, *, env: Mapping[str, str] | None = None, **habits: Any) -> ServerConfig:
+    arguments = (str(SLOPPY), json.dumps(habits))
+    return ServerConfig(name, "stdio", command=sys.executable, args=arguments, env=env or {})
+
+
+def open_test_pool(
+    project: Path = Path(__file__).parent,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    start_timeout: float = PATIENCE,
+    call_timeout: float = PATIENCE,
+) -> AbstractAsyncContextManager[SessionPool]:
+    return open_pool(project=project, environ=environ, start_timeout=start_timeout, call_timeout=call_timeout)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return Path("/proc").is_dir() is False and _takes_signals(pid)
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _takes_signals(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def until_dead(pid: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while is_running(pid):  # noqa: ASYNC110  # no event tells of the end of another's child
+            await asyncio.sleep(0.01)
