@@ -1233,7 +1233,6 @@ async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Sim
 
 @pytest.mark.parametrize("steps", range(6))
 async def test_stop_closes_connections_that_have_only_just_come(sim: Simulator, steps: int) -> None:
-    """A connection whose task was cancelled before its first step once stayed open."""
     pairs = [await asyncio.open_connection("127.0.0.1", sim.port) for _ in range(5)]
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -1245,6 +1244,7 @@ async def test_stop_closes_connections_that_have_only_just_come(sim: Simulator, 
 
 
 async def test_every_request_ends_whatever_moment_stop_comes(sim: Simulator) -> None:
+    """Sockets too: one left open fails the test by its ResourceWarning."""
     async with open_client(sim) as client:
         for steps in range(60):
             chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
