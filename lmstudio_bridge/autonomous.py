@@ -169,7 +169,10 @@ class DynamicAutonomousAgent:
         run_id = new_run_id(datetime.now(UTC))
         with open_journal(self._settings.home / "runs", run_id, redact=redactor.redact) as journal:
             tally = Tally()
-            sink = fan_out(journal.emit, emit) if emit else journal.emit
+            told = fan_out(journal.emit, emit) if emit else journal.emit
+
+            async def sink(event: Event) -> None:
+                await told(redactor.redact_fields(event))
 
             async def tell(event: Event) -> None:
                 tally.add(event)
@@ -210,7 +213,7 @@ class DynamicAutonomousAgent:
                 redact=redactor.redact,
                 started_at=started_at,
             )
-        return RunReport(run_id, outcome, prepared.servers)
+        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers)
 
     def _select(self, request: RunRequest) -> tuple[list[ServerConfig], list[ServerNotConfiguredError]]:
         """The servers to open, and those that were asked for and are not there."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
 
 MARK = "[secret]"
 _MIN_SECRET = 6  # characters; shorter values ("true", "8080") would tear honest text apart
@@ -26,6 +30,23 @@ class Redactor:
     def redact(self, text: str) -> str:
         """`text` with every known secret replaced by a mark."""
         return self._pattern.sub(MARK, text) if self._pattern else text
+
+    def redact_fields(self, value: T) -> T:
+        """A frozen dataclass with every text in its fields redacted, nested ones too."""
+        if self._pattern is None:
+            return value
+        redacted: Any = self._redact_any(value)
+        return cast(T, redacted)
+
+    def _redact_any(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, tuple):
+            return tuple(self._redact_any(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return dataclasses.replace(value, **{name: self._redact_any(item) for name, item in fields.items()})
+        return value
 
 
 def secrets_of_environment(env: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,186 @@
+"""A raw JSON-RPC client over a child's stdio: nothing of an MCP SDK between the test and the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Era: TypeAlias = Literal["2025-11-25", "2026-07-28"]
+ERAS: tuple[Era, ...] = ("2025-11-25", "2026-07-28")
+
+ANSWER_LIMIT = 60.0  # seconds until a missing answer fails the test
+EXIT_LIMIT = 20.0  # seconds until a process that does not end fails the test
+
+_CLIENT_INFO = {"name": "claude-code", "title": "Claude Code", "version": "2.1.330"}
+_CAPABILITIES = {"roots": {"listChanged": True}, "elicitation": {"form": {}, "url": {}}}
+_META = "io.modelcontextprotocol/"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tool call brought: its text, whether it is an error, and the progress messages before it."""
+
+    text: str
+    is_error: bool
+    progress: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RawClient:
+    """Speaks to one server process in one protocol era, as Claude Code does."""
+
+    process: asyncio.subprocess.Process
+    era: Era
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """Every message that the server sent, in order."""
+    stray: list[bytes] = field(default_factory=list)
+    """Every line on stdout that is no JSON-RPC message; must stay empty."""
+    stderr: bytearray = field(default_factory=bytearray)
+    _waiting: dict[int | str, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    _progress: dict[int | str, list[str]] = field(default_factory=dict)
+    _seen: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _last_id: int = 0
+
+    async def open(self) -> dict[str, Any]:
+        """The opening of the era; the server's answer to it."""
+        if self.era == "2026-07-28":
+            return await self.request("server/discover", {})
+        answer = await self.request(
+            "initialize", {"protocolVersion": self.era, "capabilities": _CAPABILITIES, "clientInfo": _CLIENT_INFO}
+        )
+        await self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return answer
+
+    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request; its `result`, or AssertionError with the error that came instead."""
+        number = await self.start(method, params)
+        return await self.result_of(number)
+
+    async def start(self, method: str, params: Mapping[str, Any]) -> int:
+        """Send a request without waiting; its id."""
+        self._last_id += 1
+        number = self._last_id
+        meta: dict[str, Any] = {"progressToken": number}
+        if self.era == "2026-07-28":
+            meta |= {
+                f"{_META}protocolVersion": self.era,
+                f"{_META}clientInfo": _CLIENT_INFO,
+                f"{_META}clientCapabilities": _CAPABILITIES,
+            }
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._progress[number] = []
+        await self.send({"jsonrpc": "2.0", "id": number, "method": method, "params": {**params, "_meta": meta}})
+        return number
+
+    async def result_of(self, number: int) -> dict[str, Any]:
+        """The result of a request that was started."""
+        async with asyncio.timeout(ANSWER_LIMIT):
+            message = await self._waiting[number]
+        assert "result" in message, message
+        result: dict[str, Any] = message["result"]
+        return result
+
+    async def start_call(self, tool: str, **arguments: Any) -> int:
+        """Send a tools/call without waiting for its end."""
+        return await self.start("tools/call", {"name": tool, "arguments": arguments})
+
+    async def call(self, tool: str, **arguments: Any) -> Answer:
+        """Call a tool and wait for its answer."""
+        return await self.answer_of(await self.start_call(tool, **arguments))
+
+    async def answer_of(self, number: int) -> Answer:
+        """The answer to a call that was started."""
+        result = await self.result_of(number)
+        assert all(part["type"] == "text" for part in result["content"]), result
+        assert "structuredContent" not in result, "Claude Code would show it instead of the text"
+        text = "\n".join(part["text"] for part in result["content"])
+        return Answer(text, result.get("isError", False), tuple(self._progress[number]))
+
+    async def wait_for_progress(self, number: int, fragment: str) -> str:
+        """The first progress message of a call that contains the fragment."""
+        async with asyncio.timeout(ANSWER_LIMIT), self._seen:
+            while True:
+                for message in self._progress[number]:
+                    if fragment in message:
+                        return message
+                await self._seen.wait()
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Write one message."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        await self.process.stdin.drain()
+
+    async def close_stdin(self) -> int:
+        """End the session as a host does; the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        async with asyncio.timeout(EXIT_LIMIT):
+            return await self.process.wait()
+
+    async def read_stdout(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            try:
+                message = json.loads(line)
+                assert message["jsonrpc"] == "2.0"
+            except (ValueError, KeyError, TypeError, AssertionError):
+                self.stray.append(line)
+                continue
+            async with self._seen:
+                self.lines.append(message)
+                if message.get("method") == "notifications/progress":
+                    self._progress[message["params"]["progressToken"]].append(message["params"]["message"])
+                elif message.get("id") in self._waiting and "method" not in message:
+                    self._waiting[message["id"]].set_result(message)
+                self._seen.notify_all()
+        for number, future in self._waiting.items():
+            if not future.done():
+                future.set_result({"error": f"the server ended before it answered request {number}"})
+
+    async def read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.stderr += line
+
+
+@asynccontextmanager
+async def open_raw_client(
+    *, era: Era, environ: Mapping[str, str], command: tuple[str, ...] = (sys.executable, "-m", "lmstudio_bridge")
+) -> AsyncIterator[RawClient]:
+    """A bridge in a process of its own, opened and ready; ended by closing its stdin, else killed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**_base_environment(), **environ},
+        limit=64 * 1024 * 1024,
+    )
+    client = RawClient(process, era)
+    async with asyncio.TaskGroup() as readers:
+        readers.create_task(client.read_stdout())
+        readers.create_task(client.read_stderr())
+        try:
+            await client.open()
+            yield client
+        finally:
+            try:
+                if process.returncode is None:
+                    await client.close_stdin()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+
+def _base_environment() -> dict[str, str]:
+    """The test's own environment without what would steer the bridge."""
+    steering = ("LMSTUDIO", "LM_", "LMS_", "DEFAULT_MODEL", "MCP_JSON_PATH", "CLAUDE", "ANTHROPIC")
+    return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
