@@ -83,7 +83,12 @@ async def open_engine(
     """
     check_engine_package()
     command = _serve_command(
-        gguf, alias=alias, context_length=context_length, parallel=parallel, chat_template=chat_template, threads=threads
+        gguf,
+        alias=alias,
+        context_length=context_length,
+        parallel=parallel,
+        chat_template=chat_template,
+        threads=threads,
     )
     with tempfile.TemporaryFile() as log:  # not a pipe: a reader task would wrap the caller's exceptions in a group
         process = await anyio.open_process(
