@@ -29,7 +29,8 @@ class Conversation:
 
         Raises:
             ValueError: The history would become one that templates refuse: a late system message,
-                a call left without its result, a result without its call.
+                a call left without its result, a result without its call, an id used twice in a
+                turn, user and assistant not in turn.
         """
         open_calls = self.open_calls()
         match message:
@@ -42,6 +43,11 @@ class Conversation:
             case UserMessage() | AssistantMessage():
                 if open_calls:
                     raise ValueError(f"calls without a result: {', '.join(open_calls)}")
+                if isinstance(message, UserMessage) is self._users_turn_was_last():
+                    raise ValueError("user and assistant must take turns, the user first")
+                ids = [call.id for call in message.calls] if isinstance(message, AssistantMessage) else []
+                if len(set(ids)) < len(ids):
+                    raise ValueError(f"two calls of one turn have the same id: {', '.join(ids)}")
         self._messages.append(message)
 
     def open_calls(self) -> tuple[str, ...]:
@@ -56,3 +62,15 @@ class Conversation:
                 case _:
                     return ()
         return ()
+
+    def _users_turn_was_last(self) -> bool:
+        """Whether the model is to speak; calls and their results are no turns of their own."""
+        for message in reversed(self._messages):
+            match message:
+                case UserMessage():
+                    return True
+                case AssistantMessage(calls=()):
+                    return False
+                case _:
+                    pass
+        return False

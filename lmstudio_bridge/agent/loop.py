@@ -16,7 +16,7 @@ import anyio
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
 from lmstudio_bridge.agent.results import cap_result
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import BridgeError, DownstreamError, LLMError
@@ -38,6 +38,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.llm.dialects import split_reasoning
 from lmstudio_bridge.messages import (
     AssistantMessage,
     CallDelta,
@@ -56,7 +57,7 @@ from lmstudio_bridge.messages import (
 from lmstudio_bridge.retry import OnRetry, Retry
 
 _EMPTY_TURNS = 2  # empty replies that are answered with a nudge before the run counts as stuck
-_FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
+FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
 
 
 class ChatModel(Protocol):
@@ -118,13 +119,14 @@ async def run(
     redact: Callable[[str], str] = str,
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
+    finish_timeout: float = FINISH_TIMEOUT,
 ) -> Outcome:
     """Work on the conversation until there is an answer or a limit is met.
 
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
     `clock` at which the first of them happened. `redact` takes secrets out of what tools
-    return. Every way to end is an outcome, but for cancellation, which goes on after `RunFinished`
-    was told.
+    return, and out of the answer. Every way to end is an outcome, but for cancellation, which goes
+    on after `RunFinished` was told.
     """
     began = clock() if started_at is None else started_at
     rounds = _Rounds(conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), redact, clock)
@@ -143,14 +145,34 @@ async def run(
     except LLMError as exc:
         stop, error = "failed", redact(exc.explain())
     finally:
-        outcome = await finish_run(rounds.tell, rounds.tally, stop=stop, error=error, seconds=clock() - began)
+        outcome = await finish_run(
+            rounds.tell,
+            rounds.tally,
+            stop=stop,
+            answer=redact(rounds.text_so_far()),
+            error=error,
+            seconds=clock() - began,
+            timeout=finish_timeout,
+        )
     return outcome
 
 
-async def finish_run(emit: Emit, tally: Tally, *, stop: Stop, error: str, seconds: float) -> Outcome:
-    """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome."""
-    with anyio.move_on_after(_FINISH_TIMEOUT, shield=True):
-        await emit(RunFinished(stop, tally.last_text, error, seconds))
+async def finish_run(
+    emit: Emit,
+    tally: Tally,
+    *,
+    stop: Stop,
+    answer: str = "",
+    error: str,
+    seconds: float,
+    timeout: float = FINISH_TIMEOUT,
+) -> Outcome:
+    """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome.
+
+    `seconds` is how long the run took, `timeout` how many seconds the sinks get.
+    """
+    with anyio.move_on_after(timeout, shield=True):
+        await emit(RunFinished(stop, answer, error, seconds))
     return tally.outcome()
 
 
@@ -180,6 +202,12 @@ class _Rounds:
         self.tally = tally
         self.redact = redact
         self.clock = clock
+        self._under_way: list[str] = []  # the text of the reply that is being streamed
+
+    def text_so_far(self) -> str:
+        """The newest text of the model, also that of a reply that was cut off."""
+        text, _ = split_reasoning("".join(self._under_way))
+        return text.strip() or self.tally.last_text
 
     async def tell(self, event: Event) -> None:
         self.tally.add(event)
@@ -187,10 +215,16 @@ class _Rounds:
 
     async def work(self) -> Stop:
         empty_turns = 0
+        hint = ""
         for number in range(1, self.limits.max_rounds + 1):
             last = number == self.limits.max_rounds
             if last and number > 1:
-                await self.add(UserMessage(ANSWER_NOW))
+                hint = ANSWER_NOW
+            if hint:
+                # Strict templates want user and assistant in turn, and don't count calls and results.
+                await self.add(AssistantMessage(GOING_ON))
+                await self.add(UserMessage(hint))
+                hint = ""
             reply = await self.ask(number, () if last else self.toolbox.specs)
             if reply.calls and not last:
                 empty_turns = 0
@@ -208,7 +242,7 @@ class _Rounds:
                 empty_turns += 1
                 if empty_turns > _EMPTY_TURNS:
                     return "stuck"
-                await self.add(UserMessage(EMPTY_TURN))
+                hint = EMPTY_TURN
         return "round_limit"
 
     async def add(self, message: Message) -> None:
@@ -223,10 +257,12 @@ class _Rounds:
         async def on_delta(delta: Delta) -> None:
             nonlocal pieces
             pieces += 1
+            if isinstance(delta, TextDelta):
+                self._under_way.append(delta.text)
             await self.tell(Generating(number, _phase(delta), pieces, self.clock() - started_at))
 
         async def on_retry(retry: Retry) -> None:
-            await self.tell(RetryScheduled(retry.attempt, retry.wait, retry.error.message))
+            await self.tell(RetryScheduled(retry.attempt, retry.wait, self.redact(retry.error.message)))
 
         await self.tell(RoundStarted(number, self.limits.max_rounds, len(offered)))
         reply = await self.model.stream_chat_completion(
@@ -236,6 +272,7 @@ class _Rounds:
             on_delta=on_delta,
             on_retry=on_retry,
         )
+        self._under_way.clear()
         await self.tell(
             RoundFinished(
                 number,
@@ -280,7 +317,7 @@ class _Rounds:
         server, tool = prepared.tool.server, prepared.tool.name
 
         async def on_progress(text: str) -> None:
-            await self.tell(CallProgress(call.id, server, tool, text))
+            await self.tell(CallProgress(call.id, server, tool, self.redact(text)))
 
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         await self.tell(CallStarted(number, call.id, server, tool, sent_arguments))

@@ -23,4 +23,6 @@ ANSWER_NOW = (
     "If something is still missing, say what."
 )
 
-EMPTY_TURN = "Your reply was empty. Call a tool, or answer the task in plain text."
+EMPTY_TURN = "Your reply held neither a call nor an answer. Call a tool, or answer the task in plain text."
+
+GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours

@@ -163,7 +163,7 @@ def _example_value(schema: Mapping[str, Any]) -> Any:
     if schema.get("enum"):
         return schema["enum"][0]
     examples: dict[Any, Any] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
-    return examples.get(schema.get("type"), "…")
+    return examples.get(schema.get("type"), "...")
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Tests of the thinking between model and tools."""

@@ -1,0 +1,159 @@
+"""Fakes for what the loop and its sinks need: a model, tools, a sink, a clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from lmstudio_bridge.events import Event
+from lmstudio_bridge.messages import Completion, Delta, Message, ToolCall, ToolChoice, ToolResult, ToolSpec, Usage
+from lmstudio_bridge.retry import OnRetry, Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A reply that comes in pieces: the deltas, then the whole, an error, or (with None) nothing any more."""
+
+    deltas: tuple[Delta, ...]
+    end: Completion | BaseException | None = None
+    retries: tuple[Retry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as the model got it."""
+
+    messages: tuple[Message, ...]
+    tools: Sequence[ToolSpec]
+    max_tokens: int | None = None
+
+
+Reply: TypeAlias = Completion | BaseException | Streamed
+
+
+class ScriptedModel:
+    """A `ChatModel` that gives the replies of a script in their order, and keeps what it was asked.
+
+    `waiting` is set once it has come to a reply that never ends.
+    """
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+        self.asked: list[Asked] = []
+        self.waiting = asyncio.Event()
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        self.asked.append(Asked(tuple(messages), tools, max_tokens))
+        reply = self._replies.pop(0)
+        if isinstance(reply, Streamed):
+            for retry in reply.retries:
+                assert on_retry is not None
+                await on_retry(retry)
+            for delta in reply.deltas:
+                assert on_delta is not None
+                await on_delta(delta)
+            if reply.end is None:
+                self.waiting.set()
+                await asyncio.Event().wait()
+            assert reply.end is not None
+            reply = reply.end
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+
+NEVER = Streamed(())
+"""A reply that never comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One tool call as the tools got it."""
+
+    server: str
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+class FakeTools:
+    """A `ToolRunner` with an answer for each `(server, tool)`; None is an answer that never comes."""
+
+    def __init__(
+        self,
+        answers: Mapping[tuple[str, str], ToolResult | BaseException | None] | None = None,
+        *,
+        progress: Sequence[str] = (),
+    ) -> None:
+        self._answers = dict(answers or {})
+        self._progress = progress
+        self.sent: list[Sent] = []
+        self.waiting = asyncio.Event()
+
+    async def call_tool(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: Callable[[str], Awaitable[None]] | None = None,
+    ) -> ToolResult:
+        self.sent.append(Sent(server, tool, arguments))
+        for text in self._progress:
+            assert on_progress is not None
+            await on_progress(text)
+        answer = self._answers[server, tool]
+        if answer is None:
+            self.waiting.set()
+            await asyncio.Event().wait()
+        if isinstance(answer, BaseException):
+            raise answer
+        assert answer is not None
+        return answer
+
+
+@dataclass(slots=True)
+class Recorder:
+    """A sink that keeps what it was told."""
+
+    events: list[Event] = field(default_factory=list)
+
+    async def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, *kinds: type[Event]) -> list[Event]:
+        """The events of these kinds."""
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go on; each reading moves it by `step` seconds."""
+
+    def __init__(self, *, step: float = 0.0) -> None:
+        self.now = 0.0
+        self._step = step
+
+    def __call__(self) -> float:
+        self.now += self._step
+        return self.now
+
+
+def say(text: str, *, finish_reason: str = "stop", tokens: int = 1) -> Completion:
+    """A reply in plain text."""
+    return Completion(text, finish_reason=finish_reason, model="tiny", usage=Usage(10, tokens, 0))
+
+
+def call(*calls: tuple[str, str] | tuple[str, str, str], text: str = "") -> Completion:
+    """A reply with calls: `(name, arguments)` or `(name, arguments, id)` each; ids are c1, c2, … otherwise."""
+    made = tuple(ToolCall(each[2] if len(each) == 3 else f"c{n}", each[0], each[1]) for n, each in enumerate(calls, 1))
+    return Completion(text, calls=made, finish_reason="tool_calls", model="tiny", usage=Usage(10, 2, 1))
