@@ -6,8 +6,6 @@ Everything heavy is imported when its command runs, so that --help and --version
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -33,6 +31,9 @@ EPILOG = (
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name, and return the exit code."""
     args = build_parser().parse_args(argv)
+    import asyncio
+    import logging
+
     from lmstudio_bridge.errors import BridgeError, SettingsError
 
     try:

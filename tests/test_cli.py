@@ -1,0 +1,178 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.npm_servers import config_entry, npm_server
+
+MODEL = "qwen/qwen3-4b"
+LIMIT = 60.0  # seconds until a command that does not end fails the test
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder and an environment to run commands in."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lmstudio_bridge",
+            *arguments,
+            cwd=self.folder,
+            env=dict(self.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = await self.start(*arguments)
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+@pytest.fixture
+def shell(tmp_path: Path, sim: Simulator) -> Shell:
+    (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
+    return Shell(
+        tmp_path,
+        {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "LMSTUDIO_BASE_URL": sim.url,
+            "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
+        },
+    )
+
+
+def configure(shell: Shell, **servers: object) -> None:
+    (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+
+
+async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
+    assert await shell.run("--version") == (0, f"lmstudio-bridge {__version__}\n", "")
+    code, out, err = await shell.run("--help")
+    assert (code, err) == (0, "")
+    assert all(command in out for command in ("serve", "run", "doctor", "Exit codes"))
+
+
+async def test_help_and_version_import_nothing_heavy() -> None:
+    """They must start in a blink; counted in modules, not in seconds."""
+    code = (
+        "import sys; from lmstudio_bridge.cli import build_parser; build_parser().format_help();"
+        "print([name for name in ('mcp', 'pydantic', 'httpx', 'asyncio.runners', 'jsonschema') if name in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == "[]"
+
+
+@pytest.mark.npm
+async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: Shell, sim: Simulator) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "notes.txt"})), TextReply("It is heron-42."))
+
+    code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
+
+    assert code == 0, err
+    assert out.startswith("It is heron-42.\n\n[run ")
+    assert "starting filesystem" in err
+
+
+@pytest.mark.npm
+async def test_an_interrupted_run_leaves_its_journal_and_exits_with_130(shell: Shell, sim: Simulator) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    sim.script(MODEL, TextReply("never", faults=(Stall(),)))
+
+    process = await shell.start("run", "Wait for ever", "--mcp", "filesystem")
+    request = await sim.wait_for_request(path="/v1/chat/completions")
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+        await request.ended.wait()
+
+    assert process.returncode == 130, err.decode()
+    assert request.disconnected
+    (journal,) = (shell.folder / "home" / "runs").glob("*.jsonl")
+    assert rebuild_outcome(read_events(journal)).stop == "cancelled"
+    assert journal.stem in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+async def test_a_failure_is_told_on_stderr_with_its_remedy(shell: Shell) -> None:
+    code, out, err = await shell.run("run", "Anything", "--mcp", "filesystem")
+
+    assert (code, out) == (1, "")
+    assert "No MCP server named 'filesystem'" in err
+    assert "Traceback" not in err
+
+
+async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Shell) -> None:
+    broken = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BASE_URL": "ftp://nowhere"})
+
+    code, out, err = await broken.run("serve")
+
+    assert (code, out) == (2, "")
+    assert "LMSTUDIO_BASE_URL" in err
+    assert "http://127.0.0.1:1234/v1" in err
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("run", "x", "--max-rounds", "0"), ("nonsense",)])
+async def test_wrong_usage_exits_with_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+    code, out, err = await shell.run(*arguments)
+
+    assert (code, out) == (2, "")
+    assert "usage: lmstudio-bridge" in err
+
+
+@pytest.mark.npm
+async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+
+    code, out, err = await shell.run("doctor")
+
+    assert code == 0, out + err
+    assert f"Model: {MODEL} (loaded, context 32,768 tokens)" in out
+    assert "MCP server filesystem: 14 tools" in out
+    assert "FAIL" not in out
+
+
+async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Simulator) -> None:
+    configure(shell, broken={"command": "no-such-command-anywhere"})
+    await sim.stop()
+
+    code, out, _ = await shell.run("doctor")
+
+    assert code == 1
+    assert "FAIL  LM Studio" in out
+    assert "lms server start" in out
+    assert "FAIL  MCP server broken" in out
+    assert "no-such-command-anywhere" in out
