@@ -351,15 +351,14 @@ def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
     """
     if _names_bridge(command):
         return True
-    program = next((arg for arg in args if not arg.startswith("-")), None)
-    for before, arg in zip(("", *args), args, strict=False):
-        if before in _BEFORE_SCRIPT:
-            if any(_names_bridge(word) for word in re.split(r"[\s;&|\"']+", arg)):
-                return True
-        elif arg is program or before in _BEFORE_BRIDGE or PurePath(arg).name == arg:
-            if _names_bridge(arg):
-                return True
-        elif arg.startswith("--from=") and _names_bridge(arg.partition("=")[2]):
+    words = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    # The program is the first word that is neither an option nor a variable, as in `env -i DEBUG=1 program`.
+    program = next((word for word in words if not re.match(r"-|\w+=", word)), None)
+    for before, word in zip(("", *words), words, strict=False):
+        if before in _BEFORE_SCRIPT and any(map(_names_bridge, re.split(r"[\s;&|\"']+", word))):
+            return True
+        in_place = word is program or before in _BEFORE_BRIDGE or PurePath(word).name == word
+        if in_place and _names_bridge(word):
             return True
     return False
 

@@ -93,9 +93,10 @@ class ChildProcesses:
         """
         child = ChildProcess(self._live)
         try:
-            await asyncio.get_running_loop().subprocess_exec(
-                lambda: child, command, *args, env=dict(env), cwd=cwd, start_new_session=True
-            )
+            with anyio.CancelScope(shield=True):  # half a start could not be ended properly, and takes no time
+                await asyncio.get_running_loop().subprocess_exec(
+                    lambda: child, command, *args, env=dict(env), cwd=cwd, start_new_session=True
+                )
         except BaseException:
             child.kill_now()
             raise

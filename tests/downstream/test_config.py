@@ -1,0 +1,353 @@
+"""Configuration files as people write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.downstream.config import (
+    ConfigFile,
+    ServerCatalog,
+    ServerConfig,
+    load_servers,
+    merge_files,
+    starts_bridge,
+)
+from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def load(folder: Path, entries: dict[str, Any], **environ: str) -> ServerCatalog:
+    """The catalog of a project with these entries in its .mcp.json."""
+    write(folder / ".mcp.json", {"mcpServers": entries})
+    return load_servers(explicit=None, project=folder, environ=environ)
+
+
+def load_one(folder: Path, entry: object, **environ: str) -> ServerConfig:
+    catalog = load(folder, {"one": entry}, **environ)
+    assert catalog.skipped == {}
+    return catalog.servers["one"]
+
+
+def test_entry_of_claude_code_is_read(tmp_path: Path) -> None:
+    entry = {
+        "type": "stdio",
+        "command": "npx",
+        "args": ["-y", "server", 8080],
+        "env": {"PORT": 8080, "DEBUG": True, "NAME": "x"},
+        "timeout": 90000,
+        "alwaysLoad": True,
+    }
+    assert load_one(tmp_path, entry) == ServerConfig(
+        name="one",
+        transport="stdio",
+        command="npx",
+        args=("-y", "server", "8080"),
+        env={"PORT": "8080", "DEBUG": "true", "NAME": "x"},
+        timeout=90.0,
+        source=tmp_path / ".mcp.json",
+        scope="project",
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "transport"),
+    [
+        ({"command": "x"}, "stdio"),
+        ({"command": "x", "args": None, "env": None, "headers": None}, "stdio"),
+        ({"command": "x", "url": "http://127.0.0.1"}, "stdio"),
+        ({"url": "http://127.0.0.1"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "http"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "streamable-http"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "streamableHttp"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "sse"}, "sse"),
+        ({"url": "http://127.0.0.1", "type": "SSE"}, "sse"),
+    ],
+)
+def test_transport_is_said_or_inferred(tmp_path: Path, entry: object, transport: str) -> None:
+    assert load_one(tmp_path, entry).transport == transport
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (7, "it is not an object"),
+        ({}, "it has neither 'command' nor 'url'"),
+        ({"command": ""}, "it has neither 'command' nor 'url'"),
+        ({"command": ["npx", "x"]}, "command: Input should be a valid string"),
+        ({"command": "x", "args": "-y"}, "args: Input should be a valid list"),
+        ({"command": "x", "env": {"KEY": ["secret"]}}, "env.KEY: Input should be a valid string"),
+        ({"type": "http", "command": "x"}, "a server of type 'http' needs a 'url'"),
+        ({"type": "stdio", "url": "x"}, "a stdio server needs a 'command'"),
+        ({"type": "ws", "url": "x"}, "type 'ws' is not one of stdio, http, sse"),
+    ],
+)
+def test_malformed_entry_is_skipped_with_its_reason_and_spoils_no_other(
+    tmp_path: Path, entry: object, reason: str
+) -> None:
+    catalog = load(tmp_path, {"bad": entry, "good": {"command": "x"}})
+
+    assert list(catalog.servers) == ["good"]
+    assert catalog.skipped == {"bad": f"its entry in {tmp_path / '.mcp.json'} is malformed: {reason}."}
+
+
+def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
+    catalog = load(
+        tmp_path,
+        {
+            "off": {"command": "x", "disabled": True},
+            "on": {"command": "x", "disabled": False},
+            "asks": {"url": "https://127.0.0.1", "headers": {"Authorization": "Bearer ${input:token}"}},
+        },
+    )
+    path = tmp_path / ".mcp.json"
+
+    assert list(catalog.servers) == ["on"]
+    assert catalog.skipped == {
+        "off": f"it is disabled in {path}.",
+        "asks": f"its entry in {path} asks for ${{input:token}}, which only VS Code can ask its user for.",
+    }
+
+
+def test_variables_are_expanded_everywhere(tmp_path: Path) -> None:
+    text = "<${A}|${env:A}|${B:-b}|${A:-unused}|${EMPTY:-unused}|${B:-}|$A|${}>"
+    expanded = "<1|1|b|1|||$A|${}>"
+    catalog = load(
+        tmp_path,
+        {
+            "local": {"command": text, "args": [text], "env": {"${A}": text}, "cwd": "${A}"},
+            "remote": {"url": text, "headers": {"X": text}},
+        },
+        A="1",
+        EMPTY="",
+    )
+    local, remote = catalog.servers["local"], catalog.servers["remote"]
+
+    assert (local.command, local.args, local.env) == (expanded, (expanded,), {"${A}": expanded})
+    assert local.cwd == tmp_path / "1"
+    assert (remote.url, remote.headers) == (expanded, {"X": expanded})
+    assert catalog.warnings == ()
+
+
+def test_unset_variable_stays_and_is_warned_about(tmp_path: Path) -> None:
+    """As Claude Code 2.1.330 does."""
+    catalog = load(tmp_path, {"one": {"command": "x", "args": ["${GONE}", "${env:ALSO}"]}})
+    where = f"MCP server 'one' in {tmp_path / '.mcp.json'}"
+
+    assert catalog.servers["one"].args == ("${GONE}", "${env:ALSO}")
+    assert catalog.warnings == (
+        f"{where}: the environment variable ALSO is not set",
+        f"{where}: the environment variable GONE is not set",
+    )
+
+
+def test_value_is_not_expanded_twice(tmp_path: Path) -> None:
+    assert load_one(tmp_path, {"command": "${A}"}, A="${B}", B="no").command == "${B}"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds"), [(999, None), (1000, 1.0), (1001, 1.001), (60, None), (-5, None), (None, None)]
+)
+def test_timeout_is_milliseconds(tmp_path: Path, milliseconds: int | None, seconds: float | None) -> None:
+    catalog = load(tmp_path, {"one": {"command": "x", "timeout": milliseconds}})
+
+    assert catalog.servers["one"].timeout == seconds
+    assert bool(catalog.warnings) is (milliseconds is not None and seconds is None)
+
+
+def test_folder_may_stand_below_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert load_one(tmp_path, {"command": "~/x", "cwd": "~/work"}).cwd == Path("/home/ada/work")
+    assert load_one(tmp_path, {"command": "~/x", "cwd": "~/work"}).command == "~/x"
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    secret = {"KEY": "s3cr3t"}
+    catalog = load(
+        tmp_path,
+        {
+            "a": {"command": "x", "args": ["--token", "s3cr3t"], "env": secret},
+            "b": {"url": "https://s3cr3t@127.0.0.1/?k=s3cr3t", "headers": secret},
+        },
+    )
+    assert "s3cr3t" not in repr(catalog)
+    assert "KEY" in repr(catalog)
+
+
+# Files.
+
+
+def test_project_file_is_found_upwards(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    load(tmp_path, {"top": {"command": "x"}})
+    catalog = load_servers(explicit=None, project=below, environ={})
+
+    assert list(catalog.servers) == ["top"]
+    assert catalog.paths == (tmp_path / ".mcp.json",)
+
+
+def test_explicit_file_replaces_the_projects(tmp_path: Path) -> None:
+    load(tmp_path, {"project": {"command": "x"}})
+    explicit = write(tmp_path / "other.json", {"servers": {"mine": {"command": "x"}}, "inputs": []})
+    catalog = load_servers(explicit=explicit, project=tmp_path, environ={})
+
+    assert {name: config.scope for name, config in catalog.servers.items()} == {"mine": "explicit"}
+    assert catalog.paths == (explicit,)
+
+
+def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    write(tmp_path / ".mcp.json", '\ufeff{"mcpServers": {"a": {"command": "x"}}}')
+
+    assert list(load_servers(explicit=None, project=tmp_path, environ={}).servers) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"mcpServers": {\n  "a": {},\n}}', "Expecting property name|trailing comma|Illegal trailing comma"),
+        ('{\n  // comment\n}', "at line 2, column 3"),
+        ("", "at line 1, column 1"),
+        ("[]", "has no object 'mcpServers'"),
+        ("{}", "has no object 'mcpServers'"),
+        ('{"mcpServers": []}', "has no object 'mcpServers'"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, content: str, problem: str) -> None:
+    path = write(tmp_path / ".mcp.json", content)
+    with pytest.raises(McpConfigError, match=problem) as caught:
+        load_servers(explicit=None, project=tmp_path, environ={})
+
+    assert caught.value.path == str(path)
+    assert str(path) in caught.value.message
+    assert caught.value.remedy
+
+
+def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(McpConfigError, match="no UTF-8 text"):
+        load_servers(explicit=path, project=tmp_path, environ={})
+
+
+@pytest.mark.parametrize(("name", "problem"), [("gone.json", "does not exist"), ("", "cannot be read")])
+def test_missing_explicit_file_is_an_error(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(McpConfigError, match=problem):
+        load_servers(explicit=tmp_path / name, project=tmp_path, environ={})
+
+
+def test_first_file_that_mentions_a_name_decides(tmp_path: Path) -> None:
+    def file(name: str, skipped: dict[str, str], *servers: str) -> ConfigFile:
+        configs = {server: ServerConfig(server, "stdio", command=name) for server in servers}
+        return ConfigFile(tmp_path / name, configs, skipped, (f"warning of {name}",))
+
+    catalog = merge_files(
+        [file("near", {"off": "near"}, "both"), file("far", {"both": "far"}, "off", "far")], project=tmp_path
+    )
+
+    assert {name: config.command for name, config in catalog.servers.items()} == {"both": "near", "far": "far"}
+    assert catalog.skipped == {"off": "near"}
+    assert catalog.paths == (tmp_path / "near", tmp_path / "far")
+    assert catalog.warnings == ("warning of near", "warning of far")
+
+
+# Names.
+
+
+def test_required_server_is_found(tmp_path: Path) -> None:
+    assert load(tmp_path, {"Files": {"command": "x"}}).require("Files").name == "Files"
+
+
+def test_unknown_name_gets_near_ones_and_the_list(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"Memory": {"command": "x"}, "files": {"command": "x"}})
+    with pytest.raises(ServerNotConfiguredError) as caught:
+        catalog.require("memori")
+
+    assert caught.value.message == f"No MCP server named 'memori' is configured in {tmp_path / '.mcp.json'}."
+    assert caught.value.remedy == "Did you mean 'Memory'? Configured: Memory, files."
+    assert caught.value.configured == ("Memory", "files")
+
+
+def test_skipped_name_gets_its_reason(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"off": {"command": "x", "disabled": True}})
+    with pytest.raises(ServerNotConfiguredError, match="'off' cannot be used: it is disabled"):
+        catalog.require("off")
+
+
+def test_missing_project_file_is_named(tmp_path: Path) -> None:
+    catalog = ServerCatalog(tmp_path)
+    with pytest.raises(ServerNotConfiguredError) as caught:
+        catalog.require("x")
+
+    assert f"because no .mcp.json was found in {tmp_path} or above it" in caught.value.message
+    assert caught.value.remedy == "No server is configured."
+
+
+# Never ourselves.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lmstudio-bridge serve",
+        "lmstudio_bridge",
+        "/opt/bin/lmstudio-bridge",
+        "C:\\tools\\lmstudio-bridge.exe",
+        "uvx lmstudio-bridge",
+        "uvx lmstudio-bridge@latest",
+        "uvx lmstudio-bridge==0.1.0 serve",
+        "uvx lmstudio-bridge[engine]>=1",
+        "uvx --from /src/lmstudio-bridge lmstudio-bridge",
+        "uvx --from git+https://127.0.0.1/x/lmstudio-bridge.git@main start",
+        "uvx --from=lmstudio-bridge start",
+        "uv run --directory /src/lmstudio-bridge start",
+        "uv --directory /src/lmstudio-bridge run start",
+        "pipx run lmstudio-bridge",
+        "pipx run --spec ./lmstudio-bridge start",
+        "python -m lmstudio_bridge",
+        "python -X dev -m lmstudio_bridge serve",
+        "python /src/lmstudio_bridge/__main__.py",
+        "env X=1 /venv/bin/lmstudio-bridge",
+    ],
+)
+def test_command_that_starts_the_bridge_is_recognised(line: str, tmp_path: Path) -> None:
+    command, *args = line.split(" ")
+
+    assert starts_bridge(command, tuple(args))
+    catalog = load(tmp_path, {"me": {"command": command, "args": args}})
+    assert catalog.skipped == {"me": f"its entry in {tmp_path / '.mcp.json'} starts the bridge itself."}
+
+
+def test_shell_line_that_starts_the_bridge_is_recognised() -> None:
+    assert starts_bridge("sh", ("-c", "cd /x && exec '/opt/lmstudio-bridge' serve"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "npx -y @modelcontextprotocol/server-filesystem /home/ada/lmstudio-bridge",
+        "uvx mcp-server-git --repository /home/ada/src/lmstudio_bridge",
+        "node /home/ada/lmstudio-bridge/servers/other.js",
+        "my-lmstudio-bridge",
+        "lmstudio-bridge-tools",
+        "python -m lmstudio_bridge_extras",
+        "sh -c echo",
+    ],
+)
+def test_command_that_only_mentions_the_bridge_is_not_skipped(line: str) -> None:
+    command, *args = line.split(" ")
+
+    assert not starts_bridge(command, tuple(args))
+
+
+def test_url_that_names_the_bridge_is_not_ourselves(tmp_path: Path) -> None:
+    assert load_one(tmp_path, {"url": "http://127.0.0.1/lmstudio-bridge"}).transport == "http"

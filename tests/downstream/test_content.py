@@ -1,0 +1,131 @@
+"""MCP content made into text and images; the listing of tools is tested with real servers in test_sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.downstream.content import NO_OUTPUT, plain_arguments, read_progress, read_result, read_tools
+from lmstudio_bridge.messages import Image, ToolResult
+
+PNG = "iVBORw0KGgo="  # 8 bytes
+
+LETTERS = "a \n\x00é😀"
+HALF_A_LETTER = "\ud83d"
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(LETTERS)
+    | st.sampled_from(["text", "image", "resource", "name"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["type", "text", "data", "uri", "resource", "name", "blob"]), inner)
+    ),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"type": "text", "text": "plain"}, "plain"),
+        ({"type": "text", "text": None}, '{"type":"text","text":null}'),
+        ({"type": "audio", "data": "A" * 160_000, "mimeType": "audio/wav"}, "[audio: audio/wav, 120 kB]"),
+        ({"type": "audio", "data": "A" * 1332}, "[audio: unknown type, 999 bytes]"),
+        ({"type": "audio", "data": "A" * 1334}, "[audio: unknown type, 1 kB]"),
+        ({"type": "audio", "data": "A" * 4_000_000}, "[audio: unknown type, 3.0 MB]"),
+        (
+            {"type": "resource_link", "uri": "file:///a", "name": "a", "description": "A file", "mimeType": "text/x"},
+            "[resource: a] file:///a - A file - text/x",
+        ),
+        ({"type": "resource_link", "uri": "file:///a"}, "[resource: file:///a] file:///a"),
+        ({"type": "resource", "resource": {"uri": "x:1", "text": "inside"}}, "[resource: x:1]\ninside"),
+        ({"type": "resource", "resource": {"uri": "x:1", "blob": PNG}}, "[resource: x:1, unknown type, 8 bytes]"),
+        ({"type": "resource", "resource": {}}, "{}"),
+        ({"type": "resource", "resource": None}, '{"type":"resource","resource":null}'),
+        ({"type": "hologram"}, '{"type":"hologram"}'),
+        (["list"], '["list"]'),
+        (7, "7"),
+    ],
+)
+def test_each_kind_of_content_is_text(block: object, text: str) -> None:
+    assert read_result({"content": [block]}) == ToolResult(text)
+
+
+def test_images_are_named_in_the_text_and_kept() -> None:
+    blocks: list[dict[str, Any]] = [
+        {"type": "text", "text": "see"},
+        {"type": "image", "data": PNG, "mimeType": "image/png"},
+        {"type": "resource", "resource": {"uri": "x:1", "blob": PNG, "mimeType": "image/gif"}},
+    ]
+    assert read_result({"content": blocks}) == ToolResult(
+        "see\n[image: image/png, 8 bytes]\n[resource: x:1, image/gif, 8 bytes]",
+        images=(Image(PNG, "image/png"), Image(PNG, "image/gif")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"structuredContent": {"a": 1}}, ToolResult('{"a":1}')),
+        ({"structuredContent": {"a": 1}, "content": [{"type": "text", "text": "one"}]}, ToolResult("one")),
+        ({"structuredContent": {}, "content": [{"type": "text", "text": ""}]}, ToolResult("{}")),
+        ({"content": [], "isError": True}, ToolResult(NO_OUTPUT, is_error=True)),
+        ({"content": [], "isError": "yes"}, ToolResult(NO_OUTPUT)),
+        ({"content": {"type": "text", "text": "no list"}}, ToolResult("no list")),
+        ({"toolResult": {"old": True}}, ToolResult('{"old":true}')),
+    ],
+)
+def test_whole_result_is_read(raw: dict[str, Any], expected: ToolResult) -> None:
+    assert read_result(raw) == expected
+
+
+def test_image_with_structured_content_says_both() -> None:
+    raw = {"content": [{"type": "image", "data": PNG, "mimeType": "image/png"}], "structuredContent": {"a": 1}}
+
+    assert read_result(raw).text == '[image: image/png, 8 bytes]\n{"a":1}'
+
+
+def test_half_a_letter_becomes_a_question_mark() -> None:
+    """JavaScript servers leave one where they cut a text; UTF-8 cannot say it."""
+    raw = {"content": [{"type": "text", "text": HALF_A_LETTER}], "structuredContent": {HALF_A_LETTER: 1}}
+
+    assert read_result(raw) == ToolResult("?")
+    assert read_result({**raw, "content": []}) == ToolResult('{"?":1}')
+    assert plain_arguments({HALF_A_LETTER: [HALF_A_LETTER]}) == {"?": ["?"]}
+
+
+@given(st.dictionaries(st.sampled_from(["content", "structuredContent", "isError", "toolResult"]), json_values))
+def test_no_result_is_too_odd_to_be_read(raw: dict[str, Any]) -> None:
+    assert read_result(raw).text.encode("utf-8")
+
+
+@given(st.lists(json_values))
+def test_no_listing_is_too_odd_to_be_read(entries: list[object]) -> None:
+    for tool in read_tools("server", entries):
+        assert tool.name
+        assert tool.input_schema["type"] == "object"
+
+
+@given(st.dictionaries(st.text(LETTERS), json_values))
+def test_arguments_that_are_json_stay_as_they_are(arguments: dict[str, Any]) -> None:
+    assert plain_arguments(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("progress", "total", "message", "text"),
+    [
+        (1, 3, None, "1/3"),
+        (0.5, 1, "half", "0.5/1 half"),
+        (7, None, None, "7"),
+        (7, 0, "seven\nlines", "7 seven lines"),
+        (1, None, "x" * 300, "1 " + "x" * 198),
+    ],
+)
+def test_progress_is_one_short_line(progress: float, total: float | None, message: str | None, text: str) -> None:
+    assert read_progress(progress, total, message) == text

@@ -1,0 +1,212 @@
+"""Sessions over streamable HTTP and SSE, with real servers on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.downstream.config import ServerConfig, Transport
+from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.messages import ToolResult
+from tests.downstream.testbed import PATIENCE, open_test_pool
+
+SCRIPT = Path(__file__).with_name("http_server.py")
+
+
+@asynccontextmanager
+async def running_server(kind: str = "http", port: int = 0) -> AsyncIterator[int]:
+    """The port of an MCP server in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SCRIPT), kind, str(port), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield int(await process.stdout.readline())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """The port of an HTTP server that answers everything alike (None: never), and the heads that it got."""
+    heads: list[bytes] = []
+    finished = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if response is None:
+            await finished.wait()
+        else:
+            writer.write(response)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], heads
+    finally:
+        finished.set()
+        server.close()
+        await server.wait_closed()
+
+
+def respond(status: str, body: str = "", kind: str = "text/plain", extra: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{extra}\r\n"
+    )
+    return (head + body).encode()
+
+
+def configure_url(port: int, transport: Transport = "http", **headers: str) -> ServerConfig:
+    path = "sse" if transport == "sse" else "mcp"
+    return ServerConfig("web", transport, url=f"http://127.0.0.1:{port}/{path}?key=secret", headers=headers)
+
+
+@pytest.mark.parametrize("kind", ["http", "json", "sse"])
+async def test_tools_are_listed_and_called_at_the_same_time(kind: str) -> None:
+    async with running_server(kind) as port, open_test_pool() as pool:
+        tools = await pool.open_server(configure_url(port, "sse" if kind == "sse" else "http"))
+        results = await asyncio.gather(*(pool.call_tool("web", "meet", {"count": 20}) for _ in range(20)))
+        wrong = await pool.call_tool("web", "echo", {})
+
+    assert [tool.name for tool in tools] == ["echo", "meet", "hold", "release", "was_cancelled", "big", "die"]
+    assert results == [ToolResult("met")] * 20
+    assert wrong.is_error
+    assert "text" in wrong.text
+
+
+@pytest.mark.parametrize("kind", ["http", "sse"])
+async def test_progress_and_cancelling_pass(kind: str) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    async with running_server(kind) as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port, "sse" if kind == "sse" else "http"))
+        calls = [
+            asyncio.create_task(pool.call_tool("web", "hold", {"number": number}, on_progress=told.put))
+            for number in range(2)
+        ]
+        assert [await told.get(), await told.get()] == ["1/2 holding"] * 2
+        calls[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        while (await pool.call_tool("web", "was_cancelled", {})).text != "[0]":
+            pass
+        await pool.call_tool("web", "release", {"number": 1})
+        assert await calls[1] == ToolResult("released 1")
+
+
+async def test_call_that_times_out_leaves_the_session_usable() -> None:
+    async with running_server() as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        with pytest.raises(ToolTimeoutError):
+            await pool.call_tool("web", "hold", {"number": 7}, timeout=0.3)
+        while (await pool.call_tool("web", "was_cancelled", {})).text != "[7]":
+            pass
+
+
+@pytest.mark.parametrize("kind", ["http", "json"])
+async def test_result_above_the_sdks_own_cap_passes(kind: str) -> None:
+    """The SDK refuses events of more than 1 MiB unless told otherwise."""
+    async with running_server(kind) as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        result = await pool.call_tool("web", "big", {"size": 3_000_000})
+
+    assert len(result.text) == 3_000_000
+
+
+@pytest.mark.parametrize("kind", ["http", "json", "sse"])
+async def test_server_that_dies_in_a_call_and_returns_is_reached_again(kind: str) -> None:
+    async with open_test_pool() as pool:
+        async with running_server(kind) as port:
+            config = configure_url(port, "sse" if kind == "sse" else "http")
+            await pool.open_server(config)
+            with pytest.raises(SessionLostError, match="may or may not have had effects"):
+                await pool.call_tool("web", "die", {})
+            with pytest.raises(ServerStartError, match="cannot be reached"):
+                await pool.call_tool("web", "echo", {"text": "too early"})
+        async with running_server(kind, port):
+            result = await pool.call_tool("web", "echo", {"text": "back"})
+            tools = await pool.open_server(config)
+
+    assert result == ToolResult("back")
+    assert len(tools) == 7
+
+
+async def test_server_that_was_restarted_between_calls_is_reached_again() -> None:
+    """It does not know the old session any more and says so with HTTP 404."""
+    async with open_test_pool() as pool:
+        async with running_server() as port:
+            await pool.open_server(configure_url(port))
+        async with running_server("http", port):
+            with pytest.raises(SessionLostError, match="HTTP 404"):
+                await pool.call_tool("web", "echo", {"text": "lost"})
+            result = await pool.call_tool("web", "echo", {"text": "back"})
+
+    assert result == ToolResult("back")
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (respond("401 Unauthorized"), "wants a sign-in (HTTP 401)"),
+        (respond("403 Forbidden"), "wants a sign-in (HTTP 403)"),
+        (respond("404 Not Found"), "is not an MCP endpoint: HTTP 404"),
+        (respond("405 Method Not Allowed"), "is not an MCP endpoint: HTTP 405"),
+        (respond("500 Internal Server Error"), "failed with HTTP 500"),
+        (respond("302 Found", extra="location: http://127.0.0.1:9/other\r\n"), "answered with HTTP 302"),
+        (respond("200 OK", "<html>welcome</html>", "text/html"), "is not an MCP endpoint"),
+    ],
+)
+async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, response: bytes, reason: str) -> None:
+    async with answering(response) as (port, _), open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(configure_url(port, transport))
+
+    assert reason in caught.value.message
+    assert f"http://127.0.0.1:{port}/" in caught.value.message
+    assert "secret" not in caught.value.explain()
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_refused_credentials_are_told_apart_from_missing_ones(transport: Transport) -> None:
+    async with answering(respond("401 Unauthorized")) as (port, heads), open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match=r"refused our credentials \(HTTP 401\)"):
+            await pool.open_server(configure_url(port, transport, Authorization="Bearer abcdef"))
+
+    assert b"authorization: bearer abcdef" in heads[0].lower()
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_silent_server_is_bounded(transport: Transport) -> None:
+    async with answering(None) as (port, _), asyncio.timeout(PATIENCE), open_test_pool(start_timeout=0.3) as pool:
+        with pytest.raises(ServerStartError, match=r"did not answer within 0\.3 seconds"):
+            await pool.open_server(configure_url(port, transport))
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_nothing_that_listens_is_said_so(transport: Transport) -> None:
+    async with answering(None) as (port, _):
+        pass
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="cannot be reached"):
+            await pool.open_server(configure_url(port, transport))
+
+
+async def test_url_that_is_none_is_said_so() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="'web'"):
+            await pool.open_server(ServerConfig("web", "http", url="${NOT_SET}/mcp"))
+
+
+async def test_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with running_server() as port, open_test_pool() as pool:
+        assert len(await pool.open_server(configure_url(port))) == 7
