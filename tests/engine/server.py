@@ -99,7 +99,7 @@ async def open_engine(
             yield Engine(url=url, pid=process.pid)
         finally:
             with anyio.CancelScope(shield=True):
-                await _stop(process)
+                await stop_process(process)
 
 
 def _serve_command(
@@ -116,7 +116,7 @@ async def _wait_until_ready(process: Process, log: IO[bytes], load_seconds: floa
     assert process.stdout is not None
     try:
         with anyio.fail_after(load_seconds):
-            url = await _read_url(process.stdout)
+            url = str(json.loads(await read_first_line(process.stdout))["url"])
             async with httpx.AsyncClient(trust_env=False) as client:
                 (await client.get(f"{url}/health")).raise_for_status()  # it listens only once the model is loaded
             return url
@@ -135,15 +135,15 @@ def _start_error(what_happened: str, log: IO[bytes]) -> EngineError:
     )
 
 
-async def _read_url(stdout: ByteReceiveStream) -> str:
-    """The URL from the first line that the process prints."""
+async def read_first_line(stdout: ByteReceiveStream) -> str:
+    """What a process says first, without the line's end."""
     line = b""
     while b"\n" not in line:
         line += await stdout.receive()
-    return str(json.loads(line)["url"])
+    return line.partition(b"\n")[0].decode("utf-8")
 
 
-async def _stop(process: Process) -> None:
+async def stop_process(process: Process) -> None:
     """End the process by its id: SIGTERM, then SIGKILL; returns when it has ended."""
     for end in (process.terminate, process.kill):
         with suppress(ProcessLookupError), anyio.move_on_after(STOP_SECONDS):
