@@ -210,7 +210,10 @@ async def open_scripted_model(sample: Sample, record: Path) -> AsyncIterator[str
         {"calls": [["filesystem__read_text_file", {"path": str(sample.notes)}]]},
         {"text": "(A scripted answer. With a real model, the code word would stand here.)"},
     ]
-    script = {"models": [{"key": SCRIPTED_MODEL, "loaded": True}], "replies": {"*": replies}}
+    script = {
+        "models": [{"key": SCRIPTED_MODEL, "loaded": True, "trained_for_tool_use": True}],
+        "replies": {"*": replies},
+    }
     script_file = anyio.Path(sample.folder) / "script.json"
     await script_file.write_text(json.dumps(script), encoding="utf-8")
     command = [sys.executable, "-m", "tests.lmstudio_sim", "--port", "0"]
