@@ -37,6 +37,7 @@ class RawClient:
 
     process: asyncio.subprocess.Process
     era: Era
+    answer_limit: float = ANSWER_LIMIT
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Every message that the server sent, in order."""
     stray: list[bytes] = field(default_factory=list)
@@ -80,7 +81,7 @@ class RawClient:
 
     async def result_of(self, number: int) -> dict[str, Any]:
         """The result of a request that was started."""
-        async with asyncio.timeout(ANSWER_LIMIT):
+        async with asyncio.timeout(self.answer_limit):
             message = await self._waiting[number]
         assert "result" in message, message
         result: dict[str, Any] = message["result"]
@@ -104,7 +105,7 @@ class RawClient:
 
     async def wait_for_progress(self, number: int, fragment: str) -> str:
         """The first progress message of a call that contains the fragment."""
-        async with asyncio.timeout(ANSWER_LIMIT), self._seen:
+        async with asyncio.timeout(self.answer_limit), self._seen:
             while True:
                 for message in self._progress[number]:
                     if fragment in message:
@@ -152,7 +153,11 @@ class RawClient:
 
 @asynccontextmanager
 async def open_raw_client(
-    *, era: Era, environ: Mapping[str, str], command: tuple[str, ...] = (sys.executable, "-m", "lmstudio_bridge")
+    *,
+    era: Era,
+    environ: Mapping[str, str],
+    command: tuple[str, ...] = (sys.executable, "-m", "lmstudio_bridge"),
+    answer_limit: float = ANSWER_LIMIT,
 ) -> AsyncIterator[RawClient]:
     """A bridge in a process of its own, opened and ready; ended by closing its stdin, else killed."""
     process = await asyncio.create_subprocess_exec(
@@ -163,7 +168,7 @@ async def open_raw_client(
         env={**_base_environment(), **environ},
         limit=64 * 1024 * 1024,
     )
-    client = RawClient(process, era)
+    client = RawClient(process, era, answer_limit)
     async with asyncio.TaskGroup() as readers:
         readers.create_task(client.read_stdout())
         readers.create_task(client.read_stderr())

@@ -1,0 +1,51 @@
+"""The main job with a real model: a real engine, the real filesystem server, the bridge as a process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.agent.journal import read_events
+from lmstudio_bridge.events import CallFinished
+from tests.engine.server import TEMPLATES, open_engine
+from tests.engine.weights import MODELS, fetch_weights, show_progress
+from tests.npm_servers import config_entry, npm_server
+from tests.raw_client import open_raw_client
+
+pytestmark = [pytest.mark.engine, pytest.mark.npm]
+
+CODE_WORD = "osprey-6174"
+
+
+async def test_a_real_model_reads_a_real_file_and_answers_with_what_only_the_file_holds(tmp_path: Path) -> None:
+    weights = MODELS["qwen2.5-coder-0.5b"]
+    gguf = fetch_weights(weights, report=show_progress)
+    template = TEMPLATES / weights.template if weights.template else None
+    project = tmp_path / "project"
+    project.mkdir()
+    notes = project / "notes.txt"
+    notes.write_text(f"Minutes of the meeting.\nThe launch code word is {CODE_WORD}.\n", encoding="utf-8")
+    servers = {"filesystem": config_entry(npm_server("filesystem"), str(project))}
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+
+    async with open_engine(gguf, alias=weights.name, chat_template=template) as engine:
+        environ = {
+            "LMSTUDIO_BASE_URL": engine.url,
+            "CLAUDE_PROJECT_DIR": str(project),
+            "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
+        }
+        async with open_raw_client(era="2026-07-28", environ=environ, answer_limit=600) as client:
+            answer = await client.call(
+                "autonomous_with_mcp",
+                mcp_name="filesystem",
+                task=f"Read the file {notes} and tell me the launch code word that it names.",
+                max_rounds=6,
+            )
+
+    assert CODE_WORD in answer.text, answer.text
+    assert not answer.is_error
+    (journal,) = (tmp_path / "home" / "runs").glob("*.jsonl")
+    read = [event for event in read_events(journal) if isinstance(event, CallFinished) and event.sent]
+    assert any(CODE_WORD in event.text and not event.is_error for event in read)
