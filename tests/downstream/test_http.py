@@ -120,6 +120,15 @@ async def test_result_above_the_sdks_own_cap_passes(kind: str) -> None:
     assert len(result.text) == 3_000_000
 
 
+async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server() -> None:
+    """The SDK's transport for the older SSE servers takes no other cap than 1 MiB."""
+    async with running_server("sse") as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port, "sse"))
+        with pytest.raises(SessionLostError):
+            await pool.call_tool("web", "big", {"size": 3_000_000})
+        assert await pool.call_tool("web", "echo", {"text": "back"}) == ToolResult("back")
+
+
 @pytest.mark.parametrize("kind", ["http", "json", "sse"])
 async def test_server_that_dies_in_a_call_and_returns_is_reached_again(kind: str) -> None:
     async with open_test_pool() as pool:
