@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Tally
+from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally
 from lmstudio_bridge.messages import Message, ToolCall, Usage
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), ToolCall, Usage)}
+_HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
+_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase)))  # a secret that is such a word must not spoil the journal
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
@@ -53,14 +55,25 @@ def open_journal(
     clock = now or (lambda: datetime.now(UTC))
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE), "a", encoding="utf-8")
+        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
+        file = os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE),
+            "a",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     except OSError as exc:
         raise SettingsError(
             f"The journal of the run cannot be written: {exc}.",
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
         ) from exc
-    with file:
+    try:
         yield Journal(path, _sink(file, redact, clock))
+    finally:
+        try:
+            file.close()
+        except OSError as exc:  # what a full disk did not take before, it does not take now
+            logger.warning("the journal %s is not complete: %s", path, exc)
 
 
 def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], datetime]) -> Emit:
@@ -74,8 +87,8 @@ def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], dateti
         try:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
-        except (OSError, ValueError) as exc:  # a full disk; a lone surrogate; a sink must not raise
-            failed = isinstance(exc, OSError)
+        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
+            failed = True
             logger.warning("the journal %s cannot be written: %s", file.name, exc)
 
     return emit
@@ -108,6 +121,8 @@ def read_events(path: Path) -> list[Event]:
                 continue
             if isinstance(event, get_args(Event)):
                 events.append(event)
+            else:
+                logger.warning("%s, line %d is no event", path, number)
     return events
 
 
@@ -124,17 +139,40 @@ def _encode(value: Any, redact: Callable[[str], str]) -> Any:
         fields = {field.name: _encode(getattr(value, field.name), redact) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, str):
-        return redact(value)
+        return value if value in _OUR_WORDS else redact(value)
     if isinstance(value, tuple):
         return [_encode(item, redact) for item in value]
     return value
 
 
 def _decode(value: Any) -> Any:
+    """The value that `_encode` wrote.
+
+    Raises:
+        KeyError, TypeError: It wrote no such value.
+    """
     if isinstance(value, dict):
         kind = _KINDS[value["type"]]
-        names = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{name: _decode(item) for name, item in value.items() if name in names})
+        hints = _HINTS[value["type"]]
+        fields = {name: _decode(item) for name, item in value.items() if name in hints}
+        for name, item in fields.items():
+            if not _fits(item, hints[name]):
+                raise TypeError(f"{kind.__name__}.{name} cannot be {type(item).__name__}")
+        return kind(**fields)
     if isinstance(value, list):
         return tuple(_decode(item) for item in value)
     return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether the value is of the annotated type; the types are those that events and messages use."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:  # tuple[X, ...]
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_fits(value, each) for each in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

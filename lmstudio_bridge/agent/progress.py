@@ -54,6 +54,7 @@ async def open_progress(
     heartbeat: float = HEARTBEAT,
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Emit]:
     """A sink for events whose messages go out through `send`, in a task that ends with the block.
 
@@ -69,22 +70,24 @@ async def open_progress(
         nonlocal first, newest, since, max_rounds
         if isinstance(event, RoundStarted):
             max_rounds = event.max_rounds
-        if text := describe(event, max_rounds=max_rounds)[:_MAX_MESSAGE]:
+        if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
+            since = clock()
             if isinstance(event, RunStarted):
                 first = text
             else:
-                newest, since = text, clock()
+                newest = text
             wake.set()
 
     async def pump() -> None:
         nonlocal first
+        shown = ""
         for counter in itertools.count(1):
             try:
                 async with asyncio.timeout(heartbeat):
                     await wake.wait()
-                text = first or newest
+                text = shown = first or newest
             except TimeoutError:
-                text = f"{newest} · {clock() - since:.0f} s"
+                text = f"{shown} · {clock() - since:.0f} s".removeprefix(" · ")
             if not (first and newest):  # else stay awake for the newest
                 wake.clear()
             first = ""
@@ -93,7 +96,7 @@ async def open_progress(
             except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
                 logger.debug("progress is no longer sent: %s", exc)
                 return
-            await asyncio.sleep(interval)
+            await sleep(interval)
 
     task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
     try:
@@ -144,6 +147,6 @@ def _first_argument(arguments: str) -> str:
     """The value that says most about a call: usually a path or a query."""
     try:
         values = list(json.loads(arguments).values())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return next((value for value in values if isinstance(value, str)), "")

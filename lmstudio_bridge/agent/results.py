@@ -26,5 +26,5 @@ def cap_result(text: str, limit: int) -> str:
     left_out = len(text) - head - tail
     return (
         f"{text[:head]}\n[… {left_out:,} of {len(text):,} characters left out here; ask for a smaller part "
-        f"if you need them …]\n{text[-tail:]}"
+        f"if you need them …]\n{text[len(text) - tail :]}"
     )

@@ -7,72 +7,134 @@ list in `type`; references are not resolved. What is left out here is still chec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from lmstudio_bridge.messages import JSONObject
 
-# fmt: off
-_LEFT_OUT = frozenset((
-    "$schema", "$id", "$comment", "$defs", "definitions", "title", "examples", "default", "pattern", "format",
-    "minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties",
-    "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas", "if", "then", "else", "not",
-    "contains", "minContains", "maxContains", "contentEncoding", "contentMediaType", "unevaluatedProperties",
-    "unevaluatedItems", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "deprecated", "readOnly",
-    "writeOnly",
-))
-# fmt: on
-_MAX_DEPTH = 12  # of nesting, references followed; deeper becomes "anything"
+KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "required", "items", "additionalProperties")
+"""The keywords that are kept, with `anyOf`; all others are left out, `const` becomes an `enum`."""
+
+MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
+_DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper becomes "anything"
+_MAX_ENUM = 4_000  # characters of an enum's values; a longer list is only checked before a call
+_MAX_NUMBER = 2**53  # beyond, engines disagree about what a number is
+_MAX_DESCRIPTION = 1_024  # characters
+_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
 
 
 def object_schema(schema: JSONObject) -> dict[str, Any]:
-    """The same parameters in the form that every engine takes: a plain object schema."""
-    cleaned = _clean(schema, schema, 0)
-    properties = cleaned.get("properties")
-    names = properties if isinstance(properties, dict) else {}
-    required = cleaned.get("required")
-    result: dict[str, Any] = {"type": "object", "properties": names}
-    if isinstance(required, list) and (kept := [name for name in required if name in names]):
-        result["required"] = kept
-    return result
+    """The same parameters in the form that every engine takes: a plain object schema.
 
-
-def _clean(schema: Any, root: JSONObject, depth: int) -> dict[str, Any]:
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return {}
-    schema = _resolve(schema, root)
+    Never more than about `MAX_NODES` schemas: one that would be larger is cut at a smaller depth.
+    """
     cleaned: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _LEFT_OUT or key == "$ref":
-            continue
-        if key == "properties" and isinstance(value, Mapping):
-            cleaned[key] = {str(name): _clean(each, root, depth + 1) for name, each in value.items()}
-        elif key in ("items", "additionalProperties") and isinstance(value, Mapping):
-            cleaned[key] = _clean(value, root, depth + 1)
-        elif key == "items" and isinstance(value, list):  # the tuple form of older drafts
-            cleaned[key] = _clean(value[0], root, depth + 1) if value else {}
-        elif key in (*_UNIONS, "allOf") and isinstance(value, list):
-            cleaned[key] = [_clean(each, root, depth + 1) for each in value]
-        elif key == "const":
-            cleaned["enum"] = [value]
-        elif key not in ("properties", *_UNIONS, "allOf"):
-            cleaned[key] = value
-    return _flatten(_single_type(cleaned))
+    for depth in _DEPTHS:
+        cleaner = _Cleaner(schema, depth)
+        cleaned = cleaner.clean(schema)
+        if cleaner.nodes <= MAX_NODES:
+            break
+    properties, required = cleaned.get("properties", {}), cleaned.get("required", [])
+    if not properties and "anyOf" in cleaned:  # a choice between several forms: every name is offered, none is a must
+        properties = {name: each for form in cleaned["anyOf"] for name, each in form.get("properties", {}).items()}
+    result = _tidy({"type": "object", "properties": properties, "required": required})
+    # Lone surrogates, which JavaScript leaves where it cuts a text, cannot be sent as UTF-8.
+    plain: dict[str, Any] = json.loads(json.dumps(result, ensure_ascii=False).encode("utf-8", "replace"))
+    return plain
 
 
-def _resolve(schema: JSONObject, root: JSONObject) -> JSONObject:
-    """The schema that a local `$ref` points to, with the reference's own siblings on top."""
-    seen: set[str] = set()
-    while isinstance(reference := schema.get("$ref"), str) and reference.startswith("#") and reference not in seen:
-        seen.add(reference)
-        target: Any = root
-        for step in reference.removeprefix("#").strip("/").split("/"):
+class _Cleaner:
+    """Cleans one tool's schema down to a depth, and counts the schemas that it makes."""
+
+    def __init__(self, root: JSONObject, max_depth: int) -> None:
+        self._root = root
+        self._max_depth = max_depth
+        self.nodes = 0
+
+    def clean(self, schema: Any, depth: int = 0, path: frozenset[str] = frozenset({"#"})) -> dict[str, Any]:
+        """`schema` with the references that do not lead back to themselves; `path` are those on the way here."""
+        self.nodes += 1
+        if not isinstance(schema, Mapping) or depth > self._max_depth or self.nodes > MAX_NODES:
+            return {}
+        schema, path = self._resolve(schema, path)
+        cleaned: dict[str, Any] = {}
+        for key, value in schema.items():
+            match key, value:
+                case "properties", Mapping():
+                    cleaned[key] = {
+                        str(name): self.clean(each, depth + 1, path)
+                        for name, each in value.items()
+                        if self.nodes <= MAX_NODES
+                    }
+                case "items" | "additionalProperties", Mapping():
+                    cleaned[key] = self.clean(value, depth + 1, path)
+                case "items", [first, *_]:  # the tuple form of older drafts
+                    cleaned[key] = self.clean(first, depth + 1, path)
+                case "anyOf" | "oneOf" | "allOf", [*choices]:
+                    cleaned[key] = [self.clean(each, depth + 1, path) for each in choices if self.nodes <= MAX_NODES]
+                case _:
+                    name, plain = (
+                        ("enum", _plain_values([value])) if key == "const" else (key, _plain_value(key, value))
+                    )
+                    if plain is not None:
+                        cleaned[name] = plain
+        return _flatten(_single_type(cleaned))
+
+    def _resolve(self, schema: JSONObject, path: frozenset[str]) -> tuple[JSONObject, frozenset[str]]:
+        """The schema that a local `$ref` points to, with the reference's own siblings on top."""
+        while isinstance(reference := schema.get("$ref"), str):
+            siblings = {key: value for key, value in schema.items() if key != "$ref"}
+            target = None if reference in path else self._target(reference)
+            schema = {**target, **siblings} if isinstance(target, Mapping) else siblings
+            path |= {reference}
+        return schema, path
+
+    def _target(self, reference: str) -> Any:
+        target: Any = self._root if reference.startswith("#/") else None
+        for step in unquote(reference).split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
-            target = target.get(name) if isinstance(target, Mapping) else None
-        siblings = {key: value for key, value in schema.items() if key != "$ref"}
-        schema = {**target, **siblings} if isinstance(target, Mapping) else siblings
-    return schema
+            match target:
+                case Mapping():
+                    target = target.get(name)
+                case list() if name.isdecimal() and int(name) < len(target):
+                    target = target[int(name)]
+                case _:
+                    return None
+        return target
+
+
+def _plain_value(key: str, value: Any) -> Any:
+    """The value of a keyword that holds no schema; None where it is not kept."""
+    match key, value:
+        case "type", str() if value in _TYPES:
+            return value
+        case "type", [*kinds]:
+            return [kind for kind in kinds if isinstance(kind, str) and kind in _TYPES]
+        case "description", str():
+            return value[:_MAX_DESCRIPTION]
+        case "enum", [*values]:
+            return _plain_values(values)
+        case "minimum" | "maximum", int() | float() if not isinstance(value, bool) and abs(value) <= _MAX_NUMBER:
+            return value
+        case "additionalProperties", bool():
+            return value
+        case "required", [*names]:
+            return [name for name in names if isinstance(name, str)]
+        case _:
+            return None
+
+
+def _plain_values(values: list[Any]) -> list[Any] | None:
+    """The values of an `enum`; None where they are too many or no plain values that JSON has a word for."""
+    try:
+        size = len(json.dumps(values, allow_nan=False))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    plain = all(value is None or isinstance(value, str | int | float) for value in values)
+    return values if values and plain and size <= _MAX_ENUM else None
 
 
 def _single_type(schema: dict[str, Any]) -> dict[str, Any]:
@@ -80,10 +142,10 @@ def _single_type(schema: dict[str, Any]) -> dict[str, Any]:
     kinds = schema.get("type")
     if not isinstance(kinds, list):
         return schema
-    real = [kind for kind in kinds if kind != "null"]
+    real = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
     rest = {key: value for key, value in schema.items() if key != "type"}
-    if len(real) == 1:
-        return {**rest, "type": real[0]}
+    if len(real) == 1 or (kinds and not real):
+        return {**rest, "type": real[0] if real else "null"}
     return {**rest, "anyOf": [{"type": kind} for kind in real]} if real and "anyOf" not in rest else rest
 
 
@@ -105,3 +167,24 @@ def _flatten(schema: dict[str, Any]) -> dict[str, Any]:
         if required:
             schema["required"] = required
     return schema
+
+
+def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing, and with `required` naming only properties that there are."""
+    tidied: dict[str, Any] = {}
+    for key, value in schema.items():
+        match key, value:
+            case "properties", _:
+                tidied[key] = {name: _tidy(each) for name, each in value.items()}
+            case "items" | "additionalProperties", dict():
+                tidied[key] = _tidy(value)
+            case "anyOf", _:
+                choices = [_tidy(choice) for choice in value]
+                if all(choices):  # one without a word allows anything
+                    tidied[key] = choices
+            case "required", _:
+                if names := [name for name in dict.fromkeys(value) if name in schema.get("properties", {})]:
+                    tidied[key] = names
+            case _:
+                tidied[key] = value
+    return tidied

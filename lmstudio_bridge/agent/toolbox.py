@@ -28,7 +28,10 @@ from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 MAX_NAME = 64  # characters
 MAX_DESCRIPTION = 1_024  # characters of a tool's description that the model reads
 _SHOWN_ARGUMENTS = 300  # characters of bad arguments that are quoted back
+_SHOWN_PROBLEM = 500  # characters of what is wrong with them; a validator's words can quote all of them
+_SHOWN_NAME = 100  # characters of a name that is not there
 _SHOWN_NAMES = 20
+_MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[ServerTool]) -> None:
         self._tools: dict[str, ServerTool] = {}
-        for tool in sorted(tools, key=lambda each: (each.server, each.name)):
+        distinct = {(tool.server, tool.name): tool for tool in tools}
+        for _, tool in sorted(distinct.items()):
             self._tools[_free_name(tool, self._tools)] = tool
         self.specs = tuple(
             ToolSpec(name, tool.description[:MAX_DESCRIPTION], object_schema(tool.input_schema))
             for name, tool in self._tools.items()
         )
+        self._parameters = {spec.name: spec.parameters for spec in self.specs}
         self._validators: dict[str, Validator | None] = {}
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
@@ -82,20 +87,26 @@ class Toolbox:
         return plain if plain in self._tools else None
 
     def _unknown_tool(self, name: str) -> str:
-        near = [offered for offered in self._tools if offered.endswith(f"__{_plain(name)}")]
-        near = near or get_close_matches(_plain(name), self._tools, n=3, cutoff=0.5)
-        shown = near or list(self._tools)[:_SHOWN_NAMES]
-        label = "Did you mean" if near else "The tools are"
-        return f"There is no tool {name!r}, so nothing was done. {label}: {', '.join(shown)}. Call one of them."
+        shown = name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
+        plain = _plain(name[:_SHOWN_NAME])
+        near = [offered for offered in self._tools if offered.endswith(f"__{plain}")]
+        near = near or get_close_matches(plain, self._tools, n=3, cutoff=0.5)
+        names = ", ".join(near or list(self._tools)[:_SHOWN_NAMES])
+        advice = f"{'Did you mean' if near else 'The tools are'}: {names}. Call one of them."
+        return f"There is no tool {shown!r}, so nothing was done. {advice if names else 'There are no tools at all.'}"
 
     def _bad_arguments(self, name: str, call: ToolCall, problem: str) -> str:
-        schema = json.dumps(object_schema(self._tools[name].input_schema), ensure_ascii=False)
-        return (
-            f"{name} was not called, because its arguments are not right: {problem}\n"
-            f"You sent: {call.arguments[:_SHOWN_ARGUMENTS]}\n"
-            f"They must fit this schema: {schema}\n"
-            f"Call it again with arguments like: {json.dumps(_example(self._tools[name].input_schema))}"
-        )
+        parameters = self._parameters[name]
+        shown = problem if len(problem) <= _SHOWN_PROBLEM else f"{problem[:_SHOWN_PROBLEM]}…"
+        lines = [
+            f"{name} was not called, because its arguments are not right: {shown}",
+            f"You sent: {call.arguments[:_SHOWN_ARGUMENTS]}",
+            f"They must fit this schema: {json.dumps(parameters, ensure_ascii=False)}",
+        ]
+        example = _example(parameters)
+        if self._problem(name, example) is None:
+            lines.append(f"Call it again with arguments like: {json.dumps(example, ensure_ascii=False)}")
+        return "\n".join(lines)
 
     def _problem(self, name: str, arguments: JSONObject) -> str | None:
         """What the tool's own schema says against the arguments; None also where it cannot be used."""
@@ -106,20 +117,33 @@ class Toolbox:
             return None
         try:
             error = best_match(validator.iter_errors(arguments))
-        except (Unresolvable, re.error, RecursionError):
+        except _BROKEN:
             return None  # the server's schema is broken; it will judge the arguments itself
         return _in_words(error) if error else None
 
 
+_BROKEN = (
+    SchemaError,
+    Unresolvable,
+    re.error,
+    RecursionError,  # a reference to itself
+    ArithmeticError,  # `multipleOf` and very large numbers
+    ValueError,  # `$schema` and references that are no URLs
+    TypeError,  # keywords of the wrong type in places that no meta-schema checks
+    AttributeError,
+)
+"""What jsonschema raises at schemas that are broken."""
+
+
 def _validator(schema: JSONObject) -> Validator | None:
     """A validator of the draft that the schema names; None where the schema itself is broken."""
-    kind = validator_for(schema, default=Draft202012Validator)
     try:
+        kind = validator_for(schema, default=Draft202012Validator)
         kind.check_schema(dict(schema))
-    except (SchemaError, re.error, RecursionError):
+        # An empty registry: a reference to a URL must not make us fetch it.
+        return kind(dict(schema), registry=Registry())
+    except _BROKEN:
         return None
-    # An empty registry: a reference to a URL must not make us fetch it.
-    return kind(dict(schema), registry=Registry())
 
 
 def _in_words(error: ValidationError) -> str:
@@ -136,14 +160,12 @@ def _read_arguments(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("they are nested too deeply.") from None
+        value = _load(text)
     except ValueError as exc:
         raise ValueError(f"they are not valid JSON ({exc}).") from exc
     if isinstance(value, str):  # encoded twice, as small models do
         with suppress(ValueError):
-            value = json.loads(value)
+            value = _load(value)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -151,19 +173,57 @@ def _read_arguments(text: str) -> dict[str, Any]:
     return value
 
 
-def _example(schema: JSONObject) -> dict[str, Any]:
+def _load(text: str) -> Any:
+    """The value that can be sent on as it is: Python reads more than JSON allows.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair") from None
+    if _is_deeper(value, _MAX_NESTING):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
+
+
+def _example(parameters: JSONObject) -> dict[str, Any]:
     """A small example of arguments: the required ones, else the first."""
-    properties = object_schema(schema)["properties"]
-    required = schema.get("required")
-    names = [name for name in required if name in properties] if isinstance(required, list) else []
-    return {name: _example_value(properties[name]) for name in (names or list(properties)[:1])}
+    properties = parameters["properties"]
+    names = parameters.get("required") or list(properties)[:1]
+    return {name: _example_value(properties[name]) for name in names}
 
 
 def _example_value(schema: Mapping[str, Any]) -> Any:
-    if schema.get("enum"):
-        return schema["enum"][0]
-    examples: dict[Any, Any] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
-    return examples.get(schema.get("type"), "...")
+    match schema:
+        case {"enum": [first, *_]}:
+            return first
+        case {"anyOf": [first, *_]}:
+            return _example_value(first)
+        case {"type": "integer" | "number"}:
+            return max(schema.get("minimum", 1), min(1, schema.get("maximum", 1)))
+        case {"type": "boolean"}:
+            return True
+        case {"type": "null"}:
+            return None
+        case {"type": "array"}:
+            return [_example_value(schema["items"])] if schema.get("items") else []
+        case {"type": "object"}:
+            properties = schema.get("properties", {})
+            return {name: _example_value(properties[name]) for name in schema.get("required", ())}
+        case _:
+            return "..."
 
 
 def _plain(name: str) -> str:
@@ -174,7 +234,10 @@ def _free_name(tool: ServerTool, taken: Mapping[str, ServerTool]) -> str:
     """`server__tool` in the allowed characters; cut or taken names end in a digest of the real one."""
     server, plain_tool = _plain(tool.server).strip("_") or "server", _plain(tool.name).strip("_") or "tool"
     name = f"{server}__{plain_tool}"
-    if len(name) <= MAX_NAME and name not in taken:
-        return name
-    digest = hashlib.sha256(f"{tool.server}\0{tool.name}".encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - len(digest) - 1]}_{digest}"
+    key = f"{tool.server}\0{tool.name}".encode("utf-8", "surrogatepass")
+    free = name
+    while len(free) > MAX_NAME or free in taken:
+        key = hashlib.sha256(key).digest()
+        digest = key.hex()[:8]
+        free = f"{name[: MAX_NAME - len(digest) - 1]}_{digest}"
+    return free
