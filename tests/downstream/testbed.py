@@ -33,6 +33,30 @@ def open_test_pool(
     return open_pool(project=project, environ=environ, start_timeout=start_timeout, call_timeout=call_timeout)
 
 
+def names_of(tools: object) -> list[str]:
+    assert isinstance(tools, tuple)
+    return [tool.name for tool in tools]
+
+
+async def messages_at(pool: SessionPool, **arguments: Any) -> list[dict[str, Any]]:
+    """Every message that the server has got so far."""
+    messages: list[dict[str, Any]] = json.loads((await pool.call_tool("sloppy", "received", arguments)).text)
+    return messages
+
+
+async def until_received(pool: SessionPool, method: str, count: int = 1) -> list[dict[str, Any]]:
+    """Ask the server until it has got so many messages of that method, or calls of that tool."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = [
+                message
+                for message in await messages_at(pool)
+                if method in (message.get("method"), (message.get("params") or {}).get("name"))
+            ]
+            if len(found) >= count:
+                return found
+
+
 def is_running(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
