@@ -5,6 +5,7 @@ Nothing below `cli` reads environment variables; it is given plain values from h
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM
 DEFAULT_PORT = 1234  # LM Studio's own default
 
 _API_SUFFIXES = ("/api/v1", "/api/v0", "/v1")
+_HOST = re.compile(r"[^\s/\\<>\"'`{}|^]+")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -119,11 +121,8 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     """
     values: dict[str, Any] = {"project": cwd, "home": _default_home(environ)}
     named_by: dict[str, str] = {}
-    for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        variables = extra["env"] if isinstance(extra, dict) else []
-        assert isinstance(variables, list)
-        for variable in map(str, variables):
+    for name in Settings.model_fields:
+        for variable in _variables(name):
             if value := environ.get(variable, "").strip():
                 values[name], named_by[name] = value, variable
                 break
@@ -133,7 +132,12 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         values["root_url"] = _root_url_of_host(environ)
     for name in ("project", "mcp_config", "home"):
         if name in values:
-            values[name] = Path(values[name]).expanduser()
+            values[name] = _expanded(values[name], variable=named_by.get(name, _variable(name)))
+    if not all("!" <= character <= "~" for character in values.get("api_token", "")):
+        raise SettingsError(
+            f"{named_by['api_token']} holds characters that no API token has.",
+            remedy=f"Copy the token from LM Studio once more into {named_by['api_token']}, without anything around it.",
+        )
     if "log_level" in values:
         values["log_level"] = values["log_level"].lower()
     try:
@@ -141,7 +145,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        shown = named_by.get(name, name)
+        shown = named_by.get(name, _variable(name))
         raise SettingsError(
             f"The environment variable {shown} has a value that can't be used: {first['msg']}.",
             remedy=f"{shown}: {Settings.model_fields[name].description} Correct it or remove it.",
@@ -159,18 +163,19 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
         candidate = f"http://{candidate}"
     try:
         parts = urlsplit(candidate)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        valid = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "") and parts.port != 0
+        valid = valid and not parts.netloc.endswith(":")  # http:/… would make a host of the scheme
     except ValueError:
         valid = False
+    if "@" in candidate.partition("://")[2].partition("/")[0]:
+        raise SettingsError(
+            f"{variable} holds a user name or a password.",
+            remedy="Put the token into LM_API_TOKEN and leave the address without it.",
+        )
     if not valid:
         raise SettingsError(
             f"{variable} is not an http or https address: {text!r}.",
             remedy=f"Set {variable} to something like http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1.",
-        )
-    if parts.username or parts.password:
-        raise SettingsError(
-            f"{variable} holds a user name or a password.",
-            remedy="Put the token into LM_API_TOKEN and leave the address without it.",
         )
     path = parts.path.rstrip("/")
     for suffix in _API_SUFFIXES:
@@ -188,12 +193,35 @@ def _root_url_of_host(environ: Mapping[str, str]) -> str:
             f"LMSTUDIO_PORT is not a port number: {port!r}.",
             remedy=f"Set it to the port that LM Studio shows in its Developer tab (usually {DEFAULT_PORT}).",
         )
-    if "://" in host:  # people put the whole address here
-        address = host if urlsplit(host).port else f"{host.rstrip('/')}:{port}"
-        return normalise_root_url(address, variable="LMSTUDIO_HOST")
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
-    return normalise_root_url(f"http://{host}:{port}", variable="LMSTUDIO_HOST")
+    if host.count(":") > 1 and "[" not in host and "://" not in host:
+        host = f"[{host}]"  # a bare IPv6 address
+    address = normalise_root_url(host, variable="LMSTUDIO_HOST")  # people put the whole address here
+    parts = urlsplit(address)
+    if parts.port is not None:
+        return address
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc}:{port}"))
+
+
+def _variables(name: str) -> list[str]:
+    """The variables that set a field, in order of rank."""
+    extra = Settings.model_fields[name].json_schema_extra
+    variables = extra["env"] if isinstance(extra, dict) else []
+    assert isinstance(variables, list)
+    return [str(variable) for variable in variables]
+
+
+def _variable(name: str) -> str:
+    return _variables(name)[0]
+
+
+def _expanded(path: str | Path, *, variable: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:  # no such user, or no home folder
+        raise SettingsError(
+            f"{variable}: the home folder in {str(path)!r} can't be found.",
+            remedy=f"Set {variable} to a full path.",
+        ) from exc
 
 
 def _default_home(environ: Mapping[str, str]) -> Path:

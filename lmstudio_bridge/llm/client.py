@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
-
-from pydantic import ValidationError
 
 from lmstudio_bridge.errors import (
     LLMError,
@@ -21,13 +19,14 @@ from lmstudio_bridge.errors import (
     ModelSubstitutedError,
     WrongEndpointError,
 )
-from lmstudio_bridge.llm.accumulate import Accumulator, Frame, FrameDecoder
-from lmstudio_bridge.llm.failures import error_from_text, error_text
+from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
+from lmstudio_bridge.llm.failures import unreadable_answer
 from lmstudio_bridge.llm.models import DEFAULT_TTL, ModelCatalog, ModelChoice, ModelValidator, Source
 from lmstudio_bridge.llm.responses import ResponseIn, response_request_out
 from lmstudio_bridge.llm.transport import Timeouts, Transport, open_transport
 from lmstudio_bridge.llm.wire import (
     ChatIn,
+    CompletionIn,
     EmbeddingsIn,
     NativeModelsIn,
     OldNativeModelsIn,
@@ -42,7 +41,6 @@ OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
 M = TypeVar("M", bound=WireModel)
 
 _MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model does
-_MAX_BAD_FRAMES = 100  # frames of one stream that may be unreadable
 
 _MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | type[OpenAIModelsIn]] = {
     "/api/v1/models": NativeModelsIn,
@@ -121,7 +119,7 @@ class LLMClient:
             try:
                 body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
                 return ModelCatalog(_read(shape, body, url=url).to_infos(), route, url)
-            except (WrongEndpointError, LLMResponseError) as exc:
+            except LLMResponseError as exc:
                 if not _is_missing_route(exc):
                     raise
                 refusal = exc
@@ -151,7 +149,7 @@ class LLMClient:
             max_tokens=max_tokens,
             temperature=temperature,
         )
-        reply = await self._post("/v1/chat/completions", request, ChatIn, model=name)
+        reply = await self._post("/v1/chat/completions", request, CompletionIn, model=name)
         accumulator = Accumulator(offered=[tool.name for tool in tools])
         accumulator.add(reply)
         return accumulator.completion()
@@ -192,25 +190,33 @@ class LLMClient:
             temperature=temperature,
         )
         accumulator = Accumulator(offered=[tool.name for tool in tools])
-        done = False
+        decoder = ChunkDecoder()
+
+        async def take(chunks: Iterable[ChatIn]) -> None:
+            for chunk in chunks:
+                if accepts_model and chunk.model and not accepts_model(chunk.model):
+                    raise _substituted(name, chunk.model)
+                for delta in accumulator.add(chunk):
+                    if on_delta:
+                        await on_delta(delta)
+
         try:
             async with self._transport.stream("/v1/chat/completions", request, model=name) as pieces:
-                async for chunk in _chunks(pieces):
-                    if chunk is None:
-                        done = True
+                async for piece in pieces:
+                    await take(decoder.feed(piece))
+                    if decoder.done:
                         break
-                    if accepts_model and chunk.model and not accepts_model(chunk.model):
-                        raise _substituted(name, chunk.model)
-                    for delta in accumulator.add(chunk):
-                        if on_delta:
-                            await on_delta(delta)
+                else:
+                    await take(decoder.flush())
         except LLMError as exc:
             exc.url, exc.model = exc.url or url, exc.model or name
             if not accumulator.empty:
                 exc.retryable = False
             if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
                 raise  # else the reply is whole, and only the end of the stream is missing
-        if not accumulator.finished and (accumulator.empty or not done):
+        if decoder.foreign:
+            raise unreadable_answer(url=url, model=name, detail=decoder.other)
+        if not accumulator.finished and (accumulator.empty or not decoder.done):
             raise ModelLostError(
                 "The reply broke off before its end.",
                 remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
@@ -239,11 +245,10 @@ class LLMClient:
             request["temperature"] = temperature
         if stop:
             request["stop"] = list(stop)
-        reply = await self._post("/v1/completions", request, ChatIn, model=name)
-        choice = next(iter(reply.choices or []), None)
+        reply = await self._post("/v1/completions", request, CompletionIn, model=name)
         return Completion(
-            text=(choice.text or "") if choice else "",
-            finish_reason=(choice.finish_reason or "") if choice else "",
+            text=reply.choices[0].text or "",
+            finish_reason=reply.choices[0].finish_reason or "",
             model=reply.model or "",
             usage=reply.usage.to_usage() if reply.usage else None,
         )
@@ -258,7 +263,14 @@ class LLMClient:
         """
         name = model or await self._embedding_model()
         reply = await self._post("/v1/embeddings", {"model": name, "input": list(texts)}, EmbeddingsIn, model=name)
-        return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
+        vectors = reply.vectors()
+        if len(vectors) != len(texts):
+            raise unreadable_answer(
+                url=f"{self.root_url}/v1/embeddings",
+                model=name,
+                detail=f"{len(vectors)} vectors for {len(texts)} texts",
+            )
+        return vectors
 
     @retry_with_backoff
     async def create_response(
@@ -289,10 +301,11 @@ class LLMClient:
         return model or (await self.validator.resolve(None)).name
 
     async def _embedding_model(self) -> str:
-        catalog = await self.validator.catalog()
-        for model in catalog.models:
-            if model.kind == "embedding":
-                return model.key
+        for refresh in (False, True):
+            catalog = await self.validator.catalog(refresh=refresh)
+            models = [model for model in catalog.models if model.kind == "embedding"]
+            if models:  # loading another one might evict the chat model
+                return next((model for model in models if model.loaded), models[0]).key
         raise ModelNotFoundError(
             "LM Studio has no embedding model.",
             remedy="Download one in LM Studio, for example nomic-embed-text-v1.5.",
@@ -334,60 +347,16 @@ class PinnedModel:
         )
 
 
-async def _chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[ChatIn | None]:
-    """The chunks of a stream, and None for its `[DONE]`. Bad frames between good ones are passed over.
-
-    Raises:
-        LLMError: The stream carries an error, or is none of LM Studio's. The URL is for the caller to add.
-    """
-    decoder = FrameDecoder()
-    bad_frames = 0
-    async for frame in _frames(pieces, decoder):
-        if frame.data.strip() == b"[DONE]":
-            yield None
-            return
-        try:
-            decoded = json.loads(frame.data)
-            text = error_text(decoded)
-            if text is not None or frame.event == "error":
-                raise error_from_text(text or frame.data.decode("utf-8", "replace"), url="")
-            yield ChatIn.model_validate(decoded)
-        except ValueError as exc:  # json's, pydantic's and the UTF-8 decoder's errors are all ValueErrors
-            if frame.event == "error":
-                raise error_from_text(frame.data.decode("utf-8", "replace"), url="") from exc
-            bad_frames += 1
-            if bad_frames > _MAX_BAD_FRAMES:
-                raise _unreadable() from exc
-
-
-async def _frames(pieces: AsyncIterator[bytes], decoder: FrameDecoder) -> AsyncIterator[Frame]:
-    async for piece in pieces:
-        for frame in decoder.feed(piece):
-            yield frame
-    for frame in decoder.flush():
-        yield frame
-
-
 def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:
     try:
-        return shape.model_validate_json(body)
-    except ValidationError as exc:
-        raise _unreadable(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
+        return shape.model_validate(json.loads(body))  # pydantic's own JSON reader refuses half characters
+    except ValueError as exc:
+        raise unreadable_answer(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
 
 
 def _is_missing_route(error: LLMError) -> bool:
     """Whether a look at a native route says only that this server does not have it."""
     return isinstance(error, WrongEndpointError) or error.status in (404, 405, 501)
-
-
-def _unreadable(*, url: str = "", model: str | None = None, detail: str = "") -> WrongEndpointError:
-    return WrongEndpointError(
-        "The server's answer is not what this route answers in LM Studio.",
-        remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
-        url=url,
-        model=model,
-        detail=detail,
-    )
 
 
 def _substituted(asked: str, answered: str) -> ModelSubstitutedError:

@@ -1,27 +1,36 @@
 """Reasoning and tool calls that leaked into the text of a reply → reasoning and calls. Pure.
 
 LM Studio leaves `<think>` in the text when its setting "separate reasoning_content" is off or the
-template does not match, and leaves tool calls in the text that its own parser could not read.
+template does not match, and leaves tool calls in the text that its own parser could not read. The
+notations are those of the models' own templates, as seen in LM Studio's issue tracker.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_THINK = re.compile(r"<(think|thinking|thought)>(.*?)</\1>", re.DOTALL)
-_OPEN_THINK = re.compile(r"<(?:think|thinking|thought)>")
+_THINK = re.compile(r"<(think|thinking|thought)>(.*?)</\1>|<\|channel>thought\b(.*?)<channel\|>", re.DOTALL)
+_OPEN_THINK = re.compile(r"<(?:think|thinking|thought)>|<\|channel>thought\b")
 _CLOSE_THINK = re.compile(r"</(?:think|thinking|thought)>")
 
-_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_TAGGED = (
-    re.compile(r"<tool_call>\s*(?P<json>\{.*?\})\s*(?:</tool_call>|\Z)", re.DOTALL),
-    re.compile(r"\[TOOL_REQUEST\]\s*(?P<json>\{.*?\})\s*(?:\[END_TOOL_REQUEST\]|\Z)", re.DOTALL),
-    re.compile(r"<tools>\s*(?P<json>\{.*?\})\s*(?:</tools>|\Z)", re.DOTALL),
-)
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_NAME = r"[\w.\-/:]+"
+_FUNCTION = re.compile(rf"\s*(?:<function=)?({_NAME})>(.*?)(?:</function>|\Z)", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
+_INVOKE = re.compile(rf'<invoke name="({_NAME})">(.*?)(?:</invoke>|\Z)', re.DOTALL)
+_INVOKE_PARAMETER = re.compile(r'<parameter name="([^"\n]+)">(.*?)</parameter>', re.DOTALL)
+_GLM = re.compile(rf"\s*({_NAME})\s*((?:<arg_key>.*)?)", re.DOTALL)
+_GLM_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_HARMONY = re.compile(rf"({_NAME}).*?<\|message\|>(.*)", re.DOTALL)
+_GEMMA = re.compile(rf"\s*call:({_NAME})(\{{.*\}})\s*", re.DOTALL)
+_GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
+_GEMMA_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
+_MISTRAL = re.compile(rf"\s*(?:\[TOOL_CALLS\])?\s*({_NAME})\[ARGS\]\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
     thoughts: list[str] = []
 
     def take(match: re.Match[str]) -> str:
-        thoughts.append(match[2].strip())
+        thoughts.append((match[2] or match[3] or "").strip())
         return ""
 
     rest = _THINK.sub(take, text)
@@ -59,22 +68,36 @@ def split_reasoning(text: str) -> tuple[str, str]:
 def recover_calls(text: str, *, offered: Callable[[str], bool]) -> tuple[str, tuple[LeakedCall, ...]]:
     """`text` without the calls that leaked into it, and those calls, in their order.
 
-    Only calls whose name is `offered` count, and nothing inside a code fence does. Bare JSON counts
+    Only calls whose name is `offered` count, and nothing that stands in code does. Bare JSON counts
     only if it is the whole text.
     """
-    fences = [match.span() for match in _FENCE.finditer(text)]
-    found: list[tuple[int, int, LeakedCall]] = []
-    for pattern in _TAGGED:
-        for match in pattern.finditer(text):
-            fenced = any(start <= match.start() < end for start, end in fences)
-            call = None if fenced else _read_call(match["json"])
-            if call and offered(call.name):
-                found.append((*match.span(), call))
+    taken = [match.span() for match in _CODE.finditer(text)]
+    found: list[tuple[int, int, list[LeakedCall]]] = []
+    for opening, closing, read in _NOTATIONS:
+        for start, end, body in _blocks(text, opening, closing):
+            if any(begin <= start < until for begin, until in taken):
+                continue
+            if calls := [call for call in read(body) if offered(call.name)]:
+                found.append((start, end, calls))
+                taken.append((start, end))
     if found:
-        found.sort(key=lambda entry: entry[0])
-        return _cut(text, [(start, end) for start, end, _ in found]), tuple(call for *_, call in found)
-    bare = _read_call(text)
-    return ("", (bare,)) if bare and offered(bare.name) else (text, ())
+        found.sort(key=lambda block: block[0])
+        return _cut(text, [(start, end) for start, end, _ in found]), tuple(call for *_, each in found for call in each)
+    bare = [call for call in _read_json(text) if offered(call.name)]
+    return ("", tuple(bare)) if bare else (text, ())
+
+
+def _blocks(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and inside of all that stands between the two marks; the last may be cut off."""
+    position = 0
+    while (start := text.find(opening, position)) != -1:
+        end = text.find(closing, start) if closing else -1
+        if end == -1:
+            yield start, len(text), text[start + len(opening) :]
+            return
+        start = text.rfind(opening, start, end)  # an earlier mark without an end was a mere mention
+        yield start, end + len(closing), text[start + len(opening) : end]
+        position = end + len(closing)
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
@@ -82,22 +105,140 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
         position = 0
         for start, end in spans:
             yield text[position:start]
-            position = max(position, end)
+            position = end
+            if text[end:].lstrip().startswith("</tool_call>"):  # Qwen forgets to open it at times
+                position = text.index("</tool_call>", end) + len("</tool_call>")
         yield text[position:]
 
     return "".join(pieces()).strip()
 
 
-def _read_call(text: str) -> LeakedCall | None:
+def _read_json(text: str) -> list[LeakedCall]:
+    """The calls that a text of nothing but JSON spells: objects, one after another or in a list."""
+    values: list[Any] = []
+    position = 0
+    while rest := text[position:].lstrip(" \t\r\n,;"):
+        try:
+            value, length = json.JSONDecoder().raw_decode(rest)
+        except (ValueError, RecursionError):
+            return []
+        values += value if isinstance(value, list) else [value]
+        position = len(text) - len(rest) + length
+    calls = [_read_call(value) for value in values]
+    return [call for call in calls if call] if all(calls) else []
+
+
+def _read_call(value: Any) -> LeakedCall | None:
     """The call that a JSON object spells, with the keys that models use for it."""
-    try:
-        value: Any = json.loads(text)
-    except ValueError:
-        return None
     if not isinstance(value, dict):
         return None
+    if isinstance(value.get("function"), dict):
+        value = value["function"]
     name = value.get("name") or value.get("function") or value.get("tool")
     arguments = value.get("arguments", value.get("parameters"))
     if not isinstance(name, str) or not isinstance(arguments, dict | str):
         return None
+    name = name.partition("<|")[0].strip()  # gpt-oss: f<|channel|>commentary
+    return _call(name, arguments)
+
+
+def _call(name: str, arguments: dict[str, Any] | str) -> LeakedCall:
     return LeakedCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+
+
+def _value(text: str) -> Any:
+    """A value from a notation without types: JSON if it is that, else the text."""
+    text = text.removeprefix("\n").removesuffix("\n")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _read_tagged(body: str) -> list[LeakedCall]:
+    """Inside `<tool_call>`: JSON (Hermes, Qwen 2.5), `<function=…>` (Qwen 3 Coder) or `<arg_key>` (GLM)."""
+    if body.lstrip().startswith("{"):
+        return _read_json(body)
+    if "<function=" in body:
+        return [call for piece in body.split("<function=")[1:] for call in _read_function(piece)]
+    match = _GLM.fullmatch(body)
+    return _read_pairs(match[1], match[2], _GLM_PAIR) if match else []
+
+
+def _read_function(body: str) -> list[LeakedCall]:
+    match = _FUNCTION.match(body)
+    return _read_pairs(match[1], match[2], _PARAMETER) if match else []
+
+
+def _read_invokes(body: str) -> list[LeakedCall]:
+    return [call for name, inside in _INVOKE.findall(body) for call in _read_pairs(name, inside, _INVOKE_PARAMETER)]
+
+
+def _read_pairs(name: str, inside: str, pair: re.Pattern[str]) -> list[LeakedCall]:
+    """The call of tagged arguments; none where one was cut off, for half a call may do harm."""
+    if pair.sub("", inside).strip():
+        return []
+    return [_call(name, {key.strip(): _value(value) for key, value in pair.findall(inside)})]
+
+
+def _read_harmony(body: str) -> list[LeakedCall]:
+    match = _HARMONY.match(body)
+    return [_call(match[1], match[2].strip())] if match else []
+
+
+def _read_gemma(body: str) -> list[LeakedCall]:
+    """`call:f{key:<|"|>text<|"|>,other:5}`: JSON but for its quotes."""
+    match = _GEMMA.fullmatch(body)
+    if match is None:
+        return []
+    pieces = _GEMMA_STRING.split(match[2])  # every second one is a string
+    plain = [_GEMMA_KEY.sub(r'\1"\2":', piece) if n % 2 == 0 else json.dumps(piece) for n, piece in enumerate(pieces)]
+    try:
+        arguments = json.loads("".join(plain))
+    except (ValueError, RecursionError):
+        return []
+    return [_call(match[1], arguments)]
+
+
+def _read_python(body: str) -> list[LeakedCall]:
+    """`[f(x="y"), g()]` (LFM 2)."""
+    try:
+        tree = ast.parse(body.strip(), mode="eval").body
+        calls = tree.elts if isinstance(tree, ast.List) else [tree]
+        return [
+            _call(ast.unparse(each.func), {key.arg: ast.literal_eval(key.value) for key in each.keywords if key.arg})
+            for each in calls
+            if isinstance(each, ast.Call)
+        ]
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return []
+
+
+def _read_mistral(body: str) -> list[LeakedCall]:
+    """`[{…}, {…}]`, or `f[ARGS]{…}` once or several times."""
+    if body.lstrip().startswith("["):
+        return _read_json(body)
+    calls: list[LeakedCall] = []
+    while match := _MISTRAL.match(body):
+        try:
+            value, end = json.JSONDecoder().raw_decode(body, match.end())
+        except (ValueError, RecursionError):
+            break
+        if isinstance(value, dict):
+            calls.append(_call(match[1], value))
+        body = body[end:]
+    return calls
+
+
+_NOTATIONS: tuple[tuple[str, str, Callable[[str], list[LeakedCall]]], ...] = (
+    ("<tool_call>", "</tool_call>", _read_tagged),
+    ("<function=", "</function>", _read_function),
+    ("<tools>", "</tools>", _read_json),
+    ("[TOOL_REQUEST]", "[END_TOOL_REQUEST]", _read_json),
+    ("<minimax:tool_call>", "</minimax:tool_call>", _read_invokes),
+    ("<|channel|>commentary to=functions.", "<|call|>", _read_harmony),
+    ("<|tool_call>", "<tool_call|>", _read_gemma),
+    ("<|tool_call_start|>", "<|tool_call_end|>", _read_python),
+    ("[TOOL_CALLS]", "", _read_mistral),
+)
+"""Opening mark, closing mark ("" for the end of the text), and what reads the inside."""

@@ -7,6 +7,7 @@ send. Texts drift between versions, so rules match fragments, without regard to 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from lmstudio_bridge.errors import (
 )
 
 MAX_DETAIL = 600  # characters of the server's own words that we carry along
+_MAX_MATCHED = 20_000  # characters of them that rules look at; templates are quoted whole at times
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +52,37 @@ _RELOAD_REMEDY = (
     "or turn off «Only Keep Last JIT Loaded Model»."
 )
 
-# The order matters: an overflow or a template fault can stand inside an engine's wrapper text.
+_NOT_PERMITTED = _rule(
+    r"permission denied",
+    AuthError,
+    "LM Studio does not permit this request.",
+    "Allow it in LM Studio under Developer → Server Settings, and give the token in LM_API_TOKEN the permission.",
+)
+_TOKEN_REFUSED = _rule(
+    r"api token|invalid_api_key|invalid api key|unauthorized|forbidden",
+    AuthError,
+    "LM Studio refused the API token.",
+    "Create a token in LM Studio under Developer → Server Settings → Manage Tokens and set LM_API_TOKEN to it.",
+)
+_NO_SUCH_ROUTE = _rule(
+    r"unexpected endpoint or method",
+    WrongEndpointError,
+    "LM Studio does not know this route.",
+    "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
+)
+_BUSY = _rule(
+    r"\"code\": ?50\d|\[50\d\b|engine protocol predict stream(?!.*\"code\": ?4\d\d)|loading model|slot unavailable"
+    r"|overloaded",
+    ServerBusyError,
+    "The engine was too busy, or failed for a moment.",
+    "Try again; if it goes on, run fewer tasks at once or restart the model in LM Studio.",
+)
+
+# The order matters: a failed load may quote any cause, and an overflow or a template fault can stand
+# inside an engine's wrapper text.
 _RULES: tuple[_Rule, ...] = (
     _rule(
-        r"n_keep|context length|context size|n_ctx|exceed_context_size|context window",
-        ContextOverflowError,
-        "The conversation does not fit the context that the model is loaded with.",
-        "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
-    ),
-    _rule(
-        r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be",
-        TemplateError,
-        "The model's prompt template refused the conversation.",
-        "Use another build of the model (lmstudio-community has fixed templates), or override its "
-        "prompt template in LM Studio under My Models.",
-    ),
-    _rule(
-        r"failed to parse grammar|'type' must be a string|tool_format_generation_error|failed to initialize samplers",
-        ToolSchemaError,
-        "The engine could not use the schema of one of the tools.",
-        "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
-    ),
-    _rule(
-        r"failed to parse tool call|failed to generate a tool call|does not match the expected",
-        LostToolCallError,
-        "The model wrote a tool call that the server could not parse.",
-        "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
-    ),
-    _rule(
-        r"api token|invalid_api_key|permission denied|unauthorized|forbidden",
-        AuthError,
-        "LM Studio refused the API token.",
-        "Create a token in LM Studio under Developer → Server Settings → Manage Tokens and set LM_API_TOKEN to it.",
-    ),
-    _rule(
-        r"operation canceled|load(ing)? (was )?cancel",
+        r"operation cancell?ed|load(ing)? (was )?cancel",
         ModelLostError,
         "Loading the model was overtaken by another load.",
         _RELOAD_REMEDY,
@@ -102,6 +100,35 @@ _RULES: tuple[_Rule, ...] = (
         "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantisation.",
     ),
     _rule(
+        r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process",
+        ContextOverflowError,
+        "The conversation does not fit the context that the model is loaded with.",
+        "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
+    ),
+    _rule(
+        r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be"
+        r"|both content and thinking|parser error: expected|unknown test:",
+        TemplateError,
+        "The model's prompt template refused the conversation.",
+        "Use another build of the model (lmstudio-community has fixed templates), or override its "
+        "prompt template in LM Studio under My Models.",
+    ),
+    _rule(
+        r"failed to parse grammar|'type' must be a string|tool_format_generation_error|failed to initialize samplers"
+        r"|schema conversion failed|unrecognized schema",
+        ToolSchemaError,
+        "The engine could not use the schema of one of the tools.",
+        "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
+    ),
+    _rule(
+        r"failed to parse tool call|failed to generate a tool call|does not match the expected",
+        LostToolCallError,
+        "The model wrote a tool call that the server could not parse.",
+        "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
+    ),
+    _NOT_PERMITTED,
+    _TOKEN_REFUSED,
+    _rule(
         r"no models? loaded|invalid model identifier|model_not_found|no downloaded llm|multiple models are loaded"
         r"|model \S+ not found",
         ModelNotFoundError,
@@ -109,24 +136,14 @@ _RULES: tuple[_Rule, ...] = (
         "Load a model in LM Studio, turn on just-in-time loading, or pass model= with a name that it lists.",
     ),
     _rule(
-        r"model (is )?unloaded|model reloaded|model_not_loaded|has crashed|channel error|fetch failed"
-        r"|predict request failed|^terminated$",
+        r"model (is )?(unloaded|reloaded|not loaded)|model_not_loaded|has crashed|channel error|fetch failed"
+        r"|predict request failed|^terminated\.?( \[|$)|\[cancelled\]$",
         ModelLostError,
         "The model was unloaded, reloaded or crashed while it worked.",
         _RELOAD_REMEDY,
     ),
-    _rule(
-        r"unexpected endpoint or method",
-        WrongEndpointError,
-        "LM Studio does not know this route.",
-        "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
-    ),
-    _rule(
-        r"\"code\": ?50\d|engine protocol predict stream|loading model|slot unavailable|overloaded",
-        ServerBusyError,
-        "The engine was too busy, or failed for a moment.",
-        "Try again; if it goes on, run fewer tasks at once or restart the model in LM Studio.",
-    ),
+    _NO_SUCH_ROUTE,
+    _BUSY,
     _rule(
         r"vision add-on|image",
         LLMResponseError,
@@ -137,15 +154,15 @@ _RULES: tuple[_Rule, ...] = (
 
 # Where the status says more than the text. 5xx without a known text is often transient.
 _BY_STATUS: Mapping[int, _Rule] = {
-    401: next(rule for rule in _RULES if rule.error is AuthError),
-    403: next(rule for rule in _RULES if rule.error is AuthError),
-    404: next(rule for rule in _RULES if rule.error is WrongEndpointError),
-    405: next(rule for rule in _RULES if rule.error is WrongEndpointError),
-    **{status: next(rule for rule in _RULES if rule.error is ServerBusyError) for status in (500, 502, 503, 504)},
+    401: _TOKEN_REFUSED,
+    403: _NOT_PERMITTED,
+    404: _NO_SUCH_ROUTE,
+    405: _NO_SUCH_ROUTE,
+    **dict.fromkeys((500, 502, 503, 504), _BUSY),
 }
 
 _OVERFLOW_NUMBERS = (
-    re.compile(r"n_keep\D{0,3}(?P<needed>\d+)\D{1,8}n_ctx\D{0,3}(?P<available>\d+)", re.IGNORECASE),
+    re.compile(r"n_(?:keep|prompt_tokens)\D{0,3}(?P<needed>\d+)\D{1,8}n_ctx\D{0,3}(?P<available>\d+)", re.IGNORECASE),
     re.compile(r"\((?P<needed>\d+) tokens\).*?\((?P<available>\d+) tokens\)", re.IGNORECASE | re.DOTALL),
     re.compile(r"first (?P<needed>\d+) tokens.*?only (?P<available>\d+) tokens", re.IGNORECASE | re.DOTALL),
     re.compile(r"has (?P<needed>\d+) tokens.*?supports (?P<available>\d+) tokens", re.IGNORECASE | re.DOTALL),
@@ -155,8 +172,9 @@ _OVERFLOW_NUMBERS = (
 def error_text(body: Any) -> str | None:
     """The server's words in a decoded JSON body, or None if it reports no error.
 
-    Understands a string or an object under `error`, a bare `message` beside `type: error`, and
-    appends the error's `code` and `type` so that rules can match them.
+    Understands a string or an object under `error`, a bare `message` beside `type: error` or
+    `object: error`, and appends the error's `code` and `type`, and llama.cpp's counts of tokens, so
+    that rules can match them.
     """
     if not isinstance(body, Mapping):
         return None
@@ -164,10 +182,11 @@ def error_text(body: Any) -> str | None:
     if isinstance(error, Mapping):
         message = error.get("message") or body.get("message") or json.dumps(error)
         tags = [str(error[key]) for key in ("code", "type") if error.get(key) not in (None, "", "unknown")]
+        tags += [f"{key} {error[key]}" for key in ("n_prompt_tokens", "n_ctx") if key in error]
         return f"{message} [{', '.join(tags)}]" if tags else str(message)
     if error:
         return str(error)
-    if body.get("type") == "error":
+    if "error" in (body.get("type"), body.get("object")):
         return str(body.get("message") or "unknown error")
     return None
 
@@ -175,8 +194,10 @@ def error_text(body: Any) -> str | None:
 def error_from_text(text: str, *, url: str, model: str | None = None, status: int | None = None) -> LLMError:
     """The error that the server's words (and the HTTP status, if there is one) stand for."""
     detail = text.strip()[:MAX_DETAIL]
+    text = text[:_MAX_MATCHED]
     rule = next((rule for rule in _RULES if rule.pattern.search(text)), None)
-    if status is not None and (rule is None or status in (401, 403)):
+    refused = status in (401, 403) and not (rule and rule.error is AuthError)
+    if status is not None and (rule is None or refused):
         rule = _BY_STATUS.get(status, rule)
     if rule is None:
         return LLMResponseError(
@@ -218,9 +239,11 @@ def error_from_response(
     """
     try:
         decoded = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested as no reply of LM Studio is
         decoded = None
     text = error_text(decoded)
+    if text is None and status >= 400 and isinstance(decoded, Mapping):
+        text = next((str(decoded[key]) for key in ("message", "detail") if decoded.get(key)), None)
     if status == 429:
         return LLMRateLimitError(
             "The server asks us to slow down.",
@@ -228,12 +251,12 @@ def error_from_response(
             url=url,
             model=model,
             status=status,
-            detail=(text or "")[:MAX_DETAIL],
+            detail=text[:MAX_DETAIL] if text else _plain_text(body),
             retry_after=parse_retry_after(retry_after, now=now),
         )
-    if decoded is None and status < 500:
+    if (decoded is None and status < 500 and status not in (401, 403)) or 300 <= status < 400:
         return WrongEndpointError(
-            "The address answers, but not in JSON: it is not LM Studio's API.",
+            "The address answers, but not as LM Studio's API does.",
             remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
             url=url,
             model=model,
@@ -242,7 +265,21 @@ def error_from_response(
         )
     if text is None and 200 <= status < 300:
         return None
-    return error_from_text(text if text is not None else _plain_text(body), url=url, model=model, status=status)
+    error = error_from_text(text if text is not None else _plain_text(body), url=url, model=model, status=status)
+    if error.retryable:  # RFC 9110 has Retry-After with 503 too
+        error.retry_after = parse_retry_after(retry_after, now=now)
+    return error
+
+
+def unreadable_answer(*, url: str = "", model: str | None = None, detail: str = "") -> WrongEndpointError:
+    """The error for an answer that is not what its route answers in LM Studio."""
+    return WrongEndpointError(
+        "The server's answer is not what this route answers in LM Studio.",
+        remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
+        url=url,
+        model=model,
+        detail=detail,
+    )
 
 
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
@@ -250,12 +287,14 @@ def parse_retry_after(value: str | None, *, now: datetime | None = None) -> floa
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

@@ -81,14 +81,19 @@ class ModelCatalog:
             for spelling in (model.key, *model.variants):
                 if spelling.casefold() == folded:
                     return model, spelling
+        bare = {
+            model.key: (model, spelling)
+            for model in self.models
+            for spelling in (*model.variants, model.key)
+            if spelling.casefold().rpartition("/")[2] == folded
+        }
+        if len(bare) == 1:
+            return next(iter(bare.values()))
         base, at, _ = name.partition("@")
-        if at and (found := self.find(base)):
+        if at and (found := self.find(base)) and not found[0].variants:
             return found[0], name
         base, colon, number = name.rpartition(":")
-        if colon and number.isdecimal() and (found := self.find(base)):
-            return found
-        bare = [model for model in self.models if model.key.casefold().rpartition("/")[2] == folded]
-        return (bare[0], bare[0].key) if len(bare) == 1 else None
+        return self.find(base) if colon and number.isdecimal() else None
 
     def chat_models(self) -> tuple[ModelInfo, ...]:
         """The models that can chat at all."""
@@ -139,12 +144,15 @@ class ModelValidator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
-        self._default_model = default_model
+        self._default_model = _name_or_none(default_model)
         self._ttl = ttl
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._ended_at = float("-inf")  # when the last fetch ended, well or badly
+        self._fetches = 0  # that have ended, well or badly
+        self._forgotten = 0  # times that `forget` was called
         self._last: ModelCatalog | LLMError | None = None
+        self._cached: ModelCatalog | None = None
+        self._cached_at = 0.0
 
     async def catalog(self, *, refresh: bool = False) -> ModelCatalog:
         """The models, at most `ttl` seconds old; `refresh` asks the server in any case.
@@ -154,18 +162,22 @@ class ModelValidator:
         """
         if not refresh and (cached := self._fresh()):
             return cached
-        asked_at = self._clock()
+        fetches = self._fetches
         async with self._lock:
-            if self._ended_at >= asked_at and self._last is not None:  # somebody else's fetch ended while we waited
+            if self._fetches != fetches and self._last is not None:  # somebody else's fetch ended while we waited
                 if isinstance(self._last, LLMError):
                     raise self._last
                 return self._last
+            forgotten = self._forgotten
             try:
                 catalog = await self._fetch()
             except LLMError as exc:
-                self._last, self._ended_at = exc, self._clock()
+                self._last, self._cached = exc, None
+                self._fetches += 1
                 raise
-            self._last, self._ended_at = catalog, self._clock()
+            self._last, self._cached_at = catalog, self._clock()
+            self._cached = catalog if self._forgotten == forgotten else None
+            self._fetches += 1
             return catalog
 
     async def resolve(self, name: str | None) -> ModelChoice:
@@ -175,8 +187,7 @@ class ModelValidator:
             ModelNotFoundError: There is no such model, or none can be chosen; names what there is.
             LLMError: The server could not be asked.
         """
-        if name is None or name.strip().casefold() in ("", "default"):
-            name = self._default_model
+        name = _name_or_none(name) or self._default_model
         had_cache = self._fresh() is not None
         try:
             return _choose(await self.catalog(), name)
@@ -187,12 +198,17 @@ class ModelValidator:
 
     def forget(self) -> None:
         """Drop the cached list: something happened that may have changed it."""
-        self._last = None
+        self._cached = None
+        self._forgotten += 1
 
     def _fresh(self) -> ModelCatalog | None:
-        if isinstance(self._last, ModelCatalog) and self._clock() - self._ended_at < self._ttl:
-            return self._last
-        return None
+        return self._cached if self._cached and self._clock() - self._cached_at < self._ttl else None
+
+
+def _name_or_none(name: str | None) -> str | None:
+    """A model's name; None where "", "default" or nothing asks for a choice."""
+    stripped = (name or "").strip()
+    return None if stripped.casefold() in ("", "default") else stripped
 
 
 def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
@@ -214,7 +230,7 @@ def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
             raise ModelNotFoundError(
                 f"{model.key} is an embedding model; it cannot chat.",
                 available=[each.key for each in chat_models],
-                remedy=f"Choose one of: {_listed(each.key for each in chat_models)}.",
+                remedy=_what_there_is(chat_models),
                 url=catalog.url,
                 model=name,
             )
@@ -256,14 +272,18 @@ def _not_found(catalog: ModelCatalog, name: str) -> ModelNotFoundError:
     by_folded = {spelling.casefold(): spelling for model in catalog.chat_models() for spelling in model.names()}
     near = [by_folded[folded] for folded in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    there_is = f"Available: {_listed(names)}." if names else "LM Studio has no chat model: download one there."
     return ModelNotFoundError(
         f"LM Studio has no model named {name!r}.",
         available=names,
-        remedy=hint + there_is,
+        remedy=hint + _what_there_is(catalog.chat_models()),
         url=catalog.url,
         model=name,
     )
+
+
+def _what_there_is(models: Iterable[ModelInfo]) -> str:
+    names = [model.key for model in models]
+    return f"Available: {_listed(names)}." if names else "LM Studio has no chat model: download one there."
 
 
 def _listed(names: Iterable[str]) -> str:

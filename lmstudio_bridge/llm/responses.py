@@ -119,12 +119,14 @@ class ResponseItemIn(WireModel):
     """An item of a response's output: a message, a reasoning or a function call."""
 
     type: str | None = None
-    content: list[ResponsePartIn] | None = None
+    content: str | list[ResponsePartIn] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
 
     def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
         return "".join(part.text or "" for part in self.content or [])
 
 

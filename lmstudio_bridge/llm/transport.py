@@ -6,8 +6,9 @@ The only module that imports an HTTP client. It knows routes and bytes, and no m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 
 from lmstudio_bridge.errors import (
     LLMConnectionError,
+    LLMResponseError,
     LLMTimeoutError,
     ModelLostError,
     WrongEndpointError,
@@ -27,6 +29,7 @@ _KEEPALIVE_EXPIRY = 3.0  # seconds
 _KEEPALIVE_CONNECTIONS = 32
 _WRITE_TIMEOUT = 30.0  # seconds
 _CLOSE_TIMEOUT = 1.0  # seconds to close a connection, also while being cancelled
+MAX_BODY_BYTES = 64 * 1024 * 1024  # a reply that is no stream; the largest are batches of embeddings
 
 _START_REMEDY = (
     "Start the server in LM Studio (Developer tab, or `lms server start`) and check the address: "
@@ -90,11 +93,11 @@ class Transport:
         """The body of a reply that is a success. `timeout` in seconds, for the whole of it."""
         url = self.root_url + route
         limit = self._timeouts.first_byte if timeout is None else timeout
-        with _translated_errors(url=url, model=model, waited=limit):
-            async with asyncio.timeout(limit):
-                response = await self._http.request(method, url, json=payload)
-        _raise_for_error(response, response.content, url=url, model=model)
-        return response.content
+        deadline = asyncio.get_running_loop().time() + limit
+        async with self._send(method, url, payload, model=model, deadline=deadline, waited=limit) as response:
+            body = await self._read(response, url=url, model=model, deadline=deadline, waited=limit)
+            _raise_for_error(response, body, url=url, model=model)
+            return body
 
     @asynccontextmanager
     async def stream(
@@ -105,31 +108,66 @@ class Transport:
         Leaving closes the connection unless the stream was read to its end.
         """
         url = self.root_url + route
-        limits = self._timeouts
-        request = self._http.build_request("POST", url, json=payload)
-        deadline = asyncio.get_running_loop().time() + limits.first_byte
-        with _translated_errors(url=url, model=model, waited=limits.first_byte):
+        limit = self._timeouts.first_byte
+        deadline = asyncio.get_running_loop().time() + limit
+        async with self._send("POST", url, payload, model=model, deadline=deadline, waited=limit) as response:
+            if response.status_code == 200 and _is_event_stream(response):
+                async with aclosing(self._pieces(response, url=url, model=model, first_deadline=deadline)) as pieces:
+                    yield pieces
+                return
+            body = await self._read(response, url=url, model=model, deadline=deadline, waited=limit)
+            if response.status_code == 200 and body.lstrip().startswith((b"data:", b"event:", b":")):
+                yield _as_pieces(body)  # a stream under another content type
+                return
+            _raise_for_error(response, body, url=url, model=model)
+            yield _as_pieces(b"data: " + b" ".join(body.splitlines()) + b"\n\n")  # `stream` was ignored: one event
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        payload: Mapping[str, Any] | None,
+        *,
+        model: str | None,
+        deadline: float,
+        waited: float,
+    ) -> AsyncIterator[httpx.Response]:
+        with _translated_errors(url=url, model=model, waited=waited):
+            request = self._http.build_request(method, url, **_content(payload))
             async with asyncio.timeout_at(deadline):
                 response = await self._http.send(request, stream=True)
         try:
-            if response.status_code == 200 and _is_event_stream(response):
-                yield self._pieces(response, url=url, model=model, first_deadline=deadline)
-                return
-            with _translated_errors(url=url, model=model, waited=limits.first_byte):
-                async with asyncio.timeout_at(deadline):
-                    body = await response.aread()
-            _raise_for_error(response, body, url=url, model=model)
-            yield _as_pieces(body)
+            yield response
         finally:
             with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
                 await response.aclose()
 
+    async def _read(
+        self, response: httpx.Response, *, url: str, model: str | None, deadline: float, waited: float
+    ) -> bytes:
+        """A whole body. What breaks off once its headers came is a reply that broke off."""
+        body = bytearray()
+        with _translated_errors(url=url, model=model, waited=waited, mid_reply=True):
+            async with asyncio.timeout_at(deadline):
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > MAX_BODY_BYTES:
+                        raise LLMResponseError(
+                            f"The reply is larger than {MAX_BODY_BYTES:,} bytes.",
+                            remedy="The server is broken, or it is not LM Studio.",
+                            url=url,
+                            model=model,
+                            status=response.status_code,
+                        )
+        return bytes(body)
+
     async def _pieces(
         self, response: httpx.Response, *, url: str, model: str | None, first_deadline: float
-    ) -> AsyncIterator[bytes]:
-        incoming = response.aiter_bytes()
+    ) -> AsyncGenerator[bytes, None]:
         clock = asyncio.get_running_loop().time
         deadline, waited, mid_reply = first_deadline, self._timeouts.first_byte, False
+        incoming = response.aiter_bytes()
         while True:
             with _translated_errors(url=url, model=model, waited=waited, mid_reply=mid_reply):
                 async with asyncio.timeout_at(deadline):
@@ -141,16 +179,20 @@ class Transport:
             deadline = clock() + waited
 
 
+def _content(payload: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body of a request. Half characters, which tools' output may hold, become question marks."""
+    if payload is None:
+        return {}
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    return {"content": text.encode("utf-8", "replace"), "headers": {"Content-Type": "application/json"}}
+
+
 def _is_event_stream(response: httpx.Response) -> bool:
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
+    return str(response.headers.get("content-type", "")).lower().startswith("text/event-stream")
 
 
 async def _as_pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A reply that came whole although a stream was asked for, as the one event of a stream."""
-    if body.lstrip().startswith((b"data:", b"event:", b":")):  # a stream under another content type
-        yield body
-    else:
-        yield b"data: " + b" ".join(body.splitlines()) + b"\n\n"
+    yield body
 
 
 def _raise_for_error(response: httpx.Response, body: bytes, *, url: str, model: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from lmstudio_bridge.llm.models import ModelInfo, ModelInstance
 from lmstudio_bridge.messages import (
@@ -134,9 +134,9 @@ def _call_out(call: ToolCall) -> CallOut:
 
 
 class WireModel(BaseModel):
-    """Base of what we read: unknown keys are ignored."""
+    """Base of what we read: unknown keys are ignored, and a number will do for a string."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class TokenDetailsIn(WireModel):
@@ -175,7 +175,7 @@ class MessageIn(WireModel):
 
     def text(self) -> str:
         if isinstance(self.content, list):
-            return "".join(str(part.get("text", "")) for part in self.content)
+            return "".join(str(part.get("text") or "") for part in self.content)
         return self.content or ""
 
     def thinking(self) -> str:
@@ -197,13 +197,22 @@ class ChatIn(WireModel):
     usage: UsageIn | None = None
 
 
+class CompletionIn(ChatIn):
+    """A whole reply of chat/completions or completions; without a choice it would be none."""
+
+    choices: list[ChoiceIn] = Field(min_length=1)
+
+
 class EmbeddingIn(WireModel):
     embedding: list[float]
-    index: int = 0
+    index: int | None = None
 
 
 class EmbeddingsIn(WireModel):
     data: list[EmbeddingIn]
+
+    def vectors(self) -> list[list[float]]:
+        return [item.embedding for item in sorted(self.data, key=lambda item: item.index or 0)]
 
 
 # -- in: models ---------------------------------------------------------------------------------
