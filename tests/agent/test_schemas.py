@@ -1,0 +1,474 @@
+"""Schemas as the engines get them: always plain, never without end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, object_schema
+
+TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
+
+
+def nodes_of(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every schema in a cleaned schema, itself included."""
+    yield schema
+    children = [*schema.get("properties", {}).values(), *schema.get("anyOf", [])]
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            children.append(schema[key])
+    for child in children:
+        yield from nodes_of(child)
+
+
+def assert_plain(schema: dict[str, Any]) -> None:
+    """The form that every engine takes (LM Studio reference, 9)."""
+    assert schema["type"] == "object"
+    assert isinstance(schema["properties"], dict)
+    json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
+    nodes = list(nodes_of(schema))
+    assert len(nodes) <= 2 * MAX_NODES  # a choice between forms offers the properties of all
+    for node in nodes:
+        assert set(node) <= {*KEPT, "anyOf"}
+        assert node.get("type", "string") in TYPES
+        assert set(node.get("required", [])) <= set(node.get("properties", {}))
+        assert len(node.get("anyOf", [{}, {}])) > 1
+
+
+def property_of(schema: dict[str, Any], **root: Any) -> Any:
+    """What becomes of one property `a` with this schema."""
+    return object_schema({"type": "object", "properties": {"a": schema}, **root})["properties"]["a"]
+
+
+# -- keywords -----------------------------------------------------------------------------------
+
+STRING = {"type": "string"}
+NUMBER = {"type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "cleaned"),
+    [
+        ({}, {}),
+        ({"type": "string", "description": "A path."}, {"type": "string", "description": "A path."}),
+        ({"type": "integer", "minimum": 1, "maximum": 10}, {"type": "integer", "minimum": 1, "maximum": 10}),
+        ({"type": "string", "enum": ["a", "b"]}, {"type": "string", "enum": ["a", "b"]}),
+        ({"const": "a"}, {"enum": ["a"]}),
+        ({"const": None}, {"enum": [None]}),
+        ({"type": ["string", "null"]}, STRING),
+        ({"type": ["null"]}, {"type": "null"}),
+        ({"type": ["string", "number"]}, {"anyOf": [STRING, NUMBER]}),
+        ({"type": ["string", "number", "null"], "description": "d"}, {"description": "d", "anyOf": [STRING, NUMBER]}),
+        ({"anyOf": [STRING, {"type": "null"}], "default": None}, STRING),
+        ({"oneOf": [STRING, NUMBER]}, {"anyOf": [STRING, NUMBER]}),
+        ({"anyOf": [STRING, NUMBER, {"type": "null"}]}, {"anyOf": [STRING, NUMBER]}),
+        ({"anyOf": [{"type": "null"}]}, {}),
+        ({"anyOf": [STRING, {}]}, {}),
+        ({"anyOf": []}, {}),
+        ({"allOf": [STRING, {"description": "d"}]}, {"type": "string", "description": "d"}),
+        ({"type": "array", "items": STRING, "minItems": 1, "uniqueItems": True}, {"type": "array", "items": STRING}),
+        ({"type": "array", "items": [STRING, NUMBER]}, {"type": "array", "items": STRING}),
+        ({"type": "array", "items": []}, {"type": "array"}),
+        ({"type": "array", "items": True}, {"type": "array"}),
+        ({"type": "object", "additionalProperties": STRING}, {"type": "object", "additionalProperties": STRING}),
+        ({"type": "object", "additionalProperties": False}, {"type": "object", "additionalProperties": False}),
+        ({"pattern": "(?=x)", "format": "uri", "minLength": 1, "maxLength": 9, "title": "T", "examples": []}, {}),
+        ({"exclusiveMinimum": 0, "multipleOf": 2, "if": {}, "then": {}, "else": {}, "not": {}}, {}),
+        ({"x-vendor": {"$ref": "#/x"}, "$anchor": "n", "$dynamicRef": "#n", "prefixItems": [{}]}, {}),
+        (True, {}),
+        (False, {}),
+    ],
+)
+def test_keyword_is_kept_made_plain_or_left_out(schema: Any, cleaned: dict[str, Any]) -> None:
+    assert property_of(schema) == cleaned
+
+
+def test_parts_of_all_of_become_one_object() -> None:
+    schema = {
+        "allOf": [
+            {"type": "object", "properties": {"x": STRING}, "required": ["x"]},
+            {"properties": {"y": NUMBER}},
+            {"required": ["y", "x", "z"]},
+        ]
+    }
+
+    assert property_of(schema) == {"type": "object", "properties": {"y": NUMBER, "x": STRING}, "required": ["y", "x"]}
+
+
+def test_property_may_be_named_like_a_keyword() -> None:
+    properties = dict.fromkeys(("pattern", "$ref", "type", "enum", "properties", "required", "anyOf"), STRING)
+
+    assert object_schema({"type": "object", "properties": properties, "required": ["pattern", "$ref"]}) == {
+        "type": "object",
+        "properties": properties,
+        "required": ["pattern", "$ref"],
+    }
+
+
+def test_choice_between_whole_forms_offers_the_names_of_all() -> None:
+    schema = {
+        "oneOf": [
+            {"type": "object", "properties": {"id": NUMBER}, "required": ["id"]},
+            {"type": "object", "properties": {"name": STRING}, "required": ["name"]},
+        ]
+    }
+
+    assert object_schema(schema) == {"type": "object", "properties": {"id": NUMBER, "name": STRING}}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"type": 5},
+        {"type": "text"},
+        {"type": [["string"]]},
+        {"type": {"string": 1}},
+        {"enum": {}},
+        {"enum": "abc"},
+        {"enum": []},
+        {"enum": [float("nan")]},
+        {"enum": [{"a": 1}]},
+        {"enum": [10**5000]},
+        {"minimum": "1"},
+        {"minimum": True},
+        {"minimum": float("nan")},
+        {"maximum": float("inf")},
+        {"minimum": 10**400},
+        {"description": 5},
+        {"properties": []},
+        {"properties": {"x": 5}},
+        {"required": "x"},
+        {"required": [[], {}, 5, "x"]},
+        {"items": 5},
+        {"additionalProperties": 5},
+        {"anyOf": 5},
+        {"anyOf": [5, [], None]},
+        {"allOf": [{"required": 3}, {"properties": 3}]},
+        {"$ref": 5},
+        {"$ref": "http://[/"},
+        {"$ref": "#/nowhere/5"},
+        {"$ref": "#/properties/a/anyOf/7"},
+    ],
+)
+def test_broken_schema_becomes_a_plain_one(broken: dict[str, Any]) -> None:
+    assert_plain(object_schema({"type": "object", "properties": {"a": broken}, "required": ["a"]}))
+    assert_plain(object_schema(broken))
+
+
+def test_half_of_a_surrogate_pair_does_not_reach_the_wire() -> None:
+    """JavaScript servers leave them where they cut a text, and then the whole request could not be sent."""
+    assert property_of({"type": "string", "description": "cut \ud83d", "enum": ["\ud83d"]}) == {
+        "type": "string",
+        "description": "cut ?",
+        "enum": ["?"],
+    }
+
+
+@pytest.mark.parametrize(("length", "kept"), [(1_023, 1_023), (1_024, 1_024), (1_025, 1_024)])
+def test_description_of_a_property_is_cut(length: int, kept: int) -> None:
+    assert property_of({"description": "d" * length}) == {"description": "d" * kept}
+
+
+def test_list_of_values_that_would_fill_the_context_is_left_out() -> None:
+    countries = {"type": "string", "enum": [f"country {n}" for n in range(1_000)]}
+
+    assert property_of(countries) == {"type": "string"}
+
+
+# -- references ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "root"),
+    [
+        ("#/$defs/Path", {"$defs": {"Path": STRING}}),
+        ("#/definitions/Path", {"definitions": {"Path": STRING}}),
+        ("#/$defs/a~1b~0c", {"$defs": {"a/b~c": STRING}}),
+        ("#/$defs/a%20b", {"$defs": {"a b": STRING}}),
+        ("#/$defs/Choice/anyOf/1", {"$defs": {"Choice": {"anyOf": [NUMBER, STRING]}}}),
+        ("#/$defs/Alias", {"$defs": {"Alias": {"$ref": "#/$defs/Path"}, "Path": STRING}}),
+    ],
+)
+def test_local_reference_is_replaced_by_what_it_points_to(reference: str, root: dict[str, Any]) -> None:
+    assert property_of({"$ref": reference}, **root) == STRING
+
+
+def test_words_beside_a_reference_win() -> None:
+    root = {"$defs": {"Path": {"type": "string", "description": "general"}}}
+
+    assert property_of({"$ref": "#/$defs/Path", "description": "special"}, **root) == {
+        "type": "string",
+        "description": "special",
+    }
+
+
+@pytest.mark.parametrize("reference", ["http://example.test/schema", "other.json#/a", "#anchor", "#/no/where", ""])
+def test_reference_that_leads_nowhere_allows_anything(reference: str) -> None:
+    assert property_of({"$ref": reference}) == {}
+
+
+def test_reference_as_the_root_is_followed() -> None:
+    schema = {"$ref": "#/definitions/In", "definitions": {"In": {"type": "object", "properties": {"x": STRING}}}}
+
+    assert object_schema(schema) == {"type": "object", "properties": {"x": STRING}}
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        {"a": {"$ref": "#/$defs/a"}},
+        {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        {"a": {"$ref": "#"}},
+    ],
+)
+def test_reference_to_itself_allows_anything(loop: dict[str, Any]) -> None:
+    assert property_of({"$ref": "#/$defs/a"}, **{"$defs": loop}) == {}
+
+
+def test_recursive_type_is_shown_once() -> None:
+    node = {
+        "type": "object",
+        "properties": {"name": STRING, "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+    }
+
+    assert property_of({"$ref": "#/$defs/Node"}, **{"$defs": {"Node": node}}) == {
+        "type": "object",
+        "properties": {"name": STRING, "children": {"type": "array", "items": {}}},
+    }
+
+
+def test_references_that_double_at_each_level_stay_small() -> None:
+    """Each of 40 levels points twice to the next: written out, 2 to the 40."""
+    defs = {
+        f"L{n}": {"properties": {"x": {"$ref": f"#/$defs/L{n + 1}"}, "y": {"$ref": f"#/$defs/L{n + 1}"}}}
+        for n in range(40)
+    }
+
+    cleaned = object_schema({"properties": {"a": {"$ref": "#/$defs/L0"}, "z": STRING}, "$defs": defs})
+
+    assert_plain(cleaned)
+    assert cleaned["properties"]["z"] == STRING
+    assert cleaned["properties"]["a"]["properties"]["y"]["properties"]["y"] != {}
+
+
+def test_types_that_all_point_to_each_other_stay_small() -> None:
+    names = [f"T{n}" for n in range(30)]
+    defs = {name: {"properties": {other: {"$ref": f"#/$defs/{other}"} for other in names}} for name in names}
+
+    assert_plain(object_schema({"properties": {"a": {"$ref": "#/$defs/T0"}}, "$defs": defs}))
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1_998, 1_998), (1_999, 1_999), (2_000, 2_000), (2_001, 2_000)])
+def test_number_of_properties_is_bounded(count: int, kept: int) -> None:
+    cleaned = object_schema({"properties": {f"p{n}": STRING for n in range(count)}})
+
+    assert_plain(cleaned)
+    assert len(cleaned["properties"]) == kept
+
+
+def test_deep_schema_ends_in_anything() -> None:
+    schema: dict[str, Any] = STRING
+    for _ in range(500):
+        schema = {"type": "object", "properties": {"x": schema}}
+
+    cleaned = object_schema(schema)
+
+    assert_plain(cleaned)
+    assert len(list(nodes_of(cleaned))) == 14  # the root, twelve levels, and "anything"
+
+
+# -- any schema at all --------------------------------------------------------------------------
+
+words = st.sampled_from(["a", "b", "type", "$ref", "#/$defs/a", "#/$defs/b", "#/properties/a", "#", "string", "null"])
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words | st.text(max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(words | st.text(max_size=3), children, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def _grown(children: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    lists = st.lists(children, max_size=3)
+    named = st.dictionaries(words, children, max_size=3)
+    types = st.sampled_from(sorted(TYPES))
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": types | st.lists(types, max_size=3) | anything,
+            "properties": named | anything,
+            "required": st.lists(words, max_size=3) | anything,
+            "items": children | lists | anything,
+            "additionalProperties": children | st.booleans(),
+            "anyOf": lists | anything,
+            "oneOf": lists,
+            "allOf": lists | anything,
+            "$ref": words | anything,
+            "$defs": named | anything,
+            "enum": anything,
+            "const": anything,
+            "minimum": anything,
+            "pattern": st.text(max_size=3),
+            "description": st.text(max_size=3) | anything,
+            "not": children,
+        },
+    )
+
+
+schemas = st.recursive(st.just({"type": "string"}) | st.booleans() | anything, _grown, max_leaves=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_grown(schemas))
+def test_any_schema_becomes_a_plain_object_schema(schema: dict[str, Any]) -> None:
+    assert_plain(object_schema(schema))
+
+
+@settings(max_examples=100, deadline=None)
+@given(_grown(schemas))
+def test_plain_schema_stays_as_it_is(schema: dict[str, Any]) -> None:
+    cleaned = object_schema(schema)
+
+    assert object_schema(cleaned) == cleaned
+
+
+# -- real servers: @modelcontextprotocol/server-filesystem, -memory, -everything -----------------
+
+DRAFT_07 = "http://json-schema.org/draft-07/schema#"
+
+REAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "filesystem edit_file": (
+        {
+            "$schema": DRAFT_07,
+            "type": "object",
+            "properties": {
+                "path": {"type": "string"},
+                "edits": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "oldText": {"type": "string", "description": "Text to search for - must match exactly"},
+                            "newText": {"type": "string", "description": "Text to replace with"},
+                        },
+                        "required": ["oldText", "newText"],
+                    },
+                },
+                "dryRun": {"default": False, "type": "boolean"},
+            },
+            "required": ["path", "edits"],
+        },
+        {
+            "type": "object",
+            "properties": {
+                "path": {"type": "string"},
+                "edits": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "oldText": {"type": "string", "description": "Text to search for - must match exactly"},
+                            "newText": {"type": "string", "description": "Text to replace with"},
+                        },
+                        "required": ["oldText", "newText"],
+                    },
+                },
+                "dryRun": {"type": "boolean"},
+            },
+            "required": ["path", "edits"],
+        },
+    ),
+    "filesystem read_multiple_files": (
+        {
+            "$schema": DRAFT_07,
+            "type": "object",
+            "properties": {"paths": {"minItems": 1, "type": "array", "items": {"type": "string"}}},
+            "required": ["paths"],
+        },
+        {
+            "type": "object",
+            "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
+            "required": ["paths"],
+        },
+    ),
+    "filesystem list_allowed_directories": (
+        {"$schema": DRAFT_07, "type": "object", "properties": {}},
+        {"type": "object", "properties": {}},
+    ),
+    "memory add_observations": (
+        {
+            "$schema": DRAFT_07,
+            "type": "object",
+            "properties": {
+                "observations": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "entityName": {"type": "string"},
+                            "contents": {"type": "array", "items": {"type": "string"}},
+                        },
+                        "required": ["entityName", "contents"],
+                    },
+                }
+            },
+            "required": ["observations"],
+        },
+        {
+            "type": "object",
+            "properties": {
+                "observations": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "entityName": {"type": "string"},
+                            "contents": {"type": "array", "items": {"type": "string"}},
+                        },
+                        "required": ["entityName", "contents"],
+                    },
+                }
+            },
+            "required": ["observations"],
+        },
+    ),
+    "everything get-resource-links": (
+        {
+            "$schema": DRAFT_07,
+            "type": "object",
+            "properties": {"count": {"default": 3, "type": "number", "minimum": 1, "maximum": 10}},
+        },
+        {"type": "object", "properties": {"count": {"type": "number", "minimum": 1, "maximum": 10}}},
+    ),
+    "everything gzip-file-as-resource": (
+        {
+            "$schema": DRAFT_07,
+            "type": "object",
+            "properties": {
+                "data": {"default": "data:,x", "type": "string", "format": "uri"},
+                "outputType": {"default": "resource", "type": "string", "enum": ["resourceLink", "resource"]},
+            },
+        },
+        {
+            "type": "object",
+            "properties": {
+                "data": {"type": "string"},
+                "outputType": {"type": "string", "enum": ["resourceLink", "resource"]},
+            },
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", REAL)
+def test_schemas_of_real_servers_lose_only_what_engines_cannot_read(tool: str) -> None:
+    schema, cleaned = REAL[tool]
+
+    assert object_schema(schema) == cleaned
+    assert_plain(cleaned)
