@@ -212,7 +212,8 @@ def _example_value(schema: Mapping[str, Any]) -> Any:
         case {"anyOf": [first, *_]}:
             return _example_value(first)
         case {"type": "integer" | "number"}:
-            return max(schema.get("minimum", 1), min(1, schema.get("maximum", 1)))
+            most = min(1, schema.get("maximum", 1))
+            return max(most, schema.get("minimum", most))
         case {"type": "boolean"}:
             return True
         case {"type": "null"}:
