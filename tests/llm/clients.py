@@ -1,0 +1,73 @@
+"""What tests of the client share: a clock and a sleep that take no time, and a client of a simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from lmstudio_bridge.llm.client import LLMClient, open_client
+from lmstudio_bridge.llm.transport import Timeouts
+from lmstudio_bridge.messages import Message, ToolSpec, UserMessage
+from lmstudio_bridge.retry import RetryPolicy
+from tests.lmstudio_sim.server import Simulator
+
+QWEN = "qwen/qwen3-4b"
+GEMMA = "google/gemma-3-1b"
+NOMIC = "text-embedding-nomic"
+BOUND = 10.0  # seconds that no test should need
+SHORT = 0.05  # seconds after which a test's client gives up a server that never answers
+NO_JITTER = RetryPolicy(jitter=0.0)
+
+QUESTION: tuple[Message, ...] = (UserMessage("List the files"),)
+LIST_FILES = ToolSpec("list_files", "Lists a folder.", {"type": "object", "properties": {"path": {"type": "string"}}})
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class FakeTime:
+    """A clock that only moves when something sleeps (or a test says so), and a record of the sleeps in seconds."""
+
+    now: float = 1000.0
+    slept: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float, /) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def open_test_client(
+    sim: Simulator,
+    *,
+    root_url: str | None = None,
+    api_token: str | None = None,
+    default_model: str | None = None,
+    timeouts: Timeouts | None = None,
+    policy: RetryPolicy = NO_JITTER,
+    time: FakeTime | None = None,
+) -> AsyncIterator[LLMClient]:
+    """A client whose pauses take no time."""
+    time = time or FakeTime()
+    async with open_client(
+        root_url or sim.url,
+        api_token=api_token,
+        default_model=default_model,
+        timeouts=timeouts,
+        retry_policy=policy,
+        sleep=time.sleep,
+        clock=time.clock,
+    ) as client:
+        yield client
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    """The result, or TimeoutError in place of a test that hangs."""
+    return await asyncio.wait_for(awaitable, BOUND)
