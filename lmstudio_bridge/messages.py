@@ -6,7 +6,7 @@ makes tool results from what MCP servers answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -143,6 +143,21 @@ class CallDelta:
 
 
 Delta: TypeAlias = TextDelta | ReasoningDelta | CallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something on the way to a reply that the person who waits should know.
+
+    `queue` and `loading` explain a silence; a `recovery` is a fault that was mended, and is worth a
+    line in the result.
+    """
+
+    kind: Literal["queue", "loading", "recovery"]
+    text: str
+
+
+OnNotice: TypeAlias = Callable[[Notice], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

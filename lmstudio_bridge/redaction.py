@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -35,6 +36,23 @@ class Redactor:
         if self._pattern is None or not text:
             return text
         return MARK.join(self._redact_part(part, self._pattern) for part in text.split(MARK))
+
+    def redact_fields(self, value: T) -> T:
+        """A frozen dataclass with every text in its fields redacted, nested ones too."""
+        if self._pattern is None:
+            return value
+        redacted: Any = self._redact_any(value)
+        return cast(T, redacted)
+
+    def _redact_any(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, tuple):
+            return tuple(self._redact_any(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return dataclasses.replace(value, **{name: self._redact_any(item) for name, item in fields.items()})
+        return value
 
     @staticmethod
     def _redact_part(text: str, pattern: re.Pattern[str]) -> str:

@@ -126,6 +126,20 @@ class LLMClient:
         assert refusal is not None
         raise refusal
 
+    async def load_model(self, model: str, *, context_length: int) -> None:
+        """Load a model and wait until it is in memory; LM Studio 0.4 and later.
+
+        A model that is loaded gets a second instance, so look first. The context (tokens) may turn
+        out another than asked for: look again after it.
+
+        Raises:
+            ModelLoadError: LM Studio refused or failed.
+            LLMError: In its other kinds; `WrongEndpointError` where there is no such route.
+        """
+        payload = {"model": model, "context_length": context_length}
+        await self._transport.request("POST", "/api/v1/models/load", payload, model=model)
+        self.validator.forget()
+
     @retry_with_backoff
     async def chat_completion(
         self,
@@ -164,6 +178,7 @@ class LLMClient:
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
         temperature: float | None = None,
+        reasoning_effort: str | None = None,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
@@ -188,6 +203,7 @@ class LLMClient:
             tool_choice=tool_choice,
             max_tokens=max_tokens,
             temperature=temperature,
+            reasoning_effort=reasoning_effort,
         )
         accumulator = Accumulator(offered=[tool.name for tool in tools])
         decoder = ChunkDecoder()

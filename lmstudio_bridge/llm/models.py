@@ -102,12 +102,16 @@ class ModelCatalog:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A concrete model: `name` goes into requests, `instance` is set if it is in memory."""
+    """A concrete model: `name` goes into requests, `instance` is set if it is in memory.
+
+    `wanted` is the name under which to look for it again, should the instance be gone.
+    """
 
     name: str
     info: ModelInfo
     instance: ModelInstance | None
     source: Source
+    wanted: str
 
     @property
     def context_length(self) -> int | None:
@@ -154,13 +158,13 @@ class ModelValidator:
         self._cached: ModelCatalog | None = None
         self._cached_at = 0.0
 
-    async def catalog(self, *, refresh: bool = False) -> ModelCatalog:
-        """The models, at most `ttl` seconds old; `refresh` asks the server in any case.
+    async def catalog(self, *, refresh: bool = False, max_age: float | None = None) -> ModelCatalog:
+        """The models, at most `max_age` (else `ttl`) seconds old; `refresh` asks the server in any case.
 
         Raises:
             LLMError: The server could not be asked; failures are not cached.
         """
-        if not refresh and (cached := self._fresh()):
+        if not refresh and (cached := self._fresh(max_age)):
             return cached
         fetches = self._fetches
         async with self._lock:
@@ -201,8 +205,9 @@ class ModelValidator:
         self._cached = None
         self._forgotten += 1
 
-    def _fresh(self) -> ModelCatalog | None:
-        return self._cached if self._cached and self._clock() - self._cached_at < self._ttl else None
+    def _fresh(self, max_age: float | None = None) -> ModelCatalog | None:
+        limit = self._ttl if max_age is None else max_age
+        return self._cached if self._cached and self._clock() - self._cached_at < limit else None
 
 
 def _name_or_none(name: str | None) -> str | None:
@@ -235,7 +240,8 @@ def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
                 model=name,
             )
     instance = _instance_for(model, spelling)
-    return ModelChoice(instance.id if instance else spelling, model, instance, catalog.source)
+    wanted = model.key if instance and spelling == instance.id else spelling
+    return ModelChoice(instance.id if instance else spelling, model, instance, catalog.source, wanted)
 
 
 def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, str]:

@@ -69,6 +69,7 @@ class ChatRequestOut(TypedDict):
     stream_options: NotRequired[StreamOptionsOut]
     max_tokens: NotRequired[int]
     temperature: NotRequired[float]
+    reasoning_effort: NotRequired[str]
     tools: NotRequired[list[ToolOut]]
     tool_choice: NotRequired[ToolChoice]
 
@@ -107,6 +108,7 @@ def chat_request_out(
     tool_choice: ToolChoice = "auto",
     max_tokens: int | None = None,
     temperature: float | None = None,
+    reasoning_effort: str | None = None,
 ) -> ChatRequestOut:
     """A whole chat request; `tools` and `tool_choice` are left out where no tools are offered."""
     request: ChatRequestOut = {
@@ -120,6 +122,8 @@ def chat_request_out(
         request["max_tokens"] = max_tokens
     if temperature is not None:
         request["temperature"] = temperature
+    if reasoning_effort is not None:
+        request["reasoning_effort"] = reasoning_effort
     if tools:
         request["tools"] = [tool_out(tool) for tool in tools]
         request["tool_choice"] = tool_choice

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,18 @@ import pytest
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.messages import ToolResult
 from tests.downstream.testbed import open_test_pool
-
-PROGRAMS = Path(__file__).parents[1] / "node_modules" / ".bin"
+from tests.npm_servers import npm_server
 
 pytestmark = pytest.mark.npm
 
 
-def configure_npm(program: str, *args: str, **env: str) -> ServerConfig:
-    command = PROGRAMS / program
-    if not command.exists() or shutil.which("node") is None:
-        pytest.skip(f"{program} is not installed: npm ci --prefix tests")
-    return ServerConfig(program, "stdio", command=str(command), args=args, env=env)
+def configure_npm(name: str, *args: str, **env: str) -> ServerConfig:
+    command, *rest = npm_server(name)
+    return ServerConfig(name, "stdio", command=command, args=(*rest, *args), env=env)
 
 
 async def test_filesystem_server_reads_and_writes_below_its_folder(tmp_path: Path) -> None:
-    config = configure_npm("mcp-server-filesystem", str(tmp_path))
+    config = configure_npm("filesystem", str(tmp_path))
     path = str(tmp_path / "note.txt")
     async with open_test_pool(tmp_path) as pool:
         tools = {tool.name: tool for tool in await pool.open_server(config)}
@@ -45,7 +41,7 @@ async def test_filesystem_server_reads_and_writes_below_its_folder(tmp_path: Pat
 
 
 async def test_memory_server_keeps_its_state_between_calls(tmp_path: Path) -> None:
-    config = configure_npm("mcp-server-memory", MEMORY_FILE_PATH=str(tmp_path / "memory.json"))
+    config = configure_npm("memory", MEMORY_FILE_PATH=str(tmp_path / "memory.json"))
     entity = {"name": "Ada", "entityType": "person", "observations": ["wrote the first program"]}
     async with open_test_pool(tmp_path) as pool:
         await pool.open_server(config)
@@ -56,7 +52,7 @@ async def test_memory_server_keeps_its_state_between_calls(tmp_path: Path) -> No
 
 
 async def test_everything_server_shows_all_kinds_of_content(tmp_path: Path) -> None:
-    config = configure_npm("mcp-server-everything")
+    config = configure_npm("everything")
     told: list[str] = []
 
     async def on_progress(text: str) -> None:

@@ -1,0 +1,88 @@
+"""Getting a model into memory before it is needed, once, with a context that fits the work.
+
+Never unloads anything, and never loads a second instance of a model that is there.
+"""
+
+from __future__ import annotations
+
+from lmstudio_bridge.errors import LLMResponseError, ModelLoadError, ModelLostError, WrongEndpointError
+from lmstudio_bridge.llm.client import LLMClient
+from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInfo
+from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.messages import Notice, OnNotice
+
+DEFAULT_CONTEXT_LENGTH = 16_384  # tokens; tools and a few results fill less
+_LOADS = "load:"  # lines of the slot queue in which loads wait, one a model
+
+
+class ModelLoader:
+    """Loads models of one LM Studio, one load at a time for each, across runs and processes."""
+
+    def __init__(self, client: LLMClient, slots: SlotQueue, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> None:
+        self._client = client
+        self._slots = slots
+        self._context_length = context_length
+
+    async def ensure_loaded(self, choice: ModelChoice, *, on_notice: OnNotice) -> ModelChoice:
+        """The choice with its model in memory, as far as that can be brought about from here.
+
+        Where the server has no load route, the model is loaded by the first request to it.
+
+        Raises:
+            ModelLoadError: LM Studio refused; the remedy names a smaller model, if there is one.
+            LLMError: The server could not be asked.
+        """
+        if choice.info.loaded is not False:
+            return choice
+        key = choice.info.key
+        if choice.source != "/api/v1/models":
+            await on_notice(Notice("loading", f"{key} is not loaded yet; LM Studio loads it at the first request"))
+            return choice
+        async with self._slots.hold(_LOADS + key, parallel=1):
+            choice = await self._look(choice)  # somebody else may have loaded it while we waited
+            if choice.info.loaded:
+                return choice
+            await on_notice(Notice("loading", f"loading {key}"))
+            await self._load(choice)
+            return await self._look(choice)
+
+    async def _look(self, choice: ModelChoice) -> ModelChoice:
+        await self._client.validator.catalog(refresh=True)
+        return await self._client.validator.resolve(choice.wanted)
+
+    async def _load(self, choice: ModelChoice) -> None:
+        wanted = min(self._context_length, choice.info.max_context_length or self._context_length)
+        for last_try in (False, True):
+            try:
+                await self._client.load_model(choice.name, context_length=wanted)
+                return
+            except ModelLostError:  # overtaken by another load
+                if last_try:
+                    raise
+            except ModelLoadError as exc:
+                exc.remedy = _with_smaller(exc.remedy, choice.info, await self._client.validator.catalog())
+                raise
+            except WrongEndpointError:
+                return  # no such route after all: the first request loads it
+            except LLMResponseError as exc:
+                if exc.status not in (404, 405, 501):
+                    raise
+                return
+
+
+def _with_smaller(remedy: str, model: ModelInfo, catalog: ModelCatalog) -> str:
+    """The remedy, and the largest chat model that is smaller than this one; a loaded one first."""
+    smaller = [
+        other
+        for other in catalog.chat_models()
+        if other.key != model.key and (other.loaded or _size(other) < _size(model))
+    ]
+    if not smaller:
+        return remedy
+    best = max(smaller, key=lambda other: (bool(other.loaded), bool(other.trained_for_tool_use), _size(other)))
+    state = "already loaded" if best.loaded else "smaller"
+    return f"{remedy} {best.key} is {state}: pass model={best.key!r}."
+
+
+def _size(model: ModelInfo) -> int:
+    return model.size_bytes or 0

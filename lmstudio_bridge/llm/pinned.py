@@ -1,0 +1,239 @@
+"""PinnedModel: one run's model, kept to one instance, and got back when LM Studio loses it.
+
+A chat request has no side effects at LM Studio (it keeps no state for this route), so it can be sent
+again as long as nobody acted on its reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+
+from lmstudio_bridge.errors import (
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    ModelLostError,
+    ModelSubstitutedError,
+    ServerBusyError,
+)
+from lmstudio_bridge.llm.client import LLMClient, OnDelta
+from lmstudio_bridge.llm.loading import ModelLoader
+from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInstance
+from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.messages import Completion, Message, Notice, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.retry import OnRetry, Retry, Sleep
+
+T = TypeVar("T")
+
+MAX_RESENDS = 2  # of one request whose model was lost; after a second crash it is no accident
+WATCH_INTERVAL = 5.0  # seconds between looks at the model while a request is under way
+_SETTLE = 1.0  # seconds to let LM Studio finish unloading before we look again
+_FAILED_LOOKS = 3  # looks in a row without an answer until the server counts as gone
+_CLOSE_TIMEOUT = 2.0  # seconds for a request to hang up once it is cancelled
+
+
+class PinnedModel:
+    """A model to talk to; `choice` is the instance as it was last seen."""
+
+    def __init__(
+        self,
+        client: LLMClient,
+        choice: ModelChoice,
+        *,
+        loader: ModelLoader,
+        slots: SlotQueue,
+        parallel: int | None = None,
+        watch_interval: float = WATCH_INTERVAL,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._loader = loader
+        self._slots = slots
+        self._parallel = parallel
+        self._watch_interval = watch_interval
+        self._sleep = sleep
+        self.choice = choice
+
+    async def prepare(self, *, on_notice: OnNotice) -> ModelChoice:
+        """Load the model if it is not in memory, before any work starts; the instance to use.
+
+        Raises:
+            ModelLoadError: LM Studio could not load it.
+        """
+        self.choice = await self._loader.ensure_loaded(self.choice, on_notice=on_notice)
+        return self.choice
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        reasoning_effort: str | None = None,
+        on_delta: OnDelta | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        """As `LLMClient.stream_chat_completion`, in a slot of its own and at this model only.
+
+        A reply that breaks off is thrown away and asked for again, at most `MAX_RESENDS` times; what
+        was told to `on_delta` before belongs to the lost reply.
+        """
+
+        async def told_retry(retry: Retry) -> None:
+            if isinstance(retry.error, ServerBusyError):
+                self._slots.lower(self.choice.name)
+            if on_retry:
+                await on_retry(retry)
+
+        async def on_wait(place: int) -> None:
+            where = f"place {place} in line" if place else "other sessions hold all slots"
+            await on_notice(Notice("queue", f"waiting for {self.choice.name}: {where}"))
+
+        resends = 0
+        while True:
+            try:
+                async with self._slots.hold(
+                    self.choice.name, parallel=self._parallel or self._instance_slots(), on_wait=on_wait
+                ):
+                    return await self._watched(
+                        self._client.stream_chat_completion(
+                            messages,
+                            model=self.choice.name,
+                            tools=tools,
+                            tool_choice=tool_choice,
+                            max_tokens=max_tokens,
+                            reasoning_effort=reasoning_effort,
+                            on_delta=on_delta,
+                            on_retry=told_retry,
+                            accepts_model=self.choice.answers_as,
+                        )
+                    )
+            except (ModelLostError, ModelSubstitutedError) as exc:
+                if resends == MAX_RESENDS:
+                    raise
+                lost: LLMError = exc
+            except LLMTimeoutError as exc:
+                lost = await self._explain_silence(exc)
+                if not isinstance(lost, ModelLostError) or resends == MAX_RESENDS:
+                    raise lost from exc
+            resends += 1
+            await self._restore(lost, resends, on_notice)
+
+    def _instance_slots(self) -> int | None:
+        return self.choice.instance.parallel if self.choice.instance else None
+
+    async def _restore(self, lost: LLMError, resends: int, on_notice: OnNotice) -> None:
+        """Look for the model, load it if it is gone, and pin it again.
+
+        Raises:
+            LLMError: It cannot be got back; the error says what had happened before.
+        """
+        why = lost.detail or lost.message
+        await on_notice(Notice("recovery", f"{why} Asking again ({resends} of {MAX_RESENDS})."))
+        await self._sleep(_SETTLE * resends)
+        try:
+            await self._client.validator.catalog(refresh=True)
+            choice = await self._client.validator.resolve(self.choice.wanted)
+            self.choice = await self._loader.ensure_loaded(choice, on_notice=on_notice)
+        except LLMError as exc:
+            if isinstance(exc, LLMConnectionError | LLMTimeoutError):
+                raise
+            exc.message = f"{lost.message} It could not be got back: {exc.message}"
+            exc.args = (exc.message,)
+            raise
+
+    async def _explain_silence(self, error: LLMTimeoutError) -> LLMError:
+        """What a look at the server says about a reply that did not come in time."""
+        try:
+            catalog = await self._client.validator.catalog(refresh=True)
+        except LLMError:
+            return error
+        if problem := _difference(self.choice.instance, catalog):
+            return _lost(problem, error)
+        error.message += " The server is up, and the model is still loaded."
+        error.args = (error.message,)
+        return error
+
+    async def _watched(self, request: Coroutine[Any, Any, T]) -> T:
+        """The request's result, unless its model changes meanwhile: then the connection is closed.
+
+        Raises:
+            ModelLostError: The instance was unloaded, reloaded or replaced, or the server is gone.
+        """
+        if self.choice.info.loaded is None:
+            return await request  # a server that does not tell
+        async with _task(request) as answering, _task(self._watch()) as watching:
+            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                return answering.result()
+            raise watching.result()
+
+    async def _watch(self) -> ModelLostError:
+        """Look at the model again and again; returns when it is no longer what it was."""
+        pinned = self.choice.instance
+        failed_looks = 0
+        while True:
+            await asyncio.sleep(self._watch_interval)
+            try:
+                catalog = await self._client.validator.catalog(max_age=self._watch_interval)
+            except LLMError as exc:
+                failed_looks += 1
+                if failed_looks == _FAILED_LOOKS:
+                    return _lost("LM Studio no longer answers.", exc)
+                continue
+            failed_looks = 0
+            if pinned is None:  # being loaded by this very request
+                pinned = _instance_of(self.choice, catalog)
+            elif problem := _difference(pinned, catalog):
+                return _lost(problem, None)
+
+
+def _instance_of(choice: ModelChoice, catalog: ModelCatalog) -> ModelInstance | None:
+    found = catalog.find(choice.name)
+    return next(iter(found[0].instances or ()), None) if found else None
+
+
+def _difference(pinned: ModelInstance | None, catalog: ModelCatalog) -> str:
+    """How the server's models differ from the pinned instance, in words; "" if they don't."""
+    if pinned is None or catalog.source == "/v1/models":
+        return ""
+    for model in catalog.models:
+        for instance in model.instances or ():
+            if instance.id == pinned.id:
+                if instance.context_length == pinned.context_length or pinned.context_length is None:
+                    return ""
+                return (
+                    f"The model {pinned.id} was reloaded with a context of {instance.context_length} tokens "
+                    f"instead of {pinned.context_length}."
+                )
+    return f"The model {pinned.id} was unloaded."
+
+
+def _lost(message: str, error: LLMError | None) -> ModelLostError:
+    return ModelLostError(
+        message,
+        remedy="Load the model by hand in LM Studio (a hand-loaded model has no idle limit and is not evicted).",
+        url=error.url if error else "",
+        model=error.model if error else None,
+    )
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """A task that ends with the block. No task group: it would wrap the errors of the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            await asyncio.wait([task])
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: asyncio would complain of one that nobody looked at

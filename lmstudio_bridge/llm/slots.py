@@ -1,0 +1,167 @@
+"""How many requests may be at a model at once: fair lines, also between processes of one user.
+
+LM Studio serves `parallel` requests of an instance together and queues the rest inside, where they
+fail after about 120 s and nobody sees their place. So we queue in front of it: first come, first
+served within this process, and one lock file a slot between processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+try:
+    import fcntl
+except ImportError:  # Windows: only the lines within the process
+    fcntl = None  # type: ignore[assignment]  # stands for "no locks between processes here"
+
+DEFAULT_PARALLEL = 4  # slots; LM Studio's own default since 0.4
+LOWERED_FOR = 60.0  # seconds for which a busy server gets fewer requests at once
+_LOCK_POLL = 0.2  # seconds between looks at other processes' locks; flock cannot be awaited
+
+OnWait: TypeAlias = Callable[[int], Awaitable[None]]
+"""Told the place in the line, from 1, when it changes; 0: other processes hold all slots."""
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    admitted: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    """The requests for one model: `held` are at it, the others wait in front of it."""
+
+    slots: int = DEFAULT_PARALLEL
+    lowered_to: int = 0
+    lowered_until: float = float("-inf")
+    held: int = 0
+    waiting: deque[_Ticket] = field(default_factory=deque)
+
+
+class SlotQueue:
+    """The slots of the models of one server.
+
+    `folder` is where processes of one user leave their lock files; None: nobody else is there.
+    """
+
+    def __init__(self, *, server: str, folder: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._server = server
+        self._folder = folder if fcntl is not None else None
+        self._clock = clock
+        self._lines: dict[str, _Line] = {}
+
+    @asynccontextmanager
+    async def hold(self, model: str, *, parallel: int | None, on_wait: OnWait | None = None) -> AsyncIterator[None]:
+        """One slot of `model` for as long as the block takes, after waiting in line for it.
+
+        `parallel` is the number of slots as far as it is known now.
+        """
+        line = self._lines.setdefault(model, _Line())
+        line.slots = parallel or line.slots
+        await self._take(line, on_wait)
+        try:
+            async with self._lock(model, self._limit(line), on_wait):
+                yield
+        finally:
+            self._give_back(line)
+
+    def lower(self, model: str) -> int:
+        """Send one request less at a time for a while, but one at least; the new number."""
+        line = self._lines.setdefault(model, _Line())
+        line.lowered_to = max(1, min(self._limit(line), line.held or 1) - 1)
+        line.lowered_until = self._clock() + LOWERED_FOR
+        return line.lowered_to
+
+    def waiting(self, model: str) -> int:
+        """How many requests stand in line for this model."""
+        return len(self._lines[model].waiting) if model in self._lines else 0
+
+    def _limit(self, line: _Line) -> int:
+        lowered = self._clock() < line.lowered_until
+        return min(line.slots, line.lowered_to) if lowered else line.slots
+
+    async def _take(self, line: _Line, on_wait: OnWait | None) -> None:
+        if line.held < self._limit(line) and not line.waiting:
+            line.held += 1
+            return
+        ticket = _Ticket()
+        line.waiting.append(ticket)
+        try:
+            told = 0
+            while not ticket.admitted:
+                place = line.waiting.index(ticket) + 1
+                if on_wait and place != told:
+                    told = place
+                    await on_wait(place)
+                    continue  # the line may have moved meanwhile
+                ticket.moved.clear()
+                await ticket.moved.wait()
+        except BaseException:
+            if ticket.admitted:
+                self._give_back(line)
+            else:
+                line.waiting.remove(ticket)
+                self._admit(line)
+            raise
+
+    def _give_back(self, line: _Line) -> None:
+        line.held -= 1
+        self._admit(line)
+
+    def _admit(self, line: _Line) -> None:
+        while line.waiting and line.held < self._limit(line):
+            ticket = line.waiting.popleft()
+            ticket.admitted = True
+            line.held += 1
+            ticket.moved.set()
+        for ticket in line.waiting:
+            ticket.moved.set()
+
+    @asynccontextmanager
+    async def _lock(self, model: str, slots: int, on_wait: OnWait | None) -> AsyncIterator[None]:
+        """One of the model's lock files, which the system frees should we die."""
+        if self._folder is None:
+            yield
+            return
+        digest = hashlib.sha256(f"{self._server}\0{model}".encode()).hexdigest()[:16]
+        told = False
+        while (held := _lock_one(self._folder, digest, slots)) is None:
+            if on_wait and not told:
+                told = True
+                await on_wait(0)
+            await asyncio.sleep(_LOCK_POLL)
+        try:
+            yield
+        finally:
+            if held >= 0:
+                os.close(held)
+
+
+def _lock_one(folder: Path, digest: str, slots: int) -> int | None:
+    """The file descriptor of a lock file that was free; None if none is, -1 if there can be no locks."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(slots):
+            file = os.open(folder / f"{digest}-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+            except OSError:
+                os.close(file)
+                raise
+            else:
+                return file
+    except OSError:
+        return -1  # no such folder can be made, or its file system has no locks: go on without
+    return None
