@@ -155,7 +155,7 @@ def _flatten(schema: dict[str, Any]) -> dict[str, Any]:
         if union in schema:
             choices = [choice for choice in schema[union] if choice.get("type") != "null"]
             rest = {key: value for key, value in schema.items() if key != union}
-            only = choices[0] if choices else {}
+            only = choices[0] if choices else {"type": "null"} if schema[union] else {}
             schema = {**rest, "anyOf": choices} if len(choices) > 1 else {**only, **rest}
     parts = schema.pop("allOf", [])
     for part in parts:

@@ -1,0 +1,114 @@
+"""The history: what may be appended, so that no template refuses it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
+
+SYSTEM = SystemMessage("Use tools.")
+TASK = UserMessage("What is in a.txt?")
+ANSWER = AssistantMessage("Hello.")
+
+
+def calls(*ids: str) -> AssistantMessage:
+    return AssistantMessage("", tuple(ToolCall(each, "fs__read", "{}") for each in ids))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (),
+        (SYSTEM,),
+        (SYSTEM, TASK),
+        (TASK, ANSWER),
+        (SYSTEM, TASK, ANSWER, TASK, ANSWER),
+        (SYSTEM, TASK, calls("a"), ToolMessage("a", "x"), ANSWER, TASK),
+        (
+            SYSTEM,
+            TASK,
+            calls("a", "b"),
+            ToolMessage("b", "x"),
+            ToolMessage("a", "y"),
+            calls("a"),
+            ToolMessage("a", "z"),
+        ),
+    ],
+)
+def test_history_that_templates_take_is_kept_as_it_is(messages: tuple[Message, ...]) -> None:
+    assert Conversation(messages).messages == messages
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ((SYSTEM, SYSTEM), "the system message must come first, and only once"),
+        ((TASK, SYSTEM), "the system message must come first, and only once"),
+        ((TASK, TASK), "user and assistant must take turns, the user first"),
+        ((SYSTEM, ANSWER), "user and assistant must take turns, the user first"),
+        ((TASK, ANSWER, ANSWER), "user and assistant must take turns, the user first"),
+        ((TASK, ANSWER, calls("a")), "user and assistant must take turns, the user first"),
+        ((TASK, calls("a"), ToolMessage("a", "x"), TASK), "user and assistant must take turns, the user first"),
+        ((TASK, ToolMessage("a", "x")), "no open call has the id 'a'"),
+        ((TASK, ANSWER, ToolMessage("a", "x")), "no open call has the id 'a'"),
+        ((TASK, calls("a"), ToolMessage("b", "x")), "no open call has the id 'b'"),
+        ((TASK, calls("a"), ToolMessage("a", "x"), ToolMessage("a", "x")), "no open call has the id 'a'"),
+        ((TASK, calls("a", "b"), ToolMessage("a", "x"), ANSWER), "calls without a result: b"),
+        ((TASK, calls("a", "b"), ANSWER), "calls without a result: a, b"),
+        ((TASK, calls("a"), TASK), "calls without a result: a"),
+        ((TASK, calls("a", "a")), "two calls of one turn have the same id: a, a"),
+    ],
+)
+def test_message_that_templates_refuse_is_not_added(messages: tuple[Message, ...], problem: str) -> None:
+    conversation = Conversation(messages[:-1])
+
+    with pytest.raises(ValueError, match=problem):
+        conversation.add(messages[-1])
+
+    assert conversation.messages == messages[:-1]
+
+
+def test_open_calls_are_those_of_the_last_turn_without_a_result() -> None:
+    conversation = Conversation((SYSTEM, TASK))
+    seen = [conversation.open_calls()]
+
+    for message in (calls("a", "b", "c"), ToolMessage("b", "x"), ToolMessage("a", "x"), ToolMessage("c", "x"), ANSWER):
+        conversation.add(message)
+        seen.append(conversation.open_calls())
+
+    assert seen == [(), ("a", "b", "c"), ("a", "c"), ("c",), (), ()]
+
+
+def test_snapshot_of_the_history_does_not_grow() -> None:
+    conversation = Conversation((SYSTEM, TASK))
+    before = conversation.messages
+
+    conversation.add(ANSWER)
+
+    assert before == (SYSTEM, TASK)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [SYSTEM, TASK, ANSWER, calls("a"), calls("a", "b"), ToolMessage("a", "x"), ToolMessage("b", "")]
+        ),
+        max_size=15,
+    )
+)
+def test_whatever_is_offered_the_history_stays_one_that_templates_take(offered: list[Message]) -> None:
+    conversation = Conversation(())
+    for message in offered:
+        try:
+            conversation.add(message)
+        except ValueError:
+            continue
+
+    messages = conversation.messages
+    assert SYSTEM not in messages[1:]
+    turns = [each for each in messages if each is TASK or each is ANSWER]
+    assert turns == ([TASK, ANSWER] * len(turns))[: len(turns)]
+    assert Conversation(messages).messages == messages

@@ -1,0 +1,143 @@
+"""What the events of a run add up to, and how they are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_args
+
+import pytest
+
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Event,
+    Generating,
+    MessageAdded,
+    ModelChosen,
+    Outcome,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    RunStarted,
+    ServerFailed,
+    ServerReady,
+    Stop,
+    Tally,
+    Warned,
+    fan_out,
+)
+from lmstudio_bridge.messages import Usage, UserMessage
+
+LOST = "The bridge ended before the run did."
+
+
+def round_finished(number: int, text: str, *, model: str = "", usage: Usage | None = None) -> RoundFinished:
+    return RoundFinished(number, text, "", (), "stop", model, usage, 1.0)
+
+
+def call_finished(*, sent: bool, is_error: bool = False) -> CallFinished:
+    return CallFinished(1, "c1", "fs", "read", "x", is_error, sent, 1.0)
+
+
+def outcome_of(*events: Event) -> Outcome:
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return tally.outcome()
+
+
+def test_run_without_any_event_counts_as_failed() -> None:
+    assert outcome_of() == Outcome("failed", error=LOST)
+
+
+def test_rounds_calls_and_tokens_are_added_up() -> None:
+    got = outcome_of(
+        RunStarted("r1", "task", ("fs",), 5, ""),
+        ModelChosen("tiny", loaded=True, context_length=4096),
+        RoundStarted(1, 5, 3),
+        round_finished(1, "I look.", usage=Usage(10, 2, 1)),
+        call_finished(sent=True),
+        call_finished(sent=True, is_error=True),
+        call_finished(sent=False, is_error=True),
+        RoundStarted(2, 5, 3),
+        round_finished(2, "Hello.", usage=None),
+        round_finished(3, "Hello.", usage=Usage(20, 3, 0)),
+        RunFinished("answered", "Hello.", "", 9.5),
+    )
+
+    assert got == Outcome("answered", "Hello.", "", "tiny", 3, 2, Usage(30, 5, 1), 9.5)
+
+
+def test_model_is_the_one_that_answered_and_else_the_one_that_was_chosen() -> None:
+    chosen = ModelChosen("tiny", loaded=None, context_length=None)
+
+    assert outcome_of(chosen).model == "tiny"
+    assert outcome_of(chosen, round_finished(1, "x", model="")).model == "tiny"
+    assert outcome_of(chosen, round_finished(1, "x", model="tiny:2")).model == "tiny:2"
+    assert outcome_of(chosen, round_finished(1, "x", model="tiny:2"), round_finished(2, "x")).model == "tiny:2"
+
+
+def test_run_without_its_end_keeps_the_last_text() -> None:
+    assert outcome_of(round_finished(1, "I look."), round_finished(2, "")) == Outcome(
+        "failed", "I look.", LOST, rounds=2
+    )
+
+
+@pytest.mark.parametrize("stop", get_args(Stop))
+def test_answer_is_what_the_end_says_whatever_was_said_before(stop: Stop) -> None:
+    end = RunFinished(stop, "", "why", 2.0)
+
+    assert outcome_of(round_finished(1, "I look."), end) == Outcome(stop, "", "why", rounds=1, seconds=2.0)
+
+
+def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
+    got = outcome_of(Warned("one"), ServerFailed("memory", "No such file."), Warned("two"))
+
+    assert got.warnings == ("one", "MCP server memory was left out: No such file.", "two")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        RunStarted("r1", "task", (), 5, ""),
+        ServerReady("fs", 3),
+        MessageAdded(UserMessage("x")),
+        RoundStarted(1, 5, 3),
+        Generating(1, "thinking", 1, 0.5),
+        CallStarted(1, "c1", "fs", "read", "{}"),
+        CallProgress("c1", "fs", "read", "50%"),
+        RetryScheduled(1, 1.0, "busy"),
+    ],
+)
+def test_other_events_do_not_change_the_outcome(event: Event) -> None:
+    assert outcome_of(event) == outcome_of()
+
+
+def test_every_event_is_frozen() -> None:
+    event = Warned("a")
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.text = "b"  # type: ignore[misc]  # the very point
+    assert all(kind.__setattr__ is not object.__setattr__ for kind in get_args(Event))
+
+
+async def test_sinks_are_told_one_after_the_other() -> None:
+    told: list[tuple[str, Event]] = []
+
+    async def first(event: Event) -> None:
+        told.append(("first", event))
+
+    async def second(event: Event) -> None:
+        told.append(("second", event))
+
+    emit = fan_out(first, second)
+    await emit(Warned("a"))
+    await emit(Warned("b"))
+
+    assert told == [("first", Warned("a")), ("second", Warned("a")), ("first", Warned("b")), ("second", Warned("b"))]
+
+
+async def test_no_sink_at_all_is_a_sink() -> None:
+    await fan_out()(Warned("a"))
