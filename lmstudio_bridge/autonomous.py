@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +20,24 @@ from lmstudio_bridge.agent.journal import open_journal
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
-from lmstudio_bridge.agent.results import result_limit
+from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig, load_servers
 from lmstudio_bridge.downstream.sessions import SessionPool, open_pool
-from lmstudio_bridge.errors import BridgeError, DownstreamError, ServerNotConfiguredError, ServerStartError
+from lmstudio_bridge.errors import (
+    BridgeError,
+    ContextOverflowError,
+    DownstreamError,
+    LLMTimeoutError,
+    ServerNotConfiguredError,
+    ServerStartError,
+)
 from lmstudio_bridge.events import (
     Emit,
     Event,
     MessageAdded,
     ModelChosen,
-    Outcome,
+    Noticed,
     RunStarted,
     ServerFailed,
     ServerReady,
@@ -38,80 +46,29 @@ from lmstudio_bridge.events import (
     fan_out,
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
+from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelChoice
+from lmstudio_bridge.llm.pinned import PinnedModel
+from lmstudio_bridge.llm.slots import SlotQueue
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, UserMessage
+from lmstudio_bridge.llm.turns import ModelTurns
+from lmstudio_bridge.messages import Message, Notice, ServerTool, SystemMessage, UserMessage
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
+from lmstudio_bridge.report import RunReport, RunRequest
 from lmstudio_bridge.retry import RetryPolicy
 from lmstudio_bridge.settings import Settings
 
-DEFAULT_MAX_ROUNDS = 50
-MAX_TASK = 10_000  # characters
 _AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
 _AUTO_SHARE = 4  # one reply may take a quarter of the context
+_CROWDED = 0.5  # share of the context that tools and task may take before we warn
+_HOPELESS = 1.2  # more than all of it, as far as four characters make a token
 _SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
 
 
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a caller wants done.
-
-    `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
-    for one reply of the model; None lets us choose by its context.
-    """
-
-    task: str
-    servers: tuple[str, ...] | None = None
-    max_rounds: int = DEFAULT_MAX_ROUNDS
-    max_tokens: int | None = None
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """How a request went; `servers` are those whose tools were offered."""
-
-    run_id: str
-    outcome: Outcome
-    servers: tuple[str, ...]
-
-    def text(self) -> str:
-        """The report for a reader: the answer, what to know about it, and one line of figures."""
-        outcome = self.outcome
-        notes = [f"Note: {warning}" for warning in outcome.warnings]
-        match outcome.stop:
-            case "answered":
-                parts = [outcome.answer, *notes]
-            case "failed" | "cancelled":
-                so_far = f"The model's text so far:\n{outcome.answer}" if outcome.answer else ""
-                parts = [outcome.error, so_far, *notes]
-            case _:
-                parts = [outcome.answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
-        return "\n\n".join([*(part for part in parts if part), self.figures()])
-
-    def figures(self) -> str:
-        """One line: run id, model, rounds, calls, tokens, seconds."""
-        outcome, usage = self.outcome, self.outcome.usage
-        return (
-            f"[run {self.run_id} · {outcome.model or 'no model'} · {_count(outcome.rounds, 'round')} · "
-            f"{_count(outcome.calls, 'call')} · {usage.prompt_tokens + usage.completion_tokens:,} tokens · "
-            f"{outcome.seconds:.1f} s]"
-        )
-
-
-_STOP_NOTES = {
-    "round_limit": "the limit of rounds was reached; the answer is from what was known by then. A higher max_rounds "
-    "or a smaller task helps.",
-    "deadline": "the time for the run was up; this is the text so far. A smaller task helps.",
-    "context_full": "the model's context was full; this is the text so far. Load the model with a larger context.",
-    "stuck": "the model got stuck; this is the text so far. A smaller task or another model helps.",
-}
-
-
-@dataclass(frozen=True, slots=True)
 class _Prepared:
-    choice: ModelChoice
-    tools: tuple[ServerTool, ...]
+    model: PinnedModel
+    toolbox: Toolbox
     servers: tuple[str, ...]
 
 
@@ -134,7 +91,8 @@ async def open_agent(settings: Settings, *, environ: Mapping[str, str]) -> Async
             call_timeout=settings.tool_timeout,
         ) as pool,
     ):
-        yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ)
+        slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
+        yield DynamicAutonomousAgent(client, pool, slots=slots, settings=settings, environ=environ)
 
 
 class DynamicAutonomousAgent:
@@ -143,9 +101,20 @@ class DynamicAutonomousAgent:
     One agent serves many runs at once; they share its client and its servers and nothing else.
     """
 
-    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: LLMClient,
+        pool: SessionPool,
+        *,
+        slots: SlotQueue,
+        settings: Settings,
+        environ: Mapping[str, str],
+    ) -> None:
         self.client = client
         self.pool = pool
+        self._slots = slots
+        self._loader = ModelLoader(client, slots, context_length=settings.context_length)
+        self._turns = ModelTurns()
         self._settings = settings
         self._environ = environ
 
@@ -167,7 +136,8 @@ class DynamicAutonomousAgent:
         configs, unknown = self._select(request)
         redactor = Redactor(self._secrets(configs))
         run_id = new_run_id(datetime.now(UTC))
-        with open_journal(self._settings.home / "runs", run_id, redact=redactor.redact) as journal:
+        async with AsyncExitStack() as held:
+            journal = held.enter_context(open_journal(self._settings.home / "runs", run_id, redact=redactor.redact))
             tally = Tally()
             told = fan_out(journal.emit, emit) if emit else journal.emit
 
@@ -185,7 +155,10 @@ class DynamicAutonomousAgent:
             try:
                 for error in unknown:
                     await tell(ServerFailed(error.server, error.explain()))
-                prepared = await self._prepare(configs, request.model, tell, redactor)
+                async with _time_to_begin(self._settings.run_timeout):
+                    prepared = await self._prepare(configs, request.model, tell, redactor, held)
+                opening = self._opening(request.task)
+                await _check_room(prepared, opening, tell)
             except BaseException as exc:  # the journal must have its end; the error goes on
                 cancelled = isinstance(exc, asyncio.CancelledError)
                 error_text = redactor.redact(exc.explain()) if isinstance(exc, BridgeError) else str(exc)
@@ -198,16 +171,16 @@ class DynamicAutonomousAgent:
                 )
                 raise
             conversation = Conversation(())
-            for message in self._opening(request.task):
+            for message in opening:
                 conversation.add(message)
                 await tell(MessageAdded(message))
             outcome = await run(
                 conversation,
-                model=self.client.pinned(prepared.choice),
+                model=prepared.model,
                 tools=self.pool,
-                toolbox=Toolbox(prepared.tools),
+                toolbox=prepared.toolbox,
                 policy=Policy(),
-                limits=self._limits(request, prepared.choice, spent=time.monotonic() - started_at),
+                limits=self._limits(request, prepared.model.choice, spent=time.monotonic() - started_at),
                 emit=sink,
                 tally=tally,
                 redact=redactor.redact,
@@ -234,9 +207,12 @@ class DynamicAutonomousAgent:
         return configs, unknown
 
     async def _prepare(
-        self, configs: list[ServerConfig], model: str | None, tell: Emit, redactor: Redactor
+        self, configs: list[ServerConfig], model_name: str | None, tell: Emit, redactor: Redactor, held: AsyncExitStack
     ) -> _Prepared:
-        """Choose the model while the servers start; the first thing that makes the run impossible is raised."""
+        """Get the model into memory while the servers start; what makes the run impossible is raised at once.
+
+        What must be kept for the whole run is entered into `held`.
+        """
         opened: dict[str, tuple[ServerTool, ...]] = {}
         failed: list[DownstreamError] = []
 
@@ -253,16 +229,42 @@ class DynamicAutonomousAgent:
             async with anyio.create_task_group() as group:
                 for config in configs:
                     group.start_soon(open_one, config)
-                choice = await self.client.validator.resolve(model)
-                await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))
+                model = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong with the model
         if not opened:
             raise _none_left(failed, redactor)
+        servers = tuple(config.name for config in configs if config.name in opened)
+        toolbox = Toolbox(tool for name in servers for tool in opened[name])
+        return _Prepared(model, toolbox, servers)
+
+    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> PinnedModel:
+        """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
+
+        async def on_notice(notice: Notice) -> None:
+            await tell(Noticed(notice))
+
+        async def on_wait(other: str) -> None:
+            await on_notice(Notice("queue", f"waiting for the runs with {other} to end: LM Studio holds one model"))
+
+        choice = await self.client.validator.resolve(name)
+        if choice.source == "/api/v0/models":  # no load route: models evict each other
+            await held.enter_async_context(self._turns.hold(choice.info.key, on_wait=on_wait))
+            await self.client.validator.catalog(refresh=True)
+            choice = await self.client.validator.resolve(choice.wanted)
+        model = PinnedModel(
+            self.client,
+            choice,
+            loader=self._loader,
+            slots=self._slots,
+            parallel=self._settings.parallel,
+            watch_interval=self._settings.watch_interval,
+        )
+        choice = await model.prepare(on_notice=on_notice)
+        await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))
         for warning in _warnings(choice):
             await tell(Warned(warning))
-        servers = tuple(config.name for config in configs if config.name in opened)
-        return _Prepared(choice, tuple(tool for name in servers for tool in opened[name]), servers)
+        return model
 
     def _opening(self, task: str) -> tuple[Message, ...]:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))
@@ -292,10 +294,6 @@ def new_run_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{tail}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _warnings(choice: ModelChoice) -> list[str]:
     """What the user should know about the model before it starts to work."""
     found: list[str] = []
@@ -307,6 +305,45 @@ def _warnings(choice: ModelChoice) -> list[str]:
             "reload it in LM Studio with 16k or more for tasks with several steps."
         )
     return found
+
+
+async def _check_room(prepared: _Prepared, opening: Sequence[Message], tell: Emit) -> None:
+    """Say before any work starts that the tools and the task take too much of the context.
+
+    Raises:
+        ContextOverflowError: They cannot fit at all.
+    """
+    choice = prepared.model.choice
+    if choice.context_length is None:
+        return
+    specs = [(spec.name, spec.description, spec.parameters) for spec in prepared.toolbox.specs]
+    needed = (len(json.dumps(specs)) + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    tools = f"The task and {len(specs)} tools take about {needed:,} of the {choice.context_length:,} tokens"
+    remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
+    if needed > choice.context_length * _HOPELESS:
+        raise ContextOverflowError(
+            f"{tools} that {choice.name} is loaded with.",
+            needed=needed,
+            available=choice.context_length,
+            remedy=remedy,
+            model=choice.name,
+        )
+    if needed > choice.context_length * _CROWDED:
+        await tell(Warned(f"{tools} of {choice.name}'s context. {remedy}"))
+
+
+@asynccontextmanager
+async def _time_to_begin(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise LLMTimeoutError(
+            f"The run could not begin within its {seconds:g} s.",
+            remedy="Other runs hold the model, or it does not load: look at LM Studio.",
+        ) from exc
 
 
 def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:

@@ -100,7 +100,8 @@ def _serve(settings: Settings) -> int:
 
 async def _run(settings: Settings, args: argparse.Namespace) -> int:
     from lmstudio_bridge.agent.progress import open_progress
-    from lmstudio_bridge.autonomous import RunRequest, open_agent
+    from lmstudio_bridge.autonomous import open_agent
+    from lmstudio_bridge.report import RunRequest
 
     async def show(_: float, message: str) -> None:
         print(message, file=sys.stderr, flush=True)

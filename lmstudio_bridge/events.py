@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.messages import Message, ToolCall, Usage
+from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
@@ -162,6 +162,20 @@ class RetryScheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something on the way to a reply: a wait, a load, or a fault that was mended."""
+
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsShrunk:
+    """Results were replaced by notes to win room in the context; the model no longer has them whole."""
+
+    call_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the user should know, and that did not end the run."""
 
@@ -194,6 +208,8 @@ Event: TypeAlias = (
     | CallProgress
     | CallFinished
     | RetryScheduled
+    | Noticed
+    | ResultsShrunk
     | Warned
     | RunFinished
 )
@@ -220,13 +236,13 @@ class Tally:
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():
-                self._rounds += 1
+                self._rounds = event.number  # a round that was asked again is still one
                 self._model = event.model or self._model
                 self._usage += event.usage or Usage()
                 self.last_text = event.text or self.last_text
             case CallFinished(sent=sent):
                 self._calls += sent
-            case Warned(text=text):
+            case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._warnings.append(text)
             case ServerFailed(server=server, reason=reason):
                 self._warnings.append(f"MCP server {server} was left out: {reason}")
@@ -234,7 +250,7 @@ class Tally:
                 self._end, self._ended = event, True
             case RunStarted() | ServerReady() | MessageAdded() | RoundStarted() | Generating():
                 pass
-            case CallStarted() | CallProgress() | RetryScheduled():
+            case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk():
                 pass
             case _:
                 assert_never(event)

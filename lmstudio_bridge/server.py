@@ -23,14 +23,9 @@ from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
-from lmstudio_bridge.autonomous import (
-    DEFAULT_MAX_ROUNDS,
-    MAX_TASK,
-    DynamicAutonomousAgent,
-    RunRequest,
-    open_agent,
-)
+from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, RunRequest
 from lmstudio_bridge.settings import Settings
 
 logger = logging.getLogger(__name__)

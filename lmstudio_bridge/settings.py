@@ -91,6 +91,24 @@ class Settings(BaseModel):
         description="Seconds for which the list of models is taken as current.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MODEL_TTL"),
     )
+    context_length: int = Field(
+        16_384,
+        ge=512,
+        description="Tokens of context with which a model is loaded that is not in memory yet, where it allows that.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CONTEXT_LENGTH"),
+    )
+    parallel: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="Requests at a model at once; else as many as the slots that LM Studio tells, or 4.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PARALLEL"),
+    )
+    watch_interval: Seconds = Field(
+        5.0,
+        description="Seconds between looks at whether the model is still the same while it works.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_WATCH_INTERVAL"),
+    )
     server_start_timeout: Seconds = Field(
         30.0,
         description="Seconds for an MCP server to start and list its tools.",

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lmstudio_bridge.events import Event
-from lmstudio_bridge.messages import Completion, Delta, Message, ToolCall, ToolChoice, ToolResult, ToolSpec, Usage
+from lmstudio_bridge.messages import (
+    Completion,
+    Delta,
+    Message,
+    OnNotice,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    ToolSpec,
+    Usage,
+)
 from lmstudio_bridge.retry import OnRetry, Retry
 
 
@@ -28,6 +38,7 @@ class Asked:
     messages: tuple[Message, ...]
     tools: Sequence[ToolSpec]
     max_tokens: int | None = None
+    reasoning_effort: str | None = None
 
 
 Reply: TypeAlias = Completion | BaseException | Streamed
@@ -51,10 +62,12 @@ class ScriptedModel:
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
+        reasoning_effort: str | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
     ) -> Completion:
-        self.asked.append(Asked(tuple(messages), tools, max_tokens))
+        self.asked.append(Asked(tuple(messages), tools, max_tokens, reasoning_effort))
         reply = self._replies.pop(0)
         if isinstance(reply, Streamed):
             for retry in reply.retries:

@@ -1,8 +1,8 @@
-"""The history of a run: only ever appended to, and always in a form that strict templates take."""
+"""The history of a run: appended to, rarely shrunk, and always in a form that strict templates take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 
@@ -23,6 +23,10 @@ class Conversation:
     def messages(self) -> tuple[Message, ...]:
         """The whole history, oldest first."""
         return tuple(self._messages)
+
+    def size(self) -> int:
+        """Characters of the whole history."""
+        return sum(_chars(message) for message in self._messages)
 
     def add(self, message: Message) -> None:
         """Append a message.
@@ -63,6 +67,30 @@ class Conversation:
                     return ()
         return ()
 
+    def shrink(self, *, to_chars: int, note: Callable[[ToolMessage], str]) -> tuple[str, ...]:
+        """Replace tool results by a short note, oldest first, until the history has `to_chars` characters.
+
+        The newest result goes last, and only to the part that fits. Gives the ids of the calls whose
+        results were replaced; none means that there was nothing to win. This is the one place where
+        the history changes other than at its end: the engine must read it anew.
+        """
+        size = self.size()
+        results = [number for number, message in enumerate(self._messages) if isinstance(message, ToolMessage)]
+        shrunk: list[str] = []
+        for number in results:
+            if size <= to_chars:
+                break
+            message = self._messages[number]
+            assert isinstance(message, ToolMessage)
+            text = note(message)
+            if number == results[-1] and (room := to_chars - (size - len(message.text))) > len(text):
+                text = f"{message.text[: room - len(text)]}\n{text}"
+            if len(text) < len(message.text):
+                size += len(text) - len(message.text)
+                self._messages[number] = ToolMessage(message.call_id, text)
+                shrunk.append(message.call_id)
+        return tuple(shrunk)
+
     def _users_turn_was_last(self) -> bool:
         """Whether the model is to speak; calls and their results are no turns of their own."""
         for message in reversed(self._messages):
@@ -74,3 +102,8 @@ class Conversation:
                 case _:
                     pass
         return False
+
+
+def _chars(message: Message) -> int:
+    calls = message.calls if isinstance(message, AssistantMessage) else ()
+    return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)

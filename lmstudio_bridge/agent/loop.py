@@ -8,73 +8,44 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol
 
 import anyio
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.recovery import judge_reply
 from lmstudio_bridge.agent.results import cap_result
+from lmstudio_bridge.agent.rounds import Asker, ChatModel
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
-from lmstudio_bridge.errors import BridgeError, DownstreamError, LLMError
+from lmstudio_bridge.errors import BridgeError, ContextOverflowError, DownstreamError, LLMError
 from lmstudio_bridge.events import (
     CallFinished,
     CallProgress,
     CallStarted,
     Emit,
     Event,
-    Generating,
     MessageAdded,
     Outcome,
-    Phase,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
     RunFinished,
     Stop,
     Tally,
     Warned,
 )
-from lmstudio_bridge.llm.dialects import split_reasoning
 from lmstudio_bridge.messages import (
     AssistantMessage,
-    CallDelta,
-    Completion,
-    Delta,
     Message,
-    ReasoningDelta,
-    TextDelta,
     ToolCall,
-    ToolChoice,
     ToolMessage,
     ToolResult,
-    ToolSpec,
     UserMessage,
 )
-from lmstudio_bridge.retry import OnRetry, Retry
 
-_EMPTY_TURNS = 2  # empty replies that are answered with a nudge before the run counts as stuck
+_POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
-
-
-class ChatModel(Protocol):
-    """A model to talk to; `lmstudio_bridge.llm.client.PinnedModel` is one."""
-
-    async def stream_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Completion:
-        """One whole reply. Raises `LLMError`."""
-        ...
 
 
 class ToolRunner(Protocol):
@@ -143,7 +114,8 @@ async def run(
         stop, error = "cancelled", "The run was cancelled."
         raise
     except LLMError as exc:
-        stop, error = "failed", redact(exc.explain())
+        full = isinstance(exc, ContextOverflowError) and rounds.text_so_far()
+        stop, error = "context_full" if full else "failed", redact(exc.explain())
     finally:
         outcome = await finish_run(
             rounds.tell,
@@ -202,19 +174,25 @@ class _Rounds:
         self.tally = tally
         self.redact = redact
         self.clock = clock
-        self._under_way: list[str] = []  # the text of the reply that is being streamed
+        self._asker = Asker(
+            model,
+            tell=self.tell,
+            max_rounds=limits.max_rounds,
+            max_tokens=limits.max_tokens,
+            redact=redact,
+            clock=clock,
+        )
 
     def text_so_far(self) -> str:
         """The newest text of the model, also that of a reply that was cut off."""
-        text, _ = split_reasoning("".join(self._under_way))
-        return text.strip() or self.tally.last_text
+        return self._asker.text_under_way() or self.tally.last_text
 
     async def tell(self, event: Event) -> None:
         self.tally.add(event)
         await self.emit(event)
 
     async def work(self) -> Stop:
-        empty_turns = 0
+        poor_turns = 0
         hint = ""
         for number in range(1, self.limits.max_rounds + 1):
             last = number == self.limits.max_rounds
@@ -224,14 +202,15 @@ class _Rounds:
                 # Strict templates want user and assistant in turn, and don't count calls and results.
                 await self.add(AssistantMessage(GOING_ON))
                 await self.add(UserMessage(hint))
-                hint = ""
-            reply = await self.ask(number, () if last else self.toolbox.specs)
-            if reply.calls and not last:
-                empty_turns = 0
+            offered = () if last else self.toolbox.specs
+            reply = await self._asker.ask(number, self.conversation, offered)
+            verdict = judge_reply(reply, tools_offered=bool(offered))
+            if verdict == "calls" and not last:
+                hint, poor_turns = "", 0
                 await self.add(AssistantMessage(reply.text, reply.calls))
                 for call in reply.calls:
                     await self.add(await self.answer(number, call))
-            elif reply.text:
+            elif verdict == "answer" or (last and reply.text):
                 await self.add(AssistantMessage(reply.text))
                 if last and number > 1:
                     return "round_limit"
@@ -239,53 +218,15 @@ class _Rounds:
                     await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
                 return "answered"
             else:
-                empty_turns += 1
-                if empty_turns > _EMPTY_TURNS:
+                poor_turns += 1
+                if poor_turns > _POOR_TURNS:
                     return "stuck"
-                hint = EMPTY_TURN
+                hint = CALL_LOST if verdict in ("lost_call", "announced") else EMPTY_TURN
         return "round_limit"
 
     async def add(self, message: Message) -> None:
         self.conversation.add(message)
         await self.tell(MessageAdded(message))
-
-    async def ask(self, number: int, offered: Sequence[ToolSpec]) -> Completion:
-        """One request to the model, with its events."""
-        started_at = self.clock()
-        pieces = 0
-
-        async def on_delta(delta: Delta) -> None:
-            nonlocal pieces
-            pieces += 1
-            if isinstance(delta, TextDelta):
-                self._under_way.append(delta.text)
-            await self.tell(Generating(number, _phase(delta), pieces, self.clock() - started_at))
-
-        async def on_retry(retry: Retry) -> None:
-            await self.tell(RetryScheduled(retry.attempt, retry.wait, self.redact(retry.error.message)))
-
-        await self.tell(RoundStarted(number, self.limits.max_rounds, len(offered)))
-        reply = await self.model.stream_chat_completion(
-            self.conversation.messages,
-            tools=offered,
-            max_tokens=self.limits.max_tokens,
-            on_delta=on_delta,
-            on_retry=on_retry,
-        )
-        self._under_way.clear()
-        await self.tell(
-            RoundFinished(
-                number,
-                reply.text,
-                reply.reasoning,
-                reply.calls,
-                reply.finish_reason,
-                reply.model,
-                reply.usage,
-                self.clock() - started_at,
-            )
-        )
-        return reply
 
     async def answer(self, number: int, call: ToolCall) -> ToolMessage:
         """Check and run one call; whatever happens, the model gets a result to read."""
@@ -325,18 +266,6 @@ class _Rounds:
             return await self.tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             return ToolResult(_for_model(exc), is_error=True)
-
-
-def _phase(delta: Delta) -> Phase:
-    match delta:
-        case ReasoningDelta():
-            return "thinking"
-        case TextDelta():
-            return "answering"
-        case CallDelta():
-            return "calling"
-        case _:
-            assert_never(delta)
 
 
 def _for_model(error: BridgeError) -> str:

@@ -26,6 +26,8 @@ from lmstudio_bridge.events import (
     Generating,
     MessageAdded,
     ModelChosen,
+    Noticed,
+    ResultsShrunk,
     RetryScheduled,
     RoundFinished,
     RoundStarted,
@@ -35,6 +37,7 @@ from lmstudio_bridge.events import (
     ServerReady,
     Warned,
 )
+from lmstudio_bridge.messages import Notice
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +136,10 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"{server}: {tool} failed: {text}"
         case RetryScheduled(wait=wait, reason=reason):
             return f"{reason} Trying again in {wait:.0f} s"
-        case Warned(text=text):
+        case Warned(text=text) | Noticed(notice=Notice(text=text)):
             return text
+        case ResultsShrunk(call_ids=call_ids):
+            return f"the context is full: {len(call_ids)} earlier results were shortened"
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded():

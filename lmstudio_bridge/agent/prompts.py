@@ -25,4 +25,6 @@ ANSWER_NOW = (
 
 EMPTY_TURN = "Your reply held neither a call nor an answer. Call a tool, or answer the task in plain text."
 
+CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; else answer the task in plain text."
+
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours

@@ -1,0 +1,105 @@
+"""What is wrong with a reply, and how a request is changed so that it may go better. Pure.
+
+The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp's server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Completion,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+
+Verdict: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thought_only", "empty"]
+
+_ANNOUNCEMENT = re.compile(
+    r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b[^.!?\n]*[:…]?\s*\Z",
+    re.IGNORECASE,
+)
+_LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
+
+
+def judge_reply(reply: Completion, *, tools_offered: bool) -> Verdict:
+    """What a whole reply amounts to.
+
+    A call that LM Studio could not parse is dropped without a word: the reply is a 200 with the
+    preface as its text and a usage of zeros (bug-tracker #942).
+    """
+    if reply.calls:
+        return "calls"
+    if tools_offered and reply.text and reply.usage is not None and reply.usage.completion_tokens == 0:
+        return "lost_call"
+    if tools_offered and _announces_call(reply.text):
+        return "announced"
+    if reply.text:
+        return "answer"
+    return "thought_only" if reply.reasoning else "empty"
+
+
+def _announces_call(text: str) -> bool:
+    """Whether the text says what will be done next and stops there."""
+    last_line = text.strip().rpartition("\n")[2]
+    return (
+        len(text) <= _LONGEST_ANNOUNCEMENT
+        and last_line.endswith((":", "…", "..."))
+        and bool(_ANNOUNCEMENT.search(last_line))
+    )
+
+
+def plain_turns(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with nothing but user and assistant in turn, for templates that take no more.
+
+    The system text goes before the first user turn; calls and results become text.
+    """
+    turns: list[UserMessage | AssistantMessage] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        match message:
+            case SystemMessage(text) | UserMessage(text):
+                turn: UserMessage | AssistantMessage = UserMessage(text)
+            case ToolMessage(call_id, text):
+                turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
+            case AssistantMessage(text, calls):
+                names |= {call.id: call.name for call in calls}
+                called = [f"I call {call.name} with {call.arguments or '{}'}" for call in calls]
+                turn = AssistantMessage("\n".join(part for part in (text, *called) if part))
+        if turns and type(turns[-1]) is type(turn):
+            turns[-1] = type(turn)(f"{turns[-1].text}\n\n{turn.text}")
+        else:
+            turns.append(turn)
+    return list(turns)
+
+
+def simple_spec(spec: ToolSpec) -> ToolSpec:
+    """The tool with each parameter reduced to its type and description; checked in full before a call."""
+    properties = spec.parameters.get("properties", {})
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {str(name): _simple_property(each) for name, each in properties.items()},
+    }
+    if required := spec.parameters.get("required"):
+        parameters["required"] = required
+    return ToolSpec(spec.name, spec.description, parameters)
+
+
+def _simple_property(schema: Any) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):
+        return {"type": "string"}
+    kind = schema.get("type")
+    simple: dict[str, Any] = {"type": kind if isinstance(kind, str) else "string"}
+    if isinstance(description := schema.get("description"), str):
+        simple["description"] = description
+    if simple["type"] == "array":
+        items = schema.get("items")
+        item_kind = items.get("type") if isinstance(items, Mapping) else None
+        simple["items"] = {"type": item_kind if isinstance(item_kind, str) else "string"}
+    return simple

@@ -1,0 +1,287 @@
+"""One request to the model, told as events, and sent again where its failure can be mended.
+
+A request has no side effects until somebody acts on the reply, so it may be sent again; but never
+unchanged where the same request must fail the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, assert_never
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.recovery import judge_reply, plain_turns, simple_spec
+from lmstudio_bridge.errors import (
+    ContextOverflowError,
+    LLMError,
+    LLMResponseError,
+    LostToolCallError,
+    TemplateError,
+    ToolSchemaError,
+)
+from lmstudio_bridge.events import (
+    Emit,
+    Generating,
+    Noticed,
+    Phase,
+    ResultsShrunk,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+)
+from lmstudio_bridge.llm.dialects import split_reasoning
+from lmstudio_bridge.messages import (
+    CallDelta,
+    Completion,
+    Delta,
+    Message,
+    Notice,
+    OnNotice,
+    ReasoningDelta,
+    TextDelta,
+    ToolChoice,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+from lmstudio_bridge.retry import OnRetry, Retry
+
+_CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
+_PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
+_MAX_PROBES = 40  # requests to find a tool whose schema the engine cannot use
+_MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
+_MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
+
+
+class ChatModel(Protocol):
+    """A model to talk to; `lmstudio_bridge.llm.pinned.PinnedModel` is one."""
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        reasoning_effort: str | None = None,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        """One whole reply. Raises `LLMError`."""
+        ...
+
+
+class Asker:
+    """Asks the model, and remembers for the rest of the run how it has to be asked."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        tell: Emit,
+        max_rounds: int,
+        max_tokens: int | None,
+        redact: Callable[[str], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._model = model
+        self._tell = tell
+        self._max_rounds = max_rounds
+        self._max_tokens = max_tokens
+        self._redact = redact
+        self._clock = clock
+        self._plain = False  # the template takes only user and assistant turns
+        self._simple = False  # the engine takes only simple schemas
+        self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
+        self._effort: str | None = None
+        self._under_way: list[str] = []  # the text of the reply that is being streamed
+
+    def text_under_way(self) -> str:
+        """What came so far of a reply that is not whole, without its thinking."""
+        return split_reasoning("".join(self._under_way))[0].strip()
+
+    async def ask(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:
+        """The model's reply to the conversation, as good as it can be got.
+
+        Raises:
+            LLMError: It cannot be had; `ContextOverflowError` if the history cannot be shortened any more.
+        """
+        await self._tell(RoundStarted(number, self._max_rounds, len(offered)))
+        asked_again: set[str] = set()
+        while True:
+            try:
+                reply = await self._request(number, self._messages(conversation), self._specs(offered))
+                verdict = judge_reply(reply, tools_offered=bool(offered))
+                if verdict == "lost_call" and "lost_call" not in asked_again:
+                    asked_again.add("lost_call")
+                    await self._mended("LM Studio lost a tool call of the model; the round was asked again.")
+                elif verdict == "thought_only" and "thought_only" not in asked_again:
+                    asked_again.add("thought_only")
+                    await self._think_less(reply)
+                else:
+                    return reply
+            except LLMResponseError as exc:
+                fault = exc.kind
+                if fault in asked_again and not isinstance(exc, ToolSchemaError):
+                    if isinstance(exc, LostToolCallError):
+                        return Completion("", finish_reason="lost_tool_call")
+                    raise
+                asked_again.add(fault)
+                await self._mend(exc, conversation, offered)
+
+    def _messages(self, conversation: Conversation) -> Sequence[Message]:
+        return plain_turns(conversation.messages) if self._plain else conversation.messages
+
+    def _specs(self, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
+        if not (self._simple or self._dropped):
+            return offered
+        return [simple_spec(spec) for spec in offered if spec.name not in self._dropped]
+
+    async def _mend(self, error: LLMResponseError, conversation: Conversation, offered: Sequence[ToolSpec]) -> None:
+        """Change the way of asking so that this error need not come again, or raise it."""
+        match error:
+            case ContextOverflowError():
+                await self._make_room(error, conversation)
+            case TemplateError() if not self._plain:
+                self._plain = True
+                await self._mended("The model's prompt template takes only plain turns; it is asked in those.")
+            case ToolSchemaError():
+                await self._mend_schemas(error, offered)
+            case LostToolCallError():
+                await self._mended("LM Studio could not read a tool call of the model; the round was asked again.")
+            case _:
+                raise error
+
+    async def _make_room(self, error: ContextOverflowError, conversation: Conversation) -> None:
+        if error.available:
+            room = int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE)
+        else:
+            room = int(conversation.size() * _PROMPT_SHARE)
+        shrunk = conversation.shrink(to_chars=room, note=_shrunk_note)
+        if not shrunk:
+            raise error
+        await self._tell(ResultsShrunk(shrunk))
+        await self._mended(
+            f"The model's context was full; {len(shrunk)} earlier tool results were shortened. "
+            "A larger context length in LM Studio avoids that."
+        )
+
+    async def _mend_schemas(self, error: ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
+        if not self._simple:
+            self._simple = True
+            await self._mended("The engine could not use the tools' schemas; it was given simpler ones.")
+            return
+        specs = [spec for spec in offered if spec.name not in self._dropped]
+        bad = await self._find_bad_tools(specs)
+        if not bad or len(bad) == len(specs):
+            raise error
+        self._dropped |= bad
+        await self._mended(f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}.")
+
+    async def _find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
+        """The tools that spoil a request, found by halving; each look costs a request of one token."""
+        bad: set[str] = set()
+        probes = 0
+        parts = [list(specs)]
+        while parts and probes < _MAX_PROBES:
+            part = parts.pop()
+            probes += 1
+            if await self._takes(part):
+                continue
+            if len(part) == 1:
+                bad.add(part[0].name)
+            else:
+                half = len(part) // 2
+                parts += [part[:half], part[half:]]
+        return frozenset(bad)
+
+    async def _takes(self, specs: Sequence[ToolSpec]) -> bool:
+        try:
+            await self._model.stream_chat_completion(
+                [UserMessage("Say ok.")],
+                tools=[simple_spec(spec) for spec in specs],
+                max_tokens=1,
+                on_notice=self._on_notice,
+            )
+        except ToolSchemaError:
+            return False
+        except LLMError as exc:
+            if isinstance(exc, LostToolCallError):
+                return True
+            raise
+        return True
+
+    async def _think_less(self, reply: Completion) -> None:
+        """The reply was all thinking: give it more room if that ran out, else ask for less thought."""
+        if reply.finish_reason == "length" and self._max_tokens and self._max_tokens < _MAX_TOKENS:
+            self._max_tokens = min(_MAX_TOKENS, self._max_tokens * _MORE_TOKENS)
+            await self._mended(f"The model only thought; it was given {self._max_tokens:,} tokens for its reply.")
+        else:
+            self._effort = "low"
+            await self._mended("The model only thought; it was asked again for less reasoning.")
+
+    async def _mended(self, text: str) -> None:
+        await self._on_notice(Notice("recovery", text))
+
+    async def _on_notice(self, notice: Notice) -> None:
+        self._under_way.clear()
+        await self._tell(Noticed(Notice(notice.kind, self._redact(notice.text))))
+
+    async def _request(self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec]) -> Completion:
+        """One request, with its events."""
+        started_at = self._clock()
+        writing_since = started_at
+        pieces = 0
+
+        async def on_delta(delta: Delta) -> None:
+            nonlocal pieces, writing_since
+            if not self._under_way and not pieces:
+                writing_since = self._clock()
+            pieces += 1
+            if isinstance(delta, TextDelta):
+                self._under_way.append(delta.text)
+            await self._tell(Generating(number, _phase(delta), pieces, self._clock() - writing_since))
+
+        async def on_retry(retry: Retry) -> None:
+            await self._tell(RetryScheduled(retry.attempt, retry.wait, self._redact(retry.error.message)))
+
+        reply = await self._model.stream_chat_completion(
+            messages,
+            tools=specs,
+            max_tokens=self._max_tokens,
+            reasoning_effort=self._effort,
+            on_delta=on_delta,
+            on_retry=on_retry,
+            on_notice=self._on_notice,
+        )
+        self._under_way.clear()
+        await self._tell(
+            RoundFinished(
+                number,
+                reply.text,
+                reply.reasoning,
+                reply.calls,
+                reply.finish_reason,
+                reply.model,
+                reply.usage,
+                self._clock() - started_at,
+            )
+        )
+        return reply
+
+
+def _shrunk_note(message: ToolMessage) -> str:
+    return f"[{len(message.text):,} characters left out to save room; call the tool again if they are needed]"
+
+
+def _phase(delta: Delta) -> Phase:
+    match delta:
+        case ReasoningDelta():
+            return "thinking"
+        case TextDelta():
+            return "answering"
+        case CallDelta():
+            return "calling"
+        case _:
+            assert_never(delta)
