@@ -21,7 +21,7 @@ from lmstudio_bridge.errors import (
 )
 from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
 from lmstudio_bridge.llm.failures import unreadable_answer
-from lmstudio_bridge.llm.models import DEFAULT_TTL, ModelCatalog, ModelChoice, ModelValidator, Source
+from lmstudio_bridge.llm.models import DEFAULT_TTL, ModelCatalog, ModelValidator, Source
 from lmstudio_bridge.llm.responses import ResponseIn, response_request_out
 from lmstudio_bridge.llm.transport import Timeouts, Transport, open_transport
 from lmstudio_bridge.llm.wire import (
@@ -105,10 +105,6 @@ class LLMClient:
         self.retry_sleep = sleep
         self.retry_clock = clock
         self.validator = ModelValidator(self.list_models, default_model=default_model, ttl=model_ttl, clock=clock)
-
-    def pinned(self, choice: ModelChoice) -> PinnedModel:
-        """The chosen model as something to talk to."""
-        return PinnedModel(self, choice)
 
     @retry_with_backoff
     async def list_models(self) -> ModelCatalog:
@@ -331,36 +327,6 @@ class LLMClient:
     async def _post(self, route: str, payload: Mapping[str, Any], shape: type[M], *, model: str) -> M:
         body = await self._transport.request("POST", route, payload, model=model)
         return _read(shape, body, url=self.root_url + route, model=model)
-
-
-class PinnedModel:
-    """One concrete model of one client; refuses replies that another model wrote."""
-
-    def __init__(self, client: LLMClient, choice: ModelChoice) -> None:
-        self._client = client
-        self.choice = choice
-
-    async def stream_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        on_delta: OnDelta | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Completion:
-        """As `LLMClient.stream_chat_completion`."""
-        return await self._client.stream_chat_completion(
-            messages,
-            model=self.choice.name,
-            tools=tools,
-            tool_choice=tool_choice,
-            max_tokens=max_tokens,
-            on_delta=on_delta,
-            on_retry=on_retry,
-            accepts_model=self.choice.answers_as,
-        )
 
 
 def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:
