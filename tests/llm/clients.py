@@ -10,7 +10,15 @@ from typing import TypeVar
 
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Message, ToolSpec, UserMessage
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
 from lmstudio_bridge.retry import RetryPolicy
 from tests.lmstudio_sim.server import Simulator
 
@@ -23,6 +31,14 @@ NO_JITTER = RetryPolicy(jitter=0.0)
 
 QUESTION: tuple[Message, ...] = (UserMessage("List the files"),)
 LIST_FILES = ToolSpec("list_files", "Lists a folder.", {"type": "object", "properties": {"path": {"type": "string"}}})
+
+HISTORY: tuple[Message, ...] = (
+    SystemMessage("Be brief."),
+    UserMessage("List the files"),
+    AssistantMessage("", (ToolCall("268992578", "list_files", '{"path":"."}'),)),
+    ToolMessage("268992578", "a.txt\nb.txt"),
+)
+"""A whole round of tools."""
 
 T = TypeVar("T")
 
@@ -71,3 +87,9 @@ async def open_test_client(
 async def within(awaitable: Awaitable[T]) -> T:
     """The result, or TimeoutError in place of a test that hangs."""
     return await asyncio.wait_for(awaitable, BOUND)
+
+
+def sent(sim: Simulator, path: str) -> object:
+    """The JSON of the only request to that path."""
+    [request] = [each for each in sim.requests if each.path == path]
+    return request.json
