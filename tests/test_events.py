@@ -15,7 +15,9 @@ from lmstudio_bridge.events import (
     Generating,
     MessageAdded,
     ModelChosen,
+    Noticed,
     Outcome,
+    ResultsShrunk,
     RetryScheduled,
     RoundFinished,
     RoundStarted,
@@ -28,7 +30,7 @@ from lmstudio_bridge.events import (
     Warned,
     fan_out,
 )
-from lmstudio_bridge.messages import Usage, UserMessage
+from lmstudio_bridge.messages import Notice, Usage, UserMessage
 
 LOST = "The bridge ended before the run did."
 
@@ -93,9 +95,16 @@ def test_answer_is_what_the_end_says_whatever_was_said_before(stop: Stop) -> Non
 
 
 def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
-    got = outcome_of(Warned("one"), ServerFailed("memory", "No such file."), Warned("two"))
+    mended = Noticed(Notice("recovery", "It was lost and is back."))
 
-    assert got.warnings == ("one", "MCP server memory was left out: No such file.", "two")
+    got = outcome_of(Warned("one"), ServerFailed("memory", "No such file."), mended, Warned("two"))
+
+    assert got.warnings == (
+        "one",
+        "MCP server memory was left out: No such file.",
+        "It was lost and is back.",
+        "two",
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +118,9 @@ def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
         CallStarted(1, "c1", "fs", "read", "{}"),
         CallProgress("c1", "fs", "read", "50%"),
         RetryScheduled(1, 1.0, "busy"),
+        Noticed(Notice("loading", "It is being loaded.")),
+        Noticed(Notice("queue", "2 requests are before it.")),
+        ResultsShrunk(("c1",)),
     ],
 )
 def test_other_events_do_not_change_the_outcome(event: Event) -> None:

@@ -99,6 +99,8 @@ def imports_of(source: str) -> Iterator[str]:
 
 def violations(module: str, source: str) -> list[str]:
     """What is wrong with a module, in words."""
+    if module not in LAYER_OF:
+        return [f"{module} is not in the table"]
     found: list[str] = []
     for name in imports_of(source):
         top = name.partition(".")[0]
@@ -208,6 +210,10 @@ def test_agent_knows_neither_http_nor_mcp(module: str) -> None:
 )
 def test_checker_finds_what_breaks_a_rule(module: str, line: str, violation: str | None) -> None:
     assert violations(module, f'"""A module."""\n{line}') == ([violation] if violation else [])
+
+
+def test_checker_finds_a_module_that_nobody_placed() -> None:
+    assert violations("nowhere", '"""A module."""') == ["nowhere is not in the table"]
 
 
 def test_checker_finds_a_missing_docstring() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from lmstudio_bridge.agent.journal import journal_path, open_journal, read_event
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.toolbox import Toolbox
-from lmstudio_bridge.errors import LLMError, SettingsError
+from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
     CallProgress,
@@ -31,7 +32,9 @@ from lmstudio_bridge.events import (
     Generating,
     MessageAdded,
     ModelChosen,
+    Noticed,
     Outcome,
+    ResultsShrunk,
     RetryScheduled,
     RoundFinished,
     RoundStarted,
@@ -45,6 +48,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    Notice,
     ServerTool,
     SystemMessage,
     TextDelta,
@@ -75,6 +79,9 @@ ALL_KINDS: list[Event] = [
     CallFinished(1, "c1", "fs", "read", "half a pair: \ud83d", is_error=True, sent=True, seconds=2),
     MessageAdded(ToolMessage("c1", "hello")),
     RetryScheduled(1, 2.0, "busy"),
+    Noticed(Notice("loading", "It is being loaded.")),
+    Noticed(Notice("recovery", "It was lost and is back.")),
+    ResultsShrunk(("c1", "c2")),
     Warned("careful"),
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
     RunFinished("stuck", "I look.", "", 4.0),
@@ -95,6 +102,7 @@ def write(folder: Path, events: list[Event], *, redact: Callable[[str], str] = s
 
 
 def test_every_kind_of_event_comes_back_as_it_was_told(tmp_path: Path) -> None:
+    assert {type(event) for event in ALL_KINDS} == set(get_args(Event)) - {Generating, CallProgress}
     assert read_events(write(tmp_path, ALL_KINDS)) == ALL_KINDS
 
 
@@ -381,6 +389,7 @@ ENDS: dict[str, Callable[[Emit], Awaitable[Outcome]]] = {
     "deadline in a reply": lambda emit: run_with(emit, LOOK, STREAM, seconds=0),
     "cancelled": lambda emit: run_with(emit, LOOK, NEVER, cancel=True),
     "cancelled in a reply": lambda emit: run_with(emit, LOOK, STREAM, cancel=True),
+    "context_full": lambda emit: run_with(emit, LOOK, *[ContextOverflowError("Too long.") for _ in range(9)]),
     "failed": lambda emit: run_with(emit, LOOK, LLMError("No answer.", url="http://h", remedy="Look there.")),
     "failed by a fault": lambda emit: run_with(emit, LOOK, result=ZeroDivisionError()),
     "failed before the loop": fail_before_the_loop,

@@ -19,6 +19,8 @@ from lmstudio_bridge.events import (
     Generating,
     MessageAdded,
     ModelChosen,
+    Noticed,
+    ResultsShrunk,
     RetryScheduled,
     RoundFinished,
     RoundStarted,
@@ -28,7 +30,7 @@ from lmstudio_bridge.events import (
     ServerReady,
     Warned,
 )
-from lmstudio_bridge.messages import UserMessage
+from lmstudio_bridge.messages import Notice, UserMessage
 from tests.fakes import ManualClock
 
 STARTED = RunStarted("r1", "task", ("fs", "web"), 5, "")
@@ -340,6 +342,8 @@ async def test_event_after_the_block_is_no_error() -> None:
         (CallFinished(2, "c1", "fs", "read", "ENOENT", is_error=True, sent=True, seconds=1), "fs: read failed: ENOENT"),
         (RetryScheduled(1, 2.4, "No connection."), "No connection. Trying again in 2 s"),
         (Warned("careful"), "careful"),
+        (Noticed(Notice("queue", "2 requests are before it.")), "2 requests are before it."),
+        (ResultsShrunk(("c1", "c2")), "the context is full: 2 earlier results were shortened"),
         (RunFinished("answered", "x", "", 1.0), "done: answered"),
     ],
 )

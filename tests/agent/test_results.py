@@ -48,6 +48,13 @@ def test_result_beyond_the_limit_keeps_its_head_and_tail() -> None:
     )
 
 
+@pytest.mark.parametrize(("limit", "head", "tail"), [(0, "", ""), (1, "", "z"), (2, "a", "z"), (3, "ab", "z")])
+def test_tiny_limit_is_kept_too(limit: int, head: str, tail: str) -> None:
+    lines = cap_result("ab" + "m" * 500 + "z", limit).split("\n")
+
+    assert (lines[0], lines[2]) == (head, tail)
+
+
 def test_numbers_in_the_note_can_be_read() -> None:
     assert "[… 999,000 of 1,000,000 characters left out here;" in cap_result("x" * 1_000_000, 1_000)
 
