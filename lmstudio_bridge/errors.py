@@ -2,6 +2,8 @@
 
 * BridgeError
   x SettingsError
+  x RunNotFoundError
+  x RunActiveError
   x LLMError
     + LLMTimeoutError
     + LLMConnectionError
@@ -54,6 +56,14 @@ class BridgeError(Exception):
 
 class SettingsError(BridgeError):
     """An environment variable or option has a value that we cannot use."""
+
+
+class RunNotFoundError(BridgeError):
+    """There is no run of that id, or its journal cannot be used."""
+
+
+class RunActiveError(BridgeError):
+    """The run is under way right now, here or in another process of the same user."""
 
 
 class LLMError(BridgeError):

@@ -50,6 +50,17 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RunContinued:
+    """A run goes on from what its journal holds; the outcome counts from here on."""
+
+    run_id: str
+    instructions: str
+    servers: tuple[str, ...]
+    max_rounds: int
+    started_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True)
 class ServerReady:
     """A downstream server is open and has listed its tools."""
 
@@ -197,6 +208,7 @@ class RunFinished:
 
 Event: TypeAlias = (
     RunStarted
+    | RunContinued
     | ServerReady
     | ServerFailed
     | ModelChosen
@@ -218,9 +230,12 @@ Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 
 
 class Tally:
-    """Adds up the events of a run."""
+    """Adds up the events of a run, from its start or from where it last went on."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.last_text = ""
         self._model = ""
         self._rounds = 0
@@ -233,6 +248,8 @@ class Tally:
     def add(self, event: Event) -> None:
         """Take the next event."""
         match event:
+            case RunStarted() | RunContinued():
+                self._begin()
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():
@@ -248,7 +265,7 @@ class Tally:
                 self._warnings.append(f"MCP server {server} was left out: {reason}")
             case RunFinished():
                 self._end, self._ended = event, True
-            case RunStarted() | ServerReady() | MessageAdded() | RoundStarted() | Generating():
+            case ServerReady() | MessageAdded() | RoundStarted() | Generating():
                 pass
             case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk():
                 pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from lmstudio_bridge.events import Outcome
 
@@ -15,7 +16,8 @@ class RunRequest:
     """What a caller wants done.
 
     `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
-    for one reply of the model; None lets us choose by its context.
+    for one reply of the model; None lets us choose by its context. `seconds` is the time for the
+    whole run; None leaves it to the settings.
     """
 
     task: str
@@ -23,6 +25,23 @@ class RunRequest:
     max_rounds: int = DEFAULT_MAX_ROUNDS
     max_tokens: int | None = None
     model: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueRequest:
+    """How a run of before is to go on.
+
+    Without `instructions` a finished run gives its answer again, and another one goes on where it
+    stopped. The model is the one of before unless another is named.
+    """
+
+    run_id: str
+    instructions: str = ""
+    max_rounds: int = DEFAULT_MAX_ROUNDS
+    max_tokens: int | None = None
+    model: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +52,47 @@ class RunReport:
     outcome: Outcome
     servers: tuple[str, ...]
 
-    def text(self) -> str:
-        """The report for a reader: the answer, what to know about it, and one line of figures."""
+    def text(self, *, limit: int | None = None) -> str:
+        """The report for a reader: the answer, what to know about it, and one line of figures.
+
+        With a `limit` in characters the answer is cut at a paragraph to keep the whole within it.
+        """
+        whole = self._text(self.outcome.answer)
+        if limit is None or len(whole) <= limit:
+            return whole
+        note = f"\n\n[The answer was cut here; the whole is in the resource {run_uri(self.run_id)}.]"
+        room = limit - (len(whole) - len(self.outcome.answer)) - len(note)
+        if room < 0:  # it is not the answer that is long
+            return f"{whole[: limit - len(note) - len(self.figures()) - 2]}{note}\n\n{self.figures()}"
+        return self._text(_cut_at_paragraph(self.outcome.answer, room) + note)
+
+    def structure(self) -> dict[str, Any]:
+        """The report for a program, as JSON values."""
+        outcome = self.outcome
+        return {
+            "run_id": self.run_id,
+            "stop": outcome.stop,
+            "model": outcome.model,
+            "servers": list(self.servers),
+            "rounds": outcome.rounds,
+            "calls": outcome.calls,
+            "usage": asdict(outcome.usage),
+            "seconds": round(outcome.seconds, 3),
+            "warnings": list(outcome.warnings),
+            "error": outcome.error,
+        }
+
+    def _text(self, answer: str) -> str:
         outcome = self.outcome
         notes = [f"Note: {warning}" for warning in outcome.warnings]
         match outcome.stop:
             case "answered":
-                parts = [outcome.answer, *notes]
+                parts = [answer, *notes]
             case "failed" | "cancelled":
-                so_far = f"The model's text so far:\n{outcome.answer}" if outcome.answer else ""
+                so_far = f"The model's text so far:\n{answer}" if answer else ""
                 parts = [outcome.error, so_far, *notes]
             case _:
-                parts = [outcome.answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
+                parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
         return "\n\n".join([*(part for part in parts if part), self.figures()])
 
     def figures(self) -> str:
@@ -64,6 +112,20 @@ _STOP_NOTES = {
     "context_full": "the model's context was full; this is the text so far. Load the model with a larger context.",
     "stuck": "the model got stuck; this is the text so far. A smaller task or another model helps.",
 }
+
+
+def run_uri(run_id: str) -> str:
+    """The MCP resource in which the whole of a run can be read."""
+    return f"lmstudio://runs/{run_id}"
+
+
+def _cut_at_paragraph(text: str, room: int) -> str:
+    """The beginning of `text` within `room` characters, cut where a paragraph or at least a line ends."""
+    head = text[:room]
+    for end in ("\n\n", "\n", " "):
+        if (cut := head.rfind(end)) > room // 2:
+            return head[:cut]
+    return head
 
 
 def _count(number: int, noun: str) -> str:

@@ -104,6 +104,11 @@ class Conversation:
         return False
 
 
+def shrunk_note(message: ToolMessage) -> str:
+    """What stands in the place of a result that was taken out."""
+    return f"[{len(message.text):,} characters left out to save room; call the tool again if they are needed]"
+
+
 def _chars(message: Message) -> int:
     calls = message.calls if isinstance(message, AssistantMessage) else ()
     return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)

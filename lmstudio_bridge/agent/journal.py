@@ -11,16 +11,20 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
 
-from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally
 from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
+
+if sys.platform != "win32":
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +52,13 @@ def open_journal(
 ) -> Iterator[Journal]:
     """A sink that writes `folder/<run_id>.jsonl`, with every text passed through `redact`.
 
-    A disk that fails later ends the journal with a log line, never the run.
+    An earlier journal of the run is gone on with. The file is locked while it is open (not on
+    Windows), so that two processes don't work on one run. A disk that fails later ends the journal
+    with a log line, never the run.
 
     Raises:
         SettingsError: The folder or the file cannot be made.
+        RunActiveError: Somebody else has it open: the run is under way.
     """
     path = journal_path(folder, run_id)
     clock = now or (lambda: datetime.now(UTC))
@@ -70,6 +77,9 @@ def open_journal(
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
         ) from exc
     try:
+        _lock(file, run_id)
+        if not _ends_in_newline(path):
+            file.write("\n")  # a crash cut the last line; what comes now must not be lost with it
         yield Journal(path, _sink(file, redact, clock))
     finally:
         try:
@@ -94,6 +104,39 @@ def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], dateti
             logger.warning("the journal %s cannot be written: %s", file.name, exc)
 
     return emit
+
+
+def check_not_active(folder: Path, run_id: str) -> None:
+    """Look whether somebody works on the run.
+
+    Raises:
+        RunActiveError: Somebody does.
+        SettingsError: It is no run id.
+    """
+    with suppress(OSError), journal_path(folder, run_id).open("a", encoding="utf-8") as file:
+        _lock(file, run_id)
+
+
+def _lock(file: TextIO, run_id: str) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise RunActiveError(
+            f"Run {run_id} is still under way.", remedy="Ask for it again with continue_run when it has had time."
+        ) from exc
+    except OSError as exc:  # a file system without locks
+        logger.debug("%s cannot be locked: %s", file.name, exc)
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return True
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
 
 
 def journal_path(folder: Path, run_id: str) -> Path:

@@ -31,6 +31,7 @@ from lmstudio_bridge.events import (
     RetryScheduled,
     RoundFinished,
     RoundStarted,
+    RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
@@ -75,7 +76,7 @@ async def open_progress(
             max_rounds = event.max_rounds
         if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
             since = clock()
-            if isinstance(event, RunStarted):
+            if isinstance(event, RunStarted | RunContinued):
                 first = text
             else:
                 newest = text
@@ -113,7 +114,7 @@ async def open_progress(
 def describe(event: Event, *, max_rounds: int) -> str:
     """The event in a few words, or "" if it is not worth a message."""
     match event:
-        case RunStarted(run_id=run_id, servers=servers):
+        case RunStarted(run_id=run_id, servers=servers) | RunContinued(run_id=run_id, servers=servers):
             return f"run {run_id} · starting {', '.join(servers) or 'the servers'}"
         case ServerReady(server=server, tools=tools):
             return f"{server} is ready with {tools} tools"

@@ -28,3 +28,12 @@ EMPTY_TURN = "Your reply held neither a call nor an answer. Call a tool, or answ
 CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; else answer the task in plain text."
 
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
+
+GO_ON = "You were interrupted. Go on with the task from here, and answer it when you are done."
+
+MAY_HAVE_HAPPENED = (
+    "No result: the program was interrupted while this call was under way. It may or may not have happened. "
+    "Check before you make it again."
+)
+
+NOT_RUN = "No result: the program was interrupted before this call was made. It did not happen."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, assert_never
 
-from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.recovery import judge_reply, plain_turns, simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
@@ -40,7 +40,6 @@ from lmstudio_bridge.messages import (
     ReasoningDelta,
     TextDelta,
     ToolChoice,
-    ToolMessage,
     ToolSpec,
     UserMessage,
 )
@@ -158,7 +157,7 @@ class Asker:
             room = int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE)
         else:
             room = int(conversation.size() * _PROMPT_SHARE)
-        shrunk = conversation.shrink(to_chars=room, note=_shrunk_note)
+        shrunk = conversation.shrink(to_chars=room, note=shrunk_note)
         if not shrunk:
             raise error
         await self._tell(ResultsShrunk(shrunk))
@@ -269,10 +268,6 @@ class Asker:
             )
         )
         return reply
-
-
-def _shrunk_note(message: ToolMessage) -> str:
-    return f"[{len(message.text):,} characters left out to save room; call the tool again if they are needed]"
 
 
 def _phase(delta: Delta) -> Phase:

@@ -307,6 +307,13 @@ class LLMClient:
             max_tokens=max_tokens,
         )
         reply = await self._post("/v1/responses", request, ResponseIn, model=name)
+        if reply.status in ("failed", "cancelled"):
+            raise ModelLostError(
+                f"The response {reply.status}, without a reason.",
+                remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
+                url=f"{self.root_url}/v1/responses",
+                model=name,
+            )
         return Response(reply.id, reply.to_completion())
 
     async def _name(self, model: str | None) -> str:

@@ -51,9 +51,13 @@ class Timeouts:
 
 @asynccontextmanager
 async def open_transport(
-    root_url: str, *, api_token: str | None = None, timeouts: Timeouts | None = None
+    root_url: str,
+    *,
+    api_token: str | None = None,
+    timeouts: Timeouts | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> AsyncIterator[Transport]:
-    """One connection pool to `root_url`.
+    """One connection pool to `root_url`; a whole reply may have `max_body_bytes`.
 
     Proxies of the environment are not used and redirects are not followed: the token and the
     conversation go to this address and to no other.
@@ -70,15 +74,18 @@ async def open_transport(
         follow_redirects=False,
         trust_env=False,
     ) as http:
-        yield Transport(http, root_url, limits)
+        yield Transport(http, root_url, limits, max_body_bytes=max_body_bytes)
 
 
 class Transport:
     """Requests to one server. Everything that goes wrong comes out as `LLMError`."""
 
-    def __init__(self, http: httpx.AsyncClient, root_url: str, timeouts: Timeouts) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, root_url: str, timeouts: Timeouts, *, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
         self._http = http
         self._timeouts = timeouts
+        self._max_body_bytes = max_body_bytes
         self.root_url = root_url
 
     async def request(
@@ -152,9 +159,9 @@ class Transport:
             async with asyncio.timeout_at(deadline):
                 async for piece in response.aiter_bytes():
                     body += piece
-                    if len(body) > MAX_BODY_BYTES:
+                    if len(body) > self._max_body_bytes:
                         raise LLMResponseError(
-                            f"The reply is larger than {MAX_BODY_BYTES:,} bytes.",
+                            f"The reply is larger than {self._max_body_bytes:,} bytes.",
                             remedy="The server is broken, or it is not LM Studio.",
                             url=url,
                             model=model,

@@ -38,6 +38,7 @@ from lmstudio_bridge.events import (
     RetryScheduled,
     RoundFinished,
     RoundStarted,
+    RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
@@ -66,6 +67,7 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 ALL_KINDS: list[Event] = [
     RunStarted("r1", "do\nit", ("fs", "memory"), 5, "2026-01-02T12:00:00+00:00"),
+    RunContinued("r1", "and then?", ("fs",), 7, "2026-01-02T12:30:00+00:00"),
     ServerReady("fs", 3),
     ServerFailed("memory", "No such file: “x”"),
     ModelChosen("tiny", None, 4096),

@@ -1,0 +1,118 @@
+"""A run read back from its journal: what was asked, how it ended, and how its conversation goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
+from lmstudio_bridge.agent.journal import journal_path, read_events, rebuild_outcome
+from lmstudio_bridge.agent.prompts import GO_ON, GOING_ON, MAY_HAVE_HAPPENED, NOT_RUN
+from lmstudio_bridge.errors import RunNotFoundError
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallStarted,
+    Event,
+    MessageAdded,
+    Outcome,
+    ResultsShrunk,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+)
+from lmstudio_bridge.messages import AssistantMessage, Message, ToolMessage, UserMessage
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What a journal says of a run; `finished` is False if the bridge ended before the run did."""
+
+    run_id: str
+    task: str
+    servers: tuple[str, ...]
+    started_at: str
+    outcome: Outcome
+    finished: bool
+    events: tuple[Event, ...]
+
+
+def read_run(folder: Path, run_id: str) -> StoredRun:
+    """The run of this id.
+
+    Raises:
+        RunNotFoundError: There is no journal of it, or none that says what the run was.
+        SettingsError: It is no run id.
+    """
+    path = journal_path(folder, run_id)
+    try:
+        events = read_events(path)
+    except OSError as exc:
+        raise RunNotFoundError(
+            f"There is no run {run_id} (no journal {path}).",
+            remedy="Copy the id from the last line of a result, or read the resource lmstudio://runs.",
+        ) from exc
+    start = next((event for event in events if isinstance(event, RunStarted)), None)
+    if start is None:
+        raise RunNotFoundError(
+            f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task anew."
+        )
+    begins = [number for number, event in enumerate(events) if isinstance(event, RunStarted | RunContinued)]
+    finished = any(isinstance(event, RunFinished) for event in events[begins[-1] :])
+    return StoredRun(
+        run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events)
+    )
+
+
+def rebuild_conversation(run: StoredRun) -> Conversation:
+    """The conversation as far as the journal has it.
+
+    Raises:
+        RunNotFoundError: The journal does not hold a conversation that a model would take.
+    """
+    shrunk = {call_id for event in run.events if isinstance(event, ResultsShrunk) for call_id in event.call_ids}
+    conversation = Conversation(())
+    try:
+        for event in run.events:
+            if isinstance(event, MessageAdded):
+                message = event.message
+                if isinstance(message, ToolMessage) and message.call_id in shrunk:
+                    message = ToolMessage(message.call_id, shrunk_note(message))
+                conversation.add(message)
+    except ValueError as exc:
+        raise RunNotFoundError(
+            f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task anew."
+        ) from exc
+    if not conversation.messages:
+        raise RunNotFoundError(f"Run {run.run_id} ended before its conversation began.", remedy="Start the task anew.")
+    return conversation
+
+
+def continuation(run: StoredRun, conversation: Conversation, *, instructions: str) -> tuple[Message, ...]:
+    """The messages to add so that the conversation can go on.
+
+    A call that had started when the bridge ended is never repeated by itself: the model is told that
+    it may have happened.
+    """
+    added: list[Message] = [ToolMessage(call_id, _fate(run.events, call_id)) for call_id in conversation.open_calls()]
+    last: Message = added[-1] if added else conversation.messages[-1]
+    match last:
+        case UserMessage() if not instructions:
+            return tuple(added)  # the model had not replied yet
+        case AssistantMessage(calls=()):
+            pass
+        case _:
+            added.append(AssistantMessage(GOING_ON))  # strict templates want user and assistant in turn
+    return (*added, UserMessage(instructions or GO_ON))
+
+
+def _fate(events: Sequence[Event], call_id: str) -> str:
+    """What became of a call without a result in the conversation."""
+    for event in reversed(events):
+        if isinstance(event, CallFinished) and event.call_id == call_id:
+            return event.text
+        if isinstance(event, CallStarted) and event.call_id == call_id:
+            return MAY_HAVE_HAPPENED
+        if isinstance(event, MessageAdded) and isinstance(event.message, AssistantMessage) and event.message.calls:
+            break  # the turn that made the call: what stands before it is about others
+    return NOT_RUN

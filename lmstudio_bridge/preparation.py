@@ -1,0 +1,184 @@
+"""What a run needs before its first round: the servers open, the model in memory, and room for the task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
+from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.sessions import SessionPool
+from lmstudio_bridge.errors import ContextOverflowError, DownstreamError, LLMTimeoutError, ServerStartError
+from lmstudio_bridge.events import Emit, ModelChosen, Noticed, ServerFailed, ServerReady, Warned
+from lmstudio_bridge.llm.client import LLMClient
+from lmstudio_bridge.llm.loading import ModelLoader
+from lmstudio_bridge.llm.models import ModelChoice
+from lmstudio_bridge.llm.pinned import PinnedModel
+from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.llm.turns import ModelTurns
+from lmstudio_bridge.messages import Message, Notice, ServerTool
+from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.settings import Settings
+
+_CROWDED = 0.5  # share of the context that tools and task may take before we warn
+_HOPELESS = 1.2  # more than all of it, as far as four characters make a token
+_SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run works with."""
+
+    model: PinnedModel
+    toolbox: Toolbox
+    servers: tuple[str, ...]
+
+
+class Preparer:
+    """Prepares runs; they share its model loads, its turns between models and its slots."""
+
+    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings) -> None:
+        self._client = client
+        self._pool = pool
+        self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
+        self._loader = ModelLoader(client, self._slots, context_length=settings.context_length)
+        self._turns = ModelTurns()
+        self._parallel = settings.parallel
+        self._watch_interval = settings.watch_interval
+
+    async def prepare(
+        self, configs: list[ServerConfig], model_name: str | None, tell: Emit, redactor: Redactor, held: AsyncExitStack
+    ) -> Prepared:
+        """Get the model into memory while the servers start; what makes the run impossible is raised at once.
+
+        What must be kept for the whole run is entered into `held`.
+        """
+        opened: dict[str, tuple[ServerTool, ...]] = {}
+        failed: list[DownstreamError] = []
+
+        async def open_one(config: ServerConfig) -> None:
+            try:
+                opened[config.name] = await self._pool.open_server(config)
+            except DownstreamError as exc:
+                failed.append(exc)
+                await tell(ServerFailed(config.name, redactor.redact(exc.explain())))
+            else:
+                await tell(ServerReady(config.name, len(opened[config.name])))
+
+        try:
+            async with anyio.create_task_group() as group:
+                for config in configs:
+                    group.start_soon(open_one, config)
+                model = await self._pin_model(model_name, tell, held)
+        except BaseExceptionGroup as errors:
+            raise _first_leaf(errors) from None  # the group only wraps what went wrong with the model
+        if not opened:
+            raise _none_left(failed, redactor)
+        servers = tuple(config.name for config in configs if config.name in opened)
+        toolbox = Toolbox(tool for name in servers for tool in opened[name])
+        return Prepared(model, toolbox, servers)
+
+    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> PinnedModel:
+        """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
+
+        async def on_notice(notice: Notice) -> None:
+            await tell(Noticed(notice))
+
+        async def on_wait(other: str) -> None:
+            await on_notice(Notice("queue", f"waiting for the runs with {other} to end: LM Studio holds one model"))
+
+        choice = await self._client.validator.resolve(name)
+        if choice.source == "/api/v0/models":  # no load route: models evict each other
+            await held.enter_async_context(self._turns.hold(choice.info.key, on_wait=on_wait))
+            await self._client.validator.catalog(refresh=True)
+            choice = await self._client.validator.resolve(choice.wanted)
+        model = PinnedModel(
+            self._client,
+            choice,
+            loader=self._loader,
+            slots=self._slots,
+            parallel=self._parallel,
+            watch_interval=self._watch_interval,
+        )
+        choice = await model.prepare(on_notice=on_notice)
+        await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))
+        for warning in _warnings(choice):
+            await tell(Warned(warning))
+        return model
+
+
+async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit) -> None:
+    """Say before any work starts that the tools and the task take too much of the context.
+
+    Raises:
+        ContextOverflowError: They cannot fit at all.
+    """
+    choice = prepared.model.choice
+    if choice.context_length is None:
+        return
+    specs = [(spec.name, spec.description, spec.parameters) for spec in prepared.toolbox.specs]
+    needed = (len(json.dumps(specs)) + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    tools = f"The task and {len(specs)} tools take about {needed:,} of the {choice.context_length:,} tokens"
+    remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
+    if needed > choice.context_length * _HOPELESS:
+        raise ContextOverflowError(
+            f"{tools} that {choice.name} is loaded with.",
+            needed=needed,
+            available=choice.context_length,
+            remedy=remedy,
+            model=choice.name,
+        )
+    if needed > choice.context_length * _CROWDED:
+        await tell(Warned(f"{tools} of {choice.name}'s context. {remedy}"))
+
+
+@asynccontextmanager
+async def time_to_begin(seconds: float) -> AsyncIterator[None]:
+    """At most so many seconds until the first round.
+
+    Raises:
+        LLMTimeoutError: They are up.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise LLMTimeoutError(
+            f"The run could not begin within its {seconds:g} s.",
+            remedy="Other runs hold the model, or it does not load: look at LM Studio.",
+        ) from exc
+
+
+def _warnings(choice: ModelChoice) -> list[str]:
+    """What the user should know about the model before it starts to work."""
+    found: list[str] = []
+    if choice.info.trained_for_tool_use is False:
+        found.append(f"{choice.name} is not trained for tool use; a model that is will do better.")
+    if choice.context_length is not None and choice.context_length < _SMALL_CONTEXT:
+        found.append(
+            f"{choice.name} is loaded with a context of only {choice.context_length:,} tokens; "
+            "reload it in LM Studio with 16k or more for tasks with several steps."
+        )
+    return found
+
+
+def _none_left(failed: list[DownstreamError], redactor: Redactor) -> DownstreamError:
+    if len(failed) == 1:
+        return failed[0]
+    reasons = "\n".join(f"- {redactor.redact(error.explain())}" for error in failed)
+    return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)
+
+
+def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
