@@ -76,6 +76,7 @@ async def open_engine(
     """Serve `gguf` as the model `alias` on a loopback port until the block is left.
 
     `context_length` (tokens) is shared by the `parallel` slots: 16384 with two slots gives each request 8192.
+    A request that names no temperature gets 0, so that the same request has the same answer.
     The engine ends with this process, even if this process is killed: it watches the stdin that we hold.
 
     Raises:
@@ -171,6 +172,7 @@ def serve(options: argparse.Namespace) -> None:
     params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = True
     params.ui = False
     params.use_jinja = True
+    params.sampling.temp = options.temperature
     if options.chat_template is not None:
         params.chat_template = options.chat_template.read_text(encoding="utf-8")
     server = xllamacpp.Server(params)
@@ -190,6 +192,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ctx", type=int, default=16384, metavar="TOKENS", help="shared by the slots")
     parser.add_argument("--parallel", type=int, default=2, metavar="SLOTS")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=0.0, help="for requests that name none; 0 is repeatable")
     parser.add_argument("--chat-template", type=Path, metavar="FILE", help="jinja; the model's own one if not given")
     parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin is closed")
     return parser.parse_args(arguments)
