@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.errors import (
-    LLMResponseError,
-    ModelNotFoundError,
-    WrongEndpointError,
-)
+from lmstudio_bridge.errors import LLMResponseError, ModelLostError, ModelNotFoundError, WrongEndpointError
 from lmstudio_bridge.llm.client import Response
 from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo, ModelInstance
 from lmstudio_bridge.messages import (
@@ -210,6 +206,29 @@ async def test_a_whole_history_goes_to_responses_as_items() -> None:
                 {"role": "assistant", "content": "Two files."},
             ],
         }
+
+
+async def test_a_response_may_hold_its_text_as_a_string() -> None:
+    output = [
+        {"type": "reasoning", "content": None},
+        {"type": "message", "content": "Yes"},
+        {"type": "message", "content": [{"type": "output_text", "text": "."}, {"type": "refusal"}]},
+    ]
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path("/v1/responses", HttpReply(200, {"id": "resp_x", "output": output, "error": None}))
+
+        reply = await within(client.create_response(QUESTION, model=QWEN))
+
+        assert reply == Response("resp_x", Completion("Yes."))
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+async def test_a_response_that_failed_without_a_word_is_no_answer(status: str) -> None:
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path("/v1/responses", HttpReply(200, {"id": "resp_x", "status": status, "output": []}))
+
+        with pytest.raises(ModelLostError, match=f"The response {status}"):
+            await within(client.create_response(QUESTION, model=QWEN))
 
 
 async def test_an_unknown_previous_response_is_refused_with_the_servers_words() -> None:
