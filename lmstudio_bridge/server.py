@@ -18,19 +18,28 @@ from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp.types import (
+    CallToolResult,
+    InputRequiredResult,
+    TextContent,
+    ToolAnnotations,
+)
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, RunRequest
+from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, ContinueRequest, RunRequest
+from lmstudio_bridge.resources import add_resources
 from lmstudio_bridge.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 1_000
+MAX_SECONDS = 86_400
+MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
+REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
 _CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
 
@@ -51,6 +60,15 @@ MaxTokens = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="Most tokens of one model reply")
 ]
 Model = Annotated[str | None, Field(description="Model name in LM Studio; default: a loaded one")]
+Timeout = Annotated[
+    int | None, Field(ge=1, le=MAX_SECONDS, description="Seconds for the whole run; then the answer so far is given")
+]
+RunId = Annotated[
+    str, Field(min_length=1, description="Run id, from the first progress message or a result's last line")
+]
+Instructions = Annotated[
+    str | None, Field(max_length=MAX_TASK, description="What to do next; without it: the answer again, or go on")
+]
 ServerName = Annotated[str, Field(min_length=1, description="MCP server name, as configured")]
 ServerNames = Annotated[list[ServerName], Field(min_length=1, description="MCP server names, as configured")]
 
@@ -67,7 +85,12 @@ class App:
 
 
 class BridgeServer(MCPServer[App]):
-    """MCPServer, with answers to bad arguments that name the argument and what it must be."""
+    """MCPServer, with answers to bad arguments that name the argument and what it must be.
+
+    `app` is there while the server runs.
+    """
+
+    app: App
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
@@ -90,15 +113,15 @@ class BridgeServer(MCPServer[App]):
             raise
 
 
-def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer[App]:
+def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeServer:
     """The server with its tools; nothing is opened before it runs."""
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
         async with open_agent(settings, environ=environ) as agent:
-            app = App(agent)
-            with _signals_end(app):
-                yield app
+            server.app = App(agent)
+            with _signals_end(server.app):
+                yield server.app
 
     server = BridgeServer(
         "lmstudio-bridge",
@@ -117,9 +140,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer
         max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
         max_tokens: MaxTokens = "auto",
         model: Model = None,
+        timeout: Timeout = None,
     ) -> CallToolResult:
         """Let the local model do a task with the tools of one of the user's MCP servers."""
-        return await _execute(ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model))
+        return await _run(ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout))
 
     @server.tool(title="Delegate with several MCP servers", annotations=_ANNOTATIONS, structured_output=False)
     async def autonomous_with_multiple_mcps(
@@ -129,9 +153,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer
         max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
         max_tokens: MaxTokens = "auto",
         model: Model = None,
+        timeout: Timeout = None,
     ) -> CallToolResult:
         """Let the local model do a task with the tools of several of the user's MCP servers."""
-        return await _execute(ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model))
+        return await _run(ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout))
 
     @server.tool(title="Delegate with all MCP servers", annotations=_ANNOTATIONS, structured_output=False)
     async def autonomous_discover_and_execute(
@@ -140,14 +165,30 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> MCPServer
         max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
         max_tokens: MaxTokens = "auto",
         model: Model = None,
+        timeout: Timeout = None,
     ) -> CallToolResult:
         """Let the local model do a task with all usable MCP servers. Name the servers instead if you know them."""
-        return await _execute(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model))
+        return await _run(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout))
 
+    @server.tool(title="Continue a delegated run", annotations=_ANNOTATIONS, structured_output=False)
+    async def continue_run(
+        run_id: RunId,
+        ctx: Context[App],
+        instructions: Instructions = None,
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+        timeout: Timeout = None,
+    ) -> CallToolResult:
+        """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
+        request = ContinueRequest(run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout)
+        return await _run(ctx, request)
+
+    add_resources(server, agent=lambda: server.app.agent)
     return server
 
 
-async def _execute(ctx: Context[App], request: RunRequest) -> CallToolResult:
+async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> CallToolResult:
     """Run the request as part of this tool call; whatever fails becomes text that Claude can act on."""
     app = ctx.request_context.lifespan_context
     task = asyncio.current_task()
@@ -159,7 +200,10 @@ async def _execute(ctx: Context[App], request: RunRequest) -> CallToolResult:
 
     try:
         async with open_progress(send) as emit:
-            report = await app.agent.execute(request, emit=emit)
+            if isinstance(request, ContinueRequest):
+                report = await app.agent.continue_run(request, emit=emit)
+            else:
+                report = await app.agent.execute(request, emit=emit)
     except BridgeError as exc:
         return _result(exc.explain(), is_error=True)
     except Exception:
@@ -172,7 +216,11 @@ async def _execute(ctx: Context[App], request: RunRequest) -> CallToolResult:
         )
     finally:
         app.calls.discard(task)
-    return _result(report.text(), is_error=report.outcome.stop == "failed")
+    return _result(
+        report.text(limit=MAX_RESULT),
+        is_error=report.outcome.stop == "failed",
+        meta={REPORT_META: report.structure()},
+    )
 
 
 def _in_words(tool: str, error: ValidationError) -> str:
@@ -185,8 +233,8 @@ def _in_words(tool: str, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _result(text: str, *, is_error: bool) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
+def _result(text: str, *, is_error: bool, meta: dict[str, Any] | None = None) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error, _meta=meta)
 
 
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:

@@ -1,0 +1,125 @@
+"""What a person may want to read about the bridge's world: models, servers, runs. As Markdown text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lmstudio_bridge.agent.resume import StoredRun, read_run
+from lmstudio_bridge.downstream.config import ServerCatalog
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.events import CallFinished, CallStarted, MessageAdded, Noticed, RoundFinished, ServerFailed, Warned
+from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo
+from lmstudio_bridge.messages import UserMessage
+
+MAX_RUNS = 50  # the newest ones, in the list of runs
+_SHOWN_TASK = 80  # characters of a task in the list of runs
+_SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
+
+
+def models_text(catalog: ModelCatalog) -> str:
+    """A table of the models: loaded or not, context, slots, tools."""
+    rows = [_model_row(model) for model in catalog.models]
+    return _table(["model", "kind", "state", "context", "slots", "trained for tools"], rows, empty="No models.")
+
+
+def _model_row(model: ModelInfo) -> list[str]:
+    states = {True: "loaded", False: "not loaded", None: "not told"}
+    instances = model.instances or ()
+    contexts = ", ".join(f"{instance.context_length:,}" for instance in instances if instance.context_length)
+    slots = ", ".join(str(instance.parallel) for instance in instances if instance.parallel)
+    most = f"up to {model.max_context_length:,}" if model.max_context_length else ""
+    tools = {True: "yes", False: "no", None: ""}[model.trained_for_tool_use]
+    return [model.key, model.kind, states[model.loaded], contexts or most, slots, tools]
+
+
+def servers_text(catalog: ServerCatalog) -> str:
+    """A table of the configured MCP servers, where each comes from, and why one is left out."""
+    rows = [
+        [name, config.transport, "usable", f"{config.scope}: {config.source}"]
+        for name, config in sorted(catalog.servers.items())
+    ]
+    rows += [[name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items())]
+    text = _table(["server", "transport", "state", "from"], rows, empty="No MCP servers are configured.")
+    return "\n".join([text, *(f"\nWarning: {warning}" for warning in catalog.warnings)])
+
+
+def runs_text(folder: Path) -> str:
+    """A table of the newest runs."""
+    rows = [
+        [run.run_id, run.outcome.stop if run.finished else "not finished", run.outcome.model, _first_line(run.task)]
+        for run in newest_runs(folder, most=MAX_RUNS)
+    ]
+    return _table(["run", "ended", "model", "task"], rows, empty="No runs yet.")
+
+
+def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
+    """The newest runs whose journals can be read, newest first."""
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.name, reverse=True) if folder.is_dir() else []
+    for path in paths[:most]:
+        try:
+            yield read_run(folder, path.stem)
+        except BridgeError:
+            continue
+
+
+def run_text(run: StoredRun) -> str:
+    """The report of one run: the whole answer, and what was done for it."""
+    outcome = run.outcome
+    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still under way)"
+    lines = [
+        f"# Run {run.run_id}",
+        f"- started: {run.started_at}",
+        f"- ended: {ended}",
+        f"- model: {outcome.model}",
+        f"- MCP servers: {', '.join(run.servers)}",
+        f"- rounds: {outcome.rounds}, calls: {outcome.calls}, seconds: {outcome.seconds:.1f}",
+        "\n## Task\n",
+        run.task,
+        "\n## Answer\n",
+        outcome.answer or "(none)",
+    ]
+    if outcome.error:
+        lines += ["\n## Error\n", outcome.error]
+    lines.append("\n## What was done\n")
+    arguments: dict[str, str] = {}
+    first_user_turn = True
+    for event in run.events:
+        match event:
+            case RoundFinished(number=number, reasoning=reasoning):
+                lines.append(f"### Round {number}")
+                lines += [f"thought: {_shortened(reasoning)}"] if reasoning else []
+            case CallStarted(call_id=call_id, arguments=sent):
+                arguments[call_id] = sent
+            case CallFinished():
+                failed = "failed: " if event.is_error else ""
+                lines.append(
+                    f"- {event.server} {event.tool} {arguments.get(event.call_id, '')} ({event.seconds:.1f} s)"
+                )
+                lines.append(f"  {failed}{_shortened(event.text)}")
+            case Warned(text=text) | ServerFailed(reason=text):
+                lines.append(f"- note: {text}")
+            case Noticed(notice=notice):
+                lines.append(f"- {notice.kind}: {notice.text}")
+            case MessageAdded(message=UserMessage(text)):
+                lines += [] if first_user_turn else [f"- told the model: {text}"]
+                first_user_turn = False
+            case _:
+                pass
+    return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_RESULT else f"{text[:_SHOWN_RESULT]} … ({len(text):,} characters)"
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _SHOWN_TASK else f"{line[:_SHOWN_TASK]}…"
+
+
+def _table(head: list[str], rows: list[list[str]], *, empty: str) -> str:
+    if not rows:
+        return empty
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells])
