@@ -84,7 +84,7 @@ class RunReport:
 
     def _text(self, answer: str) -> str:
         outcome = self.outcome
-        notes = [f"Note: {warning}" for warning in outcome.warnings]
+        notes = [f"Note: {warning}" for warning in dict.fromkeys(outcome.warnings)]
         match outcome.stop:
             case "answered":
                 parts = [answer, *notes]
@@ -93,6 +93,7 @@ class RunReport:
                 parts = [outcome.error, so_far, *notes]
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
+                parts += [outcome.error] if outcome.stop == "context_full" else []  # how much would be needed
         return "\n\n".join([*(part for part in parts if part), self.figures()])
 
     def figures(self) -> str:

@@ -29,6 +29,7 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     MessageAdded,
+    Noticed,
     Outcome,
     RunFinished,
     Stop,
@@ -38,6 +39,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Message,
+    Notice,
     ToolCall,
     ToolMessage,
     ToolResult,
@@ -45,6 +47,10 @@ from lmstudio_bridge.messages import (
 )
 
 _POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
+_POOR_TURN = {
+    CALL_LOST: "The model's tool call did not come through.",
+    EMPTY_TURN: "The model's reply held neither a call nor an answer.",
+}
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
 
 
@@ -222,6 +228,7 @@ class _Rounds:
                 if poor_turns > _POOR_TURNS:
                     return "stuck"
                 hint = CALL_LOST if verdict in ("lost_call", "announced") else EMPTY_TURN
+                await self.tell(Noticed(Notice("recovery", f"{_POOR_TURN[hint]} It was reminded to go on.")))
         return "round_limit"
 
     async def add(self, message: Message) -> None:

@@ -1,7 +1,8 @@
 """Events of a run → short messages for the person who waits.
 
-A sink that never stalls the run: it only leaves the newest message; a task of its own sends it, at
-most a few a second, and repeats itself before the host's idle clock runs out.
+A sink that never stalls the run: it only leaves the newest message, and those of faults that were
+mended; a task of its own sends them, at most a few a second, and repeats itself before the host's idle
+clock runs out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import assert_never
@@ -48,6 +50,7 @@ Send = Callable[[float, str], Awaitable[None]]
 HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
 INTERVAL = 0.25  # seconds between two messages
 _CLOSE_TIMEOUT = 1.0  # seconds for the task to end once it is cancelled
+_MAX_KEPT = 20  # messages that wait to be sent; more are no news
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -65,50 +68,74 @@ async def open_progress(
     If `send` fails, nothing more is sent and the run goes on.
     """
     wake = asyncio.Event()
-    first = ""  # the message with the run id: never replaced by a newer one
+    kept: deque[str] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
     newest = ""
     since = clock()
     max_rounds = 0
 
     async def emit(event: Event) -> None:
-        nonlocal first, newest, since, max_rounds
+        nonlocal newest, since, max_rounds
         if isinstance(event, RoundStarted):
             max_rounds = event.max_rounds
         if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
             since = clock()
-            if isinstance(event, RunStarted | RunContinued):
-                first = text
+            if _is_kept(event):
+                kept.append(text)
+                newest = ""
             else:
                 newest = text
             wake.set()
 
     async def pump() -> None:
-        nonlocal first
+        nonlocal newest
         shown = ""
-        for counter in itertools.count(1):
+        while True:
             try:
                 async with asyncio.timeout(heartbeat):
                     await wake.wait()
-                text = shown = first or newest
+                if kept:
+                    text = shown = kept.popleft()
+                else:
+                    text, newest = newest, ""
+                    shown = text
             except TimeoutError:
                 text = f"{shown} · {clock() - since:.0f} s".removeprefix(" · ")
-            if not (first and newest):  # else stay awake for the newest
+            if not (kept or newest):
                 wake.clear()
-            first = ""
-            try:
-                await send(counter, text)
-            except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
-                logger.debug("progress is no longer sent: %s", exc)
+            if not await send_safely(text):
+                kept.clear()
                 return
             await sleep(interval)
 
+    async def send_safely(text: str) -> bool:
+        try:
+            await send(next(counter), text)
+        except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
+            logger.debug("progress is no longer sent: %s", exc)
+            return False
+        return True
+
+    counter = itertools.count(1)
     task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
     try:
         yield emit
+    except BaseException:
+        kept.clear()  # nobody waits for it any more
+        raise
     finally:
         task.cancel()
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
             await asyncio.wait([task])
+            while kept and await send_safely(kept.popleft()):
+                pass
+
+
+def _is_kept(event: Event) -> bool:
+    match event:
+        case RunStarted() | RunContinued() | Noticed(notice=Notice(kind="recovery")):
+            return True
+        case _:
+            return False
 
 
 def describe(event: Event, *, max_rounds: int) -> str:

@@ -21,6 +21,7 @@ from lmstudio_bridge.messages import (
 
 Verdict: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thought_only", "empty"]
 
+LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 _ANNOUNCEMENT = re.compile(
     r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b[^.!?\n]*[:…]?\s*\Z",
     re.IGNORECASE,
@@ -36,7 +37,8 @@ def judge_reply(reply: Completion, *, tools_offered: bool) -> Verdict:
     """
     if reply.calls:
         return "calls"
-    if tools_offered and reply.text and reply.usage is not None and reply.usage.completion_tokens == 0:
+    uncounted = reply.usage is not None and reply.usage.completion_tokens == 0
+    if tools_offered and (uncounted or reply.finish_reason == LOST_CALL):
         return "lost_call"
     if tools_offered and _announces_call(reply.text):
         return "announced"

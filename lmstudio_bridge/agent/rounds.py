@@ -6,11 +6,11 @@ unchanged where the same request must fail the same way.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, assert_never
 
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
-from lmstudio_bridge.agent.recovery import judge_reply, plain_turns, simple_spec
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns, simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -45,6 +45,10 @@ from lmstudio_bridge.messages import (
 )
 from lmstudio_bridge.retry import OnRetry, Retry
 
+_LOST: Mapping[Verdict, str] = {
+    "lost_call": "LM Studio lost a tool call of the model; the round was asked again.",
+    "announced": "The model announced a tool call that did not come; the round was asked again.",
+}
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MAX_PROBES = 40  # requests to find a tool whose schema the engine cannot use
@@ -95,6 +99,7 @@ class Asker:
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
         self._effort: str | None = None
         self._under_way: list[str] = []  # the text of the reply that is being streamed
+        self._broken_off = False  # that text is of a reply that will be asked for again
 
     def text_under_way(self) -> str:
         """What came so far of a reply that is not whole, without its thinking."""
@@ -112,9 +117,9 @@ class Asker:
             try:
                 reply = await self._request(number, self._messages(conversation), self._specs(offered))
                 verdict = judge_reply(reply, tools_offered=bool(offered))
-                if verdict == "lost_call" and "lost_call" not in asked_again:
+                if verdict in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
-                    await self._mended("LM Studio lost a tool call of the model; the round was asked again.")
+                    await self._mended(_LOST[verdict])
                 elif verdict == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
                     await self._think_less(reply)
@@ -124,7 +129,7 @@ class Asker:
                 fault = exc.kind
                 if fault in asked_again and not isinstance(exc, ToolSchemaError):
                     if isinstance(exc, LostToolCallError):
-                        return Completion("", finish_reason="lost_tool_call")
+                        return Completion("", finish_reason=LOST_CALL)
                     raise
                 asked_again.add(fault)
                 await self._mend(exc, conversation, offered)
@@ -224,7 +229,7 @@ class Asker:
         await self._on_notice(Notice("recovery", text))
 
     async def _on_notice(self, notice: Notice) -> None:
-        self._under_way.clear()
+        self._broken_off = True  # kept until the next text comes: it may be the last
         await self._tell(Noticed(Notice(notice.kind, self._redact(notice.text))))
 
     async def _request(self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec]) -> Completion:
@@ -239,6 +244,9 @@ class Asker:
                 writing_since = self._clock()
             pieces += 1
             if isinstance(delta, TextDelta):
+                if self._broken_off:
+                    self._under_way.clear()
+                    self._broken_off = False
                 self._under_way.append(delta.text)
             await self._tell(Generating(number, _phase(delta), pieces, self._clock() - writing_since))
 
@@ -255,6 +263,7 @@ class Asker:
             on_notice=self._on_notice,
         )
         self._under_way.clear()
+        self._broken_off = False
         await self._tell(
             RoundFinished(
                 number,

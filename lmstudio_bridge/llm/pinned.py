@@ -17,7 +17,9 @@ from lmstudio_bridge.errors import (
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
+    ModelLoadError,
     ModelLostError,
+    ModelNotFoundError,
     ModelSubstitutedError,
     ServerBusyError,
 )
@@ -33,6 +35,7 @@ T = TypeVar("T")
 MAX_RESENDS = 2  # of one request whose model was lost; after a second crash it is no accident
 WATCH_INTERVAL = 5.0  # seconds between looks at the model while a request is under way
 _SETTLE = 1.0  # seconds to let LM Studio finish unloading before we look again
+_LOOK_AGE = 1.0  # seconds; how old a list of models may be by which we decide that ours is still there
 _FAILED_LOOKS = 3  # looks in a row without an answer until the server counts as gone
 _CLOSE_TIMEOUT = 2.0  # seconds for a request to hang up once it is cancelled
 
@@ -65,7 +68,10 @@ class PinnedModel:
         Raises:
             ModelLoadError: LM Studio could not load it.
         """
-        self.choice = await self._loader.ensure_loaded(self.choice, on_notice=on_notice)
+        if self.choice.info.loaded is not None:
+            catalog = await self._client.validator.catalog(max_age=_LOOK_AGE)
+            if self.choice.instance is None or _difference(self.choice.instance, catalog):
+                await self._pin_again(max_age=_LOOK_AGE, on_notice=on_notice)
         return self.choice
 
     async def stream_chat_completion(
@@ -87,8 +93,10 @@ class PinnedModel:
         """
 
         async def told_retry(retry: Retry) -> None:
+            fewer = ""
             if isinstance(retry.error, ServerBusyError):
-                self._slots.lower(self.choice.name)
+                fewer = f", with at most {self._slots.lower(self.choice.name)} at once"
+            await on_notice(Notice("recovery", f"{retry.error.message} It was asked again{fewer}."))
             if on_retry:
                 await on_retry(retry)
 
@@ -99,9 +107,8 @@ class PinnedModel:
         resends = 0
         while True:
             try:
-                async with self._slots.hold(
-                    self.choice.name, parallel=self._parallel or self._instance_slots(), on_wait=on_wait
-                ):
+                async with self._slots.hold(self.choice.name, parallel=self._limit(), on_wait=on_wait):
+                    await self._look(on_notice)
                     return await self._watched(
                         self._client.stream_chat_completion(
                             messages,
@@ -115,10 +122,14 @@ class PinnedModel:
                             accepts_model=self.choice.answers_as,
                         )
                     )
-            except (ModelLostError, ModelSubstitutedError) as exc:
-                if resends == MAX_RESENDS:
+            except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:
+                untold = isinstance(exc, ModelNotFoundError) and self.choice.info.loaded is None
+                if resends == MAX_RESENDS or untold:
                     raise
-                lost: LLMError = exc
+                lost: LLMError = exc  # what is not found any more was there when the run began
+            except ModelLoadError as exc:  # by this request itself
+                await self._loader.name_smaller(exc, self.choice)
+                raise
             except LLMTimeoutError as exc:
                 lost = await self._explain_silence(exc)
                 if not isinstance(lost, ModelLostError) or resends == MAX_RESENDS:
@@ -126,8 +137,38 @@ class PinnedModel:
             resends += 1
             await self._restore(lost, resends, on_notice)
 
-    def _instance_slots(self) -> int | None:
-        return self.choice.instance.parallel if self.choice.instance else None
+    def _limit(self) -> int | None:
+        """How many requests may be at the model at once.
+
+        An LM Studio with no more than /api/v0 works on one request after the other, and loads an
+        instance for each of several first requests (bug-tracker #1751).
+        """
+        if self.choice.info.loaded is False:
+            return 1
+        told = self.choice.instance.parallel if self.choice.instance else None
+        return self._parallel or told or (1 if self.choice.source == "/api/v0/models" else None)
+
+    async def _look(self, on_notice: OnNotice) -> None:
+        """Pin the model anew if it is not as it was pinned: unloaded for being idle, or reloaded.
+
+        A request would load it too, but silently and with the context that LM Studio chooses.
+        """
+        if self.choice.info.loaded is None:
+            return
+        try:
+            catalog = await self._client.validator.catalog(max_age=_LOOK_AGE)
+        except LLMError:
+            return  # the request itself will tell what is wrong
+        if problem := _difference(self.choice.instance, catalog):
+            await on_notice(Notice("recovery", problem))
+        elif self.choice.instance is not None:
+            return
+        await self._pin_again(max_age=_LOOK_AGE, on_notice=on_notice)
+
+    async def _pin_again(self, *, max_age: float, on_notice: OnNotice) -> None:
+        await self._client.validator.catalog(max_age=max_age)
+        choice = await self._client.validator.resolve(self.choice.wanted)
+        self.choice = await self._loader.ensure_loaded(choice, on_notice=on_notice)
 
     async def _restore(self, lost: LLMError, resends: int, on_notice: OnNotice) -> None:
         """Look for the model, load it if it is gone, and pin it again.
@@ -139,9 +180,7 @@ class PinnedModel:
         await on_notice(Notice("recovery", f"{why} Asking again ({resends} of {MAX_RESENDS})."))
         await self._sleep(_SETTLE * resends)
         try:
-            await self._client.validator.catalog(refresh=True)
-            choice = await self._client.validator.resolve(self.choice.wanted)
-            self.choice = await self._loader.ensure_loaded(choice, on_notice=on_notice)
+            await self._pin_again(max_age=0.0, on_notice=on_notice)
         except LLMError as exc:
             if isinstance(exc, LLMConnectionError | LLMTimeoutError):
                 raise
@@ -157,7 +196,8 @@ class PinnedModel:
             return error
         if problem := _difference(self.choice.instance, catalog):
             return _lost(problem, error)
-        error.message += " The server is up, and the model is still loaded."
+        known = self.choice.info.loaded is not None and _instance_of(self.choice, catalog)
+        error.message += " The server is up, and the model is still loaded." if known else " The server is up."
         error.args = (error.message,)
         return error
 
@@ -207,7 +247,9 @@ def _difference(pinned: ModelInstance | None, catalog: ModelCatalog) -> str:
     for model in catalog.models:
         for instance in model.instances or ():
             if instance.id == pinned.id:
-                if instance.context_length == pinned.context_length or pinned.context_length is None:
+                if None in (instance.context_length, pinned.context_length):
+                    return ""  # being loaded, or not told
+                if instance.context_length == pinned.context_length:
                     return ""
                 return (
                     f"The model {pinned.id} was reloaded with a context of {instance.context_length} tokens "

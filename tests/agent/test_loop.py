@@ -461,7 +461,8 @@ async def test_third_empty_turn_counts_as_stuck() -> None:
 
     outcome = await given.go()
 
-    assert outcome == Outcome("stuck", "", "", "tiny", 3, 0, Usage(30, 3, 0))
+    reminded = "The model's reply held neither a call nor an answer. It was reminded to go on."
+    assert outcome == Outcome("stuck", "", "", "tiny", 3, 0, Usage(30, 3, 0), warnings=(reminded, reminded))
     assert len(given.model.asked) == 3
 
 
