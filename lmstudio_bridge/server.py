@@ -22,6 +22,7 @@ from mcp.types import (
     CallToolResult,
     InputRequiredResult,
     TextContent,
+    Tool,
     ToolAnnotations,
 )
 from pydantic import Field, ValidationError
@@ -91,6 +92,13 @@ class BridgeServer(MCPServer[App]):
     """
 
     app: App
+
+    async def list_tools(self) -> list[Tool]:
+        """As in the SDK, without the titles that pydantic gives to every parameter: they cost the caller's context."""
+        return [
+            tool.model_copy(update={"input_schema": _without_titles(tool.input_schema)})
+            for tool in await super().list_tools()
+        ]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
@@ -221,6 +229,15 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         is_error=report.outcome.stop == "failed",
         meta={REPORT_META: report.structure()},
     )
+
+
+def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments without the `title` of itself and of its properties."""
+    properties = {
+        name: {key: value for key, value in each.items() if key != "title"}
+        for name, each in schema.get("properties", {}).items()
+    }
+    return {key: value for key, value in {**schema, "properties": properties}.items() if key != "title"}
 
 
 def _in_words(tool: str, error: ValidationError) -> str:

@@ -6,8 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,44 +13,20 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import open_simulator
 from tests.npm_servers import config_entry, npm_server
 from tests.raw_client import ERAS, Answer, Era, RawClient, open_raw_client
 
 pytestmark = pytest.mark.npm
 
-MODEL = "qwen/qwen3-4b"
 FIGURES = re.compile(
     r"\[run (?P<run_id>\S+) · (?P<model>\S+) · (?P<rounds>\d+) rounds? · (?P<calls>\d+) calls? · "
     r"(?P<tokens>[\d,]+) tokens · (?P<seconds>[\d.]+) s\]\Z"
 )
-
-
-@dataclass
-class Desk:
-    """A user's desk: a project folder with files and a .mcp.json, LM Studio, and the bridge's settings."""
-
-    project: Path
-    home: Path
-    sim: Simulator
-    environ: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> str:
-        return str(self.project / "notes.txt")
-
-    def configure(self, **servers: dict[str, Any]) -> None:
-        (self.project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
-
-    @asynccontextmanager
-    async def bridge(self, era: Era, **environ: str) -> AsyncIterator[RawClient]:
-        async with open_raw_client(era=era, environ={**self.environ, **environ}) as client:
-            yield client
-        assert client.stray == [], "stdout belongs to the protocol"
-        assert self.sim.failures == []
 
 
 @pytest.fixture(params=ERAS)
@@ -63,21 +37,7 @@ def era(request: pytest.FixtureRequest) -> Era:
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
-    model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
-    async with open_simulator([model]) as sim:
-        desk = Desk(project, tmp_path / "home", sim)
-        desk.environ = {
-            "LMSTUDIO_BASE_URL": f"{sim.url}/v1",
-            "CLAUDE_PROJECT_DIR": str(project),
-            "LMSTUDIO_BRIDGE_HOME": str(desk.home),
-        }
-        desk.configure(
-            filesystem=config_entry(npm_server("filesystem"), str(project)),
-            memory=config_entry(npm_server("memory"), env={"MEMORY_FILE_PATH": str(tmp_path / "memory.jsonl")}),
-        )
+    async with open_desk(tmp_path) as desk:
         yield desk
 
 
@@ -146,12 +106,8 @@ async def test_all_configured_servers_are_discovered(desk: Desk, era: Era) -> No
         answer = await client.call("autonomous_discover_and_execute", task="What is the code word?")
 
     assert_answered(answer, contains="heron-42", rounds=2, calls=1)
-    offered = {tool["function"]["name"].partition("__")[0] for tool in chat_requests(desk.sim)[0].tools}
+    offered = {tool["function"]["name"].partition("__")[0] for tool in desk.chat_requests()[0].tools}
     assert offered == {"filesystem", "memory"}
-
-
-def chat_requests(sim: Simulator) -> list[SimRequest]:
-    return [request for request in sim.requests if request.path == "/v1/chat/completions"]
 
 
 async def test_a_second_run_works_like_the_first(desk: Desk, era: Era) -> None:
@@ -175,7 +131,7 @@ async def test_two_runs_at_once_are_both_in_flight_and_both_answered(desk: Desk,
     def reply(request: SimRequest) -> CallReply | TextReply:
         if request.messages[-1]["role"] == "tool":
             return answer_from_result(request)
-        if len(chat_requests(desk.sim)) >= 2:
+        if len(desk.chat_requests()) >= 2:
             both_started.set()  # neither gets its first reply before the other has asked
         return CallReply(
             ("filesystem__read_text_file", {"path": desk.notes}), faults=(Stall(until=both_started, seconds=30),)
@@ -203,7 +159,7 @@ async def test_every_request_repeats_the_one_before_it_byte_for_byte(desk: Desk)
     async with desk.bridge("2026-07-28") as client:
         await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Look at the notes.")
 
-    bodies = [json.loads(request.body) for request in chat_requests(desk.sim)]
+    bodies = [json.loads(request.body) for request in desk.chat_requests()]
     assert len(bodies) == 3
     for earlier, later in pairwise(bodies):
         assert later["messages"][: len(earlier["messages"])] == earlier["messages"]
@@ -225,7 +181,7 @@ async def test_the_round_limit_still_yields_an_answer(desk: Desk, era: Era) -> N
 
     assert_answered(answer, contains="heron-42", rounds=3, calls=2)
     assert "limit of rounds" in answer.text
-    assert [bool(request.tools) for request in chat_requests(desk.sim)] == [True, True, False]
+    assert [bool(request.tools) for request in desk.chat_requests()] == [True, True, False]
 
 
 async def test_bad_arguments_of_the_model_never_run_a_tool(desk: Desk) -> None:
@@ -240,7 +196,7 @@ async def test_bad_arguments_of_the_model_never_run_a_tool(desk: Desk) -> None:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Write x.txt.")
 
     assert_answered(answer, contains="I could not", rounds=4, calls=0)
-    told = [last_result(request) for request in chat_requests(desk.sim)[1:]]
+    told = [last_result(request) for request in desk.chat_requests()[1:]]
     assert "not valid JSON" in told[0]
     assert "'content' is a required property" in told[1] or "is not of type 'string'" in told[1]
     assert "no tool 'filesystem__no_such_tool'" in told[2]
@@ -290,12 +246,6 @@ async def test_each_fault_gives_one_clear_error_and_the_server_stays_usable(desk
     assert_answered(afterwards, contains="heron-42", rounds=2, calls=1)
 
 
-def assert_names(answer: Answer, *fragments: str) -> None:
-    assert answer.is_error
-    missing = [fragment for fragment in fragments if fragment not in answer.text]
-    assert not missing, answer.text
-
-
 async def test_a_wrong_base_url_is_recognised_behind_its_status_200(desk: Desk, era: Era) -> None:
     async with desk.bridge(era, LMSTUDIO_BASE_URL=f"{desk.sim.url}/lmstudio/v1") as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
@@ -310,10 +260,10 @@ async def test_a_missing_token_is_asked_for_and_a_right_one_is_never_shown(
     model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
     async with open_simulator([model], token=token) as guarded:
         guarded.script(MODEL, CallReply(("filesystem__list_allowed_directories", {})), TextReply(f"It is {token}."))
-        environ = {"LMSTUDIO_BASE_URL": guarded.url}
-        async with desk.bridge(era, **environ) as client:
+        desk.environ["LMSTUDIO_BASE_URL"] = guarded.url
+        async with desk.bridge(era) as client:
             refused = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
-        async with desk.bridge(era, **environ, LM_API_TOKEN=token, LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
+        async with desk.bridge(era, LM_API_TOKEN=token, LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
             answered = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
 
     assert_names(refused, "refused the API token", "API token is required", "LM_API_TOKEN")
@@ -375,11 +325,12 @@ async def test_the_tools_cost_their_caller_little_and_say_what_they_take(era: Er
 
     assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_000
     tools = {tool["name"]: tool for tool in listed["tools"]}
-    shared = ["task", "max_rounds", "max_tokens", "model"]
+    shared = ["task", "max_rounds", "max_tokens", "model", "timeout"]
     assert {name: list(tool["inputSchema"]["properties"]) for name, tool in tools.items()} == {
         "autonomous_with_mcp": ["mcp_name", *shared],
         "autonomous_with_multiple_mcps": ["mcp_names", *shared],
         "autonomous_discover_and_execute": shared,
+        "continue_run": ["run_id", "instructions", *shared[1:]],
     }
     for tool in tools.values():
         assert tool["title"]
