@@ -239,6 +239,7 @@ async def delegate(sample: Sample, url: str) -> str:
                 "PATH": os.environ.get("PATH", os.defpath),
                 "LMSTUDIO_BASE_URL": url,
                 "CLAUDE_PROJECT_DIR": str(sample.folder),
+                "LMSTUDIO_BRIDGE_TRUST": "filesystem",  # we wrote that .mcp.json ourselves
                 "LMSTUDIO_BRIDGE_HOME": home,
             },
         )

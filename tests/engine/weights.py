@@ -66,7 +66,7 @@ MODELS = {
             suffix=".bin",
             size=1_117_320_768,
             sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-            template="worked_examples.jinja",
+            template="example_turns.jinja",  # with the examples in the system text it never stops calling
         ),
         ModelWeights(  # SmolLM2-135M-Instruct, Q4_1; Apache-2.0; too small for tools, fine for plain chat
             name="smollm2-135m",
