@@ -42,7 +42,7 @@ from lmstudio_bridge.messages import Message, SystemMessage, UserMessage
 from lmstudio_bridge.preparation import Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import ContinueRequest, RunReport, RunRequest
-from lmstudio_bridge.retry import RetryPolicy
+from lmstudio_bridge.retry import RetryPolicy, Sleep
 from lmstudio_bridge.settings import Settings
 
 _AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
@@ -62,8 +62,13 @@ class _Plan:
 
 
 @asynccontextmanager
-async def open_agent(settings: Settings, *, environ: Mapping[str, str]) -> AsyncIterator[DynamicAutonomousAgent]:
-    """An agent with its HTTP client and its pool of MCP servers; leaving closes both."""
+async def open_agent(
+    settings: Settings, *, environ: Mapping[str, str], sleep: Sleep = asyncio.sleep
+) -> AsyncIterator[DynamicAutonomousAgent]:
+    """An agent with its HTTP client and its pool of MCP servers; leaving closes both.
+
+    `sleep` makes the pauses before a request is sent again.
+    """
     async with (
         open_client(
             settings.root_url,
@@ -72,6 +77,7 @@ async def open_agent(settings: Settings, *, environ: Mapping[str, str]) -> Async
             timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.between_bytes_timeout),
             retry_policy=RetryPolicy(attempts=settings.retry_attempts),
             model_ttl=settings.model_ttl,
+            sleep=sleep,
         ) as client,
         open_pool(
             project=settings.project,

@@ -47,7 +47,9 @@ class Preparer:
         self._client = client
         self._pool = pool
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
-        self._loader = ModelLoader(client, self._slots, context_length=settings.context_length)
+        self._loader = ModelLoader(
+            client, self._slots, context_length=settings.context_length, sleep=client.retry_sleep
+        )
         self._turns = ModelTurns()
         self._parallel = settings.parallel
         self._watch_interval = settings.watch_interval
@@ -105,6 +107,7 @@ class Preparer:
             slots=self._slots,
             parallel=self._parallel,
             watch_interval=self._watch_interval,
+            sleep=self._client.retry_sleep,
         )
         choice = await model.prepare(on_notice=on_notice)
         await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))

@@ -158,10 +158,9 @@ class Asker:
                 raise error
 
     async def _make_room(self, error: ContextOverflowError, conversation: Conversation) -> None:
+        room = int(conversation.size() * _PROMPT_SHARE)  # however few tokens we take it for, it was too much
         if error.available:
-            room = int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE)
-        else:
-            room = int(conversation.size() * _PROMPT_SHARE)
+            room = min(room, int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE))
         shrunk = conversation.shrink(to_chars=room, note=shrunk_note)
         if not shrunk:
             raise error

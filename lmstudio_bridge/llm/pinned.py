@@ -27,7 +27,7 @@ from lmstudio_bridge.llm.client import LLMClient, OnDelta
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInstance
 from lmstudio_bridge.llm.slots import SlotQueue
-from lmstudio_bridge.messages import Completion, Message, Notice, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import Completion, Delta, Message, Notice, OnNotice, ToolChoice, ToolSpec
 from lmstudio_bridge.retry import OnRetry, Retry, Sleep
 
 T = TypeVar("T")
@@ -104,8 +104,15 @@ class PinnedModel:
             where = f"place {place} in line" if place else "other sessions hold all slots"
             await on_notice(Notice("queue", f"waiting for {self.choice.name}: {where}"))
 
+        async def on_piece(delta: Delta) -> None:
+            nonlocal begun
+            begun = True
+            if on_delta:
+                await on_delta(delta)
+
         resends = 0
         while True:
+            begun = False
             try:
                 async with self._slots.hold(self.choice.name, parallel=self._limit(), on_wait=on_wait):
                     await self._look(on_notice)
@@ -117,7 +124,7 @@ class PinnedModel:
                             tool_choice=tool_choice,
                             max_tokens=max_tokens,
                             reasoning_effort=reasoning_effort,
-                            on_delta=on_delta,
+                            on_delta=on_piece,
                             on_retry=told_retry,
                             accepts_model=self.choice.answers_as,
                         )
@@ -127,6 +134,11 @@ class PinnedModel:
                 if resends == MAX_RESENDS or untold:
                     raise
                 lost: LLMError = exc  # what is not found any more was there when the run began
+            except ServerBusyError as exc:
+                if not begun or resends == MAX_RESENDS:  # before the reply begins, the client tries again
+                    raise
+                self._slots.lower(self.choice.name)
+                lost = exc
             except ModelLoadError as exc:  # by this request itself
                 await self._loader.name_smaller(exc, self.choice)
                 raise
