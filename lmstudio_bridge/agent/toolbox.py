@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +21,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.schemas import object_schema
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
@@ -31,15 +31,15 @@ _SHOWN_ARGUMENTS = 300  # characters of bad arguments that are quoted back
 _SHOWN_PROBLEM = 500  # characters of what is wrong with them; a validator's words can quote all of them
 _SHOWN_NAME = 100  # characters of a name that is not there
 _SHOWN_NAMES = 20
-_MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call that fits its tool's schema."""
+    """A call that fits its tool's schema; `changes` says what was done to its arguments for that."""
 
     tool: ServerTool
     arguments: JSONObject
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class Toolbox:
             return RefusedCall(None, self._unknown_tool(call.name))
         tool = self._tools[name]
         try:
-            arguments = _read_arguments(call.arguments)
+            arguments = read_arguments(call.arguments, self._parameters[name])
         except ValueError as exc:
             return RefusedCall(tool, self._bad_arguments(name, call, str(exc)))
-        if problem := self._problem(name, arguments):
+        if problem := self._problem(name, arguments.values):
             return RefusedCall(tool, self._bad_arguments(name, call, problem))
-        return PreparedCall(tool, arguments)
+        return PreparedCall(tool, arguments.values, arguments.changes)
 
     def _known_name(self, name: str) -> str | None:
         """The offered name that is meant: as it stands, or without regard to case and separators."""
@@ -149,53 +149,6 @@ def _validator(schema: JSONObject) -> Validator | None:
 def _in_words(error: ValidationError) -> str:
     place = ".".join(map(str, error.absolute_path))
     return f"{place}: {error.message}" if place else error.message
-
-
-def _read_arguments(text: str) -> dict[str, Any]:
-    """The arguments as an object; none at all counts as `{}`, as LM Studio sends it.
-
-    Raises:
-        ValueError: It is no JSON, or no object.
-    """
-    if not text.strip():
-        return {}
-    try:
-        value = _load(text)
-    except ValueError as exc:
-        raise ValueError(f"they are not valid JSON ({exc}).") from exc
-    if isinstance(value, str):  # encoded twice, as small models do
-        with suppress(ValueError):
-            value = _load(value)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError("they must be one JSON object.")
-    return value
-
-
-def _load(text: str) -> Any:
-    """The value that can be sent on as it is: Python reads more than JSON allows.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair") from None
-    if _is_deeper(value, _MAX_NESTING):
-        raise ValueError("nested too deeply")
-    return value
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 def _example(parameters: JSONObject) -> dict[str, Any]:

@@ -213,15 +213,18 @@ def test_arguments_are_read_as_models_write_them(written: str, arguments: dict[s
         ('"text"', "they must be one JSON object."),
         ('"{"', "they must be one JSON object."),
         ("5", "they must be one JSON object."),
-        ("{", "they are not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))."),
-        ('{"a": 1} {}', "they are not valid JSON (Extra data: line 1 column 10 (char 9))."),
+        (
+            "{",
+            "they are not valid JSON: the text was cut off before the object's end "
+            "(Expecting property name enclosed in double quotes: line 1 column 2 (char 1)).",
+        ),
         ('{"a": NaN}', "they are not valid JSON (Out of range float values are not JSON compliant)."),
         ('{"a": 1e999}', "they are not valid JSON (Out of range float values are not JSON compliant)."),
         ('{"a": "\\ud800"}', "they are not valid JSON (half of a surrogate pair)."),
         ("[" * 100_000, "they are not valid JSON (nested too deeply)."),
         (json.dumps("[" * 100_000), "they must be one JSON object."),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_arguments_that_are_no_json_object_are_refused_with_the_reason(written: str, problem: str) -> None:
     first, sent, *_ = refusal({"type": "object"}, written).split("\n")
@@ -264,9 +267,9 @@ def test_refusal_quotes_problem_arguments_schema_and_an_example() -> None:
 def test_place_of_a_problem_is_named() -> None:
     schema = {"properties": {"edits": {"type": "array", "items": {"properties": {"line": {"type": "integer"}}}}}}
 
-    text = refusal(schema, '{"edits": [{"line": 1}, {"line": "2"}]}')
+    text = refusal(schema, '{"edits": [{"line": 1}, {"line": "two"}]}')
 
-    assert "not right: edits.1.line: '2' is not of type 'integer'\n" in text
+    assert "not right: edits.1.line: 'two' is not of type 'integer'\n" in text
 
 
 def test_long_arguments_are_quoted_in_part() -> None:
@@ -295,7 +298,7 @@ def test_long_arguments_are_quoted_in_part() -> None:
                 "properties": {"a": {"items": [{"type": "string"}]}},
             },
             '{"a": ["x", 1]}',
-            '{"a": [1]}',
+            '{"a": [{}]}',
         ),
         (
             {

@@ -1,0 +1,309 @@
+"""A model's text for the arguments of a call → values that fit the tool's schema, or a clear refusal. Pure.
+
+Strict first; then repaired, but only where the text is whole; then coerced by the schema. Nothing is
+guessed: a text that was cut off is refused, for half a file's content is worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from json_repair import repair_json
+
+from lmstudio_bridge.messages import JSONObject
+
+_MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
+_MAX_REPAIR = 200_000  # characters; the repairer takes time in proportion
+_TRUE = ("true", "yes", "1")
+_FALSE = ("false", "no", "0")
+
+_APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
+
+_ALIASES: tuple[frozenset[str], ...] = tuple(
+    frozenset(names.split())
+    for names in (
+        "path filepath filename file pathname filename absolutepath",
+        "path dir directory folder dirpath folderpath directorypath",
+        "query q search searchquery pattern keyword keywords term",
+        "content contents text body data filecontent",
+        "command cmd",
+        "url uri link",
+        "timezone tz",
+        "id identifier",
+        "message msg",
+        "limit max maxresults count",
+    )
+)
+"""Names that models use for one another; compared without case and separators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Values to send, and what was changed to get them, in words."""
+
+    values: dict[str, Any]
+    changes: tuple[str, ...] = ()
+
+
+def read_arguments(text: str, parameters: JSONObject) -> Arguments:
+    """The arguments that `text` means for a tool with these parameters; none at all counts as `{}`.
+
+    Whether they are right is for the tool's validator to say; here they are only brought into shape.
+
+    Raises:
+        ValueError: They cannot be read without guessing; says why.
+    """
+    changes: list[str] = []
+    values = _read_object(text, changes)
+    values = _rename(values, parameters, changes)
+    properties = parameters.get("properties", {})
+    coerced = {name: _coerce(value, properties.get(name, {}), name, changes) for name, value in values.items()}
+    required = parameters.get("required", ())
+    return Arguments(
+        {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
+        tuple(changes),
+    )
+
+
+def _read_object(text: str, changes: list[str]) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    try:
+        value = _load(text)
+    except ValueError as exc:
+        value = _repair(text, exc)
+        changes.append("the JSON was repaired")
+    if isinstance(value, str):  # encoded twice, as small models do
+        with suppress(ValueError):
+            value = _load(value)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("they must be one JSON object.")
+    return value
+
+
+def _load(text: str) -> Any:
+    """The value that can be sent on as it is: Python reads more than JSON allows.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        value = json.loads(text, strict=False)  # line breaks inside strings are plain enough
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair") from None
+    if _is_deeper(value, _MAX_NESTING):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
+
+
+def _repair(text: str, error: ValueError) -> dict[str, Any]:
+    """The object that a slightly wrong text means: other quotes, stray commas, words around it.
+
+    Raises:
+        ValueError: It is cut off, or no object comes of it.
+    """
+    refusal = f"they are not valid JSON ({error})."
+    start = text.find("{")
+    if start == -1 or len(text) > _MAX_REPAIR or not isinstance(error, json.JSONDecodeError):
+        raise ValueError(refusal)
+    end = _end_of_object(text, start)
+    if end is None:
+        raise ValueError(f"they are not valid JSON: the text was cut off before the object's end ({error}).")
+    if "escape" in error.msg or _APOSTROPHE.search(text):
+        raise ValueError(refusal)  # a path's \\n or an apostrophe as a quote: a repair would change the text
+    try:
+        value = _load(json.dumps(repair_json(text[start:end], return_objects=True, skip_json_loads=True)))
+    except (ValueError, RecursionError):
+        raise ValueError(refusal) from None
+    if not isinstance(value, dict) or (not value and text[start + 1 : end - 1].strip()):
+        raise ValueError(refusal)
+    return value
+
+
+def _end_of_object(text: str, start: int) -> int | None:
+    """Where the object that begins at `start` is closed; None if it is not, also inside an open string."""
+    depth = 0
+    quote = ""
+    escaped = False
+    for position in range(start, len(text)):
+        char = text[position]
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = bool(quote)
+        elif quote:
+            if char == quote and (quote == '"' or _closes(text, position)):
+                quote = ""
+        elif char == '"' or (char == "'" and not text[position - 1].isalnum()):
+            quote = char
+        elif char in "{[":
+            depth += 1
+        elif char in "}]":
+            depth -= 1
+            if depth == 0:
+                return position + 1
+    return None
+
+
+def _closes(text: str, position: int) -> bool:
+    """Whether a single quote ends a string here: an apostrophe has a letter after it."""
+    rest = text[position + 1 :].lstrip()
+    return not rest or rest[0] in ",:}]"
+
+
+def _rename(values: dict[str, Any], parameters: JSONObject, changes: list[str]) -> dict[str, Any]:
+    """Parameters under another usual name or spelling get their own, where exactly one fits."""
+    properties = parameters.get("properties", {})
+    unknown = [name for name in values if name not in properties]
+    if not unknown or not properties or parameters.get("additionalProperties"):
+        return values
+    free = [name for name in properties if name not in values]
+    meant: dict[str, str] = {}
+    for matches in (_same_spelling, _same_meaning):
+        for name in unknown:
+            fitting = [other for other in free if matches(name, other)]
+            rivals = [other for other in unknown if other not in meant and fitting and matches(other, fitting[0])]
+            if name not in meant and len(fitting) == 1 and rivals == [name]:
+                meant[name] = fitting[0]
+                free.remove(fitting[0])
+    changes += [f"{name} was taken as {other}" for name, other in meant.items()]
+    return {meant.get(name, name): value for name, value in values.items()}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _same_spelling(name: str, other: str) -> bool:
+    return _key(name) == _key(other)
+
+
+def _same_meaning(name: str, other: str) -> bool:
+    return any(_key(name) in group and _key(other) in group for group in _ALIASES)
+
+
+def _coerce(value: Any, schema: Any, name: str, changes: list[str]) -> Any:
+    """The value in the type that the schema names, where that is the same value beyond doubt."""
+    if not isinstance(schema, Mapping):
+        return value
+    kinds = _kinds(schema)
+    if not kinds or any(_IS_KIND.get(kind, _never)(value) for kind in kinds):
+        return _coerce_inside(value, schema, name, changes)
+    for kind in kinds:
+        converted = _TO_KIND.get(kind, _same)(value)
+        if converted is not value:
+            changes.append(f"{name} was given as {type(value).__name__}")
+            return _coerce_inside(converted, schema, name, changes)
+    return value
+
+
+def _coerce_inside(value: Any, schema: Mapping[str, Any], name: str, changes: list[str]) -> Any:
+    if isinstance(value, dict) and isinstance(properties := schema.get("properties"), Mapping):
+        return {key: _coerce(item, properties.get(key, {}), f"{name}.{key}", changes) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
+        return [_coerce(item, items, f"{name}[{number}]", changes) for number, item in enumerate(value)]
+    return value
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[str]:
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return [kind]
+    choices = schema.get("anyOf")
+    if isinstance(choices, list):
+        return [each["type"] for each in choices if isinstance(each, Mapping) and isinstance(each.get("type"), str)]
+    return []
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_IS_KIND: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+    "null": lambda value: value is None,
+}
+
+
+def _to_integer(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}(\.0+)?\s*", value):
+        return int(float(value)) if "." in value else int(value)
+    return value
+
+
+def _to_number(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d{1,2})?\s*", value):
+        return float(value) if re.search(r"[.eE]", value) else int(value)
+    return value
+
+
+def _to_boolean(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().lower() in (*_TRUE, *_FALSE):
+        return value.strip().lower() in _TRUE
+    return bool(value) if value in (0, 1) and isinstance(value, int) else value
+
+
+def _to_string(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _to_array(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            if isinstance(decoded := _load(value), list):
+                return decoded
+        return [value] if value and not value.lstrip().startswith("[") else value
+    return value
+
+
+def _to_object(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            if isinstance(decoded := _load(value), dict):
+                return decoded
+    return value
+
+
+_TO_KIND: Mapping[str, Callable[[Any], Any]] = {
+    "integer": _to_integer,
+    "number": _to_number,
+    "boolean": _to_boolean,
+    "string": _to_string,
+    "array": _to_array,
+    "object": _to_object,
+}
+
+
+def _is_empty_option(name: str, value: Any, properties: Mapping[str, Any], required: Any) -> bool:
+    """Whether it is null for an optional parameter that does not take null: the same as leaving it out."""
+    schema = properties.get(name)
+    takes_null = not isinstance(schema, Mapping) or not _kinds(schema) or "null" in _kinds(schema)
+    return value is None and name not in required and not takes_null
