@@ -94,40 +94,42 @@ async def open_progress(
                 async with asyncio.timeout(heartbeat):
                     await wake.wait()
                 if kept:
-                    text = shown = kept.popleft()
+                    text = kept.popleft()
                 else:
                     text, newest = newest, ""
-                    shown = text
+                shown = text
             except TimeoutError:
                 text = f"{shown} · {clock() - since:.0f} s".removeprefix(" · ")
             if not (kept or newest):
                 wake.clear()
             if not await send_safely(text):
-                kept.clear()
                 return
             await sleep(interval)
 
     async def send_safely(text: str) -> bool:
         try:
-            await send(next(counter), text)
+            async with sending:
+                await send(next(counter), text)
         except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
             logger.debug("progress is no longer sent: %s", exc)
             return False
         return True
 
     counter = itertools.count(1)
+    sending = asyncio.Lock()
     task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
     try:
         yield emit
-    except BaseException:
-        kept.clear()  # nobody waits for it any more
-        raise
+        with anyio.move_on_after(_CLOSE_TIMEOUT):
+            async with sending:  # the message under way arrives first
+                gone = task.done()
+                task.cancel()
+            while kept and not gone:
+                gone = not await send_safely(kept.popleft())
     finally:
         task.cancel()
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
             await asyncio.wait([task])
-            while kept and await send_safely(kept.popleft()):
-                pass
 
 
 def _is_kept(event: Event) -> bool:

@@ -56,13 +56,17 @@ class ModelTurns:
                 self._leave()
             else:
                 self._waiting.remove(waiter)
+                self._admit()  # those behind may now stand in front
             raise
 
     def _leave(self) -> None:
         self._runs -= 1
-        if self._runs or not self._waiting:
-            return
-        self._model = self._waiting[0].model
+        if not self._runs and self._waiting:
+            self._model = self._waiting[0].model
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let those in front of the line go that want the current model."""
         while self._waiting and self._waiting[0].model == self._model:
             self._waiting.popleft().may_go.set()
             self._runs += 1
