@@ -19,11 +19,16 @@ from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.results import result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
-from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig, load_servers
+from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
+from lmstudio_bridge.downstream.discovery import load_servers
+from lmstudio_bridge.downstream.environment import passed_variables
 from lmstudio_bridge.downstream.sessions import SessionPool, open_pool
 from lmstudio_bridge.errors import (
     BridgeError,
+    DownstreamError,
+    NestedBridgeError,
     ServerNotConfiguredError,
+    ServerNotTrustedError,
 )
 from lmstudio_bridge.events import (
     Emit,
@@ -33,6 +38,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     ServerFailed,
     Tally,
+    Warned,
     fan_out,
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
@@ -50,12 +56,20 @@ _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
 
 @dataclass(frozen=True, slots=True)
+class _Selection:
+    """The servers to open, those that were meant and cannot be, and what the user should know about the files."""
+
+    configs: list[ServerConfig]
+    refused: list[DownstreamError]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What is about to be done: `added` are the messages that go to the conversation first."""
 
     start: RunStarted | RunContinued
-    configs: list[ServerConfig]
-    unknown: list[ServerNotConfiguredError]
+    servers: _Selection
     model: str | None
     conversation: Conversation
     added: tuple[Message, ...]
@@ -84,6 +98,7 @@ async def open_agent(
             environ=environ,
             start_timeout=settings.server_start_timeout,
             call_timeout=settings.tool_timeout,
+            pass_env=settings.pass_env,
         ) as pool,
     ):
         yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ)
@@ -108,7 +123,12 @@ class DynamicAutonomousAgent:
         Raises:
             McpConfigError: A file cannot be used.
         """
-        return load_servers(explicit=self._settings.mcp_config, project=self._settings.project, environ=self._environ)
+        return load_servers(
+            explicit=self._settings.mcp_config,
+            project=self._settings.project,
+            environ=self._environ,
+            trusted=self._settings.trust,
+        )
 
     async def execute(self, request: RunRequest, *, emit: Emit | None = None) -> RunReport:
         """Do what is asked; `emit` is told what happens.
@@ -116,11 +136,11 @@ class DynamicAutonomousAgent:
         Raises:
             BridgeError: The run could not begin: no such server or model, nothing to work with.
         """
-        configs, unknown = self._select(request.servers)
+        servers = self._select(request.servers)
         run_id = new_run_id(datetime.now(UTC))
-        names = tuple(config.name for config in configs)
+        names = tuple(config.name for config in servers.configs)
         start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp())
-        plan = _Plan(start, configs, unknown, request.model, Conversation(()), self._opening(request.task))
+        plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task))
         return await self._work(plan, request, emit)
 
     async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
@@ -137,10 +157,10 @@ class DynamicAutonomousAgent:
             return RunReport(stored.run_id, stored.outcome, stored.servers)
         conversation = rebuild_conversation(stored)
         added = continuation(stored, conversation, instructions=request.instructions)
-        configs, unknown = self._select(stored.servers)
-        names = tuple(config.name for config in configs)
+        servers = self._select(stored.servers)
+        names = tuple(config.name for config in servers.configs)
         start = RunContinued(stored.run_id, request.instructions, names, request.max_rounds, _timestamp())
-        plan = _Plan(start, configs, unknown, request.model or stored.outcome.model or None, conversation, added)
+        plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added)
         return await self._work(plan, request, emit)
 
     @property
@@ -152,7 +172,7 @@ class DynamicAutonomousAgent:
         """Carry out a plan, with its journal open."""
         started_at = time.monotonic()
         run_id = plan.start.run_id
-        redactor = Redactor(self._secrets(plan.configs))
+        redactor = Redactor(self._secrets(plan.servers.configs))
         async with AsyncExitStack() as held:
             journal = held.enter_context(open_journal(self.runs_folder, run_id, redact=redactor.redact))
             tally = Tally()
@@ -167,11 +187,13 @@ class DynamicAutonomousAgent:
 
             await tell(plan.start)
             try:
-                for error in plan.unknown:
+                for error in plan.servers.refused:
                     await tell(ServerFailed(error.server, error.explain()))
+                for warning in plan.servers.warnings:
+                    await tell(Warned(warning))
                 seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
                 async with time_to_begin(seconds):
-                    prepared = await self._preparer.prepare(plan.configs, plan.model, tell, redactor, held)
+                    prepared = await self._preparer.prepare(plan.servers.configs, plan.model, tell, redactor, held)
                 await check_room(prepared, plan.added, tell)
             except BaseException as exc:  # the journal must have its end; the error goes on
                 cancelled = isinstance(exc, asyncio.CancelledError)
@@ -201,23 +223,30 @@ class DynamicAutonomousAgent:
             )
         return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers)
 
-    def _select(self, names: tuple[str, ...] | None) -> tuple[list[ServerConfig], list[ServerNotConfiguredError]]:
-        """The servers to open, and those that were asked for and are not there."""
+    def _select(self, names: tuple[str, ...] | None) -> _Selection:
+        """The servers of these names, or all that may be used.
+
+        Raises:
+            NestedBridgeError: We were started by a bridge, as one of its servers.
+            DownstreamError: None can be used.
+        """
+        if self._settings.depth:
+            raise NestedBridgeError(
+                "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
+                remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
+            )
         catalog = self.configured_servers()
-        if names is None:
-            if not catalog.servers:
-                raise _nothing_configured(catalog)
-            return list(catalog.servers.values()), []
         configs: list[ServerConfig] = []
-        unknown: list[ServerNotConfiguredError] = []
-        for name in dict.fromkeys(names):
+        refused: list[DownstreamError] = []
+        for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
             try:
                 configs.append(catalog.require(name))
-            except ServerNotConfiguredError as exc:
-                unknown.append(exc)
+            except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
+                refused.append(exc)
         if not configs:
-            raise unknown[0]
-        return configs, unknown
+            raise _none_of(refused) if refused else _nothing_configured(catalog)
+        about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
+        return _Selection(configs, refused, [*catalog.warnings, *about])
 
     def _opening(self, task: str) -> tuple[Message, ...]:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))
@@ -238,6 +267,7 @@ class DynamicAutonomousAgent:
         found = [token.get_secret_value()] if token else []
         for config in configs:
             found += [*config.headers.values(), *secrets_of_environment(config.env)]
+        found += secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))
         return found
 
 
@@ -249,6 +279,13 @@ def new_run_id(now: datetime) -> str:
     """A name for a run that sorts by time and is easy to copy."""
     tail = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
     return f"{now:%Y%m%d-%H%M%S}-{tail}"
+
+
+def _none_of(refused: list[DownstreamError]) -> DownstreamError:
+    if len(refused) == 1:
+        return refused[0]
+    reasons = "\n".join(f"- {error.explain()}" for error in refused)
+    return DownstreamError(f"None of the MCP servers can be used:\n{reasons}", server=refused[0].server)
 
 
 def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:

@@ -48,6 +48,11 @@ async def run_checks(agent: DynamicAutonomousAgent) -> AsyncIterator[Check]:
         f"{len(servers.servers)} configured in {where}" if where else f"no .mcp.json in {servers.project} or above",
         "" if servers.servers else "Add a server to .mcp.json, or set LMSTUDIO_BRIDGE_MCP_CONFIG.",
     )
+    for warning in servers.warnings:
+        yield Check("MCP servers", True, f"warning: {warning}")
+    for name in servers.unapproved:
+        refusal = servers.refusal(name)
+        yield Check(f"MCP server {name}", True, f"left out: {refusal.message}", refusal.remedy)
     for name, reason in servers.skipped.items():
         yield Check(f"MCP server {name}", True, f"left out: {reason}")
     for config in servers.servers.values():
@@ -57,4 +62,7 @@ async def run_checks(agent: DynamicAutonomousAgent) -> AsyncIterator[Check]:
             yield Check(f"MCP server {config.name}", False, exc.message, exc.explain())
         else:
             reading = sum(tool.read_only is True for tool in tools)
-            yield Check(f"MCP server {config.name}", True, f"{len(tools)} tools, {reading} marked read-only")
+            origin = f"{config.scope} scope, {config.source}"
+            yield Check(f"MCP server {config.name}", True, f"{len(tools)} tools, {reading} marked read-only ({origin})")
+        for warning in servers.server_warnings.get(config.name, ()):
+            yield Check(f"MCP server {config.name}", True, f"warning: {warning}")

@@ -2,6 +2,7 @@
 
 * BridgeError
   x SettingsError
+  x NestedBridgeError
   x RunNotFoundError
   x RunActiveError
   x LLMError
@@ -64,6 +65,10 @@ class RunNotFoundError(BridgeError):
 
 class RunActiveError(BridgeError):
     """The run is under way right now, here or in another process of the same user."""
+
+
+class NestedBridgeError(BridgeError):
+    """A bridge that a bridge has started is asked to do a task; it could go on so for ever."""
 
 
 class LLMError(BridgeError):

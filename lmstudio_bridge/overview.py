@@ -39,9 +39,15 @@ def servers_text(catalog: ServerCatalog) -> str:
         [name, config.transport, "usable", f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.servers.items())
     ]
+    rows += [
+        [name, config.transport, "not approved yet", f"{config.scope}: {config.source}"]
+        for name, config in sorted(catalog.unapproved.items())
+    ]
     rows += [[name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items())]
     text = _table(["server", "transport", "state", "from"], rows, empty="No MCP servers are configured.")
-    return "\n".join([text, *(f"\nWarning: {warning}" for warning in catalog.warnings)])
+    remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
+    warnings = [*catalog.warnings, *(each for told in catalog.server_warnings.values() for each in told)]
+    return "\n".join([text, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)])
 
 
 def runs_text(folder: Path) -> str:

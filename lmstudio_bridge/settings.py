@@ -50,13 +50,30 @@ class Settings(BaseModel):
         json_schema_extra=_from_env("DEFAULT_MODEL"),
     )
     project: Path = Field(
-        description="Folder from which .mcp.json is looked for, upwards.",
+        description="Folder of the project: .mcp.json is looked for there and upwards.",
         json_schema_extra=_from_env("CLAUDE_PROJECT_DIR"),
     )
     mcp_config: Path | None = Field(
         None,
-        description="File with MCP servers to use instead of the project's .mcp.json.",
+        description="File with MCP servers to use instead of those of Claude Code and LM Studio.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MCP_CONFIG", "MCP_JSON_PATH"),
+    )
+    trust: tuple[str, ...] = Field(
+        (),
+        description="Servers of the project's .mcp.json that may start without Claude Code's approval: names with "
+        "commas, or * for all.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TRUST"),
+    )
+    pass_env: tuple[str, ...] = Field(
+        (),
+        description="Variables that MCP servers get on top of a small base: names with commas, AWS_* for several.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PASS_ENV"),
+    )
+    depth: int = Field(
+        0,
+        ge=0,
+        description="Bridges above this one. Set by the bridge for its servers, so that it never works for itself.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_DEPTH"),
     )
     home: Path = Field(
         description="Folder for the journals of runs.",
@@ -148,6 +165,9 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         values["root_url"] = normalise_root_url(values["root_url"], variable=named_by["root_url"])
     elif environ.get("LMSTUDIO_HOST", "").strip() or environ.get("LMSTUDIO_PORT", "").strip():
         values["root_url"] = _root_url_of_host(environ)
+    for name in ("trust", "pass_env"):
+        if name in values:
+            values[name] = tuple(filter(None, map(str.strip, values[name].split(","))))
     for name in ("project", "mcp_config", "home"):
         if name in values:
             values[name] = _expanded(values[name], variable=named_by.get(name, _variable(name)))

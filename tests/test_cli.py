@@ -69,6 +69,7 @@ def shell(tmp_path: Path, sim: Simulator) -> Shell:
             "HOME": str(tmp_path),
             "LMSTUDIO_BASE_URL": sim.url,
             "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
+            "LMSTUDIO_BRIDGE_TRUST": "*",
         },
     )
 

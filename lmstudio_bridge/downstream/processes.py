@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -34,45 +33,7 @@ EOF_GRACE = 0.5  # seconds to end by itself once stdin is closed
 TERM_GRACE = 0.5  # seconds to end after SIGTERM
 KILL_GRACE = 2.0  # seconds for the event loop to see a SIGKILLed child end
 
-DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
-"""How many bridges stand above a process; it stops a bridge that starts itself through a wrapper."""
-
-_INHERITED = frozenset(
-    {
-        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
-        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
-        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
-        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
-        # What a server needs on top to reach the network, and to write files and dates as its user does.
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
-    }
-)
-_INHERITED_PREFIXES = ("LC_", "XDG_")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-def build_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server: a small clean base from ours, then what its configuration sets.
-
-    Everything else stays with us: Claude Code puts its own API key and session into our environment.
-    """
-    # Windows does not tell upper from lower case in these names.
-    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
-    built = {
-        name: value
-        for name, value in environ.items()
-        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
-    }
-    built[DEPTH_VARIABLE] = str(read_depth(environ) + 1)
-    return built | dict(own)
-
-
-def read_depth(environ: Mapping[str, str]) -> int:
-    """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
-    text = environ.get(DEPTH_VARIABLE, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 class ChildProcesses:

@@ -18,6 +18,7 @@ import anyio.abc
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.connections import Connection, OnProgress
 from lmstudio_bridge.downstream.content import plain_arguments
+from lmstudio_bridge.downstream.environment import build_environment
 from lmstudio_bridge.downstream.failures import Failure
 from lmstudio_bridge.downstream.processes import ChildProcesses
 from lmstudio_bridge.errors import DownstreamError, ServerNotConfiguredError, SessionLostError, ToolTimeoutError
@@ -30,11 +31,17 @@ CLOSE_LIMIT = 3.0  # seconds; a child process takes about one, an HTTP server is
 
 @asynccontextmanager
 async def open_pool(
-    *, project: Path, environ: Mapping[str, str], start_timeout: float, call_timeout: float
+    *,
+    project: Path,
+    environ: Mapping[str, str],
+    start_timeout: float,
+    call_timeout: float,
+    pass_env: Iterable[str] = (),
 ) -> AsyncIterator[SessionPool]:
     """A pool whose sessions and child processes end when the block is left, within a few seconds.
 
-    Both timeouts are seconds. Enter and leave it in the same task; its methods may be called from any.
+    Both timeouts are seconds. Of `environ` the servers get a small base, and what `pass_env` names.
+    Enter and leave it in the same task; its methods may be called from any.
     """
     children = ChildProcesses()
     failure: Exception | None = None
@@ -44,7 +51,7 @@ async def open_pool(
                 tasks,
                 children,
                 project=project,
-                environ=environ,
+                environ=build_environment(environ, passed=pass_env),
                 start_timeout=start_timeout,
                 call_timeout=call_timeout,
             )

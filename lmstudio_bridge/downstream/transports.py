@@ -26,8 +26,9 @@ from pydantic import ValidationError
 
 from lmstudio_bridge.downstream import failures
 from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.environment import add_own
 from lmstudio_bridge.downstream.failures import Failure
-from lmstudio_bridge.downstream.processes import ChildProcess, ChildProcesses, build_environment
+from lmstudio_bridge.downstream.processes import ChildProcess, ChildProcesses
 
 Streams: TypeAlias = tuple[Any, Any]
 """What the SDK's transports yield: a stream to read messages from, and one to write them to."""
@@ -81,7 +82,7 @@ class ServerTransport:
         statuses.set(self._noted)
         match config.transport:
             case "stdio" if sys.platform == "win32":  # where processes end by job objects, which the SDK knows
-                env = build_environment(self._environ, config.env)
+                env = add_own(self._environ, config.env)
                 return stdio_client(
                     StdioServerParameters(command=config.command, args=list(config.args), env=env, cwd=self._cwd)
                 )
@@ -139,7 +140,7 @@ class ServerTransport:
         config = self._config
         arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
-        env = build_environment(self._environ, config.env)
+        env = add_own(self._environ, config.env)
         async with (
             arrived,
             read,

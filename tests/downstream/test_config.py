@@ -8,14 +8,10 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.config import (
-    ConfigFile,
-    ServerCatalog,
-    ServerConfig,
-    load_servers,
-    merge_files,
-    starts_bridge,
-)
+from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
+from lmstudio_bridge.downstream.discovery import load_servers, merge_files
+from lmstudio_bridge.downstream.entries import ConfigFile
+from lmstudio_bridge.downstream.recursion import starts_bridge
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError
 
 
@@ -25,9 +21,9 @@ def write(path: Path, content: object) -> Path:
 
 
 def load(folder: Path, entries: dict[str, Any], **environ: str) -> ServerCatalog:
-    """The catalog of a project with these entries in its .mcp.json."""
+    """The catalog of a project with these entries in its .mcp.json, all of them approved."""
     write(folder / ".mcp.json", {"mcpServers": entries})
-    return load_servers(explicit=None, project=folder, environ=environ)
+    return load_servers(explicit=None, project=folder, environ=environ, trusted=["*"])
 
 
 def load_one(folder: Path, entry: object, **environ: str) -> ServerConfig:
@@ -133,7 +129,7 @@ def test_variables_are_expanded_everywhere(tmp_path: Path) -> None:
     assert (local.command, local.args, local.env) == (expanded, (expanded,), {"${A}": expanded})
     assert local.cwd == tmp_path / "1"
     assert (remote.url, remote.headers) == (expanded, {"X": expanded})
-    assert catalog.warnings == ()
+    assert catalog.server_warnings == {}
 
 
 def test_unset_variable_stays_and_is_warned_about(tmp_path: Path) -> None:
@@ -142,10 +138,12 @@ def test_unset_variable_stays_and_is_warned_about(tmp_path: Path) -> None:
     where = f"MCP server 'one' in {tmp_path / '.mcp.json'}"
 
     assert catalog.servers["one"].args == ("${GONE}", "${env:ALSO}")
-    assert catalog.warnings == (
-        f"{where}: the environment variable ALSO is not set",
-        f"{where}: the environment variable GONE is not set",
-    )
+    assert catalog.server_warnings == {
+        "one": (
+            f"{where}: the environment variable ALSO is not set",
+            f"{where}: the environment variable GONE is not set",
+        )
+    }
 
 
 def test_value_is_not_expanded_twice(tmp_path: Path) -> None:
@@ -159,14 +157,29 @@ def test_timeout_is_milliseconds(tmp_path: Path, milliseconds: int | None, secon
     catalog = load(tmp_path, {"one": {"command": "x", "timeout": milliseconds}})
 
     assert catalog.servers["one"].timeout == seconds
-    assert bool(catalog.warnings) is (milliseconds is not None and seconds is None)
+    assert bool(catalog.server_warnings) is (milliseconds is not None and seconds is None)
 
 
-def test_folder_may_stand_below_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
+def test_folder_may_stand_below_the_home(tmp_path: Path) -> None:
+    config = load_one(tmp_path, {"command": "~/x", "cwd": "~/work"}, HOME="/home/ada")
 
-    assert load_one(tmp_path, {"command": "~/x", "cwd": "~/work"}).cwd == Path("/home/ada/work")
-    assert load_one(tmp_path, {"command": "~/x", "cwd": "~/work"}).command == "~/x"
+    assert config.cwd == Path("/home/ada/work")
+    assert config.command == "~/x"
+
+
+def test_words_of_cursor_and_vs_code_are_understood(tmp_path: Path) -> None:
+    text = "${workspaceFolder}|${workspaceFolderBasename}|${userHome}|${env:workspaceFolder}"
+    config = load_one(tmp_path, {"command": "x", "args": [text]}, HOME="/home/ada")
+
+    assert config.args == (f"{tmp_path}|{tmp_path.name}|/home/ada|${{env:workspaceFolder}}",)
+
+
+def test_key_that_a_server_may_need_and_we_do_not_read_is_warned_about(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"one": {"command": "x", "envFile": "${workspaceFolder}/.env", "alwaysAllow": []}})
+
+    assert catalog.server_warnings == {
+        "one": (f"MCP server 'one' in {tmp_path / '.mcp.json'}: 'envFile' is not supported",)
+    }
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
@@ -189,7 +202,7 @@ def test_project_file_is_found_upwards(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     load(tmp_path, {"top": {"command": "x"}})
-    catalog = load_servers(explicit=None, project=below, environ={})
+    catalog = load_servers(explicit=None, project=below, environ={}, trusted=["top"])
 
     assert list(catalog.servers) == ["top"]
     assert catalog.paths == (tmp_path / ".mcp.json",)
@@ -207,7 +220,7 @@ def test_explicit_file_replaces_the_projects(tmp_path: Path) -> None:
 def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     write(tmp_path / ".mcp.json", '\ufeff{"mcpServers": {"a": {"command": "x"}}}')
 
-    assert list(load_servers(explicit=None, project=tmp_path, environ={}).servers) == ["a"]
+    assert list(load_servers(explicit=None, project=tmp_path, environ={}, trusted=["*"]).servers) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +261,7 @@ def test_missing_explicit_file_is_an_error(tmp_path: Path, name: str, problem: s
 def test_first_file_that_mentions_a_name_decides(tmp_path: Path) -> None:
     def file(name: str, skipped: dict[str, str], *servers: str) -> ConfigFile:
         configs = {server: ServerConfig(server, "stdio", command=name) for server in servers}
-        return ConfigFile(tmp_path / name, configs, skipped, (f"warning of {name}",))
+        return ConfigFile(tmp_path / name, configs, skipped, dict.fromkeys(servers, (f"warning of {name}",)))
 
     catalog = merge_files(
         [file("near", {"off": "near"}, "both"), file("far", {"both": "far"}, "off", "far")], project=tmp_path
@@ -257,7 +270,7 @@ def test_first_file_that_mentions_a_name_decides(tmp_path: Path) -> None:
     assert {name: config.command for name, config in catalog.servers.items()} == {"both": "near", "far": "far"}
     assert catalog.skipped == {"off": "near"}
     assert catalog.paths == (tmp_path / "near", tmp_path / "far")
-    assert catalog.warnings == ("warning of near", "warning of far")
+    assert catalog.server_warnings == {"both": ("warning of near",), "far": ("warning of far",)}
 
 
 # Names.

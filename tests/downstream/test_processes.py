@@ -18,8 +18,6 @@ from lmstudio_bridge.downstream.processes import (
     ChildProcess,
     ChildProcesses,
     LineSplitter,
-    build_environment,
-    read_depth,
 )
 from tests.downstream.testbed import PATIENCE
 
@@ -118,17 +116,3 @@ def test_line_is_cut_at_the_limit(length: int, overflowed: bool) -> None:
 
     assert lines == [b"x" * min(length, 10), b"next"]
     assert splitter.overflowed is overflowed
-
-
-@pytest.mark.parametrize(
-    ("text", "depth"), [("0", 0), ("1", 1), ("41", 41), ("", 0), ("-1", 0), ("x", 0), ("²", 0)]
-)  # fmt: skip
-def test_depth_is_counted_up(text: str, depth: int) -> None:
-    environ = {"LMSTUDIO_BRIDGE_DEPTH": text}
-
-    assert read_depth(environ) == depth
-    assert build_environment(environ, {}) == {"LMSTUDIO_BRIDGE_DEPTH": str(depth + 1)}
-
-
-def test_shell_functions_are_not_handed_on() -> None:
-    assert "TERM" not in build_environment({"TERM": "() { echo; }"}, {})

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,15 @@ def open_test_pool(
     environ: Mapping[str, str] = os.environ,
     start_timeout: float = PATIENCE,
     call_timeout: float = PATIENCE,
+    pass_env: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[SessionPool]:
-    return open_pool(project=project, environ=environ, start_timeout=start_timeout, call_timeout=call_timeout)
+    return open_pool(
+        project=project,
+        environ=environ,
+        start_timeout=start_timeout,
+        call_timeout=call_timeout,
+        pass_env=pass_env,
+    )
 
 
 def names_of(tools: object) -> list[str]:

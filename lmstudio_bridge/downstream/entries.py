@@ -1,0 +1,279 @@
+"""Reads one configuration file: its entries become `ServerConfig`s, or sentences about what is wrong.
+
+A file is someone else's data: it is read with pydantic and becomes our dataclasses at once. One bad
+entry never spoils the others. Which files there are is the business of `discovery`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from lmstudio_bridge.downstream.config import Scope, ServerConfig, Transport
+from lmstudio_bridge.downstream.recursion import starts_bridge
+from lmstudio_bridge.errors import McpConfigError
+
+MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
+
+_TRANSPORTS: Mapping[str, Transport] = {
+    "stdio": "stdio",
+    "http": "http",
+    "streamable-http": "http",
+    "streamable_http": "http",
+    "streamablehttp": "http",
+    "sse": "sse",
+}
+_UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
+"""What VS Code and Claude Code understand in an entry and we do not, although a server may need it."""
+
+_SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the texts of an entry may refer to: the project's folder, the home folder, the environment."""
+
+    project: Path
+    environ: Mapping[str, str]
+
+    @property
+    def home(self) -> Path | None:
+        """The home folder of that environment; None where it does not say."""
+        variable = "USERPROFILE" if os.name == "nt" and not self.environ.get("HOME") else "HOME"
+        return Path(home) if (home := self.environ.get(variable, "")) else None
+
+    def locate(self, text: str) -> Path:
+        """A path as people write it: below the home folder with `~`, else as seen from the project."""
+        first, *rest = Path(text).parts or (".",)
+        if first == "~" and self.home is not None:
+            return self.home.joinpath(*rest)
+        return self.project / text
+
+    def word(self, name: str) -> str | None:
+        """What Cursor and VS Code put for a `${name}` of theirs."""
+        match name:
+            case "workspaceFolder":
+                return str(self.project)
+            case "workspaceFolderBasename":
+                return self.project.name
+            case "userHome":
+                return str(self.home) if self.home else None
+            case "pathSeparator" | "/":
+                return os.sep
+            case _:
+                return None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What one file says, before precedence; a name stands in `servers` or in `skipped`."""
+
+    path: Path
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
+    """A file with `mcpServers` (Claude Code, Cursor, LM Studio) or `servers` (VS Code) at its root.
+
+    Raises:
+        McpConfigError: it cannot be read, is no JSON, or has another shape.
+    """
+    root = read_json(path)
+    entries = root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
+    return read_entries(entries, path=path, scope=scope, around=around)
+
+
+def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundings) -> ConfigFile:
+    """The entries of an object `mcpServers` in that file.
+
+    Raises:
+        McpConfigError: it is no object.
+    """
+    if not isinstance(entries, dict):
+        raise McpConfigError(f"{path} has no object 'mcpServers'.", path=str(path), remedy=_SHAPE)
+    servers: dict[str, ServerConfig] = {}
+    skipped: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    for name, entry in entries.items():
+        expansion = _Expansion(around)
+        try:
+            config = _read_entry(name, entry, expansion, path=path, scope=scope)
+        except ValueError as exc:
+            skipped[name] = f"its entry in {path} is malformed: {exc}."
+            continue
+        if expansion.inputs:
+            wanted = ", ".join(f"${{input:{wish}}}" for wish in sorted(expansion.inputs))
+            skipped[name] = f"its entry in {path} asks for {wanted}, which only VS Code can ask its user for."
+        elif config.disabled:
+            skipped[name] = f"it is disabled in {path}."
+        elif starts_bridge(config.command, config.args):
+            skipped[name] = f"its entry in {path} starts the bridge itself."
+        else:
+            servers[name] = config
+            found = [*expansion.warnings(), *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if key in entry)]
+            if found:
+                warnings[name] = tuple(f"MCP server '{name}' in {path}: {warning}" for warning in found)
+    return ConfigFile(path, servers, skipped, warnings)
+
+
+def read_json(path: Path) -> Any:
+    """The decoded file; `Any` because it is someone else's.
+
+    Raises:
+        McpConfigError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as exc:
+        raise McpConfigError(
+            f"The MCP configuration file {path} does not exist.",
+            path=str(path),
+            remedy="Create it, or correct the setting that names it.",
+        ) from exc
+    except OSError as exc:
+        raise McpConfigError(
+            f"The MCP configuration file {path} cannot be read: {exc.strerror or exc}.",
+            path=str(path),
+            remedy="It must be a file that you may read.",
+        ) from exc
+    except json.JSONDecodeError as exc:
+        raise McpConfigError(
+            f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
+            path=str(path),
+            remedy="Correct it there; JSON knows no comments and no comma after the last item.",
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise McpConfigError(
+            f"{path} is not valid JSON: it is no UTF-8 text, or nested too deeply.", path=str(path), remedy=_SHAPE
+        ) from exc
+
+
+def _scalar_to_text(value: object) -> object:
+    """Node programs take numbers and booleans where texts belong, so people write them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _null_to_nothing(value: object) -> object:
+    return {} if value is None else value
+
+
+_Text = Annotated[str, BeforeValidator(_scalar_to_text)]
+_Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
+
+
+class _Entry(BaseModel):
+    """An entry as it stands in the file; keys that we do not use are let pass."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str | None = None
+    command: str | None = None
+    args: list[_Text] | None = None
+    env: _Texts = {}
+    cwd: str | None = None
+    url: str | None = None
+    headers: _Texts = {}
+    timeout: float | None = None
+    disabled: bool | None = None
+
+
+def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, scope: Scope) -> ServerConfig:
+    """Raises ValueError with what is wrong; never with a value, which may be a secret."""
+    if not isinstance(entry, dict):
+        raise ValueError("it is not an object")
+    try:
+        raw = _Entry.model_validate(entry)
+    except ValidationError as exc:
+        problems = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_input=False)]
+        raise ValueError("; ".join(problems)) from exc
+    transport = _transport_of(raw)
+    return ServerConfig(
+        name=name,
+        transport=transport,
+        command=expansion.expand(raw.command or "") if transport == "stdio" else "",
+        args=tuple(map(expansion.expand, raw.args or ())) if transport == "stdio" else (),
+        env={key: expansion.expand(value) for key, value in raw.env.items()},
+        cwd=expansion.around.locate(expansion.expand(raw.cwd)) if raw.cwd else None,
+        url=expansion.expand(raw.url or "") if transport != "stdio" else "",
+        headers={key: expansion.expand(value) for key, value in raw.headers.items()},
+        timeout=expansion.seconds(raw.timeout),
+        source=path,
+        scope=scope,
+        disabled=raw.disabled is True,
+    )
+
+
+def _transport_of(raw: _Entry) -> Transport:
+    """The transport that an entry means, be it said or to be guessed."""
+    if raw.type is None:
+        if not raw.command and not raw.url:
+            raise ValueError("it has neither 'command' nor 'url'")
+        return "stdio" if raw.command else "http"
+    transport = _TRANSPORTS.get(raw.type.lower())
+    if transport is None:
+        raise ValueError(f"type '{raw.type}' is not one of stdio, http, sse")
+    if transport == "stdio" and not raw.command:
+        raise ValueError("a stdio server needs a 'command'")
+    if transport != "stdio" and not raw.url:
+        raise ValueError(f"a server of type '{raw.type}' needs a 'url'")
+    return transport
+
+
+class _Expansion:
+    """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; remembers what it met.
+
+    A variable that is not set and has no default stays as it stands, as in Claude Code 2.1.330.
+    """
+
+    _PATTERN = re.compile(r"\$\{(?:(?P<kind>env|input):)?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}")
+
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self._unset: set[str] = set()
+        self._ignored_timeout: float | None = None
+        self.inputs: set[str] = set()
+
+    def expand(self, text: str) -> str:
+        return self._PATTERN.sub(self._replace, text)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        name: str = match["name"]
+        default: str | None = match["default"]
+        if match["kind"] == "input":
+            self.inputs.add(name)
+            return match[0]
+        value = self.around.environ.get(name)
+        if value is None and not match["kind"]:
+            value = self.around.word(name)
+        if value is None:
+            value = default
+        if value is None:
+            self._unset.add(name)
+            return match[0]
+        return value
+
+    def seconds(self, milliseconds: float | None) -> float | None:
+        if milliseconds is None:
+            return None
+        if milliseconds >= MIN_TIMEOUT:
+            return milliseconds / 1000
+        self._ignored_timeout = milliseconds
+        return None
+
+    def warnings(self) -> list[str]:
+        """What the user should know, although the server can be used."""
+        found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
+        if self._ignored_timeout is not None:
+            found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")
+        return found

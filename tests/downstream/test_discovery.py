@@ -1,0 +1,361 @@
+"""Which servers there are for a project, and which of them may start: real files in a clean home."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.downstream.config import ServerCatalog
+from lmstudio_bridge.downstream.discovery import load_servers
+from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A home folder and a project with an `.mcp.json`, in which nothing else is said yet."""
+
+    home: Path
+    project: Path
+
+    def write(self, path: str, content: object) -> Path:
+        """A file below the home folder; JSON unless it is a text."""
+        file = self.home / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return file
+
+    def claude(self, entry: object = None, /, *, folder: Path | None = None, **root: Any) -> Path:
+        """`~/.claude.json`, with an entry for the project or another folder."""
+        projects = {} if entry is None else {str(folder or self.project): entry}
+        return self.write(".claude.json", {"projects": projects, **root})
+
+    def load(self, *trusted: str, project: Path | None = None, **environ: str) -> ServerCatalog:
+        return load_servers(
+            explicit=None,
+            project=project or self.project,
+            environ={"HOME": str(self.home), **environ},
+            trusted=trusted,
+        )
+
+
+def servers(*names: str) -> dict[str, Any]:
+    return {"mcpServers": {name: {"command": "run"} for name in names}}
+
+
+def scopes(catalog: ServerCatalog) -> dict[str, str | None]:
+    return {name: config.scope for name, config in catalog.servers.items()}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path / "home", tmp_path / "home" / "work" / "project")
+    machine.write("work/project/.mcp.json", servers("files", "notes"))
+    return machine
+
+
+# Where servers come from.
+
+
+def test_first_scope_that_has_a_name_wins_in_claude_codes_order(machine: Machine) -> None:
+    """local > project > user, as Claude Code has it; LM Studio's own come last."""
+    machine.write("work/project/.mcp.json", servers("a", "b"))
+    machine.claude(servers("a"), **servers("a", "b", "c"))
+    machine.write(".lmstudio/mcp.json", servers("a", "b", "c", "d"))
+    catalog = machine.load("*")
+
+    assert scopes(catalog) == {"a": "local", "b": "project", "c": "user", "d": "lmstudio"}
+    assert {name: config.source for name, config in catalog.servers.items()} == {
+        "a": machine.home / ".claude.json",
+        "b": machine.project / ".mcp.json",
+        "c": machine.home / ".claude.json",
+        "d": machine.home / ".lmstudio" / "mcp.json",
+    }
+    assert catalog.paths == (
+        machine.home / ".claude.json",
+        machine.project / ".mcp.json",
+        machine.home / ".lmstudio" / "mcp.json",
+    )
+    assert catalog.warnings == ()
+
+
+def test_without_a_home_only_the_project_counts(machine: Machine) -> None:
+    machine.claude(**servers("mine"))
+    catalog = load_servers(explicit=None, project=machine.project, environ={}, trusted=["*"])
+
+    assert scopes(catalog) == {"files": "project", "notes": "project"}
+
+
+def test_local_scope_of_the_nearest_known_folder_counts(machine: Machine) -> None:
+    """Claude Code keeps one entry for a repository, and may be started in a folder below."""
+    below = machine.project / "src" / "deep"
+    below.mkdir(parents=True)
+    machine.claude(servers("mine"))
+
+    assert scopes(machine.load(project=below)) == {"mine": "local"}
+
+
+def test_local_scope_of_a_folder_above_ends_where_the_project_has_its_own_entry(machine: Machine) -> None:
+    above = {str(machine.home): servers("of home"), str(machine.project): {"mcpServers": {}}}
+    machine.write(".claude.json", {"projects": above})
+
+    assert scopes(machine.load()) == {}
+
+
+def test_project_that_is_reached_through_a_link_is_known_by_its_real_path(machine: Machine) -> None:
+    machine.claude(servers("mine"))
+    link = machine.home / "link"
+    link.symlink_to(machine.project)
+
+    assert scopes(machine.load(project=link)) == {"mine": "local"}
+
+
+def test_moved_configuration_of_claude_code_is_followed(machine: Machine) -> None:
+    machine.claude(**servers("old place"))
+    machine.write("moved/.claude.json", servers("new place"))
+    machine.write("moved/settings.json", {"enabledMcpjsonServers": ["files"]})
+    catalog = machine.load(CLAUDE_CONFIG_DIR=str(machine.home / "moved"))
+
+    assert scopes(catalog) == {"files": "project", "new place": "user"}
+
+
+def test_older_place_of_lm_studios_file_counts_where_there_is_no_newer_one(machine: Machine) -> None:
+    machine.write(".cache/lm-studio/mcp.json", servers("old"))
+    assert scopes(machine.load()) == {"old": "lmstudio"}
+
+    machine.write(".lmstudio/mcp.json", servers("new"))
+    assert scopes(machine.load()) == {"new": "lmstudio"}
+
+
+def test_cursors_notation_is_understood_in_lm_studios_file(machine: Machine) -> None:
+    entry = {"url": "http://127.0.0.1:8000/${env:ROUTE}", "headers": {"X": "${userHome}"}}
+    machine.write(".lmstudio/mcp.json", {"mcpServers": {"web": entry}})
+    web = machine.load(ROUTE="mcp").servers["web"]
+
+    assert (web.transport, web.url, web.headers) == ("http", "http://127.0.0.1:8000/mcp", {"X": str(machine.home)})
+
+
+def test_explicit_file_is_trusted_and_everything_else_is_left_alone(machine: Machine) -> None:
+    machine.claude(**servers("mine"))
+    explicit = machine.write("mine.json", {"servers": {"chosen": {"command": "run"}}})
+    catalog = load_servers(explicit=explicit, project=machine.project, environ={"HOME": str(machine.home)})
+
+    assert scopes(catalog) == {"chosen": "explicit"}
+    assert catalog.paths == (explicit,)
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ('{"projects": {},\n "x": }', "is not valid JSON: Expecting value at line 2, column 7."),
+        ("[]", "is left out: it holds no JSON object."),
+        ('{"mcpServers": 7}', "has no object 'mcpServers'."),
+    ],
+)
+@pytest.mark.parametrize("name", [".claude.json", ".lmstudio/mcp.json"])
+def test_broken_file_of_the_user_is_a_warning_and_hides_no_other(
+    machine: Machine, name: str, content: str, warning: str
+) -> None:
+    broken = machine.write(name, content)
+    other = ".lmstudio/mcp.json" if name == ".claude.json" else ".claude.json"
+    machine.write(other, servers("mine"))
+    catalog = machine.load("files")
+
+    assert sorted(catalog.servers) == ["files", "mine"]
+    assert catalog.warnings == (f"{broken} {warning}",)
+
+
+def test_broken_file_of_the_project_is_an_error(machine: Machine) -> None:
+    machine.claude(**servers("mine"))
+    machine.write("work/project/.mcp.json", "{")
+
+    with pytest.raises(McpConfigError, match="line 1, column 2"):
+        machine.load()
+
+
+def test_odd_entries_for_projects_are_let_pass(machine: Machine) -> None:
+    machine.write(".claude.json", {"projects": {str(machine.project): 7}, **servers("mine")})
+    assert scopes(machine.load()) == {"mine": "user"}
+
+    machine.write(".claude.json", {"projects": [], **servers("mine")})
+    assert scopes(machine.load()) == {"mine": "user"}
+
+
+# Who may start.
+
+
+def test_project_server_that_nobody_approved_is_not_usable_and_says_how_to_approve_it(machine: Machine) -> None:
+    file = machine.project / ".mcp.json"
+    catalog = machine.load()
+
+    assert scopes(catalog) == {}
+    assert list(catalog.unapproved) == ["files", "notes"]
+    with pytest.raises(ServerNotTrustedError) as caught:
+        catalog.require("files")
+    assert caught.value.message == f"MCP server 'files' is not approved yet: its command comes from {file}."
+    assert caught.value.remedy == (
+        f"Approve it in Claude Code (start `claude` in {machine.project} and answer its question; `claude mcp list` "
+        "shows where it stands), or set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
+    )
+
+
+@pytest.mark.parametrize(
+    ("trusted", "usable"),
+    [((), []), (("files",), ["files"]), (("Files",), []), (("*",), ["files", "notes"]), (("all",), ["files", "notes"])],
+)
+def test_bridges_own_setting_names_who_may_start(machine: Machine, trusted: tuple[str, ...], usable: list[str]) -> None:
+    assert list(machine.load(*trusted).servers) == usable
+
+
+@pytest.mark.parametrize(
+    ("said", "usable"),
+    [
+        ({"enabledMcpjsonServers": ["files"]}, ["files"]),
+        ({"enableAllProjectMcpServers": True}, ["files", "notes"]),
+        ({"enableAllProjectMcpServers": "true"}, []),
+        ({"enabledMcpjsonServers": "files"}, []),
+        ({"enabledMcpjsonServers": ["files", 7, "gone"]}, ["files"]),
+        ({"enableAllProjectMcpServers": True, "disabledMcpjsonServers": ["files"]}, ["notes"]),
+        ({"enabledMcpjsonServers": ["files"], "disabledMcpjsonServers": ["files"]}, []),
+    ],
+)
+@pytest.mark.parametrize("place", ["state", "user settings", "local settings"])
+def test_approval_in_claude_code_counts(machine: Machine, place: str, said: dict[str, Any], usable: list[str]) -> None:
+    machine.claude({"hasTrustDialogAccepted": True, **(said if place == "state" else {})})
+    if place != "state":
+        folder = ".claude/settings.json" if place == "user settings" else "work/project/.claude/settings.local.json"
+        machine.write(folder, said)
+
+    assert list(machine.load().servers) == usable
+
+
+def test_checked_in_settings_of_a_project_approve_nothing(machine: Machine) -> None:
+    """Neither does Claude Code before the folder is trusted; we never, since a pull may change them."""
+    machine.claude({"hasTrustDialogAccepted": True})
+    machine.write("work/project/.claude/settings.json", {"enableAllProjectMcpServers": True})
+
+    assert scopes(machine.load()) == {}
+
+
+def test_local_settings_of_a_folder_that_is_not_trusted_approve_nothing(machine: Machine) -> None:
+    """As in Claude Code since 2.1.207: a folder from an archive may bring them along."""
+    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
+    assert scopes(machine.load()) == {}
+
+    machine.claude({"hasTrustDialogAccepted": False})
+    assert scopes(machine.load()) == {}
+
+
+def test_trust_in_a_folder_above_is_trust_in_the_project(machine: Machine) -> None:
+    machine.write("work/project/.claude/settings.local.json", {"enabledMcpjsonServers": ["files"]})
+    machine.claude({"hasTrustDialogAccepted": True}, folder=machine.home / "work")
+
+    assert scopes(machine.load()) == {"files": "project"}
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_local_settings_that_came_with_the_repository_approve_nothing(machine: Machine, version: int) -> None:
+    machine.claude({"hasTrustDialogAccepted": True})
+    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
+    git(machine.project, "init", "--quiet")
+    git(machine.project, "add", ".mcp.json")
+    assert list(machine.load().servers) == ["files", "notes"]
+
+    git(machine.project, "add", "--force", ".claude/settings.local.json")
+    git(machine.project, "update-index", f"--index-version={version}")
+    assert scopes(machine.load()) == {}
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+
+
+def test_approval_above_the_file_says_nothing_about_its_servers(machine: Machine) -> None:
+    """Who approved `files` of one folder has not seen what is called so in another."""
+    machine.claude({"enabledMcpjsonServers": ["files"]}, folder=machine.home / "work")
+
+    assert scopes(machine.load()) == {}
+
+
+def test_approval_below_the_file_counts_for_who_works_there(machine: Machine) -> None:
+    below = machine.project / "src"
+    below.mkdir()
+    machine.claude({"enabledMcpjsonServers": ["files"]}, folder=below)
+
+    assert scopes(machine.load(project=below)) == {"files": "project"}
+    assert scopes(machine.load()) == {}
+
+
+@pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
+def test_rejection_counts_wherever_it_stands_and_says_where(machine: Machine, name: str) -> None:
+    path = machine.write(f"work/project/.claude/{name}", {"disabledMcpjsonServers": ["files"]})
+    machine.claude({"enabledMcpjsonServers": ["files", "notes"]})
+    catalog = machine.load("*")
+
+    assert list(catalog.servers) == ["notes"]
+    assert catalog.skipped == {"files": f"it is disabled in {path}."}
+    with pytest.raises(ServerNotConfiguredError, match="'files' cannot be used: it is disabled in"):
+        catalog.require("files")
+
+
+def test_name_in_the_bridges_own_setting_outranks_a_rejection(machine: Machine) -> None:
+    machine.claude({"disabledMcpjsonServers": ["files"]})
+
+    assert scopes(machine.load("files")) == {"files": "project"}
+
+
+def test_server_that_is_switched_off_in_claude_code_is_left_out(machine: Machine) -> None:
+    """`/mcp` keeps servers of local and user scope in `disabledMcpServers`; LM Studio's are no business of it."""
+    state = machine.claude({"disabledMcpServers": ["a", "b", "c"], **servers("a")}, **servers("b", "d"))
+    machine.write(".lmstudio/mcp.json", servers("c"))
+    catalog = machine.load()
+
+    assert scopes(catalog) == {"d": "user", "c": "lmstudio"}
+    assert catalog.skipped == {
+        "a": f"it is disabled for this project in {state}.",
+        "b": f"it is disabled for this project in {state}.",
+    }
+    assert scopes(machine.load("a")) == {"a": "local", "d": "user", "c": "lmstudio"}
+
+
+def test_unapproved_entry_does_not_hide_the_users_own_server_of_that_name(machine: Machine) -> None:
+    state = machine.claude(**servers("files"))
+    file = machine.project / ".mcp.json"
+    catalog = machine.load()
+
+    assert scopes(catalog) == {"files": "user"}
+    assert list(catalog.unapproved) == ["notes"]
+    assert catalog.server_warnings == {
+        "files": (f"MCP server 'files' is taken from {state}: its entry in {file} is not approved",)
+    }
+
+
+@pytest.mark.parametrize("entry", [7, {"command": "lmstudio-bridge"}, {"command": "x", "disabled": True}])
+def test_unapproved_entry_that_cannot_be_used_hides_no_server_either(machine: Machine, entry: object) -> None:
+    machine.write("work/project/.mcp.json", {"mcpServers": {"files": entry}})
+    machine.claude(**servers("files"))
+
+    assert scopes(machine.load()) == {"files": "user"}
+    assert machine.load().skipped == {}
+
+
+def test_broken_settings_are_a_warning_and_approve_nothing(machine: Machine) -> None:
+    path = machine.write(".claude/settings.json", '{"enableAllProjectMcpServers": true,}')
+    catalog = machine.load()
+
+    assert scopes(catalog) == {}
+    assert len(catalog.warnings) == 1
+    assert str(path) in catalog.warnings[0]
+    assert "line 1, column" in catalog.warnings[0]
+
+
+def test_no_value_of_a_file_is_shown_by_the_catalog(machine: Machine) -> None:
+    entry = {"command": "x", "args": ["s3cr3t"], "env": {"KEY": "s3cr3t"}, "headers": {"X": "s3cr3t"}}
+    machine.write("work/project/.mcp.json", {"mcpServers": {"waiting": entry}})
+    machine.claude(mcpServers={"mine": entry, "bad": {**entry, "command": ["s3cr3t"]}})
+
+    assert "s3cr3t" not in repr(machine.load())
