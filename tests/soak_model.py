@@ -49,6 +49,7 @@ BUDGETS = {
 }
 """How many faults of a class (or of those that count together with it) a run must have met before it may end in it."""
 FINAL = frozenset(kind for kind, budget in BUDGETS.items() if budget == 1)
+LOAD_ROUTE = "/api/v1/models/load"
 POOR_REPLIES = 3  # empty turns and lost calls, before a run counts as stuck
 
 SAYS = {
@@ -186,6 +187,8 @@ def _judge_failure(outcome: Outcome, met: list[Met]) -> list[str]:
     told = [kind for kind, texts in SAYS.items() if any(text in outcome.error for text in texts)]
     if not told:
         return [f"the error has no class: {outcome.error!r}"]
+    if "model_lost" in told and LOAD_ROUTE in outcome.error:
+        return []  # loads were overtaken again and again; they are no run's own, so they are not counted here
     last = met[-1] if met else Met("", "", 0, False)
     if last.kind not in told:
         return [f"ended as {' or '.join(told)}, but the last fault was {last.kind or 'none'} ({last.name})"]

@@ -344,8 +344,8 @@ def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) ->
 
 
 def _is_missing_route(error: LLMError) -> bool:
-    """Whether a look at a native route says only that this server does not have it."""
-    return isinstance(error, WrongEndpointError) or error.status in (404, 405, 501)
+    """Whether a look at a native route says only that this server does not have it, or keeps it to itself."""
+    return isinstance(error, WrongEndpointError) or error.status in (403, 404, 405, 501)
 
 
 def _substituted(asked: str, answered: str) -> ModelSubstitutedError:
