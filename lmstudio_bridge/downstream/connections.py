@@ -162,9 +162,7 @@ class Connection:
             return read_result(await self._send("tools/call", {"name": tool, "arguments": dict(arguments)}, options))
         except MCPError as exc:
             if self._is_lost(exc, answered):
-                status = answered[-1] if answered else 0
-                loss = Failure(f"answered with HTTP {status}") if status >= 400 else self.loss
-                raise loss.lost_error(self._config.name, tool) from exc
+                raise self._loss_by(answered).lost_error(self._config.name, tool) from exc
             return ToolResult(exc.message or f"Error {exc.code}", is_error=True)
         finally:
             running = False
@@ -247,6 +245,16 @@ class Connection:
         if answered and answered[-1] >= 400:
             return exc.code != INVALID_PARAMS
         return exc.code == CONNECTION_CLOSED
+
+    def _loss_by(self, answered: list[int]) -> Failure:
+        """How the connection was lost in a call that the server answered with these HTTP statuses."""
+        match answered[-1:]:
+            case [404]:  # so says a server that was restarted and does not know our session any more
+                return Failure("answered with HTTP 404")
+            case [status] if status >= 400:
+                return failures.explain_status(status, config=self._config)
+            case _:
+                return self.loss
 
     async def _send(self, method: str, params: dict[str, Any], options: CallOptions | None = None) -> dict[str, Any]:
         """Send a request and return the raw result.

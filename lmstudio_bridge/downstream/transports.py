@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never
@@ -62,6 +62,7 @@ class ServerTransport:
         self._environ = environ
         self._child: ChildProcess | None = None
         self._noted: list[int] = []  # HTTP statuses while the connection is being opened
+        self._refused = anyio.Event()  # a message of ours got an HTTP error
 
     @property
     def knows_its_end(self) -> bool:
@@ -91,7 +92,7 @@ class ServerTransport:
             case "http":
                 return self._open_http()
             case "sse":
-                return sse_client(config.url, httpx_client_factory=self._make_http_client)
+                return self._open_sse()
             case _:
                 assert_never(config.transport)
 
@@ -123,6 +124,39 @@ class ServerTransport:
         ):
             yield streams
 
+    @asynccontextmanager
+    async def _open_sse(self) -> AsyncIterator[Streams]:
+        """Like the SDK's, but a refused message ends the connection: its answer would be waited for in vain.
+
+        The SDK (2.3) logs the HTTP error, and from then on it sends nothing more.
+        """
+        arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        async with (
+            arrived,
+            read,
+            sse_client(self._config.url, httpx_client_factory=self._make_http_client) as (arriving, write),
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def receive() -> None:
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody listens any more
+                    async for message in arriving:
+                        await arrived.send(message)
+                await arrived.aclose()
+
+            async def end_when_refused() -> None:
+                await self._refused.wait()
+                await arrived.aclose()
+
+            tasks.start_soon(receive)
+            tasks.start_soon(end_when_refused)
+            yield read, write
+            tasks.cancel_scope.cancel()
+
+    async def _note_refusal(self, response: httpx2.Response) -> None:
+        if response.request.method == "POST" and response.status_code >= 400:
+            self._refused.set()
+
     def _make_http_client(self, *_: Any, **__: Any) -> httpx2.AsyncClient:
         """A client for one server; the arguments are what `sse_client` would like, timeouts that we do not want."""
         loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
@@ -131,7 +165,7 @@ class ServerTransport:
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not loopback,  # a proxy cannot reach this machine for us
-            event_hooks={"response": [_note_status]},
+            event_hooks={"response": [_note_status, self._note_refusal]},
         )
 
     @asynccontextmanager

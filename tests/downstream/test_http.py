@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,6 +54,47 @@ async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[byt
         yield server.sockets[0].getsockname()[1], heads
     finally:
         finished.set()
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def failing_in_calls(status: str, transport: Transport) -> AsyncIterator[int]:
+    """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status."""
+    events: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if not head.startswith("POST"):
+            if transport == "sse":
+                events.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: endpoint\ndata: /m\n\n")
+                return
+            writer.write(respond("405 Method Not Allowed"))
+        else:
+            length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
+            message = json.loads(await reader.readexactly(length))
+            result = {
+                "initialize": {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x"}},
+                "tools/list": {"tools": [{"name": "act"}]},
+            }.get(message["method"])
+            text = json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result})
+            if message["method"] == "tools/call":
+                writer.write(respond(status))
+            elif result is None or transport == "sse":
+                writer.write(respond("202 Accepted"))
+                if result is not None:
+                    events[-1].write(f"event: message\ndata: {text}\n\n".encode())
+            else:
+                writer.write(respond("200 OK", text, "application/json"))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        for writer in events:
+            writer.close()
         server.close()
         await server.wait_closed()
 
@@ -190,6 +232,25 @@ async def test_refused_credentials_are_told_apart_from_missing_ones(transport: T
             await pool.open_server(configure_url(port, transport, Authorization="Bearer abcdef"))
 
     assert b"authorization: bearer abcdef" in heads[0].lower()
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("401 Unauthorized", r"refused our credentials \(HTTP 401\) during the call of 'act'"),
+        ("500 Internal Server Error", r"failed with HTTP 500 during the call of 'act'"),
+        ("404 Not Found", r"answered with HTTP 404 during the call of 'act'"),
+    ],
+)
+async def test_status_of_a_call_is_told_apart(transport: Transport, status: str, reason: str) -> None:
+    """As where a token expires, or the server's own backend fails."""
+    async with failing_in_calls(status, transport) as port, open_test_pool() as pool:
+        config = configure_url(port, transport, Authorization="Bearer abcdef")
+        assert [tool.name for tool in await pool.open_server(config)] == ["act"]
+        with pytest.raises(SessionLostError, match=reason):
+            await pool.call_tool("web", "act", {})
+        assert [tool.name for tool in await pool.open_server(config)] == ["act"]
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
