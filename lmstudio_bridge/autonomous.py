@@ -17,7 +17,7 @@ from lmstudio_bridge.agent.journal import check_not_active, open_journal
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
-from lmstudio_bridge.agent.results import result_limit
+from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.downstream.discovery import load_servers
@@ -42,16 +42,16 @@ from lmstudio_bridge.events import (
     fan_out,
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
-from lmstudio_bridge.llm.models import ModelChoice
 from lmstudio_bridge.llm.transport import Timeouts
 from lmstudio_bridge.messages import Message, SystemMessage, UserMessage
-from lmstudio_bridge.preparation import Preparer, check_room, time_to_begin
+from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import ContinueRequest, RunReport, RunRequest
 from lmstudio_bridge.retry import RetryPolicy, Sleep
 from lmstudio_bridge.settings import Settings
 
 _AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
+_TOOLS_SHARE = 4  # the tools may take a quarter of the context
 _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
 
@@ -215,7 +215,8 @@ class DynamicAutonomousAgent:
                 tools=self.pool,
                 toolbox=prepared.toolbox,
                 policy=Policy(),
-                limits=self._limits(request, prepared.model.choice, seconds=seconds - (time.monotonic() - started_at)),
+                limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
+                strategy=prepared.strategy,
                 emit=sink,
                 tally=tally,
                 redact=redactor.redact,
@@ -252,14 +253,17 @@ class DynamicAutonomousAgent:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))
         return SystemMessage(prompt), UserMessage(task)
 
-    def _limits(self, request: RunRequest | ContinueRequest, choice: ModelChoice, *, seconds: float) -> Limits:
-        context = choice.context_length
+    def _limits(self, request: RunRequest | ContinueRequest, prepared: Prepared, *, seconds: float) -> Limits:
+        context = prepared.model.choice.context_length
+        careful = 0.0 if prepared.strategy.calls == "grammar" else None  # None: as the user set it in LM Studio
         auto = _AUTO_MAX_TOKENS if context is None else min(_AUTO_MAX_TOKENS, context // _AUTO_SHARE)
         return Limits(
             max_rounds=request.max_rounds,
             seconds=max(0.1, seconds),
             result_chars=result_limit(context),
             max_tokens=request.max_tokens or auto,
+            tool_chars=None if context is None else context * CHARS_PER_TOKEN // _TOOLS_SHARE,
+            temperature=careful if self._settings.temperature is None else self._settings.temperature,
         )
 
     def _secrets(self, configs: list[ServerConfig]) -> list[str]:

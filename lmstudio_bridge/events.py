@@ -187,6 +187,13 @@ class ResultsShrunk:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesDropped:
+    """The newest messages were taken out of the history: they only repeated what was there."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the user should know, and that did not end the run."""
 
@@ -222,6 +229,7 @@ Event: TypeAlias = (
     | RetryScheduled
     | Noticed
     | ResultsShrunk
+    | MessagesDropped
     | Warned
     | RunFinished
 )
@@ -267,7 +275,7 @@ class Tally:
                 self._end, self._ended = event, True
             case ServerReady() | MessageAdded() | RoundStarted() | Generating():
                 pass
-            case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk():
+            case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
                 pass
             case _:
                 assert_never(event)

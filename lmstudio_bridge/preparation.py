@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
+from lmstudio_bridge.agent.strategy import Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import SessionPool
@@ -36,6 +37,7 @@ class Prepared:
     """What a run works with."""
 
     model: PinnedModel
+    strategy: Strategy
     toolbox: Toolbox
     servers: tuple[str, ...]
 
@@ -52,6 +54,7 @@ class Preparer:
         )
         self._turns = ModelTurns()
         self._parallel = settings.parallel
+        self._calls = settings.calls
         self._watch_interval = settings.watch_interval
 
     async def prepare(
@@ -77,16 +80,16 @@ class Preparer:
             async with anyio.create_task_group() as group:
                 for config in configs:
                     group.start_soon(open_one, config)
-                model = await self._pin_model(model_name, tell, held)
+                model, strategy = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong with the model
         if not opened:
             raise _none_left(failed, redactor)
         servers = tuple(config.name for config in configs if config.name in opened)
         toolbox = Toolbox(tool for name in servers for tool in opened[name])
-        return Prepared(model, toolbox, servers)
+        return Prepared(model, strategy, toolbox, servers)
 
-    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> PinnedModel:
+    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
 
         async def on_notice(notice: Notice) -> None:
@@ -113,7 +116,11 @@ class Preparer:
         await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))
         for warning in _warnings(choice):
             await tell(Warned(warning))
-        return model
+        strategy = choose_strategy(
+            choice.info.key, trained_for_tool_use=choice.info.trained_for_tool_use, calls=self._calls
+        )
+        await on_notice(Notice("strategy", f"{choice.name}: {strategy.calls} tool calls, because {strategy.reason}"))
+        return model, strategy
 
 
 async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit) -> None:

@@ -114,6 +114,18 @@ class Settings(BaseModel):
         description="Tokens of context with which a model is loaded that is not in memory yet, where it allows that.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CONTEXT_LENGTH"),
     )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Sampling temperature; else 0 for small models, and LM Studio's own for the others.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TEMPERATURE"),
+    )
+    calls: Literal["auto", "native", "grammar"] = Field(
+        "auto",
+        description="How models are asked for tool calls: native, grammar (JSON bound by a grammar), or auto.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CALLS"),
+    )
     parallel: int | None = Field(
         None,
         ge=1,

@@ -11,6 +11,7 @@ from lmstudio_bridge.events import Event
 from lmstudio_bridge.messages import (
     Completion,
     Delta,
+    JSONObject,
     Message,
     OnNotice,
     ToolCall,
@@ -39,6 +40,7 @@ class Asked:
     tools: Sequence[ToolSpec]
     max_tokens: int | None = None
     reasoning_effort: str | None = None
+    response_schema: JSONObject | None = None
 
 
 Reply: TypeAlias = Completion | BaseException | Streamed
@@ -62,12 +64,14 @@ class ScriptedModel:
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
+        temperature: float | None = None,
         reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        self.asked.append(Asked(tuple(messages), tools, max_tokens, reasoning_effort))
+        self.asked.append(Asked(tuple(messages), tools, max_tokens, reasoning_effort, response_schema))
         reply = self._replies.pop(0)
         if isinstance(reply, Streamed):
             for retry in reply.retries:

@@ -24,6 +24,12 @@ class Conversation:
         """The whole history, oldest first."""
         return tuple(self._messages)
 
+    def task(self) -> str:
+        """The newest thing that the user asked for, as far as it was not a hint of ours: the longest turn."""
+        return max(
+            (message.text for message in self._messages if isinstance(message, UserMessage)), key=len, default=""
+        )
+
     def size(self) -> int:
         """Characters of the whole history."""
         return sum(_chars(message) for message in self._messages)
@@ -53,6 +59,11 @@ class Conversation:
                 if len(set(ids)) < len(ids):
                     raise ValueError(f"two calls of one turn have the same id: {', '.join(ids)}")
         self._messages.append(message)
+
+    def drop_last(self, count: int) -> None:
+        """Take the newest messages out of the history."""
+        if count:
+            del self._messages[-count:]
 
     def open_calls(self) -> tuple[str, ...]:
         """The ids of the last turn's calls that have no result yet."""

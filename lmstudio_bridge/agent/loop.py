@@ -6,29 +6,30 @@ Knows the model and the tools only as Protocols, and tells everything to one awa
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import assert_never
 
 import anyio
 
+from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, EMPTY_TURN, GOING_ON, TRY_ANOTHER_WAY
 from lmstudio_bridge.agent.recovery import judge_reply
-from lmstudio_bridge.agent.results import cap_result
 from lmstudio_bridge.agent.rounds import Asker, ChatModel
-from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
-from lmstudio_bridge.errors import BridgeError, ContextOverflowError, DownstreamError, LLMError
+from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
+from lmstudio_bridge.agent.strategy import NATIVE, Strategy
+from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
+from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
-    CallFinished,
-    CallProgress,
-    CallStarted,
     Emit,
     Event,
     MessageAdded,
+    MessagesDropped,
     Noticed,
     Outcome,
     RunFinished,
@@ -38,14 +39,15 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    Completion,
     Message,
     Notice,
-    ToolCall,
     ToolMessage,
-    ToolResult,
+    ToolSpec,
     UserMessage,
 )
 
+_MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 _POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not come through.",
@@ -54,33 +56,21 @@ _POOR_TURN = {
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
 
 
-class ToolRunner(Protocol):
-    """Something that runs tools; `lmstudio_bridge.downstream.sessions.SessionPool` is one."""
-
-    async def call_tool(
-        self,
-        server: str,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        on_progress: Callable[[str], Awaitable[None]] | None = None,
-    ) -> ToolResult:
-        """The result of one call. Raises `DownstreamError`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Where a run ends at the latest.
 
     `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is
-    for one reply, `result_chars` for one tool result, `seconds` for the run.
+    for one reply, `result_chars` for one tool result, `tool_chars` for names, descriptions and schemas
+    of the tools, `seconds` for the run.
     """
 
     max_rounds: int
     seconds: float
     result_chars: int
     max_tokens: int | None = None
+    temperature: float | None = None
+    tool_chars: int | None = None
 
 
 async def run(
@@ -93,6 +83,7 @@ async def run(
     limits: Limits,
     emit: Emit,
     tally: Tally | None = None,
+    strategy: Strategy = NATIVE,
     redact: Callable[[str], str] = str,
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
@@ -101,12 +92,14 @@ async def run(
     """Work on the conversation until there is an answer or a limit is met.
 
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
-    `clock` at which the first of them happened. `redact` takes secrets out of what tools
-    return, and out of the answer. Every way to end is an outcome, but for cancellation, which goes
-    on after `RunFinished` was told.
+    `clock` at which the first of them happened. `strategy` is how the model is asked at first.
+    `redact` takes secrets out of what tools return, and out of the answer. Every way to end is an
+    outcome, but for cancellation, which goes on after `RunFinished` was told.
     """
     began = clock() if started_at is None else started_at
-    rounds = _Rounds(conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), redact, clock)
+    rounds = _Rounds(
+        conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), strategy, redact, clock
+    )
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
     try:
@@ -167,24 +160,42 @@ class _Rounds:
         limits: Limits,
         emit: Emit,
         tally: Tally,
+        strategy: Strategy,
         redact: Callable[[str], str],
         clock: Callable[[], float],
     ) -> None:
         self.conversation = conversation
-        self.model = model
-        self.tools = tools
-        self.toolbox = toolbox
-        self.policy = policy
         self.limits = limits
         self.emit = emit
         self.tally = tally
-        self.redact = redact
-        self.clock = clock
+        weak = strategy.calls == "grammar"
+        self._selection = Selection(
+            toolbox.specs,
+            conversation.task(),
+            max_chars=limits.tool_chars,
+            max_tools=_MAX_TOOLS_WEAK if weak else None,
+            best_first=weak,
+        )
+        self._own = (*SHELF_SPECS, *((FIND_TOOLS,) if self._selection.left_out else ()))
+        self._specs: tuple[ToolSpec, ...] = ()
+        self._watch = CircleWatch(first_step=strategy.first_step)
         self._asker = Asker(
             model,
             tell=self.tell,
             max_rounds=limits.max_rounds,
             max_tokens=limits.max_tokens,
+            strategy=strategy,
+            temperature=limits.temperature,
+            redact=redact,
+            clock=clock,
+        )
+        self._caller = Caller(
+            tools,
+            toolbox=toolbox,
+            policy=policy,
+            shelf=Shelf(limits.result_chars),
+            selection=self._selection,
+            tell=self.tell,
             redact=redact,
             clock=clock,
         )
@@ -200,80 +211,99 @@ class _Rounds:
     async def work(self) -> Stop:
         poor_turns = 0
         hint = ""
+        answer_now = False
         for number in range(1, self.limits.max_rounds + 1):
-            last = number == self.limits.max_rounds
+            at_limit = number == self.limits.max_rounds
+            last = at_limit or answer_now
             if last and number > 1:
                 hint = ANSWER_NOW
             if hint:
-                # Strict templates want user and assistant in turn, and don't count calls and results.
-                await self.add(AssistantMessage(GOING_ON))
-                await self.add(UserMessage(hint))
-            offered = () if last else self.toolbox.specs
+                await self.remind(hint)
+            offered = () if last else self.offered()
             reply = await self._asker.ask(number, self.conversation, offered)
             verdict = judge_reply(reply, tools_offered=bool(offered))
             if verdict == "calls" and not last:
                 hint, poor_turns = "", 0
-                await self.add(AssistantMessage(reply.text, reply.calls))
-                for call in reply.calls:
-                    await self.add(await self.answer(number, call))
+                if circle := await self.make_calls(number, reply):
+                    hint, answer_now = await self.break_circle(circle)
             elif verdict == "answer" or (last and reply.text):
                 await self.add(AssistantMessage(reply.text))
-                if last and number > 1:
+                if at_limit and number > 1 and not answer_now:
                     return "round_limit"
                 if reply.finish_reason == "length":
                     await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
                 return "answered"
+            elif answer_now:
+                return "stuck"
             else:
                 poor_turns += 1
                 if poor_turns > _POOR_TURNS:
                     return "stuck"
                 hint = CALL_LOST if verdict in ("lost_call", "announced") else EMPTY_TURN
-                await self.tell(Noticed(Notice("recovery", f"{_POOR_TURN[hint]} It was reminded to go on.")))
+                await self.notice(f"{_POOR_TURN[hint]} It was reminded to go on.")
         return "round_limit"
+
+    def offered(self) -> tuple[ToolSpec, ...]:
+        """The tools of the next request; the very same tuple as long as nothing changed."""
+        if self._specs[: len(self._selection.offered)] != self._selection.offered or not self._specs:
+            self._specs = (*self._selection.offered, *self._own)
+        return self._specs
+
+    async def make_calls(self, number: int, reply: Completion) -> Circle | None:
+        """Run the calls of a turn; what they show of a circle, if anything."""
+        await self.add(AssistantMessage(reply.text, reply.calls))
+        results = await self._caller.answer_turn(number, reply.calls)
+        for call, result in zip(reply.calls, results, strict=True):
+            await self.add(ToolMessage(call.id, result.text))
+        return self._watch.add_turn(
+            [
+                MadeCall(call.name, call.arguments, result.text, result.is_error)
+                for call, result in zip(reply.calls, results, strict=True)
+            ]
+        )
+
+    async def break_circle(self, circle: Circle) -> tuple[str, bool]:
+        """Do what the circle's step asks for; the hint for the next round, and whether it must be the last."""
+        if circle.step != Step.ANSWER_NOW or self._asker.asks_natively:
+            await self.notice(f"The model went in a circle: {circle.text}")
+        if circle.step == Step.ANSWER_NOW and self._asker.asks_natively:
+            await self._asker.use_grammar("The model repeats its calls")
+            return f"{circle.text} {TRY_ANOTHER_WAY}", False
+        match circle.step:
+            case Step.REMIND:
+                pass
+            case Step.PRUNE:
+                await self.prune(circle.turns)
+            case Step.TAKE_AWAY:
+                self._selection.take_away(circle.tools)
+            case Step.ANSWER_NOW:
+                await self.notice("The model went in a circle; it was asked to answer from what it knew.")
+                return ANSWER_NOW, True
+            case _:
+                assert_never(circle.step)
+        return f"{circle.text} {TRY_ANOTHER_WAY}", False
+
+    async def prune(self, turns: int) -> None:
+        """Take the newest turns with calls out of the history, with their results and what was said between."""
+        starts = [
+            place
+            for place, message in enumerate(self.conversation.messages)
+            if isinstance(message, AssistantMessage) and message.calls
+        ]
+        count = len(self.conversation.messages) - starts[-turns]
+        self.conversation.drop_last(count)
+        self._watch.forget_turns(turns)
+        await self.tell(MessagesDropped(count))
+
+    async def remind(self, hint: str) -> None:
+        """Say something to the model between its turns."""
+        # Strict templates want user and assistant in turn, and don't count calls and results.
+        await self.add(AssistantMessage(GOING_ON))
+        await self.add(UserMessage(hint))
+
+    async def notice(self, text: str) -> None:
+        await self.tell(Noticed(Notice("recovery", text)))
 
     async def add(self, message: Message) -> None:
         self.conversation.add(message)
         await self.tell(MessageAdded(message))
-
-    async def answer(self, number: int, call: ToolCall) -> ToolMessage:
-        """Check and run one call; whatever happens, the model gets a result to read."""
-        started_at = self.clock()
-        prepared = self.toolbox.prepare_call(call)
-        sent = False
-        if isinstance(prepared, RefusedCall):
-            server = prepared.tool.server if prepared.tool else ""
-            tool = prepared.tool.name if prepared.tool else call.name
-            result = ToolResult(prepared.text, is_error=True)
-        else:
-            server, tool = prepared.tool.server, prepared.tool.name
-            decision = self.policy.check_call(prepared.tool)
-            if decision.allowed:
-                sent = True
-                result = await self.send(number, call, prepared)
-            else:
-                result = ToolResult(f"Not allowed: {decision.reason} Work without it.", is_error=True)
-        text = cap_result(self.redact(result.text), self.limits.result_chars)
-        if result.is_error and sent:
-            text = f"The call failed: {text}"
-        await self.tell(
-            CallFinished(number, call.id, server, tool, text, result.is_error, sent, self.clock() - started_at)
-        )
-        return ToolMessage(call.id, text)
-
-    async def send(self, number: int, call: ToolCall, prepared: PreparedCall) -> ToolResult:
-        """Run a call that may run."""
-        server, tool = prepared.tool.server, prepared.tool.name
-
-        async def on_progress(text: str) -> None:
-            await self.tell(CallProgress(call.id, server, tool, self.redact(text)))
-
-        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
-        await self.tell(CallStarted(number, call.id, server, tool, sent_arguments))
-        try:
-            return await self.tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
-        except DownstreamError as exc:
-            return ToolResult(_for_model(exc), is_error=True)
-
-
-def _for_model(error: BridgeError) -> str:
-    return f"{error.explain()}\nTry again once if that may help, else work without this tool."

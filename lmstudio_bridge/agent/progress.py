@@ -27,6 +27,7 @@ from lmstudio_bridge.events import (
     Event,
     Generating,
     MessageAdded,
+    MessagesDropped,
     ModelChosen,
     Noticed,
     ResultsShrunk,
@@ -172,7 +173,7 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"the context is full: {len(call_ids)} earlier results were shortened"
         case RunFinished(stop=stop):
             return f"done: {stop}"
-        case CallFinished() | MessageAdded():
+        case CallFinished() | MessageAdded() | MessagesDropped():
             return ""
         case _:
             assert_never(event)

@@ -29,6 +29,10 @@ CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; els
 
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
+FAILED = "The call failed: "  # stands before what a tool reports as an error
+
+TRY_ANOTHER_WAY = "Use the result that you have, try another way, or answer the task now."
+
 GO_ON = "You were interrupted. Go on with the task from here, and answer it when you are done."
 
 MAY_HAVE_HAPPENED = (

@@ -6,8 +6,8 @@ The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -57,6 +57,13 @@ def _announces_call(text: str) -> bool:
     )
 
 
+def names_call(reply: Completion, offered: Sequence[ToolSpec]) -> bool:
+    """Whether a reply without calls spells one inside a code fence, where it must not be taken for one."""
+    if reply.calls or "{" not in reply.text or not reply.text.lstrip().startswith(("```", "{")):
+        return False
+    return any(f'"{spec.name}"' in reply.text for spec in offered)
+
+
 def plain_turns(messages: Sequence[Message]) -> list[Message]:
     """The same conversation with nothing but user and assistant in turn, for templates that take no more.
 
@@ -79,29 +86,3 @@ def plain_turns(messages: Sequence[Message]) -> list[Message]:
         else:
             turns.append(turn)
     return list(turns)
-
-
-def simple_spec(spec: ToolSpec) -> ToolSpec:
-    """The tool with each parameter reduced to its type and description; checked in full before a call."""
-    properties = spec.parameters.get("properties", {})
-    parameters: dict[str, Any] = {
-        "type": "object",
-        "properties": {str(name): _simple_property(each) for name, each in properties.items()},
-    }
-    if required := spec.parameters.get("required"):
-        parameters["required"] = required
-    return ToolSpec(spec.name, spec.description, parameters)
-
-
-def _simple_property(schema: Any) -> dict[str, Any]:
-    if not isinstance(schema, Mapping):
-        return {"type": "string"}
-    kind = schema.get("type")
-    simple: dict[str, Any] = {"type": kind if isinstance(kind, str) else "string"}
-    if isinstance(description := schema.get("description"), str):
-        simple["description"] = description
-    if simple["type"] == "array":
-        items = schema.get("items")
-        item_kind = items.get("type") if isinstance(items, Mapping) else None
-        simple["items"] = {"type": item_kind if isinstance(item_kind, str) else "string"}
-    return simple

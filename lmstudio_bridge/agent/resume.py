@@ -15,6 +15,7 @@ from lmstudio_bridge.events import (
     CallStarted,
     Event,
     MessageAdded,
+    MessagesDropped,
     Outcome,
     ResultsShrunk,
     RunContinued,
@@ -79,6 +80,8 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
                 if isinstance(message, ToolMessage) and message.call_id in shrunk:
                     message = ToolMessage(message.call_id, shrunk_note(message))
                 conversation.add(message)
+            elif isinstance(event, MessagesDropped):
+                conversation.drop_last(event.count)
     except ValueError as exc:
         raise RunNotFoundError(
             f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task anew."

@@ -10,7 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, assert_never
 
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns, simple_spec
+from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns
+from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.strategy import Strategy
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -34,12 +38,14 @@ from lmstudio_bridge.messages import (
     CallDelta,
     Completion,
     Delta,
+    JSONObject,
     Message,
     Notice,
     OnNotice,
     ReasoningDelta,
     TextDelta,
     ToolChoice,
+    ToolMessage,
     ToolSpec,
     UserMessage,
 )
@@ -51,6 +57,7 @@ _LOST: Mapping[Verdict, str] = {
 }
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
+_MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
 _MAX_PROBES = 40  # requests to find a tool whose schema the engine cannot use
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
@@ -66,7 +73,9 @@ class ChatModel(Protocol):
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
+        temperature: float | None = None,
         reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
@@ -85,6 +94,8 @@ class Asker:
         tell: Emit,
         max_rounds: int,
         max_tokens: int | None,
+        strategy: Strategy,
+        temperature: float | None,
         redact: Callable[[str], str],
         clock: Callable[[], float],
     ) -> None:
@@ -94,16 +105,35 @@ class Asker:
         self._max_tokens = max_tokens
         self._redact = redact
         self._clock = clock
+        self._temperature = temperature
+        self._grammar = strategy.calls == "grammar"
+        self._grammar_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
         self._effort: str | None = None
+        self._ids = 0
         self._under_way: list[str] = []  # the text of the reply that is being streamed
         self._broken_off = False  # that text is of a reply that will be asked for again
 
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"c{self._ids:08}"  # nine letters and digits: Mistral's templates take no others
+
+    @property
+    def asks_natively(self) -> bool:
+        """Whether the model is asked for native tool calls, and could be asked otherwise."""
+        return not (self._grammar or self._grammar_refused)
+
+    async def use_grammar(self, reason: str) -> None:
+        """Ask for grammar-bound JSON from now on."""
+        self._grammar = True
+        await self._on_notice(Notice("strategy", f"{reason}; it is asked for JSON instead of native tool calls"))
+
     def text_under_way(self) -> str:
         """What came so far of a reply that is not whole, without its thinking."""
-        return split_reasoning("".join(self._under_way))[0].strip()
+        text = split_reasoning("".join(self._under_way))[0].strip()
+        return answer_under_way(text) if self._grammar else text
 
     async def ask(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:
         """The model's reply to the conversation, as good as it can be got.
@@ -115,9 +145,11 @@ class Asker:
         asked_again: set[str] = set()
         while True:
             try:
-                reply = await self._request(number, self._messages(conversation), self._specs(offered))
+                reply = await self._request(number, conversation, self._specs(offered))
                 verdict = judge_reply(reply, tools_offered=bool(offered))
-                if verdict in _LOST and "lost_call" not in asked_again:
+                if offered and self.asks_natively and names_call(reply, offered):
+                    await self.use_grammar("The model writes its tool calls as text")
+                elif verdict in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
                     await self._mended(_LOST[verdict])
                 elif verdict == "thought_only" and "thought_only" not in asked_again:
@@ -127,15 +159,22 @@ class Asker:
                     return reply
             except LLMResponseError as exc:
                 fault = exc.kind
+                if self._grammar and _refuses_grammar(exc):
+                    await self._stop_grammar()
+                    continue
                 if fault in asked_again and not isinstance(exc, ToolSchemaError):
                     if isinstance(exc, LostToolCallError):
+                        if offered and self.asks_natively:
+                            await self.use_grammar("The server cannot read the model's tool calls")
+                            continue
                         return Completion("", finish_reason=LOST_CALL)
                     raise
                 asked_again.add(fault)
                 await self._mend(exc, conversation, offered)
 
-    def _messages(self, conversation: Conversation) -> Sequence[Message]:
-        return plain_turns(conversation.messages) if self._plain else conversation.messages
+    async def _stop_grammar(self) -> None:
+        self._grammar, self._grammar_refused = False, True
+        await self._on_notice(Notice("strategy", "the engine does not bind replies to JSON; native tool calls it is"))
 
     def _specs(self, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         if not (self._simple or self._dropped):
@@ -231,8 +270,13 @@ class Asker:
         self._broken_off = True  # kept until the next text comes: it may be the last
         await self._tell(Noticed(Notice(notice.kind, self._redact(notice.text))))
 
-    async def _request(self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec]) -> Completion:
+    async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
         """One request, with its events."""
+        grammar = self._grammar
+        if grammar:
+            messages: Sequence[Message] = grammar_turns(conversation.messages, specs)
+        else:
+            messages = plain_turns(conversation.messages) if self._plain else conversation.messages
         started_at = self._clock()
         writing_since = started_at
         pieces = 0
@@ -254,15 +298,22 @@ class Asker:
 
         reply = await self._model.stream_chat_completion(
             messages,
-            tools=specs,
+            tools=() if grammar else specs,
             max_tokens=self._max_tokens,
+            temperature=self._temperature,
             reasoning_effort=self._effort,
+            response_schema=reply_schema(specs, must_call=_nothing_done(conversation, number)) if grammar else None,
             on_delta=on_delta,
             on_retry=on_retry,
             on_notice=self._on_notice,
         )
         self._under_way.clear()
         self._broken_off = False
+        if grammar:
+            read = read_reply(reply, new_id=self._new_id)
+            if read is None and reply.finish_reason != "length":
+                raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
+            reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
         await self._tell(
             RoundFinished(
                 number,
@@ -276,6 +327,18 @@ class Asker:
             )
         )
         return reply
+
+
+def _nothing_done(conversation: Conversation, number: int) -> bool:
+    """Whether no call has brought anything yet: then a model that is weak at calling must not answer."""
+    results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
+    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) for text in results)
+
+
+def _refuses_grammar(error: LLMResponseError) -> bool:
+    """Whether the error says that the engine cannot bind its reply to our schema."""
+    words = f"{error.message} {error.detail}".casefold()
+    return isinstance(error, ToolSchemaError) or "response_format" in words or "json_schema" in words
 
 
 def _phase(delta: Delta) -> Phase:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.messages import JSONObject, ToolSpec
 
 KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "required", "items", "additionalProperties")
 """The keywords that are kept, with `anyOf`; all others are left out, `const` becomes an `enum`."""
@@ -188,3 +188,29 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
             case _:
                 tidied[key] = value
     return tidied
+
+
+def simple_spec(spec: ToolSpec) -> ToolSpec:
+    """The tool with each parameter reduced to its type and description; checked in full before a call."""
+    properties = spec.parameters.get("properties", {})
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {str(name): _simple_property(each) for name, each in properties.items()},
+    }
+    if required := spec.parameters.get("required"):
+        parameters["required"] = required
+    return ToolSpec(spec.name, spec.description, parameters)
+
+
+def _simple_property(schema: Any) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):
+        return {"type": "string"}
+    kind = schema.get("type")
+    simple: dict[str, Any] = {"type": kind if isinstance(kind, str) else "string"}
+    if isinstance(description := schema.get("description"), str):
+        simple["description"] = description
+    if simple["type"] == "array":
+        items = schema.get("items")
+        item_kind = items.get("type") if isinstance(items, Mapping) else None
+        simple["items"] = {"type": item_kind if isinstance(item_kind, str) else "string"}
+    return simple

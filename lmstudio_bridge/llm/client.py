@@ -34,7 +34,7 @@ from lmstudio_bridge.llm.wire import (
     WireModel,
     chat_request_out,
 )
-from lmstudio_bridge.messages import Completion, Delta, Message, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, ToolChoice, ToolSpec
 from lmstudio_bridge.retry import OnRetry, RetryPolicy, Sleep, retry_with_backoff
 
 OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
@@ -175,11 +175,14 @@ class LLMClient:
         max_tokens: int | None = None,
         temperature: float | None = None,
         reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
     ) -> Completion:
         """One reply, told piece by piece to `on_delta`, and whole in the end.
+
+        `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
 
         Nothing is sent again once a piece was told. Cancelling closes the connection, at which
         LM Studio stops generating.
@@ -200,6 +203,7 @@ class LLMClient:
             max_tokens=max_tokens,
             temperature=temperature,
             reasoning_effort=reasoning_effort,
+            response_schema=response_schema,
         )
         accumulator = Accumulator(offered=[tool.name for tool in tools])
         decoder = ChunkDecoder()

@@ -27,7 +27,7 @@ from lmstudio_bridge.llm.client import LLMClient, OnDelta
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInstance
 from lmstudio_bridge.llm.slots import SlotQueue
-from lmstudio_bridge.messages import Completion, Delta, Message, Notice, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, Notice, OnNotice, ToolChoice, ToolSpec
 from lmstudio_bridge.retry import OnRetry, Retry, Sleep
 
 T = TypeVar("T")
@@ -81,7 +81,9 @@ class PinnedModel:
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
+        temperature: float | None = None,
         reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
@@ -104,6 +106,8 @@ class PinnedModel:
             where = f"place {place} in line" if place else "other sessions hold all slots"
             await on_notice(Notice("queue", f"waiting for {self.choice.name}: {where}"))
 
+        begun = False
+
         async def on_piece(delta: Delta) -> None:
             nonlocal begun
             begun = True
@@ -123,7 +127,9 @@ class PinnedModel:
                             tools=tools,
                             tool_choice=tool_choice,
                             max_tokens=max_tokens,
+                            temperature=temperature,
                             reasoning_effort=reasoning_effort,
+                            response_schema=response_schema,
                             on_delta=on_piece,
                             on_retry=told_retry,
                             accepts_model=self.choice.answers_as,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmstudio_bridge.llm.models import ModelInfo, ModelInstance
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    JSONObject,
     Message,
     SystemMessage,
     ToolCall,
@@ -60,6 +61,19 @@ class StreamOptionsOut(TypedDict):
     include_usage: bool
 
 
+class JSONSchemaOut(TypedDict):
+    name: str
+    strict: bool
+    schema: Any
+
+
+class ResponseFormatOut(TypedDict):
+    """LM Studio takes only `json_schema` and `text` here; `json_object` is a 400."""
+
+    type: Literal["json_schema"]
+    json_schema: JSONSchemaOut
+
+
 class ChatRequestOut(TypedDict):
     """`POST /v1/chat/completions`; `max_tokens` in tokens, absent for no limit of ours."""
 
@@ -70,6 +84,7 @@ class ChatRequestOut(TypedDict):
     max_tokens: NotRequired[int]
     temperature: NotRequired[float]
     reasoning_effort: NotRequired[str]
+    response_format: NotRequired[ResponseFormatOut]
     tools: NotRequired[list[ToolOut]]
     tool_choice: NotRequired[ToolChoice]
 
@@ -109,6 +124,7 @@ def chat_request_out(
     max_tokens: int | None = None,
     temperature: float | None = None,
     reasoning_effort: str | None = None,
+    response_schema: JSONObject | None = None,
 ) -> ChatRequestOut:
     """A whole chat request; `tools` and `tool_choice` are left out where no tools are offered."""
     request: ChatRequestOut = {
@@ -124,6 +140,9 @@ def chat_request_out(
         request["temperature"] = temperature
     if reasoning_effort is not None:
         request["reasoning_effort"] = reasoning_effort
+    if response_schema is not None:
+        schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": response_schema}
+        request["response_format"] = {"type": "json_schema", "json_schema": schema}
     if tools:
         request["tools"] = [tool_out(tool) for tool in tools]
         request["tool_choice"] = tool_choice

@@ -14,6 +14,7 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, ToolRunner, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.shelf import SHELF_SPECS
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
@@ -131,7 +132,7 @@ async def test_plain_answer_ends_the_run_after_one_round() -> None:
     assert outcome == Outcome("answered", "Nothing is in it.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=3)
     assert [asked.messages for asked in given.model.asked] == [OPENING]
     assert given.recorder.events == [
-        RoundStarted(1, 10, 2),
+        RoundStarted(1, 10, 4),
         RoundFinished(1, "Nothing is in it.", "", (), "stop", "tiny", Usage(10, 1, 0), 1),
         MessageAdded(AssistantMessage("Nothing is in it.")),
         RunFinished("answered", "Nothing is in it.", "", 3),
@@ -157,13 +158,13 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     )
     assert given.tools.sent == [Sent("fs", "read", {"path": "a.txt"})]  # type: ignore[attr-defined]
     assert given.recorder.events == [
-        RoundStarted(1, 10, 2),
+        RoundStarted(1, 10, 4),
         RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
         MessageAdded(turn),
         CallStarted(1, "c1", "fs", "read", READ_A),
         CallFinished(1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0),
         MessageAdded(ToolMessage("c1", "hello")),
-        RoundStarted(2, 10, 2),
+        RoundStarted(2, 10, 4),
         RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
         MessageAdded(AssistantMessage("It says hello.")),
         RunFinished("answered", "It says hello.", "", 0),
@@ -190,7 +191,7 @@ async def test_several_calls_of_one_turn_are_answered_in_their_order_by_id() -> 
 
 async def test_requests_only_grow_and_offer_the_very_same_tools() -> None:
     """The engine's prompt cache lives on an unchanged beginning (LM Studio reference, 9)."""
-    replies = [call(("fs__read", READ_A, f"c{n}")) for n in range(4)]
+    replies = [call(("fs__read", f'{{"path": "{n}.txt"}}', f"c{n}")) for n in range(4)]
     given = case(*replies, say(""), say("Done."), tools=read_tools())
 
     await given.go()
@@ -200,7 +201,8 @@ async def test_requests_only_grow_and_offer_the_very_same_tools() -> None:
     for before, after in itertools.pairwise(asked):
         assert after.messages[: len(before.messages)] == before.messages
         assert all(new is old for new, old in zip(after.messages, before.messages, strict=False))
-        assert after.tools is before.tools is given.toolbox.specs
+        assert after.tools is before.tools
+        assert after.tools == (*given.toolbox.specs, *SHELF_SPECS)
 
 
 async def test_arguments_are_replayed_as_the_model_wrote_them() -> None:
@@ -400,14 +402,14 @@ async def test_one_round_is_asked_without_tools_and_its_text_is_the_answer() -> 
 
 @pytest.mark.parametrize("rounds", [2, 3, 7])
 async def test_last_round_is_asked_for_an_answer_without_tools(rounds: int) -> None:
-    calls = [call(("fs__read", READ_A, f"c{n}")) for n in range(rounds - 1)]
+    calls = [call(("fs__read", f'{{"path": "{n}.txt"}}', f"c{n}")) for n in range(rounds - 1)]
     given = case(*calls, say("So far: hello."), tools=read_tools(), limits=limits(rounds))
 
     outcome = await given.go()
 
     assert (outcome.stop, outcome.answer, outcome.error) == ("round_limit", "So far: hello.", "")
     assert (outcome.rounds, outcome.calls) == (rounds, rounds - 1)
-    assert [len(asked.tools) for asked in given.model.asked] == [2] * (rounds - 1) + [0]
+    assert [len(asked.tools) for asked in given.model.asked] == [4] * (rounds - 1) + [0]
     assert given.model.asked[-1].messages[-3:] == (
         ToolMessage(f"c{rounds - 2}", "hello"),
         AssistantMessage(GOING_ON),

@@ -1,0 +1,149 @@
+"""The calls of one turn: checked, allowed, run, and each answered with something for the model to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import anyio
+
+from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.selection import Selection
+from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
+from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
+from lmstudio_bridge.messages import ToolCall, ToolResult
+
+MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
+_OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
+
+
+class ToolRunner(Protocol):
+    """Something that runs tools; `lmstudio_bridge.downstream.sessions.SessionPool` is one."""
+
+    async def call_tool(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: Callable[[str], Awaitable[None]] | None = None,
+    ) -> ToolResult:
+        """The result of one call. Raises `DownstreamError`."""
+        ...
+
+
+class Caller:
+    """Answers the calls of a run."""
+
+    def __init__(
+        self,
+        tools: ToolRunner,
+        *,
+        toolbox: Toolbox,
+        policy: Policy,
+        shelf: Shelf,
+        selection: Selection,
+        tell: Emit,
+        redact: Callable[[str], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._tools = tools
+        self._toolbox = toolbox
+        self._policy = policy
+        self._shelf = shelf
+        self._selection = selection
+        self._tell = tell
+        self._redact = redact
+        self._clock = clock
+
+    async def answer_turn(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        """A result for each call, in their order; whatever happens, there is something to read.
+
+        Calls that only read run side by side, others one after another. The same call twice in a turn
+        is run once.
+        """
+        results: list[ToolResult | None] = [None] * len(calls)
+        first: dict[tuple[str, str], int] = {}
+        wanted: list[int] = []
+        for place, call in enumerate(calls):
+            if (call.name, call.arguments) in first:
+                continue
+            first[call.name, call.arguments] = place
+            wanted.append(place)
+
+        async def answer(place: int) -> None:
+            results[place] = await self._answer(number, calls[place])
+
+        allowed, too_many = wanted[:MAX_CALLS], wanted[MAX_CALLS:]
+        if len(allowed) > 1 and all(self._only_reads(calls[place]) for place in allowed):
+            async with anyio.create_task_group() as group:
+                for place in allowed:
+                    group.start_soon(answer, place)
+        else:
+            for place in allowed:
+                await answer(place)
+        for place in too_many:
+            text = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
+            results[place] = await self._without_sending(number, calls[place], text)
+        for place, call in enumerate(calls):
+            if results[place] is None:
+                text = "The same call stands above; its result is there."
+                results[place] = await self._without_sending(number, call, text, is_error=False)
+        return [result for result in results if result is not None]
+
+    def _only_reads(self, call: ToolCall) -> bool:
+        prepared = self._toolbox.prepare_call(call)
+        return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
+
+    async def _answer(self, number: int, call: ToolCall) -> ToolResult:
+        own = self._shelf.answer(call) or self._selection.answer(call)
+        if own is not None:
+            text, is_error = own
+            return await self._without_sending(number, call, text, is_error=is_error, server=_OWN)
+        prepared = self._toolbox.prepare_call(call)
+        if isinstance(prepared, RefusedCall):
+            server = prepared.tool.server if prepared.tool else ""
+            tool = prepared.tool.name if prepared.tool else call.name
+            return await self._without_sending(number, call, self._redact(prepared.text), server=server, tool=tool)
+        server, tool = prepared.tool.server, prepared.tool.name
+        decision = self._policy.check_call(prepared.tool)
+        if not decision.allowed:
+            text = f"Not allowed: {decision.reason} Work without it."
+            return await self._without_sending(number, call, text, server=server, tool=tool)
+        return await self._send(number, call, prepared)
+
+    async def _without_sending(
+        self, number: int, call: ToolCall, text: str, *, is_error: bool = True, server: str = "", tool: str = ""
+    ) -> ToolResult:
+        await self._tell(
+            CallFinished(number, call.id, server, tool or call.name, text, is_error, sent=False, seconds=0)
+        )
+        return ToolResult(text, is_error=is_error)
+
+    async def _send(self, number: int, call: ToolCall, prepared: PreparedCall) -> ToolResult:
+        server, tool = prepared.tool.server, prepared.tool.name
+        started_at = self._clock()
+
+        async def on_progress(text: str) -> None:
+            await self._tell(CallProgress(call.id, server, tool, self._redact(text)))
+
+        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
+        await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
+        try:
+            result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
+        except DownstreamError as exc:
+            result = ToolResult(_for_model(exc), is_error=True)
+        text = self._shelf.show(self._redact(result.text))
+        if result.is_error:
+            text = FAILED + text
+        seconds = self._clock() - started_at
+        await self._tell(CallFinished(number, call.id, server, tool, text, result.is_error, sent=True, seconds=seconds))
+        return ToolResult(text, result.is_error, result.images)
+
+
+def _for_model(error: BridgeError) -> str:
+    return f"{error.explain()}\nTry again once if that may help, else work without this tool."

@@ -1,0 +1,176 @@
+"""Calls as grammar-bound JSON instead of native tool calls, for models and templates that fail at those. Pure.
+
+The tools stand in the system text, one line each; every reply is one JSON object that the engine's
+grammar enforces: a call or the answer. Needs neither tools nor tool messages of the prompt template.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Completion,
+    JSONObject,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+
+_MAX_BRANCHES = 40  # tools that get a branch of the grammar each; more make it slow to build
+_DESCRIPTION = 160  # characters of a tool's description
+_FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
+
+_ANSWER_BEGUN = re.compile(r'\s*\{\s*"answer"\s*:\s*"(.*)', re.DOTALL)
+
+_HOW = (
+    "Reply with one JSON object and nothing else.\n"
+    'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
+    'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
+    "The tools:"
+)
+_ANSWER_ONLY = 'Reply with one JSON object: {"answer": "<text>"}'
+
+
+def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONObject:
+    """The JSON Schema of a reply: one branch a tool, and one for the answer unless a call is a must."""
+    answer = _object({"answer": {"type": "string"}})
+    if not specs:
+        return answer
+    if len(specs) > _MAX_BRANCHES:
+        names = [spec.name for spec in specs]
+        calls = [_object({"call": {"type": "string", "enum": names}, "arguments": {"type": "object"}})]
+    else:
+        calls = [
+            _object({"call": {"type": "string", "enum": [spec.name]}, "arguments": _lean_parameters(spec)})
+            for spec in specs
+        ]
+    return {"anyOf": calls if must_call else [*calls, answer]}
+
+
+def _lean_parameters(spec: ToolSpec) -> dict[str, Any]:
+    """Only what the tool requires, if it requires anything: small models fill in every option that they see."""
+    parameters = dict(simple_spec(spec).parameters)
+    required = parameters.get("required")
+    if required:
+        parameters["properties"] = {name: parameters["properties"][name] for name in required}
+    return {**parameters, "additionalProperties": False}
+
+
+def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
+    """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
+    turns: list[Message] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        match message:
+            case SystemMessage(text):
+                turn: Message = SystemMessage(f"{text}\n{describe_tools(specs)}")
+            case UserMessage(text):
+                turn = UserMessage(text)
+            case ToolMessage(call_id, text):
+                turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
+            case AssistantMessage(text, calls):
+                names |= {call.id: call.name for call in calls}
+                shown = [_spelled(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
+                turn = AssistantMessage("\n".join(shown))
+        last = turns[-1] if turns else None
+        if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
+            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}")
+        else:
+            turns.append(turn)
+    return turns
+
+
+def describe_tools(specs: Sequence[ToolSpec]) -> str:
+    """How to reply, and the tools in one line each; small models follow few words better than schemas."""
+    return "\n".join([_HOW, *map(_line, specs)]) if specs else _ANSWER_ONLY
+
+
+def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:
+    """The call or the answer that the JSON of a reply holds; None if it is no such JSON."""
+    text = reply.text or reply.reasoning  # reasoning models put it there at times
+    start = text.find("{")
+    try:
+        value, length = json.JSONDecoder(strict=False).raw_decode(text, start if start != -1 else 0)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    match value:
+        case {"call": str(name), **rest}:
+            arguments = rest.get("arguments", {})
+            raw = _raw_member(text[start:length], arguments)
+            return _changed(reply, text="", calls=(ToolCall(new_id(), name, raw),))
+        case {"answer": answer}:
+            return _changed(reply, text=answer if isinstance(answer, str) else json.dumps(answer), calls=())
+        case _:
+            return None
+
+
+def answer_under_way(text: str) -> str:
+    """The part of an answer that a reply which is not whole yet already holds."""
+    match = _ANSWER_BEGUN.match(text)
+    if match is None:
+        return ""
+    begun = match[1].rpartition('"}')[0] if match[1].endswith('"}') else match[1].rstrip("\\")
+    try:
+        return str(json.loads(f'"{begun}"', strict=False))
+    except ValueError:
+        return begun
+
+
+def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
+    return Completion(text.strip(), reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
+
+
+def _raw_member(text: str, arguments: Any) -> str:
+    """The arguments as the model wrote them, so that its own bytes are replayed."""
+    if match := re.search(r'"arguments"\s*:\s*', text):
+        try:
+            value, end = json.JSONDecoder(strict=False).raw_decode(text, match.end())
+        except (ValueError, RecursionError):
+            value, end = None, 0
+        if value == arguments:
+            return text[match.end() : end]
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _spelled(call: ToolCall) -> str:
+    return f'{{"call": {json.dumps(call.name)}, "arguments": {call.arguments.strip() or "{}"}}}'
+
+
+def _line(spec: ToolSpec) -> str:
+    required = spec.parameters.get("required", ())
+    properties = spec.parameters.get("properties", {})
+    parameters = [f"{name}: {_type(properties[name])}" for name in required or properties]
+    first = _FIRST_SENTENCE.match(spec.description.strip())
+    description = " ".join((first[1] if first else spec.description).split())[:_DESCRIPTION]
+    return f"- {spec.name}({', '.join(parameters)}): {description}"
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, Mapping):
+        return "string"
+    if choices := schema.get("enum"):
+        return "|".join(json.dumps(choice, ensure_ascii=False) for choice in choices[:8])
+    if schema.get("type") == "array":
+        return f"[{_type(schema.get('items', {}))}]"
+    if schema.get("type") == "object" and (properties := schema.get("properties")):
+        return f"{{{', '.join(f'{name}: {_type(each)}' for name, each in properties.items())}}}"
+    return str(schema.get("type", "string"))
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

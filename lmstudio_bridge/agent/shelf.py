@@ -1,0 +1,129 @@
+"""Big results, kept whole: the model reads head, tail and size, and two small tools to read on and to search."""
+
+from __future__ import annotations
+
+from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.messages import ToolCall, ToolSpec
+
+MAX_KEPT = 64 * 1024 * 1024  # characters of all results of a run that are kept; older ones go first
+_NAMES = ("read_result", "search_result")
+_HEAD_SHARE = 0.7  # of what is shown of a big result
+_MAX_HITS = 20
+_HIT_CONTEXT = 120  # characters on each side of a hit
+
+SHELF_SPECS = (
+    ToolSpec(
+        "read_result",
+        "Read on in a result that was too long to be shown whole.",
+        {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "description": "Its id, for example r1"},
+                "offset": {"type": "integer", "description": "Character to begin at"},
+            },
+            "required": ["id", "offset"],
+        },
+    ),
+    ToolSpec(
+        "search_result",
+        "Find a text in a result that was too long to be shown whole.",
+        {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "description": "Its id, for example r1"},
+                "text": {"type": "string", "description": "Text to find, in any letter case"},
+            },
+            "required": ["id", "text"],
+        },
+    ),
+)
+
+
+class Shelf:
+    """The results of a run that were longer than `limit` characters."""
+
+    def __init__(self, limit: int, *, max_kept: int = MAX_KEPT) -> None:
+        self._limit = limit
+        self._max_kept = max_kept
+        self._results: dict[str, str] = {}
+        self._kept = 0
+        self._count = 0
+
+    def lower(self, limit: int) -> None:
+        """Show less of each result from now on: the context is smaller than was thought."""
+        self._limit = min(self._limit, limit)
+
+    def show(self, text: str) -> str:
+        """What the model reads of a result: the whole, or its head and tail and how to read on."""
+        if not text.strip():
+            return "(no output)"  # an empty tool message upsets some templates
+        if len(text) <= self._limit:
+            return text
+        name = self._keep(text)
+        head = int(self._limit * _HEAD_SHARE)
+        tail = self._limit - head
+        missing = len(text) - head - tail
+        return (
+            f"{text[:head]}\n[… {missing:,} of {len(text):,} characters are not shown here. Read on with "
+            f'read_result(id="{name}", offset={head}), or find a text with search_result(id="{name}", text="…") …]\n'
+            f"{text[len(text) - tail :]}"
+        )
+
+    def answer(self, call: ToolCall) -> tuple[str, bool] | None:
+        """The answer to a call of one of the two tools, and whether it is an error; None if it is of neither."""
+        if call.name not in _NAMES:
+            return None
+        spec = SHELF_SPECS[_NAMES.index(call.name)]
+        try:
+            values = read_arguments(call.arguments, spec.parameters).values
+            name = str(values["id"])
+            if call.name == "read_result":
+                return self._read(name, int(values.get("offset", 0)))
+            return self._search(name, str(values["text"]))
+        except KeyError as exc:
+            return f"{call.name} needs {exc.args[0]!r}.", True
+        except (ValueError, TypeError) as exc:
+            return f"{call.name} was not done: {exc}", True
+
+    def _keep(self, text: str) -> str:
+        self._count += 1
+        name = f"r{self._count}"
+        self._results[name] = text
+        self._kept += len(text)
+        while self._kept > self._max_kept and len(self._results) > 1:
+            oldest = next(iter(self._results))
+            self._kept -= len(self._results.pop(oldest))
+        return name
+
+    def _read(self, name: str, offset: int) -> tuple[str, bool]:
+        text = self._results.get(name)
+        if text is None:
+            return self._unknown(name), True
+        if not 0 <= offset < len(text):
+            return f"{name} has {len(text):,} characters; offset must be from 0 to {len(text) - 1}.", True
+        end = min(len(text), offset + self._limit)
+        more = f"read on with offset={end}" if end < len(text) else "this is its end"
+        return f"{text[offset:end]}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]", False
+
+    def _search(self, name: str, wanted: str) -> tuple[str, bool]:
+        text = self._results.get(name)
+        if text is None:
+            return self._unknown(name), True
+        if not wanted:
+            return "The text to find is empty.", True
+        folded, sought = text.lower(), wanted.lower()
+        hits: list[int] = []
+        position = folded.find(sought)
+        while position != -1 and len(hits) < _MAX_HITS:
+            hits.append(position)
+            position = folded.find(sought, position + len(sought))
+        if not hits:
+            return f"{wanted!r} does not occur in {name}.", False
+        context = min(_HIT_CONTEXT, max(20, self._limit // (3 * len(hits))))
+        shown = [f"at {hit}: …{text[max(0, hit - context) : hit + len(wanted) + context]}…" for hit in hits]
+        more = "\n[there are more]" if position != -1 else ""
+        return "\n".join(shown)[: self._limit] + more, False
+
+    def _unknown(self, name: str) -> str:
+        known = ", ".join(self._results) or "none"
+        return f"There is no kept result {name!r} (there are: {known}). Call the tool again that gave it."

@@ -1,0 +1,107 @@
+"""Notices that a run goes in circles, and says which answer to that comes next. Pure.
+
+Seen with small models: the same call 20 to 50 times over. A reminder alone is known to fail, taking
+the repeated turns out of the history helps (prime-agent #1326, hermes-agent #6784, opencode #28596).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+_SAME_ERRORS = 3  # the same error of the same tool in a row, whatever the arguments
+_LONGEST_CYCLE = 3  # turns
+_FORGIVE_AFTER = 4  # new turns in a row after which the next circle is answered mildly again
+
+
+class Step(IntEnum):
+    """What to do about a circle, each stronger than the one before."""
+
+    REMIND = 1
+    PRUNE = 2
+    TAKE_AWAY = 3
+    ANSWER_NOW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCall:
+    """A call with its result, as far as it matters for telling whether it is the same."""
+
+    name: str
+    arguments: str
+    result: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """What was noticed: `turns` of the newest are repetitions, `tools` are the ones that were called in them."""
+
+    step: Step
+    turns: int
+    tools: tuple[str, ...]
+    text: str
+
+
+class CircleWatch:
+    """Watches the turns of one run. `first_step` is stronger for models that don't heed reminders."""
+
+    def __init__(self, *, first_step: Step = Step.REMIND) -> None:
+        self._first_step = first_step
+        self._turns: list[tuple[MadeCall, ...]] = []
+        self._seen: set[tuple[MadeCall, ...]] = set()
+        self._step = first_step
+        self._new_turns = 0
+
+    def add_turn(self, calls: Sequence[MadeCall]) -> Circle | None:
+        """Take the next turn with its results; what was noticed, if anything."""
+        turn = tuple(calls)
+        self._turns.append(turn)
+        found = self._repetition() or self._same_error()
+        if turn not in self._seen:
+            self._new_turns += 1
+            if self._new_turns >= _FORGIVE_AFTER:
+                self._step = self._first_step
+        self._seen.add(turn)
+        if found is None:
+            return None
+        turns, text = found
+        circle = Circle(self._step, turns, tuple(sorted({call.name for call in turn})), text)
+        self._step = Step(min(self._step + 1, Step.ANSWER_NOW))
+        self._new_turns = 0
+        return circle
+
+    def forget_turns(self, count: int) -> None:
+        """The newest turns were taken out of the history."""
+        if count:
+            del self._turns[-count:]
+
+    def _repetition(self) -> tuple[int, str] | None:
+        for period in range(1, _LONGEST_CYCLE + 1):
+            repeated = self._repeated_turns(period)
+            if not repeated:
+                continue
+            names = ", ".join(dict.fromkeys(call.name for turn in self._turns[-period:] for call in turn))
+            if period == 1:
+                return repeated, f"You called {names} again with the same arguments, and the result was the same."
+            return repeated, f"You go in a circle: {names}, with the same arguments and the same results."
+        return None
+
+    def _repeated_turns(self, period: int) -> int:
+        """How many of the newest turns are whole repetitions of the `period` turns before them."""
+        cycle = self._turns[-period:]
+        repetitions = 0
+        end = len(self._turns) - period
+        while end >= period and self._turns[end - period : end] == cycle:
+            repetitions += 1
+            end -= period
+        return repetitions * period
+
+    def _same_error(self) -> tuple[int, str] | None:
+        newest = self._turns[-_SAME_ERRORS:]
+        if len(newest) < _SAME_ERRORS or not all(len(turn) == 1 and turn[0].is_error for turn in newest):
+            return None
+        if len({(turn[0].name, turn[0].result) for turn in newest}) > 1:
+            return None
+        return 1, f"{newest[0][0].name} has failed {_SAME_ERRORS} times in a row with the same error."
