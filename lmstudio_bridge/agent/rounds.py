@@ -239,7 +239,7 @@ class Asker:
 
         async def on_delta(delta: Delta) -> None:
             nonlocal pieces, writing_since
-            if not self._under_way and not pieces:
+            if not pieces:
                 writing_since = self._clock()
             pieces += 1
             if isinstance(delta, TextDelta):
@@ -249,7 +249,14 @@ class Asker:
                 self._under_way.append(delta.text)
             await self._tell(Generating(number, _phase(delta), pieces, self._clock() - writing_since))
 
+        async def on_notice(notice: Notice) -> None:
+            nonlocal pieces
+            pieces = 0  # whatever comes next begins the reply anew
+            await self._on_notice(notice)
+
         async def on_retry(retry: Retry) -> None:
+            nonlocal pieces
+            pieces = 0
             await self._tell(RetryScheduled(retry.attempt, retry.wait, self._redact(retry.error.message)))
 
         reply = await self._model.stream_chat_completion(
@@ -259,7 +266,7 @@ class Asker:
             reasoning_effort=self._effort,
             on_delta=on_delta,
             on_retry=on_retry,
-            on_notice=self._on_notice,
+            on_notice=on_notice,
         )
         self._under_way.clear()
         self._broken_off = False

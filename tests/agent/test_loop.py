@@ -241,6 +241,27 @@ async def test_pieces_retries_and_progress_are_told_as_they_come() -> None:
     ]
 
 
+async def test_speed_is_measured_from_the_first_piece_of_the_reply_under_way() -> None:
+    """A long prompt takes minutes to be read, and the time of a reply that broke off is none of the next one's."""
+    broken_off = Retry(1, 2.5, LLMConnectionError("No connection."))
+    pieces = (TextDelta("It"), TextDelta(" is"), broken_off, TextDelta("It"), TextDelta(" was"))
+    given = case(Streamed(pieces, say("It was.")))
+
+    async def sink(event: Event) -> None:
+        await given.recorder.emit(event)
+        given.clock.now += 10
+
+    given.sink = sink
+    await given.go()
+
+    assert given.recorder.of(Generating) == [
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
+    ]
+
+
 # -- calls that are answered without being run, and calls that fail ------------------------------
 
 
