@@ -70,6 +70,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
             "CLAUDE_PROJECT_DIR": str(project),
             "LMSTUDIO_BRIDGE_HOME": str(desk.home),
             "LMSTUDIO_BRIDGE_TRUST": "*",
+            "HOME": str(folder),  # a user without servers of their own
         }
         desk.configure(
             filesystem=config_entry(npm_server("filesystem"), str(project)),
