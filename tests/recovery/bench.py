@@ -63,6 +63,8 @@ class Bench:
             "LMSTUDIO_BASE_URL": f"{self.sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(self.folder),
             "LMSTUDIO_BRIDGE_HOME": str(self.home),
+            "LMSTUDIO_BRIDGE_TRUST": "ledger",
+            "HOME": str(self.folder),  # a user without servers of their own
         }
         async with open_raw_client(era="2025-11-25", environ={**settings, **environ}) as client:
             yield client
