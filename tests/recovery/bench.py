@@ -63,8 +63,6 @@ class Bench:
             "LMSTUDIO_BASE_URL": f"{self.sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(self.folder),
             "LMSTUDIO_BRIDGE_HOME": str(self.home),
-            "LMSTUDIO_BRIDGE_TRUST": "ledger",
-            "HOME": str(self.folder),  # a user without servers of their own
         }
         async with open_raw_client(era="2025-11-25", environ={**settings, **environ}) as client:
             yield client
@@ -100,7 +98,7 @@ class Bench:
         self.sim.script_fn(model, reply)
 
 
-def work(request: SimRequest) -> Reply:
+def work(request: SimRequest) -> TextReply | CallReply:
     """A model that looks its own name up and answers with what it was given, in any number of runs at once."""
     return answer_from(request) if request.messages[-1]["role"] == "tool" else look_up(request.model)
 

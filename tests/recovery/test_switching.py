@@ -123,8 +123,7 @@ async def test_runs_that_want_different_models_take_turns_where_only_one_fits(tm
             answers = [await client.answer_of(number) for number in (first, *second)]
 
         assert told == f"waiting for the runs with {first_model} to end: LM Studio holds one model"
-        assert [is_right(answers[0], first_model), *(is_right(each, second_model) for each in answers[1:])] == [
-            True
-        ] * 3
+        wanted = [first_model, second_model, second_model]
+        assert [is_right(answer, model) for answer, model in zip(answers, wanted, strict=True)] == [True] * 3
         assert {request.outcome for request in bench.chats()} == {"completed"}
         assert [request.model for request in bench.chats()] == [first_model] * 2 + [second_model] * 4
