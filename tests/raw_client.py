@@ -225,6 +225,7 @@ def modern_meta() -> dict[str, Any]:
 
 
 def _base_environment() -> dict[str, str]:
-    """The test's own environment without what would steer the bridge."""
+    """The test's own environment without what would steer the bridge; servers that a test configures may start."""
     steering = ("LMSTUDIO", "LM_", "LMS_", "DEFAULT_MODEL", "MCP_JSON_PATH", "CLAUDE", "ANTHROPIC")
-    return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    return kept | {"LMSTUDIO_BRIDGE_TRUST": "*"}
