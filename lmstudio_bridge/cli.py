@@ -107,7 +107,10 @@ async def _run(settings: Settings, args: argparse.Namespace) -> int:
         print(message, file=sys.stderr, flush=True)
 
     request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, args.max_rounds, args.max_tokens, args.model)
-    async with open_agent(settings, environ=os.environ) as agent, open_progress(show) as emit:
+    async with (
+        open_agent(settings, environ=os.environ) as agent,
+        open_progress(show, heartbeat=settings.heartbeat) as emit,
+    ):
         report = await agent.execute(request, emit=emit)
     print(report.text(), file=sys.stderr if report.outcome.stop == "failed" else sys.stdout)
     return EXIT_OK if report.outcome.stop == "answered" else EXIT_FAILED

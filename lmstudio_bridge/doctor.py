@@ -45,8 +45,8 @@ async def run_checks(agent: DynamicAutonomousAgent) -> AsyncIterator[Check]:
     yield Check(
         "MCP servers",
         bool(servers.servers),
-        f"{len(servers.servers)} configured in {where}" if where else f"no .mcp.json in {servers.project} or above",
-        "" if servers.servers else "Add a server to .mcp.json, or set LMSTUDIO_BRIDGE_MCP_CONFIG.",
+        f"{len(servers.servers)} usable of those in {where}" if where else f"none configured for {servers.project}",
+        "" if servers.servers or servers.unapproved else "Add one to Claude Code, for example with `claude mcp add`.",
     )
     for warning in servers.warnings:
         yield Check("MCP servers", True, f"warning: {warning}")

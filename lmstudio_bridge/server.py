@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -43,6 +43,8 @@ MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a f
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
 _CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
+_KILLED_BUDGET = 0.1  # seconds more for runs that hung on a server, once it is killed
+_END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # by name: Windows has no SIGHUP, which a closed terminal sends
 
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
@@ -81,8 +83,17 @@ class App:
     """What lives as long as the server: the agent, and the tool calls under way."""
 
     agent: DynamicAutonomousAgent
+    calls: set[asyncio.Task[Any]]
+    heartbeat: float  # seconds
+
+
+@dataclass(slots=True)
+class Ending:
+    """What the process must see to before it ends: the tool calls under way, and the servers that it started."""
+
     calls: set[asyncio.Task[Any]] = field(default_factory=set)
-    closing: bool = False
+    kill_servers: Callable[[], None] = lambda: None
+    begun: bool = False
 
 
 class BridgeServer(MCPServer[App]):
@@ -126,9 +137,12 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
-        async with open_agent(settings, environ=environ) as agent:
-            server.app = App(agent)
-            with _signals_end(server.app):
+        ending = Ending()
+        # Around the agent: the servers of a host that closed stdin get a second to end, and a signal may come then.
+        with _signals_end(ending):
+            async with open_agent(settings, environ=environ) as agent:
+                ending.kill_servers = agent.pool.kill_all
+                server.app = App(agent, ending.calls, settings.heartbeat)
                 yield server.app
 
     server = BridgeServer(
@@ -207,7 +221,7 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         await ctx.report_progress(counter, None, message)
 
     try:
-        async with open_progress(send) as emit:
+        async with open_progress(send, heartbeat=app.heartbeat) as emit:
             if isinstance(request, ContinueRequest):
                 report = await app.agent.continue_run(request, emit=emit)
             else:
@@ -259,30 +273,32 @@ def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
 
 
 @contextlib.contextmanager
-def _signals_end(app: App) -> Iterator[None]:
-    """On SIGINT and SIGTERM: cancel the runs, let them close their journals, kill the servers, go.
+def _signals_end(ending: Ending) -> Iterator[None]:
+    """On a signal: cancel the runs, let them close their journals, kill the servers, go.
 
     The SDK's reader thread cannot be unblocked while stdin is open, so the process ends itself.
     Claude Code sends SIGINT, SIGTERM 0.1 s later and SIGKILL 0.5 s after that.
     """
     loop = asyncio.get_running_loop()
-    ending: set[asyncio.Task[None]] = set()  # keeps the task alive; the process ends with it
+    enders: set[asyncio.Task[None]] = set()  # keeps the task alive; the process ends with it
 
     async def end(number: int) -> None:
-        for call in app.calls:
+        calls = set(ending.calls)
+        for call in calls:
             call.cancel()
-        if app.calls:
-            await asyncio.wait(app.calls, timeout=_CANCEL_BUDGET)
-        app.agent.pool.kill_all()
+        for budget in (_CANCEL_BUDGET, _KILLED_BUDGET):
+            if calls:
+                _, calls = await asyncio.wait(calls, timeout=budget)
+            ending.kill_servers()
         os._exit(128 + number)
 
     def on_signal(number: int) -> None:
-        if not app.closing:
-            app.closing = True
-            ending.add(loop.create_task(end(number)))
+        if not ending.begun:
+            ending.begun = True
+            enders.add(loop.create_task(end(number)))
 
-    handled: list[signal.Signals] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    handled: list[int] = []
+    for number in (getattr(signal, name) for name in _END_SIGNALS if hasattr(signal, name)):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
             loop.add_signal_handler(number, on_signal, number)
             handled.append(number)
@@ -294,5 +310,8 @@ def _signals_end(app: App) -> Iterator[None]:
 
 
 def serve(settings: Settings, *, environ: Mapping[str, str]) -> None:
-    """Serve on stdio until the host closes stdin or sends a signal."""
-    build_server(settings, environ=environ).run("stdio")
+    """Serve on stdio until the host closes stdin, sends a signal or is gone."""
+    try:
+        build_server(settings, environ=environ).run("stdio")
+    except* BrokenPipeError:
+        logger.info("the host is gone: nobody reads our output")

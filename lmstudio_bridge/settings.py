@@ -153,6 +153,11 @@ class Settings(BaseModel):
         description="Seconds for a whole run; at the end of it the answer so far is given.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_RUN_TIMEOUT"),
     )
+    heartbeat: Seconds = Field(
+        15.0,
+        description="Seconds between two progress messages when nothing new happens; a host may give up on silence.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HEARTBEAT"),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning",
         description="How much is logged to stderr.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +37,19 @@ class Desk:
     def chat_requests(self) -> list[SimRequest]:
         return [request for request in self.sim.requests if request.path == "/v1/chat/completions"]
 
+    def journals(self) -> list[Path]:
+        """The journals of all runs, the oldest first."""
+        return sorted((self.home / "runs").glob("*.jsonl"))
+
     @asynccontextmanager
-    async def bridge(self, era: Era, *, checked: bool = True, **environ: str) -> AsyncIterator[RawClient]:
-        """The bridge as a process; `checked`: that it wrote nothing but protocol to stdout."""
-        async with open_raw_client(era=era, environ={**self.environ, **environ}) as client:
+    async def bridge(
+        self, era: Era, *, checked: bool = True, options: Mapping[str, Any] | None = None, **environ: str
+    ) -> AsyncIterator[RawClient]:
+        """The bridge as a process; `checked`: that it wrote nothing but protocol to stdout.
+
+        `options` are those of `open_raw_client`.
+        """
+        async with open_raw_client(era=era, environ={**self.environ, **environ}, **(options or {})) as client:
             yield client
         if checked:
             assert client.stray == [], "stdout belongs to the protocol"
@@ -61,6 +70,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
             "CLAUDE_PROJECT_DIR": str(project),
             "LMSTUDIO_BRIDGE_HOME": str(desk.home),
             "LMSTUDIO_BRIDGE_TRUST": "*",
+            "HOME": str(folder),  # a user without servers of their own
         }
         desk.configure(
             filesystem=config_entry(npm_server("filesystem"), str(project)),

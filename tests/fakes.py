@@ -25,9 +25,12 @@ from lmstudio_bridge.retry import OnRetry, Retry
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A reply that comes in pieces: the deltas, then the whole, an error, or (with None) nothing any more."""
+    """A reply that comes in pieces: the deltas, then the whole, an error, or (with None) nothing any more.
 
-    deltas: tuple[Delta, ...]
+    A retry among the deltas: the reply broke off there and begins anew.
+    """
+
+    deltas: tuple[Delta | Retry, ...]
     end: Completion | BaseException | None = None
     retries: tuple[Retry, ...] = ()
 
@@ -74,12 +77,10 @@ class ScriptedModel:
         self.asked.append(Asked(tuple(messages), tools, max_tokens, reasoning_effort, response_schema))
         reply = self._replies.pop(0)
         if isinstance(reply, Streamed):
-            for retry in reply.retries:
-                assert on_retry is not None
-                await on_retry(retry)
-            for delta in reply.deltas:
+            for each in (*reply.retries, *reply.deltas):
                 assert on_delta is not None
-                await on_delta(delta)
+                assert on_retry is not None
+                await (on_retry(each) if isinstance(each, Retry) else on_delta(each))
             if reply.end is None:
                 self.waiting.set()
                 await asyncio.Event().wait()

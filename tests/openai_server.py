@@ -100,8 +100,9 @@ class OpenAIServer:
         calls = [{"index": number, **call} for number, call in enumerate(message.get("tool_calls", ()))]
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None}, {"content": message.get("content", "")}]
         deltas += [{"tool_calls": [call]} for call in calls]
-        choices = [[{"index": 0, "delta": delta, "finish_reason": None}] for delta in deltas]
-        choices.append([{"index": 0, "delta": {}, "finish_reason": "tool_calls" if calls else "stop"}])
+        finish = "tool_calls" if calls else "stop"
+        choices: list[list[dict[str, Any]]] = [[{"index": 0, "delta": delta}] for delta in deltas]
+        choices.append([{"index": 0, "delta": {}, "finish_reason": finish}])
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         events = [self._event(choice) for choice in choices]
         events += [self._event([], usage=usage), "data: [DONE]\n\n"]

@@ -17,8 +17,8 @@ ERAS: tuple[Era, ...] = ("2025-11-25", "2026-07-28")
 ANSWER_LIMIT = 60.0  # seconds until a missing answer fails the test
 EXIT_LIMIT = 20.0  # seconds until a process that does not end fails the test
 
-_CLIENT_INFO = {"name": "claude-code", "title": "Claude Code", "version": "2.1.330"}
-_CAPABILITIES = {"roots": {"listChanged": True}, "elicitation": {"form": {}, "url": {}}}
+CLIENT_INFO = {"name": "claude-code", "title": "Claude Code", "version": "2.1.330"}
+CAPABILITIES = {"roots": {"listChanged": True}, "elicitation": {"form": {}, "url": {}}}
 _META = "io.modelcontextprotocol/"
 
 
@@ -43,6 +43,10 @@ class RawClient:
     stray: list[bytes] = field(default_factory=list)
     """Every line on stdout that is no JSON-RPC message; must stay empty."""
     stderr: bytearray = field(default_factory=bytearray)
+    methods: dict[int | str, str] = field(default_factory=dict)
+    """The method of every request that was sent."""
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear it to take nothing from the server any more, as a host that hangs."""
     _waiting: dict[int | str, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _progress: dict[int | str, list[str]] = field(default_factory=dict)
     _seen: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -53,7 +57,7 @@ class RawClient:
         if self.era == "2026-07-28":
             return await self.request("server/discover", {})
         answer = await self.request(
-            "initialize", {"protocolVersion": self.era, "capabilities": _CAPABILITIES, "clientInfo": _CLIENT_INFO}
+            "initialize", {"protocolVersion": self.era, "capabilities": CAPABILITIES, "clientInfo": CLIENT_INFO}
         )
         await self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer
@@ -69,20 +73,36 @@ class RawClient:
         number = self._last_id
         meta: dict[str, Any] = {"progressToken": number}
         if self.era == "2026-07-28":
-            meta |= {
-                f"{_META}protocolVersion": self.era,
-                f"{_META}clientInfo": _CLIENT_INFO,
-                f"{_META}clientCapabilities": _CAPABILITIES,
-            }
-        self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._progress[number] = []
-        await self.send({"jsonrpc": "2.0", "id": number, "method": method, "params": {**params, "_meta": meta}})
+            meta |= modern_meta()
+        await self.send_request(number, method, {**params, "_meta": meta})
         return number
 
-    async def result_of(self, number: int) -> dict[str, Any]:
-        """The result of a request that was started."""
+    async def send_request(self, number: int | str, method: str, params: Mapping[str, Any]) -> None:
+        """Send a request with an id of the caller's and just these params."""
+        self.methods[number] = method
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._progress[number] = []
+        await self.send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+    async def cancel(self, number: int | str) -> None:
+        """Take a request back, as Esc does in Claude Code."""
+        params: dict[str, Any] = {"requestId": number, "reason": "AbortError: user-cancel"}
+        if self.era == "2026-07-28":
+            params["_meta"] = modern_meta()
+        await self.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+    def answers_to(self, number: int | str) -> list[dict[str, Any]]:
+        """Every answer to a request so far."""
+        return [line for line in self.lines if line.get("id") == number and "method" not in line]
+
+    async def answer_to(self, number: int | str) -> dict[str, Any]:
+        """The whole message that answers a request, result or error."""
         async with asyncio.timeout(self.answer_limit):
-            message = await self._waiting[number]
+            return await asyncio.shield(self._waiting[number])
+
+    async def result_of(self, number: int | str) -> dict[str, Any]:
+        """The result of a request that was started."""
+        message = await self.answer_to(number)
         assert "result" in message, message
         result: dict[str, Any] = message["result"]
         return result
@@ -128,6 +148,7 @@ class RawClient:
     async def read_stdout(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
+            await self.reading.wait()
             try:
                 message = json.loads(line)
                 assert message["jsonrpc"] == "2.0"
@@ -158,24 +179,33 @@ async def open_raw_client(
     environ: Mapping[str, str],
     command: tuple[str, ...] = (sys.executable, "-m", "lmstudio_bridge"),
     answer_limit: float = ANSWER_LIMIT,
+    buffer_limit: int = 64 * 1024 * 1024,
+    opened: bool = True,
 ) -> AsyncIterator[RawClient]:
-    """A bridge in a process of its own, opened and ready; ended by closing its stdin, else killed."""
+    """A bridge in a process of its own; ended by closing its stdin, else killed.
+
+    `opened`: it has answered the opening of the era. `buffer_limit` is the most bytes of a line, and half of what is
+    taken from the server while nobody reads.
+    """
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**_base_environment(), **environ},
-        limit=64 * 1024 * 1024,
+        limit=buffer_limit,
     )
     client = RawClient(process, era, answer_limit)
+    client.reading.set()
     async with asyncio.TaskGroup() as readers:
         readers.create_task(client.read_stdout())
         readers.create_task(client.read_stderr())
         try:
-            await client.open()
+            if opened:
+                await client.open()
             yield client
         finally:
+            client.reading.set()
             try:
                 if process.returncode is None:
                     await client.close_stdin()
@@ -185,7 +215,17 @@ async def open_raw_client(
                     await process.wait()
 
 
+def modern_meta() -> dict[str, Any]:
+    """What every message of the 2026-07-28 era carries in its `_meta`."""
+    return {
+        f"{_META}protocolVersion": "2026-07-28",
+        f"{_META}clientInfo": CLIENT_INFO,
+        f"{_META}clientCapabilities": CAPABILITIES,
+    }
+
+
 def _base_environment() -> dict[str, str]:
-    """The test's own environment without what would steer the bridge."""
+    """The test's own environment without what would steer the bridge; servers that a test configures may start."""
     steering = ("LMSTUDIO", "LM_", "LMS_", "DEFAULT_MODEL", "MCP_JSON_PATH", "CLAUDE", "ANTHROPIC")
-    return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    return kept | {"LMSTUDIO_BRIDGE_TRUST": "*"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.llm.pinned import MAX_RESENDS
 from tests.lmstudio_sim.replies import Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
@@ -49,6 +50,7 @@ BUDGETS = {
 }
 """How many faults of a class (or of those that count together with it) a run must have met before it may end in it."""
 FINAL = frozenset(kind for kind, budget in BUDGETS.items() if budget == 1)
+LAST_RESEND = f"({MAX_RESENDS} of {MAX_RESENDS})"
 LOAD_ROUTE = "/api/v1/models/load"
 POOR_REPLIES = 3  # empty turns and lost calls, before a run counts as stuck
 
@@ -195,6 +197,8 @@ def _judge_failure(outcome: Outcome, met: list[Met]) -> list[str]:
     if last.kind == "overflow" and not last.has_results:
         return []  # there was nothing to shorten
     count = sum(each.kind in _counted_with(last.kind) for each in _counted(met, last.kind))
+    if last.kind in LOST and any(LAST_RESEND in warning for warning in outcome.warnings):
+        return []  # one loss was seen in a pause, when no request was under way
     if count < BUDGETS[last.kind]:
         return [f"gave up after {count} times {last.kind}"]
     return []

@@ -55,6 +55,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_simulator([model]) as sim:
         environ = {
             "HOME": str(tmp_path),
+            "LMSTUDIO_BRIDGE_TRUST": "",  # as for a user who has not set it
             "LMSTUDIO_BASE_URL": sim.url,
             "CLAUDE_PROJECT_DIR": str(project),
             "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "bridge"),

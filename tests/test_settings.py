@@ -194,6 +194,7 @@ def test_without_variables_everything_has_a_default() -> None:
         ("LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT", "9", "server_start_timeout", 9.0),
         ("LMSTUDIO_BRIDGE_TOOL_TIMEOUT", "9", "tool_timeout", 9.0),
         ("LMSTUDIO_BRIDGE_RUN_TIMEOUT", "86400", "run_timeout", 86400.0),
+        ("LMSTUDIO_BRIDGE_HEARTBEAT", "0.2", "heartbeat", 0.2),
         ("LMSTUDIO_BRIDGE_LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ],
 )

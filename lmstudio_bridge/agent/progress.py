@@ -71,13 +71,17 @@ async def open_progress(
     wake = asyncio.Event()
     kept: deque[str] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
     newest = ""
+    waits = False  # for the model: what the servers do meanwhile is no news
     since = clock()
     max_rounds = 0
 
     async def emit(event: Event) -> None:
-        nonlocal newest, since, max_rounds
+        nonlocal newest, waits, since, max_rounds
         if isinstance(event, RoundStarted):
             max_rounds = event.max_rounds
+        if waits and isinstance(event, ServerReady | ServerFailed):
+            return
+        waits = isinstance(event, Noticed) and event.notice.kind != "recovery"
         if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
             since = clock()
             if _is_kept(event):

@@ -14,7 +14,7 @@ from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_
 from lmstudio_bridge.agent.prompts import FAILED
 from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns
 from lmstudio_bridge.agent.schemas import simple_spec
-from lmstudio_bridge.agent.strategy import Strategy
+from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -94,10 +94,10 @@ class Asker:
         tell: Emit,
         max_rounds: int,
         max_tokens: int | None,
-        strategy: Strategy,
-        temperature: float | None,
         redact: Callable[[str], str],
         clock: Callable[[], float],
+        strategy: Strategy = NATIVE,
+        temperature: float | None = None,
     ) -> None:
         self._model = model
         self._tell = tell
@@ -283,7 +283,7 @@ class Asker:
 
         async def on_delta(delta: Delta) -> None:
             nonlocal pieces, writing_since
-            if not self._under_way and not pieces:
+            if not pieces:
                 writing_since = self._clock()
             pieces += 1
             if isinstance(delta, TextDelta):
@@ -293,7 +293,14 @@ class Asker:
                 self._under_way.append(delta.text)
             await self._tell(Generating(number, _phase(delta), pieces, self._clock() - writing_since))
 
+        async def on_notice(notice: Notice) -> None:
+            nonlocal pieces
+            pieces = 0  # whatever comes next begins the reply anew
+            await self._on_notice(notice)
+
         async def on_retry(retry: Retry) -> None:
+            nonlocal pieces
+            pieces = 0
             await self._tell(RetryScheduled(retry.attempt, retry.wait, self._redact(retry.error.message)))
 
         reply = await self._model.stream_chat_completion(
@@ -305,7 +312,7 @@ class Asker:
             response_schema=reply_schema(specs, must_call=_nothing_done(conversation, number)) if grammar else None,
             on_delta=on_delta,
             on_retry=on_retry,
-            on_notice=self._on_notice,
+            on_notice=on_notice,
         )
         self._under_way.clear()
         self._broken_off = False

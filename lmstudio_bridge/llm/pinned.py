@@ -106,7 +106,7 @@ class PinnedModel:
             where = f"place {place} in line" if place else "other sessions hold all slots"
             await on_notice(Notice("queue", f"waiting for {self.choice.name}: {where}"))
 
-        begun = False
+        begun = False  # the reply that is being asked for
 
         async def on_piece(delta: Delta) -> None:
             nonlocal begun

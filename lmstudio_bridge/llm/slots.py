@@ -91,11 +91,9 @@ class SlotQueue:
         return min(line.slots, line.lowered_to) if lowered else line.slots
 
     async def _take(self, line: _Line, on_wait: OnWait | None) -> None:
-        if line.held < self._limit(line) and not line.waiting:
-            line.held += 1
-            return
         ticket = _Ticket()
         line.waiting.append(ticket)
+        self._admit(line)  # also others, if there are more slots than before
         try:
             told = 0
             while not ticket.admitted:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
+from lmstudio_bridge.agent.calls import ToolRunner
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, ToolRunner, run
+from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
 from lmstudio_bridge.agent.shelf import SHELF_SPECS
@@ -240,6 +241,27 @@ async def test_pieces_retries_and_progress_are_told_as_they_come() -> None:
         Generating(1, "calling", 3, 0),
         CallProgress("c1", "fs", "read", "half"),
         CallProgress("c1", "fs", "read", "whole"),
+    ]
+
+
+async def test_speed_is_measured_from_the_first_piece_of_the_reply_under_way() -> None:
+    """A long prompt takes minutes to be read, and the time of a reply that broke off is none of the next one's."""
+    broken_off = Retry(1, 2.5, LLMConnectionError("No connection."))
+    pieces = (TextDelta("It"), TextDelta(" is"), broken_off, TextDelta("It"), TextDelta(" was"))
+    given = case(Streamed(pieces, say("It was.")))
+
+    async def sink(event: Event) -> None:
+        await given.recorder.emit(event)
+        given.clock.now += 10
+
+    given.sink = sink
+    await given.go()
+
+    assert given.recorder.of(Generating) == [
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
     ]
 
 

@@ -30,6 +30,8 @@ HABITS: dict[str, Any] = {
     "long_line": 0,  # so many bytes without a line end at start
     "batch": False,  # answers come as JSON-RPC batches
     "no_jsonrpc": False,  # answers lack "jsonrpc": "2.0"
+    "grandchild": False,  # starts a process at once that ignores SIGTERM and holds our pipes
+    "log": None,  # this file gets a JSON line with our pid, our grandchild's, and each message that comes
 }
 TOOLS: list[dict[str, Any]] = [
     {"name": name, "description": f"The tool {name}.", "inputSchema": {"type": "object"}}
@@ -40,6 +42,17 @@ habits: dict[str, Any] = dict(HABITS)
 received: list[dict[str, Any]] = []  # every message so far
 waiting: dict[Any, dict[str, Any]] = {}  # request id -> arguments of calls of "hold" and "meet"
 extra: list[dict[str, Any]] = []  # tools that "change" has added
+
+
+def note(message: dict[str, Any]) -> None:
+    if habits["log"]:
+        with open(habits["log"], "a", encoding="utf-8") as log:
+            log.write(json.dumps(message) + "\n")
+
+
+def start_grandchild() -> int:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    return subprocess.Popen([sys.executable, "-S", "-c", code]).pid
 
 
 def send(message: dict[str, Any]) -> None:
@@ -92,8 +105,7 @@ def call(number: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]
         case "pid":
             say(number, str(os.getpid()))
         case "spawn":  # a grandchild that holds our pipes
-            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-            say(number, str(subprocess.Popen([sys.executable, "-c", code]).pid))
+            say(number, str(start_grandchild()))
         case "change":
             extra.append({"name": arguments["name"], "inputSchema": {"type": "object"}})
             send({"method": "notifications/tools/list_changed"})
@@ -118,6 +130,7 @@ def list_tools(number: Any, params: dict[str, Any]) -> None:
 
 def handle(message: dict[str, Any]) -> None:
     received.append(message)
+    note(message)
     method, number, params = message.get("method"), message.get("id"), message.get("params") or {}
     if habits["hang"] or method == habits["hang_on"]:
         return
@@ -142,6 +155,9 @@ def main() -> None:
         sys.exit(habits["exit"])
     if habits["stubborn"]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note({"pid": os.getpid()})
+    if habits["grandchild"]:
+        note({"pid": start_grandchild()})
     if habits["long_line"]:
         with contextlib.suppress(BrokenPipeError):
             for _ in range(habits["long_line"] // 65536 + 1):

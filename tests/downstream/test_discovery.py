@@ -265,9 +265,24 @@ def test_local_settings_that_came_with_the_repository_approve_nothing(machine: M
     git(machine.project, "add", ".mcp.json")
     assert list(machine.load().servers) == ["files", "notes"]
 
-    git(machine.project, "add", "--force", ".claude/settings.local.json")
+    machine.write("work/project/.claude/settings.json", {})  # shares its beginning, which version 4 cuts
+    git(machine.project, "add", "--force", ".claude")
     git(machine.project, "update-index", f"--index-version={version}")
     assert scopes(machine.load()) == {}
+
+
+def test_local_settings_that_came_with_a_linked_worktree_approve_nothing(machine: Machine) -> None:
+    git(machine.project, "init", "--quiet")
+    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
+    git(machine.project, "add", "--force", ".")
+    git(machine.project, "-c", "user.name=Ada", "-c", "user.email=ada@localhost", "commit", "--quiet", "-m", "All")
+    tree = machine.home / "work" / "tree"
+    git(machine.project, "worktree", "add", "--quiet", str(tree))
+    machine.claude({"hasTrustDialogAccepted": True}, folder=tree)
+    assert scopes(machine.load(project=tree)) == {}
+
+    git(tree, "rm", "--quiet", "--cached", ".claude/settings.local.json")
+    assert list(machine.load(project=tree).servers) == ["files", "notes"]
 
 
 def git(folder: Path, *arguments: str) -> None:

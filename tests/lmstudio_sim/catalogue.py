@@ -150,7 +150,7 @@ def _native_entry(state: ModelState, model: SimModel) -> JsonObject:
         "key": model.key,
         "display_name": model.name,
         "quantization": {"name": model.quantization, "bits_per_weight": 4},
-        "size_bytes": 2_500_000_000,
+        "size_bytes": model.size_bytes,
         "params_string": "4B",
         "loaded_instances": [{"id": instance.id, "config": _config(instance)} for instance in instances],
         "max_context_length": model.max_context_length,

@@ -37,6 +37,7 @@ class SimModel:
     format: Literal["gguf", "mlx"] = "gguf"
     quantization: str = "Q4_K_M"
     architecture: str = "qwen3"
+    size_bytes: int = 2_500_000_000
     load_delay: float | asyncio.Event = 0.0
     """Seconds a load takes, or the event that ends it."""
     load_failure: str | None = None

@@ -98,6 +98,11 @@ class Bench:
         self.sim.script_fn(model, reply)
 
 
+def work(request: SimRequest) -> TextReply | CallReply:
+    """A model that looks its own name up and answers with what it was given, in any number of runs at once."""
+    return answer_from(request) if request.messages[-1]["role"] == "tool" else look_up(request.model)
+
+
 def look_up(key: str, *, padding: int = 0) -> CallReply:
     return CallReply(("ledger__look_up", {"key": key, "padding": padding}))
 
@@ -119,15 +124,15 @@ def chat_models(*keys: str, loaded: bool = True, parallel: int = 4) -> list[SimM
     ]
 
 
-async def ask(client: RawClient, model: str | None = None, **arguments: object) -> Answer:
+async def ask(client: RawClient, model: str | None = None) -> Answer:
     """Have a task done with the ledger."""
-    return await client.answer_of(await start(client, model, **arguments))
+    return await client.answer_of(await start(client, model))
 
 
-async def start(client: RawClient, model: str | None = None, **arguments: object) -> int:
+async def start(client: RawClient, model: str | None = None, *, task: str = "Look it up.") -> int:
     """Hand a task over without waiting for its end."""
     named = {"model": model} if model else {}
-    return await client.start_call("autonomous_with_mcp", mcp_name="ledger", task="Look it up.", **named, **arguments)
+    return await client.start_call("autonomous_with_mcp", mcp_name="ledger", task=task, **named)
 
 
 async def ask_all(client: RawClient, models: Sequence[str]) -> dict[str, Answer]:
@@ -140,6 +145,18 @@ async def cancel(client: RawClient, number: int) -> None:
     """Cancel a call as a host does."""
     params = {"requestId": number, "reason": "the user"}
     await client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+
+async def first_told(client: RawClient, numbers: Sequence[int], fragment: str) -> str:
+    """The first progress message of any of these calls that contains the fragment."""
+    waiting = [asyncio.create_task(client.wait_for_progress(number, fragment)) for number in numbers]
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def soon(event: asyncio.Event) -> None:

@@ -102,6 +102,12 @@ FAULTS = {
     ),
     "stream/ends-early": Fault(always(partial_reply(EndEarly(after_tokens=2))), "broke off", 3, BROKEN_OFF),
     "stream/cut": Fault(always(partial_reply(CutSocket(after_tokens=2))), "incomplete", 3, BROKEN_OFF),
+    "another-model": Fault(
+        always(TextReply("I am somebody else.", model="thief/model")),
+        "Another model answered: thief/model instead of another-model",
+        3,
+        (3, "Another model answered: thief/model instead of another-model"),
+    ),
     # A tool call is lost: asked again, then the model is reminded.
     "lost-call/no-usage": Fault(always(DroppedCallReply()), "lost a tool call", 3, STUCK),
     "lost-call/no-usage-no-text": Fault(always(DroppedCallReply("")), "lost a tool call", 3, STUCK),
