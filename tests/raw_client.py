@@ -123,14 +123,19 @@ class RawClient:
         text = "\n".join(part["text"] for part in result["content"])
         return Answer(text, result.get("isError", False), tuple(self._progress[number]))
 
-    async def wait_for_progress(self, number: int, fragment: str) -> str:
-        """The first progress message of a call that contains the fragment."""
+    async def wait_for_progress(self, number: int, fragment: str, *, count: int = 1) -> str:
+        """The first progress message of a call that contains the fragment, or the `count`-th."""
         async with asyncio.timeout(self.answer_limit), self._seen:
             while True:
-                for message in self._progress[number]:
-                    if fragment in message:
-                        return message
+                found = [message for message in self._progress[number] if fragment in message]
+                if len(found) >= count:
+                    return found[count - 1]
                 await self._seen.wait()
+
+    def progress_of(self, number: int) -> list[tuple[float, str]]:
+        """Counter and message of every progress notification of a call so far."""
+        found = [line["params"] for line in self.lines if line.get("method") == "notifications/progress"]
+        return [(each["progress"], each["message"]) for each in found if each["progressToken"] == number]
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Write one message."""

@@ -23,7 +23,8 @@ Verdict: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thoug
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 _ANNOUNCEMENT = re.compile(
-    r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b[^.!?\n]*[:…]?\s*\Z",
+    r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b"
+    r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
     re.IGNORECASE,
 )
 _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends

@@ -58,7 +58,7 @@ _LOST: Mapping[Verdict, str] = {
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
-_MAX_PROBES = 40  # requests to find a tool whose schema the engine cannot use
+_MAX_PROBES = 40  # requests of a run to find the tools whose schema the engine cannot use
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
@@ -111,6 +111,7 @@ class Asker:
         self._plain = False  # the template takes only user and assistant turns
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
+        self._probes = 0  # requests that looked for such tools
         self._effort: str | None = None
         self._ids = 0
         self._under_way: list[str] = []  # the text of the reply that is being streamed
@@ -224,11 +225,10 @@ class Asker:
     async def _find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
         """The tools that spoil a request, found by halving; each look costs a request of one token."""
         bad: set[str] = set()
-        probes = 0
         parts = [list(specs)]
-        while parts and probes < _MAX_PROBES:
+        while parts and self._probes < _MAX_PROBES:
             part = parts.pop()
-            probes += 1
+            self._probes += 1
             if await self._takes(part):
                 continue
             if len(part) == 1:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
 
@@ -233,6 +234,74 @@ async def test_message_is_one_line() -> None:
         await host.wait_for(1)
 
     assert host.texts == ["first second third"]
+
+
+# -- what must not be missed --------------------------------------------------------------------
+
+MENDED = [Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
+
+
+async def test_what_was_mended_is_never_replaced_by_newer_messages() -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for mended in MENDED:
+            await emit(mended)
+        for text in ("two", "three"):
+            await emit(Warned(text))
+        for _ in range(4):
+            pauses.end()
+            await pauses.begun()
+
+    assert host.texts == ["one", *(event.notice.text for event in MENDED), "three"]
+
+
+async def test_what_was_mended_at_last_is_still_sent_when_the_block_ends() -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for mended in MENDED:
+            await emit(mended)
+        await emit(Warned("two"))
+
+    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+
+
+async def test_nothing_more_is_sent_when_the_block_is_left_by_an_error() -> None:
+    host, pauses = Host(), Pauses()
+
+    async def block() -> None:
+        async with progress(host, sleep=pauses.sleep) as emit:
+            await emit(Warned("one"))
+            await pauses.begun()
+            await emit(MENDED[0])
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        await block()
+
+    assert host.texts == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["loading", "queue"])
+async def test_what_is_waited_for_is_not_hidden_behind_servers_that_start_meanwhile(
+    kind: Literal["loading", "queue"],
+) -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for event in (Noticed(Notice(kind, "wait")), ServerReady("fs", 3), ServerFailed("web", "No such file.")):
+            await emit(event)
+        pauses.end()
+        await pauses.begun()
+        await emit(RoundStarted(1, 5, 3))
+        pauses.end()
+        await pauses.begun()
+
+    assert host.texts == ["one", "wait", "round 1/5 · reading the prompt"]
 
 
 # -- a host that is slow, gone or wrong ---------------------------------------------------------

@@ -1,0 +1,142 @@
+"""What a reply amounts to, and the forms of a request that more engines take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns, simple_spec
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Completion,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    Usage,
+    UserMessage,
+)
+
+CALL = ToolCall("c1", "fs__read", '{"path": "a.txt"}')
+COUNTED, ZEROS = Usage(10, 5, 0), Usage()
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        (Completion("", calls=(CALL,)), "calls"),
+        (Completion("Let me read:", calls=(CALL,), usage=ZEROS), "calls"),
+        (Completion("It is 42.", usage=COUNTED), "answer"),
+        (Completion("It is 42."), "answer"),  # a server that does not count
+        (Completion("I'll look at the file first.", usage=ZEROS), "lost_call"),
+        (Completion("", usage=ZEROS), "lost_call"),
+        (Completion("", finish_reason=LOST_CALL), "lost_call"),
+        (Completion("Let me read the notes first:", usage=COUNTED), "announced"),
+        (Completion("Let me read the notes…", usage=COUNTED), "announced"),
+        (Completion("The notes are long.\nNow I will count the words...", usage=COUNTED), "announced"),
+        (Completion("Next, I call the tool:", usage=COUNTED), "announced"),
+        (Completion("Let me know if you need more.", usage=COUNTED), "answer"),
+        (Completion("I will say only this: 42", usage=COUNTED), "answer"),
+        (Completion("Let me sum up. The values are:\n- 42", usage=COUNTED), "answer"),
+        (Completion("", "Hm, what is it?", usage=COUNTED), "thought_only"),
+        (Completion("", usage=COUNTED), "empty"),
+        (Completion(""), "empty"),
+    ],
+)
+def test_a_reply_amounts_to(reply: Completion, verdict: Verdict) -> None:
+    assert judge_reply(reply, tools_offered=True) == verdict
+
+
+@pytest.mark.parametrize("text", ["I'll look at the file first.", "Let me read the notes first:"])
+@pytest.mark.parametrize("usage", [COUNTED, ZEROS])
+def test_no_call_can_be_lost_where_no_tool_was_offered(text: str, usage: Usage) -> None:
+    assert judge_reply(Completion(text, usage=usage), tools_offered=False) == "answer"
+
+
+@pytest.mark.parametrize(("length", "verdict"), [(399, "announced"), (400, "announced"), (401, "answer")])
+def test_a_long_text_is_an_answer_however_it_ends(length: int, verdict: Verdict) -> None:
+    ending = "\nLet me read:"
+    text = "x" * (length - len(ending)) + ending
+
+    assert judge_reply(Completion(text, usage=COUNTED), tools_offered=True) == verdict
+
+
+@pytest.mark.parametrize(
+    ("messages", "turns"),
+    [
+        ([], []),
+        ([UserMessage("task")], [UserMessage("task")]),
+        ([SystemMessage("rules"), UserMessage("task")], [UserMessage("rules\n\ntask")]),
+        (
+            [SystemMessage("rules"), UserMessage("task"), AssistantMessage("", (CALL,)), ToolMessage("c1", "hello")],
+            [
+                UserMessage("rules\n\ntask"),
+                AssistantMessage('I call fs__read with {"path": "a.txt"}'),
+                UserMessage("Result of fs__read:\nhello"),
+            ],
+        ),
+        (
+            [
+                UserMessage("task"),
+                AssistantMessage("Both.", (CALL, ToolCall("c2", "fs__list", ""))),
+                ToolMessage("c1", "hello"),
+                ToolMessage("c2", "a.txt"),
+                AssistantMessage("On."),
+                UserMessage("hint"),
+            ],
+            [
+                UserMessage("task"),
+                AssistantMessage('Both.\nI call fs__read with {"path": "a.txt"}\nI call fs__list with {}'),
+                UserMessage("Result of fs__read:\nhello\n\nResult of fs__list:\na.txt"),
+                AssistantMessage("On."),
+                UserMessage("hint"),
+            ],
+        ),
+        (
+            [UserMessage("task"), AssistantMessage("", (CALL,)), ToolMessage("c1", "x"), AssistantMessage("", (CALL,))],
+            [
+                UserMessage("task"),
+                AssistantMessage('I call fs__read with {"path": "a.txt"}'),
+                UserMessage("Result of fs__read:\nx"),
+                AssistantMessage('I call fs__read with {"path": "a.txt"}'),
+            ],
+        ),
+    ],
+)
+def test_plain_turns_are_user_and_assistant_in_turn_and_lose_nothing(
+    messages: list[Message], turns: list[Message]
+) -> None:
+    assert plain_turns(messages) == turns
+
+
+@pytest.mark.parametrize(
+    ("schema", "simple"),
+    [
+        ({"type": "string", "description": "A path.", "enum": ["a"]}, {"type": "string", "description": "A path."}),
+        ({"type": "integer", "minimum": 1}, {"type": "integer"}),
+        ({"type": ["string", "null"]}, {"type": "string"}),
+        ({"anyOf": [{"type": "integer"}]}, {"type": "string"}),
+        ({"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "object"}),
+        (
+            {"type": "array", "items": {"type": "object", "properties": {}}},
+            {"type": "array", "items": {"type": "object"}},
+        ),
+        ({"type": "array", "items": [{"type": "integer"}]}, {"type": "array", "items": {"type": "string"}}),
+        ({"type": "array"}, {"type": "array", "items": {"type": "string"}}),
+        (True, {"type": "string"}),
+        ({"description": 3}, {"type": "string"}),
+    ],
+)
+def test_a_simple_parameter_is_its_type_and_what_it_is_for(schema: Any, simple: dict[str, Any]) -> None:
+    spec = ToolSpec("t", "A tool.", {"type": "object", "properties": {"p": schema}, "required": ["p"]})
+
+    expected = {"type": "object", "properties": {"p": simple}, "required": ["p"]}
+    assert simple_spec(spec) == ToolSpec("t", "A tool.", expected)
+
+
+def test_a_tool_without_parameters_stays_one() -> None:
+    spec = ToolSpec("t", "A tool.", {"type": "object"})
+
+    assert simple_spec(spec) == ToolSpec("t", "A tool.", {"type": "object", "properties": {}})

@@ -1,0 +1,1 @@
+"""The protocol's own tools, from npm, look at the bridge from outside."""
