@@ -107,7 +107,7 @@ async def test_all_configured_servers_are_discovered(desk: Desk, era: Era) -> No
 
     assert_answered(answer, contains="heron-42", rounds=2, calls=1)
     offered = {tool["function"]["name"].partition("__")[0] for tool in desk.chat_requests()[0].tools}
-    assert offered == {"filesystem", "memory"}
+    assert offered == {"filesystem", "memory", "read_result", "search_result"}
 
 
 async def test_a_second_run_works_like_the_first(desk: Desk, era: Era) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns, simple_spec
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns
+from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns, simple_spec
+from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns
 from lmstudio_bridge.agent.rounds import Asker, ChatModel
+from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -28,6 +29,7 @@ from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
     Delta,
+    JSONObject,
     Message,
     Notice,
     OnNotice,
@@ -119,11 +121,19 @@ async def test_a_call_that_is_lost_twice_is_for_the_loop_to_remind_of(fault: Com
     assert (await given.ask(), len(asked)) == (fault, 2)
 
 
-async def test_a_call_that_the_server_lost_twice_counts_as_lost_and_not_as_an_error() -> None:
+async def test_a_call_that_the_server_lost_twice_is_asked_for_as_bound_json() -> None:
     error = LostToolCallError("It does not match the expected format.")
-    given, asked = case(error, error)
+    given, asked = case(error, error, say('{"answer": "Fine."}'))
 
-    assert (await given.ask(), len(asked)) == (Completion("", finish_reason=LOST_CALL), 2)
+    assert (await given.ask()).text == "Fine."
+    assert [bool(each.response_schema) for each in asked] == [False, False, True]
+
+
+async def test_a_call_that_is_lost_however_it_is_asked_for_counts_as_lost_and_not_as_an_error() -> None:
+    error = LostToolCallError("It does not match the expected format.")
+    given, asked = case(error, error, say("No JSON."), error)
+
+    assert (await given.ask(), len(asked)) == (Completion("", finish_reason=LOST_CALL), 4)
 
 
 async def test_each_round_has_its_own_second_try() -> None:
@@ -253,7 +263,9 @@ class PickyModel:
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = "auto",
         max_tokens: int | None = None,
+        temperature: float | None = None,
         reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,

@@ -16,7 +16,9 @@ REFUSED = TextReply("never", faults=(StreamError(GRAMMAR_FAILED),))
 
 
 def offered(request: SimRequest) -> list[str]:
-    return [tool["function"]["name"].removeprefix("ledger__") for tool in request.tools]
+    """The ledger's tools on offer, without the bridge's own."""
+    names = [tool["function"]["name"] for tool in request.tools]
+    return [name.removeprefix("ledger__") for name in names if name.startswith("ledger__")]
 
 
 def keywords(request: SimRequest) -> set[str]:
