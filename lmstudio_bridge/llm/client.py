@@ -178,11 +178,12 @@ class LLMClient:
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
+        recover_calls: bool = True,
     ) -> Completion:
         """One reply, told piece by piece to `on_delta`, and whole in the end.
 
         Nothing is sent again once a piece was told. Cancelling closes the connection, at which
-        LM Studio stops generating.
+        LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
 
         Raises:
             ModelLostError: The stream broke off; what came so far is no answer.
@@ -201,7 +202,7 @@ class LLMClient:
             temperature=temperature,
             reasoning_effort=reasoning_effort,
         )
-        accumulator = Accumulator(offered=[tool.name for tool in tools])
+        accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
         decoder = ChunkDecoder()
 
         async def take(chunks: Iterable[ChatIn]) -> None:
