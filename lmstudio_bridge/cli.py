@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
                 return asyncio.run(_run(settings, args))
             case "doctor":
                 return asyncio.run(_doctor(settings))
+            case "eval":
+                return asyncio.run(_eval(settings, args))
             case _:
                 return _serve(settings)
     except SettingsError as exc:
@@ -76,7 +78,33 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded one)")
     run.add_argument("--max-rounds", type=_positive, default=50, metavar="N", help="most requests to the model (50)")
     run.add_argument("--max-tokens", type=_positive, metavar="N", help="most tokens of one reply (default: auto)")
+    _add_eval(commands)
     return parser
+
+
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "measure how well a model does tasks that can be checked, over real MCP servers"
+    parser = commands.add_parser("eval", help=about, description=f"{about[0].upper()}{about[1:]}; see docs/evals.md.")
+    parser.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded one)")
+    parser.add_argument("--family", action="append", metavar="F", help="family of tasks; several times for several")
+    parser.add_argument("--tasks", type=_positive, metavar="N", help="most tasks of each family (default: all)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="names and numbers in the tasks (1)")
+    parser.add_argument("--max-rounds", type=_positive, default=15, metavar="N", help="most requests of a task (15)")
+    parser.add_argument("--max-tokens", type=_positive, default=2_048, metavar="N", help="most of one reply (2048)")
+    parser.add_argument("--seconds", type=_positive, default=300, metavar="S", help="most seconds of a task (300)")
+    parser.add_argument("--parallel", type=_positive, default=1, metavar="N", help="tasks at once (1)")
+    parser.add_argument("--baseline", action="store_true", help="do each task with a plain loop too")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="how one of the MCP servers is started (default: with npx or uvx)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("eval-results"), metavar="FOLDER", help="for results.json and results.html"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON in place of the table")
 
 
 def _positive(text: str) -> int:
@@ -128,3 +156,26 @@ async def _doctor(settings: Settings) -> int:
                 print("      " + check.remedy.replace("\n", "\n      "))
             passed = passed and check.passed
     return EXIT_OK if passed else EXIT_FAILED
+
+
+async def _eval(settings: Settings, args: argparse.Namespace) -> int:
+    import json
+
+    from lmstudio_bridge.evals.page import save_results
+    from lmstudio_bridge.evals.request import read_request
+    from lmstudio_bridge.evals.results import Results, format_table, table_rows
+    from lmstudio_bridge.evals.runner import run_eval
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def keep(results: Results) -> None:
+        save_results(results, args.output)
+
+    results = await run_eval(read_request(args), settings, environ=os.environ, say=say, keep=keep)
+    if args.json:
+        print(json.dumps(results.to_json(), ensure_ascii=False))
+    else:
+        print(format_table(table_rows(results)))
+    say(f"The whole is in {args.output / 'results.html'}.")
+    return EXIT_OK

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from lmstudio_bridge.cli import build_parser
-from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.server import build_server
+from lmstudio_bridge.settings import Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+OTHERS = {
+    # Claude Code's
+    "MCP_TIMEOUT",
+    "MCP_TOOL_TIMEOUT",
+    "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT",
+    "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS",
+    # LiteLLM's
+    "LITELLM_MASTER_KEY",
+    # A place for what the reader puts there
+    "RUN_ID",
+}
+"""Names in capitals that the documents have from elsewhere."""
+
+
+def spans(name: str) -> list[str]:
+    """What stands between backticks in a document."""
+    return re.findall(r"`([^`\n]+)`", read(name))
 
 
 def read(name: str) -> str:
@@ -26,13 +52,14 @@ def test_every_setting_stands_in_the_table_with_its_meaning() -> None:
     assert [row.rpartition(" | ")[0] + " |" for row in rows] == wanted
 
 
-def test_every_variable_that_the_readme_names_is_a_setting() -> None:
-    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT"}
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_variable_that_is_named_is_a_setting(name: str) -> None:
+    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS}
     for field in Settings.model_fields.values():
         assert isinstance(field.json_schema_extra, dict)
         known |= set(map(str, field.json_schema_extra["env"]))  # type: ignore[arg-type]  # a list, see above
-    named = set(re.findall(r"`([A-Z][A-Z_]{4,})`", read("README.md")))
-    assert named <= known
+    named = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(spans(name))))
+    assert named - known == set()
 
 
 def test_the_scripts_that_the_readme_names_are_there_and_executable() -> None:
@@ -42,9 +69,37 @@ def test_the_scripts_that_the_readme_names_are_there_and_executable() -> None:
         assert (ROOT / name).stat().st_mode & 0o111
 
 
-def test_the_shell_commands_of_the_readme_are_understood() -> None:
-    lines = re.findall(r"^lmstudio-bridge (.+)$", read("README.md"), flags=re.MULTILINE)
-    assert lines
-    for line in lines:
-        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)]
-        assert build_parser().parse_args(words).command == words[0]
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_shell_commands_are_ones_that_a_shell_and_our_parser_take(name: str) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True)
+    lines = [line for block in blocks for line in block.splitlines()]
+    for line in (*lines, *(span for span in spans(name) if span.startswith("claude mcp add ") and " -- " in span)):
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["claude", "mcp"] and words[2] == "add":
+            words = words[words.index("--") + 1 :]  # what Claude Code will start
+            assert words[:2] == ["uvx", "lmstudio-bridge"], line
+        elif words[:2] == ["claude", "mcp"] and words[2] == "add-json":
+            entry = json.loads(words[-1])
+            words = [entry["command"], *entry["args"]]
+            assert words[:2] == ["uvx", "lmstudio-bridge"], line
+        words = words[1:] if words[:1] == ["uvx"] else words
+        if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
+            build_parser().parse_args(words[1:])  # exits if it does not understand
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_json_in_the_documents_is_json(name: str) -> None:
+    for block in re.findall(r"^```json\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL):
+        json.loads(block)
+
+
+def test_the_permission_rules_name_tools_that_there_are() -> None:
+    async def names() -> set[str]:
+        settings = read_settings({}, cwd=ROOT)
+        return {tool.name for tool in await build_server(settings, environ={}).list_tools()}
+
+    named = set(re.findall(r"mcp__lmstudio-bridge__(\w+)", read("docs/claude-code.md")))
+    assert named
+    assert named <= asyncio.run(names())

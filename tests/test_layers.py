@@ -15,7 +15,8 @@ PACKAGE = lmstudio_bridge.__name__
 ROOT = Path(lmstudio_bridge.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "agent", "llm", "downstream", "errors", "messages"),  # "" is the package; packages hold a docstring only
+    # "" is the package; packages hold a docstring only
+    ("", "agent", "llm", "downstream", "evals", "evals.families", "errors", "messages"),
     (
         "settings",
         "events",
@@ -69,6 +70,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preparation",),
     ("autonomous",),
     ("overview",),
+    ("evals.tasks", "evals.words"),
+    ("evals.repository",),
+    ("evals.checks",),
+    (
+        "evals.sandbox",
+        "evals.families.big_files",
+        "evals.families.big_results",
+        "evals.families.edit_and_verify",
+        "evals.families.impossible",
+        "evals.families.nothing_to_do",
+        "evals.families.one_call",
+        "evals.families.several_calls",
+        "evals.families.structured",
+        "evals.families.two_servers",
+    ),
+    ("evals.suite",),
+    ("evals.baseline", "evals.results"),
+    ("evals.page", "evals.runner"),
+    ("evals.request",),
     ("resources",),
     ("server", "doctor"),
     ("cli",),

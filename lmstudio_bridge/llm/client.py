@@ -179,13 +179,14 @@ class LLMClient:
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
+        recover_calls: bool = True,
     ) -> Completion:
         """One reply, told piece by piece to `on_delta`, and whole in the end.
 
         `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
 
         Nothing is sent again once a piece was told. Cancelling closes the connection, at which
-        LM Studio stops generating.
+        LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
 
         Raises:
             ModelLostError: The stream broke off; what came so far is no answer.
@@ -205,7 +206,7 @@ class LLMClient:
             reasoning_effort=reasoning_effort,
             response_schema=response_schema,
         )
-        accumulator = Accumulator(offered=[tool.name for tool in tools])
+        accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
         decoder = ChunkDecoder()
 
         async def take(chunks: Iterable[ChatIn]) -> None:

@@ -1,0 +1,113 @@
+"""A plain loop, as others have it: ask with native tools, run what was called, append, until a reply has no call.
+
+No recovery, no strategy, no nudges, no limits on results. Client, servers and tool names are the bridge's own, so
+that only the loop differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+
+from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.sessions import SessionPool
+from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.events import Outcome, Stop
+from lmstudio_bridge.llm.client import LLMClient
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Message,
+    ServerTool,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+
+SYSTEM_PROMPT = "You are a helpful assistant. Use the tools to do what the user asks for."
+
+
+async def run_plain_loop(
+    text: str,
+    *,
+    client: LLMClient,
+    pool: SessionPool,
+    servers: Iterable[ServerConfig],
+    model: str | None,
+    max_rounds: int,
+    max_tokens: int,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Do a task; every way to end is an outcome, but for cancellation. `max_tokens` is for one reply."""
+    began = clock()
+    loop = _PlainLoop(client, pool, max_tokens=max_tokens)
+    stop: Stop = "failed"
+    error = ""
+    try:
+        async with asyncio.timeout(seconds):
+            stop = await loop.work(text, servers, model, max_rounds)
+    except TimeoutError:
+        stop, error = "deadline", f"The run reached its limit of {seconds:g} s."
+    except BridgeError as exc:
+        error = exc.explain()
+    return Outcome(stop, loop.answer, error, loop.model, loop.rounds, loop.calls, loop.usage, seconds=clock() - began)
+
+
+class _PlainLoop:
+    """One run of the plain loop, and what it came to so far."""
+
+    def __init__(self, client: LLMClient, pool: SessionPool, *, max_tokens: int) -> None:
+        self._client = client
+        self._pool = pool
+        self._max_tokens = max_tokens
+        self.answer = ""
+        self.model = ""
+        self.rounds = 0
+        self.calls = 0
+        self.usage = Usage()
+
+    async def work(self, text: str, servers: Iterable[ServerConfig], model: str | None, max_rounds: int) -> Stop:
+        self.model = (await self._client.validator.resolve(model)).name
+        tools = [tool for config in servers for tool in await self._pool.open_server(config)]
+        specs = Toolbox(tools).specs
+        # Specs are in the order of the toolbox: sorted by server and name, as these are.
+        by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
+        messages: list[Message] = [SystemMessage(SYSTEM_PROMPT), UserMessage(text)]
+        for number in range(1, max_rounds + 1):
+            reply = await self._client.stream_chat_completion(
+                messages, model=self.model, tools=specs, max_tokens=self._max_tokens, recover_calls=False
+            )
+            self.rounds = number
+            self.usage += reply.usage or Usage()
+            self.answer = reply.text
+            messages.append(AssistantMessage(reply.text, reply.calls))
+            if not reply.calls:
+                return "answered"
+            messages += [ToolMessage(call.id, await self._run(call, by_name)) for call in reply.calls]
+        return "round_limit"
+
+    async def _run(self, call: ToolCall, tools: dict[str, ServerTool]) -> str:
+        tool = tools.get(call.name)
+        if tool is None:
+            return f"Error: unknown tool {call.name}"
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError) as exc:
+            return f"Error: the arguments are not JSON: {exc}"
+        if not isinstance(arguments, dict):
+            return "Error: the arguments are not an object"
+        self.calls += 1
+        try:
+            result = await self._pool.call_tool(tool.server, tool.name, arguments)
+        except DownstreamError as exc:
+            return f"Error: {exc.message}"
+        return f"Error: {result.text}" if result.is_error else result.text
+
+
+def _in_order(tools: Iterable[ServerTool]) -> list[ServerTool]:
+    return [tool for _, tool in sorted({(tool.server, tool.name): tool for tool in tools}.items())]

@@ -1,0 +1,196 @@
+"""What an eval brought: attempts, their sums by family and loop, pairs, and all of it as JSON and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
+
+from lmstudio_bridge.evals.suite import FAMILIES
+from lmstudio_bridge.events import Stop
+
+Loop: TypeAlias = Literal["bridge", "baseline"]
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One task, done by one loop. `wrong` says what its checker found, "" if the task was done right."""
+
+    task: str
+    family: str
+    loop: Loop
+    wrong: str
+    stop: Stop
+    rounds: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    answer: str
+    error: str = ""
+    run_id: str = ""  # names the journal, where there is one
+
+    @property
+    def right(self) -> bool:
+        return not self.wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was to be done, as far as it changes figures. `seconds` is the limit of one attempt."""
+
+    model: str
+    seed: int
+    loops: tuple[Loop, ...]
+    max_rounds: int
+    max_tokens: int
+    seconds: float
+    parallel: int
+    tasks: int
+    began: str  # ISO 8601, UTC
+    version: str
+
+
+@dataclass(slots=True)
+class Results:
+    """A plan, and what has come of it so far; `skipped` are tasks that could not be tried, with the reason."""
+
+    plan: Plan
+    attempts: list[Attempt] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def families(self) -> list[str]:
+        """The families in which something was tried, in the order of the suite."""
+        return list(dict.fromkeys(attempt.family for attempt in sorted(self.attempts, key=_place)))
+
+    def sum(self, family: str, loop: Loop) -> Sum:
+        """The figures of one family, or of `ALL`."""
+        return Sum.of(each for each in self.attempts if each.loop == loop and family in (each.family, ALL))
+
+    def pairs(self, family: str) -> Pairs:
+        """The tasks that both loops tried, by who did them right."""
+        by_task: dict[str, dict[Loop, Attempt]] = {}
+        for each in self.attempts:
+            if family in (each.family, ALL):
+                by_task.setdefault(each.task, {})[each.loop] = each
+        both = [pair for pair in by_task.values() if len(pair) == 2]
+        outcomes = [(pair["bridge"].right, pair["baseline"].right) for pair in both]
+        return Pairs(
+            both=outcomes.count((True, True)),
+            bridge_only=outcomes.count((True, False)),
+            baseline_only=outcomes.count((False, True)),
+            neither=outcomes.count((False, False)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        paired = "baseline" in self.plan.loops
+        families = [
+            {
+                "family": family,
+                **{loop: asdict(self.sum(family, loop)) for loop in self.plan.loops},
+                **({"pairs": asdict(self.pairs(family))} if paired else {}),
+            }
+            for family in [*self.families(), ALL]
+        ]
+        return {
+            "plan": asdict(self.plan),
+            "families": families,
+            "attempts": [{**asdict(each), "right": each.right} for each in self.attempts],
+            "skipped": self.skipped,
+        }
+
+
+def read_results(values: Mapping[str, Any]) -> Results:
+    """What `to_json` gave."""
+    plan = values["plan"]
+    known = Attempt.__slots__
+    return Results(
+        Plan(**{**plan, "loops": tuple(plan["loops"])}),
+        [Attempt(**{name: each[name] for name in known}) for each in values["attempts"]],
+        dict(values["skipped"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Figures of several attempts: how many were right, and means of one attempt."""
+
+    tasks: int
+    right: int
+    rounds: float
+    tokens: float  # prompt and completion of all rounds
+    seconds: float
+
+    @classmethod
+    def of(cls, attempts: Iterable[Attempt]) -> Sum:
+        each = list(attempts)
+        if not each:
+            return cls(0, 0, 0.0, 0.0, 0.0)
+        return cls(
+            len(each),
+            sum(one.right for one in each),
+            round(fmean(one.rounds for one in each), 2),
+            round(fmean(one.prompt_tokens + one.completion_tokens for one in each), 1),
+            round(fmean(one.seconds for one in each), 2),
+        )
+
+    @property
+    def share(self) -> float:
+        """The part that was right, from 0 to 1."""
+        return self.right / self.tasks if self.tasks else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """How many tasks were done right by whom."""
+
+    both: int
+    bridge_only: int
+    baseline_only: int
+    neither: int
+
+
+def table_rows(results: Results) -> list[list[str]]:
+    """The table as cells, its heading first, one row a family and one for all."""
+    loops = results.plan.loops
+    paired = "baseline" in loops
+    heading = ["family", "tasks"]
+    for loop in loops:
+        heading += [loop, "rounds", "tokens", "seconds"]
+    rows = [[*heading, *(["only bridge", "only baseline"] if paired else [])]]
+    for family in [*results.families(), ALL]:
+        sums = [results.sum(family, loop) for loop in loops]
+        row = [family, str(max(each.tasks for each in sums))]
+        for each in sums:
+            row += [
+                f"{each.right} ({each.share:.0%})",
+                f"{each.rounds:.1f}",
+                f"{each.tokens:,.0f}",
+                f"{each.seconds:.1f}",
+            ]
+        if paired:
+            pairs = results.pairs(family)
+            row += [str(pairs.bridge_only), str(pairs.baseline_only)]
+        rows.append(row)
+    return rows
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines with columns; the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _place(attempt: Attempt) -> tuple[int, str]:
+    names = list(FAMILIES)
+    return (names.index(attempt.family) if attempt.family in names else len(names), attempt.family)

@@ -1,0 +1,228 @@
+"""Runs the tasks, each in a sandbox of its own, by the bridge and by the plain loop, and checks what they left."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+import anyio
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.evals.baseline import run_plain_loop
+from lmstudio_bridge.evals.checks import files_only
+from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
+from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
+from lmstudio_bridge.evals.tasks import Solution, Task
+from lmstudio_bridge.events import Emit, Event, Outcome, RunStarted
+from lmstudio_bridge.report import RunRequest
+from lmstudio_bridge.settings import Settings
+
+Say: TypeAlias = Callable[[str], None]
+Now: TypeAlias = Callable[[], datetime]
+
+_START_SECONDS = 180.0  # for a server to start: npx and uvx may have to fetch it first
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRequest:
+    """What is to be run. `commands` start the MCP servers, `max_tokens` is for one reply, `seconds` for one attempt."""
+
+    tasks: Sequence[Task]
+    seed: int
+    model: str | None = None
+    loops: tuple[Loop, ...] = ("bridge",)
+    max_rounds: int = 15
+    max_tokens: int = 2_048
+    seconds: float = 300.0
+    parallel: int = 1
+    commands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(SERVERS))
+
+
+async def run_eval(
+    request: EvalRequest,
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    say: Say,
+    keep: Callable[[Results], None],
+    now: Now = lambda: datetime.now(UTC),
+) -> Results:
+    """Run all of it; `say` is told a line for each attempt, and `keep` what there is after it.
+
+    Raises:
+        BridgeError: LM Studio or the model can't be used, or no server can be started.
+    """
+    settings = settings.model_copy(
+        update={"server_start_timeout": max(_START_SECONDS, settings.server_start_timeout), "run_timeout": 86_400.0}
+    )
+    with claim_root() as root:
+        runner = _Runner(request, settings, environ, root, say, keep, now)
+        return await runner.work()
+
+
+class _Runner:
+    """One eval under way."""
+
+    def __init__(
+        self,
+        request: EvalRequest,
+        settings: Settings,
+        environ: Mapping[str, str],
+        root: Path,
+        say: Say,
+        keep: Callable[[Results], None],
+        now: Now,
+    ) -> None:
+        self._request = request
+        self._settings = settings
+        self._environ = environ
+        self._root = root
+        self._say = say
+        self._keep = keep
+        self._now = now
+
+    async def work(self) -> Results:
+        request = self._request
+        model, broken = await self._look_ahead()
+        plan = Plan(
+            model=model,
+            seed=request.seed,
+            loops=request.loops,
+            max_rounds=request.max_rounds,
+            max_tokens=request.max_tokens,
+            seconds=request.seconds,
+            parallel=request.parallel,
+            tasks=len(request.tasks),
+            began=self._now().isoformat("T", "seconds"),
+            version=__version__,
+        )
+        results = Results(plan)
+        waiting: list[tuple[Task, Loop]] = []
+        for task in request.tasks:
+            if missing := [broken[server] for server in task.servers if server in broken]:
+                results.skipped[task.name] = missing[0]
+            else:
+                waiting += [(task, loop) for loop in request.loops]
+        total = len(waiting)
+        queue = iter(waiting)
+
+        async def work_off(worker: int) -> None:
+            for task, loop in queue:
+                attempt = await self._attempt(task, loop, self._root / f"task-{worker}")
+                results.attempts.append(attempt)
+                self._say(f"[{len(results.attempts)}/{total}] {_line(attempt)}")
+                self._keep(results)
+
+        async with anyio.create_task_group() as workers:
+            for number in range(1, request.parallel + 1):
+                workers.start_soon(work_off, number)
+        self._keep(results)
+        return results
+
+    async def _look_ahead(self) -> tuple[str, dict[str, str]]:
+        """The model's name, and the servers that can't be started, with the reason.
+
+        Raises:
+            BridgeError: There is no such model, or all servers fail.
+        """
+        servers = tuple(sorted({server for task in self._request.tasks for server in task.servers}))
+        probe = Task("", servers, files_only, Solution((), ""))
+        broken: dict[str, str] = {}
+        with open_sandbox(self._root / "probe", probe, commands=self._request.commands) as sandbox:
+            async with self._agent(sandbox) as agent:
+                choice = await agent.client.validator.resolve(self._request.model)
+                self._say(f"{choice.name}: {len(self._request.tasks)} tasks; starting {', '.join(servers)} once")
+                opened = await agent.pool.open_servers(agent.configured_servers().require(name) for name in servers)
+        for name, outcome in opened.items():
+            if isinstance(outcome, DownstreamError):
+                broken[name] = outcome.explain()
+                self._say(f"left out: {outcome.explain()}")
+                if len(broken) == len(servers):
+                    raise outcome
+        return choice.name, broken
+
+    async def _attempt(self, task: Task, loop: Loop, root: Path) -> Attempt:
+        run_id = ""
+
+        async def on_event(event: Event) -> None:
+            nonlocal run_id
+            if isinstance(event, RunStarted):
+                run_id = event.run_id
+
+        with open_sandbox(root, task, commands=self._request.commands) as sandbox:
+            async with self._agent(sandbox) as agent:
+                began = self._now()
+                try:
+                    match loop:
+                        case "bridge":
+                            outcome = await self._run_bridge(agent, task, on_event)
+                        case "baseline":
+                            outcome = await self._run_baseline(agent, task)
+                        case _:
+                            assert_never(loop)
+                except BridgeError as exc:
+                    outcome = Outcome("failed", error=exc.explain())
+                ended = self._now()
+            wrong = await asyncio.to_thread(sandbox.verdict, task, outcome, began=began, ended=ended)
+        return Attempt(
+            task=task.name,
+            family=task.family,
+            loop=loop,
+            wrong=wrong,
+            stop=outcome.stop,
+            rounds=outcome.rounds,
+            calls=outcome.calls,
+            prompt_tokens=outcome.usage.prompt_tokens,
+            completion_tokens=outcome.usage.completion_tokens,
+            seconds=round(outcome.seconds, 3),
+            answer=outcome.answer,
+            error=outcome.error,
+            run_id=run_id,
+        )
+
+    async def _run_bridge(self, agent: DynamicAutonomousAgent, task: Task, emit: Emit) -> Outcome:
+        request = RunRequest(
+            task.text,
+            task.servers,
+            self._request.max_rounds,
+            self._request.max_tokens,
+            self._request.model,
+            self._request.seconds,
+        )
+        return (await agent.execute(request, emit=emit)).outcome
+
+    async def _run_baseline(self, agent: DynamicAutonomousAgent, task: Task) -> Outcome:
+        catalog = agent.configured_servers()
+        return await run_plain_loop(
+            task.text,
+            client=agent.client,
+            pool=agent.pool,
+            servers=[catalog.require(name) for name in task.servers],
+            model=self._request.model,
+            max_rounds=self._request.max_rounds,
+            max_tokens=self._request.max_tokens,
+            seconds=self._request.seconds,
+        )
+
+    def _agent(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
+        """The bridge as a user of this sandbox would have it."""
+        changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
+        return open_agent(self._settings.model_copy(update=changes), environ=self._environ)
+
+
+def _line(attempt: Attempt) -> str:
+    verdict = "right" if attempt.right else f"wrong: {attempt.wrong}"
+    ended = "" if attempt.stop == "answered" else f" · {attempt.stop}"
+    tokens = attempt.prompt_tokens + attempt.completion_tokens
+    return (
+        f"{attempt.task} · {attempt.loop} · {verdict}{ended} · {attempt.rounds} rounds · {attempt.calls} calls · "
+        f"{tokens:,} tokens · {attempt.seconds:.1f} s"
+    )

@@ -1,0 +1,1 @@
+"""Tests of lmstudio_bridge/evals."""
