@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -49,8 +50,9 @@ async def test_no_more_requests_are_at_a_model_than_it_has_slots(
         bench = Bench(tmp_path, sim)
         crowds: list[int] = []
         sim.script_fn(QWEN, crowded(sim, slots, crowds))
-        async with bench.bridge(LMSTUDIO_BRIDGE_PARALLEL=setting) as one, bench.bridge() as other:
-            clients = [one, other][:bridges]
+        async with AsyncExitStack() as stack:
+            opening = [bench.bridge(LMSTUDIO_BRIDGE_PARALLEL=setting) for _ in range(bridges)]
+            clients = [await stack.enter_async_context(bridge) for bridge in opening]
             numbers = [(client, await start(client)) for client in clients for _ in range(6 // bridges)]
             answers = [await client.answer_of(number) for client, number in numbers]
 

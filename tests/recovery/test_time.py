@@ -6,8 +6,6 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.lmstudio_sim.replies import Stall, TextReply
 from tests.lmstudio_sim.server import open_simulator
 from tests.recovery.bench import QWEN, Bench, Trap, ask, ask_all, chat_models, is_right, soon, start
@@ -93,20 +91,23 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
             assert request.disconnected
 
 
-@pytest.mark.parametrize("cut", [True, False])
-async def test_a_prompt_that_is_read_for_long_is_waited_for(tmp_path: Path, cut: bool) -> None:
+async def test_a_prompt_that_is_read_for_long_is_waited_for(tmp_path: Path) -> None:
     """Silence alone is no fault: looks at the model go on, and the reply is taken when it comes."""
-    async with open_simulator(chat_models(QWEN)) as sim:
+    async with open_simulator(chat_models("before/headers", "before/first-token")) as sim:
         bench = Bench(tmp_path, sim)
-        done = Trap()
-        bench.work_on(QWEN, *([TextReply("late", faults=(Stall(until=done, before_headers=cut),))]))
+        silences = {model: Trap() for model in sim.models}
+        for model, trap in silences.items():
+            stall = Stall(until=trap, before_headers=model == "before/headers")
+            bench.work_on(model, TextReply("late", faults=(stall,)))
         async with bench.bridge(LMSTUDIO_BRIDGE_WATCH_INTERVAL="0.05") as client:
-            number = await start(client, QWEN)
-            await soon(done.reached)
+            numbers = [await start(client, model) for model in sim.models]
+            for trap in silences.values():
+                await soon(trap.reached)
             looks = sum(request.path == "/api/v1/models" for request in sim.requests)
             await sim.wait_for_request(looks + 3, path="/api/v1/models")
-            done.set()
-            answer = await client.answer_of(number)
+            for trap in silences.values():
+                trap.set()
+            answers = [await client.answer_of(number) for number in numbers]
 
-        assert answer.text.startswith("late")
-        assert len(bench.chats()) == 2
+        assert [answer.text.splitlines()[0] for answer in answers] == ["late", "late"]
+        assert {model: len(bench.chats(model)) for model in silences} == dict.fromkeys(silences, 2)
