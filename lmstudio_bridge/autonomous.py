@@ -19,6 +19,7 @@ from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.agent.toolbox import check_schema
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.downstream.environment import passed_variables
@@ -170,6 +171,8 @@ class DynamicAutonomousAgent:
 
     async def _work(self, plan: _Plan, request: RunRequest | ContinueRequest, emit: Emit | None) -> RunReport:
         """Carry out a plan, with its journal open."""
+        if request.output_schema is not None and (problem := check_schema(request.output_schema)):
+            raise BridgeError(f"The output_schema cannot be used: {problem}.", remedy="Give a JSON Schema, or none.")
         started_at = time.monotonic()
         run_id = plan.start.run_id
         redactor = Redactor(self._secrets(plan.servers.configs))
@@ -217,6 +220,7 @@ class DynamicAutonomousAgent:
                 policy=Policy(),
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
                 strategy=prepared.strategy,
+                output_schema=request.output_schema,
                 emit=sink,
                 tally=tally,
                 redact=redactor.redact,

@@ -280,6 +280,11 @@ class Tally:
             case _:
                 assert_never(event)
 
+    @property
+    def rounds(self) -> int:
+        """The rounds that are finished."""
+        return self._rounds
+
     def outcome(self) -> Outcome:
         """What the events so far amount to; a run without its last event counts as failed."""
         return Outcome(

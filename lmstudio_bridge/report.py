@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.messages import JSONObject
 
 DEFAULT_MAX_ROUNDS = 50
 MAX_TASK = 10_000  # characters
@@ -17,7 +18,8 @@ class RunRequest:
 
     `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
     for one reply of the model; None lets us choose by its context. `seconds` is the time for the
-    whole run; None leaves it to the settings.
+    whole run; None leaves it to the settings. With an `output_schema` (JSON Schema) the answer is JSON
+    that fits it.
     """
 
     task: str
@@ -26,6 +28,7 @@ class RunRequest:
     max_tokens: int | None = None
     model: str | None = None
     seconds: float | None = None
+    output_schema: JSONObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class ContinueRequest:
     max_tokens: int | None = None
     model: str | None = None
     seconds: float | None = None
+    output_schema: JSONObject | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,14 @@ INSTRUCTIONS = (
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
-MaxRounds = Annotated[
-    int, Field(ge=1, le=MAX_ROUNDS, description="Most requests to the model; the last gives the answer")
-]
+MaxRounds = Annotated[int, Field(ge=1, le=MAX_ROUNDS, description="Most model requests; the last gives the answer")]
 MaxTokens = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="Most tokens of one model reply")
 ]
 Model = Annotated[str | None, Field(description="Model name in LM Studio; default: a loaded one")]
+OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
 Timeout = Annotated[
-    int | None, Field(ge=1, le=MAX_SECONDS, description="Seconds for the whole run; then the answer so far is given")
+    int | None, Field(ge=1, le=MAX_SECONDS, description="Seconds for the run; then the answer so far is given")
 ]
 RunId = Annotated[
     str, Field(min_length=1, description="Run id, from the first progress message or a result's last line")
@@ -163,9 +162,12 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         max_tokens: MaxTokens = "auto",
         model: Model = None,
         timeout: Timeout = None,
+        output_schema: OutputSchema = None,
     ) -> CallToolResult:
         """Let the local model do a task with the tools of one of the user's MCP servers."""
-        return await _run(ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout))
+        return await _run(
+            ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+        )
 
     @server.tool(title="Delegate with several MCP servers", annotations=_ANNOTATIONS, structured_output=False)
     async def autonomous_with_multiple_mcps(
@@ -176,9 +178,12 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         max_tokens: MaxTokens = "auto",
         model: Model = None,
         timeout: Timeout = None,
+        output_schema: OutputSchema = None,
     ) -> CallToolResult:
         """Let the local model do a task with the tools of several of the user's MCP servers."""
-        return await _run(ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout))
+        return await _run(
+            ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+        )
 
     @server.tool(title="Delegate with all MCP servers", annotations=_ANNOTATIONS, structured_output=False)
     async def autonomous_discover_and_execute(
@@ -188,9 +193,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         max_tokens: MaxTokens = "auto",
         model: Model = None,
         timeout: Timeout = None,
+        output_schema: OutputSchema = None,
     ) -> CallToolResult:
         """Let the local model do a task with all usable MCP servers. Name the servers instead if you know them."""
-        return await _run(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout))
+        return await _run(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema))
 
     @server.tool(title="Continue a delegated run", annotations=_ANNOTATIONS, structured_output=False)
     async def continue_run(
@@ -201,9 +207,12 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         max_tokens: MaxTokens = "auto",
         model: Model = None,
         timeout: Timeout = None,
+        output_schema: OutputSchema = None,
     ) -> CallToolResult:
         """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
-        request = ContinueRequest(run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout)
+        request = ContinueRequest(
+            run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema
+        )
         return await _run(ctx, request)
 
     add_resources(server, agent=lambda: server.app.agent)

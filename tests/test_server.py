@@ -325,7 +325,7 @@ async def test_the_tools_cost_their_caller_little_and_say_what_they_take(era: Er
 
     assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_000
     tools = {tool["name"]: tool for tool in listed["tools"]}
-    shared = ["task", "max_rounds", "max_tokens", "model", "timeout"]
+    shared = ["task", "max_rounds", "max_tokens", "model", "timeout", "output_schema"]
     assert {name: list(tool["inputSchema"]["properties"]) for name, tool in tools.items()} == {
         "autonomous_with_mcp": ["mcp_name", *shared],
         "autonomous_with_multiple_mcps": ["mcp_names", *shared],

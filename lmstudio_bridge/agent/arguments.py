@@ -22,6 +22,7 @@ _MAX_REPAIR = 200_000  # characters; the repairer takes time in proportion
 _TRUE = ("true", "yes", "1")
 _FALSE = ("false", "no", "0")
 
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
 
 _ALIASES: tuple[frozenset[str], ...] = tuple(
@@ -68,6 +69,20 @@ def read_arguments(text: str, parameters: JSONObject) -> Arguments:
         {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
         tuple(changes),
     )
+
+
+def read_json(text: str) -> Any:
+    """The JSON value that a reply holds, perhaps in a code fence or with slips that a repair mends for sure.
+
+    Raises:
+        ValueError: There is none.
+    """
+    inside = _FENCE.search(text)
+    candidate = (inside[1] if inside else text).strip()
+    try:
+        return _load(candidate)
+    except ValueError as exc:
+        return _repair(candidate, exc)
 
 
 def _read_object(text: str, changes: list[str]) -> dict[str, Any]:

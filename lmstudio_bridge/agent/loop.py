@@ -6,6 +6,7 @@ Knows the model and the tools only as Protocols, and tells everything to one awa
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +14,26 @@ from typing import assert_never
 
 import anyio
 
+from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, EMPTY_TURN, GOING_ON, TRY_ANOTHER_WAY
+from lmstudio_bridge.agent.prompts import (
+    ANSWER_NOW,
+    CALL_LOST,
+    EMPTY_TURN,
+    GOING_ON,
+    SHAPE_AGAIN,
+    SHAPE_ANSWER,
+    TRY_ANOTHER_WAY,
+)
 from lmstudio_bridge.agent.recovery import judge_reply
 from lmstudio_bridge.agent.rounds import Asker, ChatModel
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.toolbox import Toolbox, check_value
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
     Emit,
@@ -40,6 +50,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
+    JSONObject,
     Message,
     Notice,
     ToolMessage,
@@ -47,6 +58,7 @@ from lmstudio_bridge.messages import (
     UserMessage,
 )
 
+_SHAPE_TRIES = 3  # requests for the answer in its JSON form: one, and two repairs
 _MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 _POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
 _POOR_TURN = {
@@ -84,6 +96,7 @@ async def run(
     emit: Emit,
     tally: Tally | None = None,
     strategy: Strategy = NATIVE,
+    output_schema: JSONObject | None = None,
     redact: Callable[[str], str] = str,
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
@@ -92,7 +105,8 @@ async def run(
     """Work on the conversation until there is an answer or a limit is met.
 
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
-    `clock` at which the first of them happened. `strategy` is how the model is asked at first.
+    `clock` at which the first of them happened. `strategy` is how the model is asked at first. With
+    an `output_schema` the answer is JSON that fits it, or the run has failed.
     `redact` takes secrets out of what tools return, and out of the answer. Every way to end is an
     outcome, but for cancellation, which goes on after `RunFinished` was told.
     """
@@ -105,6 +119,8 @@ async def run(
     try:
         async with asyncio.timeout(limits.seconds) as deadline:
             stop, error = await rounds.work(), ""
+            if output_schema is not None and stop in ("answered", "round_limit"):
+                stop, error = await rounds.shape_answer(output_schema, stop)
     except TimeoutError:
         if not deadline.expired():
             raise
@@ -300,6 +316,26 @@ class _Rounds:
         # Strict templates want user and assistant in turn, and don't count calls and results.
         await self.add(AssistantMessage(GOING_ON))
         await self.add(UserMessage(hint))
+
+    async def shape_answer(self, schema: JSONObject, stop: Stop) -> tuple[Stop, str]:
+        """Bring the answer into the form of the schema; how the run ends then, and why it failed if it did."""
+        hint = SHAPE_ANSWER.format(schema=json.dumps(schema, ensure_ascii=False))
+        problem = ""
+        for _ in range(_SHAPE_TRIES):
+            await self.add(UserMessage(hint))
+            text = await self._asker.ask_bound(self.tally.rounds + 1, self.conversation, schema)
+            await self.add(AssistantMessage(text))
+            try:
+                value = read_json(text)
+            except ValueError as exc:
+                problem = str(exc)
+            else:
+                problem = check_value(schema, value) or ""
+                if not problem:
+                    self.tally.last_text = json.dumps(value, ensure_ascii=False)
+                    return stop, ""
+            hint = SHAPE_AGAIN.format(problem=problem)
+        return "failed", f"The model's answer could not be brought into the form of the output_schema: {problem}"
 
     async def notice(self, text: str) -> None:
         await self.tell(Noticed(Notice("recovery", text)))

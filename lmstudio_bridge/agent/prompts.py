@@ -41,3 +41,7 @@ MAY_HAVE_HAPPENED = (
 )
 
 NOT_RUN = "No result: the program was interrupted before this call was made. It did not happen."
+
+SHAPE_ANSWER = "Now give that answer as one JSON value, and nothing else. It must fit this JSON Schema:\n{schema}"
+
+SHAPE_AGAIN = "That does not fit the JSON Schema: {problem}\nGive the whole JSON value again, corrected."

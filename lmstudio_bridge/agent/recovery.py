@@ -58,6 +58,14 @@ def _announces_call(text: str) -> bool:
     )
 
 
+def uncounted_answer(reply: Completion) -> Completion | None:
+    """The reply as an answer without token counts; None if its text reads like the preface of a call."""
+    last_line = reply.text.strip().rpartition("\n")[2]
+    if not reply.text or _ANNOUNCEMENT.search(last_line.rstrip(".!…: ")):
+        return None
+    return Completion(reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, usage=None)
+
+
 def names_call(reply: Completion, offered: Sequence[ToolSpec]) -> bool:
     """Whether a reply without calls spells one inside a code fence, where it must not be taken for one."""
     if reply.calls or "{" not in reply.text or not reply.text.lstrip().startswith(("```", "{")):

@@ -12,7 +12,7 @@ from typing import Protocol, assert_never
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
 from lmstudio_bridge.agent.prompts import FAILED
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns, uncounted_answer
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.errors import (
@@ -114,6 +114,8 @@ class Asker:
         self._probes = 0  # requests that looked for such tools
         self._effort: str | None = None
         self._ids = 0
+        self._sent_at = 0.0
+        self._counts_tokens = False  # whether the server ever did
         self._under_way: list[str] = []  # the text of the reply that is being streamed
         self._broken_off = False  # that text is of a reply that will be asked for again
 
@@ -148,6 +150,8 @@ class Asker:
             try:
                 reply = await self._request(number, conversation, self._specs(offered))
                 verdict = judge_reply(reply, tools_offered=bool(offered))
+                if verdict == "lost_call" and "lost_call" in asked_again and not self._counts_tokens:
+                    return uncounted_answer(reply) or reply  # perhaps the server counts no tokens at all
                 if offered and self.asks_natively and names_call(reply, offered):
                     await self.use_grammar("The model writes its tool calls as text")
                 elif verdict in _LOST and "lost_call" not in asked_again:
@@ -176,6 +180,27 @@ class Asker:
     async def _stop_grammar(self) -> None:
         self._grammar, self._grammar_refused = False, True
         await self._on_notice(Notice("strategy", "the engine does not bind replies to JSON; native tool calls it is"))
+
+    async def ask_bound(self, number: int, conversation: Conversation, schema: JSONObject) -> str:
+        """The model's reply as text that its engine was asked to bind to a JSON Schema.
+
+        An engine that cannot do that is asked without; whether the text fits is the caller's to check.
+
+        Raises:
+            LLMError: There is no reply.
+        """
+        messages = plain_turns(conversation.messages) if self._grammar or self._plain else conversation.messages
+        await self._tell(RoundStarted(number, self._max_rounds, 0))
+        for bound in (True, False):
+            try:
+                reply = await self._send(number, messages, (), schema if bound else None)
+            except LLMResponseError as exc:
+                if not (bound and _refuses_grammar(exc)):
+                    raise
+            else:
+                await self._tell_reply(number, reply)
+                return reply.text or reply.reasoning
+        raise AssertionError("the second try returns or raises")
 
     def _specs(self, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         if not (self._simple or self._dropped):
@@ -271,14 +296,25 @@ class Asker:
         await self._tell(Noticed(Notice(notice.kind, self._redact(notice.text))))
 
     async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
-        """One request, with its events."""
-        grammar = self._grammar
-        if grammar:
-            messages: Sequence[Message] = grammar_turns(conversation.messages, specs)
+        """One request for a call or an answer, with its events."""
+        if self._grammar:
+            schema = reply_schema(specs, must_call=_nothing_done(conversation, number))
+            reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
+            read = read_reply(reply, new_id=self._new_id)
+            if read is None and reply.finish_reason != "length":
+                raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
+            reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
         else:
             messages = plain_turns(conversation.messages) if self._plain else conversation.messages
-        started_at = self._clock()
-        writing_since = started_at
+            reply = await self._send(number, messages, specs, None)
+        await self._tell_reply(number, reply)
+        return reply
+
+    async def _send(
+        self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
+    ) -> Completion:
+        self._sent_at = self._clock()
+        writing_since = self._sent_at
         pieces = 0
 
         async def on_delta(delta: Delta) -> None:
@@ -305,22 +341,22 @@ class Asker:
 
         reply = await self._model.stream_chat_completion(
             messages,
-            tools=() if grammar else specs,
+            tools=specs,
             max_tokens=self._max_tokens,
             temperature=self._temperature,
             reasoning_effort=self._effort,
-            response_schema=reply_schema(specs, must_call=_nothing_done(conversation, number)) if grammar else None,
+            response_schema=schema,
             on_delta=on_delta,
             on_retry=on_retry,
             on_notice=on_notice,
         )
         self._under_way.clear()
         self._broken_off = False
-        if grammar:
-            read = read_reply(reply, new_id=self._new_id)
-            if read is None and reply.finish_reason != "length":
-                raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
-            reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
+        self._counts_tokens = self._counts_tokens or bool(reply.usage and reply.usage.completion_tokens)
+        return reply
+
+    async def _tell_reply(self, number: int, reply: Completion) -> None:
+        seconds = self._clock() - self._sent_at
         await self._tell(
             RoundFinished(
                 number,
@@ -330,10 +366,9 @@ class Asker:
                 reply.finish_reason,
                 reply.model,
                 reply.usage,
-                self._clock() - started_at,
+                seconds,
             )
         )
-        return reply
 
 
 def _nothing_done(conversation: Conversation, number: int) -> bool:

@@ -122,6 +122,23 @@ class Toolbox:
         return _in_words(error) if error else None
 
 
+def check_schema(schema: JSONObject) -> str | None:
+    """What is wrong with a JSON Schema that a caller gave us; None if it can be used."""
+    return None if _validator(schema) else "it is not a valid JSON Schema"
+
+
+def check_value(schema: JSONObject, value: Any) -> str | None:
+    """What a JSON Schema says against a value; None if it fits, or if the schema itself cannot be used."""
+    validator = _validator(schema)
+    if validator is None:
+        return None
+    try:
+        error = best_match(validator.iter_errors(value))
+    except _BROKEN:
+        return None
+    return _in_words(error)[:_SHOWN_PROBLEM] if error else None
+
+
 _BROKEN = (
     SchemaError,
     Unresolvable,

@@ -121,6 +121,13 @@ async def test_a_call_that_is_lost_twice_is_for_the_loop_to_remind_of(fault: Com
     assert (await given.ask(), len(asked)) == (fault, 2)
 
 
+async def test_a_server_that_never_counts_tokens_has_its_second_answer_taken() -> None:
+    uncounted = Completion("It is 5.", usage=Usage(0, 0, 0), finish_reason="stop")
+    given, asked = case(uncounted, uncounted)
+
+    assert (await given.ask(), len(asked)) == (Completion("It is 5.", finish_reason="stop"), 2)
+
+
 async def test_a_call_that_the_server_lost_twice_is_asked_for_as_bound_json() -> None:
     error = LostToolCallError("It does not match the expected format.")
     given, asked = case(error, error, say('{"answer": "Fine."}'))
