@@ -161,6 +161,7 @@ async def _doctor(settings: Settings) -> int:
 async def _eval(settings: Settings, args: argparse.Namespace) -> int:
     import json
 
+    from lmstudio_bridge.errors import SettingsError
     from lmstudio_bridge.evals.page import save_results
     from lmstudio_bridge.evals.request import read_request
     from lmstudio_bridge.evals.results import Results, format_table, table_rows
@@ -170,7 +171,11 @@ async def _eval(settings: Settings, args: argparse.Namespace) -> int:
         print(line, file=sys.stderr, flush=True)
 
     def keep(results: Results) -> None:
-        save_results(results, args.output)
+        try:
+            save_results(results, args.output)
+        except OSError as exc:
+            message = f"The results can't be kept in {args.output}: {exc}."
+            raise SettingsError(message, remedy="Name another folder with --output.") from exc
 
     results = await run_eval(read_request(args), settings, environ=os.environ, say=say, keep=keep)
     if args.json:

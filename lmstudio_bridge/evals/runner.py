@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class _Runner:
                 results.skipped[task.name] = missing[0]
             else:
                 waiting += [(task, loop) for loop in request.loops]
+        self._keep(results)  # if that fails, let it be before the work
         total = len(waiting)
         queue = iter(waiting)
 
@@ -124,7 +126,6 @@ class _Runner:
         async with anyio.create_task_group() as workers:
             for number in range(1, request.parallel + 1):
                 workers.start_soon(work_off, number)
-        self._keep(results)
         return results
 
     async def _look_ahead(self) -> tuple[str, dict[str, str]]:
@@ -133,19 +134,24 @@ class _Runner:
         Raises:
             BridgeError: There is no such model, or all servers fail.
         """
-        servers = tuple(sorted({server for task in self._request.tasks for server in task.servers}))
-        probe = Task("", servers, files_only, Solution((), ""))
+        servers = {server for task in self._request.tasks for server in task.servers}
         broken: dict[str, str] = {}
+        if "git" in servers and shutil.which("git") is None:
+            servers.remove("git")
+            broken["git"] = "git is not installed"
+        probe = Task("", tuple(sorted(servers)), files_only, Solution((), ""))
         with open_sandbox(self._root / "probe", probe, commands=self._request.commands) as sandbox:
             async with self._agent(sandbox) as agent:
                 choice = await agent.client.validator.resolve(self._request.model)
-                self._say(f"{choice.name}: {len(self._request.tasks)} tasks; starting {', '.join(servers)} once")
-                opened = await agent.pool.open_servers(agent.configured_servers().require(name) for name in servers)
+                self._say(f"{choice.name}: {len(self._request.tasks)} tasks; starting {', '.join(probe.servers)} once")
+                opened = await agent.pool.open_servers(
+                    agent.configured_servers().require(name) for name in probe.servers
+                )
         for name, outcome in opened.items():
             if isinstance(outcome, DownstreamError):
                 broken[name] = outcome.explain()
                 self._say(f"left out: {outcome.explain()}")
-                if len(broken) == len(servers):
+                if all(isinstance(each, DownstreamError) for each in opened.values()):
                     raise outcome
         return choice.name, broken
 
@@ -221,6 +227,7 @@ class _Runner:
 def _line(attempt: Attempt) -> str:
     verdict = "right" if attempt.right else f"wrong: {attempt.wrong}"
     ended = "" if attempt.stop == "answered" else f" · {attempt.stop}"
+    ended += f": {attempt.error.splitlines()[0]}" if attempt.stop == "failed" and attempt.error else ""
     tokens = attempt.prompt_tokens + attempt.completion_tokens
     return (
         f"{attempt.task} · {attempt.loop} · {verdict}{ended} · {attempt.rounds} rounds · {attempt.calls} calls · "

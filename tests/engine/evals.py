@@ -177,6 +177,8 @@ def main() -> int:
     except (EngineError, WeightsError) as exc:
         print(f"\n{exc}\n{exc.remedy}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as shells expect
     finally:
         done = [(cell, results) for cell in everything if (results := read_cell(cell, options.cells)) is not None]
         if done:

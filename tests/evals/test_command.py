@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -137,3 +139,35 @@ async def test_model_that_is_not_there_ends_it_before_any_task(desk: Desk, tmp_p
     assert (code, out) == (1, "")
     assert "nobody/nothing" in err
     assert not (tmp_path / "eval-results").exists()
+
+
+@pytest.mark.npm
+async def test_folder_that_cannot_be_written_ends_it_before_any_task(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    words = ["--family", "one-call", "--tasks", "1", "--output", "taken", *server_options()]
+
+    code, out, err = await shell(desk, tmp_path, *words)
+
+    assert (code, out) == (2, "")
+    assert "The results can't be kept in taken" in err
+    assert [request.path for request in desk.sim.requests if request.path == "/v1/chat/completions"] == []
+
+
+@pytest.mark.npm
+async def test_without_git_its_tasks_are_left_out(desk: Desk, tmp_path: Path) -> None:
+    desk.follow(make_suite(seed=1))
+    (tmp_path / "bin").mkdir()
+    node = shutil.which("node")
+    assert node
+    (tmp_path / "bin" / "node").symlink_to(node)
+    poor = dataclasses.replace(desk, environ={**desk.environ, "PATH": str(tmp_path / "bin")})
+
+    code, out, err = await shell(poor, tmp_path, "--family", "big-results", "--json", *server_options())
+
+    assert code == 0, err
+    values = json.loads(out)
+    assert [(each["task"], each["right"]) for each in values["attempts"]] == [
+        ("big-results/whole-graph", True),
+        ("big-results/whole-tree", True),
+    ]
+    assert set(values["skipped"].values()) == {"git is not installed"}
