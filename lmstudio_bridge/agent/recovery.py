@@ -27,6 +27,7 @@ _ANNOUNCEMENT = re.compile(
     r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
     re.IGNORECASE,
 )
+_PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
 
 
@@ -61,7 +62,7 @@ def _announces_call(text: str) -> bool:
 def uncounted_answer(reply: Completion) -> Completion | None:
     """The reply as an answer without token counts; None if its text reads like the preface of a call."""
     last_line = reply.text.strip().rpartition("\n")[2]
-    if not reply.text or _ANNOUNCEMENT.search(last_line.rstrip(".!…: ")):
+    if not reply.text or _PREFACE.search(last_line):
         return None
     return Completion(reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, usage=None)
 
