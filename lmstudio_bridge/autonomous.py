@@ -44,7 +44,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Message, SystemMessage, UserMessage
+from lmstudio_bridge.messages import Access, Message, SystemMessage, UserMessage
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import ContinueRequest, RunReport, RunRequest
@@ -137,10 +137,11 @@ class DynamicAutonomousAgent:
         Raises:
             BridgeError: The run could not begin: no such server or model, nothing to work with.
         """
+        self._check_access(request.access)
         servers = self._select(request.servers)
         run_id = new_run_id(datetime.now(UTC))
         names = tuple(config.name for config in servers.configs)
-        start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp())
+        start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
         plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task))
         return await self._work(plan, request, emit)
 
@@ -152,6 +153,7 @@ class DynamicAutonomousAgent:
             RunActiveError: It is still under way.
             BridgeError: It could not go on.
         """
+        self._check_access(request.access)
         stored = read_run(self.runs_folder, request.run_id)
         check_not_active(self.runs_folder, request.run_id)
         if stored.finished and stored.outcome.stop == "answered" and not request.instructions:
@@ -160,7 +162,9 @@ class DynamicAutonomousAgent:
         added = continuation(stored, conversation, instructions=request.instructions)
         servers = self._select(stored.servers)
         names = tuple(config.name for config in servers.configs)
-        start = RunContinued(stored.run_id, request.instructions, names, request.max_rounds, _timestamp())
+        start = RunContinued(
+            stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
+        )
         plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added)
         return await self._work(plan, request, emit)
 
@@ -217,7 +221,7 @@ class DynamicAutonomousAgent:
                 model=prepared.model,
                 tools=self.pool,
                 toolbox=prepared.toolbox,
-                policy=Policy(),
+                policy=Policy(request.access),
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
                 strategy=prepared.strategy,
                 output_schema=request.output_schema,
@@ -252,6 +256,18 @@ class DynamicAutonomousAgent:
             raise _none_of(refused) if refused else _nothing_configured(catalog)
         about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
         return _Selection(configs, refused, [*catalog.warnings, *about])
+
+    def _check_access(self, wanted: Access) -> None:
+        """Look whether a run may have that access.
+
+        Raises:
+            BridgeError: It is more than the settings allow.
+        """
+        if wanted == "write" and self._settings.max_access == "read":
+            raise BridgeError(
+                "access=write is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
+                remedy="Ask with access=read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
+            )
 
     def _opening(self, task: str) -> tuple[Message, ...]:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))

@@ -78,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded one)")
     run.add_argument("--max-rounds", type=_positive, default=50, metavar="N", help="most requests to the model (50)")
     run.add_argument("--max-tokens", type=_positive, metavar="N", help="most tokens of one reply (default: auto)")
+    run.add_argument(
+        "--access",
+        choices=("read", "write"),
+        default="read",
+        help="read: only tools that are marked as reading; write: also those that may change things (read)",
+    )
     _add_eval(commands)
     return parser
 
@@ -134,7 +140,14 @@ async def _run(settings: Settings, args: argparse.Namespace) -> int:
     async def show(_: float, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, args.max_rounds, args.max_tokens, args.model)
+    request = RunRequest(
+        args.task,
+        tuple(args.mcp) if args.mcp else None,
+        args.max_rounds,
+        args.max_tokens,
+        args.model,
+        access=args.access,
+    )
     async with (
         open_agent(settings, environ=os.environ) as agent,
         open_progress(show, heartbeat=settings.heartbeat) as emit,

@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
+from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
+
+Verdict: TypeAlias = Literal["", "allowed", "needs_write"]
+"""What the policy said of a call; "" where it was not asked, as for bad arguments and the bridge's own tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,8 @@ class Outcome:
     """How a run ended, and what it brought.
 
     `answer` is the model's final text, or the best text so far when `stop` is not "answered".
-    `error` says why a run failed, with its remedy. `seconds` is wall time.
+    `error` says why a run failed, with its remedy. `seconds` is wall time. `needed_write` are the calls
+    that were refused because the run could only read, each as a reader would name it.
     """
 
     stop: Stop
@@ -36,6 +40,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    needed_write: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class RunStarted:
     servers: tuple[str, ...]
     max_rounds: int
     started_at: str  # ISO 8601, UTC
+    access: Access = "write"  # journals that do not say are of a time when every run could write
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class RunContinued:
     servers: tuple[str, ...]
     max_rounds: int
     started_at: str  # ISO 8601, UTC
+    access: Access = "write"  # journals that do not say are of a time when every run could write
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,10 @@ class CallProgress:
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """A tool call has its result, or was answered without being sent (`sent` is False)."""
+    """A tool call has its result, or was answered without being sent (`sent` is False).
+
+    `about` is what the call is about in a few words, such as a path, where it was refused.
+    """
 
     number: int
     call_id: str
@@ -161,6 +171,8 @@ class CallFinished:
     is_error: bool
     sent: bool
     seconds: float
+    verdict: Verdict = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +262,7 @@ class Tally:
         self._calls = 0
         self._usage = Usage()
         self._warnings: list[str] = []
+        self._needed_write: list[str] = []
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
@@ -267,6 +280,9 @@ class Tally:
                 self.last_text = event.text or self.last_text
             case CallFinished(sent=sent):
                 self._calls += sent
+                if event.verdict == "needs_write":
+                    shown = f"{event.server} {event.tool}"
+                    self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
             case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._warnings.append(text)
             case ServerFailed(server=server, reason=reason):
@@ -297,6 +313,7 @@ class Tally:
             usage=self._usage,
             seconds=self._end.seconds,
             warnings=tuple(self._warnings),
+            needed_write=tuple(self._needed_write),
         )
 
 

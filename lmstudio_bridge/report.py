@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmstudio_bridge.events import Outcome
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.messages import Access, JSONObject
 
 DEFAULT_MAX_ROUNDS = 50
 MAX_TASK = 10_000  # characters
+_SHOWN_REFUSALS = 10  # calls that the line about refused ones names
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class RunRequest:
     `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
     for one reply of the model; None lets us choose by its context. `seconds` is the time for the
     whole run; None leaves it to the settings. With an `output_schema` (JSON Schema) the answer is JSON
-    that fits it.
+    that fits it. `access` says whether tools that may change things run.
     """
 
     task: str
@@ -29,6 +30,7 @@ class RunRequest:
     model: str | None = None
     seconds: float | None = None
     output_schema: JSONObject | None = None
+    access: Access = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class ContinueRequest:
     """How a run of before is to go on.
 
     Without `instructions` a finished run gives its answer again, and another one goes on where it
-    stopped. The model is the one of before unless another is named.
+    stopped. The model is the one of before unless another is named. `access` is for what is done
+    from here on; that of before does not count.
     """
 
     run_id: str
@@ -46,6 +49,7 @@ class ContinueRequest:
     model: str | None = None
     seconds: float | None = None
     output_schema: JSONObject | None = None
+    access: Access = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class RunReport:
             "usage": asdict(outcome.usage),
             "seconds": round(outcome.seconds, 3),
             "warnings": list(outcome.warnings),
+            "needed_write": list(outcome.needed_write),
             "error": outcome.error,
         }
 
@@ -98,7 +103,17 @@ class RunReport:
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
                 parts += [outcome.error] if outcome.stop == "context_full" else []  # how much would be needed
-        return "\n\n".join([*(part for part in parts if part), self.figures()])
+        return "\n\n".join([*(part for part in (*parts, self._refusals()) if part), self.figures()])
+
+    def _refusals(self) -> str:
+        """One line about the calls that were refused because the run could only read."""
+        refused = list(dict.fromkeys(self.outcome.needed_write))
+        if not refused:
+            return ""
+        shown = ", ".join(refused[:_SHOWN_REFUSALS])
+        more = f" and {len(refused) - _SHOWN_REFUSALS} more" if len(refused) > _SHOWN_REFUSALS else ""
+        total = len(self.outcome.needed_write)
+        return f"{_count(total, 'call')} needed access=write: {shown}{more}"
 
     def figures(self) -> str:
         """One line: run id, model, rounds, calls, tokens, seconds."""

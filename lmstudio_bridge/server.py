@@ -31,6 +31,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.messages import Access
 from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, ContinueRequest, RunRequest
 from lmstudio_bridge.resources import add_resources
 from lmstudio_bridge.settings import Settings
@@ -51,8 +52,9 @@ INSTRUCTIONS = (
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
     "summarising many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
     "one or two calls that you can make yourself. The local model sees nothing of this conversation: put everything "
-    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. A run "
-    "takes from seconds to many minutes."
+    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. It "
+    "only reads unless you ask for access=write: do so where the task is to change something. A run takes from seconds "
+    "to many minutes."
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
@@ -61,6 +63,9 @@ MaxTokens = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="Most tokens of one model reply")
 ]
 Model = Annotated[str | None, Field(description="Model name in LM Studio; default: a loaded one")]
+AccessArgument = Annotated[
+    Access, Field(description="write: also tools that change things; read: only tools marked as reading")
+]
 OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
 Timeout = Annotated[
     int | None, Field(ge=1, le=MAX_SECONDS, description="Seconds for the run; then the answer so far is given")
@@ -74,7 +79,11 @@ Instructions = Annotated[
 ServerName = Annotated[str, Field(min_length=1, description="MCP server name, as configured")]
 ServerNames = Annotated[list[ServerName], Field(min_length=1, description="MCP server names, as configured")]
 
-_ANNOTATIONS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True)
+_ANNOTATIONS: dict[Access, ToolAnnotations] = {
+    "write": ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True),
+    "read": ToolAnnotations(read_only_hint=True, open_world_hint=True),
+}
+"""What is true of our tools, by the most access that a call may ask for. Claude Code runs reading ones side by side."""
 
 
 @dataclass(slots=True)
@@ -104,9 +113,9 @@ class BridgeServer(MCPServer[App]):
     app: App
 
     async def list_tools(self) -> list[Tool]:
-        """As in the SDK, without the titles that pydantic gives to every parameter: they cost the caller's context."""
+        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context."""
         return [
-            tool.model_copy(update={"input_schema": _without_titles(tool.input_schema)})
+            tool.model_copy(update={"input_schema": _plain_schema(tool.input_schema)})
             for tool in await super().list_tools()
         ]
 
@@ -153,7 +162,9 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         log_level="WARNING",
     )
 
-    @server.tool(title="Delegate with one MCP server", annotations=_ANNOTATIONS, structured_output=False)
+    annotations = _ANNOTATIONS[settings.max_access]
+
+    @server.tool(title="Delegate with one MCP server", annotations=annotations, structured_output=False)
     async def autonomous_with_mcp(
         mcp_name: ServerName,
         task: Task,
@@ -163,13 +174,14 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         model: Model = None,
         timeout: Timeout = None,
         output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with the tools of one of the user's MCP servers."""
         return await _run(
-            ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+            ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
         )
 
-    @server.tool(title="Delegate with several MCP servers", annotations=_ANNOTATIONS, structured_output=False)
+    @server.tool(title="Delegate with several MCP servers", annotations=annotations, structured_output=False)
     async def autonomous_with_multiple_mcps(
         mcp_names: ServerNames,
         task: Task,
@@ -179,13 +191,15 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         model: Model = None,
         timeout: Timeout = None,
         output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with the tools of several of the user's MCP servers."""
+        servers = tuple(mcp_names)
         return await _run(
-            ctx, RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+            ctx, RunRequest(task, servers, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
         )
 
-    @server.tool(title="Delegate with all MCP servers", annotations=_ANNOTATIONS, structured_output=False)
+    @server.tool(title="Delegate with all MCP servers", annotations=annotations, structured_output=False)
     async def autonomous_discover_and_execute(
         task: Task,
         ctx: Context[App],
@@ -194,11 +208,14 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         model: Model = None,
         timeout: Timeout = None,
         output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with all usable MCP servers. Name the servers instead if you know them."""
-        return await _run(ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema))
+        return await _run(
+            ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+        )
 
-    @server.tool(title="Continue a delegated run", annotations=_ANNOTATIONS, structured_output=False)
+    @server.tool(title="Continue a delegated run", annotations=annotations, structured_output=False)
     async def continue_run(
         run_id: RunId,
         ctx: Context[App],
@@ -208,10 +225,11 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         model: Model = None,
         timeout: Timeout = None,
         output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
     ) -> CallToolResult:
         """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
         request = ContinueRequest(
-            run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema
+            run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema, access
         )
         return await _run(ctx, request)
 
@@ -254,13 +272,21 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
     )
 
 
-def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments without the `title` of itself and of its properties."""
-    properties = {
-        name: {key: value for key, value in each.items() if key != "title"}
-        for name, each in schema.get("properties", {}).items()
-    }
+def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments without titles; what may be left out is said by not being required."""
+    properties = {name: _plain_property(each) for name, each in schema.get("properties", {}).items()}
     return {key: value for key, value in {**schema, "properties": properties}.items() if key != "title"}
+
+
+def _plain_property(schema: dict[str, Any]) -> dict[str, Any]:
+    """One argument: `anyOf: [X, null], default: null` becomes X."""
+    plain = {key: value for key, value in schema.items() if key != "title"}
+    match plain:
+        case {"anyOf": [dict() as given, {"type": "null"}], "default": None}:
+            rest = {key: value for key, value in plain.items() if key not in ("anyOf", "default")}
+            return {**given, **rest}
+        case _:
+            return plain
 
 
 def _in_words(tool: str, error: ValidationError) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.messages import Access
 
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
 DEFAULT_PORT = 1234  # LM Studio's own default
@@ -68,6 +69,12 @@ class Settings(BaseModel):
         (),
         description="Variables that MCP servers get on top of a small base: names with commas, AWS_* for several.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PASS_ENV"),
+    )
+    max_access: Access = Field(
+        "write",
+        description="Most that a call may ask for with its argument access: write, or read, so that no run changes "
+        "anything.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_ACCESS"),
     )
     depth: int = Field(
         0,
@@ -193,8 +200,9 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
             f"{named_by['api_token']} holds characters that no API token has.",
             remedy=f"Copy the token from LM Studio once more into {named_by['api_token']}, without anything around it.",
         )
-    if "log_level" in values:
-        values["log_level"] = values["log_level"].lower()
+    for name in ("log_level", "max_access"):
+        if name in values:
+            values[name] = values[name].lower()
     try:
         return Settings.model_validate(values)
     except ValidationError as exc:

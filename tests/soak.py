@@ -158,7 +158,7 @@ async def open_inside(desk: Desk, *, seed: int) -> AsyncIterator[tuple[Runner, i
                 if len(events) == cancel_at:
                     task.cancel()
 
-            request = RunRequest(task_of(label), ("tokens",), max_rounds=MAX_ROUNDS, model=MODEL)
+            request = RunRequest(task_of(label), ("tokens",), max_rounds=MAX_ROUNDS, model=MODEL, access="write")
             task: asyncio.Task[RunReport] = asyncio.create_task(agent.execute(request, emit=emit))
             done, _ = await asyncio.wait({task}, timeout=RUN_LIMIT)
             run_id = next((event.run_id for event in events if isinstance(event, RunStarted)), "")
@@ -184,7 +184,12 @@ async def open_process(desk: Desk) -> AsyncIterator[tuple[Runner, int]]:
 
         async def run(label: str) -> Ended:
             number = await client.start_call(
-                "autonomous_with_mcp", mcp_name="tokens", task=task_of(label), max_rounds=MAX_ROUNDS, model=MODEL
+                "autonomous_with_mcp",
+                mcp_name="tokens",
+                task=task_of(label),
+                max_rounds=MAX_ROUNDS,
+                model=MODEL,
+                access="write",
             )
             try:
                 answer = await client.answer_of(number)

@@ -83,9 +83,9 @@ async def test_cancel_stops_the_generation_and_keeps_what_was_said(
 ) -> None:
     model = Model(desk, reply)
     async with desk.bridge(era) as client:
-        other = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="Other.")
+        other = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="Other.", access="write")
         await desk.sim.wait_for_request(1, path="/v1/chat/completions")
-        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.")
+        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.", access="write")
         request = await desk.sim.wait_for_request(2, path="/v1/chat/completions")
         await client.wait_for_progress(number, seen)
         while seen == "answering" and request.tokens_sent < 3:  # noqa: ASYNC110  # counted by the simulator, not told
@@ -113,9 +113,9 @@ async def test_cancel_in_a_tool_call_reaches_the_tool_and_keeps_what_was_done(
     call = ("sloppy__progress", {"steps": 1, "message": "it is under way"})
     model = Model(desk, CallReply(call, call, text="I call it twice."))
     async with desk.bridge(era) as client:
-        other = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="Other.")
+        other = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="Other.", access="write")
         await desk.sim.wait_for_request(1, path="/v1/chat/completions")
-        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.")
+        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.", access="write")
         await client.wait_for_progress(number, "it is under way")
 
         await client.cancel(number)
@@ -142,14 +142,16 @@ async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None
     call = ("sloppy__progress", {"steps": 1, "message": "it is under way"})
     Model(desk, CallReply(call))
     async with desk.bridge(era) as client:
-        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.")
+        number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.", access="write")
         await client.wait_for_progress(number, "it is under way")
         await client.cancel(number)
         Model(desk, TextReply("Done without the tool."))
         async with asyncio.timeout(PATIENCE):
             while rebuild_outcome(read_events(desk.journals()[0])).stop != "cancelled":  # noqa: ASYNC110  # a file
                 await asyncio.sleep(0.01)
-        answer = await client.call("continue_run", run_id=desk.journals()[0].stem, instructions="Without the tool.")
+        answer = await client.call(
+            "continue_run", run_id=desk.journals()[0].stem, instructions="Without the tool.", access="write"
+        )
 
     assert answer.text.startswith("Done without the tool.")
     results = [each["content"] for each in desk.chat_requests()[-1].messages if each["role"] == "tool"]

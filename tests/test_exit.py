@@ -71,7 +71,9 @@ class Cell:
             "during a tool call": CallReply(("sloppy__progress", {"steps": 1, "message": "the call is under way"})),
         }
         self.desk.sim.script(MODEL, replies[self.state])
-        number = await self.client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="Do something.")
+        number = await self.client.start_call(
+            "autonomous_with_mcp", mcp_name="sloppy", task="Do something.", access="write"
+        )
         match self.state:
             case "idle":
                 await self.client.answer_of(number)

@@ -53,7 +53,7 @@ async def run_task(agent: DynamicAutonomousAgent, *, model: str | None = None) -
     async def emit(event: Event) -> None:
         events.append(event)
 
-    report = await within(agent.execute(RunRequest("Take the nonce.", model=model), emit=emit))
+    report = await within(agent.execute(RunRequest("Take the nonce.", model=model, access="write"), emit=emit))
     return report.outcome, events
 
 

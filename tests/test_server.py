@@ -94,7 +94,10 @@ async def test_several_servers_are_used_in_one_run(desk: Desk, era: Era) -> None
     desk.sim.script_fn(MODEL, lambda request: TextReply(f"Stored: {request.messages[-2]['content']}"))
     async with desk.bridge(era) as client:
         answer = await client.call(
-            "autonomous_with_multiple_mcps", mcp_names=["filesystem", "memory"], task="Remember the code word."
+            "autonomous_with_multiple_mcps",
+            mcp_names=["filesystem", "memory"],
+            task="Remember the code word.",
+            access="write",
         )
 
     assert_answered(answer, contains="heron-42", rounds=4, calls=4)
@@ -325,7 +328,7 @@ async def test_the_tools_cost_their_caller_little_and_say_what_they_take(era: Er
 
     assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_000
     tools = {tool["name"]: tool for tool in listed["tools"]}
-    shared = ["task", "max_rounds", "max_tokens", "model", "timeout", "output_schema"]
+    shared = ["task", "max_rounds", "max_tokens", "model", "timeout", "output_schema", "access"]
     assert {name: list(tool["inputSchema"]["properties"]) for name, tool in tools.items()} == {
         "autonomous_with_mcp": ["mcp_name", *shared],
         "autonomous_with_multiple_mcps": ["mcp_names", *shared],

@@ -123,7 +123,9 @@ async def test_server_with_every_bad_habit_is_used_to_the_end_and_leaves_nothing
         ("pid", {}),
     )
     async with desk.bridge(LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT="6") as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Use everything.", max_rounds=20)
+        answer = await client.call(
+            "autonomous_discover_and_execute", task="Use everything.", max_rounds=20, access="write"
+        )
         first_grandchild, second_grandchild, server = (int(told[number]) for number in (4, 7, 8))
         await until_dead(first_grandchild)
         assert is_running(server)

@@ -14,11 +14,12 @@ from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import BridgeError, DownstreamError
-from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
+from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Verdict
 from lmstudio_bridge.messages import ToolCall, ToolResult
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
+_SHOWN_ABOUT = 60  # characters of the argument by which a refused call is told from others
 
 
 class ToolRunner(Protocol):
@@ -113,14 +114,28 @@ class Caller:
         decision = self._policy.check_call(prepared.tool)
         if not decision.allowed:
             text = f"Not allowed: {decision.reason} Work without it."
-            return await self._without_sending(number, call, text, server=server, tool=tool)
+            about = self._redact(_about(prepared.arguments))
+            return await self._without_sending(
+                number, call, text, server=server, tool=tool, verdict=decision.verdict, about=about
+            )
         return await self._send(number, call, prepared)
 
     async def _without_sending(
-        self, number: int, call: ToolCall, text: str, *, is_error: bool = True, server: str = "", tool: str = ""
+        self,
+        number: int,
+        call: ToolCall,
+        text: str,
+        *,
+        is_error: bool = True,
+        server: str = "",
+        tool: str = "",
+        verdict: Verdict = "",
+        about: str = "",
     ) -> ToolResult:
         await self._tell(
-            CallFinished(number, call.id, server, tool or call.name, text, is_error, sent=False, seconds=0)
+            CallFinished(
+                number, call.id, server, tool or call.name, text, is_error, False, 0, verdict=verdict, about=about
+            )
         )
         return ToolResult(text, is_error=is_error)
 
@@ -141,8 +156,17 @@ class Caller:
         if result.is_error:
             text = FAILED + text
         seconds = self._clock() - started_at
-        await self._tell(CallFinished(number, call.id, server, tool, text, result.is_error, sent=True, seconds=seconds))
+        await self._tell(
+            CallFinished(number, call.id, server, tool, text, result.is_error, True, seconds, verdict="allowed")
+        )
         return ToolResult(text, result.is_error, result.images)
+
+
+def _about(arguments: Mapping[str, Any]) -> str:
+    """The first argument that is a text, in a few words: mostly a path or a name."""
+    text = next((value for value in arguments.values() if isinstance(value, str)), "")
+    words = " ".join(text.split())
+    return words if len(words) <= _SHOWN_ABOUT else f"{words[:_SHOWN_ABOUT]}…"
 
 
 def _for_model(error: BridgeError) -> str:

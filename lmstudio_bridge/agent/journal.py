@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
-from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally
-from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
+from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally, Verdict
+from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage
 
 if sys.platform != "win32":
     import fcntl
@@ -34,7 +34,8 @@ _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), ToolCall, Usage, Notice)
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
-_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase)))  # a secret that is such a word must not spoil the journal
+# A secret that is such a word must not spoil the journal.
+_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *get_args(Access)))
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from lmstudio_bridge.messages import ServerTool
-
-Access: TypeAlias = Literal["read", "write"]
+from lmstudio_bridge.events import Verdict
+from lmstudio_bridge.messages import Access, ServerTool
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a call may run; `reason` is for the model and the user."""
+    """Whether a call may run; `reason` is a sentence for the model and the user where it may not."""
 
-    allowed: bool
+    verdict: Verdict
     reason: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may."""
+        return self.verdict == "allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,12 @@ class Policy:
     as writing, as the MCP specification says of `readOnlyHint` (its default is false).
     """
 
-    access: Access = "write"
+    access: Access = "read"
 
     def check_call(self, tool: ServerTool) -> Decision:
         """The decision for one call of this tool."""
         if self.access == "write" or tool.read_only:
-            return Decision(allowed=True)
+            return Decision("allowed")
         return Decision(
-            allowed=False,
-            reason=f"{tool.server} {tool.name} may change things, and this run has read access only.",
+            "needs_write", f"{tool.server} {tool.name} may change things, and this run has read access only."
         )

@@ -202,6 +202,7 @@ class _Runner:
             self._request.max_tokens,
             self._request.model,
             self._request.seconds,
+            access="write",
         )
         return (await agent.execute(request, emit=emit)).outcome
 

@@ -68,7 +68,7 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 ALL_KINDS: list[Event] = [
     RunStarted("r1", "do\nit", ("fs", "memory"), 5, "2026-01-02T12:00:00+00:00"),
-    RunContinued("r1", "and then?", ("fs",), 7, "2026-01-02T12:30:00+00:00"),
+    RunContinued("r1", "and then?", ("fs",), 7, "2026-01-02T12:30:00+00:00", "read"),
     ServerReady("fs", 3),
     ServerFailed("memory", "No such file: “x”"),
     ModelChosen("tiny", None, 4096),
@@ -80,6 +80,7 @@ ALL_KINDS: list[Event] = [
     MessageAdded(AssistantMessage("I look.", (ToolCall("c1", "fs__read", "{}"),))),
     CallStarted(1, "c1", "fs", "read", "{}"),
     CallFinished(1, "c1", "fs", "read", "half a pair: \ud83d", is_error=True, sent=True, seconds=2),
+    CallFinished(1, "c2", "fs", "write", "Not allowed", True, False, 0, verdict="needs_write", about="a.txt"),
     MessageAdded(ToolMessage("c1", "hello")),
     RetryScheduled(1, 2.0, "busy"),
     MessagesDropped(3),

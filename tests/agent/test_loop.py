@@ -75,7 +75,7 @@ class Case:
     model: ScriptedModel
     tools: ToolRunner = field(default_factory=FakeTools)
     limits: Limits = field(default_factory=lambda: limits(10))
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = field(default_factory=lambda: Policy("write"))
     redact: Callable[[str], str] = str
     sink: Emit | None = None
     clock: ManualClock = field(default_factory=ManualClock)
@@ -163,7 +163,7 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
         RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
         MessageAdded(turn),
         CallStarted(1, "c1", "fs", "read", READ_A),
-        CallFinished(1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0),
+        CallFinished(1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0, verdict="allowed"),
         MessageAdded(ToolMessage("c1", "hello")),
         RoundStarted(2, 10, 4),
         RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
@@ -316,12 +316,14 @@ async def test_unknown_tool_is_answered_with_the_names_that_there_are() -> None:
 
 async def test_call_that_the_policy_refuses_is_answered_with_the_reason() -> None:
     tools = FakeTools({("fs", "read"): ToolResult("hello")})
-    given = case(call(("fs__write", "{}"), ("fs__read", READ_A)), say("Done."), tools=tools, policy=Policy("read"))
+    write = ("fs__write", '{"path": "b.txt"}')
+    given = case(call(write, ("fs__read", READ_A)), say("Done."), tools=tools, policy=Policy("read"))
 
     outcome = await given.go()
 
     refusal = "Not allowed: fs write may change things, and this run has read access only. Work without it."
     assert outcome.calls == 1
+    assert outcome.needed_write == ("fs write (b.txt)",)
     assert given.results() == [refusal, "hello"]
     assert tools.sent == [Sent("fs", "read", {"path": "a.txt"})]
 
@@ -334,7 +336,9 @@ async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
     assert given.results() == ["The call failed: ENOENT"]
     assert outcome.stop == "answered"
     assert given.recorder.of(CallFinished) == [
-        CallFinished(1, "c1", "fs", "read", "The call failed: ENOENT", is_error=True, sent=True, seconds=0)
+        CallFinished(
+            1, "c1", "fs", "read", "The call failed: ENOENT", is_error=True, sent=True, seconds=0, verdict="allowed"
+        )
     ]
 
 
@@ -388,7 +392,7 @@ async def test_secrets_are_taken_out_of_everything_that_tools_and_servers_say() 
     assert outcome.answer == "The key is [secret]."
     assert given.recorder.of(CallProgress, CallFinished, RetryScheduled, RunFinished) == [
         CallProgress("c1", "fs", "read", "using [secret]"),
-        CallFinished(1, "c1", "fs", "read", "key=[secret]", is_error=False, sent=True, seconds=0),
+        CallFinished(1, "c1", "fs", "read", "key=[secret]", is_error=False, sent=True, seconds=0, verdict="allowed"),
         RetryScheduled(1, 1, "bad [secret]"),
         RunFinished("answered", "The key is [secret].", "", 0),
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.policy import Access, Decision, Policy
-from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.agent.policy import Decision, Policy
+from lmstudio_bridge.messages import Access, ServerTool
 
-YES = Decision(allowed=True)
-NO = Decision(allowed=False, reason="fs write may change things, and this run has read access only.")
+YES = Decision("allowed")
+NO = Decision("needs_write", "fs write may change things, and this run has read access only.")
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,5 @@ def test_read_access_runs_only_what_the_server_marks_as_read_only(
     assert Policy(access).check_call(ServerTool("fs", "write", read_only=read_only)) == decision
 
 
-def test_access_is_to_write_unless_said_otherwise() -> None:
-    assert Policy() == Policy("write")
+def test_access_is_to_read_unless_said_otherwise() -> None:
+    assert Policy() == Policy("read")
