@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
 from lmstudio_bridge.messages import Access, Message, SystemMessage, UserMessage
+from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import ContinueRequest, RunReport, RunRequest
@@ -131,6 +132,14 @@ class DynamicAutonomousAgent:
             trusted=self._settings.trust,
         )
 
+    def permissions(self, configs: Iterable[ServerConfig], *, access: Access = "read") -> Permissions:
+        """What a run with these servers may do, as the rule files stand right now.
+
+        Raises:
+            SettingsError: A rule file cannot be used.
+        """
+        return read_permissions(configs, project=self._settings.project, environ=self._environ, policy=Policy(access))
+
     async def execute(self, request: RunRequest, *, emit: Emit | None = None) -> RunReport:
         """Do what is asked; `emit` is told what happens.
 
@@ -180,6 +189,7 @@ class DynamicAutonomousAgent:
         started_at = time.monotonic()
         run_id = plan.start.run_id
         redactor = Redactor(self._secrets(plan.servers.configs))
+        permissions = self.permissions(plan.servers.configs, access=request.access)
         async with AsyncExitStack() as held:
             journal = held.enter_context(open_journal(self.runs_folder, run_id, redact=redactor.redact))
             tally = Tally()
@@ -196,11 +206,13 @@ class DynamicAutonomousAgent:
             try:
                 for error in plan.servers.refused:
                     await tell(ServerFailed(error.server, error.explain()))
-                for warning in plan.servers.warnings:
+                for warning in (*plan.servers.warnings, *permissions.warnings):
                     await tell(Warned(warning))
                 seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
                 async with time_to_begin(seconds):
-                    prepared = await self._preparer.prepare(plan.servers.configs, plan.model, tell, redactor, held)
+                    prepared = await self._preparer.prepare(
+                        plan.servers.configs, plan.model, tell, redactor, held, offers=permissions.policy.offers
+                    )
                 await check_room(prepared, plan.added, tell)
             except BaseException as exc:  # the journal must have its end; the error goes on
                 cancelled = isinstance(exc, asyncio.CancelledError)
@@ -221,7 +233,7 @@ class DynamicAutonomousAgent:
                 model=prepared.model,
                 tools=self.pool,
                 toolbox=prepared.toolbox,
-                policy=Policy(request.access),
+                policy=permissions.policy,
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
                 strategy=prepared.strategy,
                 output_schema=request.output_schema,

@@ -55,6 +55,16 @@ async def run_checks(agent: DynamicAutonomousAgent) -> AsyncIterator[Check]:
         yield Check(f"MCP server {name}", True, f"left out: {refusal.message}", refusal.remedy)
     for name, reason in servers.skipped.items():
         yield Check(f"MCP server {name}", True, f"left out: {reason}")
+    try:
+        permissions = agent.permissions(servers.servers.values())
+    except BridgeError as exc:
+        yield Check("Rules", False, exc.message, exc.remedy)
+    else:
+        for line in permissions.lines():
+            subject, _, found = line.partition(": ")
+            yield Check(subject.capitalize(), True, found)
+        for warning in permissions.warnings:
+            yield Check("Rules", True, f"warning: {warning}")
     for config in servers.servers.values():
         try:
             tools = await agent.pool.open_server(config)

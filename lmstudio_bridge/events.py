@@ -18,7 +18,7 @@ Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full",
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
-Verdict: TypeAlias = Literal["", "allowed", "needs_write"]
+Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
 """What the policy said of a call; "" where it was not asked, as for bad arguments and the bridge's own tools."""
 
 
@@ -160,7 +160,8 @@ class CallProgress:
 class CallFinished:
     """A tool call has its result, or was answered without being sent (`sent` is False).
 
-    `about` is what the call is about in a few words, such as a path, where it was refused.
+    `about` is what the call is about in a few words, such as a path, where it was refused. `rule` is
+    what decided about it.
     """
 
     number: int
@@ -173,6 +174,7 @@ class CallFinished:
     seconds: float
     verdict: Verdict = ""
     about: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)

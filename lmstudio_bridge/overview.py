@@ -11,6 +11,7 @@ from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import CallFinished, CallStarted, MessageAdded, Noticed, RoundFinished, ServerFailed, Warned
 from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.messages import UserMessage
+from lmstudio_bridge.permissions import Permissions
 
 MAX_RUNS = 50  # the newest ones, in the list of runs
 _SHOWN_TASK = 80  # characters of a task in the list of runs
@@ -33,8 +34,8 @@ def _model_row(model: ModelInfo) -> list[str]:
     return [model.key, model.kind, states[model.loaded], contexts or most, slots, tools]
 
 
-def servers_text(catalog: ServerCatalog) -> str:
-    """A table of the configured MCP servers, where each comes from, and why one is left out."""
+def servers_text(catalog: ServerCatalog, permissions: Permissions) -> str:
+    """A table of the configured MCP servers, where each comes from, why one is left out, and which rules apply."""
     rows = [
         [name, config.transport, "usable", f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.servers.items())
@@ -46,8 +47,12 @@ def servers_text(catalog: ServerCatalog) -> str:
     rows += [[name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items())]
     text = _table(["server", "transport", "state", "from"], rows, empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    warnings = [*catalog.warnings, *(each for told in catalog.server_warnings.values() for each in told)]
-    return "\n".join([text, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)])
+    about = [each for told in catalog.server_warnings.values() for each in told]
+    warnings = [*catalog.warnings, *permissions.warnings, *about]
+    rules = [f"- {line}" for line in permissions.lines()]
+    return "\n".join(
+        [text, "", *rules, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)]
+    )
 
 
 def runs_text(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -58,11 +58,19 @@ class Preparer:
         self._watch_interval = settings.watch_interval
 
     async def prepare(
-        self, configs: list[ServerConfig], model_name: str | None, tell: Emit, redactor: Redactor, held: AsyncExitStack
+        self,
+        configs: list[ServerConfig],
+        model_name: str | None,
+        tell: Emit,
+        redactor: Redactor,
+        held: AsyncExitStack,
+        *,
+        offers: Callable[[ServerTool], bool],
     ) -> Prepared:
         """Get the model into memory while the servers start; what makes the run impossible is raised at once.
 
-        What must be kept for the whole run is entered into `held`.
+        What must be kept for the whole run is entered into `held`. `offers` says which tools the model
+        gets to know of.
         """
         opened: dict[str, tuple[ServerTool, ...]] = {}
         failed: list[DownstreamError] = []
@@ -86,7 +94,7 @@ class Preparer:
         if not opened:
             raise _none_left(failed, redactor)
         servers = tuple(config.name for config in configs if config.name in opened)
-        toolbox = Toolbox(tool for name in servers for tool in opened[name])
+        toolbox = Toolbox(tool for name in servers for tool in opened[name] if offers(tool))
         return Prepared(model, strategy, toolbox, servers)
 
     async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:

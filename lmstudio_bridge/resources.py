@@ -33,7 +33,8 @@ def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomo
     async def servers() -> str:
         """The MCP servers that delegated tasks can use, where each is configured, and why one is left out."""
         with _resource_errors():
-            return servers_text(agent().configured_servers())
+            catalog = agent().configured_servers()
+            return servers_text(catalog, agent().permissions(catalog.servers.values()))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:

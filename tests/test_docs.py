@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 OTHERS = {
+    # the system's
+    "XDG_CONFIG_HOME",
     # Claude Code's
     "MCP_TIMEOUT",
     "MCP_TOOL_TIMEOUT",

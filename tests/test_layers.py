@@ -34,6 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.results",
         "agent.arguments",
         "agent.stuck",
+        "agent.rules",
+        "agent.paths",
     ),
     (
         "llm.wire",
@@ -53,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.shelf",
         "agent.selection",
         "report",
+        "presets",
     ),
     (
         "llm.accumulate",
@@ -62,8 +65,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.calls",
         "agent.resume",
         "agent.rounds",
+        "rule_files",
     ),
-    ("llm.client", "downstream.connections", "downstream.claude_files", "agent.loop"),
+    ("permissions", "llm.client", "downstream.connections", "downstream.claude_files", "agent.loop"),
     ("llm.loading", "downstream.sessions", "downstream.trust"),
     ("downstream.discovery",),
     ("llm.pinned",),

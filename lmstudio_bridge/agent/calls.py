@@ -8,17 +8,18 @@ from typing import Any, Protocol
 
 import anyio
 
-from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.policy import Decision, Policy
 from lmstudio_bridge.agent.prompts import FAILED
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import BridgeError, DownstreamError
-from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Verdict
+from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
 from lmstudio_bridge.messages import ToolCall, ToolResult
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
+_NOT_ASKED = Decision("")  # of calls that the policy does not see
 _SHOWN_ABOUT = 60  # characters of the argument by which a refused call is told from others
 
 
@@ -111,14 +112,14 @@ class Caller:
             tool = prepared.tool.name if prepared.tool else call.name
             return await self._without_sending(number, call, self._redact(prepared.text), server=server, tool=tool)
         server, tool = prepared.tool.server, prepared.tool.name
-        decision = self._policy.check_call(prepared.tool)
+        decision = self._policy.check_call(prepared.tool, prepared.arguments)
         if not decision.allowed:
             text = f"Not allowed: {decision.reason} Work without it."
-            about = self._redact(_about(prepared.arguments))
+            about = _about(prepared.arguments)
             return await self._without_sending(
-                number, call, text, server=server, tool=tool, verdict=decision.verdict, about=about
+                number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
-        return await self._send(number, call, prepared)
+        return await self._send(number, call, prepared, decision)
 
     async def _without_sending(
         self,
@@ -129,17 +130,27 @@ class Caller:
         is_error: bool = True,
         server: str = "",
         tool: str = "",
-        verdict: Verdict = "",
+        decision: Decision = _NOT_ASKED,
         about: str = "",
     ) -> ToolResult:
         await self._tell(
             CallFinished(
-                number, call.id, server, tool or call.name, text, is_error, False, 0, verdict=verdict, about=about
+                number,
+                call.id,
+                server,
+                tool or call.name,
+                text,
+                is_error,
+                sent=False,
+                seconds=0,
+                verdict=decision.verdict,
+                about=about,
+                rule=decision.rule,
             )
         )
         return ToolResult(text, is_error=is_error)
 
-    async def _send(self, number: int, call: ToolCall, prepared: PreparedCall) -> ToolResult:
+    async def _send(self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision) -> ToolResult:
         server, tool = prepared.tool.server, prepared.tool.name
         started_at = self._clock()
 
@@ -157,7 +168,18 @@ class Caller:
             text = FAILED + text
         seconds = self._clock() - started_at
         await self._tell(
-            CallFinished(number, call.id, server, tool, text, result.is_error, True, seconds, verdict="allowed")
+            CallFinished(
+                number,
+                call.id,
+                server,
+                tool,
+                text,
+                result.is_error,
+                sent=True,
+                seconds=seconds,
+                verdict=decision.verdict,
+                rule=decision.rule,
+            )
         )
         return ToolResult(text, result.is_error, result.images)
 

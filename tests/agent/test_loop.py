@@ -163,7 +163,9 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
         RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
         MessageAdded(turn),
         CallStarted(1, "c1", "fs", "read", READ_A),
-        CallFinished(1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0, verdict="allowed"),
+        CallFinished(
+            1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0, verdict="allowed", rule="readOnlyHint"
+        ),
         MessageAdded(ToolMessage("c1", "hello")),
         RoundStarted(2, 10, 4),
         RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
@@ -337,7 +339,7 @@ async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
     assert outcome.stop == "answered"
     assert given.recorder.of(CallFinished) == [
         CallFinished(
-            1, "c1", "fs", "read", "The call failed: ENOENT", is_error=True, sent=True, seconds=0, verdict="allowed"
+            1, "c1", "fs", "read", "The call failed: ENOENT", True, True, 0, verdict="allowed", rule="readOnlyHint"
         )
     ]
 
@@ -392,7 +394,18 @@ async def test_secrets_are_taken_out_of_everything_that_tools_and_servers_say() 
     assert outcome.answer == "The key is [secret]."
     assert given.recorder.of(CallProgress, CallFinished, RetryScheduled, RunFinished) == [
         CallProgress("c1", "fs", "read", "using [secret]"),
-        CallFinished(1, "c1", "fs", "read", "key=[secret]", is_error=False, sent=True, seconds=0, verdict="allowed"),
+        CallFinished(
+            1,
+            "c1",
+            "fs",
+            "read",
+            "key=[secret]",
+            is_error=False,
+            sent=True,
+            seconds=0,
+            verdict="allowed",
+            rule="readOnlyHint",
+        ),
         RetryScheduled(1, 1, "bad [secret]"),
         RunFinished("answered", "The key is [secret].", "", 0),
     ]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from lmstudio_bridge.agent.paths import make_workspace
 from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.messages import Access, ServerTool
+from lmstudio_bridge.agent.rules import Rule, Rules, Verb
+from lmstudio_bridge.events import Verdict
+from lmstudio_bridge.messages import Access, JSONObject, ServerTool
 
-YES = Decision("allowed")
-NO = Decision("needs_write", "fs write may change things, and this run has read access only.")
+READING = Decision("allowed", rule="readOnlyHint")
+WRITING = Decision("allowed", rule="access=write")
+NO = Decision("needs_write", "fs write may change things, and this run has read access only.", "access=read")
 
 
 @pytest.mark.parametrize(
     ("access", "read_only", "decision"),
     [
-        ("write", True, YES),
-        ("write", False, YES),
-        ("write", None, YES),
-        ("read", True, YES),
+        ("write", True, READING),
+        ("write", False, WRITING),
+        ("write", None, WRITING),
+        ("read", True, READING),
         ("read", False, NO),
         ("read", None, NO),
     ],
@@ -26,8 +32,211 @@ def test_read_access_runs_only_what_the_server_marks_as_read_only(
     access: Access, read_only: bool | None, decision: Decision
 ) -> None:
     """A tool without the mark counts as writing (MCP specification, readOnlyHint)."""
-    assert Policy(access).check_call(ServerTool("fs", "write", read_only=read_only)) == decision
+    assert Policy(access).check_call(ServerTool("fs", "write", read_only=read_only), {}) == decision
 
 
 def test_access_is_to_read_unless_said_otherwise() -> None:
     assert Policy() == Policy("read")
+
+
+# -- rules --------------------------------------------------------------------------------------
+
+
+def ruled(access: Access, *rules: tuple[Verb, str]) -> Policy:
+    return Policy(access, Rules(tuple(Rule(verb, pattern, "mine") for verb, pattern in rules)))
+
+
+@pytest.mark.parametrize(
+    ("access", "rules", "verdict"),
+    [
+        ("read", [("allow", "fs/write")], "allowed"),
+        ("read", [("allow", "fs/*")], "allowed"),
+        ("read", [("allow", "fs/read")], "needs_write"),
+        ("write", [("deny", "fs/write")], "denied"),
+        ("write", [("deny", "*/wr*")], "denied"),
+        ("write", [("hide", "fs/*")], "denied"),
+        ("read", [("allow", "fs/write"), ("deny", "fs/*")], "denied"),
+        ("write", [("deny", "fs/write"), ("allow", "fs/write")], "denied"),
+        ("write", [("deny", "other/write")], "allowed"),
+    ],
+)
+def test_a_rule_decides_before_access_and_deny_beats_allow(
+    access: Access, rules: list[tuple[Verb, str]], verdict: Verdict
+) -> None:
+    assert ruled(access, *rules).check_call(ServerTool("fs", "write"), {}).verdict == verdict
+
+
+def test_a_denied_tool_does_not_run_although_its_server_calls_it_reading() -> None:
+    tool = ServerTool("fs", "read", read_only=True)
+
+    assert ruled("write", ("deny", "fs/read")).check_call(tool, {}) == Decision(
+        "denied", "the user's rules deny fs read.", 'deny "fs/read" (mine)'
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "tool", "verdict"),
+    [
+        ("deny", ServerTool("FS", "Write"), "denied"),
+        ("allow", ServerTool("FS", "Write"), "needs_write"),
+        ("allow", ServerTool("f\u0455", "write"), "needs_write"),  # a Cyrillic letter
+        ("allow", ServerTool("fs", "write/x"), "needs_write"),
+        ("allow", ServerTool("fs/write", "x"), "needs_write"),
+    ],
+)
+def test_a_look_alike_is_denied_with_its_model_and_never_allowed_with_it(
+    verb: Verb, tool: ServerTool, verdict: Verdict
+) -> None:
+    assert ruled("read", (verb, "fs/write")).check_call(tool, {}).verdict == verdict
+
+
+@pytest.mark.parametrize(("verb", "offered"), [("hide", False), ("deny", True), ("allow", True)])
+def test_only_what_is_hidden_is_not_offered(verb: Verb, offered: bool) -> None:
+    assert ruled("write", (verb, "fs/write")).offers(ServerTool("fs", "write")) is offered
+
+
+# -- paths --------------------------------------------------------------------------------------
+
+READ = ServerTool("fs", "read", read_only=True)
+WRITE = ServerTool("fs", "write")
+
+
+def at_work(project: Path, rules: Rules | None = None) -> Policy:
+    """A policy that may write, with the project as the workspace of the server fs."""
+    project.mkdir(exist_ok=True)
+    workspace = make_workspace([project], home=project.parent / "home")
+    return Policy("write", rules or Rules(), workspace, {"fs": project})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": "a.txt"},
+        {"path": "{project}/sub/a.txt"},
+        {"path": "sub/../a.txt"},
+        {"path": "."},
+        {"paths": ["a.txt", "{project}/b.txt"]},
+        {"uri": "file://{project}/a%20b.txt"},
+        {"url": "https://example.com/a/b"},
+        {"content": "/etc/passwd", "query": "../.."},
+        {"path": 7, "paths": None},
+    ],
+)
+def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONObject) -> None:
+    project = tmp_path / "project"
+
+    assert at_work(project).check_call(WRITE, filled(arguments, project)) == WRITING
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": "/etc/passwd"},
+        {"path": "../other/a.txt"},
+        {"path": "sub/../../other"},
+        {"path": "{project}/../other"},
+        {"path": "{project}-other/a.txt"},
+        {"path": "  /etc/passwd"},
+        {"path": "'/etc/passwd'"},
+        {"path": "~/a.txt"},
+        {"path": "~root/a.txt"},
+        {"path": "a\0b"},
+        {"path": "link/a.txt"},
+        {"path": "https://../../../../../../../../../../etc/passwd"},
+        {"paths": ["a.txt", "/etc/passwd"]},
+        {"source": "a.txt", "destination": "/tmp/a.txt"},
+        {"filePath": "/etc/passwd"},
+        {"output_file": "/etc/passwd"},
+        {"targetDirectory": "/etc"},
+        {"edits": [{"file": {"path": "/etc/passwd"}}]},
+        {"files": {"../x": "text"}},
+        {"uri": "file:///etc/passwd"},
+        {"uri": "FILE:///etc/passwd"},
+        {"uri": "file://{project}/%2e%2e/x"},
+        {"anything": "file:///etc/passwd"},
+    ],
+)
+@pytest.mark.parametrize("tool", [READ, WRITE])
+def test_paths_that_leave_the_workspace_are_refused(tmp_path: Path, tool: ServerTool, arguments: JSONObject) -> None:
+    project = tmp_path / "project"
+    policy = at_work(project)
+    (project / "link").symlink_to(tmp_path)
+
+    assert policy.check_call(tool, filled(arguments, project)).verdict == "outside"
+
+
+def filled(value: object, project: Path) -> dict[str, object]:
+    """The arguments with the project's folder put in."""
+
+    def fill(each: object) -> object:
+        match each:
+            case str():
+                return each.replace("{project}", str(project))
+            case dict():
+                return {key: fill(item) for key, item in each.items()}
+            case list():
+                return [fill(item) for item in each]
+            case _:
+                return each
+
+    got = fill(value)
+    assert isinstance(got, dict)
+    return got
+
+
+def test_a_refusal_names_the_path_and_the_workspace(tmp_path: Path) -> None:
+    policy = at_work(tmp_path)
+
+    assert policy.check_call(READ, {"path": "/etc/passwd"}) == Decision(
+        "outside", f"'/etc/passwd' is outside of what this run may touch ({tmp_path}).", "workspace"
+    )
+
+
+def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
+    policy = at_work(tmp_path, Rules((Rule("allow", "fs/*", "mine"),)))
+
+    assert policy.check_call(WRITE, {"path": "/etc/passwd"}).verdict == "outside"
+
+
+@pytest.mark.parametrize("path", [".git/hooks/post-checkout", ".claude/settings.json", ".MCP.json", "sub/.git", "link"])
+def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, path: str) -> None:
+    policy = at_work(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / ".mcp.json")
+
+    assert policy.check_call(READ, {"path": path}) == READING
+    assert policy.check_call(WRITE, {"path": path}).verdict == "denied"
+
+
+def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
+    tool = ServerTool("remote", "read", read_only=True)
+
+    assert at_work(tmp_path).check_call(tool, {"path": "/docs/a.md"}) == READING
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict"),
+    [
+        (Rules(arguments={"fs/*": frozenset()}), "allowed"),
+        (Rules(arguments={"other/*": frozenset()}), "outside"),
+        (Rules(arguments={"fs/*": frozenset({"note"})}), "allowed"),
+        (Rules(arguments={"fs/*": frozenset({"path"})}), "outside"),
+        (Rules(arguments={"fs/*": frozenset()}, more_arguments={"fs/w*": frozenset({"path"})}), "outside"),
+    ],
+)
+def test_rules_say_which_arguments_are_paths(tmp_path: Path, rules: Rules, verdict: Verdict) -> None:
+    """What a project's file adds to them cannot be taken away (ours: it can only tighten)."""
+    assert at_work(tmp_path, rules).check_call(WRITE, {"path": "/docs/a.md"}).verdict == verdict
+
+
+def test_arguments_nested_too_deeply_to_look_through_are_refused(tmp_path: Path) -> None:
+    arguments: dict[str, object] = {"path": "/etc/passwd"}
+    for _ in range(40):
+        arguments = {"a": arguments}
+
+    assert at_work(tmp_path).check_call(WRITE, arguments).verdict == "denied"
+
+
+def test_without_a_folder_in_the_workspace_no_path_may_be_used(tmp_path: Path) -> None:
+    policy = Policy("write", local={"fs": tmp_path})
+
+    assert policy.check_call(WRITE, {"path": "a.txt"}).verdict == "outside"

@@ -1,0 +1,126 @@
+"""Paths in the arguments of a call, and whether they stay in the workspace."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from lmstudio_bridge.messages import JSONObject
+
+PATH_WORDS = frozenset(
+    (
+        *("path", "paths", "filepath", "filepaths", "file", "files", "filename", "filenames"),
+        *("dir", "dirs", "directory", "directories", "folder", "folders", "root", "roots", "cwd"),
+        *("source", "sources", "src", "destination", "dest", "dst", "target", "uri", "uris", "url"),
+    )
+)
+"""An argument is taken for a path if its name ends in such a word: `file_path`, `sourceDirectory`.
+
+Also an ordinary address may stand there; as a path it would be a relative one, which harms nothing.
+"""
+
+PROTECTED = frozenset({".git", ".claude", ".mcp.json", ".vscode", "lmstudio-bridge.toml"})
+"""What makes other programs run commands, or says what a run may do: only reading tools may name it."""
+
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+_MAX_DEPTH = 32  # of nested arguments; what lies deeper is refused
+
+
+class TooDeepError(ValueError):
+    """Arguments are nested so deeply that they were not looked through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders that tools may work in, with all links resolved."""
+
+    folders: tuple[Path, ...]
+    home: Path | None = None
+
+    def places_of(self, text: str, *, base: Path) -> list[Path] | None:
+        """Where below one of the folders a path is, seen from that folder; None if it leaves them.
+
+        `base` is the folder from which the server sees relative paths. Servers differ in how they read
+        a path (white space and quotation marks around it, `~`, file: URLs), so every reading must stay.
+        """
+        places: list[Path] = []
+        for reading in _readings(text, home=self.home):
+            bases = (base, *self.folders) if ".." not in Path(reading).parts else (base,)
+            for each in bases:
+                try:
+                    real = Path(os.path.realpath(each / reading))
+                except (ValueError, OSError):  # a null byte; a circle of links
+                    return None
+                folder = next((folder for folder in self.folders if real.is_relative_to(folder)), None)
+                if folder is None:
+                    return None
+                places.append(real.relative_to(folder))
+        return places
+
+    def __str__(self) -> str:
+        """The folders, for a reader."""
+        return ", ".join(map(str, self.folders)) or "no folder"
+
+
+def make_workspace(folders: Iterable[Path], *, home: Path | None = None) -> Workspace:
+    """A workspace of these folders, links resolved."""
+    return Workspace(tuple(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders)), home)
+
+
+def is_protected(place: Path) -> bool:
+    """Whether a place in the workspace is one that only reading tools may name."""
+    return any(part.casefold() in PROTECTED for part in place.parts)
+
+
+def find_paths(arguments: JSONObject, *, names: frozenset[str] | None, more: frozenset[str]) -> Iterator[str]:
+    """The texts in the arguments that are paths, wherever they stand.
+
+    `names` are the arguments that are paths; None goes by their usual names. `more` are paths as well.
+
+    Raises:
+        TooDeepError: They are nested too deeply.
+    """
+
+    def is_path(name: str) -> bool:
+        if name in more:
+            return True
+        return name in names if names is not None else _last_word(name) in PATH_WORDS
+
+    def walk(value: Any, named: bool, depth: int) -> Iterator[str]:
+        if depth > _MAX_DEPTH:
+            raise TooDeepError("the arguments are nested too deeply")
+        if isinstance(value, str):
+            if named or (names is None and value.lstrip().lower().startswith("file:")):
+                yield value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if named:
+                    yield str(key)  # {"files": {"a.txt": "its text"}}
+                yield from walk(item, is_path(str(key)), depth + 1)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from walk(item, named, depth + 1)
+
+    yield from walk(dict(arguments), False, 0)
+
+
+def _last_word(name: str) -> str:
+    words = _WORD.findall(name)
+    return words[-1].lower() if words else ""
+
+
+def _readings(text: str, *, home: Path | None) -> Iterator[str]:
+    """The ways in which servers read a path."""
+    bare = text.strip().strip("\"'").strip()
+    yield from dict.fromkeys((text, bare))
+    if bare.lower().startswith("file:"):
+        yield unquote(urlsplit(bare).path) or bare[len("file:") :]
+    first, *rest = Path(bare).parts or (".",)
+    if first.startswith("~"):
+        # Another user's home folder is none of ours, wherever it is.
+        yield str(home.joinpath(*rest)) if first == "~" and home is not None else os.sep

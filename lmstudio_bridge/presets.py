@@ -1,0 +1,89 @@
+"""What is known of well-known MCP servers: tools that only read though not every version says so, and their paths.
+
+A server is known by the package that its entry starts, not by its name, which anyone can choose.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lmstudio_bridge.agent.rules import Rule, Rules
+from lmstudio_bridge.downstream.config import ServerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One well-known server; `reason` says why what stands here is so.
+
+    `reads` are tools that may run in a run that only reads. `paths` says for a glob over the server's
+    tools which arguments are paths, in place of the usual names.
+    """
+
+    reason: str
+    reads: tuple[str, ...] = ()
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "@modelcontextprotocol/server-filesystem": Preset(
+        "versions before 2025.11 mark no tool",
+        reads=(
+            "read_file",
+            "read_text_file",
+            "read_media_file",
+            "read_multiple_files",
+            "list_directory",
+            "list_directory_with_sizes",
+            "directory_tree",
+            "search_files",
+            "get_file_info",
+            "list_allowed_directories",
+        ),
+    ),
+    "@modelcontextprotocol/server-memory": Preset(
+        "versions before 2025.11 mark no tool; its one file is named by the user, so that no argument is a path",
+        reads=("read_graph", "search_nodes", "open_nodes"),
+        paths={"*": ()},
+    ),
+    "@modelcontextprotocol/server-sequential-thinking": Preset(
+        "it keeps thoughts in its memory and touches nothing else", reads=("sequentialthinking",), paths={"*": ()}
+    ),
+    "@modelcontextprotocol/server-github": Preset(
+        "its paths are in a repository on GitHub, not on this machine", paths={"*": ()}
+    ),
+    "mcp-server-git": Preset(
+        "these take no words that git could read as options; older versions let git_diff and git_log write files so",
+        reads=("git_status", "git_diff_unstaged", "git_diff_staged"),
+        paths={"*": ("repo_path", "files")},
+    ),
+    "mcp-server-time": Preset("it only tells the time", reads=("get_current_time", "convert_time"), paths={"*": ()}),
+    "mcp-server-fetch": Preset(
+        "its addresses are no paths; it is not in the list of reading tools, because an address can carry away what "
+        "was read",
+        paths={"*": ()},
+    ),
+}
+
+
+def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
+    """The rules for those of the servers that are well known."""
+    rules = Rules()
+    for config in configs:
+        package = next((package for package in PRESETS if _starts(config, package)), None)
+        if package is None:
+            continue
+        preset, name = PRESETS[package], glob.escape(config.name)
+        rules += Rules(
+            tuple(Rule("allow", f"{name}/{tool}", f"known of {package}") for tool in preset.reads),
+            arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
+        )
+    return rules
+
+
+def _starts(config: ServerConfig, package: str) -> bool:
+    """Whether the entry starts that package: by name, with a version, or by a path into it."""
+    word = re.compile(rf"(?:^|[/\\]){re.escape(package)}(?:[@=/\\]|$)")
+    return config.transport == "stdio" and any(word.search(each) for each in (config.command, *config.args))
