@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.fence import Fence, new_fence
 from lmstudio_bridge.agent.journal import check_not_active, open_journal
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
@@ -79,11 +80,15 @@ class _Plan:
 
 @asynccontextmanager
 async def open_agent(
-    settings: Settings, *, environ: Mapping[str, str], sleep: Sleep = asyncio.sleep
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    sleep: Sleep = asyncio.sleep,
+    make_fence: Callable[[], Fence] = new_fence,
 ) -> AsyncIterator[DynamicAutonomousAgent]:
     """An agent with its HTTP client and its pool of MCP servers; leaving closes both.
 
-    `sleep` makes the pauses before a request is sent again.
+    `sleep` makes the pauses before a request is sent again, `make_fence` what stands around results in one run.
     """
     async with (
         open_client(
@@ -103,7 +108,7 @@ async def open_agent(
             pass_env=settings.pass_env,
         ) as pool,
     ):
-        yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ)
+        yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ, make_fence=make_fence)
 
 
 class DynamicAutonomousAgent:
@@ -112,12 +117,21 @@ class DynamicAutonomousAgent:
     One agent serves many runs at once; they share its client and its servers and nothing else.
     """
 
-    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: LLMClient,
+        pool: SessionPool,
+        *,
+        settings: Settings,
+        environ: Mapping[str, str],
+        make_fence: Callable[[], Fence] = new_fence,
+    ) -> None:
         self.client = client
         self.pool = pool
         self._preparer = Preparer(client, pool, settings=settings)
         self._settings = settings
         self._environ = environ
+        self._new_fence = make_fence
 
     def configured_servers(self) -> ServerCatalog:
         """The MCP servers as the files name them right now.
@@ -240,6 +254,7 @@ class DynamicAutonomousAgent:
                 emit=sink,
                 tally=tally,
                 redact=redactor.redact,
+                fence=self._new_fence(),
                 started_at=started_at,
             )
         return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers)

@@ -28,7 +28,8 @@ class Outcome:
 
     `answer` is the model's final text, or the best text so far when `stop` is not "answered".
     `error` says why a run failed, with its remedy. `seconds` is wall time. `needed_write` are the calls
-    that were refused because the run could only read, each as a reader would name it.
+    that were refused because the run could only read, each as a reader would name it. `sources` are the
+    tools that were called.
     """
 
     stop: Stop
@@ -41,6 +42,7 @@ class Outcome:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     needed_write: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ class Tally:
         self._usage = Usage()
         self._warnings: list[str] = []
         self._needed_write: list[str] = []
+        self._sources: dict[str, None] = {}
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
@@ -282,6 +285,8 @@ class Tally:
                 self.last_text = event.text or self.last_text
             case CallFinished(sent=sent):
                 self._calls += sent
+                if sent:
+                    self._sources[f"{event.server} {event.tool}"] = None
                 if event.verdict == "needs_write":
                     shown = f"{event.server} {event.tool}"
                     self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
@@ -316,6 +321,7 @@ class Tally:
             seconds=self._end.seconds,
             warnings=tuple(self._warnings),
             needed_write=tuple(self._needed_write),
+            sources=tuple(self._sources),
         )
 
 

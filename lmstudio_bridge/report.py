@@ -10,6 +10,7 @@ from lmstudio_bridge.messages import Access, JSONObject
 
 DEFAULT_MAX_ROUNDS = 50
 MAX_TASK = 10_000  # characters
+_SHOWN_SOURCES = 10  # tools that the line about sources names
 _SHOWN_REFUSALS = 10  # calls that the line about refused ones names
 
 
@@ -71,7 +72,7 @@ class RunReport:
         note = f"\n\n[The answer was cut here; the whole is in the resource {run_uri(self.run_id)}.]"
         room = limit - (len(whole) - len(self.outcome.answer)) - len(note)
         if room < 0:  # it is not the answer that is long
-            return f"{whole[: limit - len(note) - len(self.figures()) - 2]}{note}\n\n{self.figures()}"
+            return f"{whole[: limit - len(note) - len(self._end()) - 2]}{note}\n\n{self._end()}"
         return self._text(_cut_at_paragraph(self.outcome.answer, room) + note)
 
     def structure(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class RunReport:
             "usage": asdict(outcome.usage),
             "seconds": round(outcome.seconds, 3),
             "warnings": list(outcome.warnings),
+            "sources": list(outcome.sources),
             "needed_write": list(outcome.needed_write),
             "error": outcome.error,
         }
@@ -103,7 +105,15 @@ class RunReport:
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
                 parts += [outcome.error] if outcome.stop == "context_full" else []  # how much would be needed
-        return "\n\n".join([*(part for part in (*parts, self._refusals()) if part), self.figures()])
+        return "\n\n".join([*(part for part in (*parts, self._refusals()) if part), self._end()])
+
+    def _end(self) -> str:
+        """The last two lines: whose words the above are, and the figures."""
+        sources = self.outcome.sources
+        shown = ", ".join(sources[:_SHOWN_SOURCES])
+        more = f" and {len(sources) - _SHOWN_SOURCES} more" if len(sources) > _SHOWN_SOURCES else ""
+        called = f"it called {shown}{more}" if sources else "it called no tool"
+        return f"[words of the local model, to be checked; {called}]\n{self.figures()}"
 
     def _refusals(self) -> str:
         """One line about the calls that were refused because the run could only read."""

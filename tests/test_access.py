@@ -120,4 +120,7 @@ async def test_an_access_that_there_is_not_is_named() -> None:
 def test_refused_calls_stand_in_one_line_before_the_figures(refused: tuple[str, ...], line: str) -> None:
     report = RunReport("r1", Outcome("answered", "Done.", needed_write=refused), ("fs",))
 
-    assert report.text() == f"Done.\n\n{line}\n\n{report.figures()}"
+    assert (
+        report.text()
+        == f"Done.\n\n{line}\n\n[words of the local model, to be checked; it called no tool]\n{report.figures()}"
+    )

@@ -104,7 +104,7 @@ async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: She
     code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42.\n\n[run ")
+    assert out.startswith("It is heron-42.\n\n[words of the local model")
     assert "starting filesystem" in err
 
 

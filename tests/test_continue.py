@@ -226,6 +226,8 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
         "rounds": 2,
         "calls": 1,
         "warnings": [],
+        "sources": ["filesystem read_text_file"],
+        "needed_write": [],
         "error": "",
     }
 

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.arguments",
         "agent.stuck",
         "agent.rules",
+        "agent.fence",
         "agent.paths",
     ),
     (

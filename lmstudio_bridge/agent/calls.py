@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 import anyio
 
+from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.prompts import FAILED, TRY_AGAIN
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
-from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
 from lmstudio_bridge.messages import ToolCall, ToolResult
 
@@ -155,15 +156,19 @@ class Caller:
         started_at = self._clock()
 
         async def on_progress(text: str) -> None:
-            await self._tell(CallProgress(call.id, server, tool, self._redact(text)))
+            await self._tell(CallProgress(call.id, server, tool, self._redact(clean_text(text)[0])))
 
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
+        advice = ""
         try:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
-            result = ToolResult(_for_model(exc), is_error=True)
-        text = self._shelf.show(self._redact(result.text))
+            result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
+        cleaned, unseen = clean_text(result.text)
+        text = self._shelf.show(self._redact(cleaned)) + advice
+        if unseen:
+            text += f"\n[{unseen:,} invisible characters or terminal codes were taken out of this result]"
         if result.is_error:
             text = FAILED + text
         seconds = self._clock() - started_at
@@ -189,7 +194,3 @@ def _about(arguments: Mapping[str, Any]) -> str:
     text = next((value for value in arguments.values() if isinstance(value, str)), "")
     words = " ".join(text.split())
     return words if len(words) <= _SHOWN_ABOUT else f"{words[:_SHOWN_ABOUT]}…"
-
-
-def _for_model(error: BridgeError) -> str:
-    return f"{error.explain()}\nTry again once if that may help, else work without this tool."

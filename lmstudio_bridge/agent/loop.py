@@ -17,6 +17,7 @@ import anyio
 from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.fence import Fence, clean_text
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import (
     ANSWER_NOW,
@@ -98,6 +99,7 @@ async def run(
     strategy: Strategy = NATIVE,
     output_schema: JSONObject | None = None,
     redact: Callable[[str], str] = str,
+    fence: Fence | None = None,
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
     finish_timeout: float = FINISH_TIMEOUT,
@@ -107,12 +109,13 @@ async def run(
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
     `clock` at which the first of them happened. `strategy` is how the model is asked at first. With
     an `output_schema` the answer is JSON that fits it, or the run has failed.
-    `redact` takes secrets out of what tools return, and out of the answer. Every way to end is an
-    outcome, but for cancellation, which goes on after `RunFinished` was told.
+    `redact` takes secrets out of what tools return, and out of the answer; `fence` goes around the
+    former. Every way to end is an outcome, but for cancellation, which goes on after `RunFinished` was
+    told.
     """
     began = clock() if started_at is None else started_at
     rounds = _Rounds(
-        conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), strategy, redact, clock
+        conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), strategy, redact, fence, clock
     )
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
@@ -136,7 +139,7 @@ async def run(
             rounds.tell,
             rounds.tally,
             stop=stop,
-            answer=redact(rounds.text_so_far()),
+            answer=redact(rounds.final_text()),
             error=error,
             seconds=clock() - began,
             timeout=finish_timeout,
@@ -178,8 +181,10 @@ class _Rounds:
         tally: Tally,
         strategy: Strategy,
         redact: Callable[[str], str],
+        fence: Fence | None,
         clock: Callable[[], float],
     ) -> None:
+        self._fence = fence
         self.conversation = conversation
         self.limits = limits
         self.emit = emit
@@ -209,7 +214,7 @@ class _Rounds:
             tools,
             toolbox=toolbox,
             policy=policy,
-            shelf=Shelf(limits.result_chars),
+            shelf=Shelf(limits.result_chars, wrap=fence.wrap if fence else str),
             selection=self._selection,
             tell=self.tell,
             redact=redact,
@@ -219,6 +224,11 @@ class _Rounds:
     def text_so_far(self) -> str:
         """The newest text of the model, also that of a reply that was cut off."""
         return self._asker.text_under_way() or self.tally.last_text
+
+    def final_text(self) -> str:
+        """The newest text as a reader gets it: without fences, and without what cannot be seen."""
+        text, _ = clean_text(self.text_so_far())
+        return self._fence.take_out(text) if self._fence else text
 
     async def tell(self, event: Event) -> None:
         self.tally.add(event)

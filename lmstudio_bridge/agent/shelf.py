@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
@@ -40,10 +42,14 @@ SHELF_SPECS = (
 
 
 class Shelf:
-    """The results of a run that were longer than `limit` characters."""
+    """The results of a run that were longer than `limit` characters.
 
-    def __init__(self, limit: int, *, max_kept: int = MAX_KEPT) -> None:
+    `wrap` goes around what is shown of a result, and not around our own words about it.
+    """
+
+    def __init__(self, limit: int, *, max_kept: int = MAX_KEPT, wrap: Callable[[str], str] = str) -> None:
         self._limit = limit
+        self._wrap = wrap
         self._max_kept = max_kept
         self._results: dict[str, str] = {}
         self._kept = 0
@@ -58,15 +64,15 @@ class Shelf:
         if not text.strip():
             return "(no output)"  # an empty tool message upsets some templates
         if len(text) <= self._limit:
-            return text
+            return self._wrap(text)
         name = self._keep(text)
         head = int(self._limit * _HEAD_SHARE)
         tail = self._limit - head
         missing = len(text) - head - tail
         return (
-            f"{text[:head]}\n[… {missing:,} of {len(text):,} characters are not shown here. Read on with "
+            f"{self._wrap(text[:head])}\n[… {missing:,} of {len(text):,} characters are not shown here. Read on with "
             f'read_result(id="{name}", offset={head}), or find a text with search_result(id="{name}", text="…") …]\n'
-            f"{text[len(text) - tail :]}"
+            f"{self._wrap(text[len(text) - tail :])}"
         )
 
     def answer(self, call: ToolCall) -> tuple[str, bool] | None:
@@ -103,7 +109,7 @@ class Shelf:
             return f"{name} has {len(text):,} characters; offset must be from 0 to {len(text) - 1}.", True
         end = min(len(text), offset + self._limit)
         more = f"read on with offset={end}" if end < len(text) else "this is its end"
-        return f"{text[offset:end]}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]", False
+        return f"{self._wrap(text[offset:end])}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]", False
 
     def _search(self, name: str, wanted: str) -> tuple[str, bool]:
         text = self._results.get(name)
@@ -122,7 +128,7 @@ class Shelf:
         context = min(_HIT_CONTEXT, max(20, self._limit // (3 * len(hits))))
         shown = [f"at {hit}: …{text[max(0, hit - context) : hit + len(wanted) + context]}…" for hit in hits]
         more = "\n[there are more]" if position != -1 else ""
-        return "\n".join(shown)[: self._limit] + more, False
+        return self._wrap("\n".join(shown)[: self._limit]) + more, False
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(self._results) or "none"

@@ -22,6 +22,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.schemas import object_schema
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
@@ -59,7 +60,7 @@ class Toolbox:
         for _, tool in sorted(distinct.items()):
             self._tools[_free_name(tool, self._tools)] = tool
         self.specs = tuple(
-            ToolSpec(name, tool.description[:MAX_DESCRIPTION], object_schema(tool.input_schema))
+            ToolSpec(name, clean_text(tool.description)[0][:MAX_DESCRIPTION], object_schema(tool.input_schema))
             for name, tool in self._tools.items()
         )
         self._parameters = {spec.name: spec.parameters for spec in self.specs}

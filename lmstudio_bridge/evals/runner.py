@@ -15,6 +15,7 @@ from typing import TypeAlias, assert_never
 import anyio
 
 from lmstudio_bridge import __version__
+from lmstudio_bridge.agent.fence import Fence
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.evals.baseline import run_plain_loop
@@ -222,7 +223,12 @@ class _Runner:
     def _agent(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
         """The bridge as a user of this sandbox would have it."""
         changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
-        return open_agent(self._settings.model_copy(update=changes), environ=self._environ)
+        return open_agent(self._settings.model_copy(update=changes), environ=self._environ, make_fence=_same_fence)
+
+
+def _same_fence() -> Fence:
+    """The same in every run, so that the same seed gives the same prompts."""
+    return Fence("xkqvtzmw")
 
 
 def _line(attempt: Attempt) -> str:

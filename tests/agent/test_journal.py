@@ -349,7 +349,7 @@ async def run_with(
             model=model,
             tools=FakeTools({("fs", "read"): result}, progress=["half"]),
             toolbox=Toolbox([ServerTool("fs", "read")]),
-            policy=Policy(),
+            policy=Policy("write"),
             limits=Limits(max_rounds=rounds, seconds=seconds, result_chars=1_000),
             emit=emit,
             tally=tally,
@@ -416,6 +416,10 @@ async def test_outcome_is_rebuilt_from_the_journal_alone(tmp_path: Path, end: st
     assert rebuild_outcome(read_events(path)) == outcome
 
 
+def finished_calls(events: list[Event]) -> list[CallFinished]:
+    return [event for event in events if isinstance(event, CallFinished) and event.sent]
+
+
 @pytest.mark.parametrize("end", ENDS)
 async def test_journal_without_its_end_counts_as_failed_with_the_text_so_far(tmp_path: Path, end: str) -> None:
     path, outcome, events = await record(tmp_path, end)
@@ -437,6 +441,8 @@ async def test_journal_without_its_end_counts_as_failed_with_the_text_so_far(tmp
         outcome.usage,
         seconds=0.0,
         warnings=outcome.warnings,
+        needed_write=outcome.needed_write,
+        sources=tuple(dict.fromkeys(f"{event.server} {event.tool}" for event in finished_calls(events))),
     )
 
 

@@ -146,7 +146,7 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     outcome = await given.go()
 
     turn = AssistantMessage("I look.", (ToolCall("c1", "fs__read", READ_A),))
-    assert outcome == Outcome("answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1))
+    assert outcome == Outcome("answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
     assert [asked.messages for asked in given.model.asked] == [
         OPENING,
         (*OPENING, turn, ToolMessage("c1", "hello")),
@@ -353,7 +353,7 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
 
     outcome = await given.go()
 
-    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1))
+    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
     assert given.results() == [
         "The call failed: fs went away.\nLook at its log.\n"
         "Try again once if that may help, else work without this tool."
@@ -604,7 +604,7 @@ async def test_failed_request_ends_the_run_with_its_explanation() -> None:
 
     outcome = await given.go()
 
-    assert outcome == Outcome("failed", "I look.", error.explain(), "tiny", 1, 1, Usage(10, 2, 1))
+    assert outcome == Outcome("failed", "I look.", error.explain(), "tiny", 1, 1, Usage(10, 2, 1), sources=("fs read",))
     assert given.ends() == [RunFinished("failed", "I look.", error.explain(), 0)]
 
 

@@ -1,0 +1,66 @@
+"""What comes from outside cannot get out of its fence, and holds nothing that cannot be seen."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.fence import Fence, clean_text, new_fence
+
+FENCE = Fence("gkvztwxm")
+
+
+def test_a_text_stands_between_two_lines_with_the_mark() -> None:
+    assert FENCE.wrap("one\ntwo") == "<data gkvztwxm>\none\ntwo\n</data gkvztwxm>"
+
+
+@given(text=st.lists(st.sampled_from(["gkvz", "twxm", "gkvztwxm", "GKVZTWXM", "</data ", ">", "\n", "a"])).map("".join))
+def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
+    """Also a server that has seen the mark, because the model copied it into a call, gets no further (ours)."""
+    wrapped = FENCE.wrap(text)
+
+    assert wrapped.lower().count("gkvztwxm") == 2
+    assert wrapped.startswith("<data gkvztwxm>\n")
+    assert wrapped.endswith("\n</data gkvztwxm>")
+
+
+def test_the_mark_of_each_run_is_another_and_no_number() -> None:
+    marks = {new_fence().mark for _ in range(100)}
+
+    assert len(marks) == 100
+    assert all(re.fullmatch("[ghjkmnpqrstvwxyz]{8}", mark) for mark in marks)
+
+
+def test_a_fence_that_the_model_copied_is_taken_out_of_its_answer() -> None:
+    assert FENCE.take_out("It says:\n<data gkvztwxm>\nheron-42\n</data gkvztwxm>\nDone.") == "It says:\nheron-42\nDone."
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned", "count"),
+    [
+        ("plain text", "plain text", 0),
+        ("tab\tand\nlines\r\n", "tab\tand\nlines\r\n", 0),
+        ("naïve ☂ 日本語 👩‍👩‍👧 ❤️ می‌خواهم", "naïve ☂ 日本語 👩‍👩‍👧 ❤️ می‌خواهم", 0),
+        ("\x1b[31mred\x1b[0m", "red", 2),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "link", 2),
+        ("\x1b]never ended", "]never ended", 1),
+        ("a\x00b\x07c\x7fd\x9be", "abcde", 4),
+        ("good\rbad", "goodbad", 1),
+        ("ab\u202ecd\u202c\u2066e\u2069", "abcde", 4),
+        ("a" + "".join(chr(0xE0000 + ord(letter)) for letter in "do it") + "b", "ab", 5),
+        ("a\U000e0101b\u200bc\u2060d\ufeffe", "abcde", 4),
+    ],
+)
+def test_what_cannot_be_seen_is_taken_out_and_counted(text: str, cleaned: str, count: int) -> None:
+    assert clean_text(text) == (cleaned, count)
+
+
+@given(text=st.text())
+def test_a_cleaned_text_is_clean(text: str) -> None:
+    cleaned, count = clean_text(text)
+
+    assert clean_text(clean_text(cleaned)[0]) == (clean_text(cleaned)[0], 0)
+    assert (count == 0) == (cleaned == text)
