@@ -267,6 +267,8 @@ class DynamicAutonomousAgent:
             result_chars=result_limit(context),
             max_tokens=request.max_tokens or auto,
             tool_chars=None if context is None else context * CHARS_PER_TOKEN // _TOOLS_SHARE,
+            context_length=context,
+            vision=bool(prepared.model.choice.info.vision),
             temperature=careful if self._settings.temperature is None else self._settings.temperature,
         )
 

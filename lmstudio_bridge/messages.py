@@ -63,9 +63,10 @@ class SystemMessage:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """A turn of the user: the task, or a hint of ours."""
+    """A turn of the user: the task, or a hint of ours; images only for models that see."""
 
     text: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

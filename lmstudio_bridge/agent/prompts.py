@@ -45,3 +45,5 @@ NOT_RUN = "No result: the program was interrupted before this call was made. It 
 SHAPE_ANSWER = "Now give that answer as one JSON value, and nothing else. It must fit this JSON Schema:\n{schema}"
 
 SHAPE_AGAIN = "That does not fit the JSON Schema: {problem}\nGive the whole JSON value again, corrected."
+
+IMAGES = "Here are the images of the results above."

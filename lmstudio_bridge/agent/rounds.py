@@ -116,6 +116,7 @@ class Asker:
         self._ids = 0
         self._sent_at = 0.0
         self._counts_tokens = False  # whether the server ever did
+        self.counted: tuple[int, int] | None = None  # tokens of the last request and reply, and the history's size then
         self._under_way: list[str] = []  # the text of the reply that is being streamed
         self._broken_off = False  # that text is of a reply that will be asked for again
 
@@ -307,6 +308,8 @@ class Asker:
         else:
             messages = plain_turns(conversation.messages) if self._plain else conversation.messages
             reply = await self._send(number, messages, specs, None)
+        if reply.usage and reply.usage.prompt_tokens:
+            self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
         await self._tell_reply(number, reply)
         return reply
 
