@@ -151,7 +151,7 @@ class Notice:
     """Something on the way to a reply that the person who waits should know.
 
     `queue` and `loading` explain a silence; a `recovery` is a fault that was mended, and is worth a
-    line in the result; a `strategy` is the way in which the model is asked.
+    line in the result; a `strategy` is the way in which the model is asked or understood.
     """
 
     kind: Literal["queue", "loading", "recovery", "strategy"]

@@ -206,6 +206,7 @@ class _Rounds:
         )
         self._own = (*SHELF_SPECS, *((FIND_TOOLS,) if self._selection.left_out else ()))
         self._specs: tuple[ToolSpec, ...] = ()
+        self._specs_of: tuple[ToolSpec, ...] | None = None  # the selection that they were made of
         self._watch = CircleWatch(first_step=strategy.first_step)
         self._asker = Asker(
             model,
@@ -221,7 +222,7 @@ class _Rounds:
             tools,
             toolbox=toolbox,
             policy=policy,
-            shelf=Shelf(limits.result_chars),
+            shelf=Shelf(limits.result_chars, history=[message.text for message in conversation.messages]),
             selection=self._selection,
             tell=self.tell,
             redact=redact,
@@ -274,7 +275,8 @@ class _Rounds:
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request; the very same tuple as long as nothing changed."""
-        if self._specs[: len(self._selection.offered)] != self._selection.offered or not self._specs:
+        if self._specs_of is not self._selection.offered:
+            self._specs_of = self._selection.offered
             self._specs = (*self._selection.offered, *self._own)
         return self._specs
 
@@ -310,9 +312,9 @@ class _Rounds:
         if expected <= context * _FULL:
             return
         too_many = expected - int(context * _ROOMY)
-        shrunk = self.conversation.shrink(to_chars=max(0, size - too_many * CHARS_PER_TOKEN), note=shrunk_note)
-        if shrunk:
-            await self.tell(ResultsShrunk(shrunk))
+        room = max(0, size - too_many * CHARS_PER_TOKEN)
+        if shrunk := self.conversation.shrink(to_chars=room, note=shrunk_note):
+            await self.tell(ResultsShrunk(shrunk, room))
             await self.notice(f"The model's context was nearly full; {len(shrunk)} earlier results were shortened.")
 
     async def break_circle(self, circle: Circle) -> tuple[str, bool]:

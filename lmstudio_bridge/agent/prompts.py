@@ -31,6 +31,10 @@ GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
 FAILED = "The call failed: "  # stands before what a tool reports as an error
 
+TAKEN_AWAY = (
+    "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
+)
+
 TRY_ANOTHER_WAY = "Use the result that you have, try another way, or answer the task now."
 
 GO_ON = "You were interrupted. Go on with the task from here, and answer it when you are done."

@@ -230,7 +230,7 @@ class Asker:
         shrunk = conversation.shrink(to_chars=room, note=shrunk_note)
         if not shrunk:
             raise error
-        await self._tell(ResultsShrunk(shrunk))
+        await self._tell(ResultsShrunk(shrunk, room))
         await self._mended(
             f"The model's context was full; {len(shrunk)} earlier tool results were shortened. "
             "A larger context length in LM Studio avoids that."
@@ -302,6 +302,8 @@ class Asker:
             schema = reply_schema(specs, must_call=_nothing_done(conversation, number))
             reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
             read = read_reply(reply, new_id=self._new_id)
+            if read is None and reply.finish_reason == "length" and (begun := answer_under_way(reply.text)):
+                read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
             if read is None and reply.finish_reason != "length":
                 raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
             reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
