@@ -77,8 +77,8 @@ def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> lis
         match message:
             case SystemMessage(text):
                 turn: Message = SystemMessage(f"{text}\n{describe_tools(specs)}")
-            case UserMessage(text):
-                turn = UserMessage(text)
+            case UserMessage():
+                turn = message
             case ToolMessage(call_id, text):
                 turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
             case AssistantMessage(text, calls):
@@ -87,7 +87,7 @@ def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> lis
                 turn = AssistantMessage("\n".join(shown))
         last = turns[-1] if turns else None
         if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
-            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}")
+            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}", (*last.images, *turn.images))
         else:
             turns.append(turn)
     return turns

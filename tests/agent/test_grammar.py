@@ -22,6 +22,7 @@ from lmstudio_bridge.agent.grammar import (
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
+    Image,
     Message,
     SystemMessage,
     ToolCall,
@@ -336,6 +337,13 @@ def test_calls_and_results_become_turns_in_the_form_that_is_asked_for() -> None:
         AssistantMessage('{"answer": "Grüße."}'),
         UserMessage("And now?"),
     ]
+
+
+def test_images_stay_in_the_turn_that_they_came_in() -> None:
+    one, two = Image("b25l", "image/png"), Image("dHdv", "image/png")
+    messages = (SYSTEM, TASK, call(("c1", "{}")), ToolMessage("c1", "shown"), UserMessage("Look.", (one, two)))
+
+    assert grammar_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nshown\n\nLook.", (one, two))
 
 
 def test_a_history_without_instructions_gets_some() -> None:
