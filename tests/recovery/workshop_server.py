@@ -30,7 +30,7 @@ TOOLS: list[dict[str, Any]] = [
 
 def more_tools(count: int) -> list[dict[str, Any]]:
     """Tools with long descriptions, of which only the last ones do something of their own."""
-    words = "Sorts the stock of the shelf by its number and its colour, and counts it. " * 5
+    words = "Sorts the stock of the shelf by its number and its colour, and counts it. " * 9
     return [{"name": f"shelf_{number}", "description": words, "inputSchema": KEY} for number in range(count)]
 
 
