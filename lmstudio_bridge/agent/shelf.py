@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.messages import ToolCall, ToolSpec
@@ -120,7 +121,8 @@ class Shelf:
             return self._unknown(name), True
         if not wanted:
             return "The text to find is empty.", True
-        found = [match.span() for match in re.finditer(re.escape(wanted), text, re.IGNORECASE)]
+        matches = re.finditer(re.escape(wanted), text, re.IGNORECASE)
+        found = [match.span() for match in islice(matches, _MAX_HITS + 1)]  # a letter may occur millions of times
         if not found:
             return f"{_short(wanted)!r} does not occur in {name}.", False
         context = min(_HIT_CONTEXT, max(20, self._limit // (3 * min(len(found), _MAX_HITS))))
@@ -134,7 +136,7 @@ class Shelf:
             shown.append(line)
             room -= len(line) + 1
         if len(shown) < len(found):
-            shown.append(f"[{len(found) - len(shown):,} more, the next at {found[len(shown)][0]}]")
+            shown.append(f"[there are more, the next at {found[len(shown)][0]}]")
         return "\n".join(shown), False
 
     def _unknown(self, name: str) -> str:
