@@ -29,6 +29,8 @@ CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; els
 
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
+NOT_CALLED = " was not called, because its arguments are not right: "  # stands after the name of a tool
+
 FAILED = "The call failed: "  # stands before what a tool reports as an error
 
 TAKEN_AWAY = (

@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
-from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
 from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns, uncounted_answer
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
@@ -379,7 +379,7 @@ class Asker:
 def _nothing_done(conversation: Conversation, number: int) -> bool:
     """Whether no call has brought anything yet: then a model that is weak at calling must not answer."""
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) for text in results)
+    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
 
 
 def _refuses_grammar(error: LLMResponseError) -> bool:

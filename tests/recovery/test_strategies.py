@@ -156,6 +156,13 @@ async def test_a_weak_model_must_call_until_a_call_brought_something(workshop: W
     assert [may_answer(request) for request in worked.requests] == [False] * (failures + 1) + [True]
 
 
+async def test_a_call_that_was_refused_for_its_arguments_brought_nothing(workshop: Workshop) -> None:
+    worked = await workshop.run(WEAK, bound(call="shop__look_up", arguments={}), BOUND_LOOK_UP, BOUND_ANSWER)
+
+    assert is_right(worked)
+    assert [may_answer(request) for request in worked.requests] == [False, False, True]
+
+
 async def test_a_weak_model_may_answer_after_three_rounds_without_a_result(workshop: Workshop) -> None:
     failing = [bound(call="shop__fail", arguments={"key": str(number)}) for number in range(2)]
     unknown = bound(call="shop__fail", arguments={})

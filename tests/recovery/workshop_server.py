@@ -12,7 +12,7 @@ from typing import Any
 
 BIG = 2_000_000  # characters
 NEEDLE = "The launch code word is heron-42."
-MEETING = 30.0  # seconds until a call of `meet` that stays alone fails
+MEETING = 10.0  # seconds until a call of `meet` that stays alone fails
 
 KEY = {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}
 TOOLS: list[dict[str, Any]] = [
@@ -53,7 +53,10 @@ def work(tool: str, key: str, meeting: threading.Barrier) -> tuple[str, bool]:
         case "big":
             return big_text(), False
         case "meet":
-            meeting.wait(MEETING)
+            try:
+                meeting.wait(MEETING)
+            except threading.BrokenBarrierError:
+                return f"{key} stayed alone", True
             return f"{key} met somebody", False
         case _:
             return f"The value is {value_of(key)}.", False
