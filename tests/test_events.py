@@ -69,7 +69,7 @@ def test_rounds_calls_and_tokens_are_added_up() -> None:
         RunFinished("answered", "Hello.", "", 9.5),
     )
 
-    assert got == Outcome("answered", "Hello.", "", "tiny", 3, 2, Usage(30, 5, 1), 9.5)
+    assert got == Outcome("answered", "Hello.", "", "tiny", 3, 2, Usage(30, 5, 1), 9.5, sources=("fs read",))
 
 
 def test_model_is_the_one_that_answered_and_else_the_one_that_was_chosen() -> None:

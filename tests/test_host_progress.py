@@ -21,7 +21,7 @@ from tests.raw_client import ERAS, Era, RawClient
 
 pytestmark = pytest.mark.npm
 
-TASK = {"mcp_name": "sloppy", "task": "Do something."}
+TASK = {"mcp_name": "sloppy", "task": "Do something.", "access": "write"}
 SLOWLY = StreamOptions(token_delay_seconds=0.01)
 SECONDS = re.compile(r" · \d+ s\Z")
 
