@@ -197,7 +197,7 @@ class DynamicAutonomousAgent:
                 seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
                 async with time_to_begin(seconds):
                     prepared = await self._preparer.prepare(plan.servers.configs, plan.model, tell, redactor, held)
-                await check_room(prepared, plan.added, tell)
+                await check_room(prepared, plan.added, tell, tool_chars=_tool_chars(prepared))
             except BaseException as exc:  # the journal must have its end; the error goes on
                 cancelled = isinstance(exc, asyncio.CancelledError)
                 error_text = redactor.redact(exc.explain()) if isinstance(exc, BridgeError) else str(exc)
@@ -266,7 +266,9 @@ class DynamicAutonomousAgent:
             seconds=max(0.1, seconds),
             result_chars=result_limit(context),
             max_tokens=request.max_tokens or auto,
-            tool_chars=None if context is None else context * CHARS_PER_TOKEN // _TOOLS_SHARE,
+            tool_chars=_tool_chars(prepared),
+            context_length=context,
+            vision=bool(prepared.model.choice.info.vision),
             temperature=careful if self._settings.temperature is None else self._settings.temperature,
         )
 
@@ -277,6 +279,11 @@ class DynamicAutonomousAgent:
             found += [*config.headers.values(), *secrets_of_environment(config.env)]
         found += secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))
         return found
+
+
+def _tool_chars(prepared: Prepared) -> int | None:
+    context = prepared.model.choice.context_length
+    return None if context is None else context * CHARS_PER_TOKEN // _TOOLS_SHARE
 
 
 def _timestamp() -> str:

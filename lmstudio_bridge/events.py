@@ -181,9 +181,13 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class ResultsShrunk:
-    """Results were replaced by notes to win room in the context; the model no longer has them whole."""
+    """Results were replaced by notes to win room in the context; the model no longer has them whole.
+
+    `to_chars` is the room that was to be kept to; with it, the same notes can be made again.
+    """
 
     call_ids: tuple[str, ...]
+    to_chars: int = 0  # not in journals of old
 
 
 @dataclass(frozen=True, slots=True)

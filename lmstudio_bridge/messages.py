@@ -63,9 +63,10 @@ class SystemMessage:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """A turn of the user: the task, or a hint of ours."""
+    """A turn of the user: the task, or a hint of ours; images only for models that see."""
 
     text: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class Notice:
     """Something on the way to a reply that the person who waits should know.
 
     `queue` and `loading` explain a silence; a `recovery` is a fault that was mended, and is worth a
-    line in the result; a `strategy` is the way in which the model is asked.
+    line in the result; a `strategy` is the way in which the model is asked or understood.
     """
 
     kind: Literal["queue", "loading", "recovery", "strategy"]

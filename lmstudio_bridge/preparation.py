@@ -123,8 +123,10 @@ class Preparer:
         return model, strategy
 
 
-async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit) -> None:
+async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit, *, tool_chars: int | None) -> None:
     """Say before any work starts that the tools and the task take too much of the context.
+
+    `tool_chars` is the room for the tools that are offered, of which there may be fewer than there are.
 
     Raises:
         ContextOverflowError: They cannot fit at all.
@@ -133,7 +135,8 @@ async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit)
     if choice.context_length is None:
         return
     specs = [(spec.name, spec.description, spec.parameters) for spec in prepared.toolbox.specs]
-    needed = (len(json.dumps(specs)) + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    offered = min(len(json.dumps(specs)), tool_chars) if tool_chars else len(json.dumps(specs))
+    needed = (offered + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
     tools = f"The task and {len(specs)} tools take about {needed:,} of the {choice.context_length:,} tokens"
     remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
     if needed > choice.context_length * _HOPELESS:

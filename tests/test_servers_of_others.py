@@ -85,7 +85,9 @@ def calls_in_turn(desk: Desk, *calls: tuple[str, dict[str, Any]]) -> list[str]:
 
 
 def offered(request: SimRequest) -> list[str]:
-    return [tool["function"]["name"] for tool in request.tools]
+    """The servers' tools on offer, without the bridge's own."""
+    names = [tool["function"]["name"] for tool in request.tools]
+    return [name for name in names if "__" in name]
 
 
 def text_result(text: str) -> dict[str, Any]:

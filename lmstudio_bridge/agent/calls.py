@@ -9,15 +9,16 @@ from typing import Any, Protocol
 import anyio
 
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.prompts import FAILED, TAKEN_AWAY
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import BridgeError, DownstreamError
-from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
-from lmstudio_bridge.messages import ToolCall, ToolResult
+from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
+from lmstudio_bridge.messages import Notice, ToolCall, ToolResult
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
+_TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 
 
@@ -78,7 +79,7 @@ class Caller:
         async def answer(place: int) -> None:
             results[place] = await self._answer(number, calls[place])
 
-        allowed, too_many = wanted[:MAX_CALLS], wanted[MAX_CALLS:]
+        allowed = wanted[:MAX_CALLS]
         if len(allowed) > 1 and all(self._only_reads(calls[place]) for place in allowed):
             async with anyio.create_task_group() as group:
                 for place in allowed:
@@ -86,13 +87,11 @@ class Caller:
         else:
             for place in allowed:
                 await answer(place)
-        for place in too_many:
-            text = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
-            results[place] = await self._without_sending(number, calls[place], text)
         for place, call in enumerate(calls):
             if results[place] is None:
-                text = "The same call stands above; its result is there."
-                results[place] = await self._without_sending(number, call, text, is_error=False)
+                done = first[call.name, call.arguments] in allowed
+                text = "The same call stands above; its result is there." if done else _TOO_MANY
+                results[place] = await self._without_sending(number, call, text, is_error=not done)
         return [result for result in results if result is not None]
 
     def _only_reads(self, call: ToolCall) -> bool:
@@ -104,6 +103,8 @@ class Caller:
         if own is not None:
             text, is_error = own
             return await self._without_sending(number, call, text, is_error=is_error, server=_OWN)
+        if self._selection.is_taken_away(call.name):
+            return await self._without_sending(number, call, TAKEN_AWAY)
         prepared = self._toolbox.prepare_call(call)
         if isinstance(prepared, RefusedCall):
             server = prepared.tool.server if prepared.tool else ""
@@ -131,6 +132,9 @@ class Caller:
         async def on_progress(text: str) -> None:
             await self._tell(CallProgress(call.id, server, tool, self._redact(text)))
 
+        if prepared.changes:
+            text = self._redact(f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}")
+            await self._tell(Noticed(Notice("strategy", text)))
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
         try:

@@ -28,7 +28,10 @@ _MAX_BRANCHES = 40  # tools that get a branch of the grammar each; more make it 
 _DESCRIPTION = 160  # characters of a tool's description
 _FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
 
-_ANSWER_BEGUN = re.compile(r'\s*\{\s*"answer"\s*:\s*"(.*)', re.DOTALL)
+_CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
+_ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
+_MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
+_HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
 
 _HOW = (
     "Reply with one JSON object and nothing else.\n"
@@ -68,12 +71,14 @@ def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> lis
     """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
     turns: list[Message] = []
     names: dict[str, str] = {}
+    if not isinstance(next(iter(messages), None), SystemMessage):
+        turns.append(SystemMessage(describe_tools(specs)))
     for message in messages:
         match message:
             case SystemMessage(text):
                 turn: Message = SystemMessage(f"{text}\n{describe_tools(specs)}")
-            case UserMessage(text):
-                turn = UserMessage(text)
+            case UserMessage():
+                turn = message
             case ToolMessage(call_id, text):
                 turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
             case AssistantMessage(text, calls):
@@ -82,7 +87,7 @@ def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> lis
                 turn = AssistantMessage("\n".join(shown))
         last = turns[-1] if turns else None
         if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
-            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}")
+            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}", (*last.images, *turn.images))
         else:
             turns.append(turn)
     return turns
@@ -95,21 +100,21 @@ def describe_tools(specs: Sequence[ToolSpec]) -> str:
 
 def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:
     """The call or the answer that the JSON of a reply holds; None if it is no such JSON."""
-    text = reply.text or reply.reasoning  # reasoning models put it there at times
+    text = reply.text.strip() or reply.reasoning  # reasoning models put it there at times
     start = text.find("{")
     try:
-        value, length = json.JSONDecoder(strict=False).raw_decode(text, start if start != -1 else 0)
+        value, end = json.JSONDecoder(strict=False).raw_decode(text, start if start != -1 else 0)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None
     match value:
         case {"call": str(name), **rest}:
-            arguments = rest.get("arguments", {})
-            raw = _raw_member(text[start:length], arguments)
-            return _changed(reply, text="", calls=(ToolCall(new_id(), name, raw),))
+            arguments = _raw_member(text[start:end], "arguments") if "arguments" in rest else "{}"
+            return _changed(reply, text="", calls=(ToolCall(new_id(), _whole_characters(name), arguments),))
         case {"answer": answer}:
-            return _changed(reply, text=answer if isinstance(answer, str) else json.dumps(answer), calls=())
+            written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+            return _changed(reply, text=_whole_characters(written), calls=())
         case _:
             return None
 
@@ -119,27 +124,29 @@ def answer_under_way(text: str) -> str:
     match = _ANSWER_BEGUN.match(text)
     if match is None:
         return ""
-    begun = match[1].rpartition('"}')[0] if match[1].endswith('"}') else match[1].rstrip("\\")
-    try:
-        return str(json.loads(f'"{begun}"', strict=False))
-    except ValueError:
-        return begun
+    begun = str(json.loads(f'"{match[1]}"', strict=False))
+    return _whole_characters(_HALF_PAIR.sub("", begun))
 
 
 def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
     return Completion(text.strip(), reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
 
 
-def _raw_member(text: str, arguments: Any) -> str:
-    """The arguments as the model wrote them, so that its own bytes are replayed."""
-    if match := re.search(r'"arguments"\s*:\s*', text):
-        try:
-            value, end = json.JSONDecoder(strict=False).raw_decode(text, match.end())
-        except (ValueError, RecursionError):
-            value, end = None, 0
-        if value == arguments:
-            return text[match.end() : end]
-    return json.dumps(arguments, ensure_ascii=False)
+def _raw_member(text: str, name: str) -> str:
+    """The value of a member of a JSON object as the model wrote it, so that its own bytes are replayed."""
+    decoder = json.JSONDecoder(strict=False)
+    raw = ""
+    position = 1
+    while match := _MEMBER.match(text, position):
+        _, position = decoder.raw_decode(text, match.end())
+        if json.loads(match[1], strict=False) == name:
+            raw = text[match.end() : position]  # of two, the last one counts
+    return raw
+
+
+def _whole_characters(text: str) -> str:
+    """Without the halves of characters that JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _spelled(call: ToolCall) -> str:
@@ -149,7 +156,7 @@ def _spelled(call: ToolCall) -> str:
 def _line(spec: ToolSpec) -> str:
     required = spec.parameters.get("required", ())
     properties = spec.parameters.get("properties", {})
-    parameters = [f"{name}: {_type(properties[name])}" for name in required or properties]
+    parameters = [" ".join(f"{name}: {_type(properties[name])}".split()) for name in required or properties]
     first = _FIRST_SENTENCE.match(spec.description.strip())
     description = " ".join((first[1] if first else spec.description).split())[:_DESCRIPTION]
     return f"- {spec.name}({', '.join(parameters)}): {description}"

@@ -21,7 +21,7 @@ from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally
-from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
+from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 
 if sys.platform != "win32":
     import fcntl
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), ToolCall, Usage, Notice)
+    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase)))  # a secret that is such a word must not spoil the journal
@@ -180,6 +180,8 @@ def rebuild_outcome(events: Iterable[Event]) -> Outcome:
 
 
 def _encode(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, Image):
+        value = Image("", value.mime_type)  # megabytes that nobody would read
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _encode(getattr(value, field.name), redact) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}

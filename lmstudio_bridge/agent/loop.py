@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -16,18 +16,20 @@ import anyio
 
 from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
-from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import (
     ANSWER_NOW,
     CALL_LOST,
     EMPTY_TURN,
     GOING_ON,
+    IMAGES,
     SHAPE_AGAIN,
     SHAPE_ANSWER,
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.recovery import judge_reply
+from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.rounds import Asker, ChatModel
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
@@ -42,6 +44,7 @@ from lmstudio_bridge.events import (
     MessagesDropped,
     Noticed,
     Outcome,
+    ResultsShrunk,
     RunFinished,
     Stop,
     Tally,
@@ -50,6 +53,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
+    Image,
     JSONObject,
     Message,
     Notice,
@@ -60,6 +64,11 @@ from lmstudio_bridge.messages import (
 
 _SHAPE_TRIES = 3  # requests for the answer in its JSON form: one, and two repairs
 _MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
+_SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
+_MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
+_MAX_IMAGES = 4  # images of one turn
+_FULL = 0.8  # share of the context at which old results are shortened
+_ROOMY = 0.5  # share of it that is taken afterwards
 _POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not come through.",
@@ -74,7 +83,8 @@ class Limits:
 
     `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is
     for one reply, `result_chars` for one tool result, `tool_chars` for names, descriptions and schemas
-    of the tools, `seconds` for the run.
+    of the tools, `seconds` for the run. `context_length` in tokens, None where it is not known;
+    `vision` says that the model sees images.
     """
 
     max_rounds: int
@@ -83,6 +93,8 @@ class Limits:
     max_tokens: int | None = None
     temperature: float | None = None
     tool_chars: int | None = None
+    context_length: int | None = None
+    vision: bool = False
 
 
 async def run(
@@ -194,6 +206,7 @@ class _Rounds:
         )
         self._own = (*SHELF_SPECS, *((FIND_TOOLS,) if self._selection.left_out else ()))
         self._specs: tuple[ToolSpec, ...] = ()
+        self._specs_of: tuple[ToolSpec, ...] | None = None  # the selection that they were made of
         self._watch = CircleWatch(first_step=strategy.first_step)
         self._asker = Asker(
             model,
@@ -209,7 +222,7 @@ class _Rounds:
             tools,
             toolbox=toolbox,
             policy=policy,
-            shelf=Shelf(limits.result_chars),
+            shelf=Shelf(limits.result_chars, history=[message.text for message in conversation.messages]),
             selection=self._selection,
             tell=self.tell,
             redact=redact,
@@ -235,6 +248,7 @@ class _Rounds:
                 hint = ANSWER_NOW
             if hint:
                 await self.remind(hint)
+            await self.make_room()
             offered = () if last else self.offered()
             reply = await self._asker.ask(number, self.conversation, offered)
             verdict = judge_reply(reply, tools_offered=bool(offered))
@@ -261,7 +275,8 @@ class _Rounds:
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request; the very same tuple as long as nothing changed."""
-        if self._specs[: len(self._selection.offered)] != self._selection.offered or not self._specs:
+        if self._specs_of is not self._selection.offered:
+            self._specs_of = self._selection.offered
             self._specs = (*self._selection.offered, *self._own)
         return self._specs
 
@@ -271,12 +286,36 @@ class _Rounds:
         results = await self._caller.answer_turn(number, reply.calls)
         for call, result in zip(reply.calls, results, strict=True):
             await self.add(ToolMessage(call.id, result.text))
+        await self.show_images([image for result in results for image in result.images])
         return self._watch.add_turn(
             [
                 MadeCall(call.name, call.arguments, result.text, result.is_error)
                 for call, result in zip(reply.calls, results, strict=True)
             ]
         )
+
+    async def show_images(self, images: Sequence[Image]) -> None:
+        """Show a model that sees the images of its turn's results; others have read what they are."""
+        shown = [image for image in images if image.mime_type in _SEEN_TYPES and len(image.data) <= _MAX_IMAGE]
+        if self.limits.vision and shown:
+            await self.add(AssistantMessage(GOING_ON))  # images go in a user's turn, and turns must alternate
+            await self.add(UserMessage(IMAGES, tuple(shown[-_MAX_IMAGES:])))
+
+    async def make_room(self) -> None:
+        """Shorten old results in one big step before the context is full: each step costs the prompt cache."""
+        context, counted = self.limits.context_length, self._asker.counted
+        if context is None or counted is None:
+            return
+        tokens, size_then = counted
+        size = self.conversation.size()
+        expected = tokens + (size - size_then) // CHARS_PER_TOKEN
+        if expected <= context * _FULL:
+            return
+        too_many = expected - int(context * _ROOMY)
+        room = max(0, size - too_many * CHARS_PER_TOKEN)
+        if shrunk := self.conversation.shrink(to_chars=room, note=shrunk_note):
+            await self.tell(ResultsShrunk(shrunk, room))
+            await self.notice(f"The model's context was nearly full; {len(shrunk)} earlier results were shortened.")
 
     async def break_circle(self, circle: Circle) -> tuple[str, bool]:
         """Do what the circle's step asks for; the hint for the next round, and whether it must be the last."""

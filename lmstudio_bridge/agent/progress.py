@@ -81,7 +81,7 @@ async def open_progress(
             max_rounds = event.max_rounds
         if waits and isinstance(event, ServerReady | ServerFailed):
             return
-        waits = isinstance(event, Noticed) and event.notice.kind != "recovery"
+        waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
         if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
             since = clock()
             if _is_kept(event):
@@ -139,7 +139,7 @@ async def open_progress(
 
 def _is_kept(event: Event) -> bool:
     match event:
-        case RunStarted() | RunContinued() | Noticed(notice=Notice(kind="recovery")):
+        case RunStarted() | RunContinued() | Noticed(notice=Notice(kind="recovery" | "strategy")):
             return True
         case _:
             return False

@@ -29,7 +29,13 @@ CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; els
 
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
+NOT_CALLED = " was not called, because its arguments are not right: "  # stands after the name of a tool
+
 FAILED = "The call failed: "  # stands before what a tool reports as an error
+
+TAKEN_AWAY = (
+    "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
+)
 
 TRY_ANOTHER_WAY = "Use the result that you have, try another way, or answer the task now."
 
@@ -45,3 +51,5 @@ NOT_RUN = "No result: the program was interrupted before this call was made. It 
 SHAPE_ANSWER = "Now give that answer as one JSON value, and nothing else. It must fit this JSON Schema:\n{schema}"
 
 SHAPE_AGAIN = "That does not fit the JSON Schema: {problem}\nGive the whole JSON value again, corrected."
+
+IMAGES = "Here are the images of the results above."

@@ -71,15 +71,13 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
     Raises:
         RunNotFoundError: The journal does not hold a conversation that a model would take.
     """
-    shrunk = {call_id for event in run.events if isinstance(event, ResultsShrunk) for call_id in event.call_ids}
     conversation = Conversation(())
     try:
         for event in run.events:
             if isinstance(event, MessageAdded):
-                message = event.message
-                if isinstance(message, ToolMessage) and message.call_id in shrunk:
-                    message = ToolMessage(message.call_id, shrunk_note(message))
-                conversation.add(message)
+                conversation.add(event.message)
+            elif isinstance(event, ResultsShrunk):
+                conversation.shrink(to_chars=event.to_chars, note=shrunk_note)
             elif isinstance(event, MessagesDropped):
                 conversation.drop_last(event.count)
     except ValueError as exc:

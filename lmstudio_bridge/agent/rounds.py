@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
-from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
 from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns, uncounted_answer
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
@@ -116,6 +116,7 @@ class Asker:
         self._ids = 0
         self._sent_at = 0.0
         self._counts_tokens = False  # whether the server ever did
+        self.counted: tuple[int, int] | None = None  # tokens of the last request and reply, and the history's size then
         self._under_way: list[str] = []  # the text of the reply that is being streamed
         self._broken_off = False  # that text is of a reply that will be asked for again
 
@@ -229,7 +230,7 @@ class Asker:
         shrunk = conversation.shrink(to_chars=room, note=shrunk_note)
         if not shrunk:
             raise error
-        await self._tell(ResultsShrunk(shrunk))
+        await self._tell(ResultsShrunk(shrunk, room))
         await self._mended(
             f"The model's context was full; {len(shrunk)} earlier tool results were shortened. "
             "A larger context length in LM Studio avoids that."
@@ -301,12 +302,16 @@ class Asker:
             schema = reply_schema(specs, must_call=_nothing_done(conversation, number))
             reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
             read = read_reply(reply, new_id=self._new_id)
+            if read is None and reply.finish_reason == "length" and (begun := answer_under_way(reply.text)):
+                read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
             if read is None and reply.finish_reason != "length":
                 raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
             reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
         else:
             messages = plain_turns(conversation.messages) if self._plain else conversation.messages
             reply = await self._send(number, messages, specs, None)
+        if reply.usage and reply.usage.prompt_tokens:
+            self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
         await self._tell_reply(number, reply)
         return reply
 
@@ -374,7 +379,7 @@ class Asker:
 def _nothing_done(conversation: Conversation, number: int) -> bool:
     """Whether no call has brought anything yet: then a model that is weak at calling must not answer."""
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) for text in results)
+    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
 
 
 def _refuses_grammar(error: LLMResponseError) -> bool:

@@ -56,6 +56,7 @@ class Selection:
         best_first: bool = False,
     ) -> None:
         self._specs = tuple(specs)
+        self._taken_away: set[str] = set()
         self._index = _Index(self._specs)
         chosen: set[str] = set()
         room = math.inf if max_chars is None else max_chars
@@ -79,10 +80,11 @@ class Selection:
 
         They come after the others, so that the beginning of the list stays as it was.
         """
-        known = {spec.name for spec in self.offered}
+        known = self._taken_away | {spec.name for spec in self.offered}
         fitting = [spec for spec in self._index.rank(query, only_hits=True) if spec.name not in known]
         found = tuple(fitting[:_FOUND_AT_ONCE])
-        self.offered = (*self.offered, *found)
+        if found:
+            self.offered = (*self.offered, *found)
         return found
 
     def answer(self, call: ToolCall) -> tuple[str, bool] | None:
@@ -99,8 +101,13 @@ class Selection:
         lines = [f"- {spec.name}: {spec.description[:_SHOWN_DESCRIPTION]}" for spec in found]
         return "\n".join(["These can be called now:", *lines]), False
 
+    def is_taken_away(self, name: str) -> bool:
+        """Whether the tool must not be called any more."""
+        return name in self._taken_away
+
     def take_away(self, names: Collection[str]) -> None:
-        """Offer these no more."""
+        """Offer these no more, whatever is looked for."""
+        self._taken_away |= set(names)
         self.offered = tuple(spec for spec in self.offered if spec.name not in names)
 
 
@@ -114,15 +121,17 @@ class _Index:
 
     def rank(self, query: str, *, only_hits: bool = False) -> list[ToolSpec]:
         """The tools, best first; equals stay in their order."""
-        words = set(_words(query))
+        words = tuple(dict.fromkeys(_words(query)))  # in their order: a sum of floats depends on it
         scores = [self._score(words, number) for number in range(len(self._specs))]
         order = sorted(range(len(self._specs)), key=lambda number: -scores[number])
         return [self._specs[number] for number in order if scores[number] > 0 or not only_hits]
 
-    def _score(self, words: set[str], number: int) -> float:
+    def _score(self, words: Sequence[str], number: int) -> float:
         counts, length = self._counts[number], self._lengths[number]
         score = 0.0
-        for word in words & counts.keys():
+        for word in words:
+            if word not in counts:
+                continue
             rarity = math.log(1 + (len(self._specs) - self._documents[word] + 0.5) / (self._documents[word] + 0.5))
             often = counts[word]
             score += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * length / self._mean))
@@ -138,15 +147,16 @@ def _count(spec: ToolSpec) -> Counter[str]:
 
 
 def _words(text: str) -> list[str]:
-    """The words that count, in a plain form: reads, reading and read are one."""
+    """The words that count, in a plain form: files, filed and file are one."""
     return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
 
 
 def _stem(word: str) -> str:
     for ending in ("ing", "ies", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)] + ("y" if ending == "ies" else "")
-    return word
+        if word.endswith(ending) and not word.endswith("ss") and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)] + ("y" if ending == "ies" else "")
+            break
+    return word[:-1] if word.endswith("e") and len(word) > 3 else word
 
 
 def _size(spec: ToolSpec) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from itertools import islice
+
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
@@ -10,6 +14,9 @@ _NAMES = ("read_result", "search_result")
 _HEAD_SHARE = 0.7  # of what is shown of a big result
 _MAX_HITS = 20
 _HIT_CONTEXT = 120  # characters on each side of a hit
+_SHOWN_WORDS = 100  # characters of what the model gave that are quoted back
+_SHOWN_NAMES = 10
+_ID = re.compile(r'read_result\(id="r(\d{1,9})"')
 
 SHELF_SPECS = (
     ToolSpec(
@@ -40,14 +47,17 @@ SHELF_SPECS = (
 
 
 class Shelf:
-    """The results of a run that were longer than `limit` characters."""
+    """The results of a run that were longer than `limit` characters.
 
-    def __init__(self, limit: int, *, max_kept: int = MAX_KEPT) -> None:
+    `history` are texts that may name results of an earlier process: those ids are not given again.
+    """
+
+    def __init__(self, limit: int, *, max_kept: int = MAX_KEPT, history: Iterable[str] = ()) -> None:
         self._limit = limit
         self._max_kept = max_kept
         self._results: dict[str, str] = {}
         self._kept = 0
-        self._count = 0
+        self._count = max((int(number) for text in history for number in _ID.findall(text)), default=0)
 
     def lower(self, limit: int) -> None:
         """Show less of each result from now on: the context is smaller than was thought."""
@@ -111,19 +121,28 @@ class Shelf:
             return self._unknown(name), True
         if not wanted:
             return "The text to find is empty.", True
-        folded, sought = text.lower(), wanted.lower()
-        hits: list[int] = []
-        position = folded.find(sought)
-        while position != -1 and len(hits) < _MAX_HITS:
-            hits.append(position)
-            position = folded.find(sought, position + len(sought))
-        if not hits:
-            return f"{wanted!r} does not occur in {name}.", False
-        context = min(_HIT_CONTEXT, max(20, self._limit // (3 * len(hits))))
-        shown = [f"at {hit}: …{text[max(0, hit - context) : hit + len(wanted) + context]}…" for hit in hits]
-        more = "\n[there are more]" if position != -1 else ""
-        return "\n".join(shown)[: self._limit] + more, False
+        matches = re.finditer(re.escape(wanted), text, re.IGNORECASE)
+        found = [match.span() for match in islice(matches, _MAX_HITS + 1)]  # a letter may occur millions of times
+        if not found:
+            return f"{_short(wanted)!r} does not occur in {name}.", False
+        context = min(_HIT_CONTEXT, max(20, self._limit // (3 * min(len(found), _MAX_HITS))))
+        shown: list[str] = []
+        room = self._limit
+        for start, end in found[:_MAX_HITS]:
+            until = min(end, start + _SHOWN_WORDS) + context
+            line = f"at {start}: …{text[max(0, start - context) : until]}…"
+            if shown and len(line) > room:
+                break
+            shown.append(line)
+            room -= len(line) + 1
+        if len(shown) < len(found):
+            shown.append(f"[there are more, the next at {found[len(shown)][0]}]")
+        return "\n".join(shown), False
 
     def _unknown(self, name: str) -> str:
-        known = ", ".join(self._results) or "none"
-        return f"There is no kept result {name!r} (there are: {known}). Call the tool again that gave it."
+        known = ", ".join(list(self._results)[-_SHOWN_NAMES:]) or "none"
+        return f"There is no kept result {_short(name)!r} (there are: {known}). Call the tool again that gave it."
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_WORDS else f"{text[:_SHOWN_WORDS]}…"

@@ -59,10 +59,9 @@ class CircleWatch:
         turn = tuple(calls)
         self._turns.append(turn)
         found = self._repetition() or self._same_error()
-        if turn not in self._seen:
-            self._new_turns += 1
-            if self._new_turns >= _FORGIVE_AFTER:
-                self._step = self._first_step
+        self._new_turns = 0 if turn in self._seen else self._new_turns + 1
+        if self._new_turns >= _FORGIVE_AFTER:
+            self._step = self._first_step
         self._seen.add(turn)
         if found is None:
             return None

@@ -22,6 +22,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import object_schema
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
@@ -99,7 +100,7 @@ class Toolbox:
         parameters = self._parameters[name]
         shown = problem if len(problem) <= _SHOWN_PROBLEM else f"{problem[:_SHOWN_PROBLEM]}…"
         lines = [
-            f"{name} was not called, because its arguments are not right: {shown}",
+            f"{name}{NOT_CALLED}{shown}",
             f"You sent: {call.arguments[:_SHOWN_ARGUMENTS]}",
             f"They must fit this schema: {json.dumps(parameters, ensure_ascii=False)}",
         ]

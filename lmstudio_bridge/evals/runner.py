@@ -198,10 +198,11 @@ class _Runner:
         request = RunRequest(
             task.text,
             task.servers,
-            self._request.max_rounds,
-            self._request.max_tokens,
-            self._request.model,
-            self._request.seconds,
+            max_rounds=self._request.max_rounds,
+            max_tokens=self._request.max_tokens,
+            model=self._request.model,
+            seconds=self._request.seconds,
+            output_schema=task.schema,
         )
         return (await agent.execute(request, emit=emit)).outcome
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmstudio_bridge.messages import JSONObject
+
 REPOSITORY = "repo"
 """The folder of a task's git repository, inside the task's folder."""
 
@@ -63,7 +65,8 @@ class Task:
     """Something to do. `name` and `family` are given by the suite.
 
     `files` are there at the beginning, by their path in the task's folder. They must be the same in
-    the end, or `files_after` if that is given; nothing else may have appeared.
+    the end, or `files_after` if that is given; nothing else may have appeared. `schema` is the form
+    of the answer where the task wants JSON; the bridge is given it, the plain loop has only the text.
     """
 
     text: str
@@ -75,6 +78,7 @@ class Task:
     memory: tuple[Mapping[str, Any], ...] = ()  # entities and relations, as the memory server keeps them
     commits: tuple[Commit, ...] = ()
     unstaged: Mapping[str, str] = field(default_factory=dict)  # files of the repository changed after its last commit
+    schema: JSONObject | None = None
     name: str = ""
     family: str = ""
 
@@ -86,6 +90,16 @@ Maker: TypeAlias = Callable[[random.Random], Task]
 def person(name: str, *observations: str) -> Mapping[str, Any]:
     """A person as the memory server keeps one."""
     return {"type": "entity", "name": name, "entityType": "person", "observations": list(observations)}
+
+
+def object_of(**properties: JSONObject) -> JSONObject:
+    """The JSON Schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def use(server: str, tool: str, **arguments: Any) -> Call:

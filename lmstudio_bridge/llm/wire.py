@@ -39,9 +39,23 @@ class CallOut(TypedDict):
     function: FunctionOut
 
 
+class TextPartOut(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+class ImageURLOut(TypedDict):
+    url: str
+
+
+class ImagePartOut(TypedDict):
+    type: Literal["image_url"]
+    image_url: ImageURLOut
+
+
 class MessageOut(TypedDict):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    content: str | list[TextPartOut | ImagePartOut]
     tool_calls: NotRequired[list[CallOut]]
     tool_call_id: NotRequired[str]
 
@@ -90,12 +104,23 @@ class ChatRequestOut(TypedDict):
 
 
 def message_out(message: Message) -> MessageOut:
-    """One message; `content` is always a string, for old builds of LM Studio reject null."""
+    """One message; `content` is a string, for old builds of LM Studio reject null, or parts with images.
+
+    LM Studio takes images as base64 in user messages only, never as the URL of a site.
+    """
     match message:
         case SystemMessage(text):
             return {"role": "system", "content": text}
-        case UserMessage(text):
+        case UserMessage(text, ()):
             return {"role": "user", "content": text}
+        case UserMessage(text, images):
+            shown: list[TextPartOut | ImagePartOut] = [{"type": "text", "text": text}]
+            shown += [
+                {"type": "image_url", "image_url": {"url": f"data:{image.mime_type};base64,{image.data}"}}
+                for image in images
+                if image.data  # a run of before has them no more
+            ]
+            return {"role": "user", "content": shown}
         case ToolMessage(call_id, text):
             return {"role": "tool", "tool_call_id": call_id, "content": text}
         case AssistantMessage(text, ()):

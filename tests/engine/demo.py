@@ -42,6 +42,9 @@ CALL_SECONDS = 600.0
 """Bound on the whole delegated task; with the default model it takes 10 to 60 s on two cores."""
 
 SIMULATOR_START_SECONDS = 30.0
+TOKENS_SECONDS = 3.0
+"""Between two lines that differ only in the tokens so far."""
+
 WORDS = ("heron", "marmalade", "juniper", "walnut", "lantern", "cobalt", "osprey", "saffron")
 SCRIPTED_MODEL = "scripted-model"
 
@@ -250,15 +253,27 @@ async def delegate(sample: Sample, url: str) -> str:
                 "autonomous_with_mcp",
                 {"mcp_name": "filesystem", "task": sample.task, "max_rounds": 6},
                 read_timeout_seconds=CALL_SECONDS,
-                progress_callback=show_bridge_progress,
+                progress_callback=ProgressPrinter().show,
             )
         answer = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
         say(f"{'Error' if result.is_error else 'Answer'} after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
         return "" if result.is_error else answer
 
 
-async def show_bridge_progress(progress: float, total: float | None, message: str | None) -> None:
-    print(f"  [{progress:g}] {message or ''}", flush=True)
+class ProgressPrinter:
+    """Prints the bridge's progress: each new thing at once, the count of tokens only every few seconds."""
+
+    def __init__(self) -> None:
+        self._last_kind = ""
+        self._last_time = 0.0
+
+    async def show(self, progress: float, total: float | None, message: str | None) -> None:
+        text = message or ""
+        kind = text.partition(" (")[0]
+        if kind == self._last_kind and time.monotonic() - self._last_time < TOKENS_SECONDS:
+            return
+        self._last_kind, self._last_time = kind, time.monotonic()
+        print(f"  {text}", flush=True)
 
 
 def say(text: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from lmstudio_bridge.evals.results import Results
 from lmstudio_bridge.evals.runner import EvalRequest, run_eval
@@ -65,6 +67,16 @@ def test_a_task_stays_the_same_when_others_are_left_out() -> None:
     (first, second) = make_suite(seed=1, families=["structured"], most=2)
 
     assert [first.text, second.text] == [task.text for task in TASKS if task.family == "structured"][:2]
+
+
+def test_tasks_that_want_json_have_a_schema_that_their_solution_fits() -> None:
+    wanted = {task.name: task for task in TASKS if task.schema is not None}
+
+    assert {task.family for task in wanted.values()} == {"structured"}
+    assert len(wanted) == len(FAMILIES["structured"])
+    for task in wanted.values():
+        answer = task.solution.answer.removeprefix("```json").removesuffix("```")
+        Draft202012Validator(dict(task.schema or {})).validate(json.loads(answer))
 
 
 def test_every_seed_makes_tasks_of_few_words() -> None:

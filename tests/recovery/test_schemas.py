@@ -16,7 +16,9 @@ REFUSED = TextReply("never", faults=(StreamError(GRAMMAR_FAILED),))
 
 
 def offered(request: SimRequest) -> list[str]:
-    return [tool["function"]["name"].removeprefix("ledger__") for tool in request.tools]
+    """The ledger's tools on offer, without the bridge's own."""
+    names = [tool["function"]["name"] for tool in request.tools]
+    return [name.removeprefix("ledger__") for name in names if name.startswith("ledger__")]
 
 
 def keywords(request: SimRequest) -> set[str]:
@@ -62,8 +64,10 @@ async def test_the_tool_that_spoils_the_request_is_found_named_and_left_out(tmp_
         assert f"Note: {note}" in answer.text
         assert note in answer.progress
         both, one = ["look_up", "weigh"], ["look_up"]
-        asked = [both, both, both, ["weigh"], one, one, one]  # twice for the run, three looks, twice for the run
-        assert [offered(request) for request in bench.chats()] == asked
+        asked = [offered(request) for request in bench.chats()]
+        assert (asked[:2], asked[-2:]) == ([both, both], [one, one]), "twice for the run, before and after"
+        assert ["weigh"] in asked[2:-2]
+        assert len(asked) <= 9, "a handful of looks"
         assert bench.looked_up(QWEN) == 1
 
 

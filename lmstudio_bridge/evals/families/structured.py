@@ -5,10 +5,12 @@ from __future__ import annotations
 from random import Random
 
 from lmstudio_bridge.evals.checks import says_json
-from lmstudio_bridge.evals.tasks import Maker, Solution, Task, person, use
+from lmstudio_bridge.evals.tasks import Maker, Solution, Task, object_of, person, use
 from lmstudio_bridge.evals.words import NAMES, OFFSETS, TOWNS, WORDS, clock, codes, numbers
 
 _ONLY = "Answer only with JSON like this:"
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
 
 
 def name_and_age(rng: Random) -> Task:
@@ -19,6 +21,7 @@ def name_and_age(rng: Random) -> Task:
         says_json({"name": name, "age": age}),
         Solution((use("filesystem", "read_text_file", path="person.txt"),), f'{{"name": "{name}", "age": {age}}}'),
         files={"person.txt": f"This is {name}. {name} is {age} years old.\n"},
+        schema=object_of(name=_TEXT, age=_NUMBER),
     )
 
 
@@ -29,6 +32,7 @@ def sum_as_json(rng: Random) -> Task:
         ("everything",),
         says_json({"sum": a + b}),
         Solution((use("everything", "get-sum", a=a, b=b),), f'```json\n{{"sum": {a + b}}}\n```'),
+        schema=object_of(sum=_NUMBER),
     )
 
 
@@ -43,6 +47,7 @@ def time_as_json(rng: Random) -> Task:
         ("time",),
         says_json({"zone": target, "time": there}),
         Solution((convert,), f'{{"zone": "{target}", "time": "{there}"}}'),
+        schema=object_of(zone=_TEXT, time=_TEXT),
     )
 
 
@@ -55,6 +60,7 @@ def files_as_json(rng: Random) -> Task:
         says_json({"files": names}),
         Solution((use("filesystem", "list_directory", path="box"),), f'{{"files": [{listed}]}}'),
         files={f"box/{name}": f"{code}\n" for name, code in zip(names, codes(rng, 4), strict=True)},
+        schema=object_of(files={"type": "array", "items": _TEXT}),
     )
 
 
@@ -66,6 +72,7 @@ def town_as_json(rng: Random) -> Task:
         says_json({"name": names[1], "town": towns[1]}),
         Solution((use("memory", "search_nodes", query=names[1]),), f'{{"name": "{names[1]}", "town": "{towns[1]}"}}'),
         memory=tuple(person(name, f"lives in {town}") for name, town in zip(names, towns, strict=True)),
+        schema=object_of(name=_TEXT, town=_TEXT),
     )
 
 

@@ -1,0 +1,250 @@
+"""The tools on offer: which are chosen, in which order, and how more are found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.messages import ToolCall, ToolSpec
+
+NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def tool(name: str, description: str = "", **properties: object) -> ToolSpec:
+    return ToolSpec(name, description, {"type": "object", "properties": properties})
+
+
+READ = tool("fs__read_file", "Read a file.", path={"type": "string"})
+WRITE = tool("fs__write_file", "Write a file.", path={"type": "string"})
+TIME = tool("time__now", "Tell the current time in a city.", timezone={"type": "string"})
+MAIL = tool("mail__send", "Send a letter to somebody.", address={"type": "string"})
+ALL = (MAIL, READ, TIME, WRITE)
+
+
+def size(*specs: ToolSpec) -> int:
+    return sum(len(spec.name) + len(spec.description) + len(json.dumps(spec.parameters)) for spec in specs)
+
+
+def names(specs: tuple[ToolSpec, ...]) -> list[str]:
+    return [spec.name for spec in specs]
+
+
+# -- what is chosen ---------------------------------------------------------------------------------------------------
+
+
+def test_without_limits_all_are_offered_in_the_order_of_the_toolbox() -> None:
+    selection = Selection(ALL, "What time is it?")
+
+    assert (selection.offered, selection.left_out) == (ALL, 0)
+
+
+@pytest.mark.parametrize(("more", "offered"), [(-1, (TIME,)), (0, (READ, TIME)), (1, (READ, TIME))])
+def test_the_best_that_fit_the_room_are_offered_in_the_order_of_the_toolbox(
+    more: int, offered: tuple[ToolSpec, ...]
+) -> None:
+    selection = Selection((READ, TIME), "What time is it in this city?", max_chars=size(TIME, READ) + more)
+
+    assert (selection.offered, selection.left_out) == (offered, 2 - len(offered))
+
+
+@pytest.mark.parametrize("room", [0, 1, size(TIME) - 1, size(TIME)])
+def test_the_best_is_offered_however_little_room_there_is(room: int) -> None:
+    assert Selection(ALL, "What time is it in this city?", max_chars=room).offered == (TIME,)
+
+
+def test_a_smaller_tool_takes_the_room_that_is_too_small_for_a_better_one() -> None:
+    huge = tool("files__read", "Read a file. " * 50)
+
+    assert Selection((huge, READ, MAIL), "Send a letter.", max_chars=size(MAIL, READ)).offered == (READ, MAIL)
+
+
+@pytest.mark.parametrize(("most", "offered"), [(1, (TIME,)), (3, (MAIL, READ, TIME)), (4, ALL), (5, ALL)])
+def test_no_more_tools_than_asked_for_are_offered(most: int, offered: tuple[ToolSpec, ...]) -> None:
+    assert Selection(ALL, "What time is it in this city?", max_tools=most).offered == offered
+
+
+def test_the_best_stand_first_where_that_is_asked_for() -> None:
+    selection = Selection(ALL, "Write the time into a file.", best_first=True)
+
+    assert names(selection.offered) == ["fs__write_file", "time__now", "fs__read_file", "mail__send"]
+
+
+def test_tools_that_a_task_says_nothing_of_stay_in_their_order() -> None:
+    assert Selection(ALL, "Größe?", best_first=True).offered == ALL
+
+
+def test_no_tools_are_no_selection() -> None:
+    selection = Selection((), "What time is it?", max_chars=10)
+
+    assert (selection.offered, selection.left_out, selection.find("time")) == ((), 0, ())
+
+
+@pytest.mark.parametrize(
+    ("task", "description"),
+    [
+        ("Read the files", "file"),
+        ("Write the note", "notes"),
+        ("Search the addresses", "address"),
+        ("What are the times?", "time"),
+        ("Move it", "moved moving moves"),
+        ("the classes", "a class"),
+        ("List the directory", "directories"),
+    ],
+)
+def test_forms_of_a_word_are_one_word(task: str, description: str) -> None:
+    other, fitting = tool("a", "something else"), tool("b", description)
+
+    assert Selection((other, fitting), task, max_tools=1).offered == (fitting,)
+
+
+def test_a_word_in_the_name_counts_more_than_one_in_the_description() -> None:
+    described, named = tool("a", "a clock of iron"), tool("b__clock", "a thing of iron")
+
+    assert Selection((described, named), "clock", max_tools=1).offered == (named,)
+
+
+def test_a_rare_word_counts_more_than_one_that_all_tools_have() -> None:
+    specs = (*[tool(f"a{n}", "a file that is a file") for n in range(5)], tool("b", "file of dragons now"))
+
+    assert Selection(specs, "file of dragons", max_tools=1).offered == (specs[-1],)
+
+
+words = st.sampled_from(["read", "write", "file", "time", "city", "letter", "send", "now", "the", "a", "list", "of"])
+texts = st.lists(words, max_size=8).map(" ".join)
+toolboxes = st.lists(texts, max_size=12).map(lambda found: [tool(f"t{n}", text) for n, text in enumerate(found)])
+
+
+@given(toolboxes, texts, st.integers(0, 600) | st.none(), st.integers(1, 12) | st.none(), st.booleans())
+def test_the_limits_hold_and_the_choice_is_always_the_same(
+    specs: list[ToolSpec], task: str, max_chars: int | None, max_tools: int | None, best_first: bool
+) -> None:
+    chosen = [
+        Selection(specs, task, max_chars=max_chars, max_tools=max_tools, best_first=best_first).offered
+        for _ in range(2)
+    ]
+
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == len(set(names(chosen[0])))
+    assert (len(chosen[0]) > 0) == bool(specs)
+    assert max_tools is None or len(chosen[0]) <= max_tools
+    assert max_chars is None or len(chosen[0]) <= 1 or size(*chosen[0]) <= max_chars
+    assert best_first or chosen[0] == tuple(spec for spec in specs if spec in chosen[0])
+
+
+def test_the_choice_is_the_same_in_every_process() -> None:
+    """Python orders sets of words otherwise in each process, and sums of floats depend on their order."""
+    code = (
+        "from lmstudio_bridge.agent.selection import Selection;"
+        "from lmstudio_bridge.messages import ToolSpec;"
+        "words = 'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu'.split();"
+        "specs = [ToolSpec(f't{n}', ' '.join(words[n % 5:] + words[:n % 7]), {}) for n in range(40)];"
+        "s = Selection(specs, ' '.join(words), best_first=True);"
+        "print([spec.name for spec in s.offered], [repr(s._index._score(words, n)) for n in range(40)])"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert len(seen) == 1
+
+
+def test_two_hundred_tools_are_ranked() -> None:
+    specs = [tool(f"s{n}__do", f"Does the thing number {n} with files and letters.", path={}) for n in range(200)]
+
+    selection = Selection(specs, "Do thing number 177", max_chars=2_000)
+
+    assert "s177__do" in names(selection.offered)
+    assert size(*selection.offered) <= 2_000
+
+
+# -- finding more -----------------------------------------------------------------------------------------------------
+
+
+def find(selection: Selection, arguments: str) -> tuple[str, bool] | None:
+    return selection.answer(ToolCall("c1", "find_tools", arguments))
+
+
+def test_tools_that_are_found_come_after_those_that_were_there() -> None:
+    selection = Selection(ALL, "What time is it in this city?", max_tools=1)
+
+    found = find(selection, '{"query": "send a letter"}')
+
+    assert found == ("These can be called now:\n- mail__send: Send a letter to somebody.", False)
+    assert names(selection.offered) == ["time__now", "mail__send"]
+    assert find(selection, '{"query": "reading files"}') == (
+        "These can be called now:\n- fs__read_file: Read a file.\n- fs__write_file: Write a file.",
+        False,
+    )
+    assert names(selection.offered)[2:] == ["fs__read_file", "fs__write_file"]
+
+
+@pytest.mark.parametrize("query", ["time", "dragons", "", "the"])
+def test_a_search_that_brings_nothing_new_leaves_the_offer_the_very_same(query: str) -> None:
+    selection = Selection(ALL, "What time is it in this city?", max_tools=1)
+    before = selection.offered
+
+    assert find(selection, json.dumps({"query": query})) == (
+        "No other tool fits that. Use the ones that you have.",
+        False,
+    )
+    assert selection.offered is before
+
+
+@pytest.mark.parametrize(("fitting", "brought"), [(4, 4), (5, 5), (6, 5)])
+def test_a_search_brings_in_so_many_at_once(fitting: int, brought: int) -> None:
+    specs = [TIME, *[tool(f"letters{n}", "Send a letter.") for n in range(fitting)]]
+
+    selection = Selection(specs, "time in a city", max_tools=1)
+
+    assert len(selection.find("letter")) == brought
+
+
+@pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200)])
+def test_a_long_description_of_a_found_tool_is_cut(length: int, shown: int) -> None:
+    selection = Selection([TIME, tool("mail", "x" * length)], "time in a city", max_tools=1)
+
+    assert find(selection, '{"query": "mail"}') == (f"These can be called now:\n- mail: {'x' * shown}", False)
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", "{", "[]", '{"other": 5}'])
+def test_a_search_without_a_query_is_an_error_that_says_so(arguments: str) -> None:
+    found = find(Selection(ALL, "time", max_tools=1), arguments)
+
+    assert found is not None
+    assert found[0].startswith("find_tools was not done: it needs a query (")
+    assert found[1] is True
+
+
+def test_calls_of_other_tools_are_not_answered_here() -> None:
+    assert Selection(ALL, "time").answer(ToolCall("c1", "fs__find_tools", "{}")) is None
+    assert FIND_TOOLS.name == "find_tools"
+
+
+def test_a_tool_that_was_taken_away_is_not_found_again() -> None:
+    selection = Selection(ALL, "time")
+
+    selection.take_away({"mail__send", "find_tools"})
+
+    assert selection.find("send a letter") == ()
+    assert selection.offered == (READ, TIME, WRITE)
+    assert [selection.is_taken_away(name) for name in ("mail__send", "time__now")] == [True, False]
+
+
+@given(toolboxes, st.lists(texts, max_size=4))
+def test_finding_only_adds_at_the_end(specs: list[ToolSpec], queries: list[str]) -> None:
+    selection = Selection(specs, "read a file", max_tools=2)
+    for query in queries:
+        before = selection.offered
+        found = selection.find(query)
+        assert selection.offered == (*before, *found)
+        assert not set(names(found)) & set(names(before))

@@ -1,0 +1,51 @@
+"""docs/small-models.md has the numbers and the names that the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import autonomous
+from lmstudio_bridge.agent import calls, loop, results, rounds, selection, strategy, stuck
+from lmstudio_bridge.agent.shelf import SHELF_SPECS
+from lmstudio_bridge.agent.strategy import choose_strategy
+
+TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"the name tells {strategy.SMALL_MODEL:g}B or less",
+        f"must make a call first, in up to {rounds._MUST_CALL_ROUNDS} rounds",
+        f"In one turn at most {calls.MAX_CALLS} calls are made",
+        f"a cycle of up to {stuck._LONGEST_CYCLE} turns",
+        f"the same error {stuck._SAME_ERRORS} times in a row",
+        f"After {stuck._FORGIVE_AFTER} new turns in a row",
+        f"(at most {results.MAX_CHARS:,} characters)",
+        f"are at most {loop._MAX_TOOLS_WEAK} for a model that is asked for JSON",
+        f"brings in up to {selection._FOUND_AT_ONCE} more at a time",
+        choose_strategy("any", trained_for_tool_use=True).reason,
+    ],
+)
+def test_the_numbers_are_those_of_the_code(sentence: str) -> None:
+    assert sentence in TEXT
+
+
+def test_a_quarter_is_a_quarter() -> None:
+    assert (autonomous._TOOLS_SHARE, results._SHARE) == (4, 4)
+
+
+def test_the_steps_against_circles_stand_in_their_order() -> None:
+    words = ["a reminder", "taken out of the history", "taken away", "JSON instead", "the answer is asked for"]
+    section = TEXT.partition("## Circles")[2]
+    places = [section.index(word) for word in words]
+    assert places == sorted(places)
+    assert len(words) == len(stuck.Step) + 1  # JSON comes first where the last step is due
+
+
+def test_the_bridges_own_tools_are_named() -> None:
+    own = {spec.name for spec in (*SHELF_SPECS, selection.FIND_TOOLS)}
+    assert own <= set(re.findall(r"`(\w+)`", TEXT))
