@@ -6,14 +6,17 @@ Everything heavy is imported when its command runs, so that --help and --version
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmstudio_bridge import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from lmstudio_bridge.settings import Settings
 
 EXIT_OK = 0
@@ -36,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from lmstudio_bridge.errors import BridgeError, SettingsError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not cost the answer
+            stream.reconfigure(errors="replace")
     try:
         settings = _settings()
         logging.basicConfig(
@@ -43,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         match args.command:
             case "run":
-                return asyncio.run(_run(settings, args))
+                return asyncio.run(_ended_by_signals(_run(settings, args)))
             case "doctor":
-                return asyncio.run(_doctor(settings))
+                return asyncio.run(_ended_by_signals(_doctor(settings)))
             case "eval":
-                return asyncio.run(_eval(settings, args))
+                return asyncio.run(_ended_by_signals(_eval(settings, args)))
             case _:
                 return _serve(settings)
     except SettingsError as exc:
@@ -120,9 +126,17 @@ def _positive(text: str) -> int:
 
 
 def _settings() -> Settings:
+    from lmstudio_bridge.errors import SettingsError
     from lmstudio_bridge.settings import read_settings
 
-    return read_settings(os.environ, cwd=Path.cwd())
+    try:
+        folder = Path.cwd()
+    except OSError as exc:
+        raise SettingsError(
+            f"The folder that the bridge was started in can't be used: {exc.strerror}.",
+            remedy="Start it in a folder that exists and that you may enter.",
+        ) from exc
+    return read_settings(os.environ, cwd=folder)
 
 
 def _serve(settings: Settings) -> int:
@@ -130,6 +144,31 @@ def _serve(settings: Settings) -> int:
 
     serve(settings, environ=os.environ)
     return EXIT_OK
+
+
+async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:
+    """The exit code of the work. SIGTERM, and the SIGHUP of a closed terminal, end it as Ctrl-C does: in good order."""
+    import asyncio
+    import contextlib
+    import signal
+
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    came: list[int] = []
+
+    def end(number: int) -> None:
+        came.append(number)
+        task.cancel()
+
+    for name in ("SIGTERM", "SIGHUP"):
+        with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # Windows
+            loop.add_signal_handler(getattr(signal, name), end, getattr(signal, name))
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        return 128 + came[0]
 
 
 async def _run(settings: Settings, args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from lmstudio_bridge.agent.resume import read_run
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.overview import MAX_RUNS, models_text, newest_runs, run_text, runs_text, servers_text
+from lmstudio_bridge.report import as_utf8
 
 _MARKDOWN = "text/markdown"
 _MAX_COMPLETIONS = 100  # what the MCP specification allows
@@ -27,25 +28,25 @@ def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomo
     async def models() -> str:
         """The models that LM Studio has: loaded or not, context, slots, trained for tools."""
         with _resource_errors():
-            return models_text(await agent().client.validator.catalog(refresh=True))
+            return as_utf8(models_text(await agent().client.validator.catalog(refresh=True)))
 
     @server.resource("lmstudio://servers", title="MCP servers for delegated work", mime_type=_MARKDOWN)
     async def servers() -> str:
         """The MCP servers that delegated tasks can use, where each is configured, and why one is left out."""
         with _resource_errors():
             catalog = agent().configured_servers()
-            return servers_text(catalog, agent().permissions(catalog.servers.values()))
+            return as_utf8(servers_text(catalog, agent().permissions(catalog.servers.values())))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:
         """The newest delegated runs and how they ended."""
-        return runs_text(agent().runs_folder)
+        return as_utf8(runs_text(agent().runs_folder))
 
     @server.resource("lmstudio://runs/{run_id}", title="One delegated run", mime_type=_MARKDOWN)
     async def run(run_id: str) -> str:
         """The whole answer of one run, and what was done for it."""
         with _resource_errors():
-            return run_text(read_run(agent().runs_folder, run_id))
+            return as_utf8(run_text(read_run(agent().runs_folder, run_id)))
 
     @server.prompt(title="Delegate to the local model")
     def delegate(
@@ -76,7 +77,7 @@ def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomo
         except BridgeError:
             return None  # nothing to offer is no error for somebody who is typing
         typed = argument.value.casefold()
-        fitting = [name for name in names if typed in name.casefold()]
+        fitting = [as_utf8(name) for name in names if typed in name.casefold()]
         shown = fitting[:_MAX_COMPLETIONS]
         return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
 
@@ -98,6 +99,6 @@ def _resource_errors() -> Iterator[None]:
     try:
         yield
     except RunNotFoundError as exc:
-        raise ResourceNotFoundError(exc.explain()) from exc
+        raise ResourceNotFoundError(as_utf8(exc.explain())) from exc
     except BridgeError as exc:
-        raise ResourceError(exc.explain()) from exc
+        raise ResourceError(as_utf8(exc.explain())) from exc

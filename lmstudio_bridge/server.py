@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -32,7 +33,7 @@ from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.messages import Access
-from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, ContinueRequest, RunRequest
+from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, ContinueRequest, RunRequest, as_utf8
 from lmstudio_bridge.resources import add_resources
 from lmstudio_bridge.settings import Settings
 
@@ -245,7 +246,7 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
     app.calls.add(task)
 
     async def send(counter: float, message: str) -> None:
-        await ctx.report_progress(counter, None, message)
+        await ctx.report_progress(counter, None, as_utf8(message))
 
     try:
         async with open_progress(send, heartbeat=app.heartbeat) as emit:
@@ -300,7 +301,11 @@ def _in_words(tool: str, error: ValidationError) -> str:
 
 
 def _result(text: str, *, is_error: bool, meta: dict[str, Any] | None = None) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error, _meta=meta)
+    return CallToolResult(
+        content=[TextContent(type="text", text=as_utf8(text))],
+        is_error=is_error,
+        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
+    )
 
 
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:

@@ -194,7 +194,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
             values[name] = tuple(filter(None, map(str.strip, values[name].split(","))))
     for name in ("project", "mcp_config", "home"):
         if name in values:
-            values[name] = _expanded(values[name], variable=named_by.get(name, _variable(name)))
+            values[name] = cwd / _expanded(values[name], variable=named_by.get(name, _variable(name)))
     if not all("!" <= character <= "~" for character in values.get("api_token", "")):
         raise SettingsError(
             f"{named_by['api_token']} holds characters that no API token has.",

@@ -15,6 +15,7 @@ import pytest
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from tests.downstream.testbed import SLOPPY, is_running
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
@@ -78,6 +79,19 @@ def configure(shell: Shell, **servers: object) -> None:
     (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
 
 
+def processes_that_name(folder: Path) -> list[int]:
+    """The servers with this folder in their command line, as far as they run."""
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in read_or_nothing(path)]
+    return [int(path.parent.name) for path in found if is_running(int(path.parent.name))]
+
+
+def read_or_nothing(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
     assert await shell.run("--version") == (0, f"lmstudio-bridge {__version__}\n", "")
     code, out, err = await shell.run("--help")
@@ -108,19 +122,26 @@ async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: She
     assert "starting filesystem" in err
 
 
-@pytest.mark.npm
-async def test_an_interrupted_run_leaves_its_journal_and_exits_with_130(shell: Shell, sim: Simulator) -> None:
-    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
+    shell: Shell, sim: Simulator, number: signal.Signals, code: int
+) -> None:
+    configure(
+        shell,
+        sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps({"stubborn": True}), str(shell.folder)]},
+    )
     sim.script(MODEL, TextReply("never", faults=(Stall(),)))
 
-    process = await shell.start("run", "Wait for ever", "--mcp", "filesystem")
+    process = await shell.start("run", "Wait for ever", "--mcp", "sloppy")
     request = await sim.wait_for_request(path="/v1/chat/completions")
-    process.send_signal(signal.SIGINT)
+    servers = processes_that_name(shell.folder)
+    process.send_signal(number)
     async with asyncio.timeout(LIMIT):
         _, err = await process.communicate()
         await request.ended.wait()
 
-    assert process.returncode == 130, err.decode()
+    assert process.returncode == code, err.decode()
+    assert (len(servers), processes_that_name(shell.folder)) == (1, [])
     assert request.disconnected
     (journal,) = (shell.folder / "home" / "runs").glob("*.jsonl")
     assert rebuild_outcome(read_events(journal)).stop == "cancelled"
@@ -134,6 +155,32 @@ async def test_a_failure_is_told_on_stderr_with_its_remedy(shell: Shell) -> None
     assert (code, out) == (1, "")
     assert "No MCP server named 'filesystem'" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.npm
+async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(shell: Shell, sim: Simulator) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    sim.script(MODEL, TextReply("It is heron-42 → yes."))
+
+    code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
+
+    assert code == 0, err
+    assert out.startswith("It is heron-42 ? yes.\n\n[run ")
+    assert "starting filesystem" in err
+
+
+async def test_a_folder_that_is_gone_is_said_with_exit_code_2(shell: Shell) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m lmstudio_bridge doctor', sys.executable),
+        cwd=shell.folder,
+        env=dict(shell.environ),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+
+    assert process.returncode == 2, err.decode()
+    assert err.decode().startswith("The folder that the bridge was started in can't be used")
 
 
 async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Shell) -> None:

@@ -15,7 +15,7 @@ import pytest
 from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
 from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.models import SimModel
-from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
+from tests.lmstudio_sim.replies import CallReply, HttpReply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import open_simulator
 from tests.npm_servers import config_entry, npm_server
@@ -352,6 +352,23 @@ async def test_the_server_says_who_it_is_and_when_delegating_pays(era: Era) -> N
     assert info["name"] == "lmstudio-bridge"
     assert info["version"]
     assert 100 < len(opening["instructions"]) < 1_000
+
+
+async def test_half_a_character_in_the_words_of_others_does_not_end_the_server(desk: Desk, era: Era) -> None:
+    """JavaScript leaves them where it cuts a text, and the MCP SDK's writer (2.3) ends at one."""
+    servers = json.loads((desk.project / ".mcp.json").read_text(encoding="utf-8"))["mcpServers"]
+    desk.configure(**servers, **{"half\ud83d": {"command": "no-such-command"}})
+    desk.sim.script(MODEL, HttpReply(400, b'{"error": "bad \\ud83d text"}', content_type="application/json"))
+    async with desk.bridge(era) as client:
+        unknown = await client.call("autonomous_with_mcp", mcp_name="nope", task="Anything.")
+        failed = await client.call("autonomous_with_multiple_mcps", mcp_names=["memory", "half?"], task="Anything.")
+        (journal,) = desk.journals()
+        for name, words in (("servers", "| half? |"), ("runs", "Anything."), (f"runs/{journal.stem}", "bad ? text")):
+            result = await client.request("resources/read", {"uri": f"lmstudio://{name}"})
+            assert words in result["contents"][0]["text"]
+
+    assert_names(unknown, "half?")
+    assert_names(failed, "bad ? text", "half?")
 
 
 async def test_cancelling_a_call_stops_the_generation_and_leaves_the_server_usable(desk: Desk, era: Era) -> None:

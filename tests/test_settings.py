@@ -203,6 +203,13 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
     assert read(**{variable: value}) == read().model_copy(update={field: expected})
 
 
+def test_paths_are_taken_from_the_folder_of_the_start() -> None:
+    """Or nothing could be looked for above a project that is given as «.»."""
+    settings = read(CLAUDE_PROJECT_DIR=".", MCP_JSON_PATH="a/mcp.json", LMSTUDIO_BRIDGE_HOME="state")
+
+    assert [settings.project, settings.mcp_config, settings.home] == [CWD, CWD / "a" / "mcp.json", CWD / "state"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

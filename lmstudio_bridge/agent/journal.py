@@ -81,7 +81,7 @@ def open_journal(
         _lock(file, run_id)
         if not _ends_in_newline(path):
             file.write("\n")  # a crash cut the last line; what comes now must not be lost with it
-        yield Journal(path, _sink(file, redact, clock))
+        yield Journal(path, _sink(file, path, redact, clock))
     finally:
         try:
             file.close()
@@ -89,7 +89,7 @@ def open_journal(
             logger.warning("the journal %s is not complete: %s", path, exc)
 
 
-def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], datetime]) -> Emit:
+def _sink(file: TextIO, path: Path, redact: Callable[[str], str], clock: Callable[[], datetime]) -> Emit:
     failed = False
 
     async def emit(event: Event) -> None:
@@ -102,7 +102,7 @@ def _sink(file: TextIO, redact: Callable[[str], str], clock: Callable[[], dateti
             file.flush()
         except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
             failed = True
-            logger.warning("the journal %s cannot be written: %s", file.name, exc)
+            logger.warning("the journal %s cannot be written: %s", path, exc)
 
     return emit
 

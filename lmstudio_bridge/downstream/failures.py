@@ -7,6 +7,7 @@ Pure functions: from a configuration and the bare facts to a `Failure`. Values o
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit, urlunsplit
@@ -61,7 +62,10 @@ def target_of(config: ServerConfig) -> str:
     """What was started or reached; without arguments, user or query, which may hold secrets."""
     if config.transport == "stdio":
         return f"`{config.command}`"
-    parts = urlsplit(config.url)
+    try:
+        parts = urlsplit(config.url)
+    except ValueError:  # http://[::1 and the like
+        return "an address that is none"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -79,8 +83,10 @@ def hide_secrets(text: str, config: ServerConfig) -> str:
 def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path) -> Failure:
     """A command that could not be started at all."""
     where = f" in {config.source}" if config.source else ""
-    if not cwd.is_dir():
-        return Failure(f"could not be started: its folder {cwd} does not exist", f"Correct `cwd`{where}.")
+    if not os.path.isdir(cwd):  # Path.is_dir raises where a folder above may not be entered
+        return Failure(
+            f"could not be started: its folder {cwd} does not exist, or may not be entered", f"Correct `cwd`{where}."
+        )
     code = exc.errno if isinstance(exc, OSError) else None
     if code == errno.ENOENT:
         hint = _INSTALLS.get(_program(config), "Is it installed?")
@@ -152,6 +158,16 @@ def explain_wrong_url(words: str, *, config: ServerConfig) -> Failure:
     return Failure(
         f"({target_of(config)}) is not an MCP endpoint: {hide_secrets(words, config)}",
         f'Check `url`{where}: it usually ends in /mcp, or in /sse with `"type": "sse"`.',
+    )
+
+
+def explain_header(*, config: ServerConfig) -> Failure:
+    """A header that HTTP cannot carry."""
+    names = ", ".join(f"`{name}`" for name, value in config.headers.items() if not (name + value).isascii())
+    where = f" in {config.source}" if config.source else ""
+    return Failure(
+        f"({target_of(config)}) cannot be asked: a header holds characters that are not ASCII",
+        f"Correct {names or '`headers`'}{where}.",
     )
 
 

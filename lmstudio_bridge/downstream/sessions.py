@@ -281,7 +281,7 @@ class _Session:
             if self._settled.is_set():
                 logger.info("MCP server %s %s", self.config.name, self._connection.loss.reason, exc_info=exc)
             else:
-                self._failure = self._connection.explain(exc, seconds=self._start_timeout)
+                self._failure = self._explain(exc)
                 logger.info("MCP server %s %s", self.config.name, self._failure.reason, exc_info=exc)
         finally:
             if not self._settled.is_set():
@@ -289,6 +289,13 @@ class _Session:
             self._stopped.set()
             self._settled.set()
             self.closed.set()
+
+    def _explain(self, exc: Exception) -> Failure:
+        try:
+            return self._connection.explain(exc, seconds=self._start_timeout)
+        except Exception:  # nothing may leave the owner task, not even a fault in our search for words
+            logger.exception("the failure of MCP server %s cannot be explained", self.config.name)
+            return Failure(f"could not be started ({type(exc).__name__})")
 
     async def _wait_for_predecessor(self) -> None:
         """Two processes of one server would fight for its files; but calls under way may take their time."""

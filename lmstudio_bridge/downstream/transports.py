@@ -109,6 +109,8 @@ class ServerTransport:
         match exc:
             case OSError() | ValueError() if self.knows_its_end and self._child is None:
                 return failures.explain_spawn(exc, config=config, cwd=self._cwd)
+            case UnicodeEncodeError() if config.transport != "stdio":  # nothing else of a request comes from the entry
+                return failures.explain_header(config=config)
             case httpx2.SSEError():
                 return failures.explain_wrong_url(words, config=config)
             case httpx2.TransportError() | httpx2.InvalidURL():

@@ -269,10 +269,25 @@ async def test_nothing_that_listens_is_said_so(transport: Transport) -> None:
             await pool.open_server(configure_url(port, transport))
 
 
-async def test_url_that_is_none_is_said_so() -> None:
-    async with open_test_pool() as pool:
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    "url", ["${NOT_SET}/mcp", "http://[::1/mcp", "http://127.0.0.1:99999/mcp", "ftp://web/mcp", ""]
+)
+async def test_url_that_is_none_is_said_so_and_spoils_no_other_server(transport: Transport, url: str) -> None:
+    async with running_server() as port, open_test_pool() as pool:
         with pytest.raises(ServerStartError, match="'web'"):
-            await pool.open_server(ServerConfig("web", "http", url="${NOT_SET}/mcp"))
+            await pool.open_server(ServerConfig("web", transport, url=url))
+        assert len(await pool.open_server(configure_url(port))) == 7
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_header_that_cannot_be_sent_is_an_error_that_hides_its_value(transport: Transport) -> None:
+    async with running_server() as port, open_test_pool() as pool:
+        for value in ("Bearer hunter22\nX: y", "Bearer hunter22→"):
+            with pytest.raises(ServerStartError, match="'web'") as caught:
+                await pool.open_server(configure_url(port, transport, Authorization=value))
+            assert "hunter22" not in caught.value.explain()
+            assert "header" in caught.value.explain()
 
 
 async def test_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

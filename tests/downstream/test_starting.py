@@ -119,6 +119,13 @@ async def test_missing_folder_is_not_taken_for_a_missing_command(tmp_path: Path)
             await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / "gone"))
 
 
+async def test_folder_that_cannot_be_looked_at_is_an_error_of_that_server_only(tmp_path: Path) -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="could not be started: its folder"):
+            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / ("x" * 300)))
+        assert "raw" in names_of(await pool.open_server(configure()))
+
+
 async def test_file_that_is_not_executable_is_named(tmp_path: Path) -> None:
     script = tmp_path / "server.sh"
     script.write_text("echo", encoding="utf-8")
