@@ -162,8 +162,9 @@ class CallProgress:
 class CallFinished:
     """A tool call has its result, or was answered without being sent (`sent` is False).
 
-    `about` is what the call is about in a few words, such as a path, where it was refused. `rule` is
-    what decided about it.
+    In the journal this is the audit line of a call. `about` is what the call is about in a few words,
+    such as a path, where it was refused. `rule` is what decided about it. `digest` is the beginning of
+    the SHA-256 of its arguments, as they were sent or, where they were not, as the model wrote them.
     """
 
     number: int
@@ -177,6 +178,7 @@ class CallFinished:
     verdict: Verdict = ""
     about: str = ""
     rule: str = ""
+    digest: str = field(default="", compare=False)  # follows from the arguments, which are told elsewhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ MAX_CALLS = 16  # calls of one turn that are run; small models can write them wi
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
+_DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _SHOWN_ABOUT = 60  # characters of the argument by which a refused call is told from others
 
 
@@ -148,6 +150,7 @@ class Caller:
                 verdict=decision.verdict,
                 about=about,
                 rule=decision.rule,
+                digest=_digest(call.arguments),
             )
         )
         return ToolResult(text, is_error=is_error)
@@ -188,9 +191,14 @@ class Caller:
                 seconds=seconds,
                 verdict=decision.verdict,
                 rule=decision.rule,
+                digest=_digest(sent_arguments),
             )
         )
         return ToolResult(text, result.is_error, result.images)
+
+
+def _digest(arguments: str) -> str:
+    return hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
 
 
 def _about(arguments: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -288,3 +289,23 @@ async def test_a_big_result_is_shown_in_part_and_without_secrets() -> None:
 
     assert result.text.startswith(f"The call failed: {'[…]' * 11}[…\n[… 250 of 300 characters are not shown here.")
     assert "secret" not in result.text
+
+
+# -- the audit line ---------------------------------------------------------------------------------------------------
+
+
+async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_ended() -> None:
+    given = Case(tools := answering(ToolResult("done")), policy=Policy("read"))
+
+    await given.answer([ToolCall("c1", "fs__read", '{"path":"a"}'), ToolCall("c2", "fs__write", '{"path":"b"}')])
+
+    audit = [
+        (event.tool, event.sent, event.verdict, event.rule, event.about, event.digest)
+        for event in given.recorder.events
+        if isinstance(event, CallFinished)
+    ]
+    assert len(tools.sent) == 1
+    assert audit == [
+        ("read", True, "allowed", "readOnlyHint", "", sha256(b'{"path": "a"}').hexdigest()[:16]),
+        ("write", False, "needs_write", "access=read", "b", sha256(b'{"path":"b"}').hexdigest()[:16]),
+    ]
