@@ -23,6 +23,7 @@ from tests.recovery.workshop import (
     open_workshop,
     said,
     schema_of,
+    unfenced,
 )
 from tests.recovery.workshop_server import NEEDLE, big_text, value_of
 
@@ -139,7 +140,7 @@ async def test_a_weak_model_is_asked_for_json_at_once_and_must_call_first(worksh
     system, task, *rest = worked.requests[1].messages
     assert [system["role"], task["role"]] == ["system", "user"]
     assert "- shop__look_up(key: string): Gives the value of a key." in system["content"]
-    assert rest == [
+    assert [{**message, "content": unfenced(message["content"])} for message in rest] == [
         {"role": "assistant", "content": '{"call": "shop__look_up", "arguments": {"key": "heron"}}'},
         {"role": "user", "content": f"Result of shop__look_up:\nThe value is {VALUE}."},
     ]
@@ -265,7 +266,7 @@ async def test_calls_that_only_read_are_under_way_at_the_same_time(workshop: Wor
     worked = await workshop.run(STRONG, CallReply(*meet), ANSWER)
 
     assert is_right(worked)
-    assert [message["content"] for message in worked.requests[1].messages[-2:]] == [
+    assert [unfenced(message["content"]) for message in worked.requests[1].messages[-2:]] == [
         "one met somebody",
         "two met somebody",
     ]

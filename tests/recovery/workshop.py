@@ -58,7 +58,13 @@ class Workshop:
         seen = len(self.sim.requests)
         self.sim.script(model, *replies)
         self.sim.script_fn(model, function or (lambda _: TextReply("There was nothing more in the script.")))
-        given = {"task": "Look up the value of heron.", "model": model, "mcp_name": server, **arguments}
+        given = {
+            "task": "Look up the value of heron.",
+            "model": model,
+            "mcp_name": server,
+            "access": "write",
+            **arguments,
+        }
         answer = await self.client.call("autonomous_with_mcp", **given)
         assert self.sim.unused_replies(model) == 0, answer.text
         found = re.search(r"\[run (\S+) ·", answer.text)
@@ -115,5 +121,10 @@ def offered(request: SimRequest) -> list[str]:
 
 
 def said(request: SimRequest) -> str:
-    """The newest message of the user's side."""
-    return str(request.messages[-1]["content"])
+    """The newest message of the user's side, without the fences in it."""
+    return unfenced(request.messages[-1]["content"])
+
+
+def unfenced(text: object) -> str:
+    """A text that the model read, without the fences in it."""
+    return re.sub(r"<data (\w+)>\n(.*?)\n</data \1>", r"\2", str(text), flags=re.DOTALL)
