@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,3 +85,8 @@ def assert_names(answer: Answer, *fragments: str) -> None:
     assert answer.is_error, answer.text
     missing = [fragment for fragment in fragments if fragment not in answer.text]
     assert not missing, answer.text
+
+
+def unfenced(text: object) -> str:
+    """A text that the model read, without the fences in it."""
+    return re.sub(r"<data (\w+)>\n(.*?)\n</data \1>", r"\2", str(text), flags=re.DOTALL)

@@ -73,7 +73,7 @@ def calls_in_turn(desk: Desk, *calls: tuple[str, dict[str, Any]]) -> list[str]:
 
     def reply(request: SimRequest) -> CallReply | TextReply:
         results = [message for message in request.messages if message["role"] == "tool"]
-        told[:] = [str(message["content"]) for message in results]
+        told[:] = [unfenced(message["content"]) for message in results]
         if len(results) == len(calls):
             return TextReply("I am done.")
         tool, arguments = calls[len(results)]

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from lmstudio_bridge.events import CallFinished
+from tests.desk import unfenced
 from tests.lmstudio_sim.errors import plain_error
 from tests.lmstudio_sim.leaks import LEAK_FORMATS, LeakFormat, render_leak
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, TextReply
@@ -23,7 +24,6 @@ from tests.recovery.workshop import (
     open_workshop,
     said,
     schema_of,
-    unfenced,
 )
 from tests.recovery.workshop_server import NEEDLE, big_text, value_of
 

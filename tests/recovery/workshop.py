@@ -13,6 +13,7 @@ from typing import Any
 
 from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import Event, Noticed, RunFinished
+from tests.desk import unfenced
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
@@ -123,8 +124,3 @@ def offered(request: SimRequest) -> list[str]:
 def said(request: SimRequest) -> str:
     """The newest message of the user's side, without the fences in it."""
     return unfenced(request.messages[-1]["content"])
-
-
-def unfenced(text: object) -> str:
-    """A text that the model read, without the fences in it."""
-    return re.sub(r"<data (\w+)>\n(.*?)\n</data \1>", r"\2", str(text), flags=re.DOTALL)
