@@ -17,6 +17,7 @@ from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
 from lmstudio_bridge.report import RunRequest
 from lmstudio_bridge.settings import read_settings
+from tests.desk import unfenced
 from tests.llm.clients import FakeTime, within
 from tests.lmstudio_sim.errors import MODEL_UNLOADED
 from tests.lmstudio_sim.models import SimModel
@@ -66,7 +67,7 @@ def nonce_of(folder: Path) -> str:
 
 def take_then_tell(request: SimRequest) -> CallReply | TextReply:
     if request.messages[-1]["role"] == "tool":
-        return TextReply(f"I got: {str(request.messages[-1]['content']).splitlines()[0]}")
+        return TextReply(f"I got: {unfenced(request.messages[-1]['content']).splitlines()[0]}")
     return CallReply(TAKE)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.desk import unfenced
 from tests.downstream.testbed import SLOPPY, is_running, until_dead
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
@@ -248,7 +249,7 @@ async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: 
     desk.write(".claude.json", {"mcpServers": {"helper": copy}})
     told = calls_in_turn(desk, ("autonomous_discover_and_execute", {"task": "Do it for me."}))
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="helper", task="Anything.")
+        answer = await client.call("autonomous_with_mcp", mcp_name="helper", task="Anything.", access="write")
 
     assert "I am done." in answer.text
     assert len(told) == 1
