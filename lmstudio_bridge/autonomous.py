@@ -182,7 +182,10 @@ class DynamicAutonomousAgent:
         if stored.finished and stored.outcome.stop == "answered" and not request.instructions:
             return RunReport(stored.run_id, stored.outcome, stored.servers)
         conversation = rebuild_conversation(stored)
-        added = continuation(stored, conversation, instructions=request.instructions)
+        if conversation.messages:
+            added = continuation(stored, conversation, instructions=request.instructions)
+        else:  # the run ended while its servers started: its task is all that there is
+            added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
         servers = self._select(stored.servers)
         names = tuple(config.name for config in servers.configs)
         start = RunContinued(
@@ -352,8 +355,7 @@ def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
     return ServerNotConfiguredError(
         f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
         server="",
-        remedy="Add one to .mcp.json, for example "
-        '{"mcpServers": {"filesystem": {"command": "npx", '
-        '"args": ["-y", "@modelcontextprotocol/server-filesystem", "."]}}}, '
-        "or name another file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
+        remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
+        "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "
+        "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
     )

@@ -81,6 +81,9 @@ class Preparer:
             except DownstreamError as exc:
                 failed.append(exc)
                 await tell(ServerFailed(config.name, redactor.redact(exc.explain())))
+                if len(failed) == len(configs):  # no need to wait for the model
+                    error = _none_left(failed, redactor)
+                    raise error from (None if error is exc else exc)
             else:
                 await tell(ServerReady(config.name, len(opened[config.name])))
 
@@ -90,9 +93,7 @@ class Preparer:
                     group.start_soon(open_one, config)
                 model, strategy = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
-            raise _first_leaf(errors) from None  # the group only wraps what went wrong with the model
-        if not opened:
-            raise _none_left(failed, redactor)
+            raise _first_leaf(errors) from None  # the group only wraps what went wrong
         servers = tuple(config.name for config in configs if config.name in opened)
         toolbox = Toolbox(tool for name in servers for tool in opened[name] if offers(tool))
         return Prepared(model, strategy, toolbox, servers)

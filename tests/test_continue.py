@@ -13,6 +13,7 @@ import pytest
 
 from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
+from tests.npm_servers import config_entry, npm_server
 from tests.raw_client import ERAS, Answer, Era, RawClient
 
 pytestmark = pytest.mark.npm
@@ -145,6 +146,23 @@ for line in sys.stdin:
             continue
     send({"id": message["id"], "result": result})
 """
+
+
+async def test_a_run_that_was_killed_while_its_servers_started_begins_anew(desk: Desk) -> None:
+    desk.configure(filesystem={"command": "python3", "args": ["-c", "import sys; sys.stdin.read()"]})
+    async with desk.bridge("2026-07-28", checked=False) as client:
+        number = await client.start_call("autonomous_with_mcp", **TASK)
+        run_id = (await client.wait_for_progress(number, "run ")).split()[1]
+        client.process.kill()
+        await client.process.wait()
+    desk.configure(filesystem=config_entry(npm_server("filesystem"), str(desk.project)))
+    desk.sim.script(MODEL, TextReply("It is heron-42."))
+
+    async with desk.bridge("2026-07-28") as client:
+        answer = await client.call("continue_run", run_id=run_id, instructions="In one word.")
+
+    assert answer.text.startswith("It is heron-42.")
+    assert desk.chat_requests()[-1].messages[-1]["content"] == f"{TASK['task']}\n\nIn one word."
 
 
 async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:

@@ -249,6 +249,16 @@ async def test_each_fault_gives_one_clear_error_and_the_server_stays_usable(desk
     assert_answered(afterwards, contains="heron-42", rounds=2, calls=1)
 
 
+async def test_servers_that_all_failed_end_the_run_while_the_model_still_loads(desk: Desk) -> None:
+    never = asyncio.Event()
+    desk.sim.models["slow/model"] = SimModel("slow/model", load_delay=never)
+    desk.configure(broken={"command": "node", "args": ["-e", "process.exit(3)"]})
+    async with desk.bridge("2026-07-28") as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="broken", model="slow/model", task="Anything.")
+
+    assert_names(answer, "'broken'", "exited with code 3")
+
+
 async def test_a_wrong_base_url_is_recognised_behind_its_status_200(desk: Desk, era: Era) -> None:
     async with desk.bridge(era, LMSTUDIO_BASE_URL=f"{desk.sim.url}/lmstudio/v1") as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")

@@ -66,7 +66,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
 
 
 def rebuild_conversation(run: StoredRun) -> Conversation:
-    """The conversation as far as the journal has it.
+    """The conversation as far as the journal has it; without a message if the run ended before it began.
 
     Raises:
         RunNotFoundError: The journal does not hold a conversation that a model would take.
@@ -84,13 +84,11 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
         raise RunNotFoundError(
             f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task anew."
         ) from exc
-    if not conversation.messages:
-        raise RunNotFoundError(f"Run {run.run_id} ended before its conversation began.", remedy="Start the task anew.")
     return conversation
 
 
 def continuation(run: StoredRun, conversation: Conversation, *, instructions: str) -> tuple[Message, ...]:
-    """The messages to add so that the conversation can go on.
+    """The messages to add so that a conversation that had begun can go on.
 
     A call that had started when the bridge ended is never repeated by itself: the model is told that
     it may have happened.

@@ -22,6 +22,12 @@ PROJECT_FILE = ".mcp.json"
 TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
 
 
+_HOW_TO_ADD = (
+    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
+    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """One configured server, ready to be opened: variables are expanded, the transport is known.
@@ -82,7 +88,7 @@ class ServerCatalog:
         if name in self.unapproved:
             raise self.refusal(name)
         known = sorted(self.servers)
-        listed = f"Configured: {', '.join(known)}." if known else "No server is configured."
+        listed = f"Configured: {', '.join(known)}." if known else _HOW_TO_ADD
         if name in self.skipped:
             raise ServerNotConfiguredError(
                 f"MCP server '{name}' cannot be used: {self.skipped[name]}",

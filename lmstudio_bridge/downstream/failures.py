@@ -114,7 +114,7 @@ def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Fail
 
 def explain_silence(seconds: float, *, config: ServerConfig, stderr_tail: str = "") -> Failure:
     """A server that did not answer in time."""
-    remedy = "If it needs longer, raise the start timeout."
+    remedy = "If it needs longer, raise LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT (seconds)."
     if config.transport == "stdio" and _program(config) in _FETCHERS:
         remedy = f"`{_program(config)}` may still be downloading it: run its command once in a terminal. {remedy}"
     elif config.transport == "http":

@@ -302,7 +302,7 @@ def test_missing_project_file_is_named(tmp_path: Path) -> None:
         catalog.require("x")
 
     assert f"because no .mcp.json was found in {tmp_path} or above it" in caught.value.message
-    assert caught.value.remedy == "No server is configured."
+    assert caught.value.remedy.startswith("No MCP server is configured: add one in Claude Code")
 
 
 # Never ourselves.
