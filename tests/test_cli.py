@@ -165,7 +165,7 @@ async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(
     code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42 ? yes.\n\n[run ")
+    assert out.startswith("It is heron-42 ? yes.\n\n[words of the local model")
     assert "starting filesystem" in err
 
 
@@ -210,7 +210,36 @@ async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
     assert code == 0, out + err
     assert f"Model: {MODEL} (loaded, context 32,768 tokens)" in out
     assert "MCP server filesystem: 14 tools" in out
+    assert "Rules: none (from no file)" in out
+    assert f"Workspace: {shell.folder}" in out
     assert "FAIL" not in out
+
+
+@pytest.mark.npm
+async def test_doctor_says_which_rule_is_wrong(shell: Shell) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    (shell.folder / "lmstudio-bridge.toml").write_text("deny = 1", encoding="utf-8")
+
+    code, out, _ = await shell.run("doctor")
+
+    assert code == 1
+    assert f"FAIL  Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of texts" in out
+
+
+@pytest.mark.npm
+@pytest.mark.parametrize(("options", "written"), [((), False), (("--access", "write"), True)])
+async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(
+    shell: Shell, sim: Simulator, options: tuple[str, ...], written: bool
+) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    path = shell.folder / "a.txt"
+    sim.script(MODEL, CallReply(("filesystem__write_file", {"path": str(path), "content": "x"})), TextReply("Done."))
+
+    code, out, err = await shell.run("run", "Write it.", *options)
+
+    assert code == 0, err
+    assert path.exists() is written
+    assert ("1 call needed access=write: filesystem write_file (" in out) is not written
 
 
 async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Simulator) -> None:
