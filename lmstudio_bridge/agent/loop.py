@@ -266,6 +266,8 @@ class _Rounds:
             offered = () if last else self.offered()
             reply = await self._asker.ask(number, self.conversation, offered)
             verdict = judge_reply(reply, tools_offered=bool(offered))
+            if verdict == "answer" and self._fence and not self._fence.take_out(reply.text).strip():
+                verdict = "empty"  # small models copy the fence and stop there
             if verdict == "calls" and not last:
                 hint, poor_turns = "", 0
                 if circle := await self.make_calls(number, reply):

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, clean_text, new_fence
+from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.prompts import EMPTY_TURN
+from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.messages import SystemMessage, UserMessage
+from tests.fakes import FakeTools, Recorder, ScriptedModel, say
 
 FENCE = Fence("gkvztwxm")
 
@@ -64,3 +71,23 @@ def test_a_cleaned_text_is_clean(text: str) -> None:
 
     assert clean_text(clean_text(cleaned)[0]) == (clean_text(cleaned)[0], 0)
     assert (count == 0) == (cleaned == text)
+
+
+async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
+    """Seen with a 0.5B model on a real engine."""
+    fence = Fence("ghjkmnpq")
+    model = ScriptedModel(say("<data ghjkmnpq>"), say("It is 14:31."))
+
+    outcome = await run(
+        Conversation((SystemMessage("Use tools."), UserMessage("How late is it?"))),
+        model=model,
+        tools=FakeTools(),
+        toolbox=Toolbox([]),
+        policy=Policy(),
+        limits=Limits(10, 3_600, 10_000),
+        emit=Recorder().emit,
+        fence=fence,
+    )
+
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is 14:31.", 2)
+    assert model.asked[1].messages[-1] == UserMessage(EMPTY_TURN)
