@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import loop, rounds
+from lmstudio_bridge.agent import loop, probing, rounds
 from lmstudio_bridge.errors import LLMError
 from lmstudio_bridge.llm.failures import error_from_response
 from lmstudio_bridge.llm.pinned import MAX_RESENDS
@@ -96,7 +96,7 @@ def test_no_words_are_quoted_that_nobody_says(kind: str) -> None:
             [f"asks {POLICY.attempts} times", f"{LOWERED_FOR:g} seconds", f"asks again {MAX_RESENDS} times"],
         ),
         ("rate_limited", [f"at most {POLICY.rate_limit_cap:g} seconds", f"{POLICY.rate_limit_attempts} tries"]),
-        ("schema", [f"at most {rounds._MAX_PROBES} small requests"]),
+        ("schema", [f"at most {probing._MAX_PROBES} small requests"]),
         ("empty_turn", [f"reminds the model, {loop._POOR_TURNS} times", "twice the tokens"]),
         ("lost_tool_call", [f"reminds the model, {loop._POOR_TURNS} times"]),
     ],

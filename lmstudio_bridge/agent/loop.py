@@ -6,7 +6,6 @@ Knows the model and the tools only as Protocols, and tells everything to one awa
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import assert_never
 
 import anyio
 
-from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
+from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.fence import Fence, clean_text
 from lmstudio_bridge.agent.policy import Policy
@@ -25,18 +24,17 @@ from lmstudio_bridge.agent.prompts import (
     EMPTY_TURN,
     GOING_ON,
     IMAGES,
-    SHAPE_AGAIN,
-    SHAPE_ANSWER,
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.recovery import judge_reply
-from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
-from lmstudio_bridge.agent.rounds import Asker, ChatModel
+from lmstudio_bridge.agent.results import room_to_keep
+from lmstudio_bridge.agent.rounds import Asker
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.shaping import ShapeError, ask_for_shape
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
-from lmstudio_bridge.agent.toolbox import Toolbox, check_value
+from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
     Emit,
@@ -63,13 +61,10 @@ from lmstudio_bridge.messages import (
     UserMessage,
 )
 
-_SHAPE_TRIES = 3  # requests for the answer in its JSON form: one, and two repairs
 _MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
-_FULL = 0.8  # share of the context at which old results are shortened
-_ROOMY = 0.5  # share of it that is taken afterwards
 _POOR_TURNS = 2  # replies without call or answer that are answered with a nudge before the run counts as stuck
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not come through.",
@@ -319,16 +314,9 @@ class _Rounds:
 
     async def make_room(self) -> None:
         """Shorten old results in one big step before the context is full: each step costs the prompt cache."""
-        context, counted = self.limits.context_length, self._asker.counted
-        if context is None or counted is None:
+        room = room_to_keep(self.limits.context_length, counted=self._asker.counted, size=self.conversation.size())
+        if room is None:
             return
-        tokens, size_then = counted
-        size = self.conversation.size()
-        expected = tokens + (size - size_then) // CHARS_PER_TOKEN
-        if expected <= context * _FULL:
-            return
-        too_many = expected - int(context * _ROOMY)
-        room = max(0, size - too_many * CHARS_PER_TOKEN)
         if shrunk := self.conversation.shrink(to_chars=room, note=shrunk_note):
             await self.tell(ResultsShrunk(shrunk, room))
             await self.notice(f"The model's context was nearly full; {len(shrunk)} earlier results were shortened.")
@@ -374,23 +362,15 @@ class _Rounds:
 
     async def shape_answer(self, schema: JSONObject, stop: Stop) -> tuple[Stop, str]:
         """Bring the answer into the form of the schema; how the run ends then, and why it failed if it did."""
-        hint = SHAPE_ANSWER.format(schema=json.dumps(schema, ensure_ascii=False))
-        problem = ""
-        for _ in range(_SHAPE_TRIES):
-            await self.add(UserMessage(hint))
-            text = await self._asker.ask_bound(self.tally.rounds + 1, self.conversation, schema)
-            await self.add(AssistantMessage(text))
-            try:
-                value = read_json(text)
-            except ValueError as exc:
-                problem = str(exc)
-            else:
-                problem = check_value(schema, value) or ""
-                if not problem:
-                    self.tally.last_text = json.dumps(value, ensure_ascii=False)
-                    return stop, ""
-            hint = SHAPE_AGAIN.format(problem=problem)
-        return "failed", f"The model's answer could not be brought into the form of the output_schema: {problem}"
+
+        async def ask() -> str:
+            return await self._asker.ask_bound(self.tally.rounds + 1, self.conversation, schema)
+
+        try:
+            self.tally.last_text = await ask_for_shape(schema, ask=ask, add=self.add)
+        except ShapeError as exc:
+            return "failed", str(exc)
+        return stop, ""
 
     async def notice(self, text: str) -> None:
         await self.tell(Noticed(Notice("recovery", text)))

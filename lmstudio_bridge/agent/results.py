@@ -1,4 +1,4 @@
-"""Big results: how much of one the model reads."""
+"""The context as a budget: how much of a result the model reads, and when old ones must make room."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ CHARS_PER_TOKEN = 4  # a rough average over English text and code
 MAX_CHARS = 40_000  # of one result, where the context is large or unknown
 MIN_CHARS = 1_000  # of one result, however small the context
 _SHARE = 4  # one result may take a quarter of the context
+_FULL = 0.8  # share of the context at which old results are shortened
+_ROOMY = 0.5  # share of it that is taken afterwards
 
 
 def result_limit(context_length: int | None) -> int:
@@ -13,6 +15,22 @@ def result_limit(context_length: int | None) -> int:
     if context_length is None:
         return MAX_CHARS // 2
     return max(MIN_CHARS, min(MAX_CHARS, context_length * CHARS_PER_TOKEN // _SHARE))
+
+
+def room_to_keep(context_length: int | None, *, counted: tuple[int, int] | None, size: int) -> int | None:
+    """Characters that the history may keep so that the next request fits; None if it may keep all.
+
+    `counted` is what the engine counted of the last request and its reply (tokens), and the history's
+    size then; `size` is its size now (characters). One big step, because each costs the prompt cache.
+    """
+    if context_length is None or counted is None:
+        return None
+    tokens, size_then = counted
+    expected = tokens + (size - size_then) // CHARS_PER_TOKEN
+    if expected <= context_length * _FULL:
+        return None
+    too_many = expected - int(context_length * _ROOMY)
+    return max(0, size - too_many * CHARS_PER_TOKEN)
 
 
 def cap_result(text: str, limit: int) -> str:

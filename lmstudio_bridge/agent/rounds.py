@@ -6,18 +6,19 @@ unchanged where the same request must fail the same way.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import assert_never
 
+from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.probing import ToolProbe
 from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
 from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns, uncounted_answer
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.errors import (
     ContextOverflowError,
-    LLMError,
     LLMResponseError,
     LostToolCallError,
     TemplateError,
@@ -41,15 +42,12 @@ from lmstudio_bridge.messages import (
     JSONObject,
     Message,
     Notice,
-    OnNotice,
     ReasoningDelta,
     TextDelta,
-    ToolChoice,
     ToolMessage,
     ToolSpec,
-    UserMessage,
 )
-from lmstudio_bridge.retry import OnRetry, Retry
+from lmstudio_bridge.retry import Retry
 
 _LOST: Mapping[Verdict, str] = {
     "lost_call": "LM Studio lost a tool call of the model; the round was asked again.",
@@ -58,30 +56,8 @@ _LOST: Mapping[Verdict, str] = {
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
-_MAX_PROBES = 40  # requests of a run to find the tools whose schema the engine cannot use
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
-
-
-class ChatModel(Protocol):
-    """A model to talk to; `lmstudio_bridge.llm.pinned.PinnedModel` is one."""
-
-    async def stream_chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
-        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
-        on_retry: OnRetry | None = None,
-        on_notice: OnNotice,
-    ) -> Completion:
-        """One whole reply. Raises `LLMError`."""
-        ...
 
 
 class Asker:
@@ -111,7 +87,7 @@ class Asker:
         self._plain = False  # the template takes only user and assistant turns
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
-        self._probes = 0  # requests that looked for such tools
+        self._probe = ToolProbe(model, on_notice=self._on_notice)
         self._effort: str | None = None
         self._ids = 0
         self._sent_at = 0.0
@@ -242,43 +218,11 @@ class Asker:
             await self._mended("The engine could not use the tools' schemas; it was given simpler ones.")
             return
         specs = [spec for spec in offered if spec.name not in self._dropped]
-        bad = await self._find_bad_tools(specs)
+        bad = await self._probe.find_bad_tools(specs)
         if not bad or len(bad) == len(specs):
             raise error
         self._dropped |= bad
         await self._mended(f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}.")
-
-    async def _find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
-        """The tools that spoil a request, found by halving; each look costs a request of one token."""
-        bad: set[str] = set()
-        parts = [list(specs)]
-        while parts and self._probes < _MAX_PROBES:
-            part = parts.pop()
-            self._probes += 1
-            if await self._takes(part):
-                continue
-            if len(part) == 1:
-                bad.add(part[0].name)
-            else:
-                half = len(part) // 2
-                parts += [part[:half], part[half:]]
-        return frozenset(bad)
-
-    async def _takes(self, specs: Sequence[ToolSpec]) -> bool:
-        try:
-            await self._model.stream_chat_completion(
-                [UserMessage("Say ok.")],
-                tools=[simple_spec(spec) for spec in specs],
-                max_tokens=1,
-                on_notice=self._on_notice,
-            )
-        except ToolSchemaError:
-            return False
-        except LLMError as exc:
-            if isinstance(exc, LostToolCallError):
-                return True
-            raise
-        return True
 
     async def _think_less(self, reply: Completion) -> None:
         """The reply was all thinking: give it more room if that ran out, else ask for less thought."""

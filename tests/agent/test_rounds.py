@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns
-from lmstudio_bridge.agent.rounds import Asker, ChatModel
+from lmstudio_bridge.agent.rounds import Asker
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,

@@ -1,0 +1,30 @@
+"""What the agent needs of a model: the one Protocol that it is seen through."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.retry import OnRetry
+
+
+class ChatModel(Protocol):
+    """A model to talk to; `lmstudio_bridge.llm.pinned.PinnedModel` is one."""
+
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        """One whole reply. Raises `LLMError`."""
+        ...
