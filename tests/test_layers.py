@@ -64,8 +64,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "llm.accumulate",
+        "llm.encoding",
         "llm.responses",
-        "llm.transport",
         "downstream.transports",
         "agent.calls",
         "agent.resume",
@@ -73,7 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.shaping",
         "rule_files",
     ),
-    ("agent.rounds",),
+    ("agent.rounds", "llm.transport"),
     ("permissions", "llm.client", "downstream.connections", "downstream.claude_files", "agent.loop"),
     ("llm.loading", "downstream.sessions", "downstream.trust"),
     ("downstream.discovery",),

@@ -16,6 +16,8 @@ class Conversation:
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._messages: list[Message] = []
+        self._size = 0  # characters; kept, because a long history is asked for it in every round
+        self._users_turn_was_last = False  # calls and their results are no turns of their own
         for message in messages:
             self.add(message)
 
@@ -32,7 +34,7 @@ class Conversation:
 
     def size(self) -> int:
         """Characters of the whole history."""
-        return sum(_chars(message) for message in self._messages)
+        return self._size
 
     def add(self, message: Message) -> None:
         """Append a message.
@@ -53,17 +55,23 @@ class Conversation:
             case UserMessage() | AssistantMessage():
                 if open_calls:
                     raise ValueError(f"calls without a result: {', '.join(open_calls)}")
-                if isinstance(message, UserMessage) is self._users_turn_was_last():
+                if isinstance(message, UserMessage) is self._users_turn_was_last:
                     raise ValueError("user and assistant must take turns, the user first")
                 ids = [call.id for call in message.calls] if isinstance(message, AssistantMessage) else []
                 if len(set(ids)) < len(ids):
                     raise ValueError(f"two calls of one turn have the same id: {', '.join(ids)}")
         self._messages.append(message)
+        self._size += _chars(message)
+        self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
 
     def drop_last(self, count: int) -> None:
         """Take the newest messages out of the history."""
         if count:
+            self._size -= sum(_chars(message) for message in self._messages[-count:])
             del self._messages[-count:]
+            self._users_turn_was_last = False
+            for message in self._messages:
+                self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
 
     def open_calls(self) -> tuple[str, ...]:
         """The ids of the last turn's calls that have no result yet."""
@@ -98,26 +106,26 @@ class Conversation:
                 text = f"{message.text[: room - len(text)]}\n{text}"
             if len(text) < len(message.text):
                 size += len(text) - len(message.text)
+                self._size = size
                 self._messages[number] = ToolMessage(message.call_id, text)
                 shrunk.append(message.call_id)
         return tuple(shrunk)
-
-    def _users_turn_was_last(self) -> bool:
-        """Whether the model is to speak; calls and their results are no turns of their own."""
-        for message in reversed(self._messages):
-            match message:
-                case UserMessage():
-                    return True
-                case AssistantMessage(calls=()):
-                    return False
-                case _:
-                    pass
-        return False
 
 
 def shrunk_note(message: ToolMessage) -> str:
     """What stands in the place of a result that was taken out."""
     return f"[{len(message.text):,} characters left out to save room; call the tool again if they are needed]"
+
+
+def _users_turn_after(message: Message, before: bool) -> bool:
+    """Whether the model is to speak after this message."""
+    match message:
+        case UserMessage():
+            return True
+        case AssistantMessage(calls=()):
+            return False
+        case _:
+            return before
 
 
 def _chars(message: Message) -> int:

@@ -322,8 +322,10 @@ class Asker:
 
 def _nothing_done(conversation: Conversation, number: int) -> bool:
     """Whether no call has brought anything yet: then a model that is weak at calling must not answer."""
+    if number > _MUST_CALL_ROUNDS:
+        return False
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    return number <= _MUST_CALL_ROUNDS and all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
+    return all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
 
 
 def _refuses_grammar(error: LLMResponseError) -> bool:

@@ -20,6 +20,7 @@ from lmstudio_bridge.errors import (
     WrongEndpointError,
 )
 from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
+from lmstudio_bridge.llm.encoding import ChatEncoder
 from lmstudio_bridge.llm.failures import unreadable_answer
 from lmstudio_bridge.llm.models import DEFAULT_TTL, ModelCatalog, ModelValidator, Source
 from lmstudio_bridge.llm.responses import ResponseIn, response_request_out
@@ -32,7 +33,7 @@ from lmstudio_bridge.llm.wire import (
     OldNativeModelsIn,
     OpenAIModelsIn,
     WireModel,
-    chat_request_out,
+    chat_options_out,
 )
 from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, ToolChoice, ToolSpec
 from lmstudio_bridge.retry import OnRetry, RetryPolicy, Sleep, retry_with_backoff
@@ -150,15 +151,14 @@ class LLMClient:
     ) -> Completion:
         """One reply, whole. `max_tokens` in tokens; None leaves the limit to the server."""
         name = await self._name(model)
-        request = chat_request_out(
-            messages,
+        options = chat_options_out(
             model=name,
             stream=False,
-            tools=tools,
-            tool_choice=tool_choice,
+            tool_choice=tool_choice if tools else None,
             max_tokens=max_tokens,
             temperature=temperature,
         )
+        request = ChatEncoder().encode(options, messages=messages, tools=tools)
         reply = await self._post("/v1/chat/completions", request, CompletionIn, model=name)
         accumulator = Accumulator(offered=[tool.name for tool in tools])
         accumulator.add(reply)
@@ -180,10 +180,12 @@ class LLMClient:
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
         recover_calls: bool = True,
+        encoder: ChatEncoder | None = None,
     ) -> Completion:
         """One reply, told piece by piece to `on_delta`, and whole in the end.
 
         `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
+        An `encoder` that stays the same through a conversation saves encoding its history each time.
 
         Nothing is sent again once a piece was told. Cancelling closes the connection, at which
         LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
@@ -195,17 +197,16 @@ class LLMClient:
         """
         name = await self._name(model)
         url = f"{self.root_url}/v1/chat/completions"
-        request = chat_request_out(
-            messages,
+        options = chat_options_out(
             model=name,
             stream=True,
-            tools=tools,
-            tool_choice=tool_choice,
+            tool_choice=tool_choice if tools else None,
             max_tokens=max_tokens,
             temperature=temperature,
             reasoning_effort=reasoning_effort,
             response_schema=response_schema,
         )
+        request = (encoder or ChatEncoder()).encode(options, messages=messages, tools=tools)
         accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
         decoder = ChunkDecoder()
 
@@ -336,7 +337,7 @@ class LLMClient:
             url=catalog.url,
         )
 
-    async def _post(self, route: str, payload: Mapping[str, Any], shape: type[M], *, model: str) -> M:
+    async def _post(self, route: str, payload: Mapping[str, Any] | bytes, shape: type[M], *, model: str) -> M:
         body = await self._transport.request("POST", route, payload, model=model)
         return _read(shape, body, url=self.root_url + route, model=model)
 

@@ -24,6 +24,7 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
 )
 from lmstudio_bridge.llm.client import LLMClient, OnDelta
+from lmstudio_bridge.llm.encoding import ChatEncoder
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInstance
 from lmstudio_bridge.llm.slots import SlotQueue
@@ -60,6 +61,7 @@ class PinnedModel:
         self._parallel = parallel
         self._watch_interval = watch_interval
         self._sleep = sleep
+        self._encoder = ChatEncoder()
         self.choice = choice
 
     async def prepare(self, *, on_notice: OnNotice) -> ModelChoice:
@@ -133,6 +135,7 @@ class PinnedModel:
                             on_delta=on_piece,
                             on_retry=told_retry,
                             accepts_model=self.choice.answers_as,
+                            encoder=self._encoder,
                         )
                     )
             except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:

@@ -6,7 +6,6 @@ The only module that imports an HTTP client. It knows routes and bytes, and no m
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lmstudio_bridge.errors import (
     ModelLostError,
     WrongEndpointError,
 )
+from lmstudio_bridge.llm.encoding import encode_json
 from lmstudio_bridge.llm.failures import error_from_response
 
 # LM Studio closes idle connections after 5 s; one that it closes just as we reuse it would fail.
@@ -92,7 +92,7 @@ class Transport:
         self,
         method: str,
         route: str,
-        payload: Mapping[str, Any] | None = None,
+        payload: Mapping[str, Any] | bytes | None = None,
         *,
         model: str | None = None,
         timeout: float | None = None,
@@ -108,7 +108,7 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, route: str, payload: Mapping[str, Any], *, model: str | None = None
+        self, route: str, payload: Mapping[str, Any] | bytes, *, model: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of an event stream, piece by piece as they come.
 
@@ -134,7 +134,7 @@ class Transport:
         self,
         method: str,
         url: str,
-        payload: Mapping[str, Any] | None,
+        payload: Mapping[str, Any] | bytes | None,
         *,
         model: str | None,
         deadline: float,
@@ -186,12 +186,12 @@ class Transport:
             deadline = clock() + waited
 
 
-def _content(payload: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The body of a request. Half characters, which tools' output may hold, become question marks."""
+def _content(payload: Mapping[str, Any] | bytes | None) -> dict[str, Any]:
+    """The body of a request: JSON, encoded already or to be encoded."""
     if payload is None:
         return {}
-    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-    return {"content": text.encode("utf-8", "replace"), "headers": {"Content-Type": "application/json"}}
+    body = payload if isinstance(payload, bytes) else encode_json(payload)
+    return {"content": body, "headers": {"Content-Type": "application/json"}}
 
 
 def _is_event_stream(response: httpx.Response) -> bool:

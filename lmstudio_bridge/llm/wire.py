@@ -6,7 +6,6 @@ another server's dialect. What we send is strict: the safe form for every templa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,18 +87,16 @@ class ResponseFormatOut(TypedDict):
     json_schema: JSONSchemaOut
 
 
-class ChatRequestOut(TypedDict):
-    """`POST /v1/chat/completions`; `max_tokens` in tokens, absent for no limit of ours."""
+class ChatOptionsOut(TypedDict):
+    """`POST /v1/chat/completions` but for messages and tools; `max_tokens` in tokens, absent for no limit of ours."""
 
     model: str
-    messages: list[MessageOut]
     stream: bool
     stream_options: NotRequired[StreamOptionsOut]
     max_tokens: NotRequired[int]
     temperature: NotRequired[float]
     reasoning_effort: NotRequired[str]
     response_format: NotRequired[ResponseFormatOut]
-    tools: NotRequired[list[ToolOut]]
     tool_choice: NotRequired[ToolChoice]
 
 
@@ -139,39 +136,32 @@ def tool_out(tool: ToolSpec) -> ToolOut:
     }
 
 
-def chat_request_out(
-    messages: Sequence[Message],
+def chat_options_out(
     *,
     model: str,
     stream: bool,
-    tools: Sequence[ToolSpec] = (),
-    tool_choice: ToolChoice = "auto",
+    tool_choice: ToolChoice | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     reasoning_effort: str | None = None,
     response_schema: JSONObject | None = None,
-) -> ChatRequestOut:
-    """A whole chat request; `tools` and `tool_choice` are left out where no tools are offered."""
-    request: ChatRequestOut = {
-        "model": model,
-        "messages": [message_out(message) for message in messages],
-        "stream": stream,
-    }
+) -> ChatOptionsOut:
+    """A chat request without messages and tools; no `tool_choice` where no tools are offered."""
+    options: ChatOptionsOut = {"model": model, "stream": stream}
     if stream:
-        request["stream_options"] = {"include_usage": True}
+        options["stream_options"] = {"include_usage": True}
     if max_tokens is not None:
-        request["max_tokens"] = max_tokens
+        options["max_tokens"] = max_tokens
     if temperature is not None:
-        request["temperature"] = temperature
+        options["temperature"] = temperature
     if reasoning_effort is not None:
-        request["reasoning_effort"] = reasoning_effort
+        options["reasoning_effort"] = reasoning_effort
     if response_schema is not None:
         schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": response_schema}
-        request["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if tools:
-        request["tools"] = [tool_out(tool) for tool in tools]
-        request["tool_choice"] = tool_choice
-    return request
+        options["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if tool_choice is not None:
+        options["tool_choice"] = tool_choice
+    return options
 
 
 def _call_out(call: ToolCall) -> CallOut:

@@ -112,3 +112,54 @@ def test_whatever_is_offered_the_history_stays_one_that_templates_take(offered: 
     turns = [each for each in messages if each is TASK or each is ANSWER]
     assert turns == ([TASK, ANSWER] * len(turns))[: len(turns)]
     assert Conversation(messages).messages == messages
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                TASK,
+                ANSWER,
+                calls("a"),
+                calls("a", "b"),
+                ToolMessage("a", "a long result"),
+                ToolMessage("b", ""),
+                1,
+                3,
+                9,
+            ]
+        ),
+        max_size=25,
+    )
+)
+def test_what_a_history_knows_of_itself_is_what_its_messages_say(steps: list[Message | int]) -> None:
+    """Numbers take so many messages away (odd ones), or shorten the results (multiples of three)."""
+    conversation = Conversation((SYSTEM,))
+    for step in steps:
+        try:
+            if not isinstance(step, int):
+                conversation.add(step)
+            elif step % 3:
+                conversation.drop_last(min(step, len(conversation.messages) - 1))
+            else:
+                conversation.shrink(to_chars=step, note=lambda message: f"{len(message.text)}")
+        except ValueError:
+            continue
+
+    again = Conversation(conversation.messages)
+    assert conversation.size() == again.size()
+    assert takes(conversation) == takes(again)
+
+
+def takes(conversation: Conversation) -> list[bool]:
+    """Which messages the history would take next."""
+    taken = []
+    for message in (SYSTEM, TASK, ANSWER, calls("a"), ToolMessage("a", "x"), ToolMessage("b", "x")):
+        try:
+            conversation.add(message)
+        except ValueError:
+            taken.append(False)
+        else:
+            conversation.drop_last(1)
+            taken.append(True)
+    return taken
