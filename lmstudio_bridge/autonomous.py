@@ -45,11 +45,12 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Access, Message, SystemMessage, UserMessage
+from lmstudio_bridge.messages import Message, SystemMessage, UserMessage
 from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
-from lmstudio_bridge.report import ContinueRequest, RunReport, RunRequest
+from lmstudio_bridge.report import RunReport
+from lmstudio_bridge.request import Access, ContinueRequest, RunRequest
 from lmstudio_bridge.retry import RetryPolicy, Sleep
 from lmstudio_bridge.settings import Settings
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 JSONObject: TypeAlias = Mapping[str, Any]
-Access: TypeAlias = Literal["read", "write"]
-"""What the tools of a run may do: only read, or also change things."""
 
 ToolChoice: TypeAlias = Literal["none", "auto", "required"]
 """The only spellings that LM Studio takes; the object form is a 400 (LM Studio reference, 3.2)."""

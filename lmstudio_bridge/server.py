@@ -32,8 +32,8 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.messages import Access
-from lmstudio_bridge.report import DEFAULT_MAX_ROUNDS, MAX_TASK, ContinueRequest, RunRequest, as_utf8
+from lmstudio_bridge.report import as_utf8
+from lmstudio_bridge.request import DEFAULT_MAX_ROUNDS, MAX_TASK, Access, ContinueRequest, RunRequest
 from lmstudio_bridge.resources import add_resources
 from lmstudio_bridge.settings import Settings
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.messages import Access
+from lmstudio_bridge.request import Access
 
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
 DEFAULT_PORT = 1234  # LM Studio's own default

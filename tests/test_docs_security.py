@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import report, server
+from lmstudio_bridge import request, server
 from lmstudio_bridge.agent import calls, results, schemas, shelf, toolbox
 from lmstudio_bridge.agent.paths import PROTECTED
 from lmstudio_bridge.downstream import connections, processes, transports
@@ -28,7 +28,7 @@ def bounds() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("what", "most"),
     [
-        ("requests to the model in a run", f"{report.DEFAULT_MAX_ROUNDS}; a call may ask for {server.MAX_ROUNDS:,} "),
+        ("requests to the model in a run", f"{request.DEFAULT_MAX_ROUNDS}; a call may ask for {server.MAX_ROUNDS:,} "),
         ("time of a run", f"{SETTINGS.run_timeout:,.0f} s "),
         ("calls of one turn", f"{calls.MAX_CALLS}"),
         ("one tool call", f"{SETTINGS.tool_timeout:.0f} s "),

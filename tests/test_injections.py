@@ -21,7 +21,7 @@ import pytest_asyncio
 
 from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import CallFinished, Event, RoundFinished
-from lmstudio_bridge.messages import Access
+from lmstudio_bridge.request import Access
 from tests import rogue_server
 from tests.desk import MODEL, Desk, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply

@@ -17,7 +17,7 @@ ROOT = Path(lmstudio_bridge.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # "" is the package; packages hold a docstring only
-    ("", "agent", "llm", "downstream", "evals", "evals.families", "commands", "errors", "messages"),
+    ("", "agent", "llm", "downstream", "evals", "evals.families", "commands", "errors", "messages", "request"),
     (
         "settings",
         "events",

@@ -15,7 +15,7 @@ from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.doctor import Check, run_checks
 from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
-from lmstudio_bridge.report import RunRequest
+from lmstudio_bridge.request import RunRequest
 from lmstudio_bridge.settings import read_settings
 from tests.desk import unfenced
 from tests.llm.clients import FakeTime, within

@@ -21,7 +21,8 @@ from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally, Verdict
-from lmstudio_bridge.messages import Access, Image, Message, Notice, ToolCall, Usage
+from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
+from lmstudio_bridge.request import Access
 
 if sys.platform != "win32":
     import fcntl

@@ -9,7 +9,8 @@ from pathlib import Path
 from lmstudio_bridge.agent.paths import TooDeepError, Workspace, find_paths, is_protected
 from lmstudio_bridge.agent.rules import Rules
 from lmstudio_bridge.events import Verdict
-from lmstudio_bridge.messages import Access, JSONObject, ServerTool
+from lmstudio_bridge.messages import JSONObject, ServerTool
+from lmstudio_bridge.request import Access
 
 _SHOWN_PATH = 200  # characters of a path that is refused
 

@@ -38,7 +38,7 @@ async def run(settings: Settings, args: argparse.Namespace) -> int:
     """Do the task: progress to stderr, the answer to stdout."""
     from lmstudio_bridge.agent.progress import open_progress
     from lmstudio_bridge.autonomous import open_agent
-    from lmstudio_bridge.report import RunRequest
+    from lmstudio_bridge.request import RunRequest
 
     async def show(_: float, message: str) -> None:
         print(message, file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
 from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
 from lmstudio_bridge.evals.tasks import Solution, Task
 from lmstudio_bridge.events import Emit, Event, Outcome, RunStarted
-from lmstudio_bridge.report import RunRequest
+from lmstudio_bridge.request import RunRequest
 from lmstudio_bridge.settings import Settings
 
 Say: TypeAlias = Callable[[str], None]

@@ -10,7 +10,8 @@ from lmstudio_bridge.agent.paths import make_workspace
 from lmstudio_bridge.agent.policy import Decision, Policy
 from lmstudio_bridge.agent.rules import Rule, Rules, Verb
 from lmstudio_bridge.events import Verdict
-from lmstudio_bridge.messages import Access, JSONObject, ServerTool
+from lmstudio_bridge.messages import JSONObject, ServerTool
+from lmstudio_bridge.request import Access
 
 READING = Decision("allowed", rule="readOnlyHint")
 WRITING = Decision("allowed", rule="access=write")
