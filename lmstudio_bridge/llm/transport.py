@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ _KEEPALIVE_EXPIRY = 3.0  # seconds
 _KEEPALIVE_CONNECTIONS = 32
 _WRITE_TIMEOUT = 30.0  # seconds
 _CLOSE_TIMEOUT = 1.0  # seconds to close a connection, also while being cancelled
+_END_TIMEOUT = 0.1  # seconds for a body to end after its last event; it mostly came with it
 MAX_BODY_BYTES = 64 * 1024 * 1024  # a reply that is no stream; the largest are batches of embeddings
 
 _START_REMEDY = (
@@ -112,7 +113,8 @@ class Transport:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of an event stream, piece by piece as they come.
 
-        Leaving closes the connection unless the stream was read to its end.
+        Leaving in good order, with all read that is of use, keeps the connection for the next request if the
+        stream then ends at once. Leaving by an exception closes it, at which LM Studio stops generating.
         """
         url = self.root_url + route
         limit = self._timeouts.first_byte
@@ -121,6 +123,7 @@ class Transport:
             if response.status_code == 200 and _is_event_stream(response):
                 async with aclosing(self._pieces(response, url=url, model=model, first_deadline=deadline)) as pieces:
                     yield pieces
+                    await _read_end(pieces)
                 return
             body = await self._read(response, url=url, model=model, deadline=deadline, waited=limit)
             if response.status_code == 200 and body.lstrip().startswith((b"data:", b"event:", b":")):
@@ -184,6 +187,13 @@ class Transport:
             yield piece
             waited, mid_reply = self._timeouts.between_bytes, True
             deadline = clock() + waited
+
+
+async def _read_end(pieces: AsyncIterator[bytes]) -> None:
+    """Read what is left of a body: httpx takes back a connection only if all was read."""
+    with suppress(ModelLostError, LLMTimeoutError), anyio.move_on_after(_END_TIMEOUT):
+        async for _ in pieces:
+            pass
 
 
 def _content(payload: Mapping[str, Any] | bytes | None) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
 import pytest
 
 from lmstudio_bridge.errors import LLMResponseError, WrongEndpointError
-from lmstudio_bridge.llm.transport import open_transport
+from lmstudio_bridge.llm.transport import Transport, open_transport
 from tests.llm.clients import within
 from tests.lmstudio_sim.replies import HttpReply
 from tests.lmstudio_sim.server import open_simulator
@@ -53,3 +58,70 @@ async def test_a_token_is_sent_if_there_is_one(token: str | None, header: str | 
         await within(transport.request("GET", PATH))
 
         assert sim.requests[0].headers.get("authorization") == header
+
+
+async def test_a_stream_read_as_far_as_it_is_of_use_leaves_the_connection_for_the_next_request() -> None:
+    async with open_stream_server(end=b"0\r\n\r\n") as server, open_transport(server.url) as transport:
+        for _ in range(3):
+            assert await within(read_first_piece(transport)) == EVENT
+
+        assert server.connections == 1
+
+
+async def test_a_stream_that_does_not_end_after_its_last_event_is_not_waited_for() -> None:
+    async with open_stream_server(end=b"") as server, open_transport(server.url) as transport:
+        for _ in range(2):
+            assert await within(read_first_piece(transport)) == EVENT
+
+        assert server.connections == 2
+
+
+async def test_a_stream_that_is_left_by_an_exception_is_hung_up() -> None:
+    async with open_stream_server(end=b"0\r\n\r\n") as server, open_transport(server.url) as transport:
+        with pytest.raises(LookupError):
+            await within(read_first_piece(transport, then=LookupError))
+        await within(read_first_piece(transport))
+
+        assert server.connections == 2
+
+
+EVENT = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class StreamServer:
+    """Answers every request with one event, and then with `end`, which is to be the end of the body."""
+
+    end: bytes
+    url: str = ""
+    connections: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        try:
+            while await reader.readuntil(b"\r\n\r\n{}"):
+                writer.write(head + b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+                await writer.drain()
+                writer.write(self.end)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def open_stream_server(*, end: bytes) -> AsyncIterator[StreamServer]:
+    server = StreamServer(end)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener:
+        yield server
+
+
+async def read_first_piece(transport: Transport, *, then: type[Exception] | None = None) -> bytes:
+    async with transport.stream("/v1/chat/completions", {}) as pieces:
+        first = await anext(pieces)
+        if then is not None:
+            raise then
+        return first
