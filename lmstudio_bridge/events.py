@@ -200,13 +200,13 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class ResultsShrunk:
-    """Results were replaced by notes to win room in the context; the model no longer has them whole.
+    """Results were folded to win room in the context; the model no longer has them whole.
 
-    `to_chars` is the room that was to be kept to; with it, the same notes can be made again.
+    `places` are their places in the history, `texts` what stands there now.
     """
 
-    call_ids: tuple[str, ...]
-    to_chars: int = 0  # not in journals of old
+    places: tuple[int, ...]
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
         RetryScheduled(1, 1.0, "busy"),
         Noticed(Notice("loading", "It is being loaded.")),
         Noticed(Notice("queue", "2 requests are before it.")),
-        ResultsShrunk(("c1",)),
+        ResultsShrunk((3,), ("shorter",)),
     ],
 )
 def test_other_events_do_not_change_the_outcome(event: Event) -> None:

@@ -69,6 +69,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "downstream.transports",
         "agent.calls",
         "agent.resume",
+        "agent.folding",
         "agent.probing",
         "agent.shaping",
         "rule_files",

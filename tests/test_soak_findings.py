@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.rounds import Asker
+from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.pinned import PinnedModel
@@ -69,7 +71,15 @@ async def test_a_history_that_we_take_for_short_enough_is_shortened_after_an_ove
     conversation.add(ToolMessage("c1", "読" * 20_000))
     overflow = ContextOverflowError("It does not fit.", needed=20_300, available=16_384)
     model = ScriptedModel(overflow, say("I read it."))
-    asker = Asker(model, tell=Recorder().emit, max_rounds=5, max_tokens=None, redact=str, clock=ManualClock())
+    asker = Asker(
+        model,
+        folder=Folder(conversation, shelf=Shelf(100_000), tell=Recorder().emit),
+        tell=Recorder().emit,
+        max_rounds=5,
+        max_tokens=None,
+        redact=str,
+        clock=ManualClock(),
+    )
 
     reply = await asker.ask(1, conversation, ())
 

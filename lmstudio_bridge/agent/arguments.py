@@ -19,6 +19,7 @@ from lmstudio_bridge.messages import JSONObject
 
 _MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 _MAX_REPAIR = 200_000  # characters; the repairer takes time in proportion
+_SHOWN_ABOUT = 60  # characters of the argument by which a call is told from others
 _TRUE = ("true", "yes", "1")
 _FALSE = ("false", "no", "0")
 
@@ -69,6 +70,13 @@ def read_arguments(text: str, parameters: JSONObject) -> Arguments:
         {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
         tuple(changes),
     )
+
+
+def about_arguments(arguments: Mapping[str, Any]) -> str:
+    """The first argument that is a text, in a few words: mostly a path or a name."""
+    text = next((value for value in arguments.values() if isinstance(value, str)), "")
+    words = " ".join(text.split())
+    return words if len(words) <= _SHOWN_ABOUT else f"{words[:_SHOWN_ABOUT]}…"
 
 
 def read_json(text: str) -> Any:

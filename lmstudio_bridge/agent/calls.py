@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
 from lmstudio_bridge.agent.prompts import FAILED, TAKEN_AWAY, TRY_AGAIN
@@ -24,7 +25,6 @@ _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if 
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
-_SHOWN_ABOUT = 60  # characters of the argument by which a refused call is told from others
 
 
 class ToolRunner(Protocol):
@@ -119,7 +119,7 @@ class Caller:
         decision = self._policy.check_call(prepared.tool, prepared.arguments)
         if not decision.allowed:
             text = f"Not allowed: {decision.reason} Work without it."
-            about = _about(prepared.arguments)
+            about = about_arguments(prepared.arguments)
             return await self._without_sending(
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
@@ -199,10 +199,3 @@ class Caller:
 
 def _digest(arguments: str) -> str:
     return hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
-
-
-def _about(arguments: Mapping[str, Any]) -> str:
-    """The first argument that is a text, in a few words: mostly a path or a name."""
-    text = next((value for value in arguments.values() if isinstance(value, str)), "")
-    words = " ".join(text.split())
-    return words if len(words) <= _SHOWN_ABOUT else f"{words[:_SHOWN_ABOUT]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
 
 class Conversation:
@@ -86,35 +86,43 @@ class Conversation:
                     return ()
         return ()
 
-    def shrink(self, *, to_chars: int, note: Callable[[ToolMessage], str]) -> tuple[str, ...]:
-        """Replace tool results by a short note, oldest first, until the history has `to_chars` characters.
+    def shrink(self, *, to_chars: int, fold: Callable[[ToolMessage, ToolCall, int], str]) -> dict[int, str]:
+        """Fold tool results, oldest first, until the history has `to_chars` characters.
 
-        The newest result goes last, and only to the part that fits. Gives the ids of the calls whose
-        results were replaced; none means that there was nothing to win. This is the one place where
-        the history changes other than at its end: the engine must read it anew.
+        `fold` gives the text that stands for a result, and may keep so many characters of it: none but
+        of the newest, which goes last. Gives the places that changed with their new texts; none means
+        that there was nothing to win.
         """
-        size = self.size()
-        results = [number for number, message in enumerate(self._messages) if isinstance(message, ToolMessage)]
-        shrunk: list[str] = []
-        for number in results:
-            if size <= to_chars:
+        calls: dict[str, ToolCall] = {}
+        results: list[tuple[int, ToolMessage, ToolCall]] = []
+        for place, message in enumerate(self._messages):
+            if isinstance(message, AssistantMessage):
+                calls = {call.id: call for call in message.calls}
+            elif isinstance(message, ToolMessage):
+                results.append((place, message, calls[message.call_id]))
+        folded: dict[int, str] = {}
+        for place, message, call in results:
+            if self._size <= to_chars:
                 break
-            message = self._messages[number]
-            assert isinstance(message, ToolMessage)
-            text = note(message)
-            if number == results[-1] and (room := to_chars - (size - len(message.text))) > len(text):
-                text = f"{message.text[: room - len(text)]}\n{text}"
+            newest = place == results[-1][0]
+            room = max(0, to_chars - (self._size - len(message.text))) if newest else 0
+            text = fold(message, call, room)
             if len(text) < len(message.text):
-                size += len(text) - len(message.text)
-                self._size = size
-                self._messages[number] = ToolMessage(message.call_id, text)
-                shrunk.append(message.call_id)
-        return tuple(shrunk)
+                self.replace_result(place, text)
+                folded[place] = text
+        return folded
 
+    def replace_result(self, place: int, text: str) -> None:
+        """Put another text in the place of a tool result.
 
-def shrunk_note(message: ToolMessage) -> str:
-    """What stands in the place of a result that was taken out."""
-    return f"[{len(message.text):,} characters left out to save room; call the tool again if they are needed]"
+        Raises:
+            ValueError: There is no tool result at that place.
+        """
+        message = self._messages[place] if 0 <= place < len(self._messages) else None
+        if not isinstance(message, ToolMessage):
+            raise ValueError(f"message {place} is no tool result")
+        self._size += len(text) - len(message.text)
+        self._messages[place] = ToolMessage(message.call_id, text)
 
 
 def _users_turn_after(message: Message, before: bool) -> bool:

@@ -15,8 +15,9 @@ import anyio
 
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.chat import ChatModel
-from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
+from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, clean_text
+from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import (
     ANSWER_NOW,
@@ -43,7 +44,6 @@ from lmstudio_bridge.events import (
     MessagesDropped,
     Noticed,
     Outcome,
-    ResultsShrunk,
     RunFinished,
     Stop,
     Tally,
@@ -204,12 +204,26 @@ class _Rounds:
             max_tools=_MAX_TOOLS_WEAK if weak else None,
             best_first=weak,
         )
+        self._first = frozenset(spec.name for spec in self._selection.offered)
         self._own = (*SHELF_SPECS, *((FIND_TOOLS,) if self._selection.left_out else ()))
         self._specs: tuple[ToolSpec, ...] = ()
         self._specs_of: tuple[ToolSpec, ...] | None = None  # the selection that they were made of
         self._watch = CircleWatch(first_step=strategy.first_step)
+        shelf = Shelf(
+            limits.result_chars,
+            history=[message.text for message in conversation.messages],
+            wrap=fence.wrap if fence else str,
+        )
+        self._folder = Folder(
+            conversation,
+            shelf=shelf,
+            tell=self.tell,
+            wrap=fence.wrap if fence else str,
+            unwrap=fence.take_out if fence else str,
+        )
         self._asker = Asker(
             model,
+            folder=self._folder,
             tell=self.tell,
             max_rounds=limits.max_rounds,
             max_tokens=limits.max_tokens,
@@ -222,11 +236,7 @@ class _Rounds:
             tools,
             toolbox=toolbox,
             policy=policy,
-            shelf=Shelf(
-                limits.result_chars,
-                history=[message.text for message in conversation.messages],
-                wrap=fence.wrap if fence else str,
-            ),
+            shelf=shelf,
             selection=self._selection,
             tell=self.tell,
             redact=redact,
@@ -288,7 +298,9 @@ class _Rounds:
         """The tools of the next request; the very same tuple as long as nothing changed."""
         if self._specs_of is not self._selection.offered:
             self._specs_of = self._selection.offered
-            self._specs = (*self._selection.offered, *self._own)
+            first = [spec for spec in self._selection.offered if spec.name in self._first]
+            found = [spec for spec in self._selection.offered if spec.name not in self._first]
+            self._specs = (*first, *self._own, *found)  # what comes later stands last: the engine has read the rest
         return self._specs
 
     async def make_calls(self, number: int, reply: Completion) -> Circle | None:
@@ -317,9 +329,8 @@ class _Rounds:
         room = room_to_keep(self.limits.context_length, counted=self._asker.counted, size=self.conversation.size())
         if room is None:
             return
-        if shrunk := self.conversation.shrink(to_chars=room, note=shrunk_note):
-            await self.tell(ResultsShrunk(shrunk, room))
-            await self.notice(f"The model's context was nearly full; {len(shrunk)} earlier results were shortened.")
+        if folded := await self._folder.fold(to_chars=room):
+            await self.notice(f"The model's context was nearly full; {folded} earlier results were shortened.")
 
     async def break_circle(self, circle: Circle) -> tuple[str, bool]:
         """Do what the circle's step asks for; the hint for the next round, and whether it must be the last."""

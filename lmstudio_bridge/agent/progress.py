@@ -173,8 +173,8 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"{reason} Trying again in {wait:.0f} s"
         case Warned(text=text) | Noticed(notice=Notice(text=text)):
             return text
-        case ResultsShrunk(call_ids=call_ids):
-            return f"the context is full: {len(call_ids)} earlier results were shortened"
+        case ResultsShrunk(places=places):
+            return f"the context is full: {len(places)} earlier results were shortened"
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded() | MessagesDropped():

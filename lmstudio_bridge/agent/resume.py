@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
+from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.journal import journal_path, read_events, rebuild_outcome
 from lmstudio_bridge.agent.prompts import GO_ON, GOING_ON, MAY_HAVE_HAPPENED, NOT_RUN
 from lmstudio_bridge.errors import RunNotFoundError
@@ -77,7 +77,8 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
             if isinstance(event, MessageAdded):
                 conversation.add(event.message)
             elif isinstance(event, ResultsShrunk):
-                conversation.shrink(to_chars=event.to_chars, note=shrunk_note)
+                for place, text in zip(event.places, event.texts, strict=True):
+                    conversation.replace_result(place, text)
             elif isinstance(event, MessagesDropped):
                 conversation.drop_last(event.count)
     except ValueError as exc:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from lmstudio_bridge.agent.chat import ChatModel
-from lmstudio_bridge.agent.conversation import Conversation, shrunk_note
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
 from lmstudio_bridge.agent.probing import ToolProbe
 from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
@@ -29,7 +30,6 @@ from lmstudio_bridge.events import (
     Generating,
     Noticed,
     Phase,
-    ResultsShrunk,
     RetryScheduled,
     RoundFinished,
     RoundStarted,
@@ -67,6 +67,7 @@ class Asker:
         self,
         model: ChatModel,
         *,
+        folder: Folder,
         tell: Emit,
         max_rounds: int,
         max_tokens: int | None,
@@ -76,6 +77,7 @@ class Asker:
         temperature: float | None = None,
     ) -> None:
         self._model = model
+        self._folder = folder
         self._tell = tell
         self._max_rounds = max_rounds
         self._max_tokens = max_tokens
@@ -203,12 +205,11 @@ class Asker:
         room = int(conversation.size() * _PROMPT_SHARE)  # however few tokens we take it for, it was too much
         if error.available:
             room = min(room, int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE))
-        shrunk = conversation.shrink(to_chars=room, note=shrunk_note)
-        if not shrunk:
+        folded = await self._folder.fold(to_chars=room)
+        if not folded:
             raise error
-        await self._tell(ResultsShrunk(shrunk, room))
         await self._mended(
-            f"The model's context was full; {len(shrunk)} earlier tool results were shortened. "
+            f"The model's context was full; {folded} earlier tool results were shortened. "
             "A larger context length in LM Studio avoids that."
         )
 

@@ -78,7 +78,7 @@ class Shelf:
             return "(no output)"  # an empty tool message upsets some templates
         if len(text) <= self._limit:
             return self._wrap(text)
-        name = self._keep(text)
+        name = self._put(text)
         head = int(self._limit * _HEAD_SHARE)
         tail = self._limit - head
         missing = len(text) - head - tail
@@ -87,6 +87,12 @@ class Shelf:
             f'read_result(id="{name}", offset={head}), or find a text with search_result(id="{name}", text="…") …]\n'
             f"{self._wrap(text[len(text) - tail :])}"
         )
+
+    def keep(self, text: str) -> str:
+        """The id of a result that is shown no more; a text that is itself a part of a kept one has that one's."""
+        named = _ID.search(text)
+        name = f"r{named[1]}" if named else ""
+        return name if name in self._results else self._put(text)
 
     def answer(self, call: ToolCall) -> tuple[str, bool] | None:
         """The answer to a call of one of the two tools, and whether it is an error; None if it is of neither."""
@@ -104,7 +110,7 @@ class Shelf:
         except (ValueError, TypeError) as exc:
             return f"{call.name} was not done: {exc}", True
 
-    def _keep(self, text: str) -> str:
+    def _put(self, text: str) -> str:
         self._count += 1
         name = f"r{self._count}"
         self._results[name] = text

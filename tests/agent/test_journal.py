@@ -86,7 +86,7 @@ ALL_KINDS: list[Event] = [
     MessagesDropped(3),
     Noticed(Notice("loading", "It is being loaded.")),
     Noticed(Notice("recovery", "It was lost and is back.")),
-    ResultsShrunk(("c1", "c2")),
+    ResultsShrunk((3, 5), ("shorter", "too")),
     Warned("careful"),
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
     RunFinished("stuck", "I look.", "", 4.0),

@@ -57,12 +57,12 @@ async def test_the_only_tool_can_be_taken_away() -> None:
     assert (await offers(repeated, repeated, say("Done."), tools="b", strategy=TAKE_AWAY))[-1] == OWN
 
 
-async def test_tools_that_are_found_are_offered_from_the_next_round_on_before_the_bridges_own() -> None:
+async def test_tools_that_are_found_are_offered_from_the_next_round_on_after_all_others() -> None:
+    """The engine has read the others: its prompt cache holds up to where the list changes."""
     find = call((FIND_TOOLS.name, '{"query": "does d"}'))
 
     own = [*OWN, FIND_TOOLS.name]
     found = await offers(find, find, say("Done."), tools="bcd", tool_chars=1)
     assert found[0] == ["s__b", *own]
-    assert found[1][:2] == ["s__b", "s__d"]
-    assert found[1][-3:] == own
+    assert found[1] == [*found[0], "s__d", "s__c"]
     assert found[2] == found[1]

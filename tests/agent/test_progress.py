@@ -412,7 +412,7 @@ async def test_event_after_the_block_is_no_error() -> None:
         (RetryScheduled(1, 2.4, "No connection."), "No connection. Trying again in 2 s"),
         (Warned("careful"), "careful"),
         (Noticed(Notice("queue", "2 requests are before it.")), "2 requests are before it."),
-        (ResultsShrunk(("c1", "c2")), "the context is full: 2 earlier results were shortened"),
+        (ResultsShrunk((3, 5), ("shorter", "too")), "the context is full: 2 earlier results were shortened"),
         (RunFinished("answered", "x", "", 1.0), "done: answered"),
     ],
 )

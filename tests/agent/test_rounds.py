@@ -11,9 +11,11 @@ import pytest
 
 from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns
 from lmstudio_bridge.agent.rounds import Asker
 from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -70,6 +72,7 @@ class Case:
         self.conversation = Conversation(self.history)
         self.asker = Asker(
             self.model,
+            folder=Folder(self.conversation, shelf=Shelf(10_000), tell=self.recorder.emit),
             tell=self.recorder.emit,
             max_rounds=5,
             max_tokens=self.max_tokens,
@@ -208,7 +211,7 @@ async def test_a_full_context_is_made_room_in_once(error: ContextOverflowError, 
     assert await given.ask() == ANSWER
     assert given.conversation.size() <= (room or before * 0.6)
     assert asked[1].messages == given.conversation.messages != asked[0].messages
-    assert given.recorder.of(ResultsShrunk) == [ResultsShrunk(("c1",), room or int(before * 0.6))]
+    assert [event.places for event in given.recorder.events if isinstance(event, ResultsShrunk)] == [(3,)]
     assert len(given.told()) == 1
 
 
