@@ -21,6 +21,7 @@ from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.toolbox import check_schema
+from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.downstream.environment import passed_variables
@@ -129,9 +130,10 @@ class DynamicAutonomousAgent:
     ) -> None:
         self.client = client
         self.pool = pool
-        self._preparer = Preparer(client, pool, settings=settings)
         self._settings = settings
         self._environ = environ
+        self.catalogues = CatalogueStore(settings.home / "catalogues", values=self._secrets([]))
+        self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues)
         self._new_fence = make_fence
 
     def configured_servers(self) -> ServerCatalog:

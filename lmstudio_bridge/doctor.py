@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 
 
@@ -67,12 +68,15 @@ async def run_checks(agent: DynamicAutonomousAgent) -> AsyncIterator[Check]:
             yield Check("Rules", True, f"warning: {warning}")
     for config in servers.servers.values():
         try:
-            tools = await agent.pool.open_server(config)
+            taken = take_tools(agent.catalogues, config, await agent.pool.open_server(config))
         except DownstreamError as exc:
             yield Check(f"MCP server {config.name}", False, exc.message, exc.explain())
         else:
+            tools = taken.tools
             reading = sum(tool.read_only is True for tool in tools)
             origin = f"{config.scope} scope, {config.source}"
             yield Check(f"MCP server {config.name}", True, f"{len(tools)} tools, {reading} marked read-only ({origin})")
+            for warning in taken.warnings:
+                yield Check(f"MCP server {config.name}", True, f"warning: {warning}")
         for warning in servers.server_warnings.get(config.name, ()):
             yield Check(f"MCP server {config.name}", True, f"warning: {warning}")

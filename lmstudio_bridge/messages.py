@@ -167,7 +167,9 @@ class ServerTool:
     """A tool as its MCP server lists it.
 
     `read_only` is the server's own readOnlyHint: None where it does not say (the MCP specification
-    then means "may write"). `input_schema` is always an object schema, repaired if need be.
+    then means "may write"). `hints` are its other annotations that say yes or no. `input_schema` is
+    always an object schema, repaired if need be. `doubted` says that the mark is new on a tool that
+    was without it before; `read_only` is False then.
     """
 
     server: str
@@ -175,3 +177,6 @@ class ServerTool:
     description: str = ""
     input_schema: JSONObject = field(default_factory=lambda: {"type": "object", "properties": {}})
     read_only: bool | None = None
+    title: str = ""
+    hints: Mapping[str, bool] = field(default_factory=dict)
+    doubted: bool = False

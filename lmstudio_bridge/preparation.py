@@ -13,6 +13,8 @@ import anyio
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.downstream.catalogues import CatalogueStore
+from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import SessionPool
 from lmstudio_bridge.errors import ContextOverflowError, DownstreamError, LLMTimeoutError, ServerStartError
@@ -45,9 +47,10 @@ class Prepared:
 class Preparer:
     """Prepares runs; they share its model loads, its turns between models and its slots."""
 
-    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings) -> None:
+    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings, catalogues: CatalogueStore) -> None:
         self._client = client
         self._pool = pool
+        self._catalogues = catalogues
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
             client, self._slots, context_length=settings.context_length, sleep=client.retry_sleep
@@ -77,7 +80,7 @@ class Preparer:
 
         async def open_one(config: ServerConfig) -> None:
             try:
-                opened[config.name] = await self._pool.open_server(config)
+                taken = take_tools(self._catalogues, config, await self._pool.open_server(config))
             except DownstreamError as exc:
                 failed.append(exc)
                 await tell(ServerFailed(config.name, redactor.redact(exc.explain())))
@@ -85,7 +88,10 @@ class Preparer:
                     error = _none_left(failed, redactor)
                     raise error from (None if error is exc else exc)
             else:
-                await tell(ServerReady(config.name, len(opened[config.name])))
+                opened[config.name] = taken.tools
+                await tell(ServerReady(config.name, len(taken.tools)))
+                for warning in taken.warnings:
+                    await tell(Warned(warning))
 
         try:
             async with anyio.create_task_group() as group:

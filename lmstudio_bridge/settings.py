@@ -83,7 +83,7 @@ class Settings(BaseModel):
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_DEPTH"),
     )
     home: Path = Field(
-        description="Folder for the journals of runs.",
+        description="Folder for the journals of runs, and for what is known of each server's tools.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HOME"),
     )
     connect_timeout: Seconds = Field(

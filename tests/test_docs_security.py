@@ -10,7 +10,7 @@ import pytest
 from lmstudio_bridge import request, server
 from lmstudio_bridge.agent import calls, results, schemas, shelf, toolbox
 from lmstudio_bridge.agent.paths import PROTECTED
-from lmstudio_bridge.downstream import connections, processes, transports
+from lmstudio_bridge.downstream import catalogues, connections, processes, transports
 from lmstudio_bridge.llm import accumulate
 from lmstudio_bridge.settings import read_settings
 
@@ -35,6 +35,10 @@ def bounds() -> dict[str, str]:
         ("start of a server", f"{SETTINGS.server_start_timeout:.0f} s "),
         ("one message of a server", f"{processes.MAX_LINE // MI} MiB"),
         ("one message of a server", f"{transports.MAX_EVENT // MI} MiB"),
+        (
+            "what is kept of one server's tools",
+            f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
+        ),
         ("pages of a list of tools", f"{connections.MAX_PAGES}"),
         ("schemas in one tool's schema", f"{schemas.MAX_NODES:,}"),
         ("one result that the model reads", f"a quarter of its context, {results.MAX_CHARS:,} characters"),

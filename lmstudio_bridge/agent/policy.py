@@ -65,9 +65,10 @@ class Policy:
             return Decision("allowed", rule="readOnlyHint")
         if self.access == "write":
             return Decision("allowed", rule="access=write")
+        doubt = ": its server did not always mark it as reading" if tool.doubted else ""
         return Decision(
             "needs_write",
-            f"{tool.server} {tool.name} may change things, and this run has read access only.",
+            f"{tool.server} {tool.name} may change things{doubt}, and this run has read access only.",
             "access=read",
         )
 

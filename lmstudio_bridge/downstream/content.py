@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
+_HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 PROGRESS_LENGTH = 200  # characters of a progress text
 
 
@@ -29,13 +30,16 @@ def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]
             logger.warning("MCP server %s lists a tool that cannot be used: %.200r", server, entry)
             continue
         annotations = entry.get("annotations")
-        hint = annotations.get("readOnlyHint") if isinstance(annotations, dict) else None
+        said = dict(annotations) if isinstance(annotations, dict) else {}
+        hint = said.pop("readOnlyHint", None)
         tools[name] = ServerTool(
             server=server,
             name=name,
             description=_text_of(entry.get("description")),
             input_schema=_repair_schema(entry.get("inputSchema")),
             read_only=hint if isinstance(hint, bool) else None,
+            title=_text_of(entry.get("title")) or _text_of(said.get("title")),
+            hints={name: said[name] for name in _HINTS if isinstance(said.get(name), bool)},
         )
     return tuple(tools.values())
 

@@ -1,0 +1,257 @@
+"""What each MCP server offered when its tools were last listed: one small file a server, its owner's alone.
+
+A file is found by a digest of the server's name, where it is configured, and how it is started or
+reached; what is secret in `env` and `headers` is in neither the digest nor the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.redaction import Redactor, secrets_of_environment
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 4 * 1024 * 1024  # of one file; the tools of honest servers take a hundredth of it
+MAX_FILES = 200  # the oldest go first; an entry that was changed or removed leaves its file behind
+MAX_DEPTH = 64  # levels of a schema that is kept
+MAX_AGE = 30 * 24 * 3600.0  # seconds; then a server has probably had an update
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The tools of one server; `gone` are those that it offered once. `listed_at` is seconds since the epoch.
+
+    `read_only` of a tool is what the server said of it, also where it is `doubted`.
+    """
+
+    tools: tuple[ServerTool, ...]
+    gone: tuple[ServerTool, ...] = ()
+    listed_at: float = 0.0
+
+
+class UnreadableCatalogueError(Exception):
+    """There is a file, and it cannot be used; the text says why."""
+
+
+class CatalogueStore:
+    """The catalogues in `folder`. `values` are secrets that no file may hold, besides those of each entry."""
+
+    def __init__(self, folder: Path, *, values: Iterable[str] = (), clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._values = tuple(values)
+        self._clock = clock
+
+    def path(self, config: ServerConfig) -> Path:
+        """Where the catalogue of this server is, if there is one."""
+        how = [config.command, *config.args] if config.transport == "stdio" else [config.url]
+        identity = [config.name, config.scope, str(config.source), config.transport, *how]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        return self._folder / f"{digest[:32]}.json"
+
+    def known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
+        """The tools of a server as far as that is known without starting it; None where it is not, or not any more."""
+        try:
+            catalogue = self.read(config)
+        except UnreadableCatalogueError:
+            return None
+        if catalogue is None or not 0 <= self._clock() - catalogue.listed_at < MAX_AGE:
+            return None
+        return catalogue.tools
+
+    def read(self, config: ServerConfig) -> Catalogue | None:
+        """The catalogue of a server; None if there is none.
+
+        Raises:
+            UnreadableCatalogueError: Its file is not one that we would write.
+        """
+        path = self.path(config)
+        try:
+            stored = _Stored.model_validate_json(_read_bytes(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as exc:
+            why = str(exc) if isinstance(exc, OSError) else "it is damaged, or not one of ours"
+            logger.warning("the catalogue of MCP server %s in %s cannot be read: %s", config.name, path, why)
+            raise UnreadableCatalogueError(f"{path}: {why}") from exc
+        tools = [(tool, tool.as_tool(config.name)) for tool in stored.tools]
+        return Catalogue(
+            tuple(made for tool, made in tools if not tool.gone),
+            tuple(made for tool, made in tools if tool.gone),
+            stored.listed_at,
+        )
+
+    def plain_tools(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
+        """The tools as a file would give them back: without secrets, and without what JSON cannot say."""
+        headers = config.headers.values()
+        redactor = Redactor([*self._values, *headers, *secrets_of_environment(config.env)])
+        return tuple(
+            ServerTool(
+                tool.server,
+                _plain_text(tool.name, redactor),
+                _plain_text(tool.description, redactor),
+                _plain_schema(tool, redactor),
+                tool.read_only,
+                _plain_text(tool.title, redactor),
+                dict(tool.hints),
+                tool.doubted,
+            )
+            for tool in tools
+        )
+
+    def write(self, config: ServerConfig, catalogue: Catalogue) -> None:
+        """Keep it in place of what was there; `catalogue` must be of `plain_tools`. A disk that fails is only logged.
+
+        Of tools that are gone, as many are kept as there is room for.
+        """
+        tools = [_stored_tool(tool, gone=False) for tool in catalogue.tools]
+        gone = [_stored_tool(tool, gone=True) for tool in catalogue.gone]
+        data = self._encode(config, [*tools, *gone])
+        if len(data) > MAX_BYTES:
+            data = self._encode(config, tools)
+        if len(data) > MAX_BYTES:
+            logger.warning("the tools of MCP server %s take too much room to be kept", config.name)
+            return
+        path = self.path(config)
+        try:
+            self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            if not path.exists():
+                self._drop_oldest()
+            _replace(path, data)
+        except OSError as exc:
+            logger.warning("the catalogue of MCP server %s cannot be written: %s", config.name, exc)
+
+    def _encode(self, config: ServerConfig, tools: list[_StoredTool]) -> bytes:
+        stored = _Stored(version=1, server=_plain_text(config.name, Redactor(())), listed_at=self._clock(), tools=tools)
+        return json.dumps(stored.model_dump()).encode()
+
+    def _drop_oldest(self) -> None:
+        files = sorted(self._folder.glob("*.json"), key=lambda path: path.lstat().st_mtime)
+        for path in files[: max(0, len(files) - MAX_FILES + 1)]:
+            path.unlink(missing_ok=True)
+
+
+class _TooDeepError(Exception):
+    """A schema has more levels than we keep."""
+
+
+class _StoredTool(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    title: str
+    description: str
+    input_schema: dict[str, Any]
+    read_only: bool | None
+    hints: dict[str, bool]
+    doubted: bool
+    gone: bool
+
+    def as_tool(self, server: str) -> ServerTool:
+        return ServerTool(
+            server,
+            self.name,
+            self.description,
+            self.input_schema,
+            self.read_only,
+            self.title,
+            self.hints,
+            self.doubted,
+        )
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    version: Literal[1]
+    server: str  # for a reader
+    listed_at: float
+    tools: list[_StoredTool]
+
+
+def _stored_tool(tool: ServerTool, *, gone: bool) -> _StoredTool:
+    return _StoredTool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=dict(tool.input_schema),
+        read_only=tool.read_only,
+        hints=dict(tool.hints),
+        doubted=tool.doubted,
+        gone=gone,
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a plain file of ours.
+
+    Raises:
+        OSError: It is something else, too long, or cannot be read.
+    """
+    # A link could lead to a secret, and a pipe would keep us waiting.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a plain file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(f"it has more than {MAX_BYTES:,} bytes")
+    return data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing: a crash or a second bridge must not leave half of one."""
+    beside = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
+            file.write(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _plain_text(text: str, redactor: Redactor) -> str:
+    return redactor.redact(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _plain_schema(tool: ServerTool, redactor: Redactor) -> dict[str, Any]:
+    """The schema, or one that says that it was too deep to be kept: then every such schema is like the other."""
+    try:
+        plain: dict[str, Any] = _plain_value(dict(tool.input_schema), redactor, MAX_DEPTH)
+    except _TooDeepError:
+        return {"type": "object", "properties": {}, "description": f"more than {MAX_DEPTH} levels"}
+    return plain
+
+
+def _plain_value(value: Any, redactor: Redactor, levels: int) -> Any:
+    if not levels:
+        raise _TooDeepError
+    match value:
+        case str():
+            return _plain_text(value, redactor)
+        case dict():
+            return {
+                _plain_text(str(key), redactor): _plain_value(each, redactor, levels - 1) for key, each in value.items()
+            }
+        case list() | tuple():
+            return [_plain_value(each, redactor, levels - 1) for each in value]
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return str(value)
+        case _:
+            return value
