@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.commands import doctor, eval, run, serve
+from lmstudio_bridge.commands import doctor, eval, install, run, serve, uninstall
 from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
 
 if TYPE_CHECKING:
@@ -36,8 +36,17 @@ class Command(Protocol):
     def run(self, settings: Settings, args: argparse.Namespace, /) -> int | Coroutine[Any, Any, int]: ...
 
 
+class PlainCommand(Protocol):
+    """The same for what does not depend on the settings, and must not fail where they are wrong."""
+
+    def add_parser(self, commands: Commands, /) -> None: ...
+
+    def run(self, args: argparse.Namespace, /) -> int | Coroutine[Any, Any, int]: ...
+
+
 COMMANDS: dict[str, Command] = {"serve": serve, "doctor": doctor, "run": run, "eval": eval}
-"""In the order of --help."""
+PLAIN_COMMANDS: dict[str, PlainCommand] = {"install": install, "uninstall": uninstall}
+_ORDER = (serve, install, doctor, run, eval, uninstall)  # of --help
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,11 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not cost the answer
             stream.reconfigure(errors="replace")
     try:
-        settings = _settings()
-        logging.basicConfig(
-            stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-        )
-        code = COMMANDS[args.command or "serve"].run(settings, args)
+        if args.command in PLAIN_COMMANDS:
+            code = PLAIN_COMMANDS[args.command].run(args)
+        else:
+            settings = _settings()
+            logging.basicConfig(
+                stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+            )
+            code = COMMANDS[args.command or "serve"].run(settings, args)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except SettingsError as exc:
         print(exc.explain(), file=sys.stderr)
@@ -73,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lmstudio-bridge", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"lmstudio-bridge {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for command in COMMANDS.values():
+    for command in _ORDER:
         command.add_parser(commands)
     return parser
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TypeAlias
 
+from lmstudio_bridge.hosts import NAMES, SCOPES
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # argparse's own
@@ -18,3 +20,23 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"not a whole number from 1 on: {text!r}")
     return int(text)
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which program's file is meant, and how it may be changed."""
+    parser.add_argument(
+        "host",
+        nargs="?",
+        choices=tuple(NAMES),
+        default="claude-code",
+        metavar="program",
+        help=f"{', '.join(NAMES)} (claude-code)",
+    )
+    parser.add_argument(
+        "--scope",
+        choices=SCOPES["claude-code"],
+        help="user: you, everywhere; local: you, in this folder (Claude Code only); project: all who work on the "
+        "project here, in its .mcp.json, .cursor or .vscode (not Claude Desktop, LM Studio)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the change as a diff, and write nothing")
+    parser.add_argument("--yes", action="store_true", help="don't ask before writing")

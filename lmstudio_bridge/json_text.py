@@ -1,0 +1,180 @@
+"""Changes one member of a JSON text and leaves every other byte of it as it was.
+
+Other programs own these files: their order, their indentation and their spelling of numbers stay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmstudio_bridge.messages import JSONObject
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_FIRST_INDENT = re.compile(r"\n([ \t]+)[^ \t\r\n]")
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """Where a member of an object stands in the text: its key from `start`, its value from `value` to `end`."""
+
+    key: str
+    start: int
+    value: int
+    end: int
+
+
+def read_root(text: str) -> JSONObject:
+    """The object that a file holds; an empty file counts as an empty object.
+
+    Raises:
+        ValueError: It is no JSON, or no object.
+    """
+    if not text.strip():
+        return {}
+    try:
+        root = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if not isinstance(root, dict):
+        raise ValueError("it holds no object")
+    return root
+
+
+def find_member(root: JSONObject, keys: Sequence[str]) -> object:
+    """The value at the end of that way of keys; None where there is none.
+
+    Raises:
+        ValueError: Something on the way is no object.
+    """
+    value: object = root
+    for key in keys:
+        if not isinstance(value, dict):
+            raise ValueError(f"what holds {key!r} is no object")
+        if key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def set_member(text: str, keys: Sequence[str], value: JSONObject) -> str:
+    """The text with `value` at the end of that way of keys; objects that are missing on the way are made.
+
+    Raises:
+        ValueError: It is no JSON object, or something on the way is none.
+    """
+    root = read_root(text)
+    find_member(root, keys)
+    if not root and not text.strip():
+        text = "{}\n"
+    opening, rest = _skip_space(text, 0), list(keys)
+    while True:
+        members, closing = _members(text, opening)
+        key = rest.pop(0)
+        member = _last(members, key)
+        if member is None:
+            for outer in reversed(rest):
+                value = {outer: value}
+            return _insert(text, opening, closing, members, key, value)
+        if not rest:
+            indent = _indent_of(text, member.start) if "\n" in text[member.value : member.end] else None
+            return text[: member.value] + _render(value, text, indent) + text[member.end :]
+        opening = member.value
+
+
+def remove_member(text: str, keys: Sequence[str]) -> str:
+    """The text without the member at the end of that way of keys; the same text where there is none.
+
+    Raises:
+        ValueError: It is no JSON object, or something on the way is none.
+    """
+    if find_member(read_root(text), keys) is None:
+        return text
+    opening = _skip_space(text, 0)
+    for key in keys[:-1]:
+        member = _last(_members(text, opening)[0], key)
+        assert member is not None
+        opening = member.value
+    while True:  # a key may stand there twice
+        members, closing = _members(text, opening)
+        member = _last(members, keys[-1])
+        if member is None:
+            return text
+        place = members.index(member)
+        if len(members) == 1:
+            start, end = opening + 1, closing
+        elif place == len(members) - 1:
+            start, end = members[place - 1].end, member.end
+        else:
+            start, end = member.start, members[place + 1].start
+        text = text[:start] + text[end:]
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+def _members(text: str, opening: int) -> tuple[list[_Member], int]:
+    """The members of the object that opens there, and where it closes. The text is known to be JSON."""
+    members: list[_Member] = []
+    position = _skip_space(text, opening + 1)
+    while text[position] != "}":
+        key, end = _DECODER.raw_decode(text, position)
+        value = _skip_space(text, _skip_space(text, end) + 1)  # behind the colon
+        _, end = _DECODER.raw_decode(text, value)
+        members.append(_Member(key, position, value, end))
+        position = _skip_space(text, end)
+        if text[position] == ",":
+            position = _skip_space(text, position + 1)
+    return members, position
+
+
+def _last(members: Sequence[_Member], key: str) -> _Member | None:
+    """The member of that key; of two the last, which is the one that readers of JSON take."""
+    return next((member for member in reversed(members) if member.key == key), None)
+
+
+def _insert(text: str, opening: int, closing: int, members: Sequence[_Member], key: str, value: JSONObject) -> str:
+    newline = _newline(text)
+    name = json.dumps(key, ensure_ascii=False)
+    if members:
+        indent = _indent_of(text, members[0].start)
+        separator = "," + (f"{newline}{indent}" if indent is not None else " ")
+        end = members[-1].end
+        return f"{text[:end]}{separator}{name}: {_render(value, text, indent)}{text[end:]}"
+    if "\n" not in text.strip() and text.strip() != "{}":  # one line, so it stays one
+        return f"{text[: opening + 1]}{name}: {_render(value, text, None)}{text[closing:]}"
+    around = re.compile(r"[ \t]*").match(text, text.rfind("\n", 0, opening) + 1)
+    assert around is not None
+    indent = around[0] + _unit(text)
+    member = f"{newline}{indent}{name}: {_render(value, text, indent)}{newline}{around[0]}"
+    return f"{text[: opening + 1]}{member}{text[closing:]}"
+
+
+def _indent_of(text: str, position: int) -> str | None:
+    """What stands before this place in its line; None where that is more than white space, or it is the first line."""
+    before = text[text.rfind("\n", 0, position) + 1 : position]
+    return before if "\n" in text[:position] and not before.strip(" \t") else None
+
+
+def _unit(text: str) -> str:
+    """What one level is indented by; two spaces where the text does not say."""
+    match = _FIRST_INDENT.search(text)
+    return match[1] if match else "  "
+
+
+def _render(value: JSONObject, text: str, indent: str | None) -> str:
+    """The value as it looks in that text: over lines that are indented so, or on one line."""
+    if indent is None:
+        return json.dumps(value, ensure_ascii=False)
+    lines = json.dumps(value, indent=_unit(text), ensure_ascii=False).split("\n")
+    return (_newline(text) + indent).join(lines)
+
+
+def _newline(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
