@@ -20,7 +20,7 @@ from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
-from lmstudio_bridge.agent.toolbox import check_schema
+from lmstudio_bridge.agent.validation import check_schema
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.downstream.discovery import load_servers

@@ -17,7 +17,19 @@ ROOT = Path(lmstudio_bridge.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # "" is the package; packages hold a docstring only
-    ("", "agent", "llm", "downstream", "evals", "evals.families", "commands", "errors", "messages", "request"),
+    (
+        "",
+        "agent",
+        "llm",
+        "downstream",
+        "evals",
+        "evals.families",
+        "commands",
+        "errors",
+        "messages",
+        "nesting",
+        "request",
+    ),
     (
         "settings",
         "events",
@@ -34,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.schemas",
         "agent.results",
         "agent.arguments",
+        "agent.validation",
         "agent.stuck",
         "agent.rules",
         "agent.fence",
@@ -128,8 +141,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "tenacity": ("retry",),
     "json_repair": ("agent.arguments",),
-    "jsonschema": ("agent.toolbox",),
-    "referencing": ("agent.toolbox",),
+    "jsonschema": ("agent.validation",),
+    "referencing": ("agent.validation",),
     "httpx": ("llm.transport",),
     "httpx2": ("downstream.transports",),
     "mcp.client": ("downstream.transports",),
@@ -143,9 +156,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "downstream.catalogues",
         "downstream.entries",
         "downstream.transports",
+        "agent.validation",
         "server",
         "resources",
     ),
+    "pydantic_core": ("agent.validation",),
     "rich": ("commands.terminal",),
     "anyio": ("*",),
 }

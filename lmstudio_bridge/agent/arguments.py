@@ -16,6 +16,7 @@ from typing import Any
 from json_repair import repair_json
 
 from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.nesting import is_deeper
 
 _MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 _MAX_REPAIR = 200_000  # characters; the repairer takes time in proportion
@@ -124,16 +125,9 @@ def _load(text: str) -> Any:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair") from None
-    if _is_deeper(value, _MAX_NESTING):
+    if is_deeper(value, _MAX_NESTING):
         raise ValueError("nested too deeply")
     return value
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 def _repair(text: str, error: ValueError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.prompts import SHAPE_AGAIN, SHAPE_ANSWER
-from lmstudio_bridge.agent.toolbox import check_value
+from lmstudio_bridge.agent.validation import check_value
 from lmstudio_bridge.messages import AssistantMessage, JSONObject, Message, UserMessage
 
 _TRIES = 3  # requests: one, and two repairs

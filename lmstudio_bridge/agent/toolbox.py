@@ -14,17 +14,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import object_schema
+from lmstudio_bridge.agent.validation import SchemaChecker, UncheckedError
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
 MAX_NAME = 64  # characters
@@ -65,7 +59,7 @@ class Toolbox:
             for name, tool in self._tools.items()
         )
         self._parameters = {spec.name: spec.parameters for spec in self.specs}
-        self._validators: dict[str, Validator | None] = {}
+        self._checkers: dict[str, SchemaChecker | None] = {}
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
         """Find the tool and check the arguments; nothing is guessed and nothing left out."""
@@ -111,63 +105,24 @@ class Toolbox:
         return "\n".join(lines)
 
     def _problem(self, name: str, arguments: JSONObject) -> str | None:
-        """What the tool's own schema says against the arguments; None also where it cannot be used."""
-        if name not in self._validators:
-            self._validators[name] = _validator(self._tools[name].input_schema)
-        validator = self._validators[name]
-        if validator is None:
-            return None
+        """What the tool's own schema says against the arguments; None also where it cannot be used.
+
+        The server judges them itself then, as it does with all.
+        """
+        if name not in self._checkers:
+            self._checkers[name] = _checker(self._tools[name].input_schema)
+        checker = self._checkers[name]
         try:
-            error = best_match(validator.iter_errors(arguments))
-        except _BROKEN:
-            return None  # the server's schema is broken; it will judge the arguments itself
-        return _in_words(error) if error else None
+            return checker.problem(arguments) if checker else None
+        except UncheckedError:
+            return None
 
 
-def check_schema(schema: JSONObject) -> str | None:
-    """What is wrong with a JSON Schema that a caller gave us; None if it can be used."""
-    return None if _validator(schema) else "it is not a valid JSON Schema"
-
-
-def check_value(schema: JSONObject, value: Any) -> str | None:
-    """What a JSON Schema says against a value; None if it fits, or if the schema itself cannot be used."""
-    validator = _validator(schema)
-    if validator is None:
-        return None
+def _checker(schema: JSONObject) -> SchemaChecker | None:
     try:
-        error = best_match(validator.iter_errors(value))
-    except _BROKEN:
+        return SchemaChecker(schema)
+    except ValueError:
         return None
-    return _in_words(error)[:_SHOWN_PROBLEM] if error else None
-
-
-_BROKEN = (
-    SchemaError,
-    Unresolvable,
-    re.error,
-    RecursionError,  # a reference to itself
-    ArithmeticError,  # `multipleOf` and very large numbers
-    ValueError,  # `$schema` and references that are no URLs
-    TypeError,  # keywords of the wrong type in places that no meta-schema checks
-    AttributeError,
-)
-"""What jsonschema raises at schemas that are broken."""
-
-
-def _validator(schema: JSONObject) -> Validator | None:
-    """A validator of the draft that the schema names; None where the schema itself is broken."""
-    try:
-        kind = validator_for(schema, default=Draft202012Validator)
-        kind.check_schema(dict(schema))
-        # An empty registry: a reference to a URL must not make us fetch it.
-        return kind(dict(schema), registry=Registry())
-    except _BROKEN:
-        return None
-
-
-def _in_words(error: ValidationError) -> str:
-    place = ".".join(map(str, error.absolute_path))
-    return f"{place}: {error.message}" if place else error.message
 
 
 def _example(parameters: JSONObject) -> dict[str, Any]:
