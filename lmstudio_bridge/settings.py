@@ -20,6 +20,7 @@ from lmstudio_bridge.request import Access
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
 DEFAULT_PORT = 1234  # LM Studio's own default
 
+_PORT_DIGITS = 5  # Python refuses to read numbers of thousands of digits
 _API_SUFFIXES = ("/api/v1", "/api/v0", "/v1")
 _HOST = re.compile(r"[^\s/\\<>\"'`{}|^]+")
 
@@ -251,7 +252,7 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
 def _root_url_of_host(environ: Mapping[str, str]) -> str:
     host = environ.get("LMSTUDIO_HOST", "").strip() or DEFAULT_HOST
     port = environ.get("LMSTUDIO_PORT", "").strip() or str(DEFAULT_PORT)
-    if not (port.isdecimal() and 0 < int(port) < 65_536):
+    if not (port.isdecimal() and len(port) <= _PORT_DIGITS and 0 < int(port) < 65_536):
         raise SettingsError(
             f"LMSTUDIO_PORT is not a port number: {port!r}.",
             remedy=f"Set it to the port that LM Studio shows in its Developer tab (usually {DEFAULT_PORT}).",

@@ -99,7 +99,7 @@ class _Cleaner:
             match target:
                 case Mapping():
                     target = target.get(name)
-                case list() if name.isdecimal() and int(name) < len(target):
+                case list() if name.isdecimal() and len(name) < 10 and int(name) < len(target):
                     target = target[int(name)]
                 case _:
                     return None

@@ -40,7 +40,7 @@ def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
 def read_depth(environ: Mapping[str, str]) -> int:
     """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
     text = environ.get(DEPTH_VARIABLE, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _names_bridge(word: str) -> bool:

@@ -1,0 +1,1 @@
+"""Bytes that anybody may send, against everything that reads them."""

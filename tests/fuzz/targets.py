@@ -1,0 +1,332 @@
+"""What is fuzzed: each target takes any bytes, and fails where our code does not keep its word about them.
+
+The word is: typed errors and no others, no hang, texts that UTF-8 can say, and the laws that stand in the targets.
+Used by `test_fuzz` with kept seeds and with hypothesis, and by `harness` under coverage guidance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lmstudio_bridge.agent.arguments import read_arguments, read_json
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.fence import Fence, clean_text
+from lmstudio_bridge.agent.grammar import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.journal import open_journal, read_events
+from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.progress import describe
+from lmstudio_bridge.agent.recovery import judge_reply, plain_turns
+from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.agent.schemas import MAX_NODES, object_schema, simple_spec
+from lmstudio_bridge.agent.selection import Selection
+from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
+from lmstudio_bridge.agent.validation import check_schema, check_value
+from lmstudio_bridge.downstream.content import read_progress, read_result, read_tools
+from lmstudio_bridge.downstream.discovery import load_servers
+from lmstudio_bridge.downstream.transports import decode_line
+from lmstudio_bridge.errors import BridgeError, LLMError, McpConfigError, RunNotFoundError, SettingsError
+from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
+from lmstudio_bridge.llm.dialects import recover_calls, split_reasoning
+from lmstudio_bridge.llm.failures import error_from_response
+from lmstudio_bridge.llm.wire import message_out
+from lmstudio_bridge.messages import Completion, Message, ToolCall, ToolMessage
+from lmstudio_bridge.rule_files import FILE, load_rules
+from lmstudio_bridge.settings import read_settings
+
+SEPARATOR = b"\n%%\n"
+"""Between the parts of an input that has several."""
+
+
+def fuzz_stream(data: bytes) -> None:
+    """The bytes of a chat stream give the same reply however they are cut, or an error of ours."""
+    step, stream = (data[0] % 7 + 1, data[1:]) if data else (1, b"")
+    whole = _read_stream([stream])
+    assert whole == _read_stream([stream[at : at + step] for at in range(0, len(stream), step)])
+    if not isinstance(whole, Completion):
+        return
+    _check_text(whole.text, whole.reasoning, whole.model, *(call.arguments for call in whole.calls))
+    ids = [call.id for call in whole.calls]
+    assert len(set(ids)) == len(ids)
+    judge_reply(whole, tools_offered=True)
+
+
+def _read_stream(pieces: list[bytes]) -> Completion | str:
+    numbers = count(1)
+    accumulator = Accumulator(offered=("f", "files__read"), new_id=lambda: f"call{next(numbers)}")
+    decoder = ChunkDecoder(max_bad_frames=3)
+    try:
+        for piece in pieces:
+            for chunk in decoder.feed(piece):
+                accumulator.add(chunk)
+        for chunk in decoder.flush():
+            accumulator.add(chunk)
+    except LLMError as exc:
+        _check_text(exc.explain())
+        return type(exc).__name__
+    return accumulator.completion()
+
+
+def fuzz_errors(data: bytes) -> None:
+    """An error body of LM Studio becomes an error of ours, or none."""
+    status = 200 + (data[0] if data else 0) * 2
+    error = error_from_response(status, data[1:], url="http://localhost", model="m", retry_after=None)
+    assert error is not None or status < 400
+    if error is not None:
+        _check_text(error.explain())
+
+
+def fuzz_dialects(data: bytes) -> None:
+    """Whatever a model writes: calls and reasoning are found in it without a fault."""
+    text = data.decode("utf-8", "replace")
+    rest, thinking = split_reasoning(text)
+    assert len(rest) + len(thinking) <= len(text)
+    left, calls = recover_calls(text, offered=lambda name: len(name) < 20)
+    assert calls or left == text
+    for call in calls:
+        _check_text(call.name, call.arguments)
+        json.dumps(call.arguments)
+    answer_under_way(text)
+    numbers = count(1)
+    reply = read_reply(Completion(text), new_id=lambda: str(next(numbers)))
+    if reply is not None:
+        _check_text(reply.text, *(part for call in reply.calls for part in (call.name, call.arguments)))
+    judge_reply(Completion(text), tools_offered=True)
+
+
+def fuzz_tools(data: bytes) -> None:
+    """What a server lists becomes tools that can be sent to any engine, and calls of them are prepared or refused."""
+    listing, text = _parts(data, 2)
+    try:
+        decoded = json.loads(listing)
+    except (ValueError, RecursionError):
+        return
+    toolbox = Toolbox(read_tools("server", decoded if isinstance(decoded, list) else [decoded]))
+    for spec in toolbox.specs:
+        _check_json([spec.name, spec.description, spec.parameters])
+        assert _count_schemas(spec.parameters) <= MAX_NODES + 100
+        assert _is_equal(object_schema(spec.parameters), spec.parameters)  # what is clean stays as it is
+        _check_json(simple_spec(spec).parameters)
+        prepared = toolbox.prepare_call(ToolCall("1", spec.name, text))
+        if isinstance(prepared, PreparedCall):
+            _check_json(prepared.arguments)
+            Policy("read").check_call(prepared.tool, prepared.arguments)
+        else:
+            _check_text(prepared.text)
+    _check_json(reply_schema(toolbox.specs))
+    _check_text(describe_tools(toolbox.specs))
+    Selection(toolbox.specs, text, max_chars=500).find(text)
+
+
+def fuzz_schemas(data: bytes) -> None:
+    """A caller's output schema is refused in words, or checks a value in bounded time."""
+    schema_text, value_text = _parts(data, 2)
+    try:
+        schema, value = json.loads(schema_text), json.loads(value_text)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(schema, dict):
+        return
+    problem = check_schema(schema) or check_value(schema, value)
+    assert problem is None or len(problem) < 2_000
+
+
+def fuzz_arguments(data: bytes) -> None:
+    """A model's text for arguments becomes values that JSON can say, or a ValueError with a reason."""
+    text, schema_text = _parts(data, 2)
+    try:
+        schema = json.loads(schema_text)
+    except (ValueError, RecursionError):
+        schema = {}
+    parameters = object_schema(schema if isinstance(schema, dict) else {})
+    with suppress(ValueError):
+        arguments = read_arguments(text, parameters)
+        _check_json(arguments.values)
+        again = read_arguments(json.dumps(arguments.values), parameters)
+        assert _is_equal(again.values, arguments.values)  # what was brought into shape stays as it is
+    with suppress(ValueError):
+        _check_json(read_json(text))
+
+
+def fuzz_results(data: bytes) -> None:
+    """A result of a tool is text in a fence that it cannot leave, and can be read whole, page by page."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        raw = {"content": [{"type": "text", "text": data.decode("utf-8", "surrogateescape")}]}
+    if not isinstance(raw, dict):
+        raw = {"content": raw}
+    result = read_result(raw)
+    text, unseen = clean_text(result.text)
+    assert unseen >= 0
+    assert clean_text(text) == (text, 0)
+    _check_text(text)
+    fence = Fence("kmzpqrst")
+    wrapped = fence.wrap(text)
+    assert wrapped.lower().count(fence.mark) == 2
+    assert fence.mark.lower() not in fence.take_out(wrapped).lower()
+    shelf = Shelf(40)
+    shown = shelf.show(text)
+    assert shown == "(no output)" or len(shown) < 400
+    if len(text) <= 40 or len(text) > 4_000 or not text.strip():
+        return
+    pages: list[str] = []
+    while sum(map(len, pages)) < len(text):
+        answer = shelf.answer(ToolCall("1", "read_result", json.dumps({"id": "r1", "offset": sum(map(len, pages))})))
+        assert answer is not None
+        assert not answer[1]
+        pages.append(answer[0].rpartition("\n[r1, ")[0])
+    assert "".join(pages) == text
+    searched = shelf.answer(ToolCall("2", "search_result", json.dumps({"id": "r1", "text": text[3:9]})))
+    assert searched is not None
+    assert "does not occur" not in searched[0]
+
+
+def fuzz_lines(data: bytes) -> None:
+    """A line of a server is messages, or something else (ValueError); a progress text is one short line."""
+    with suppress(ValueError):
+        decode_line(data)
+    text = data.decode("utf-8", "surrogateescape")
+    assert len(read_progress(1, 2, text)) < 300
+
+
+def fuzz_config(data: bytes) -> None:
+    """Files with MCP servers, of Claude Code and of LM Studio: catalogued, or one clear error."""
+    kind, text = (data[0] % 4, data[1:]) if data else (0, b"")
+    with _folder() as folder:
+        home, project = folder / "home", folder / "home" / "project"
+        (home / ".lmstudio").mkdir(parents=True)
+        (project / ".claude").mkdir(parents=True)
+        state = text.replace(b"@PROJECT@", str(project).encode())
+        places = (project / ".mcp.json", home / ".claude.json", home / ".lmstudio" / "mcp.json")
+        place = (*places, project / ".claude" / "settings.local.json")[kind]
+        place.write_bytes(state)
+        if kind == 3:
+            (project / ".mcp.json").write_text('{"mcpServers": {"a": {"command": "x"}}}', encoding="utf-8")
+        environ = {"HOME": str(home), "TOKEN": "t"}
+        for explicit in (None, place):
+            try:
+                catalog = load_servers(explicit=explicit, project=project, environ=environ, trusted=("a",))
+            except McpConfigError as exc:
+                _check_words(exc.explain())
+                continue
+            for name in (*catalog.servers, *catalog.unapproved, *catalog.skipped, "x"):
+                try:
+                    repr(catalog.require(name))
+                except BridgeError as exc:
+                    _check_words(exc.explain())
+
+
+def fuzz_rules(data: bytes) -> None:
+    """Rule files, and the environment: rules and settings, or a SettingsError."""
+    with _folder() as folder:
+        (folder / FILE).write_bytes(data)
+        try:
+            load_rules(project=folder, environ={"HOME": str(folder)})
+        except SettingsError as exc:
+            _check_words(exc.explain())
+    text = data.decode("utf-8", "replace").replace("\0", "")
+    pairs = [line.partition("=") for line in text.splitlines()]
+    try:
+        read_settings({name.strip(): value for name, _, value in pairs}, cwd=Path("/"))
+    except SettingsError as exc:
+        _check_words(exc.explain())
+
+
+def fuzz_journal(data: bytes) -> None:
+    """A journal, cut or forged: the run as far as it can be read, or RunNotFoundError; written again it is the same."""
+    with _folder() as folder:
+        (folder / "run.jsonl").write_bytes(data)
+        try:
+            stored = read_run(folder, "run")
+        except RunNotFoundError:
+            return
+        asyncio.run(_write_again(folder, stored.events))
+        for event in stored.events:
+            describe(event, max_rounds=1)
+        assert len(read_events(folder / "again.jsonl")) == len(stored.events)
+        try:
+            conversation = rebuild_conversation(stored)
+            added = continuation(stored, conversation, instructions="go on") if conversation.messages else ()
+            for message in added:
+                conversation.add(message)
+        except RunNotFoundError:
+            return
+        _send(conversation)
+
+
+async def _write_again(folder: Path, events: tuple[Any, ...]) -> None:
+    with open_journal(folder, "again", redact=str) as journal:
+        for event in events:
+            await journal.emit(event)
+
+
+def _send(conversation: Conversation) -> None:
+    """What is done with a conversation before it goes out."""
+    turns: list[Message] = [*conversation.messages]
+    for form in (turns, plain_turns(turns), grammar_turns(turns, ())):
+        json.dumps([message_out(message) for message in form], ensure_ascii=False).encode("utf-8", "replace")
+    assert not any(isinstance(message, ToolMessage) for message in plain_turns(turns))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "stream": fuzz_stream,
+    "errors": fuzz_errors,
+    "dialects": fuzz_dialects,
+    "tools": fuzz_tools,
+    "schemas": fuzz_schemas,
+    "arguments": fuzz_arguments,
+    "results": fuzz_results,
+    "lines": fuzz_lines,
+    "config": fuzz_config,
+    "rules": fuzz_rules,
+    "journal": fuzz_journal,
+}
+
+
+def _parts(data: bytes, number: int) -> list[str]:
+    parts = data.decode("utf-8", "replace").split(SEPARATOR.decode(), number - 1)
+    return [*parts, *[""] * (number - len(parts))]
+
+
+def _check_text(*texts: str) -> None:
+    for text in texts:
+        text.encode("utf-8")
+
+
+def _check_words(text: str) -> None:
+    """A message to a person: there is one, and it is no flood."""
+    assert text
+    assert len(text) < 20_000
+
+
+def _check_json(value: Any) -> None:
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def _count_schemas(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(map(_count_schemas, value.values()))
+    return sum(map(_count_schemas, value)) if isinstance(value, list) else 0
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """As JSON: true is not 1, and a name is in its place."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
