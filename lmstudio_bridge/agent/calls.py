@@ -13,8 +13,8 @@ from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
 from lmstudio_bridge.agent.prompts import FAILED, TAKEN_AWAY, TRY_AGAIN
-from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
@@ -23,6 +23,7 @@ from lmstudio_bridge.messages import Notice, ToolCall, ToolResult
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
+_OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 
@@ -100,6 +101,8 @@ class Caller:
         return [result for result in results if result is not None]
 
     def _only_reads(self, call: ToolCall) -> bool:
+        if call.name in _OWN_NAMES:
+            return True
         prepared = self._toolbox.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
@@ -108,7 +111,7 @@ class Caller:
         if own is not None:
             text, is_error = own
             return await self._without_sending(number, call, text, is_error=is_error, server=_OWN)
-        if self._selection.is_taken_away(call.name):
+        if self._selection.is_taken_away(self._toolbox.known_name(call.name) or call.name):
             return await self._without_sending(number, call, TAKEN_AWAY)
         prepared = self._toolbox.prepare_call(call)
         if isinstance(prepared, RefusedCall):

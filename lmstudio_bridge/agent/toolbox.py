@@ -63,7 +63,7 @@ class Toolbox:
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
         """Find the tool and check the arguments; nothing is guessed and nothing left out."""
-        name = self._known_name(call.name)
+        name = self.known_name(call.name)
         if name is None:
             return RefusedCall(None, self._unknown_tool(call.name))
         tool = self._tools[name]
@@ -75,7 +75,7 @@ class Toolbox:
             return RefusedCall(tool, self._bad_arguments(name, call, problem))
         return PreparedCall(tool, arguments.values, arguments.changes)
 
-    def _known_name(self, name: str) -> str | None:
+    def known_name(self, name: str) -> str | None:
         """The offered name that is meant: as it stands, or without regard to case and separators."""
         if name in self._tools:
             return name

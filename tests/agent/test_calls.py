@@ -126,6 +126,15 @@ async def test_where_one_call_may_write_all_run_one_after_another(other: str) ->
     assert tools.order == ["1 begins", "1 ends", "2 begins", "2 ends", "3 begins", "3 ends"]
 
 
+async def test_calls_of_the_bridges_own_tools_hold_no_others_up() -> None:
+    given = Case(tools := MeetingTools(expected=2))
+    find = ToolCall("c9", FIND_TOOLS.name, '{"query": "write"}')
+
+    await given.answer([*calls(("read", "1")), find, *calls(("read", "2"))])
+
+    assert tools.most == 2
+
+
 async def test_a_failure_of_one_call_leaves_the_others_beside_it_alone() -> None:
     class Half(MeetingTools):
         async def call_tool(self, server: str, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolResult:
@@ -240,6 +249,15 @@ async def test_a_tool_that_was_taken_away_is_not_run_any_more() -> None:
 
     assert results == [ToolResult(TAKEN_AWAY, is_error=True), ToolResult("done")]
     assert tools.sent == [Sent("fs", "write", {"path": "a"})]
+
+
+async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() -> None:
+    given = Case(tools := answering(ToolResult("done")))
+    given.selection.take_away({"fs__read"})
+
+    results = await given.answer([ToolCall("c1", "Fs__READ", '{"path": "a"}')])
+
+    assert (results, tools.sent) == ([ToolResult(TAKEN_AWAY, is_error=True)], [])
 
 
 @pytest.mark.parametrize(
