@@ -9,6 +9,7 @@ import pytest
 
 from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import CallFinished
+from tests.engine.cache import Way, measure
 from tests.engine.server import TEMPLATES, open_engine
 from tests.engine.weights import MODELS, fetch_weights, show_progress
 from tests.npm_servers import config_entry, npm_server
@@ -17,6 +18,19 @@ from tests.raw_client import open_raw_client
 pytestmark = [pytest.mark.engine, pytest.mark.npm]
 
 CODE_WORD = "osprey-6174"
+
+
+async def test_a_run_makes_the_engine_read_nothing_twice() -> None:
+    """At most a tenth more than the longest prompt, which a conversation that is only appended to comes to."""
+    weights = MODELS["qwen2.5-coder-0.5b"]
+    gguf = fetch_weights(weights, report=show_progress)
+    ways: tuple[Way, ...] = ("native", "grammar")
+
+    async with open_engine(gguf, alias=weights.name, chat_template=TEMPLATES / "bare_json.jinja") as engine:
+        costs = [await measure(way, url=engine.url, model=weights.name, calls=3, words=40) for way in ways]
+
+    assert [len(cost.requests) for cost in costs] == [4, 4]
+    assert [cost.evaluated <= 1.1 * cost.longest for cost in costs] == [True, True], costs
 
 
 async def test_a_real_model_reads_a_real_file_and_answers_with_what_only_the_file_holds(tmp_path: Path) -> None:
