@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmstudio_bridge import __version__
@@ -44,8 +42,8 @@ class PlainCommand(Protocol):
     def run(self, args: argparse.Namespace, /) -> int | Coroutine[Any, Any, int]: ...
 
 
-COMMANDS: dict[str, Command] = {"serve": serve, "doctor": doctor, "run": run, "eval": eval}
-PLAIN_COMMANDS: dict[str, PlainCommand] = {"install": install, "uninstall": uninstall}
+COMMANDS: dict[str, Command] = {"serve": serve, "run": run, "eval": eval}
+PLAIN_COMMANDS: dict[str, PlainCommand] = {"install": install, "uninstall": uninstall, "doctor": doctor}
 _ORDER = (serve, install, doctor, run, eval, uninstall)  # of --help
 
 
@@ -55,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     import asyncio
     import logging
 
+    from lmstudio_bridge.commands.surroundings import settings_here
     from lmstudio_bridge.errors import BridgeError, SettingsError
 
     for stream in (sys.stdout, sys.stderr):
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command in PLAIN_COMMANDS:
             code = PLAIN_COMMANDS[args.command].run(args)
         else:
-            settings = _settings()
+            settings = settings_here()
             logging.basicConfig(
                 stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
             )
@@ -88,20 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
     for command in _ORDER:
         command.add_parser(commands)
     return parser
-
-
-def _settings() -> Settings:
-    from lmstudio_bridge.errors import SettingsError
-    from lmstudio_bridge.settings import read_settings
-
-    try:
-        folder = Path.cwd()
-    except OSError as exc:
-        raise SettingsError(
-            f"The folder that the bridge was started in can't be used: {exc.strerror}.",
-            remedy="Start it in a folder that exists and that you may enter.",
-        ) from exc
-    return read_settings(os.environ, cwd=folder)
 
 
 async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:

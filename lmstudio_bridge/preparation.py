@@ -31,7 +31,7 @@ from lmstudio_bridge.settings import Settings
 
 _CROWDED = 0.5  # share of the context that tools and task may take before we warn
 _HOPELESS = 1.2  # more than all of it, as far as four characters make a token
-_SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
+SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _warnings(choice: ModelChoice) -> list[str]:
     found: list[str] = []
     if choice.info.trained_for_tool_use is False:
         found.append(f"{choice.name} is not trained for tool use; a model that is will do better.")
-    if choice.context_length is not None and choice.context_length < _SMALL_CONTEXT:
+    if choice.context_length is not None and choice.context_length < SMALL_CONTEXT:
         found.append(
             f"{choice.name} is loaded with a context of only {choice.context_length:,} tokens; "
             "reload it in LM Studio with 16k or more for tasks with several steps."

@@ -87,5 +87,6 @@ async def test_doctor_tells_of_changed_tools(desk: Desk) -> None:
     _, second, _ = await shell.run("doctor")
 
     assert "not what they were" not in first
-    assert "warning: The tools of MCP server 'notes' are not what they were. Another description: 'list'." in second
+    told = "The tools of MCP server 'notes' are not what they were. Another description: 'list'."
+    assert f"! MCP server notes: {told}" in second
     assert ORDER not in second

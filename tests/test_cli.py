@@ -21,6 +21,7 @@ from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.npm_servers import config_entry, npm_server
 
+ROOT = Path(__file__).parent.parent
 MODEL = "qwen/qwen3-4b"
 LIMIT = 60.0  # seconds until a command that does not end fails the test
 
@@ -67,6 +68,7 @@ def shell(tmp_path: Path, sim: Simulator) -> Shell:
         tmp_path,
         {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
             "HOME": str(tmp_path),
             "LMSTUDIO_BASE_URL": sim.url,
             "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
@@ -208,11 +210,11 @@ async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
     code, out, err = await shell.run("doctor")
 
     assert code == 0, out + err
-    assert f"Model: {MODEL} (loaded, context 32,768 tokens)" in out
+    assert f"\N{HEAVY CHECK MARK} Model: {MODEL} (loaded, context 32,768 tokens of at most 131,072)" in out
     assert "MCP server filesystem: 14 tools" in out
     assert "Rules: none (from no file)" in out
     assert f"Workspace: {shell.folder}" in out
-    assert "FAIL" not in out
+    assert "\N{HEAVY BALLOT X}" not in out
 
 
 @pytest.mark.npm
@@ -223,7 +225,10 @@ async def test_doctor_says_which_rule_is_wrong(shell: Shell) -> None:
     code, out, _ = await shell.run("doctor")
 
     assert code == 1
-    assert f"FAIL  Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of texts" in out
+    assert (
+        f"\N{HEAVY BALLOT X} Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of texts"
+        in out
+    )
 
 
 @pytest.mark.npm
@@ -249,7 +254,7 @@ async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Si
     code, out, _ = await shell.run("doctor")
 
     assert code == 1
-    assert "FAIL  LM Studio" in out
+    assert "\N{HEAVY BALLOT X} LM Studio: LM Studio does not answer at" in out
     assert "lms server start" in out
-    assert "FAIL  MCP server broken" in out
+    assert "\N{HEAVY BALLOT X} MCP server broken" in out
     assert "no-such-command-anywhere" in out

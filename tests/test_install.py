@@ -23,7 +23,7 @@ from lmstudio_bridge.hosts import SCOPES, Host, HostScope
 from lmstudio_bridge.registration import Program, own_program, plan_entry
 from lmstudio_bridge.replacement import replace_file
 from lmstudio_bridge.settings import Settings
-from tests.test_cli import LIMIT, Shell
+from tests.test_cli import LIMIT, ROOT, Shell
 
 NOW = datetime(2026, 11, 23, 9, 0, 0)
 FAKE_CLAUDE = f"""#!{sys.executable}
@@ -54,7 +54,7 @@ path.write_text(json.dumps(root, indent=2), encoding="utf-8")
 def shell(tmp_path: Path) -> Shell:
     """A home folder with a project in it, and no `claude` on the PATH."""
     (tmp_path / "home" / "project").mkdir(parents=True)
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     return Shell(tmp_path / "home" / "project", environ)
 
 

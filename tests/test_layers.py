@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "evals",
         "evals.families",
         "commands",
+        "doctor",
         "errors",
         "messages",
         "nesting",
@@ -99,6 +100,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("downstream.discovery",),
     ("host_files",),
     ("registration",),
+    ("commands.surroundings",),
     ("commands.registering",),
     ("llm.pinned",),
     ("preparation",),
@@ -124,7 +126,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evals.page", "evals.runner"),
     ("evals.request",),
     ("resources",),
-    ("server", "doctor"),
+    ("server",),
+    ("doctor.checks",),
+    ("doctor.machine", "doctor.engine", "doctor.servers", "doctor.programs", "doctor.deep"),
+    ("doctor.examination",),
     (
         "commands.serve",
         "commands.doctor",
@@ -161,7 +166,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "resources",
     ),
     "pydantic_core": ("agent.validation",),
-    "rich": ("commands.terminal",),
+    "rich": ("commands.doctor", "commands.terminal"),
     "anyio": ("*",),
 }
 """Which modules may import a library or a part of one; the standard library is free."""

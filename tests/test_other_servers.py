@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
-from lmstudio_bridge.doctor import Check, run_checks
+from lmstudio_bridge.doctor.checks import Check
+from lmstudio_bridge.doctor.examination import check_chain
 from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
 from lmstudio_bridge.request import RunRequest
@@ -105,7 +106,7 @@ async def test_a_server_that_guards_every_route_is_no_server_without_native_rout
     async with open_server(closed) as server, open_desk(server.url, tmp_path) as agent:
         checks = await checks_of(agent)
 
-    assert [check.passed for check in checks if check.name == "LM Studio"] == [False]
+    assert [check.state for check in checks if check.area == "lm_studio"] == ["failed"]
     assert server.asked == [("GET", "/api/v1/models")]
 
 
@@ -113,14 +114,16 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
     async with open_desk(sim.url, tmp_path) as agent:
         checks = await checks_of(agent)
 
-    assert all(check.passed for check in checks)
+    assert {check.state for check in checks} == {"ok"}, checks
     found = {check.name: check.found for check in checks}
-    assert found["LM Studio"] == f"{sim.url} answers (/v1/models), 1 chat models"
+    assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-like server, ")
+    assert found["LM Studio"].endswith("1 chat models, 0 loaded")
     assert found["Model"] == f"{QWEN} (load state not told)"
 
 
 async def checks_of(agent: DynamicAutonomousAgent) -> list[Check]:
-    return [check async for check in run_checks(agent)]
+    settings = read_settings({"LMSTUDIO_BASE_URL": agent.client.root_url}, cwd=Path("/"))
+    return [check async for check in check_chain(agent, settings, environ={})]
 
 
 # -- models ---------------------------------------------------------------------------------------------------------

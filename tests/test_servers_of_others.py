@@ -19,7 +19,7 @@ from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.raw_client import RawClient, open_raw_client
-from tests.test_cli import Shell
+from tests.test_cli import ROOT, Shell
 
 MODEL = "qwen/qwen3-4b"
 CANARY = "canary-51c0ffee"
@@ -45,7 +45,9 @@ class Desk:
         return open_raw_client(era="2025-11-25", environ={**self.environ, **environ})
 
     async def doctor(self) -> tuple[int, str, str]:
-        return await Shell(self.project, {**self.environ, "PATH": "/usr/bin:/bin"}).run("doctor")
+        return await Shell(self.project, {**self.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}).run(
+            "doctor"
+        )
 
 
 @pytest.fixture
@@ -226,8 +228,9 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
     code, out, err = await desk.doctor()
 
     assert code == 0, out + err
-    assert f"MCP server mine: 12 tools, 0 marked read-only (user scope, {state})" in out
-    assert f"MCP server approved: 12 tools, 0 marked read-only (project scope, {file})" in out
+    told = "12 tools, 0 marked read-only, 0 as writing, 12 unmarked (count as writing)"
+    assert f"MCP server mine: {told} (user scope, {state}; started in " in out
+    assert f"MCP server approved: {told} (project scope, {file}; started in " in out
     assert f"MCP server theirs: left out: MCP server 'theirs' is not approved yet: its command comes from {file}" in out
     assert "LMSTUDIO_BRIDGE_TRUST=theirs" in out
     assert f"MCP server off: left out: it is disabled for this project in {state}." in out

@@ -110,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _variables(args: argparse.Namespace) -> dict[str, str]:
     """What the entry says in `env`; looked through as the bridge will look at it when it starts."""
-    from pathlib import Path
-
+    from lmstudio_bridge.commands.surroundings import current_folder
     from lmstudio_bridge.registration import read_variables
     from lmstudio_bridge.settings import read_settings
 
@@ -122,7 +121,7 @@ def _variables(args: argparse.Namespace) -> dict[str, str]:
     }
     env = {name: value for name, value in named.items() if value is not None}
     env |= read_variables(args.env, environ=os.environ)
-    read_settings({name: value for name, value in env.items() if "${" not in value}, cwd=Path.cwd())
+    read_settings({name: value for name, value in env.items() if "${" not in value}, cwd=current_folder())
     return env
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from lmstudio_bridge.downstream.entries import Surroundings
+from lmstudio_bridge.commands.surroundings import surroundings_here
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.host_files import Place, find_place
 from lmstudio_bridge.hosts import HostScope
@@ -23,14 +21,9 @@ from lmstudio_bridge.replacement import read_text, replace_file
 _CLAUDE_LIMIT = 60.0  # seconds for one `claude mcp …`; it takes about two
 
 
-def surroundings() -> Surroundings:
-    """Where the command works: in the folder of the shell."""
-    return Surroundings(Path.cwd(), os.environ)
-
-
 def place_for(args: argparse.Namespace, scope: HostScope) -> Place:
     """The place that the arguments name."""
-    return find_place(args.host, scope, around=surroundings(), platform=sys.platform)
+    return find_place(args.host, scope, around=surroundings_here(), platform=sys.platform)
 
 
 def carry_out(change: Change, args: argparse.Namespace, *, question: str) -> int:

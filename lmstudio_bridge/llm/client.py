@@ -123,6 +123,13 @@ class LLMClient:
         assert refusal is not None
         raise refusal
 
+    async def list_openai_names(self) -> frozenset[str]:
+        """The names in `/v1/models`: with just-in-time loading all models, without it those that are loaded."""
+        route: Source = "/v1/models"
+        body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
+        infos = _read(OpenAIModelsIn, body, url=self.root_url + route).to_infos()
+        return frozenset(info.key for info in infos)
+
     async def load_model(self, model: str, *, context_length: int) -> None:
         """Load a model and wait until it is in memory; LM Studio 0.4 and later.
 

@@ -1,0 +1,1 @@
+"""Is everything in place? One module for each part of the chain; `examination` goes through all of them."""

@@ -1,0 +1,90 @@
+"""The programs that start the bridge: which of them have it, in which file, and whether its command is there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lmstudio_bridge.doctor.checks import Check
+from lmstudio_bridge.downstream.entries import Surroundings
+from lmstudio_bridge.downstream.recursion import starts_bridge
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.host_files import Place, find_place
+from lmstudio_bridge.hosts import HOSTS, NAMES, SCOPES
+from lmstudio_bridge.json_text import find_member, read_root
+from lmstudio_bridge.replacement import read_text
+
+
+def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Iterator[Check]:
+    """Every entry that starts the bridge, in any program's file."""
+    found = False
+    for host in HOSTS:
+        for scope in SCOPES[host]:
+            try:
+                place = find_place(host, scope, around=around, platform=platform)
+                servers = _servers_at(place)
+            except SettingsError:
+                continue
+            except ValueError as exc:
+                yield Check(
+                    "programs",
+                    f"Registration in {NAMES[host]}",
+                    "warning",
+                    f"{place.path} can't be read: {exc}.",
+                    "Correct it there.",
+                )
+                continue
+            for name, entry in servers.items():
+                if isinstance(entry, dict) and _starts_us(entry):
+                    found = True
+                    yield _look_at(place, name, entry, around)
+    if not found:
+        yield Check(
+            "programs",
+            "Registration",
+            "warning",
+            "No program on this machine is set up to start the bridge.",
+            "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …",
+        )
+
+
+def _servers_at(place: Place) -> Mapping[str, Any]:
+    """The servers in that place. Raises ValueError where the file has another shape."""
+    text = read_text(place.path)
+    servers = find_member(read_root((text or "").removeprefix("\ufeff")), place.keys)
+    return servers if isinstance(servers, dict) else {}
+
+
+def _starts_us(entry: Mapping[str, Any]) -> bool:
+    args = entry.get("args")
+    words = tuple(map(str, args)) if isinstance(args, list) else ()
+    return starts_bridge(str(entry.get("command") or ""), words)
+
+
+def _look_at(place: Place, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:
+    title = NAMES[place.host]
+    command = str(entry.get("command"))
+    found = f"{name!r} in {place.path} ({place.scope} scope)"
+    if shutil.which(command, path=around.environ.get("PATH", "")) is None:
+        target = "" if place.host == "claude-code" else f" {place.host}"
+        return Check(
+            "programs",
+            f"Registration in {title}",
+            "failed",
+            f"{found} starts {command!r}, which is not there.",
+            f"`lmstudio-bridge install{target} --scope {place.scope}` writes one that is, or install {command!r}.",
+        )
+    env = entry.get("env")
+    given = {str(key): str(value) for key, value in env.items()} if isinstance(env, dict) else {}
+    other = [key for key, value in given.items() if value != around.environ.get(key) and "${" not in value]
+    if other:
+        return Check(
+            "programs",
+            f"Registration in {title}",
+            "warning",
+            f"{found}. It starts the bridge with settings that were not looked at here: {', '.join(other)}.",
+            "To look at those, set the same variables in this shell first.",
+        )
+    return Check("programs", f"Registration in {title}", "ok", f"{found}, starts {command!r}")
