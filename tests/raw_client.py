@@ -197,7 +197,7 @@ async def open_raw_client(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**_base_environment(), **environ},
+        env={**base_environment(), **environ},
         limit=buffer_limit,
     )
     client = RawClient(process, era, answer_limit)
@@ -229,7 +229,7 @@ def modern_meta() -> dict[str, Any]:
     }
 
 
-def _base_environment() -> dict[str, str]:
+def base_environment() -> dict[str, str]:
     """The test's own environment without what would steer the bridge; servers that a test configures may start."""
     steering = ("LMSTUDIO", "LM_", "LMS_", "DEFAULT_MODEL", "MCP_JSON_PATH", "CLAUDE", "ANTHROPIC")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}

@@ -1,0 +1,58 @@
+"""What it costs to make the catalogue of very many tools; in this process, for nothing of it waits for another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from lmstudio_bridge.agent.selection import Selection
+from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.messages import ServerTool
+from tests.bench.figures import BRIDGE, Figure, add_sample
+from tests.bench.plan import Plan
+from tests.bench.task import task_of
+
+SERVERS = 10
+TOOLS = 20  # of each server
+ROUND = "a warm round"
+_MILLI = 1_000.0
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string", "description": "What to look for, in a few words"},
+        "folder": {"type": "string", "default": "/", "description": "Where to look; a full path"},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10, "description": "Most records"},
+        "exact": {"type": "boolean", "default": False, "description": "Whether the words must stand there just so"},
+    },
+    "required": ["query"],
+}
+
+
+def many_tools() -> list[ServerTool]:
+    """Tools as servers list them."""
+    words = "Look up records of kind {} in area {} by words in them, newest first, with dates and owners."
+    return [
+        ServerTool(f"server{server}", f"look_up_{number}", words.format(number, server), {**_SCHEMA}, True)
+        for server in range(SERVERS)
+        for number in range(TOOLS)
+    ]
+
+
+def measure_catalogue(plan: Plan, rounds: Sequence[float]) -> Figure:
+    """CPU time to build the catalogue and choose from it, over the CPU times of a warm round (ms)."""
+    figure = Figure(
+        "catalogue",
+        f"catalogue of {SERVERS * TOOLS} tools from {SERVERS} servers, CPU",
+        "ms",
+        reference=ROUND,
+        bar=1.0,
+        note="once a run, over the bridge's own warm round",
+    )
+    for number in range(plan.catalogue_passes):
+        tools = many_tools()
+        began = time.process_time()
+        Selection(Toolbox(tools).specs, task_of(0, rounds=1), max_chars=1_000_000)
+        add_sample(figure, BRIDGE, (time.process_time() - began) * _MILLI)
+        add_sample(figure, ROUND, rounds[number % len(rounds)])
+    return figure
