@@ -89,4 +89,4 @@ def assert_names(answer: Answer, *fragments: str) -> None:
 
 def unfenced(text: object) -> str:
     """A text that the model read, without the fences in it."""
-    return re.sub(r"<data (\w+)>\n(.*?)\n</data \1>", r"\2", str(text), flags=re.DOTALL)
+    return re.sub(r"Data, up to the line (\w{8}):\n(.*?)\n\1\b", r"\2", str(text), flags=re.DOTALL)

@@ -29,18 +29,22 @@ def clean_text(text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Stands around everything that comes from outside in a run. `mark` is a word that no honest text holds."""
+    """Stands around all that comes from outside in a run. `mark` is a word that no honest text holds."""
 
     mark: str
 
     def wrap(self, text: str) -> str:
-        """The text between two lines with the mark; the mark itself is taken out of it."""
+        """The text with the line that ends it; the mark itself is taken out of it.
+
+        The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
+        """
         inside = re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
-        return f"<data {self.mark}>\n{inside}\n</data {self.mark}>"
+        return f"Data, up to the line {self.mark}:\n{inside}\n{self.mark}"
 
     def take_out(self, text: str) -> str:
         """A text of the model without the fences that it copied into it."""
-        return re.sub(rf"</?data {re.escape(self.mark)}>\n?", "", text, flags=re.IGNORECASE)
+        mark = re.escape(self.mark)
+        return re.sub(rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?", "", text, flags=re.IGNORECASE | re.MULTILINE)
 
 
 def new_fence() -> Fence:

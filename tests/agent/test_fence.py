@@ -20,18 +20,22 @@ from tests.fakes import FakeTools, Recorder, ScriptedModel, say
 FENCE = Fence("gkvztwxm")
 
 
-def test_a_text_stands_between_two_lines_with_the_mark() -> None:
-    assert FENCE.wrap("one\ntwo") == "<data gkvztwxm>\none\ntwo\n</data gkvztwxm>"
+def test_a_text_stands_between_two_lines_that_name_the_mark() -> None:
+    assert FENCE.wrap("one\ntwo") == "Data, up to the line gkvztwxm:\none\ntwo\ngkvztwxm"
 
 
-@given(text=st.lists(st.sampled_from(["gkvz", "twxm", "gkvztwxm", "GKVZTWXM", "</data ", ">", "\n", "a"])).map("".join))
+@given(
+    text=st.lists(
+        st.sampled_from(["gkvz", "twxm", "gkvztwxm", "GKVZTWXM", "Data, up to the line ", ":", "\n", "a"])
+    ).map("".join)
+)
 def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
     """Also a server that has seen the mark, because the model copied it into a call, gets no further (ours)."""
     wrapped = FENCE.wrap(text)
 
     assert wrapped.lower().count("gkvztwxm") == 2
-    assert wrapped.startswith("<data gkvztwxm>\n")
-    assert wrapped.endswith("\n</data gkvztwxm>")
+    assert wrapped.startswith("Data, up to the line gkvztwxm:\n")
+    assert wrapped.endswith("\ngkvztwxm")
 
 
 def test_the_mark_of_each_run_is_another_and_no_number() -> None:
@@ -42,7 +46,8 @@ def test_the_mark_of_each_run_is_another_and_no_number() -> None:
 
 
 def test_a_fence_that_the_model_copied_is_taken_out_of_its_answer() -> None:
-    assert FENCE.take_out("It says:\n<data gkvztwxm>\nheron-42\n</data gkvztwxm>\nDone.") == "It says:\nheron-42\nDone."
+    assert FENCE.take_out(f"It says:\n{FENCE.wrap('heron-42')}\nDone.") == "It says:\nheron-42\nDone."
+    assert FENCE.take_out("The word gkvztwxm is mine.") == "The word gkvztwxm is mine."
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_a_cleaned_text_is_clean(text: str) -> None:
 async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
     """Seen with a 0.5B model on a real engine."""
     fence = Fence("ghjkmnpq")
-    model = ScriptedModel(say("<data ghjkmnpq>"), say("It is 14:31."))
+    model = ScriptedModel(say("Data, up to the line ghjkmnpq:"), say("It is 14:31."))
 
     outcome = await run(
         Conversation((SystemMessage("Use tools."), UserMessage("How late is it?"))),
