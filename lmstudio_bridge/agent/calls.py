@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import anyio
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.agent.prompts import FAILED, TAKEN_AWAY, TRY_AGAIN
+from lmstudio_bridge.agent.prompts import FAILED, LOOK_FIRST, TAKEN_AWAY, TRY_AGAIN
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
@@ -26,6 +27,7 @@ _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
+_MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
 class ToolRunner(Protocol):
@@ -181,6 +183,8 @@ class Caller:
             text += f"\n[{unseen:,} invisible characters or terminal codes were taken out of this result]"
         if result.is_error:
             text = FAILED + text
+            if _MISSING.search(result.text) and (listing := self._selection.listing_tool(call.name)):
+                text += f"\n{LOOK_FIRST.format(tool=listing)}"
         seconds = self._clock() - started_at
         await self._tell(
             CallFinished(

@@ -23,8 +23,11 @@ _STOP_WORDS = frozenset((
     "with", "you", "your",
 ))
 # fmt: on
+_SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
+_OLD = re.compile(r"\bdeprecated\b", re.IGNORECASE)
 _K1, _B = 1.2, 0.75  # the usual constants of BM25
 _NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
+_LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that show what there is, best first
 _FOUND_AT_ONCE = 5  # tools that one search brings in
 _SHOWN_DESCRIPTION = 200  # characters of a found tool's description
 
@@ -60,7 +63,7 @@ class Selection:
         self._index = _Index(self._specs)
         chosen: set[str] = set()
         room = math.inf if max_chars is None else max_chars
-        ranked = self._index.rank(task)
+        ranked = sorted(self._index.rank(task), key=lambda spec: bool(_OLD.search(spec.description)))
         for spec in ranked:
             size = _size(spec)
             if (max_tools is not None and len(chosen) >= max_tools) or (chosen and size > room):
@@ -100,6 +103,22 @@ class Selection:
             return "No other tool fits that. Use the ones that you have.", False
         lines = [f"- {spec.name}: {spec.description[:_SHOWN_DESCRIPTION]}" for spec in found]
         return "\n".join(["These can be called now:", *lines]), False
+
+    def listing_tool(self, name: str) -> str:
+        """The tool on offer that shows which names there are for this one of the same server; "" if there is none."""
+        server, _, _ = name.partition("__")
+        own = set(next((_required(spec) for spec in self.offered if spec.name == name), ()))
+        found = [
+            (place, spec.name)
+            for spec in self.offered
+            for place, word in enumerate(_LISTING)
+            if spec.name.startswith(f"{server}__")
+            and word in spec.name.partition("__")[2].split("_")
+            and _required(spec)
+            and own.issuperset(_required(spec))
+        ]
+        best = min(found, default=(0, ""))[1]
+        return "" if name in {each for _, each in found} else best
 
     def is_taken_away(self, name: str) -> bool:
         """Whether the tool must not be called any more."""
@@ -147,8 +166,9 @@ def _count(spec: ToolSpec) -> Counter[str]:
 
 
 def _words(text: str) -> list[str]:
-    """The words that count, in a plain form: files, filed and file are one."""
-    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+    """The words that count, in a plain form: files, filed and file are one, and so are folder and directory."""
+    stems = [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+    return [_SAME.get(stem, stem) for stem in stems]
 
 
 def _stem(word: str) -> str:
@@ -157,6 +177,11 @@ def _stem(word: str) -> str:
             word = word[: -len(ending)] + ("y" if ending == "ies" else "")
             break
     return word[:-1] if word.endswith("e") and len(word) > 3 else word
+
+
+def _required(spec: ToolSpec) -> Sequence[str]:
+    names: Sequence[str] = spec.parameters.get("required", ())
+    return names
 
 
 def _size(spec: ToolSpec) -> int:

@@ -50,6 +50,7 @@ class CircleWatch:
     def __init__(self, *, first_step: Step = Step.REMIND) -> None:
         self._first_step = first_step
         self._turns: list[tuple[MadeCall, ...]] = []
+        self._taken: set[str] = set()
         self._seen: set[tuple[MadeCall, ...]] = set()
         self._step = first_step
         self._new_turns = 0
@@ -66,10 +67,16 @@ class CircleWatch:
         if found is None:
             return None
         turns, text = found
-        circle = Circle(self._step, turns, tuple(sorted({call.name for call in turn})), text)
-        self._step = Step(min(self._step + 1, Step.ANSWER_NOW))
         self._new_turns = 0
-        return circle
+        tools = tuple(sorted({call.name for call in turn}))
+        if self._step == Step.ANSWER_NOW and all(call.is_error for call in turn) and not self._taken.issuperset(tools):
+            step = Step.TAKE_AWAY  # nothing is known yet that could be answered with; another tool may do it
+        else:
+            step = self._step
+            self._step = Step(min(self._step + 1, Step.ANSWER_NOW))
+        if step == Step.TAKE_AWAY:
+            self._taken.update(tools)
+        return Circle(step, turns, tools, text)
 
     def forget_turns(self, count: int) -> None:
         """The newest turns were taken out of the history."""

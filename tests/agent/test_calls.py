@@ -26,6 +26,8 @@ READ = ServerTool("fs", "read", "Reads a file.", PATH, read_only=True)
 WRITE = ServerTool("fs", "write", "Writes a file.", PATH, read_only=False)
 ODD = ServerTool("fs", "odd", "Says nothing of itself.", PATH)
 
+LIST = ServerTool("fs", "list", "Lists a folder.", PATH, read_only=True)
+
 
 def calls(*named: tuple[str, str]) -> list[ToolCall]:
     """Calls of `fs__…` tools with these paths."""
@@ -75,10 +77,11 @@ class Case:
     policy: Policy = field(default_factory=lambda: Policy("write"))
     limit: int = 1_000
     max_tools: int | None = None
+    more: tuple[ServerTool, ...] = ()
     recorder: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
-        toolbox = Toolbox([READ, WRITE, ODD])
+        toolbox = Toolbox([READ, WRITE, ODD, *self.more])
         self.selection = Selection(toolbox.specs, "read", max_tools=self.max_tools)
         self.caller = Caller(
             self.tools,
@@ -307,6 +310,30 @@ async def test_a_big_result_is_shown_in_part_and_without_secrets() -> None:
 
     assert result.text.startswith(f"The call failed: {'[…]' * 11}[…\n[… 250 of 300 characters are not shown here.")
     assert "secret" not in result.text
+
+
+@pytest.mark.parametrize(
+    "error", ["ENOENT: no such file", "Entity not found", "It does not exist.", "It doesn't exist"]
+)
+async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the_names(error: str) -> None:
+    given = Case(answering(ToolResult(error, is_error=True)), more=(LIST,))
+
+    [result] = await given.answer(calls(("read", "made-up")))
+
+    assert result.text == f"The call failed: {error}\nThe name may be wrong: fs__list shows which names there are."
+
+
+async def test_other_errors_and_servers_without_such_a_tool_get_no_advice() -> None:
+    for error, more in (("ENOENT", ()), ("out of memory", (LIST,))):
+        given = Case(answering(ToolResult(error, is_error=True)), more=more)
+        assert [each.text for each in await given.answer(calls(("read", "a")))] == [f"The call failed: {error}"]
+
+
+async def test_a_tool_that_was_taken_away_is_not_advised() -> None:
+    given = Case(answering(ToolResult("ENOENT", is_error=True)), more=(LIST,))
+    given.selection.take_away({"fs__list"})
+
+    assert [each.text for each in await given.answer(calls(("read", "a")))] == ["The call failed: ENOENT"]
 
 
 # -- the audit line ---------------------------------------------------------------------------------------------------

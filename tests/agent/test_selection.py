@@ -36,6 +36,11 @@ def names(specs: tuple[ToolSpec, ...]) -> list[str]:
     return [spec.name for spec in specs]
 
 
+def requires(name: str, *parameters: str) -> ToolSpec:
+    properties = {each: {"type": "string"} for each in parameters}
+    return ToolSpec(name, "", {"type": "object", "properties": properties, "required": list(parameters)})
+
+
 # -- what is chosen ---------------------------------------------------------------------------------------------------
 
 
@@ -248,3 +253,39 @@ def test_finding_only_adds_at_the_end(specs: list[ToolSpec], queries: list[str])
         found = selection.find(query)
         assert selection.offered == (*before, *found)
         assert not set(names(found)) & set(names(before))
+
+
+# -- small models -----------------------------------------------------------------------------------------------------
+
+
+def test_words_for_the_same_thing_are_one() -> None:
+    tools = (tool("fs__list_directory"), tool("fs__move_file"), tool("fs__stat"))
+
+    assert names(Selection(tools, "What is in this folder?", best_first=True).offered)[0] == "fs__list_directory"
+    assert names(Selection(tools, "Rename a.txt.", best_first=True).offered)[0] == "fs__move_file"
+
+
+def test_what_its_server_calls_deprecated_comes_last() -> None:
+    old = tool("fs__read_file", "Read a file. DEPRECATED: use read_text.", path={"type": "string"})
+    new = tool("fs__read_text", "Read the text of something.", path={"type": "string"})
+
+    assert names(Selection((old, TIME, new), "Read the file a.txt.", best_first=True).offered)[-1] == "fs__read_file"
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        ((requires("fs__search_files", "path"), requires("fs__list_directory", "path")), "fs__list_directory"),
+        ((requires("fs__search_files", "path"), requires("fs__tree", "path")), "fs__tree"),
+        ((requires("fs__list_all"), requires("fs__list_by", "kind"), requires("fs__listed", "path")), ""),
+        ((requires("git__list_files", "path"),), ""),
+        ((), ""),
+    ],
+)
+def test_what_shows_the_names_for_a_tool_is_of_its_server_and_takes_what_it_takes(
+    others: tuple[ToolSpec, ...], found: str
+) -> None:
+    selection = Selection((requires("fs__read", "path"), *others), "Read.")
+
+    assert selection.listing_tool("fs__read") == found
+    assert [selection.listing_tool(spec.name) for spec in others if spec.name == found] in ([], [""])

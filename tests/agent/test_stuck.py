@@ -122,6 +122,15 @@ def test_turns_that_were_taken_out_count_no_more() -> None:
     assert watching.add_turn(turn("a")) == Circle(Step.TAKE_AWAY, 1, ("a",), AGAIN.format("a"))
 
 
+def test_a_tool_that_only_fails_is_taken_away_before_an_answer_is_asked_for() -> None:
+    """There is nothing yet to answer with; once taken away it does not count as found out."""
+    fails = failed("a", "{}")
+
+    found = watch(fails, fails, fails, turn("b"), turn("b"), first_step=Step.ANSWER_NOW)
+
+    assert steps(found) == [None, Step.TAKE_AWAY, Step.ANSWER_NOW, None, Step.ANSWER_NOW]
+
+
 def test_nothing_to_forget_forgets_nothing() -> None:
     watching = CircleWatch()
     watching.add_turn(turn("a"))

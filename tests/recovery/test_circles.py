@@ -104,4 +104,20 @@ async def test_a_weak_model_that_repeats_itself_is_asked_for_the_answer_at_once(
     assert worked.stop == "answered"
     assert worked.ran == ["look_up heron"] * 2
     assert [may_answer(request) for request in worked.requests] == [False, True, True]
-    assert said(worked.requests[2]) == ANSWER_NOW
+    assert said(worked.requests[2]).endswith(ANSWER_NOW)
+
+
+async def test_a_tool_that_only_fails_is_taken_from_a_weak_model_so_that_it_tries_another(workshop: Workshop) -> None:
+    """Asked for the answer at once, it could only say that it knows nothing."""
+
+    def fails_while_it_can(request: SimRequest) -> Reply:
+        if "shop__fail" in str(schema_of(request)):
+            return bound(call="shop__fail", arguments={"key": "heron"})
+        known = VALUE in said(request)
+        look_up = {"call": "shop__look_up", "arguments": {"key": "heron"}}
+        return bound(answer=f"It is {VALUE}.") if known else bound(**look_up)
+
+    worked = await workshop.run(WEAK, function=fails_while_it_can, max_rounds=20)
+
+    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.ran == ["fail heron", "fail heron", "look_up heron"]
