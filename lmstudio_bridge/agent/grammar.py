@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.prompts import GOING_ON
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -59,12 +59,24 @@ def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONO
 
 
 def _lean_parameters(spec: ToolSpec) -> dict[str, Any]:
-    """Only what the tool requires, if it requires anything: small models fill in every option that they see."""
-    parameters = dict(simple_spec(spec).parameters)
-    required = parameters.get("required")
-    if required:
-        parameters["properties"] = {name: parameters["properties"][name] for name in required}
-    return {**parameters, "additionalProperties": False}
+    return {**_lean(spec.parameters), "additionalProperties": False}
+
+
+def _lean(schema: Any) -> Any:
+    """Only what objects require, if they require anything: small models fill in every option that they see."""
+    if not isinstance(schema, Mapping):
+        return schema
+    lean = {key: value for key, value in schema.items() if key not in ("description", "properties", "items")}
+    if properties := schema.get("properties"):
+        names = [name for name in schema.get("required", ()) if name in properties] or properties
+        lean["properties"] = {name: _lean(properties[name]) for name in names}
+        if not schema.get("additionalProperties"):
+            lean["additionalProperties"] = False
+    elif schema.get("type") == "object":
+        lean["properties"] = {}
+    if "items" in schema:
+        lean["items"] = _lean(schema["items"])
+    return lean
 
 
 def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
@@ -82,6 +94,8 @@ def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> lis
             case ToolMessage(call_id, text):
                 turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
             case AssistantMessage(text, calls):
+                if not calls and text == GOING_ON:
+                    continue  # as an answer it would teach the model to answer so
                 names |= {call.id: call.name for call in calls}
                 shown = [_spelled(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
                 turn = AssistantMessage("\n".join(shown))

@@ -205,18 +205,19 @@ class _Rounds:
             best_first=weak,
         )
         self._first = frozenset(spec.name for spec in self._selection.offered)
-        self._own = (*SHELF_SPECS, *((FIND_TOOLS,) if self._selection.left_out else ()))
+        self._finding = (FIND_TOOLS,) if self._selection.left_out else ()
+        self._weak = weak
         self._specs: tuple[ToolSpec, ...] = ()
-        self._specs_of: tuple[ToolSpec, ...] | None = None  # the selection that they were made of
+        self._specs_of: tuple[object, ...] = ()  # what they were made of
         self._watch = CircleWatch(first_step=strategy.first_step)
-        shelf = Shelf(
+        self._shelf = Shelf(
             limits.result_chars,
             history=[message.text for message in conversation.messages],
             wrap=fence.wrap if fence else str,
         )
         self._folder = Folder(
             conversation,
-            shelf=shelf,
+            shelf=self._shelf,
             tell=self.tell,
             wrap=fence.wrap if fence else str,
             unwrap=fence.take_out if fence else str,
@@ -236,7 +237,7 @@ class _Rounds:
             tools,
             toolbox=toolbox,
             policy=policy,
-            shelf=shelf,
+            shelf=self._shelf,
             selection=self._selection,
             tell=self.tell,
             redact=redact,
@@ -296,11 +297,15 @@ class _Rounds:
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request; the very same tuple as long as nothing changed."""
-        if self._specs_of is not self._selection.offered:
-            self._specs_of = self._selection.offered
+        # Weak models take any tool that they see: theirs for long results come with the first such result.
+        reading = not (self._weak and self._shelf.is_empty)
+        made_of = (self._selection.offered, reading)
+        if self._specs_of != made_of:
             first = [spec for spec in self._selection.offered if spec.name in self._first]
             found = [spec for spec in self._selection.offered if spec.name not in self._first]
-            self._specs = (*first, *self._own, *found)  # what comes later stands last: the engine has read the rest
+            own = (*(SHELF_SPECS if reading else ()), *self._finding)
+            self._specs_of = made_of
+            self._specs = (*first, *own, *found)  # what comes later stands last: the engine has read the rest
         return self._specs
 
     async def make_calls(self, number: int, reply: Completion) -> Circle | None:

@@ -56,8 +56,13 @@ _LOST: Mapping[Verdict, str] = {
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
+_MOST_UNBOUND = 2  # replies in a row that are not the JSON that was asked for, until the grammar is given up
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
+
+
+class _UnboundReplyError(ToolSchemaError):
+    """A reply that should have been JSON by the engine's grammar, and was not."""
 
 
 class Asker:
@@ -87,6 +92,7 @@ class Asker:
         self._grammar = strategy.calls == "grammar"
         self._grammar_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
+        self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
         self._probe = ToolProbe(model, on_notice=self._on_notice)
@@ -144,7 +150,7 @@ class Asker:
             except LLMResponseError as exc:
                 fault = exc.kind
                 if self._grammar and _refuses_grammar(exc):
-                    await self._stop_grammar()
+                    await self._loosen_grammar(exc)
                     continue
                 if fault in asked_again and not isinstance(exc, ToolSchemaError):
                     if isinstance(exc, LostToolCallError):
@@ -156,7 +162,17 @@ class Asker:
                 asked_again.add(fault)
                 await self._mend(exc, conversation, offered)
 
-    async def _stop_grammar(self) -> None:
+    async def _loosen_grammar(self, error: LLMResponseError) -> None:
+        """The engine refused the schema of the reply, or the reply is no such JSON."""
+        if isinstance(error, _UnboundReplyError):
+            self._unbound += 1
+            if self._unbound < _MOST_UNBOUND:
+                await self._mended("The reply was not the JSON that was asked for; the round was asked again.")
+                return
+        elif isinstance(error, ToolSchemaError) and not self._simple:
+            self._simple = True
+            await self._mended("The engine could not bind replies to the tools' schemas; it was given simpler ones.")
+            return
         self._grammar, self._grammar_refused = False, True
         await self._on_notice(Notice("strategy", "the engine does not bind replies to JSON; native tool calls it is"))
 
@@ -250,7 +266,8 @@ class Asker:
             if read is None and reply.finish_reason == "length" and (begun := answer_under_way(reply.text)):
                 read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
             if read is None and reply.finish_reason != "length":
-                raise ToolSchemaError("The engine did not keep its reply to the JSON that was asked for.")
+                raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
+            self._unbound = 0
             reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
         else:
             messages = plain_turns(conversation.messages) if self._plain else conversation.messages

@@ -68,6 +68,11 @@ class Shelf:
         self._kept = 0
         self._count = max((int(number) for text in history for number in _ID.findall(text)), default=0)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no result of this run was kept."""
+        return not self._results
+
     def lower(self, limit: int) -> None:
         """Show less of each result from now on: the context is smaller than was thought."""
         self._limit = min(self._limit, limit)

@@ -19,6 +19,7 @@ from lmstudio_bridge.agent.grammar import (
     read_reply,
     reply_schema,
 )
+from lmstudio_bridge.agent.prompts import GOING_ON
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -198,6 +199,27 @@ def test_a_reply_is_one_call_of_an_offered_tool_with_what_it_requires_or_the_ans
     assert accepts(reply_schema([READ, NOW], must_call=True), value) is (accepted and "answer" not in value)
 
 
+def test_arguments_are_bound_to_choices_and_to_what_objects_in_lists_require() -> None:
+    item = {"type": "object", "properties": {"name": {"type": "string"}, "note": {"type": "string"}}}
+    parameters = {
+        "type": "object",
+        "properties": {
+            "kind": {"type": "string", "enum": ["new", "old"]},
+            "items": {"type": "array", "items": {**item, "required": ["name"]}},
+        },
+        "required": ["kind", "items"],
+    }
+    schema = reply_schema([ToolSpec("s__t", "", parameters)])
+
+    def fits(kind: str, **item: str) -> bool:
+        return accepts(schema, {"call": "s__t", "arguments": {"kind": kind, "items": [item]}})
+
+    assert fits("old", name="a")
+    assert not fits("other", name="a")
+    assert not fits("old")
+    assert not fits("old", name="a", note="b")
+
+
 def test_without_tools_a_reply_is_the_answer() -> None:
     for must_call in (False, True):
         schema = reply_schema([], must_call=must_call)
@@ -337,6 +359,13 @@ def test_calls_and_results_become_turns_in_the_form_that_is_asked_for() -> None:
         AssistantMessage('{"answer": "Grüße."}'),
         UserMessage("And now?"),
     ]
+
+
+def test_what_stands_for_a_lost_turn_is_not_shown_as_an_answer() -> None:
+    """A 0.5B model gave it as its own answer afterwards."""
+    messages = (TASK, call(("c1", "{}")), ToolMessage("c1", "hello"), AssistantMessage(GOING_ON), UserMessage("Go on."))
+
+    assert grammar_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nhello\n\nGo on.")
 
 
 def test_images_stay_in_the_turn_that_they_came_in() -> None:

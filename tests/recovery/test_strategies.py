@@ -184,11 +184,30 @@ async def test_an_engine_that_takes_no_response_format_is_asked_natively(worksho
 
 
 async def test_an_engine_that_does_not_keep_to_the_json_is_asked_natively(workshop: Workshop) -> None:
-    worked = await workshop.run(WEAK, TextReply("Sure, I can do that!"), LOOK_UP, ANSWER)
+    worked = await workshop.run(WEAK, *[TextReply("Sure, I can do that!")] * 2, LOOK_UP, ANSWER)
 
     assert is_right(worked)
-    assert [bool(schema_of(request)) for request in worked.requests] == [True, False, False]
+    assert [bool(schema_of(request)) for request in worked.requests] == [True, True, False, False]
     assert is_told(worked, "the engine does not bind replies to JSON; native tool calls it is")
+
+
+async def test_one_reply_that_is_not_the_json_is_asked_for_again_and_the_way_of_asking_kept(workshop: Workshop) -> None:
+    sure = TextReply("Sure, I can do that!")
+
+    worked = await workshop.run(WEAK, sure, BOUND_LOOK_UP, sure, BOUND_ANSWER)
+
+    assert is_right(worked)
+    assert [bool(schema_of(request)) for request in worked.requests] == [True] * 4
+    assert worked.notices("strategy") == [f"{WEAK}: grammar tool calls, because not trained for tool use"]
+
+
+async def test_an_engine_that_cannot_bind_to_rich_schemas_is_given_simple_ones(workshop: Workshop) -> None:
+    worked = await workshop.run(
+        WEAK, HttpReply(400, plain_error("Failed to parse grammar")), BOUND_LOOK_UP, BOUND_ANSWER
+    )
+
+    assert is_right(worked)
+    assert [bool(schema_of(request)) for request in worked.requests] == [True] * 3
 
 
 async def test_a_bound_answer_that_was_cut_off_is_given_as_far_as_it_came(workshop: Workshop) -> None:
@@ -207,6 +226,17 @@ async def test_arguments_that_were_understood_otherwise_are_told(workshop: Works
     assert is_told(
         worked, "shop: look_up was understood so: the JSON was repaired; Key was taken as key; key was given"
     )
+
+
+async def test_the_tools_for_long_results_come_to_a_weak_model_with_the_first_such_result(workshop: Workshop) -> None:
+    big = bound(call="shop__big", arguments={"key": "x"})
+    read = bound(call="search_result", arguments={"id": "r1", "text": "code word"})
+
+    worked = await workshop.run(WEAK, BOUND_LOOK_UP, big, read, BOUND_ANSWER)
+
+    assert is_right(worked)
+    assert ["read_result" in str(schema_of(request)) for request in worked.requests] == [False, False, True, True]
+    assert worked.requests[0].messages[0] == worked.requests[1].messages[0]
 
 
 # -- big results, many tools, calls at once ---------------------------------------------------------------------------
