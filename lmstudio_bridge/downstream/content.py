@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lmstudio_bridge.messages import Image, ServerTool, ToolResult
+from lmstudio_bridge.nesting import is_deeper
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +20,34 @@ NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
 _HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 PROGRESS_LENGTH = 200  # characters of a progress text
+MAX_TOOLS = 1_000  # of one server; honest ones have up to some hundred
+MAX_NAME = 256  # characters of a tool's name; the MCP specification allows 128
+MAX_DESCRIPTION = 16_384  # characters; the model reads the beginning
+MAX_SCHEMA = 262_144  # characters of a tool's schema as JSON, which no local model could read
+MAX_LEVELS = 64  # of a tool's schema as JSON
+MAX_BLOCKS = 1_000  # of a result's content
+MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
+MAX_IMAGES = 16  # of a result; a model is shown fewer
 
 
 def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
-    """The tools in a listing; one without a usable name, or with a name that was there before, is left out."""
+    """The tools in a listing.
+
+    One without a usable name or schema, or with a name that was there before, is left out, and so are all
+    above `MAX_TOOLS`.
+    """
     tools: dict[str, ServerTool] = {}
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(entry, dict) or not isinstance(name, str) or not name or name in tools:
-            logger.warning("MCP server %s lists a tool that cannot be used: %.200r", server, entry)
+        if not isinstance(entry, dict) or not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name in tools:
+            logger.warning("MCP server %s lists a tool that cannot be used: %.200s", server, _shown(entry))
+            continue
+        if len(tools) == MAX_TOOLS:
+            logger.warning("MCP server %s lists more than %d tools; the others are left out", server, MAX_TOOLS)
+            break
+        schema = _repair_schema(entry.get("inputSchema"))
+        if problem := _too_much(schema):
+            logger.warning("MCP server %s: the tool %s is left out: %s", server, name, problem)
             continue
         annotations = entry.get("annotations")
         said = dict(annotations) if isinstance(annotations, dict) else {}
@@ -35,13 +55,26 @@ def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]
         tools[name] = ServerTool(
             server=server,
             name=name,
-            description=_text_of(entry.get("description")),
-            input_schema=_repair_schema(entry.get("inputSchema")),
+            description=_text_of(entry.get("description"))[:MAX_DESCRIPTION],
+            input_schema=schema,
             read_only=hint if isinstance(hint, bool) else None,
-            title=_text_of(entry.get("title")) or _text_of(said.get("title")),
+            title=(_text_of(entry.get("title")) or _text_of(said.get("title")))[:MAX_DESCRIPTION],
             hints={name: said[name] for name in _HINTS if isinstance(said.get(name), bool)},
         )
     return tuple(tools.values())
+
+
+def _too_much(schema: Mapping[str, Any]) -> str:
+    """What is too much about a schema; "" if nothing is."""
+    if is_deeper(schema, MAX_LEVELS):
+        return f"its schema is nested in more than {MAX_LEVELS} levels"
+    return f"its schema is longer than {MAX_SCHEMA:,} characters" if len(_compact(schema)) > MAX_SCHEMA else ""
+
+
+def _shown(entry: object) -> str:
+    """An entry for the log, without making megabytes of words first."""
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    return repr(name[:200] if isinstance(name, str) else type(name).__name__)
 
 
 def _repair_schema(schema: object) -> dict[str, Any]:
@@ -61,6 +94,8 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
         return ToolResult(NEEDS_INPUT, is_error=True)
     content = raw.get("content")
     blocks = content if isinstance(content, list) else [] if content is None else [content]
+    left_out = len(blocks) - MAX_BLOCKS
+    blocks = blocks[:MAX_BLOCKS]
     if not blocks and "toolResult" in raw:  # protocol 2024-10-07
         blocks = [raw["toolResult"]]
     texts: list[str] = []
@@ -71,7 +106,14 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
     structured = raw.get("structuredContent")
     if structured is not None and not any(_is_text(block) for block in blocks):
         said.append(_compact(structured))
-    return ToolResult(_clean("\n".join(said)) or NO_OUTPUT, is_error=raw.get("isError") is True, images=tuple(images))
+    if left_out > 0:
+        said.append(f"[{left_out:,} more blocks of this result were left out]")
+    text = "\n".join(said)
+    if len(text) > MAX_TEXT:
+        cut = len(text) - MAX_TEXT
+        text = f"{text[:MAX_TEXT]}\n[the last {cut:,} characters of this result were left out]"
+    is_error = raw.get("isError") is True
+    return ToolResult(_clean(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
 
 
 def _is_text(block: object) -> bool:
@@ -145,7 +187,10 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except RecursionError:
+        return "[data that is nested too deeply to be shown]"
 
 
 def _text_of(value: object) -> str:

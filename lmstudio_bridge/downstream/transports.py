@@ -163,11 +163,11 @@ class ServerTransport:
         """A client for one server; the arguments are what `sse_client` would like, timeouts that we do not want."""
         loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
         return httpx2.AsyncClient(
-            headers=dict(self._config.headers),
+            headers={"Accept-Encoding": "identity", **self._config.headers},  # a bomb is small until it is unpacked
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not loopback,  # a proxy cannot reach this machine for us
-            event_hooks={"response": [_note_status, self._note_refusal]},
+            event_hooks={"response": [_note_status, self._note_refusal, _bound_body]},
         )
 
     @asynccontextmanager
@@ -225,6 +225,34 @@ async def _note_status(response: httpx2.Response) -> None:
     noted = statuses.get()
     if noted is not None and response.request.method == "POST":
         noted.append(response.status_code)
+
+
+async def _bound_body(response: httpx2.Response) -> None:
+    """Let a reply that is no stream of events end at the bound: the SDK reads it whole."""
+    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        return  # each event has the bound
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        packed = response.headers.get("content-encoding", "identity").lower() != "identity"
+        response.stream = BoundedStream(response.stream, 0 if packed else MAX_EVENT)
+
+
+class BoundedStream(httpx2.AsyncByteStream):
+    """The bytes of a reply, up to a limit. Raises `StreamError`, which the SDK makes the answer of that request."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
+        self._inner = inner
+        self._left = limit
+        self._problem = f"its answer is larger than {limit // (1024 * 1024)} MiB" if limit else "its answer is packed"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._inner:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise httpx2.StreamError(self._problem)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _encode_message(message: JSONRPCMessage) -> bytes:

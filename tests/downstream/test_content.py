@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.downstream.content import NO_OUTPUT, plain_arguments, read_progress, read_result, read_tools
+from lmstudio_bridge.downstream.content import (
+    MAX_BLOCKS,
+    MAX_DESCRIPTION,
+    MAX_IMAGES,
+    MAX_LEVELS,
+    MAX_NAME,
+    MAX_SCHEMA,
+    MAX_TEXT,
+    MAX_TOOLS,
+    NO_OUTPUT,
+    plain_arguments,
+    read_progress,
+    read_result,
+    read_tools,
+)
 from lmstudio_bridge.messages import Image, ToolResult
 
 PNG = "iVBORw0KGgo="  # 8 bytes
@@ -129,3 +143,73 @@ def test_arguments_that_are_json_stay_as_they_are(arguments: dict[str, Any]) -> 
 )
 def test_progress_is_one_short_line(progress: float, total: float | None, message: str | None, text: str) -> None:
     assert read_progress(progress, total, message) == text
+
+
+@pytest.mark.parametrize("number", [MAX_TOOLS - 1, MAX_TOOLS, MAX_TOOLS + 1])
+def test_a_server_may_list_so_many_tools(number: int) -> None:
+    tools = read_tools("server", [{"name": f"tool{n}"} for n in range(number)])
+
+    assert [tool.name for tool in tools] == [f"tool{n}" for n in range(min(number, MAX_TOOLS))]
+
+
+@pytest.mark.parametrize(("length", "usable"), [(MAX_NAME - 1, True), (MAX_NAME, True), (MAX_NAME + 1, False)])
+def test_a_tools_name_may_be_so_long(length: int, usable: bool) -> None:
+    tools = read_tools("server", [{"name": "x" * length}, {"name": "other"}])
+
+    assert [len(tool.name) for tool in tools] == ([length] if usable else []) + [5]
+
+
+@pytest.mark.parametrize("length", [MAX_DESCRIPTION - 1, MAX_DESCRIPTION, MAX_DESCRIPTION + 1])
+def test_a_tools_description_is_cut(length: int) -> None:
+    [tool] = read_tools("server", [{"name": "a", "description": "x" * length}])
+
+    assert len(tool.description) == min(length, MAX_DESCRIPTION)
+
+
+@pytest.mark.parametrize(("more", "usable"), [(-1, True), (0, True), (1, False)])
+def test_a_tools_schema_may_be_so_large(more: int, usable: bool) -> None:
+    empty = len('{"title":"","type":"object","properties":{}}')
+    schema = {"title": "x" * (MAX_SCHEMA - empty + more)}
+
+    assert len(read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
+
+
+@pytest.mark.parametrize(("levels", "usable"), [(MAX_LEVELS - 1, True), (MAX_LEVELS, True), (MAX_LEVELS + 1, False)])
+def test_a_tools_schema_may_be_so_deep(levels: int, usable: bool) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        schema = {"not": schema}
+
+    assert len(read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
+
+
+@pytest.mark.parametrize("number", [MAX_BLOCKS - 1, MAX_BLOCKS, MAX_BLOCKS + 1])
+def test_a_result_may_have_so_many_blocks(number: int) -> None:
+    result = read_result({"content": [{"type": "text", "text": "x"}] * number})
+
+    note = "\n[1 more blocks of this result were left out]" if number > MAX_BLOCKS else ""
+    assert result.text == "\n".join("x" * min(number, MAX_BLOCKS)) + note
+
+
+@pytest.mark.parametrize("length", [MAX_TEXT - 1, MAX_TEXT, MAX_TEXT + 1])
+def test_a_result_may_be_so_long(length: int) -> None:
+    text = read_result({"content": [{"type": "text", "text": "x" * length}]}).text
+
+    note = "\n[the last 1 characters of this result were left out]" if length > MAX_TEXT else ""
+    assert len(text) == min(length, MAX_TEXT) + len(note)
+    assert text.endswith(note or "x")
+
+
+@pytest.mark.parametrize("number", [MAX_IMAGES - 1, MAX_IMAGES, MAX_IMAGES + 1])
+def test_a_result_may_have_so_many_images(number: int) -> None:
+    result = read_result({"content": [{"type": "image", "data": PNG, "mimeType": "image/png"}] * number})
+
+    assert len(result.images) == min(number, MAX_IMAGES)
+
+
+def test_data_without_end_of_levels_is_told_and_not_shown() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    assert read_result({"structuredContent": deep}).text == "[data that is nested too deeply to be shown]"

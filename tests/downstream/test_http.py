@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from lmstudio_bridge.downstream.config import ServerConfig, Transport
+from lmstudio_bridge.downstream.transports import MAX_EVENT, BoundedStream
 from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.messages import ToolResult
 from tests.downstream.testbed import PATIENCE, open_test_pool
@@ -160,6 +162,41 @@ async def test_result_above_the_sdks_own_cap_passes(kind: str) -> None:
         result = await pool.call_tool("web", "big", {"size": 3_000_000})
 
     assert len(result.text) == 3_000_000
+
+
+async def test_result_above_our_own_cap_is_an_error_that_says_so() -> None:
+    async with running_server("json") as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        result = await pool.call_tool("web", "big", {"size": MAX_EVENT})
+        back = await pool.call_tool("web", "echo", {"text": "back"})
+
+    assert result.is_error
+    assert "its answer is larger than 64 MiB" in result.text
+    assert back == ToolResult("back")
+
+
+@pytest.mark.parametrize(("size", "fits"), [(9, True), (10, True), (11, False)])
+async def test_an_answer_is_read_up_to_the_bound(size: int, fits: bool) -> None:
+    class Pieces(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(size):
+                yield b"x"
+
+    stream = BoundedStream(Pieces(), 10)
+    if fits:
+        assert [piece async for piece in stream] == [b"x"] * size
+    else:
+        with pytest.raises(httpx2.StreamError):
+            [piece async for piece in stream]
+
+
+async def test_an_answer_that_is_packed_although_we_asked_for_plain_is_not_unpacked() -> None:
+    packed = respond("200 OK", "not gzip at all", "application/json", extra="content-encoding: gzip\r\n")
+    async with answering(packed) as (port, heads), open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="its answer is packed"):
+            await pool.open_server(configure_url(port))
+
+    assert b"accept-encoding: identity" in heads[0].lower()
 
 
 async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server() -> None:
