@@ -19,12 +19,15 @@ from lmstudio_bridge.messages import JSONObject
 from lmstudio_bridge.nesting import is_deeper
 
 _MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
-_MAX_REPAIR = 200_000  # characters; the repairer takes time in proportion
+_MAX_REPAIR = 50_000  # characters; the repairer takes time in proportion
+_MAX_PARENTHESES = 200  # that begin what may be a tuple of Python's, for each of which the repairer reads on to its end
 _SHOWN_ABOUT = 60  # characters of the argument by which a call is told from others
 _TRUE = ("true", "yes", "1")
 _FALSE = ("false", "no", "0")
 
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```(?:json)?[ \t\r]*\n(.*?)```", re.DOTALL)
+_TUPLE = re.compile(r"\(\s*[^\w\s]")
+_AFTER_STRING = re.compile(r"\s*+(?:\Z|[,:}\]])")
 _APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
 
 _ALIASES: tuple[frozenset[str], ...] = tuple(
@@ -140,6 +143,8 @@ def _repair(text: str, error: ValueError) -> dict[str, Any]:
     start = text.find("{")
     if start == -1 or len(text) > _MAX_REPAIR or not isinstance(error, json.JSONDecodeError):
         raise ValueError(refusal)
+    if len(_TUPLE.findall(text)) > _MAX_PARENTHESES:
+        raise ValueError(refusal)
     end = _end_of_object(text, start)
     if end is None:
         raise ValueError(f"they are not valid JSON: the text was cut off before the object's end ({error}).")
@@ -181,8 +186,7 @@ def _end_of_object(text: str, start: int) -> int | None:
 
 def _closes(text: str, position: int) -> bool:
     """Whether a single quote ends a string here: an apostrophe has a letter after it."""
-    rest = text[position + 1 :].lstrip()
-    return not rest or rest[0] in ",:}]"
+    return _AFTER_STRING.match(text, position + 1) is not None
 
 
 def _rename(values: dict[str, Any], parameters: JSONObject, changes: list[str]) -> dict[str, Any]:

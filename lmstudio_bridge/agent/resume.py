@@ -22,7 +22,7 @@ from lmstudio_bridge.events import (
     RunFinished,
     RunStarted,
 )
-from lmstudio_bridge.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def continuation(run: StoredRun, conversation: Conversation, *, instructions: st
     added: list[Message] = [ToolMessage(call_id, _fate(run.events, call_id)) for call_id in conversation.open_calls()]
     last: Message = added[-1] if added else conversation.messages[-1]
     match last:
+        case SystemMessage():  # the bridge ended between the first two messages
+            return (UserMessage("\n\n".join(part for part in (run.task, instructions) if part)),)
         case UserMessage() if not instructions:
             return tuple(added)  # the model had not replied yet
         case AssistantMessage(calls=()):

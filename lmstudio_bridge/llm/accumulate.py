@@ -20,6 +20,7 @@ from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelt
 MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken server
 MAX_BAD_FRAMES = 100  # frames of one stream that may be unreadable; LM Studio spliced a few at times
 MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply; more is an endless stream
+MAX_CALLS = 1_000  # of one reply; more is an endless stream
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 
 
@@ -290,6 +291,11 @@ class Accumulator:
         call = self._continued(piece, name=name)
         self._chars += len(name) + len(arguments)
         if call is None:
+            if len(self._calls) == MAX_CALLS:
+                raise LLMResponseError(
+                    f"The reply holds more than {MAX_CALLS:,} tool calls.",
+                    remedy="The model repeats itself without end: set max_tokens, or use another model.",
+                )
             index = max((each.index for each in self._calls), default=-1) + 1 if piece.index is None else piece.index
             call = _Call(index)
             self._calls.append(call)

@@ -3,6 +3,8 @@
 LM Studio leaves `<think>` in the text when its setting "separate reasoning_content" is off or the
 template does not match, and leaves tool calls in the text that its own parser could not read. The
 notations are those of the models' own templates, as seen in LM Studio's issue tracker.
+
+A model can write anything for as long as it likes, so all of it takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -14,23 +16,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_THINK = re.compile(r"<(think|thinking|thought)>(.*?)</\1>|<\|channel>thought\b(.*?)<channel\|>", re.DOTALL)
-_OPEN_THINK = re.compile(r"<(?:think|thinking|thought)>|<\|channel>thought\b")
+_OPEN_THINK = re.compile(r"<(think|thinking|thought)>|<\|channel>thought\b")
 _CLOSE_THINK = re.compile(r"</(?:think|thinking|thought)>")
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _NAME = r"[\w.\-/:]+"
 _FUNCTION = re.compile(rf"\s*(?:<function=)?({_NAME})>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>")
 _INVOKE = re.compile(rf'<invoke name="({_NAME})">(.*?)(?:</invoke>|\Z)', re.DOTALL)
-_INVOKE_PARAMETER = re.compile(r'<parameter name="([^"\n]+)">(.*?)</parameter>', re.DOTALL)
+_INVOKE_PARAMETER = re.compile(r'\s*<parameter name="([^"\n]+)">')
 _GLM = re.compile(rf"\s*({_NAME})\s*((?:<arg_key>.*)?)", re.DOTALL)
-_GLM_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-_HARMONY = re.compile(rf"({_NAME}).*?<\|message\|>(.*)", re.DOTALL)
+_GLM_KEY = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>", re.DOTALL)
+_HARMONY = re.compile(rf"({_NAME}+).*?<\|message\|>(.*)", re.DOTALL)
 _GEMMA = re.compile(rf"\s*call:({_NAME})(\{{.*\}})\s*", re.DOTALL)
 _GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 _GEMMA_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
-_MISTRAL = re.compile(rf"\s*(?:\[TOOL_CALLS\])?\s*({_NAME})\[ARGS\]\s*")
+_MISTRAL = re.compile(rf"\s*+(?:\[TOOL_CALLS\])?\s*+({_NAME})\[ARGS\]\s*")
+_BETWEEN = re.compile(r"[ \t\r\n,;]*")
+_STRAY_END = re.compile(r"\s*</tool_call>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,20 @@ def split_reasoning(text: str) -> tuple[str, str]:
     the reply was cut before the thinking ended.
     """
     thoughts: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        thoughts.append((match[2] or match[3] or "").strip())
-        return ""
-
-    rest = _THINK.sub(take, text)
+    kept: list[str] = []
+    missing: set[str] = set()  # closing tags that do not come any more
+    position = looked = 0
+    while opening := _OPEN_THINK.search(text, looked):
+        closing = f"</{opening[1]}>" if opening[1] else "<channel|>"
+        end = -1 if closing in missing else text.find(closing, opening.end())
+        looked = opening.end()
+        if end == -1:
+            missing.add(closing)
+            continue
+        thoughts.append(text[opening.end() : end].strip())
+        kept.append(text[position : opening.start()])
+        position = looked = end + len(closing)
+    rest = "".join((*kept, text[position:]))
     if close := _CLOSE_THINK.search(rest):
         thoughts.insert(0, rest[: close.start()].strip())
         rest = rest[close.end() :]
@@ -71,15 +82,15 @@ def recover_calls(text: str, *, offered: Callable[[str], bool]) -> tuple[str, tu
     Only calls whose name is `offered` count, and nothing that stands in code does. Bare JSON counts
     only if it is the whole text.
     """
-    taken = [match.span() for match in _CODE.finditer(text)]
+    taken = bytearray(len(text))
+    for match in _CODE.finditer(text):
+        _mark(taken, *match.span())
     found: list[tuple[int, int, list[LeakedCall]]] = []
     for opening, closing, read in _NOTATIONS:
         for start, end, body in _blocks(text, opening, closing):
-            if any(begin <= start < until for begin, until in taken):
-                continue
-            if calls := [call for call in read(body) if offered(call.name)]:
+            if not taken[start] and (calls := [call for call in read(body) if offered(call.name)]):
                 found.append((start, end, calls))
-                taken.append((start, end))
+                _mark(taken, start, end)
     if found:
         found.sort(key=lambda block: block[0])
         return _cut(text, [(start, end) for start, end, _ in found]), tuple(call for *_, each in found for call in each)
@@ -100,14 +111,18 @@ def _blocks(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, s
         position = end + len(closing)
 
 
+def _mark(taken: bytearray, start: int, end: int) -> None:
+    taken[start:end] = b"\1" * (end - start)
+
+
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
     def pieces() -> Iterator[str]:
         position = 0
         for start, end in spans:
             yield text[position:start]
             position = end
-            if text[end:].lstrip().startswith("</tool_call>"):  # Qwen forgets to open it at times
-                position = text.index("</tool_call>", end) + len("</tool_call>")
+            if stray := _STRAY_END.match(text, end):  # Qwen forgets to open it at times
+                position = stray.end()
         yield text[position:]
 
     return "".join(pieces()).strip()
@@ -116,16 +131,22 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
 def _read_json(text: str) -> list[LeakedCall]:
     """The calls that a text of nothing but JSON spells: objects, one after another or in a list."""
     values: list[Any] = []
-    position = 0
-    while rest := text[position:].lstrip(" \t\r\n,;"):
+    position = _skip(text, 0)
+    while position < len(text):
         try:
-            value, length = json.JSONDecoder().raw_decode(rest)
+            value, position = json.JSONDecoder().raw_decode(text, position)
         except (ValueError, RecursionError):
             return []
         values += value if isinstance(value, list) else [value]
-        position = len(text) - len(rest) + length
+        position = _skip(text, position)
     calls = [_read_call(value) for value in values]
     return [call for call in calls if call] if all(calls) else []
+
+
+def _skip(text: str, position: int) -> int:
+    """Where the next value begins, behind what may stand between two."""
+    between = _BETWEEN.match(text, position)
+    return between.end() if between else position
 
 
 def _read_call(value: Any) -> LeakedCall | None:
@@ -162,23 +183,33 @@ def _read_tagged(body: str) -> list[LeakedCall]:
     if "<function=" in body:
         return [call for piece in body.split("<function=")[1:] for call in _read_function(piece)]
     match = _GLM.fullmatch(body)
-    return _read_pairs(match[1], match[2], _GLM_PAIR) if match else []
+    return _read_pairs(match[1], match[2], _GLM_KEY, "</arg_value>") if match else []
 
 
 def _read_function(body: str) -> list[LeakedCall]:
     match = _FUNCTION.match(body)
-    return _read_pairs(match[1], match[2], _PARAMETER) if match else []
+    return _read_pairs(match[1], match[2], _PARAMETER, "</parameter>") if match else []
 
 
 def _read_invokes(body: str) -> list[LeakedCall]:
-    return [call for name, inside in _INVOKE.findall(body) for call in _read_pairs(name, inside, _INVOKE_PARAMETER)]
+    return [
+        call
+        for name, inside in _INVOKE.findall(body)
+        for call in _read_pairs(name, inside, _INVOKE_PARAMETER, "</parameter>")
+    ]
 
 
-def _read_pairs(name: str, inside: str, pair: re.Pattern[str]) -> list[LeakedCall]:
+def _read_pairs(name: str, inside: str, opening: re.Pattern[str], closing: str) -> list[LeakedCall]:
     """The call of tagged arguments; none where one was cut off, for half a call may do harm."""
-    if pair.sub("", inside).strip():
-        return []
-    return [_call(name, {key.strip(): _value(value) for key, value in pair.findall(inside)})]
+    arguments: dict[str, Any] = {}
+    position = 0
+    while match := opening.match(inside, position):
+        end = inside.find(closing, match.end())
+        if end == -1:
+            return []
+        arguments[match[1].strip()] = _value(inside[match.end() : end])
+        position = end + len(closing)
+    return [] if inside[position:].strip() else [_call(name, arguments)]
 
 
 def _read_harmony(body: str) -> list[LeakedCall]:
@@ -219,14 +250,14 @@ def _read_mistral(body: str) -> list[LeakedCall]:
     if body.lstrip().startswith("["):
         return _read_json(body)
     calls: list[LeakedCall] = []
-    while match := _MISTRAL.match(body):
+    position = 0
+    while match := _MISTRAL.match(body, position):
         try:
-            value, end = json.JSONDecoder().raw_decode(body, match.end())
+            value, position = json.JSONDecoder().raw_decode(body, match.end())
         except (ValueError, RecursionError):
             break
         if isinstance(value, dict):
             calls.append(_call(match[1], value))
-        body = body[end:]
     return calls
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.arguments import Arguments, read_arguments
+from lmstudio_bridge.agent.arguments import Arguments, read_arguments, read_json
 
 READ: dict[str, Any] = {
     "type": "object",
@@ -180,3 +181,23 @@ def test_any_text_gives_an_object_or_a_refusal(text: str) -> None:
     except ValueError:
         return
     assert isinstance(result.values, dict)
+
+
+@pytest.mark.parametrize(("number", "repaired"), [(199, True), (200, True), (201, False)])
+def test_a_text_with_so_many_parentheses_is_repaired(number: int, repaired: bool) -> None:
+    """For each that may begin a tuple of Python's, the repairer reads on to the end."""
+    text = "{'a': 'x', b: " + "()" * number + "}"
+
+    if repaired:
+        assert read_arguments(text, {}).changes
+    else:
+        with pytest.raises(ValueError, match="not valid JSON"):
+            read_arguments(text, {})
+
+
+@pytest.mark.parametrize("unit", ["(", '("', "'", "```json\n", "{", "'a': 'b, "])
+def test_arguments_without_end_are_refused_or_read_in_time_that_grows_with_them(unit: str) -> None:
+    with suppress(ValueError):
+        read_arguments("{'a': [" + unit * (49_000 // len(unit)) + "]}", {})
+    with suppress(ValueError):
+        read_json(unit * (300_000 // len(unit)))

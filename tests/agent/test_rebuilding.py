@@ -13,7 +13,7 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.journal import open_journal
 from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.resume import read_run, rebuild_conversation
+from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted
@@ -95,3 +95,16 @@ async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPath
     told = await record(*replies)
 
     assert await rebuilt(tmp_path_factory.mktemp("runs"), [event for event, _ in told]) == told[-1][1]
+
+
+async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_task(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "r1", redact=str) as journal:
+        await journal.emit(START)
+        await journal.emit(MessageAdded(OPENING[0]))
+
+    stored = read_run(tmp_path, "r1")
+    conversation = rebuild_conversation(stored)
+    for message in continuation(stored, conversation, instructions="Be short."):
+        conversation.add(message)
+
+    assert conversation.messages == (OPENING[0], UserMessage("What is in the files?\n\nBe short."))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import LLMResponseError
-from lmstudio_bridge.llm.accumulate import Accumulator, new_call_id
+from lmstudio_bridge.llm.accumulate import MAX_CALLS, Accumulator, new_call_id
 from lmstudio_bridge.llm.wire import ChatIn
 from lmstudio_bridge.messages import Completion, Delta, ToolCall, Usage
 from tests.llm.chunks import RECORDED, call, calls, chunk
@@ -313,3 +313,14 @@ def test_leaked_calls_do_not_count_beside_a_native_one() -> None:
     )
 
     assert reply.calls == (ToolCall(A, "list_files", "{}"),)
+
+
+@pytest.mark.parametrize(("number", "ends"), [(MAX_CALLS - 1, True), (MAX_CALLS, True), (MAX_CALLS + 1, False)])
+def test_a_reply_may_hold_so_many_calls(number: int, ends: bool) -> None:
+    chunks = [calls(call("f", "{}", index=place)) for place in range(number)]
+
+    if ends:
+        assert len(accumulate(chunks).calls) == number
+    else:
+        with pytest.raises(LLMResponseError, match="more than 1,000 tool calls"):
+            accumulate(chunks)

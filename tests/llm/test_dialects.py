@@ -189,3 +189,31 @@ def test_no_text_breaks_the_search(text: str) -> None:
     assert isinstance(rest, str)
     assert all(isinstance(call, LeakedCall) and call.name in OFFERED for call in calls)
     assert calls or rest == answer
+
+
+@pytest.mark.parametrize(
+    ("before", "unit", "after"),
+    [
+        ("", "<think>", ""),
+        ("", "<|channel>thought ", ""),
+        ("", "`", ""),
+        ("", "`a`", ""),
+        ("", "{}", ""),
+        ("", "<tool_call>", ""),
+        ("", "<function=f><parameter=a>", ""),
+        ("<function=f>", "<parameter=a", "</function>"),
+        ("<tool_call>f", "<arg_key>a</arg_key><arg_value>", "</tool_call>"),
+        ("<tool_call>f", "<arg_key>", "</tool_call>"),
+        ('<minimax:tool_call><invoke name="f">', '<parameter name="a">', "</invoke></minimax:tool_call>"),
+        ("<|channel|>commentary to=functions.f", "a", "<|call|>"),
+        ("[TOOL_CALLS]", " ", ""),
+        ("[TOOL_CALLS]", "f[ARGS]{}", ""),
+        ("", '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n', ""),
+    ],
+)
+def test_a_reply_without_end_is_read_in_time_that_grows_with_it(before: str, unit: str, after: str) -> None:
+    """There is no limit to wait for here: where the time grew with its square, this took from minutes to years."""
+    text = before + unit * (300_000 // len(unit)) + after
+
+    rest, _ = split_reasoning(text)
+    recover_calls(rest, offered=lambda name: name == "f")
