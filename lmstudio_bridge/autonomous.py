@@ -37,6 +37,7 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     MessageAdded,
+    Noticed,
     RunContinued,
     RunStarted,
     ServerFailed,
@@ -46,8 +47,9 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Message, SystemMessage, UserMessage
+from lmstudio_bridge.messages import Message, Notice, SystemMessage, UserMessage
 from lmstudio_bridge.permissions import Permissions, read_permissions
+from lmstudio_bridge.places import RunPlaces
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import RunReport
@@ -130,6 +132,7 @@ class DynamicAutonomousAgent:
     ) -> None:
         self.client = client
         self.pool = pool
+        self._places = RunPlaces(settings.max_runs)
         self._settings = settings
         self._environ = environ
         self.catalogues = CatalogueStore(settings.home / "catalogues", values=self._secrets([]))
@@ -222,6 +225,9 @@ class DynamicAutonomousAgent:
                 tally.add(event)
                 await sink(event)
 
+            async def notice_wait(words: str) -> None:
+                await tell(Noticed(Notice("queue", words)))
+
             await tell(plan.start)
             try:
                 for error in plan.servers.refused:
@@ -230,6 +236,7 @@ class DynamicAutonomousAgent:
                     await tell(Warned(warning))
                 seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
                 async with time_to_begin(seconds):
+                    await held.enter_async_context(self._places.hold(on_wait=notice_wait))
                     prepared = await self._preparer.prepare(
                         plan.servers.configs, plan.model, tell, redactor, held, offers=permissions.policy.offers
                     )

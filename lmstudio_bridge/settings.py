@@ -141,6 +141,14 @@ class Settings(BaseModel):
         description="Requests at a model at once; else as many as the slots that LM Studio tells, or 4.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PARALLEL"),
     )
+    max_runs: int = Field(
+        20,
+        ge=1,
+        le=1_000,
+        description="Runs at once; more wait in line, of which the progress tells, and with 100 in line they are "
+        "refused.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_RUNS"),
+    )
     watch_interval: Seconds = Field(
         5.0,
         description="Seconds between looks at whether the model is still the same while it works.",

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "events",
         "retry",
         "redaction",
+        "places",
         "llm.models",
         "llm.slots",
         "llm.turns",

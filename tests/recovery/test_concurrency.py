@@ -17,6 +17,7 @@ from tests.recovery.bench import (
     QWEN,
     Bench,
     Trap,
+    cancel,
     chat_models,
     is_right,
     soon,
@@ -84,6 +85,25 @@ async def test_who_came_first_is_served_first_and_everybody_knows_the_place(tmp_
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 4
         first_rounds = [request for request in bench.chats() if request.messages[-1]["role"] == "user"]
         assert [request.messages[-1]["content"] for request in first_rounds] == [f"task {n}" for n in range(4)]
+
+
+async def test_a_run_too_many_waits_for_a_place_and_says_so(tmp_path: Path) -> None:
+    async with open_simulator(chat_models(QWEN)) as sim:
+        bench = Bench(tmp_path, sim)
+        go_on = Trap()
+        sim.script_fn(QWEN, lambda request: work(request).altered(faults=(Stall(until=go_on),)))
+        async with bench.bridge(LMSTUDIO_BRIDGE_MAX_RUNS="1") as client:
+            first = await start(client)
+            await soon(go_on.reached)
+            second, third = await start(client), await start(client)
+            told = [await client.wait_for_progress(number, "free place") for number in (second, third)]
+            await cancel(client, second)
+            go_on.set()
+            answers = [await client.answer_of(number) for number in (first, third)]
+
+        waiting = "waiting for a free place: another run is under way"
+        assert told == [waiting, f"{waiting}, 1 in line before this one"]
+        assert [is_right(answer, QWEN) for answer in answers] == [True] * 2
 
 
 async def test_a_bridge_that_is_killed_frees_its_slot(tmp_path: Path) -> None:
