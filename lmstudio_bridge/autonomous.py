@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
@@ -51,6 +52,7 @@ from lmstudio_bridge.messages import Message, Notice, SystemMessage, UserMessage
 from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.places import RunPlaces
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
+from lmstudio_bridge.presets import is_fresh
 from lmstudio_bridge.redaction import Redactor, secrets_of_environment
 from lmstudio_bridge.report import RunReport
 from lmstudio_bridge.request import Access, ContinueRequest, RunRequest
@@ -109,7 +111,10 @@ async def open_agent(
             environ=environ,
             start_timeout=settings.server_start_timeout,
             call_timeout=settings.tool_timeout,
+            idle_limit=settings.server_idle,
+            max_servers=settings.max_servers,
             pass_env=settings.pass_env,
+            is_fresh=partial(is_fresh, named=settings.fresh),
         ) as pool,
     ):
         yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ, make_fence=make_fence)
@@ -258,7 +263,7 @@ class DynamicAutonomousAgent:
             outcome = await run(
                 plan.conversation,
                 model=prepared.model,
-                tools=self.pool,
+                tools=prepared.tools,
                 toolbox=prepared.toolbox,
                 policy=permissions.policy,
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmstudio_bridge.agent.resume import StoredRun, read_run
 from lmstudio_bridge.downstream.config import ServerCatalog
+from lmstudio_bridge.downstream.sessions import OpenServer
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import CallFinished, CallStarted, MessageAdded, Noticed, RoundFinished, ServerFailed, Warned
 from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo
@@ -34,10 +35,14 @@ def _model_row(model: ModelInfo) -> list[str]:
     return [model.key, model.kind, states[model.loaded], contexts or most, slots, tools]
 
 
-def servers_text(catalog: ServerCatalog, permissions: Permissions) -> str:
-    """A table of the configured MCP servers, where each comes from, why one is left out, and which rules apply."""
+def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Iterable[OpenServer]) -> str:
+    """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
+    uses: dict[str, list[str]] = {}
+    for server in opened:
+        use = f"open, used by {server.users}" if server.users else f"open, unused for {server.idle:.0f} s"
+        uses.setdefault(server.server, []).append(use)
     rows = [
-        [name, config.transport, "usable", f"{config.scope}: {config.source}"]
+        [name, config.transport, "; ".join(["usable", *uses.get(name, ())]), f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.servers.items())
     ]
     rows += [

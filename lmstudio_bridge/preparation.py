@@ -16,7 +16,7 @@ from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.sessions import SessionPool
+from lmstudio_bridge.downstream.sessions import Lease, SessionPool
 from lmstudio_bridge.errors import ContextOverflowError, DownstreamError, LLMTimeoutError, ServerStartError
 from lmstudio_bridge.events import Emit, ModelChosen, Noticed, ServerFailed, ServerReady, Warned
 from lmstudio_bridge.llm.client import LLMClient
@@ -41,6 +41,7 @@ class Prepared:
     model: PinnedModel
     strategy: Strategy
     toolbox: Toolbox
+    tools: Lease
     servers: tuple[str, ...]
 
 
@@ -77,10 +78,14 @@ class Preparer:
         """
         opened: dict[str, tuple[ServerTool, ...]] = {}
         failed: list[DownstreamError] = []
+        lease = held.enter_context(self._pool.lease())
+
+        async def on_wait(text: str) -> None:
+            await tell(Noticed(Notice("queue", text)))
 
         async def open_one(config: ServerConfig) -> None:
             try:
-                taken = take_tools(self._catalogues, config, await self._pool.open_server(config))
+                taken = take_tools(self._catalogues, config, await lease.open_server(config, on_wait=on_wait))
             except DownstreamError as exc:
                 failed.append(exc)
                 await tell(ServerFailed(config.name, redactor.redact(exc.explain())))
@@ -102,7 +107,7 @@ class Preparer:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
         servers = tuple(config.name for config in configs if config.name in opened)
         toolbox = Toolbox(tool for name in servers for tool in opened[name] if offers(tool))
-        return Prepared(model, strategy, toolbox, servers)
+        return Prepared(model, strategy, toolbox, lease, servers)
 
     async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""

@@ -1,4 +1,4 @@
-"""What is known of well-known MCP servers: tools that only read though not every version says so, and their paths.
+"""What is known of well-known MCP servers: tools that only read, arguments that are paths, state that is one run's.
 
 A server is known by the package that its entry starts, not by its name, which anyone can choose.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.agent.rules import Rule, Rules
@@ -19,12 +19,13 @@ class Preset:
     """One well-known server; `reason` says why what stands here is so.
 
     `reads` are tools that may run in a run that only reads. `paths` says for a glob over the server's
-    tools which arguments are paths, in place of the usual names.
+    tools which arguments are paths, in place of the usual names. Each run starts a `fresh` one for itself.
     """
 
     reason: str
     reads: tuple[str, ...] = ()
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fresh: bool = False
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -65,6 +66,11 @@ PRESETS: Mapping[str, Preset] = {
         "was read",
         paths={"*": ()},
     ),
+    "@playwright/mcp": Preset("its open page is one run's, and no other must click in it", fresh=True),
+    "chrome-devtools-mcp": Preset("its open page is one run's, and no other must click in it", fresh=True),
+    "@modelcontextprotocol/server-puppeteer": Preset(
+        "its open page is one run's, and no other must click in it", fresh=True
+    ),
 }
 
 
@@ -72,7 +78,7 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
     """The rules for those of the servers that are well known."""
     rules = Rules()
     for config in configs:
-        package = next((package for package in PRESETS if _starts(config, package)), None)
+        package = _package_of(config)
         if package is None:
             continue
         preset, name = PRESETS[package], glob.escape(config.name)
@@ -81,6 +87,18 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
             arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
         )
     return rules
+
+
+def is_fresh(config: ServerConfig, *, named: Collection[str] | None) -> bool:
+    """Whether each run starts this server for itself: as the user named them or, where nobody did, as is known."""
+    if named is not None:
+        return config.name in named or "*" in named
+    package = _package_of(config)
+    return package is not None and PRESETS[package].fresh
+
+
+def _package_of(config: ServerConfig) -> str | None:
+    return next((package for package in PRESETS if _starts(config, package)), None)
 
 
 def _starts(config: ServerConfig, package: str) -> bool:

@@ -32,10 +32,11 @@ def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomo
 
     @server.resource("lmstudio://servers", title="MCP servers for delegated work", mime_type=_MARKDOWN)
     async def servers() -> str:
-        """The MCP servers that delegated tasks can use, where each is configured, and why one is left out."""
+        """The MCP servers for delegated tasks: where each is configured, whether it is open, why one is left out."""
         with _resource_errors():
             catalog = agent().configured_servers()
-            return as_utf8(servers_text(catalog, agent().permissions(catalog.servers.values())))
+            permissions = agent().permissions(catalog.servers.values())
+            return as_utf8(servers_text(catalog, permissions, agent().pool.opened()))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:

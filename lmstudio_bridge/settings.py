@@ -159,6 +159,25 @@ class Settings(BaseModel):
         description="Seconds for an MCP server to start and list its tools.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT"),
     )
+    server_idle: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="Seconds for which an MCP server stays open when no run uses it; 0 closes it with its last run.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_SERVER_IDLE"),
+    )
+    max_servers: int = Field(
+        20,
+        ge=1,
+        le=1_000,
+        description="MCP servers open at once; of those that no run uses, the one left longest ago makes room.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_SERVERS"),
+    )
+    fresh: tuple[str, ...] | None = Field(
+        None,
+        description="Servers that every run starts for itself: names with commas, or * for all; else browsers.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_FRESH"),
+    )
     tool_timeout: Seconds = Field(
         120.0,
         description="Seconds for one tool call, where the server's own entry sets no timeout.",
@@ -198,7 +217,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         values["root_url"] = normalise_root_url(values["root_url"], variable=named_by["root_url"])
     elif environ.get("LMSTUDIO_HOST", "").strip() or environ.get("LMSTUDIO_PORT", "").strip():
         values["root_url"] = _root_url_of_host(environ)
-    for name in ("trust", "pass_env"):
+    for name in ("trust", "pass_env", "fresh"):
         if name in values:
             values[name] = tuple(filter(None, map(str.strip, values[name].split(","))))
     for name in ("project", "mcp_config", "home"):

@@ -11,7 +11,7 @@ from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.permissions import read_permissions
-from lmstudio_bridge.presets import PRESETS
+from lmstudio_bridge.presets import PRESETS, is_fresh
 from tests.desk import MODEL, assert_names, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply
 
@@ -116,6 +116,25 @@ def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
     documents = (Path(__file__).parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
 
     assert all(preset.reason and f"| `{package}` |" in documents for package, preset in PRESETS.items())
+
+
+@pytest.mark.parametrize(
+    ("named", "fresh"),
+    [
+        (None, {"browser"}),
+        (("files",), {"files"}),
+        (("files", "browser"), {"files", "browser"}),
+        (("*",), {"files", "browser"}),
+        (("none",), set()),
+    ],
+)
+def test_a_browser_is_each_runs_own_unless_the_user_says_which_servers_are(
+    named: tuple[str, ...] | None, fresh: set[str]
+) -> None:
+    files = stdio("@modelcontextprotocol/server-filesystem", name="files")
+    browser = stdio("-y", "@playwright/mcp@latest", name="browser")
+
+    assert {config.name for config in (files, browser) if is_fresh(config, named=named)} == fresh
 
 
 # -- from outside -------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exis
 
 
 class ToolRunner(Protocol):
-    """Something that runs tools; `lmstudio_bridge.downstream.sessions.SessionPool` is one."""
+    """Something that runs tools; `lmstudio_bridge.downstream.sessions.Lease` is one."""
 
     async def call_tool(
         self,

@@ -60,7 +60,8 @@ async def check_servers(
     async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
         began = clock()
         try:
-            tools = await agent.pool.open_server(config)
+            with agent.pool.lease() as lease:
+                tools = await lease.open_server(config)
         except DownstreamError as exc:
             return clock() - began, exc
         return clock() - began, tools

@@ -6,6 +6,8 @@ Nothing here reads a file or starts anything: `entries` reads one file, `discove
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,14 @@ class ServerConfig:
     source: Path | None = None
     scope: Scope | None = None
     disabled: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides what is started or reached, as hexadecimal SHA-256; where it stands does not count."""
+        headers, env = sorted(self.headers.items()), sorted(self.env.items())
+        cwd = None if self.cwd is None else str(self.cwd)
+        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __repr__(self) -> str:
         """Arguments, URL, env and headers may hold secrets: only their number or their names are shown."""

@@ -120,7 +120,8 @@ class Connection:
     async def fetch_tools(self, *, seconds: float) -> tuple[ServerTool, ...]:
         """The tools; they are listed again after the server said that they changed.
 
-        A server that does not manage to list them in time keeps its old list.
+        However often it says so, that is once, when somebody wants them. A server that does not manage
+        to list them in time keeps its old list.
 
         Raises:
             SessionLostError: the server has gone.
@@ -140,6 +141,21 @@ class Connection:
                 finally:
                     statuses.reset(token)
             return self._tools
+
+    async def ping(self, *, seconds: float) -> bool:
+        """Whether the server answers in time; that it has no ping is an answer, too."""
+        answered: list[int] = []
+        token = statuses.set(answered)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send("ping", {})
+        except TimeoutError:
+            return False
+        except MCPError as exc:
+            return not self._is_lost(exc, answered)
+        finally:
+            statuses.reset(token)
+        return True
 
     async def call_tool(self, tool: str, arguments: Mapping[str, Any], *, on_progress: OnProgress | None) -> ToolResult:
         """Call a tool; an error that the tool or the server reports is a result.

@@ -1,7 +1,7 @@
 """Child processes that speak in lines over stdin and stdout, and that are sure to end with us.
 
 Nothing here knows MCP. Each child leads a process group of its own, so that its own children end
-with it. POSIX only: on Windows `sessions` uses the transport of the MCP SDK.
+with it. POSIX only: on Windows `transports` uses the transport of the MCP SDK.
 """
 
 from __future__ import annotations

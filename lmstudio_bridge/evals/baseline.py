@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.sessions import SessionPool
+from lmstudio_bridge.downstream.sessions import Lease, SessionPool
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.events import Outcome, Stop
 from lmstudio_bridge.llm.client import LLMClient
@@ -45,25 +45,26 @@ async def run_plain_loop(
 ) -> Outcome:
     """Do a task; every way to end is an outcome, but for cancellation. `max_tokens` is for one reply."""
     began = clock()
-    loop = _PlainLoop(client, pool, max_tokens=max_tokens)
     stop: Stop = "failed"
     error = ""
-    try:
-        async with asyncio.timeout(seconds):
-            stop = await loop.work(text, servers, model, max_rounds)
-    except TimeoutError:
-        stop, error = "deadline", f"The run reached its limit of {seconds:g} s."
-    except BridgeError as exc:
-        error = exc.explain()
+    with pool.lease() as lease:
+        loop = _PlainLoop(client, lease, max_tokens=max_tokens)
+        try:
+            async with asyncio.timeout(seconds):
+                stop = await loop.work(text, servers, model, max_rounds)
+        except TimeoutError:
+            stop, error = "deadline", f"The run reached its limit of {seconds:g} s."
+        except BridgeError as exc:
+            error = exc.explain()
     return Outcome(stop, loop.answer, error, loop.model, loop.rounds, loop.calls, loop.usage, seconds=clock() - began)
 
 
 class _PlainLoop:
     """One run of the plain loop, and what it came to so far."""
 
-    def __init__(self, client: LLMClient, pool: SessionPool, *, max_tokens: int) -> None:
+    def __init__(self, client: LLMClient, lease: Lease, *, max_tokens: int) -> None:
         self._client = client
-        self._pool = pool
+        self._lease = lease
         self._max_tokens = max_tokens
         self.answer = ""
         self.model = ""
@@ -73,7 +74,7 @@ class _PlainLoop:
 
     async def work(self, text: str, servers: Iterable[ServerConfig], model: str | None, max_rounds: int) -> Stop:
         self.model = (await self._client.validator.resolve(model)).name
-        tools = [tool for config in servers for tool in await self._pool.open_server(config)]
+        tools = [tool for config in servers for tool in await self._lease.open_server(config)]
         specs = Toolbox(tools).specs
         # Specs are in the order of the toolbox: sorted by server and name, as these are.
         by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
@@ -103,7 +104,7 @@ class _PlainLoop:
             return "Error: the arguments are not an object"
         self.calls += 1
         try:
-            result = await self._pool.call_tool(tool.server, tool.name, arguments)
+            result = await self._lease.call_tool(tool.server, tool.name, arguments)
         except DownstreamError as exc:
             return f"Error: {exc.message}"
         return f"Error: {result.text}" if result.is_error else result.text

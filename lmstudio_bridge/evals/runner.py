@@ -145,9 +145,10 @@ class _Runner:
             async with self._agent(sandbox) as agent:
                 choice = await agent.client.validator.resolve(self._request.model)
                 self._say(f"{choice.name}: {len(self._request.tasks)} tasks; starting {', '.join(probe.servers)} once")
-                opened = await agent.pool.open_servers(
-                    agent.configured_servers().require(name) for name in probe.servers
-                )
+                with agent.pool.lease() as lease:
+                    opened = await lease.open_servers(
+                        agent.configured_servers().require(name) for name in probe.servers
+                    )
         for name, outcome in opened.items():
             if isinstance(outcome, DownstreamError):
                 broken[name] = outcome.explain()

@@ -19,6 +19,7 @@ HABITS: dict[str, Any] = {
     "exit": None,  # this exit code at start, with words on stderr
     "hang": False,  # never answers anything
     "hang_on": None,  # never answers this method
+    "wait_for": None,  # answers nothing before this file is there
     "silent": False,  # no error for unknown methods
     "chatty": False,  # text on stdout between messages
     "stubborn": False,  # ignores SIGTERM and the end of its input
@@ -108,7 +109,8 @@ def call(number: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]
             say(number, str(start_grandchild()))
         case "change":
             extra.append({"name": arguments["name"], "inputSchema": {"type": "object"}})
-            send({"method": "notifications/tools/list_changed"})
+            for _ in range(arguments.get("times", 1)):
+                send({"method": "notifications/tools/list_changed"})
             say(number, "changed")
         case "env":
             say(number, json.dumps({"env": dict(os.environ), "cwd": os.getcwd()}))
@@ -132,6 +134,8 @@ def handle(message: dict[str, Any]) -> None:
     received.append(message)
     note(message)
     method, number, params = message.get("method"), message.get("id"), message.get("params") or {}
+    while habits["wait_for"] and not os.path.exists(habits["wait_for"]):
+        time.sleep(0.01)
     if habits["hang"] or method == habits["hang_on"]:
         return
     if habits["modern"] and method == "initialize":

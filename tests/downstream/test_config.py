@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +365,25 @@ def test_command_that_only_mentions_the_bridge_is_not_skipped(line: str) -> None
 
 def test_url_that_names_the_bridge_is_not_ourselves(tmp_path: Path) -> None:
     assert load_one(tmp_path, {"url": "http://127.0.0.1/lmstudio-bridge"}).transport == "http"
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"env": {"B": "2", "A": "1"}}, True),  # in another order
+        ({"timeout": 5.0, "source": Path("elsewhere"), "scope": "user"}, True),
+        ({"command": "bunx"}, False),
+        ({"args": ("a b",)}, False),
+        ({"args": ("b", "a")}, False),
+        ({"env": {"A": "1", "B": "3"}}, False),
+        ({"cwd": Path("/tmp")}, False),
+        ({"headers": {"Authorization": "x"}}, False),
+        ({"url": "http://127.0.0.1"}, False),
+        ({"transport": "sse"}, False),
+    ],
+)
+def test_digest_is_of_what_is_started_and_not_of_where_it_stands(change: dict[str, Any], same: bool) -> None:
+    config = ServerConfig("one", "stdio", command="npx", args=("a", "b"), env={"A": "1", "B": "2"})
+
+    assert (replace(config, **change).digest == config.digest) is same

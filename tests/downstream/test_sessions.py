@@ -25,6 +25,7 @@ from tests.downstream.testbed import (
     SLOPPY,
     configure,
     is_running,
+    make_pool,
     messages_at,
     names_of,
     open_test_pool,
@@ -336,15 +337,16 @@ async def test_leaving_the_pool_ends_servers_and_their_children(habits: dict[str
 
 
 async def test_killing_all_needs_no_event_loop_turn() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure(stubborn=True))
-        server = int((await pool.call_tool("sloppy", "pid", {})).text)
-        grandchild = int((await pool.call_tool("sloppy", "spawn", {})).text)
-        pool.kill_all()
-        await until_dead(server)
-        await until_dead(grandchild)
-        with pytest.raises(ServerStartError, match="shutting down"):
-            await pool.open_server(configure("another"))
+    async with make_pool() as pool:
+        with pool.lease() as lease:
+            await lease.open_server(configure(stubborn=True))
+            server = int((await lease.call_tool("sloppy", "pid", {})).text)
+            grandchild = int((await lease.call_tool("sloppy", "spawn", {})).text)
+            pool.kill_all()
+            await until_dead(server)
+            await until_dead(grandchild)
+            with pytest.raises(ServerStartError, match="shutting down"):
+                await lease.open_server(configure("another"))
 
 
 async def test_error_in_the_block_leaves_the_pool_unwrapped() -> None:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.sessions import SessionPool, open_pool
+from lmstudio_bridge.downstream.sessions import Lease, SessionPool, open_pool
 
 SLOPPY = Path(__file__).with_name("sloppy_server.py")
 PATIENCE = 30.0  # seconds, for what must happen at once on a machine that is not busy
@@ -23,21 +23,34 @@ def configure(name: str = "sloppy", /, *, env: Mapping[str, str] | None = None, 
     return ServerConfig(name, "stdio", command=sys.executable, args=arguments, env=env or {})
 
 
-def open_test_pool(
+def make_pool(
     project: Path = Path(__file__).parent,
     *,
     environ: Mapping[str, str] = os.environ,
     start_timeout: float = PATIENCE,
     call_timeout: float = PATIENCE,
-    pass_env: Iterable[str] = (),
+    idle_limit: float = 600.0,
+    max_servers: int = 20,
+    **options: Any,
 ) -> AbstractAsyncContextManager[SessionPool]:
+    """A pool with some limits set for it; `options` are those of `open_pool`."""
     return open_pool(
         project=project,
         environ=environ,
         start_timeout=start_timeout,
         call_timeout=call_timeout,
-        pass_env=pass_env,
+        idle_limit=idle_limit,
+        max_servers=max_servers,
+        **options,
     )
+
+
+@asynccontextmanager
+async def open_test_pool(*args: Any, **options: Any) -> AsyncIterator[Lease]:
+    """The lease of the one user of a pool; both take what `make_pool` takes."""
+    async with make_pool(*args, **options) as pool:
+        with pool.lease() as lease:
+            yield lease
 
 
 def names_of(tools: object) -> list[str]:
@@ -45,13 +58,13 @@ def names_of(tools: object) -> list[str]:
     return [tool.name for tool in tools]
 
 
-async def messages_at(pool: SessionPool, **arguments: Any) -> list[dict[str, Any]]:
+async def messages_at(pool: Lease, **arguments: Any) -> list[dict[str, Any]]:
     """Every message that the server has got so far."""
     messages: list[dict[str, Any]] = json.loads((await pool.call_tool("sloppy", "received", arguments)).text)
     return messages
 
 
-async def until_received(pool: SessionPool, method: str, count: int = 1) -> list[dict[str, Any]]:
+async def until_received(pool: Lease, method: str, count: int = 1) -> list[dict[str, Any]]:
     """Ask the server until it has got so many messages of that method, or calls of that tool."""
     async with asyncio.timeout(PATIENCE):
         while True:

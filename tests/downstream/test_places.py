@@ -1,0 +1,303 @@
+"""Who gets a place, who makes room, who waits: the decisions alone, with time as a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmstudio_bridge.downstream.places import Decision, Key, Place, Places, Request
+
+LIMIT = 10.0
+
+
+@dataclass
+class Room:
+    """Places, and a pool without servers: what it is told to start runs at once, what it is told to end takes a while.
+
+    Every step ends in a look at the laws.
+    """
+
+    bound: int
+    now: float = 0.0
+    limit: float = LIMIT
+    ending: list[Place] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    gone: set[Request] = field(default_factory=set)  # their users do not want them any more
+
+    def __post_init__(self) -> None:
+        self.places = Places(bound=self.bound, idle_limit=self.limit)
+
+    def ask(self, user: str, server: str, digest: str = "", *, fresh: bool = False) -> Request:
+        request = self.places.ask(user, Key(server, digest, user if fresh else None))
+        self.requests.append(request)
+        self.settle()
+        return request
+
+    def leave(self, user: str, place: Place | None = None) -> None:
+        self.places.release(user, now=self.now, place=place)
+        self.gone |= {each for each in self.requests if each.user == user and place in (None, each.place)}
+        self.settle()
+
+    def withdraw(self, request: Request) -> None:
+        if request.place is None:
+            self.gone.add(request)
+        self.places.withdraw(request)
+        self.settle()
+
+    def die(self, place: Place) -> None:
+        self.places.ended(place)
+        self.settle()
+
+    def end(self, place: Place) -> None:
+        self.ending.remove(place)
+        self.places.ended(place)
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.settle()
+
+    def settle(self) -> Decision:
+        line = self.line()
+        decision = self.places.settle(self.now)
+        self.ending += decision.closing
+        for request in decision.answered:
+            if request.place is not None and not request.place.running:
+                self.places.started(request.place)
+        self.check(decision, line)
+        return decision
+
+    def line(self) -> list[Request]:
+        return [each for each in self.requests if each not in self.gone and each.place is None and not each.refused]
+
+    def servers(self) -> list[str]:
+        """The servers that are open, in no order of meaning."""
+        return sorted(place.key.server for place in self.places.open)
+
+    def check(self, decision: Decision, line: list[Request]) -> None:
+        """The laws."""
+        opened, waiting = list(self.places.open), self.line()
+        idle = [place for place in opened if not place.users]
+        assert len(opened) + len(self.ending) <= self.bound, "over the bound"
+        assert not any(place.users for place in decision.closing), "closed one in use"
+        assert not set(opened) & set(self.ending), "used after its end was ordered"
+        assert all(self.now < place.idle_since + self.limit and place.stays for place in idle), "idle for too long"
+        assert all(place.users <= {place.key.owner} for place in opened if place.key.owner is not None), "not shared"
+        assert [each for each in line if each in decision.answered] == list(decision.answered), "out of order"
+        for request in decision.answered:
+            assert (request.place is None) == request.refused
+            assert request.place is None or request.place.key == request.key
+        for request in self.requests:
+            if request.place is not None and request not in self.gone:
+                assert request.user in request.place.users, "lost its place"
+                assert request.place in opened
+        if waiting:
+            assert len(opened) + len(self.ending) == self.bound, "waits though there is room"
+            assert len(self.ending) >= len(waiting) or not idle, "waits though one could make room"
+        due = [place.idle_since + self.limit for place in idle]
+        assert self.places.next_due == min(due, default=None)
+
+
+USERS = st.sampled_from("ABCD")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), USERS, st.sampled_from("pqrstu"), st.sampled_from(["1", "1", "2"]), st.booleans()),
+        st.tuples(st.just("leave"), USERS),
+        st.tuples(st.just("let go"), st.integers(0, 50)),
+        st.tuples(st.just("withdraw"), st.integers(0, 50)),
+        st.tuples(st.just("die"), st.integers(0, 50)),
+        st.tuples(st.just("end"), st.integers(0, 50)),
+        st.tuples(st.just("time"), st.floats(0, 2 * LIMIT)),
+    ),
+    min_size=10,
+    max_size=60,
+)
+
+
+@settings(max_examples=300)
+@given(bound=st.integers(1, 4), limit=st.sampled_from([0.0, LIMIT]), steps=STEPS)
+def test_whatever_happens_in_whatever_order_the_laws_hold_and_everyone_gets_an_answer(
+    bound: int, limit: float, steps: list[tuple[object, ...]]
+) -> None:
+    room = Room(bound, limit=limit)
+    for step in steps:
+        match step:
+            case ("ask", str(user), str(server), str(digest), bool(fresh)):
+                room.ask(user, server, digest, fresh=fresh)
+            case ("leave", str(user)):
+                room.leave(user)
+            case ("let go", int(number)) if held := [each for each in room.requests if each.place]:
+                request = held[number % len(held)]
+                room.leave(str(request.user), request.place)
+            case ("withdraw", int(number)) if line := room.line():
+                room.withdraw(line[number % len(line)])
+            case ("die", int(number)) if running := [place for place in room.places.open if place.running]:
+                room.die(running[number % len(running)])
+            case ("end", int(number)) if room.ending:
+                room.end(room.ending[number % len(room.ending)])
+            case ("time", float(seconds)):
+                room.pass_time(seconds)
+    while line := room.line():  # users let go of what they have, and what was told to end ends
+        for request in room.requests:
+            if request.place is not None and request not in room.gone:
+                room.leave(str(request.user), request.place)
+        while room.ending:
+            room.end(room.ending[0])
+        assert len(room.line()) < len(line), "nobody is served though everybody let go"
+
+
+@pytest.mark.parametrize(("users", "waits"), [(1, False), (2, False), (3, True)])
+def test_places_are_given_up_to_the_bound(users: int, waits: bool) -> None:
+    room = Room(bound=2)
+    requests = [room.ask(f"user {number}", f"server {number}") for number in range(users)]
+
+    assert [request.place is None for request in requests] == [False] * min(users, 2) + [True] * waits
+
+
+def test_the_same_server_is_shared_and_needs_no_more_room() -> None:
+    room = Room(bound=1)
+    one, other = room.ask("A", "files"), room.ask("B", "files")
+
+    assert one.place is not None
+    assert one.place is other.place
+    assert one.place.users == {"A", "B"}
+
+
+@pytest.mark.parametrize(("seconds", "opened"), [(LIMIT - 1, ["files"]), (LIMIT, []), (LIMIT + 1, [])])
+def test_a_place_stays_open_for_the_idle_limit_after_its_last_user(seconds: float, opened: list[str]) -> None:
+    room = Room(bound=2)
+    room.ask("A", "files")
+    room.ask("B", "files")
+    room.leave("A")
+    room.pass_time(100 * LIMIT)
+    assert room.places.next_due is None
+    room.leave("B")
+    room.pass_time(seconds)
+
+    assert room.servers() == opened
+
+
+def test_with_no_idle_time_a_place_closes_with_its_last_user() -> None:
+    room = Room(bound=2, limit=0.0)
+    room.ask("A", "files")
+    room.leave("A")
+
+    assert room.servers() == []
+
+
+def test_the_one_left_longest_ago_makes_room_and_one_in_use_never_does() -> None:
+    room = Room(bound=3)
+    for user, server in (("A", "first"), ("B", "second"), ("C", "third")):
+        room.ask(user, server)
+        room.pass_time(1)
+    room.leave("B")
+    room.pass_time(1)
+    room.leave("A")
+    request = room.ask("D", "fourth")
+    assert (request.place, room.servers()) == (None, ["first", "third"])
+    room.end(room.ending[0])  # only now there is room
+
+    assert request.place is not None
+    assert room.servers() == ["first", "fourth", "third"]
+
+
+@pytest.mark.parametrize("newcomers", [1, 2, 3])
+def test_as_many_make_room_as_wait_and_no_more(newcomers: int) -> None:
+    room = Room(bound=3)
+    for server in ("one", "two", "three"):
+        room.ask("A", server)
+    room.leave("A")
+    requests = [room.ask("B", f"new {number}") for number in range(newcomers)]
+    room.pass_time(1)
+    assert len(room.ending) == newcomers
+    while room.ending:
+        room.end(room.ending[0])
+
+    assert all(request.place for request in requests)
+    assert len(room.servers()) == 3
+
+
+def test_who_waits_is_served_in_order_and_who_shares_passes() -> None:
+    room = Room(bound=2)
+    room.ask("A", "one")
+    room.ask("B", "two")
+    third, fourth = room.ask("C", "three"), room.ask("D", "four")
+    passing = room.ask("D", "one")
+    assert (third.place, fourth.place) == (None, None)
+    assert passing.place is not None
+    room.leave("B")
+    room.end(room.ending[0])
+
+    assert third.place is not None
+    assert fourth.place is None
+
+
+def test_a_user_that_holds_every_place_is_refused_at_once() -> None:
+    """Waiting for itself it would wait for ever."""
+    room = Room(bound=2)
+    requests = [room.ask("A", server) for server in ("one", "two", "three")]
+
+    assert [request.refused for request in requests] == [False, False, True]
+
+
+def test_a_fresh_server_is_nobody_elses_and_ends_with_its_user() -> None:
+    room = Room(bound=3)
+    one, other, again = (room.ask(user, "browser", fresh=True) for user in "ABA")
+    assert one.place is not other.place
+    assert one.place is again.place
+    room.leave("A")
+
+    assert room.ending == [one.place]
+    assert room.servers() == ["browser"]
+
+
+def test_a_changed_server_is_opened_beside_the_old_one_which_ends_with_its_last_user() -> None:
+    room = Room(bound=3)
+    old = room.ask("A", "files", "old")
+    new = room.ask("B", "files", "new")
+    assert None not in (old.place, new.place)
+    assert old.place is not new.place
+    assert room.ending == []
+    room.leave("A")
+
+    assert room.ending == [old.place]
+
+
+def test_a_changed_server_that_nobody_uses_is_closed_before_the_new_one_needs_a_place() -> None:
+    room = Room(bound=1)
+    old = room.ask("A", "files", "old")
+    room.leave("A")
+    new = room.ask("A", "files", "new")
+    assert room.ending == [old.place]
+    room.end(room.ending[0])
+
+    assert new.place is not None
+
+
+def test_a_server_that_is_changed_back_while_in_use_stays() -> None:
+    room = Room(bound=3)
+    old = room.ask("A", "files", "old")
+    room.ask("B", "files", "new")
+    back = room.ask("C", "files", "old")
+    room.leave("A")
+    room.leave("C")
+
+    assert back.place is old.place
+    assert room.servers() == ["files", "files"]
+
+
+def test_a_server_that_dies_idle_frees_its_place_and_one_that_dies_in_use_does_not() -> None:
+    room = Room(bound=2)
+    used, left = room.ask("A", "used").place, room.ask("B", "left").place
+    assert used is not None
+    assert left is not None
+    room.leave("B")
+    room.die(left)
+    room.die(used)
+    assert room.servers() == ["used"]
+    room.leave("A")
+
+    assert room.servers() == []
