@@ -30,7 +30,8 @@ class Outcome:
     `answer` is the model's final text, or the best text so far when `stop` is not "answered".
     `error` says why a run failed, with its remedy. `seconds` is wall time. `needed_write` are the calls
     that were refused because the run could only read, each as a reader would name it. `sources` are the
-    tools that were called.
+    tools that were called. `brief` is how long the task was, `kept` how much stayed here that the caller
+    would have had to read: the results of its calls and the definitions of the tools, each once (characters).
     """
 
     stop: Stop
@@ -44,6 +45,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     needed_write: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    brief: int = field(default=0, compare=False)  # both follow from the rest of a run
+    kept: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ class CallFinished:
     In the journal this is the audit line of a call. `about` is what the call is about in a few words,
     such as a path, where it was refused. `rule` is what decided about it. `digest` is the beginning of
     the SHA-256 of its arguments, as they were sent or, where they were not, as the model wrote them.
+    `definition` is how long the tool's name, description and schema are (characters).
     """
 
     number: int
@@ -180,6 +184,7 @@ class CallFinished:
     about: str = ""
     rule: str = ""
     digest: str = field(default="", compare=False)  # follows from the arguments, which are told elsewhere
+    definition: int = field(default=0, compare=False)  # follows from the tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +280,17 @@ class Tally:
         self._warnings: list[str] = []
         self._needed_write: list[str] = []
         self._sources: dict[str, None] = {}
+        self._brief = 0
+        self._kept: dict[tuple[str, str, str], int] = {}  # by server, tool and digest: the same call counts once
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
     def add(self, event: Event) -> None:
         """Take the next event."""
         match event:
-            case RunStarted() | RunContinued():
+            case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
+                self._brief = len(brief)
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():
@@ -294,6 +302,9 @@ class Tally:
                 self._calls += sent
                 if sent:
                     self._sources[f"{event.server} {event.tool}"] = None
+                if sent and not event.is_error:
+                    self._kept[event.server, event.tool, ""] = event.definition
+                    self._kept[event.server, event.tool, event.digest or event.call_id] = len(event.text)
                 if event.verdict == "needs_write":
                     shown = f"{event.server} {event.tool}"
                     self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
@@ -329,6 +340,8 @@ class Tally:
             warnings=tuple(self._warnings),
             needed_write=tuple(self._needed_write),
             sources=tuple(self._sources),
+            brief=self._brief,
+            kept=sum(self._kept.values()),
         )
 
 

@@ -13,6 +13,7 @@ from lmstudio_bridge.events import CallFinished, CallStarted, MessageAdded, Noti
 from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.messages import UserMessage
 from lmstudio_bridge.permissions import Permissions
+from lmstudio_bridge.report import RunReport
 
 MAX_RUNS = 50  # the newest ones, in the list of runs
 _SHOWN_TASK = 80  # characters of a task in the list of runs
@@ -90,6 +91,7 @@ def run_text(run: StoredRun) -> str:
         f"- model: {outcome.model}",
         f"- MCP servers: {', '.join(run.servers)}",
         f"- rounds: {outcome.rounds}, calls: {outcome.calls}, seconds: {outcome.seconds:.1f}",
+        f"- {RunReport(run.run_id, outcome, run.servers).savings().in_words()}",
         "\n## Task\n",
         run.task,
         "\n## Answer\n",

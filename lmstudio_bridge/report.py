@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.savings import Savings, estimate_savings
 
 _SHOWN_SOURCES = 10  # tools that the line about sources names
 _SHOWN_REFUSALS = 10  # calls that the line about refused ones names
@@ -35,7 +36,7 @@ class RunReport:
 
     def structure(self) -> dict[str, Any]:
         """The report for a program, as JSON values."""
-        outcome = self.outcome
+        outcome, savings = self.outcome, self.savings()
         return {
             "run_id": self.run_id,
             "stop": outcome.stop,
@@ -44,6 +45,7 @@ class RunReport:
             "rounds": outcome.rounds,
             "calls": outcome.calls,
             "usage": asdict(outcome.usage),
+            "saved": {"kept": savings.kept, "spent": savings.spent, "net": savings.net},
             "seconds": round(outcome.seconds, 3),
             "warnings": list(outcome.warnings),
             "sources": list(outcome.sources),
@@ -83,13 +85,17 @@ class RunReport:
         total = len(self.outcome.needed_write)
         return f"{_count(total, 'call')} needed access=write: {shown}{more}"
 
+    def savings(self) -> Savings:
+        """What the run spared its caller, as an estimate."""
+        return estimate_savings(self.outcome, given_back=len(self.outcome.answer) + len(self.outcome.error))
+
     def figures(self) -> str:
-        """One line: run id, model, rounds, calls, tokens, seconds."""
+        """One line: run id, model, rounds, calls, tokens of the local model, seconds, and what it saved."""
         outcome, usage = self.outcome, self.outcome.usage
         return (
             f"[run {self.run_id} · {outcome.model or 'no model'} · {_count(outcome.rounds, 'round')} · "
             f"{_count(outcome.calls, 'call')} · {usage.prompt_tokens + usage.completion_tokens:,} tokens · "
-            f"{outcome.seconds:.1f} s]"
+            f"{outcome.seconds:.1f} s · {self.savings().in_words()}]"
         )
 
 

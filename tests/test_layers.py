@@ -79,7 +79,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.strategy",
         "agent.shelf",
         "agent.selection",
-        "report",
+        "savings",
         "presets",
     ),
     (
@@ -91,6 +91,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.calls",
         "agent.resume",
         "agent.folding",
+        "report",
         "agent.probing",
         "agent.shaping",
         "rule_files",

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.npm
 
 FIGURES = re.compile(
     r"\[run (?P<run_id>\S+) · (?P<model>\S+) · (?P<rounds>\d+) rounds? · (?P<calls>\d+) calls? · "
-    r"(?P<tokens>[\d,]+) tokens · (?P<seconds>[\d.]+) s\]\Z"
+    r"(?P<tokens>[\d,]+) tokens · (?P<seconds>[\d.]+) s · (?P<saved>[^\]]+)\]\Z"
 )
 
 

@@ -199,6 +199,7 @@ class Caller:
                 verdict=decision.verdict,
                 rule=decision.rule,
                 digest=_digest(sent_arguments),
+                definition=self._toolbox.definition_size(prepared.tool),
             )
         )
         return ToolResult(text, result.is_error, result.images)

@@ -59,6 +59,7 @@ class Toolbox:
             for name, tool in self._tools.items()
         )
         self._parameters = {spec.name: spec.parameters for spec in self.specs}
+        self._sizes: dict[tuple[str, str], int] = {}
         self._checkers: dict[str, SchemaChecker | None] = {}
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
@@ -74,6 +75,13 @@ class Toolbox:
         if problem := self._problem(name, arguments.values):
             return RefusedCall(tool, self._bad_arguments(name, call, problem))
         return PreparedCall(tool, arguments.values, arguments.changes)
+
+    def definition_size(self, tool: ServerTool) -> int:
+        """How long the tool's name, description and schema are, as its server gave them (characters)."""
+        key = (tool.server, tool.name)
+        if key not in self._sizes:
+            self._sizes[key] = len(tool.name) + len(tool.description) + len(json.dumps(tool.input_schema))
+        return self._sizes[key]
 
     def known_name(self, name: str) -> str | None:
         """The offered name that is meant: as it stands, or without regard to case and separators."""
