@@ -42,6 +42,8 @@ from lmstudio_bridge.events import (
     RunContinued,
     RunStarted,
     ServerFailed,
+    ServerReady,
+    ServersChosen,
     Tally,
     Warned,
     fan_out,
@@ -49,6 +51,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
 from lmstudio_bridge.messages import Message, Notice, SystemMessage, UserMessage
+from lmstudio_bridge.opening import Discovery
 from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.places import RunPlaces
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
@@ -82,6 +85,7 @@ class _Plan:
     model: str | None
     conversation: Conversation
     added: tuple[Message, ...]
+    discovery: Discovery | None = None
 
 
 @asynccontextmanager
@@ -176,7 +180,8 @@ class DynamicAutonomousAgent:
         run_id = new_run_id(datetime.now(UTC))
         names = tuple(config.name for config in servers.configs)
         start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
-        plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task))
+        discovery = self._discovery(request.task) if request.servers is None else None
+        plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), discovery)
         return await self._work(plan, request, emit)
 
     async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
@@ -202,7 +207,11 @@ class DynamicAutonomousAgent:
         start = RunContinued(
             stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
         )
-        plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added)
+        discovery = None
+        if any(isinstance(event, ServersChosen) for event in stored.events):
+            used = {event.server: None for event in stored.events if isinstance(event, ServerReady)}
+            discovery = self._discovery(f"{stored.task}\n{request.instructions}", used=tuple(used))
+        plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, discovery)
         return await self._work(plan, request, emit)
 
     @property
@@ -243,7 +252,13 @@ class DynamicAutonomousAgent:
                 async with time_to_begin(seconds):
                     await held.enter_async_context(self._places.hold(on_wait=notice_wait))
                     prepared = await self._preparer.prepare(
-                        plan.servers.configs, plan.model, tell, redactor, held, offers=permissions.policy.offers
+                        plan.servers.configs,
+                        plan.model,
+                        tell,
+                        redactor,
+                        held,
+                        offers=permissions.policy.offers,
+                        discovery=plan.discovery,
                     )
                 await check_room(prepared, plan.added, tell, tool_chars=_tool_chars(prepared))
             except BaseException as exc:  # the journal must have its end; the error goes on
@@ -274,8 +289,9 @@ class DynamicAutonomousAgent:
                 redact=redactor.redact,
                 fence=self._new_fence(),
                 started_at=started_at,
+                reserve=prepared.servers.reserve(),
             )
-        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers)
+        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names)
 
     def _select(self, names: tuple[str, ...] | None) -> _Selection:
         """The servers of these names, or all that may be used.
@@ -301,6 +317,10 @@ class DynamicAutonomousAgent:
             raise _none_of(refused) if refused else _nothing_configured(catalog)
         about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
         return _Selection(configs, refused, [*catalog.warnings, *about])
+
+    def _discovery(self, task: str, *, used: tuple[str, ...] = ()) -> Discovery:
+        room = self._settings.context_length * CHARS_PER_TOKEN // _TOOLS_SHARE  # the model's own is not known yet
+        return Discovery(task, room, used)
 
     def _check_access(self, wanted: Access) -> None:
         """Look whether a run may have that access.

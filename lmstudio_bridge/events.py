@@ -8,7 +8,7 @@ journal alone, also from one that a crash cut short.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
@@ -22,6 +22,8 @@ Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
 """What the policy said of a call; "" where it was not asked, as for bad arguments and the bridge's own tools."""
 
+_STARTED_LATER = "needed on the way"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -32,6 +34,7 @@ class Outcome:
     that were refused because the run could only read, each as a reader would name it. `sources` are the
     tools that were called. `brief` is how long the task was, `kept` how much stayed here that the caller
     would have had to read: the results of its calls and the definitions of the tools, each once (characters).
+    Where the servers were chosen for the task, `started` says why each was, `not_started` names the others.
     """
 
     stop: Stop
@@ -47,6 +50,8 @@ class Outcome:
     sources: tuple[str, ...] = ()
     brief: int = field(default=0, compare=False)  # both follow from the rest of a run
     kept: int = field(default=0, compare=False)
+    started: tuple[str, ...] = ()
+    not_started: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,19 @@ class RunContinued:
     max_rounds: int
     started_at: str  # ISO 8601, UTC
     access: Access = "write"  # journals that do not say are of a time when every run could write
+
+
+@dataclass(frozen=True, slots=True)
+class ServersChosen:
+    """Which of several servers are started for the task, `reasons` in the same order, and which are left for later."""
+
+    started: tuple[str, ...]
+    reasons: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def explained(self) -> tuple[str, ...]:
+        """Those that are started, with the reasons, for a reader."""
+        return _with_reasons(dict(zip(self.started, self.reasons, strict=False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +262,7 @@ class RunFinished:
 Event: TypeAlias = (
     RunStarted
     | RunContinued
+    | ServersChosen
     | ServerReady
     | ServerFailed
     | ModelChosen
@@ -282,6 +301,8 @@ class Tally:
         self._sources: dict[str, None] = {}
         self._brief = 0
         self._kept: dict[tuple[str, str, str], int] = {}  # by server, tool and digest: the same call counts once
+        self._started: dict[str, str] = {}
+        self._not_started: dict[str, None] = {}
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
@@ -310,11 +331,20 @@ class Tally:
                     self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
             case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._warnings.append(text)
+            case ServersChosen():
+                self._started = dict(zip(event.started, event.reasons, strict=False))
+                self._not_started = dict.fromkeys(event.left)
+            case ServerReady(server=server):
+                if server in self._not_started:
+                    del self._not_started[server]
+                    self._started[server] = _STARTED_LATER
             case ServerFailed(server=server, reason=reason):
+                self._started.pop(server, None)
+                self._not_started.pop(server, None)
                 self._warnings.append(f"MCP server {server} was left out: {reason}")
             case RunFinished():
                 self._end, self._ended = event, True
-            case ServerReady() | MessageAdded() | RoundStarted() | Generating():
+            case MessageAdded() | RoundStarted() | Generating():
                 pass
             case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
                 pass
@@ -342,7 +372,17 @@ class Tally:
             sources=tuple(self._sources),
             brief=self._brief,
             kept=sum(self._kept.values()),
+            started=_with_reasons(self._started),
+            not_started=tuple(self._not_started),
         )
+
+
+def _with_reasons(started: Mapping[str, str]) -> tuple[str, ...]:
+    """Servers and why they were started, for a reader; those with the same reason stand together."""
+    names: dict[str, list[str]] = {}
+    for server, reason in started.items():
+        names.setdefault(reason, []).append(server)
+    return tuple(f"{', '.join(same)} ({reason})" for reason, same in names.items())
 
 
 def fan_out(*sinks: Emit) -> Emit:

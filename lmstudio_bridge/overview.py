@@ -9,7 +9,16 @@ from lmstudio_bridge.agent.resume import StoredRun, read_run
 from lmstudio_bridge.downstream.config import ServerCatalog
 from lmstudio_bridge.downstream.sessions import OpenServer
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.events import CallFinished, CallStarted, MessageAdded, Noticed, RoundFinished, ServerFailed, Warned
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallStarted,
+    MessageAdded,
+    Noticed,
+    RoundFinished,
+    ServerFailed,
+    ServersChosen,
+    Warned,
+)
 from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.messages import UserMessage
 from lmstudio_bridge.permissions import Permissions
@@ -117,6 +126,9 @@ def run_text(run: StoredRun) -> str:
                 lines.append(f"  {failed}{_shortened(event.text)}")
             case Warned(text=text) | ServerFailed(reason=text):
                 lines.append(f"- note: {text}")
+            case ServersChosen(left=left):
+                lines.append(f"- servers started: {', '.join(event.explained())}")
+                lines += [f"- not started at first: {', '.join(left)}"] if left else []
             case Noticed(notice=notice):
                 lines.append(f"- {notice.kind}: {notice.text}")
             case MessageAdded(message=UserMessage(text)):

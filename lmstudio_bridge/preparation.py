@@ -14,11 +14,10 @@ from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
-from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import Lease, SessionPool
-from lmstudio_bridge.errors import ContextOverflowError, DownstreamError, LLMTimeoutError, ServerStartError
-from lmstudio_bridge.events import Emit, ModelChosen, Noticed, ServerFailed, ServerReady, Warned
+from lmstudio_bridge.errors import ContextOverflowError, LLMTimeoutError
+from lmstudio_bridge.events import Emit, ModelChosen, Noticed, Warned
 from lmstudio_bridge.llm.client import LLMClient
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelChoice
@@ -26,6 +25,7 @@ from lmstudio_bridge.llm.pinned import PinnedModel
 from lmstudio_bridge.llm.slots import SlotQueue
 from lmstudio_bridge.llm.turns import ModelTurns
 from lmstudio_bridge.messages import Message, Notice, ServerTool
+from lmstudio_bridge.opening import Discovery, RunServers
 from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.settings import Settings
 
@@ -42,7 +42,7 @@ class Prepared:
     strategy: Strategy
     toolbox: Toolbox
     tools: Lease
-    servers: tuple[str, ...]
+    servers: RunServers
 
 
 class Preparer:
@@ -70,44 +70,31 @@ class Preparer:
         held: AsyncExitStack,
         *,
         offers: Callable[[ServerTool], bool],
+        discovery: Discovery | None = None,
     ) -> Prepared:
         """Get the model into memory while the servers start; what makes the run impossible is raised at once.
 
         What must be kept for the whole run is entered into `held`. `offers` says which tools the model
-        gets to know of.
+        gets to know of, `discovery` that not all servers are meant, but those that the task needs.
         """
-        opened: dict[str, tuple[ServerTool, ...]] = {}
-        failed: list[DownstreamError] = []
         lease = held.enter_context(self._pool.lease())
-
-        async def on_wait(text: str) -> None:
-            await tell(Noticed(Notice("queue", text)))
-
-        async def open_one(config: ServerConfig) -> None:
-            try:
-                taken = take_tools(self._catalogues, config, await lease.open_server(config, on_wait=on_wait))
-            except DownstreamError as exc:
-                failed.append(exc)
-                await tell(ServerFailed(config.name, redactor.redact(exc.explain())))
-                if len(failed) == len(configs):  # no need to wait for the model
-                    error = _none_left(failed, redactor)
-                    raise error from (None if error is exc else exc)
-            else:
-                opened[config.name] = taken.tools
-                await tell(ServerReady(config.name, len(taken.tools)))
-                for warning in taken.warnings:
-                    await tell(Warned(warning))
-
+        servers = RunServers(
+            configs,
+            lease=lease,
+            catalogues=self._catalogues,
+            tell=tell,
+            redactor=redactor,
+            offers=offers,
+        )
+        if discovery and len(configs) > 1:
+            await servers.choose(discovery)
         try:
             async with anyio.create_task_group() as group:
-                for config in configs:
-                    group.start_soon(open_one, config)
+                group.start_soon(servers.open)
                 model, strategy = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
-        servers = tuple(config.name for config in configs if config.name in opened)
-        toolbox = Toolbox(tool for name in servers for tool in opened[name] if offers(tool))
-        return Prepared(model, strategy, toolbox, lease, servers)
+        return Prepared(model, strategy, Toolbox(servers.tools()), lease, servers)
 
     async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
@@ -201,13 +188,6 @@ def _warnings(choice: ModelChoice) -> list[str]:
             "reload it in LM Studio with 16k or more for tasks with several steps."
         )
     return found
-
-
-def _none_left(failed: list[DownstreamError], redactor: Redactor) -> DownstreamError:
-    if len(failed) == 1:
-        return failed[0]
-    reasons = "\n".join(f"- {redactor.redact(error.explain())}" for error in failed)
-    return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)
 
 
 def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from lmstudio_bridge.savings import Savings, estimate_savings
 
 _SHOWN_SOURCES = 10  # tools that the line about sources names
 _SHOWN_REFUSALS = 10  # calls that the line about refused ones names
+_SHOWN_SERVERS = 10  # that the line about servers names, of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class RunReport:
             "warnings": list(outcome.warnings),
             "sources": list(outcome.sources),
             "needed_write": list(outcome.needed_write),
+            "not_started": list(outcome.not_started),
             "error": outcome.error,
         }
 
@@ -65,25 +68,30 @@ class RunReport:
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
                 parts += [outcome.error] if outcome.stop == "context_full" else []  # how much would be needed
-        return "\n\n".join([*(part for part in (*parts, self._refusals()) if part), self._end()])
+        return "\n\n".join([*(part for part in (*parts, self._choice(), self._refusals()) if part), self._end()])
 
     def _end(self) -> str:
         """The last two lines: whose words the above are, and the figures."""
         sources = self.outcome.sources
-        shown = ", ".join(sources[:_SHOWN_SOURCES])
-        more = f" and {len(sources) - _SHOWN_SOURCES} more" if len(sources) > _SHOWN_SOURCES else ""
-        called = f"it called {shown}{more}" if sources else "it called no tool"
+        called = f"it called {_listed(sources, most=_SHOWN_SOURCES)}" if sources else "it called no tool"
         return f"[words of the local model, to be checked; {called}]\n{self.figures()}"
+
+    def _choice(self) -> str:
+        """One line about the servers, where they were chosen for the task."""
+        outcome = self.outcome
+        if not (outcome.started or outcome.not_started):
+            return ""
+        left = _listed(outcome.not_started, most=_SHOWN_SERVERS)
+        others = f"; not started, nothing in the task asks for them: {left}" if left else ""
+        return f"Servers started: {_listed(outcome.started, most=_SHOWN_SERVERS) or 'none'}{others}"
 
     def _refusals(self) -> str:
         """One line about the calls that were refused because the run could only read."""
         refused = list(dict.fromkeys(self.outcome.needed_write))
         if not refused:
             return ""
-        shown = ", ".join(refused[:_SHOWN_REFUSALS])
-        more = f" and {len(refused) - _SHOWN_REFUSALS} more" if len(refused) > _SHOWN_REFUSALS else ""
         total = len(self.outcome.needed_write)
-        return f"{_count(total, 'call')} needed access=write: {shown}{more}"
+        return f"{_count(total, 'call')} needed access=write: {_listed(refused, most=_SHOWN_REFUSALS)}"
 
     def savings(self) -> Savings:
         """What the run spared its caller, as an estimate."""
@@ -128,6 +136,11 @@ def _cut_at_paragraph(text: str, room: int) -> str:
         if (cut := head.rfind(end)) > room // 2:
             return head[:cut]
     return head
+
+
+def _listed(names: Sequence[str], *, most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -211,7 +211,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         output_schema: OutputSchema = None,
         access: AccessArgument = "read",
     ) -> CallToolResult:
-        """Let the local model do a task with all usable MCP servers. Name the servers instead if you know them."""
+        """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
         return await _run(
             ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
         )

@@ -14,6 +14,7 @@ from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.raw_client import ERAS, Era, open_raw_client
 
+LEFT = "not started, nothing in the task asks for them: "
 TASK = {"mcp_name": "filesystem", "task": "Write it."}
 
 
@@ -104,6 +105,22 @@ async def test_an_access_that_there_is_not_is_named() -> None:
         answer = await client.call("autonomous_with_mcp", **TASK, access="admin")
 
     assert_names(answer, "access", "'read' or 'write'", "'admin'")
+
+
+@pytest.mark.parametrize(
+    ("started", "left", "line"),
+    [
+        (("fs (for read)",), (), "Servers started: fs (for read)"),
+        ((), ("git",), f"Servers started: none; {LEFT}git"),
+        (("fs (a)", "new (b)"), ("git", "time"), f"Servers started: fs (a), new (b); {LEFT}git, time"),
+        (("fs (a)",), tuple("abcdefghijk"), f"Servers started: fs (a); {LEFT}a, b, c, d, e, f, g, h, i, j and 1 more"),
+    ],
+)
+def test_servers_that_were_chosen_stand_in_one_line(started: tuple[str, ...], left: tuple[str, ...], line: str) -> None:
+    report = RunReport("r1", Outcome("answered", "Done.", started=started, not_started=left), ("fs",))
+
+    assert report.text().startswith(f"Done.\n\n{line}\n\n[words of")
+    assert report.structure()["not_started"] == list(left)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: She
 
     assert code == 0, err
     assert out.startswith("It is heron-42.\n\n[words of the local model")
-    assert "starting filesystem" in err
+    assert "servers: filesystem" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -168,7 +168,7 @@ async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(
 
     assert code == 0, err
     assert out.startswith("It is heron-42 ? yes.\n\n[words of the local model")
-    assert "starting filesystem" in err
+    assert "servers: filesystem" in err
 
 
 async def test_a_folder_that_is_gone_is_said_with_exit_code_2(shell: Shell) -> None:

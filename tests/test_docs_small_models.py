@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import autonomous
-from lmstudio_bridge.agent import calls, loop, results, rounds, selection, strategy, stuck
+from lmstudio_bridge.agent import calls, choice, loop, reserve, results, rounds, selection, strategy, stuck
 from lmstudio_bridge.agent.shelf import SHELF_SPECS
 from lmstudio_bridge.agent.strategy import choose_strategy
+from lmstudio_bridge.downstream import catalogues
 
 TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read_text(encoding="utf-8").split())
 
@@ -26,12 +27,19 @@ TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read
         f"After {stuck._FORGIVE_AFTER} new turns in a row",
         f"(at most {results.MAX_CHARS:,} characters)",
         f"are at most {loop._MAX_TOOLS_WEAK} for a model that is asked for JSON",
+        "at least a third as well as the best",
+        f"is kept on disk for {catalogues.MAX_AGE / 86_400:.0f} days",
+        f"starts up to {reserve._MOST_AT_ONCE} servers at a time",
         f"brings in up to {selection._FOUND_AT_ONCE} more at a time",
         choose_strategy("any", trained_for_tool_use=True).reason,
     ],
 )
 def test_the_numbers_are_those_of_the_code(sentence: str) -> None:
     assert sentence in TEXT
+
+
+def test_a_third_is_a_third() -> None:
+    assert choice.FITS == 1 / 3
 
 
 def test_a_quarter_is_a_quarter() -> None:

@@ -25,6 +25,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     ServerFailed,
     ServerReady,
+    ServersChosen,
     Stop,
     Tally,
     Warned,
@@ -105,6 +106,17 @@ def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
         "It was lost and is back.",
         "two",
     )
+
+
+def test_servers_that_were_chosen_are_kept_with_what_became_of_them() -> None:
+    chosen = ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time", "web"))
+    later = (ServerReady("fs", 3), ServerFailed("odd", "x"), ServerReady("git", 2), ServerFailed("web", "y"))
+
+    assert outcome_of(chosen).started == ("new, odd (unknown)", "fs (for read)")
+    assert outcome_of(chosen).not_started == ("git", "time", "web")
+    got = outcome_of(chosen, *later)
+    assert got.started == ("new (unknown)", "fs (for read)", "git (needed on the way)")
+    assert got.not_started == ("time",)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -14,12 +15,13 @@ from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
 from lmstudio_bridge.agent.prompts import FAILED, LOOK_FIRST, TAKEN_AWAY, TRY_AGAIN
-from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.reserve import Reserve
+from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection, read_query
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
-from lmstudio_bridge.messages import Notice, ToolCall, ToolResult
+from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
@@ -59,12 +61,15 @@ class Caller:
         tell: Emit,
         redact: Callable[[str], str],
         clock: Callable[[], float],
+        reserve: Reserve | None = None,
     ) -> None:
         self._tools = tools
         self._toolbox = toolbox
         self._policy = policy
         self._shelf = shelf
         self._selection = selection
+        self._reserve = reserve
+        self._starting = anyio.Lock()
         self._tell = tell
         self._redact = redact
         self._clock = clock
@@ -109,10 +114,14 @@ class Caller:
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
     async def _answer(self, number: int, call: ToolCall) -> ToolResult:
+        problems = await self._start_needed(call)
         own = self._shelf.answer(call) or self._selection.answer(call)
         if own is not None:
             text, is_error = own
+            text = "\n".join((text, *problems))
             return await self._without_sending(number, call, text, is_error=is_error, server=_OWN)
+        if problems:
+            return await self._without_sending(number, call, f"{FAILED}{problems[0]}")
         if self._selection.is_taken_away(self._toolbox.known_name(call.name) or call.name):
             return await self._without_sending(number, call, TAKEN_AWAY)
         prepared = self._toolbox.prepare_call(call)
@@ -129,6 +138,36 @@ class Caller:
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
         return await self._send(number, call, prepared, decision)
+
+    async def _start_needed(self, call: ToolCall) -> list[str]:
+        """Start the servers that this call needs and that are not started; what the model must read if they fail."""
+        if self._reserve is None or self._toolbox.known_name(call.name):
+            return []
+        async with self._starting:  # another call of the turn may start the same server
+            return await self._start_from(self._reserve, call)
+
+    async def _start_from(self, reserve: Reserve, call: ToolCall) -> list[str]:
+        servers: Sequence[str] = ()
+        if call.name == FIND_TOOLS.name:
+            with suppress(ValueError, KeyError):  # the answer to the call will say so
+                servers = reserve.fitting(read_query(call), self._selection.hidden)
+        elif server := reserve.server_of(call.name):
+            servers = (server,)
+        tools: dict[str, Sequence[ServerTool]] = {}
+        problems: dict[str, str] = {}
+
+        async def start(server: str) -> None:
+            try:
+                tools[server] = await reserve.start(server)
+            except DownstreamError as exc:
+                problems[server] = self._shelf.show(self._redact(clean_text(exc.explain())[0]))
+
+        async with anyio.create_task_group() as group:
+            for server in servers:
+                group.start_soon(start, server)
+        for server in servers:
+            self._selection.add(self._toolbox.add(tools.get(server, ())))
+        return [problems[server] for server in servers if server in problems]
 
     async def _without_sending(
         self,

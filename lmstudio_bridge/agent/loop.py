@@ -28,9 +28,10 @@ from lmstudio_bridge.agent.prompts import (
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.recovery import judge_reply
+from lmstudio_bridge.agent.reserve import Reserve, finding_specs
 from lmstudio_bridge.agent.results import room_to_keep
 from lmstudio_bridge.agent.rounds import Asker
-from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shaping import ShapeError, ask_for_shape
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
@@ -109,20 +110,22 @@ async def run(
     fence: Fence | None = None,
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
+    reserve: Reserve | None = None,
     finish_timeout: float = FINISH_TIMEOUT,
 ) -> Outcome:
     """Work on the conversation until there is an answer or a limit is met.
 
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
     `clock` at which the first of them happened. `strategy` is how the model is asked at first. With
-    an `output_schema` the answer is JSON that fits it, or the run has failed.
-    `redact` takes secrets out of what tools return, and out of the answer; `fence` goes around the
-    former. Every way to end is an outcome, but for cancellation, which goes on after `RunFinished` was
-    told.
+    an `output_schema` the answer is JSON that fits it, or the run has failed. `reserve` are servers that
+    may yet be started. `redact` takes secrets out of what tools return, and out of the answer; `fence`
+    goes around the former. Every way to end is an outcome, but for cancellation, which goes on after
+    `RunFinished` was told.
     """
     began = clock() if started_at is None else started_at
+    tally = tally or Tally()
     rounds = _Rounds(
-        conversation, model, tools, toolbox, policy, limits, emit, tally or Tally(), strategy, redact, fence, clock
+        conversation, model, tools, toolbox, policy, limits, emit, tally, strategy, redact, fence, clock, reserve
     )
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
@@ -190,13 +193,14 @@ class _Rounds:
         redact: Callable[[str], str],
         fence: Fence | None,
         clock: Callable[[], float],
+        reserve: Reserve | None,
     ) -> None:
         self._fence = fence
         self.conversation = conversation
         self.limits = limits
         self.emit = emit
         self.tally = tally
-        weak = strategy.calls == "grammar"
+        self._weak = weak = strategy.calls == "grammar"
         self._selection = Selection(
             toolbox.specs,
             conversation.task(),
@@ -205,8 +209,7 @@ class _Rounds:
             best_first=weak,
         )
         self._first = frozenset(spec.name for spec in self._selection.offered)
-        self._finding = (FIND_TOOLS,) if self._selection.left_out else ()
-        self._weak = weak
+        self._finding = finding_specs(self._selection, reserve)
         self._specs: tuple[ToolSpec, ...] = ()
         self._specs_of: tuple[object, ...] = ()  # what they were made of
         self._watch = CircleWatch(first_step=strategy.first_step)
@@ -242,6 +245,7 @@ class _Rounds:
             tell=self.tell,
             redact=redact,
             clock=clock,
+            reserve=reserve,
         )
 
     def text_so_far(self) -> str:

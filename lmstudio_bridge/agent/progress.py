@@ -39,6 +39,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     ServerFailed,
     ServerReady,
+    ServersChosen,
     Warned,
 )
 from lmstudio_bridge.messages import Notice
@@ -139,7 +140,7 @@ async def open_progress(
 
 def _is_kept(event: Event) -> bool:
     match event:
-        case RunStarted() | RunContinued() | Noticed(notice=Notice(kind="recovery" | "strategy")):
+        case RunStarted() | RunContinued() | ServersChosen() | Noticed(notice=Notice(kind="recovery" | "strategy")):
             return True
         case _:
             return False
@@ -149,7 +150,10 @@ def describe(event: Event, *, max_rounds: int) -> str:
     """The event in a few words, or "" if it is not worth a message."""
     match event:
         case RunStarted(run_id=run_id, servers=servers) | RunContinued(run_id=run_id, servers=servers):
-            return f"run {run_id} · starting {', '.join(servers) or 'the servers'}"
+            return f"run {run_id} · servers: {', '.join(servers) or 'none'}"
+        case ServersChosen(left=left):
+            others = f"; not {', '.join(left)}" if left else ""
+            return f"starting {', '.join(event.explained())}{others}"
         case ServerReady(server=server, tools=tools):
             return f"{server} is ready with {tools} tools"
         case ServerFailed(server=server):

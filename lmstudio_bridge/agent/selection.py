@@ -1,6 +1,6 @@
 """Which tools the model is offered when all of them would take too much of its context. Pure.
 
-Ranked by the task with BM25 over names, descriptions and parameters; the others can be found later.
+They are ranked by the task; the others can be found later.
 """
 
 from __future__ import annotations
@@ -8,25 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.ranking import Index
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
-_WORD = re.compile(r"[a-z]+|\d+")
-# fmt: off
-_STOP_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "for", "from", "give", "has", "have", "how",
-    "i", "if", "in", "into", "is", "it", "its", "me", "my", "of", "on", "or", "please", "show", "so", "tell",
-    "that", "the", "then", "there", "this", "to", "use", "what", "when", "where", "which", "who", "will",
-    "with", "you", "your",
-))
-# fmt: on
-_SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
 _OLD = re.compile(r"\bdeprecated\b", re.IGNORECASE)
-_K1, _B = 1.2, 0.75  # the usual constants of BM25
-_NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
 _LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that show what there is, best first
 _FOUND_AT_ONCE = 5  # tools that one search brings in
 _SHOWN_DESCRIPTION = 200  # characters of a found tool's description
@@ -60,7 +48,7 @@ class Selection:
     ) -> None:
         self._specs = tuple(specs)
         self._taken_away: set[str] = set()
-        self._index = _Index(self._specs)
+        self._index = Index(self._specs)
         chosen: set[str] = set()
         room = math.inf if max_chars is None else max_chars
         ranked = sorted(self._index.rank(task), key=lambda spec: bool(_OLD.search(spec.description)))
@@ -72,6 +60,17 @@ class Selection:
             room -= size
         order = ranked if best_first else self._specs
         self.offered: tuple[ToolSpec, ...] = tuple(spec for spec in order if spec.name in chosen)
+
+    def add(self, specs: Sequence[ToolSpec]) -> None:
+        """Know of more tools from now on, without offering them."""
+        self._specs += tuple(specs)
+        self._index = Index(self._specs)
+
+    @property
+    def hidden(self) -> tuple[ToolSpec, ...]:
+        """The tools that a search may bring in."""
+        offered = {spec.name for spec in self.offered}
+        return tuple(spec for spec in self._specs if spec.name not in offered | self._taken_away)
 
     @property
     def left_out(self) -> int:
@@ -95,10 +94,9 @@ class Selection:
         if call.name != FIND_TOOLS.name:
             return None
         try:
-            query = str(read_arguments(call.arguments, FIND_TOOLS.parameters).values["query"])
+            found = self.find(read_query(call))
         except (ValueError, KeyError) as exc:
             return f"find_tools was not done: it needs a query ({exc}).", True
-        found = self.find(query)
         if not found:
             return "No other tool fits that. Use the ones that you have.", False
         lines = [f"- {spec.name}: {spec.description[:_SHOWN_DESCRIPTION]}" for spec in found]
@@ -130,53 +128,13 @@ class Selection:
         self.offered = tuple(spec for spec in self.offered if spec.name not in names)
 
 
-class _Index:
-    def __init__(self, specs: Sequence[ToolSpec]) -> None:
-        self._specs = specs
-        self._counts = [_count(spec) for spec in specs]
-        self._lengths = [sum(counts.values()) for counts in self._counts]
-        self._mean = (sum(self._lengths) / len(self._lengths)) if specs else 1.0
-        self._documents = Counter(word for counts in self._counts for word in counts)
+def read_query(call: ToolCall) -> str:
+    """What a call of `find_tools` looks for.
 
-    def rank(self, query: str, *, only_hits: bool = False) -> list[ToolSpec]:
-        """The tools, best first; equals stay in their order."""
-        words = tuple(dict.fromkeys(_words(query)))  # in their order: a sum of floats depends on it
-        scores = [self._score(words, number) for number in range(len(self._specs))]
-        order = sorted(range(len(self._specs)), key=lambda number: -scores[number])
-        return [self._specs[number] for number in order if scores[number] > 0 or not only_hits]
-
-    def _score(self, words: Sequence[str], number: int) -> float:
-        counts, length = self._counts[number], self._lengths[number]
-        score = 0.0
-        for word in words:
-            if word not in counts:
-                continue
-            rarity = math.log(1 + (len(self._specs) - self._documents[word] + 0.5) / (self._documents[word] + 0.5))
-            often = counts[word]
-            score += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * length / self._mean))
-        return score
-
-
-def _count(spec: ToolSpec) -> Counter[str]:
-    parameters = spec.parameters.get("properties", {})
-    counts = Counter(_words(f"{spec.description} {' '.join(map(str, parameters))}"))
-    for word in _words(spec.name):
-        counts[word] += _NAME_WEIGHT
-    return counts
-
-
-def _words(text: str) -> list[str]:
-    """The words that count, in a plain form: files, filed and file are one, and so are folder and directory."""
-    stems = [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
-    return [_SAME.get(stem, stem) for stem in stems]
-
-
-def _stem(word: str) -> str:
-    for ending in ("ing", "ies", "ed", "es", "s"):
-        if word.endswith(ending) and not word.endswith("ss") and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)] + ("y" if ending == "ies" else "")
-            break
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+    Raises:
+        ValueError, KeyError: It does not say.
+    """
+    return str(read_arguments(call.arguments, FIND_TOOLS.parameters).values["query"])
 
 
 def _required(spec: ToolSpec) -> Sequence[str]:

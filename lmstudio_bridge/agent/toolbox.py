@@ -51,16 +51,29 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[ServerTool]) -> None:
         self._tools: dict[str, ServerTool] = {}
-        distinct = {(tool.server, tool.name): tool for tool in tools}
-        for _, tool in sorted(distinct.items()):
-            self._tools[_free_name(tool, self._tools)] = tool
-        self.specs = tuple(
-            ToolSpec(name, clean_text(tool.description)[0][:MAX_DESCRIPTION], object_schema(tool.input_schema))
-            for name, tool in self._tools.items()
-        )
-        self._parameters = {spec.name: spec.parameters for spec in self.specs}
+        self.specs: tuple[ToolSpec, ...] = ()
+        self._parameters: dict[str, JSONObject] = {}
         self._sizes: dict[tuple[str, str], int] = {}
         self._checkers: dict[str, SchemaChecker | None] = {}
+        self.add(tools)
+
+    def add(self, tools: Iterable[ServerTool]) -> tuple[ToolSpec, ...]:
+        """Take in more tools, behind those that are there, which keep their names; gives their specs."""
+        distinct = {(tool.server, tool.name): tool for tool in tools}
+        added: list[ToolSpec] = []
+        for _, tool in sorted(distinct.items()):
+            name = _free_name(tool, self._tools)
+            self._tools[name] = tool
+            description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
+            added.append(ToolSpec(name, description, object_schema(tool.input_schema)))
+            self._parameters[name] = added[-1].parameters
+        self.specs += tuple(added)
+        return tuple(added)
+
+    def find_tool(self, name: str) -> ServerTool | None:
+        """The tool that the model means by a name, if there is one."""
+        known = self.known_name(name)
+        return None if known is None else self._tools[known]
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
         """Find the tool and check the arguments; nothing is guessed and nothing left out."""

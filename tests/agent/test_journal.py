@@ -44,6 +44,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     ServerFailed,
     ServerReady,
+    ServersChosen,
     Tally,
     Warned,
     fan_out,
@@ -69,6 +70,7 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ALL_KINDS: list[Event] = [
     RunStarted("r1", "do\nit", ("fs", "memory"), 5, "2026-01-02T12:00:00+00:00"),
     RunContinued("r1", "and then?", ("fs",), 7, "2026-01-02T12:30:00+00:00", "read"),
+    ServersChosen(("fs",), ("for read",), ("memory",)),
     ServerReady("fs", 3),
     ServerFailed("memory", "No such file: “x”"),
     ModelChosen("tiny", None, 4096),

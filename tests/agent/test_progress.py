@@ -29,6 +29,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     ServerFailed,
     ServerReady,
+    ServersChosen,
     Warned,
 )
 from lmstudio_bridge.messages import Notice, UserMessage
@@ -128,7 +129,7 @@ async def test_run_id_is_sent_first_even_if_more_happens_at_once() -> None:
         texts = await host.wait_for(2)
         await settle()
 
-    assert texts == ["run r1 · starting fs, web", "web is ready with 1 tools"]
+    assert texts == ["run r1 · servers: fs, web", "web is ready with 1 tools"]
     assert host.texts == texts
 
 
@@ -142,7 +143,7 @@ async def test_run_id_is_not_sent_twice() -> None:
         await host.wait_for(2)
         await settle()
 
-    assert host.texts == ["run r1 · starting fs, web", "careful"]
+    assert host.texts == ["run r1 · servers: fs, web", "careful"]
 
 
 async def test_only_the_newest_of_an_interval_is_sent() -> None:
@@ -202,7 +203,7 @@ async def test_heartbeat_after_the_first_message_repeats_the_run_id() -> None:
         pauses.end()
         await pauses.begun()
 
-    assert host.texts[1:] == ["run r1 · starting fs, web", "run r1 · starting fs, web · 15 s"]
+    assert host.texts[1:] == ["run r1 · servers: fs, web", "run r1 · servers: fs, web · 15 s"]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ async def test_host_that_hangs_holds_nothing_up_and_is_left_at_the_end() -> None
         for number in range(1_000):
             await emit(Warned(f"{number}"))
 
-    assert host.texts == ["run r1 · starting fs, web"]
+    assert host.texts == ["run r1 · servers: fs, web"]
     assert host.closed
 
 
@@ -389,8 +390,13 @@ async def test_event_after_the_block_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (STARTED, "run r1 · starting fs, web"),
-        (RunStarted("r1", "task", (), 5, ""), "run r1 · starting the servers"),
+        (STARTED, "run r1 · servers: fs, web"),
+        (RunStarted("r1", "task", (), 5, ""), "run r1 · servers: none"),
+        (
+            ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time")),
+            "starting new, odd (unknown), fs (for read); not git, time",
+        ),
+        (ServersChosen(("fs", "git"), ("for read", "for log"), ()), "starting fs (for read), git (for log)"),
         (ServerReady("fs", 3), "fs is ready with 3 tools"),
         (ServerFailed("fs", "No such file."), "fs could not be started, going on without it"),
         (ModelChosen("tiny", loaded=True, context_length=None), "model tiny"),

@@ -151,7 +151,7 @@ def test_the_choice_is_the_same_in_every_process() -> None:
         "words = 'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu'.split();"
         "specs = [ToolSpec(f't{n}', ' '.join(words[n % 5:] + words[:n % 7]), {}) for n in range(40)];"
         "s = Selection(specs, ' '.join(words), best_first=True);"
-        "print([spec.name for spec in s.offered], [repr(s._index._score(words, n)) for n in range(40)])"
+        "print([spec.name for spec in s.offered], list(map(repr, s._index.scores(' '.join(words)))))"
     )
     seen = {
         subprocess.run(

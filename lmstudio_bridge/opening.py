@@ -1,0 +1,126 @@
+"""The MCP servers of one run: chosen for its task, opened at its beginning, and later those that are needed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from lmstudio_bridge.agent.choice import choose_servers
+from lmstudio_bridge.agent.reserve import Reserve
+from lmstudio_bridge.downstream.catalogues import CatalogueStore
+from lmstudio_bridge.downstream.changes import take_tools
+from lmstudio_bridge.downstream.config import ServerConfig
+from lmstudio_bridge.downstream.sessions import Lease
+from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
+from lmstudio_bridge.messages import Notice, ServerTool
+from lmstudio_bridge.redaction import Redactor
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What the servers of a run are chosen by; `used` are those that it used before, where it goes on.
+
+    Servers are started until the tools that fit have `max_chars` characters.
+    """
+
+    task: str
+    max_chars: int
+    used: tuple[str, ...] = ()
+
+
+class RunServers:
+    """The servers that one run may use. `offers` says which of their tools the model gets to know of."""
+
+    def __init__(
+        self,
+        configs: Sequence[ServerConfig],
+        *,
+        lease: Lease,
+        catalogues: CatalogueStore,
+        tell: Emit,
+        redactor: Redactor,
+        offers: Callable[[ServerTool], bool],
+    ) -> None:
+        self._configs = {config.name: config for config in configs}
+        self._lease = lease
+        self._catalogues = catalogues
+        self._tell = tell
+        self._redactor = redactor
+        self._offers = offers
+        self._left: dict[str, tuple[ServerTool, ...]] = {}
+        self._opened: dict[str, tuple[ServerTool, ...]] = {}
+        self._failed: list[DownstreamError] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The servers that are open, in the order in which they are configured."""
+        return tuple(name for name in self._configs if name in self._opened)
+
+    def tools(self) -> tuple[ServerTool, ...]:
+        """The tools of the open servers, as far as the model may know of them."""
+        return tuple(tool for name in self.names for tool in self._opened[name])
+
+    def reserve(self) -> Reserve | None:
+        """What was left unopened, to be found and opened later."""
+        return Reserve(self._left, start=self._start_later) if self._left else None
+
+    async def choose(self, discovery: Discovery) -> None:
+        """Leave unopened what the task does not need, as far as that can be told."""
+        known = {name: self._known_tools(config) for name, config in self._configs.items()}
+        choice = choose_servers(discovery.task, known, max_chars=discovery.max_chars, used=discovery.used)
+        self._left = {name: known[name] or () for name in choice.left}
+        await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))
+
+    async def open(self) -> None:
+        """Open all that were not left; if none of them can be, the others too.
+
+        Raises:
+            DownstreamError: None can be opened.
+        """
+        await self._open_all(name for name in self._configs if name not in self._left)
+        if not self._opened and self._left:
+            left, self._left = self._left, {}
+            await self._open_all(left)
+        if not self._opened:
+            error = _none_left(self._failed, self._redactor)
+            raise error from (None if error in self._failed else self._failed[-1])
+
+    async def _open_all(self, names: Iterable[str]) -> None:
+        async with anyio.create_task_group() as group:
+            for name in names:
+                group.start_soon(self._open, self._configs[name])
+
+    async def _open(self, config: ServerConfig) -> None:
+        try:
+            taken = take_tools(self._catalogues, config, await self._lease.open_server(config, on_wait=self._on_wait))
+        except DownstreamError as exc:
+            self._failed.append(exc)
+            await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
+            return
+        self._opened[config.name] = tuple(filter(self._offers, taken.tools))
+        await self._tell(ServerReady(config.name, len(taken.tools)))
+        for warning in taken.warnings:
+            await self._tell(Warned(warning))
+
+    async def _on_wait(self, text: str) -> None:
+        await self._tell(Noticed(Notice("queue", text)))
+
+    async def _start_later(self, name: str) -> tuple[ServerTool, ...]:
+        await self._open(self._configs[name])
+        if name not in self._opened:
+            raise next(error for error in reversed(self._failed) if error.server == name)
+        return self._opened[name]
+
+    def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
+        tools = self._catalogues.known_tools(config)
+        return None if tools is None else tuple(filter(self._offers, tools))
+
+
+def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:
+    if len(failed) == 1:
+        return failed[0]
+    reasons = "\n".join(f"- {redactor.redact(error.explain())}" for error in failed)
+    return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)
