@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.commands import doctor, eval, install, run, serve, uninstall
-from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
+from lmstudio_bridge.commands import completion, doctor, eval, install, run, serve, uninstall
+from lmstudio_bridge.commands.arguments import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
+from lmstudio_bridge.commands.help import HelpFormatter, epilog
 
 if TYPE_CHECKING:
     from lmstudio_bridge.settings import Settings
 
-DESCRIPTION = "Hands tasks from Claude Code to a local model in LM Studio, which works with your other MCP servers."
-EPILOG = (
-    "Without a command it serves MCP on stdio; Claude Code starts it so: claude mcp add lmstudio-bridge -- uvx "
-    "lmstudio-bridge. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
-)
+DESCRIPTION = """
+Hands tasks from Claude Code to a local model in LM Studio, which works with your other MCP servers.
+
+Without a command it serves MCP on stdio, as Claude Code wants it. Start with `lmstudio-bridge install`, and with
+`lmstudio-bridge doctor` where something does not work. `lmstudio-bridge COMMAND --help` tells more.
+"""
 
 
 class Command(Protocol):
@@ -43,31 +46,38 @@ class PlainCommand(Protocol):
 
 
 COMMANDS: dict[str, Command] = {"serve": serve, "run": run, "eval": eval}
-PLAIN_COMMANDS: dict[str, PlainCommand] = {"install": install, "uninstall": uninstall, "doctor": doctor}
-_ORDER = (serve, install, doctor, run, eval, uninstall)  # of --help
+PLAIN_COMMANDS: dict[str, PlainCommand] = {
+    "install": install,
+    "uninstall": uninstall,
+    "doctor": doctor,
+    "completion": completion,
+}
+_ORDER = (serve, install, doctor, run, eval, uninstall, completion)  # of --help
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name, and return the exit code."""
-    args = build_parser().parse_args(argv)
-    import asyncio
-    import logging
-
-    from lmstudio_bridge.commands.surroundings import settings_here
-    from lmstudio_bridge.errors import BridgeError, SettingsError
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not cost the answer
             stream.reconfigure(errors="replace")
     try:
-        if args.command in PLAIN_COMMANDS:
-            code = PLAIN_COMMANDS[args.command].run(args)
-        else:
-            settings = settings_here()
-            logging.basicConfig(
-                stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-            )
-            code = COMMANDS[args.command or "serve"].run(settings, args)
+        try:
+            return _run_command(build_parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except BrokenPipeError:  # as in `lmstudio-bridge doctor | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        return EXIT_BROKEN_PIPE
+
+
+def _run_command(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from lmstudio_bridge.errors import BridgeError, SettingsError
+
+    try:
+        code = _start(args)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except SettingsError as exc:
         print(exc.explain(), file=sys.stderr)
@@ -79,10 +89,35 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _start(args: argparse.Namespace) -> int | Coroutine[Any, Any, int]:
+    """What the command does, or its exit code if that is already done."""
+    if args.command in PLAIN_COMMANDS:
+        return PLAIN_COMMANDS[args.command].run(args)
+    import logging
+
+    from lmstudio_bridge.commands.surroundings import settings_here
+
+    settings = settings_here()
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    return COMMANDS[args.command or "serve"].run(settings, args)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="lmstudio-bridge", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"lmstudio-bridge {__version__}")
+    parser = argparse.ArgumentParser(
+        prog="lmstudio-bridge",
+        description=DESCRIPTION,
+        epilog=epilog(
+            exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output went away"},
+            variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "NO_COLOR"),
+        ),
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"lmstudio-bridge {__version__}", help="show the version and exit"
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
     for command in _ORDER:
         command.add_parser(commands)

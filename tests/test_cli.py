@@ -98,7 +98,7 @@ async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
     assert await shell.run("--version") == (0, f"lmstudio-bridge {__version__}\n", "")
     code, out, err = await shell.run("--help")
     assert (code, err) == (0, "")
-    assert all(command in out for command in ("serve", "run", "doctor", "Exit codes"))
+    assert all(command in out for command in ("serve", "run", "doctor", "exit codes"))
 
 
 async def test_help_and_version_import_nothing_heavy() -> None:

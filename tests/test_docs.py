@@ -20,8 +20,10 @@ DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 
 OTHERS = {
     # the system's
+    "NO_COLOR",
     "XDG_CONFIG_HOME",
     # Claude Code's
+    "CLAUDE_CONFIG_DIR",
     "MCP_TIMEOUT",
     "MCP_TOOL_TIMEOUT",
     "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT",
@@ -87,6 +89,7 @@ def test_the_shell_commands_are_ones_that_a_shell_and_our_parser_take(name: str)
             words = [entry["command"], *entry["args"]]
             assert words[:2] == ["uvx", "lmstudio-bridge"], line
         words = words[1:] if words[:1] == ["uvx"] else words
+        words = words[: words.index(">")] if ">" in words else words
         if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
             build_parser().parse_args(words[1:])  # exits if it does not understand
 

@@ -142,6 +142,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "commands.eval",
         "commands.install",
         "commands.uninstall",
+        "commands.completion",
     ),
     ("cli",),
     ("__main__",),

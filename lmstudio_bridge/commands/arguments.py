@@ -10,6 +10,7 @@ from lmstudio_bridge.hosts import NAMES, SCOPES
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # argparse's own
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

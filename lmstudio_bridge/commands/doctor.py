@@ -34,6 +34,10 @@ def add_parser(commands: Commands) -> None:
         counted), rules, journals, and the programs that are set up to start the bridge.
 
         It takes the settings of this shell. Secrets are never shown.
+
+        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}, each check with "area" (bridge,
+        lm_studio, model, deep, servers, rules, journals, programs), "name", "state" (ok, warning, failed), "found" and
+        "remedy". New areas and keys may be added; "format" changes if anything else does.
         """,
         examples=(
             ("lmstudio-bridge doctor", "check everything; nothing is changed"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmstudio_bridge.commands.arguments import EXIT_OK, Commands, positive
+from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
     from lmstudio_bridge.evals.results import Results
@@ -17,8 +18,21 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> None:
     """Add what the command takes."""
-    about = "measure how well a model does tasks that can be checked, over real MCP servers"
-    parser = commands.add_parser("eval", help=about, description=f"{about[0].upper()}{about[1:]}; see docs/evals.md.")
+    parser = add_command(
+        commands,
+        "eval",
+        "measure how well a model does tasks that can be checked, over real MCP servers",
+        """
+        Lets a model do tasks whose result can be checked, over real MCP servers in a folder of their own, and
+        prints a table. What was measured, and how: docs/evals.md.
+        """,
+        examples=(
+            ("lmstudio-bridge eval --baseline", "all tasks, here and with a plain loop"),
+            ("lmstudio-bridge eval --family one_call --tasks 3 --json", "a quick look, for a program"),
+        ),
+        exit_codes={0: "measured, however well the model did"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL"),
+    )
     parser.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded one)")
     parser.add_argument("--family", action="append", metavar="F", help="family of tasks; several times for several")
     parser.add_argument("--tasks", type=positive, metavar="N", help="most tasks of each family (default: all)")

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, Commands, positive
+from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
     from lmstudio_bridge.settings import Settings
@@ -15,7 +16,22 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> None:
     """Add what the command takes."""
-    parser = commands.add_parser("run", help="do one task from the shell")
+    parser = add_command(
+        commands,
+        "run",
+        "do one task from the shell",
+        """
+        Lets the local model work on the task with the tools of your MCP servers, as the bridge does for
+        Claude Code. Progress goes to stderr, the answer to stdout. Ctrl-C ends the run and its servers in good
+        order; what was done so far is in its journal.
+        """,
+        examples=(
+            ('lmstudio-bridge run "List every TODO in src/" --mcp filesystem', "with one MCP server"),
+            ('lmstudio-bridge run "Sort the notes by topic" --access write', "where tools may change things"),
+        ),
+        exit_codes={0: "answered", 1: "no whole answer: a limit was reached, or it failed"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT"),
+    )
     parser.add_argument("task", help="what to do")
     parser.add_argument(
         "--mcp",

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lmstudio_bridge.commands.arguments import EXIT_OK, Commands
+from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
     from lmstudio_bridge.settings import Settings
@@ -14,7 +15,19 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> None:
     """Add what the command takes."""
-    commands.add_parser("serve", help="serve MCP on stdio (the default)")
+    add_command(
+        commands,
+        "serve",
+        "serve MCP on stdio (the default)",
+        """
+        Serves MCP on stdin and stdout until the program that started it goes away. That program is
+        Claude Code or another one with MCP servers; `lmstudio-bridge install` registers it there. Logs
+        go to stderr.
+        """,
+        examples=(("lmstudio-bridge", "the same as lmstudio-bridge serve"),),
+        exit_codes={0: "the other side has closed the connection"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_LOG_LEVEL"),
+    )
 
 
 def run(settings: Settings, _: argparse.Namespace) -> int:

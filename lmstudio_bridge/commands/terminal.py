@@ -16,7 +16,7 @@ def open_console(stream: TextIO, *, environ: Mapping[str, str]) -> Console:
     It neither reads markup in what it is given nor colours numbers and paths by itself.
     """
     terminal = stream.isatty()
-    return Console(
+    return _Console(
         file=stream,
         width=None if terminal else PLAIN_WIDTH,
         force_terminal=terminal,
@@ -25,6 +25,13 @@ def open_console(stream: TextIO, *, environ: Mapping[str, str]) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+class _Console(Console):
+    """One that leaves it to `cli` what happens when the reader of a pipe goes away."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def can_show(text: str, stream: TextIO) -> bool:
