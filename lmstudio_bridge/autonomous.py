@@ -33,6 +33,7 @@ from lmstudio_bridge.errors import (
     NestedBridgeError,
     ServerNotConfiguredError,
     ServerNotTrustedError,
+    listed,
 )
 from lmstudio_bridge.events import (
     Emit,
@@ -380,13 +381,13 @@ def new_run_id(now: datetime) -> str:
 def _none_of(refused: list[DownstreamError]) -> DownstreamError:
     if len(refused) == 1:
         return refused[0]
-    reasons = "\n".join(f"- {error.explain()}" for error in refused)
+    reasons = listed([f"- {error.explain()}" for error in refused], between="\n")
     return DownstreamError(f"None of the MCP servers can be used:\n{reasons}", server=refused[0].server)
 
 
 def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
     looked = ", ".join(map(str, catalog.paths)) or f".mcp.json in {catalog.project} and above it"
-    skipped = "".join(f" {name} was skipped: {reason}" for name, reason in catalog.skipped.items())
+    skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
     return ServerNotConfiguredError(
         f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
         server="",

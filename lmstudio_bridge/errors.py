@@ -38,6 +38,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+SHOWN_NAMES = 20  # that a message lists; there may be thousands
+
+
+def listed(names: Sequence[str], *, between: str = ", ") -> str:
+    """The first of the names, and how many there are besides."""
+    left_out = len(names) - SHOWN_NAMES
+    return between.join([*names[:SHOWN_NAMES], *([f"and {left_out:,} more"] if left_out > 0 else [])])
+
 
 class BridgeError(Exception):
     """Base of all our errors.

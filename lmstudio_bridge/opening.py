@@ -13,7 +13,7 @@ from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import Lease
-from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.errors import DownstreamError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.messages import Notice, ServerTool
 from lmstudio_bridge.redaction import Redactor
@@ -122,5 +122,5 @@ class RunServers:
 def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:
     if len(failed) == 1:
         return failed[0]
-    reasons = "\n".join(f"- {redactor.redact(error.explain())}" for error in failed)
+    reasons = listed([f"- {redactor.redact(error.explain())}" for error in failed], between="\n")
     return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)

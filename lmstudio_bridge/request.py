@@ -10,6 +10,10 @@ Access: TypeAlias = Literal["read", "write"]
 """What the tools of a run may do: only read, or also change things."""
 
 DEFAULT_MAX_ROUNDS = 50
+MAX_ROUNDS = 1_000
+MAX_TOKENS = 1_000_000  # of one reply
+MAX_SERVERS = 100  # that a request names
+MAX_NAME = 256  # characters of a server's or a model's name
 MAX_TASK = 10_000  # characters
 
 

@@ -33,13 +33,22 @@ from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.report import as_utf8
-from lmstudio_bridge.request import DEFAULT_MAX_ROUNDS, MAX_TASK, Access, ContinueRequest, RunRequest
+from lmstudio_bridge.request import (
+    DEFAULT_MAX_ROUNDS,
+    MAX_NAME,
+    MAX_ROUNDS,
+    MAX_SERVERS,
+    MAX_TASK,
+    MAX_TOKENS,
+    Access,
+    ContinueRequest,
+    RunRequest,
+)
 from lmstudio_bridge.resources import add_resources
 from lmstudio_bridge.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_ROUNDS = 1_000
 MAX_SECONDS = 86_400
 MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
@@ -59,17 +68,21 @@ INSTRUCTIONS = (
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
-MaxRounds = Annotated[int, Field(ge=1, le=MAX_ROUNDS, description="Most model requests; the last gives the answer")]
-MaxTokens = Annotated[
-    Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="Most tokens of one model reply")
+MaxRounds = Annotated[
+    int, Field(strict=True, ge=1, le=MAX_ROUNDS, description="Most model requests; the last gives the answer")
 ]
-Model = Annotated[str | None, Field(description="Model name in LM Studio; default: a loaded one")]
+MaxTokens = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"],
+    Field(description="Most tokens of one model reply"),
+]
+Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model name in LM Studio; default: a loaded one")]
 AccessArgument = Annotated[
     Access, Field(description="write: also tools that change things; read: only tools marked as reading")
 ]
 OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
 Timeout = Annotated[
-    int | None, Field(ge=1, le=MAX_SECONDS, description="Seconds for the run; then the answer so far is given")
+    Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)] | None,
+    Field(description="Seconds for the run; then the answer so far is given"),
 ]
 RunId = Annotated[
     str, Field(min_length=1, description="Run id, from the first progress message or a result's last line")
@@ -77,8 +90,13 @@ RunId = Annotated[
 Instructions = Annotated[
     str | None, Field(max_length=MAX_TASK, description="What to do next; without it: the answer again, or go on")
 ]
-ServerName = Annotated[str, Field(min_length=1, description="MCP server name, as configured")]
-ServerNames = Annotated[list[ServerName], Field(min_length=1, description="MCP server names, as configured")]
+ServerName = Annotated[str, Field(min_length=1, max_length=MAX_NAME, description="MCP server name, as configured")]
+ServerNames = Annotated[
+    list[ServerName], Field(min_length=1, max_length=MAX_SERVERS, description="MCP server names, as configured")
+]
+
+_UNSAID = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("maximum", MAX_TOKENS))
+"""Bounds that no honest call meets: not worth what it costs the caller to read of them."""
 
 _ANNOTATIONS: dict[Access, ToolAnnotations] = {
     "write": ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True),
@@ -281,7 +299,11 @@ def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _plain_property(schema: dict[str, Any]) -> dict[str, Any]:
     """One argument: `anyOf: [X, null], default: null` becomes X."""
-    plain = {key: value for key, value in schema.items() if key != "title"}
+    plain = {
+        key: [_plain_property(each) for each in value] if key == "anyOf" else value
+        for key, value in schema.items()
+        if key != "title" and (key, value) not in _UNSAID
+    }
     match plain:
         case {"anyOf": [dict() as given, {"type": "null"}], "default": None}:
             rest = {key: value for key, value in plain.items() if key not in ("anyOf", "default")}

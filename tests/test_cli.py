@@ -195,7 +195,24 @@ async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Sh
     assert "http://127.0.0.1:1234/v1" in err
 
 
-@pytest.mark.parametrize("arguments", [("run",), ("run", "x", "--max-rounds", "0"), ("nonsense",)])
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        ("", "task: String should have at least 1 character (given: '')"),
+        ("x" * 10_001, f"task: String should have at most 10000 characters (given: {'x' * 80!r})"),
+    ],
+)
+async def test_a_task_that_is_none_is_told_as_over_mcp(shell: Shell, task: str, problem: str) -> None:
+    code, out, err = await shell.run("run", task)
+
+    assert (code, out) == (2, "")
+    assert problem in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run",), ("run", "x", "--max-rounds", "0"), ("run", "x", "--max-rounds", "1001"), ("nonsense",)],
+)
 async def test_wrong_usage_exits_with_2(shell: Shell, arguments: tuple[str, ...]) -> None:
     code, out, err = await shell.run(*arguments)
 

@@ -28,7 +28,7 @@ def bounds() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("what", "most"),
     [
-        ("requests to the model in a run", f"{request.DEFAULT_MAX_ROUNDS}; a call may ask for {server.MAX_ROUNDS:,} "),
+        ("requests to the model in a run", f"{request.DEFAULT_MAX_ROUNDS}; a call may ask for {request.MAX_ROUNDS:,} "),
         ("time of a run", f"{SETTINGS.run_timeout:,.0f} s "),
         ("calls of one turn", f"{calls.MAX_CALLS}"),
         ("one tool call", f"{SETTINGS.tool_timeout:.0f} s "),

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "messages",
         "nesting",
         "request",
+        "agent.fence",
     ),
     (
         "settings",
@@ -53,7 +54,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.validation",
         "agent.stuck",
         "agent.rules",
-        "agent.fence",
         "agent.paths",
         "hosts",
         "json_text",

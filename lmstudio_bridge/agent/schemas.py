@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.messages import JSONObject, ToolSpec
 
 KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "required", "items", "additionalProperties")
@@ -22,6 +23,7 @@ _DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper beco
 _MAX_ENUM = 4_000  # characters of an enum's values; a longer list is only checked before a call
 _MAX_NUMBER = 2**53  # beyond, engines disagree about what a number is
 _MAX_DESCRIPTION = 1_024  # characters
+_MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken out
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
 
@@ -67,7 +69,7 @@ class _Cleaner:
                     cleaned[key] = {
                         str(name): self.clean(each, depth + 1, path)
                         for name, each in value.items()
-                        if self.nodes <= MAX_NODES
+                        if self.nodes <= MAX_NODES and not clean_text(str(name))[1]  # a name must be sent as it is
                     }
                 case "items" | "additionalProperties", Mapping():
                     cleaned[key] = self.clean(value, depth + 1, path)
@@ -114,7 +116,7 @@ def _plain_value(key: str, value: Any) -> Any:
         case "type", [*kinds]:
             return [kind for kind in kinds if isinstance(kind, str) and kind in _TYPES]
         case "description", str():
-            return value[:_MAX_DESCRIPTION]
+            return clean_text(value[:_MAX_RAW_DESCRIPTION])[0][:_MAX_DESCRIPTION]
         case "enum", [*values]:
             return _plain_values(values)
         case "minimum" | "maximum", int() | float() if not isinstance(value, bool) and abs(value) <= _MAX_NUMBER:
@@ -128,12 +130,16 @@ def _plain_value(key: str, value: Any) -> Any:
 
 
 def _plain_values(values: list[Any]) -> list[Any] | None:
-    """The values of an `enum`; None where they are too many or no plain values that JSON has a word for."""
+    """The values of an `enum`; None where they are too many, or JSON has no word for one, or a reader does not see it.
+
+    They are not cleaned: a call must send them as they are.
+    """
     try:
         size = len(json.dumps(values, allow_nan=False))
     except (ValueError, TypeError, RecursionError):
         return None
     plain = all(value is None or isinstance(value, str | int | float) for value in values)
+    plain = plain and not any(clean_text(value)[1] for value in values if isinstance(value, str))
     return values if values and plain and size <= _MAX_ENUM else None
 
 

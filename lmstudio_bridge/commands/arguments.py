@@ -6,6 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from lmstudio_bridge.hosts import NAMES, SCOPES
+from lmstudio_bridge.request import MAX_ROUNDS, MAX_TASK
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -13,7 +14,26 @@ EXIT_USAGE = 2  # argparse's own
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 
+_SHOWN_TASK = 80  # characters of one that is too long
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def task(text: str) -> str:
+    """A task, with the words that a call over MCP gets where it is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("String should have at least 1 character (given: '')")
+    if len(text) > MAX_TASK:
+        given = f"{text[:_SHOWN_TASK]!r}"
+        raise argparse.ArgumentTypeError(f"String should have at most {MAX_TASK} characters (given: {given})")
+    return text
+
+
+def rounds(text: str) -> int:
+    """A number of rounds."""
+    if (number := positive(text)) > MAX_ROUNDS:
+        raise argparse.ArgumentTypeError(f"not a whole number from 1 to {MAX_ROUNDS}: {text!r}")
+    return number
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, Commands, positive
+from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, Commands, positive, rounds, task
 from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> None:
         exit_codes={0: "answered", 1: "no whole answer: a limit was reached, or it failed"},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT"),
     )
-    parser.add_argument("task", help="what to do")
+    parser.add_argument("task", type=task, help="what to do")
     parser.add_argument(
         "--mcp",
         action="append",
@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
         help="MCP server whose tools the model may use; give it several times for several (default: all)",
     )
     parser.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded one)")
-    parser.add_argument("--max-rounds", type=positive, default=50, metavar="N", help="most requests to the model (50)")
+    parser.add_argument("--max-rounds", type=rounds, default=50, metavar="N", help="most requests to the model (50)")
     parser.add_argument("--max-tokens", type=positive, metavar="N", help="most tokens of one reply (default: auto)")
     parser.add_argument(
         "--access",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lmstudio_bridge.errors import ServerNotConfiguredError, ServerNotTrustedError
+from lmstudio_bridge.errors import ServerNotConfiguredError, ServerNotTrustedError, listed
 
 Transport: TypeAlias = Literal["stdio", "http", "sse"]
 
@@ -98,13 +98,13 @@ class ServerCatalog:
         if name in self.unapproved:
             raise self.refusal(name)
         known = sorted(self.servers)
-        listed = f"Configured: {', '.join(known)}." if known else _HOW_TO_ADD
+        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
         if name in self.skipped:
             raise ServerNotConfiguredError(
                 f"MCP server '{name}' cannot be used: {self.skipped[name]}",
                 server=name,
                 configured=known,
-                remedy=listed,
+                remedy=choice,
             )
         lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
@@ -117,7 +117,7 @@ class ServerCatalog:
             f"No MCP server named '{name}' is configured {looked}.",
             server=name,
             configured=known,
-            remedy=f"{hint}{listed}",
+            remedy=f"{hint}{choice}",
         )
 
     def refusal(self, name: str) -> ServerNotTrustedError:

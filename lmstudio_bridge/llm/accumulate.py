@@ -272,7 +272,7 @@ class Accumulator:
             text, leaked = recover_calls(text, offered=self._offered.__contains__)
             if not leaked and not text.strip():  # all was taken for thinking, the call too
                 reasoning, leaked = recover_calls(reasoning, offered=self._offered.__contains__)
-            calls = tuple(ToolCall(self._new_id(), call.name, call.arguments) for call in leaked)
+            calls = tuple(ToolCall(self._new_id(), call.name, _mended(call.arguments)) for call in leaked)
         return Completion(
             text=text.strip(),
             reasoning=reasoning,

@@ -472,3 +472,29 @@ def test_schemas_of_real_servers_lose_only_what_engines_cannot_read(tool: str) -
 
     assert object_schema(schema) == cleaned
     assert_plain(cleaned)
+
+
+def test_what_a_reader_cannot_see_is_in_no_word_of_a_schema() -> None:
+    """A hidden order is as good in a parameter as in the tool's description."""
+    hidden = "\u202e\x1b[8m\U000e0041"
+    schema = {
+        "properties": {
+            "path": {"type": "string", "description": f"The {hidden}path."},
+            "mode": {"type": "string", "enum": ["fast", f"slow{hidden}"]},
+            "kind": {"const": f"one{hidden}"},
+            f"order{hidden}": {"type": "string"},
+            "deep": {"type": "array", "items": {"type": "string", "description": hidden}},
+        },
+        "required": ["path", f"order{hidden}"],
+    }
+
+    assert object_schema(schema) == {
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "description": "The path."},
+            "mode": {"type": "string"},
+            "kind": {},
+            "deep": {"type": "array", "items": {"type": "string", "description": ""}},
+        },
+        "required": ["path"],
+    }

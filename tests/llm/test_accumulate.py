@@ -324,3 +324,9 @@ def test_a_reply_may_hold_so_many_calls(number: int, ends: bool) -> None:
     else:
         with pytest.raises(LLMResponseError, match="more than 1,000 tool calls"):
             accumulate(chunks)
+
+
+def test_half_a_character_in_a_call_that_leaked_is_mended() -> None:
+    [call] = accumulate([chunk({"content": '[TOOL_CALLS]f[ARGS]{"\\ud83da": 1}'})], offered=["f"]).calls
+
+    assert call.arguments == '{"\ufffda": 1}'
