@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.agent.rules import Rule, Rules, Verb
+from lmstudio_bridge.bounded_files import read_bounded
 from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.errors import SettingsError
 
 FILE = "lmstudio-bridge.toml"
+MAX_BYTES = 1024 * 1024  # of one file
 _VERBS: tuple[Verb, ...] = ("hide", "deny", "allow")
 _SHOWN = 80  # characters of a bad value that are quoted
 _LINE = re.compile(r"\(at line (\d+), column \d+\)|\(at end of document\)")
@@ -79,14 +81,14 @@ def user_file(around: Surroundings) -> Path | None:
 
 def _read(path: Path, *, around: Surroundings) -> Rules:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8")
         root = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         place = _LINE.search(str(exc))
         line = place[1] if place and place[1] else len(text.splitlines())
         problem = _LINE.sub("", str(exc)).strip()
         raise SettingsError(f"{path}, line {line}: it is no TOML: {problem}.", remedy=_LOOK) from exc
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:  # no UTF-8; numbers or nesting beyond what Python reads
         raise SettingsError(f"{path} cannot be read: {exc}.", remedy="Correct it or take it away.") from exc
     return _Reader(path, text, around).read(root)
 

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "errors",
         "messages",
         "nesting",
+        "bounded_files",
         "request",
         "agent.fence",
     ),

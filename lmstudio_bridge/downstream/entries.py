@@ -16,10 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from lmstudio_bridge.bounded_files import read_bounded
 from lmstudio_bridge.downstream.config import Scope, ServerConfig, Transport
 from lmstudio_bridge.downstream.recursion import starts_bridge
 from lmstudio_bridge.errors import McpConfigError
 
+MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own
 MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
 
 _TRANSPORTS: Mapping[str, Transport] = {
@@ -132,7 +134,7 @@ def read_json(path: Path) -> Any:
         McpConfigError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} does not exist.",
