@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,13 +15,15 @@ from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, new_fence
-from lmstudio_bridge.agent.journal import check_not_active, open_journal
+from lmstudio_bridge.agent.journal import Keep, check_not_active, open_journal
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
+from lmstudio_bridge.agent.pruning import prune_journals
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.validation import check_schema
+from lmstudio_bridge.credentials import secrets_of_entry, secrets_of_environment
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.downstream.discovery import load_servers
@@ -29,15 +31,11 @@ from lmstudio_bridge.downstream.environment import passed_variables
 from lmstudio_bridge.downstream.sessions import SessionPool, open_pool
 from lmstudio_bridge.errors import (
     BridgeError,
-    DownstreamError,
     NestedBridgeError,
-    ServerNotConfiguredError,
-    ServerNotTrustedError,
-    listed,
+    RunNotFoundError,
 )
 from lmstudio_bridge.events import (
     Emit,
-    Event,
     MessageAdded,
     Noticed,
     RunContinued,
@@ -45,19 +43,19 @@ from lmstudio_bridge.events import (
     ServerFailed,
     ServerReady,
     ServersChosen,
-    Tally,
     Warned,
-    fan_out,
 )
 from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
 from lmstudio_bridge.messages import Message, Notice, SystemMessage, UserMessage
+from lmstudio_bridge.named_servers import NamedServers, find_servers
 from lmstudio_bridge.opening import Discovery
 from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.places import RunPlaces
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
 from lmstudio_bridge.presets import is_fresh
-from lmstudio_bridge.redaction import Redactor, secrets_of_environment
+from lmstudio_bridge.record import Record
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.report import RunReport
 from lmstudio_bridge.request import Access, ContinueRequest, RunRequest
 from lmstudio_bridge.retry import RetryPolicy, Sleep
@@ -69,20 +67,11 @@ _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
 
 @dataclass(frozen=True, slots=True)
-class _Selection:
-    """The servers to open, those that were meant and cannot be, and what the user should know about the files."""
-
-    configs: list[ServerConfig]
-    refused: list[DownstreamError]
-    warnings: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     """What is about to be done: `added` are the messages that go to the conversation first."""
 
     start: RunStarted | RunContinued
-    servers: _Selection
+    servers: NamedServers
     model: str | None
     conversation: Conversation
     added: tuple[Message, ...]
@@ -94,12 +83,14 @@ async def open_agent(
     settings: Settings,
     *,
     environ: Mapping[str, str],
+    redactor: Redactor | None = None,
     sleep: Sleep = asyncio.sleep,
     make_fence: Callable[[], Fence] = new_fence,
 ) -> AsyncIterator[DynamicAutonomousAgent]:
     """An agent with its HTTP client and its pool of MCP servers; leaving closes both.
 
-    `sleep` makes the pauses before a request is sent again, `make_fence` what stands around results in one run.
+    `redactor` learns the secrets of all that the agent uses. `sleep` makes the pauses before a request is sent
+    again, `make_fence` what stands around results in one run.
     """
     async with (
         open_client(
@@ -122,7 +113,9 @@ async def open_agent(
             is_fresh=partial(is_fresh, named=settings.fresh),
         ) as pool,
     ):
-        yield DynamicAutonomousAgent(client, pool, settings=settings, environ=environ, make_fence=make_fence)
+        yield DynamicAutonomousAgent(
+            client, pool, settings=settings, environ=environ, redactor=redactor or Redactor(), make_fence=make_fence
+        )
 
 
 class DynamicAutonomousAgent:
@@ -138,14 +131,18 @@ class DynamicAutonomousAgent:
         *,
         settings: Settings,
         environ: Mapping[str, str],
+        redactor: Redactor,
         make_fence: Callable[[], Fence] = new_fence,
     ) -> None:
         self.client = client
         self.pool = pool
+        self.redactor = redactor
         self._places = RunPlaces(settings.max_runs)
         self._settings = settings
         self._environ = environ
-        self.catalogues = CatalogueStore(settings.home / "catalogues", values=self._secrets([]))
+        secrets = self._secrets()
+        redactor.learn(secrets)
+        self.catalogues = CatalogueStore(settings.home / "catalogues", values=secrets)
         self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues)
         self._new_fence = make_fence
 
@@ -155,12 +152,17 @@ class DynamicAutonomousAgent:
         Raises:
             McpConfigError: A file cannot be used.
         """
-        return load_servers(
+        catalog = load_servers(
             explicit=self._settings.mcp_config,
             project=self._settings.project,
             environ=self._environ,
             trusted=self._settings.trust,
         )
+        for config in (*catalog.servers.values(), *catalog.unapproved.values()):
+            self.redactor.learn(
+                secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
+            )
+        return catalog
 
     def permissions(self, configs: Iterable[ServerConfig], *, access: Access = "read") -> Permissions:
         """What a run with these servers may do, as the rule files stand right now.
@@ -176,14 +178,15 @@ class DynamicAutonomousAgent:
         Raises:
             BridgeError: The run could not begin: no such server or model, nothing to work with.
         """
-        self._check_access(request.access)
-        servers = self._select(request.servers)
-        run_id = new_run_id(datetime.now(UTC))
-        names = tuple(config.name for config in servers.configs)
-        start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
-        discovery = self._discovery(request.task) if request.servers is None else None
-        plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), discovery)
-        return await self._work(plan, request, emit)
+        with self._redacted_errors():
+            self._check_access(request.access)
+            servers = self._select(request.servers)
+            run_id = new_run_id(datetime.now(UTC))
+            names = tuple(config.name for config in servers.configs)
+            start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
+            discovery = self._discovery(request.task) if request.servers is None else None
+            plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), discovery)
+            return await self._work(plan, request, emit)
 
     async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
         """Go on with a run of before, this process's or an earlier one's; or give its answer again.
@@ -193,27 +196,39 @@ class DynamicAutonomousAgent:
             RunActiveError: It is still under way.
             BridgeError: It could not go on.
         """
-        self._check_access(request.access)
-        stored = read_run(self.runs_folder, request.run_id)
-        check_not_active(self.runs_folder, request.run_id)
-        if stored.finished and stored.outcome.stop == "answered" and not request.instructions:
-            return RunReport(stored.run_id, stored.outcome, stored.servers)
-        conversation = rebuild_conversation(stored)
-        if conversation.messages:
-            added = continuation(stored, conversation, instructions=request.instructions)
-        else:  # the run ended while its servers started: its task is all that there is
-            added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
-        servers = self._select(stored.servers)
-        names = tuple(config.name for config in servers.configs)
-        start = RunContinued(
-            stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
-        )
-        discovery = None
-        if any(isinstance(event, ServersChosen) for event in stored.events):
-            used = {event.server: None for event in stored.events if isinstance(event, ServerReady)}
-            discovery = self._discovery(f"{stored.task}\n{request.instructions}", used=tuple(used))
-        plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, discovery)
-        return await self._work(plan, request, emit)
+        with self._redacted_errors():
+            self._check_access(request.access)
+            if self.keeps == "off":
+                raise RunNotFoundError(
+                    "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
+                    remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
+                )
+            stored = read_run(self.runs_folder, request.run_id)
+            check_not_active(self.runs_folder, request.run_id)
+            answered = stored.finished and stored.outcome.stop == "answered"
+            if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
+                return RunReport(stored.run_id, stored.outcome, stored.servers)
+            conversation = Conversation(map(self.redactor.redact_fields, rebuild_conversation(stored).messages))
+            if conversation.messages:
+                added = continuation(stored, conversation, instructions=request.instructions)
+            else:  # the run ended while its servers started: its task is all that there is
+                added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
+            servers = self._select(stored.servers)
+            names = tuple(config.name for config in servers.configs)
+            start = RunContinued(
+                stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
+            )
+            discovery = None
+            if any(isinstance(event, ServersChosen) for event in stored.events):
+                used = {event.server: None for event in stored.events if isinstance(event, ServerReady)}
+                discovery = self._discovery(f"{stored.task}\n{request.instructions}", used=tuple(used))
+            plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, discovery)
+            return await self._work(plan, request, emit)
+
+    @property
+    def keeps(self) -> Keep:
+        """What is kept of runs."""
+        return self._settings.journal
 
     @property
     def runs_folder(self) -> Path:
@@ -226,19 +241,15 @@ class DynamicAutonomousAgent:
             raise BridgeError(f"The output_schema cannot be used: {problem}.", remedy="Give a JSON Schema, or none.")
         started_at = time.monotonic()
         run_id = plan.start.run_id
-        redactor = Redactor(self._secrets(plan.servers.configs))
+        redactor = self.redactor
         permissions = self.permissions(plan.servers.configs, access=request.access)
+        await asyncio.to_thread(self._prune_journals)
         async with AsyncExitStack() as held:
-            journal = held.enter_context(open_journal(self.runs_folder, run_id, redact=redactor.redact))
-            tally = Tally()
-            told = fan_out(journal.emit, emit) if emit else journal.emit
-
-            async def sink(event: Event) -> None:
-                await told(redactor.redact_fields(event))
-
-            async def tell(event: Event) -> None:
-                tally.add(event)
-                await sink(event)
+            journal = held.enter_context(
+                open_journal(self.runs_folder, run_id, redact=redactor.redact, keep=self.keeps)
+            )
+            record = Record(journal, emit, redactor=redactor)
+            tell, tally = record.tell, record.tally
 
             async def notice_wait(words: str) -> None:
                 await tell(Noticed(Notice("queue", words)))
@@ -273,7 +284,10 @@ class DynamicAutonomousAgent:
                     seconds=time.monotonic() - started_at,
                 )
                 raise
-            for message in plan.added:
+            added = tuple(redactor.redact_fields(message) for message in plan.added)
+            if added != plan.added:
+                await tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
+            for message in added:
                 plan.conversation.add(message)
                 await tell(MessageAdded(message))
             outcome = await run(
@@ -285,16 +299,16 @@ class DynamicAutonomousAgent:
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
                 strategy=prepared.strategy,
                 output_schema=request.output_schema,
-                emit=sink,
+                emit=record.pass_on,
                 tally=tally,
                 redact=redactor.redact,
                 fence=self._new_fence(),
                 started_at=started_at,
                 reserve=prepared.servers.reserve(),
             )
-        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names)
+        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.keeps == "full")
 
-    def _select(self, names: tuple[str, ...] | None) -> _Selection:
+    def _select(self, names: tuple[str, ...] | None) -> NamedServers:
         """The servers of these names, or all that may be used.
 
         Raises:
@@ -306,18 +320,7 @@ class DynamicAutonomousAgent:
                 "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
                 remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
             )
-        catalog = self.configured_servers()
-        configs: list[ServerConfig] = []
-        refused: list[DownstreamError] = []
-        for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
-            try:
-                configs.append(catalog.require(name))
-            except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
-                refused.append(exc)
-        if not configs:
-            raise _none_of(refused) if refused else _nothing_configured(catalog)
-        about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
-        return _Selection(configs, refused, [*catalog.warnings, *about])
+        return find_servers(self.configured_servers(), names)
 
     def _discovery(self, task: str, *, used: tuple[str, ...] = ()) -> Discovery:
         room = self._settings.context_length * CHARS_PER_TOKEN // _TOOLS_SHARE  # the model's own is not known yet
@@ -354,13 +357,28 @@ class DynamicAutonomousAgent:
             temperature=careful if self._settings.temperature is None else self._settings.temperature,
         )
 
-    def _secrets(self, configs: list[ServerConfig]) -> list[str]:
+    def _prune_journals(self) -> None:
+        if self.keeps != "off":
+            prune_journals(
+                self.runs_folder,
+                max_age=self._settings.journal_days * 86_400,
+                max_bytes=self._settings.journal_mb * 1_000_000,
+                now=time.time(),
+            )
+
+    def _secrets(self) -> list[str]:
+        """What is secret whatever servers there are: LM Studio's token, and what is passed on to servers."""
         token = self._settings.api_token
         found = [token.get_secret_value()] if token else []
-        for config in configs:
-            found += [*config.headers.values(), *secrets_of_environment(config.env)]
-        found += secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))
-        return found
+        return [*found, *secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))]
+
+    @contextmanager
+    def _redacted_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BridgeError as exc:
+            self.redactor.redact_error(exc)
+            raise
 
 
 def _tool_chars(prepared: Prepared) -> int | None:
@@ -376,22 +394,3 @@ def new_run_id(now: datetime) -> str:
     """A name for a run that sorts by time and is easy to copy."""
     tail = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
     return f"{now:%Y%m%d-%H%M%S}-{tail}"
-
-
-def _none_of(refused: list[DownstreamError]) -> DownstreamError:
-    if len(refused) == 1:
-        return refused[0]
-    reasons = listed([f"- {error.explain()}" for error in refused], between="\n")
-    return DownstreamError(f"None of the MCP servers can be used:\n{reasons}", server=refused[0].server)
-
-
-def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
-    looked = ", ".join(map(str, catalog.paths)) or f".mcp.json in {catalog.project} and above it"
-    skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
-    return ServerNotConfiguredError(
-        f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
-        server="",
-        remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
-        "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "
-        "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
-    )

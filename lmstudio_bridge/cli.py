@@ -19,6 +19,7 @@ from lmstudio_bridge.commands.arguments import EXIT_BROKEN_PIPE, EXIT_FAILED, EX
 from lmstudio_bridge.commands.help import HelpFormatter, epilog
 
 if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.settings import Settings
 
 DESCRIPTION = """
@@ -30,11 +31,16 @@ Without a command it serves MCP on stdio, as Claude Code wants it. Start with `l
 
 
 class Command(Protocol):
-    """A module of `commands`; `run` gives the exit code, at once or when it is awaited."""
+    """A module of `commands`; `run` gives the exit code, at once or when it is awaited.
+
+    The redactor is that of the log, and learns the secrets that the command comes to know.
+    """
 
     def add_parser(self, commands: Commands, /) -> None: ...
 
-    def run(self, settings: Settings, args: argparse.Namespace, /) -> int | Coroutine[Any, Any, int]: ...
+    def run(
+        self, settings: Settings, args: argparse.Namespace, redactor: Redactor, /
+    ) -> int | Coroutine[Any, Any, int]: ...
 
 
 class PlainCommand(Protocol):
@@ -42,7 +48,7 @@ class PlainCommand(Protocol):
 
     def add_parser(self, commands: Commands, /) -> None: ...
 
-    def run(self, args: argparse.Namespace, /) -> int | Coroutine[Any, Any, int]: ...
+    def run(self, args: argparse.Namespace, redactor: Redactor, /) -> int | Coroutine[Any, Any, int]: ...
 
 
 COMMANDS: dict[str, Command] = {"serve": serve, "run": run, "eval": eval}
@@ -73,11 +79,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_command(args: argparse.Namespace) -> int:
     import asyncio
+    import logging
 
     from lmstudio_bridge.errors import BridgeError, SettingsError
+    from lmstudio_bridge.redaction import Redactor
 
+    redactor = Redactor()
     try:
-        code = _start(args)
+        code = _start(args, redactor)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except SettingsError as exc:
         print(exc.explain(), file=sys.stderr)
@@ -87,21 +96,32 @@ def _run_command(args: argparse.Namespace) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception:  # the last net: the log's traceback shows no secrets, an uncaught one would
+        logging.critical("the bridge has a fault; please report it", exc_info=True)
+        return EXIT_FAILED
 
 
-def _start(args: argparse.Namespace) -> int | Coroutine[Any, Any, int]:
-    """What the command does, or its exit code if that is already done."""
-    if args.command in PLAIN_COMMANDS:
-        return PLAIN_COMMANDS[args.command].run(args)
+def _log_to_stderr(level: str, redactor: Redactor) -> None:
+    """Send the log there, without secrets."""
     import logging
 
+    from lmstudio_bridge.redaction import RedactingFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s", redactor))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+
+
+def _start(args: argparse.Namespace, redactor: Redactor) -> int | Coroutine[Any, Any, int]:
+    """What the command does, or its exit code if that is already done."""
     from lmstudio_bridge.commands.surroundings import settings_here
 
+    if args.command in PLAIN_COMMANDS:
+        _log_to_stderr("warning", redactor)
+        return PLAIN_COMMANDS[args.command].run(args, redactor)
     settings = settings_here()
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
-    return COMMANDS[args.command or "serve"].run(settings, args)
+    _log_to_stderr(settings.log_level, redactor)
+    return COMMANDS[args.command or "serve"].run(settings, args, redactor)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,8 @@
 """Facts of a run, in the order in which they happen, and the outcome that they add up to.
 
 `Event` is a closed union: a `match` on it ends in `assert_never`. Events are told to one awaited
-sink (`Emit`); `fan_out` makes one sink of several, the journal first. Sinks never raise and never
-stall. The outcome of a run is what its events add up to (`Tally`), so that it can be rebuilt from a
-journal alone, also from one that a crash cut short.
+sink (`Emit`); `fan_out` makes one sink of several, the journal first. Sinks never raise and never stall. The outcome of
+a run is what its events add up to (`Tally`): it can be rebuilt from a journal alone, also from one that a crash cut.
 """
 
 from __future__ import annotations
@@ -184,10 +183,9 @@ class CallProgress:
 class CallFinished:
     """A tool call has its result, or was answered without being sent (`sent` is False).
 
-    In the journal this is the audit line of a call. `about` is what the call is about in a few words,
-    such as a path, where it was refused. `rule` is what decided about it. `digest` is the beginning of
-    the SHA-256 of its arguments, as they were sent or, where they were not, as the model wrote them.
-    `definition` is how long the tool's name, description and schema are (characters).
+    In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path,
+    where it was refused. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its arguments, as
+    they were sent or else as the model wrote them. `definition`: characters of the tool's name, description and schema.
     """
 
     number: int
@@ -240,6 +238,13 @@ class MessagesDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalCut:
+    """The journal does not hold the whole run: such a run cannot be continued."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the user should know, and that did not end the run."""
 
@@ -248,10 +253,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The last event of a run, exactly once, however it ended.
-
-    `answer` is the model's final text, or the best text so far. `seconds` is wall time.
-    """
+    """The last event of a run, exactly once; `answer` is the model's final text, or the best text so far."""
 
     stop: Stop
     answer: str
@@ -277,6 +279,7 @@ Event: TypeAlias = (
     | Noticed
     | ResultsShrunk
     | MessagesDropped
+    | JournalCut
     | Warned
     | RunFinished
 )
@@ -329,7 +332,7 @@ class Tally:
                 if event.verdict == "needs_write":
                     shown = f"{event.server} {event.tool}"
                     self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
-            case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
+            case Warned(text=text) | JournalCut(reason=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._warnings.append(text)
             case ServersChosen():
                 self._started = dict(zip(event.started, event.reasons, strict=False))

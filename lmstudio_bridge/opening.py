@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -100,10 +100,18 @@ class RunServers:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
             return
-        self._opened[config.name] = tuple(filter(self._offers, taken.tools))
+        self._opened[config.name] = tuple(map(self._without_secrets, filter(self._offers, taken.tools)))
         await self._tell(ServerReady(config.name, len(taken.tools)))
         for warning in taken.warnings:
             await self._tell(Warned(warning))
+
+    def _without_secrets(self, tool: ServerTool) -> ServerTool:
+        """The tool as the model may know it: its server may have put its secrets into the description or the schema."""
+        return replace(
+            tool,
+            description=self._redactor.redact(tool.description),
+            input_schema=self._redactor.redact_fields(tool.input_schema),
+        )
 
     async def _on_wait(self, text: str) -> None:
         await self._tell(Noticed(Notice("queue", text)))
@@ -116,7 +124,7 @@ class RunServers:
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
         tools = self._catalogues.known_tools(config)
-        return None if tools is None else tuple(filter(self._offers, tools))
+        return None if tools is None else tuple(map(self._without_secrets, filter(self._offers, tools)))
 
 
 def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:

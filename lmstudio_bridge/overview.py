@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from lmstudio_bridge.agent.journal import Keep
 from lmstudio_bridge.agent.resume import StoredRun, read_run
 from lmstudio_bridge.downstream.config import ServerCatalog
 from lmstudio_bridge.downstream.sessions import OpenServer
@@ -12,6 +13,7 @@ from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
+    JournalCut,
     MessageAdded,
     Noticed,
     RoundFinished,
@@ -25,6 +27,11 @@ from lmstudio_bridge.permissions import Permissions
 from lmstudio_bridge.report import RunReport
 
 MAX_RUNS = 50  # the newest ones, in the list of runs
+_NOT_KEPT: dict[Keep, str] = {
+    "full": "",
+    "audit": "LMSTUDIO_BRIDGE_JOURNAL is audit: of new runs no task, answer or result is kept.",
+    "off": "LMSTUDIO_BRIDGE_JOURNAL is off: new runs are not kept.",
+}
 _SHOWN_TASK = 80  # characters of a task in the list of runs
 _SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
 
@@ -70,13 +77,14 @@ def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Itera
     )
 
 
-def runs_text(folder: Path) -> str:
-    """A table of the newest runs."""
+def runs_text(folder: Path, *, keep: Keep = "full") -> str:
+    """A table of the newest runs, and whether more are added."""
     rows = [
         [run.run_id, run.outcome.stop if run.finished else "not finished", run.outcome.model, _first_line(run.task)]
         for run in newest_runs(folder, most=MAX_RUNS)
     ]
-    return _table(["run", "ended", "model", "task"], rows, empty="No runs yet.")
+    table = _table(["run", "ended", "model", "task"], rows, empty="No runs yet.")
+    return "\n\n".join(part for part in (_NOT_KEPT[keep], table) if part)
 
 
 def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
@@ -124,7 +132,7 @@ def run_text(run: StoredRun) -> str:
                     f"- {event.server} {event.tool} {arguments.get(event.call_id, '')} ({event.seconds:.1f} s)"
                 )
                 lines.append(f"  {failed}{_shortened(event.text)}")
-            case Warned(text=text) | ServerFailed(reason=text):
+            case Warned(text=text) | JournalCut(reason=text) | ServerFailed(reason=text):
                 lines.append(f"- note: {text}")
             case ServersChosen(left=left):
                 lines.append(f"- servers started: {', '.join(event.explained())}")

@@ -1,79 +1,268 @@
-"""Secrets out of texts, before they reach a log, a journal, a result or the model."""
+"""Secrets out of texts, before they reach a log, a journal, a result or the model.
+
+Two kinds are found. Secrets that are known, because they stand in the configuration: as they are, and in
+JSON, addresses, base64 and hexadecimal, also over line ends. And keys of well-known services, by their shape.
+The time is linear to the text.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
+
+from lmstudio_bridge.key_shapes import find_keys
+from lmstudio_bridge.messages import Image
+from lmstudio_bridge.spellings import (
+    Reading,
+    encoded_forms,
+    join_lines,
+    read_backslashes,
+    read_over_lines,
+    read_percents,
+    written_forms,
+)
 
 T = TypeVar("T")
 
 MARK = "[secret]"
-_MIN_SECRET = 6  # characters; shorter values ("true", "8080") would tear honest text apart
-_SECRET_NAME = re.compile(
-    r"key|token|secret|passw|passphrase|(?:^|_)pass\b|_pwd\b|credential|auth|cookie|session|private|dsn|_pat\b",
-    re.IGNORECASE,
-)
-_URL_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+MIN_SECRET = 6  # characters; shorter values ("true", "8080") would tear honest text apart
+_MIN_PART = 12  # characters; of a longer secret its first half counts too, because texts are cut; and line ends within
+_MIN_HALF = 8
+_MIN_HELD = 4  # characters of a secret at the end of a piece that make us wait for the next piece
+_DEPTH = 3  # JSON inside JSON inside JSON
+_PLACEHOLDER = re.compile(r"\[secret(?::[a-z-]{3,24} …[0-9a-f]{4})?\]")
+_WORDS = re.compile("[A-Za-z0-9]+")
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")  # letters that are never escaped
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Needle:
+    """One spelling of a secret; `head` is as much of it as must be there."""
+
+    text: str
+    head: str
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where it stands, or the beginning of it."""
+        start = text.find(self.head)
+        while start >= 0:
+            end = start + len(self.head)
+            if text.startswith(self.text, start):
+                end = start + len(self.text)
+            else:
+                while text[end] == self.text[end - start] if end < len(text) else False:
+                    end += 1
+            yield start, end
+            start = text.find(self.head, start + 1)
 
 
 class Redactor:
-    """Replaces known secret values, also as they stand inside JSON."""
+    """Puts marks in the place of secrets. It may `learn` further ones at any time."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        spellings: set[str] = set()
-        for secret in secrets:
-            for value in (secret, secret.strip(), secret.partition(" ")[2].strip()):  # "Bearer abc" → "abc" too
-                if len(value) >= _MIN_SECRET:
-                    spellings |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-        longest_first = sorted(spellings, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if spellings else None
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._known: frozenset[str] = frozenset()
+        self._needles: list[_Needle] = []
+        self._long: list[_Needle] = []  # those that are looked for over line ends
+        self._escaped: list[_Needle] = []  # those that look different once escapes are read
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Take these for secrets too, from now on."""
+        values = {
+            value
+            for secret in secrets
+            for value in (secret, secret.strip(), secret.partition(" ")[2].strip())  # "Bearer abc" → "abc" too
+            if len(value) >= MIN_SECRET
+        }
+        if values <= self._known:
+            return
+        self._known |= values
+        written = {value: written_forms(value) for value in self._known}
+        forms = {_needle(form) for value in self._known for form in (*written[value], *encoded_forms(value))}
+        self._needles = sorted(forms, key=lambda needle: needle.text)
+        self._long = [_Needle(each.text, each.text) for each in self._needles if len(each.text) >= _MIN_PART]
+        self._escaped = [_needle(value) for value in sorted(self._known) if not _PLAIN.fullmatch(value)]
 
     def redact(self, text: str) -> str:
-        """`text` with every known secret replaced by a mark; doing it twice changes nothing."""
-        if self._pattern is None or not text:
+        """`text` with a mark for every secret. A key that was found by its shape leaves a hint of which it was."""
+        if len(text) < MIN_SECRET:
             return text
-        return MARK.join(self._redact_part(part, self._pattern) for part in text.split(MARK))
+        found = [(*span, "") for span in self._known_in(text)]
+        found += find_keys(text)
+        if not found:
+            return text
+        found += [(*mark.span(), mark[0]) for mark in _PLACEHOLDER.finditer(text)]
+        pieces: list[str] = []
+        position = 0
+        for start, end, kind in _merged(found):
+            pieces += [text[position:start], _mark(kind, text[start:end])]
+            position = end
+        return "".join([*pieces, text[position:]])
 
     def redact_fields(self, value: T) -> T:
-        """A frozen dataclass with every text in its fields redacted, nested ones too."""
-        if self._pattern is None:
-            return value
+        """A value with every text in it redacted: in fields of a dataclass, in tuples, lists and values of mappings."""
         redacted: Any = self._redact_any(value)
         return cast(T, redacted)
+
+    def redact_error(self, error: T) -> T:
+        """The same error, with all that it says redacted."""
+        for name, value in vars(error).items():
+            setattr(error, name, self._redact_any(value))
+        if isinstance(error, BaseException):
+            error.args = self._redact_any(error.args)
+        return error
+
+    def open_stream(self) -> RedactedStream:
+        """For a text that comes in pieces."""
+        return RedactedStream(self)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where known secrets stand, in order; those that touch or overlap are one."""
+        found = [(*span, "") for span in self._known_in(text)]
+        return [(start, end) for start, end, _ in _merged(found)] if found else []
+
+    def begins_within(self, text: str) -> int:
+        """Where at the end of `text` a known secret may have begun; the length of `text` if none has."""
+        return min(
+            (
+                start
+                for needle in self._needles
+                for start in range(max(0, len(text) - len(needle.text) + 1), len(text) - _MIN_HELD + 1)
+                if needle.text.startswith(text[start:])
+            ),
+            default=len(text),
+        )
 
     def _redact_any(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.redact(value)
-        if isinstance(value, tuple):
-            return tuple(self._redact_any(item) for item in value)
+        if isinstance(value, Image):
+            return value  # megabytes that say nothing in words
+        if isinstance(value, tuple | list):
+            items = [self._redact_any(item) for item in value]
+            if all(new is old for new, old in zip(items, value, strict=True)):
+                return value
+            return tuple(items) if isinstance(value, tuple) else items
+        if isinstance(value, Mapping):
+            return {key: self._redact_any(item) for key, item in value.items()}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return dataclasses.replace(value, **{name: self._redact_any(item) for name, item in fields.items()})
+            changed = {name: new for name, item in fields.items() if (new := self._redact_any(item)) is not item}
+            return dataclasses.replace(value, **changed) if changed else value
         return value
 
-    @staticmethod
-    def _redact_part(text: str, pattern: re.Pattern[str]) -> str:
-        """One part between marks. Secrets that overlap go as one, so that none leaves its tail behind."""
-        pieces: list[str] = []
-        position = 0  # where the text that is not yet taken begins
-        match = pattern.search(text)
-        while match:
-            start, end = match.span()
-            search_from = start + 1
-            while (match := pattern.search(text, search_from)) and match.start() < end:
-                end, search_from = max(end, match.end()), match.start() + 1
-            pieces += [text[position:start], MARK]
-            position = end
-        return "".join([*pieces, text[position:]])
+    def _known_in(self, text: str) -> Iterator[tuple[int, int]]:
+        yield from _find(self._needles, text)
+        if self._long:
+            yield from _find_over_lines(self._long, text)
+        if self._escaped:
+            yield from self._find_escaped(text, read_backslashes, _DEPTH)
+            yield from self._find_escaped(text, read_percents, _DEPTH)
+
+    def _find_escaped(self, text: str, read: Callable[[str], Reading | None], depth: int) -> Iterator[tuple[int, int]]:
+        needles = [needle for needle in self._escaped if _longest_word(needle.text) in text]
+        reading = read(text) if needles and depth else None
+        if reading is None or reading.text == text:
+            return
+        for span in (*_find(needles, reading.text), *self._find_escaped(reading.text, read, depth - 1)):
+            yield reading.source(*span)
 
 
-def secrets_of_environment(env: Mapping[str, str]) -> list[str]:
-    """The values whose variables' names say that they are secret, and passwords inside URLs.
+def holds_mark(text: str) -> bool:
+    """Whether something in the text stands for a secret."""
+    return bool(_PLACEHOLDER.search(text))
 
-    Not all values: a folder that a server is given in `env` must stay readable in its results.
+
+class RedactedStream:
+    """A text that comes in pieces. What may be the beginning of a known secret waits for the next piece.
+
+    All but the first three characters of a secret stay here, however it is split.
     """
-    named = [value for name, value in env.items() if _SECRET_NAME.search(name)]
-    return [*named, *(password for value in env.values() for password in _URL_PASSWORD.findall(value))]
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._gone = ""  # the last characters that went out
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What may go out now."""
+        text = self._gone + self._held + piece
+        return self._let_go(text, self._redactor.begins_within(text))
+
+    def close(self) -> str:
+        """The rest."""
+        text = self._gone + self._held
+        return self._let_go(text, len(text))
+
+    def _let_go(self, text: str, end: int) -> str:
+        position = len(self._gone)
+        end = max(position, end)
+        pieces: list[str] = []
+        for start, until in self._redactor.spans(text):
+            if until > position and start < end:
+                pieces += [text[position:start], MARK]
+                position, end = until, max(until, end)
+        pieces.append(text[position:end])
+        self._gone = text[max(0, end - _MIN_HELD + 1) : end]
+        self._held = text[end:]
+        return "".join(pieces)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Log lines without secrets, tracebacks included."""
+
+    def __init__(self, form: str, redactor: Redactor) -> None:
+        super().__init__(form)
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole entry, redacted."""
+        return self._redactor.redact(super().format(record))
+
+
+def _needle(text: str) -> _Needle:
+    if len(text) < _MIN_PART or "://" in text:  # the first half of an address is mostly no secret
+        return _Needle(text, text)
+    return _Needle(text, text[: max(_MIN_HALF, (len(text) + 1) // 2)])
+
+
+def _find(needles: Iterable[_Needle], text: str) -> Iterator[tuple[int, int]]:
+    for needle in needles:
+        yield from needle.find(text)
+
+
+def _find_over_lines(needles: Iterable[_Needle], text: str) -> Iterator[tuple[int, int]]:
+    joined = join_lines(text)
+    if joined == text or not any(needle.text in joined for needle in needles):
+        return  # to know where everything stands costs ten times as much
+    reading = read_over_lines(text)
+    for span in _find(needles, reading.text):
+        yield reading.source(*span)
+
+
+def _longest_word(text: str) -> str:
+    """As much of a secret as is there in every spelling: letters and digits are never escaped."""
+    return max(_WORDS.findall(text), key=len, default="")
+
+
+def _merged(found: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Places in order; those that overlap are one, of the outer one's kind, or "" where neither is the outer one."""
+    places = sorted(found, key=lambda place: (place[0], -place[1], place[2]))
+    start, end, kind = places[0]
+    for next_start, next_end, next_kind in places[1:]:
+        if next_start >= end:
+            yield start, end, kind
+            start, end, kind = next_start, next_end, next_kind
+        elif next_end > end:
+            end, kind = next_end, ""
+    yield start, end, kind
+
+
+def _mark(kind: str, secret: str) -> str:
+    if not kind or kind.startswith(MARK[:-1]):
+        return kind or MARK
+    return f"[secret:{kind} …{hashlib.sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()[:4]}]"

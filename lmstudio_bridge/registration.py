@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from lmstudio_bridge.credentials import secrets_of_environment
 from lmstudio_bridge.errors import McpConfigError, SettingsError
 from lmstudio_bridge.host_files import Place
 from lmstudio_bridge.hosts import NAMES
 from lmstudio_bridge.json_text import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.messages import JSONObject
-from lmstudio_bridge.redaction import secrets_of_environment
 
 NAME = "lmstudio-bridge"
 HIDDEN = "…"  # in place of a text that may be a secret

@@ -16,11 +16,12 @@ _SHOWN_SERVERS = 10  # that the line about servers names, of each kind
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """How a request went; `servers` are those whose tools were offered."""
+    """How a request went; `servers` are those whose tools were offered. `kept`: its journal has the answer."""
 
     run_id: str
     outcome: Outcome
     servers: tuple[str, ...]
+    kept: bool = True
 
     def text(self, *, limit: int | None = None) -> str:
         """The report for a reader: the answer, what to know about it, and one line of figures.
@@ -30,7 +31,8 @@ class RunReport:
         whole = self._text(self.outcome.answer)
         if limit is None or len(whole) <= limit:
             return whole
-        note = f"\n\n[The answer was cut here; the whole is in the resource {run_uri(self.run_id)}.]"
+        whereabouts = f"the whole is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
+        note = f"\n\n[The answer was cut here; {whereabouts}.]"
         room = limit - (len(whole) - len(self.outcome.answer)) - len(note)
         if room < 0:  # it is not the answer that is long
             return f"{whole[: limit - len(note) - len(self._end()) - 2]}{note}\n\n{self._end()}"

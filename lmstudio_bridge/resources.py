@@ -24,30 +24,33 @@ _MAX_COMPLETIONS = 100  # what the MCP specification allows
 def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomousAgent]) -> None:
     """Register all of it; `agent` gives the agent once the server runs."""
 
+    def sendable(text: str) -> str:
+        return as_utf8(agent().redactor.redact(text))
+
     @server.resource("lmstudio://models", title="Models in LM Studio", mime_type=_MARKDOWN)
     async def models() -> str:
         """The models that LM Studio has: loaded or not, context, slots, trained for tools."""
-        with _resource_errors():
-            return as_utf8(models_text(await agent().client.validator.catalog(refresh=True)))
+        with _resource_errors(sendable):
+            return sendable(models_text(await agent().client.validator.catalog(refresh=True)))
 
     @server.resource("lmstudio://servers", title="MCP servers for delegated work", mime_type=_MARKDOWN)
     async def servers() -> str:
         """The MCP servers for delegated tasks: where each is configured, whether it is open, why one is left out."""
-        with _resource_errors():
+        with _resource_errors(sendable):
             catalog = agent().configured_servers()
             permissions = agent().permissions(catalog.servers.values())
-            return as_utf8(servers_text(catalog, permissions, agent().pool.opened()))
+            return sendable(servers_text(catalog, permissions, agent().pool.opened()))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:
         """The newest delegated runs and how they ended."""
-        return as_utf8(runs_text(agent().runs_folder))
+        return sendable(runs_text(agent().runs_folder, keep=agent().keeps))
 
     @server.resource("lmstudio://runs/{run_id}", title="One delegated run", mime_type=_MARKDOWN)
     async def run(run_id: str) -> str:
         """The whole answer of one run, and what was done for it."""
-        with _resource_errors():
-            return as_utf8(run_text(read_run(agent().runs_folder, run_id)))
+        with _resource_errors(sendable):
+            return sendable(run_text(read_run(agent().runs_folder, run_id)))
 
     @server.prompt(title="Delegate to the local model")
     def delegate(
@@ -96,10 +99,10 @@ async def _names(agent: DynamicAutonomousAgent, argument: str) -> list[str]:
 
 
 @contextmanager
-def _resource_errors() -> Iterator[None]:
+def _resource_errors(sendable: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except RunNotFoundError as exc:
-        raise ResourceNotFoundError(as_utf8(exc.explain())) from exc
+        raise ResourceNotFoundError(sendable(exc.explain())) from exc
     except BridgeError as exc:
-        raise ResourceError(as_utf8(exc.explain())) from exc
+        raise ResourceError(sendable(exc.explain())) from exc

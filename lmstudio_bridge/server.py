@@ -32,6 +32,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.progress import open_progress
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.report import as_utf8
 from lmstudio_bridge.request import (
     DEFAULT_MAX_ROUNDS,
@@ -159,7 +160,7 @@ class BridgeServer(MCPServer[App]):
             raise
 
 
-def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeServer:
+def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
     """The server with its tools; nothing is opened before it runs."""
 
     @asynccontextmanager
@@ -167,7 +168,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str]) -> BridgeSer
         ending = Ending()
         # Around the agent: the servers of a host that closed stdin get a second to end, and a signal may come then.
         with _signals_end(ending):
-            async with open_agent(settings, environ=environ) as agent:
+            async with open_agent(settings, environ=environ, redactor=redactor) as agent:
                 ending.kill_servers = agent.pool.kill_all
                 server.app = App(agent, ending.calls, settings.heartbeat)
                 yield server.app
@@ -371,9 +372,9 @@ def _signals_end(ending: Ending) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def serve(settings: Settings, *, environ: Mapping[str, str]) -> None:
+def serve(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> None:
     """Serve on stdio until the host closes stdin, sends a signal or is gone."""
     try:
-        build_server(settings, environ=environ).run("stdio")
+        build_server(settings, environ=environ, redactor=redactor).run("stdio")
     except* BrokenPipeError:
         logger.info("the host is gone: nobody reads our output")

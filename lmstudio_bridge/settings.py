@@ -87,6 +87,26 @@ class Settings(BaseModel):
         description="Folder for the journals of runs, and for what is known of each server's tools.",
         json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HOME"),
     )
+    journal: Literal["off", "audit", "full"] = Field(
+        "full",
+        description="What is kept of runs: full; audit, which is what was done but no texts; or off. Only a full one "
+        "can be continued.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL"),
+    )
+    journal_days: float = Field(
+        30,
+        gt=0,
+        le=36_500,
+        description="Days after which a journal is deleted.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL_DAYS"),
+    )
+    journal_mb: int = Field(
+        500,
+        ge=1,
+        le=1_000_000,
+        description="Megabytes that all journals may take; the oldest go first.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL_MB"),
+    )
     connect_timeout: Seconds = Field(
         5.0,
         description="Seconds to connect to LM Studio.",
@@ -228,7 +248,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
             f"{named_by['api_token']} holds characters that no API token has.",
             remedy=f"Copy the token from LM Studio once more into {named_by['api_token']}, without anything around it.",
         )
-    for name in ("log_level", "max_access"):
+    for name in ("log_level", "max_access", "journal"):
         if name in values:
             values[name] = values[name].lower()
     try:

@@ -275,3 +275,28 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
     assert [entry["name"] for entry in prompts["prompts"]] == ["delegate"]
     assert "count the words" in json.dumps(prompt)
     assert completed == {"model": [MODEL], "server": []}
+
+
+@pytest.mark.parametrize(
+    ("keep", "reason"),
+    [
+        ("off", "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off."),
+        ("audit", "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."),
+    ],
+)
+async def test_run_that_was_not_kept_says_why_it_cannot_be_continued(desk: Desk, keep: str, reason: str) -> None:
+    desk.sim.script(
+        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
+    )
+    async with desk.bridge("2026-07-28", LMSTUDIO_BRIDGE_JOURNAL=keep) as client:
+        answer = await client.call("autonomous_with_mcp", **TASK)
+        again = await client.call("continue_run", run_id=run_id_of(answer))
+        runs = await read_resource(client, "lmstudio://runs")
+
+    assert answer.text.startswith("It is heron-42.")
+    assert_names(again, reason)
+    assert f"LMSTUDIO_BRIDGE_JOURNAL is {keep}" in runs
+    kept = b"".join(path.read_bytes() for path in desk.journals())
+    assert (b"CallFinished" in kept) is (keep == "audit")
+    assert b"heron" not in kept
+    assert b"notes.txt" not in kept

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import request, server
-from lmstudio_bridge.agent import calls, results, schemas, shelf, toolbox
+from lmstudio_bridge.agent import calls, journal, results, schemas, shelf, toolbox
 from lmstudio_bridge.agent.paths import PROTECTED
 from lmstudio_bridge.downstream import catalogues, connections, processes, transports
 from lmstudio_bridge.llm import accumulate
@@ -46,6 +46,12 @@ def bounds() -> dict[str, str]:
         ("description of a tool", f"{toolbox.MAX_DESCRIPTION:,} characters"),
         ("one reply of the model", f"{accumulate.MAX_REPLY_CHARS // MI} Mi characters"),
         ("tries of a request", f"{SETTINGS.retry_attempts} "),
+        ("one journal", f"{journal.MAX_BYTES // MI} MiB"),
+        ("all journals", f"{SETTINGS.journal_mb} MB "),
+        (
+            "all journals",
+            f"{SETTINGS.journal_mb} MB (`LMSTUDIO_BRIDGE_JOURNAL_MB`), each {SETTINGS.journal_days:.0f} days",
+        ),
         ("the answer to Claude", f"{server.MAX_RESULT:,} characters"),
     ],
 )

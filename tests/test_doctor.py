@@ -23,6 +23,7 @@ from lmstudio_bridge.doctor.examination import check_without_settings, examine
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.llm.client import open_client
 from lmstudio_bridge.preparation import SMALL_CONTEXT
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.settings import read_settings
 from tests.downstream.testbed import PATIENCE, SLOPPY
 from tests.lmstudio_sim.models import SimModel
@@ -62,7 +63,7 @@ class Home:
         checks: list[Check] = []
         async with asyncio.timeout(PATIENCE):
             settings = read_settings(given, cwd=self.project)
-            await examine(settings, environ=given, tell=checks.append, deep=deep)
+            await examine(settings, environ=given, redactor=Redactor(), tell=checks.append, deep=deep)
         return checks
 
 

@@ -22,9 +22,14 @@ from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
 from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
+from lmstudio_bridge.redaction import holds_mark
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
+_HOLDS_MARK = (
+    "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
+    "place. Change only what stands around it, or leave it."
+)
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
@@ -137,6 +142,8 @@ class Caller:
             return await self._without_sending(
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
+        if prepared.tool.read_only is not True and holds_mark(json.dumps(prepared.arguments, ensure_ascii=False)):
+            return await self._without_sending(number, call, _HOLDS_MARK, server=server, tool=tool, decision=decision)
         return await self._send(number, call, prepared, decision)
 
     async def _start_needed(self, call: ToolCall) -> list[str]:

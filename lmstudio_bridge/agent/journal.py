@@ -17,10 +17,38 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TextIO, TypeAlias, assert_never, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
-from lmstudio_bridge.events import CallProgress, Emit, Event, Generating, Outcome, Phase, Stop, Tally, Verdict
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Event,
+    Generating,
+    JournalCut,
+    MessageAdded,
+    MessagesDropped,
+    ModelChosen,
+    Noticed,
+    Outcome,
+    Phase,
+    ResultsShrunk,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+    ServerFailed,
+    ServerReady,
+    ServersChosen,
+    Stop,
+    Tally,
+    Verdict,
+    Warned,
+)
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 from lmstudio_bridge.request import Access
 
@@ -29,6 +57,11 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
+Keep: TypeAlias = Literal["off", "audit", "full"]
+"""What of a run is kept: nothing; that something happened, but no text; all."""
+
+MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
+_AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _KINDS: dict[str, type[Any]] = {
@@ -40,49 +73,56 @@ _OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Journal:
-    """An open journal; `path` is its file."""
+    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run."""
 
     path: Path
     emit: Emit
+    trouble: str = ""
 
 
 @contextmanager
 def open_journal(
-    folder: Path, run_id: str, *, redact: Callable[[str], str], now: Callable[[], datetime] | None = None
+    folder: Path,
+    run_id: str,
+    *,
+    redact: Callable[[str], str],
+    keep: Keep = "full",
+    max_bytes: int = MAX_BYTES,
+    now: Callable[[], datetime] | None = None,
 ) -> Iterator[Journal]:
     """A sink that writes `folder/<run_id>.jsonl`, with every text passed through `redact`.
 
     An earlier journal of the run is gone on with. The file is locked while it is open (not on
-    Windows), so that two processes don't work on one run. A disk that fails later ends the journal
-    with a log line, never the run.
+    Windows), so that two processes don't work on one run. A disk that fails later, or a file of more
+    than `max_bytes`, ends the journal but for the run's last event, and never the run.
 
     Raises:
         SettingsError: The folder or the file cannot be made.
         RunActiveError: Somebody else has it open: the run is under way.
     """
     path = journal_path(folder, run_id)
-    clock = now or (lambda: datetime.now(UTC))
+    if keep == "off":
+        yield Journal(path, _tell_nobody)
+        return
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
-        file = os.fdopen(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE),
-            "a",
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
+        file = _open_locked(path, run_id)
     except OSError as exc:
         raise SettingsError(
             f"The journal of the run cannot be written: {exc}.",
-            remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
+            remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off.",
         ) from exc
+    journal = Journal(path, _tell_nobody)
+    writer = _Writer(file, journal, redact, now or (lambda: datetime.now(UTC)), keep, max_bytes)
+    journal.emit = writer.write_event
     try:
-        _lock(file, run_id)
         if not _ends_in_newline(path):
             file.write("\n")  # a crash cut the last line; what comes now must not be lost with it
-        yield Journal(path, _sink(file, path, redact, clock))
+        if keep == "audit":
+            writer.write(JournalCut(_AUDIT_ONLY))
+        yield journal
     finally:
         try:
             file.close()
@@ -90,22 +130,100 @@ def open_journal(
             logger.warning("the journal %s is not complete: %s", path, exc)
 
 
-def _sink(file: TextIO, path: Path, redact: Callable[[str], str], clock: Callable[[], datetime]) -> Emit:
-    failed = False
+class _Writer:
+    """Writes events as lines."""
 
-    async def emit(event: Event) -> None:
-        nonlocal failed
-        if failed or isinstance(event, Generating | CallProgress):
+    def __init__(
+        self,
+        file: TextIO,
+        journal: Journal,
+        redact: Callable[[str], str],
+        clock: Callable[[], datetime],
+        keep: Keep,
+        max_bytes: int,
+    ) -> None:
+        self._file = file
+        self._journal = journal
+        self._redact = redact
+        self._clock = clock
+        self._keep = keep
+        self._room = max_bytes - os.fstat(file.fileno()).st_size
+        self._max_bytes = max_bytes
+
+    async def write_event(self, event: Event) -> None:
+        if isinstance(event, Generating | CallProgress):
             return
-        line = {"at": clock().isoformat(timespec="milliseconds"), **_encode(event, redact)}
-        try:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
-            failed = True
-            logger.warning("the journal %s cannot be written: %s", path, exc)
+        if self._journal.trouble and not isinstance(event, RunFinished):
+            return
+        kept = audit_event(event) if self._keep == "audit" else event
+        if kept is not None:
+            self.write(kept)
 
-    return emit
+    def write(self, event: Event) -> None:
+        line = {"at": self._clock().isoformat(timespec="milliseconds"), **_encode(event, self._redact)}
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        self._room -= len(text.encode("utf-8", "backslashreplace"))
+        if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
+            reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
+            self.write(JournalCut(reason))
+            self._journal.trouble = reason
+            return
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
+            self._journal.trouble = f"The journal cannot be written any more: {exc}."
+            logger.warning("the journal %s cannot be written: %s", self._journal.path, exc)
+
+
+async def _tell_nobody(_: Event) -> None:
+    pass
+
+
+def audit_event(event: Event) -> Event | None:
+    """What of an event says that something happened, and not what was said; None if nothing does."""
+    match event:
+        case RunStarted():
+            return dataclasses.replace(event, task="")
+        case RunContinued():
+            return dataclasses.replace(event, instructions="")
+        case RoundFinished():
+            return dataclasses.replace(event, text="", reasoning="", calls=())
+        case CallStarted():
+            return dataclasses.replace(event, arguments="")
+        case CallFinished():
+            return dataclasses.replace(event, text="", about="")
+        case ServerFailed():
+            return dataclasses.replace(event, reason="")
+        case RunFinished():
+            return dataclasses.replace(event, answer="", error="")
+        case ServersChosen(reasons=reasons):
+            return dataclasses.replace(event, reasons=("",) * len(reasons))
+        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
+            return event
+        case (
+            MessageAdded() | MessagesDropped() | ResultsShrunk() | Noticed() | Warned() | Generating() | CallProgress()
+        ):
+            return None
+        case _:
+            assert_never(event)
+
+
+def _open_locked(path: Path, run_id: str) -> TextIO:
+    """The file, locked; another one if somebody deleted the first between opening and locking it."""
+    while True:
+        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
+        file = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+        try:
+            _lock(file, run_id)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def check_not_active(folder: Path, run_id: str) -> None:
@@ -115,8 +233,23 @@ def check_not_active(folder: Path, run_id: str) -> None:
         RunActiveError: Somebody does.
         SettingsError: It is no run id.
     """
-    with suppress(OSError), journal_path(folder, run_id).open("a", encoding="utf-8") as file:
+    with suppress(OSError), hold_journal(folder, run_id):
+        pass
+
+
+@contextmanager
+def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
+    """The file of a run, of which nobody else writes meanwhile.
+
+    Raises:
+        RunActiveError: Somebody works on the run.
+        SettingsError: It is no run id.
+        OSError: There is no such file, or it is not ours to write.
+    """
+    path = journal_path(folder, run_id)
+    with path.open("r+", encoding="utf-8") as file:
         _lock(file, run_id)
+        yield path
 
 
 def _lock(file: TextIO, run_id: str) -> None:

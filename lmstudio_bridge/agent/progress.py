@@ -26,6 +26,7 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     Generating,
+    JournalCut,
     MessageAdded,
     MessagesDropped,
     ModelChosen,
@@ -175,7 +176,7 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"{server}: {tool} failed: {text}"
         case RetryScheduled(wait=wait, reason=reason):
             return f"{reason} Trying again in {wait:.0f} s"
-        case Warned(text=text) | Noticed(notice=Notice(text=text)):
+        case Warned(text=text) | JournalCut(reason=text) | Noticed(notice=Notice(text=text)):
             return text
         case ResultsShrunk(places=places):
             return f"the context is full: {len(places)} earlier results were shortened"

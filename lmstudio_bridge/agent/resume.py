@@ -14,6 +14,7 @@ from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
     Event,
+    JournalCut,
     MessageAdded,
     MessagesDropped,
     Outcome,
@@ -36,6 +37,7 @@ class StoredRun:
     outcome: Outcome
     finished: bool
     events: tuple[Event, ...]
+    cut: str = ""  # why the journal does not hold the whole run
 
 
 def read_run(folder: Path, run_id: str) -> StoredRun:
@@ -60,8 +62,9 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         )
     begins = [number for number, event in enumerate(events) if isinstance(event, RunStarted | RunContinued)]
     finished = any(isinstance(event, RunFinished) for event in events[begins[-1] :])
+    cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
     return StoredRun(
-        run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events)
+        run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events), cut
     )
 
 
@@ -71,6 +74,8 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
     Raises:
         RunNotFoundError: The journal does not hold a conversation that a model would take.
     """
+    if run.cut:
+        raise RunNotFoundError(f"Run {run.run_id} cannot be continued: {run.cut}", remedy="Start the task anew.")
     conversation = Conversation(())
     try:
         for event in run.events:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lmstudio_bridge.commands.arguments import EXIT_OK, Commands
 from lmstudio_bridge.commands.help import add_command, commands_of
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
 
 Shell = Literal["bash", "zsh", "fish"]
 Level = tuple[str, argparse.ArgumentParser]  # the words of a command ("", "runs", "runs show") and its parser
@@ -38,7 +41,7 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(commands=commands)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, _: Redactor) -> int:
     """Print the script."""
     top = argparse.ArgumentParser(prog="lmstudio-bridge")
     top.add_argument("--version", action="store_true", help="show the version and exit")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lmstudio_bridge.doctor.checks import Check, State
+    from lmstudio_bridge.redaction import Redactor
 
 _MARKS: dict[State, str] = {"ok": "\N{HEAVY CHECK MARK}", "warning": "!", "failed": "\N{HEAVY BALLOT X}"}
 _ASCII_MARKS: dict[State, str] = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
@@ -51,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of lines")
 
 
-async def run(args: argparse.Namespace) -> int:
+async def run(args: argparse.Namespace, redactor: Redactor) -> int:
     """Print each check as it is done; fail where one of them does."""
     from lmstudio_bridge.commands.surroundings import current_folder
     from lmstudio_bridge.doctor.examination import check_without_settings, examine
@@ -73,7 +74,7 @@ async def run(args: argparse.Namespace) -> int:
         for check in check_without_settings(exc):
             tell(check)
     else:
-        await examine(settings, environ=os.environ, tell=tell, deep=args.deep)
+        await examine(settings, environ=os.environ, redactor=redactor, tell=tell, deep=args.deep)
     if args.json:
         print(json.dumps(_as_json(checks), indent=2))
     else:

@@ -13,6 +13,7 @@ from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
     from lmstudio_bridge.evals.results import Results
+    from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.settings import Settings
 
 
@@ -55,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print the results as JSON in place of the table")
 
 
-async def run(settings: Settings, args: argparse.Namespace) -> int:
+async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """Do the suite: what happens to stderr, the table to stdout, the whole into a folder."""
     import json
 
@@ -75,7 +76,7 @@ async def run(settings: Settings, args: argparse.Namespace) -> int:
             message = f"The results can't be kept in {args.output}: {exc}."
             raise SettingsError(message, remedy="Name another folder with --output.") from exc
 
-    results = await run_eval(read_request(args), settings, environ=os.environ, say=say, keep=keep)
+    results = await run_eval(read_request(args), settings, environ=os.environ, redactor=redactor, say=say, keep=keep)
     if args.json:
         print(json.dumps(results.to_json(), ensure_ascii=False))
     else:

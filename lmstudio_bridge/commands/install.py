@@ -13,6 +13,7 @@ from lmstudio_bridge.hosts import NAMES
 
 if TYPE_CHECKING:
     from lmstudio_bridge.host_files import Place
+    from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.registration import Program
 
 
@@ -58,7 +59,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--print", action="store_true", help="print the JSON to paste by hand, and do nothing")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, _: Redactor) -> int:
     """Show the change, ask, and write."""
     import shutil
     import sysconfig

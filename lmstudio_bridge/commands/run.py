@@ -11,6 +11,7 @@ from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, Commands, p
 from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.settings import Settings
 
 
@@ -50,7 +51,7 @@ def add_parser(commands: Commands) -> None:
     )
 
 
-async def run(settings: Settings, args: argparse.Namespace) -> int:
+async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """Do the task: progress to stderr, the answer to stdout."""
     from lmstudio_bridge.agent.progress import open_progress
     from lmstudio_bridge.autonomous import open_agent
@@ -68,7 +69,7 @@ async def run(settings: Settings, args: argparse.Namespace) -> int:
         access=args.access,
     )
     async with (
-        open_agent(settings, environ=os.environ) as agent,
+        open_agent(settings, environ=os.environ, redactor=redactor) as agent,
         open_progress(show, heartbeat=settings.heartbeat) as emit,
     ):
         report = await agent.execute(request, emit=emit)

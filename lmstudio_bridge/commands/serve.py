@@ -10,6 +10,7 @@ from lmstudio_bridge.commands.arguments import EXIT_OK, Commands
 from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.settings import Settings
 
 
@@ -30,9 +31,9 @@ def add_parser(commands: Commands) -> None:
     )
 
 
-def run(settings: Settings, _: argparse.Namespace) -> int:
+def run(settings: Settings, _: argparse.Namespace, redactor: Redactor) -> int:
     """Serve until the host goes away."""
     from lmstudio_bridge.server import serve
 
-    serve(settings, environ=os.environ)
+    serve(settings, environ=os.environ, redactor=redactor)
     return EXIT_OK

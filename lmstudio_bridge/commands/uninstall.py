@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from lmstudio_bridge.commands.arguments import EXIT_OK, Commands, add_place_arguments
 from lmstudio_bridge.commands.help import add_command
 from lmstudio_bridge.hosts import NAMES
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,7 +33,7 @@ def add_parser(commands: Commands) -> None:
     add_place_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, _: Redactor) -> int:
     """Show the change, ask, and write."""
     from lmstudio_bridge.commands.registering import carry_out, place_for, say
     from lmstudio_bridge.errors import SettingsError

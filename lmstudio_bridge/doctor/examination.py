@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.credentials import secrets_of_environment
 from lmstudio_bridge.doctor.checks import Check, failed_check
 from lmstudio_bridge.doctor.deep import check_call
 from lmstudio_bridge.doctor.engine import check_engine
 from lmstudio_bridge.doctor.machine import check_journals, check_settings, check_versions
 from lmstudio_bridge.doctor.programs import check_programs
 from lmstudio_bridge.doctor.servers import check_catalog, check_rules, check_servers
-from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.errors import DownstreamError, SettingsError
-from lmstudio_bridge.redaction import Redactor, secrets_of_environment
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.settings import Settings
 
 
 async def examine(
-    settings: Settings, *, environ: Mapping[str, str], tell: Callable[[Check], None], deep: bool = False
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    redactor: Redactor,
+    tell: Callable[[Check], None],
+    deep: bool = False,
 ) -> None:
     """Make every check, in the order of the chain, and tell each at once; with `deep` also a real call to the model."""
-    redactor = _redactor(settings, environ, ())
+    redactor.learn(secrets_of_environment(environ))
     for check in (check_versions(), *check_settings(settings, environ)):
-        tell(_redacted(check, redactor))
+        tell(redactor.redact_fields(check))
     once = settings.model_copy(update={"retry_attempts": 1})  # who asks what is wrong need not wait for retries
-    async with open_agent(once, environ=environ) as agent:
+    async with open_agent(once, environ=environ, redactor=redactor) as agent:
         async for check in check_chain(agent, settings, environ=environ, deep=deep):
             tell(check)
     for check in (check_journals(settings.home), *check_programs(Surroundings(settings.project, environ))):
-        tell(_redacted(check, redactor))
+        tell(redactor.redact_fields(check))
 
 
 async def check_chain(
@@ -39,38 +43,25 @@ async def check_chain(
 ) -> AsyncIterator[Check]:
     """What needs an open agent: LM Studio, its model, the MCP servers, the rules."""
     around = Surroundings(settings.project, environ)
-    redactor = _redactor(settings, environ, ())
+    redactor = agent.redactor
+    redactor.learn(secrets_of_environment(environ))
     reachable = True
     async for check in check_engine(agent.client, settings, around):
         reachable = reachable and not (check.state == "failed" and check.name in ("LM Studio", "API token", "Model"))
-        yield _redacted(check, redactor)
+        yield redactor.redact_fields(check)
     if deep and reachable:
-        yield _redacted(await check_call(agent.client, settings), redactor)
+        yield redactor.redact_fields(await check_call(agent.client, settings))
     try:
         catalog = agent.configured_servers()
     except DownstreamError as exc:
-        yield _redacted(failed_check("servers", "MCP servers", exc), redactor)
+        yield redactor.redact_fields(failed_check("servers", "MCP servers", exc))
         return
-    configs = [*catalog.servers.values(), *catalog.unapproved.values()]
-    redactor = _redactor(settings, environ, configs)
     for check in (*check_catalog(catalog), *check_rules(agent, [*catalog.servers.values()])):
-        yield _redacted(check, redactor)
+        yield redactor.redact_fields(check)
     async for check in check_servers(agent, catalog):
-        yield _redacted(check, redactor)
+        yield redactor.redact_fields(check)
 
 
 def check_without_settings(error: SettingsError) -> list[Check]:
     """What can be said where the settings cannot be used."""
     return [check_versions(), failed_check("bridge", "Settings", error)]
-
-
-def _redactor(settings: Settings, environ: Mapping[str, str], configs: Iterable[ServerConfig]) -> Redactor:
-    found = [settings.api_token.get_secret_value()] if settings.api_token else []
-    found += secrets_of_environment(environ)
-    for config in configs:
-        found += [*config.headers.values(), *secrets_of_environment(config.env)]
-    return Redactor(found)
-
-
-def _redacted(check: Check, redactor: Redactor) -> Check:
-    return dataclasses.replace(check, found=redactor.redact(check.found), remedy=redactor.redact(check.remedy))

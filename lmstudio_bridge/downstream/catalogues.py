@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lmstudio_bridge.credentials import secrets_of_entry
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.redaction import Redactor, secrets_of_environment
+from lmstudio_bridge.redaction import Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class CatalogueStore:
 
     def plain_tools(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot say."""
-        headers = config.headers.values()
-        redactor = Redactor([*self._values, *headers, *secrets_of_environment(config.env)])
+        own = secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
+        redactor = Redactor([*self._values, *own])
         return tuple(
             ServerTool(
                 tool.server,

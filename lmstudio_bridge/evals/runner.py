@@ -24,6 +24,7 @@ from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
 from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
 from lmstudio_bridge.evals.tasks import Solution, Task
 from lmstudio_bridge.events import Emit, Event, Outcome, RunStarted
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.request import RunRequest
 from lmstudio_bridge.settings import Settings
 
@@ -53,6 +54,7 @@ async def run_eval(
     settings: Settings,
     *,
     environ: Mapping[str, str],
+    redactor: Redactor | None = None,
     say: Say,
     keep: Callable[[Results], None],
     now: Now = lambda: datetime.now(UTC),
@@ -66,7 +68,7 @@ async def run_eval(
         update={"server_start_timeout": max(_START_SECONDS, settings.server_start_timeout), "run_timeout": 86_400.0}
     )
     with claim_root() as root:
-        runner = _Runner(request, settings, environ, root, say, keep, now)
+        runner = _Runner(request, settings, environ, redactor or Redactor(), root, say, keep, now)
         return await runner.work()
 
 
@@ -78,6 +80,7 @@ class _Runner:
         request: EvalRequest,
         settings: Settings,
         environ: Mapping[str, str],
+        redactor: Redactor,
         root: Path,
         say: Say,
         keep: Callable[[Results], None],
@@ -86,6 +89,7 @@ class _Runner:
         self._request = request
         self._settings = settings
         self._environ = environ
+        self._redactor = redactor
         self._root = root
         self._say = say
         self._keep = keep
@@ -151,10 +155,10 @@ class _Runner:
                     )
         for name, outcome in opened.items():
             if isinstance(outcome, DownstreamError):
-                broken[name] = outcome.explain()
-                self._say(f"left out: {outcome.explain()}")
+                broken[name] = self._redactor.redact(outcome.explain())
+                self._say(f"left out: {broken[name]}")
                 if all(isinstance(each, DownstreamError) for each in opened.values()):
-                    raise outcome
+                    raise self._redactor.redact_error(outcome)
         return choice.name, broken
 
     async def _attempt(self, task: Task, loop: Loop, root: Path) -> Attempt:
@@ -180,7 +184,7 @@ class _Runner:
                     outcome = Outcome("failed", error=exc.explain())
                 ended = self._now()
             wrong = await asyncio.to_thread(sandbox.verdict, task, outcome, began=began, ended=ended)
-        return Attempt(
+        attempt = Attempt(
             task=task.name,
             family=task.family,
             loop=loop,
@@ -195,6 +199,7 @@ class _Runner:
             error=outcome.error,
             run_id=run_id,
         )
+        return self._redactor.redact_fields(attempt)  # the plain loop hides nothing
 
     async def _run_bridge(self, agent: DynamicAutonomousAgent, task: Task, emit: Emit) -> Outcome:
         request = RunRequest(
@@ -225,7 +230,12 @@ class _Runner:
     def _agent(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
         """The bridge as a user of this sandbox would have it."""
         changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
-        return open_agent(self._settings.model_copy(update=changes), environ=self._environ, make_fence=_same_fence)
+        return open_agent(
+            self._settings.model_copy(update=changes),
+            environ=self._environ,
+            redactor=self._redactor,
+            make_fence=_same_fence,
+        )
 
 
 def _same_fence() -> Fence:

@@ -30,6 +30,7 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     Generating,
+    JournalCut,
     MessageAdded,
     MessagesDropped,
     ModelChosen,
@@ -89,6 +90,7 @@ ALL_KINDS: list[Event] = [
     Noticed(Notice("loading", "It is being loaded.")),
     Noticed(Notice("recovery", "It was lost and is back.")),
     ResultsShrunk((3, 5), ("shorter", "too")),
+    JournalCut("The disk is full."),
     Warned("careful"),
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
     RunFinished("stuck", "I look.", "", 4.0),
@@ -200,7 +202,9 @@ def test_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) ->
     with pytest.raises(SettingsError) as caught, open_journal(tmp_path / "file" / "runs", "r1", redact=str):
         pass
 
-    assert caught.value.remedy == "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to."
+    assert caught.value.remedy == (
+        "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off."
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

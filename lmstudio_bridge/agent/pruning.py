@@ -1,0 +1,52 @@
+"""Old journals go, so that their folder keeps within an age and a size.
+
+Several bridges may do it at once, and the folder may hold files of others: only journals that nobody
+has open are deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from lmstudio_bridge.agent.journal import hold_journal
+from lmstudio_bridge.errors import RunActiveError
+
+logger = logging.getLogger(__name__)
+
+MAX_FILES = 10_000  # that are looked at; a folder with more gets smaller by the next runs
+_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # what `new_run_id` gives; other files are not ours
+
+
+def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, most: int = MAX_FILES) -> None:
+    """Delete the journals that nobody wrote to for `max_age` seconds, then the oldest until all take `max_bytes`.
+
+    `now` is seconds since the epoch. What cannot be read or deleted is let be.
+    """
+    journals: list[tuple[float, int, str]] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            if (name := _JOURNAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):  # another bridge deletes it right now
+                    found = entry.stat(follow_symlinks=False)
+                    journals.append((found.st_mtime, found.st_size, name[1]))
+    total = sum(size for _, size, _ in journals)
+    for written, size, run_id in sorted(journals):
+        if now - written <= max_age and total <= max_bytes:
+            break
+        if _delete(folder, run_id):
+            total -= size
+
+
+def _delete(folder: Path, run_id: str) -> bool:
+    try:
+        with hold_journal(folder, run_id) as path:
+            path.unlink()
+    except (RunActiveError, OSError) as exc:
+        logger.debug("the journal of run %s stays: %s", run_id, exc)
+        return False
+    return True

@@ -1,0 +1,101 @@
+"""What keys look like: the shapes by which well-known services' secrets are told from other text.
+
+Each pattern begins with a fixed text, has no part that can match in two ways, and is tried only where
+that text occurs: the time is linear to the text. Sources: the services' own pages about their tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Span: TypeAlias = tuple[int, int]
+
+_WORD = "[A-Za-z0-9]"
+_DASHED = "[A-Za-z0-9_-]"
+_IN_TOKEN = "[A-Za-z0-9._~+/=-]"  # RFC 6750, 2.1
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShape:
+    """One kind of key. A text without any of `starts` holds none; group 1 of `pattern`, if there is one, is the key.
+
+    `in_word` says that it may follow a letter or a digit.
+    """
+
+    kind: str
+    starts: tuple[str, ...]
+    pattern: re.Pattern[str]
+    in_word: bool = False
+
+
+def _prefixed(kind: str, prefix: str, rest: str) -> KeyShape:
+    return KeyShape(kind, (prefix,), re.compile(re.escape(prefix) + rest))
+
+
+_HAS_DIGIT = "(?=[A-Za-z_-]{0,64}[0-9])"  # words with hyphens between them have none
+
+SHAPES: tuple[KeyShape, ...] = (
+    _prefixed("anthropic-key", "sk-ant-", f"{_DASHED}{{16,}}"),
+    _prefixed("api-key", "sk-", f"(?:(?:proj|svcacct|admin|or|lm)-{_HAS_DIGIT}{_DASHED}{{16,}}(?::{_DASHED}{{8,}})?"
+              f"|{_HAS_DIGIT}{_WORD}{{20,}})"),
+    *(_prefixed("github-token", f"gh{kind}_", f"{_WORD}{{20,}}") for kind in "pousr"),
+    _prefixed("github-token", "github_pat_", "[A-Za-z0-9_]{20,}"),
+    *(_prefixed("gitlab-token", f"gl{kind}-", f"{_HAS_DIGIT}{_DASHED}{{20,}}")
+      for kind in ("pat", "dt", "rt", "cbt", "ptt", "soat", "oas")),
+    *(_prefixed("slack-token", f"xox{kind}-", "[A-Za-z0-9-]{10,}") for kind in "abeprs"),
+    _prefixed("slack-token", "xapp-", "[A-Za-z0-9-]{10,}"),
+    _prefixed("slack-webhook", "hooks.slack.com/services/", "([A-Za-z0-9/]{20,})"),
+    *(_prefixed("aws-key", kind, "[A-Z0-9]{16}(?![A-Za-z0-9])") for kind in ("AKIA", "ASIA")),
+    KeyShape("aws-secret", ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey"), re.compile(
+        r"(?:aws_secret_access_key|AWS_SECRET_ACCESS_KEY|SecretAccessKey)\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?"
+        r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])")),
+    KeyShape("azure-key", ("AccountKey=", "SharedAccessKey="), re.compile(r"Key=([A-Za-z0-9+/=]{32,})"), in_word=True),
+    _prefixed("google-key", "AIza", f"{_DASHED}{{35}}"),
+    _prefixed("google-token", "ya29.", f"{_DASHED}{{20,}}"),
+    _prefixed("google-secret", "GOCSPX-", f"{_DASHED}{{20,}}"),
+    _prefixed("npm-token", "npm_", f"{_WORD}{{30,}}"),
+    _prefixed("pypi-token", "pypi-Ag", f"{_DASHED}{{40,}}"),
+    _prefixed("huggingface-token", "hf_", f"{_WORD}{{30,}}"),
+    *(_prefixed("stripe-key", kind, f"{_WORD}{{16,}}") for kind in ("sk_live_", "sk_test_", "rk_live_", "rk_test_")),
+    _prefixed("sendgrid-key", "SG.", rf"{_DASHED}{{16,}}+\.{_DASHED}{{16,}}"),
+    _prefixed("docker-token", "dckr_pat_", f"{_DASHED}{{20,}}"),
+    _prefixed("api-key", "gsk_", f"{_WORD}{{30,}}"),  # Groq
+    _prefixed("api-key", "tvly-", f"{_HAS_DIGIT}{_DASHED}{{20,}}"),  # Tavily
+    KeyShape("jwt", ("eyJ",), re.compile(  # begun anew within a word, it would be read again and again
+        rf"(?:(?<!{_DASHED})|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{{2}}))"
+        rf"eyJ{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+"), in_word=True),
+    KeyShape("bearer-token", ("earer ",), re.compile(
+        rf"earer +(?=[A-Za-z._~+/=-]{{0,64}}[0-9])({_IN_TOKEN}{{16,}})"), in_word=True),
+    KeyShape("basic-login", ("uthorization",), re.compile(
+        rf"uthorization\\?[\"']?\s{{0,3}}[:=]\s{{0,3}}\\?[\"']?(?:[Bb]asic|[Tt]oken|[Bb]earer) +({_IN_TOKEN}{{8,}})"),
+        in_word=True),
+    KeyShape("private-key", ("PRIVATE KEY",), re.compile(
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[A-Za-z0-9+/=:,.()\s\\]|-(?!----))*+(?:-----END [A-Z0-9 ]{0,60}-----)?"), in_word=True),
+    KeyShape("password", ("://",), re.compile(
+        r"://[^/\s:@\"'<>\\]{0,128}:([^/\s:@\"'<>\\${*][^/\s@\"'<>\\]{0,255})@"), in_word=True),
+)  # fmt: skip
+
+# Inside JSON and addresses an escape stands before the key, and ends in a letter or a digit.
+_WORD_BEFORE = re.compile(r"(?<!\\)[A-Za-z0-9]\Z|\\[^nrtbf]\Z")
+_ESCAPE_BEFORE = re.compile(r"%[0-9A-Fa-f]{2}\Z|\\u[0-9A-Fa-f]{4}\Z")
+_LONGEST_ESCAPE = 6  # characters
+
+
+def find_keys(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where keys of a known shape stand, and of which kind each is; some may lie within others."""
+    for shape in SHAPES:
+        if not any(start in text for start in shape.starts):
+            continue
+        for match in shape.pattern.finditer(text):
+            if shape.in_word or _may_begin(text, match.start()):
+                yield *match.span(shape.pattern.groups), shape.kind
+
+
+def _may_begin(text: str, position: int) -> bool:
+    """Whether a key may begin here: not in the middle of a word."""
+    before = text[max(0, position - _LONGEST_ESCAPE) : position]
+    return not _WORD_BEFORE.search(before) or bool(_ESCAPE_BEFORE.search(before))
