@@ -15,7 +15,8 @@ def system_prompt(*, today: date, folder: Path) -> str:
         "fails, read the error and try another way. Do not repeat a call that already gave its result. When "
         "you know the answer, or the work is done, stop calling tools and answer in plain text with all the "
         "facts that were asked for. If the task cannot be done, say so and why.\n"
-        f"Today is {today.isoformat()}. The working folder is {folder}."
+        f"Today is {today.isoformat()}. The working folder is {folder}. "
+        "Use names and paths as the task gives them."
     )
 
 

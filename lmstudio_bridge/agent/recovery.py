@@ -28,6 +28,14 @@ _ANNOUNCEMENT = re.compile(
     re.IGNORECASE,
 )
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
+_CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
+_DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
+_GAVE_UP = re.compile(
+    r"\b(?:can ?not|can't|could(?: not|n't)|unable|impossible|not possible|sorry|unknown"
+    r"|(?:do|does)(?: not|n't) (?:have|know|exist)|no (?:access|information))\b",
+    re.IGNORECASE,
+)
+_CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
 _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
 
 
@@ -65,6 +73,23 @@ def uncounted_answer(reply: Completion) -> Completion | None:
     if not reply.text or _PREFACE.search(last_line):
         return None
     return Completion(reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, usage=None)
+
+
+def is_unfounded(answer: str, *, known: str, tools: Sequence[ToolSpec]) -> bool:
+    """Whether an answer that was given before any call must not stand.
+
+    It gives up without a look, claims to have done something, names a tool in place of calling it, or
+    holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.
+    """
+    if _GAVE_UP.search(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
+        return True
+    known = known.casefold()
+    return any(_is_telling(word) and word.casefold() not in known for word in _CODE.findall(answer))
+
+
+def _is_telling(word: str) -> bool:
+    digits = sum(map(str.isdigit, word))
+    return digits >= _DIGITS or bool(re.search(r"\w[.:/\\_@]\w", word))
 
 
 def names_call(reply: Completion, offered: Sequence[ToolSpec]) -> bool:

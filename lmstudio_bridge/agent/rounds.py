@@ -15,7 +15,15 @@ from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
 from lmstudio_bridge.agent.probing import ToolProbe
 from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, names_call, plain_turns, uncounted_answer
+from lmstudio_bridge.agent.recovery import (
+    LOST_CALL,
+    Verdict,
+    is_unfounded,
+    judge_reply,
+    names_call,
+    plain_turns,
+    uncounted_answer,
+)
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.strategy import NATIVE, Strategy
 from lmstudio_bridge.errors import (
@@ -92,6 +100,7 @@ class Asker:
         self._grammar = strategy.calls == "grammar"
         self._grammar_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
+        self._insists = False  # the next reply must be a call
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
@@ -142,6 +151,9 @@ class Asker:
                 elif verdict in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
                     await self._mended(_LOST[verdict])
+                elif verdict == "answer" and self._is_unfounded(reply, conversation, offered, number):
+                    self._insists = True
+                    await self._mended("The model answered without a look; the round was asked again, for a call.")
                 elif verdict == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
                     await self._think_less(reply)
@@ -161,6 +173,17 @@ class Asker:
                     raise
                 asked_again.add(fault)
                 await self._mend(exc, conversation, offered)
+
+    def _is_unfounded(
+        self, reply: Completion, conversation: Conversation, offered: Sequence[ToolSpec], number: int
+    ) -> bool:
+        """Whether a model that is weak at calling has to make a call first; insisted on but once."""
+        if not (self._grammar and offered) or self._insists or number > _MUST_CALL_ROUNDS:
+            return False
+        if any(isinstance(message, ToolMessage) for message in conversation.messages):
+            return False
+        known = "\n".join(message.text for message in conversation.messages)
+        return is_unfounded(reply.text, known=known, tools=offered)
 
     async def _loosen_grammar(self, error: LLMResponseError) -> None:
         """The engine refused the schema of the reply, or the reply is no such JSON."""
@@ -260,7 +283,8 @@ class Asker:
     async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
         """One request for a call or an answer, with its events."""
         if self._grammar:
-            schema = reply_schema(specs, must_call=_nothing_done(conversation, number))
+            schema = reply_schema(specs, must_call=self._insists or _only_failed(conversation, number))
+            self._insists = False
             reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
             read = read_reply(reply, new_id=self._new_id)
             if read is None and reply.finish_reason == "length" and (begun := answer_under_way(reply.text)):
@@ -338,12 +362,12 @@ class Asker:
         )
 
 
-def _nothing_done(conversation: Conversation, number: int) -> bool:
-    """Whether no call has brought anything yet: then a model that is weak at calling must not answer."""
+def _only_failed(conversation: Conversation, number: int) -> bool:
+    """Whether calls were made and none brought anything yet: then a model that is weak at calling must try another."""
     if number > _MUST_CALL_ROUNDS:
         return False
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    return all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
+    return bool(results) and all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
 
 
 def _refuses_grammar(error: LLMResponseError) -> bool:

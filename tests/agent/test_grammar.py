@@ -266,7 +266,7 @@ def test_what_is_asked_for_is_a_json_schema_for_any_tools_and_each_has_its_line(
     specs: list[ToolSpec], must_call: bool
 ) -> None:
     Draft202012Validator.check_schema(reply_schema(specs, must_call=must_call))
-    assert [line.split("(")[0] for line in describe_tools(specs).split("\n")[4:]] == [f"- {s.name}" for s in specs]
+    assert [line.split("(")[0] for line in describe_tools(specs).split("\n")[5:]] == [f"- {s.name}" for s in specs]
 
 
 @given(characters, objects, st.data())
@@ -295,7 +295,7 @@ def test_whatever_the_schema_accepts_is_read_and_what_is_read_as_answer_it_accep
 
 
 def test_a_tool_is_one_line_with_what_it_requires_and_its_first_sentence() -> None:
-    assert describe_tools([READ, NOW]).split("\n")[3:] == [
+    assert describe_tools([READ, NOW]).split("\n")[4:] == [
         "The tools:",
         "- fs__read(path: string): Reads a file.",
         "- time__now(): Tells the time",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, judge_reply, plain_turns
+from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, is_unfounded, judge_reply, plain_turns
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -141,3 +141,39 @@ def test_a_tool_without_parameters_stays_one() -> None:
     spec = ToolSpec("t", "A tool.", {"type": "object"})
 
     assert simple_spec(spec) == ToolSpec("t", "A tool.", {"type": "object", "properties": {}})
+
+
+# -- answers before any call ------------------------------------------------------------------------------------------
+
+TASK = "Hana has the badge 6218 since 14:31. Read notes.txt, or say 6,218 or NO_WAY."
+LOOK = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {}})
+
+
+@pytest.mark.parametrize(
+    ("answer", "unfounded"),
+    [
+        ("Hello, Hana!", False),
+        ("Hana", False),
+        ("It is 6218, as the task says.", False),
+        ("6,218", False),
+        ("Since 14:31.", False),
+        ("It is in Notes.TXT.", False),
+        ("No_way.", False),
+        ("It is 6.", False),
+        ("That is 99 in all", False),
+        ("That is 100 in all", True),
+        ("Her badge is 6219.", True),
+        ("Her badge is A-12345.", True),
+        ("It was 09:15.", True),
+        ("The file is box.txt.", True),
+        ("The folder is src/app.", True),
+        ("I cannot know that.", True),
+        ("That's impossible.", True),
+        ("I don't have access to it.", True),
+        ("I have saved Hana.", True),
+        ("The file has been renamed.", True),
+        ("fs__read", True),
+    ],
+)
+def test_an_answer_before_any_call_holds_nothing_that_only_a_look_can_tell(answer: str, unfounded: bool) -> None:
+    assert is_unfounded(answer, known=TASK, tools=[LOOK]) is unfounded

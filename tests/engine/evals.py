@@ -92,14 +92,14 @@ def server_options() -> list[str]:
     return [f"--server={name}={shlex.join(command)}" for name, command in commands.items()]
 
 
-async def run_cells(todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int) -> bool:
+async def run_cells(todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, threads: int) -> bool:
     """Run cells one after the other, an engine started for each; whether all of them ran."""
     ran = True
     for number, cell in enumerate(todo, 1):
         print(f"== {cell.name} ({number} of {len(todo)})", file=sys.stderr, flush=True)
         gguf = await anyio.to_thread.run_sync(_fetch, cell.model)
         async with open_engine(
-            gguf, alias=cell.model, context_length=CONTEXT, chat_template=cell.chat_template
+            gguf, alias=cell.model, context_length=CONTEXT, chat_template=cell.chat_template, threads=threads
         ) as engine:
             words = [*eval_command(cell, cells, tasks=tasks, seed=seed), *server_options()]
             environ = {**os.environ, "LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_HOME": str(cells / "home")}
@@ -158,6 +158,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--only", default="", metavar="TEXT", help="only cells in whose model/template/family this stands"
     )
     parser.add_argument("--tasks", type=int, metavar="N", help="most tasks of a family (default: all)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the engine; 1 on a busy machine (2)")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--again", action="store_true", help="also the cells that are there already")
     parser.add_argument("--cells", type=Path, default=CELLS, metavar="FOLDER", help="where results are kept")
@@ -172,8 +173,13 @@ def main() -> int:
     families = list(FAMILIES) if options.all else options.family or ["one-call"]
     todo = [cell for cell in all_cells(models, families) if options.only in cell.name and not options.table]
     todo = [cell for cell in todo if options.again or read_cell(cell, options.cells) is None]
+
+    async def run_all() -> bool:
+        limits = {"tasks": options.tasks, "seed": options.seed, "threads": options.threads}
+        return await run_cells(todo, options.cells, **limits)
+
     try:
-        ran = anyio.run(lambda: run_cells(todo, options.cells, tasks=options.tasks, seed=options.seed))
+        ran = anyio.run(run_all)
     except (EngineError, WeightsError) as exc:
         print(f"\n{exc}\n{exc.remedy}", file=sys.stderr)
         return 1

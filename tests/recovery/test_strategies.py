@@ -128,13 +128,13 @@ async def test_a_model_that_writes_its_calls_into_code_is_asked_for_json_from_th
 # -- weak models ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_weak_model_is_asked_for_json_at_once_and_must_call_first(workshop: Workshop) -> None:
+async def test_a_weak_model_is_asked_for_json_at_once(workshop: Workshop) -> None:
     worked = await workshop.run(WEAK, BOUND_LOOK_UP, BOUND_ANSWER)
 
     assert is_right(worked)
     assert worked.ran == ["look_up heron"]
     assert is_told(worked, f"{WEAK}: grammar tool calls, because not trained for tool use")
-    assert [may_answer(request) for request in worked.requests] == [False, True]
+    assert [may_answer(request) for request in worked.requests] == [True, True]
     assert all("tools" not in (request.json or {}) for request in worked.requests)
     assert [(request.json or {}).get("temperature") for request in worked.requests] == [0.0, 0.0]
     system, task, *rest = worked.requests[1].messages
@@ -147,6 +147,30 @@ async def test_a_weak_model_is_asked_for_json_at_once_and_must_call_first(worksh
     assert worked.requests[1].messages[:2] == worked.requests[0].messages
 
 
+@pytest.mark.parametrize(
+    "made_up", ["It is 4711.", "It is heron_value.txt.", "That is impossible.", "I have looked it up.", "shop__look_up"]
+)
+async def test_what_a_weak_model_cannot_know_without_a_call_is_asked_for_again_as_a_call(
+    workshop: Workshop, made_up: str
+) -> None:
+    worked = await workshop.run(WEAK, bound(answer=made_up), BOUND_LOOK_UP, BOUND_ANSWER)
+
+    assert is_right(worked)
+    assert worked.ran == ["look_up heron"]
+    assert [may_answer(request) for request in worked.requests] == [True, False, True]
+    assert worked.requests[0].messages == worked.requests[1].messages
+    assert "The model answered without a look; the round was asked again, for a call." in worked.notices("recovery")
+
+
+@pytest.mark.parametrize("answer", ["Hello, heron!", "Milo has badge 6218.", "Six, or 6."])
+async def test_what_the_task_itself_says_is_answered_without_a_call(workshop: Workshop, answer: str) -> None:
+    """A forced call would change something, or make an answer of something else."""
+    worked = await workshop.run(WEAK, bound(answer=answer), task="Say hello to heron. Milo has badge 6218.")
+
+    assert worked.answer.text.startswith(answer)
+    assert (worked.ran, len(worked.requests)) == ([], 1)
+
+
 @pytest.mark.parametrize("failures", [0, 1, 2])
 async def test_a_weak_model_must_call_until_a_call_brought_something(workshop: Workshop, failures: int) -> None:
     failing = [bound(call="shop__fail", arguments={"key": str(number)}) for number in range(failures)]
@@ -154,14 +178,14 @@ async def test_a_weak_model_must_call_until_a_call_brought_something(workshop: W
     worked = await workshop.run(WEAK, *failing, BOUND_LOOK_UP, BOUND_ANSWER)
 
     assert is_right(worked)
-    assert [may_answer(request) for request in worked.requests] == [False] * (failures + 1) + [True]
+    assert [may_answer(request) for request in worked.requests] == [True, *[False] * failures, True]
 
 
 async def test_a_call_that_was_refused_for_its_arguments_brought_nothing(workshop: Workshop) -> None:
     worked = await workshop.run(WEAK, bound(call="shop__look_up", arguments={}), BOUND_LOOK_UP, BOUND_ANSWER)
 
     assert is_right(worked)
-    assert [may_answer(request) for request in worked.requests] == [False, False, True]
+    assert [may_answer(request) for request in worked.requests] == [True, False, True]
 
 
 async def test_a_weak_model_may_answer_after_three_rounds_without_a_result(workshop: Workshop) -> None:
@@ -171,7 +195,7 @@ async def test_a_weak_model_may_answer_after_three_rounds_without_a_result(works
     worked = await workshop.run(WEAK, *failing, unknown, BOUND_ANSWER)
 
     assert is_right(worked)
-    assert [may_answer(request) for request in worked.requests] == [False, False, False, True]
+    assert [may_answer(request) for request in worked.requests] == [True, False, False, True]
 
 
 async def test_an_engine_that_takes_no_response_format_is_asked_natively(workshop: Workshop) -> None:
@@ -281,11 +305,8 @@ async def test_of_many_tools_only_those_for_the_task_are_offered_and_others_are_
     assert 1 < len(before) < 30
     assert "crowd__shelf_42" not in before
     assert before[-1] == "find_tools"
-    own = before[-3:]
-    assert [name for name in after if name in before] == before
-    assert after[: len(before) - 3] == before[:-3]
-    assert "crowd__shelf_42" in after[len(before) - 3 : -3]
-    assert after[-3:] == own
+    assert after[: len(before)] == before
+    assert "crowd__shelf_42" in after[len(before) :]
     assert [request.tools for request in worked.requests[1:]] == [worked.requests[1].tools] * 2
 
 
