@@ -14,7 +14,7 @@ import anyio
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.agent.prompts import FAILED, LOOK_FIRST, TAKEN_AWAY, TRY_AGAIN
+from lmstudio_bridge.agent.prompts import FAILED, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY, TRY_AGAIN
 from lmstudio_bridge.agent.reserve import Reserve
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection, read_query
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
@@ -229,8 +229,9 @@ class Caller:
             text += f"\n[{unseen:,} invisible characters or terminal codes were taken out of this result]"
         if result.is_error:
             text = FAILED + text
-            if _MISSING.search(result.text) and (listing := self._selection.listing_tool(call.name)):
-                text += f"\n{LOOK_FIRST.format(tool=listing)}"
+            if _MISSING.search(result.text):
+                listing = self._selection.listing_tool(call.name)
+                text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
         seconds = self._clock() - started_at
         await self._tell(
             CallFinished(

@@ -38,8 +38,8 @@ _HOW = (
     'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
     'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
     # Only a call: where an answer was shown too, a 0.5B model answered out of the blue.
-    'For example, for the task «Is there a red book in the library?»: {"call": "library__find_books", '
-    '"arguments": {"colour": "red"}}\n'
+    'For example, for the task «How old is the letter in blue/7?»: {"call": "archive__get_age", '
+    '"arguments": {"path": "blue/7"}}\n'
     "The tools:"
 )
 _ANSWER_ONLY = 'Reply with one JSON object: {"answer": "<text>"}'

@@ -15,8 +15,8 @@ def system_prompt(*, today: date, folder: Path) -> str:
         "fails, read the error and try another way. Do not repeat a call that already gave its result. When "
         "you know the answer, or the work is done, stop calling tools and answer in plain text with all the "
         "facts that were asked for. If the task cannot be done, say so and why.\n"
-        f"Today is {today.isoformat()}. The working folder is {folder}. "
-        "Use names and paths as the task gives them."
+        f"Today is {today.isoformat()}. The working folder is {folder}; "
+        "paths are relative to it."
     )
 
 
@@ -37,7 +37,9 @@ FAILED = "The call failed: "  # stands before what a tool reports as an error
 
 TRY_AGAIN = "Try again once if that may help, else work without this tool."
 
-LOOK_FIRST = "The name may be wrong: {tool} shows which names there are."
+NAME_MISSING = "The name may be wrong: take it as the task gives it."
+
+LOOK_FIRST = "The name may be wrong: take it as the task gives it, or see with {tool} which there are."
 
 TAKEN_AWAY = (
     "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."

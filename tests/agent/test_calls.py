@@ -12,7 +12,7 @@ import pytest
 
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import TAKEN_AWAY
+from lmstudio_bridge.agent.prompts import LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import Toolbox
@@ -320,20 +320,22 @@ async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the
 
     [result] = await given.answer(calls(("read", "made-up")))
 
-    assert result.text == f"The call failed: {error}\nThe name may be wrong: fs__list shows which names there are."
+    assert result.text == f"The call failed: {error}\n{LOOK_FIRST.format(tool='fs__list')}"
 
 
-async def test_other_errors_and_servers_without_such_a_tool_get_no_advice() -> None:
-    for error, more in (("ENOENT", ()), ("out of memory", (LIST,))):
-        given = Case(answering(ToolResult(error, is_error=True)), more=more)
-        assert [each.text for each in await given.answer(calls(("read", "a")))] == [f"The call failed: {error}"]
+async def test_other_errors_get_no_such_advice() -> None:
+    given = Case(answering(ToolResult("out of memory", is_error=True)), more=(LIST,))
+
+    assert [each.text for each in await given.answer(calls(("read", "a")))] == ["The call failed: out of memory"]
 
 
 async def test_a_tool_that_was_taken_away_is_not_advised() -> None:
     given = Case(answering(ToolResult("ENOENT", is_error=True)), more=(LIST,))
     given.selection.take_away({"fs__list"})
 
-    assert [each.text for each in await given.answer(calls(("read", "a")))] == ["The call failed: ENOENT"]
+    [result] = await given.answer(calls(("read", "a")))
+
+    assert result.text == f"The call failed: ENOENT\n{NAME_MISSING}"
 
 
 # -- the audit line ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ def test_system_prompt_is_the_same_bytes_each_time() -> None:
     first, second = (prompts.system_prompt(today=TODAY, folder=folder) for _ in range(2))  # type: ignore[arg-type]
 
     assert first == second
-    assert first.endswith("\nToday is 2026-01-02. The working folder is /home/someone/project.")
+    assert first.endswith(
+        "\nToday is 2026-01-02. The working folder is /home/someone/project; paths are relative to it."
+    )
 
 
 def test_system_prompt_costs_little_context() -> None:
