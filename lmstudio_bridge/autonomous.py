@@ -61,7 +61,7 @@ from lmstudio_bridge.request import Access, ContinueRequest, RunRequest
 from lmstudio_bridge.retry import RetryPolicy, Sleep
 from lmstudio_bridge.settings import Settings
 
-_AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
+AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
 _TOOLS_SHARE = 4  # the tools may take a quarter of the context
 _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
@@ -345,7 +345,7 @@ class DynamicAutonomousAgent:
     def _limits(self, request: RunRequest | ContinueRequest, prepared: Prepared, *, seconds: float) -> Limits:
         context = prepared.model.choice.context_length
         careful = 0.0 if prepared.strategy.calls == "grammar" else None  # None: as the user set it in LM Studio
-        auto = _AUTO_MAX_TOKENS if context is None else min(_AUTO_MAX_TOKENS, context // _AUTO_SHARE)
+        auto = AUTO_MAX_TOKENS if context is None else min(AUTO_MAX_TOKENS, context // _AUTO_SHARE)
         return Limits(
             max_rounds=request.max_rounds,
             seconds=max(0.1, seconds),

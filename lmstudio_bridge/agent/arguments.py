@@ -18,8 +18,8 @@ from json_repair import repair_json
 from lmstudio_bridge.messages import JSONObject
 from lmstudio_bridge.nesting import is_deeper
 
-_MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
-_MAX_REPAIR = 50_000  # characters; the repairer takes time in proportion
+MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
+MAX_REPAIR = 50_000  # characters; the repairer takes time in proportion
 _MAX_PARENTHESES = 200  # that begin what may be a tuple of Python's, for each of which the repairer reads on to its end
 _SHOWN_ABOUT = 60  # characters of the argument by which a call is told from others
 _TRUE = ("true", "yes", "1")
@@ -128,7 +128,7 @@ def _load(text: str) -> Any:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair") from None
-    if is_deeper(value, _MAX_NESTING):
+    if is_deeper(value, MAX_NESTING):
         raise ValueError("nested too deeply")
     return value
 
@@ -141,7 +141,7 @@ def _repair(text: str, error: ValueError) -> dict[str, Any]:
     """
     refusal = f"they are not valid JSON ({error})."
     start = text.find("{")
-    if start == -1 or len(text) > _MAX_REPAIR or not isinstance(error, json.JSONDecodeError):
+    if start == -1 or len(text) > MAX_REPAIR or not isinstance(error, json.JSONDecodeError):
         raise ValueError(refusal)
     if len(_TUPLE.findall(text)) > _MAX_PARENTHESES:
         raise ValueError(refusal)

@@ -28,7 +28,7 @@ PROTECTED = frozenset({".git", ".claude", ".mcp.json", ".vscode", "lmstudio-brid
 """What makes other programs run commands, or says what a run may do: only reading tools may name it."""
 
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-_MAX_DEPTH = 32  # of nested arguments; what lies deeper is refused
+MAX_DEPTH = 32  # of nested arguments; what lies deeper is refused
 
 
 class TooDeepError(ValueError):
@@ -92,7 +92,7 @@ def find_paths(arguments: JSONObject, *, names: frozenset[str] | None, more: fro
         return name in names if names is not None else _last_word(name) in PATH_WORDS
 
     def walk(value: Any, named: bool, depth: int) -> Iterator[str]:
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise TooDeepError("the arguments are nested too deeply")
         if isinstance(value, str):
             if named or (names is None and value.lstrip().lower().startswith("file:")):

@@ -39,7 +39,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, M
 from lmstudio_bridge import __version__
 from lmstudio_bridge.downstream import failures
 from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.content import read_progress, read_result, read_tools
+from lmstudio_bridge.downstream.content import MAX_TOOLS, read_progress, read_result, read_tools
 from lmstudio_bridge.downstream.failures import Failure
 from lmstudio_bridge.downstream.processes import ChildProcesses
 from lmstudio_bridge.downstream.transports import ServerTransport, statuses
@@ -230,27 +230,30 @@ class Connection:
 
     async def _list_tools(self) -> None:
         self._tools_changed = False  # before the request: a change during it must not be overlooked
-        self._tools = read_tools(self._config.name, await self._list_pages())
+        self._tools = await self._list_pages()
 
-    async def _list_pages(self) -> list[object]:
-        """The raw entries of all pages."""
-        entries: list[object] = []
+    async def _list_pages(self) -> tuple[ServerTool, ...]:
+        """The tools of all pages; each page is read before the next one is asked for, so that none is held raw."""
+        found: dict[str, ServerTool] = {}
         cursors: list[str] = []
-        while len(cursors) < MAX_PAGES:
+        while len(cursors) < MAX_PAGES and len(found) <= MAX_TOOLS:
             try:
                 page = await self._send("tools/list", {"cursor": cursors[-1]} if cursors else {})
             except MCPError as exc:
                 if exc.code == METHOD_NOT_FOUND and not cursors:
-                    return []  # a server for prompts or resources only
+                    return ()  # a server for prompts or resources only
                 raise
             tools = page.get("tools")
-            entries += tools if isinstance(tools, list) else []
+            for tool in read_tools(self._config.name, tools if isinstance(tools, list) else []):
+                found.setdefault(tool.name, tool)
             cursor = page.get("nextCursor")
             if not isinstance(cursor, str) or not cursor or cursor in cursors:
-                return entries
+                return tuple(found.values())[:MAX_TOOLS]
             cursors.append(cursor)
-        logger.warning("MCP server %s has more than %d pages of tools", self._config.name, MAX_PAGES)
-        return entries
+        logger.warning(
+            "MCP server %s has more than %d tools, or %d pages of them", self._config.name, MAX_TOOLS, MAX_PAGES
+        )
+        return tuple(found.values())[:MAX_TOOLS]
 
     def _is_lost(self, exc: MCPError, answered: list[int]) -> bool:
         """Whether an error means that the connection is gone, and not only that one request failed."""

@@ -1,0 +1,106 @@
+"""docs/bounds.md says of every bound what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import autonomous, errors, places, request, rule_files, server
+from lmstudio_bridge.agent import arguments, calls, journal, paths, results, schemas, shelf, toolbox, validation
+from lmstudio_bridge.downstream import catalogues, connections, content, entries, processes, transports
+from lmstudio_bridge.llm import accumulate, slots, transport
+from lmstudio_bridge.settings import Settings, read_settings
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = read_settings({}, cwd=ROOT)
+MI = 1024 * 1024
+
+BOUNDS: dict[str, str] = {
+    "requests to the model": f"{request.DEFAULT_MAX_ROUNDS}",
+    "time": f"{SETTINGS.run_timeout:,.0f} s",
+    "runs at once": f"{SETTINGS.max_runs}",
+    "runs in line": f"{places.MAX_WAITING}",
+    "bridges inside bridges": f"{SETTINGS.depth}",
+    "tool calls of one turn": f"{calls.MAX_CALLS}",
+    "a task, and instructions": f"{request.MAX_TASK:,} characters",
+    "servers that a call names": f"{request.MAX_SERVERS}",
+    "the answer to Claude": f"{server.MAX_RESULT:,} characters",
+    "names that a message lists": f"{errors.SHOWN_NAMES}",
+    "tokens of one reply": f"{autonomous.AUTO_MAX_TOKENS:,}, and a quarter of the context",
+    "characters of one reply": f"{accumulate.MAX_REPLY_CHARS // MI} Mi",
+    "tool calls of one reply": f"{accumulate.MAX_CALLS:,}",
+    "one event of its stream": f"{accumulate.MAX_FRAME_BYTES // MI} MiB",
+    "events of a stream that cannot be read": f"{accumulate.MAX_BAD_FRAMES}",
+    "a reply that is no stream": f"{transport.MAX_BODY_BYTES // MI} MiB",
+    "requests at a model at once": f"its slots, or {slots.DEFAULT_PARALLEL}",
+    "tries of a request": f"{SETTINGS.retry_attempts}",
+    "levels of arguments": f"{arguments.MAX_NESTING}",
+    "levels in which paths are looked for": f"{paths.MAX_DEPTH}",
+    "arguments that are repaired": f"{arguments.MAX_REPAIR:,} characters",
+    "start of a server": f"{SETTINGS.server_start_timeout:.0f} s",
+    "one tool call": f"{SETTINGS.tool_timeout:.0f} s",
+    "servers open at once": f"{SETTINGS.max_servers}",
+    "a server that no run uses": f"{SETTINGS.server_idle:.0f} s",
+    "one message": f"{processes.MAX_LINE // MI} MiB",
+    "text of one result": f"{content.MAX_TEXT // MI} Mi characters",
+    "blocks of one result": f"{content.MAX_BLOCKS:,}",
+    "images of one result": f"{content.MAX_IMAGES}",
+    "what the model reads of one result": f"{results.MAX_CHARS:,} characters, and a quarter of the context",
+    "results kept for paging": f"{shelf.MAX_KEPT // MI} Mi characters a run",
+    "tools of a server": f"{content.MAX_TOOLS:,}",
+    "pages of a list of tools": f"{connections.MAX_PAGES}",
+    "name of a tool": f"{content.MAX_NAME} characters",
+    "description of a tool": f"{toolbox.MAX_DESCRIPTION:,} characters",
+    "schema of a tool": f"{content.MAX_SCHEMA:,} characters, {content.MAX_LEVELS} levels",
+    "schemas in one tool's schema": f"{schemas.MAX_NODES:,}",
+    "what is kept of one server's tools": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
+    "schema that is checked": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
+    "steps of one check": f"{validation.MAX_STEPS:,}",
+    "a pattern in a schema": f"{validation.MAX_PATTERN:,} characters",
+    "a text that is held against a pattern": f"{validation.MAX_MATCHED:,} characters",
+    "patterns of an `output_schema`": f"{validation.MAX_PATTERNS}",
+    "a file with MCP servers": f"{entries.MAX_BYTES // MI} MiB",
+    "a file with rules": f"{rule_files.MAX_BYTES // MI} MiB",
+    "one journal": f"{journal.MAX_BYTES // MI} MiB",
+    "all journals": f"{SETTINGS.journal_mb} MB, each {SETTINGS.journal_days:.0f} days",
+}
+
+
+def rows() -> list[list[str]]:
+    """The rows of all tables: what, at most, what happens then, why, how to change it."""
+    lines = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in cells if row[0] != "what"]
+
+
+def test_every_bound_stands_in_the_tables_as_it_is_in_the_code() -> None:
+    assert {row[0]: row[1] for row in rows()} == BOUNDS
+
+
+def test_every_bound_says_what_happens_and_why_and_how_it_is_changed() -> None:
+    assert [row for row in rows() if len(row) != 5 or not all(row)] == []
+
+
+def test_stdio_and_http_have_the_same_bound() -> None:
+    assert processes.MAX_LINE == transports.MAX_EVENT
+
+
+def test_every_setting_that_is_named_is_one() -> None:
+    variables: set[str] = set()
+    for field in Settings.model_fields.values():
+        assert isinstance(field.json_schema_extra, dict)
+        named = field.json_schema_extra["env"]
+        assert isinstance(named, list)
+        variables |= set(map(str, named))
+    text = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"LMSTUDIO_[A-Z_]+", text)) <= variables
+
+
+@pytest.mark.parametrize("argument", ["max_rounds", "max_tokens"])
+def test_what_a_call_may_ask_for_is_said(argument: str) -> None:
+    most = {"max_rounds": request.MAX_ROUNDS, "max_tokens": request.MAX_TOKENS}[argument]
+
+    assert any(row[4] == f"`{argument}` of a call, up to {most:,}" for row in rows())
