@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from lmstudio_bridge.downstream.config import ServerConfig, Transport
+from lmstudio_bridge.downstream.owners import SILENCE
 from lmstudio_bridge.downstream.transports import MAX_EVENT, BoundedStream
 from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.messages import ToolResult
@@ -237,6 +238,19 @@ async def test_server_that_was_restarted_between_calls_is_reached_again() -> Non
             result = await pool.call_tool("web", "echo", {"text": "back"})
 
     assert result == ToolResult("back")
+
+
+async def test_server_that_was_restarted_during_a_long_silence_costs_the_next_run_no_call() -> None:
+    now = 0.0
+    async with open_test_pool(clock=lambda: now) as pool:
+        async with running_server() as port:
+            await pool.open_server(configure_url(port))
+        async with running_server("http", port):
+            now = SILENCE
+            await pool.open_server(configure_url(port))
+            result = await pool.call_tool("web", "echo", {"text": "first"})
+
+    assert result == ToolResult("first")
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])

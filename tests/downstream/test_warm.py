@@ -365,8 +365,44 @@ async def test_a_busy_server_is_not_asked_for_a_sign_of_life(log: Log) -> None:
             await until_received(lease, "hold")
             clock.now += SILENCE
             assert await use(pool, log.server(hang_on="ping")) == pid
-            await messages_at(lease, release=True)
+            messages = await messages_at(lease, release=True)
             assert (await held).text == "released {}"
+
+    assert "ping" not in [message["method"] for message in messages]
+
+
+async def test_a_server_that_gets_busy_while_it_is_asked_is_not_ended_for_its_silence(log: Log) -> None:
+    clock = Clock()
+    async with make_pool(clock=clock, ping_limit=SOON) as pool:
+        with pool.lease() as one, pool.lease() as other:
+            pid = await pid_of(one, log.server(hang_on="ping"))
+            clock.now += SILENCE
+            opening = asyncio.create_task(pid_of(other, log.server(hang_on="ping")))
+            held = asyncio.create_task(one.call_tool("sloppy", "hold", {}))
+            assert await opening == pid
+            await messages_at(one, release=True)
+            assert (await held).text == "released {}"
+
+    assert log.starts() == [pid]
+
+
+async def test_an_answer_and_a_start_are_signs_of_life(log: Log) -> None:
+    clock = Clock()
+    gate = log.path.with_name("gate")
+    async with make_pool(clock=clock) as pool:
+        with pool.lease() as lease:
+            opening = asyncio.create_task(lease.open_server(log.server(wait_for=str(gate))))
+            await asyncio.sleep(0)  # up to its first wait
+            clock.now += SILENCE
+            gate.touch()
+            await opening
+            clock.now += SILENCE - 1
+            await lease.call_tool("sloppy", "pid", {})
+            clock.now += SILENCE - 1
+            await lease.open_server(log.server(wait_for=str(gate)))
+            methods = [message["method"] for message in await messages_at(lease)]
+
+    assert "ping" not in methods
 
 
 # Tools.
