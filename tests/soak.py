@@ -296,6 +296,7 @@ async def _look_around(figures: Figures, desk: Desk, *, tasks: int, files: int) 
         str(path.relative_to(desk.folder))
         for path in desk.folder.rglob("*")
         if path.is_file() and path.suffix not in (".jsonl", ".lock") and path.name != "servers.json"
+        if path.parent.name != "catalogues"
     ]
     if strange:
         figures.wrong.append(f"files are left: {strange}")
