@@ -191,7 +191,7 @@ class ServerTransport:
                 async for line in child.lines():
                     try:
                         messages = decode_line(line)
-                    except (ValueError, RecursionError):
+                    except ValueError:
                         child.note(line)
                         continue
                     try:
@@ -268,8 +268,11 @@ def decode_line(line: bytes) -> list[JSONRPCMessage]:
     try:
         return [jsonrpc_message_adapter.validate_json(line, by_name=False)]
     except ValidationError:
-        decoded = json.loads(line.decode("utf-8", "replace"))
-    return [_mend_message(item) for item in (decoded if isinstance(decoded, list) else [decoded])]
+        try:
+            decoded = json.loads(line.decode("utf-8", "replace"))
+            return [_mend_message(item) for item in (decoded if isinstance(decoded, list) else [decoded])]
+        except RecursionError as exc:
+            raise ValueError("nested too deeply") from exc
 
 
 def _mend_message(item: object) -> JSONRPCMessage:
