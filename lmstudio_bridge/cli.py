@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmstudio_bridge import __version__
+from lmstudio_bridge.collector import collector_paused
 from lmstudio_bridge.commands import completion, doctor, eval, install, run, serve, uninstall
 from lmstudio_bridge.commands.arguments import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
 from lmstudio_bridge.commands.help import HelpFormatter, epilog
@@ -114,12 +115,13 @@ def _log_to_stderr(level: str, redactor: Redactor) -> None:
 
 def _start(args: argparse.Namespace, redactor: Redactor) -> int | Coroutine[Any, Any, int]:
     """What the command does, or its exit code if that is already done."""
-    from lmstudio_bridge.commands.surroundings import settings_here
-
     if args.command in PLAIN_COMMANDS:
         _log_to_stderr("warning", redactor)
         return PLAIN_COMMANDS[args.command].run(args, redactor)
-    settings = settings_here()
+    with collector_paused():
+        from lmstudio_bridge.commands.surroundings import settings_here
+
+        settings = settings_here()
     _log_to_stderr(settings.log_level, redactor)
     return COMMANDS[args.command or "serve"].run(settings, args, redactor)
 

@@ -118,14 +118,6 @@ _STOP_NOTES = {
 }
 
 
-def as_utf8(text: str) -> str:
-    """The text without halves of characters: UTF-8 cannot say them, and the MCP SDK's writer ends at one.
-
-    They come from JavaScript, which leaves them where it cuts a text: in errors of LM Studio, names, old journals.
-    """
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def run_uri(run_id: str) -> str:
     """The MCP resource in which the whole of a run can be read."""
     return f"lmstudio://runs/{run_id}"

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
-from lmstudio_bridge.agent.resume import read_run
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.answers import as_utf8
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
-from lmstudio_bridge.overview import MAX_RUNS, models_text, newest_runs, run_text, runs_text, servers_text
-from lmstudio_bridge.report import as_utf8
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.redaction import Redactor
+    from lmstudio_bridge.service import Service
 
 _MARKDOWN = "text/markdown"
 _MAX_COMPLETIONS = 100  # what the MCP specification allows
 
 
-def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomousAgent]) -> None:
-    """Register all of it; `agent` gives the agent once the server runs."""
+def add_resources(server: MCPServer[Any], *, service: Callable[[], Awaitable[Service]], redactor: Redactor) -> None:
+    """Register all of it; `service` gives the service once the server runs, `redactor` knows its secrets."""
 
     def sendable(text: str) -> str:
-        return as_utf8(agent().redactor.redact(text))
+        return as_utf8(redactor.redact(text))
 
     @server.resource("lmstudio://models", title="Models in LM Studio", mime_type=_MARKDOWN)
     async def models() -> str:
         """The models that LM Studio has: loaded or not, context, slots, trained for tools."""
         with _resource_errors(sendable):
-            return sendable(models_text(await agent().client.validator.catalog(refresh=True)))
+            return sendable(await (await service()).models())
 
     @server.resource("lmstudio://servers", title="MCP servers for delegated work", mime_type=_MARKDOWN)
     async def servers() -> str:
         """The MCP servers for delegated tasks: where each is configured, whether it is open, why one is left out."""
         with _resource_errors(sendable):
-            catalog = agent().configured_servers()
-            permissions = agent().permissions(catalog.servers.values())
-            return sendable(servers_text(catalog, permissions, agent().pool.opened()))
+            return sendable((await service()).servers())
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:
         """The newest delegated runs and how they ended."""
-        return sendable(runs_text(agent().runs_folder, keep=agent().keeps))
+        with _resource_errors(sendable):
+            return sendable((await service()).runs())
 
     @server.resource("lmstudio://runs/{run_id}", title="One delegated run", mime_type=_MARKDOWN)
     async def run(run_id: str) -> str:
         """The whole answer of one run, and what was done for it."""
         with _resource_errors(sendable):
-            return sendable(run_text(read_run(agent().runs_folder, run_id)))
+            return sendable((await service()).run_report(run_id))
 
     @server.prompt(title="Delegate to the local model")
     def delegate(
@@ -77,25 +77,13 @@ def add_resources(server: MCPServer[Any], *, agent: Callable[[], DynamicAutonomo
     ) -> Completion | None:
         """Names of models, servers and runs that contain what was typed."""
         try:
-            names = await _names(agent(), argument.name)
+            names = await (await service()).names(argument.name)
         except BridgeError:
             return None  # nothing to offer is no error for somebody who is typing
         typed = argument.value.casefold()
         fitting = [as_utf8(name) for name in names if typed in name.casefold()]
         shown = fitting[:_MAX_COMPLETIONS]
         return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
-
-
-async def _names(agent: DynamicAutonomousAgent, argument: str) -> list[str]:
-    match argument:
-        case "model":
-            return [model.key for model in (await agent.client.validator.catalog()).chat_models()]
-        case "server":
-            return sorted(agent.configured_servers().servers)
-        case "run_id":
-            return [run.run_id for run in newest_runs(agent.runs_folder, most=MAX_RUNS)]
-        case _:
-            return []
 
 
 @contextmanager

@@ -6,34 +6,23 @@ Works on stdio in both protocol eras (2026-07-28 and the handshakes before it).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import (
-    CallToolResult,
-    InputRequiredResult,
-    TextContent,
-    Tool,
-    ToolAnnotations,
-)
+from mcp.types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.agent.progress import open_progress
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.answers import as_utf8, tool_result
+from lmstudio_bridge.app import WARM_UP_AFTER, App, open_app
+from lmstudio_bridge.ending import Ending, signals_end
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.redaction import Redactor
-from lmstudio_bridge.report import as_utf8
 from lmstudio_bridge.request import (
     DEFAULT_MAX_ROUNDS,
     MAX_NAME,
@@ -46,7 +35,10 @@ from lmstudio_bridge.request import (
     RunRequest,
 )
 from lmstudio_bridge.resources import add_resources
-from lmstudio_bridge.settings import Settings
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.service import Service
+    from lmstudio_bridge.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +46,6 @@ MAX_SECONDS = 86_400
 MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
-_CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
-_KILLED_BUDGET = 0.1  # seconds more for runs that hung on a server, once it is killed
-_END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # by name: Windows has no SIGHUP, which a closed terminal sends
 
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
@@ -106,34 +95,21 @@ _ANNOTATIONS: dict[Access, ToolAnnotations] = {
 """What is true of our tools, by the most access that a call may ask for. Claude Code runs reading ones side by side."""
 
 
-@dataclass(slots=True)
-class App:
-    """What lives as long as the server: the agent, and the tool calls under way."""
-
-    agent: DynamicAutonomousAgent
-    calls: set[asyncio.Task[Any]]
-    heartbeat: float  # seconds
-
-
-@dataclass(slots=True)
-class Ending:
-    """What the process must see to before it ends: the tool calls under way, and the servers that it started."""
-
-    calls: set[asyncio.Task[Any]] = field(default_factory=set)
-    kill_servers: Callable[[], None] = lambda: None
-    begun: bool = False
-
-
 class BridgeServer(MCPServer[App]):
     """MCPServer, with answers to bad arguments that name the argument and what it must be.
 
     `app` is there while the server runs.
     """
 
-    app: App
+    app: App | None = None
 
     async def list_tools(self) -> list[Tool]:
-        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context."""
+        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context.
+
+        A host that lists the tools will call one: from here on all that a run needs is made ready.
+        """
+        if self.app:
+            self.app.warm_up()
         return [
             tool.model_copy(update={"input_schema": _plain_schema(tool.input_schema)})
             for tool in await super().list_tools()
@@ -143,35 +119,46 @@ class BridgeServer(MCPServer[App]):
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """As in the SDK; a misspelt argument is refused instead of being ignored."""
-        known = next(
-            (list(tool.input_schema["properties"]) for tool in await self.list_tools() if tool.name == name), []
-        )
+        tools = await super().list_tools()
+        known = next((list(tool.input_schema["properties"]) for tool in tools if tool.name == name), [])
         if known and (unknown := [given for given in arguments if given not in known]):
             near = get_close_matches(unknown[0], known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            return _result(
+            return tool_result(
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as exc:
             if isinstance(exc.__cause__, ValidationError):
-                return _result(_in_words(name, exc.__cause__), is_error=True)
+                return tool_result(_in_words(name, exc.__cause__), is_error=True)
             raise
 
 
-def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
-    """The server with its tools; nothing is opened before it runs."""
+def build_server(
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    redactor: Redactor | None = None,
+    warm_up_after: float = WARM_UP_AFTER,
+) -> BridgeServer:
+    """The server with its tools; nothing is opened before it runs.
+
+    `warm_up_after` is the time in seconds from the first list of tools to the import of what a run needs. The
+    `redactor` learns the secrets of all that runs use.
+    """
+    redactor = redactor or Redactor()
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
         ending = Ending()
-        # Around the agent: the servers of a host that closed stdin get a second to end, and a signal may come then.
-        with _signals_end(ending):
-            async with open_agent(settings, environ=environ, redactor=redactor) as agent:
-                ending.kill_servers = agent.pool.kill_all
-                server.app = App(agent, ending.calls, settings.heartbeat)
-                yield server.app
+        # Around the app: the servers of a host that closed stdin get a second to end, and a signal may come then.
+        with signals_end(ending):
+            async with open_app(
+                settings, environ=environ, redactor=redactor, ending=ending, warm_up_after=warm_up_after
+            ) as app:
+                server.app = app
+                yield app
 
     server = BridgeServer(
         "lmstudio-bridge",
@@ -253,7 +240,11 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         )
         return await _run(ctx, request)
 
-    add_resources(server, agent=lambda: server.app.agent)
+    async def service() -> Service:
+        assert server.app is not None
+        return await server.app.service()
+
+    add_resources(server, service=service, redactor=redactor)
     return server
 
 
@@ -268,24 +259,21 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         await ctx.report_progress(counter, None, as_utf8(message))
 
     try:
-        async with open_progress(send, heartbeat=app.heartbeat) as emit:
-            if isinstance(request, ContinueRequest):
-                report = await app.agent.continue_run(request, emit=emit)
-            else:
-                report = await app.agent.execute(request, emit=emit)
+        service = await app.service()
+        report = await service.run(request, send=send)
     except BridgeError as exc:
-        return _result(exc.explain(), is_error=True)
+        return tool_result(exc.explain(), is_error=True)
     except Exception:
         # The last net: a fault of ours must reach the user as a sentence, and stderr in full.
         logger.exception("a run failed in an unforeseen way")
-        return _result(
+        return tool_result(
             "The bridge has a fault and could not finish the run.\n"
             "Please report it with what the server wrote to stderr (Claude Code: `claude --debug`).",
             is_error=True,
         )
     finally:
         app.calls.discard(task)
-    return _result(
+    return tool_result(
         report.text(limit=MAX_RESULT),
         is_error=report.outcome.stop == "failed",
         meta={REPORT_META: report.structure()},
@@ -323,58 +311,13 @@ def _in_words(tool: str, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _result(text: str, *, is_error: bool, meta: dict[str, Any] | None = None) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(type="text", text=as_utf8(text))],
-        is_error=is_error,
-        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
-    )
-
-
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
     return None if max_tokens == "auto" else max_tokens
 
 
-@contextlib.contextmanager
-def _signals_end(ending: Ending) -> Iterator[None]:
-    """On a signal: cancel the runs, let them close their journals, kill the servers, go.
-
-    The SDK's reader thread cannot be unblocked while stdin is open, so the process ends itself.
-    Claude Code sends SIGINT, SIGTERM 0.1 s later and SIGKILL 0.5 s after that.
-    """
-    loop = asyncio.get_running_loop()
-    enders: set[asyncio.Task[None]] = set()  # keeps the task alive; the process ends with it
-
-    async def end(number: int) -> None:
-        calls = set(ending.calls)
-        for call in calls:
-            call.cancel()
-        for budget in (_CANCEL_BUDGET, _KILLED_BUDGET):
-            if calls:
-                _, calls = await asyncio.wait(calls, timeout=budget)
-            ending.kill_servers()
-        os._exit(128 + number)
-
-    def on_signal(number: int) -> None:
-        if not ending.begun:
-            ending.begun = True
-            enders.add(loop.create_task(end(number)))
-
-    handled: list[int] = []
-    for number in (getattr(signal, name) for name in _END_SIGNALS if hasattr(signal, name)):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            loop.add_signal_handler(number, on_signal, number)
-            handled.append(number)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
-def serve(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> None:
+def serve(server: BridgeServer) -> None:
     """Serve on stdio until the host closes stdin, sends a signal or is gone."""
     try:
-        build_server(settings, environ=environ, redactor=redactor).run("stdio")
+        server.run("stdio")
     except* BrokenPipeError:
         logger.info("the host is gone: nobody reads our output")

@@ -35,6 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "spellings",
         "request",
         "agent.fence",
+        "collector",
+        "ending",
     ),
     (
         "settings",
@@ -137,7 +139,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evals.baseline", "evals.results"),
     ("evals.page", "evals.runner"),
     ("evals.request",),
-    ("resources",),
+    ("service", "answers"),
+    ("app", "resources"),
     ("server",),
     ("doctor.checks",),
     ("doctor.machine", "doctor.engine", "doctor.servers", "doctor.programs", "doctor.deep"),
@@ -166,7 +169,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "mcp.client": ("downstream.transports",),
     "mcp.shared": ("downstream.connections", "downstream.transports"),
     "mcp.server": ("server", "resources"),
-    "mcp.types": ("downstream.connections", "downstream.transports", "server", "resources"),
+    "mcp.types": ("downstream.connections", "downstream.transports", "server", "resources", "answers"),
     "mcp_types": ("downstream.connections",),
     "pydantic": (
         "settings",

@@ -6,7 +6,6 @@ import argparse
 from typing import TypeAlias
 
 from lmstudio_bridge.hosts import NAMES, SCOPES
-from lmstudio_bridge.request import MAX_ROUNDS, MAX_TASK
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -21,6 +20,8 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def task(text: str) -> str:
     """A task, with the words that a call over MCP gets where it is none."""
+    from lmstudio_bridge.request import MAX_TASK
+
     if not text:
         raise argparse.ArgumentTypeError("String should have at least 1 character (given: '')")
     if len(text) > MAX_TASK:
@@ -31,6 +32,8 @@ def task(text: str) -> str:
 
 def rounds(text: str) -> int:
     """A number of rounds."""
+    from lmstudio_bridge.request import MAX_ROUNDS
+
     if (number := positive(text)) > MAX_ROUNDS:
         raise argparse.ArgumentTypeError(f"not a whole number from 1 to {MAX_ROUNDS}: {text!r}")
     return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -54,6 +53,8 @@ def add_parser(commands: Commands) -> None:
 
 async def run(args: argparse.Namespace, redactor: Redactor) -> int:
     """Print each check as it is done; fail where one of them does."""
+    import json
+
     from lmstudio_bridge.commands.surroundings import current_folder
     from lmstudio_bridge.doctor.examination import check_without_settings, examine
     from lmstudio_bridge.errors import SettingsError

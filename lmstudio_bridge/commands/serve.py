@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from lmstudio_bridge.collector import collector_paused
 from lmstudio_bridge.commands.arguments import EXIT_OK, Commands
 from lmstudio_bridge.commands.help import add_command
 
@@ -33,7 +34,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(settings: Settings, _: argparse.Namespace, redactor: Redactor) -> int:
     """Serve until the host goes away."""
-    from lmstudio_bridge.server import serve
+    with collector_paused():
+        from lmstudio_bridge.server import build_server, serve
 
-    serve(settings, environ=os.environ, redactor=redactor)
+        server = build_server(settings, environ=os.environ, redactor=redactor)
+    serve(server)
     return EXIT_OK

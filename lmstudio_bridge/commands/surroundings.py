@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.downstream.entries import Surroundings
 
 
 def settings_here() -> Settings:
@@ -25,6 +28,8 @@ def surroundings_here() -> Surroundings:
     Raises:
         SettingsError: The folder is gone.
     """
+    from lmstudio_bridge.downstream.entries import Surroundings
+
     return Surroundings(current_folder(), os.environ)
 
 

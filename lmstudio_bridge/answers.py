@@ -1,0 +1,26 @@
+"""What goes out over MCP: text that the SDK's writer can say, and the result of a tool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.types import CallToolResult, TextContent
+
+
+def as_utf8(text: str) -> str:
+    """The text without halves of characters: UTF-8 cannot say them, and the MCP SDK's writer ends at one.
+
+    They come from JavaScript, which leaves them where it cuts a text: in errors of LM Studio, names, old journals.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
+    """A result that is text only; `meta` is for programs, no model reads it."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=as_utf8(text))],
+        is_error=is_error,
+        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
+    )
