@@ -20,7 +20,7 @@ from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.pruning import prune_journals
-from lmstudio_bridge.agent.results import CHARS_PER_TOKEN, result_limit
+from lmstudio_bridge.agent.results import result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.validation import check_schema
 from lmstudio_bridge.credentials import secrets_of_entry, secrets_of_environment
@@ -49,7 +49,7 @@ from lmstudio_bridge.llm.client import LLMClient, open_client
 from lmstudio_bridge.llm.transport import Timeouts
 from lmstudio_bridge.messages import Message, Notice, SystemMessage, UserMessage
 from lmstudio_bridge.named_servers import NamedServers, find_servers
-from lmstudio_bridge.opening import Discovery
+from lmstudio_bridge.opening import Needs, tools_room
 from lmstudio_bridge.permissions import Permissions, read_permissions
 from lmstudio_bridge.places import RunPlaces
 from lmstudio_bridge.preparation import Prepared, Preparer, check_room, time_to_begin
@@ -62,7 +62,6 @@ from lmstudio_bridge.retry import RetryPolicy, Sleep
 from lmstudio_bridge.settings import Settings
 
 AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
-_TOOLS_SHARE = 4  # the tools may take a quarter of the context
 _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
 
@@ -75,7 +74,7 @@ class _Plan:
     model: str | None
     conversation: Conversation
     added: tuple[Message, ...]
-    discovery: Discovery | None = None
+    needs: Needs
 
 
 @asynccontextmanager
@@ -184,8 +183,8 @@ class DynamicAutonomousAgent:
             run_id = new_run_id(datetime.now(UTC))
             names = tuple(config.name for config in servers.configs)
             start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
-            discovery = self._discovery(request.task) if request.servers is None else None
-            plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), discovery)
+            needs = Needs(request.task, chooses=request.servers is None)
+            plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), needs)
             return await self._work(plan, request, emit)
 
     async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
@@ -218,11 +217,12 @@ class DynamicAutonomousAgent:
             start = RunContinued(
                 stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
             )
-            discovery = None
-            if any(isinstance(event, ServersChosen) for event in stored.events):
-                used = {event.server: None for event in stored.events if isinstance(event, ServerReady)}
-                discovery = self._discovery(f"{stored.task}\n{request.instructions}", used=tuple(used))
-            plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, discovery)
+            needs = Needs(
+                f"{stored.task}\n{request.instructions}",
+                chooses=any(isinstance(event, ServersChosen) for event in stored.events),
+                used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
+            )
+            plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, needs)
             return await self._work(plan, request, emit)
 
     @property
@@ -270,7 +270,7 @@ class DynamicAutonomousAgent:
                         redactor,
                         held,
                         offers=permissions.policy.offers,
-                        discovery=plan.discovery,
+                        needs=plan.needs,
                     )
                 await check_room(prepared, plan.added, tell, tool_chars=_tool_chars(prepared))
             except BaseException as exc:  # the journal must have its end; the error goes on
@@ -321,10 +321,6 @@ class DynamicAutonomousAgent:
                 remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
             )
         return find_servers(self.configured_servers(), names)
-
-    def _discovery(self, task: str, *, used: tuple[str, ...] = ()) -> Discovery:
-        room = self._settings.context_length * CHARS_PER_TOKEN // _TOOLS_SHARE  # the model's own is not known yet
-        return Discovery(task, room, used)
 
     def _check_access(self, wanted: Access) -> None:
         """Look whether a run may have that access.
@@ -383,7 +379,7 @@ class DynamicAutonomousAgent:
 
 def _tool_chars(prepared: Prepared) -> int | None:
     context = prepared.model.choice.context_length
-    return None if context is None else context * CHARS_PER_TOKEN // _TOOLS_SHARE
+    return None if context is None else tools_room(context)
 
 
 def _timestamp() -> str:

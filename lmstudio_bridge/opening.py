@@ -9,6 +9,7 @@ import anyio
 
 from lmstudio_bridge.agent.choice import choose_servers
 from lmstudio_bridge.agent.reserve import Reserve
+from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
@@ -17,18 +18,27 @@ from lmstudio_bridge.errors import DownstreamError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.messages import Notice, ServerTool
 from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.similarity import ToolSimilarity
+
+_TOOLS_SHARE = 4  # the tools may take a quarter of the context
 
 
 @dataclass(frozen=True, slots=True)
-class Discovery:
-    """What the servers of a run are chosen by; `used` are those that it used before, where it goes on.
+class Needs:
+    """What a run needs servers and tools for.
 
-    Servers are started until the tools that fit have `max_chars` characters.
+    If it `chooses`, only those servers are started that the task needs, and the `used` ones: those that the run
+    had before, where it goes on.
     """
 
     task: str
-    max_chars: int
-    used: tuple[str, ...] = ()
+    chooses: bool
+    used: frozenset[str] = frozenset()
+
+
+def tools_room(context_length: int) -> int:
+    """How many characters the tools may take of a context of so many tokens."""
+    return context_length * CHARS_PER_TOKEN // _TOOLS_SHARE
 
 
 class RunServers:
@@ -67,10 +77,20 @@ class RunServers:
         """What was left unopened, to be found and opened later."""
         return Reserve(self._left, start=self._start_later) if self._left else None
 
-    async def choose(self, discovery: Discovery) -> None:
-        """Leave unopened what the task does not need, as far as that can be told."""
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
+        """Leave unopened what the task does not need, as far as that can be told.
+
+        Servers are chosen until the tools that fit have `max_chars` characters.
+        """
         known = {name: self._known_tools(config) for name, config in self._configs.items()}
-        choice = choose_servers(discovery.task, known, max_chars=discovery.max_chars, used=discovery.used)
+        tools = [tool for listed in known.values() for tool in listed or ()]
+        choice = choose_servers(
+            needs.task,
+            known,
+            max_chars=max_chars,
+            used=needs.used,
+            similar=await similarity.compare(needs.task, tools),
+        )
         self._left = {name: known[name] or () for name in choice.left}
         await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
-from lmstudio_bridge.agent.strategy import Strategy, choose_strategy
+from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.config import ServerConfig
@@ -25,9 +25,10 @@ from lmstudio_bridge.llm.pinned import PinnedModel
 from lmstudio_bridge.llm.slots import SlotQueue
 from lmstudio_bridge.llm.turns import ModelTurns
 from lmstudio_bridge.messages import Message, Notice, ServerTool
-from lmstudio_bridge.opening import Discovery, RunServers
+from lmstudio_bridge.opening import Needs, RunServers, tools_room
 from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.similarity import ToolSimilarity
 
 _CROWDED = 0.5  # share of the context that tools and task may take before we warn
 _HOPELESS = 1.2  # more than all of it, as far as four characters make a token
@@ -52,10 +53,12 @@ class Preparer:
         self._client = client
         self._pool = pool
         self._catalogues = catalogues
+        self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
             client, self._slots, context_length=settings.context_length, sleep=client.retry_sleep
         )
+        self._room = tools_room(settings.context_length)  # of most models; a run's own is not known yet
         self._turns = ModelTurns()
         self._parallel = settings.parallel
         self._calls = settings.calls
@@ -70,12 +73,12 @@ class Preparer:
         held: AsyncExitStack,
         *,
         offers: Callable[[ServerTool], bool],
-        discovery: Discovery | None = None,
+        needs: Needs,
     ) -> Prepared:
         """Get the model into memory while the servers start; what makes the run impossible is raised at once.
 
         What must be kept for the whole run is entered into `held`. `offers` says which tools the model
-        gets to know of, `discovery` that not all servers are meant, but those that the task needs.
+        gets to know of, `needs` how the servers are chosen, and the tools if there are too many.
         """
         lease = held.enter_context(self._pool.lease())
         servers = RunServers(
@@ -86,15 +89,18 @@ class Preparer:
             redactor=redactor,
             offers=offers,
         )
-        if discovery and len(configs) > 1:
-            await servers.choose(discovery)
+        if needs.chooses and len(configs) > 1:
+            await servers.choose(needs, max_chars=self._room, similarity=self._similarity)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(servers.open)
                 model, strategy = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
-        return Prepared(model, strategy, Toolbox(servers.tools()), lease, servers)
+        toolbox = Toolbox(servers.tools())
+        if len(toolbox.specs) > MAX_TOOLS_WEAK:
+            toolbox.note_similar(await self._similarity.compare(needs.task, servers.tools()))
+        return Prepared(model, strategy, toolbox, lease, servers)
 
     async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""

@@ -17,6 +17,7 @@ from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
 from tests.changing_server import entry, noted, offer
 from tests.desk import MODEL, Desk, open_desk
+from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.raw_client import Answer, RawClient
 
@@ -86,6 +87,26 @@ async def test_servers_are_started_once_to_be_known_and_then_if_the_task_needs_t
     assert "clock__now" not in offered(desk)
     [tool] = [tool["function"] for tool in desk.chat_requests()[-1].tools if tool["function"]["name"] == "find_tools"]
     assert tool["description"] == "Find more tools by what they do. Also those of clock, shop."
+
+
+async def test_an_embedding_model_in_memory_helps_to_choose(desk: Desk) -> None:
+    learn(desk)
+    meanings = (("ana", "pen", "letter"), ("clock", "hour", "time"))
+    embedder = SimModel("nomic/text-embedding-nomic", type="embedding", meanings=meanings)
+    desk.sim.models[embedder.key] = embedder
+    task = "Order a pen, and tell me the hour."
+    async with desk.bridge("2025-11-25") as client:
+        without = await discover(client, desk, task)
+    await desk.sim.state.load(embedder)
+    async with desk.bridge("2025-11-25") as client:
+        with_it = await discover(client, desk, task)
+        again = await discover(client, desk, task)
+
+    assert f"Servers started: shop (for buy); {NOT}mail, clock\n" in without.text
+    for answer in (with_it, again):
+        assert "Servers started: shop (for buy), clock (for now), mail (for send)\n" in answer.text
+    asked = [json.loads(request.body)["input"] for request in desk.sim.requests if request.path == "/v1/embeddings"]
+    assert [len(texts) for texts in asked] == [4, 1], "the tools once, the task each time"
 
 
 async def test_all_are_started_if_the_task_tells_nothing(desk: Desk) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import autonomous
-from lmstudio_bridge.agent import calls, choice, loop, reserve, results, rounds, selection, strategy, stuck
+from lmstudio_bridge import opening, similarity
+from lmstudio_bridge.agent import calls, choice, reserve, results, rounds, selection, strategy, stuck
 from lmstudio_bridge.agent.shelf import SHELF_SPECS
 from lmstudio_bridge.agent.strategy import choose_strategy
 from lmstudio_bridge.downstream import catalogues
@@ -26,7 +26,9 @@ TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read
         f"the same error {stuck._SAME_ERRORS} times in a row",
         f"After {stuck._FORGIVE_AFTER} new turns in a row",
         f"(at most {results.MAX_CHARS:,} characters)",
-        f"are at most {loop._MAX_TOOLS_WEAK} for a model that is asked for JSON",
+        f"are at most {strategy.MAX_TOOLS_WEAK} for a model that is asked for JSON",
+        f"the {choice.CLOSEST} tools that are closest to the task",
+        f"takes more than {similarity._TIME:.0f} s",
         "at least a third as well as the best",
         f"is kept on disk for {catalogues.MAX_AGE / 86_400:.0f} days",
         f"starts up to {reserve._MOST_AT_ONCE} servers at a time",
@@ -43,7 +45,7 @@ def test_a_third_is_a_third() -> None:
 
 
 def test_a_quarter_is_a_quarter() -> None:
-    assert (autonomous._TOOLS_SHARE, results._SHARE) == (4, 4)
+    assert (opening._TOOLS_SHARE, results._SHARE) == (4, 4)
 
 
 def test_the_steps_against_circles_stand_in_their_order() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmstudio_bridge.agent.ranking import Index
 from lmstudio_bridge.messages import ServerTool, ToolSpec
 
 FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting
+CLOSEST = 3  # tools that count as fitting because of what they mean
 _SHOWN_TOOLS = 2  # that a reason names
 _SHOWN_NAME = 40  # characters of a tool's name in a reason
 _LONGEST = 300  # characters of a word that can be a path or an address
@@ -36,14 +37,16 @@ def choose_servers(
     known: Mapping[str, Sequence[ServerTool] | None],
     *,
     max_chars: int,
-    used: Sequence[str] = (),
+    used: Collection[str] = (),
+    similar: Mapping[tuple[str, str], float] | None = None,
 ) -> ServerChoice:
     """The servers to start for a task: at least one, and all of them if the task tells nothing.
 
     `known` has the tools of each server, None where they are not known: then it is started. So are those that
     the task names, by their own name or a tool's, and those `used` before. The others are taken best
     first, as long as one of their tools fits about as well as the best of all, until the fitting tools
-    fill the room of `max_chars`.
+    fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
+    in meaning: the closest count as fitting as well.
     """
     tools = [tool for listed in known.values() for tool in listed or ()]
     specs = [
@@ -55,6 +58,9 @@ def choose_servers(
     for number in sorted(range(len(tools)), key=lambda number: -scores[number]):
         if scores[number] > 0 and scores[number] >= best * FITS:
             fitting.setdefault(tools[number].server, []).append(number)
+    for number in _closest(tools, similar or {}) if fitting else ():
+        if number not in fitting.setdefault(tools[number].server, []):
+            fitting[tools[number].server].append(number)
     started = {name: reason for name in known if (reason := _certain(task, name, known[name], used))}
     room = max_chars - sum(_size(specs[number]) for name in started for number in fitting.get(name, ()))
     for name, numbers in fitting.items():
@@ -66,7 +72,14 @@ def choose_servers(
     return ServerChoice(started, tuple(name for name in known if name not in started))
 
 
-def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Sequence[str]) -> str:
+def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
+    """The tools that are closest to the task in meaning, if that is known."""
+    scores = [similar.get((tool.server, tool.name), 0.0) for tool in tools]
+    ranked = sorted(range(len(tools)), key=lambda number: -scores[number])
+    return [number for number in ranked[:CLOSEST] if scores[number] > 0]
+
+
+def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Collection[str]) -> str:
     """Why this server is started whatever else fits; "" if it is not."""
     if tools is None:
         return UNKNOWN

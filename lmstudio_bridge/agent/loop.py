@@ -34,7 +34,7 @@ from lmstudio_bridge.agent.rounds import Asker
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shaping import ShapeError, ask_for_shape
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
-from lmstudio_bridge.agent.strategy import NATIVE, Strategy
+from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, NATIVE, Strategy
 from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
@@ -62,7 +62,6 @@ from lmstudio_bridge.messages import (
     UserMessage,
 )
 
-_MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
@@ -205,8 +204,9 @@ class _Rounds:
             toolbox.specs,
             conversation.task(),
             max_chars=limits.tool_chars,
-            max_tools=_MAX_TOOLS_WEAK if weak else None,
+            max_tools=MAX_TOOLS_WEAK if weak else None,
             best_first=weak,
+            similar=toolbox.similar,
         )
         self._first = frozenset(spec.name for spec in self._selection.offered)
         self._finding = finding_specs(self._selection, reserve)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lmstudio_bridge.messages import ToolSpec
 
@@ -20,6 +20,7 @@ _STOP_WORDS = frozenset((
 # fmt: on
 _SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
 _K1, _B = 1.2, 0.75  # the usual constants of BM25
+_FUSION = 60  # the usual constant of reciprocal rank fusion: how little the first ranks stand out
 _NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
 
 
@@ -33,9 +34,16 @@ class Index:
         self._mean = (sum(self._lengths) / len(self._lengths)) if specs else 1.0
         self._documents = Counter(word for counts in self._counts for word in counts)
 
-    def rank(self, query: str, *, only_hits: bool = False) -> list[ToolSpec]:
-        """The tools, best first; equals stay in their order."""
+    def rank(
+        self, query: str, *, only_hits: bool = False, similar: Mapping[str, float] | None = None
+    ) -> list[ToolSpec]:
+        """The tools, best first; equals stay in their order.
+
+        `similar` says of tools, by name, how close they are to the query in meaning: both ranks then count.
+        """
         scores = self.scores(query)
+        if similar:
+            scores = _fuse(scores, [similar.get(spec.name, 0.0) for spec in self._specs])
         order = sorted(range(len(self._specs)), key=lambda number: -scores[number])
         return [self._specs[number] for number in order if scores[number] > 0 or not only_hits]
 
@@ -54,6 +62,17 @@ class Index:
             often = counts[word]
             score += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * length / self._mean))
         return score
+
+
+def _fuse(*rankings: Sequence[float]) -> list[float]:
+    """Reciprocal rank fusion (Cormack and others, 2009); what has no score in a ranking gets nothing from it."""
+    fused = [0.0] * len(rankings[0])
+    for scores in rankings:
+        order = sorted(range(len(scores)), key=lambda number: -scores[number])
+        for rank, number in enumerate(order):
+            if scores[number] > 0:
+                fused[number] += 1 / (_FUSION + rank + 1)
+    return fused
 
 
 def _count(spec: ToolSpec) -> Counter[str]:

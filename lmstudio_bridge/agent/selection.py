@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.ranking import Index
@@ -34,7 +34,8 @@ class Selection:
     """The tools on offer: all that fit, else the best for the task, in the order of the toolbox.
 
     `max_chars` is the room for their names, descriptions and schemas, `max_tools` their number; None
-    is no limit. `best_first` orders them by the task: small models take what stands first.
+    is no limit. `best_first` orders them by the task: small models take what stands first. `similar` says
+    of tools how close they are to the task in meaning.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Selection:
         max_chars: int | None = None,
         max_tools: int | None = None,
         best_first: bool = False,
+        similar: Mapping[str, float] | None = None,
     ) -> None:
         self._specs = tuple(specs)
         self._taken_away: set[str] = set()
         self._index = Index(self._specs)
         chosen: set[str] = set()
         room = math.inf if max_chars is None else max_chars
-        ranked = sorted(self._index.rank(task), key=lambda spec: bool(_OLD.search(spec.description)))
+        ranked = sorted(self._index.rank(task, similar=similar), key=lambda spec: bool(_OLD.search(spec.description)))
         for spec in ranked:
             size = _size(spec)
             if (max_tools is not None and len(chosen) >= max_tools) or (chosen and size > room):

@@ -14,6 +14,7 @@ from lmstudio_bridge.agent.stuck import Step
 
 CallStyle: TypeAlias = Literal["native", "grammar"]
 
+MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 SMALL_MODEL = 3.0  # billions of parameters; up to here, native calls mostly fail
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 

@@ -52,6 +52,7 @@ class Toolbox:
     def __init__(self, tools: Iterable[ServerTool]) -> None:
         self._tools: dict[str, ServerTool] = {}
         self.specs: tuple[ToolSpec, ...] = ()
+        self.similar: Mapping[str, float] = {}
         self._parameters: dict[str, JSONObject] = {}
         self._sizes: dict[tuple[str, str], int] = {}
         self._checkers: dict[str, SchemaChecker | None] = {}
@@ -69,6 +70,11 @@ class Toolbox:
             self._parameters[name] = added[-1].parameters
         self.specs += tuple(added)
         return tuple(added)
+
+    def note_similar(self, similar: Mapping[tuple[str, str], float]) -> None:
+        """Remember how close tools are to the task in meaning, by server and name, for those that rank them."""
+        named = {name: similar.get((tool.server, tool.name)) for name, tool in self._tools.items()}
+        self.similar = {name: score for name, score in named.items() if score is not None}
 
     def find_tool(self, name: str) -> ServerTool | None:
         """The tool that the model means by a name, if there is one."""

@@ -9,9 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
-import stat
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lmstudio_bridge.credentials import secrets_of_entry
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.private_files import make_folder, read_plain_file, replace_file
 from lmstudio_bridge.redaction import Redactor
 
 logger = logging.getLogger(__name__)
@@ -31,8 +29,6 @@ MAX_BYTES = 4 * 1024 * 1024  # of one file; the tools of honest servers take a h
 MAX_FILES = 200  # the oldest go first; an entry that was changed or removed leaves its file behind
 MAX_DEPTH = 64  # levels of a schema that is kept
 MAX_AGE = 30 * 24 * 3600.0  # seconds; then a server has probably had an update
-_FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class CatalogueStore:
         """
         path = self.path(config)
         try:
-            stored = _Stored.model_validate_json(_read_bytes(path))
+            stored = _Stored.model_validate_json(read_plain_file(path, most=MAX_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as exc:
@@ -131,10 +127,10 @@ class CatalogueStore:
             return
         path = self.path(config)
         try:
-            self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            make_folder(self._folder)
             if not path.exists():
                 self._drop_oldest()
-            _replace(path, data)
+            replace_file(path, data)
         except OSError as exc:
             logger.warning("the catalogue of MCP server %s cannot be written: %s", config.name, exc)
 
@@ -197,34 +193,6 @@ def _stored_tool(tool: ServerTool, *, gone: bool) -> _StoredTool:
         doubted=tool.doubted,
         gone=gone,
     )
-
-
-def _read_bytes(path: Path) -> bytes:
-    """The content of a plain file of ours.
-
-    Raises:
-        OSError: It is something else, too long, or cannot be read.
-    """
-    # A link could lead to a secret, and a pipe would keep us waiting.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("it is not a plain file")
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise OSError(f"it has more than {MAX_BYTES:,} bytes")
-    return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing: a crash or a second bridge must not leave half of one."""
-    beside = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
-            file.write(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _plain_text(text: str, redactor: Redactor) -> str:

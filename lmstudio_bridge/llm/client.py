@@ -286,7 +286,11 @@ class LLMClient:
 
         LM Studio cuts texts beyond the loaded context without a word (seen on 0.4.25).
         """
-        name = model or await self._embedding_model()
+        return await self.embed(texts, model=model or await self._embedding_model())
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> list[list[float]]:
+        """As `generate_embeddings`, in one request: for those who can do without."""
+        name = model
         reply = await self._post("/v1/embeddings", {"model": name, "input": list(texts)}, EmbeddingsIn, model=name)
         vectors = reply.vectors()
         if len(vectors) != len(texts):

@@ -28,8 +28,9 @@ def choose(
     *,
     max_chars: int = 10_000,
     used: Sequence[str] = (),
+    similar: dict[tuple[str, str], float] | None = None,
 ) -> ServerChoice:
-    return choose_servers(task, known, max_chars=max_chars, used=used)
+    return choose_servers(task, known, max_chars=max_chars, used=used, similar=similar)
 
 
 def test_the_server_whose_tools_fit_is_started_and_the_others_are_not() -> None:
@@ -113,6 +114,18 @@ def test_servers_are_started_until_their_fitting_tools_fill_the_room(spare: int,
 
 def test_one_server_is_started_however_small_the_room_is() -> None:
     assert list(choose("Write the poem down.", max_chars=0).started) == ["fs"]
+
+
+def test_the_tools_that_are_closest_in_meaning_count_as_fitting() -> None:
+    similar = {("mail", "send"): 0.9, ("fs", "read_file"): 0.8, ("fs", "write_file"): 0.7, ("clock", "now"): 0.6}
+
+    assert choose("Write to Ana.", similar=similar) == ServerChoice(
+        {"fs": "for write_file, read_file", "mail": "for send"}, ("clock", "web")
+    )
+    assert choose("Write to Ana.", similar={("mail", "send"): 0.0, ("web", "fetch"): -0.5}).started == {
+        "fs": "for write_file"
+    }
+    assert choose("Say hello.", similar=similar).left == (), "a closest one there always is"
 
 
 def test_a_name_in_a_reason_is_cut_and_cannot_break_its_line() -> None:

@@ -81,6 +81,18 @@ def test_the_best_stand_first_where_that_is_asked_for() -> None:
     assert names(selection.offered) == ["fs__write_file", "time__now", "fs__read_file", "mail__send"]
 
 
+def test_words_and_meaning_count_the_same_where_both_are_known() -> None:
+    """Reciprocal rank fusion: what is first in one ranking and second in the other wins."""
+    similar = {"mail__send": 0.9, "fs__write_file": 0.8, "time__now": -0.2}
+
+    selection = Selection(ALL, "Write the time into a file.", best_first=True, similar=similar)
+    assert names(selection.offered) == ["fs__write_file", "mail__send", "time__now", "fs__read_file"]
+    unmatched = Selection(ALL, "Größe?", best_first=True, similar=similar)
+    assert names(unmatched.offered)[:2] == ["mail__send", "fs__write_file"]
+    without = Selection(ALL, "Write the time into a file.", best_first=True, similar={})
+    assert names(without.offered)[0] == "fs__write_file"
+
+
 def test_tools_that_a_task_says_nothing_of_stay_in_their_order() -> None:
     assert Selection(ALL, "Größe?", best_first=True).offered == ALL
 

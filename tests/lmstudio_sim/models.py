@@ -50,6 +50,8 @@ class SimModel:
     """The template allows a system message at index 0 only."""
     rejects_patterns: bool = False
     """A `pattern` in a tool's schema makes no grammar (llama.cpp)."""
+    meanings: tuple[tuple[str, ...], ...] = ()
+    """Of an embedding model: words that mean the same; each group is a dimension, and one is for all other words."""
     overflow_text: str = OVERFLOW_PLAIN
     """What an overlong prompt gets; `{needed}` and `{available}` become tokens."""
     stream_overflow_text: str = OVERFLOW_NUMBERED

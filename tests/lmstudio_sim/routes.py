@@ -242,6 +242,12 @@ async def _embed(site: Site, exchange: Exchange) -> None:
 def _embedding(text: str, instance: Instance) -> list[float]:
     # Text beyond the context is cut without a word, so two texts that differ only there are the same.
     kept = text[: instance.context_length * 4]
+    if groups := instance.model.meanings:
+        words = re.findall(r"\w+", kept.lower())
+        counts = [sum(word in group for word in words) for group in groups]
+        counts.append(len(words) - sum(counts))
+        length = sum(each * each for each in counts) ** 0.5 or 1.0
+        return [each / length for each in counts]
     sums = [0] * EMBEDDING_SIZE
     for place, character in enumerate(kept):
         sums[place % EMBEDDING_SIZE] += ord(character)
