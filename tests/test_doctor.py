@@ -20,6 +20,7 @@ from lmstudio_bridge.doctor.checks import Check
 from lmstudio_bridge.doctor.deep import check_call
 from lmstudio_bridge.doctor.engine import HOPELESS_CONTEXT, is_here
 from lmstudio_bridge.doctor.examination import check_without_settings, examine
+from lmstudio_bridge.doctor.lms import check_lms
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.llm.client import open_client
 from lmstudio_bridge.preparation import SMALL_CONTEXT
@@ -293,6 +294,56 @@ async def test_the_model_is_in_memory_twice(home: Home) -> None:
 
     assert (check.name, check.state) == ("Copies", "warning")
     assert f"{MODEL}, {MODEL}:2" in check.found
+
+
+FAKE_LMS = """#!/bin/sh
+case "$*" in
+  "ps --json") echo '{ps}' ;;
+  "daemon status --json") echo '{status}' ;;
+esac
+"""
+
+
+def put_lms(home: Home, *, ps: str, status: str = "") -> None:
+    """An `lms` that prints that."""
+    path = home.write("bin/lms", FAKE_LMS.format(ps=ps, status=status))
+    path.chmod(0o755)
+
+
+async def test_a_model_that_goes_away_by_itself(home: Home) -> None:
+    """Only `lms ps` tells that it was loaded just in time."""
+    put_lms(
+        home,
+        ps=json.dumps([{"identifier": "other", "ttlMs": 1}, {"identifier": MODEL, "ttlMs": 3_600_000}]),
+        status='{"status": "running", "version": "0.4.25"}',
+    )
+    async with open_simulator([GOOD]) as sim:
+        checks = await home.examine(sim.url)
+
+    (check,) = wrong(checks)
+    assert (check.name, check.state) == ("Idle time", "warning")
+    assert f"{MODEL} was loaded just in time: it is unloaded after 60 minutes" in check.found
+    assert only(checks, "LM Studio's version").found == "0.4.25"
+
+
+@pytest.mark.parametrize(
+    "ps",
+    [json.dumps([{"identifier": MODEL, "ttlMs": None}]), json.dumps([{"identifier": MODEL}]), "[3]", "{}", "no JSON"],
+)
+async def test_an_lms_that_tells_nothing_is_let_be(home: Home, ps: str) -> None:
+    put_lms(home, ps=ps, status="[]")
+    async with open_simulator([GOOD]) as sim:
+        assert wrong(await home.examine(sim.url)) == []
+
+
+async def test_an_lms_that_hangs_or_cannot_be_started_is_given_up(home: Home) -> None:
+    path = home.write("bin/lms", "#!/bin/sh\nexec sleep 600\n")
+    path.chmod(0o755)
+    environ = {"PATH": f"{path.parent}:/usr/bin:/bin"}
+    async with asyncio.timeout(PATIENCE):
+        assert [check async for check in check_lms(environ, instance=MODEL, limit=0.1)] == []
+    path.write_bytes(b"\x7fELF")
+    assert [check async for check in check_lms(environ, instance=MODEL)] == []
 
 
 # -- MCP servers ---------------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("app", "resources"),
     ("server",),
     ("doctor.checks",),
+    ("doctor.lms",),
     ("doctor.machine", "doctor.engine", "doctor.servers", "doctor.programs", "doctor.deep"),
     ("doctor.examination",),
     (

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from lmstudio_bridge.agent.strategy import choose_strategy
 from lmstudio_bridge.doctor.checks import Check, failed_check
+from lmstudio_bridge.doctor.lms import check_lms
 from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.errors import AuthError, LLMConnectionError, LLMError, LLMTimeoutError
 from lmstudio_bridge.llm.client import LLMClient
@@ -57,6 +58,9 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
     jit = await _just_in_time(client, catalog)
     for check in _look_at(choice, settings, jit=jit):
         yield check
+    if catalog.source != "/v1/models" and is_here(settings.root_url):
+        async for check in check_lms(around.environ, instance=choice.instance.id if choice.instance else None):
+            yield check
 
 
 def _unanswered(exc: LLMError, settings: Settings, around: Surroundings) -> Check:
