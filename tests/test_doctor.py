@@ -539,13 +539,28 @@ async def test_a_program_starts_a_command_that_is_gone(home: Home, sim: Simulato
 
 async def test_a_program_starts_the_bridge_with_other_settings(home: Home, sim: Simulator) -> None:
     env = {"LM_API_TOKEN": "geheim-1234", "LMSTUDIO_BASE_URL": sim.url, "DEFAULT_MODEL": "${MY_MODEL}"}
-    home.write("project/.mcp.json", {"mcpServers": {"l": {"command": "lmstudio-bridge", "env": env}}})
+    home.write(".claude.json", {"mcpServers": {"notes": sloppy(), "l": {"command": "lmstudio-bridge", "env": env}}})
 
-    found = wrong(await home.examine(sim.url, LMSTUDIO_BRIDGE_TRUST="*"))
+    (check,) = wrong(await home.examine(sim.url))
 
-    (check,) = [check for check in found if check.area == "programs"]
     assert (check.name, check.state) == ("Registration in Claude Code", "warning")
     assert check.found.endswith("with settings that were not looked at here: LM_API_TOKEN.")
+
+
+@pytest.mark.parametrize("approved", [False, True])
+async def test_the_bridge_in_a_projects_file_waits_for_approval(home: Home, sim: Simulator, approved: bool) -> None:
+    path = home.write("project/.mcp.json", {"mcpServers": {"lmstudio-bridge": {"command": "lmstudio-bridge"}}})
+    names = ["lmstudio-bridge"] if approved else []
+    state = {"mcpServers": {"notes": sloppy()}, "projects": {str(home.project): {"enabledMcpjsonServers": names}}}
+    home.write(".claude.json", state)
+
+    found = [check for check in wrong(await home.examine(sim.url)) if check.area == "programs"]
+
+    assert [check.found for check in found] == (
+        []
+        if approved
+        else [f"'lmstudio-bridge' in {path} (project scope) is not approved yet, so Claude Code does not start it."]
+    )
 
 
 # -- a real call ---------------------------------------------------------------------------------------------------

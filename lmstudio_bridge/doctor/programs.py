@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lmstudio_bridge.doctor.checks import Check
+from lmstudio_bridge.downstream.claude_files import read_state
 from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.downstream.recursion import starts_bridge
+from lmstudio_bridge.downstream.trust import read_leave
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.host_files import Place, find_place
 from lmstudio_bridge.hosts import HOSTS, NAMES, SCOPES
@@ -63,6 +65,12 @@ def _starts_us(entry: Mapping[str, Any]) -> bool:
     return starts_bridge(str(entry.get("command") or ""), words)
 
 
+def _is_approved(place: Place, name: str, around: Surroundings) -> bool:
+    """Whether the user has approved that server of the project's file in Claude Code."""
+    claude = read_state(around, warnings=[])
+    return read_leave(place.path, project=around.project, claude=claude, trusted=(), warnings=[]).allows(name)
+
+
 def _look_at(place: Place, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:
     title = NAMES[place.host]
     command = str(entry.get("command"))
@@ -75,6 +83,14 @@ def _look_at(place: Place, name: str, entry: Mapping[str, Any], around: Surround
             "failed",
             f"{found} starts {command!r}, which is not there.",
             f"`lmstudio-bridge install{target} --scope {place.scope}` writes one that is, or install {command!r}.",
+        )
+    if place.host == "claude-code" and place.scope == "project" and not _is_approved(place, name, around):
+        return Check(
+            "programs",
+            f"Registration in {title}",
+            "warning",
+            f"{found} is not approved yet, so Claude Code does not start it.",
+            f"Start `claude` in {place.path.parent} and answer its question.",
         )
     env = entry.get("env")
     given = {str(key): str(value) for key, value in env.items()} if isinstance(env, dict) else {}

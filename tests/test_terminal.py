@@ -1,0 +1,52 @@
+"""Consoles on streams that are terminals and such that are not."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from lmstudio_bridge.commands.terminal import can_show, open_console
+
+LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_has_colours_unless_the_environment_says_no(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], coloured: bool
+) -> None:
+    """The environment that counts is the one that is given, not the process's."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+
+    open_console(stream, environ=environ).print("x", style="red")
+
+    assert ("\x1b[31m" in stream.getvalue()) is coloured
+
+
+def test_what_is_no_terminal_gets_whole_lines_as_they_are() -> None:
+    stream = io.StringIO()
+
+    open_console(stream, environ={"FORCE_COLOR": "1"}).print(LONG, style="red")
+
+    assert stream.getvalue() == f"{LONG}\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", True), ("ascii", False), ("cp437", False), ("nonsense", False)]
+)
+def test_marks_are_shown_where_the_encoding_has_them(encoding: str, shown: bool) -> None:
+    class Stream(io.StringIO):
+        @property
+        def encoding(self) -> str:  # type: ignore[override]  # a stream of Python's has it as an attribute
+            return encoding
+
+    assert can_show("\N{HEAVY CHECK MARK}", Stream()) is shown
