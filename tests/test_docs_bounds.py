@@ -55,6 +55,7 @@ BOUNDS: dict[str, str] = {
     "description of a tool": f"{toolbox.MAX_DESCRIPTION:,} characters",
     "schema of a tool": f"{content.MAX_SCHEMA:,} characters, {content.MAX_LEVELS} levels",
     "schemas in one tool's schema": f"{schemas.MAX_NODES:,}",
+    "schemas looked at for all tools of a run": f"{schemas.MAX_WORK:,}",
     "what is kept of one server's tools": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema that is checked": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
     "steps of one check": f"{validation.MAX_STEPS:,}",

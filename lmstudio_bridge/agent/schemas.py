@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +20,8 @@ KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "requ
 """The keywords that are kept, with `anyOf`; all others are left out, `const` becomes an `enum`."""
 
 MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
+MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have some thousand
+_MAX_HOPS = 16  # references that lead to nothing but the next one
 _DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper becomes "anything"
 _MAX_ENUM = 4_000  # characters of an enum's values; a longer list is only checked before a call
 _MAX_NUMBER = 2**53  # beyond, engines disagree about what a number is
@@ -28,15 +31,28 @@ _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
 
 
-def object_schema(schema: JSONObject) -> dict[str, Any]:
+@dataclass(slots=True)
+class SchemaWork:
+    """How many schemas may still be looked at, for all tools of a run together."""
+
+    left: int = MAX_WORK
+
+
+def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict[str, Any]:
     """The same parameters in the form that every engine takes: a plain object schema.
 
-    Never more than about `MAX_NODES` schemas: one that would be larger is cut at a smaller depth.
+    Never more than about `MAX_NODES` schemas: one that would be larger is cut at a smaller depth. Where no
+    `work` is left, it takes any arguments.
     """
     cleaned: dict[str, Any] = {}
+    work = work or SchemaWork()
     for depth in _DEPTHS:
+        if work.left <= 0:
+            cleaned = {}
+            break
         cleaner = _Cleaner(schema, depth)
         cleaned = cleaner.clean(schema)
+        work.left -= cleaner.nodes
         if cleaner.nodes <= MAX_NODES:
             break
     properties, required = cleaned.get("properties", {}), cleaned.get("required", [])
@@ -87,7 +103,10 @@ class _Cleaner:
 
     def _resolve(self, schema: JSONObject, path: frozenset[str]) -> tuple[JSONObject, frozenset[str]]:
         """The schema that a local `$ref` points to, with the reference's own siblings on top."""
-        while isinstance(reference := schema.get("$ref"), str):
+        for _ in range(_MAX_HOPS):
+            if not isinstance(reference := schema.get("$ref"), str):
+                break
+            self.nodes += 1
             siblings = {key: value for key, value in schema.items() if key != "$ref"}
             target = None if reference in path else self._target(reference)
             schema = {**target, **siblings} if isinstance(target, Mapping) else siblings

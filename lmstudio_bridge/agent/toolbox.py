@@ -17,7 +17,7 @@ from typing import Any
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.prompts import NOT_CALLED
-from lmstudio_bridge.agent.schemas import object_schema
+from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
 from lmstudio_bridge.agent.validation import SchemaChecker, UncheckedError
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
@@ -56,6 +56,7 @@ class Toolbox:
         self._parameters: dict[str, JSONObject] = {}
         self._sizes: dict[tuple[str, str], int] = {}
         self._checkers: dict[str, SchemaChecker | None] = {}
+        self._work = SchemaWork()
         self.add(tools)
 
     def add(self, tools: Iterable[ServerTool]) -> tuple[ToolSpec, ...]:
@@ -66,7 +67,7 @@ class Toolbox:
             name = _free_name(tool, self._tools)
             self._tools[name] = tool
             description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
-            added.append(ToolSpec(name, description, object_schema(tool.input_schema)))
+            added.append(ToolSpec(name, description, object_schema(tool.input_schema, work=self._work)))
             self._parameters[name] = added[-1].parameters
         self.specs += tuple(added)
         return tuple(added)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, object_schema
+from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, SchemaWork, object_schema
 
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 
@@ -498,3 +498,32 @@ def test_what_a_reader_cannot_see_is_in_no_word_of_a_schema() -> None:
         },
         "required": ["path"],
     }
+
+
+@pytest.mark.parametrize(("left", "read"), [(0, False), (1, True), (2, True)])
+def test_a_schema_is_read_as_long_as_work_is_left(left: int, read: bool) -> None:
+    """The first schema of a tool is looked at whole, whatever it costs: its size is bounded."""
+    work = SchemaWork(left)
+
+    cleaned = object_schema({"properties": {"a": {"type": "string"}}}, work=work)
+
+    assert cleaned["properties"] == ({"a": {"type": "string"}} if read else {})
+    assert work.left == (left - 2 if read else 0)
+
+
+@pytest.mark.parametrize(("hops", "found"), [(15, True), (16, True), (17, False)])
+def test_references_to_references_are_followed_so_far(hops: int, found: bool) -> None:
+    chain: dict[str, Any] = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(hops)}
+    schema = {"properties": {"a": {"$ref": "#/$defs/d1"}}, "$defs": {**chain, f"d{hops}": {"type": "string"}}}
+
+    assert object_schema(schema)["properties"] == {"a": {"type": "string"} if found else {}}
+
+
+def test_a_server_cannot_stall_the_bridge_with_chains_of_references() -> None:
+    """There is no limit to wait for here: this took minutes for a handful of tools."""
+    chain: dict[str, Any] = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(1_200)}
+    work = SchemaWork()
+    for _ in range(50):
+        object_schema({"properties": {f"q{n}": {"$ref": "#/$defs/d0"} for n in range(300)}, "$defs": chain}, work=work)
+
+    assert work.left <= 0
