@@ -331,15 +331,24 @@ async def test_call_that_the_policy_refuses_is_answered_with_the_reason() -> Non
 
 
 async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
-    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult("ENOENT", is_error=True)))
+    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult("out of memory", is_error=True)))
 
     outcome = await given.go()
 
-    assert given.results() == ["The call failed: ENOENT"]
+    assert given.results() == ["The call failed: out of memory"]
     assert outcome.stop == "answered"
     assert given.recorder.of(CallFinished) == [
         CallFinished(
-            1, "c1", "fs", "read", "The call failed: ENOENT", True, True, 0, verdict="allowed", rule="readOnlyHint"
+            1,
+            "c1",
+            "fs",
+            "read",
+            "The call failed: out of memory",
+            True,
+            True,
+            0,
+            verdict="allowed",
+            rule="readOnlyHint",
         )
     ]
 
