@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.collector import collector_paused
-from lmstudio_bridge.commands import completion, doctor, eval, install, run, serve, uninstall
+from lmstudio_bridge.commands import (
+    completion,
+    continuing,
+    doctor,
+    eval,
+    install,
+    models,
+    run,
+    runs,
+    serve,
+    servers,
+    uninstall,
+)
 from lmstudio_bridge.commands.arguments import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
 from lmstudio_bridge.commands.help import HelpFormatter, epilog
 
@@ -52,14 +64,22 @@ class PlainCommand(Protocol):
     def run(self, args: argparse.Namespace, redactor: Redactor, /) -> int | Coroutine[Any, Any, int]: ...
 
 
-COMMANDS: dict[str, Command] = {"serve": serve, "run": run, "eval": eval}
+COMMANDS: dict[str, Command] = {
+    "serve": serve,
+    "run": run,
+    "continue": continuing,
+    "runs": runs,
+    "models": models,
+    "servers": servers,
+    "eval": eval,
+}
 PLAIN_COMMANDS: dict[str, PlainCommand] = {
     "install": install,
     "uninstall": uninstall,
     "doctor": doctor,
     "completion": completion,
 }
-_ORDER = (serve, install, doctor, run, eval, uninstall, completion)  # of --help
+_ORDER = (serve, install, doctor, run, continuing, runs, models, servers, eval, uninstall, completion)  # of --help
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lmstudio_bridge.agent.journal import Keep
 from lmstudio_bridge.agent.resume import StoredRun, read_run
 from lmstudio_bridge.downstream.config import ServerCatalog
 from lmstudio_bridge.downstream.sessions import OpenServer
-from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -27,6 +29,9 @@ from lmstudio_bridge.permissions import Permissions
 from lmstudio_bridge.report import RunReport
 
 MAX_RUNS = 50  # the newest ones, in the list of runs
+MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
+RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
+SERVER_COLUMNS = ("server", "transport", "state", "from")
 _NOT_KEPT: dict[Keep, str] = {
     "full": "",
     "audit": "LMSTUDIO_BRIDGE_JOURNAL is audit: of new runs no task, answer or result is kept.",
@@ -38,8 +43,17 @@ _SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
 
 def models_text(catalog: ModelCatalog) -> str:
     """A table of the models: loaded or not, context, slots, tools."""
-    rows = [_model_row(model) for model in catalog.models]
-    return _table(["model", "kind", "state", "context", "slots", "trained for tools"], rows, empty="No models.")
+    return _table(MODEL_COLUMNS, model_rows(catalog), empty="No models.")
+
+
+def model_json(model: ModelInfo) -> dict[str, Any]:
+    """A model for a program; null is what LM Studio did not tell."""
+    return dataclasses.asdict(model)
+
+
+def model_rows(catalog: ModelCatalog) -> list[list[str]]:
+    """One row a model, under `MODEL_COLUMNS`."""
+    return [_model_row(model) for model in catalog.models]
 
 
 def _model_row(model: ModelInfo) -> list[str]:
@@ -54,6 +68,18 @@ def _model_row(model: ModelInfo) -> list[str]:
 
 def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Iterable[OpenServer]) -> str:
     """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
+    text = _table(SERVER_COLUMNS, server_rows(catalog, opened), empty="No MCP servers are configured.")
+    remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
+    about = [each for told in catalog.server_warnings.values() for each in told]
+    warnings = [*catalog.warnings, *permissions.warnings, *about]
+    rules = [f"- {line}" for line in permissions.lines()]
+    return "\n".join(
+        [text, "", *rules, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)]
+    )
+
+
+def server_rows(catalog: ServerCatalog, opened: Iterable[OpenServer] = ()) -> list[list[str]]:
+    """One row a configured server, under `SERVER_COLUMNS`; `opened` are those that a pool holds."""
     uses: dict[str, list[str]] = {}
     for server in opened:
         use = f"open, used by {server.users}" if server.users else f"open, unused for {server.idle:.0f} s"
@@ -66,25 +92,45 @@ def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Itera
         [name, config.transport, "not approved yet", f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.unapproved.items())
     ]
-    rows += [[name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items())]
-    text = _table(["server", "transport", "state", "from"], rows, empty="No MCP servers are configured.")
-    remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    about = [each for told in catalog.server_warnings.values() for each in told]
-    warnings = [*catalog.warnings, *permissions.warnings, *about]
-    rules = [f"- {line}" for line in permissions.lines()]
-    return "\n".join(
-        [text, "", *rules, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)]
-    )
+    return [*rows, *([name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items()))]
 
 
 def runs_text(folder: Path, *, keep: Keep = "full") -> str:
     """A table of the newest runs, and whether more are added."""
-    rows = [
-        [run.run_id, run.outcome.stop if run.finished else "not finished", run.outcome.model, _first_line(run.task)]
-        for run in newest_runs(folder, most=MAX_RUNS)
-    ]
-    table = _table(["run", "ended", "model", "task"], rows, empty="No runs yet.")
+    rows = [run_row(run) for run in newest_runs(folder, most=MAX_RUNS)]
+    table = _table(RUN_COLUMNS, rows, empty="No runs yet.")
     return "\n\n".join(part for part in (_NOT_KEPT[keep], table) if part)
+
+
+def run_row(run: StoredRun) -> list[str]:
+    """One row, under `RUN_COLUMNS`; tokens are the local model's, `saved` is net and an estimate."""
+    outcome = run.outcome
+    tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
+    saved = RunReport(run.run_id, outcome, run.servers).savings().net
+    ended = outcome.stop if run.finished else "not finished"
+    return [run.run_id, ended, outcome.model, f"{tokens:,}", f"{saved:,}", _first_line(run.task)]
+
+
+def run_json(run: StoredRun) -> dict[str, Any]:
+    """A run for a program: as in a result's `_meta`, with task, answer, and when it began."""
+    report = RunReport(run.run_id, run.outcome, run.servers).structure()
+    about = {"started_at": run.started_at, "finished": run.finished, "task": run.task, "answer": run.outcome.answer}
+    return {**report, **about}
+
+
+def find_run(folder: Path, name: str) -> StoredRun:
+    """The run of that id; "last" is the newest one.
+
+    Raises:
+        RunNotFoundError: There is none.
+        SettingsError: It is no run id.
+    """
+    if name != "last":
+        return read_run(folder, name)
+    run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
+    if run is None:
+        raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
+    return run
 
 
 def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
@@ -156,8 +202,8 @@ def _first_line(text: str) -> str:
     return line if len(line) <= _SHOWN_TASK else f"{line[:_SHOWN_TASK]}…"
 
 
-def _table(head: list[str], rows: list[list[str]], *, empty: str) -> str:
+def _table(head: Sequence[str], rows: list[list[str]], *, empty: str) -> str:
     if not rows:
         return empty
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *cells])

@@ -252,6 +252,26 @@ def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
         yield path
 
 
+def delete_journal(folder: Path, run_id: str) -> bool:
+    """Take a run's journal away for good; False where there is none.
+
+    Raises:
+        RunActiveError: The run is under way.
+        SettingsError: It is no run id, or the file cannot be taken away.
+    """
+    path = journal_path(folder, run_id)
+    if not path.is_file():
+        return False
+    check_not_active(folder, run_id)
+    try:
+        path.unlink()
+    except OSError as exc:
+        raise SettingsError(
+            f"The journal {path} can't be deleted: {exc.strerror}.", remedy="Look at its folder."
+        ) from exc
+    return True
+
+
 def _lock(file: TextIO, run_id: str) -> None:
     if sys.platform == "win32":
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 10_000  # columns of output that is no terminal: a program reads it, so no line is broken
 
@@ -41,3 +43,18 @@ def can_show(text: str, stream: TextIO) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def print_table(
+    stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]], *, environ: Mapping[str, str], empty: str
+) -> None:
+    """Print rows under their columns, or what to say where there are none."""
+    console = open_console(stream, environ=environ)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(" ".join(cell.split())) for cell in row))
+    with console.capture() as shown:
+        console.print(table if table.rows else Text(empty))
+    stream.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())
