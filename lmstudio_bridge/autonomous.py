@@ -95,6 +95,7 @@ async def open_agent(
         open_client(
             settings.root_url,
             api_token=settings.api_token.get_secret_value() if settings.api_token else None,
+            ca_file=settings.ca_file,
             default_model=settings.default_model,
             timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.between_bytes_timeout),
             retry_policy=RetryPolicy(attempts=settings.retry_attempts),

@@ -46,6 +46,11 @@ class Settings(BaseModel):
         description="API token, needed when LM Studio's «Require Authentication» is on.",
         json_schema_extra=_from_env("LM_API_TOKEN", "LMSTUDIO_API_KEY"),
     )
+    ca_file: Path | None = Field(
+        None,
+        description="File with the certificates (PEM) that an https address of LM Studio is checked against.",
+        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CA_FILE", "SSL_CERT_FILE"),
+    )
     default_model: str | None = Field(
         None,
         description="Model to use when a call names none.",
@@ -240,7 +245,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     for name in ("trust", "pass_env", "fresh"):
         if name in values:
             values[name] = tuple(filter(None, map(str.strip, values[name].split(","))))
-    for name in ("project", "mcp_config", "home"):
+    for name in ("project", "mcp_config", "home", "ca_file"):
         if name in values:
             values[name] = cwd / _expanded(values[name], variable=named_by.get(name, _variable(name)))
     if not all("!" <= character <= "~" for character in values.get("api_token", "")):

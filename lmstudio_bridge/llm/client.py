@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from lmstudio_bridge.errors import (
@@ -63,6 +64,7 @@ async def open_client(
     root_url: str,
     *,
     api_token: str | None = None,
+    ca_file: Path | None = None,
     default_model: str | None = None,
     timeouts: Timeouts | None = None,
     retry_policy: RetryPolicy | None = None,
@@ -71,7 +73,7 @@ async def open_client(
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[LLMClient]:
     """A client for the server at `root_url` (without /v1), with one connection pool of its own."""
-    async with open_transport(root_url, api_token=api_token, timeouts=timeouts) as transport:
+    async with open_transport(root_url, api_token=api_token, ca_file=ca_file, timeouts=timeouts) as transport:
         yield LLMClient(
             transport,
             default_model=default_model,

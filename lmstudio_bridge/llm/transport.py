@@ -6,9 +6,11 @@ The only module that imports an HTTP client. It knows routes and bytes, and no m
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,6 +21,7 @@ from lmstudio_bridge.errors import (
     LLMResponseError,
     LLMTimeoutError,
     ModelLostError,
+    SettingsError,
     WrongEndpointError,
 )
 from lmstudio_bridge.llm.encoding import encode_json
@@ -35,6 +38,11 @@ MAX_BODY_BYTES = 64 * 1024 * 1024  # a reply that is no stream; the largest are 
 _START_REMEDY = (
     "Start the server in LM Studio (Developer tab, or `lms server start`) and check the address: "
     "LMSTUDIO_BASE_URL, or LMSTUDIO_HOST and LMSTUDIO_PORT."
+)
+
+_CERTIFICATE_REMEDY = (
+    "If it is your own server, set LMSTUDIO_BRIDGE_CA_FILE (or SSL_CERT_FILE) to a file with its certificate, or with "
+    "that of the authority that signed it, in PEM form; and let LMSTUDIO_BASE_URL have the name that it is made out to."
 )
 
 
@@ -55,13 +63,18 @@ async def open_transport(
     root_url: str,
     *,
     api_token: str | None = None,
+    ca_file: Path | None = None,
     timeouts: Timeouts | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> AsyncIterator[Transport]:
     """One connection pool to `root_url`; a whole reply may have `max_body_bytes`.
 
     Proxies of the environment are not used and redirects are not followed: the token and the
-    conversation go to this address and to no other.
+    conversation go to this address and to no other. With https the server's certificate is checked,
+    against those in `ca_file` if there is one.
+
+    Raises:
+        SettingsError: That file cannot be used.
     """
     limits = timeouts or Timeouts()
     async with httpx.AsyncClient(
@@ -72,10 +85,21 @@ async def open_transport(
             max_keepalive_connections=_KEEPALIVE_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_EXPIRY,
         ),
+        verify=_certificates(ca_file) if ca_file and root_url.startswith("https:") else True,
         follow_redirects=False,
         trust_env=False,
     ) as http:
         yield Transport(http, root_url, limits, max_body_bytes=max_body_bytes)
+
+
+def _certificates(path: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as exc:  # ssl's own errors among them
+        raise SettingsError(
+            f"The file with certificates {path} cannot be used: {exc.strerror or exc}.",
+            remedy="Set LMSTUDIO_BRIDGE_CA_FILE (or SSL_CERT_FILE) to a file with certificates in PEM form.",
+        ) from exc
 
 
 class Transport:
@@ -234,6 +258,15 @@ def _translated_errors(*, url: str, model: str | None, waited: float, mid_reply:
             retryable=True,
         ) from exc
     except httpx.ConnectError as exc:
+        if "CERTIFICATE_VERIFY_FAILED" in str(exc):
+            raise LLMConnectionError(
+                "LM Studio's certificate is not trusted.",
+                remedy=_CERTIFICATE_REMEDY,
+                url=url,
+                model=model,
+                detail=str(exc),
+                retryable=False,
+            ) from exc
         raise LLMConnectionError(
             "LM Studio is not reachable.", remedy=_START_REMEDY, url=url, model=model, detail=str(exc)
         ) from exc

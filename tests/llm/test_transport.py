@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.errors import LLMResponseError, WrongEndpointError
+from lmstudio_bridge.errors import LLMConnectionError, LLMResponseError, SettingsError, WrongEndpointError
 from lmstudio_bridge.llm.transport import Transport, open_transport
 from tests.llm.clients import within
 from tests.lmstudio_sim.replies import HttpReply
@@ -50,6 +54,87 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
             await within(transport.request("GET", PATH))
 
         assert (len(sim.requests), proxy.requests) == (1, [])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_no_kind_of_redirect_is_followed(status: int) -> None:
+    async with open_simulator() as elsewhere, open_simulator() as sim:
+        async with open_transport(sim.url, api_token="sk-lm-x") as transport:
+            sim.script_path(PATH, HttpReply(status, "Moved.", {"Location": f"{elsewhere.url}{PATH}"}))
+
+            with pytest.raises(WrongEndpointError):
+                await within(transport.request("POST", PATH, {"secret": "words"}))
+
+        assert elsewhere.requests == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a certificate that nobody signed, for 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
+
+
+@asynccontextmanager
+async def open_tls_server(certificate: Path) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The address of a server that answers everything with {}, and what it was sent."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", received
+
+
+async def test_certificate_that_nobody_vouches_for_is_refused_before_the_token_is_sent(certificate: Path) -> None:
+    async with open_tls_server(certificate) as (url, received), open_transport(url, api_token="sk-lm-x") as transport:
+        with pytest.raises(LLMConnectionError) as caught:
+            await within(transport.request("GET", PATH))
+
+    assert caught.value.message == "LM Studio's certificate is not trusted."
+    assert "LMSTUDIO_BRIDGE_CA_FILE" in caught.value.remedy
+    assert not caught.value.retryable
+    assert received == []
+
+
+async def test_certificate_in_the_named_file_is_trusted(certificate: Path) -> None:
+    async with (
+        open_tls_server(certificate) as (url, _),
+        open_transport(url, ca_file=certificate) as transport,
+    ):
+        assert await within(transport.request("GET", PATH)) == b"{}"
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_file_without_certificates_is_an_error_with_a_remedy(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(SettingsError) as caught:
+        async with open_transport("https://127.0.0.1:9", ca_file=path):
+            pass
+
+    assert str(path) in caught.value.message
+    assert "LMSTUDIO_BRIDGE_CA_FILE" in caught.value.remedy
+
+
+async def test_file_with_certificates_does_not_matter_without_https(tmp_path: Path) -> None:
+    async with open_simulator() as sim, open_transport(sim.url, ca_file=tmp_path / "none.pem") as transport:
+        assert await within(transport.request("GET", PATH))
 
 
 @pytest.mark.parametrize(("token", "header"), [("sk-lm-x", "Bearer sk-lm-x"), ("", None), (None, None)])
