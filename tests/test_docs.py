@@ -21,6 +21,8 @@ DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 OTHERS = {
     # the system's
     "NO_COLOR",
+    "HTTPS_PROXY",
+    "NO_PROXY",
     "XDG_CONFIG_HOME",
     # Claude Code's
     "CLAUDE_CONFIG_DIR",
