@@ -81,7 +81,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.chat",
         "agent.conversation",
         "agent.progress",
-        "agent.journal",
+        "agent.event_lines",
         "agent.grammar",
         "agent.recovery",
         "agent.strategy",
@@ -91,6 +91,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agent.choice",
         "presets",
     ),
+    ("agent.journal",),
     (
         "llm.accumulate",
         "llm.encoding",

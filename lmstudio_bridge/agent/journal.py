@@ -7,7 +7,6 @@ crash loses nothing that was told. Streamed pieces and progress are not kept.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -17,8 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias, assert_never, get_args, get_origin, get_type_hints
+from typing import Literal, TextIO, TypeAlias, assert_never
 
+from lmstudio_bridge.agent.event_lines import event_line, read_timed_events
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -33,7 +33,6 @@ from lmstudio_bridge.events import (
     ModelChosen,
     Noticed,
     Outcome,
-    Phase,
     ResultsShrunk,
     RetryScheduled,
     RoundFinished,
@@ -44,13 +43,9 @@ from lmstudio_bridge.events import (
     ServerFailed,
     ServerReady,
     ServersChosen,
-    Stop,
     Tally,
-    Verdict,
     Warned,
 )
-from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
-from lmstudio_bridge.request import Access
 
 if sys.platform != "win32":
     import fcntl
@@ -64,12 +59,6 @@ MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
 _AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
-}
-_HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
-# A secret that is such a word must not spoil the journal.
-_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *get_args(Access)))
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
@@ -160,8 +149,7 @@ class _Writer:
             self.write(kept)
 
     def write(self, event: Event) -> None:
-        line = {"at": self._clock().isoformat(timespec="milliseconds"), **_encode(event, self._redact)}
-        text = json.dumps(line, ensure_ascii=False) + "\n"
+        text = event_line(event, at=self._clock(), redact=self._redact)
         self._room -= len(text.encode("utf-8", "backslashreplace"))
         if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
             reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
@@ -311,19 +299,7 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         OSError: There is no such file, or it cannot be read.
     """
-    events: list[Event] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                event = _decode(json.loads(line))
-            except (ValueError, TypeError, KeyError, RecursionError) as exc:
-                logger.warning("%s, line %d cannot be read: %s", path, number, exc)
-                continue
-            if isinstance(event, get_args(Event)):
-                events.append(event)
-            else:
-                logger.warning("%s, line %d is no event", path, number)
-    return events
+    return [each.event for each in read_timed_events(path)]
 
 
 def rebuild_outcome(events: Iterable[Event]) -> Outcome:
@@ -332,49 +308,3 @@ def rebuild_outcome(events: Iterable[Event]) -> Outcome:
     for event in events:
         tally.add(event)
     return tally.outcome()
-
-
-def _encode(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, Image):
-        value = Image("", value.mime_type)  # megabytes that nobody would read
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _encode(getattr(value, field.name), redact) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, str):
-        return value if value in _OUR_WORDS else redact(value)
-    if isinstance(value, tuple):
-        return [_encode(item, redact) for item in value]
-    return value
-
-
-def _decode(value: Any) -> Any:
-    """The value that `_encode` wrote.
-
-    Raises:
-        KeyError, TypeError: It wrote no such value.
-    """
-    if isinstance(value, dict):
-        kind = _KINDS[value["type"]]
-        hints = _HINTS[value["type"]]
-        fields = {name: _decode(item) for name, item in value.items() if name in hints}
-        for name, item in fields.items():
-            if not _fits(item, hints[name]):
-                raise TypeError(f"{kind.__name__}.{name} cannot be {type(item).__name__}")
-        return kind(**fields)
-    if isinstance(value, list):
-        return tuple(_decode(item) for item in value)
-    return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether the value is of the annotated type; the types are those that events and messages use."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:  # tuple[X, ...]
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if arguments:  # a union
-        return any(_fits(value, each) for each in arguments)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

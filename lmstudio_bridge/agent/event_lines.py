@@ -1,0 +1,115 @@
+"""Events ↔ lines of JSON, each with the time at which it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lmstudio_bridge.events import Event, Phase, Stop, Verdict
+from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
+from lmstudio_bridge.request import Access
+
+logger = logging.getLogger(__name__)
+
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
+}
+_HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
+_FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
+# A secret that is such a word must not spoil the journal.
+_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *get_args(Access)))
+
+
+@dataclass(frozen=True, slots=True)
+class TimedEvent:
+    """An event and when it was told, with its time zone; None where the line does not say."""
+
+    at: datetime | None
+    event: Event
+
+
+def event_line(event: Event, *, at: datetime, redact: Callable[[str], str]) -> str:
+    """The event as one line, its texts passed through `redact`."""
+    line = {"at": at.isoformat(timespec="milliseconds"), **_encode(event, redact)}
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def read_timed_events(path: Path) -> list[TimedEvent]:
+    """The events of a file; lines that cannot be read (cut by a crash, or not ours) are passed over.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+    """
+    events: list[TimedEvent] = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+                event = _decode(value)
+            except (ValueError, TypeError, KeyError, RecursionError) as exc:
+                logger.warning("%s, line %d cannot be read: %s", path, number, exc)
+                continue
+            if isinstance(event, get_args(Event)):
+                events.append(TimedEvent(_time(value.get("at")), event))
+            else:
+                logger.warning("%s, line %d is no event", path, number)
+    return events
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
+
+
+def _encode(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return value if value in _OUR_WORDS else redact(value)
+    if isinstance(value, tuple):
+        return [_encode(item, redact) for item in value]
+    if isinstance(value, Image):
+        value = Image("", value.mime_type)  # megabytes that nobody would read
+    if fields := _FIELDS.get(type(value)):
+        return {"type": type(value).__name__, **{name: _encode(getattr(value, name), redact) for name in fields}}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    """The value that `_encode` wrote.
+
+    Raises:
+        KeyError, TypeError: It wrote no such value.
+    """
+    if isinstance(value, dict):
+        kind = _KINDS[value["type"]]
+        hints = _HINTS[value["type"]]
+        fields = {name: _decode(item) for name, item in value.items() if name in hints}
+        for name, item in fields.items():
+            if not _fits(item, hints[name]):
+                raise TypeError(f"{kind.__name__}.{name} cannot be {type(item).__name__}")
+        return kind(**fields)
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether the value is of the annotated type; the types are those that events and messages use."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:  # tuple[X, ...]
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_fits(value, each) for each in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
