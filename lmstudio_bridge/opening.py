@@ -10,8 +10,7 @@ import anyio
 from lmstudio_bridge.agent.choice import choose_servers
 from lmstudio_bridge.agent.reserve import Reserve
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
-from lmstudio_bridge.downstream.catalogues import CatalogueStore
-from lmstudio_bridge.downstream.changes import take_tools
+from lmstudio_bridge.downstream.changes import ToolTaker
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import Lease
 from lmstudio_bridge.errors import DownstreamError, ServerStartError, listed
@@ -49,14 +48,14 @@ class RunServers:
         configs: Sequence[ServerConfig],
         *,
         lease: Lease,
-        catalogues: CatalogueStore,
+        taker: ToolTaker,
         tell: Emit,
         redactor: Redactor,
         offers: Callable[[ServerTool], bool],
     ) -> None:
         self._configs = {config.name: config for config in configs}
         self._lease = lease
-        self._catalogues = catalogues
+        self._taker = taker
         self._tell = tell
         self._redactor = redactor
         self._offers = offers
@@ -115,7 +114,7 @@ class RunServers:
 
     async def _open(self, config: ServerConfig) -> None:
         try:
-            taken = take_tools(self._catalogues, config, await self._lease.open_server(config, on_wait=self._on_wait))
+            taken = self._taker.take(config, await self._lease.open_server(config, on_wait=self._on_wait))
         except DownstreamError as exc:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
@@ -143,7 +142,7 @@ class RunServers:
         return self._opened[name]
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
-        tools = self._catalogues.known_tools(config)
+        tools = self._taker.store.known_tools(config)
         return None if tools is None else tuple(map(self._without_secrets, filter(self._offers, tools)))
 
 

@@ -14,6 +14,7 @@ from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
+from lmstudio_bridge.downstream.changes import ToolTaker
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.sessions import Lease, SessionPool
 from lmstudio_bridge.errors import ContextOverflowError, LLMTimeoutError
@@ -52,7 +53,7 @@ class Preparer:
     def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings, catalogues: CatalogueStore) -> None:
         self._client = client
         self._pool = pool
-        self._catalogues = catalogues
+        self._taker = ToolTaker(catalogues)
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
@@ -84,7 +85,7 @@ class Preparer:
         servers = RunServers(
             configs,
             lease=lease,
-            catalogues=self._catalogues,
+            taker=self._taker,
             tell=tell,
             redactor=redactor,
             offers=offers,

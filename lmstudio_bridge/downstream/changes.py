@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lmstudio_bridge.downstream.catalogues import Catalogue, CatalogueStore, UnreadableCatalogueError
 from lmstudio_bridge.downstream.config import ServerConfig
@@ -57,6 +58,24 @@ def take_tools(store: CatalogueStore, config: ServerConfig, tools: Sequence[Serv
         for tool, plain in zip(tools, now, strict=True)
     )
     return TakenTools(taken, _warnings(config.name, known, now))
+
+
+class ToolTaker:
+    """Takes the tools of servers as `take_tools` does, but not the very list that a session gave before."""
+
+    def __init__(self, store: CatalogueStore) -> None:
+        self.store = store
+        self._taken: dict[Path, tuple[tuple[ServerTool, ...], TakenTools]] = {}
+
+    def take(self, config: ServerConfig, tools: tuple[ServerTool, ...]) -> TakenTools:
+        """The tools as they count; what is to be told of them is told once."""
+        path = self.store.path(config)
+        before = self._taken.get(path)
+        if before is not None and before[0] is tools:  # the server is still open, and has said of no change
+            return before[1]
+        taken = take_tools(self.store, config, tools)
+        self._taken[path] = tools, TakenTools(taken.tools)
+        return taken
 
 
 def _is_doubted(before: ServerTool | None, now: ServerTool) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
-from lmstudio_bridge.downstream.catalogues import CatalogueStore
-from lmstudio_bridge.downstream.changes import TakenTools, take_tools
+from lmstudio_bridge.downstream.catalogues import Catalogue, CatalogueStore
+from lmstudio_bridge.downstream.changes import TakenTools, ToolTaker, take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.messages import ServerTool
 
@@ -58,6 +59,36 @@ def test_a_change_is_told_once(store: CatalogueStore, change: dict[str, Any], to
 
     assert take(store, changed, WIPE) == TakenTools((changed, WIPE), (f"{BEGIN}{told}{END}",))
     assert take(store, changed, WIPE) == TakenTools((changed, WIPE))
+
+
+def test_the_very_list_of_a_session_that_stays_open_is_taken_once(store: CatalogueStore) -> None:
+    """Comparing and writing costs more than all the rest of a run with servers that are open."""
+    take(store, LIST)
+    taker, tools = ToolTaker(store), (LIST, NOW_READS)
+    first = taker.take(CONFIG, tools)
+    store.path(CONFIG).unlink()
+    again = taker.take(CONFIG, tools)
+
+    assert first == TakenTools(tools, (f"{BEGIN}New: 'wipe'.",))
+    assert again == TakenTools(tools)
+    assert not store.path(CONFIG).exists()
+
+
+def test_an_equal_list_of_another_session_is_taken_anew(store: CatalogueStore) -> None:
+    taker = ToolTaker(store)
+    taker.take(CONFIG, (LIST, WIPE))
+    take(store, LIST)  # another bridge, in between
+
+    assert taker.take(CONFIG, (LIST, WIPE)) == TakenTools((LIST, WIPE))
+    assert store.read(CONFIG) == Catalogue((LIST, WIPE), listed_at=ANY)
+
+
+def test_what_one_entry_lists_says_nothing_of_another(store: CatalogueStore) -> None:
+    taker, tools, moved = ToolTaker(store), (LIST, WIPE), replace(CONFIG, scope="user")
+    taker.take(CONFIG, tools)
+    taker.take(moved, tools)
+
+    assert store.known_tools(moved) == tools
 
 
 def test_numbers_in_a_description_are_no_news(store: CatalogueStore) -> None:
