@@ -30,15 +30,19 @@ from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
 from lmstudio_bridge.agent.validation import check_schema, check_value
+from lmstudio_bridge.downstream.catalogues import CatalogueStore, UnreadableCatalogueError
+from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.content import read_progress, read_result, read_tools
 from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.downstream.transports import decode_line
 from lmstudio_bridge.errors import BridgeError, LLMError, McpConfigError, RunNotFoundError, SettingsError
+from lmstudio_bridge.json_text import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
 from lmstudio_bridge.llm.dialects import recover_calls, split_reasoning
 from lmstudio_bridge.llm.failures import error_from_response
 from lmstudio_bridge.llm.wire import message_out
 from lmstudio_bridge.messages import Completion, Message, ToolCall, ToolMessage
+from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.rule_files import FILE, load_rules
 from lmstudio_bridge.settings import read_settings
 
@@ -274,6 +278,44 @@ def _send(conversation: Conversation) -> None:
     assert not any(isinstance(message, ToolMessage) for message in plain_turns(turns))
 
 
+def fuzz_catalogue(data: bytes) -> None:
+    """A file with the tools that a server had: as we would write it, or one error of ours."""
+    config = ServerConfig("server", "stdio", "x")
+    with _folder() as folder:
+        store = CatalogueStore(folder, clock=lambda: 1_000_000.0)
+        store.path(config).write_bytes(data)
+        store.known_tools(config)
+        with suppress(UnreadableCatalogueError):
+            catalogue = store.read(config)
+            assert catalogue is not None
+            for spec in Toolbox((*catalogue.tools, *catalogue.gone)).specs:
+                _check_json([spec.name, spec.description, spec.parameters])
+
+
+def fuzz_edits(data: bytes) -> None:
+    """Another program's file: what is put into it stands there, what is taken out is gone, and the rest stays."""
+    text = data.decode("utf-8", "replace")
+    keys = ("mcpServers", "bridge")
+    try:
+        changed = set_member(text, keys, {"command": "x"})
+        removed = remove_member(changed, keys)
+    except ValueError:
+        return
+    before, after = read_root(text), read_root(changed)
+    assert find_member(after, keys) == {"command": "x"}
+    assert find_member(read_root(removed), keys) is None
+    assert {key: before[key] for key in before if key != keys[0]} == {
+        key: after[key] for key in after if key != keys[0]
+    }
+
+
+def fuzz_secrets(data: bytes) -> None:
+    """A secret that is known stands nowhere in what was redacted, however the text around it looks."""
+    secret = "s3cr3t/V4lue+0123456789"
+    text = data.decode("utf-8", "surrogateescape").replace("@SECRET@", secret)
+    assert secret not in Redactor([secret]).redact(text)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "stream": fuzz_stream,
     "errors": fuzz_errors,
@@ -286,6 +328,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "config": fuzz_config,
     "rules": fuzz_rules,
     "journal": fuzz_journal,
+    "catalogue": fuzz_catalogue,
+    "edits": fuzz_edits,
+    "secrets": fuzz_secrets,
 }
 
 
