@@ -36,7 +36,8 @@ TEMPLATES_OF = {
     "qwen2.5-coder-1.5b": (STOCK, "bare_json", "example_turns"),
 }
 CONTEXT = 32_768  # tokens, for two slots: one for the bridge's prompts, one for the plain loop's
-LIMITS = ("--max-rounds", "8", "--max-tokens", "512", "--seconds", "300")
+LIMITS = ("--max-rounds", "8", "--max-tokens", "512")
+SECONDS = 300  # of one task
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ def read_cell(cell: Cell, cells: Path) -> Results | None:
     return results if tried == results.plan.tasks else None
 
 
-def eval_command(cell: Cell, cells: Path, *, tasks: int | None, seed: int) -> list[str]:
+def eval_command(cell: Cell, cells: Path, *, tasks: int | None, seed: int, seconds: int) -> list[str]:
     """The command of one cell, after `lmstudio-bridge`."""
     words = ["eval", "--model", cell.model, "--family", cell.family, "--seed", str(seed), "--baseline", *LIMITS]
-    words += ["--tasks", str(tasks)] if tasks else []
+    words += ["--seconds", str(seconds), *(["--tasks", str(tasks)] if tasks else [])]
     return [*words, "--output", str(cell.folder(cells))]
 
 
@@ -92,7 +93,9 @@ def server_options() -> list[str]:
     return [f"--server={name}={shlex.join(command)}" for name, command in commands.items()]
 
 
-async def run_cells(todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, threads: int) -> bool:
+async def run_cells(
+    todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, seconds: int, threads: int
+) -> bool:
     """Run cells one after the other, an engine started for each; whether all of them ran."""
     ran = True
     for number, cell in enumerate(todo, 1):
@@ -101,7 +104,7 @@ async def run_cells(todo: Sequence[Cell], cells: Path, *, tasks: int | None, see
         async with open_engine(
             gguf, alias=cell.model, context_length=CONTEXT, chat_template=cell.chat_template, threads=threads
         ) as engine:
-            words = [*eval_command(cell, cells, tasks=tasks, seed=seed), *server_options()]
+            words = [*eval_command(cell, cells, tasks=tasks, seed=seed, seconds=seconds), *server_options()]
             environ = {**os.environ, "LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_HOME": str(cells / "home")}
             command = [sys.executable, "-m", "lmstudio_bridge", *words]
             done = await anyio.run_process(command, cwd=CHECKOUT, env=environ, stdout=None, stderr=None, check=False)
@@ -158,6 +161,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--only", default="", metavar="TEXT", help="only cells in whose model/template/family this stands"
     )
     parser.add_argument("--tasks", type=int, metavar="N", help="most tasks of a family (default: all)")
+    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"most of one task ({SECONDS})")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the engine; 1 on a busy machine (2)")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--again", action="store_true", help="also the cells that are there already")
@@ -175,8 +179,8 @@ def main() -> int:
     todo = [cell for cell in todo if options.again or read_cell(cell, options.cells) is None]
 
     async def run_all() -> bool:
-        limits = {"tasks": options.tasks, "seed": options.seed, "threads": options.threads}
-        return await run_cells(todo, options.cells, **limits)
+        chosen = {name: getattr(options, name) for name in ("tasks", "seed", "seconds", "threads")}
+        return await run_cells(todo, options.cells, **chosen)
 
     try:
         ran = anyio.run(run_all)

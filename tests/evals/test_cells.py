@@ -55,7 +55,7 @@ def test_by_default_the_smallest_model_does_the_one_call_family() -> None:
 
 
 def test_the_command_of_a_cell_is_one_that_the_shell_takes() -> None:
-    words = eval_command(CELL, Path("cells"), tasks=3, seed=5)
+    words = eval_command(CELL, Path("cells"), tasks=3, seed=5, seconds=300)
     args = build_parser().parse_args(words)
     request = read_request(args)
 
