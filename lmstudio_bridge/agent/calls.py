@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -24,12 +24,15 @@ from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit
 from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
 from lmstudio_bridge.redaction import holds_mark
 
+T = TypeVar("T")
+
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
 _HOLDS_MARK = (
     "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
     "place. Change only what stands around it, or leave it."
 )
+_LONG = 1_000_000  # characters of a result
 _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
@@ -206,6 +209,10 @@ class Caller:
         )
         return ToolResult(text, is_error=is_error)
 
+    async def _off_the_loop(self, function: Callable[[str], T], text: str) -> T:
+        """What the function makes of the text; a long one takes seconds, in which other runs must go on."""
+        return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+
     async def _send(self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision) -> ToolResult:
         server, tool = prepared.tool.server, prepared.tool.name
         started_at = self._clock()
@@ -223,8 +230,8 @@ class Caller:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
-        cleaned, unseen = clean_text(result.text)
-        text = self._shelf.show(self._redact(cleaned)) + advice
+        cleaned, unseen = await self._off_the_loop(clean_text, result.text)
+        text = self._shelf.show(await self._off_the_loop(self._redact, cleaned)) + advice
         if unseen:
             text += f"\n[{unseen:,} invisible characters or terminal codes were taken out of this result]"
         if result.is_error:

@@ -106,6 +106,29 @@ def finished(number: str, tool: str, text: str, *, sent: bool, is_error: bool, s
     return CallFinished(1, number, server, tool, text, is_error=is_error, sent=sent, seconds=0)
 
 
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["[secret]", "[secret:github-token …3f2a]"])
+@pytest.mark.parametrize(("tool", "sent"), [("read", True), ("odd", False), ("write", False)])
+async def test_placeholder_of_a_secret_is_not_written_in_its_place(tool: str, sent: bool, mark: str) -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    [result] = await given.answer(calls((tool, f"KEY={mark}")))
+
+    assert (len(tools.sent) == 1) is sent
+    assert ("stands for a secret that is kept from you" in result.text) is not sent
+
+
+@pytest.mark.parametrize("size", [999_999, 1_000_000, 1_000_001])
+async def test_result_of_any_length_is_redacted(size: int) -> None:
+    given = Case(answering(ToolResult("a" * (size - 6) + "secret")), limit=2_000_000)
+
+    [result] = await given.answer(calls(("read", "1")))
+
+    assert result.text.endswith("[…]")
+
+
 # -- side by side -----------------------------------------------------------------------------------------------------
 
 
