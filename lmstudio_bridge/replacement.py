@@ -9,8 +9,10 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from lmstudio_bridge.bounded_files import MEBIBYTE, read_bounded
 from lmstudio_bridge.errors import SettingsError
 
+_MAX_BYTES = 64 * MEBIBYTE  # Claude Code keeps its history in there, too
 _OWN_MODE = 0o600  # these files may hold tokens
 _SHARED_MODE = 0o644
 
@@ -22,7 +24,7 @@ def read_text(path: Path) -> str | None:
         SettingsError: It cannot be read, or is no UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bounded(path, max_bytes=_MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as exc:

@@ -132,7 +132,7 @@ async def test_all_is_well(home: Home) -> None:
     assert found["Slots"] == "4 requests at once"
     assert found["MCP server lmstudio-bridge"].endswith("starts the bridge itself.")
     assert found["Registration in Claude Code"].startswith(f"'lmstudio-bridge' in {home.folder / '.claude.json'} (user")
-    assert found["Journals"] == f"{home.folder / 'state' / 'runs'}: 0 runs, 0.0 MiB"
+    assert found["Journals"] == f"{home.folder / 'state' / 'runs'}: 0 runs, 0.0 MiB (kept for 30 days, at most 500 MB)"
     assert not (home.folder / "state" / "runs").exists()
 
 
@@ -525,6 +525,25 @@ async def test_no_program_has_the_bridge(home: Home, sim: Simulator) -> None:
 
     assert (check.name, check.state) == ("Registration", "warning")
     assert "lmstudio-bridge install" in check.remedy
+
+
+async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:
+    pipe = home.folder / ".cursor" / "mcp.json"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+
+    (check,) = wrong(await home.examine(sim.url))
+
+    assert (check.name, check.state) == ("Registration in Cursor", "warning")
+    assert f"{pipe} cannot be read" in check.found
+
+
+async def test_journals_that_are_not_kept_need_no_folder(home: Home, sim: Simulator) -> None:
+    home.write("state", "a file where the folder should be")
+
+    checks = await home.examine(sim.url, LMSTUDIO_BRIDGE_JOURNAL="off")
+
+    assert only(checks, "Journals").state == "ok"
 
 
 async def test_a_program_starts_a_command_that_is_gone(home: Home, sim: Simulator) -> None:

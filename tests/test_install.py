@@ -147,6 +147,18 @@ def test_each_program_has_its_own_place(
     assert place.keys == tuple(keys.replace("~", str(tmp_path)).split(" "))
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_the_documentation_names_every_place(platform: str) -> None:
+    told = (ROOT / "docs" / "claude-code.md").read_text(encoding="utf-8")
+    around = Surroundings(Path("/project"), {"HOME": "/home"})
+    for host, scopes in SCOPES.items():
+        for scope in scopes:
+            path = str(find_place(host, scope, around=around, platform=platform).path)
+            spelled = path.replace("/project/", "").replace("/home/", "~/")
+            windows = spelled.replace("~/AppData/Roaming/", "%APPDATA%/").replace("/", "\\")
+            assert f"`{windows if '%' in windows else spelled}`" in told
+
+
 def test_the_environment_moves_places(tmp_path: Path) -> None:
     moved = {
         "HOME": str(tmp_path),

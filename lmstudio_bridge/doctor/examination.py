@@ -34,7 +34,7 @@ async def examine(
     async with open_agent(once, environ=environ, redactor=redactor) as agent:
         async for check in check_chain(agent, settings, environ=environ, deep=deep):
             tell(check)
-    for check in (check_journals(settings.home), *check_programs(Surroundings(settings.project, environ))):
+    for check in (check_journals(settings), *check_programs(Surroundings(settings.project, environ))):
         tell(redactor.redact_fields(check))
 
 

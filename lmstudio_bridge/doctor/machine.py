@@ -16,7 +16,6 @@ from lmstudio_bridge.settings import Settings
 
 _LIBRARIES = ("mcp", "httpx", "pydantic")
 _PREFIX = "LMSTUDIO_BRIDGE_"
-_LARGE = 1024**3  # bytes of journals from which somebody may want to delete some
 
 
 def check_versions() -> Check:
@@ -53,9 +52,11 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
         )
 
 
-def check_journals(home: Path) -> Check:
+def check_journals(settings: Settings) -> Check:
     """Whether journals can be written, how many there are and how large they are."""
-    runs = home / "runs"
+    runs = settings.home / "runs"
+    if settings.journal == "off":
+        return Check("journals", "Journals", "ok", "none are kept (LMSTUDIO_BRIDGE_JOURNAL=off)")
     problem = _unwritable(runs)
     if problem:
         return Check(
@@ -66,9 +67,8 @@ def check_journals(home: Path) -> Check:
             "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
         )
     sizes = [path.stat().st_size for path in runs.glob("*.jsonl")] if runs.is_dir() else []
-    found = f"{runs}: {len(sizes):,} runs, {sum(sizes) / 1024**2:,.1f} MiB"
-    if sum(sizes) > _LARGE:
-        return Check("journals", "Journals", "warning", found, "Delete those that you don't need any more.")
+    bounds = f"kept for {settings.journal_days:g} days, at most {settings.journal_mb:,} MB"
+    found = f"{runs}: {len(sizes):,} runs, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"
     return Check("journals", "Journals", "ok", found)
 
 

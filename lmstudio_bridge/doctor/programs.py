@@ -26,17 +26,13 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
         for scope in SCOPES[host]:
             try:
                 place = find_place(host, scope, around=around, platform=platform)
-                servers = _servers_at(place)
-            except SettingsError:
+            except SettingsError:  # no home folder
                 continue
-            except ValueError as exc:
-                yield Check(
-                    "programs",
-                    f"Registration in {NAMES[host]}",
-                    "warning",
-                    f"{place.path} can't be read: {exc}.",
-                    "Correct it there.",
-                )
+            try:
+                servers = _servers_at(place)
+            except (SettingsError, ValueError) as exc:
+                problem = exc.message if isinstance(exc, SettingsError) else f"{place.path} can't be read: {exc}."
+                yield Check("programs", f"Registration in {NAMES[host]}", "warning", problem, "Correct it there.")
                 continue
             for name, entry in servers.items():
                 if isinstance(entry, dict) and _starts_us(entry):
@@ -53,7 +49,7 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
 
 
 def _servers_at(place: Place) -> Mapping[str, Any]:
-    """The servers in that place. Raises ValueError where the file has another shape."""
+    """The servers in that place. Raises SettingsError or ValueError where the file cannot be read or understood."""
     text = read_text(place.path)
     servers = find_member(read_root((text or "").removeprefix("\ufeff")), place.keys)
     return servers if isinstance(servers, dict) else {}
