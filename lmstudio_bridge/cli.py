@@ -117,6 +117,8 @@ def _run_command(args: argparse.Namespace) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # no fault of ours: `main` knows what it means
+        raise
     except Exception:  # the last net: the log's traceback shows no secrets, an uncaught one would
         logging.critical("the bridge has a fault; please report it", exc_info=True)
         return EXIT_FAILED
