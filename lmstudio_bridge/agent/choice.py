@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmstudio_bridge.agent.ranking import Index
+from lmstudio_bridge.agent.schemas import object_schema
 from lmstudio_bridge.messages import ServerTool, ToolSpec
 
 FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting
@@ -50,7 +51,8 @@ def choose_servers(
     """
     tools = [tool for listed in known.values() for tool in listed or ()]
     specs = [
-        ToolSpec(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}", tool.input_schema) for tool in tools
+        ToolSpec(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}", object_schema(tool.input_schema))
+        for tool in tools
     ]
     scores = Index(specs).scores(_with_kinds(task))
     best = max(scores, default=0.0)

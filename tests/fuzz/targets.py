@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.agent.arguments import read_arguments, read_json
+from lmstudio_bridge.agent.choice import choose_servers
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, clean_text
 from lmstudio_bridge.agent.grammar import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
@@ -24,6 +25,7 @@ from lmstudio_bridge.agent.journal import open_journal, read_events
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.progress import describe
 from lmstudio_bridge.agent.recovery import judge_reply, plain_turns
+from lmstudio_bridge.agent.reserve import Reserve
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.schemas import MAX_NODES, object_schema, simple_spec
 from lmstudio_bridge.agent.selection import Selection
@@ -31,6 +33,7 @@ from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
 from lmstudio_bridge.agent.validation import check_schema, check_value
 from lmstudio_bridge.downstream.catalogues import CatalogueStore, UnreadableCatalogueError
+from lmstudio_bridge.downstream.changes import TakenTools, take_tools
 from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.downstream.content import read_progress, read_result, read_tools
 from lmstudio_bridge.downstream.discovery import load_servers
@@ -41,7 +44,7 @@ from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
 from lmstudio_bridge.llm.dialects import recover_calls, split_reasoning
 from lmstudio_bridge.llm.failures import error_from_response
 from lmstudio_bridge.llm.wire import message_out
-from lmstudio_bridge.messages import Completion, Message, ToolCall, ToolMessage
+from lmstudio_bridge.messages import Completion, Message, ServerTool, ToolCall, ToolMessage
 from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.rule_files import FILE, load_rules
 from lmstudio_bridge.settings import read_settings
@@ -264,6 +267,47 @@ def fuzz_journal(data: bytes) -> None:
         _send(conversation)
 
 
+def fuzz_changes(data: bytes) -> None:
+    """What a server had and what it lists now: no new mark of reading is believed, and nothing is told twice."""
+    stored, listing, task = _parts(data, 3)
+    config = ServerConfig("server", "stdio")
+    try:
+        decoded = json.loads(listing)
+    except (ValueError, RecursionError):
+        decoded = []
+    tools = read_tools("server", decoded if isinstance(decoded, list) else [decoded])
+    with _folder() as folder:
+        store = CatalogueStore(folder, clock=lambda: 0.0)
+        store.path(config).write_text(stored, encoding="utf-8", newline="")
+        try:
+            before = store.read(config)
+        except UnreadableCatalogueError:
+            before = None
+        _choose(store.known_tools(config), task)
+        taken = take_tools(store, config, tools)
+        for warning in taken.warnings:
+            _check_words(warning)
+        for said, counted in zip(tools, taken.tools, strict=True):
+            assert counted.name == said.name
+            known = [tool for tool in (*before.tools, *before.gone) if tool.name == said.name] if before else []
+            assert not (counted.read_only and known and known[-1].read_only is not True)
+        assert take_tools(store, config, tools) == TakenTools(taken.tools)
+        _choose(store.known_tools(config), task)
+
+
+def _choose(tools: tuple[ServerTool, ...] | None, task: str) -> None:
+    choice = choose_servers(task, {"server": tools, "other": ()}, max_chars=1_000)
+    assert choice.started
+    for line in choice.started.values():
+        _check_text(line)
+        assert line.isprintable()
+    Reserve({"server": tools or ()}, start=_never).fitting(task, ())
+
+
+async def _never(server: str) -> tuple[ServerTool, ...]:
+    raise AssertionError(server)
+
+
 async def _write_again(folder: Path, events: tuple[Any, ...]) -> None:
     with open_journal(folder, "again", redact=str) as journal:
         for event in events:
@@ -329,6 +373,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "rules": fuzz_rules,
     "journal": fuzz_journal,
     "catalogue": fuzz_catalogue,
+    "changes": fuzz_changes,
     "edits": fuzz_edits,
     "secrets": fuzz_secrets,
 }
