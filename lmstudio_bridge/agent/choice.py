@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmstudio_bridge.agent.ranking import Index
-from lmstudio_bridge.agent.schemas import object_schema
+from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
 from lmstudio_bridge.messages import ServerTool, ToolSpec
 
 FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting
 CLOSEST = 3  # tools that count as fitting because of what they mean
+_READ = 1_024  # characters of a description, as many as the model reads
 _SHOWN_TOOLS = 2  # that a reason names
 _SHOWN_NAME = 40  # characters of a tool's name in a reason
 _LONGEST = 300  # characters of a word that can be a path or an address
@@ -49,9 +50,14 @@ def choose_servers(
     fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
     in meaning: the closest count as fitting as well.
     """
+    work = SchemaWork()
     tools = [tool for listed in known.values() for tool in listed or ()]
     specs = [
-        ToolSpec(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}", object_schema(tool.input_schema))
+        ToolSpec(
+            f"{tool.server}__{tool.name}",
+            f"{tool.title} {tool.description}"[:_READ],
+            object_schema(tool.input_schema, work=work),
+        )
         for tool in tools
     ]
     scores = Index(specs).scores(_with_kinds(task))
