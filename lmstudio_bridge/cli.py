@@ -110,10 +110,10 @@ def _run_command(args: argparse.Namespace) -> int:
         code = _start(args, redactor)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except SettingsError as exc:
-        print(exc.explain(), file=sys.stderr)
+        print(redactor.redact(exc.explain()), file=sys.stderr)
         return EXIT_USAGE
     except BridgeError as exc:
-        print(exc.explain(), file=sys.stderr)
+        print(redactor.redact(exc.explain()), file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -237,6 +237,13 @@ async def test_no_canary_leaves_the_bridge(desk: Desk, tmp_path: Path) -> None:
         for uri in ("lmstudio://runs", f"lmstudio://runs/{run_id}", "lmstudio://servers", "lmstudio://models"):
             await client.request("resources/read", {"uri": uri})
     doctor = await run_command(desk, "doctor")
+    others = [
+        await run_command(desk, *words)
+        for words in (("runs",), ("runs", "show", run_id), ("servers",), ("servers", "--json"))
+    ]
+    desk.sim.script_path("/api/v1/models", HttpReply(401, {"error": {"message": f"No such token: {TOKEN}"}}))
+    others.append(await run_command(desk, "models"))
+    assert "No such token: [secret]" in others[-1]
     shell = await run_command(desk, "run", f"{TASK} {KEY}", "--mcp", "leaky", "--mcp", "other", "--mcp", "broken")
 
     left = {
@@ -247,5 +254,6 @@ async def test_no_canary_leaves_the_bridge(desk: Desk, tmp_path: Path) -> None:
         "another server": (tmp_path / "other.jsonl").read_text(encoding="utf-8"),
         "doctor": doctor,
         "run": shell,
+        "other commands": "\n".join(others),
     }
     assert {place: found_in(text) for place, text in left.items()} == {place: [] for place in left}
