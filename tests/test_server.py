@@ -333,6 +333,18 @@ async def test_a_bad_argument_is_named(
     assert "pydantic" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [(99, ["and 79 more"]), (100, ["and 80 more"]), (101, ["mcp_names", "at most 100 items"])],
+)
+async def test_a_call_may_name_so_many_servers(bridge_without_work: RawClient, number: int, named: list[str]) -> None:
+    names = [f"server-{n}" for n in range(number)]
+    answer = await bridge_without_work.call("autonomous_with_multiple_mcps", mcp_names=names, task="x")
+
+    assert_names(answer, *named)
+    assert len(answer.text) < 10_000
+
+
 @pytest.fixture
 async def bridge_without_work() -> AsyncIterator[RawClient]:
     """Not a fixture that yields an SDK client: those cannot be left by another task than entered them."""
