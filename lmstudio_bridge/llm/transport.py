@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import httpx
 
+from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import (
     LLMConnectionError,
     LLMResponseError,
@@ -76,23 +77,28 @@ async def open_transport(
     Raises:
         SettingsError: That file cannot be used.
     """
-    limits = timeouts or Timeouts()
-    async with httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {api_token}"} if api_token else {},
-        timeout=httpx.Timeout(None, connect=limits.connect, write=_WRITE_TIMEOUT),
+    headers = {
+        "Accept-Encoding": "identity",  # compressed pieces of a stream would come late
+        "User-Agent": f"lmstudio-bridge/{__version__}",
+        **({"Authorization": f"Bearer {api_token}"} if api_token else {}),
+    }
+    # Not httpx's client around it: cookies, redirects and sign-in are of no use here, and take their time.
+    async with httpx.AsyncHTTPTransport(
+        verify=_certificates(ca_file) if root_url.startswith("https:") else _no_certificates(),
         limits=httpx.Limits(
             max_connections=None,
             max_keepalive_connections=_KEEPALIVE_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_EXPIRY,
         ),
-        verify=_certificates(ca_file) if ca_file and root_url.startswith("https:") else True,
-        follow_redirects=False,
         trust_env=False,
     ) as http:
-        yield Transport(http, root_url, limits, max_body_bytes=max_body_bytes)
+        yield Transport(http, root_url, timeouts or Timeouts(), headers=headers, max_body_bytes=max_body_bytes)
 
 
-def _certificates(path: Path) -> ssl.SSLContext:
+def _certificates(path: Path | None) -> ssl.SSLContext | bool:
+    """What servers are checked against; True is httpx's own choice."""
+    if path is None:
+        return True
     try:
         return ssl.create_default_context(cafile=path)
     except OSError as exc:  # ssl's own errors among them
@@ -106,11 +112,20 @@ class Transport:
     """Requests to one server. Everything that goes wrong comes out as `LLMError`."""
 
     def __init__(
-        self, http: httpx.AsyncClient, root_url: str, timeouts: Timeouts, *, max_body_bytes: int = MAX_BODY_BYTES
+        self,
+        http: httpx.AsyncBaseTransport,
+        root_url: str,
+        timeouts: Timeouts,
+        *,
+        headers: Mapping[str, str],
+        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._http = http
         self._timeouts = timeouts
+        self._headers = headers
         self._max_body_bytes = max_body_bytes
+        waits = httpx.Timeout(None, connect=timeouts.connect, write=_WRITE_TIMEOUT)
+        self._extensions = {"timeout": waits.as_dict()}
         self.root_url = root_url
 
     async def request(
@@ -168,9 +183,12 @@ class Transport:
         waited: float,
     ) -> AsyncIterator[httpx.Response]:
         with _translated_errors(url=url, model=model, waited=waited):
-            request = self._http.build_request(method, url, **_content(payload))
+            headers, body = _content(payload)
+            request = httpx.Request(
+                method, url, headers={**self._headers, **headers}, content=body, extensions=self._extensions
+            )
             async with asyncio.timeout_at(deadline):
-                response = await self._http.send(request, stream=True)
+                response = await self._http.handle_async_request(request)
         try:
             yield response
         finally:
@@ -184,7 +202,7 @@ class Transport:
         body = bytearray()
         with _translated_errors(url=url, model=model, waited=waited, mid_reply=True):
             async with asyncio.timeout_at(deadline):
-                async for piece in response.aiter_bytes():
+                async for piece in _raw_pieces(response):
                     body += piece
                     if len(body) > self._max_body_bytes:
                         raise LLMResponseError(
@@ -201,7 +219,7 @@ class Transport:
     ) -> AsyncGenerator[bytes, None]:
         clock = asyncio.get_running_loop().time
         deadline, waited, mid_reply = first_deadline, self._timeouts.first_byte, False
-        incoming = response.aiter_bytes()
+        incoming = aiter(_raw_pieces(response))
         while True:
             with _translated_errors(url=url, model=model, waited=waited, mid_reply=mid_reply):
                 async with asyncio.timeout_at(deadline):
@@ -220,12 +238,24 @@ async def _read_end(pieces: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _content(payload: Mapping[str, Any] | bytes | None) -> dict[str, Any]:
-    """The body of a request: JSON, encoded already or to be encoded."""
+def _raw_pieces(response: httpx.Response) -> AsyncIterable[bytes]:
+    """The body as it comes; decompressed where a server compresses it unasked."""
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.stream
+
+
+def _no_certificates() -> ssl.SSLContext:
+    """What httpx wants for plain HTTP too; to load the certificates of all authorities takes it 25 ms."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _content(payload: Mapping[str, Any] | bytes | None) -> tuple[dict[str, str], bytes | None]:
+    """Headers and body of a request: JSON, encoded already or to be encoded."""
     if payload is None:
-        return {}
-    body = payload if isinstance(payload, bytes) else encode_json(payload)
-    return {"content": body, "headers": {"Content-Type": "application/json"}}
+        return {}, None
+    return {"Content-Type": "application/json"}, payload if isinstance(payload, bytes) else encode_json(payload)
 
 
 def _is_event_stream(response: httpx.Response) -> bool:

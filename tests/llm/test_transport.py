@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import shutil
 import ssl
 import subprocess
@@ -210,3 +211,11 @@ async def read_first_piece(transport: Transport, *, then: type[Exception] | None
         if then is not None:
             raise then
         return first
+
+
+async def test_a_reply_that_a_server_compresses_unasked_is_understood() -> None:
+    async with open_simulator() as sim, open_transport(sim.url) as transport:
+        sim.script_path(PATH, HttpReply(200, gzip.compress(b'{"data":[]}'), {"Content-Encoding": "gzip"}))
+
+        assert await within(transport.request("GET", PATH)) == b'{"data":[]}'
+        assert sim.requests[0].headers["accept-encoding"] == "identity"
