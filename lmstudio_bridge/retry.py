@@ -88,6 +88,17 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
         on_retry: OnRetry | None = kwargs.get("on_retry")  # type: ignore[assignment]  # by name, if the method has it
         policy, clock = owner.retry_policy, owner.retry_clock
         started = clock()
+        try:
+            return await method(*args, **kwargs)
+        except LLMError as exc:
+            if not exc.retryable:
+                raise
+            failed = [exc]  # only now tenacity, which has its price: most requests do not fail
+
+        async def try_again() -> T:
+            if failed:
+                raise failed.pop()
+            return await method(*args, **kwargs)
 
         def wait(state: RetryCallState) -> float:
             return policy.pause(_error_of(state), attempt=state.attempt_number, uniform=random.random)
@@ -111,7 +122,7 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
             reraise=True,
         )
         try:
-            return await retrying(method, *args, **kwargs)
+            return await retrying(try_again)
         except LLMError as exc:
             exc.retryable = False  # it was; an outer retry would multiply the tries
             raise
