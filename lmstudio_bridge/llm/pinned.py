@@ -7,7 +7,7 @@ again as long as nobody acted on its reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ WATCH_INTERVAL = 5.0  # seconds between looks at the model while a request is un
 _SETTLE = 1.0  # seconds to let LM Studio finish unloading before we look again
 _LOOK_AGE = 1.0  # seconds; how old a list of models may be by which we decide that ours is still there
 _FAILED_LOOKS = 3  # looks in a row without an answer until the server counts as gone
-_CLOSE_TIMEOUT = 2.0  # seconds for a request to hang up once it is cancelled
+_CLOSE_TIMEOUT = 2.0  # seconds for a look at the model to hang up once it is cancelled
 
 
 class PinnedModel:
@@ -230,30 +230,35 @@ class PinnedModel:
         """
         if self.choice.info.loaded is None:
             return await request  # a server that does not tell
-        async with _task(request) as answering, _task(self._watch()) as watching:
-            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                return answering.result()
-            raise watching.result()
+        lost: list[ModelLostError] = []
+        with anyio.CancelScope() as scope:
+
+            async def watch() -> None:
+                lost.append(await self._watch())
+                scope.cancel()
+
+            async with _later(watch, seconds=self._watch_interval):
+                return await request
+        raise lost[0]
 
     async def _watch(self) -> ModelLostError:
-        """Look at the model again and again; returns when it is no longer what it was."""
+        """Look at the model, and again after each interval; returns when it is no longer what it was."""
         pinned = self.choice.instance
         failed_looks = 0
         while True:
-            await asyncio.sleep(self._watch_interval)
             try:
                 catalog = await self._client.validator.catalog(max_age=self._watch_interval)
             except LLMError as exc:
                 failed_looks += 1
                 if failed_looks == _FAILED_LOOKS:
                     return _lost("LM Studio no longer answers.", exc)
-                continue
-            failed_looks = 0
-            if pinned is None:  # being loaded by this very request
-                pinned = _instance_of(self.choice, catalog)
-            elif problem := _difference(pinned, catalog):
-                return _lost(problem, None)
+            else:
+                failed_looks = 0
+                if pinned is None:  # being loaded by this very request
+                    pinned = _instance_of(self.choice, catalog)
+                elif problem := _difference(pinned, catalog):
+                    return _lost(problem, None)
+            await asyncio.sleep(self._watch_interval)
 
 
 def _instance_of(choice: ModelChoice, catalog: ModelCatalog) -> ModelInstance | None:
@@ -289,14 +294,21 @@ def _lost(message: str, error: LLMError | None) -> ModelLostError:
 
 
 @asynccontextmanager
-async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """A task that ends with the block. No task group: it would wrap the errors of the block."""
-    task = asyncio.create_task(work)
+async def _later(work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> AsyncIterator[None]:
+    """Work in a task of its own, which begins after so long and ends with the block; most blocks end before it begins.
+
+    No task group: it would wrap the errors of the block.
+    """
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []
+    timer = loop.call_later(seconds, lambda: tasks.append(loop.create_task(work())))
     try:
-        yield task
+        yield
     finally:
-        task.cancel()
-        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-            await asyncio.wait([task])
-        if task.done() and not task.cancelled():
-            task.exception()  # seen: asyncio would complain of one that nobody looked at
+        timer.cancel()
+        for task in tasks:
+            task.cancel()
+            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await asyncio.wait([task])
+            if task.done() and not task.cancelled():
+                task.exception()  # seen: asyncio would complain of one that nobody looked at
