@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ class _Line:
     lowered_to: int = 0
     lowered_until: float = float("-inf")
     held: int = 0
+    locked: set[int] = field(default_factory=set)  # numbers of the lock files that this process holds
     waiting: deque[_Ticket] = field(default_factory=deque)
 
 
@@ -70,7 +71,7 @@ class SlotQueue:
         line.slots = parallel or line.slots
         await self._take(line, on_wait)
         try:
-            async with self._lock(model, self._limit(line), on_wait):
+            async with self._lock(model, line, on_wait):
                 yield
         finally:
             self._give_back(line)
@@ -126,31 +127,38 @@ class SlotQueue:
             ticket.moved.set()
 
     @asynccontextmanager
-    async def _lock(self, model: str, slots: int, on_wait: OnWait | None) -> AsyncIterator[None]:
+    async def _lock(self, model: str, line: _Line, on_wait: OnWait | None) -> AsyncIterator[None]:
         """One of the model's lock files, which the system frees should we die."""
         if self._folder is None:
             yield
             return
         digest = hashlib.sha256(f"{self._server}\0{model}".encode()).hexdigest()[:16]
-        told = False
-        while (held := _lock_one(self._folder, digest, slots)) is None:
+        slots, told = self._limit(line), False
+        while (lock := _lock_one(self._folder, digest, slots=slots, ours=line.locked)) is None:
             if on_wait and not told:
                 told = True
                 await on_wait(0)
             await asyncio.sleep(_LOCK_POLL)
+        number, file = lock
+        line.locked.add(number)
         try:
             yield
         finally:
-            if held >= 0:
-                os.close(held)
+            if file >= 0:
+                os.close(file)
+            line.locked.discard(number)
 
 
-def _lock_one(folder: Path, digest: str, slots: int) -> int | None:
-    """The file descriptor of a lock file that was free; None if none is, -1 if there can be no locks."""
+def _lock_one(folder: Path, digest: str, *, slots: int, ours: Collection[int]) -> tuple[int, int] | None:
+    """Number and file descriptor of a lock file that was free; None if none is, -1 for both if there can be no locks.
+
+    `ours` are the numbers that this process holds itself, and need not try.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(slots):
-            file = os.open(folder / f"{digest}-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if number in ours:
+                continue
+            file = _open_lock(folder, f"{digest}-{number}.lock")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -159,7 +167,17 @@ def _lock_one(folder: Path, digest: str, slots: int) -> int | None:
                 os.close(file)
                 raise
             else:
-                return file
+                return number, file
     except OSError:
-        return -1  # no such folder can be made, or its file system has no locks: go on without
+        return -1, -1  # no such folder can be made, or its file system has no locks: go on without
     return None
+
+
+def _open_lock(folder: Path, name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    path = os.path.join(folder, name)
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)
