@@ -14,14 +14,20 @@ class ChatEncoder:
     """The requests of one conversation. Keeps the bytes of its last one: messages one by one, tools as a whole."""
 
     def __init__(self) -> None:
-        self._messages: dict[Message, bytes] = {}
+        self._messages: list[Message] = []
+        self._encoded: list[bytes] = []  # the messages, one by one
         self._tools: tuple[Sequence[ToolSpec], bytes] = ((), b"[]")
 
     def encode(self, options: ChatOptionsOut, *, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
         """The body of a request, a JSON object in UTF-8. Same messages give same bytes, in any request."""
-        known = self._messages
-        self._messages = {message: known.get(message) or encode_json(message_out(message)) for message in messages}
-        history = b",".join([self._messages[message] for message in messages])
+        same = 0
+        for known, message in zip(self._messages, messages, strict=False):
+            if known is not message and known != message:
+                break
+            same += 1
+        self._messages[same:] = messages[same:]
+        self._encoded[same:] = [encode_json(message_out(message)) for message in messages[same:]]
+        history = b",".join(self._encoded)
         parts = [encode_json(options)[:-1], b',"messages":[', history, b"]"]
         if tools:
             parts += [b',"tools":', self._encode_tools(tools)]
