@@ -79,6 +79,8 @@ SHAPES: tuple[KeyShape, ...] = (
         r"://[^/\s:@\"'<>\\]{0,128}:([^/\s:@\"'<>\\${*][^/\s@\"'<>\\]{0,255})@"), in_word=True),
 )  # fmt: skip
 
+_STARTS = [(start, number) for number, shape in enumerate(SHAPES) for start in shape.starts]
+
 # Inside JSON and addresses an escape stands before the key, and ends in a letter or a digit.
 _WORD_BEFORE = re.compile(r"(?<!\\)[A-Za-z0-9]\Z|\\[^nrtbf]\Z")
 _ESCAPE_BEFORE = re.compile(r"%[0-9A-Fa-f]{2}\Z|\\u[0-9A-Fa-f]{4}\Z")
@@ -87,9 +89,8 @@ _LONGEST_ESCAPE = 6  # characters
 
 def find_keys(text: str) -> Iterator[tuple[int, int, str]]:
     """Where keys of a known shape stand, and of which kind each is; some may lie within others."""
-    for shape in SHAPES:
-        if not any(start in text for start in shape.starts):
-            continue
+    for number in dict.fromkeys([number for start, number in _STARTS if start in text]):
+        shape = SHAPES[number]
         for match in shape.pattern.finditer(text):
             if shape.in_word or _may_begin(text, match.start()):
                 yield *match.span(shape.pattern.groups), shape.kind

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from lmstudio_bridge.key_shapes import find_keys
@@ -140,19 +141,19 @@ class Redactor:
     def _redact_any(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.redact(value)
-        if isinstance(value, Image):
-            return value  # megabytes that say nothing in words
+        if value is None or isinstance(value, int | float | Image):
+            return value  # an image is megabytes that say nothing in words
         if isinstance(value, tuple | list):
             items = [self._redact_any(item) for item in value]
             if all(new is old for new, old in zip(items, value, strict=True)):
                 return value
             return tuple(items) if isinstance(value, tuple) else items
+        if names := _field_names(type(value)):  # type: ignore[arg-type]  # types can be hashed
+            fields = [(name, getattr(value, name)) for name in names]
+            changed = {name: new for name, item in fields if (new := self._redact_any(item)) is not item}
+            return dataclasses.replace(value, **changed) if changed else value
         if isinstance(value, Mapping):
             return {key: self._redact_any(item) for key, item in value.items()}
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            changed = {name: new for name, item in fields.items() if (new := self._redact_any(item)) is not item}
-            return dataclasses.replace(value, **changed) if changed else value
         return value
 
     def _known_in(self, text: str) -> Iterator[tuple[int, int]]:
@@ -170,6 +171,12 @@ class Redactor:
             return
         for span in (*_find(needles, reading.text), *self._find_escaped(reading.text, read, depth - 1)):
             yield reading.source(*span)
+
+
+@cache
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    """Names of a dataclass's fields; none of any other type."""
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def holds_mark(text: str) -> bool:
