@@ -22,6 +22,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
+_JSON = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one for each call
 # A secret that is such a word must not spoil the journal.
 _OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *get_args(Access)))
 
@@ -37,7 +38,7 @@ class TimedEvent:
 def event_line(event: Event, *, at: datetime, redact: Callable[[str], str]) -> str:
     """The event as one line, its texts passed through `redact`."""
     line = {"at": at.isoformat(timespec="milliseconds"), **_encode(event, redact)}
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return _JSON.encode(line) + "\n"
 
 
 def read_timed_events(path: Path) -> list[TimedEvent]:

@@ -9,6 +9,8 @@ from typing import Any
 from lmstudio_bridge.llm.wire import ChatOptionsOut, message_out, tool_out
 from lmstudio_bridge.messages import Message, ToolSpec
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # made once: json.dumps makes one for each call
+
 
 class ChatEncoder:
     """The requests of one conversation. Keeps the bytes of its last one: messages one by one, tools as a whole."""
@@ -43,4 +45,4 @@ class ChatEncoder:
 
 def encode_json(value: Any) -> bytes:
     """Compact JSON. Half characters, which tools' output may hold, become question marks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _JSON.encode(value).encode("utf-8", "replace")
