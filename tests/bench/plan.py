@@ -10,11 +10,11 @@ class Plan:
     """Counts. A pass measures each subject once; what is measured in a pass is compared within it."""
 
     discarded: int = 1  # passes of cold processes before those that count
-    start_passes: int = 15
-    cold_passes: int = 9
-    warm_passes: int = 15
+    start_passes: int = 11
+    cold_passes: int = 5
+    warm_passes: int = 11
     warm_rounds: int = 60
-    crowd_passes: int = 7  # of 20 runs at once
+    crowd_passes: int = 5  # of 20 runs at once
     crowd_runs: int = 20
     crowd_rounds: int = 10
     big_crowd_passes: int = 3
