@@ -85,6 +85,7 @@ def completed(shell: str, path: Path, line: str, folder: Path) -> list[str]:
         ("lmstudio-bridge install --scope ", ["local", "project", "user"]),
         ("lmstudio-bridge install --dry-run --max-access w", ["write"]),
         ("lmstudio-bridge run --acc", ["--access"]),
+        ("lmstudio-bridge runs sh", ["show"]),
         ("lmstudio-bridge completion ", ["bash", "fish", "zsh"]),
         ("lmstudio-bridge eval --output a-", ["a-file"]),
         ("lmstudio-bridge run --model d", []),

@@ -22,6 +22,7 @@ from lmstudio_bridge.doctor.engine import HOPELESS_CONTEXT, is_here
 from lmstudio_bridge.doctor.examination import check_without_settings, examine
 from lmstudio_bridge.doctor.lms import check_lms
 from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.hosts import HOSTS, NAMES
 from lmstudio_bridge.llm.client import open_client
 from lmstudio_bridge.preparation import SMALL_CONTEXT
 from lmstudio_bridge.redaction import Redactor
@@ -649,6 +650,20 @@ async def test_json_has_the_documented_shape(home: Home, sim: Simulator) -> None
     assert code == 1
     assert json.loads(out)["ok"] is False
     assert json.loads(out)["checks"][-1]["name"] == "Settings"
+
+
+async def test_what_install_writes_is_what_doctor_finds(home: Home, sim: Simulator) -> None:
+    home.write(".claude.json", {"mcpServers": {"notes": sloppy()}})
+    shell = shell_of(home, LMSTUDIO_BASE_URL=sim.url)
+    for host in HOSTS:
+        code, _, err = await shell.run("install", host, "--yes")
+        assert code == 0, err
+
+    code, out, _ = await shell.run("doctor")
+
+    assert (code, out.splitlines()[-1]) == (0, "All is in place."), out
+    for host in HOSTS:
+        assert f"Registration in {NAMES[host]}: 'lmstudio-bridge' in {home.folder}" in out
 
 
 async def test_warnings_do_not_fail_and_the_last_line_counts(home: Home, sim: Simulator) -> None:
