@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lmstudio_bridge.events import Outcome
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
+_DIGITS = 2  # that are shown of an estimate; more would be a claim
 OWN_TOOLS = 5_900  # characters of the bridge's own tool definitions; tests/test_server.py holds them below 6,000
 
 
@@ -30,9 +31,10 @@ class Savings:
 
     def in_words(self) -> str:
         """A few words for a line of figures."""
+        about = round(abs(self.net), _DIGITS - len(str(abs(self.net))))
         if self.net < 0:
-            return f"cost the caller about {-self.net:,} tokens more than it saved"
-        return f"saved the caller about {self.net:,} tokens"
+            return f"cost the caller about {about:,} tokens more than it saved"
+        return f"saved the caller about {about:,} tokens"
 
 
 def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:

@@ -6,14 +6,14 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmstudio_bridge.commands.arguments import EXIT_OK, EXIT_USAGE, Commands, positive
 from lmstudio_bridge.commands.help import add_command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from lmstudio_bridge.agent.resume import StoredRun
     from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.settings import Settings
 
@@ -45,10 +45,14 @@ def add_parser(commands: Commands) -> None:
         "show",
         "the whole of one run",
         "Shows the whole of one run: task, answer, and each round with its calls and what they gave.",
-        examples=(("lmstudio-bridge runs show last", "the newest one"),),
+        examples=(
+            ("lmstudio-bridge runs show last", "the newest one"),
+            ("lmstudio-bridge runs show last --html run.html", "as a page with pictures, for a browser"),
+        ),
     )
     show.add_argument("run_id", help="its id, or: last")
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
+    show.add_argument("--html", metavar="FILE", help="write one page for a browser; it needs no network")
     delete = add_command(
         actions,
         "delete",
@@ -89,8 +93,29 @@ def _show(folder: Path, args: argparse.Namespace) -> int:
     from lmstudio_bridge.overview import find_run, run_json, run_text
 
     stored = find_run(folder, args.run_id)
-    print(json.dumps(run_json(stored), ensure_ascii=False) if args.as_json else clean_text(run_text(stored))[0])
+    if args.html:
+        _write_page(folder, stored, Path(args.html))
+    elif args.as_json:
+        print(json.dumps(run_json(stored), ensure_ascii=False))
+    else:
+        print(clean_text(run_text(stored))[0])
     return EXIT_OK
+
+
+def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
+    from lmstudio_bridge.agent.event_lines import read_timed_events
+    from lmstudio_bridge.agent.journal import journal_path
+    from lmstudio_bridge.errors import SettingsError
+    from lmstudio_bridge.run_page import render_run
+    from lmstudio_bridge.run_story import tell_story
+
+    story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
+    try:
+        target.write_text(render_run(stored, story), encoding="utf-8", errors="replace")
+    except OSError as exc:
+        problem = f"The page can't be written to {target}: {exc.strerror}."
+        raise SettingsError(problem, remedy="Name another file with --html.") from exc
+    print(target)
 
 
 def _delete(folder: Path, args: argparse.Namespace) -> int:

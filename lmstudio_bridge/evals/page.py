@@ -1,4 +1,4 @@
-"""The results as one page that needs nothing else: no network, no script; for light and for dark screens."""
+"""The results of an evaluation as one page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from lmstudio_bridge import pages
 from lmstudio_bridge.evals.results import ALL, Attempt, Loop, Results, table_rows
+from lmstudio_bridge.pages import render_cells
 
 _BAR = 16  # pixels, as are all sizes here
 _GAP = 14
@@ -16,20 +18,7 @@ _WIDTH = 480
 _RIGHT = 110
 _ANSWER_SHOWN = 300  # characters
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #687076; --paper: #fff; --line: #d7dbdf;
-  --bridge: #0b68cb; --baseline: #b5651d; --right: #18794e; --wrong: #ca244d; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ecedee; --soft: #9ba1a6; --paper: #151718; --line: #3a3f42;
-  --bridge: #52a9ff; --baseline: #e0a060; --right: #4cc38a; --wrong: #ff6369; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 68rem; padding: 0 1rem; }
-svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
-.bridge { fill: var(--bridge); } .baseline { fill: var(--baseline); } .axis { stroke: var(--line); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; } caption { text-align: left; color: var(--soft); }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child, td.text { text-align: left; } td.text { overflow-wrap: anywhere; }
-.right { color: var(--right); } .wrong { color: var(--wrong); } .soft { color: var(--soft); }
-"""
+_STYLE = ".bridge { fill: var(--first); } .baseline { fill: var(--second); }"
 
 
 def save_results(results: Results, folder: Path) -> None:
@@ -56,19 +45,14 @@ def render_page(results: Results) -> str:
     title = f"{plan.model}: {len(results.attempts)} of {plan.tasks * len(plan.loops)} attempts"
     skipped = [f"<li>{escape(task)}: {escape(reason)}</li>" for task, reason in results.skipped.items()]
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f'<h1>{escape(title)}</h1><p class="soft">{escape(facts)}</p>',
         "<h2>Tasks done right</h2>",
         render_plot(results),
         f'<div class="wide">{_table(results)}</div>',
         *(["<h2>Left out</h2><ul>", *skipped, "</ul>"] if skipped else []),
         f'<h2>Each task</h2><div class="wide">{_attempts(results.attempts)}</div>',
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return pages.render_page(title, parts, style=_STYLE)
 
 
 def render_plot(results: Results) -> str:
@@ -108,13 +92,13 @@ def _bar(results: Results, family: str, loop: Loop, y: int) -> str:
 
 def _table(results: Results) -> str:
     heading, *rows = table_rows(results)
-    body = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{render_cells('td', row)}</tr>" for row in rows)
     caption = "Rounds, tokens and seconds are means of one task."
-    return f"<table><caption>{caption}</caption><tr>{_cells('th', heading)}</tr>\n{body}</table>"
+    return f"<table><caption>{caption}</caption><tr>{render_cells('th', heading)}</tr>\n{body}</table>"
 
 
 def _attempts(attempts: Iterable[Attempt]) -> str:
-    heading = _cells("th", ["task", "loop", "", "end", "rounds", "calls", "tokens", "seconds", "answer"])
+    heading = render_cells("th", ["task", "loop", "", "end", "rounds", "calls", "tokens", "seconds", "answer"])
     rows: list[str] = []
     for each in attempts:
         verdict = (
@@ -124,12 +108,8 @@ def _attempts(attempts: Iterable[Attempt]) -> str:
         shown = shown if len(shown) <= _ANSWER_SHOWN else f"{shown[:_ANSWER_SHOWN]}…"
         figures = [str(each.rounds), str(each.calls), f"{each.prompt_tokens + each.completion_tokens:,}"]
         rows.append(
-            f'<tr>{_cells("td", [each.task, each.loop])}<td class="text">{verdict}</td>'
-            f"{_cells('td', [each.stop, *figures, f'{each.seconds:.1f}'])}"
+            f'<tr>{render_cells("td", [each.task, each.loop])}<td class="text">{verdict}</td>'
+            f"{render_cells('td', [each.stop, *figures, f'{each.seconds:.1f}'])}"
             f'<td class="text">{escape(shown)}</td></tr>'
         )
     return f"<table><tr>{heading}</tr>\n" + "\n".join(rows) + "</table>"
-
-
-def _cells(tag: str, texts: Iterable[str]) -> str:
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
