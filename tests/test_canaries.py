@@ -190,6 +190,12 @@ def compliant(request: SimRequest) -> Reply:
     return TextReply(read)
 
 
+def telling(request: SimRequest) -> Reply:
+    """A model that makes one call and says what it brought."""
+    read = " ".join(str(message["content"]) for message in request.messages)
+    return TextReply(read) if "tool" in str(request.messages[-1]["role"]) else CallReply(("filesystem__leak", {}))
+
+
 def answers_of(client: RawClient) -> str:
     """All that came out of the bridge's stdout and stderr."""
     lines = "\n".join(json.dumps(line, ensure_ascii=False) for line in client.lines)
@@ -257,3 +263,15 @@ async def test_no_canary_leaves_the_bridge(desk: Desk, tmp_path: Path) -> None:
         "other commands": "\n".join(others),
     }
     assert {place: found_in(text) for place, text in left.items()} == {place: [] for place in left}
+
+
+async def test_no_canary_leaves_an_eval(desk: Desk, tmp_path: Path) -> None:
+    desk.sim.script_fn(MODEL, telling)
+    server = f"filesystem={sys.executable} {leaky_server.__file__} {tmp_path / 'eval.jsonl'} --api-key {ARGUMENT}"
+    words = ("--model", MODEL, "--family", "one-call", "--tasks", "1", "--max-rounds", "3", "--seconds", "30", "--json")
+
+    told = await run_command(desk, "eval", *words, "--server", server, "--output", str(tmp_path / "results"))
+
+    left = {"output": told, "LM Studio": requests_of(desk), "results": files_of(tmp_path / "results")}
+    assert {place: found_in(text) for place, text in left.items()} == {place: [] for place in left}
+    assert all("[secret]" in text for text in left.values())
