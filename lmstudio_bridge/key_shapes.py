@@ -27,12 +27,12 @@ class KeyShape:
 
     kind: str
     starts: tuple[str, ...]
-    pattern: re.Pattern[str]
+    pattern: str
     in_word: bool = False
 
 
 def _prefixed(kind: str, prefix: str, rest: str) -> KeyShape:
-    return KeyShape(kind, (prefix,), re.compile(re.escape(prefix) + rest))
+    return KeyShape(kind, (prefix,), re.escape(prefix) + rest)
 
 
 _HAS_DIGIT = "(?=[A-Za-z_-]{0,64}[0-9])"  # words with hyphens between them have none
@@ -49,10 +49,10 @@ SHAPES: tuple[KeyShape, ...] = (
     _prefixed("slack-token", "xapp-", "[A-Za-z0-9-]{10,}"),
     _prefixed("slack-webhook", "hooks.slack.com/services/", "([A-Za-z0-9/]{20,})"),
     *(_prefixed("aws-key", kind, "[A-Z0-9]{16}(?![A-Za-z0-9])") for kind in ("AKIA", "ASIA")),
-    KeyShape("aws-secret", ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey"), re.compile(
+    KeyShape("aws-secret", ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey"), (
         r"(?:aws_secret_access_key|AWS_SECRET_ACCESS_KEY|SecretAccessKey)\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?"
         r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])")),
-    KeyShape("azure-key", ("AccountKey=", "SharedAccessKey="), re.compile(r"Key=([A-Za-z0-9+/=]{32,})"), in_word=True),
+    KeyShape("azure-key", ("AccountKey=", "SharedAccessKey="), r"Key=([A-Za-z0-9+/=]{32,})", in_word=True),
     _prefixed("google-key", "AIza", f"{_DASHED}{{35}}"),
     _prefixed("google-token", "ya29.", f"{_DASHED}{{20,}}"),
     _prefixed("google-secret", "GOCSPX-", f"{_DASHED}{{20,}}"),
@@ -64,18 +64,18 @@ SHAPES: tuple[KeyShape, ...] = (
     _prefixed("docker-token", "dckr_pat_", f"{_DASHED}{{20,}}"),
     _prefixed("api-key", "gsk_", f"{_WORD}{{30,}}"),  # Groq
     _prefixed("api-key", "tvly-", f"{_HAS_DIGIT}{_DASHED}{{20,}}"),  # Tavily
-    KeyShape("jwt", ("eyJ",), re.compile(  # begun anew within a word, it would be read again and again
+    KeyShape("jwt", ("eyJ",), (  # begun anew within a word, it would be read again and again
         rf"(?:(?<!{_DASHED})|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{{2}}))"
         rf"eyJ{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+"), in_word=True),
-    KeyShape("bearer-token", ("earer ",), re.compile(
+    KeyShape("bearer-token", ("earer ",), (
         rf"earer +(?=[A-Za-z._~+/=-]{{0,64}}[0-9])({_IN_TOKEN}{{16,}})"), in_word=True),
-    KeyShape("basic-login", ("uthorization",), re.compile(
+    KeyShape("basic-login", ("uthorization",), (
         rf"uthorization\\?[\"']?\s{{0,3}}[:=]\s{{0,3}}\\?[\"']?(?:[Bb]asic|[Tt]oken|[Bb]earer) +({_IN_TOKEN}{{8,}})"),
         in_word=True),
-    KeyShape("private-key", ("PRIVATE KEY",), re.compile(
+    KeyShape("private-key", ("PRIVATE KEY",), (
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:[A-Za-z0-9+/=:,.()\s\\]|-(?!----))*+(?:-----END [A-Z0-9 ]{0,60}-----)?"), in_word=True),
-    KeyShape("password", ("://",), re.compile(
+    KeyShape("password", ("://",), (
         r"://[^/\s:@\"'<>\\]{0,128}:([^/\s:@\"'<>\\${*][^/\s@\"'<>\\]{0,255})@"), in_word=True),
 )  # fmt: skip
 
@@ -91,9 +91,10 @@ def find_keys(text: str) -> Iterator[tuple[int, int, str]]:
     """Where keys of a known shape stand, and of which kind each is; some may lie within others."""
     for number in dict.fromkeys([number for start, number in _STARTS if start in text]):
         shape = SHAPES[number]
-        for match in shape.pattern.finditer(text):
+        pattern = re.compile(shape.pattern)  # not before: most texts hold no key, and it takes half a millisecond
+        for match in pattern.finditer(text):
             if shape.in_word or _may_begin(text, match.start()):
-                yield *match.span(shape.pattern.groups), shape.kind
+                yield *match.span(pattern.groups), shape.kind
 
 
 def _may_begin(text: str, position: int) -> bool:

@@ -107,8 +107,8 @@ def test_key_in_an_address_or_in_json_is_found_as_well() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.kind} {shape.starts[0]}")
 def test_hostile_text_takes_no_more_than_linear_work(shape: object) -> None:
-    """Repeated beginnings of a key make patterns that can match in two ways slow: 40,000 would take minutes."""
+    """Repeated beginnings of a key make patterns that can match in two ways slow: quadratic ones take minutes here."""
     assert isinstance(shape, type(SHAPES[0]))
     for start in shape.starts:
         for filling in ("", "a", "a-", " ", "-", "=", ".", "a" * 30):
-            list(find_keys((start + filling) * 40_000))
+            list(find_keys((start + filling) * 20_000))
