@@ -270,7 +270,7 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
 
     assert {entry["uri"] for entry in listed["resources"]} == {f"lmstudio://{name}" for name in texts}
     assert f"| {MODEL} | llm | loaded | 32,768 |" in texts["models"]
-    assert "| filesystem | stdio | usable |" in texts["servers"]
+    assert "| filesystem | stdio | usable; open, unused for " in texts["servers"]
     assert run_id_of(answer) in texts["runs"]
     assert [entry["name"] for entry in prompts["prompts"]] == ["delegate"]
     assert "count the words" in json.dumps(prompt)

@@ -43,6 +43,7 @@ START = (
 SHELL_LIBRARIES = {
     "collections",
     "gc",
+    "json",
     "shlex",
     "typing",
     "unicodedata",  # where there is no .pyc yet: Python compiles a named character with it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -58,6 +57,8 @@ async def do_work(
     settings: Settings, request: RunRequest | ContinueRequest, redactor: Redactor, *, as_json: bool
 ) -> int:
     """Do what is asked: what happens to stderr, the answer to stdout; the exit code."""
+    import asyncio
+
     from lmstudio_bridge.autonomous import open_agent
     from lmstudio_bridge.commands.display import open_display
     from lmstudio_bridge.events import RunContinued, RunStarted, fan_out
