@@ -528,6 +528,23 @@ async def test_no_program_has_the_bridge(home: Home, sim: Simulator) -> None:
     assert "lmstudio-bridge install" in check.remedy
 
 
+async def test_the_plugin_counts_as_a_registration_and_both_are_too_many(home: Home, sim: Simulator) -> None:
+    plugins = {"lmstudio-bridge@somewhere": True, "other@somewhere": True}
+    settings = home.write(".claude/settings.json", {"enabledPlugins": plugins})
+
+    (check,) = wrong(await home.examine(sim.url))
+    home.write(".claude.json", {"mcpServers": {"notes": sloppy()}})
+    alone = await home.examine(sim.url)
+    home.write(".claude/settings.json", {"enabledPlugins": {"lmstudio-bridge@somewhere": False}})
+    (off,) = wrong(await home.examine(sim.url))
+
+    assert (check.name, check.state) == ("Plugin in Claude Code", "warning")
+    assert "`lmstudio-bridge uninstall --scope user`" in check.remedy
+    assert wrong(alone) == []
+    assert only(alone, "Plugin in Claude Code").found == f"switched on in {settings}"
+    assert off.found == "No program on this machine is set up to start the bridge."
+
+
 async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:
     pipe = home.folder / ".cursor" / "mcp.json"
     pipe.parent.mkdir()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.doctor.checks import Check
-from lmstudio_bridge.downstream.claude_files import read_state
+from lmstudio_bridge.downstream.claude_files import read_object, read_state
 from lmstudio_bridge.downstream.entries import Surroundings
 from lmstudio_bridge.downstream.recursion import starts_bridge
 from lmstudio_bridge.downstream.trust import read_leave
@@ -16,12 +17,17 @@ from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.host_files import Place, find_place
 from lmstudio_bridge.hosts import HOSTS, NAMES, SCOPES
 from lmstudio_bridge.json_text import find_member, read_root
+from lmstudio_bridge.registration import NAME
 from lmstudio_bridge.replacement import read_text
 
 
 def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Iterator[Check]:
     """Every entry that starts the bridge, in any program's file."""
     found = False
+    plugin = _plugin_file(around)
+    if plugin is not None:
+        found = True
+        yield Check("programs", "Plugin in Claude Code", "ok", f"switched on in {plugin}")
     for host in HOSTS:
         for scope in SCOPES[host]:
             try:
@@ -38,6 +44,8 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
                 if isinstance(entry, dict) and _starts_us(entry):
                     found = True
                     yield _look_at(place, name, entry, around)
+                    if plugin is not None and host == "claude-code":
+                        yield _twice(place, name)
     if not found:
         yield Check(
             "programs",
@@ -46,6 +54,29 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
             "No program on this machine is set up to start the bridge.",
             "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …",
         )
+
+
+def _twice(place: Place, name: str) -> Check:
+    return Check(
+        "programs",
+        "Plugin in Claude Code",
+        "warning",
+        f"The bridge is there twice, with all its tools: as a plugin, and as {name!r} in {place.path}.",
+        f"Take one away: `lmstudio-bridge uninstall --scope {place.scope}`.",
+    )
+
+
+def _plugin_file(around: Surroundings) -> Path | None:
+    """The settings file of Claude Code in which our plugin is switched on (`enabledPlugins`, seen in 2.1.197)."""
+    folders = [around.project / ".claude"]
+    if (user := read_state(around, warnings=[]).folder) is not None:
+        folders.append(user)
+    for path in (folder / name for folder in folders for name in ("settings.local.json", "settings.json")):
+        plugins = (read_object(path, warnings=[]) or {}).get("enabledPlugins")
+        for name, on in plugins.items() if isinstance(plugins, dict) else ():
+            if on is True and str(name).partition("@")[0] == NAME:
+                return path
+    return None
 
 
 def _servers_at(place: Place) -> Mapping[str, Any]:
