@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.changes import take_tools
 from lmstudio_bridge.downstream.content import read_tools
 from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
+from lmstudio_bridge.request import RunRequest
+from lmstudio_bridge.settings import read_settings
 from tests.changing_server import entry, noted, offer
 from tests.desk import MODEL, Desk, open_desk
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.raw_client import Answer, RawClient
+from tests.raw_client import Answer
 
 NOT = "not started, nothing in the task asks for them: "
 TOOLS: dict[str, dict[str, Any]] = {
@@ -48,7 +54,32 @@ def starts(desk: Desk) -> dict[str, int]:
     return {name: noted(file(desk, name)).count("started") for name in TOOLS}
 
 
-async def discover(client: RawClient, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
+class Client(Protocol):
+    """Somebody to hand a task to: the bridge's process, or its agent in this one."""
+
+    async def call(self, tool: str, **arguments: Any) -> Answer: ...
+
+
+@dataclass
+class AgentClient:
+    """The agent in this process, which starts faster than a bridge."""
+
+    agent: DynamicAutonomousAgent
+
+    async def call(self, tool: str, **arguments: Any) -> Answer:
+        assert tool == "autonomous_discover_and_execute"
+        report = await self.agent.execute(RunRequest(**arguments))
+        return Answer(report.text(), report.outcome.stop == "failed", ())
+
+
+@asynccontextmanager
+async def open_here(desk: Desk) -> AsyncIterator[Client]:
+    environ = {**os.environ, **desk.environ}
+    async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
+        yield AgentClient(agent)
+
+
+async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
     desk.sim.script(MODEL, *replies, DONE)
     return await client.call("autonomous_discover_and_execute", task=task, **more)
 
@@ -95,10 +126,10 @@ async def test_an_embedding_model_in_memory_helps_to_choose(desk: Desk) -> None:
     embedder = SimModel("nomic/text-embedding-nomic", type="embedding", meanings=meanings)
     desk.sim.models[embedder.key] = embedder
     task = "Order a pen, and tell me the hour."
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         without = await discover(client, desk, task)
     await desk.sim.state.load(embedder)
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         with_it = await discover(client, desk, task)
         again = await discover(client, desk, task)
 
@@ -111,7 +142,7 @@ async def test_an_embedding_model_in_memory_helps_to_choose(desk: Desk) -> None:
 
 async def test_all_are_started_if_the_task_tells_nothing(desk: Desk) -> None:
     learn(desk)
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(client, desk, "Grüße!")
 
     assert "Servers started: mail, clock, shop (nothing in the task tells which server it needs)\n" in answer.text
@@ -132,7 +163,7 @@ async def test_servers_that_are_named_are_started_and_no_others_are_spoken_of(de
 
 async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk) -> None:
     learn(desk)
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("time in a city"), CallReply(("clock__now", {})))
 
     found, result = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
@@ -153,7 +184,7 @@ async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk
 async def test_two_searches_of_one_turn_start_a_server_once_and_both_get_an_answer(desk: Desk) -> None:
     learn(desk)
     query = {"query": "time in a city"}
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         await discover(
             client, desk, LETTER, CallReply(("find_tools", query), ("find_tools", {**query, "query": "city time"}))
         )
@@ -166,7 +197,7 @@ async def test_two_searches_of_one_turn_start_a_server_once_and_both_get_an_answ
 
 async def test_a_search_that_fits_no_server_starts_none(desk: Desk) -> None:
     learn(desk)
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         await discover(client, desk, LETTER, find("dragons"), CallReply(("find_tools", {})))
 
     told = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
@@ -178,7 +209,7 @@ async def test_a_search_that_fits_no_server_starts_none(desk: Desk) -> None:
 async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note_to_the_user(desk: Desk) -> None:
     learn(desk)
     file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("time in a city"), find("time in a city"))
 
     first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
@@ -193,7 +224,7 @@ async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note
 
 async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Desk) -> None:
     learn(desk)
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("shop__sell", {})))
 
     now, sell = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
@@ -208,7 +239,7 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
     rules = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
     rules.parent.mkdir(parents=True)
     rules.write_text('hide = ["clock/*"]\n', encoding="utf-8")
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(
             client, desk, LETTER, find("time in a city"), find("order goods"), CallReply(("shop__buy", {}))
         )
@@ -234,7 +265,7 @@ async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> N
 async def test_changes_of_a_server_that_is_started_later_are_told_and_its_mark_is_not_believed(desk: Desk) -> None:
     learn(desk)
     offer(file(desk, "shop"), {**TOOLS["shop"], "annotations": {"readOnlyHint": True}})
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("order goods"), CallReply(("shop__buy", {})))
 
     assert "The tools of MCP server 'shop' are not what they were. Marked as reading now and not before" in answer.text
@@ -244,7 +275,7 @@ async def test_changes_of_a_server_that_is_started_later_are_told_and_its_mark_i
 async def test_the_others_are_started_if_none_of_the_chosen_can_be(desk: Desk) -> None:
     learn(desk)
     file(desk, "mail").write_text(json.dumps({"exit": 3}), encoding="utf-8")
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER)
 
     assert not answer.is_error
@@ -270,7 +301,7 @@ async def test_a_run_that_goes_on_starts_what_it_used_and_what_it_needs_now(desk
 async def test_a_server_that_fails_is_told_once(desk: Desk) -> None:
     learn(desk)
     file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
-    async with desk.bridge("2025-11-25") as client:
+    async with open_here(desk) as client:
         await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("clock__now", {})))
 
     first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
