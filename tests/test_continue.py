@@ -237,6 +237,7 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
     assert report.pop("seconds") > 0
     assert report.pop("usage")["prompt_tokens"] > 0
     assert report.pop("run_id") in result["content"][0]["text"]
+    assert set(report.pop("saved")) == {"kept", "spent", "net"}
     assert report == {
         "stop": "answered",
         "model": MODEL,
@@ -246,6 +247,7 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
         "warnings": [],
         "sources": ["filesystem read_text_file"],
         "needed_write": [],
+        "not_started": [],
         "error": "",
     }
 
