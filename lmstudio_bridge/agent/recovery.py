@@ -81,10 +81,15 @@ def is_unfounded(answer: str, *, known: str, tools: Sequence[ToolSpec]) -> bool:
     It gives up without a look, claims to have done something, names a tool in place of calling it, or
     holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.
     """
-    if _GAVE_UP.search(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
+    if gives_up(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
         return True
     known = known.casefold()
     return any(_is_telling(word) and word.casefold() not in known for word in _CODE.findall(answer))
+
+
+def gives_up(answer: str) -> bool:
+    """Whether an answer says that it cannot be done or known."""
+    return bool(_GAVE_UP.search(answer))
 
 
 def _is_telling(word: str) -> bool:

@@ -18,6 +18,7 @@ from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
 from lmstudio_bridge.agent.recovery import (
     LOST_CALL,
     Verdict,
+    gives_up,
     is_unfounded,
     judge_reply,
     names_call,
@@ -101,6 +102,7 @@ class Asker:
         self._grammar_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
         self._insists = False  # the next reply must be a call
+        self._gave_up = False  # the model said that it cannot be done: one look that fails shows the same
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
@@ -152,7 +154,7 @@ class Asker:
                     asked_again.add("lost_call")
                     await self._mended(_LOST[verdict])
                 elif verdict == "answer" and self._is_unfounded(reply, conversation, offered, number):
-                    self._insists = True
+                    self._insists, self._gave_up = True, gives_up(reply.text)
                     await self._mended("The model answered without a look; the round was asked again, for a call.")
                 elif verdict == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
@@ -283,7 +285,9 @@ class Asker:
     async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
         """One request for a call or an answer, with its events."""
         if self._grammar:
-            schema = reply_schema(specs, must_call=self._insists or _only_failed(conversation, number))
+            schema = reply_schema(
+                specs, must_call=self._insists or (_only_failed(conversation, number) and not self._gave_up)
+            )
             self._insists = False
             reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
             read = read_reply(reply, new_id=self._new_id)

@@ -162,6 +162,16 @@ async def test_what_a_weak_model_cannot_know_without_a_call_is_asked_for_again_a
     assert "The model answered without a look; the round was asked again, for a call." in worked.notices("recovery")
 
 
+async def test_a_model_that_gave_up_may_say_so_again_after_a_look_that_failed(workshop: Workshop) -> None:
+    no = bound(answer="That is impossible.")
+
+    worked = await workshop.run(WEAK, no, bound(call="shop__fail", arguments=HERON), no)
+
+    assert worked.answer.text.startswith("That is impossible.")
+    assert worked.ran == ["fail heron"]
+    assert [may_answer(request) for request in worked.requests] == [True, False, True]
+
+
 @pytest.mark.parametrize("answer", ["Hello, heron!", "Milo has badge 6218.", "Six, or 6."])
 async def test_what_the_task_itself_says_is_answered_without_a_call(workshop: Workshop, answer: str) -> None:
     """A forced call would change something, or make an answer of something else."""
