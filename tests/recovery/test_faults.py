@@ -115,11 +115,11 @@ FAULTS = {
     "lost-call/500": Fault(
         always(HttpReply(500, {"error": {"code": 500, "message": LLAMA_CPP, "type": "server_error"}})),
         "could not read a tool call",
-        4,  # the third asks for JSON instead of a native call, which this model does not heed
+        5,  # the third and fourth ask for JSON instead of a native call, which this model does not heed
         (7, STUCK[1]),
     ),
     "lost-call/stream-error": Fault(
-        always(TextReply("never", faults=(StreamError(LLAMA_CPP),))), "could not read a tool call", 4, (7, STUCK[1])
+        always(TextReply("never", faults=(StreamError(LLAMA_CPP),))), "could not read a tool call", 5, (7, STUCK[1])
     ),
     # The context is full: made shorter once.
     "overflow/with-numbers": Fault(
