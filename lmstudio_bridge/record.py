@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmstudio_bridge.agent.journal import Journal
-from lmstudio_bridge.events import CallFinished, CallProgress, Emit, Event, JournalCut, Tally, fan_out
+from lmstudio_bridge.events import CallFinished, CallProgress, Emit, Event, Generating, JournalCut, Tally, fan_out
 from lmstudio_bridge.redaction import RedactedStream, Redactor
 
 
@@ -15,6 +15,7 @@ class Record:
     def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
         self.tally = Tally()
         self._journal = journal
+        self._emit = emit
         self._told = fan_out(journal.emit, emit) if emit else journal.emit
         self._redactor = redactor
         self._progress: dict[str, RedactedStream] = {}  # by call: a secret may come in pieces
@@ -28,6 +29,10 @@ class Record:
     async def pass_on(self, event: Event) -> None:
         """Pass on an event that somebody else adds up to the tally."""
         match event:
+            case Generating():  # several a second, and without any text: for who waits only
+                if self._emit:
+                    await self._emit(event)
+                return
             case CallProgress(call_id=call_id, text=text):
                 stream = self._progress.setdefault(call_id, self._redactor.open_stream())
                 event = replace(event, text=stream.feed(text))

@@ -50,23 +50,35 @@ class Selection:
     ) -> None:
         self._specs = tuple(specs)
         self._taken_away: set[str] = set()
-        self._index = Index(self._specs)
-        chosen: set[str] = set()
+        self._ranking: Index | None = None
         room = math.inf if max_chars is None else max_chars
+        sizes = {spec.name: _size(spec) for spec in self._specs} if max_chars is not None else {}
+        most = len(self._specs) if max_tools is None else max_tools
+        self.offered: tuple[ToolSpec, ...] = self._specs
+        if not best_first and len(self._specs) <= most and sum(sizes.values()) <= room:
+            return
         ranked = sorted(self._index.rank(task, similar=similar), key=lambda spec: bool(_OLD.search(spec.description)))
+        chosen: set[str] = set()
         for spec in ranked:
-            size = _size(spec)
-            if (max_tools is not None and len(chosen) >= max_tools) or (chosen and size > room):
+            size = sizes.get(spec.name, 0)
+            if len(chosen) >= most or (chosen and size > room):
                 continue
             chosen.add(spec.name)
             room -= size
         order = ranked if best_first else self._specs
-        self.offered: tuple[ToolSpec, ...] = tuple(spec for spec in order if spec.name in chosen)
+        self.offered = tuple(spec for spec in order if spec.name in chosen)
+
+    @property
+    def _index(self) -> Index:
+        """Made when it is first needed: most runs offer all of their tools and never search."""
+        if self._ranking is None:
+            self._ranking = Index(self._specs)
+        return self._ranking
 
     def add(self, specs: Sequence[ToolSpec]) -> None:
         """Know of more tools from now on, without offering them."""
         self._specs += tuple(specs)
-        self._index = Index(self._specs)
+        self._ranking = None
 
     @property
     def hidden(self) -> tuple[ToolSpec, ...]:
