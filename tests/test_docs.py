@@ -8,12 +8,16 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from lmstudio_bridge.cli import build_parser
+from lmstudio_bridge.events import Outcome, Stop
+from lmstudio_bridge.report import RunReport
 from lmstudio_bridge.server import build_server
-from lmstudio_bridge.settings import Settings, read_settings
+from lmstudio_bridge.settings import read_settings
+from tests import settings_page, tools_page
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -47,23 +51,25 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_every_setting_stands_in_the_table_with_its_meaning() -> None:
-    rows = [line for line in read("docs/settings.md").splitlines() if line.startswith("| `")]
-    wanted = []
-    for field in Settings.model_fields.values():
-        assert isinstance(field.json_schema_extra, dict)
-        variables = field.json_schema_extra["env"]
-        assert isinstance(variables, list)
-        wanted.append(f"| {', '.join(f'`{name}`' for name in variables)} | {field.description} |")
-    assert [row.rpartition(" | ")[0] + " |" for row in rows] == wanted
+def test_page_of_settings_is_what_settings_say() -> None:
+    """Where it is not: `python -m tests.settings_page`."""
+    assert read("docs/settings.md") == settings_page.page()
+
+
+async def test_page_of_tools_is_what_the_server_lists() -> None:
+    """Where it is not: `python -m tests.tools_page`."""
+    assert read("docs/tools.md") == await tools_page.page()
+
+
+def test_every_key_of_the_report_is_told() -> None:
+    outcome = Outcome("answered", "It is heron-42.", "tiny")
+    assert list(tools_page.REPORT_KEYS) == list(RunReport("r1", outcome, ("fs",)).structure())
+    assert all(f"`{stop}`" in tools_page.REPORT_KEYS["stop"] for stop in get_args(Stop))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_variable_that_is_named_is_a_setting(name: str) -> None:
-    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS}
-    for field in Settings.model_fields.values():
-        assert isinstance(field.json_schema_extra, dict)
-        known |= set(map(str, field.json_schema_extra["env"]))  # type: ignore[arg-type]  # a list, see above
+    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS, *settings_page.variables()}
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(spans(name))))
     assert named - known == set()
 
