@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.llm.slots import SlotQueue
-from tests.bench.__main__ import DOCUMENT
+from tests.bench.__main__ import DOCUMENT, why_not
 from tests.bench.figures import BRIDGE, FLOOR, Figure, Spread, against_best, spread_of
 from tests.bench.model_server import reply_to
+from tests.bench.peers import Peer, install
 from tests.bench.results import BEGIN, END, Results, render_markdown, render_table, write_document
 from tests.bench.sampling import Samples
+from tests.bench.subjects import BenchError, open_desk
 from tests.bench.task import ANSWER, task_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
@@ -100,6 +102,34 @@ def test_the_document_gets_the_figures_between_its_marks(tmp_path: Path) -> None
 def test_the_real_document_has_the_marks() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
+
+
+# -- peers ---------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_has_no_python_here_is_not_installed(tmp_path: Path) -> None:
+    peer = Peer("future", ("Future.Agent[mcp]==1.0.2",), "with_future", python=99)
+
+    with pytest.raises(BenchError, match=r"there is no Python 3\.99 or later here"):
+        install(peer, tmp_path)
+    assert peer.environment(tmp_path) == tmp_path / "future.agent-mcp-1.0.2"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("raise SystemExit('it has no licence')", "lame ended: it has no licence"),
+        ("print('BENCH ANSWERS [\"Hm.\"]', flush=True); input()", "lame answered: ['Hm.']"),
+        ("print('hello'); print('BENCH ANSWERS ' + '[\"All steps are done.\"]')", ""),
+    ],
+)
+async def test_a_peer_that_does_not_work_is_told_of(script: str, reason: str, tmp_path: Path) -> None:
+    async with open_desk(tmp_path) as desk:
+        told = await why_not(desk, "lame", [sys.executable, "-c", script])
+
+    assert told.endswith(reason)
+    assert bool(told) is bool(reason)
 
 
 # -- the stand-in for LM Studio ------------------------------------------------------------------

@@ -45,7 +45,7 @@ async def bench(
     commands = {peer.name: peer.command(cache) for peer in found}
     async with open_desk(folder) as desk:
         for name in list(commands):
-            if reason := await _try(desk, name, commands[name]):
+            if reason := await why_not(desk, name, commands[name]):
                 results.left_out[name] = reason
                 del commands[name]
         results.figures += await measures.measure_start(desk, plan, tell)
@@ -63,8 +63,8 @@ async def bench(
             results.profiles += await measure_profile(desk, rounds=_PROFILE_ROUNDS, runs=profile_runs, tell=tell)
 
 
-async def _try(desk: Desk, name: str, command: Sequence[str]) -> str:
-    """Whether a peer does one run; why it doesn't, if so."""
+async def why_not(desk: Desk, name: str, command: Sequence[str]) -> str:
+    """Why a loop does not do a run of one round; nothing if it does."""
     try:
         async with open_line(desk, name, command) as loop:
             await loop.run(1, rounds=1)
@@ -88,7 +88,7 @@ def install_peers(results: Results, cache: Path) -> list[peers.Peer]:
     """The peers that are installed or could be; the others are noted in the results."""
     found: list[peers.Peer] = []
     for peer in peers.PEERS:
-        tell(f"installing {peer.requirements[0]}")
+        tell(f"looking for {peer.requirements[0]}, or installing it")
         try:
             peers.install(peer, cache)
         except BenchError as exc:
