@@ -92,9 +92,10 @@ async def measure_cold(desk: Desk, plan: Plan, tell: Tell, peers: Mapping[str, S
     cpu = Figure("cold-cpu", "cold run of one round, CPU", "ms")
     known = openers(desk, peers)
     del known[STREAMING]
-    names = [*known, SHELL]
+    ours = [name for name in (*known, SHELL) if name not in peers]
     for number in range(-plan.discarded, plan.cold_passes):
         tell(f"cold {max(number, 0) + 1} of {plan.cold_passes}")
+        names = [*ours, *peers] if 0 <= number < plan.peers_cold_passes else ours
         for name in in_turn(names, number):
             began = time.perf_counter()
             if name == SHELL:

@@ -11,7 +11,8 @@ class Plan:
 
     discarded: int = 1  # passes of cold processes before those that count
     start_passes: int = 11
-    cold_passes: int = 5
+    cold_passes: int = 9
+    peers_cold_passes: int = 3  # the first of those; peers take ten seconds
     warm_passes: int = 11
     warm_rounds: int = 60
     crowd_passes: int = 5  # of 20 runs at once
@@ -27,7 +28,8 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     start_passes=3,
-    cold_passes=2,
+    cold_passes=3,
+    peers_cold_passes=1,
     warm_passes=5,
     warm_rounds=30,
     crowd_passes=3,

@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 TOOL_SERVER = CHECKOUT / "tests" / "bench" / "tool_server.py"
 BRIDGE_COMMAND = (sys.executable, "-m", "lmstudio_bridge")
 ERA: Era = "2026-07-28"  # the protocol that Claude Code speaks with us
+MAX_RUNS = 64  # no bench has more at once; 20 is what the bridge lets run, more wait in line
 LIMIT = 300.0  # seconds until an answer that does not come fails the bench
 _END_LIMIT = 20.0  # seconds for a process to end once its stdin is closed
 _LINE_LIMIT = 64 * 1024 * 1024  # bytes
@@ -88,7 +89,7 @@ class Desk:
         return len(self.ledger.read_text(encoding="utf-8").splitlines()) if self.ledger.exists() else 0
 
     def bridge_environ(self) -> dict[str, str]:
-        """Settings of the bridge; all else is as it comes."""
+        """Settings of the bridge; all else is as it comes, but that all runs may be under way at once."""
         config = self.folder / "servers.json"
         entry = {"command": self.command[0], "args": self.command[1:]}
         config.write_text(json.dumps({"mcpServers": {SERVER: entry}}), encoding="utf-8")
@@ -97,6 +98,7 @@ class Desk:
             "LMSTUDIO_BASE_URL": self.model.url,
             "LMSTUDIO_BRIDGE_MCP_CONFIG": str(config),
             "LMSTUDIO_BRIDGE_HOME": str(self.folder / "home"),
+            "LMSTUDIO_BRIDGE_MAX_RUNS": str(MAX_RUNS),
             "CLAUDE_PROJECT_DIR": str(self.folder),
         }
 
