@@ -14,8 +14,9 @@ import anyio
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.agent.prompts import FAILED, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY, TRY_AGAIN
+from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY, TRY_AGAIN
 from lmstudio_bridge.agent.reserve import Reserve
+from lmstudio_bridge.agent.results import holds_nothing
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection, read_query
 from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.toolbox import PreparedCall, RefusedCall, Toolbox
@@ -37,6 +38,7 @@ _OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
 _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
+_SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
@@ -239,6 +241,8 @@ class Caller:
             if _MISSING.search(result.text):
                 listing = self._selection.listing_tool(call.name)
                 text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
+        elif _SEARCHES.search(tool) and holds_nothing(result.text):
+            text += f"\n{FOUND_NOTHING}"
         seconds = self._clock() - started_at
         await self._tell(
             CallFinished(

@@ -23,6 +23,7 @@ from lmstudio_bridge.agent.prompts import (
     ANSWER_NOW,
     CALL_LOST,
     EMPTY_TURN,
+    FOUND_NOTHING,
     GOING_ON,
     IMAGES,
     TRY_ANOTHER_WAY,
@@ -319,12 +320,11 @@ class _Rounds:
         for call, result in zip(reply.calls, results, strict=True):
             await self.add(ToolMessage(call.id, result.text))
         await self.show_images([image for result in results for image in result.images])
-        return self._watch.add_turn(
-            [
-                MadeCall(call.name, call.arguments, result.text, result.is_error)
-                for call, result in zip(reply.calls, results, strict=True)
-            ]
-        )
+        made = [
+            MadeCall(call.name, call.arguments, result.text, result.is_error, FOUND_NOTHING in result.text)
+            for call, result in zip(reply.calls, results, strict=True)
+        ]
+        return self._watch.add_turn(made)
 
     async def show_images(self, images: Sequence[Image]) -> None:
         """Show a model that sees the images of its turn's results; others have read what they are."""

@@ -29,6 +29,7 @@ _ANNOUNCEMENT = re.compile(
 )
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
+_FILE = re.compile(r"(?<![\w.])[\w-]{2,}\.[A-Za-z]\w{0,4}\b")
 _DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
 _GAVE_UP = re.compile(
     r"\b(?:can ?not|can't|could(?: not|n't)|unable|impossible|not possible|sorry|unknown"
@@ -75,12 +76,15 @@ def uncounted_answer(reply: Completion) -> Completion | None:
     return Completion(reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, usage=None)
 
 
-def is_unfounded(answer: str, *, known: str, tools: Sequence[ToolSpec]) -> bool:
+def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec]) -> bool:
     """Whether an answer that was given before any call must not stand.
 
     It gives up without a look, claims to have done something, names a tool in place of calling it, or
     holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.
+    Nor can a task that names a file be answered unseen.
     """
+    if _FILE.search(task):
+        return True
     if gives_up(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
         return True
     known = known.casefold()

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 CHARS_PER_TOKEN = 4  # a rough average over English text and code
 MAX_CHARS = 40_000  # of one result, where the context is large or unknown
 MIN_CHARS = 1_000  # of one result, however small the context
 _SHARE = 4  # one result may take a quarter of the context
 _FULL = 0.8  # share of the context at which old results are shortened
 _ROOMY = 0.5  # share of it that is taken afterwards
+
+_NOTHING = 200  # characters; what is longer holds something
+_NO_MATCH = re.compile(
+    r"(?:no|0|nothing)\b[^.\n]{0,60}\b(?:match|matches|results?|found|hits?|entries|files?)\b[^.\n]{0,60}\.?",
+    re.IGNORECASE,
+)
 
 
 def result_limit(context_length: int | None) -> int:
@@ -31,6 +40,26 @@ def room_to_keep(context_length: int | None, *, counted: tuple[int, int] | None,
         return None
     too_many = expected - int(context_length * _ROOMY)
     return max(0, size - too_many * CHARS_PER_TOKEN)
+
+
+def holds_nothing(text: str) -> bool:
+    """Whether a result of a search says that there was none: blank, JSON without a value in it, or a few such words."""
+    if len(text) > _NOTHING:
+        return False
+    try:
+        return _is_hollow(json.loads(text))
+    except (ValueError, RecursionError):
+        return not text.strip() or bool(_NO_MATCH.fullmatch(text.strip()))
+
+
+def _is_hollow(value: object) -> bool:
+    match value:
+        case dict():
+            return all(map(_is_hollow, value.values()))
+        case list():
+            return all(map(_is_hollow, value))
+        case _:
+            return value in (None, "")
 
 
 def cap_result(text: str, limit: int) -> str:

@@ -14,7 +14,7 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.folding import Folder
 from lmstudio_bridge.agent.grammar import answer_under_way, grammar_turns, read_reply, reply_schema
 from lmstudio_bridge.agent.probing import ToolProbe
-from lmstudio_bridge.agent.prompts import FAILED, NOT_CALLED
+from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
 from lmstudio_bridge.agent.recovery import (
     LOST_CALL,
     Verdict,
@@ -185,7 +185,7 @@ class Asker:
         if any(isinstance(message, ToolMessage) for message in conversation.messages):
             return False
         known = "\n".join(message.text for message in conversation.messages)
-        return is_unfounded(reply.text, known=known, tools=offered)
+        return is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
 
     async def _loosen_grammar(self, error: LLMResponseError) -> None:
         """The engine refused the schema of the reply, or the reply is no such JSON."""
@@ -371,7 +371,8 @@ def _only_failed(conversation: Conversation, number: int) -> bool:
     if number > _MUST_CALL_ROUNDS:
         return False
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    return bool(results) and all(text.startswith(FAILED) or NOT_CALLED in text for text in results)
+    nothing = (NOT_CALLED, FOUND_NOTHING)
+    return bool(results) and all(text.startswith(FAILED) or any(each in text for each in nothing) for text in results)
 
 
 def _refuses_grammar(error: LLMResponseError) -> bool:

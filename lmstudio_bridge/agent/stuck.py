@@ -32,6 +32,7 @@ class MadeCall:
     arguments: str
     result: str
     is_error: bool
+    found_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,11 @@ class CircleWatch:
         turns, text = found
         self._new_turns = 0
         tools = tuple(sorted({call.name for call in turn}))
-        if self._step == Step.ANSWER_NOW and all(call.is_error for call in turn) and not self._taken.issuperset(tools):
+        if (
+            self._step == Step.ANSWER_NOW
+            and all(call.is_error or call.found_nothing for call in turn)
+            and not self._taken.issuperset(tools)
+        ):
             step = Step.TAKE_AWAY  # nothing is known yet that could be answered with; another tool may do it
         else:
             step = self._step

@@ -12,7 +12,7 @@ import pytest
 
 from lmstudio_bridge.agent.calls import Caller, ToolRunner
 from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.prompts import LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
+from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.shelf import Shelf
 from lmstudio_bridge.agent.toolbox import Toolbox
@@ -344,6 +344,16 @@ async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the
     [result] = await given.answer(calls(("read", "made-up")))
 
     assert result.text == f"The call failed: {error}\n{LOOK_FIRST.format(tool='fs__list')}"
+
+
+@pytest.mark.parametrize(("text", "advised"), [("[]", True), ('["a"]', False)])
+async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, advised: bool) -> None:
+    search = ServerTool("fs", "search_all", "Searches.", PATH, read_only=True)
+    given = Case(FakeTools({("fs", "search_all"): ToolResult(text)}), more=(search,))
+
+    [result] = await given.answer(calls(("search_all", "two words")))
+
+    assert result.text == (f"{text}\n{FOUND_NOTHING}" if advised else text)
 
 
 async def test_other_errors_get_no_such_advice() -> None:

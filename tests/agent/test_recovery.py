@@ -145,7 +145,8 @@ def test_a_tool_without_parameters_stays_one() -> None:
 
 # -- answers before any call ------------------------------------------------------------------------------------------
 
-TASK = "Hana has the badge 6218 since 14:31. Read notes.txt, or say 6,218 or NO_WAY."
+TASK = "Hana has the badge 6218 since 14:31. Say 6,218 or NO_WAY."
+KNOWN = f"The folder is /notes.txt\n{TASK}"
 LOOK = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {}})
 
 
@@ -176,4 +177,18 @@ LOOK = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {}})
     ],
 )
 def test_an_answer_before_any_call_holds_nothing_that_only_a_look_can_tell(answer: str, unfounded: bool) -> None:
-    assert is_unfounded(answer, known=TASK, tools=[LOOK]) is unfounded
+    assert is_unfounded(answer, task=TASK, known=KNOWN, tools=[LOOK]) is unfounded
+
+
+@pytest.mark.parametrize(
+    ("task", "unfounded"),
+    [
+        ("Tell me the word in one.txt.", True),
+        ("Tell me the words in src/main.py and b.", True),
+        ("How much is 1.5 and 2.25?", False),
+        ("Say yes, e.g. with three letters.", False),
+        ("Say hello.", False),
+    ],
+)
+def test_a_task_that_names_a_file_is_not_answered_unseen(task: str, unfounded: bool) -> None:
+    assert is_unfounded("one", task=task, known=task, tools=[LOOK]) is unfounded

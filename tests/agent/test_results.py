@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.results import MAX_CHARS, MIN_CHARS, cap_result, result_limit
+from lmstudio_bridge.agent.results import MAX_CHARS, MIN_CHARS, cap_result, holds_nothing, result_limit
 
 _NOTE = 150  # characters of the note about what is missing, numbers included
 
@@ -67,3 +67,29 @@ def test_result_is_never_longer_than_its_limit_and_a_short_note(text: str, limit
     assert capped in (text, "(no output)") or (
         capped.startswith(text[: limit * 3 // 4]) and capped.endswith(text[len(text) - (limit - limit * 3 // 4) :])
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "nothing"),
+    [
+        ("", True),
+        (" \n", True),
+        ("[]", True),
+        ("{}", True),
+        ("null", True),
+        ('{\n  "entities": [],\n  "relations": [{}]\n}', True),
+        ("No matches found", True),
+        ("0 results", True),
+        ("Nothing was found.", True),
+        ("0", False),
+        ("false", False),
+        ('{"total": 0}', False),
+        ('["a"]', False),
+        ("Notes: no matches", False),
+        ("No. 5 is the file of Hana. It has matches.", False),
+        ("[" * 199, False),
+        (" " * 201, False),
+    ],
+)
+def test_a_result_of_a_search_holds_nothing_only_if_it_says_so_alone(text: str, nothing: bool) -> None:
+    assert holds_nothing(text) is nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.folding import Folder
+from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
 from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns
 from lmstudio_bridge.agent.rounds import Asker
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.strategy import NATIVE, Strategy
+from lmstudio_bridge.agent.stuck import Step
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -51,6 +55,7 @@ from tests.fakes import Asked, ManualClock, Recorder, Reply, ScriptedModel, Stre
 
 READ = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {"path": {"type": "string", "enum": ["a"]}}})
 OPENING: tuple[Message, ...] = (SystemMessage("Use tools."), UserMessage("What is in a.txt?"))
+WEAK = Strategy("grammar", Step.ANSWER_NOW, "for these tests")
 CALLED = AssistantMessage("", (ToolCall("c1", "fs__read", "{}"),))
 ANSWER = say("Hello.")
 ANNOUNCED = say("Let me read it first:")
@@ -65,6 +70,7 @@ class Case:
 
     model: ChatModel
     max_tokens: int | None = None
+    strategy: Strategy = NATIVE
     history: Sequence[Message] = OPENING
     recorder: Recorder = field(default_factory=Recorder)
 
@@ -76,6 +82,7 @@ class Case:
             tell=self.recorder.emit,
             max_rounds=5,
             max_tokens=self.max_tokens,
+            strategy=self.strategy,
             redact=lambda text: text.replace("secret", "[…]"),
             clock=ManualClock(),
         )
@@ -102,6 +109,21 @@ async def test_a_good_reply_costs_one_request_and_is_told_once() -> None:
         RoundStarted(1, 5, 1),
         RoundFinished(1, "Hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "must"),
+    [(f"{FAILED}ENOENT", True), (f"[]\n{FOUND_NOTHING}", True), ("It is 5.", False)],
+)
+async def test_a_model_that_is_asked_for_json_must_call_again_while_nothing_came_of_its_calls(
+    text: str, must: bool
+) -> None:
+    history = (*OPENING, CALLED, ToolMessage("c1", text))
+    given, asked = case(say('{"call": "fs__read", "arguments": {}}'), history=history, strategy=WEAK)
+
+    await given.ask(2)
+
+    assert ('"answer"' in json.dumps(asked[0].response_schema)) is not must
 
 
 # -- lost calls -----------------------------------------------------------------------------------------------------

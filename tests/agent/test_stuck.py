@@ -131,6 +131,12 @@ def test_a_tool_that_only_fails_is_taken_away_before_an_answer_is_asked_for() ->
     assert steps(found) == [None, Step.TAKE_AWAY, Step.ANSWER_NOW, None, Step.ANSWER_NOW]
 
 
+def test_a_search_that_finds_nothing_twice_is_taken_away_before_an_answer_is_asked_for() -> None:
+    empty = (MadeCall("search", "{}", "[]", is_error=False, found_nothing=True),)
+
+    assert steps(watch(empty, empty, first_step=Step.ANSWER_NOW)) == [None, Step.TAKE_AWAY]
+
+
 def test_nothing_to_forget_forgets_nothing() -> None:
     watching = CircleWatch()
     watching.add_turn(turn("a"))

@@ -7,6 +7,7 @@ it is not run again unless that is asked for. In the end the table of docs/evals
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import anyio
 
+from lmstudio_bridge.evals.page import save_results
 from lmstudio_bridge.evals.results import Results, read_results
 from lmstudio_bridge.evals.suite import FAMILIES
 from tests.engine.server import CHECKOUT, TEMPLATES, EngineError, open_engine
@@ -76,11 +78,20 @@ def read_cell(cell: Cell, cells: Path) -> Results | None:
     return results if tried == results.plan.tasks else None
 
 
-def eval_command(cell: Cell, cells: Path, *, tasks: int | None, seed: int, seconds: int) -> list[str]:
-    """The command of one cell, after `lmstudio-bridge`."""
-    words = ["eval", "--model", cell.model, "--family", cell.family, "--seed", str(seed), "--baseline", *LIMITS]
+def eval_command(
+    cell: Cell, folder: Path, *, tasks: int | None, seed: int, seconds: int, baseline: bool = True
+) -> list[str]:
+    """The command of one cell, after `lmstudio-bridge`; its results go into `folder`."""
+    words = ["eval", "--model", cell.model, "--family", cell.family, "--seed", str(seed), *LIMITS]
+    words += ["--baseline"] if baseline else []
     words += ["--seconds", str(seconds), *(["--tasks", str(tasks)] if tasks else [])]
-    return [*words, "--output", str(cell.folder(cells))]
+    return [*words, "--output", str(folder)]
+
+
+def join_results(new: Results, old: Results) -> Results:
+    """The bridge's attempts of one run, and the plain loop's of another: those do not depend on the bridge."""
+    plain = [attempt for attempt in old.attempts if attempt.loop == "baseline"]
+    return Results(dataclasses.replace(new.plan, loops=old.plan.loops), [*new.attempts, *plain], new.skipped)
 
 
 def server_options() -> list[str]:
@@ -94,7 +105,7 @@ def server_options() -> list[str]:
 
 
 async def run_cells(
-    todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, seconds: int, threads: int
+    todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, seconds: int, threads: int, bridge: bool
 ) -> bool:
     """Run cells one after the other, an engine started for each; whether all of them ran."""
     ran = True
@@ -104,11 +115,17 @@ async def run_cells(
         async with open_engine(
             gguf, alias=cell.model, context_length=CONTEXT, chat_template=cell.chat_template, threads=threads
         ) as engine:
-            words = [*eval_command(cell, cells, tasks=tasks, seed=seed, seconds=seconds), *server_options()]
+            old = read_cell(cell, cells) if bridge else None
+            folder = cell.folder(cells) / "bridge" if old else cell.folder(cells)
+            words = eval_command(cell, folder, tasks=tasks, seed=seed, seconds=seconds, baseline=old is None)
+            words += server_options()
             environ = {**os.environ, "LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_HOME": str(cells / "home")}
             command = [sys.executable, "-m", "lmstudio_bridge", *words]
             done = await anyio.run_process(command, cwd=CHECKOUT, env=environ, stdout=None, stderr=None, check=False)
             ran = ran and done.returncode == 0
+            if old and done.returncode == 0:
+                new = read_results(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+                save_results(join_results(new, old), cell.folder(cells))
     return ran
 
 
@@ -165,6 +182,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the engine; 1 on a busy machine (2)")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--again", action="store_true", help="also the cells that are there already")
+    parser.add_argument("--bridge", action="store_true", help="with --again: only the bridge, not the plain loop")
     parser.add_argument("--cells", type=Path, default=CELLS, metavar="FOLDER", help="where results are kept")
     parser.add_argument("--table", action="store_true", help="run nothing, only write the table of what is there")
     return parser.parse_args(arguments)
@@ -179,7 +197,7 @@ def main() -> int:
     todo = [cell for cell in todo if options.again or read_cell(cell, options.cells) is None]
 
     async def run_all() -> bool:
-        chosen = {name: getattr(options, name) for name in ("tasks", "seed", "seconds", "threads")}
+        chosen = {name: getattr(options, name) for name in ("tasks", "seed", "seconds", "threads", "bridge")}
         return await run_cells(todo, options.cells, **chosen)
 
     try:

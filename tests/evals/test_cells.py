@@ -22,6 +22,7 @@ from tests.engine.evals import (
     all_cells,
     cell_rows,
     eval_command,
+    join_results,
     parse_options,
     read_cell,
     write_document,
@@ -55,7 +56,7 @@ def test_by_default_the_smallest_model_does_the_one_call_family() -> None:
 
 
 def test_the_command_of_a_cell_is_one_that_the_shell_takes() -> None:
-    words = eval_command(CELL, Path("cells"), tasks=3, seed=5, seconds=300)
+    words = eval_command(CELL, CELL.folder(Path("cells")), tasks=3, seed=5, seconds=300)
     args = build_parser().parse_args(words)
     request = read_request(args)
 
@@ -112,3 +113,13 @@ def test_the_document_names_every_family_with_its_number_of_tasks_and_every_opti
         "table",
     }
     assert f"does {len(make_suite(seed=1))} small tasks" in text
+
+
+def test_the_bridge_can_be_run_anew_beside_the_plain_loop_of_before() -> None:
+    old = results(tasks=2)
+    new = Results(dataclasses.replace(plan("bridge"), began="2027-01-01"), [attempt("one-call/a", "bridge", "no")])
+
+    joined = join_results(new, old)
+
+    assert joined.attempts == [new.attempts[0], old.attempts[1]]
+    assert (joined.plan.loops, joined.plan.began) == (("bridge", "baseline"), "2027-01-01")
