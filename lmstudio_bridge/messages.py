@@ -6,7 +6,7 @@ makes tool results from what MCP servers answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -87,6 +87,22 @@ class ToolMessage:
 
 
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a model is asked, and how.
+
+    `max_tokens` is for the reply; None leaves it to the server, as with `temperature` and
+    `reasoning_effort`. `response_schema` is a JSON Schema that the engine binds the text of the reply to.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    reasoning_effort: str | None = None
+    response_schema: JSONObject | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from lmstudio_bridge.events import Event
 from lmstudio_bridge.messages import (
+    ChatRequest,
     Completion,
     Delta,
     JSONObject,
     Message,
     OnNotice,
     ToolCall,
-    ToolChoice,
     ToolResult,
     ToolSpec,
     Usage,
@@ -46,6 +46,13 @@ class Asked:
     response_schema: JSONObject | None = None
 
 
+def asked_of(request: ChatRequest) -> Asked:
+    """The request as it is compared; the temperature is a matter of the settings."""
+    return Asked(
+        tuple(request.messages), request.tools, request.max_tokens, request.reasoning_effort, request.response_schema
+    )
+
+
 Reply: TypeAlias = Completion | BaseException | Streamed
 
 
@@ -62,19 +69,13 @@ class ScriptedModel:
 
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        self.asked.append(Asked(tuple(messages), tools, max_tokens, reasoning_effort, response_schema))
+        self.asked.append(asked_of(request))
         reply = self._replies.pop(0)
         if isinstance(reply, Streamed):
             for each in (*reply.retries, *reply.deltas):

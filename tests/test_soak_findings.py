@@ -12,6 +12,7 @@ from lmstudio_bridge.llm.pinned import PinnedModel
 from lmstudio_bridge.llm.slots import SlotQueue
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatRequest,
     Completion,
     Notice,
     SystemMessage,
@@ -39,7 +40,7 @@ async def ask_pinned(*replies: Reply) -> tuple[Completion | str, list[str], int]
         slots = SlotQueue(server=sim.url)
         choice = await client.validator.resolve(QWEN)
         model = PinnedModel(client, choice, loader=ModelLoader(client, slots), slots=slots, sleep=time.sleep)
-        reply = await within(model.stream_chat_completion(QUESTION, on_notice=on_notice))
+        reply = await within(model.stream_chat_completion(ChatRequest(QUESTION), on_notice=on_notice))
         asked = sum(request.path == "/v1/chat/completions" for request in sim.requests)
     return reply, notices, asked
 

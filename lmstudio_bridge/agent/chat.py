@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, OnNotice
 from lmstudio_bridge.retry import OnRetry
 
 
@@ -14,14 +14,8 @@ class ChatModel(Protocol):
 
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,

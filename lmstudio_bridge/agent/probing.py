@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lmstudio_bridge.agent.chat import ChatModel
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.errors import LLMError, LostToolCallError, ToolSchemaError
-from lmstudio_bridge.messages import OnNotice, ToolSpec, UserMessage
+from lmstudio_bridge.messages import ChatRequest, OnNotice, ToolSpec, UserMessage
 
 _MAX_PROBES = 40  # requests of a run
 
@@ -42,12 +42,8 @@ class ToolProbe:
 
     async def _takes(self, specs: Sequence[ToolSpec]) -> bool:
         try:
-            await self._model.stream_chat_completion(
-                [UserMessage("Say ok.")],
-                tools=[simple_spec(spec) for spec in specs],
-                max_tokens=1,
-                on_notice=self._on_notice,
-            )
+            request = ChatRequest([UserMessage("Say ok.")], [simple_spec(spec) for spec in specs], max_tokens=1)
+            await self._model.stream_chat_completion(request, on_notice=self._on_notice)
         except ToolSchemaError:
             return False
         except LLMError as exc:

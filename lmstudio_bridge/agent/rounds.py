@@ -46,6 +46,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.llm.dialects import split_reasoning
 from lmstudio_bridge.messages import (
     CallDelta,
+    ChatRequest,
     Completion,
     Delta,
     JSONObject,
@@ -335,12 +336,7 @@ class Asker:
             await self._tell(RetryScheduled(retry.attempt, retry.wait, self._redact(retry.error.message)))
 
         reply = await self._model.stream_chat_completion(
-            messages,
-            tools=specs,
-            max_tokens=self._max_tokens,
-            temperature=self._temperature,
-            reasoning_effort=self._effort,
-            response_schema=schema,
+            ChatRequest(messages, specs, self._max_tokens, self._temperature, self._effort, schema),
             on_delta=on_delta,
             on_retry=on_retry,
             on_notice=on_notice,

@@ -7,7 +7,7 @@ again as long as nobody acted on its reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from lmstudio_bridge.llm.encoding import ChatEncoder
 from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInstance
 from lmstudio_bridge.llm.slots import SlotQueue
-from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, Notice, OnNotice, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Notice, OnNotice
 from lmstudio_bridge.retry import OnRetry, Retry, Sleep
 
 T = TypeVar("T")
@@ -78,14 +78,8 @@ class PinnedModel:
 
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
@@ -124,14 +118,13 @@ class PinnedModel:
                     await self._look(on_notice)
                     return await self._watched(
                         self._client.stream_chat_completion(
-                            messages,
+                            request.messages,
                             model=self.choice.name,
-                            tools=tools,
-                            tool_choice=tool_choice,
-                            max_tokens=max_tokens,
-                            temperature=temperature,
-                            reasoning_effort=reasoning_effort,
-                            response_schema=response_schema,
+                            tools=request.tools,
+                            max_tokens=request.max_tokens,
+                            temperature=request.temperature,
+                            reasoning_effort=request.reasoning_effort,
+                            response_schema=request.response_schema,
                             on_delta=on_piece,
                             on_retry=told_retry,
                             accepts_model=self.choice.answers_as,

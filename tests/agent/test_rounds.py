@@ -34,9 +34,9 @@ from lmstudio_bridge.errors import (
 from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatRequest,
     Completion,
     Delta,
-    JSONObject,
     Message,
     Notice,
     OnNotice,
@@ -44,7 +44,6 @@ from lmstudio_bridge.messages import (
     SystemMessage,
     TextDelta,
     ToolCall,
-    ToolChoice,
     ToolMessage,
     ToolSpec,
     Usage,
@@ -291,21 +290,15 @@ class PickyModel:
 
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        names = [tool.name for tool in tools]
+        names = [tool.name for tool in request.tools]
         self.asked.append(names)
-        if set(self.bad) & set(names) or len(names) > self.most or not (self.rich or "enum" not in str(tools)):
+        if set(self.bad) & set(names) or len(names) > self.most or not (self.rich or "enum" not in str(request.tools)):
             raise ToolSchemaError("Failed to parse grammar.")
         return ANSWER
 
@@ -403,7 +396,7 @@ class BreakingModel(ScriptedModel):
         super().__init__()
         self._texts = texts
 
-    async def stream_chat_completion(self, messages: Sequence[Message], **given: Any) -> Completion:
+    async def stream_chat_completion(self, request: ChatRequest, **given: Any) -> Completion:
         for text in self._texts:
             if text:
                 await given["on_delta"](TextDelta(text))

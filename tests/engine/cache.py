@@ -26,18 +26,16 @@ from lmstudio_bridge.agent.toolbox import Toolbox
 from lmstudio_bridge.llm.encoding import ChatEncoder
 from lmstudio_bridge.llm.wire import chat_options_out
 from lmstudio_bridge.messages import (
+    ChatRequest,
     Completion,
     Delta,
-    JSONObject,
     Message,
     OnNotice,
     ServerTool,
     SystemMessage,
     ToolCall,
-    ToolChoice,
     ToolMessage,
     ToolResult,
-    ToolSpec,
     Usage,
     UserMessage,
 )
@@ -104,22 +102,16 @@ class PuppetModel:
 
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: Callable[[Delta], Awaitable[None]] | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
         options = chat_options_out(
-            model=self.name, stream=False, max_tokens=1, temperature=0.0, tool_choice="none" if tools else None
+            model=self.name, stream=False, max_tokens=1, temperature=0.0, tool_choice="none" if request.tools else None
         )
-        body = self.encoder.encode(options, messages=self._spoiled(messages), tools=tools)
+        body = self.encoder.encode(options, messages=self._spoiled(request.messages), tools=request.tools)
         response = await self.http.post(
             "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
         )

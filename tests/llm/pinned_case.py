@@ -11,7 +11,7 @@ from lmstudio_bridge.llm.loading import ModelLoader
 from lmstudio_bridge.llm.pinned import WATCH_INTERVAL, PinnedModel
 from lmstudio_bridge.llm.slots import SlotQueue
 from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.messages import Completion, Notice
+from lmstudio_bridge.messages import ChatRequest, Completion, Notice
 from lmstudio_bridge.retry import Sleep
 from tests.llm.clients import QUESTION, QWEN, FakeTime, open_test_client, within
 from tests.lmstudio_sim.models import SimModel
@@ -52,7 +52,7 @@ class Case:
         return model
 
     async def ask(self, model: PinnedModel) -> Completion:
-        return await within(model.stream_chat_completion(QUESTION, on_notice=self.on_notice))
+        return await within(model.stream_chat_completion(ChatRequest(QUESTION), on_notice=self.on_notice))
 
     def seen(self, path: str) -> list[SimRequest]:
         return [request for request in self.sim.requests if request.path == path]
