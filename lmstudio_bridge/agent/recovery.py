@@ -30,6 +30,7 @@ _ANNOUNCEMENT = re.compile(
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
 _FILE = re.compile(r"(?<![\w.])[\w-]{2,}\.[A-Za-z]\w{0,4}\b")
+_WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)
 _DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
 _GAVE_UP = re.compile(
     r"\b(?:can ?not|can't|could(?: not|n't)|unable|impossible|not possible|sorry|unknown"
@@ -81,9 +82,9 @@ def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec
 
     It gives up without a look, claims to have done something, names a tool in place of calling it, or
     holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.
-    Nor can a task that names a file be answered unseen.
+    Nor can a task be answered so that names a file, or asks for a tool to be used.
     """
-    if _FILE.search(task):
+    if _FILE.search(task) or _WANTS_TOOL.search(task):
         return True
     if gives_up(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
         return True

@@ -185,10 +185,17 @@ def test_an_answer_before_any_call_holds_nothing_that_only_a_look_can_tell(answe
     [
         ("Tell me the word in one.txt.", True),
         ("Tell me the words in src/main.py and b.", True),
+        ("Add 1 and 2 with the tool.", True),
+        ("Add 1 and 2. Use your tools for it.", True),
+        ("Add 1 and 2 without the tool.", False),
+        ("Add 1 and 2, and do not use the tool.", False),
+        ("No tool is needed. Say yes.", False),
         ("How much is 1.5 and 2.25?", False),
         ("Say yes, e.g. with three letters.", False),
         ("Say hello.", False),
     ],
 )
-def test_a_task_that_names_a_file_is_not_answered_unseen(task: str, unfounded: bool) -> None:
+def test_a_task_that_names_a_file_or_wants_a_tool_used_is_not_answered_without_a_call(
+    task: str, unfounded: bool
+) -> None:
     assert is_unfounded("one", task=task, known=task, tools=[LOOK]) is unfounded
