@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,8 +93,18 @@ def _is_here(config: ServerConfig) -> bool:
     """Whether the server's paths are on this machine."""
     if config.transport == "stdio":
         return True
-    host = urlsplit(config.url).hostname or ""
+    host = (urlsplit(config.url).hostname or "").rstrip(".")
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(_plain_address(host))
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+    inner = getattr(address, "ipv4_mapped", None) or address
+    return inner.is_loopback or inner.is_unspecified  # 0.0.0.0 leads here too
+
+
+def _plain_address(host: str) -> str:
+    """An address in its usual form: 127.1 and 2130706433 are 127.0.0.1."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return host

@@ -102,6 +102,14 @@ def _package_of(config: ServerConfig) -> str | None:
 
 
 def _starts(config: ServerConfig, package: str) -> bool:
-    """Whether the entry starts that package: by name, with a version, or by a path into it."""
-    word = re.compile(rf"(?:^|[/\\]){re.escape(package)}(?:[@=/\\]|$)")
-    return config.transport == "stdio" and any(word.search(each) for each in (config.command, *config.args))
+    """Whether the entry starts that package: by name, with a version, or by a path into an installed one.
+
+    A folder that is only called so, such as a checkout that a server may work in, is none.
+    """
+    if config.transport != "stdio":
+        return False
+    name = re.escape(package)
+    installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
+    words = re.compile(rf"(?:--?[\w-]+=)?{name}(?:[@=].*)?|{installed}", re.DOTALL)
+    command = re.compile(rf"(?:.*[/\\])?{name}(?:\.\w+)?|{installed}", re.DOTALL)
+    return bool(command.fullmatch(config.command)) or any(map(words.fullmatch, config.args))

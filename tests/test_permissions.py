@@ -72,6 +72,12 @@ def test_a_bridge_that_was_started_at_the_root_does_not_take_all_for_its_workspa
         (ServerConfig("fs", "http", url="http://127.0.0.1:8000/mcp"), True),
         (ServerConfig("fs", "sse", url="http://[::1]:8000/mcp"), True),
         (ServerConfig("fs", "http", url="http://localhost:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://LOCALHOST.:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://0.0.0.0:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://127.1:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://2130706433:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://[::ffff:127.0.0.1]:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://10.0.0.5:8000/mcp"), False),
         (ServerConfig("fs", "http", url="https://example.com/mcp"), False),
     ],
 )
@@ -92,7 +98,10 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
         (("lib/node_modules/@modelcontextprotocol/server-memory/dist/index.js",), "allowed"),
         (("-y", "@modelcontextprotocol/server-memory-evil"), "needs_write"),
         (("-y", "evil@modelcontextprotocol/server-memory"), "needs_write"),
+        (("--package=@modelcontextprotocol/server-memory@1", "mcp-server-memory"), "allowed"),
         (("-y", "memory"), "needs_write"),
+        (("-y", "notes", "/home/me/@modelcontextprotocol/server-memory"), "needs_write"),
+        (("-y", "notes", "--root=/home/me/@modelcontextprotocol/server-memory/"), "needs_write"),
     ],
 )
 def test_a_well_known_server_is_known_by_its_package_and_not_by_its_name(
@@ -103,6 +112,26 @@ def test_a_well_known_server_is_known_by_its_package_and_not_by_its_name(
     assert policy.check_call(ServerTool("memory", "read_graph"), {}).verdict == verdict
     assert policy.check_call(ServerTool("memory", "delete_entities"), {}).verdict == "needs_write"
     assert policy.check_call(ServerTool("other", "read_graph"), {}).verdict == "needs_write"
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("mcp-server-fetch", None),
+        ("/usr/local/bin/mcp-server-fetch", None),
+        ("C:\\tools\\mcp-server-fetch.exe", None),
+        ("/home/me/mcp-server-fetch/serve", "outside"),
+    ],
+)
+def test_a_folder_with_the_name_of_a_package_does_not_free_its_server_from_the_workspace(
+    tmp_path: Path, command: str, place: str | None
+) -> None:
+    config = ServerConfig("web", "stdio", command=command, scope="user")
+    decision = policy_of(config, project=tmp_path).check_call(
+        ServerTool("web", "read", read_only=True), {"path": "/etc"}
+    )
+
+    assert decision.verdict == (place or "allowed")
 
 
 def test_a_name_with_the_signs_of_a_glob_gets_rules_for_itself_alone(tmp_path: Path) -> None:

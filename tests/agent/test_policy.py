@@ -121,6 +121,8 @@ def at_work(project: Path, rules: Rules | None = None) -> Policy:
         {"url": "https://example.com/a/b"},
         {"content": "/etc/passwd", "query": "../.."},
         {"path": 7, "paths": None},
+        {"xpath": "//div[@id='a']", "price": "$5"},
+        {"files": [{"name": "a.txt", "content": "/* ~ */"}]},
     ],
 )
 def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONObject) -> None:
@@ -155,6 +157,23 @@ def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONO
         {"uri": "FILE:///etc/passwd"},
         {"uri": "file://{project}/%2e%2e/x"},
         {"anything": "file:///etc/passwd"},
+        {"anything": "fi\nle:///etc/passwd"},
+        {"url": "\x01file:\\\\\\etc\\passwd"},
+        {"url": "view-source:file:///etc/passwd"},
+        {"url": "file://[/etc/passwd"},
+        {"uri": "file:~/a.txt"},
+        {"uri": "file://{project}/a?/../../x"},
+        {"uri": "file://{project}/a#/../../x"},
+        {"path": "\ufeff/etc/passwd"},
+        {"path": "..\\..\\x"},
+        {"path": "$HOME/a.txt"},
+        {"path": "${HOME}/a.txt"},
+        {"path": "%USERPROFILE%\\a.txt"},
+        {"path": "inner/../../x"},
+        {"path2": "/etc/passwd"},
+        {"file_1": "/etc/passwd"},
+        {"outdir": "/etc"},
+        {"files": [{"name": "/etc/passwd", "content": "x"}]},
     ],
 )
 @pytest.mark.parametrize("tool", [READ, WRITE])
@@ -162,6 +181,8 @@ def test_paths_that_leave_the_workspace_are_refused(tmp_path: Path, tool: Server
     project = tmp_path / "project"
     policy = at_work(project)
     (project / "link").symlink_to(tmp_path)
+    (project / "deep" / "er").mkdir(parents=True)
+    (project / "inner").symlink_to(project / "deep" / "er")  # Node takes `..` out before it follows links
 
     assert policy.check_call(tool, filled(arguments, project)).verdict == "outside"
 
@@ -199,7 +220,18 @@ def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
     assert policy.check_call(WRITE, {"path": "/etc/passwd"}).verdict == "outside"
 
 
-@pytest.mark.parametrize("path", [".git/hooks/post-checkout", ".claude/settings.json", ".MCP.json", "sub/.git", "link"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/hooks/post-checkout",
+        ".claude/settings.json",
+        ".MCP.json",
+        "sub/.git",
+        "link",
+        ".git./config",
+        ".git::$DATA",
+    ],
+)
 def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, path: str) -> None:
     policy = at_work(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / ".mcp.json")
