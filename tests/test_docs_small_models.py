@@ -20,7 +20,7 @@ TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read
     "sentence",
     [
         f"the name tells {strategy.SMALL_MODEL:g}B or less",
-        f"only failed, in its first {rounds._MUST_CALL_ROUNDS} rounds",
+        f"only failed or found nothing, in its first {rounds._MUST_CALL_ROUNDS} rounds",
         f"In one turn at most {calls.MAX_CALLS} calls are made",
         f"a cycle of up to {stuck._LONGEST_CYCLE} turns",
         f"the same error {stuck._SAME_ERRORS} times in a row",
