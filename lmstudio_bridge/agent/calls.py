@@ -83,6 +83,7 @@ class Caller:
         self._tell = tell
         self._redact = redact
         self._clock = clock
+        self._has_found = False  # whether any call of this process brought something
 
     async def answer_turn(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """A result for each call, in their order; whatever happens, there is something to read.
@@ -242,7 +243,10 @@ class Caller:
                 listing = self._selection.listing_tool(call.name)
                 text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
         elif _SEARCHES.search(tool) and holds_nothing(result.text):
-            text += f"\n{FOUND_NOTHING}"
+            if not self._has_found:  # later, a 1.5B model undid what it had done, and began anew
+                text += f"\n{FOUND_NOTHING}"
+        else:
+            self._has_found = True
         seconds = self._clock() - started_at
         await self._tell(
             CallFinished(

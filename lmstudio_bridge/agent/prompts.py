@@ -41,7 +41,7 @@ NAME_MISSING = "The name may be wrong: take it as the task gives it."
 
 LOOK_FIRST = "The name may be wrong: take it as the task gives it, or see with {tool} which there are."
 
-FOUND_NOTHING = "Nothing was found. Fewer words, or another tool, may find more."
+FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
 TAKEN_AWAY = (
     "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."

@@ -356,6 +356,17 @@ async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, ad
     assert result.text == (f"{text}\n{FOUND_NOTHING}" if advised else text)
 
 
+async def test_a_search_that_found_nothing_after_a_call_that_brought_something_gets_no_advice() -> None:
+    """A 1.5B model that looked whether its work was there took it for lost, and undid it."""
+    search = ServerTool("fs", "search_all", "Searches.", PATH, read_only=True)
+    tools = FakeTools({("fs", "search_all"): ToolResult("[]"), ("fs", "write"): ToolResult("done")})
+    given = Case(tools, more=(search,))
+
+    await given.answer(calls(("write", "a")))
+
+    assert await given.answer(calls(("search_all", "two words"))) == [ToolResult("[]")]
+
+
 async def test_other_errors_get_no_such_advice() -> None:
     given = Case(answering(ToolResult("out of memory", is_error=True)), more=(LIST,))
 
