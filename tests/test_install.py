@@ -45,7 +45,7 @@ if (action == "remove") != (name in servers):
 if action == "remove":
     del servers[name]
 else:
-    servers[name] = json.loads(rest[0])
+    servers[name] = json.loads(rest[0]) if action == "add-json" else {{"command": rest[1], "args": rest[2:]}}
 path.write_text(json.dumps(root, indent=2), encoding="utf-8")
 """
 
