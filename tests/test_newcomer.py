@@ -88,9 +88,9 @@ def type_line(line: str, *, folder: Path, environ: Mapping[str, str]) -> tuple[i
     shown = ""
     try:
         while terminal.expect([re.escape("[y/N] "), pexpect.EOF]) == 0:
-            shown += terminal.before + terminal.after
+            shown += f"{terminal.before}{terminal.after}"
             terminal.sendline("y")
-        return process.wait(LIMIT), without_codes(shown + terminal.before)
+        return process.wait(LIMIT), without_codes(f"{shown}{terminal.before}")
     finally:
         terminal.close()
         process.kill()
