@@ -8,6 +8,8 @@ from typing import Any
 
 from mcp.types import CallToolResult, TextContent
 
+from lmstudio_bridge.agent.fence import clean_text
+
 
 def as_utf8(text: str) -> str:
     """The text without halves of characters: UTF-8 cannot say them, and the MCP SDK's writer ends at one.
@@ -17,10 +19,15 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def as_shown(text: str) -> str:
+    """The same without what nobody sees but a model or a terminal takes in: names of others may hold it."""
+    return as_utf8(clean_text(text)[0])
+
+
 def tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
     """A result that is text only; `meta` is for programs, no model reads it."""
     return CallToolResult(
-        content=[TextContent(type="text", text=as_utf8(text))],
+        content=[TextContent(type="text", text=as_shown(text))],
         is_error=is_error,
         _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
     )

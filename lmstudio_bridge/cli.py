@@ -102,6 +102,7 @@ def _run_command(args: argparse.Namespace) -> int:
     import asyncio
     import logging
 
+    from lmstudio_bridge.agent.fence import clean_text
     from lmstudio_bridge.errors import BridgeError, SettingsError
     from lmstudio_bridge.redaction import Redactor
 
@@ -110,10 +111,10 @@ def _run_command(args: argparse.Namespace) -> int:
         code = _start(args, redactor)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except SettingsError as exc:
-        print(redactor.redact(exc.explain()), file=sys.stderr)
+        print(clean_text(redactor.redact(exc.explain()))[0], file=sys.stderr)
         return EXIT_USAGE
     except BridgeError as exc:
-        print(redactor.redact(exc.explain()), file=sys.stderr)
+        print(clean_text(redactor.redact(exc.explain()))[0], file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
+from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.key_shapes import find_keys
 from lmstudio_bridge.messages import Image
 from lmstudio_bridge.spellings import (
@@ -227,8 +228,8 @@ class RedactingFormatter(logging.Formatter):
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole entry, redacted."""
-        return self._redactor.redact(super().format(record))
+        """The whole entry, redacted, and without what could move a terminal's cursor."""
+        return clean_text(self._redactor.redact(super().format(record)))[0]
 
 
 def _needle(text: str) -> _Needle:

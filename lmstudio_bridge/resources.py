@@ -11,7 +11,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
-from lmstudio_bridge.answers import as_utf8
+from lmstudio_bridge.answers import as_shown, as_utf8
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_resources(server: MCPServer[Any], *, service: Callable[[], Awaitable[Ser
     """Register all of it; `service` gives the service once the server runs, `redactor` knows its secrets."""
 
     def sendable(text: str) -> str:
-        return as_utf8(redactor.redact(text))
+        return as_shown(redactor.redact(text))
 
     @server.resource("lmstudio://models", title="Models in LM Studio", mime_type=_MARKDOWN)
     async def models() -> str:

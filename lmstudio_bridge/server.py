@@ -18,7 +18,7 @@ from mcp.types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.answers import as_utf8, tool_result
+from lmstudio_bridge.answers import as_shown, tool_result
 from lmstudio_bridge.app import WARM_UP_AFTER, App, open_app
 from lmstudio_bridge.ending import Ending, signals_end
 from lmstudio_bridge.errors import BridgeError
@@ -256,7 +256,7 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
     app.calls.add(task)
 
     async def send(counter: float, message: str) -> None:
-        await ctx.report_progress(counter, None, as_utf8(message))
+        await ctx.report_progress(counter, None, as_shown(message))
 
     try:
         service = await app.service()

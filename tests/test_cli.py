@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from lmstudio_bridge.agent.journal import open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.events import RunStarted
 from tests.downstream.testbed import SLOPPY, is_running
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
@@ -64,17 +65,19 @@ async def sim() -> AsyncIterator[Simulator]:
 @pytest.fixture
 def shell(tmp_path: Path, sim: Simulator) -> Shell:
     (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
-    return Shell(
-        tmp_path,
-        {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(tmp_path),
-            "LMSTUDIO_BASE_URL": sim.url,
-            "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
-            "LMSTUDIO_BRIDGE_TRUST": "*",
-        },
-    )
+    return Shell(tmp_path, environment(tmp_path, sim))
+
+
+def environment(folder: Path, sim: Simulator) -> dict[str, str]:
+    """That of a user without servers of their own."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "LMSTUDIO_BASE_URL": sim.url,
+        "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
+        "LMSTUDIO_BRIDGE_TRUST": "*",
+    }
 
 
 def configure(shell: Shell, **servers: object) -> None:
@@ -110,6 +113,33 @@ async def test_help_and_version_import_nothing_heavy() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     assert out.decode().strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("servers",),
+        ("models",),
+        ("doctor",),
+        ("run", "x\x1b[2J", "--mcp", "evil\x1b[2J\u202e\x9b31m"),
+        ("run", "x", "--model", "none\x1b[2J"),
+        ("runs",),
+    ],
+)
+async def test_no_name_of_others_reaches_the_terminal_as_a_code(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A project names its servers as it likes, and LM Studio its models."""
+    name = "evil\x1b[2J\u202e\x9b31m"
+    async with open_simulator([SimModel(name, loaded=True, context_length=32_768)]) as sim:
+        shell = Shell(tmp_path, environment(tmp_path, sim))
+        configure(shell, **{name: {"command": name}, f"{name}2": {"type": name}, "x": {"command": f"${{{name}}}"}})
+        (tmp_path / "lmstudio-bridge.toml").write_text(f"deny = [{json.dumps(f'{name}/x')}]", encoding="utf-8")
+        with open_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa", redact=str) as journal:
+            await journal.emit(RunStarted("20260101-000000-aaaaa", name, (name,), 5, "2026-01-01T00:00:00+00:00"))
+
+        _, out, err = await shell.run(*arguments)
+
+    assert "evil" in out + err or "none" in err
+    assert not set(out + err) & {"\x1b", "\u202e", "\x9b"}
 
 
 @pytest.mark.npm

@@ -249,6 +249,31 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     assert (await desk.run("runs", "delete"))[0] == 2
 
 
+async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_under_way(desk: Shell) -> None:
+    folder = desk.folder / "home" / "runs"
+    folder.mkdir(parents=True)
+    names = ["20260101-000000-aaaaa", "20260101-000000-bbbbb", "my notes", "mine"]
+    for name in names:
+        (folder / f"{name}.jsonl").touch()
+        os.utime(folder / f"{name}.jsonl", (0, 0))
+    (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
+
+    with open_journal(folder, names[0], redact=str):
+        os.utime(folder / f"{names[0]}.jsonl", (0, 0))
+        code, out, err = await desk.run("runs", "delete", "--older-than", "1")
+
+    assert (code, out, err) == (0, "Deleted: 1 of 2.\n", "")
+    assert journals(desk) == sorted([names[0], "20260101-000000-ccccc", "my notes", "mine"])
+
+
+async def test_a_pipe_among_the_journals_is_not_waited_for(desk: Shell) -> None:
+    folder = desk.folder / "home" / "runs"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "20260101-000000-aaaaa.jsonl")
+
+    assert (await desk.run("runs"))[:2] == (0, "No runs yet.\n")
+
+
 # -- models and servers -----------------------------------------------------------------------------------------------
 
 

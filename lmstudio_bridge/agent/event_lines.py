@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +50,8 @@ def read_timed_events(path: Path) -> list[TimedEvent]:
         OSError: There is no such file, or it cannot be read.
     """
     events: list[TimedEvent] = []
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))  # a pipe would be waited for
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:

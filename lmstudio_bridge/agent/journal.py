@@ -253,6 +253,8 @@ def delete_journal(folder: Path, run_id: str) -> bool:
     check_not_active(folder, run_id)
     try:
         path.unlink()
+    except FileNotFoundError:  # another bridge was faster
+        return False
     except OSError as exc:
         raise SettingsError(
             f"The journal {path} can't be deleted: {exc.strerror}.", remedy="Look at its folder."

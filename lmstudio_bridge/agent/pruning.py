@@ -27,6 +27,17 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
 
     `now` is seconds since the epoch. What cannot be read or deleted is let be.
     """
+    journals = list_journals(folder, most=most)
+    total = sum(size for _, size, _ in journals)
+    for written, size, run_id in journals:
+        if now - written <= max_age and total <= max_bytes:
+            break
+        if _delete(folder, run_id):
+            total -= size
+
+
+def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, int, str]]:
+    """When each was last written to (seconds since the epoch), its bytes, and its run; the oldest first."""
     journals: list[tuple[float, int, str]] = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in islice(entries, most):
@@ -34,12 +45,7 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
                 with suppress(OSError):  # another bridge deletes it right now
                     found = entry.stat(follow_symlinks=False)
                     journals.append((found.st_mtime, found.st_size, name[1]))
-    total = sum(size for _, size, _ in journals)
-    for written, size, run_id in sorted(journals):
-        if now - written <= max_age and total <= max_bytes:
-            break
-        if _delete(folder, run_id):
-            total -= size
+    return sorted(journals)
 
 
 def _delete(folder: Path, run_id: str) -> bool:

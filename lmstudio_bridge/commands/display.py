@@ -12,9 +12,8 @@ from rich.status import Status
 from rich.text import Text
 
 from lmstudio_bridge.agent.arguments import about_arguments
-from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.progress import describe, open_progress
-from lmstudio_bridge.commands.terminal import can_show, open_console
+from lmstudio_bridge.commands.terminal import can_show, one_line, open_console
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -43,7 +42,7 @@ async def open_display(stream: TextIO, *, environ: Mapping[str, str], heartbeat:
     if not stream.isatty():
 
         async def write(_: float, message: str) -> None:
-            print(message, file=stream, flush=True)
+            print(one_line(message), file=stream, flush=True)
 
         async with open_progress(write, heartbeat=heartbeat) as emit:
             yield emit
@@ -87,16 +86,11 @@ class Display:
             case _:
                 pass
         if text := describe(event, max_rounds=self._max_rounds):
-            self._status.update(Text(_plain(text)[: self._console.width - 4]))
+            self._status.update(Text(one_line(text)[: self._console.width - 4]))
 
     def _call(self, event: CallFinished) -> str:
         return " ".join(part for part in (event.server, event.tool, self._about.get(event.call_id, "")) if part)
 
     def _line(self, mark: str, text: str, *, style: str) -> None:
-        line = Text.assemble((f"{mark} " if mark else "", style), _plain(text))
+        line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))
         self._console.print(line, overflow="ellipsis", no_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """One line without what could move the cursor."""
-    return " ".join(clean_text(text)[0].split())

@@ -87,16 +87,19 @@ def _printer() -> Callable[[Check], None]:
     """What prints a check as far as the terminal can show it."""
     from rich.text import Text
 
-    from lmstudio_bridge.commands.terminal import can_show, open_console
+    from lmstudio_bridge.agent.fence import clean_text
+    from lmstudio_bridge.commands.terminal import can_show, one_line, open_console
 
     console = open_console(sys.stdout, environ=os.environ)
     marks = _MARKS if can_show("".join(_MARKS.values()), sys.stdout) else _ASCII_MARKS
 
     def show(check: Check) -> None:
         mark = marks[check.state]
-        line = Text.assemble((mark, _COLOURS[check.state]), " ", (check.name, "bold"), f": {check.found}")
+        line = Text.assemble(
+            (mark, _COLOURS[check.state]), " ", (one_line(check.name), "bold"), f": {clean_text(check.found)[0]}"
+        )
         console.print(line, soft_wrap=True)
-        for remedy in check.remedy.splitlines():
+        for remedy in clean_text(check.remedy)[0].splitlines():
             console.print(Text(" " * (len(mark) + 1) + remedy), soft_wrap=True)
 
     return show

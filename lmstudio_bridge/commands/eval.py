@@ -60,6 +60,7 @@ async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     """Do the suite: what happens to stderr, the table to stdout, the whole into a folder."""
     import json
 
+    from lmstudio_bridge.agent.fence import clean_text
     from lmstudio_bridge.errors import SettingsError
     from lmstudio_bridge.evals.page import save_results
     from lmstudio_bridge.evals.request import read_request
@@ -67,7 +68,7 @@ async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     from lmstudio_bridge.evals.runner import run_eval
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(clean_text(line)[0], file=sys.stderr, flush=True)
 
     def keep(results: Results) -> None:
         try:
@@ -80,6 +81,6 @@ async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     if args.json:
         print(json.dumps(results.to_json(), ensure_ascii=False))
     else:
-        print(format_table(table_rows(results)))
+        print(clean_text(format_table(table_rows(results)))[0])
     say(f"The whole is in {args.output / 'results.html'}.")
     return EXIT_OK

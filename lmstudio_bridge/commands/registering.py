@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
+from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.commands.surroundings import surroundings_here
 from lmstudio_bridge.errors import BridgeError
@@ -28,7 +29,7 @@ def place_for(args: argparse.Namespace, scope: HostScope) -> Place:
 
 def carry_out(change: Change, args: argparse.Namespace, *, question: str) -> int:
     """Show the change and make it, once the user agrees; the exit code."""
-    print(change.diff())
+    print(clean_text(change.diff())[0])
     if args.dry_run:
         say("Nothing was written (--dry-run).")
         return EXIT_OK

@@ -120,17 +120,24 @@ def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
 
 def _delete(folder: Path, args: argparse.Namespace) -> int:
     import time
+    from contextlib import suppress
 
     from lmstudio_bridge.agent.journal import delete_journal
+    from lmstudio_bridge.agent.pruning import list_journals
+    from lmstudio_bridge.errors import RunActiveError
     from lmstudio_bridge.overview import find_run
 
     if not args.run_ids and args.older_than is None:
         print("Name runs, or say --older-than DAYS.", file=sys.stderr)
         return EXIT_USAGE
-    names = [find_run(folder, name).run_id for name in args.run_ids]
+    names, old = [find_run(folder, name).run_id for name in args.run_ids], list[str]()
     if args.older_than is not None:
         before = time.time() - args.older_than * _DAY
-        names += [path.stem for path in sorted(folder.glob("*.jsonl")) if path.stat().st_mtime < before]
-    deleted = sum(delete_journal(folder, name) for name in dict.fromkeys(names))
-    print(f"Deleted: {deleted} of {len(dict.fromkeys(names))}.")
+        old = [run_id for written, _, run_id in list_journals(folder) if written < before]
+    names = list(dict.fromkeys(names))
+    deleted = sum(delete_journal(folder, name) for name in names)
+    for run_id in (each for each in old if each not in names):
+        with suppress(RunActiveError):  # it is counted as one that stays
+            deleted += delete_journal(folder, run_id)
+    print(f"Deleted: {deleted} of {len({*names, *old})}.")
     return EXIT_OK

@@ -34,7 +34,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(settings: Settings, args: argparse.Namespace, _: Redactor) -> int:
     """Print them, and on stderr what the user should know about the files."""
-    from lmstudio_bridge.commands.terminal import print_table
+    from lmstudio_bridge.commands.terminal import one_line, print_table
     from lmstudio_bridge.downstream.discovery import load_servers
     from lmstudio_bridge.overview import SERVER_COLUMNS, server_rows
 
@@ -49,5 +49,5 @@ def run(settings: Settings, args: argparse.Namespace, _: Redactor) -> int:
     about = [each for told in catalog.server_warnings.values() for each in told]
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     for line in (*catalog.warnings, *about, *remedies):
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
     return EXIT_OK

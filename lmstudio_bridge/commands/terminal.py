@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lmstudio_bridge.agent.fence import clean_text
+
 PLAIN_WIDTH = 10_000  # columns of output that is no terminal: a program reads it, so no line is broken
 
 
@@ -36,6 +38,11 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+def one_line(text: str) -> str:
+    """The text in one line, without what could move the cursor: names are made by others."""
+    return " ".join(clean_text(text)[0].split())
+
+
 def can_show(text: str, stream: TextIO) -> bool:
     """Whether the stream's encoding has these characters; ASCII must do where it has not."""
     try:
@@ -54,7 +61,7 @@ def print_table(
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(" ".join(cell.split())) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     with console.capture() as shown:
         console.print(table if table.rows else Text(empty))
     stream.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())

@@ -59,6 +59,7 @@ async def do_work(
     """Do what is asked: what happens to stderr, the answer to stdout; the exit code."""
     import asyncio
 
+    from lmstudio_bridge.agent.fence import clean_text
     from lmstudio_bridge.autonomous import open_agent
     from lmstudio_bridge.commands.display import open_display
     from lmstudio_bridge.events import RunContinued, RunStarted, fan_out
@@ -88,5 +89,5 @@ async def do_work(
     if as_json:
         print(json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False))
     else:
-        print(report.text(), file=sys.stderr if failed else sys.stdout)
+        print(clean_text(report.text())[0], file=sys.stderr if failed else sys.stdout)
     return EXIT_OK if report.outcome.stop == "answered" else EXIT_FAILED
