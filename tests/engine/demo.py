@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ import anyio
 from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
+from lmstudio_bridge.agent.journal import read_events
+from lmstudio_bridge.events import CallFinished
 from tests.engine.server import (
     CHECKOUT,
     TEMPLATES,
@@ -42,6 +44,7 @@ CALL_SECONDS = 600.0
 """Bound on the whole delegated task; with the default model it takes 10 to 60 s on two cores."""
 
 SIMULATOR_START_SECONDS = 30.0
+PAGE_SECONDS = 60.0
 TOKENS_SECONDS = 3.0
 """Between two lines that differ only in the tokens so far."""
 
@@ -235,35 +238,58 @@ async def open_scripted_model(sample: Sample, record: Path) -> AsyncIterator[str
 async def delegate(sample: Sample, url: str) -> str:
     """Do what Claude Code does: start the bridge on stdio, call its tool, show the progress, return the answer."""
     with tempfile.TemporaryDirectory(prefix="lmstudio-bridge-home-") as home:
-        bridge = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "lmstudio_bridge", "serve"],
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "LMSTUDIO_BASE_URL": url,
-                "CLAUDE_PROJECT_DIR": str(sample.folder),
-                "LMSTUDIO_BRIDGE_TRUST": "filesystem",  # we wrote that .mcp.json ourselves
-                "LMSTUDIO_BRIDGE_HOME": home,
-            },
-        )
-        say(f"Task: {sample.task}")
+        environ = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LMSTUDIO_BASE_URL": url,
+            "CLAUDE_PROJECT_DIR": str(sample.folder),
+            "LMSTUDIO_BRIDGE_TRUST": "filesystem",  # we wrote that .mcp.json ourselves
+            "LMSTUDIO_BRIDGE_HOME": home,
+        }
+        bridge = StdioServerParameters(command=sys.executable, args=["-m", "lmstudio_bridge", "serve"], env=environ)
+        say(f"\nTask, for the local model with the tools of the filesystem server:\n  {sample.task}\n\nProgress:")
         started = time.monotonic()
         async with Client(bridge) as client:
             result = await client.call_tool(
                 "autonomous_with_mcp",
                 {"mcp_name": "filesystem", "task": sample.task, "max_rounds": 6},
                 read_timeout_seconds=CALL_SECONDS,
-                progress_callback=ProgressPrinter().show,
+                progress_callback=ProgressPrinter(started).show,
             )
         answer = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-        say(f"{'Error' if result.is_error else 'Answer'} after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
+        calls = list(told_calls(Path(home) / "runs"))
+        say("\n".join(["\nCalls of tools:", *calls]) if calls else "\nNo tool was called.")
+        what = "Error" if result.is_error else "Answer, as Claude would get it"
+        say(f"\n{what}, after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
+        await write_page(environ)
         return "" if result.is_error else answer
+
+
+def told_calls(runs: Path) -> Iterator[str]:
+    """A line for each call in the journals: how it went, what was called, how much came back."""
+    for journal in sorted(runs.glob("*.jsonl")):
+        for event in read_events(journal):
+            if isinstance(event, CallFinished):
+                mark = "failed" if event.is_error else "ok" if event.sent else "not sent"
+                size = f"{len(event.text):,} characters"
+                yield f"  {mark}: {event.server} {event.tool} · {size} · {event.seconds:.1f} s"
+
+
+async def write_page(environ: Mapping[str, str]) -> None:
+    """Make the page of the run, as a user would, and say where it is."""
+    page = cache_root() / "demo.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lmstudio_bridge", "runs", "show", "last", "--html", str(page)]
+    with anyio.fail_after(PAGE_SECONDS):
+        await anyio.run_process(command, env=environ, stderr=None)
+    say(f"Report: {page.as_uri()}")
+    say("  All rounds and calls as a picture, with all that was asked and read. Open it in a browser.")
 
 
 class ProgressPrinter:
     """Prints the bridge's progress: each new thing at once, the count of tokens only every few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, started: float) -> None:
+        self._started = started
         self._last_kind = ""
         self._last_time = 0.0
 
@@ -273,7 +299,7 @@ class ProgressPrinter:
         if kind == self._last_kind and time.monotonic() - self._last_time < TOKENS_SECONDS:
             return
         self._last_kind, self._last_time = kind, time.monotonic()
-        print(f"  {text}", flush=True)
+        print(f"  {self._last_time - self._started:5.1f} s  {text}", flush=True)
 
 
 def say(text: str) -> None:
