@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,13 @@ from typing import Any
 from lmstudio_bridge.events import Outcome
 from lmstudio_bridge.savings import Savings, estimate_savings
 
+_OWN_LINES = re.compile(
+    r"^[ \t]*(?:\[words of the local|\[run \w|Note:|[\d,]+ calls? needed|Servers started:|\[The answer was cut)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
+
+_SHOWN_NAME = 200  # characters of a name that others made
 _SHOWN_SOURCES = 10  # tools that the line about sources names
 _SHOWN_REFUSALS = 10  # calls that the line about refused ones names
 _SHOWN_SERVERS = 10  # that the line about servers names, of each kind
@@ -60,16 +68,17 @@ class RunReport:
 
     def _text(self, answer: str) -> str:
         outcome = self.outcome
-        notes = [f"Note: {warning}" for warning in dict.fromkeys(outcome.warnings)]
+        answer, error = _quoted(answer), _quoted(outcome.error)
+        notes = [_indented(f"Note: {warning}") for warning in dict.fromkeys(outcome.warnings)]
         match outcome.stop:
             case "answered":
                 parts = [answer, *notes]
             case "failed" | "cancelled":
                 so_far = f"The model's text so far:\n{answer}" if answer else ""
-                parts = [outcome.error, so_far, *notes]
+                parts = [error, so_far, *notes]
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
-                parts += [outcome.error] if outcome.stop == "context_full" else []  # how much would be needed
+                parts += [error] if outcome.stop == "context_full" else []  # how much would be needed
         return "\n\n".join([*(part for part in (*parts, self._choice(), self._refusals()) if part), self._end()])
 
     def _end(self) -> str:
@@ -134,7 +143,22 @@ def _cut_at_paragraph(text: str, room: int) -> str:
 
 def _listed(names: Sequence[str], *, most: int) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    return f"{', '.join(map(_named, names[:most]))}{more}"
+
+
+def _quoted(text: str) -> str:
+    return _OWN_LINES.sub(r"> \g<0>", text)
+
+
+def _named(name: str) -> str:
+    """A name that others made, as a part of a line of ours: it can neither end the line nor its brackets."""
+    plain = " ".join(re.sub(r"[\[\]]", " ", name).split())
+    return plain if len(plain) <= _SHOWN_NAME else f"{plain[:_SHOWN_NAME]}…"
+
+
+def _indented(text: str) -> str:
+    """A note whose further lines, which quote others, cannot be taken for lines of their own."""
+    return "\n  ".join(text.splitlines())
 
 
 def _count(number: int, noun: str) -> str:
