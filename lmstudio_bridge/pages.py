@@ -13,7 +13,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 68rem; padding: 0 1rem; }
 svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
-.axis { stroke: var(--line); } .wide { overflow-x: auto; }
+.axis { stroke: var(--line); } .wide { overflow-x: auto; } .wide svg { min-width: 46rem; }
 table { border-collapse: collapse; } caption { text-align: left; color: var(--soft); }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th:first-child, td:first-child, td.text { text-align: left; } td.text { overflow-wrap: anywhere; }

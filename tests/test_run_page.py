@@ -175,6 +175,7 @@ function next() {
     call.querySelector("summary").click();
     setTimeout(() => {
       seen.textContent += JSON.stringify({width, over: root.scrollWidth - root.clientWidth, open: call.open,
+        legible: [...page.querySelectorAll("svg text")].every(each => each.getBoundingClientRect().height > 9),
         pictures: [...page.querySelectorAll("svg")].map(each => each.getBoundingClientRect().height > 20),
         paper: getComputedStyle(page.body).backgroundColor}) + "\\n";
       next();
@@ -211,5 +212,6 @@ async def test_browser_shows_the_page_narrow_and_wide(tmp_path: Path, scheme: st
 
     seen = [json.loads(line) for line in re.findall(r'\{"width".*?\}', out.decode())]
     assert seen == [
-        {"width": width, "over": 0, "open": True, "pictures": [True, True], "paper": paper} for width in (360, 1400)
+        {"width": width, "over": 0, "open": True, "legible": True, "pictures": [True, True], "paper": paper}
+        for width in (360, 1400)
     ]
