@@ -129,7 +129,7 @@ async def test_all_is_well(home: Home) -> None:
     assert wrong(checks) == []
     found = {check.name: check.found for check in checks}
     assert found["Bridge"].startswith(f"lmstudio-bridge {__version__}, Python 3.")
-    assert f"{sim.url} answers (/api/v1/models: LM Studio 0.4 or later), 1 chat models, 1 loaded" == found["LM Studio"]
+    assert f"{sim.url} answers (/api/v1/models: LM Studio 0.4 or later), 1 chat model, 1 loaded" == found["LM Studio"]
     assert found["Slots"] == "4 requests at once"
     assert found["MCP server lmstudio-bridge"].endswith("starts the bridge itself.")
     assert found["Registration in Claude Code"].startswith(f"'lmstudio-bridge' in {home.folder / '.claude.json'} (user")

@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import pytest
 
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.lmstudio_sim.server import open_simulator
+from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.npm_servers import npm_server
 from tests.test_cli import LIMIT, MODEL, ROOT
 from tests.test_cli_runs import without_codes
@@ -47,9 +47,9 @@ class Step:
     seen: tuple[str, ...]
 
 
-def steps() -> Iterator[Step]:
-    """The blocks of docs/quick-start.md, in their order."""
-    text = (ROOT / "docs" / "quick-start.md").read_text(encoding="utf-8")
+def steps(page: str) -> Iterator[Step]:
+    """The blocks of a page, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(sh|text)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     for place, (kind, body) in enumerate(blocks):
         if kind == "sh":
@@ -70,7 +70,9 @@ def home(tmp_path: Path) -> Path:
     (home / "project").mkdir(parents=True)
     (home / "project" / "README.md").write_text("A program that counts the herons of a lake.\n", encoding="utf-8")
     write_script(tmp_path / "bin" / "claude", FAKE_CLAUDE)
-    write_script(tmp_path / "bin" / "uvx", f'#!/bin/sh\nshift\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n')
+    write_script(tmp_path / "bin" / "uvx", '#!/bin/sh\nexec "$@"\n')
+    bridge = f'#!/bin/sh\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n'
+    write_script(tmp_path / "bin" / "lmstudio-bridge", bridge)
     node, server = npm_server("filesystem")
     write_script(tmp_path / "bin" / "npx", f'#!/bin/sh\nshift 2\nexec {node} "{server}" "$@"\n')
     return home
@@ -108,30 +110,38 @@ def missing(seen: tuple[str, ...], shown: str) -> str:
     return ""
 
 
-async def test_quick_start_does_what_it_says(home: Path) -> None:
+def environ_of(home: Path, url: str) -> dict[str, str]:
+    """The environment of a shell in that home folder, where LM Studio has that address."""
+    node = Path(shutil.which("node") or "").parent
+    return {
+        "PATH": os.pathsep.join([str(home.parent / "bin"), str(node), os.defpath]),
+        "HOME": str(home),
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT),
+        "CLAUDE_LOG": str(home.parent / "log"),
+        "LMSTUDIO_BASE_URL": url,
+    }
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+async def test_quick_start_does_what_it_says(home: Path, sim: Simulator) -> None:
     project, claude_file = home / "project", home / ".claude.json"
-    model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
-    async with open_simulator([model]) as sim:
-        sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "README.md"})), TextReply(ANSWER))
-        environ = {
-            "PATH": os.pathsep.join(
-                [str(home.parent / "bin"), str(Path(shutil.which("node") or "").parent), os.defpath]
-            ),
-            "HOME": str(home),
-            "TERM": "xterm-256color",
-            "PYTHONPATH": str(ROOT),
-            "CLAUDE_LOG": str(home.parent / "log"),
-            "LMSTUDIO_BASE_URL": sim.url,
-        }
-        commands, registered = [], False
-        for step in steps():
-            shown = ""
-            for line in step.lines:
-                code, shown = await asyncio.to_thread(type_line, line, folder=project, environ=environ)
-                assert code == 0, f"{line}\n{shown}"
-                commands.append(" ".join(line.split()[:3]))
-                registered |= claude_file.exists() and "lmstudio-bridge" in claude_file.read_text(encoding="utf-8")
-            assert not missing(step.seen, shown), f"{step.lines[-1]}\n{shown}"
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "README.md"})), TextReply(ANSWER))
+    environ = environ_of(home, sim.url)
+    commands, registered = [], False
+    for step in steps("docs/quick-start.md"):
+        shown = ""
+        for line in step.lines:
+            code, shown = await asyncio.to_thread(type_line, line, folder=project, environ=environ)
+            assert code == 0, f"{line}\n{shown}"
+            commands.append(" ".join(line.split()[:3]))
+            registered |= claude_file.exists() and "lmstudio-bridge" in claude_file.read_text(encoding="utf-8")
+        assert not missing(step.seen, shown), f"{step.lines[-1]}\n{shown}"
 
     assert commands == [
         "claude mcp add",
@@ -143,6 +153,21 @@ async def test_quick_start_does_what_it_says(home: Path) -> None:
     assert ANSWER in (project / "run.html").read_text(encoding="utf-8")
     assert registered
     assert list(json.loads(claude_file.read_text(encoding="utf-8"))["mcpServers"]) == ["filesystem"]
+
+
+async def test_first_lines_of_the_readme_do_what_it_says(home: Path, sim: Simulator) -> None:
+    servers = {"filesystem": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "."]}}
+    (home / ".claude.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+    sim.script(MODEL, CallReply(("filesystem__list_directory", {"path": "."})), TextReply(ANSWER))
+
+    shown = ""
+    for line in next(steps("README.md")).lines:
+        code, shown = await asyncio.to_thread(
+            type_line, line, folder=home / "project", environ=environ_of(home, sim.url)
+        )
+        assert code == 0, f"{line}\n{shown}"
+
+    assert ANSWER in shown
 
 
 @pytest.mark.parametrize(

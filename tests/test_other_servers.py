@@ -117,7 +117,7 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
     assert {check.state for check in checks} == {"ok"}, checks
     found = {check.name: check.found for check in checks}
     assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-like server, ")
-    assert found["LM Studio"].endswith("1 chat models, 0 loaded")
+    assert found["LM Studio"].endswith("1 chat model, 0 loaded")
     assert found["Model"] == f"{QWEN} (load state not told)"
 
 

@@ -43,7 +43,8 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
         "LM Studio",
         "ok",
         f"{client.root_url} answers ({catalog.source}: {_GENERATIONS[catalog.source]}), "
-        f"{len(chat_models)} chat models, {sum(bool(model.loaded) for model in chat_models)} loaded",
+        f"{len(chat_models)} chat model{'s' * (len(chat_models) != 1)}, "
+        f"{sum(bool(model.loaded) for model in chat_models)} loaded",
     )
     token = "given, and not refused" if settings.api_token else "none given, none wanted"
     yield Check("lm_studio", "API token", "ok", token)
