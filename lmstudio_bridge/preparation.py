@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from lmstudio_bridge.agent.known_schemas import KnownSchemas
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
@@ -54,6 +55,7 @@ class Preparer:
         self._client = client
         self._pool = pool
         self._taker = ToolTaker(catalogues)
+        self._known = KnownSchemas()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
@@ -98,7 +100,7 @@ class Preparer:
                 model, strategy = await self._pin_model(model_name, tell, held)
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
-        toolbox = Toolbox(servers.tools())
+        toolbox = Toolbox(servers.tools(), known=self._known)
         if len(toolbox.specs) > MAX_TOOLS_WEAK:
             toolbox.note_similar(await self._similarity.compare(needs.task, servers.tools()))
         return Prepared(model, strategy, toolbox, lease, servers)

@@ -67,6 +67,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "replacement",
         "commands.terminal",
     ),
+    ("agent.known_schemas",),
     (
         "llm.wire",
         "llm.failures",

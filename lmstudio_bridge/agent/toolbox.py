@@ -16,9 +16,10 @@ from typing import Any
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.fence import clean_text
+from lmstudio_bridge.agent.known_schemas import KnownSchemas
 from lmstudio_bridge.agent.prompts import NOT_CALLED
-from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
-from lmstudio_bridge.agent.validation import SchemaChecker, UncheckedError
+from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.agent.validation import UncheckedError
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
 MAX_NAME = 64  # characters
@@ -49,13 +50,13 @@ class RefusedCall:
 class Toolbox:
     """The tools on offer, in a stable order."""
 
-    def __init__(self, tools: Iterable[ServerTool]) -> None:
+    def __init__(self, tools: Iterable[ServerTool], *, known: KnownSchemas | None = None) -> None:
+        self._known = known or KnownSchemas()
         self._tools: dict[str, ServerTool] = {}
         self.specs: tuple[ToolSpec, ...] = ()
         self.similar: Mapping[str, float] = {}
         self._parameters: dict[str, JSONObject] = {}
         self._sizes: dict[tuple[str, str], int] = {}
-        self._checkers: dict[str, SchemaChecker | None] = {}
         self._work = SchemaWork()
         self.add(tools)
 
@@ -67,7 +68,7 @@ class Toolbox:
             name = _free_name(tool, self._tools)
             self._tools[name] = tool
             description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
-            added.append(ToolSpec(name, description, object_schema(tool.input_schema, work=self._work)))
+            added.append(ToolSpec(name, description, self._known.parameters(tool.input_schema, work=self._work)))
             self._parameters[name] = added[-1].parameters
         self.specs += tuple(added)
         return tuple(added)
@@ -137,20 +138,11 @@ class Toolbox:
 
         The server judges them itself then, as it does with all.
         """
-        if name not in self._checkers:
-            self._checkers[name] = _checker(self._tools[name].input_schema)
-        checker = self._checkers[name]
+        checker = self._known.checker(self._tools[name].input_schema)
         try:
             return checker.problem(arguments) if checker else None
         except UncheckedError:
             return None
-
-
-def _checker(schema: JSONObject) -> SchemaChecker | None:
-    try:
-        return SchemaChecker(schema)
-    except ValueError:
-        return None
 
 
 def _example(parameters: JSONObject) -> dict[str, Any]:

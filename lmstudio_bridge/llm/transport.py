@@ -30,7 +30,7 @@ from lmstudio_bridge.llm.failures import error_from_response
 
 # LM Studio closes idle connections after 5 s; one that it closes just as we reuse it would fail.
 _KEEPALIVE_EXPIRY = 3.0  # seconds
-_KEEPALIVE_CONNECTIONS = 32
+_KEEPALIVE_CONNECTIONS = 100
 _WRITE_TIMEOUT = 30.0  # seconds
 _CLOSE_TIMEOUT = 1.0  # seconds to close a connection, also while being cancelled
 _END_TIMEOUT = 0.1  # seconds for a body to end after its last event; it mostly came with it
