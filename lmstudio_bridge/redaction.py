@@ -154,7 +154,8 @@ class Redactor:
             changed = {name: new for name, item in fields if (new := self._redact_any(item)) is not item}
             return dataclasses.replace(value, **changed) if changed else value
         if isinstance(value, Mapping):
-            return {key: self._redact_any(item) for key, item in value.items()}
+            redacted = {key: self._redact_any(item) for key, item in value.items()}
+            return redacted if any(redacted[key] is not item for key, item in value.items()) else value
         return value
 
     def _known_in(self, text: str) -> Iterator[tuple[int, int]]:

@@ -318,3 +318,9 @@ def test_log_entries_and_their_tracebacks_are_redacted() -> None:
 
     assert (lines[0], lines[1]) == ("ERROR failed with [secret]", "Traceback (most recent call last):")
     assert lines[-1] == "ValueError: no such key: [secret]"
+
+
+@pytest.mark.parametrize("value", [{"a": {"b": ["x", 1]}}, ("x", ["y"]), ["x"], "x", 1, None])
+def test_what_holds_no_secret_stays_the_very_same(value: object) -> None:
+    """What was made of it before, such as a tool's schema, is known again."""
+    assert Redactor(["hunter2-hunter2"]).redact_fields(value) is value
