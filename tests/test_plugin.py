@@ -47,6 +47,16 @@ def test_marketplace_offers_the_plugin_that_stands_beside_it() -> None:
     assert (PLUGIN / entry["source"] / ".claude-plugin" / "plugin.json").is_file()
 
 
+def test_documents_name_the_plugin_as_the_marketplace_does() -> None:
+    market = read_json(".claude-plugin/marketplace.json")
+    [plugin] = market["plugins"]
+    [server] = read_json(".mcp.json")["mcpServers"]
+
+    page = (PLUGIN.parent / "docs" / "claude-code.md").read_text(encoding="utf-8")
+    assert f"\nclaude plugin install {plugin['name']}@{market['name']}\n" in page
+    assert f"`mcp__plugin_{plugin['name']}_{server}__autonomous_with_mcp`" in page
+
+
 def test_server_is_started_as_the_readme_says() -> None:
     entry = read_json(".mcp.json")["mcpServers"]["lmstudio-bridge"]
 
