@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +24,7 @@ from tests.desk import MODEL, Desk, open_desk
 from tests.downstream.testbed import SLOPPY, is_running, until_dead
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply
 from tests.raw_client import ERAS, EXIT_LIMIT, RawClient
+from tests.wheels import build_archives, find_program, uvx_command
 
 pytestmark = [
     pytest.mark.npm,
@@ -219,17 +218,10 @@ def _is_closed(desk: Desk) -> bool:
 @pytest.fixture(scope="module")
 def uvx(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The command that starts the bridge from a wheel under uvx."""
-    uvx = shutil.which("uvx", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
-    if uvx is None:
-        pytest.skip("uvx is not there")
-    folder = tmp_path_factory.mktemp("wheel")
-    root = Path(__file__).parent.parent
-    uv = str(Path(uvx).with_name("uv"))
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(root)], check=True, timeout=300)
-    (wheel,) = folder.glob("*.whl")
-    command = (uvx, "--quiet", "--python", sys.executable, "--from", str(wheel), "lmstudio-bridge")
-    subprocess.run([*command, "--version"], check=True, timeout=300)  # what it needs is installed now
-    return command
+    uv, uvx = find_program("uv"), find_program("uvx")
+    if uv is None or uvx is None:
+        pytest.skip("uv is not there")
+    return uvx_command(uvx, build_archives(uv, tmp_path_factory.mktemp("wheel")).wheel)
 
 
 @pytest.mark.parametrize("way", CODES)
