@@ -13,6 +13,7 @@ from typing import get_args
 
 import pytest
 
+import lmstudio_bridge
 from lmstudio_bridge.agent.validation import check_schema
 from lmstudio_bridge.cli import build_parser
 from lmstudio_bridge.downstream.entries import Surroundings, read_entries
@@ -23,6 +24,7 @@ from lmstudio_bridge.settings import read_settings
 from tests import settings_page, tools_page
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = Path(lmstudio_bridge.__file__).parent  # elsewhere, where the installed wheel is tested
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 MAX_PICTURE = 200_000  # bytes
@@ -171,7 +173,7 @@ def test_the_pictures_are_shown_and_small() -> None:
 def literals() -> str:
     """Every text in the package's source, one a line, with … for what is put into it."""
     found = []
-    for path in (ROOT / "lmstudio_bridge").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Constant(value=str() as text):
@@ -211,7 +213,8 @@ async def test_every_tool_argument_and_resource_that_takes_the_place_of_an_earli
 def test_every_file_that_how_it_works_names_is_there() -> None:
     named = re.findall(r"`((?:lmstudio_bridge|tests)/\S+?)`", read("docs/how-it-works.md"))
     assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    places = {name: (PACKAGE.parent if name.startswith(PACKAGE.name) else ROOT) / name for name in named}
+    assert [name for name, place in places.items() if not place.exists()] == []
 
 
 def test_the_permission_rules_name_tools_that_there_are() -> None:
