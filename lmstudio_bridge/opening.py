@@ -119,9 +119,12 @@ class RunServers:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
             return
-        self._opened[config.name] = tuple(map(self._without_secrets, filter(self._offers, taken.tools)))
+        named = [tool for tool in taken.tools if self._redactor.redact(tool.name) == tool.name]
+        self._opened[config.name] = tuple(map(self._without_secrets, filter(self._offers, named)))
         await self._tell(ServerReady(config.name, len(taken.tools)))
-        for warning in taken.warnings:
+        secret = len(taken.tools) - len(named)  # the model would write the name, and it would stand in the journal
+        told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
+        for warning in (*taken.warnings, *told):
             await self._tell(Warned(warning))
 
     def _without_secrets(self, tool: ServerTool) -> ServerTool:

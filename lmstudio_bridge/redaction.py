@@ -106,7 +106,7 @@ class Redactor:
         return "".join([*pieces, text[position:]])
 
     def redact_fields(self, value: T) -> T:
-        """A value with every text in it redacted: in fields of a dataclass, in tuples, lists and values of mappings."""
+        """A value with every text in it redacted: in fields of a dataclass, in tuples, lists and mappings."""
         redacted: Any = self._redact_any(value)
         return cast(T, redacted)
 
@@ -154,8 +154,10 @@ class Redactor:
             changed = {name: new for name, item in fields if (new := self._redact_any(item)) is not item}
             return dataclasses.replace(value, **changed) if changed else value
         if isinstance(value, Mapping):
-            redacted = {key: self._redact_any(item) for key, item in value.items()}
-            return redacted if any(redacted[key] is not item for key, item in value.items()) else value
+            pairs = [(self._redact_any(key), self._redact_any(item)) for key, item in value.items()]
+            before = value.items()
+            same = all(new is key and item is old for (new, item), (key, old) in zip(pairs, before, strict=True))
+            return value if same else dict(pairs)
         return value
 
     def _known_in(self, text: str) -> Iterator[tuple[int, int]]:

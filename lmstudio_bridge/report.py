@@ -16,6 +16,7 @@ _OWN_LINES = re.compile(
 )
 """Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
 
+_BRACKETS = re.compile(r"(\[secret[^\[\]]{0,40}\])|[\[\]]")  # but for the placeholder of a secret
 _SHOWN_NAME = 200  # characters of a name that others made
 _SHOWN_SOURCES = 10  # tools that the line about sources names
 _SHOWN_REFUSALS = 10  # calls that the line about refused ones names
@@ -152,7 +153,7 @@ def _quoted(text: str) -> str:
 
 def _named(name: str) -> str:
     """A name that others made, as a part of a line of ours: it can neither end the line nor its brackets."""
-    plain = " ".join(re.sub(r"[\[\]]", " ", name).split())
+    plain = " ".join(_BRACKETS.sub(lambda found: found[1] or " ", name).split())
     return plain if len(plain) <= _SHOWN_NAME else f"{plain[:_SHOWN_NAME]}…"
 
 

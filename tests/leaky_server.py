@@ -82,11 +82,12 @@ def main() -> None:
         "properties": {
             "form": {"type": "string", "description": told, "default": told},
             "text": {"type": "string", "examples": SECRETS},
+            **{secret: {"type": "string"} for secret in SECRETS},
         },
     }
     tools = [
         {"name": name, "description": f"Says {told}", "inputSchema": schema, "annotations": READING}
-        for name in ("leak", "fail", "refuse", "die")
+        for name in ("leak", "fail", "refuse", "die", *(f"about-{secret}" for secret in SECRETS))
     ]
     for line in sys.stdin:
         with open(sys.argv[1], "a", encoding="utf-8") as record:

@@ -170,6 +170,14 @@ def test_no_name_of_a_tool_and_no_words_of_a_server_make_a_line_of_the_bridge(li
     ]
 
 
+def test_the_placeholder_of_a_secret_in_a_name_stays_as_it_is() -> None:
+    outcome = Outcome("answered", "Done.", sources=("fs [secret] a", "fs [secret:github-token …3f2a]", "fs [x]"))
+
+    assert (
+        "it called fs [secret] a, fs [secret:github-token …3f2a], fs x]\n" in RunReport("r1", outcome, ("fs",)).text()
+    )
+
+
 def test_honest_words_of_an_answer_stay_as_they_are() -> None:
     answer = "Noted: [run] it\n[words]\nIt needed access=write.\n5 calls\nServers: fs"
 
