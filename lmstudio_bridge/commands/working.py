@@ -85,9 +85,10 @@ async def do_work(
                 go_on = f"lmstudio-bridge continue {run_id}"
                 print(f"Interrupted. What was done is kept; go on with: {go_on}", file=sys.stderr, flush=True)
             raise
-    failed = report.outcome.stop == "failed"
-    if as_json:
-        print(json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False))
-    else:
-        print(clean_text(report.text())[0], file=sys.stderr if failed else sys.stdout)
+        if as_json:
+            text = json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False)
+        else:
+            text = clean_text(report.text())[0]
+        aside = report.outcome.stop == "failed" and not as_json
+        print(text, file=sys.stderr if aside else sys.stdout, flush=True)  # now: the servers may be slow to end
     return EXIT_OK if report.outcome.stop == "answered" else EXIT_FAILED
