@@ -68,7 +68,9 @@ class App:
                     return
                 service = await opened.enter_async_context(open_service(settings, environ=environ, redactor=redactor))
             except Exception as exc:  # whatever an incomplete installation raises: the calls wait for an answer
-                logger.exception("the bridge cannot work")
+                # What is the user's to mend, as a file with certificates that is none, needs no traceback.
+                reason = exc.explain() if isinstance(exc, BridgeError) else "a part of it could not be loaded"
+                logger.error("the bridge cannot work: %s", reason, exc_info=not isinstance(exc, BridgeError))
                 self._service.set_exception(_explained(exc))
                 self._service.exception()  # as good as read: it is logged, and told to who asks
                 return

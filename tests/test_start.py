@@ -27,7 +27,9 @@ SERVICE = f"{PACKAGE}.service"
 SHELL = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("cli", "collector", "hosts"))}
 """Our modules for --version and --help, besides those of `commands`."""
 
-REDACTION = {f"{PACKAGE}.{name}" for name in ("key_shapes", "messages", "redaction", "spellings")}
+REDACTION = {
+    f"{PACKAGE}.{name}" for name in ("agent", "agent.fence", "key_shapes", "messages", "redaction", "spellings")
+}
 """No line of the log is written without them."""
 
 START = (
@@ -323,3 +325,16 @@ async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path:
     assert "No module named 'h11'" in read["error"]["message"]
     assert code == 0
     assert client.stderr.decode().count("Traceback") == 1, "once, for who reads the log"
+
+
+async def test_a_file_with_certificates_that_is_none_is_told_without_a_traceback(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("no certificate", encoding="utf-8")
+    environ = {"LMSTUDIO_BASE_URL": "https://127.0.0.1:1/v1", "LMSTUDIO_BRIDGE_CA_FILE": str(bad)}
+
+    async with open_raw_client(era="2025-11-25", environ=environ) as client:
+        answer = await client.call("autonomous_discover_and_execute", task="Do it.")
+
+    assert_names(answer, f"{bad} cannot be used", "Set LMSTUDIO_BRIDGE_CA_FILE")
+    assert f"{bad} cannot be used" in client.stderr.decode()
+    assert "Traceback" not in client.stderr.decode()
