@@ -37,15 +37,16 @@ class RunReport:
 
         With a `limit` in characters the answer is cut at a paragraph to keep the whole within it.
         """
-        whole = self._text(self.outcome.answer)
+        answer = _quoted(self.outcome.answer)
+        whole = self._text(answer)
         if limit is None or len(whole) <= limit:
             return whole
         whereabouts = f"the whole is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
         note = f"\n\n[The answer was cut here; {whereabouts}.]"
-        room = limit - (len(whole) - len(self.outcome.answer)) - len(note)
+        room = limit - (len(whole) - len(answer)) - len(note)
         if room < 0:  # it is not the answer that is long
             return f"{whole[: limit - len(note) - len(self._end()) - 2]}{note}\n\n{self._end()}"
-        return self._text(_cut_at_paragraph(self.outcome.answer, room) + note)
+        return self._text(_cut_at_paragraph(answer, room) + note)
 
     def structure(self) -> dict[str, Any]:
         """The report for a program, as JSON values."""
@@ -68,8 +69,7 @@ class RunReport:
         }
 
     def _text(self, answer: str) -> str:
-        outcome = self.outcome
-        answer, error = _quoted(answer), _quoted(outcome.error)
+        outcome, error = self.outcome, _quoted(self.outcome.error)
         notes = [_indented(f"Note: {warning}") for warning in dict.fromkeys(outcome.warnings)]
         match outcome.stop:
             case "answered":
