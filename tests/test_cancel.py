@@ -88,8 +88,9 @@ async def test_cancel_stops_the_generation_and_keeps_what_was_said(
         number = await client.start_call("autonomous_with_mcp", mcp_name="sloppy", task="This.", access="write")
         request = await desk.sim.wait_for_request(2, path="/v1/chat/completions")
         await client.wait_for_progress(number, seen)
-        while seen == "answering" and request.tokens_sent < 3:  # noqa: ASYNC110  # counted by the simulator, not told
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE):
+            while seen == "answering" and request.tokens_sent < 3:  # noqa: ASYNC110  # the simulator counts
+                await asyncio.sleep(0.01)
 
         await client.cancel(number)
         async with asyncio.timeout(PATIENCE):

@@ -11,9 +11,12 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Mapping
 
+import anyio
+
 from lmstudio_bridge.doctor.checks import Check
 
 _LIMIT = 5.0  # seconds for one command
+_END_TIMEOUT = 1.0  # seconds for one that was killed to be gone
 
 
 async def check_lms(environ: Mapping[str, str], *, instance: str | None, limit: float = _LIMIT) -> AsyncIterator[Check]:
@@ -65,4 +68,5 @@ async def _ask(command: str, *arguments: str, environ: Mapping[str, str], limit:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            with anyio.move_on_after(_END_TIMEOUT, shield=True):
+                await process.wait()
