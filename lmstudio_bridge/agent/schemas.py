@@ -8,7 +8,7 @@ list in `type`; references are not resolved. What is left out here is still chec
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -29,6 +29,8 @@ _MAX_DESCRIPTION = 1_024  # characters
 _MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken out
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
+_COMBINING = frozenset(("anyOf", "oneOf", "allOf"))
+_OBJECTS = (dict, Mapping)  # nearly all are dicts, and those are told from others much faster
 
 
 @dataclass(slots=True)
@@ -59,9 +61,13 @@ def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict
     if not properties and "anyOf" in cleaned:  # a choice between several forms: every name is offered, none is a must
         properties = {name: each for form in cleaned["anyOf"] for name, each in form.get("properties", {}).items()}
     result = _tidy({"type": "object", "properties": properties, "required": required})
-    # Lone surrogates, which JavaScript leaves where it cuts a text, cannot be sent as UTF-8.
-    plain: dict[str, Any] = json.loads(json.dumps(result, ensure_ascii=False).encode("utf-8", "replace"))
-    return plain
+    try:
+        text = json.dumps(result, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, which JavaScript leaves where it cuts a text
+        sendable: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+        return sendable
+    return result
 
 
 class _Cleaner:
@@ -73,33 +79,37 @@ class _Cleaner:
         self.nodes = 0
 
     def clean(self, schema: Any, depth: int = 0, path: frozenset[str] = frozenset({"#"})) -> dict[str, Any]:
-        """`schema` with the references that do not lead back to themselves; `path` are those on the way here."""
+        """`schema` with the references that do not lead back to themselves; `path` are those on the way here.
+
+        The schemas below it are tidy; it may become a part of another before it is.
+        """
         self.nodes += 1
-        if not isinstance(schema, Mapping) or depth > self._max_depth or self.nodes > MAX_NODES:
+        if not isinstance(schema, _OBJECTS) or depth > self._max_depth or self.nodes > MAX_NODES:
             return {}
-        schema, path = self._resolve(schema, path)
+        if "$ref" in schema:
+            schema, path = self._resolve(schema, path)
         cleaned: dict[str, Any] = {}
         for key, value in schema.items():
-            match key, value:
-                case "properties", Mapping():
-                    cleaned[key] = {
-                        str(name): self.clean(each, depth + 1, path)
-                        for name, each in value.items()
-                        if self.nodes <= MAX_NODES and not clean_text(str(name))[1]  # a name must be sent as it is
-                    }
-                case "items" | "additionalProperties", Mapping():
-                    cleaned[key] = self.clean(value, depth + 1, path)
-                case "items", [first, *_]:  # the tuple form of older drafts
-                    cleaned[key] = self.clean(first, depth + 1, path)
-                case "anyOf" | "oneOf" | "allOf", [*choices]:
-                    cleaned[key] = [self.clean(each, depth + 1, path) for each in choices if self.nodes <= MAX_NODES]
-                case _:
-                    name, plain = (
-                        ("enum", _plain_values([value])) if key == "const" else (key, _plain_value(key, value))
-                    )
-                    if plain is not None:
-                        cleaned[name] = plain
-        return _flatten(_single_type(cleaned))
+            if read := _READERS.get(key):
+                if (plain := read(value)) is not None:
+                    cleaned["enum" if key == "const" else key] = plain
+            elif key == "properties" and isinstance(value, _OBJECTS):
+                cleaned[key] = {
+                    str(name): _tidy(self.clean(each, depth + 1, path))
+                    for name, each in value.items()
+                    if self.nodes <= MAX_NODES and not clean_text(str(name))[1]  # a name must be sent as it is
+                }
+            elif key == "items" and isinstance(value, list | tuple) and value:  # the tuple form of older drafts
+                cleaned[key] = _tidy(self.clean(value[0], depth + 1, path))
+            elif key in ("items", "additionalProperties") and isinstance(value, _OBJECTS):
+                cleaned[key] = _tidy(self.clean(value, depth + 1, path))
+            elif key == "additionalProperties" and isinstance(value, bool):
+                cleaned[key] = value
+            elif key in _COMBINING and isinstance(value, list | tuple):
+                cleaned[key] = [self.clean(each, depth + 1, path) for each in value if self.nodes <= MAX_NODES]
+        if isinstance(cleaned.get("type"), list):
+            cleaned = _single_type(cleaned)
+        return cleaned if _COMBINING.isdisjoint(cleaned) else _flatten(cleaned)
 
     def _resolve(self, schema: JSONObject, path: frozenset[str]) -> tuple[JSONObject, frozenset[str]]:
         """The schema that a local `$ref` points to, with the reference's own siblings on top."""
@@ -127,25 +137,33 @@ class _Cleaner:
         return target
 
 
-def _plain_value(key: str, value: Any) -> Any:
-    """The value of a keyword that holds no schema; None where it is not kept."""
-    match key, value:
-        case "type", str() if value in _TYPES:
-            return value
-        case "type", [*kinds]:
-            return [kind for kind in kinds if isinstance(kind, str) and kind in _TYPES]
-        case "description", str():
-            return clean_text(value[:_MAX_RAW_DESCRIPTION])[0][:_MAX_DESCRIPTION]
-        case "enum", [*values]:
-            return _plain_values(values)
-        case "minimum" | "maximum", int() | float() if not isinstance(value, bool) and abs(value) <= _MAX_NUMBER:
-            return value
-        case "additionalProperties", bool():
-            return value
-        case "required", [*names]:
-            return [name for name in names if isinstance(name, str)]
-        case _:
-            return None
+def _plain_type(value: Any) -> str | list[str] | None:
+    if isinstance(value, str):
+        return value if value in _TYPES else None
+    if isinstance(value, list | tuple):
+        return [kind for kind in value if isinstance(kind, str) and kind in _TYPES]
+    return None
+
+
+def _plain_description(value: Any) -> str | None:
+    return clean_text(value[:_MAX_RAW_DESCRIPTION])[0][:_MAX_DESCRIPTION] if isinstance(value, str) else None
+
+
+def _plain_number(value: Any) -> int | float | None:
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+    return value if plain else None
+
+
+def _plain_names(value: Any) -> list[str] | None:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else None
+
+
+def _plain_enum(value: Any) -> list[Any] | None:
+    return _plain_values(list(value)) if isinstance(value, list | tuple) else None
+
+
+def _plain_constant(value: Any) -> list[Any] | None:
+    return _plain_values([value])
 
 
 def _plain_values(values: list[Any]) -> list[Any] | None:
@@ -162,11 +180,21 @@ def _plain_values(values: list[Any]) -> list[Any] | None:
     return values if values and plain and size <= _MAX_ENUM else None
 
 
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "type": _plain_type,
+    "description": _plain_description,
+    "enum": _plain_enum,
+    "const": _plain_constant,
+    "minimum": _plain_number,
+    "maximum": _plain_number,
+    "required": _plain_names,
+}
+"""For each keyword that holds no schema: its value as it is kept, or None where it is not."""
+
+
 def _single_type(schema: dict[str, Any]) -> dict[str, Any]:
     """`type: [string, null]` → `type: string`; several real types → anyOf."""
-    kinds = schema.get("type")
-    if not isinstance(kinds, list):
-        return schema
+    kinds: list[str] = schema["type"]
     real = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
     rest = {key: value for key, value in schema.items() if key != "type"}
     if len(real) == 1 or (kinds and not real):
@@ -195,24 +223,20 @@ def _flatten(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without what says nothing, and with `required` naming only properties that there are."""
-    tidied: dict[str, Any] = {}
-    for key, value in schema.items():
-        match key, value:
-            case "properties", _:
-                tidied[key] = {name: _tidy(each) for name, each in value.items()}
-            case "items" | "additionalProperties", dict():
-                tidied[key] = _tidy(value)
-            case "anyOf", _:
-                choices = [_tidy(choice) for choice in value]
-                if all(choices):  # one without a word allows anything
-                    tidied[key] = choices
-            case "required", _:
-                if names := [name for name in dict.fromkeys(value) if name in schema.get("properties", {})]:
-                    tidied[key] = names
-            case _:
-                tidied[key] = value
-    return tidied
+    """Without what says nothing, and with `required` naming only properties that there are.
+
+    What it holds in `properties`, `items` and `additionalProperties` must be tidy.
+    """
+    if choices := schema.get("anyOf"):
+        schema["anyOf"] = list(map(_tidy, choices))
+    if not all(schema.get("anyOf", ())):  # one without a word allows anything
+        del schema["anyOf"]
+    if "required" in schema:
+        properties = schema.get("properties", {})
+        schema["required"] = [name for name in dict.fromkeys(schema["required"]) if name in properties]
+        if not schema["required"]:
+            del schema["required"]
+    return schema
 
 
 def simple_spec(spec: ToolSpec) -> ToolSpec:
