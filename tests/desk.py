@@ -39,8 +39,11 @@ class Desk:
         return [request for request in self.sim.requests if request.path == "/v1/chat/completions"]
 
     def journals(self) -> list[Path]:
-        """The journals of all runs, the oldest first."""
-        return sorted((self.home / "runs").glob("*.jsonl"))
+        """The journals of all runs, the oldest first: that which was written to last is the last, by its file's time.
+
+        Names only tell the second in which a run began.
+        """
+        return sorted((self.home / "runs").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
 
     @asynccontextmanager
     async def bridge(

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from lmstudio_bridge.agent.journal import open_journal
+from lmstudio_bridge.events import RunStarted
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
@@ -46,10 +47,12 @@ def journals(shell: Shell) -> list[str]:
 
 async def do_run(shell: Shell, sim: Simulator, answer: str = "It is heron-42.") -> str:
     """A run that reads notes.txt; its id."""
+    before = set(journals(shell))
     sim.script(MODEL, READ, TextReply(answer))
     code, _, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem")
     assert code == 0, err
-    return journals(shell)[-1]
+    [new] = set(journals(shell)) - before
+    return new
 
 
 async def run_in_terminal(shell: Shell, *arguments: str, **environ: str) -> tuple[int, str]:
@@ -191,6 +194,21 @@ async def test_last_is_the_newest_run(desk: Shell, sim: Simulator) -> None:
 
     assert code == 0, err
     assert out.startswith("Second.")
+
+
+async def test_of_the_runs_of_one_second_the_last_is_that_which_was_written_to_last(desk: Shell) -> None:
+    """Their names tell no more than the second; a run of before that was gone on with since then is not the newest."""
+    folder = desk.folder / "home" / "runs"
+    names = ["20260101-000001-zzzzz", "20260101-000001-aaaaa", "20260101-000000-mmmmm"]
+    for moment, name in enumerate(names):
+        with open_journal(folder, name, redact=str) as journal:
+            await journal.emit(RunStarted(name, "Do it.", (), 5, ""))
+        os.utime(folder / f"{name}.jsonl", (moment, moment))
+
+    runs = json.loads((await desk.run("runs", "--json"))[1])
+
+    assert [run["run_id"] for run in runs] == [names[1], names[0], names[2]]
+    assert json.loads((await desk.run("runs", "show", "last", "--json"))[1])["run_id"] == names[1]
 
 
 async def test_run_that_is_not_there_is_said(desk: Shell) -> None:

@@ -52,6 +52,7 @@ Send = Callable[[float, str], Awaitable[None]]
 
 HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
 INTERVAL = 0.25  # seconds between two messages
+END_LIMIT = 10.0  # seconds for what is kept to go out at the end; the answer goes the same way after it, no sooner
 _CLOSE_TIMEOUT = 1.0  # seconds for the task to end once it is cancelled
 _MAX_KEPT = 20  # messages that wait to be sent; more are no news
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
@@ -63,12 +64,14 @@ async def open_progress(
     *,
     heartbeat: float = HEARTBEAT,
     interval: float = INTERVAL,
+    end_limit: float = END_LIMIT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Emit]:
     """A sink for events whose messages go out through `send`, in a task that ends with the block.
 
-    If `send` fails, nothing more is sent and the run goes on.
+    If `send` fails, nothing more is sent and the run goes on. Leaving the block waits at most `end_limit` seconds for a
+    slow host to take what must not be missed.
     """
     wake = asyncio.Event()
     kept: deque[str] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
@@ -127,7 +130,7 @@ async def open_progress(
     task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
     try:
         yield emit
-        with anyio.move_on_after(_CLOSE_TIMEOUT):
+        with anyio.move_on_after(end_limit):
             async with sending:  # the message under way arrives first
                 gone = task.done()
                 task.cancel()

@@ -45,6 +45,7 @@ class Host:
     def __init__(self, *, error: Exception | None = None, hangs: bool = False) -> None:
         self.got: list[tuple[float, str]] = []
         self.closed = False
+        self.reads = asyncio.Event()
         self._error = error
         self._hangs = hangs
         self._arrived = asyncio.Condition()
@@ -57,7 +58,7 @@ class Host:
             raise self._error
         if self._hangs:
             try:
-                await asyncio.Event().wait()
+                await self.reads.wait()
             finally:
                 self.closed = True
 
@@ -100,12 +101,18 @@ async def progress(
     heartbeat: float = NEVER,
     clock: Callable[[], float] | None = None,
     sleep: Callable[[float], Awaitable[None]] | None = None,
+    end_limit: float = NEVER,
 ) -> AsyncIterator[Emit]:
     async def no_pause(seconds: float) -> None:
         await asyncio.sleep(0)
 
     async with open_progress(
-        host.send, heartbeat=heartbeat, interval=0.25, clock=clock or ManualClock(), sleep=sleep or no_pause
+        host.send,
+        heartbeat=heartbeat,
+        interval=0.25,
+        end_limit=end_limit,
+        clock=clock or ManualClock(),
+        sleep=sleep or no_pause,
     ) as emit:
         yield emit
 
@@ -270,6 +277,28 @@ async def test_what_was_mended_at_last_is_still_sent_when_the_block_ends() -> No
     assert host.texts == ["one", *(event.notice.text for event in MENDED)]
 
 
+async def test_what_was_mended_at_last_waits_for_a_host_that_is_slow() -> None:
+    host = Host(hangs=True)
+
+    async def block() -> None:
+        async with progress(host) as emit:
+            await emit(Warned("one"))
+            await host.wait_for(1)
+            for mended in MENDED:
+                await emit(mended)
+
+    leaving = asyncio.create_task(block())
+    await host.wait_for(1)
+    await settle()
+    before = host.texts
+    host.reads.set()
+    async with asyncio.timeout(5):
+        await leaving
+
+    assert before == ["one"]
+    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+
+
 async def test_nothing_more_is_sent_when_the_block_is_left_by_an_error() -> None:
     host, pauses = Host(), Pauses()
 
@@ -310,7 +339,7 @@ async def test_what_is_waited_for_is_not_hidden_behind_servers_that_start_meanwh
 
 async def test_host_that_hangs_holds_nothing_up_and_is_left_at_the_end() -> None:
     host = Host(hangs=True)
-    async with asyncio.timeout(5), progress(host) as emit:
+    async with asyncio.timeout(5), progress(host, end_limit=0.01) as emit:
         await emit(STARTED)
         await host.wait_for(1)
         for number in range(1_000):
