@@ -1,7 +1,7 @@
 """Facts of a run, in the order in which they happen, and the outcome that they add up to.
 
 `Event` is a closed union: a `match` on it ends in `assert_never`. Events are told to one awaited
-sink (`Emit`); `fan_out` makes one sink of several, the journal first. Sinks never raise and never stall. The outcome of
+sink (`Emit`); `fan_out` makes one sink of several. Sinks never raise and never stall. The outcome of
 a run is what its events add up to (`Tally`): it can be rebuilt from a journal alone, also from one that a crash cut.
 """
 
@@ -133,7 +133,7 @@ class RoundStarted:
 
 @dataclass(frozen=True, slots=True)
 class Generating:
-    """The model is writing; told for each piece, so a sink must coalesce.
+    """The model is writing; told at the first piece, when the phase changes, and some times a second.
 
     `pieces` counts the stream's pieces so far, which is close to the tokens.
     """
@@ -312,6 +312,8 @@ class Tally:
     def add(self, event: Event) -> None:
         """Take the next event."""
         match event:
+            case Generating() | MessageAdded() | RoundStarted() | CallStarted():  # the most frequent come first
+                pass
             case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
                 self._brief = len(brief)
@@ -347,9 +349,7 @@ class Tally:
                 self._warnings.append(f"MCP server {server} was left out: {reason}")
             case RunFinished():
                 self._end, self._ended = event, True
-            case MessageAdded() | RoundStarted() | Generating():
-                pass
-            case CallStarted() | CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
+            case CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
                 pass
             case _:
                 assert_never(event)

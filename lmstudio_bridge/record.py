@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmstudio_bridge.agent.journal import Journal
-from lmstudio_bridge.events import CallFinished, CallProgress, Emit, Event, Generating, JournalCut, Tally, fan_out
+from lmstudio_bridge.events import CallFinished, CallProgress, Emit, Event, Generating, JournalCut, Tally
 from lmstudio_bridge.redaction import RedactedStream, Redactor
 
 
 class Record:
-    """The way of a run's events: the journal first, then `emit`."""
+    """The way of a run's events: the journal first, then `emit`, which gets what the journal lets out."""
 
     def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
         self.tally = Tally()
         self._journal = journal
         self._emit = emit
-        self._told = fan_out(journal.emit, emit) if emit else journal.emit
         self._redactor = redactor
         self._progress: dict[str, RedactedStream] = {}  # by call: a secret may come in pieces
         self._cut = False
@@ -40,7 +39,9 @@ class Record:
                 self._progress.pop(call_id, None)
             case _:
                 pass
-        await self._told(self._redactor.redact_fields(event))
+        told = self._journal.keep(event)
+        if self._emit:
+            await self._emit(told)
         if self._journal.trouble and not self._cut:
             self._cut = True
             await self.tell(JournalCut(self._journal.trouble))

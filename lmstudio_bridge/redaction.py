@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
 
 from lmstudio_bridge.agent.fence import clean_text
@@ -35,6 +35,8 @@ MIN_SECRET = 6  # characters; shorter values ("true", "8080") would tear honest 
 _MIN_PART = 12  # characters; of a longer secret its first half counts too, because texts are cut; and line ends within
 _MIN_HALF = 8
 _MIN_HELD = 4  # characters of a secret at the end of a piece that make us wait for the next piece
+_SHORT = 1_000  # characters; names, ids and arguments come again and again within a round
+_REMEMBERED = 1_000  # short texts
 _DEPTH = 3  # JSON inside JSON inside JSON
 _PLACEHOLDER = re.compile(r"\[secret(?::[a-z-]{3,24} …[0-9a-f]{4})?\]")
 _WORDS = re.compile("[A-Za-z0-9]+")
@@ -70,6 +72,7 @@ class Redactor:
         self._needles: list[_Needle] = []
         self._long: list[_Needle] = []  # those that are looked for over line ends
         self._escaped: list[_Needle] = []  # those that look different once escapes are read
+        self._search_short = lru_cache(_REMEMBERED)(self._search)
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
@@ -88,15 +91,21 @@ class Redactor:
         self._needles = sorted(forms, key=lambda needle: needle.text)
         self._long = [_Needle(each.text, each.text) for each in self._needles if len(each.text) >= _MIN_PART]
         self._escaped = [_needle(value) for value in sorted(self._known) if not _PLAIN.fullmatch(value)]
+        self._search_short.cache_clear()
 
     def redact(self, text: str) -> str:
         """`text` with a mark for every secret. A key that was found by its shape leaves a hint of which it was."""
         if len(text) < MIN_SECRET:
             return text
+        redacted = self._search_short(text) if len(text) <= _SHORT else self._search(text)
+        return text if redacted is None else redacted
+
+    def _search(self, text: str) -> str | None:
+        """The redacted text; None if there is nothing to redact."""
         found = [(*span, "") for span in self._known_in(text)]
         found += find_keys(text)
         if not found:
-            return text
+            return None
         found += [(*mark.span(), mark[0]) for mark in _PLACEHOLDER.finditer(text)]
         pieces: list[str] = []
         position = 0

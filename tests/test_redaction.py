@@ -44,6 +44,15 @@ def test_secret_is_found_in_each_of_its_spellings(secrets: list[str], text: str,
     assert Redactor(secrets).redact(text) == redacted
 
 
+def test_secret_that_is_learnt_later_is_found_in_texts_that_were_seen_before() -> None:
+    redactor = Redactor()
+    assert redactor.redact("it is hunter22") == "it is hunter22"
+
+    redactor.learn(["hunter22"])
+
+    assert redactor.redact("it is hunter22") == "it is [secret]"
+
+
 @pytest.mark.parametrize(("secret", "found"), [("12345", False), ("123456", True), ("1234567", True)])
 def test_value_too_short_to_be_a_secret_is_left_alone(secret: str, found: bool) -> None:
     assert (Redactor([secret]).redact(f"={secret}=") == "=[secret]=") is found

@@ -55,7 +55,7 @@ async def test_journal_alone_says_what_was_saved(tmp_path: Path) -> None:
     events: list[Event] = [START, finished("x" * 5_000, digest="a"), END]
     with open_journal(tmp_path, "r1", redact=str) as journal:
         for event in events:
-            await journal.emit(event)
+            journal.keep(event)
 
     rebuilt = rebuild_outcome(read_events(tmp_path / "r1.jsonl"))
 

@@ -1,4 +1,4 @@
-"""Events ↔ lines of JSON, each with the time at which it was written."""
+"""Events ↔ lines of JSON, each with the time at which it was written; and events without the secrets in them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from lmstudio_bridge.events import Event, Phase, Stop, Verdict
+from lmstudio_bridge.events import Event
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
-from lmstudio_bridge.request import Access
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
-_JSON = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one for each call
-# A secret that is such a word must not spoil the journal.
-_OUR_WORDS = frozenset((*get_args(Stop), *get_args(Phase), *get_args(Verdict), *get_args(Access)))
+
+
+def _may_hold_text(hint: Any) -> bool:
+    """Whether a field of this type may hold words that are not ours (those are a `Literal`)."""
+    if get_origin(hint) is Literal:
+        return False
+    parts = (*get_args(hint), *_HINTS.get(getattr(hint, "__name__", ""), {}).values())
+    return hint is str or any(map(_may_hold_text, parts))
+
+
+_TEXTS = {
+    kind: tuple(name for name in _FIELDS[kind] if _may_hold_text(_HINTS[kind.__name__][name])) for kind in _FIELDS
+}
+_TEXTS[Image] = ("mime_type",)  # the data are megabytes that say nothing in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +49,43 @@ class TimedEvent:
     event: Event
 
 
-def event_line(event: Event, *, at: datetime, redact: Callable[[str], str]) -> str:
-    """The event as one line, its texts passed through `redact`."""
-    line = {"at": at.isoformat(timespec="milliseconds"), **_encode(event, redact)}
-    return _JSON.encode(line) + "\n"
+def redact_event(value: T, redact: Callable[[str], str]) -> T:
+    """An event, or a part of one, with its texts passed through `redact`; the very same one if that changes nothing.
+
+    Our own words stay: a secret that is one of them must not spoil the journal.
+    """
+    redacted: Any = _redacted(value, redact)
+    return redacted  # type: ignore[no-any-return]  # of the type that it had
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, tuple):
+        items = [_redacted(item, redact) for item in value]
+        return tuple(items) if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    changed: dict[str, Any] = {}
+    for name in _TEXTS.get(type(value), ()):
+        old = getattr(value, name)
+        if (new := _redacted(old, redact)) is not old:
+            changed[name] = new
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def event_line(event: Event, *, at: datetime) -> str:
+    """The event as one line."""
+    return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """An event, or a message or the like in one, as JSON."""
+    if isinstance(value, Image):
+        value = Image("", value.mime_type)  # megabytes that nobody would read
+    kind = type(value)
+    return {"type": kind.__name__, **{name: getattr(value, name) for name in _FIELDS[kind]}}
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # made once: json.dumps makes one for each call
 
 
 def read_timed_events(path: Path) -> list[TimedEvent]:
@@ -75,20 +120,8 @@ def _time(text: object) -> datetime | None:
     return time if time.tzinfo else None
 
 
-def _encode(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return value if value in _OUR_WORDS else redact(value)
-    if isinstance(value, tuple):
-        return [_encode(item, redact) for item in value]
-    if isinstance(value, Image):
-        value = Image("", value.mime_type)  # megabytes that nobody would read
-    if fields := _FIELDS.get(type(value)):
-        return {"type": type(value).__name__, **{name: _encode(getattr(value, name), redact) for name in fields}}
-    return value
-
-
 def _decode(value: Any) -> Any:
-    """The value that `_encode` wrote.
+    """The value that `_fields_of` wrote.
 
     Raises:
         KeyError, TypeError: It wrote no such value.

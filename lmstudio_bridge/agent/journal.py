@@ -16,15 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias, assert_never
+from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.agent.event_lines import event_line, read_timed_events
+from lmstudio_bridge.agent.event_lines import event_line, read_timed_events, redact_event
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
     CallProgress,
     CallStarted,
-    Emit,
     Event,
     Generating,
     JournalCut,
@@ -64,10 +63,13 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 @dataclass(slots=True)
 class Journal:
-    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run."""
+    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run.
+
+    `keep` writes an event down, and gives it back without secrets: as it may be told to others. It never raises.
+    """
 
     path: Path
-    emit: Emit
+    keep: Callable[[Event], Event]
     trouble: str = ""
 
 
@@ -81,7 +83,7 @@ def open_journal(
     max_bytes: int = MAX_BYTES,
     now: Callable[[], datetime] | None = None,
 ) -> Iterator[Journal]:
-    """A sink that writes `folder/<run_id>.jsonl`, with every text passed through `redact`.
+    """A journal at `folder/<run_id>.jsonl`, with every text passed through `redact`.
 
     An earlier journal of the run is gone on with. The file is locked while it is open (not on
     Windows), so that two processes don't work on one run. A disk that fails later, or a file of more
@@ -93,7 +95,7 @@ def open_journal(
     """
     path = journal_path(folder, run_id)
     if keep == "off":
-        yield Journal(path, _tell_nobody)
+        yield Journal(path, lambda event: redact_event(event, redact))
         return
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -103,12 +105,12 @@ def open_journal(
             f"The journal of the run cannot be written: {exc}.",
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off.",
         ) from exc
-    journal = Journal(path, _tell_nobody)
+    journal = Journal(path, lambda event: event)
     writer = _Writer(file, journal, redact, now or (lambda: datetime.now(UTC)), keep, max_bytes)
-    journal.emit = writer.write_event
+    journal.keep = writer.keep_event
     try:
         if not _ends_in_newline(path):
-            file.write("\n")  # a crash cut the last line; what comes now must not be lost with it
+            file.write(b"\n")  # a crash cut the last line; what comes now must not be lost with it
         if keep == "audit":
             writer.write(JournalCut(_AUDIT_ONLY))
         yield journal
@@ -124,7 +126,7 @@ class _Writer:
 
     def __init__(
         self,
-        file: TextIO,
+        file: BinaryIO,
         journal: Journal,
         redact: Callable[[str], str],
         clock: Callable[[], datetime],
@@ -139,33 +141,32 @@ class _Writer:
         self._room = max_bytes - os.fstat(file.fileno()).st_size
         self._max_bytes = max_bytes
 
-    async def write_event(self, event: Event) -> None:
+    def keep_event(self, event: Event) -> Event:
+        event = redact_event(event, self._redact)
         if isinstance(event, Generating | CallProgress):
-            return
+            return event
         if self._journal.trouble and not isinstance(event, RunFinished):
-            return
+            return event
         kept = audit_event(event) if self._keep == "audit" else event
         if kept is not None:
             self.write(kept)
+        return event
 
     def write(self, event: Event) -> None:
-        text = event_line(event, at=self._clock(), redact=self._redact)
-        self._room -= len(text.encode("utf-8", "backslashreplace"))
+        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
+        line = event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
+        self._room -= len(line)
         if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
             reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
             self.write(JournalCut(reason))
             self._journal.trouble = reason
             return
         try:
-            self._file.write(text)
+            self._file.write(line)
             self._file.flush()
         except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
             self._journal.trouble = f"The journal cannot be written any more: {exc}."
             logger.warning("the journal %s cannot be written: %s", self._journal.path, exc)
-
-
-async def _tell_nobody(_: Event) -> None:
-    pass
 
 
 def audit_event(event: Event) -> Event | None:
@@ -197,12 +198,11 @@ def audit_event(event: Event) -> Event | None:
             assert_never(event)
 
 
-def _open_locked(path: Path, run_id: str) -> TextIO:
+def _open_locked(path: Path, run_id: str) -> BinaryIO:
     """The file, locked; another one if somebody deleted the first between opening and locking it."""
     while True:
-        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
-        file = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+        file = os.fdopen(descriptor, "ab")
         try:
             _lock(file, run_id)
             with suppress(FileNotFoundError):
@@ -262,7 +262,7 @@ def delete_journal(folder: Path, run_id: str) -> bool:
     return True
 
 
-def _lock(file: TextIO, run_id: str) -> None:
+def _lock(file: IO[Any], run_id: str) -> None:
     if sys.platform == "win32":
         return
     try:

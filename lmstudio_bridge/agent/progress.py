@@ -74,8 +74,8 @@ async def open_progress(
     slow host to take what must not be missed.
     """
     wake = asyncio.Event()
-    kept: deque[str] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
-    newest = ""
+    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
+    newest: Event | None = None  # put into words only if it is sent: most are replaced before
     waits = False  # for the model: what the servers do meanwhile is no news
     since = clock()
     max_rounds = 0
@@ -87,14 +87,18 @@ async def open_progress(
         if waits and isinstance(event, ServerReady | ServerFailed):
             return
         waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
-        if text := " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE]:
-            since = clock()
-            if _is_kept(event):
-                kept.append(text)
-                newest = ""
-            else:
-                newest = text
-            wake.set()
+        if _is_silent(event):
+            return
+        since = clock()
+        if _is_kept(event):
+            kept.append(event)
+            newest = None
+        else:
+            newest = event
+        wake.set()
+
+    def words(event: Event | None) -> str:
+        return " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE] if event else ""
 
     async def pump() -> None:
         nonlocal newest
@@ -104,15 +108,15 @@ async def open_progress(
                 async with asyncio.timeout(heartbeat):
                     await wake.wait()
                 if kept:
-                    text = kept.popleft()
+                    text = words(kept.popleft())
                 else:
-                    text, newest = newest, ""
-                shown = text
+                    text, newest = words(newest), None
+                shown = text or shown
             except TimeoutError:
                 text = f"{shown} · {clock() - since:.0f} s".removeprefix(" · ")
             if not (kept or newest):
                 wake.clear()
-            if not await send_safely(text):
+            if text and not await send_safely(text):
                 return
             await sleep(interval)
 
@@ -135,11 +139,20 @@ async def open_progress(
                 gone = task.done()
                 task.cancel()
             while kept and not gone:
-                gone = not await send_safely(kept.popleft())
+                gone = not await send_safely(words(kept.popleft()))
     finally:
         task.cancel()
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
             await asyncio.wait([task])
+
+
+def _is_silent(event: Event) -> bool:
+    """Whether it is never worth a message."""
+    match event:
+        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
+            return True
+        case _:
+            return False
 
 
 def _is_kept(event: Event) -> bool:

@@ -68,6 +68,7 @@ _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools a
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
 _MOST_UNBOUND = 2  # replies in a row that are not the JSON that was asked for, until the grammar is given up
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
+_GENERATING_INTERVAL = 0.125  # seconds between two words about a reply that is being written; most are never shown
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
 
@@ -310,20 +311,25 @@ class Asker:
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
     ) -> Completion:
         self._sent_at = self._clock()
-        writing_since = self._sent_at
+        writing_since = told_at = self._sent_at
+        told: Phase | None = None
         pieces = 0
 
         async def on_delta(delta: Delta) -> None:
-            nonlocal pieces, writing_since
+            nonlocal pieces, writing_since, told, told_at
+            now = self._clock()
             if not pieces:
-                writing_since = self._clock()
+                writing_since, told = now, None
             pieces += 1
             if isinstance(delta, TextDelta):
                 if self._broken_off:
                     self._under_way.clear()
                     self._broken_off = False
                 self._under_way.append(delta.text)
-            await self._tell(Generating(number, _phase(delta), pieces, self._clock() - writing_since))
+            phase = _phase(delta)
+            if phase != told or now - told_at >= _GENERATING_INTERVAL:
+                told, told_at = phase, now
+                await self._tell(Generating(number, phase, pieces, now - writing_since))
 
         async def on_notice(notice: Notice) -> None:
             nonlocal pieces

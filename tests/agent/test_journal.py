@@ -48,7 +48,6 @@ from lmstudio_bridge.events import (
     ServersChosen,
     Tally,
     Warned,
-    fan_out,
 )
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -98,12 +97,9 @@ ALL_KINDS: list[Event] = [
 
 
 def write(folder: Path, events: list[Event], *, redact: Callable[[str], str] = str) -> Path:
-    async def tell(emit: Emit) -> None:
-        for event in events:
-            await emit(event)
-
     with open_journal(folder, "r1", redact=redact, now=lambda: NOON) as journal:
-        asyncio.run(tell(journal.emit))
+        for event in events:
+            journal.keep(event)
         return journal.path
 
 
@@ -132,7 +128,7 @@ def test_pieces_and_progress_are_not_kept(tmp_path: Path) -> None:
 
 async def test_event_is_on_disk_before_the_next_thing_happens(tmp_path: Path) -> None:
     with open_journal(tmp_path, "r1", redact=str) as journal:
-        await journal.emit(Warned("careful"))
+        journal.keep(Warned("careful"))
 
         assert read_events(journal.path) == [Warned("careful")]
 
@@ -212,8 +208,8 @@ async def test_full_disk_ends_the_journal_and_not_the_run(tmp_path: Path, caplog
     (tmp_path / "r1.jsonl").symlink_to("/dev/full")
 
     with caplog.at_level(logging.WARNING), open_journal(tmp_path, "r1", redact=str) as journal:
-        await journal.emit(Warned("one"))
-        await journal.emit(Warned("two"))
+        journal.keep(Warned("one"))
+        journal.keep(Warned("two"))
 
     assert [record.getMessage().partition(": ")[0].rpartition(" ")[2] for record in caplog.records] == [
         "written",
@@ -225,7 +221,7 @@ async def test_event_after_the_journal_was_closed_is_no_error(tmp_path: Path) ->
     with open_journal(tmp_path, "r1", redact=str) as journal:
         pass
 
-    await journal.emit(Warned("late"))
+    journal.keep(Warned("late"))
 
     assert read_events(journal.path) == []
 
@@ -410,7 +406,12 @@ ENDS: dict[str, Callable[[Emit], Awaitable[Outcome]]] = {
 async def record(folder: Path, end: str) -> tuple[Path, Outcome, list[Event]]:
     recorder = Recorder()
     with open_journal(folder, "r1", redact=Redactor(["hunter22"]).redact, now=lambda: NOON) as journal:
-        outcome = await ENDS[end](fan_out(journal.emit, recorder.emit))
+
+        async def emit(event: Event) -> None:
+            journal.keep(event)
+            await recorder.emit(event)
+
+        outcome = await ENDS[end](emit)
     return journal.path, outcome, recorder.events
 
 

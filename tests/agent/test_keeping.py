@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from lmstudio_bridge.events import (
     ServerFailed,
     Warned,
 )
-from lmstudio_bridge.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
+from lmstudio_bridge.messages import AssistantMessage, Image, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
 from lmstudio_bridge.record import Record
 from lmstudio_bridge.redaction import Redactor
 from tests.fakes import Recorder
@@ -53,12 +52,9 @@ RUN: list[Event] = [
 
 
 def write(folder: Path, events: list[Event], *, keep: Keep = "full", max_bytes: int = 100_000) -> Path:
-    async def tell() -> None:
-        for event in events:
-            await journal.emit(event)
-
     with open_journal(folder, "r1", redact=str, keep=keep, max_bytes=max_bytes) as journal:
-        asyncio.run(tell())
+        for event in events:
+            journal.keep(event)
         return journal.path
 
 
@@ -156,6 +152,35 @@ async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path) -> N
     assert told == ["the key is ", "", "[secret], 50%"]
 
 
+@pytest.mark.parametrize("keep", ["full", "audit", "off"])
+async def test_who_waits_gets_no_secret_whatever_is_kept(tmp_path: Path, keep: Keep) -> None:
+    recorder = Recorder()
+    redactor = Redactor(["hunter22"])
+
+    with open_journal(tmp_path, "r1", redact=redactor.redact, keep=keep) as journal:
+        record = Record(journal, recorder.emit, redactor=redactor)
+        await record.tell(Warned("hunter22"))
+        await record.tell(MessageAdded(UserMessage("look", (Image("data", "hunter22"),))))
+
+    assert recorder.events == [Warned("[secret]"), MessageAdded(UserMessage("look", (Image("data", "[secret]"),)))]
+
+
+async def test_each_text_of_an_event_is_redacted_once(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def redact(text: str) -> str:
+        seen.append(text)
+        return text
+
+    with open_journal(tmp_path, "r1", redact=redact) as journal:
+        record = Record(journal, Recorder().emit, redactor=Redactor())
+        await record.tell(CallStarted(1, "c1", "fs", "read", "{}"))
+        await record.tell(MessageAdded(AssistantMessage("I look.", (CALL,))))
+        await record.tell(END)
+
+    assert seen == ["c1", "fs", "read", "{}", "I look.", CALL.id, CALL.name, CALL.arguments, END.answer, END.error]
+
+
 # -- pruning ------------------------------------------------------------------------------------
 
 
@@ -238,7 +263,7 @@ async def test_journal_that_another_bridge_deletes_between_opening_and_locking_i
             return os.stat(self, follow_symlinks=follow_symlinks)
 
     with open_journal(Deleted(tmp_path), "r1", redact=str) as journal:
-        await journal.emit(END)
+        journal.keep(END)
 
     assert deleted
     assert read_events(tmp_path / "r1.jsonl") == [END]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -37,8 +37,11 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.messages import (
     AssistantMessage,
     CallDelta,
+    ChatRequest,
     Completion,
+    Delta,
     Message,
+    OnNotice,
     ReasoningDelta,
     ServerTool,
     SystemMessage,
@@ -49,7 +52,7 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.retry import Retry
+from lmstudio_bridge.retry import OnRetry, Retry
 from tests.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Sent, Streamed, call, say
 
 READ = ServerTool(
@@ -265,6 +268,39 @@ async def test_speed_is_measured_from_the_first_piece_of_the_reply_under_way() -
         Generating(1, "answering", 1, 0),
         Generating(1, "answering", 2, 10),
     ]
+
+
+class SlowWriter(ScriptedModel):
+    """Five pieces, with a pause after each."""
+
+    def __init__(self, clock: ManualClock, *, pause: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._pause = pause
+
+    async def stream_chat_completion(
+        self,
+        request: ChatRequest,
+        *,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        assert on_delta is not None
+        for _ in range(5):
+            await on_delta(TextDelta("so "))
+            self._clock.now += self._pause
+        return say("It is so.")
+
+
+@pytest.mark.parametrize(("pause", "told"), [(0.0615, [1, 4]), (0.0625, [1, 3, 5]), (0.0635, [1, 3, 5])])
+async def test_reply_under_way_is_told_of_eight_times_a_second_at_most(pause: float, told: list[int]) -> None:
+    given = case()
+    given.model = SlowWriter(given.clock, pause=pause)
+
+    await given.go()
+
+    assert [event.pieces for event in given.recorder.events if isinstance(event, Generating)] == told
 
 
 # -- calls that are answered without being run, and calls that fail ------------------------------

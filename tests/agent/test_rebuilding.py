@@ -61,7 +61,7 @@ async def rebuilt(folder: Path, events: Sequence[Event]) -> tuple[Message, ...]:
     (folder / "r1.jsonl").unlink(missing_ok=True)
     with open_journal(folder, "r1", redact=str) as journal:
         for event in events:
-            await journal.emit(event)
+            journal.keep(event)
     return rebuild_conversation(read_run(folder, "r1")).messages
 
 
@@ -99,8 +99,8 @@ async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPath
 
 async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_task(tmp_path: Path) -> None:
     with open_journal(tmp_path, "r1", redact=str) as journal:
-        await journal.emit(START)
-        await journal.emit(MessageAdded(OPENING[0]))
+        journal.keep(START)
+        journal.keep(MessageAdded(OPENING[0]))
 
     stored = read_run(tmp_path, "r1")
     conversation = rebuild_conversation(stored)

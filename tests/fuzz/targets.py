@@ -311,7 +311,7 @@ async def _never(server: str) -> tuple[ServerTool, ...]:
 async def _write_again(folder: Path, events: tuple[Any, ...]) -> None:
     with open_journal(folder, "again", redact=str) as journal:
         for event in events:
-            await journal.emit(event)
+            journal.keep(event)
 
 
 def _send(conversation: Conversation) -> None:
