@@ -202,7 +202,7 @@ async def test_of_the_runs_of_one_second_the_last_is_that_which_was_written_to_l
     names = ["20260101-000001-zzzzz", "20260101-000001-aaaaa", "20260101-000000-mmmmm"]
     for moment, name in enumerate(names):
         with open_journal(folder, name, redact=str) as journal:
-            await journal.emit(RunStarted(name, "Do it.", (), 5, ""))
+            journal.keep(RunStarted(name, "Do it.", (), 5, ""))
         os.utime(folder / f"{name}.jsonl", (moment, moment))
 
     runs = json.loads((await desk.run("runs", "--json"))[1])
