@@ -19,7 +19,7 @@ from lmstudio_bridge.agent.journal import Keep, check_not_active, open_journal
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
-from lmstudio_bridge.agent.pruning import prune_journals
+from lmstudio_bridge.agent.pruning import JournalPruner
 from lmstudio_bridge.agent.results import result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.agent.validation import check_schema
@@ -144,6 +144,9 @@ class DynamicAutonomousAgent:
         redactor.learn(secrets)
         self.catalogues = CatalogueStore(settings.home / "catalogues", values=secrets)
         self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues)
+        self._pruner = JournalPruner(
+            self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
+        )
         self._new_fence = make_fence
 
     def configured_servers(self) -> ServerCatalog:
@@ -244,7 +247,8 @@ class DynamicAutonomousAgent:
         run_id = plan.start.run_id
         redactor = self.redactor
         permissions = self.permissions(plan.servers.configs, access=request.access)
-        await asyncio.to_thread(self._prune_journals)
+        if self.keeps != "off":
+            await self._pruner.prune()
         async with AsyncExitStack() as held:
             journal = held.enter_context(
                 open_journal(self.runs_folder, run_id, redact=redactor.redact, keep=self.keeps)
@@ -353,15 +357,6 @@ class DynamicAutonomousAgent:
             vision=bool(prepared.model.choice.info.vision),
             temperature=careful if self._settings.temperature is None else self._settings.temperature,
         )
-
-    def _prune_journals(self) -> None:
-        if self.keeps != "off":
-            prune_journals(
-                self.runs_folder,
-                max_age=self._settings.journal_days * 86_400,
-                max_bytes=self._settings.journal_mb * 1_000_000,
-                now=time.time(),
-            )
 
     def _secrets(self) -> list[str]:
         """What is secret whatever servers there are: LM Studio's token, and what is passed on to servers."""

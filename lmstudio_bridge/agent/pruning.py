@@ -6,9 +6,12 @@ has open are deleted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,8 +21,43 @@ from lmstudio_bridge.errors import RunActiveError
 
 logger = logging.getLogger(__name__)
 
+PAUSE = 60.0  # seconds in which nothing is pruned again: a look costs time for each journal that there is
 MAX_FILES = 10_000  # that are looked at; a folder with more gets smaller by the next runs
 _JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # what `new_run_id` gives; other files are not ours
+
+
+class JournalPruner:
+    """Prunes a folder for runs that begin, but not for each of many.
+
+    `max_age` and `pause` are seconds. `clock` is monotonic, `now` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_age: float,
+        max_bytes: int,
+        pause: float = PAUSE,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._max_age = max_age
+        self._max_bytes = max_bytes
+        self._pause = pause
+        self._clock = clock
+        self._now = now
+        self._due = float("-inf")
+
+    async def prune(self) -> None:
+        """As `prune_journals`, unless somebody began with it less than a pause ago."""
+        if self._clock() < self._due:
+            return
+        self._due = self._clock() + self._pause
+        await asyncio.to_thread(
+            prune_journals, self._folder, max_age=self._max_age, max_bytes=self._max_bytes, now=self._now()
+        )
 
 
 def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, most: int = MAX_FILES) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.agent.journal import Keep, open_journal, read_events
-from lmstudio_bridge.agent.pruning import prune_journals
+from lmstudio_bridge.agent.pruning import PAUSE, JournalPruner, list_journals, prune_journals
 from lmstudio_bridge.agent.resume import read_run, rebuild_conversation
 from lmstudio_bridge.credentials import secrets_of_environment
 from lmstudio_bridge.errors import RunNotFoundError
@@ -88,7 +88,7 @@ def test_run_of_which_only_audit_lines_are_kept_cannot_be_continued(tmp_path: Pa
 def test_nothing_is_written_where_journals_are_off(tmp_path: Path) -> None:
     write(tmp_path / "runs", RUN, keep="off")
 
-    assert list(tmp_path.iterdir()) == []
+    assert list_journals(tmp_path) == []
 
 
 # -- size ---------------------------------------------------------------------------------------
@@ -249,6 +249,21 @@ def test_no_more_files_are_looked_at_than_allowed(tmp_path: Path) -> None:
 
 def test_folder_that_is_not_there_needs_no_pruning(tmp_path: Path) -> None:
     prune_journals(tmp_path / "none", max_age=1, max_bytes=1, now=1)
+
+
+@pytest.mark.parametrize(("later", "left"), [(PAUSE - 1, 1), (PAUSE, 0), (PAUSE + 1, 0)])
+async def test_runs_that_begin_soon_after_another_look_at_no_journals(tmp_path: Path, later: float, left: int) -> None:
+    times = [1_000.0]
+    pruner = JournalPruner(tmp_path, max_age=30 * DAY, max_bytes=1_000, clock=lambda: times[-1], now=lambda: 100 * DAY)
+    old_journal(tmp_path, 1, age=31)
+    await pruner.prune()
+    assert list_journals(tmp_path) == []
+
+    old_journal(tmp_path, 2, age=31)
+    times.append(1_000.0 + later)
+    await pruner.prune()
+
+    assert len(list_journals(tmp_path)) == left
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
