@@ -218,11 +218,15 @@ class LLMClient:
         request = (encoder or ChatEncoder()).encode(options, messages=messages, tools=tools)
         accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
         decoder = ChunkDecoder()
+        accepted = ""  # the name in the chunks so far
 
         async def take(chunks: Iterable[ChatIn]) -> None:
+            nonlocal accepted
             for chunk in chunks:
-                if accepts_model and chunk.model and not accepts_model(chunk.model):
-                    raise _substituted(name, chunk.model)
+                if accepts_model and chunk.model and chunk.model != accepted:
+                    if not accepts_model(chunk.model):
+                        raise _substituted(name, chunk.model)
+                    accepted = chunk.model
                 for delta in accumulator.add(chunk):
                     if on_delta:
                         await on_delta(delta)

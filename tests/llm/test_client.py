@@ -220,6 +220,20 @@ async def test_a_reply_of_a_second_instance_is_accepted() -> None:
         assert reply.model == f"{QWEN}:2"
 
 
+async def test_name_in_the_chunks_of_a_reply_is_looked_at_once() -> None:
+    names: list[str] = []
+
+    def accepts(name: str) -> bool:
+        names.append(name)
+        return True
+
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script(QWEN, TextReply("An answer in many pieces."))
+        await within(client.stream_chat_completion(QUESTION, model=QWEN, accepts_model=accepts))
+
+    assert names == [QWEN]
+
+
 # -- which server ---------------------------------------------------------------------------------------------------
 
 
