@@ -66,7 +66,8 @@ def _is_of(rule: Rule, paths: Iterable[Path]) -> bool:
 
 def _launch_folder(project: Path) -> list[Path]:
     """The project; but where a program is started from nowhere in particular, all would be its workspace."""
-    return [] if project.resolve() == Path(project.resolve().anchor) else [project]
+    real = project.resolve()
+    return [] if real == real.parent else [project]
 
 
 def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:

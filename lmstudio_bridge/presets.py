@@ -106,8 +106,8 @@ def _starts(config: ServerConfig, package: str) -> bool:
 
     A folder that is only called so, such as a checkout that a server may work in, is none.
     """
-    if config.transport != "stdio":
-        return False
+    if config.transport != "stdio" or not any(package in word for word in (config.command, *config.args)):
+        return False  # most are none, and this is asked for every run
     name = re.escape(package)
     installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
     words = re.compile(rf"(?:--?[\w-]+=)?{name}(?:[@=].*)?|{installed}", re.DOTALL)

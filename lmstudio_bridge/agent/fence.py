@@ -38,13 +38,19 @@ class Fence:
 
         The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
         """
-        inside = re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
+        inside = text if self._is_missing(text) else re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
         return f"Data, up to the line {self.mark}:\n{inside}\n{self.mark}"
 
     def take_out(self, text: str) -> str:
         """A text of the model without the fences that it copied into it."""
+        if self._is_missing(text):
+            return text
         mark = re.escape(self.mark)
         return re.sub(rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?", "", text, flags=re.IGNORECASE | re.MULTILINE)
+
+    def _is_missing(self, text: str) -> bool:
+        """Whether the mark stands nowhere, in no spelling: as it nearly always is, so that no pattern is needed."""
+        return self.mark.casefold() not in text.casefold()
 
 
 def new_fence() -> Fence:

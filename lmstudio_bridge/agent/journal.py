@@ -109,7 +109,7 @@ def open_journal(
     writer = _Writer(file, journal, redact, now or (lambda: datetime.now(UTC)), keep, max_bytes)
     journal.keep = writer.keep_event
     try:
-        if not _ends_in_newline(path):
+        if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
             file.write(b"\n")  # a crash cut the last line; what comes now must not be lost with it
         if keep == "audit":
             writer.write(JournalCut(_AUDIT_ONLY))
@@ -277,10 +277,7 @@ def _lock(file: IO[Any], run_id: str) -> None:
 
 def _ends_in_newline(path: Path) -> bool:
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return True
-        file.seek(size - 1)
+        file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 
 

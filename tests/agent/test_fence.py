@@ -38,6 +38,15 @@ def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
     assert wrapped.endswith("\ngkvztwxm")
 
 
+@pytest.mark.parametrize("spelling", ["SKVZTWXM", "\u017fkvztwxm", "s\u212avztwxm"])
+def test_a_mark_is_found_in_every_spelling_that_counts_as_the_same(spelling: str) -> None:
+    """The long s and the sign for Kelvin are other cases of s and k (Unicode)."""
+    fence = Fence("skvztwxm")
+
+    assert fence.wrap(f"a {spelling} b") == fence.wrap("a … b")
+    assert fence.take_out(f"It says:\nData, up to the line {spelling}:\na\n{spelling}\n") == "It says:\na\n"
+
+
 def test_the_mark_of_each_run_is_another_and_no_number() -> None:
     marks = {new_fence().mark for _ in range(100)}
 
