@@ -71,7 +71,7 @@ class App:
                 # What is the user's to mend, as a file with certificates that is none, needs no traceback.
                 reason = exc.explain() if isinstance(exc, BridgeError) else "a part of it could not be loaded"
                 logger.error("the bridge cannot work: %s", reason, exc_info=not isinstance(exc, BridgeError))
-                self._service.set_exception(_explained(exc))
+                self._service.set_exception(exc if isinstance(exc, BridgeError) else explain_import(exc))
                 self._service.exception()  # as good as read: it is logged, and told to who asks
                 return
             self._ending.kill_servers = service.agent.pool.kill_all
@@ -112,9 +112,8 @@ def _import_service() -> OpenService:
     return open_service
 
 
-def _explained(exc: Exception) -> BridgeError:
-    if isinstance(exc, BridgeError):
-        return exc
+def explain_import(exc: Exception) -> BridgeError:
+    """What an incomplete installation raised when a part of the bridge was imported, for the user."""
     return BridgeError(
         f"The bridge cannot work, because a part of it could not be loaded: {type(exc).__name__}: {exc}.",
         remedy="Install lmstudio-bridge once more (uvx: `uvx --reinstall lmstudio-bridge --version`), and restart it.",

@@ -16,13 +16,13 @@ from pathlib import Path
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, new_fence
 from lmstudio_bridge.agent.journal import Keep, check_not_active, open_journal
+from lmstudio_bridge.agent.known_schemas import check_schema
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.pruning import JournalPruner
 from lmstudio_bridge.agent.results import result_limit
 from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
-from lmstudio_bridge.agent.validation import check_schema
 from lmstudio_bridge.credentials import secrets_of_entry, secrets_of_environment
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
@@ -241,7 +241,7 @@ class DynamicAutonomousAgent:
 
     async def _work(self, plan: _Plan, request: RunRequest | ContinueRequest, emit: Emit | None) -> RunReport:
         """Carry out a plan, with its journal open."""
-        if request.output_schema is not None and (problem := check_schema(request.output_schema)):
+        if request.output_schema is not None and (problem := await check_schema(request.output_schema)):
             raise BridgeError(f"The output_schema cannot be used: {problem}.", remedy="Give a JSON Schema, or none.")
         started_at = time.monotonic()
         run_id = plan.start.run_id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from lmstudio_bridge.agent.known_schemas import KnownSchemas
+from lmstudio_bridge.agent.known_schemas import KnownSchemas, load_validation
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.toolbox import Toolbox
@@ -98,6 +98,7 @@ class Preparer:
             async with anyio.create_task_group() as group:
                 group.start_soon(servers.open)
                 model, strategy = await self._pin_model(model_name, tell, held)
+                await load_validation()  # last: it must not keep the servers from being started
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
         toolbox = Toolbox(servers.tools(), known=self._known)

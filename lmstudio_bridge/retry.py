@@ -9,11 +9,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from lmstudio_bridge.errors import LLMError, LLMRateLimitError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,7 +94,10 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
         except LLMError as exc:
             if not exc.retryable:
                 raise
-            failed = [exc]  # only now tenacity, which has its price: most requests do not fail
+            failed = [exc]
+
+        # Only now tenacity, which has its price: most requests do not fail.
+        from tenacity import AsyncRetrying, retry_if_exception
 
         async def try_again() -> T:
             if failed:

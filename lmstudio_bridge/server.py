@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.answers import as_shown, tool_result
-from lmstudio_bridge.app import WARM_UP_AFTER, App, open_app
+from lmstudio_bridge.app import WARM_UP_AFTER, App, explain_import, open_app
 from lmstudio_bridge.ending import Ending, signals_end
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.redaction import Redactor
@@ -263,6 +263,9 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         report = await service.run(request, send=send)
     except BridgeError as exc:
         return tool_result(exc.explain(), is_error=True)
+    except ImportError as exc:  # some parts are only imported when a run needs them
+        logger.exception("the bridge cannot do this run: a part of it could not be loaded")
+        return tool_result(explain_import(exc).explain(), is_error=True)
     except Exception:
         # The last net: a fault of ours must reach the user as a sentence, and stderr in full.
         logger.exception("a run failed in an unforeseen way")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.desk import assert_names
+from tests.changing_server import entry
+from tests.desk import assert_names, open_desk
 from tests.raw_client import ERAS, EXIT_LIMIT, Era, RawClient, open_raw_client
 
 PACKAGE = "lmstudio_bridge"
@@ -324,6 +325,18 @@ async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path:
         assert_names(answer, "No module named 'h11'", "Install lmstudio-bridge once more")
     assert "No module named 'h11'" in read["error"]["message"]
     assert code == 0
+    assert client.stderr.decode().count("Traceback") == 1, "once, for who reads the log"
+
+
+async def test_a_part_that_only_a_run_imports_is_named_to_its_caller(tmp_path: Path) -> None:
+    (tmp_path / "jsonschema.py").write_text(BROKEN.replace("h11", "rpds"), encoding="utf-8")
+    environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
+    async with open_desk(tmp_path) as desk:
+        desk.configure(notes=entry(tmp_path / "notes.json", {"name": "list"}))
+        async with desk.bridge("2026-07-28", **environ) as client:
+            answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.")
+
+    assert_names(answer, "No module named 'rpds'", "Install lmstudio-bridge once more")
     assert client.stderr.decode().count("Traceback") == 1, "once, for who reads the log"
 
 

@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from json_repair import repair_json
-
 from lmstudio_bridge.messages import JSONObject
 from lmstudio_bridge.nesting import is_deeper
 
@@ -150,6 +148,8 @@ def _repair(text: str, error: ValueError) -> dict[str, Any]:
         raise ValueError(f"they are not valid JSON: the text was cut off before the object's end ({error}).")
     if "escape" in error.msg or _APOSTROPHE.search(text):
         raise ValueError(refusal)  # a path's \\n or an apostrophe as a quote: a repair would change the text
+    from json_repair import repair_json  # few texts need it
+
     try:
         value = _load(json.dumps(repair_json(text[start:end], return_objects=True, skip_json_loads=True)))
     except (ValueError, RecursionError):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
 
 from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
-from lmstudio_bridge.agent.validation import SchemaChecker
 from lmstudio_bridge.messages import JSONObject
 
+if TYPE_CHECKING:
+    from lmstudio_bridge.agent.validation import SchemaChecker
+
+_VALIDATION = "lmstudio_bridge.agent.validation"
 _MAX_KNOWN = 1_000  # schemas; the tools of some dozen servers
 
 
@@ -17,6 +25,24 @@ class _Known:
     parameters: JSONObject | None = None
     checker: SchemaChecker | None = None
     has_checker: bool = False
+
+
+async def load_validation() -> None:
+    """Import what checks values, in a thread, before the first call needs it.
+
+    It takes longer than all else of ours that a call needs, and no server needs it to start: so the first run does
+    it while its servers start.
+    """
+    if _VALIDATION not in sys.modules:
+        await anyio.to_thread.run_sync(importlib.import_module, _VALIDATION)
+
+
+async def check_schema(schema: JSONObject) -> str | None:
+    """What is wrong with a schema that a caller gave us, as `validation` says it."""
+    await load_validation()
+    from lmstudio_bridge.agent import validation
+
+    return validation.check_schema(schema)
 
 
 class KnownSchemas:
@@ -35,8 +61,23 @@ class KnownSchemas:
             known.parameters = parameters
         return parameters
 
+    def problem(self, schema: JSONObject, value: Any) -> str | None:
+        """What the schema says against a value, in words.
+
+        None also where it cannot be used, or where it would take too long to tell.
+        """
+        from lmstudio_bridge.agent.validation import UncheckedError
+
+        checker = self.checker(schema)
+        try:
+            return checker.problem(value) if checker else None
+        except UncheckedError:
+            return None
+
     def checker(self, schema: JSONObject) -> SchemaChecker | None:
         """What holds values against the schema; None where it cannot be used."""
+        from lmstudio_bridge.agent.validation import SchemaChecker
+
         known = self._entry(schema)
         if not known.has_checker:
             try:

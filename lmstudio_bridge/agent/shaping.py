@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 
 from lmstudio_bridge.agent.arguments import read_json
 from lmstudio_bridge.agent.prompts import SHAPE_AGAIN, SHAPE_ANSWER
-from lmstudio_bridge.agent.validation import check_value
 from lmstudio_bridge.messages import AssistantMessage, JSONObject, Message, UserMessage
 
 _TRIES = 3  # requests: one, and two repairs
@@ -25,6 +24,8 @@ async def ask_for_shape(
     Raises:
         ShapeError: None of the replies fits.
     """
+    from lmstudio_bridge.agent.validation import check_value  # with jsonschema, which most runs begin without
+
     hint = SHAPE_ANSWER.format(schema=json.dumps(schema, ensure_ascii=False))
     problem = ""
     for _ in range(_TRIES):

@@ -19,7 +19,6 @@ from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.agent.known_schemas import KnownSchemas
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork
-from lmstudio_bridge.agent.validation import UncheckedError
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
 MAX_NAME = 64  # characters
@@ -138,11 +137,7 @@ class Toolbox:
 
         The server judges them itself then, as it does with all.
         """
-        checker = self._known.checker(self._tools[name].input_schema)
-        try:
-            return checker.problem(arguments) if checker else None
-        except UncheckedError:
-            return None
+        return self._known.problem(self._tools[name].input_schema, arguments)
 
 
 def _example(parameters: JSONObject) -> dict[str, Any]:
