@@ -56,6 +56,12 @@ SHELL_LIBRARIES = {
 START_LIBRARIES = {"argparse", "gettext", "difflib", "gc"}
 """Modules of others until the tools are listed, besides those that no server on the bare SDK can do without."""
 
+RUN_LIBRARIES = {"httpx"}
+"""Libraries that the service imports itself, besides the MCP SDK and what comes with it.
+
+Each is imported before the first run can start its servers; what only some runs need, or a run later, comes later.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Import:
@@ -142,6 +148,18 @@ async def test_until_the_tools_are_listed_only_what_is_on_the_list_is_imported(e
     assert too_much(imports, ours=START, libraries=START_LIBRARIES, floor=floor) == []
     assert {each.name for each in bridge} >= {SERVICE, "httpx", f"{PACKAGE}.autonomous"}, "what is read was imported"
     assert START - {each.name for each in imports} == set(), "what nobody needs any more is taken off the list"
+
+
+async def test_until_the_servers_of_a_run_start_only_libraries_on_the_list_are_imported() -> None:
+    imports = await served("2026-07-28", PACKAGE, "tools/list", reads="lmstudio://runs")
+
+    before = {each.name for each in without_subtree(imports, SERVICE)}
+    roots = {
+        each.name.partition(".")[0]
+        for each in imports
+        if each.name not in before and each.importer.partition(".")[0] == PACKAGE
+    }
+    assert roots - sys.stdlib_module_names - {PACKAGE, "anyio"} == RUN_LIBRARIES
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -333,7 +351,8 @@ async def test_a_part_that_only_a_run_imports_is_named_to_its_caller(tmp_path: P
     environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
     async with open_desk(tmp_path) as desk:
         desk.configure(notes=entry(tmp_path / "notes.json", {"name": "list"}))
-        async with desk.bridge("2026-07-28", **environ) as client:
+        desk.environ |= environ
+        async with desk.bridge("2026-07-28") as client:
             answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.")
 
     assert_names(answer, "No module named 'rpds'", "Install lmstudio-bridge once more")
