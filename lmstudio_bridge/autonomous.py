@@ -143,7 +143,7 @@ class DynamicAutonomousAgent:
         secrets = self._secrets()
         redactor.learn(secrets)
         self.catalogues = CatalogueStore(settings.home / "catalogues", values=secrets)
-        self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues)
+        self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues, redactor=redactor)
         self._pruner = JournalPruner(
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
         )
@@ -272,7 +272,6 @@ class DynamicAutonomousAgent:
                         plan.servers.configs,
                         plan.model,
                         tell,
-                        redactor,
                         held,
                         offers=permissions.policy.offers,
                         needs=plan.needs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 
@@ -17,6 +17,7 @@ from lmstudio_bridge.errors import DownstreamError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.messages import Notice, ServerTool
 from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.shown_tools import ShownTools, without_secrets
 from lmstudio_bridge.similarity import ToolSimilarity
 
 _TOOLS_SHARE = 4  # the tools may take a quarter of the context
@@ -49,6 +50,7 @@ class RunServers:
         *,
         lease: Lease,
         taker: ToolTaker,
+        shown: ShownTools,
         tell: Emit,
         redactor: Redactor,
         offers: Callable[[ServerTool], bool],
@@ -56,6 +58,7 @@ class RunServers:
         self._configs = {config.name: config for config in configs}
         self._lease = lease
         self._taker = taker
+        self._shown = shown
         self._tell = tell
         self._redactor = redactor
         self._offers = offers
@@ -119,21 +122,13 @@ class RunServers:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
             return
-        named = [tool for tool in taken.tools if self._redactor.redact(tool.name) == tool.name]
-        self._opened[config.name] = tuple(map(self._without_secrets, filter(self._offers, named)))
+        shown = self._shown.of(config.name, taken.tools)
+        self._opened[config.name] = tuple(filter(self._offers, shown.tools))
         await self._tell(ServerReady(config.name, len(taken.tools)))
-        secret = len(taken.tools) - len(named)  # the model would write the name, and it would stand in the journal
+        secret = shown.left_out
         told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
         for warning in (*taken.warnings, *told):
             await self._tell(Warned(warning))
-
-    def _without_secrets(self, tool: ServerTool) -> ServerTool:
-        """The tool as the model may know it: its server may have put its secrets into the description or the schema."""
-        return replace(
-            tool,
-            description=self._redactor.redact(tool.description),
-            input_schema=self._redactor.redact_fields(tool.input_schema),
-        )
 
     async def _on_wait(self, text: str) -> None:
         await self._tell(Noticed(Notice("queue", text)))
@@ -146,7 +141,9 @@ class RunServers:
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
         tools = self._taker.store.known_tools(config)
-        return None if tools is None else tuple(map(self._without_secrets, filter(self._offers, tools)))
+        if tools is None:
+            return None
+        return tuple(without_secrets(tool, self._redactor) for tool in tools if self._offers(tool))
 
 
 def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:

@@ -30,6 +30,7 @@ from lmstudio_bridge.messages import Message, Notice, ServerTool
 from lmstudio_bridge.opening import Needs, RunServers, tools_room
 from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.shown_tools import ShownTools
 from lmstudio_bridge.similarity import ToolSimilarity
 
 _CROWDED = 0.5  # share of the context that tools and task may take before we warn
@@ -51,9 +52,19 @@ class Prepared:
 class Preparer:
     """Prepares runs; they share its model loads, its turns between models and its slots."""
 
-    def __init__(self, client: LLMClient, pool: SessionPool, *, settings: Settings, catalogues: CatalogueStore) -> None:
+    def __init__(
+        self,
+        client: LLMClient,
+        pool: SessionPool,
+        *,
+        settings: Settings,
+        catalogues: CatalogueStore,
+        redactor: Redactor,
+    ) -> None:
         self._client = client
         self._pool = pool
+        self._redactor = redactor
+        self._shown = ShownTools(redactor)
         self._taker = ToolTaker(catalogues)
         self._known = KnownSchemas()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
@@ -72,7 +83,6 @@ class Preparer:
         configs: list[ServerConfig],
         model_name: str | None,
         tell: Emit,
-        redactor: Redactor,
         held: AsyncExitStack,
         *,
         offers: Callable[[ServerTool], bool],
@@ -88,8 +98,9 @@ class Preparer:
             configs,
             lease=lease,
             taker=self._taker,
+            shown=self._shown,
             tell=tell,
-            redactor=redactor,
+            redactor=self._redactor,
             offers=offers,
         )
         if needs.chooses and len(configs) > 1:

@@ -68,6 +68,8 @@ class Redactor:
     """Puts marks in the place of secrets. It may `learn` further ones at any time."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self.lessons = 0
+        """How often it learned of secrets that it did not know."""
         self._known: frozenset[str] = frozenset()
         self._needles: list[_Needle] = []
         self._long: list[_Needle] = []  # those that are looked for over line ends
@@ -85,6 +87,7 @@ class Redactor:
         }
         if values <= self._known:
             return
+        self.lessons += 1
         self._known |= values
         written = {value: written_forms(value) for value in self._known}
         forms = {_needle(form) for value in self._known for form in (*written[value], *encoded_forms(value))}

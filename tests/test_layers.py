@@ -120,7 +120,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("registration",),
     ("commands.surroundings",),
     ("commands.registering", "commands.display"),
-    ("llm.pinned", "similarity"),
+    ("llm.pinned", "similarity", "shown_tools"),
     ("opening",),
     ("preparation",),
     ("autonomous",),
