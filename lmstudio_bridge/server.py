@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,14 +161,15 @@ def build_server(
                 server.app = app
                 yield app
 
-    server = BridgeServer(
-        "lmstudio-bridge",
-        title="LM Studio bridge",
-        version=__version__,
-        instructions=INSTRUCTIONS,
-        lifespan=lifespan,
-        log_level="WARNING",
-    )
+    with _without_rich():
+        server = BridgeServer(
+            "lmstudio-bridge",
+            title="LM Studio bridge",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            lifespan=lifespan,
+            log_level="WARNING",
+        )
 
     annotations = _ANNOTATIONS[settings.max_access]
 
@@ -281,6 +283,22 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         is_error=report.outcome.stop == "failed",
         meta={REPORT_META: report.structure()},
     )
+
+
+@contextmanager
+def _without_rich() -> Iterator[None]:
+    """Let rich seem not to be installed, for the SDK: its import would be a twentieth of the start, and for nothing.
+
+    The SDK wants a handler for the log from it, if it is there, which is thrown away where the log has one already.
+    """
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to let an import fail
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
 
 
 def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,9 @@ SHELL_LIBRARIES = {
 START_LIBRARIES = {"argparse", "gettext", "difflib", "gc"}
 """Modules of others until the tools are listed, besides those that no server on the bare SDK can do without."""
 
+SPARED = {"rich"}
+"""Libraries that a server on the bare SDK imports, if they are there, and ours does not."""
+
 RUN_LIBRARIES = {"httpx"}
 """Libraries that the service imports itself, besides the MCP SDK and what comes with it.
 
@@ -146,6 +149,8 @@ async def test_until_the_tools_are_listed_only_what_is_on_the_list_is_imported(e
     floor = {each.name for each in bare}
 
     assert too_much(imports, ours=START, libraries=START_LIBRARIES, floor=floor) == []
+    assert SPARED & floor == SPARED, "what the bare SDK imports for nothing"
+    assert SPARED & {each.name for each in imports} == set()
     assert {each.name for each in bridge} >= {SERVICE, "httpx", f"{PACKAGE}.autonomous"}, "what is read was imported"
     assert START - {each.name for each in imports} == set(), "what nobody needs any more is taken off the list"
 
