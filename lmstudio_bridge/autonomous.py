@@ -16,7 +16,7 @@ from pathlib import Path
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.fence import Fence, new_fence
 from lmstudio_bridge.agent.journal import Keep, check_not_active, open_journal
-from lmstudio_bridge.agent.known_schemas import check_schema
+from lmstudio_bridge.agent.late_validation import check_schema
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import system_prompt
@@ -308,7 +308,7 @@ class DynamicAutonomousAgent:
                 redact=redactor.redact,
                 fence=self._new_fence(),
                 started_at=started_at,
-                reserve=prepared.servers.reserve(),
+                reserve=prepared.servers.reserve(prepared.toolbox.known),
             )
         return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.keeps == "full")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from lmstudio_bridge.agent.choice import choose_servers
+from lmstudio_bridge.agent.known_tools import KnownTools
 from lmstudio_bridge.agent.reserve import Reserve
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.downstream.changes import ToolTaker
@@ -75,14 +76,14 @@ class RunServers:
         """The tools of the open servers, as far as the model may know of them."""
         return tuple(tool for name in self.names for tool in self._opened[name])
 
-    def reserve(self) -> Reserve | None:
+    def reserve(self, known: KnownTools) -> Reserve | None:
         """What was left unopened, to be found and opened later."""
-        return Reserve(self._left, start=self._start_later) if self._left else None
+        return Reserve(self._left, start=self._start_later, known=known) if self._left else None
 
-    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity, listed: KnownTools) -> None:
         """Leave unopened what the task does not need, as far as that can be told.
 
-        Servers are chosen until the tools that fit have `max_chars` characters.
+        Servers are chosen until the tools that fit have `max_chars` characters. `listed` is as in `choose_servers`.
         """
         known = {name: self._known_tools(config) for name, config in self._configs.items()}
         tools = [tool for listed in known.values() for tool in listed or ()]
@@ -92,6 +93,7 @@ class RunServers:
             max_chars=max_chars,
             used=needs.used,
             similar=await similarity.compare(needs.task, tools),
+            listed=listed,
         )
         self._left = {name: known[name] or () for name in choice.left}
         await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))

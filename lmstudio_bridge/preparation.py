@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 
-from lmstudio_bridge.agent.known_schemas import KnownSchemas, load_validation
+from lmstudio_bridge.agent.choice import known_lists
+from lmstudio_bridge.agent.known_tools import chars_of
+from lmstudio_bridge.agent.late_validation import load_validation
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, Strategy, choose_strategy
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.toolbox import Toolbox, known_offers
 from lmstudio_bridge.downstream.catalogues import CatalogueStore
 from lmstudio_bridge.downstream.changes import ToolTaker
 from lmstudio_bridge.downstream.config import ServerConfig
@@ -66,7 +68,8 @@ class Preparer:
         self._redactor = redactor
         self._shown = ShownTools(redactor)
         self._taker = ToolTaker(catalogues)
-        self._known = KnownSchemas()
+        self._known = known_offers()
+        self._listed = known_lists()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
@@ -104,7 +107,7 @@ class Preparer:
             offers=offers,
         )
         if needs.chooses and len(configs) > 1:
-            await servers.choose(needs, max_chars=self._room, similarity=self._similarity)
+            await servers.choose(needs, max_chars=self._room, similarity=self._similarity, listed=self._listed)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(servers.open)
@@ -113,7 +116,7 @@ class Preparer:
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
         toolbox = Toolbox(servers.tools(), known=self._known)
-        if len(toolbox.specs) > MAX_TOOLS_WEAK:
+        if len(toolbox.offers) > MAX_TOOLS_WEAK:
             toolbox.note_similar(await self._similarity.compare(needs.task, servers.tools()))
         return Prepared(model, strategy, toolbox, lease, servers)
 
@@ -162,10 +165,11 @@ async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit,
     choice = prepared.model.choice
     if choice.context_length is None:
         return
-    specs = [(spec.name, spec.description, spec.parameters) for spec in prepared.toolbox.specs]
-    offered = min(len(json.dumps(specs)), tool_chars) if tool_chars else len(json.dumps(specs))
-    needed = (offered + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
-    tools = f"The task and {len(specs)} tools take about {needed:,} of the {choice.context_length:,} tokens"
+    offers = prepared.toolbox.offers
+    most = tool_chars or math.inf
+    offered = min(chars_of(offers, most=most), most)
+    needed = (int(offered) + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    tools = f"The task and {len(offers)} tools take about {needed:,} of the {choice.context_length:,} tokens"
     remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
     if needed > choice.context_length * _HOPELESS:
         raise ContextOverflowError(

@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "downstream.places",
         "agent.prompts",
         "agent.ranking",
+        "agent.tool_names",
         "agent.schemas",
         "agent.results",
         "agent.arguments",
@@ -67,7 +68,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "replacement",
         "commands.terminal",
     ),
-    ("agent.known_schemas",),
+    ("agent.known_tools", "agent.late_validation"),
     (
         "llm.wire",
         "llm.failures",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lmstudio_bridge.agent.known_tools import KnownTool, KnownTools, Offer
 from lmstudio_bridge.agent.ranking import Index
-from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
-from lmstudio_bridge.messages import ServerTool, ToolSpec
+from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.messages import ServerTool
 
 FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting
 CLOSEST = 3  # tools that count as fitting because of what they mean
@@ -41,6 +41,7 @@ def choose_servers(
     max_chars: int,
     used: Collection[str] = (),
     similar: Mapping[tuple[str, str], float] | None = None,
+    listed: KnownTools | None = None,
 ) -> ServerChoice:
     """The servers to start for a task: at least one, and all of them if the task tells nothing.
 
@@ -48,19 +49,12 @@ def choose_servers(
     the task names, by their own name or a tool's, and those `used` before. The others are taken best
     first, as long as one of their tools fits about as well as the best of all, until the fitting tools
     fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
-    in meaning: the closest count as fitting as well.
+    in meaning: the closest count as fitting as well. `listed` is what earlier choices know of them: `known_lists()`.
     """
-    work = SchemaWork()
+    work, listed = SchemaWork(), known_lists() if listed is None else listed
     tools = [tool for listed in known.values() for tool in listed or ()]
-    specs = [
-        ToolSpec(
-            f"{tool.server}__{tool.name}",
-            f"{tool.title} {tool.description}"[:_READ],
-            object_schema(tool.input_schema, work=work),
-        )
-        for tool in tools
-    ]
-    scores = Index(specs).scores(_with_kinds(task))
+    offers = [Offer(listed.find(tool), work) for tool in tools]
+    scores = Index(offers).scores(_with_kinds(task))
     best = max(scores, default=0.0)
     fitting: dict[str, list[int]] = {}
     for number in sorted(range(len(tools)), key=lambda number: -scores[number]):
@@ -70,14 +64,23 @@ def choose_servers(
         if number not in fitting.setdefault(tools[number].server, []):
             fitting[tools[number].server].append(number)
     started = {name: reason for name in known if (reason := _certain(task, name, known[name], used))}
-    room = max_chars - sum(_size(specs[number]) for name in started for number in fitting.get(name, ()))
+    room = max_chars - sum(offers[number].chars for name in started for number in fitting.get(name, ()))
     for name, numbers in fitting.items():
         if name not in started and (room > 0 or not started):
             started[name] = f"for {_names(tools[number] for number in numbers[:_SHOWN_TOOLS])}"
-            room -= sum(_size(specs[number]) for number in numbers)
+            room -= sum(offers[number].chars for number in numbers)
     if set(started.values()) <= {UNKNOWN} and not fitting:
         started |= {name: CANNOT_TELL for name in known if name not in started}
     return ServerChoice(started, tuple(name for name in known if name not in started))
+
+
+def known_lists() -> KnownTools:
+    """Keeps from choice to choice what is made of tools for it."""
+    return KnownTools(_as_listed)
+
+
+def _as_listed(tool: ServerTool) -> KnownTool:
+    return KnownTool(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}"[:_READ], tool.input_schema)
 
 
 def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
@@ -117,7 +120,3 @@ def _with_kinds(task: str) -> str:
 def _names(tools: Iterable[ServerTool]) -> str:
     """Names for a reader; a server chooses them."""
     return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
-
-
-def _size(spec: ToolSpec) -> int:
-    return len(spec.name) + len(spec.description) + len(json.dumps(spec.parameters))

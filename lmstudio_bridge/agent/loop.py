@@ -202,7 +202,7 @@ class _Rounds:
         self.tally = tally
         self._weak = weak = strategy.calls == "grammar"
         self._selection = Selection(
-            toolbox.specs,
+            toolbox.offers,
             conversation.task(),
             max_chars=limits.tool_chars,
             max_tools=MAX_TOOLS_WEAK if weak else None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-
-from lmstudio_bridge.messages import ToolSpec
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Generic, Protocol, TypeVar
 
 _WORD = re.compile(r"[a-z]+|\d+")
 # fmt: off
@@ -21,45 +21,59 @@ _STOP_WORDS = frozenset((
 _SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
 _K1, _B = 1.2, 0.75  # the usual constants of BM25
 _FUSION = 60  # the usual constant of reciprocal rank fusion: how little the first ranks stand out
+_MAX_KNOWN_WORDS = 4_096
+_MAX_KNOWN_TEXT = 2_000  # characters of a text whose words are kept; a task may hold words of any length
 _NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
 
 
-class Index:
+class Rankable(Protocol):
+    """What can be ranked: by its `words`, as `tool_words` gives them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def words(self) -> Sequence[str]: ...
+
+
+T = TypeVar("T", bound=Rankable)
+
+
+class Index(Generic[T]):
     """Tools that can be ranked."""
 
-    def __init__(self, specs: Sequence[ToolSpec]) -> None:
-        self._specs = specs
-        self._counts = [_count(spec) for spec in specs]
-        self._lengths = [sum(counts.values()) for counts in self._counts]
-        self._mean = (sum(self._lengths) / len(self._lengths)) if specs else 1.0
-        self._documents = Counter(word for counts in self._counts for word in counts)
+    def __init__(self, tools: Sequence[T]) -> None:
+        self._tools = tools
+        self._words = [tool.words for tool in tools]
+        self._mean = (sum(map(len, self._words)) / len(tools)) if tools else 1.0
 
-    def rank(
-        self, query: str, *, only_hits: bool = False, similar: Mapping[str, float] | None = None
-    ) -> list[ToolSpec]:
+    def rank(self, query: str, *, only_hits: bool = False, similar: Mapping[str, float] | None = None) -> list[T]:
         """The tools, best first; equals stay in their order.
 
         `similar` says of tools, by name, how close they are to the query in meaning: both ranks then count.
         """
         scores = self.scores(query)
         if similar:
-            scores = _fuse(scores, [similar.get(spec.name, 0.0) for spec in self._specs])
-        order = sorted(range(len(self._specs)), key=lambda number: -scores[number])
-        return [self._specs[number] for number in order if scores[number] > 0 or not only_hits]
+            scores = _fuse(scores, [similar.get(tool.name, 0.0) for tool in self._tools])
+        order = sorted(range(len(self._tools)), key=lambda number: -scores[number])
+        return [self._tools[number] for number in order if scores[number] > 0 or not only_hits]
 
     def scores(self, query: str) -> list[float]:
         """How well each tool fits, in the order of the tools; 0.0 where no word does."""
-        words = tuple(dict.fromkeys(_words(query)))  # in their order: a sum of floats depends on it
-        return [self._score(words, number) for number in range(len(self._specs))]
+        wanted = dict.fromkeys(_words(query))  # in their order: a sum of floats depends on it
+        hits = [[word for word in words if word in wanted] for words in self._words]
+        documents = Counter(word for found in hits for word in set(found))
+        total = len(self._tools)
+        rarity = {word: math.log(1 + (total - documents[word] + 0.5) / (documents[word] + 0.5)) for word in wanted}
+        return [
+            self._score([(rarity[word], found.count(word)) for word in wanted if word in found], len(words))
+            for found, words in zip(hits, self._words, strict=True)
+        ]
 
-    def _score(self, words: Sequence[str], number: int) -> float:
-        counts, length = self._counts[number], self._lengths[number]
+    def _score(self, hits: Sequence[tuple[float, int]], length: int) -> float:
+        """The score of a tool with so many words. `hits` are the rarity of each word that it shares, and how often."""
         score = 0.0
-        for word in words:
-            if word not in counts:
-                continue
-            rarity = math.log(1 + (len(self._specs) - self._documents[word] + 0.5) / (self._documents[word] + 0.5))
-            often = counts[word]
+        for rarity, often in hits:
             score += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * length / self._mean))
         return score
 
@@ -75,18 +89,24 @@ def _fuse(*rankings: Sequence[float]) -> list[float]:
     return fused
 
 
-def _count(spec: ToolSpec) -> Counter[str]:
-    parameters = spec.parameters.get("properties", {})
-    counts = Counter(_words(f"{spec.description} {' '.join(map(str, parameters))}"))
-    for word in _words(spec.name):
-        counts[word] += _NAME_WEIGHT
-    return counts
+def tool_words(name: str, description: str, parameters: Iterable[str]) -> Sequence[str]:
+    """The words that a tool is ranked by, one as often as it counts."""
+    return (*_words(f"{description} {' '.join(parameters)}"), *_words(name) * _NAME_WEIGHT)
 
 
 def _words(text: str) -> list[str]:
     """The words that count, in a plain form: files, filed and file are one, and so are folder and directory."""
-    stems = [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
-    return [_SAME.get(stem, stem) for stem in stems]
+    plain = plain_word if len(text) <= _MAX_KNOWN_TEXT else plain_word.__wrapped__
+    return list(filter(None, map(plain, _WORD.findall(text.lower()))))
+
+
+@lru_cache(maxsize=_MAX_KNOWN_WORDS)  # tools share most of their words
+def plain_word(word: str) -> str:
+    """The plain form; "" for a word that does not count."""
+    if word in _STOP_WORDS:
+        return ""
+    stem = _stem(word)
+    return _SAME.get(stem, stem)
 
 
 def _stem(word: str) -> str:

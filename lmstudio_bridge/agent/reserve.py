@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from lmstudio_bridge.agent.choice import FITS
+from lmstudio_bridge.agent.known_tools import KnownTools, Offer
 from lmstudio_bridge.agent.ranking import Index
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.agent.toolbox import Toolbox
@@ -20,26 +21,28 @@ StartServer: TypeAlias = Callable[[str], Awaitable[tuple[ServerTool, ...]]]
 
 
 class Reserve:
-    """The servers that a run could start yet; each is started at most once."""
+    """The servers that a run could start yet; each is started at most once. `known` is what a toolbox takes."""
 
-    def __init__(self, tools: Mapping[str, Sequence[ServerTool]], *, start: StartServer) -> None:
+    def __init__(
+        self, tools: Mapping[str, Sequence[ServerTool]], *, start: StartServer, known: KnownTools | None = None
+    ) -> None:
+        self._known = known
         self._tools = dict(tools)
         self._start = start
-        self._toolbox = Toolbox(())
-        self._fill()
+        self._toolbox = self._fill()
 
     @property
     def servers(self) -> tuple[str, ...]:
         """The names of those that are not started."""
         return tuple(self._tools)
 
-    def fitting(self, query: str, others: Sequence[ToolSpec]) -> tuple[str, ...]:
+    def fitting(self, query: str, others: Sequence[Offer]) -> tuple[str, ...]:
         """The servers to start for a search: those of the tools that fit best, `others` of the run counted in."""
-        specs = (*self._toolbox.specs, *others)
-        scores = Index(specs).scores(query)
+        offers = (*self._toolbox.offers, *others)
+        scores = Index(offers).scores(query)
         enough = FITS * max(scores, default=0.0)
-        ranked = sorted(range(len(specs)), key=lambda number: -scores[number])
-        fitting = [specs[number].name for number in ranked if scores[number] > 0 and scores[number] >= enough]
+        ranked = sorted(range(len(offers)), key=lambda number: -scores[number])
+        fitting = [offers[number].name for number in ranked if scores[number] > 0 and scores[number] >= enough]
         servers = [tool.server for name in fitting if (tool := self._toolbox.find_tool(name))]
         return tuple(dict.fromkeys(servers))[:_MOST_AT_ONCE]
 
@@ -55,11 +58,11 @@ class Reserve:
             DownstreamError: It cannot be started.
         """
         del self._tools[server]
-        self._fill()
+        self._toolbox = self._fill()
         return await self._start(server)
 
-    def _fill(self) -> None:
-        self._toolbox = Toolbox(tool for tools in self._tools.values() for tool in tools)
+    def _fill(self) -> Toolbox:
+        return Toolbox((tool for tools in self._tools.values() for tool in tools), known=self._known)
 
 
 def finding_specs(selection: Selection, reserve: Reserve | None) -> tuple[ToolSpec, ...]:

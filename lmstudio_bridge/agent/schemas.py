@@ -21,6 +21,7 @@ KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "requ
 
 MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
 MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have some thousand
+EMPTY_CHARS = len('{"type": "object", "properties": {}}')  # of the shortest object schema, as JSON
 _MAX_HOPS = 16  # references that lead to nothing but the next one
 _DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper becomes "anything"
 _MAX_ENUM = 4_000  # characters of an enum's values; a longer list is only checked before a call
@@ -30,6 +31,7 @@ _MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
 _COMBINING = frozenset(("anyOf", "oneOf", "allOf"))
+_ELSEWHERE = _COMBINING | {"$ref"}  # where an object's properties may stand, apart from its own
 _OBJECTS = (dict, Mapping)  # nearly all are dicts, and those are told from others much faster
 
 
@@ -46,6 +48,11 @@ def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict
     Never more than about `MAX_NODES` schemas: one that would be larger is cut at a smaller depth. Where no
     `work` is left, it takes any arguments.
     """
+    return sized_schema(schema, work=work)[0]
+
+
+def sized_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> tuple[dict[str, Any], int]:
+    """The object schema, and its length as JSON (characters)."""
     cleaned: dict[str, Any] = {}
     work = work or SchemaWork()
     for depth in _DEPTHS:
@@ -61,13 +68,19 @@ def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict
     if not properties and "anyOf" in cleaned:  # a choice between several forms: every name is offered, none is a must
         properties = {name: each for form in cleaned["anyOf"] for name, each in form.get("properties", {}).items()}
     result = _tidy({"type": "object", "properties": properties, "required": required})
-    try:
-        text = json.dumps(result, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError:  # lone surrogates, which JavaScript leaves where it cuts a text
-        sendable: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
-        return sendable
-    return result
+    text = json.dumps(result)
+    if "\\ud" in text:  # perhaps lone surrogates, which JavaScript leaves where it cuts a text
+        result = json.loads(json.dumps(result, ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(result)
+    return result, len(text)
+
+
+def parameter_names(schema: JSONObject) -> list[str] | None:
+    """The names of its object schema's properties, if they can be told without making that; else None."""
+    properties = schema.get("properties", {})
+    if not isinstance(properties, _OBJECTS) or len(properties) >= MAX_NODES or not _ELSEWHERE.isdisjoint(schema):
+        return None
+    return [name for name in map(str, properties) if not clean_text(name)[1]]
 
 
 class _Cleaner:

@@ -1,14 +1,8 @@
-"""The tools of a run: the names under which the model sees them, and its arguments checked.
-
-Names are `server__tool`, of `[a-z0-9_]`, at most 64 long, unique, and mapped back: LM Studio
-normalises other names on their way to the model, and dots, hyphens and long names get lost there.
-"""
+"""The tools of a run: found by the names under which the model sees them, and its arguments checked."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,12 +10,12 @@ from typing import Any
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.fence import clean_text
-from lmstudio_bridge.agent.known_schemas import KnownSchemas
+from lmstudio_bridge.agent.known_tools import KnownTool, KnownTools, Offer
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.agent.tool_names import free_name, plain_name
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
 
-MAX_NAME = 64  # characters
 MAX_DESCRIPTION = 1_024  # characters of a tool's description that the model reads
 _SHOWN_ARGUMENTS = 300  # characters of bad arguments that are quoted back
 _SHOWN_PROBLEM = 500  # characters of what is wrong with them; a validator's words can quote all of them
@@ -47,29 +41,37 @@ class RefusedCall:
 
 
 class Toolbox:
-    """The tools on offer, in a stable order."""
+    """The tools that may be offered, in a stable order. `known` is what earlier runs know of them: `known_offers()`."""
 
-    def __init__(self, tools: Iterable[ServerTool], *, known: KnownSchemas | None = None) -> None:
-        self._known = known or KnownSchemas()
+    def __init__(self, tools: Iterable[ServerTool], *, known: KnownTools | None = None) -> None:
+        self.known = known_offers() if known is None else known
         self._tools: dict[str, ServerTool] = {}
-        self.specs: tuple[ToolSpec, ...] = ()
+        self._offers: dict[str, Offer] = {}
         self.similar: Mapping[str, float] = {}
-        self._parameters: dict[str, JSONObject] = {}
-        self._sizes: dict[tuple[str, str], int] = {}
         self._work = SchemaWork()
         self.add(tools)
 
-    def add(self, tools: Iterable[ServerTool]) -> tuple[ToolSpec, ...]:
-        """Take in more tools, behind those that are there, which keep their names; gives their specs."""
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """The tools as a selection takes them."""
+        return tuple(self._offers.values())
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """All tools as the model would see them; where not all are offered, that is more work than is needed."""
+        return tuple(offer.spec for offer in self._offers.values())
+
+    def add(self, tools: Iterable[ServerTool]) -> tuple[Offer, ...]:
+        """Take in more tools, behind those that are there, which keep their names; gives what can be offered."""
         distinct = {(tool.server, tool.name): tool for tool in tools}
-        added: list[ToolSpec] = []
+        added: list[Offer] = []
         for _, tool in sorted(distinct.items()):
-            name = _free_name(tool, self._tools)
-            self._tools[name] = tool
-            description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
-            added.append(ToolSpec(name, description, self._known.parameters(tool.input_schema, work=self._work)))
-            self._parameters[name] = added[-1].parameters
-        self.specs += tuple(added)
+            known = self.known.find(tool)
+            if known.name in self._tools:
+                known = _offered_as(free_name(tool, taken=self._tools), tool)  # not kept: in another run it may be free
+            self._tools[known.name] = tool
+            self._offers[known.name] = offer = Offer(known, self._work)
+            added.append(offer)
         return tuple(added)
 
     def note_similar(self, similar: Mapping[tuple[str, str], float]) -> None:
@@ -89,7 +91,7 @@ class Toolbox:
             return RefusedCall(None, self._unknown_tool(call.name))
         tool = self._tools[name]
         try:
-            arguments = read_arguments(call.arguments, self._parameters[name])
+            arguments = read_arguments(call.arguments, self._offers[name].spec.parameters)
         except ValueError as exc:
             return RefusedCall(tool, self._bad_arguments(name, call, str(exc)))
         if problem := self._problem(name, arguments.values):
@@ -98,21 +100,18 @@ class Toolbox:
 
     def definition_size(self, tool: ServerTool) -> int:
         """How long the tool's name, description and schema are, as its server gave them (characters)."""
-        key = (tool.server, tool.name)
-        if key not in self._sizes:
-            self._sizes[key] = len(tool.name) + len(tool.description) + len(json.dumps(tool.input_schema))
-        return self._sizes[key]
+        return len(tool.name) + len(tool.description) + self.known.find(tool).schema_chars()
 
     def known_name(self, name: str) -> str | None:
         """The offered name that is meant: as it stands, or without regard to case and separators."""
         if name in self._tools:
             return name
-        plain = _plain(name)
+        plain = plain_name(name)
         return plain if plain in self._tools else None
 
     def _unknown_tool(self, name: str) -> str:
         shown = name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
-        plain = _plain(name[:_SHOWN_NAME])
+        plain = plain_name(name[:_SHOWN_NAME])
         near = [offered for offered in self._tools if offered.endswith(f"__{plain}")]
         near = near or get_close_matches(plain, self._tools, n=3, cutoff=0.5)
         names = ", ".join(near or list(self._tools)[:_SHOWN_NAMES])
@@ -120,7 +119,7 @@ class Toolbox:
         return f"There is no tool {shown!r}, so nothing was done. {advice if names else 'There are no tools at all.'}"
 
     def _bad_arguments(self, name: str, call: ToolCall, problem: str) -> str:
-        parameters = self._parameters[name]
+        parameters = self._offers[name].spec.parameters
         shown = problem if len(problem) <= _SHOWN_PROBLEM else f"{problem[:_SHOWN_PROBLEM]}…"
         lines = [
             f"{name}{NOT_CALLED}{shown}",
@@ -137,7 +136,16 @@ class Toolbox:
 
         The server judges them itself then, as it does with all.
         """
-        return self._known.problem(self._tools[name].input_schema, arguments)
+        return self._offers[name].known.problem(arguments)
+
+
+def known_offers() -> KnownTools:
+    """Keeps from run to run what is made of tools for the model."""
+    return KnownTools(lambda tool: _offered_as(free_name(tool), tool))
+
+
+def _offered_as(name: str, tool: ServerTool) -> KnownTool:
+    return KnownTool(name, clean_text(tool.description)[0][:MAX_DESCRIPTION], tool.input_schema)
 
 
 def _example(parameters: JSONObject) -> dict[str, Any]:
@@ -167,20 +175,3 @@ def _example_value(schema: Mapping[str, Any]) -> Any:
             return {name: _example_value(properties[name]) for name in schema.get("required", ())}
         case _:
             return "..."
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9_]+", "_", name.split("<|", 1)[0].strip().lower())
-
-
-def _free_name(tool: ServerTool, taken: Mapping[str, ServerTool]) -> str:
-    """`server__tool` in the allowed characters; cut or taken names end in a digest of the real one."""
-    server, plain_tool = _plain(tool.server).strip("_") or "server", _plain(tool.name).strip("_") or "tool"
-    name = f"{server}__{plain_tool}"
-    key = f"{tool.server}\0{tool.name}".encode("utf-8", "surrogatepass")
-    free = name
-    while len(free) > MAX_NAME or free in taken:
-        key = hashlib.sha256(key).digest()
-        digest = key.hex()[:8]
-        free = f"{name[: MAX_NAME - len(digest) - 1]}_{digest}"
-    return free

@@ -82,7 +82,7 @@ class Case:
 
     def __post_init__(self) -> None:
         toolbox = Toolbox([READ, WRITE, ODD, *self.more])
-        self.selection = Selection(toolbox.specs, "read", max_tools=self.max_tools)
+        self.selection = Selection(toolbox.offers, "read", max_tools=self.max_tools)
         self.caller = Caller(
             self.tools,
             toolbox=toolbox,

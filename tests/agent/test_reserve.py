@@ -12,7 +12,7 @@ from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 NOW = ServerTool("clock", "now", "What time it is in a city.")
 SEND = ServerTool("mail", "send", "Send a letter to somebody.")
-READ = ToolSpec("fs__read_file", "Read a file.", {"type": "object", "properties": {}})
+READ = Toolbox([ServerTool("fs", "read_file", "Read a file.")]).offers[0]
 
 
 def reserve(*tools: ServerTool, fails: bool = False) -> tuple[Reserve, list[str]]:
@@ -87,7 +87,7 @@ def test_tools_that_come_later_keep_the_names_and_the_order_of_the_others() -> N
 
 def test_a_selection_finds_tools_that_come_later_and_offers_none_unasked() -> None:
     toolbox = Toolbox([SEND])
-    selection = Selection(toolbox.specs, "Send a letter.")
+    selection = Selection(toolbox.offers, "Send a letter.")
     before = selection.offered
 
     selection.add(toolbox.add([NOW]))
@@ -112,6 +112,6 @@ def test_find_tools_says_of_which_servers_it_finds_tools(count: int, end: str) -
 def test_find_tools_is_offered_where_there_is_something_to_find(
     most: int | None, finding: tuple[ToolSpec, ...]
 ) -> None:
-    selection = Selection(Toolbox([NOW, SEND]).specs, "time", max_tools=most)
+    selection = Selection(Toolbox([NOW, SEND]).offers, "time", max_tools=most)
 
     assert finding_specs(selection, None) == finding

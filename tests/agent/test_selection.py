@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmstudio_bridge.agent.known_tools import KnownTool, Offer
+from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
@@ -32,6 +36,14 @@ def size(*specs: ToolSpec) -> int:
     return sum(len(spec.name) + len(spec.description) + len(json.dumps(spec.parameters)) for spec in specs)
 
 
+def offers(specs: Sequence[ToolSpec]) -> list[Offer]:
+    return [Offer(KnownTool(spec.name, spec.description, spec.parameters), SchemaWork()) for spec in specs]
+
+
+def select(specs: Sequence[ToolSpec], task: str, **options: Any) -> Selection:
+    return Selection(offers(specs), task, **options)
+
+
 def names(specs: tuple[ToolSpec, ...]) -> list[str]:
     return [spec.name for spec in specs]
 
@@ -45,7 +57,7 @@ def requires(name: str, *parameters: str) -> ToolSpec:
 
 
 def test_without_limits_all_are_offered_in_the_order_of_the_toolbox() -> None:
-    selection = Selection(ALL, "What time is it?")
+    selection = select(ALL, "What time is it?")
 
     assert (selection.offered, selection.left_out) == (ALL, 0)
 
@@ -54,29 +66,29 @@ def test_without_limits_all_are_offered_in_the_order_of_the_toolbox() -> None:
 def test_the_best_that_fit_the_room_are_offered_in_the_order_of_the_toolbox(
     more: int, offered: tuple[ToolSpec, ...]
 ) -> None:
-    selection = Selection((READ, TIME), "What time is it in this city?", max_chars=size(TIME, READ) + more)
+    selection = select((READ, TIME), "What time is it in this city?", max_chars=size(TIME, READ) + more)
 
     assert (selection.offered, selection.left_out) == (offered, 2 - len(offered))
 
 
 @pytest.mark.parametrize("room", [0, 1, size(TIME) - 1, size(TIME)])
 def test_the_best_is_offered_however_little_room_there_is(room: int) -> None:
-    assert Selection(ALL, "What time is it in this city?", max_chars=room).offered == (TIME,)
+    assert select(ALL, "What time is it in this city?", max_chars=room).offered == (TIME,)
 
 
 def test_a_smaller_tool_takes_the_room_that_is_too_small_for_a_better_one() -> None:
     huge = tool("files__read", "Read a file. " * 50)
 
-    assert Selection((huge, READ, MAIL), "Send a letter.", max_chars=size(MAIL, READ)).offered == (READ, MAIL)
+    assert select((huge, READ, MAIL), "Send a letter.", max_chars=size(MAIL, READ)).offered == (READ, MAIL)
 
 
 @pytest.mark.parametrize(("most", "offered"), [(1, (TIME,)), (3, (MAIL, READ, TIME)), (4, ALL), (5, ALL)])
 def test_no_more_tools_than_asked_for_are_offered(most: int, offered: tuple[ToolSpec, ...]) -> None:
-    assert Selection(ALL, "What time is it in this city?", max_tools=most).offered == offered
+    assert select(ALL, "What time is it in this city?", max_tools=most).offered == offered
 
 
 def test_the_best_stand_first_where_that_is_asked_for() -> None:
-    selection = Selection(ALL, "Write the time into a file.", best_first=True)
+    selection = select(ALL, "Write the time into a file.", best_first=True)
 
     assert names(selection.offered) == ["fs__write_file", "time__now", "fs__read_file", "mail__send"]
 
@@ -85,20 +97,20 @@ def test_words_and_meaning_count_the_same_where_both_are_known() -> None:
     """Reciprocal rank fusion: what is first in one ranking and second in the other wins."""
     similar = {"mail__send": 0.9, "fs__write_file": 0.8, "time__now": -0.2}
 
-    selection = Selection(ALL, "Write the time into a file.", best_first=True, similar=similar)
+    selection = select(ALL, "Write the time into a file.", best_first=True, similar=similar)
     assert names(selection.offered) == ["fs__write_file", "mail__send", "time__now", "fs__read_file"]
-    unmatched = Selection(ALL, "Größe?", best_first=True, similar=similar)
+    unmatched = select(ALL, "Größe?", best_first=True, similar=similar)
     assert names(unmatched.offered)[:2] == ["mail__send", "fs__write_file"]
-    without = Selection(ALL, "Write the time into a file.", best_first=True, similar={})
+    without = select(ALL, "Write the time into a file.", best_first=True, similar={})
     assert names(without.offered)[0] == "fs__write_file"
 
 
 def test_tools_that_a_task_says_nothing_of_stay_in_their_order() -> None:
-    assert Selection(ALL, "Größe?", best_first=True).offered == ALL
+    assert select(ALL, "Größe?", best_first=True).offered == ALL
 
 
 def test_no_tools_are_no_selection() -> None:
-    selection = Selection((), "What time is it?", max_chars=10)
+    selection = select((), "What time is it?", max_chars=10)
 
     assert (selection.offered, selection.left_out, selection.find("time")) == ((), 0, ())
 
@@ -118,19 +130,19 @@ def test_no_tools_are_no_selection() -> None:
 def test_forms_of_a_word_are_one_word(task: str, description: str) -> None:
     other, fitting = tool("a", "something else"), tool("b", description)
 
-    assert Selection((other, fitting), task, max_tools=1).offered == (fitting,)
+    assert select((other, fitting), task, max_tools=1).offered == (fitting,)
 
 
 def test_a_word_in_the_name_counts_more_than_one_in_the_description() -> None:
     described, named = tool("a", "a clock of iron"), tool("b__clock", "a thing of iron")
 
-    assert Selection((described, named), "clock", max_tools=1).offered == (named,)
+    assert select((described, named), "clock", max_tools=1).offered == (named,)
 
 
 def test_a_rare_word_counts_more_than_one_that_all_tools_have() -> None:
     specs = (*[tool(f"a{n}", "a file that is a file") for n in range(5)], tool("b", "file of dragons now"))
 
-    assert Selection(specs, "file of dragons", max_tools=1).offered == (specs[-1],)
+    assert select(specs, "file of dragons", max_tools=1).offered == (specs[-1],)
 
 
 words = st.sampled_from(["read", "write", "file", "time", "city", "letter", "send", "now", "the", "a", "list", "of"])
@@ -143,8 +155,7 @@ def test_the_limits_hold_and_the_choice_is_always_the_same(
     specs: list[ToolSpec], task: str, max_chars: int | None, max_tools: int | None, best_first: bool
 ) -> None:
     chosen = [
-        Selection(specs, task, max_chars=max_chars, max_tools=max_tools, best_first=best_first).offered
-        for _ in range(2)
+        select(specs, task, max_chars=max_chars, max_tools=max_tools, best_first=best_first).offered for _ in range(2)
     ]
 
     assert chosen[0] == chosen[1]
@@ -159,10 +170,11 @@ def test_the_choice_is_the_same_in_every_process() -> None:
     """Python orders sets of words otherwise in each process, and sums of floats depend on their order."""
     code = (
         "from lmstudio_bridge.agent.selection import Selection;"
-        "from lmstudio_bridge.messages import ToolSpec;"
+        "from lmstudio_bridge.agent.toolbox import Toolbox;"
+        "from lmstudio_bridge.messages import ServerTool;"
         "words = 'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu'.split();"
-        "specs = [ToolSpec(f't{n}', ' '.join(words[n % 5:] + words[:n % 7]), {}) for n in range(40)];"
-        "s = Selection(specs, ' '.join(words), best_first=True);"
+        "tools = [ServerTool('s', f't{n}', ' '.join(words[n % 5:] + words[:n % 7])) for n in range(40)];"
+        "s = Selection(Toolbox(tools).offers, ' '.join(words), best_first=True);"
         "print([spec.name for spec in s.offered], list(map(repr, s._index.scores(' '.join(words)))))"
     )
     seen = {
@@ -178,7 +190,7 @@ def test_the_choice_is_the_same_in_every_process() -> None:
 def test_two_hundred_tools_are_ranked() -> None:
     specs = [tool(f"s{n}__do", f"Does the thing number {n} with files and letters.", path={}) for n in range(200)]
 
-    selection = Selection(specs, "Do thing number 177", max_chars=2_000)
+    selection = select(specs, "Do thing number 177", max_chars=2_000)
 
     assert "s177__do" in names(selection.offered)
     assert size(*selection.offered) <= 2_000
@@ -192,7 +204,7 @@ def find(selection: Selection, arguments: str) -> tuple[str, bool] | None:
 
 
 def test_tools_that_are_found_come_after_those_that_were_there() -> None:
-    selection = Selection(ALL, "What time is it in this city?", max_tools=1)
+    selection = select(ALL, "What time is it in this city?", max_tools=1)
 
     found = find(selection, '{"query": "send a letter"}')
 
@@ -207,7 +219,7 @@ def test_tools_that_are_found_come_after_those_that_were_there() -> None:
 
 @pytest.mark.parametrize("query", ["time", "dragons", "", "the"])
 def test_a_search_that_brings_nothing_new_leaves_the_offer_the_very_same(query: str) -> None:
-    selection = Selection(ALL, "What time is it in this city?", max_tools=1)
+    selection = select(ALL, "What time is it in this city?", max_tools=1)
     before = selection.offered
 
     assert find(selection, json.dumps({"query": query})) == (
@@ -221,21 +233,21 @@ def test_a_search_that_brings_nothing_new_leaves_the_offer_the_very_same(query: 
 def test_a_search_brings_in_so_many_at_once(fitting: int, brought: int) -> None:
     specs = [TIME, *[tool(f"letters{n}", "Send a letter.") for n in range(fitting)]]
 
-    selection = Selection(specs, "time in a city", max_tools=1)
+    selection = select(specs, "time in a city", max_tools=1)
 
     assert len(selection.find("letter")) == brought
 
 
 @pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200)])
 def test_a_long_description_of_a_found_tool_is_cut(length: int, shown: int) -> None:
-    selection = Selection([TIME, tool("mail", "x" * length)], "time in a city", max_tools=1)
+    selection = select([TIME, tool("mail", "x" * length)], "time in a city", max_tools=1)
 
     assert find(selection, '{"query": "mail"}') == (f"These can be called now:\n- mail: {'x' * shown}", False)
 
 
 @pytest.mark.parametrize("arguments", ["", "{}", "{", "[]", '{"other": 5}'])
 def test_a_search_without_a_query_is_an_error_that_says_so(arguments: str) -> None:
-    found = find(Selection(ALL, "time", max_tools=1), arguments)
+    found = find(select(ALL, "time", max_tools=1), arguments)
 
     assert found is not None
     assert found[0].startswith("find_tools was not done: it needs a query (")
@@ -243,12 +255,12 @@ def test_a_search_without_a_query_is_an_error_that_says_so(arguments: str) -> No
 
 
 def test_calls_of_other_tools_are_not_answered_here() -> None:
-    assert Selection(ALL, "time").answer(ToolCall("c1", "fs__find_tools", "{}")) is None
+    assert select(ALL, "time").answer(ToolCall("c1", "fs__find_tools", "{}")) is None
     assert FIND_TOOLS.name == "find_tools"
 
 
 def test_a_tool_that_was_taken_away_is_not_found_again() -> None:
-    selection = Selection(ALL, "time")
+    selection = select(ALL, "time")
 
     selection.take_away({"mail__send", "find_tools"})
 
@@ -259,7 +271,7 @@ def test_a_tool_that_was_taken_away_is_not_found_again() -> None:
 
 @given(toolboxes, st.lists(texts, max_size=4))
 def test_finding_only_adds_at_the_end(specs: list[ToolSpec], queries: list[str]) -> None:
-    selection = Selection(specs, "read a file", max_tools=2)
+    selection = select(specs, "read a file", max_tools=2)
     for query in queries:
         before = selection.offered
         found = selection.find(query)
@@ -273,15 +285,15 @@ def test_finding_only_adds_at_the_end(specs: list[ToolSpec], queries: list[str])
 def test_words_for_the_same_thing_are_one() -> None:
     tools = (tool("fs__list_directory"), tool("fs__move_file"), tool("fs__stat"))
 
-    assert names(Selection(tools, "What is in this folder?", best_first=True).offered)[0] == "fs__list_directory"
-    assert names(Selection(tools, "Rename a.txt.", best_first=True).offered)[0] == "fs__move_file"
+    assert names(select(tools, "What is in this folder?", best_first=True).offered)[0] == "fs__list_directory"
+    assert names(select(tools, "Rename a.txt.", best_first=True).offered)[0] == "fs__move_file"
 
 
 def test_what_its_server_calls_deprecated_comes_last() -> None:
     old = tool("fs__read_file", "Read a file. DEPRECATED: use read_text.", path={"type": "string"})
     new = tool("fs__read_text", "Read the text of something.", path={"type": "string"})
 
-    assert names(Selection((old, TIME, new), "Read the file a.txt.", best_first=True).offered)[-1] == "fs__read_file"
+    assert names(select((old, TIME, new), "Read the file a.txt.", best_first=True).offered)[-1] == "fs__read_file"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +309,7 @@ def test_what_its_server_calls_deprecated_comes_last() -> None:
 def test_what_shows_the_names_for_a_tool_is_of_its_server_and_takes_what_it_takes(
     others: tuple[ToolSpec, ...], found: str
 ) -> None:
-    selection = Selection((requires("fs__read", "path"), *others), "Read.")
+    selection = select((requires("fs__read", "path"), *others), "Read.")
 
     assert selection.listing_tool("fs__read") == found
     assert [selection.listing_tool(spec.name) for spec in others if spec.name == found] in ([], [""])

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from lmstudio_bridge.agent.known_schemas import KnownSchemas
-from lmstudio_bridge.agent.schemas import SchemaWork
-from lmstudio_bridge.agent.toolbox import MAX_DESCRIPTION, MAX_NAME, PreparedCall, RefusedCall, Toolbox
+from lmstudio_bridge.agent.tool_names import MAX_NAME
+from lmstudio_bridge.agent.toolbox import MAX_DESCRIPTION, PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 READ = ServerTool(
@@ -439,34 +438,3 @@ def test_simple_schema_always_comes_with_an_example_that_fits(properties: dict[s
     text = refusal(schema, "[]")
 
     Draft202012Validator(schema).validate(example_in(text))
-
-
-def test_schema_is_made_ready_once_for_all_runs() -> None:
-    known = KnownSchemas()
-    tool = ServerTool("fs", "read", "Reads.", {"type": "object", "properties": {"path": {"type": "string"}}})
-
-    first, second = Toolbox([tool], known=known), Toolbox([tool], known=known)
-
-    assert first.specs[0].parameters is second.specs[0].parameters
-    assert known.checker(tool.input_schema) is known.checker(tool.input_schema)
-
-
-def test_schema_that_was_cut_short_for_one_run_is_whole_in_the_next() -> None:
-    known = KnownSchemas()
-    schema = {"type": "object", "properties": {"path": {"type": "string"}}}
-
-    cut = known.parameters(schema, work=SchemaWork(left=0))
-    whole = known.parameters(schema, work=SchemaWork())
-
-    assert (cut["properties"], whole["properties"]) == ({}, {"path": {"type": "string"}})
-
-
-def test_schema_of_a_server_that_went_away_is_forgotten_in_time() -> None:
-    known = KnownSchemas()
-    first = {"type": "object"}
-    parameters = known.parameters(first, work=SchemaWork())
-
-    for number in range(1_000):
-        known.parameters({"type": "object", "title": str(number)}, work=SchemaWork())
-
-    assert known.parameters(first, work=SchemaWork()) is not parameters

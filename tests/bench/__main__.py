@@ -58,7 +58,7 @@ async def bench(
             results.figures += [*_with_best_peer(warm, list(commands)), *crowd]
             results.figures += await measures.measure_growth(desk, plan, tell, subjects)
         by_key = {figure.key: figure for figure in warm}
-        results.figures.append(measure_catalogue(plan, by_key["warm-cpu"].samples[BRIDGE]))
+        results.figures += measure_catalogue(plan, by_key["warm-cpu"].samples[BRIDGE])
         if profile_runs:
             results.profiles += await measure_profile(desk, rounds=_PROFILE_ROUNDS, runs=profile_runs, tell=tell)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 
+from lmstudio_bridge.agent.known_tools import KnownTools, chars_of
+from lmstudio_bridge.agent.ranking import plain_word
 from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.toolbox import Toolbox, known_offers
 from lmstudio_bridge.messages import ServerTool
 from tests.bench.figures import BRIDGE, Figure, add_sample
 from tests.bench.plan import Plan
@@ -31,29 +34,38 @@ _SCHEMA = {
 
 
 def many_tools() -> list[ServerTool]:
-    """Tools as servers list them."""
+    """Tools as servers list them: no part of one is a part of another."""
     words = "Look up records of kind {} in area {} by words in them, newest first, with dates and owners."
+    schema = json.dumps(_SCHEMA)
     return [
-        ServerTool(f"server{server}", f"look_up_{number}", words.format(number, server), {**_SCHEMA}, True)
+        ServerTool(f"server{server}", f"look_up_{number}", words.format(number, server), json.loads(schema), True)
         for server in range(SERVERS)
         for number in range(TOOLS)
     ]
 
 
-def measure_catalogue(plan: Plan, rounds: Sequence[float]) -> Figure:
-    """CPU time to build the catalogue and choose from it, over the CPU times of a warm round (ms)."""
-    figure = Figure(
-        "catalogue",
-        f"catalogue of {SERVERS * TOOLS} tools from {SERVERS} servers, CPU",
-        "ms",
-        reference=ROUND,
-        bar=1.0,
-        note="once a run, over the bridge's own warm round",
-    )
+def measure_catalogue(plan: Plan, rounds: Sequence[float]) -> list[Figure]:
+    """CPU time to build the catalogue and choose from it, over the CPU times of a warm round (ms).
+
+    Of tools that nobody has seen before, and of the very same ones in a further run.
+    """
+    title = f"catalogue of {SERVERS * TOOLS} tools from {SERVERS} servers"
+    note = "over the bridge's own warm round"
+    first = Figure("catalogue-first", f"{title}, the first time, CPU", "ms", reference=ROUND, bar=1.0, note=note)
+    again = Figure("catalogue", f"{title}, in each further run, CPU", "ms", reference=ROUND, bar=1.0, note=note)
     for number in range(plan.catalogue_passes):
-        tools = many_tools()
-        began = time.process_time()
-        Selection(Toolbox(tools).specs, task_of(0, rounds=1), max_chars=ROOM)
-        add_sample(figure, BRIDGE, (time.process_time() - began) * _MILLI)
-        add_sample(figure, ROUND, rounds[number % len(rounds)])
-    return figure
+        tools, known = many_tools(), known_offers()
+        plain_word.cache_clear()
+        for figure in (first, again):
+            began = time.process_time()
+            build_catalogue(tools, known)
+            add_sample(figure, BRIDGE, (time.process_time() - began) * _MILLI)
+            add_sample(figure, ROUND, rounds[number % len(rounds)])
+    return [first, again]
+
+
+def build_catalogue(tools: Sequence[ServerTool], known: KnownTools) -> Selection:
+    """What a run does with the tools before its first round."""
+    toolbox = Toolbox(tools, known=known)
+    chars_of(toolbox.offers, most=ROOM)  # whether they leave room for the task
+    return Selection(toolbox.offers, task_of(0, rounds=1), max_chars=ROOM)

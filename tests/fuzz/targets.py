@@ -127,7 +127,7 @@ def fuzz_tools(data: bytes) -> None:
             _check_text(prepared.text)
     _check_json(reply_schema(toolbox.specs))
     _check_text(describe_tools(toolbox.specs))
-    Selection(toolbox.specs, text, max_chars=500).find(text)
+    Selection(toolbox.offers, text, max_chars=500).find(text)
 
 
 def fuzz_schemas(data: bytes) -> None:
