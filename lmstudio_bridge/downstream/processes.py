@@ -138,6 +138,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
             if self._queued <= MAX_QUEUED:
                 self._pipe(1, asyncio.ReadTransport).resume_reading()
             yield line
+            if self._lines:
+                await asyncio.sleep(0)  # others get their turn: a server may write thousands of lines at once
 
     async def write(self, data: bytes) -> None:
         """Write to its stdin; waits while the pipe is full.
@@ -149,8 +151,13 @@ class ChildProcess(asyncio.SubprocessProtocol):
         if not self._stdin_lost and not pipe.is_closing():
             pipe.write(data)
             await self._writable.wait()
-        if self._stdin_lost:
+        if self._stdin_lost or pipe.is_closing():
             raise BrokenPipeError
+
+    def stop_reading(self) -> None:
+        """Let `lines` end with what has come so far."""
+        self._stdout_ended = True
+        self._arrived.set()
 
     async def wait_exited(self, seconds: float) -> bool:
         """Whether it has ended within that time."""
@@ -191,7 +198,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         whole = self._stdout.feed(data)
         if self._stdout.overflowed:
             self._stdout_failure = f"wrote a line of more than {MAX_LINE // (1024 * 1024)} MiB"
-            self._end_stdout()
+            self.stop_reading()
             return
         self._lines.extend(whole)
         self._queued += sum(map(len, whole))
@@ -208,7 +215,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
             if self._stdout.rest:
                 self._lines.append(self._stdout.rest)
                 self._queued += len(self._stdout.rest)
-            self._end_stdout()
+            self.stop_reading()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -223,13 +230,9 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     # The rest.
 
-    def _end_stdout(self) -> None:
-        self._stdout_ended = True
-        self._arrived.set()
-
     def _discard_stdout(self) -> None:
         """Read on without keeping anything: a server that is stuck writing would never see its stdin close."""
-        self._end_stdout()
+        self.stop_reading()
         self._lines.clear()
         self._pipe(1, asyncio.ReadTransport).resume_reading()
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeAlias, assert_never
+from typing import Any, Self, TypeAlias, assert_never
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,8 +20,9 @@ import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
-from mcp.types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
 from pydantic import ValidationError
 
 from lmstudio_bridge.downstream import failures
@@ -172,52 +173,73 @@ class ServerTransport:
 
     @asynccontextmanager
     async def _open_stdio(self) -> AsyncIterator[Streams]:
-        """Like the SDK's, but with a known process group, stderr kept, and a buffer that is not quadratic."""
+        """Like the SDK's, but with a known process group, stderr kept, and a buffer that is not quadratic.
+
+        Whoever writes a message writes it to the pipe, and whoever reads one reads its line: no tasks in between.
+        """
         config = self._config
-        arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
         env = add_own(self._environ, config.env)
-        async with (
-            arrived,
-            read,
-            write,
-            leaving,
-            self._children.open_child(config.command, config.args, env=env, cwd=self._cwd) as child,
-            anyio.create_task_group() as tasks,
-        ):
+        async with self._children.open_child(config.command, config.args, env=env, cwd=self._cwd) as child:
             self._child = child
 
-            async def receive() -> None:
+            async def receive() -> AsyncGenerator[SessionMessage, None]:
                 async for line in child.lines():
                     try:
                         messages = decode_line(line)
                     except ValueError:
                         child.note(line)
                         continue
-                    try:
-                        for message in messages:
-                            await arrived.send(SessionMessage(message))
-                    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                        return  # nobody listens any more
+                    for message in messages:
+                        yield SessionMessage(message)
                 await finish("closed its output")
 
-            async def send() -> None:
-                async for item in leaving:
-                    try:
-                        await child.write(_encode_message(item.message))
-                    except BrokenPipeError:
+            async def send(item: SessionMessage) -> None:
+                try:
+                    data = _encode_message(item.message)
+                except (ValueError, RecursionError) as exc:
+                    raise MCPError(code=INVALID_PARAMS, message="This is nested too deeply to be sent.") from exc
+                try:
+                    await child.write(data)
+                except BrokenPipeError as exc:
+                    with anyio.CancelScope(shield=True):
                         await finish("does not read its input any more")
-                        return
+                    child.stop_reading()
+                    raise anyio.BrokenResourceError from exc
 
             async def finish(otherwise: str) -> None:
                 await child.wait_exited(EXIT_GRACE)
                 self.ending = self.ending or child.ending or otherwise
-                await arrived.aclose()
 
-            tasks.start_soon(receive)
-            tasks.start_soon(send)
-            yield read, write
-            tasks.cancel_scope.cancel()
+            yield _Incoming(receive()), _Outgoing(send)
+
+
+class _Incoming:
+    """The messages of a generator, as a stream that the SDK can read."""
+
+    def __init__(self, messages: AsyncGenerator[SessionMessage, None]) -> None:
+        self._messages = messages
+
+    def __aiter__(self) -> AsyncGenerator[SessionMessage, None]:
+        return self._messages
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._messages.aclose()
+
+
+class _Outgoing:
+    """A stream that the SDK can write to: each message goes to a function. Raises `BrokenResourceError` as it does."""
+
+    def __init__(self, send: Callable[[SessionMessage], Awaitable[None]]) -> None:
+        self.send = send
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 async def _note_status(response: httpx2.Response) -> None:

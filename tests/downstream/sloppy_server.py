@@ -92,6 +92,10 @@ def call(number: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]
         case "die":
             print("these are my last words", file=sys.stderr, flush=True)
             os._exit(arguments.get("code", 3))
+        case "deaf":  # it lives on, but reads nothing any more
+            os.close(0)
+            say(number, "deaf")
+            time.sleep(600)
         case "big":
             say(number, "x" * arguments["size"])
         case "progress":

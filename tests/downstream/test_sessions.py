@@ -96,6 +96,20 @@ async def test_arguments_that_are_no_json_are_answered_at_once(value: object) ->
     assert methods.count("tools/call") == 1
 
 
+async def test_arguments_too_deep_for_the_wire_are_answered_and_harm_nobody_else() -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    async with open_test_pool() as pool:
+        await pool.open_server(configure())
+        pid = await pool.call_tool("sloppy", "pid", {})
+
+        result = await pool.call_tool("sloppy", "raw", {"result": deep})
+
+        assert result == ToolResult("This is nested too deeply to be sent.", is_error=True)
+        assert await pool.call_tool("sloppy", "pid", {}) == pid
+
+
 async def test_big_result_passes() -> None:
     async with open_test_pool() as pool:
         await pool.open_server(configure())
@@ -265,6 +279,18 @@ async def test_server_that_dies_in_a_call_loses_that_call_and_is_started_again_f
 
     assert one.value.server == "sloppy"
     assert methods == ["initialize", "notifications/initialized", "tools/list", "tools/call"]  # nothing was sent again
+
+
+async def test_server_that_stops_to_read_loses_the_call_and_is_started_again_for_the_next() -> None:
+    async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
+        await pool.open_server(configure())
+        pid = (await pool.call_tool("sloppy", "pid", {})).text
+        await pool.call_tool("sloppy", "deaf", {})
+
+        with pytest.raises(SessionLostError, match="does not read its input any more during the call of 'raw'"):
+            await pool.call_tool("sloppy", "raw", {"result": {}})
+
+        assert (await pool.call_tool("sloppy", "pid", {})).text != pid
 
 
 async def test_server_that_died_idle_is_started_again_by_opening() -> None:
