@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 _WORD = re.compile(r"[a-z]+|\d+")
@@ -21,8 +22,8 @@ _STOP_WORDS = frozenset((
 _SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
 _K1, _B = 1.2, 0.75  # the usual constants of BM25
 _FUSION = 60  # the usual constant of reciprocal rank fusion: how little the first ranks stand out
-_MAX_KNOWN_WORDS = 4_096
-_MAX_KNOWN_TEXT = 2_000  # characters of a text whose words are kept; a task may hold words of any length
+_MAX_KNOWN_PIECES = 4_096
+_MAX_KNOWN_TEXT = 2_000  # characters of a text whose pieces are kept; a task may hold some of any length
 _NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
 
 
@@ -91,22 +92,20 @@ def _fuse(*rankings: Sequence[float]) -> list[float]:
 
 def tool_words(name: str, description: str, parameters: Iterable[str]) -> Sequence[str]:
     """The words that a tool is ranked by, one as often as it counts."""
-    return (*_words(f"{description} {' '.join(parameters)}"), *_words(name) * _NAME_WEIGHT)
+    return (*_words(f"{description} {' '.join(parameters)}"), *_words(name.replace("_", " ")) * _NAME_WEIGHT)
 
 
 def _words(text: str) -> list[str]:
     """The words that count, in a plain form: files, filed and file are one, and so are folder and directory."""
-    plain = plain_word if len(text) <= _MAX_KNOWN_TEXT else plain_word.__wrapped__
-    return list(filter(None, map(plain, _WORD.findall(text.lower()))))
+    find_words = words_of_piece if len(text) <= _MAX_KNOWN_TEXT else words_of_piece.__wrapped__
+    return list(chain.from_iterable(map(find_words, text.lower().split())))
 
 
-@lru_cache(maxsize=_MAX_KNOWN_WORDS)  # tools share most of their words
-def plain_word(word: str) -> str:
-    """The plain form; "" for a word that does not count."""
-    if word in _STOP_WORDS:
-        return ""
-    stem = _stem(word)
-    return _SAME.get(stem, stem)
+@lru_cache(maxsize=_MAX_KNOWN_PIECES)  # tools share most of their words
+def words_of_piece(piece: str) -> tuple[str, ...]:
+    """The words that count in a piece of text without white space, in lower case."""
+    stems = [_stem(word) for word in _WORD.findall(piece) if word not in _STOP_WORDS]
+    return tuple(_SAME.get(stem, stem) for stem in stems)
 
 
 def _stem(word: str) -> str:

@@ -24,8 +24,9 @@ def free_name(tool: ServerTool, *, taken: Container[str] = ()) -> str:
     """The name of a tool; cut or taken names end in a digest of the real one."""
     server, plain_tool = plain_name(tool.server).strip("_") or "server", plain_name(tool.name).strip("_") or "tool"
     name = f"{server}__{plain_tool}"
-    key = f"{tool.server}\0{tool.name}".encode("utf-8", "surrogatepass")
-    free = name
+    if len(name) <= MAX_NAME and name not in taken:
+        return name
+    free, key = name, f"{tool.server}\0{tool.name}".encode("utf-8", "surrogatepass")
     while len(free) > MAX_NAME or free in taken:
         key = hashlib.sha256(key).digest()
         digest = key.hex()[:8]
