@@ -18,7 +18,7 @@ from lmstudio_bridge.errors import DownstreamError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.messages import Notice, ServerTool
 from lmstudio_bridge.redaction import Redactor
-from lmstudio_bridge.shown_tools import ShownTools, without_secrets
+from lmstudio_bridge.shown_tools import ShownTools
 from lmstudio_bridge.similarity import ToolSimilarity
 
 _TOOLS_SHARE = 4  # the tools may take a quarter of the context
@@ -124,7 +124,7 @@ class RunServers:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
             return
-        shown = self._shown.of(config.name, taken.tools)
+        shown = self._shown.of(taken.tools)
         self._opened[config.name] = tuple(filter(self._offers, shown.tools))
         await self._tell(ServerReady(config.name, len(taken.tools)))
         secret = shown.left_out
@@ -143,9 +143,7 @@ class RunServers:
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
         tools = self._taker.store.known_tools(config)
-        if tools is None:
-            return None
-        return tuple(without_secrets(tool, self._redactor) for tool in tools if self._offers(tool))
+        return None if tools is None else tuple(filter(self._offers, self._shown.of(tools).tools))
 
 
 def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.redaction import Redactor
 
-_MAX_SERVERS = 100  # whose tools are kept; those of others are looked through in each run
+_MAX_LISTS = 200  # that are kept; two of a server, as its session and its file have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +19,28 @@ class Shown:
 
 
 class ShownTools:
-    """Looks through the tools of a server once for all runs, as long as its session lists the very same ones."""
+    """Looks through the list of a server's tools once for all runs that get the very same one."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._made: dict[str, tuple[tuple[ServerTool, ...], int, Shown]] = {}
+        self._made: dict[int, tuple[tuple[ServerTool, ...], int, Shown]] = {}
+        """By the id of the list, which is kept, so that nothing else can have it."""
 
-    def of(self, server: str, tools: tuple[ServerTool, ...]) -> Shown:
-        """What may be shown of these; looked through anew when they are others, or when there are more secrets."""
-        before, secrets, shown = self._made.get(server, ((), -1, Shown()))
-        if before is not tools or secrets != self._redactor.lessons:
+    def of(self, tools: tuple[ServerTool, ...]) -> Shown:
+        """What may be shown of these; looked through anew when there are more secrets."""
+        _, secrets, shown = self._made.get(id(tools), ((), -1, Shown()))
+        if secrets != self._redactor.lessons:
             named = [tool for tool in tools if self._redactor.redact(tool.name) == tool.name]
             # The model would write the name of another one, and it would stand in the journal.
-            shown = Shown(tuple(without_secrets(tool, self._redactor) for tool in named), len(tools) - len(named))
-            self._made[server] = tools, self._redactor.lessons, shown
-            if len(self._made) > _MAX_SERVERS:
+            shown = Shown(tuple(map(self._without_secrets, named)), len(tools) - len(named))
+            self._made[id(tools)] = tools, self._redactor.lessons, shown
+            if len(self._made) > _MAX_LISTS:
                 del self._made[next(iter(self._made))]
         return shown
 
-
-def without_secrets(tool: ServerTool, redactor: Redactor) -> ServerTool:
-    """The tool with what its server may have put into its description and its schema taken out."""
-    return replace(
-        tool,
-        description=redactor.redact(tool.description),
-        input_schema=redactor.redact_fields(tool.input_schema),
-    )
+    def _without_secrets(self, tool: ServerTool) -> ServerTool:
+        return replace(
+            tool,
+            description=self._redactor.redact(tool.description),
+            input_schema=self._redactor.redact_fields(tool.input_schema),
+        )

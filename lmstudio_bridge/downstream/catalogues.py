@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024 * 1024  # of one file; the tools of honest servers take a hundredth of it
 MAX_FILES = 200  # the oldest go first; an entry that was changed or removed leaves its file behind
+MAX_KEPT = 50  # catalogues in memory
+MAX_KEPT_BYTES = 256 * 1024  # of the file of one of them
 MAX_DEPTH = 64  # levels of a schema that is kept
 MAX_AGE = 30 * 24 * 3600.0  # seconds; then a server has probably had an update
 
@@ -54,6 +56,7 @@ class CatalogueStore:
         self._folder = folder
         self._values = tuple(values)
         self._clock = clock
+        self._last_read: dict[Path, tuple[bytes, Catalogue]] = {}  # with the digest of what stood in the file
 
     def path(self, config: ServerConfig) -> Path:
         """Where the catalogue of this server is, if there is one."""
@@ -73,14 +76,19 @@ class CatalogueStore:
         return catalogue.tools
 
     def read(self, config: ServerConfig) -> Catalogue | None:
-        """The catalogue of a server; None if there is none.
+        """The catalogue of a server, mostly the very same one while its file says the same; None if there is none.
 
         Raises:
             UnreadableCatalogueError: Its file is not one that we would write.
         """
         path = self.path(config)
         try:
-            stored = _Stored.model_validate_json(read_plain_file(path, most=MAX_BYTES))
+            data = read_plain_file(path, most=MAX_BYTES)
+            digest = hashlib.sha256(data).digest()
+            before, catalogue = self._last_read.get(path, (b"", Catalogue(())))
+            if digest == before:
+                return catalogue
+            stored = _Stored.model_validate_json(data)
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as exc:
@@ -88,11 +96,16 @@ class CatalogueStore:
             logger.warning("the catalogue of MCP server %s in %s cannot be read: %s", config.name, path, why)
             raise UnreadableCatalogueError(f"{path}: {why}") from exc
         tools = [(tool, tool.as_tool(config.name)) for tool in stored.tools]
-        return Catalogue(
+        catalogue = Catalogue(
             tuple(made for tool, made in tools if not tool.gone),
             tuple(made for tool, made in tools if tool.gone),
             stored.listed_at,
         )
+        if len(data) <= MAX_KEPT_BYTES:
+            self._last_read[path] = digest, catalogue
+            if len(self._last_read) > MAX_KEPT:
+                del self._last_read[next(iter(self._last_read))]
+        return catalogue
 
     def plain_tools(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot say."""

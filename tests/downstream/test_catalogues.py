@@ -52,6 +52,46 @@ def test_what_is_written_is_read_again(store: CatalogueStore) -> None:
     assert store.known_tools(CONFIG) == (LOG, ODD)
 
 
+def test_a_file_that_says_the_same_is_made_into_tools_once(store: CatalogueStore) -> None:
+    write(store, LOG)
+
+    assert store.read(CONFIG) is store.read(CONFIG)
+
+
+def test_a_file_that_says_something_else_is_noticed_also_within_the_same_tick_and_of_the_same_size(
+    store: CatalogueStore,
+) -> None:
+    path = write(store, LOG)
+    assert store.known_tools(CONFIG) == (LOG,)
+    before = path.stat()
+    path.write_text(path.read_text(encoding="utf-8").replace("Shows", "Hides"), encoding="utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert (path.stat().st_size, path.stat().st_ino) == (before.st_size, before.st_ino)
+    assert store.known_tools(CONFIG) == (replace(LOG, description="Hides the log."),)
+
+
+@pytest.mark.parametrize(("more", "kept"), [(-1, True), (0, True), (1, False)])
+def test_what_is_long_is_not_kept_in_memory(store: CatalogueStore, more: int, kept: bool) -> None:
+    path = write(store, LOG)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + " " * (catalogues.MAX_KEPT_BYTES + more - len(text)), encoding="utf-8")
+
+    assert (store.read(CONFIG) is store.read(CONFIG)) == kept
+
+
+@pytest.mark.parametrize(("more", "kept"), [(-1, True), (0, True), (1, False)])
+def test_so_many_catalogues_are_kept_in_memory(store: CatalogueStore, more: int, kept: bool) -> None:
+    write(store, LOG)
+    first = store.read(CONFIG)
+    for number in range(catalogues.MAX_KEPT - 1 + more):
+        config = replace(CONFIG, name=f"s{number}")
+        write(store, LOG, config=config)
+        store.read(config)
+
+    assert (store.read(CONFIG) is first) == kept
+
+
 def test_a_server_that_was_never_listed_has_no_catalogue(store: CatalogueStore) -> None:
     assert store.read(CONFIG) is None
     assert store.known_tools(CONFIG) is None
