@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from tests.bench.model_server import reply_to
 from tests.bench.peers import Peer, install
 from tests.bench.results import BEGIN, END, Results, render_markdown, render_table, write_document
 from tests.bench.sampling import Samples
-from tests.bench.subjects import BenchError, open_desk
+from tests.bench.subjects import BenchError, Desk, Model, open_desk
 from tests.bench.task import ANSWER, task_of
+from tests.raw_client import base_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
 
@@ -55,6 +57,20 @@ def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
     page = files[1].read_text(encoding="utf-8")
     assert all(figure["title"] in page for figure in figures.values())
     assert "http" not in page.replace("httpx", ""), "the page must do without a network"
+
+
+def test_what_is_measured_keeps_what_it_compiles_as_an_installed_program_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    desk = Desk(tmp_path, Model("http://127.0.0.1:1"))
+    asks = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]
+    told = [
+        subprocess.run(asks, env=environ, capture_output=True, text=True, timeout=LIMIT, check=True).stdout.strip()
+        for environ in (dict(os.environ), {**base_environment(), **desk.bridge_environ()}, desk.line_environ())
+    ]
+
+    assert told == ["True", "False", "False"]
 
 
 # -- figures -------------------------------------------------------------------------------------
