@@ -39,6 +39,7 @@ _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # serv
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
+_JSON = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one for each call
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
@@ -148,9 +149,10 @@ class Caller:
             return await self._without_sending(
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
-        if prepared.tool.read_only is not True and holds_mark(json.dumps(prepared.arguments, ensure_ascii=False)):
+        sent_arguments = _JSON.encode(prepared.arguments)
+        if prepared.tool.read_only is not True and holds_mark(sent_arguments):
             return await self._without_sending(number, call, _HOLDS_MARK, server=server, tool=tool, decision=decision)
-        return await self._send(number, call, prepared, decision)
+        return await self._send(number, call, prepared, decision, sent_arguments)
 
     async def _start_needed(self, call: ToolCall) -> list[str]:
         """Start the servers that this call needs and that are not started; what the model must read if they fail."""
@@ -216,7 +218,9 @@ class Caller:
         """What the function makes of the text; a long one takes seconds, in which other runs must go on."""
         return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
 
-    async def _send(self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision) -> ToolResult:
+    async def _send(
+        self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision, sent_arguments: str
+    ) -> ToolResult:
         server, tool = prepared.tool.server, prepared.tool.name
         started_at = self._clock()
 
@@ -226,7 +230,6 @@ class Caller:
         if prepared.changes:
             text = self._redact(f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}")
             await self._tell(Noticed(Notice("strategy", text)))
-        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
         advice = ""
         try:

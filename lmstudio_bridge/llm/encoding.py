@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from lmstudio_bridge.llm.wire import ChatOptionsOut, message_out, tool_out
@@ -22,11 +23,9 @@ class ChatEncoder:
 
     def encode(self, options: ChatOptionsOut, *, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bytes:
         """The body of a request, a JSON object in UTF-8. Same messages give same bytes, in any request."""
-        same = 0
-        for known, message in zip(self._messages, messages, strict=False):
-            if known is not message and known != message:
-                break
-            same += 1
+        same = len(self._messages)
+        if [*messages[:same]] != self._messages:  # else the history only grew, as nearly always
+            same = next(n for n, (a, b) in enumerate(zip_longest(self._messages, messages)) if a != b)
         self._messages[same:] = messages[same:]
         self._encoded[same:] = [encode_json(message_out(message)) for message in messages[same:]]
         history = b",".join(self._encoded)
