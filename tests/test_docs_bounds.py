@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import autonomous, errors, places, request, rule_files, server, similarity
-from lmstudio_bridge.agent import arguments, calls, journal, paths, results, schemas, shelf, toolbox, validation
+from lmstudio_bridge.agent import (
+    arguments,
+    calls,
+    journal,
+    known_tools,
+    paths,
+    results,
+    schemas,
+    shelf,
+    toolbox,
+    validation,
+)
 from lmstudio_bridge.downstream import catalogues, connections, content, entries, processes, transports
 from lmstudio_bridge.llm import accumulate, slots, transport
 from lmstudio_bridge.settings import Settings, read_settings
@@ -58,6 +69,7 @@ BOUNDS: dict[str, str] = {
     "schemas in one tool's schema": f"{schemas.MAX_NODES:,}",
     "schemas looked at for all tools of a run": f"{schemas.MAX_WORK:,}",
     "vectors of tools that are kept": f"{similarity.MAX_VECTORS} of one embedding model",
+    "tools that are kept ready from run to run": f"{known_tools.MAX_KNOWN:,}",
     "what is kept of one server's tools": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema that is checked": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
     "steps of one check": f"{validation.MAX_STEPS:,}",

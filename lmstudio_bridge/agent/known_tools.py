@@ -14,7 +14,8 @@ from lmstudio_bridge.messages import JSONObject, ServerTool, ToolSpec
 if TYPE_CHECKING:
     from lmstudio_bridge.agent.validation import SchemaChecker
 
-_MAX_KNOWN = 1_000  # tools; those of some dozen servers
+MAX_KNOWN = 1_000  # tools; those of some dozen servers
+_MAX_KEPT_WORDS = 1_000  # of one tool; names of parameters could make it fifty times as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class KnownTool:
             if names is None:
                 names = self.sized(work).spec.parameters["properties"]
             words = tool_words(self.name, self.description, names)
-            if work.left <= 0:
+            if work.left <= 0 or len(words) > _MAX_KEPT_WORDS:
                 return words
             self._words = words
         return self._words
@@ -148,7 +149,7 @@ class KnownTools:
         if known is None or before is None or not _is_same(before, tool):
             known = self._make(tool)
             self._known[key] = (tool, known)
-            if len(self._known) > _MAX_KNOWN:
+            if len(self._known) > MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return known
 

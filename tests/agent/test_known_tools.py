@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.agent.choice import choose_servers, known_lists
-from lmstudio_bridge.agent.known_tools import KnownTools, Offer, chars_of
+from lmstudio_bridge.agent.known_tools import KnownTool, KnownTools, Offer, chars_of
 from lmstudio_bridge.agent.schemas import EMPTY_CHARS, MAX_WORK, SchemaWork, object_schema, parameter_names
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox, known_offers
@@ -138,6 +138,15 @@ def test_a_thousand_tools_are_kept(others: int, kept: bool) -> None:
         known.find(ServerTool("web", f"get_{number}"))
 
     assert (known.find(first) is before) is kept
+
+
+@pytest.mark.parametrize(("count", "kept"), [(996, True), (997, True), (998, False)])  # and three of its name
+def test_a_thousand_words_of_a_tool_are_kept(count: int, kept: bool) -> None:
+    known = KnownTool("x", "word " * count, {})
+    first = known.words(SchemaWork())
+
+    assert list(first) == ["word"] * count + ["x"] * 3
+    assert (known.words(SchemaWork()) is first) is kept
 
 
 def test_a_name_that_was_taken_in_one_run_is_free_in_the_next() -> None:
