@@ -7,6 +7,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from lmstudio_bridge.bounded_files import read_at_most
+
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 
@@ -22,7 +24,7 @@ def read_plain_file(path: Path, *, most: int) -> bytes:
     with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a plain file")
-        data = file.read(most + 1)
+        data = read_at_most(file, most=most)
     if len(data) > most:
         raise OSError(f"it has more than {most:,} bytes")
     return data

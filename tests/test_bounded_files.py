@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.bounded_files import read_bounded
+from lmstudio_bridge.bounded_files import MEBIBYTE, read_bounded
 from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.errors import McpConfigError, SettingsError
 from lmstudio_bridge.rule_files import FILE, MAX_BYTES, load_rules
@@ -26,6 +27,27 @@ def test_a_file_may_be_so_large(tmp_path: Path, size: int, fits: bool) -> None:
     else:
         with pytest.raises(OSError, match="it is larger than 0 MiB"):
             read_bounded(path, max_bytes=10)
+
+
+def test_no_more_room_is_made_than_a_file_needs(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000)
+    tracemalloc.start()
+    read_bounded(path, max_bytes=64 * MEBIBYTE)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < MEBIBYTE
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no such files there")
+def test_a_file_that_does_not_say_its_size_is_read_whole() -> None:
+    path = Path("/proc/self/limits")
+
+    assert path.stat().st_size == 0
+    assert read_bounded(path, max_bytes=MEBIBYTE) == path.read_bytes() != b""
+    with pytest.raises(OSError, match="it is larger than"):
+        read_bounded(path, max_bytes=len(path.read_bytes()) - 1)
 
 
 @posix
