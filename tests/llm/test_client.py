@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import httpx
 import pytest
@@ -10,8 +11,8 @@ import respx
 
 from lmstudio_bridge.errors import (
     AuthError,
-    LLMConnectionError,
     ModelSubstitutedError,
+    SettingsError,
     WrongEndpointError,
 )
 from lmstudio_bridge.llm.client import open_client
@@ -274,10 +275,11 @@ async def test_the_token_is_sent() -> None:
         assert sim.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_an_unusable_address_is_named() -> None:
-    async with open_client("http://[::1") as client:
-        with pytest.raises((WrongEndpointError, LLMConnectionError)):
-            await within(client.list_models())
+@pytest.mark.parametrize("address", ["http://[::1", "http://here..there:1234"])
+async def test_an_unusable_address_is_named(address: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(address)):
+        async with open_client(address):
+            pass
 
 
 async def test_a_usage_of_zeros_is_kept_for_the_loop_to_see() -> None:
