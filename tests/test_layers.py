@@ -98,6 +98,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "llm.accumulate",
         "llm.encoding",
+        "llm.connections",
         "llm.responses",
         "downstream.changes",
         "downstream.transports",
@@ -176,7 +177,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "json_repair": ("agent.arguments",),
     "jsonschema": ("agent.validation",),
     "referencing": ("agent.validation",),
-    "httpx": ("llm.transport",),
+    "httpcore": ("llm.connections", "llm.transport"),
     "httpx2": ("downstream.transports",),
     "mcp.client": ("downstream.transports",),
     "mcp.shared": ("downstream.connections", "downstream.transports"),
@@ -288,7 +289,7 @@ def test_module_keeps_to_its_layer(module: str) -> None:
 def test_agent_knows_neither_http_nor_mcp(module: str) -> None:
     tops = {name.partition(".")[0] for name in imports_of(MODULES[module])}
 
-    assert not tops & {"httpx", "httpx2", "mcp", "mcp_types"}
+    assert not tops & {"httpcore", "httpx2", "mcp", "mcp_types"}
 
 
 # -- the checker itself -------------------------------------------------------------------------
@@ -328,7 +329,7 @@ def test_agent_knows_neither_http_nor_mcp(module: str) -> None:
         ),
         ("cli", "import lmstudio_bridge.nowhere.x", "cli imports lmstudio_bridge.nowhere.x, which is not in the table"),
         ("events", "from . import messages", "events imports ..messages relatively"),
-        ("agent.loop", "async def f():\n    import httpx", "agent.loop imports httpx"),
+        ("agent.loop", "async def f():\n    import httpcore", "agent.loop imports httpcore"),
         ("llm.transport", "import httpx2", "llm.transport imports httpx2"),
         ("downstream.sessions", "from mcp import ClientSession", "downstream.sessions imports mcp.ClientSession"),
         ("server", "from mcp.client.stdio import stdio_client", "server imports mcp.client.stdio.stdio_client"),

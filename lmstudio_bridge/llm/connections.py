@@ -6,18 +6,25 @@ request) are of no use with one address, and take as long as the request itself.
 
 from __future__ import annotations
 
+import asyncio
+import select
+import socket
 import ssl
+import sys
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 
 import anyio
 import httpcore
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 _KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes idle connections after 5, and must not do so as we use one again
-_MAX_IDLE = 100  # connections that are kept
+MAX_IDLE = 100  # connections that are kept
 _WRITE_TIMEOUT = 30.0  # seconds
 _CLOSE_TIMEOUT = 1.0  # seconds to close a connection while being cancelled
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib looks which of the two it is
@@ -40,7 +47,8 @@ class Reply:
     ) -> None:
         self.status = response.status
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        pieces = response.aiter_stream()
+        assert isinstance(response.stream, AsyncIterable)
+        pieces = aiter(response.stream)
         self.pieces = (
             _decompressed(pieces) if self.headers.get("content-encoding", "identity") != "identity" else pieces
         )
@@ -48,10 +56,112 @@ class Reply:
         self._connection = connection
         self._keep = keep
 
+    def wait_until(self, deadline: float | None) -> None:
+        """The time of the event loop until which more of the body must come, however often it is read."""
+        wire = self._response.extensions.get("network_stream")
+        if isinstance(wire, _Socket):
+            wire.deadline = deadline
+
     async def aclose(self) -> None:
         """Waits for nothing but the local socket."""
+        self.wait_until(None)
         await self._response.aclose()
         await self._keep(self._connection)
+
+
+class _Socket(httpcore.AsyncNetworkStream):
+    """A connection as httpcore wants it, on anyio's sockets.
+
+    Httpcore has one of its own, with a time limit that begins anew with each read; here it is a moment, and nothing
+    is set up for a piece that is there already.
+    """
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.deadline: float | None = None  # of reading
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            raise httpcore.ReadError(str(exc)) from exc
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._stream.send(buffer)
+        except TimeoutError as exc:
+            raise httpcore.WriteTimeout(str(exc)) from exc
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            raise httpcore.WriteError(str(exc)) from exc
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        with _as_connect_errors():
+            try:
+                async with asyncio.timeout(timeout):
+                    wrapped = await TLSStream.wrap(
+                        self._stream, hostname=server_hostname, ssl_context=ssl_context, standard_compatible=False
+                    )
+            except BaseException:
+                await anyio.aclose_forcefully(self._stream)
+                raise
+        return _Socket(wrapped)
+
+    def get_extra_info(self, info: str) -> object:
+        match info:
+            case "ssl_object":
+                return self._stream.extra(TLSAttribute.ssl_object, None)
+            case "is_readable":  # asked of a connection at rest: was it closed?
+                return _is_readable(self._stream.extra(SocketAttribute.raw_socket))
+            case _:
+                return None
+
+
+class _Network(httpcore.AsyncNetworkBackend):
+    """Makes connections for httpcore."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        with _as_connect_errors():
+            async with asyncio.timeout(timeout):
+                return _Socket(await anyio.connect_tcp(host, port))
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    """Whether something has come, if only the end."""
+    if connection.fileno() < 0:
+        return True
+    if sys.platform == "win32":
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()  # as select has no room for large numbers of files
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@contextmanager
+def _as_connect_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise httpcore.ConnectTimeout(str(exc)) from exc
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as exc:  # ssl's own errors among them
+        raise httpcore.ConnectError(str(exc)) from exc
 
 
 class Connections:
@@ -64,6 +174,7 @@ class Connections:
         headers: Mapping[str, str],
         certificates: ssl.SSLContext | None,
         connect_timeout: float,
+        max_idle: int = MAX_IDLE,
     ) -> None:
         """`headers` go with every request; `certificates` are what a server with https is checked against.
 
@@ -78,9 +189,10 @@ class Connections:
             address += b":%d" % port
         self._origin = httpcore.Origin(parts.scheme.encode(), host, port)
         self._path = quote(parts.path, safe=_PATH_CHARACTERS).encode()
-        self._headers = [(b"Host", address), *((name.encode(), value.encode()) for name, value in headers.items())]
+        self.headers = [(b"Host", address), *((name.encode(), value.encode()) for name, value in headers.items())]
         self._waits = {"timeout": {"connect": connect_timeout, "write": _WRITE_TIMEOUT}}
         self._certificates = certificates
+        self._max_idle = max_idle
         self._idle: deque[httpcore.AsyncHTTPConnection] = deque()  # the last to come is the first to go
 
     async def send(self, method: str, route: str, body: bytes | None = None) -> Reply:
@@ -89,7 +201,7 @@ class Connections:
         Raises:
             httpcore's exceptions, and so do the pieces of the reply.
         """
-        origin, headers = self._origin, self._headers
+        origin, headers = self._origin, self.headers
         if body is not None:
             headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
         request = httpcore.Request(
@@ -122,13 +234,13 @@ class Connections:
                 return connection
             await connection.aclose()
         return httpcore.AsyncHTTPConnection(
-            self._origin, ssl_context=self._certificates, keepalive_expiry=_KEEPALIVE_EXPIRY
+            self._origin, ssl_context=self._certificates, keepalive_expiry=_KEEPALIVE_EXPIRY, network_backend=_Network()
         )
 
     async def _keep(self, connection: httpcore.AsyncHTTPConnection) -> None:
         if connection.is_idle():  # else it was closed, because its reply was not read to its end
             self._idle.append(connection)
-            if len(self._idle) > _MAX_IDLE:
+            if len(self._idle) > self._max_idle:
                 await self._idle.popleft().aclose()
 
 

@@ -89,7 +89,9 @@ async def open_transport(
             connect_timeout=timeouts.connect,
         )
     except ValueError as exc:
-        raise SettingsError(f"The address {root_url} cannot be used: {exc}.", remedy="Check LMSTUDIO_BASE_URL.") from exc
+        raise SettingsError(
+            f"The address {root_url} cannot be used: {exc}.", remedy="Check LMSTUDIO_BASE_URL."
+        ) from exc
     try:
         yield Transport(connections, root_url, timeouts, max_body_bytes=max_body_bytes)
     finally:
@@ -161,7 +163,7 @@ class Transport:
         reply = await self._send("POST", route, payload, model=model, deadline=deadline, waited=waited)
         try:
             if reply.status == 200 and _is_event_stream(reply):
-                yield self._pieces(reply, url=url, model=model, first_deadline=deadline)
+                yield _Pieces(reply, url=url, model=model, timeouts=self._timeouts, deadline=deadline)
                 await _read_end(reply)
                 return
             body = await self._read(reply, url=url, model=model, deadline=deadline, waited=waited)
@@ -209,30 +211,45 @@ class Transport:
             raise _translated(exc, url=url, model=model, waited=waited, mid_reply=True) from exc
         return bytes(body)
 
-    async def _pieces(
-        self, reply: Reply, *, url: str, model: str | None, first_deadline: float
-    ) -> AsyncIterator[bytes]:
-        clock = asyncio.get_running_loop().time
-        deadline, waited, mid_reply = first_deadline, self._timeouts.first_byte, False
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(reply.pieces, None)
-            except FAILURES as exc:
-                raise _translated(exc, url=url, model=model, waited=waited, mid_reply=mid_reply) from exc
-            if piece is None:
-                return
-            yield piece
-            waited, mid_reply = self._timeouts.between_bytes, True
-            deadline = clock() + waited
+
+class _Pieces:
+    """The body of a stream; a piece has to come by `deadline` at first, and then within `between` seconds.
+
+    No generator: those that are left before their end cost the event loop a task each.
+    """
+
+    def __init__(self, reply: Reply, *, url: str, model: str | None, timeouts: Timeouts, deadline: float) -> None:
+        reply.wait_until(deadline)
+        self._reply = reply
+        self._url = url
+        self._model = model
+        self._waited = timeouts.first_byte
+        self._between = timeouts.between_bytes
+        self._mid_reply = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._mid_reply:
+            self._waited = self._between
+            self._reply.wait_until(asyncio.get_running_loop().time() + self._between)
+        try:
+            piece = await anext(self._reply.pieces)
+        except FAILURES as exc:
+            raise _translated(
+                exc, url=self._url, model=self._model, waited=self._waited, mid_reply=self._mid_reply
+            ) from exc
+        self._mid_reply = True
+        return piece
 
 
 async def _read_end(reply: Reply) -> None:
     """Read what is left of a body: a connection is kept only if all was read."""
+    reply.wait_until(asyncio.get_running_loop().time() + _END_TIMEOUT)
     with suppress(*FAILURES):
-        async with asyncio.timeout(_END_TIMEOUT):
-            async for _ in reply.pieces:
-                pass
+        async for _ in reply.pieces:
+            pass
 
 
 def _is_event_stream(reply: Reply) -> bool:
