@@ -26,7 +26,6 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 _KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes idle connections after 5, and must not do so as we use one again
 MAX_IDLE = 100  # connections that are kept
 _WRITE_TIMEOUT = 30.0  # seconds
-_CLOSE_TIMEOUT = 1.0  # seconds to close a connection while being cancelled
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib looks which of the two it is
 _PORTS = MappingProxyType({"http": 80, "https": 443})
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~"  # besides letters and digits, what stands for itself in a path
@@ -43,7 +42,7 @@ class Reply:
         self,
         response: httpcore.Response,
         connection: httpcore.AsyncHTTPConnection,
-        keep: Callable[[httpcore.AsyncHTTPConnection], Awaitable[None]],
+        give_back: Callable[[httpcore.AsyncHTTPConnection], Awaitable[None]],
     ) -> None:
         self.status = response.status
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
@@ -54,7 +53,7 @@ class Reply:
         )
         self._response = response
         self._connection = connection
-        self._keep = keep
+        self._give_back = give_back
 
     def wait_until(self, deadline: float | None) -> None:
         """The time of the event loop until which more of the body must come, however often it is read."""
@@ -65,8 +64,10 @@ class Reply:
     async def aclose(self) -> None:
         """Waits for nothing but the local socket."""
         self.wait_until(None)
-        await self._response.aclose()
-        await self._keep(self._connection)
+        try:
+            await self._response.aclose()
+        finally:  # also if it was cancelled
+            await self._give_back(self._connection)
 
 
 class _Socket(httpcore.AsyncNetworkStream):
@@ -193,6 +194,7 @@ class Connections:
         self._waits = {"timeout": {"connect": connect_timeout, "write": _WRITE_TIMEOUT}}
         self._certificates = certificates
         self._max_idle = max_idle
+        self._open: set[httpcore.AsyncHTTPConnection] = set()
         self._idle: deque[httpcore.AsyncHTTPConnection] = deque()  # the last to come is the first to go
 
     async def send(self, method: str, route: str, body: bytes | None = None) -> Reply:
@@ -215,33 +217,44 @@ class Connections:
         try:
             response = await connection.handle_async_request(request)
         except BaseException:  # cancellation above all
-            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                await connection.aclose()
+            await self._close(connection)
             raise
-        return Reply(response, connection, self._keep)
+        return Reply(response, connection, self._give_back)
 
     async def aclose(self) -> None:
-        """Close the connections that are at rest."""
-        while self._idle:
-            await self._idle.pop().aclose()
+        """Close all connections, also those that are in use."""
+        self._idle.clear()
+        while self._open:
+            await self._close(self._open.pop())
 
     async def _take(self) -> httpcore.AsyncHTTPConnection:
         while self._idle and self._idle[0].has_expired():  # what has not been used since a rush
-            await self._idle.popleft().aclose()
+            await self._close(self._idle.popleft())
         while self._idle:
             connection = self._idle.pop()
             if not connection.has_expired():
                 return connection
-            await connection.aclose()
-        return httpcore.AsyncHTTPConnection(
-            self._origin, ssl_context=self._certificates, keepalive_expiry=_KEEPALIVE_EXPIRY, network_backend=_Network()
+            await self._close(connection)
+        connection = httpcore.AsyncHTTPConnection(
+            self._origin,
+            ssl_context=self._certificates,
+            keepalive_expiry=_KEEPALIVE_EXPIRY,
+            network_backend=_Network(),
         )
+        self._open.add(connection)
+        return connection
 
-    async def _keep(self, connection: httpcore.AsyncHTTPConnection) -> None:
-        if connection.is_idle():  # else it was closed, because its reply was not read to its end
-            self._idle.append(connection)
-            if len(self._idle) > self._max_idle:
-                await self._idle.popleft().aclose()
+    async def _give_back(self, connection: httpcore.AsyncHTTPConnection) -> None:
+        if not connection.is_idle() or connection not in self._open:  # its reply was not read to its end
+            await self._close(connection)
+            return
+        self._idle.append(connection)
+        if len(self._idle) > self._max_idle:
+            await self._close(self._idle.popleft())
+
+    async def _close(self, connection: httpcore.AsyncHTTPConnection) -> None:
+        self._open.discard(connection)
+        await connection.aclose()  # the socket goes at once, and what there is to wait for may be cancelled
 
 
 async def _decompressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -145,6 +145,21 @@ async def test_a_request_that_is_cancelled_closes_its_connection() -> None:
         assert server.ended == [0]
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_reply_whose_closing_is_cancelled_is_hung_up_all_the_same(steps: int) -> None:
+    async with open_server() as server, open_connections(server.url) as connections:
+        server.head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+        reply = await within(connections.send("GET", "/"))
+        closing = asyncio.create_task(reply.aclose())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await connections.aclose()
+
+        await server.until(lambda: server.ended == [0])
+
+
 async def test_a_time_limit_ends_with_its_reply() -> None:
     async with open_server() as server, open_connections(server.url) as connections:
         reply = await within(connections.send("GET", "/"))
