@@ -1,7 +1,7 @@
 """Events of a run → short messages for the person who waits.
 
-A sink that never stalls the run: it only leaves the newest message, and those of faults that were
-mended; a task of its own sends them, at most a few a second, and repeats itself before the host's idle
+A sink that never stalls the run: it only leaves the newest event, and those of faults that were
+mended; a task of its own sends them, at most two a second, and repeats itself before the host's idle
 clock runs out.
 """
 
@@ -51,7 +51,7 @@ Send = Callable[[float, str], Awaitable[None]]
 """Sends one progress notification: a counter that only grows, and a message."""
 
 HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
-INTERVAL = 0.25  # seconds between two messages
+INTERVAL = 0.5  # seconds between two messages; nobody reads faster, and with many runs at once they cost
 END_LIMIT = 10.0  # seconds for what is kept to go out at the end; the answer goes the same way after it, no sooner
 _CLOSE_TIMEOUT = 1.0  # seconds for the task to end once it is cancelled
 _MAX_KEPT = 20  # messages that wait to be sent; more are no news
