@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -58,17 +59,13 @@ class SchemaChecker:
 
     def __init__(self, schema: JSONObject, *, max_steps: int = MAX_STEPS) -> None:
         self._max_steps = max_steps
-        self._left = 0
-        self._step = 1
-        self._patterns: dict[str, TypeAdapter[str]] = {}
+        self._budget = _Budget()
         plain = _plain_schema(schema)
         try:
             kind = validator_for(dict(schema), default=Draft202012Validator)
             kind.check_schema(plain, format_checker=_NO_FORMATS)  # type: ignore[call-arg]  # the Protocol lacks it
-            keywords = {name: self._bounded(name, each) for name, each in kind.VALIDATORS.items()}
-            bounded = extend(kind, keywords)  # type: ignore[no-untyped-call]
             # An empty registry: a reference to a URL must not make us fetch it.
-            self._validator: Validator = bounded(plain, registry=Registry())
+            self._validator = _bounded_kind(kind)(plain, registry=Registry(), format_checker=self._budget)
         except _BROKEN as exc:
             raise ValueError("it is not a valid JSON Schema") from exc
 
@@ -78,9 +75,8 @@ class SchemaChecker:
         Raises:
             UncheckedError: It would take too long to tell.
         """
-        self._left = self._max_steps
         try:
-            self._step = 1 + len(json.dumps(value, default=str)) // _CHARACTERS_A_STEP
+            self._budget.fill(self._max_steps, step=1 + len(json.dumps(value, default=str)) // _CHARACTERS_A_STEP)
             error = best_match(self._validator.iter_errors(value))
         except UncheckedError:
             raise
@@ -88,36 +84,38 @@ class SchemaChecker:
             return None
         return _in_words(error) if error else None
 
-    def _bounded(self, name: str, keyword: _Keyword) -> _Keyword:
-        """The keyword, on our budget."""
-        judge = {"pattern": self._pattern, "patternProperties": self._pattern_properties}.get(name, keyword)
 
-        def bounded(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
-            self._spend(1 + (len(value) // _MEMBERS_A_STEP if isinstance(value, dict | list) else 0))
-            if name == "uniqueItems" and isinstance(instance, list):
-                self._spend(len(instance) ** 2 // _MEMBERS_A_STEP)  # each with each, where they cannot be sorted
-            if name == "additionalProperties" and isinstance(instance, dict) and schema.get("patternProperties"):
-                patterns = schema["patternProperties"]
-                instance = {
-                    key: item for key, item in instance.items() if not any(self._fits(each, key) for each in patterns)
-                }
-                schema = {key: each for key, each in schema.items() if key != "patternProperties"}
-            return judge(validator, value, instance, schema)
+class _Budget(FormatChecker):
+    """The steps that a check has left, and the patterns of its schema.
 
-        return bounded
+    jsonschema hands its format checker to every keyword, and nothing else of ours: so all validators of a draft can
+    share one class, which takes longer to make than most checks.
+    """
 
-    def _pattern(self, validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        if isinstance(instance, str) and not self._fits(pattern, instance):
-            yield ValidationError(f"{instance!r} does not match {pattern!r}")
+    def __init__(self) -> None:
+        super().__init__(())
+        self._left = 0
+        self._step = 1
+        self._patterns: dict[str, TypeAdapter[str]] = {}
 
-    def _pattern_properties(self, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        if isinstance(instance, dict):
-            for pattern, subschema in value.items():
-                for key, item in instance.items():
-                    if self._fits(pattern, key):
-                        yield from validator.descend(item, subschema, path=key, schema_path=pattern)
+    def check(self, instance: object, format: str) -> None:
+        """No format is checked."""
 
-    def _fits(self, pattern: str, text: str) -> bool:
+    def fill(self, steps: int, *, step: int) -> None:
+        """Have so many steps from now on; each that is spent counts as `step`."""
+        self._left, self._step = steps, step
+
+    def spend(self, steps: int) -> None:
+        """Take so many steps.
+
+        Raises:
+            UncheckedError: There are no more.
+        """
+        self._left -= steps * self._step
+        if self._left < 0:
+            raise UncheckedError("it takes too many steps")
+
+    def fits(self, pattern: str, text: str) -> bool:
         """Whether the pattern occurs in the text.
 
         Raises:
@@ -126,19 +124,54 @@ class SchemaChecker:
         if len(text) > MAX_MATCHED:
             raise UncheckedError(f"a text for its pattern {pattern[:_SHOWN_PATTERN]!r} is too long")
         if pattern not in self._patterns:
-            self._spend(_PATTERN_COST)
+            self.spend(_PATTERN_COST)
             self._patterns[pattern] = _prepare(pattern)
-        self._spend(1 + len(text) // _TEXT_A_STEP)
+        self.spend(1 + len(text) // _TEXT_A_STEP)
         try:
             self._patterns[pattern].validate_python(text)
         except Mismatch:
             return False
         return True
 
-    def _spend(self, steps: int) -> None:
-        self._left -= steps * self._step
-        if self._left < 0:
-            raise UncheckedError("it takes too many steps")
+
+@cache
+def _bounded_kind(kind: type[Validator]) -> type[Validator]:
+    """The validators of a draft with their keywords on the budget that they are given as format checker."""
+    keywords = {name: _bounded(name, each) for name, each in kind.VALIDATORS.items()}
+    bounded: type[Validator] = extend(kind, keywords)  # type: ignore[no-untyped-call]
+    return bounded
+
+
+def _bounded(name: str, keyword: _Keyword) -> _Keyword:
+    judge = {"pattern": _pattern, "patternProperties": _pattern_properties}.get(name, keyword)
+
+    def bounded(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError] | None:
+        budget: _Budget = validator.format_checker
+        budget.spend(1 + (len(value) // _MEMBERS_A_STEP if isinstance(value, dict | list) else 0))
+        if name == "uniqueItems" and isinstance(instance, list):
+            budget.spend(len(instance) ** 2 // _MEMBERS_A_STEP)  # each with each, where they cannot be sorted
+        if name == "additionalProperties" and isinstance(instance, dict) and schema.get("patternProperties"):
+            patterns = schema["patternProperties"]
+            instance = {
+                key: item for key, item in instance.items() if not any(budget.fits(each, key) for each in patterns)
+            }
+            schema = {key: each for key, each in schema.items() if key != "patternProperties"}
+        return judge(validator, value, instance, schema)
+
+    return bounded
+
+
+def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not validator.format_checker.fits(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, dict):
+        for pattern, subschema in value.items():
+            for key, item in instance.items():
+                if validator.format_checker.fits(pattern, key):
+                    yield from validator.descend(item, subschema, path=key, schema_path=pattern)
 
 
 _BROKEN = (

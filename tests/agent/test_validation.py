@@ -151,3 +151,32 @@ def test_a_call_that_cannot_be_checked_is_for_the_server_to_judge(schema: dict[s
     toolbox = Toolbox([ServerTool("s", "t", input_schema={"type": "object", **schema})])
 
     assert isinstance(toolbox.prepare_call(ToolCall("1", "s__t", '{"a": "x"}')), PreparedCall)
+
+
+def test_validators_of_one_draft_share_their_class() -> None:
+    """To make one takes longer than most checks, and 20 KB."""
+    checkers = [SchemaChecker({"type": "object", "title": title}) for title in "ab"]
+    older = SchemaChecker({"$schema": "http://json-schema.org/draft-07/schema#"})
+
+    assert type(checkers[0]._validator) is type(checkers[1]._validator)
+    assert type(older._validator) is not type(checkers[0]._validator)
+
+
+def test_each_check_has_its_own_steps() -> None:
+    schema = {"items": {"type": "integer"}}
+    poor, rich = SchemaChecker(schema, max_steps=5), SchemaChecker(schema)
+
+    for _ in range(2):
+        with pytest.raises(UncheckedError):
+            poor.problem([1] * 10)
+        assert rich.problem([1] * 10) is None
+        assert poor.problem([1]) is None
+
+
+@pytest.mark.parametrize("form", ["date-time", "regex", ["no"], {}])
+def test_formats_are_not_checked(form: Any) -> None:
+    """They are notes in JSON Schema 2020-12; no meta-schema looks at the one here."""
+    checker = SchemaChecker({"properties": {"a": {"$ref": "#/x"}}, "x": {"type": "string", "format": form}})
+
+    assert checker.problem({"a": "("}) is None
+    assert checker.problem({"a": 1}) == "a: 1 is not of type 'string'"
