@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import logging
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,12 +63,13 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, tuple):
-        items = [_redacted(item, redact) for item in value]
-        return tuple(items) if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        items = tuple([_redacted(item, redact) for item in value])
+        return value if all(map(operator.is_, items, value)) else items
     changed: dict[str, Any] = {}
     for name in _TEXTS.get(type(value), ()):
         old = getattr(value, name)
-        if (new := _redacted(old, redact)) is not old:
+        new = redact(old) if isinstance(old, str) else _redacted(old, redact)
+        if new is not old:
             changed[name] = new
     return dataclasses.replace(value, **changed) if changed else value
 

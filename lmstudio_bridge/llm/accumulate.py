@@ -9,7 +9,6 @@ import json
 import random
 import string
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.errors import LLMResponseError
@@ -54,12 +53,13 @@ class FrameDecoder:
         Raises:
             LLMResponseError: A frame grew over the limit.
         """
-        if b"\n" not in chunk:
-            self._rest += chunk
+        *lines, rest = chunk.split(b"\n")
+        if not lines:
+            self._rest += rest
         else:
-            begun, *lines = chunk.split(b"\n")
-            lines.insert(0, bytes(self._rest + begun))
-            self._rest = bytearray(lines.pop())
+            if self._rest:
+                lines[0] = bytes(self._rest + lines[0])
+            self._rest = bytearray(rest)
             for line in lines:
                 if frame := self._take_line(line.removesuffix(b"\r")):
                     yield frame
@@ -152,8 +152,10 @@ class ChunkDecoder:
 
     def _read_chunk(self, frame: Frame) -> ChatIn | None:
         if not (frame.event or b'"error"' in frame.data):  # nearly all, and this takes half the time
-            with suppress(ValueError):  # for one, pydantic's JSON reader refuses half characters
+            try:
                 return ChatIn.model_validate_json(frame.data)
+            except ValueError:  # for one, pydantic's JSON reader refuses half characters
+                pass
         try:
             decoded = json.loads(frame.data)
             text = error_text(decoded)
@@ -191,8 +193,6 @@ class _Text:
 
     def add(self, piece: str) -> str:
         """Take a piece; what of it (and of what was held back) is whole."""
-        if not piece:
-            return ""
         piece = self._half + piece
         self._half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
         whole = _mended(piece.removesuffix(self._half) if self._half else piece)
@@ -258,9 +258,9 @@ class Accumulator:
                 continue
             thinking, text = message.thinking(), message.text()
             self._chars += len(thinking) + len(text)
-            if whole := self._reasoning.add(thinking):
+            if thinking and (whole := self._reasoning.add(thinking)):
                 deltas.append(ReasoningDelta(whole))
-            if whole := self._text.add(text):
+            if text and (whole := self._text.add(text)):
                 deltas.append(TextDelta(whole))
             deltas += [self._add_call(call) for call in message.tool_calls or []]
         if self._chars > self._max_chars:
@@ -333,6 +333,8 @@ class Accumulator:
 
 def _mended(text: str) -> str:
     """`text` with UTF-16 halves joined, and those that stay alone replaced, so that it can be encoded."""
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
