@@ -121,7 +121,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("host_files",),
     ("registration",),
     ("commands.surroundings",),
-    ("commands.registering", "commands.display"),
+    ("commands.registering", "commands.display", "commands.progress_lines"),
     ("llm.pinned", "similarity", "shown_tools"),
     ("opening",),
     ("preparation",),

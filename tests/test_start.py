@@ -187,6 +187,12 @@ async def test_version_and_help_import_next_to_nothing(option: str) -> None:
     assert SHELL - {each.name for each in imports} == set(), "what nobody needs any more is taken off the list"
 
 
+async def test_what_shows_a_run_in_a_pipe_imports_nothing_for_terminals() -> None:
+    imports = imports_of(await report_of("-c", f"import {PACKAGE}.commands.progress_lines"))
+
+    assert {"rich", f"{PACKAGE}.commands.terminal"} & {each.name for each in imports} == set()
+
+
 # -- the reader of the report ---------------------------------------------------------------------
 
 

@@ -27,6 +27,11 @@ def clean_text(text: str) -> tuple[str, int]:
     return _UNSEEN.subn("", text)
 
 
+def one_line(text: str) -> str:
+    """The text in one line, without what could move the cursor: names are made by others."""
+    return " ".join(clean_text(text)[0].split())
+
+
 @dataclass(frozen=True, slots=True)
 class Fence:
     """Stands around all that comes from outside in a run. `mark` is a word that no honest text holds."""

@@ -12,8 +12,9 @@ from rich.status import Status
 from rich.text import Text
 
 from lmstudio_bridge.agent.arguments import about_arguments
-from lmstudio_bridge.agent.progress import describe, open_progress
-from lmstudio_bridge.commands.terminal import can_show, one_line, open_console
+from lmstudio_bridge.agent.fence import one_line
+from lmstudio_bridge.agent.progress import describe
+from lmstudio_bridge.commands.terminal import can_show, open_console
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -34,19 +35,8 @@ _MOVING, _PLAIN = "\N{BRAILLE PATTERN DOTS-124}", "line"  # one sign of rich's u
 
 
 @asynccontextmanager
-async def open_display(stream: TextIO, *, environ: Mapping[str, str], heartbeat: float) -> AsyncIterator[Emit]:
-    """A sink that shows a run on a stream: lines and a spinner in a terminal, plain lines in a pipe or a file.
-
-    In a pipe a line comes at least every `heartbeat` seconds.
-    """
-    if not stream.isatty():
-
-        async def write(_: float, message: str) -> None:
-            print(one_line(message), file=stream, flush=True)
-
-        async with open_progress(write, heartbeat=heartbeat) as emit:
-            yield emit
-        return
+async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[Emit]:
+    """A sink that shows a run in a terminal: lines, and a spinner."""
     console = open_console(stream, environ=environ)
     spinner = "dots" if can_show(_MOVING, stream) else _PLAIN
     with console.status(Text("starting"), spinner=spinner) as status:

@@ -87,8 +87,8 @@ def _printer() -> Callable[[Check], None]:
     """What prints a check as far as the terminal can show it."""
     from rich.text import Text
 
-    from lmstudio_bridge.agent.fence import clean_text
-    from lmstudio_bridge.commands.terminal import can_show, one_line, open_console
+    from lmstudio_bridge.agent.fence import clean_text, one_line
+    from lmstudio_bridge.commands.terminal import can_show, open_console
 
     console = open_console(sys.stdout, environ=os.environ)
     marks = _MARKS if can_show("".join(_MARKS.values()), sys.stdout) else _ASCII_MARKS

@@ -34,7 +34,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(settings: Settings, args: argparse.Namespace, _: Redactor) -> int:
     """Print them, and on stderr what the user should know about the files."""
-    from lmstudio_bridge.commands.terminal import one_line, print_table
+    from lmstudio_bridge.agent.fence import one_line
+    from lmstudio_bridge.commands.terminal import print_table
     from lmstudio_bridge.downstream.discovery import load_servers
     from lmstudio_bridge.overview import SERVER_COLUMNS, server_rows
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lmstudio_bridge.agent.fence import clean_text
+from lmstudio_bridge.agent.fence import one_line
 
 PLAIN_WIDTH = 10_000  # columns of output that is no terminal: a program reads it, so no line is broken
 
@@ -36,11 +36,6 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
-
-
-def one_line(text: str) -> str:
-    """The text in one line, without what could move the cursor: names are made by others."""
-    return " ".join(clean_text(text)[0].split())
 
 
 def can_show(text: str, stream: TextIO) -> bool:

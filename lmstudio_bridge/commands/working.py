@@ -6,13 +6,15 @@ import argparse
 import json
 import os
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmstudio_bridge.collector import collector_paused
 from lmstudio_bridge.commands.arguments import EXIT_FAILED, EXIT_OK, positive, rounds
 
 if TYPE_CHECKING:
-    from lmstudio_bridge.events import Event
+    from lmstudio_bridge.events import Emit, Event
     from lmstudio_bridge.redaction import Redactor
     from lmstudio_bridge.request import ContinueRequest, RunRequest
     from lmstudio_bridge.settings import Settings
@@ -59,11 +61,19 @@ async def do_work(
     """Do what is asked: what happens to stderr, the answer to stdout; the exit code."""
     import asyncio
 
-    from lmstudio_bridge.agent.fence import clean_text
-    from lmstudio_bridge.autonomous import open_agent
-    from lmstudio_bridge.commands.display import open_display
-    from lmstudio_bridge.events import RunContinued, RunStarted, fan_out
-    from lmstudio_bridge.request import RunRequest
+    with collector_paused():
+        from lmstudio_bridge.agent.fence import clean_text
+        from lmstudio_bridge.autonomous import open_agent
+        from lmstudio_bridge.commands.progress_lines import open_lines
+        from lmstudio_bridge.events import RunContinued, RunStarted, fan_out
+        from lmstudio_bridge.request import RunRequest
+
+    def open_show() -> AbstractAsyncContextManager[Emit]:
+        if not sys.stderr.isatty():
+            return open_lines(sys.stderr, heartbeat=settings.heartbeat)
+        from lmstudio_bridge.commands.display import open_display  # with rich, which nobody else needs
+
+        return open_display(sys.stderr, environ=os.environ)
 
     run_id = ""
 
@@ -74,7 +84,7 @@ async def do_work(
 
     async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
         try:
-            async with open_display(sys.stderr, environ=os.environ, heartbeat=settings.heartbeat) as show:
+            async with open_show() as show:
                 emit = fan_out(remember, show)
                 if isinstance(request, RunRequest):
                     report = await agent.execute(request, emit=emit)
