@@ -151,7 +151,7 @@ class ModelValidator:
         self._default_model = _name_or_none(default_model)
         self._ttl = ttl
         self._clock = clock
-        self._lock = asyncio.Lock()
+        self._fetching: asyncio.Event | None = None  # set when the fetch under way has ended
         self._fetches = 0  # that have ended, well or badly
         self._forgotten = 0  # times that `forget` was called
         self._last: ModelCatalog | LLMError | None = None
@@ -167,22 +167,18 @@ class ModelValidator:
         if not refresh and (cached := self._fresh(max_age)):
             return cached
         fetches = self._fetches
-        async with self._lock:
-            if self._fetches != fetches and self._last is not None:  # somebody else's fetch ended while we waited
+        while self._fetching is not None:  # no lock: who waits for one goes on only when who came before has
+            await self._fetching.wait()
+            if self._fetches != fetches and self._last is not None:
                 if isinstance(self._last, LLMError):
                     raise self._last
                 return self._last
-            forgotten = self._forgotten
-            try:
-                catalog = await self._fetch()
-            except LLMError as exc:
-                self._last, self._cached = exc, None
-                self._fetches += 1
-                raise
-            self._last, self._cached_at = catalog, self._clock()
-            self._cached = catalog if self._forgotten == forgotten else None
-            self._fetches += 1
-            return catalog
+        ended = self._fetching = asyncio.Event()
+        try:
+            return await self._fetch_catalog()
+        finally:
+            self._fetching = None
+            ended.set()
 
     async def resolve(self, name: str | None) -> ModelChoice:
         """The concrete model for `name`; None, "" and "default" mean: choose one.
@@ -204,6 +200,19 @@ class ModelValidator:
         """Drop the cached list: something happened that may have changed it."""
         self._cached = None
         self._forgotten += 1
+
+    async def _fetch_catalog(self) -> ModelCatalog:
+        forgotten = self._forgotten
+        try:
+            catalog = await self._fetch()
+        except LLMError as exc:
+            self._last, self._cached = exc, None
+            self._fetches += 1
+            raise
+        self._last, self._cached_at = catalog, self._clock()
+        self._cached = catalog if self._forgotten == forgotten else None
+        self._fetches += 1
+        return catalog
 
     def _fresh(self, max_age: float | None = None) -> ModelCatalog | None:
         limit = self._ttl if max_age is None else max_age

@@ -89,6 +89,18 @@ async def test_fifty_waiters_share_one_fetch() -> None:
     assert server.fetches == 1
 
 
+async def test_fifty_waiters_go_on_in_the_same_turn_of_the_loop() -> None:
+    """One after the other, the last of many runs would begin when the first ones are half done (measured)."""
+    server = Server([catalog(QWEN)], gate=(gate := asyncio.Event()))
+    first, *others = await start_waiters(validator(server), 50)
+    gate.set()
+    await within(first)
+
+    await asyncio.sleep(0)
+
+    assert [each.done() for each in others] == [True] * 49
+
+
 async def test_a_failing_fetch_is_shared_by_those_who_waited_and_not_cached() -> None:
     failure = LLMConnectionError("LM Studio is not reachable.")
     server = Server([failure, catalog(QWEN)], gate=(gate := asyncio.Event()))
