@@ -35,8 +35,8 @@ MIN_SECRET = 6  # characters; shorter values ("true", "8080") would tear honest 
 _MIN_PART = 12  # characters; of a longer secret its first half counts too, because texts are cut; and line ends within
 _MIN_HALF = 8
 _MIN_HELD = 4  # characters of a secret at the end of a piece that make us wait for the next piece
-_SHORT = 1_000  # characters; names, ids and arguments come again and again within a round
-_REMEMBERED = 1_000  # short texts
+MAX_REMEMBERED_TEXT = 1_000  # characters; names, ids and arguments come again and again within a round
+MAX_REMEMBERED = 1_000  # such texts
 _DEPTH = 3  # JSON inside JSON inside JSON
 _PLACEHOLDER = re.compile(r"\[secret(?::[a-z-]{3,24} …[0-9a-f]{4})?\]")
 _WORDS = re.compile("[A-Za-z0-9]+")
@@ -74,7 +74,7 @@ class Redactor:
         self._needles: list[_Needle] = []
         self._long: list[_Needle] = []  # those that are looked for over line ends
         self._escaped: list[_Needle] = []  # those that look different once escapes are read
-        self._search_short = lru_cache(_REMEMBERED)(self._search)
+        self._search_short = lru_cache(MAX_REMEMBERED)(self._search)
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
@@ -100,7 +100,7 @@ class Redactor:
         """`text` with a mark for every secret. A key that was found by its shape leaves a hint of which it was."""
         if len(text) < MIN_SECRET:
             return text
-        redacted = self._search_short(text) if len(text) <= _SHORT else self._search(text)
+        redacted = self._search_short(text) if len(text) <= MAX_REMEMBERED_TEXT else self._search(text)
         return text if redacted is None else redacted
 
     def _search(self, text: str) -> str | None:

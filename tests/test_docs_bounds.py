@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import autonomous, errors, places, request, rule_files, server, similarity
+from lmstudio_bridge import autonomous, errors, places, redaction, request, rule_files, server, similarity
 from lmstudio_bridge.agent import (
     arguments,
     calls,
@@ -70,6 +70,9 @@ BOUNDS: dict[str, str] = {
     "schemas looked at for all tools of a run": f"{schemas.MAX_WORK:,}",
     "vectors of tools that are kept": f"{similarity.MAX_VECTORS} of one embedding model",
     "tools that are kept ready from run to run": f"{known_tools.MAX_KNOWN:,}",
+    "texts in which secrets were looked for before": (
+        f"{redaction.MAX_REMEMBERED:,}, of up to {redaction.MAX_REMEMBERED_TEXT:,} characters"
+    ),
     "what is kept of one server's tools": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema that is checked": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
     "steps of one check": f"{validation.MAX_STEPS:,}",
