@@ -22,6 +22,7 @@ from tests.bench.subjects import (
     LIMIT,
     TOOL_SERVER,
     BenchError,
+    Cost,
     Desk,
     Request,
     Subject,
@@ -97,22 +98,24 @@ async def measure_cold(desk: Desk, plan: Plan, tell: Tell, peers: Mapping[str, S
         tell(f"cold {max(number, 0) + 1} of {plan.cold_passes}")
         names = [*ours, *peers] if 0 <= number < plan.peers_cold_passes else ours
         for name in in_turn(names, number):
-            began = time.perf_counter()
-            if name == SHELL:
-                used = await _run_in_shell(desk)
-                seconds = time.perf_counter() - began
-            else:
-                async with known[name]() as subject:
-                    await subject.run(1, rounds=1)
-                    seconds, used = time.perf_counter() - began, cpu_seconds(subject.pid)
+            cost = await (_run_in_shell(desk) if name == SHELL else _run_cold(known[name]))
             if number >= 0:
-                add_sample(wall, name, seconds * _MILLI)
-                add_sample(cpu, name, used * _MILLI)
+                add_sample(wall, name, cost.wall * _MILLI)
+                add_sample(cpu, name, cost.cpu * _MILLI)
     return [wall, cpu]
 
 
-async def _run_in_shell(desk: Desk) -> float:
-    """One `lmstudio-bridge run` until its answer stands on stdout; its CPU seconds until then."""
+async def _run_cold(opener: Opener) -> Cost:
+    """One run of a process that is started for it, until its answer."""
+    began = time.perf_counter()
+    async with opener() as subject:
+        await subject.run(1, rounds=1)
+        return Cost(time.perf_counter() - began, cpu_seconds(subject.pid))
+
+
+async def _run_in_shell(desk: Desk) -> Cost:
+    """One `lmstudio-bridge run` until its answer stands on stdout; its servers end after that."""
+    began = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *BRIDGE_COMMAND,
         "run",
@@ -127,12 +130,12 @@ async def _run_in_shell(desk: Desk) -> float:
     )
     assert process.stdout is not None
     line = await process.stdout.readline()
-    used = cpu_seconds(process.pid) if process.returncode is None else 0.0
+    cost = Cost(time.perf_counter() - began, cpu_seconds(process.pid) if process.returncode is None else 0.0)
     await process.stdout.read()
     await process.wait()
     if ANSWER not in line.decode():
         raise BenchError(f"`lmstudio-bridge run` answered: {line.decode()}")
-    return used
+    return cost
 
 
 @asynccontextmanager
