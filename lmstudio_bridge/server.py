@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.stdio import stdio_server
 from mcp.types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
@@ -23,6 +24,7 @@ from lmstudio_bridge.answers import as_shown, tool_result
 from lmstudio_bridge.app import WARM_UP_AFTER, App, explain_import, open_app
 from lmstudio_bridge.ending import Ending, signals_end
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.host_input import claim_stdin
 from lmstudio_bridge.redaction import Redactor
 from lmstudio_bridge.request import (
     DEFAULT_MAX_ROUNDS,
@@ -103,6 +105,16 @@ class BridgeServer(MCPServer[App]):
     """
 
     app: App | None = None
+
+    async def run_stdio_async(self) -> None:
+        """As in the SDK, with a reader that takes in all the lines that have come."""
+        if sys.platform == "win32":  # its standard handles want more than a duplicate: that is the SDK's business
+            await super().run_stdio_async()
+            return
+        with claim_stdin() as stdin:
+            async with stdio_server(stdin=stdin) as (incoming, outgoing):
+                options = self._lowlevel_server.create_initialization_options()
+                await self._lowlevel_server.run(incoming, outgoing, options)
 
     async def list_tools(self) -> list[Tool]:
         """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context.

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "messages",
         "nesting",
         "bounded_files",
+        "host_input",
         "credentials",
         "key_shapes",
         "spellings",

@@ -38,7 +38,7 @@ START = (
     | REDACTION
     | {
         f"{PACKAGE}.{name}"
-        for name in ("answers", "app", "ending", "errors", "request", "resources", "server", "settings")
+        for name in ("answers", "app", "ending", "errors", "host_input", "request", "resources", "server", "settings")
     }
 )
 """Our modules until the tools are listed."""
