@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-import httpx
 import pytest
-import respx
 
 from lmstudio_bridge.errors import (
     AuthError,
@@ -288,9 +286,8 @@ async def test_a_usage_of_zeros_is_kept_for_the_loop_to_see() -> None:
         "choices": [{"message": {"content": "I'll look.", "tool_calls": []}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }
-    with respx.mock(base_url="http://127.0.0.1:1234") as wire:
-        wire.post("/v1/chat/completions").mock(return_value=httpx.Response(200, json=body))
-        async with open_client("http://127.0.0.1:1234") as client:
-            reply = await client.chat_completion(QUESTION, model=QWEN)
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path("/v1/chat/completions", HttpReply(200, body))
+        reply = await within(client.chat_completion(QUESTION, model=QWEN))
 
     assert reply == Completion("I'll look.", finish_reason="stop", usage=Usage())
