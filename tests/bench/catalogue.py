@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from lmstudio_bridge.agent.known_tools import KnownTools, chars_of
-from lmstudio_bridge.agent.ranking import words_of_piece
+from lmstudio_bridge.agent.ranking import known_words
 from lmstudio_bridge.agent.selection import Selection
 from lmstudio_bridge.agent.toolbox import Toolbox, known_offers
 from lmstudio_bridge.messages import ServerTool
@@ -55,7 +55,7 @@ def measure_catalogue(plan: Plan, rounds: Sequence[float]) -> list[Figure]:
     again = Figure("catalogue", f"{title}, in each further run, CPU", "ms", reference=ROUND, bar=1.0, note=note)
     for number in range(plan.catalogue_passes):
         tools, known = many_tools(), known_offers()
-        words_of_piece.cache_clear()
+        known_words.cache_clear()
         for figure in (first, again):
             began = time.process_time()
             build_catalogue(tools, known)
