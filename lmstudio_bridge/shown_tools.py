@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.redaction import Redactor
 
-_MAX_LISTS = 200  # that are kept; two of a server, as its session and its file have them
+MAX_LISTS = 200  # that are kept; two of a server, as its session and its file have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ShownTools:
             # The model would write the name of another one, and it would stand in the journal.
             shown = Shown(tuple(map(self._without_secrets, named)), len(tools) - len(named))
             self._made[id(tools)] = tools, self._redactor.lessons, shown
-            if len(self._made) > _MAX_LISTS:
+            if len(self._made) > MAX_LISTS:
                 del self._made[next(iter(self._made))]
         return shown
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import autonomous, errors, places, redaction, request, rule_files, server, similarity
+from lmstudio_bridge import autonomous, errors, places, redaction, request, rule_files, server, shown_tools, similarity
 from lmstudio_bridge.agent import (
     arguments,
     calls,
     journal,
     known_tools,
     paths,
+    ranking,
     results,
     schemas,
     shelf,
@@ -22,6 +23,7 @@ from lmstudio_bridge.agent import (
 )
 from lmstudio_bridge.downstream import catalogues, connections, content, entries, processes, transports
 from lmstudio_bridge.llm import accumulate, slots, transport
+from lmstudio_bridge.llm import connections as llm_connections
 from lmstudio_bridge.settings import Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,7 @@ BOUNDS: dict[str, str] = {
     "events of a stream that cannot be read": f"{accumulate.MAX_BAD_FRAMES}",
     "a reply that is no stream": f"{transport.MAX_BODY_BYTES // MI} MiB",
     "requests at a model at once": f"its slots, or {slots.DEFAULT_PARALLEL}",
+    "connections to it at rest": f"{llm_connections.MAX_IDLE}, each {llm_connections.KEEPALIVE_EXPIRY:.0f} s",
     "tries of a request": f"{SETTINGS.retry_attempts}",
     "levels of arguments": f"{arguments.MAX_NESTING}",
     "levels in which paths are looked for": f"{paths.MAX_DEPTH}",
@@ -72,6 +75,14 @@ BOUNDS: dict[str, str] = {
     "tools that are kept ready from run to run": f"{known_tools.MAX_KNOWN:,}",
     "texts in which secrets were looked for before": (
         f"{redaction.MAX_REMEMBERED:,}, of up to {redaction.MAX_REMEMBERED_TEXT:,} characters"
+    ),
+    "words of tools that are kept ready": (
+        f"{known_tools.MAX_KEPT_WORDS:,} of one tool; {ranking.MAX_KNOWN_PIECES:,} that tools share, "
+        f"of texts of up to {ranking.MAX_KNOWN_TEXT:,} characters"
+    ),
+    "lists of tools in which secrets were looked for before": f"{shown_tools.MAX_LISTS}",
+    "what is kept of one server's tools in memory": (
+        f"{catalogues.MAX_KEPT_BYTES // 1024} KiB, {catalogues.MAX_KEPT} servers"
     ),
     "what is kept of one server's tools": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema that is checked": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",

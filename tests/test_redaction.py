@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.events import RoundFinished, Warned
 from lmstudio_bridge.messages import ToolCall, Usage
-from lmstudio_bridge.redaction import MARK, RedactedStream, RedactingFormatter, Redactor
+from lmstudio_bridge.redaction import (
+    MARK,
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_TEXT,
+    RedactedStream,
+    RedactingFormatter,
+    Redactor,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,26 @@ def test_secret_that_is_learnt_later_is_found_in_texts_that_were_seen_before() -
     redactor.learn(["hunter22"])
 
     assert redactor.redact("it is hunter22") == "it is [secret]"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(-1, 1), (0, 1), (1, 0)])
+def test_only_short_texts_are_remembered(length: int, kept: int) -> None:
+    redactor = Redactor(["hunter22"])
+
+    redactor.redact("x" * (MAX_REMEMBERED_TEXT + length))
+
+    assert redactor._search_short.cache_info().currsize == kept
+
+
+@pytest.mark.parametrize(("more", "kept"), [(-1, True), (0, True), (1, False)])
+def test_so_many_texts_are_remembered(more: int, kept: bool) -> None:
+    redactor = Redactor(["hunter22"])
+    for number in range(MAX_REMEMBERED + more):
+        redactor.redact(f"text {number}")
+
+    redactor.redact("text 0")
+
+    assert redactor._search_short.cache_info().hits == kept
 
 
 @pytest.mark.parametrize(("secret", "found"), [("12345", False), ("123456", True), ("1234567", True)])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lmstudio_bridge.agent.validation import SchemaChecker
 
 MAX_KNOWN = 1_000  # tools; those of some dozen servers
-_MAX_KEPT_WORDS = 1_000  # of one tool; names of parameters could make it fifty times as many
+MAX_KEPT_WORDS = 1_000  # of one tool; names of parameters could make it fifty times as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class KnownTool:
             if names is None:
                 names = self.sized(work).spec.parameters["properties"]
             words = tool_words(self.name, self.description, names)
-            if work.left <= 0 or len(words) > _MAX_KEPT_WORDS:
+            if work.left <= 0 or len(words) > MAX_KEPT_WORDS:
                 return words
             self._words = words
         return self._words

@@ -23,7 +23,7 @@ import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-_KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes idle connections after 5, and must not do so as we use one again
+KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes idle connections after 5, and must not do so as we use one again
 MAX_IDLE = 100  # connections that are kept
 _WRITE_TIMEOUT = 30.0  # seconds
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib looks which of the two it is
@@ -238,7 +238,7 @@ class Connections:
         connection = httpcore.AsyncHTTPConnection(
             self._origin,
             ssl_context=self._certificates,
-            keepalive_expiry=_KEEPALIVE_EXPIRY,
+            keepalive_expiry=KEEPALIVE_EXPIRY,
             network_backend=_Network(),
         )
         self._open.add(connection)
