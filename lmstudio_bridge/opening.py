@@ -80,20 +80,21 @@ class RunServers:
         """What was left unopened, to be found and opened later."""
         return Reserve(self._left, start=self._start_later, known=known) if self._left else None
 
-    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity, listed: KnownTools) -> None:
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity, candidates: KnownTools) -> None:
         """Leave unopened what the task does not need, as far as that can be told.
 
-        Servers are chosen until the tools that fit have `max_chars` characters. `listed` is as in `choose_servers`.
+        Servers are chosen until the tools that fit have `max_chars` characters. `candidates` is as in
+        `choose_servers`.
         """
         known = {name: self._known_tools(config) for name, config in self._configs.items()}
-        tools = [tool for listed in known.values() for tool in listed or ()]
+        tools = [tool for each in known.values() for tool in each or ()]
         choice = choose_servers(
             needs.task,
             known,
             max_chars=max_chars,
             used=needs.used,
             similar=await similarity.compare(needs.task, tools),
-            listed=listed,
+            candidates=candidates,
         )
         self._left = {name: known[name] or () for name in choice.left}
         await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))

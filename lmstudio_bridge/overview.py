@@ -135,7 +135,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
 
 def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
     """The newest runs whose journals can be read, newest first."""
-    paths = sorted(folder.glob("*.jsonl"), key=_age, reverse=True) if folder.is_dir() else []
+    paths = sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
     for path in paths[:most]:
         try:
             yield read_run(folder, path.stem)
@@ -143,7 +143,7 @@ def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
             continue
 
 
-def _age(journal: Path) -> tuple[str, int, str]:
+def _recency(journal: Path) -> tuple[str, int, str]:
     """Greater for a newer run. A name tells the second; of the runs of one, that which was written to last is newer."""
     try:
         written = journal.stat().st_mtime_ns

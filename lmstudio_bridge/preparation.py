@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from lmstudio_bridge.agent.choice import known_lists
+from lmstudio_bridge.agent.choice import known_candidates
 from lmstudio_bridge.agent.known_tools import chars_of
 from lmstudio_bridge.agent.late_validation import load_validation
 from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
@@ -69,7 +69,7 @@ class Preparer:
         self._shown = ShownTools(redactor)
         self._taker = ToolTaker(catalogues)
         self._known = known_offers()
-        self._listed = known_lists()
+        self._candidates = known_candidates()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._loader = ModelLoader(
@@ -107,7 +107,7 @@ class Preparer:
             offers=offers,
         )
         if needs.chooses and len(configs) > 1:
-            await servers.choose(needs, max_chars=self._room, similarity=self._similarity, listed=self._listed)
+            await servers.choose(needs, max_chars=self._room, similarity=self._similarity, candidates=self._candidates)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(servers.open)

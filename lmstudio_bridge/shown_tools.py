@@ -30,8 +30,8 @@ class ShownTools:
         """What may be shown of these; looked through anew when there are more secrets."""
         _, secrets, shown = self._made.get(id(tools), ((), -1, Shown()))
         if secrets != self._redactor.lessons:
+            # A name that holds a secret would be written by the model, and then stand in the journal.
             named = [tool for tool in tools if self._redactor.redact(tool.name) == tool.name]
-            # The model would write the name of another one, and it would stand in the journal.
             shown = Shown(tuple(map(self._without_secrets, named)), len(tools) - len(named))
             self._made[id(tools)] = tools, self._redactor.lessons, shown
             if len(self._made) > MAX_LISTS:

@@ -41,7 +41,7 @@ def choose_servers(
     max_chars: int,
     used: Collection[str] = (),
     similar: Mapping[tuple[str, str], float] | None = None,
-    listed: KnownTools | None = None,
+    candidates: KnownTools | None = None,
 ) -> ServerChoice:
     """The servers to start for a task: at least one, and all of them if the task tells nothing.
 
@@ -49,11 +49,12 @@ def choose_servers(
     the task names, by their own name or a tool's, and those `used` before. The others are taken best
     first, as long as one of their tools fits about as well as the best of all, until the fitting tools
     fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
-    in meaning: the closest count as fitting as well. `listed` is what earlier choices know of them: `known_lists()`.
+    in meaning: the closest count as fitting as well. `candidates` is what earlier choices made of them:
+    `known_candidates()`.
     """
-    work, listed = SchemaWork(), known_lists() if listed is None else listed
-    tools = [tool for listed in known.values() for tool in listed or ()]
-    offers = [Offer(listed.find(tool), work) for tool in tools]
+    work, candidates = SchemaWork(), known_candidates() if candidates is None else candidates
+    tools = [tool for each in known.values() for tool in each or ()]
+    offers = [Offer(candidates.find(tool), work) for tool in tools]
     scores = Index(offers).scores(_with_kinds(task))
     best = max(scores, default=0.0)
     fitting: dict[str, list[int]] = {}
@@ -74,12 +75,12 @@ def choose_servers(
     return ServerChoice(started, tuple(name for name in known if name not in started))
 
 
-def known_lists() -> KnownTools:
+def known_candidates() -> KnownTools:
     """Keeps from choice to choice what is made of tools for it."""
-    return KnownTools(_as_listed)
+    return KnownTools(_as_candidate)
 
 
-def _as_listed(tool: ServerTool) -> KnownTool:
+def _as_candidate(tool: ServerTool) -> KnownTool:
     return KnownTool(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}"[:_READ], tool.input_schema)
 
 

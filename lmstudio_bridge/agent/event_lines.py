@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.events import Event
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
@@ -37,9 +35,9 @@ def _may_hold_text(hint: Any) -> bool:
 
 
 _TEXTS = {
-    kind: tuple(name for name in _FIELDS[kind] if _may_hold_text(_HINTS[kind.__name__][name])) for kind in _FIELDS
+    **{kind: tuple(name for name in _FIELDS[kind] if _may_hold_text(_HINTS[kind.__name__][name])) for kind in _FIELDS},
+    Image: ("mime_type",),  # the data are megabytes that say nothing in words
 }
-_TEXTS[Image] = ("mime_type",)  # the data are megabytes that say nothing in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +48,12 @@ class TimedEvent:
     event: Event
 
 
-def redact_event(value: T, redact: Callable[[str], str]) -> T:
-    """An event, or a part of one, with its texts passed through `redact`; the very same one if that changes nothing.
+def redact_event(event: Event, redact: Callable[[str], str]) -> Event:
+    """The event with its texts passed through `redact`; the very same one if that changes nothing.
 
     Our own words stay: a secret that is one of them must not spoil the journal.
     """
-    redacted: Any = _redacted(value, redact)
-    return redacted  # type: ignore[no-any-return]  # of the type that it had
+    return cast(Event, _redacted(event, redact))
 
 
 def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
@@ -68,7 +65,7 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     changed: dict[str, Any] = {}
     for name in _TEXTS.get(type(value), ()):
         old = getattr(value, name)
-        new = redact(old) if isinstance(old, str) else _redacted(old, redact)
+        new = _redacted(old, redact)
         if new is not old:
             changed[name] = new
     return dataclasses.replace(value, **changed) if changed else value

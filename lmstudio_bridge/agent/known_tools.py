@@ -66,7 +66,7 @@ class KnownTool:
     def problem(self, arguments: Mapping[str, Any]) -> str | None:
         """What the schema says against arguments, in words.
 
-        None also where it cannot be used, or where it would take too long to tell.
+        None also where it cannot be used, or where it would take too long to tell: their server judges them itself.
         """
         from lmstudio_bridge.agent.validation import SchemaChecker, UncheckedError
 

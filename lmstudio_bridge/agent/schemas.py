@@ -30,7 +30,7 @@ _MAX_DESCRIPTION = 1_024  # characters
 _MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken out
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
-_COMBINING = frozenset(("anyOf", "oneOf", "allOf"))
+_COMBINING = frozenset((*_UNIONS, "allOf"))
 _ELSEWHERE = _COMBINING | {"$ref"}  # where an object's properties may stand, apart from its own
 _OBJECTS = (dict, Mapping)  # nearly all are dicts, and those are told from others much faster
 
@@ -236,7 +236,7 @@ def _flatten(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without what says nothing, and with `required` naming only properties that there are.
+    """The same dict, now without what says nothing, and with `required` naming only properties that there are.
 
     What it holds in `properties`, `items` and `additionalProperties` must be tidy.
     """

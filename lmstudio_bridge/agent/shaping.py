@@ -24,7 +24,7 @@ async def ask_for_shape(
     Raises:
         ShapeError: None of the replies fits.
     """
-    from lmstudio_bridge.agent.validation import check_value  # with jsonschema, which most runs begin without
+    from lmstudio_bridge.agent.validation import check_value  # see late_validation
 
     hint = SHAPE_ANSWER.format(schema=json.dumps(schema, ensure_ascii=False))
     problem = ""

@@ -94,7 +94,7 @@ class Toolbox:
             arguments = read_arguments(call.arguments, self._offers[name].spec.parameters)
         except ValueError as exc:
             return RefusedCall(tool, self._bad_arguments(name, call, str(exc)))
-        if problem := self._problem(name, arguments.values):
+        if problem := self._offers[name].known.problem(arguments.values):
             return RefusedCall(tool, self._bad_arguments(name, call, problem))
         return PreparedCall(tool, arguments.values, arguments.changes)
 
@@ -127,16 +127,9 @@ class Toolbox:
             f"They must fit this schema: {json.dumps(parameters, ensure_ascii=False)}",
         ]
         example = _example(parameters)
-        if self._problem(name, example) is None:
+        if self._offers[name].known.problem(example) is None:
             lines.append(f"Call it again with arguments like: {json.dumps(example, ensure_ascii=False)}")
         return "\n".join(lines)
-
-    def _problem(self, name: str, arguments: JSONObject) -> str | None:
-        """What the tool's own schema says against the arguments; None also where it cannot be used.
-
-        The server judges them itself then, as it does with all.
-        """
-        return self._offers[name].known.problem(arguments)
 
 
 def known_offers() -> KnownTools:

@@ -134,7 +134,7 @@ class _Budget(FormatChecker):
         return True
 
 
-@cache
+@cache  # one for each draft
 def _bounded_kind(kind: type[Validator]) -> type[Validator]:
     """The validators of a draft with their keywords on the budget that they are given as format checker."""
     keywords = {name: _bounded(name, each) for name, each in kind.VALIDATORS.items()}

@@ -192,7 +192,7 @@ class _Text:
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Take a piece; what of it (and of what was held back) is whole."""
+        """Take a piece, which must not be empty; what of it (and of what was held back) is whole."""
         piece = self._half + piece
         self._half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
         whole = _mended(piece.removesuffix(self._half) if self._half else piece)

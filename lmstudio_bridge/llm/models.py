@@ -167,7 +167,7 @@ class ModelValidator:
         if not refresh and (cached := self._fresh(max_age)):
             return cached
         fetches = self._fetches
-        while self._fetching is not None:  # no lock: who waits for one goes on only when who came before has
+        while self._fetching is not None:  # no lock: that would let its waiters go on one after the other
             await self._fetching.wait()
             if self._fetches != fetches and self._last is not None:
                 if isinstance(self._last, LLMError):

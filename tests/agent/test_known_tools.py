@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.choice import choose_servers, known_lists
+from lmstudio_bridge.agent.choice import choose_servers, known_candidates
 from lmstudio_bridge.agent.known_tools import KnownTool, KnownTools, Offer, chars_of
 from lmstudio_bridge.agent.schemas import EMPTY_CHARS, MAX_WORK, SchemaWork, object_schema, parameter_names
 from lmstudio_bridge.agent.selection import Selection
@@ -73,13 +73,13 @@ def test_a_further_run_with_the_same_tools_reads_none_of_their_schemas() -> None
 
 
 def test_a_further_choice_of_servers_reads_none_of_the_schemas() -> None:
-    listed = known_lists()
+    candidates = known_candidates()
     tool, outer, inner = watched_tool(7)
     known = {"mail": [tool], "clock": [ServerTool("clock", "now", "What time it is.")]}
-    first = choose_servers(TASK, known, max_chars=10_000, listed=listed)
+    first = choose_servers(TASK, known, max_chars=10_000, candidates=candidates)
     read = outer.reads, inner.reads
 
-    assert choose_servers(TASK, known, max_chars=10_000, listed=listed) == first
+    assert choose_servers(TASK, known, max_chars=10_000, candidates=candidates) == first
     assert (outer.reads, inner.reads) == read
 
 

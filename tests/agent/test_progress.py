@@ -19,6 +19,7 @@ from lmstudio_bridge.events import (
     Event,
     Generating,
     MessageAdded,
+    MessagesDropped,
     ModelChosen,
     Noticed,
     ResultsShrunk,
@@ -400,6 +401,29 @@ async def test_error_of_the_block_comes_out_as_it_is() -> None:
         await block()
 
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        MessageAdded(UserMessage("x")),
+        MessagesDropped(1),
+        RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
+        CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
+    ],
+)
+async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: Event) -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await host.wait_for(1)
+        await emit(Warned("two"))
+        await emit(silent)
+        pauses.end()
+        await host.wait_for(2)
+
+    assert describe(silent, max_rounds=5) == ""
+    assert host.texts == ["one", "two"]
 
 
 async def test_event_after_the_block_is_no_error() -> None:
