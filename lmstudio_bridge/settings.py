@@ -23,6 +23,7 @@ DEFAULT_PORT = 1234  # LM Studio's own default
 _PORT_DIGITS = 5  # Python refuses to read numbers of thousands of digits
 _API_SUFFIXES = ("/api/v1", "/api/v0", "/v1")
 _HOST = re.compile(r"[^\s/\\<>\"'`{}|^]+")
+_LABEL_LENGTH = 63  # characters between the dots of a host name (RFC 1035)
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -279,7 +280,7 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
         candidate = f"http://{candidate}"
     try:
         parts = urlsplit(candidate)
-        valid = parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "") and parts.port != 0
+        valid = parts.scheme in ("http", "https") and _is_host(parts.hostname or "") and parts.port != 0
         valid = valid and not parts.netloc.endswith(":")  # http:/… would make a host of the scheme
     except ValueError:
         valid = False
@@ -299,6 +300,17 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
             path = path.removesuffix(suffix).rstrip("/")
             break
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be sent as the name of a host.
+
+    Raises:
+        ValueError: It holds characters that no name has.
+    """
+    labels = text.removesuffix(".").split(".")
+    named = text.isascii() or text.encode("idna")  # a codec that takes long to import, and that most do without
+    return bool(_HOST.fullmatch(text) and named and all(0 < len(label) <= _LABEL_LENGTH for label in labels))
 
 
 def _root_url_of_host(environ: Mapping[str, str]) -> str:

@@ -48,6 +48,8 @@ def read(**environ: str) -> Settings:
         ("http://[::1]:1234/v1", "http://[::1]:1234"),
         ("[::1]:1234", "http://[::1]:1234"),
         ("http://[fe80::1]", "http://[fe80::1]"),
+        ("http://bücher.local", "http://bücher.local"),
+        ("http://" + "x" * 63 + ".local.", "http://" + "x" * 63 + ".local."),
     ],
 )
 def test_an_address_is_read_in_every_spelling(text: str, root: str) -> None:
@@ -71,6 +73,10 @@ def test_an_address_is_read_in_every_spelling(text: str, root: str) -> None:
         "http://127.0.0.1:abc",
         "http://my host:1234",
         "http://[::1",
+        "http://here..there:1234",
+        "http://.local",
+        "http://" + "x" * 64 + ".local",
+        "http://b\ue000cher.local",
         "::1",
         "/v1",
         "{{URL}}",
