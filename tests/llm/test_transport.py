@@ -7,6 +7,7 @@ import gzip
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -116,6 +117,15 @@ async def test_certificate_in_the_named_file_is_trusted(certificate: Path) -> No
         open_tls_server(certificate) as (url, _),
         open_transport(url, ca_file=certificate) as transport,
     ):
+        assert await within(transport.request("GET", PATH)) == b"{}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only OpenSSL's system store can be put elsewhere")
+async def test_certificate_that_the_system_trusts_is_trusted(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ssl.get_default_verify_paths().openssl_cafile_env, str(certificate))
+    async with open_tls_server(certificate) as (url, _), open_transport(url) as transport:
         assert await within(transport.request("GET", PATH)) == b"{}"
 
 
