@@ -26,7 +26,9 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes idle connections after 5, and must not do so as we use one again
 MAX_IDLE = 100  # connections that are kept
 _WRITE_TIMEOUT = 30.0  # seconds
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib looks which of the two it is
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError)  # the last ends a TLS connection, too
 _PORTS = MappingProxyType({"http": 80, "https": 443})
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~"  # besides letters and digits, what stands for itself in a path
 
@@ -47,10 +49,10 @@ class Reply:
         self.status = response.status
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         assert isinstance(response.stream, AsyncIterable)
-        pieces = aiter(response.stream)
-        self.pieces = (
-            _decompressed(pieces) if self.headers.get("content-encoding", "identity") != "identity" else pieces
-        )
+        self.pieces = aiter(response.stream)
+        for coding in self.headers.get("content-encoding", "").lower().split(","):
+            if coding.strip() in _COMPRESSED:  # others ("utf-8", "none") are mostly a mistake, and the body is as it is
+                self.pieces = _decompressed(self.pieces)
         self._response = response
         self._connection = connection
         self._give_back = give_back
@@ -87,7 +89,7 @@ class _Socket(httpcore.AsyncNetworkStream):
                 return await self._stream.receive(max_bytes)
         except anyio.EndOfStream:
             return b""
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+        except _BROKEN as exc:
             raise httpcore.ReadError(str(exc)) from exc
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -98,7 +100,7 @@ class _Socket(httpcore.AsyncNetworkStream):
                 await self._stream.send(buffer)
         except TimeoutError as exc:
             raise httpcore.WriteTimeout(str(exc)) from exc
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+        except _BROKEN as exc:
             raise httpcore.WriteError(str(exc)) from exc
 
     async def aclose(self) -> None:
@@ -224,8 +226,9 @@ class Connections:
     async def aclose(self) -> None:
         """Close all connections, also those that are in use."""
         self._idle.clear()
-        while self._open:
-            await self._close(self._open.pop())
+        with anyio.CancelScope(shield=True):  # else only the first is closed by who is cancelled
+            while self._open:
+                await self._close(self._open.pop())
 
     async def _take(self) -> httpcore.AsyncHTTPConnection:
         while self._idle and self._idle[0].has_expired():  # what has not been used since a rush

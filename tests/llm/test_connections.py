@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import anyio
 import httpcore
 import pytest
 
@@ -185,6 +186,15 @@ async def test_closing_closes_what_is_at_rest() -> None:
     async with open_server() as server:
         async with open_connections(server.url) as connections:
             await ask_at_once(connections, server, requests=2)
+        await server.until(lambda: len(server.ended) == 2)
+
+
+async def test_who_is_cancelled_closes_all_that_is_at_rest() -> None:
+    async with open_server() as server:
+        with anyio.CancelScope() as scope:
+            async with open_connections(server.url) as connections:
+                await ask_at_once(connections, server, requests=2)
+                scope.cancel()
         await server.until(lambda: len(server.ended) == 2)
 
 

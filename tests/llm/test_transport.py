@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -99,6 +100,26 @@ async def open_tls_server(certificate: Path) -> AsyncIterator[tuple[str, list[by
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     async with server:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", received
+
+
+async def test_a_server_that_breaks_tls_off_is_an_error_of_ours(certificate: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    def answer_in_plain_text(listener: socket.socket) -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as encrypted:
+            encrypted.recv(65_536)
+            with socket.socket(fileno=encrypted.detach()) as plain:
+                plain.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = asyncio.create_task(asyncio.to_thread(answer_in_plain_text, listener))
+        async with open_transport(f"https://127.0.0.1:{listener.getsockname()[1]}", ca_file=certificate) as transport:
+            with pytest.raises(LLMConnectionError) as caught:
+                await within(transport.request("GET", PATH))
+        await within(answering)
+
+    assert "SSL" in caught.value.detail
 
 
 async def test_certificate_that_nobody_vouches_for_is_refused_before_the_token_is_sent(certificate: Path) -> None:
@@ -229,3 +250,11 @@ async def test_a_reply_that_a_server_compresses_unasked_is_understood() -> None:
 
         assert await within(transport.request("GET", PATH)) == b'{"data":[]}'
         assert sim.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["Identity", "", "none", "utf-8"])
+async def test_a_coding_that_is_no_compression_leaves_the_body_as_it_is(coding: str) -> None:
+    async with open_simulator() as sim, open_transport(sim.url) as transport:
+        sim.script_path(PATH, HttpReply(200, b'{"data":[]}', {"Content-Encoding": coding}))
+
+        assert await within(transport.request("GET", PATH)) == b'{"data":[]}'
