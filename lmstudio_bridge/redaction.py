@@ -74,7 +74,7 @@ class Redactor:
         self._needles: list[_Needle] = []
         self._long: list[_Needle] = []  # those that are looked for over line ends
         self._escaped: list[_Needle] = []  # those that look different once escapes are read
-        self._search_short = lru_cache(MAX_REMEMBERED)(self._search)
+        self._forget()
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
@@ -87,14 +87,14 @@ class Redactor:
         }
         if values <= self._known:
             return
-        self.lessons += 1
         self._known |= values
         written = {value: written_forms(value) for value in self._known}
         forms = {_needle(form) for value in self._known for form in (*written[value], *encoded_forms(value))}
         self._needles = sorted(forms, key=lambda needle: needle.text)
         self._long = [_Needle(each.text, each.text) for each in self._needles if len(each.text) >= _MIN_PART]
         self._escaped = [_needle(value) for value in sorted(self._known) if not _PLAIN.fullmatch(value)]
-        self._search_short.cache_clear()
+        self._forget()
+        self.lessons += 1  # last: what was seen before this is of an earlier lesson
 
     def redact(self, text: str) -> str:
         """`text` with a mark for every secret. A key that was found by its shape leaves a hint of which it was."""
@@ -171,6 +171,10 @@ class Redactor:
             same = all(new is key and item is old for (new, item), (key, old) in zip(pairs, before, strict=True))
             return value if same else dict(pairs)
         return value
+
+    def _forget(self) -> None:
+        # Not cleared: a search under way, of a thread, would put into it what it found with fewer secrets.
+        self._search_short = lru_cache(MAX_REMEMBERED)(self._search)
 
     def _known_in(self, text: str) -> Iterator[tuple[int, int]]:
         yield from _find(self._needles, text)

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from types import FrameType
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -78,6 +79,20 @@ def test_so_many_texts_are_remembered(more: int, kept: bool) -> None:
     redactor.redact("text 0")
 
     assert redactor._search_short.cache_info().hits == kept
+
+
+def test_secret_that_is_learnt_while_a_thread_looks_through_a_text_is_found_in_it_the_next_time() -> None:
+    redactor = Redactor(["hunter22"])
+
+    def learn_in_between(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_name == "find_keys":  # the known secrets were looked for by now
+            sys.setprofile(None)
+            redactor.learn(["hunter33"])
+
+    sys.setprofile(learn_in_between)
+    redactor.redact("key=hunter33")
+
+    assert redactor.redact("key=hunter33") == "key=[secret]"
 
 
 @pytest.mark.parametrize(("secret", "found"), [("12345", False), ("123456", True), ("1234567", True)])
