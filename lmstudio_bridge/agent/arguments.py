@@ -23,8 +23,6 @@ _SHOWN_ABOUT = 60  # characters of the argument by which a call is told from oth
 _TRUE = ("true", "yes", "1")
 _FALSE = ("false", "no", "0")
 
-_DECODER = json.JSONDecoder(strict=False)  # line breaks inside strings are plain enough
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # both made once: json makes them for each call
 _FENCE = re.compile(r"```(?:json)?[ \t\r]*\n(.*?)```", re.DOTALL)
 _TUPLE = re.compile(r"\(\s*[^\w\s]")
 _AFTER_STRING = re.compile(r"\s*+(?:\Z|[,:}\]])")
@@ -122,8 +120,8 @@ def _load(text: str) -> Any:
         ValueError: It cannot.
     """
     try:
-        value = _DECODER.decode(text)
-        _ENCODER.encode(value).encode()
+        value = json.loads(text, strict=False)  # line breaks inside strings are plain enough
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:

@@ -39,7 +39,6 @@ _OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # serv
 _NOT_ASKED = Decision("")  # of calls that the policy does not see
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
-_JSON = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one for each call
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
@@ -149,7 +148,7 @@ class Caller:
             return await self._without_sending(
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
-        sent_arguments = _JSON.encode(prepared.arguments)
+        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         if prepared.tool.read_only is not True and holds_mark(sent_arguments):
             return await self._without_sending(number, call, _HOLDS_MARK, server=server, tool=tool, decision=decision)
         return await self._send(number, call, prepared, decision, sent_arguments)

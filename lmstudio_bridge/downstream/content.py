@@ -29,8 +29,6 @@ MAX_BLOCKS = 1_000  # of a result's content
 MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
 MAX_IMAGES = 16  # of a result; a model is shown fewer
 
-_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # made once: json.dumps makes one for each call
-
 
 def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
     """The tools in a listing.
@@ -184,7 +182,7 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: they hold something that JSON has no word for, such as NaN.
         TypeError: they hold an object that is no JSON value.
     """
-    plain: dict[str, Any] = json.loads(_clean(_PLAIN_JSON.encode(arguments)))
+    plain: dict[str, Any] = json.loads(_clean(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
     return plain
 
 

@@ -230,7 +230,7 @@ class _Incoming:
 
 
 class _Outgoing:
-    """A stream that the SDK can write to: each message goes to a function. Raises `BrokenResourceError` as it does."""
+    """A stream that the SDK can write to: `send` raises `anyio.BrokenResourceError` where nobody reads any more."""
 
     def __init__(self, send: Callable[[SessionMessage], Awaitable[None]]) -> None:
         self.send = send

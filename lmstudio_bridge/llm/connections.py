@@ -203,7 +203,8 @@ class Connections:
         """Send a request, with JSON as its body.
 
         Raises:
-            httpcore's exceptions, and so do the pieces of the reply.
+            httpcore's exceptions, and so do the pieces of the reply; these TimeoutError, too, where `wait_until` set a
+                limit.
         """
         origin, headers = self._origin, self.headers
         if body is not None:
