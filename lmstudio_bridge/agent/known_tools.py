@@ -154,9 +154,9 @@ class KnownTools:
         return known
 
 
-def chars_of(offers: Sequence[Offer], *, most: float) -> float:
+def chars_of(offers: Sequence[Offer], *, most: float) -> int:
     """How many characters they take together; if it is more than `most`, only that it is more."""
-    taken: float = sum(offer.least_chars for offer in offers)
+    taken = sum(offer.least_chars for offer in offers)
     for offer in offers:
         if taken > most:
             break

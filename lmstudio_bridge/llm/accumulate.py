@@ -151,7 +151,8 @@ class ChunkDecoder:
             yield chunk
 
     def _read_chunk(self, frame: Frame) -> ChatIn | None:
-        if not (frame.event or b'"error"' in frame.data):  # nearly all, and this takes half the time
+        # Nearly all, in half the time: where `error_text` finds an error, this word is a key or a value.
+        if not (frame.event or b'"error"' in frame.data):
             try:
                 return ChatIn.model_validate_json(frame.data)
             except ValueError:  # for one, pydantic's JSON reader refuses half characters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -41,16 +42,16 @@ def watched_tool(number: int) -> tuple[ServerTool, Watched, Watched]:
     return ServerTool("mail", f"send_{number}", f"Send letter number {number}.", outer), outer, inner
 
 
-def run_with(tools: list[ServerTool], known: KnownTools, *, max_chars: int | None = None) -> Toolbox:
+def run_with(tools: list[ServerTool], known: KnownTools) -> Toolbox:
     """What a run does with its tools: a toolbox, and a choice from it."""
     toolbox = Toolbox([replace(tool) for tool in tools], known=known)
-    chars_of(toolbox.offers, most=max_chars or 0)
-    Selection(toolbox.offers, TASK, max_chars=max_chars, best_first=True)
+    chars_of(toolbox.offers, most=math.inf)
+    Selection(toolbox.offers, TASK, best_first=True)
     return toolbox
 
 
-def offers(count: int, *, known: KnownTools | None = None) -> tuple[Offer, ...]:
-    return Toolbox([watched_tool(number)[0] for number in range(count)], known=known).offers
+def offers(count: int) -> tuple[Offer, ...]:
+    return Toolbox([watched_tool(number)[0] for number in range(count)]).offers
 
 
 # -- how often --------------------------------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ async def test_server_that_dies_in_a_call_loses_that_call_and_is_started_again_f
     assert methods == ["initialize", "notifications/initialized", "tools/list", "tools/call"]  # nothing was sent again
 
 
-async def test_server_that_stops_to_read_loses_the_call_and_is_started_again_for_the_next() -> None:
+async def test_server_that_stops_reading_loses_the_call_and_is_started_again_for_the_next() -> None:
     async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
         await pool.open_server(configure())
         pid = (await pool.call_tool("sloppy", "pid", {})).text
