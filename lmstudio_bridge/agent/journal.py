@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never
@@ -61,16 +60,58 @@ _FILE_MODE = 0o600
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
-@dataclass(slots=True)
 class Journal:
-    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run.
+    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run."""
 
-    `keep` writes an event down, and gives it back without secrets: as it may be told to others. It never raises.
-    """
+    def __init__(
+        self,
+        path: Path,
+        *,
+        file: BinaryIO | None,
+        level: Keep,
+        redact: Callable[[str], str],
+        clock: Callable[[], datetime],
+        max_bytes: int,
+    ) -> None:
+        """It may have `max_bytes`; without a `file` it keeps nothing."""
+        self.path = path
+        self.trouble = ""
+        self._file = file
+        self._level = level
+        self._redact = redact
+        self._clock = clock
+        self._room = max_bytes - (os.fstat(file.fileno()).st_size if file else 0)
+        self._max_bytes = max_bytes
 
-    path: Path
-    keep: Callable[[Event], Event]
-    trouble: str = ""
+    def keep(self, event: Event) -> Event:
+        """Write an event down; gives it back without secrets, as it may be told to others. Never raises."""
+        event = redact_event(event, self._redact)
+        if isinstance(event, Generating | CallProgress):
+            return event
+        if self.trouble and not isinstance(event, RunFinished):
+            return event
+        kept = audit_event(event) if self._level == "audit" else event
+        if kept is not None:
+            self._write(kept)
+        return event
+
+    def _write(self, event: Event) -> None:
+        if self._file is None:
+            return
+        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
+        line = event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
+        self._room -= len(line)
+        if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
+            reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
+            self._write(JournalCut(reason))
+            self.trouble = reason
+            return
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
+            self.trouble = f"The journal cannot be written any more: {exc}."
+            logger.warning("the journal %s cannot be written: %s", self.path, exc)
 
 
 @contextmanager
@@ -94,8 +135,9 @@ def open_journal(
         RunActiveError: Somebody else has it open: the run is under way.
     """
     path = journal_path(folder, run_id)
+    clock = now or (lambda: datetime.now(UTC))
     if keep == "off":
-        yield Journal(path, lambda event: redact_event(event, redact))
+        yield Journal(path, file=None, level=keep, redact=redact, clock=clock, max_bytes=0)
         return
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -105,68 +147,18 @@ def open_journal(
             f"The journal of the run cannot be written: {exc}.",
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off.",
         ) from exc
-    journal = Journal(path, lambda event: event)
-    writer = _Writer(file, journal, redact, now or (lambda: datetime.now(UTC)), keep, max_bytes)
-    journal.keep = writer.keep_event
     try:
+        journal = Journal(path, file=file, level=keep, redact=redact, clock=clock, max_bytes=max_bytes)
         if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
             file.write(b"\n")  # a crash cut the last line; what comes now must not be lost with it
         if keep == "audit":
-            writer.write(JournalCut(_AUDIT_ONLY))
+            journal.keep(JournalCut(_AUDIT_ONLY))
         yield journal
     finally:
         try:
             file.close()
         except OSError as exc:  # what a full disk did not take before, it does not take now
             logger.warning("the journal %s is not complete: %s", path, exc)
-
-
-class _Writer:
-    """Writes events as lines."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        journal: Journal,
-        redact: Callable[[str], str],
-        clock: Callable[[], datetime],
-        keep: Keep,
-        max_bytes: int,
-    ) -> None:
-        self._file = file
-        self._journal = journal
-        self._redact = redact
-        self._clock = clock
-        self._keep = keep
-        self._room = max_bytes - os.fstat(file.fileno()).st_size
-        self._max_bytes = max_bytes
-
-    def keep_event(self, event: Event) -> Event:
-        event = redact_event(event, self._redact)
-        if isinstance(event, Generating | CallProgress):
-            return event
-        if self._journal.trouble and not isinstance(event, RunFinished):
-            return event
-        kept = audit_event(event) if self._keep == "audit" else event
-        if kept is not None:
-            self.write(kept)
-        return event
-
-    def write(self, event: Event) -> None:
-        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
-        line = event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
-        self._room -= len(line)
-        if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
-            reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
-            self.write(JournalCut(reason))
-            self._journal.trouble = reason
-            return
-        try:
-            self._file.write(line)
-            self._file.flush()
-        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
-            self._journal.trouble = f"The journal cannot be written any more: {exc}."
-            logger.warning("the journal %s cannot be written: %s", self._journal.path, exc)
 
 
 def audit_event(event: Event) -> Event | None:
