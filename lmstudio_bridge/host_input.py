@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,11 @@ class HostInput(anyio.AsyncFile[str]):
             yield b"".join(begun).decode("utf-8", "replace")
 
     def _read(self) -> bytes:
-        return os.read(self._file.fileno(), _CHUNK)
+        while True:
+            try:
+                return os.read(self._file.fileno(), _CHUNK)
+            except BlockingIOError:  # somebody who has the other end of it, or a terminal, too, made it non-blocking
+                select.select([self._file], [], [])
 
 
 @contextmanager

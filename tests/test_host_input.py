@@ -58,3 +58,16 @@ async def test_a_line_longer_than_a_pipe_is_whole(pipe: tuple[HostInput, int]) -
     writing = asyncio.create_task(asyncio.to_thread(write_all))
     assert [line async for line in lines] == [text.decode()]
     await writing
+
+
+async def test_an_input_that_is_non_blocking_is_waited_for(pipe: tuple[HostInput, int]) -> None:
+    lines, write = pipe
+    os.set_blocking(lines.wrapped.fileno(), False)
+    found = aiter(lines)
+
+    for _ in range(20):
+        line = asyncio.ensure_future(anext(found))
+        await asyncio.sleep(0)  # it is being read by now
+        await asyncio.to_thread(os.write, write, b"{}\n")
+        assert await line == "{}"
+    os.close(write)
