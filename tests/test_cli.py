@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -214,6 +215,26 @@ async def test_a_folder_that_is_gone_is_said_with_exit_code_2(shell: Shell) -> N
 
     assert process.returncode == 2, err.decode()
     assert err.decode().startswith("The folder that the bridge was started in can't be used")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes them")
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+async def test_a_server_without_a_way_to_its_host_says_so_with_exit_code_2(shell: Shell, closed: str) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"exec {shlex.quote(sys.executable)} -m lmstudio_bridge {closed}",
+        cwd=shell.folder,
+        env=dict(shell.environ),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+
+    assert process.returncode == 2
+    assert "stdin or stdout is closed" in err.decode()
+    assert "lmstudio-bridge install" in err.decode()
+    assert "Traceback" not in err.decode()
 
 
 async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Shell) -> None:

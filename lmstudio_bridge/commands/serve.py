@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from lmstudio_bridge.collector import collector_paused
@@ -33,7 +34,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(settings: Settings, _: argparse.Namespace, redactor: Redactor) -> int:
-    """Serve until the host goes away."""
+    """Serve until the host goes away.
+
+    Raises:
+        SettingsError: There is no way to a host.
+    """
+    if sys.stdin is None or sys.stdout is None:  # as Python has it for those that were closed when it started
+        from lmstudio_bridge.errors import SettingsError
+
+        raise SettingsError(
+            "stdin or stdout is closed, and an MCP server speaks with its host over them.",
+            remedy="Let a host start it: `lmstudio-bridge install` registers it there.",
+        )
     with collector_paused():
         from lmstudio_bridge.server import build_server, serve
 
