@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,30 @@ def test_demo_shows_progress_calls_answer_and_where_its_report_is(tmp_path: Path
     assert re.search(".*".join(map(re.escape, told)), done.stdout, flags=re.DOTALL), done.stdout
     assert f"Report: {(tmp_path / 'demo.html').as_uri()}\n" in done.stdout
     assert "A scripted answer." in (tmp_path / "demo.html").read_text(encoding="utf-8")
+
+
+def test_demo_needs_nothing_that_only_the_developers_have() -> None:
+    """`scripts/demo` installs the bridge and the engine, and no tools of development."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    names = {canonical(re.split(r"[<>=~!\[; ]", each)[0]) for each in groups["dev"]}
+    hidden = sorted(
+        package
+        for package, distributions in packages_distributions().items()
+        if {canonical(distribution) for distribution in distributions} <= names
+    )
+    assert {"httpx", "pytest"} <= set(hidden)
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); "
+        "import tests.engine.demo, tests.engine.server, tests.lmstudio_sim.server"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

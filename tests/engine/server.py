@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 import anyio
-import httpx
+import httpx2
 from anyio.abc import ByteReceiveStream, Process
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -118,12 +118,12 @@ async def _wait_until_ready(process: Process, log: IO[bytes], load_seconds: floa
     try:
         with anyio.fail_after(load_seconds):
             url = str(json.loads(await read_first_line(process.stdout))["url"])
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx2.AsyncClient(trust_env=False) as client:
                 (await client.get(f"{url}/health")).raise_for_status()  # it listens only once the model is loaded
             return url
     except TimeoutError as exc:
         raise _start_error(f"did not become ready within {load_seconds:g} s", log) from exc
-    except (anyio.EndOfStream, ValueError, httpx.HTTPError) as exc:
+    except (anyio.EndOfStream, ValueError, httpx2.HTTPError) as exc:
         raise _start_error("failed to start", log) from exc
 
 
