@@ -21,8 +21,8 @@ def system_prompt(*, today: date, folder: Path) -> str:
 
 
 ANSWER_NOW = (
-    "No more tools can be called. Answer the task now in plain text, from what you have found out so far. "
-    "If something is still missing, say what."
+    "Answer the task now in plain text, with the facts from the results above. "
+    "If a fact is missing there, say which. Tools cannot be called any more."
 )
 
 EMPTY_TURN = "Your reply held neither a call nor an answer. Call a tool, or answer the task in plain text."
