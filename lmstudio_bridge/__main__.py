@@ -2,6 +2,6 @@
 
 import sys
 
-from lmstudio_bridge.cli import main
+from lmstudio_bridge.cli.main import main
 
 sys.exit(main())

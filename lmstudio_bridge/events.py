@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.messages import Message, Notice, ToolCall, Usage
-from lmstudio_bridge.request import Access
+from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 

@@ -1,14 +1,35 @@
-"""The words that all rooms share: messages, tool specs, calls, results, usage.
+"""How deeply a JSON value is nested: what is too deep for one reader on the way must be noticed by the first.
+
+The words that all rooms share: messages, tool specs, calls, results, usage.
 
 Frozen values without behaviour. `llm.wire` turns them into LM Studio's JSON; `downstream.sessions`
 makes tool results from what MCP servers answer.
+
+What the agent needs of a model: the one Protocol that it is seen through.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from lmstudio_bridge.errors import (
+    LLMError,
+)
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value has more levels than that; a plain value has none."""
+    if isinstance(value, Mapping):
+        return levels == 0 or any(is_deeper(child, levels - 1) for child in value.values())
+    if isinstance(value, list | tuple):
+        return levels == 0 or any(is_deeper(child, levels - 1) for child in value)
+    return False
+
 
 JSONObject: TypeAlias = Mapping[str, Any]
 
@@ -196,3 +217,79 @@ class ServerTool:
     title: str = ""
     hints: Mapping[str, bool] = field(default_factory=dict)
     doubted: bool = False
+
+
+class ChatModel(Protocol):
+    """A model to talk to; `lmstudio_bridge.llm.pinned.PinnedModel` is one."""
+
+    async def stream_chat_completion(
+        self,
+        request: ChatRequest,
+        *,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        """One whole reply. Raises `LLMError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A retry that is about to happen."""
+
+    attempt: int  # the number of the try that failed, from 1
+    wait: float  # seconds
+    error: LLMError
+
+
+OnRetry: TypeAlias = Callable[[Retry], Awaitable[None]]
+
+
+Access: TypeAlias = Literal["read", "write"]
+"""What the tools of a run may do: only read, or also change things."""
+
+
+Transport: TypeAlias = Literal["stdio", "http", "sse"]
+
+
+Scope: TypeAlias = Literal["explicit", "local", "project", "user", "lmstudio"]
+"""How the file was found that a server stands in; the names are Claude Code's own, where it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One configured server, ready to be opened: variables are expanded, the transport is known.
+
+    `timeout` is seconds for each call, None where the file does not say. `source` is the file that
+    it stands in.
+    """
+
+    name: str
+    transport: Transport
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    source: Path | None = None
+    scope: Scope | None = None
+    disabled: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides what is started or reached, as hexadecimal SHA-256; where it stands does not count."""
+        headers, env = sorted(self.headers.items()), sorted(self.env.items())
+        cwd = None if self.cwd is None else str(self.cwd)
+        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        """Arguments, URL, env and headers may hold secrets: only their number or their names are shown."""
+        return (
+            f"ServerConfig(name={self.name!r}, transport={self.transport!r}, command={self.command!r}, "
+            f"args={len(self.args)}, env={sorted(self.env)}, headers={sorted(self.headers)}, "
+            f"source={str(self.source or '')!r}, scope={self.scope!r})"
+        )

@@ -5,17 +5,21 @@ Nothing below `cli` reads environment variables; it is given plain values from h
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.request import Access
+from lmstudio_bridge.errors import (
+    SettingsError,
+)
+from lmstudio_bridge.messages import Access
 
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
 DEFAULT_PORT = 1234  # LM Studio's own default
@@ -358,3 +362,38 @@ def _default_home(environ: Mapping[str, str]) -> Path:
     if sys.platform == "win32" and (local := environ.get("LOCALAPPDATA", "").strip()):
         return Path(local) / "lmstudio-bridge"
     return Path("~/.local/state/lmstudio-bridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the texts of an entry may refer to: the project's folder, the home folder, the environment."""
+
+    project: Path
+    environ: Mapping[str, str]
+
+    @property
+    def home(self) -> Path | None:
+        """The home folder of that environment; None where it does not say."""
+        variable = "USERPROFILE" if os.name == "nt" and not self.environ.get("HOME") else "HOME"
+        return Path(home) if (home := self.environ.get(variable, "")) else None
+
+    def locate(self, text: str) -> Path:
+        """A path as people write it: below the home folder with `~`, else as seen from the project."""
+        first, *rest = Path(text).parts or (".",)
+        if first == "~" and self.home is not None:
+            return self.home.joinpath(*rest)
+        return self.project / text
+
+    def word(self, name: str) -> str | None:
+        """What Cursor and VS Code put for a `${name}` of theirs."""
+        match name:
+            case "workspaceFolder":
+                return str(self.project)
+            case "workspaceFolderBasename":
+                return self.project.name
+            case "userHome":
+                return str(self.home) if self.home else None
+            case "pathSeparator" | "/":
+                return os.sep
+            case _:
+                return None

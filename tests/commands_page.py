@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmstudio_bridge.cli import build_parser
-from lmstudio_bridge.commands.help import commands_of
+from lmstudio_bridge.cli.help import commands_of
+from lmstudio_bridge.cli.main import build_parser
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 _HEAD = """\

@@ -15,12 +15,13 @@ from lmstudio_bridge.messages import (
     JSONObject,
     Message,
     OnNotice,
+    OnRetry,
+    Retry,
     ToolCall,
     ToolResult,
     ToolSpec,
     Usage,
 )
-from lmstudio_bridge.retry import OnRetry, Retry
 
 
 @dataclass(frozen=True, slots=True)

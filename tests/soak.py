@@ -19,12 +19,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmstudio_bridge.agent.journal import journal_path, read_events, rebuild_outcome
-from lmstudio_bridge.autonomous import open_agent
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import CallStarted, Event, Outcome, RunFinished, RunStarted
-from lmstudio_bridge.report import RunReport
-from lmstudio_bridge.request import RunRequest
+from lmstudio_bridge.runs.autonomous import open_agent
+from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outcome
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.settings import read_settings
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.playback import LostStream

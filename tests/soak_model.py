@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmstudio_bridge.events import Outcome
-from lmstudio_bridge.llm.pinned import MAX_RESENDS
+from lmstudio_bridge.lmstudio.session import MAX_RESENDS
 from tests.lmstudio_sim.replies import Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
 from lmstudio_bridge.events import Outcome, RunContinued, RunStarted
-from lmstudio_bridge.report import RunReport
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.report import RunReport
 from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.raw_client import ERAS, Era, open_raw_client

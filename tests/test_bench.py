@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.lmstudio.queue import SlotQueue
 from tests.bench.__main__ import DOCUMENT, why_not
 from tests.bench.figures import BRIDGE, FLOOR, Figure, Spread, against_best, spread_of
 from tests.bench.model_server import reply_to

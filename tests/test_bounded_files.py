@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.bounded_files import MEBIBYTE, read_bounded
-from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.errors import McpConfigError, SettingsError
-from lmstudio_bridge.rule_files import FILE, MAX_BYTES, load_rules
+from lmstudio_bridge.files import MEBIBYTE, read_bounded
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.security.rule_files import FILE, MAX_BYTES, load_rules
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
 from lmstudio_bridge.events import CallFinished, CallStarted, Event, Outcome
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.desk import MODEL, Desk, open_desk
 from tests.downstream.testbed import SLOPPY
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, Stall, StreamOptions, TextReply

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import Warned
+from lmstudio_bridge.runs.journal import read_events
 from tests.changing_server import entry, noted, offer
 from tests.desk import MODEL, Desk, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply

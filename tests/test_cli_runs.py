@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from lmstudio_bridge.agent.journal import open_journal
 from lmstudio_bridge.events import RunStarted
+from lmstudio_bridge.runs.journal import open_journal
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator

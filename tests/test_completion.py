@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.cli import build_parser
-from lmstudio_bridge.commands.help import commands_of
+from lmstudio_bridge.cli.help import commands_of
+from lmstudio_bridge.cli.main import build_parser
 from tests.test_cli import LIMIT, ROOT
 
 

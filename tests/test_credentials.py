@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.credentials import (
+from lmstudio_bridge.security.secrets import (
     secrets_of_arguments,
     secrets_of_environment,
     secrets_of_headers,

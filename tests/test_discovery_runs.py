@@ -12,14 +12,13 @@ from typing import Any, Protocol
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
-from lmstudio_bridge.downstream.catalogues import CatalogueStore
-from lmstudio_bridge.downstream.changes import take_tools
-from lmstudio_bridge.downstream.content import read_tools
-from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
-from lmstudio_bridge.request import RunRequest
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.repair import read_tools
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.request import RunRequest
+from lmstudio_bridge.runs.tool_cache import CatalogueStore, take_tools
 from lmstudio_bridge.settings import read_settings
 from tests.changing_server import entry, noted, offer
 from tests.desk import MODEL, Desk, open_desk

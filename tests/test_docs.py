@@ -15,12 +15,12 @@ import pytest
 
 import lmstudio_bridge
 from lmstudio_bridge.agent.validation import check_schema
-from lmstudio_bridge.cli import build_parser
-from lmstudio_bridge.downstream.entries import Surroundings, read_entries
+from lmstudio_bridge.cli.main import build_parser
 from lmstudio_bridge.events import Outcome, Stop
-from lmstudio_bridge.report import RunReport
-from lmstudio_bridge.server import build_server
-from lmstudio_bridge.settings import read_settings
+from lmstudio_bridge.mcp_client.config import read_entries
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.server.tools import build_server
+from lmstudio_bridge.settings import Surroundings, read_settings
 from tests import settings_page, tools_page
 
 ROOT = Path(__file__).parent.parent

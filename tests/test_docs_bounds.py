@@ -7,23 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import autonomous, errors, places, redaction, request, rule_files, server, shown_tools, similarity
-from lmstudio_bridge.agent import (
-    arguments,
-    calls,
-    journal,
-    known_tools,
-    paths,
-    ranking,
-    results,
-    schemas,
-    shelf,
-    toolbox,
-    validation,
-)
-from lmstudio_bridge.downstream import catalogues, connections, content, entries, processes, transports
-from lmstudio_bridge.llm import accumulate, slots, transport
-from lmstudio_bridge.llm import connections as llm_connections
+from lmstudio_bridge import errors
+from lmstudio_bridge.agent import arguments, schemas, validation
+from lmstudio_bridge.agent import conversation as results
+from lmstudio_bridge.agent import result_store as shelf
+from lmstudio_bridge.agent import tool_executor as calls
+from lmstudio_bridge.agent import tool_ranking as ranking
+from lmstudio_bridge.agent import tools as known_tools
+from lmstudio_bridge.agent import tools as toolbox
+from lmstudio_bridge.lmstudio import connections as llm_connections
+from lmstudio_bridge.lmstudio import http as transport
+from lmstudio_bridge.lmstudio import queue as slots
+from lmstudio_bridge.lmstudio import stream as accumulate
+from lmstudio_bridge.mcp_client import config as entries
+from lmstudio_bridge.mcp_client import connection as connections
+from lmstudio_bridge.mcp_client import http as transports
+from lmstudio_bridge.mcp_client import repair as content
+from lmstudio_bridge.mcp_client import stdio as processes
+from lmstudio_bridge.runs import autonomous, journal, request
+from lmstudio_bridge.runs import autonomous as places
+from lmstudio_bridge.runs import server_selection as similarity
+from lmstudio_bridge.runs import tool_cache as catalogues
+from lmstudio_bridge.runs import tool_cache as shown_tools
+from lmstudio_bridge.security import redact as redaction
+from lmstudio_bridge.security import rule_files
+from lmstudio_bridge.security import workspace as paths
+from lmstudio_bridge.server import tools as server
 from lmstudio_bridge.settings import Settings, read_settings
 
 ROOT = Path(__file__).parent.parent

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import loop, probing, rounds
+from lmstudio_bridge.agent import loop
+from lmstudio_bridge.agent import model_request as probing
+from lmstudio_bridge.agent import model_request as rounds
 from lmstudio_bridge.errors import LLMError
-from lmstudio_bridge.llm.failures import error_from_response
-from lmstudio_bridge.llm.pinned import MAX_RESENDS
-from lmstudio_bridge.llm.slots import LOWERED_FOR
-from lmstudio_bridge.llm.transport import Timeouts
-from lmstudio_bridge.retry import RetryPolicy
+from lmstudio_bridge.lmstudio.failures import error_from_response
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.queue import LOWERED_FOR
+from lmstudio_bridge.lmstudio.retry import RetryPolicy
+from lmstudio_bridge.lmstudio.session import MAX_RESENDS
 from lmstudio_bridge.settings import Settings
 from tests.llm.clients import QUESTION, QWEN, open_test_client, within
 from tests.llm.failure_table import FAILURES, Failure

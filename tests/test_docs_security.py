@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmstudio_bridge.agent.paths import PROTECTED
+from lmstudio_bridge.security.workspace import PROTECTED
 
 ROOT = Path(__file__).parent.parent
 

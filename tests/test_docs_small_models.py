@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import opening, similarity
-from lmstudio_bridge.agent import calls, choice, reserve, results, rounds, selection, strategy, stuck
-from lmstudio_bridge.agent.shelf import SHELF_SPECS
-from lmstudio_bridge.agent.strategy import choose_strategy
-from lmstudio_bridge.downstream import catalogues
+from lmstudio_bridge.agent import conversation as results
+from lmstudio_bridge.agent import json_calls as strategy
+from lmstudio_bridge.agent import model_request as rounds
+from lmstudio_bridge.agent import repetition as stuck
+from lmstudio_bridge.agent import tool_executor as calls
+from lmstudio_bridge.agent import tool_ranking as ranking
+from lmstudio_bridge.agent import tools as reserve
+from lmstudio_bridge.agent import tools as selection
+from lmstudio_bridge.agent.json_calls import choose_strategy
+from lmstudio_bridge.agent.result_store import SHELF_SPECS
+from lmstudio_bridge.runs import server_selection as choice
+from lmstudio_bridge.runs import server_selection as opening
+from lmstudio_bridge.runs import server_selection as similarity
+from lmstudio_bridge.runs import tool_cache as catalogues
 
 TEXT = " ".join((Path(__file__).parent.parent / "docs" / "small-models.md").read_text(encoding="utf-8").split())
 
@@ -41,7 +50,7 @@ def test_the_numbers_are_those_of_the_code(sentence: str) -> None:
 
 
 def test_a_third_is_a_third() -> None:
-    assert choice.FITS == 1 / 3
+    assert ranking.FITS == 1 / 3
 
 
 def test_a_quarter_is_a_quarter() -> None:

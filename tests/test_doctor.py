@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.doctor.checks import Check
-from lmstudio_bridge.doctor.deep import check_call
-from lmstudio_bridge.doctor.engine import HOPELESS_CONTEXT, is_here
-from lmstudio_bridge.doctor.examination import check_without_settings, examine
-from lmstudio_bridge.doctor.lms import check_lms
+from lmstudio_bridge.cli.doctor.checks import Check
+from lmstudio_bridge.cli.doctor.deep import check_call
+from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, is_here
+from lmstudio_bridge.cli.doctor.examination import check_without_settings, examine
+from lmstudio_bridge.cli.doctor.lms import check_lms
+from lmstudio_bridge.cli.hosts import HOSTS, NAMES
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.hosts import HOSTS, NAMES
-from lmstudio_bridge.llm.client import open_client
-from lmstudio_bridge.preparation import SMALL_CONTEXT
-from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.lmstudio.client import open_client
+from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
+from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import read_settings
 from tests.downstream.testbed import PATIENCE, SLOPPY
 from tests.lmstudio_sim.models import SimModel

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import CallFinished
+from lmstudio_bridge.runs.journal import read_events
 from tests.engine.cache import Way, measure
 from tests.engine.server import TEMPLATES, open_engine
 from tests.engine.weights import MODELS, fetch_weights, show_progress

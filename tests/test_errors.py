@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
 from lmstudio_bridge.errors import SHOWN_NAMES, ServerNotConfiguredError, listed
+from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.messages import ServerConfig
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.desk import MODEL, Desk, open_desk
 from tests.downstream.testbed import SLOPPY, is_running, until_dead
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply

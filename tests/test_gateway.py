@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 from tests.lmstudio_sim.errors import (
     MODEL_UNLOADED,
     NO_USER_QUERY,

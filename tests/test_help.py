@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.cli import COMMANDS, PLAIN_COMMANDS, build_parser
-from lmstudio_bridge.commands.help import HelpFormatter, commands_of
+from lmstudio_bridge.cli.help import HelpFormatter, commands_of
+from lmstudio_bridge.cli.main import COMMANDS, PLAIN_COMMANDS, build_parser
 from lmstudio_bridge.settings import Settings
 from tests.commands_page import PAGE, page, parsers
 from tests.test_cli import LIMIT, ROOT, Shell

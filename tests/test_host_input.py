@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lmstudio_bridge.host_input import HostInput
+from lmstudio_bridge.server.host_input import HostInput
 
 
 @pytest.fixture

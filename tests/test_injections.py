@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote
 import pytest
 import pytest_asyncio
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import CallFinished, Event, RoundFinished
-from lmstudio_bridge.request import Access
+from lmstudio_bridge.messages import Access
+from lmstudio_bridge.runs.journal import read_events
 from tests import rogue_server
 from tests.desk import MODEL, Desk, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply

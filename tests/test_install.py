@@ -15,14 +15,12 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.entries import Surroundings
-from lmstudio_bridge.downstream.recursion import starts_bridge
+from lmstudio_bridge.cli.hosts import SCOPES, Host, HostScope, find_place
+from lmstudio_bridge.cli.registration import Program, own_program, plan_entry
 from lmstudio_bridge.errors import BridgeError, SettingsError
-from lmstudio_bridge.host_files import find_place
-from lmstudio_bridge.hosts import SCOPES, Host, HostScope
-from lmstudio_bridge.registration import Program, own_program, plan_entry
-from lmstudio_bridge.replacement import replace_file
-from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.files import replace_with_backup
+from lmstudio_bridge.mcp_client.config import starts_bridge
+from lmstudio_bridge.settings import Settings, Surroundings
 from tests.test_cli import LIMIT, ROOT, Shell
 
 NOW = datetime(2026, 11, 23, 9, 0, 0)
@@ -481,12 +479,12 @@ def test_a_link_stays_a_link_and_the_file_behind_it_is_replaced(tmp_path: Path) 
     link = tmp_path / "mcp.json"
     link.symlink_to(real)
 
-    copy = replace_file(link, before="{}", after='{"a": 1}', now=NOW)
+    copy = replace_with_backup(link, before="{}", after='{"a": 1}', now=NOW)
 
     assert link.is_symlink()
     assert real.read_text(encoding="utf-8") == '{"a": 1}'
     assert copy == real.with_name("mcp.json.backup-20261123-090000")
-    again = replace_file(link, before='{"a": 1}', after="{}", now=NOW)
+    again = replace_with_backup(link, before='{"a": 1}', after="{}", now=NOW)
     assert again == real.with_name("mcp.json.backup-20261123-090000-2")  # the first copy is the one that matters
     assert copy.read_text(encoding="utf-8") == "{}"
 
@@ -495,7 +493,7 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None
     file = write(tmp_path / "a.json", '{"theirs": 1}')
 
     with pytest.raises(SettingsError, match="changed by somebody else"):
-        replace_file(file, before="{}", after="x", now=NOW)
+        replace_with_backup(file, before="{}", after="x", now=NOW)
 
     assert (read(file), list(tmp_path.iterdir())) == ({"theirs": 1}, [file])
 
@@ -506,7 +504,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_as_ordinary_user(tmp_path: P
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(SettingsError, match="cannot be written"):
-            replace_file(file, before="{}", after="x", now=NOW)
+            replace_with_backup(file, before="{}", after="x", now=NOW)
     finally:
         tmp_path.chmod(0o700)
 
@@ -515,7 +513,7 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(SettingsError, match="cannot be"):
-        replace_file(tmp_path / "file" / "a.json", before=None, after="x", now=NOW)
+        replace_with_backup(tmp_path / "file" / "a.json", before=None, after="x", now=NOW)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -523,7 +521,7 @@ def test_the_owner_of_a_file_stays_its_owner(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", "{}")
     os.chown(file, 12345, 12346)
 
-    copy = replace_file(file, before="{}", after="x", now=NOW)
+    copy = replace_with_backup(file, before="{}", after="x", now=NOW)
 
     assert copy is not None
     assert [(path.stat().st_uid, path.stat().st_gid) for path in (file, copy)] == [(12345, 12346)] * 2

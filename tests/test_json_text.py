@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.json_text import find_member, read_root, remove_member, set_member
+from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 
 ENTRY = {"command": "uvx", "args": ["lmstudio-bridge"]}
 KEYS = ("mcpServers", "lmstudio-bridge")

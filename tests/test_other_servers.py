@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
-from lmstudio_bridge.doctor.checks import Check
-from lmstudio_bridge.doctor.examination import check_chain
+from lmstudio_bridge.cli.doctor.checks import Check
+from lmstudio_bridge.cli.doctor.examination import check_chain
 from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
-from lmstudio_bridge.request import RunRequest
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.settings import read_settings
 from tests.desk import unfenced
 from tests.llm.clients import FakeTime, within

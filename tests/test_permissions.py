@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.permissions import read_permissions
-from lmstudio_bridge.presets import PRESETS, is_fresh
+from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.runs.preparation import read_permissions
+from lmstudio_bridge.security.access import PRESETS, Policy, is_fresh
 from tests.desk import MODEL, assert_names, open_desk
 from tests.lmstudio_sim.replies import CallReply, TextReply
 

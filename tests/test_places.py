@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.places import RunPlaces
+from lmstudio_bridge.runs.autonomous import RunPlaces
 
 
 class Run:

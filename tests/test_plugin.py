@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.server import build_server
+from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import read_settings
 
 PLUGIN = Path(__file__).parents[1] / "plugin"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.events import RoundFinished, Warned
 from lmstudio_bridge.messages import ToolCall, Usage
-from lmstudio_bridge.redaction import (
+from lmstudio_bridge.security.redact import (
     MARK,
     MAX_REMEMBERED,
     MAX_REMEMBERED_TEXT,

@@ -17,7 +17,8 @@ from lmstudio_bridge.errors import (
     ModelLostError,
     ServerBusyError,
 )
-from lmstudio_bridge.retry import OnRetry, Retry, RetryPolicy, Sleep, retry_with_backoff
+from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep, retry_with_backoff
+from lmstudio_bridge.messages import OnRetry, Retry
 from tests.llm.clients import FakeTime
 
 GONE = LLMConnectionError("gone")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.rules import Rule, Rules
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.rule_files import FILE, RuleFiles, load_rules
+from lmstudio_bridge.security.access import Rule, Rules
+from lmstudio_bridge.security.rule_files import FILE, RuleFiles, load_rules
 
 SECURITY = Path(__file__).parent.parent / "docs" / "security.md"
 

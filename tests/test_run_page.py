@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.event_lines import TimedEvent
-from lmstudio_bridge.agent.journal import open_journal
-from lmstudio_bridge.agent.resume import read_run
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -31,8 +28,9 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import Usage, UserMessage
-from lmstudio_bridge.run_page import render_run, render_timeline, render_tokens
-from lmstudio_bridge.run_story import Span, Story, tell_story
+from lmstudio_bridge.runs.html import Span, Story, render_run, render_timeline, render_tokens, tell_story
+from lmstudio_bridge.runs.journal import TimedEvent, open_journal
+from lmstudio_bridge.runs.resume import read_run
 
 BEGAN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 LONG = "".join(f"line {number}\n" for number in range(3_000))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmstudio_bridge.agent.journal import open_journal, read_events, rebuild_outcome
 from lmstudio_bridge.events import CallFinished, Event, Outcome, RunContinued, RunFinished, RunStarted, Tally
-from lmstudio_bridge.report import RunReport
-from lmstudio_bridge.savings import OWN_TOOLS, Savings, estimate_savings
+from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.runs.report import OWN_TOOLS, RunReport, Savings, estimate_savings
 
 START = RunStarted("r1", "T" * 100, ("fs",), 5, "")
 END = RunFinished("answered", "A" * 200, "", 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.desk import MODEL, Desk, assert_names, open_desk
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, Stall, TextReply

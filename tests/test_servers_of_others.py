@@ -243,7 +243,7 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
 async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: Desk) -> None:
     """Its command line does not name us: only the depth in its environment tells."""
     script = desk.home / "helper.py"
-    script.write_text("from lmstudio_bridge.cli import main; raise SystemExit(main(['serve']))", encoding="utf-8")
+    script.write_text("from lmstudio_bridge.cli.main import main; raise SystemExit(main(['serve']))", encoding="utf-8")
     copy = {
         "command": sys.executable,
         "args": [str(script)],

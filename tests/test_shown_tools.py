@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.redaction import Redactor
-from lmstudio_bridge.shown_tools import Shown, ShownTools
+from lmstudio_bridge.runs.tool_cache import Shown, ShownTools
+from lmstudio_bridge.security.redact import Redactor
 
 TOKEN = "hunter22-correct-horse"
 READ = ServerTool("fs", "read", f"Reads with {TOKEN}.", {"type": "object", "properties": {"a": {"default": TOKEN}}})

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge import similarity
-from lmstudio_bridge.llm.client import LLMClient
+from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.similarity import ToolSimilarity
+from lmstudio_bridge.runs import server_selection as similarity
+from lmstudio_bridge.runs.server_selection import ToolSimilarity
 from tests.llm.clients import QWEN, open_test_client
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.folding import Folder
-from lmstudio_bridge.agent.rounds import Asker
-from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.conversation import Conversation, Folder
+from lmstudio_bridge.agent.model_request import Asker
+from lmstudio_bridge.agent.result_store import Shelf
 from lmstudio_bridge.errors import ContextOverflowError
-from lmstudio_bridge.llm.loading import ModelLoader
-from lmstudio_bridge.llm.pinned import PinnedModel
-from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.lmstudio.queue import SlotQueue
+from lmstudio_bridge.lmstudio.session import ModelLoader, PinnedModel
 from lmstudio_bridge.messages import (
     AssistantMessage,
     ChatRequest,

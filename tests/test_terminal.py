@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from lmstudio_bridge.commands.terminal import can_show, open_console
+from lmstudio_bridge.cli.terminal import can_show, open_console
 
 LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp.types import Tool
 
-from lmstudio_bridge.server import REPORT_META, BridgeServer, build_server
+from lmstudio_bridge.server.tools import REPORT_META, BridgeServer, build_server
 from lmstudio_bridge.settings import read_settings
 
 ROOT = Path(__file__).parent.parent

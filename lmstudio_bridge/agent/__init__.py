@@ -1,1 +1,1 @@
-"""The thinking between model and tools; knows neither HTTP nor MCP."""
+"""The agent loop: rounds, tool calls, limits. It knows neither HTTP nor MCP."""

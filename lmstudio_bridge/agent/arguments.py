@@ -13,8 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lmstudio_bridge.messages import JSONObject
-from lmstudio_bridge.nesting import is_deeper
+from lmstudio_bridge.messages import JSONObject, is_deeper
 
 MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 MAX_REPAIR = 50_000  # characters; the repairer takes time in proportion

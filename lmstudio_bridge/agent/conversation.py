@@ -1,9 +1,19 @@
-"""The history of a run: appended to, rarely shrunk, and always in a form that strict templates take."""
+"""The history of a run: appended to, rarely shrunk, and always in a form that strict templates take.
+
+The context as a budget: how much of a result the model reads, and when old ones must make room.
+
+Old results → one line each, when the context fills: what was called, how much it gave, and where it is kept.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable
 
+from lmstudio_bridge.agent.arguments import about_arguments, read_json
+from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.events import Emit, ResultsShrunk
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
 
@@ -139,3 +149,127 @@ def _users_turn_after(message: Message, before: bool) -> bool:
 def _chars(message: Message) -> int:
     calls = message.calls if isinstance(message, AssistantMessage) else ()
     return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)
+
+
+CHARS_PER_TOKEN = 4  # a rough average over English text and code
+MAX_CHARS = 40_000  # of one result, where the context is large or unknown
+MIN_CHARS = 1_000  # of one result, however small the context
+_SHARE = 4  # one result may take a quarter of the context
+_FULL = 0.8  # share of the context at which old results are shortened
+_ROOMY = 0.5  # share of it that is taken afterwards
+
+_NOTHING = 200  # characters; what is longer holds something
+_NO_MATCH = re.compile(
+    r"(?:no|0|nothing)\b[^.\n]{0,60}\b(?:match|matches|results?|found|hits?|entries|files?)\b[^.\n]{0,60}\.?",
+    re.IGNORECASE,
+)
+
+
+def result_limit(context_length: int | None) -> int:
+    """Characters of one result for a model with this context length in tokens."""
+    if context_length is None:
+        return MAX_CHARS // 2
+    return max(MIN_CHARS, min(MAX_CHARS, context_length * CHARS_PER_TOKEN // _SHARE))
+
+
+def room_to_keep(context_length: int | None, *, counted: tuple[int, int] | None, size: int) -> int | None:
+    """Characters that the history may keep so that the next request fits; None if it may keep all.
+
+    `counted` is what the engine counted of the last request and its reply (tokens), and the history's
+    size then; `size` is its size now (characters). One big step, because each costs the prompt cache.
+    """
+    if context_length is None or counted is None:
+        return None
+    tokens, size_then = counted
+    expected = tokens + (size - size_then) // CHARS_PER_TOKEN
+    if expected <= context_length * _FULL:
+        return None
+    too_many = expected - int(context_length * _ROOMY)
+    return max(0, size - too_many * CHARS_PER_TOKEN)
+
+
+def holds_nothing(text: str) -> bool:
+    """Whether a result of a search says that there was none: blank, JSON without a value in it, or a few such words."""
+    if len(text) > _NOTHING:
+        return False
+    try:
+        return _is_hollow(json.loads(text))
+    except (ValueError, RecursionError):
+        return not text.strip() or bool(_NO_MATCH.fullmatch(text.strip()))
+
+
+def _is_hollow(value: object) -> bool:
+    match value:
+        case dict():
+            return all(map(_is_hollow, value.values()))
+        case list():
+            return all(map(_is_hollow, value))
+        case _:
+            return value in (None, "")
+
+
+def cap_result(text: str, limit: int) -> str:
+    """`text`, or its head and tail within `limit` characters and a line that says what is missing."""
+    if not text.strip():
+        return "(no output)"  # an empty tool message upsets some templates
+    if len(text) <= limit:
+        return text
+    head = limit * 3 // 4
+    tail = limit - head
+    left_out = len(text) - head - tail
+    return (
+        f"{text[:head]}\n[… {left_out:,} of {len(text):,} characters left out here; ask for a smaller part "
+        f"if you need them …]\n{text[len(text) - tail :]}"
+    )
+
+
+_WORTH_FOLDING = 240  # characters; the line that stands for a result takes about half as many
+
+
+class Folder:
+    """Makes room in the conversation of a run.
+
+    The one place where a history changes other than at its end: the engine must read it anew from
+    there, so it is done rarely and in big steps. `wrap` and `unwrap` put the run's fence around what
+    stays of a result, and take it off.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        *,
+        shelf: Shelf,
+        tell: Emit,
+        wrap: Callable[[str], str] = str,
+        unwrap: Callable[[str], str] = str,
+    ) -> None:
+        self._conversation = conversation
+        self._shelf = shelf
+        self._tell = tell
+        self._wrap = wrap
+        self._unwrap = unwrap
+
+    async def fold(self, *, to_chars: int) -> int:
+        """Bring the history down to that many characters, if its results allow; how many were folded."""
+        folded = self._conversation.shrink(to_chars=to_chars, fold=self._line)
+        if folded:
+            await self._tell(ResultsShrunk(tuple(folded), tuple(folded.values())))
+        return len(folded)
+
+    def _line(self, message: ToolMessage, call: ToolCall, room: int) -> str:
+        """What stands for a result: one line, after as much of it as the room allows."""
+        if len(message.text) <= _WORTH_FOLDING:
+            return message.text
+        text = self._unwrap(message.text).rstrip("\n")
+        called = " ".join((call.name, _about(call))).strip()
+        line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
+        head = text[: max(0, room - len(line) - len(self._wrap("")) - 8)]
+        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._shelf.keep(text))
+
+
+def _about(call: ToolCall) -> str:
+    try:
+        value = read_json(call.arguments or "{}")
+    except ValueError:
+        return ""
+    return about_arguments(value) if isinstance(value, dict) else ""

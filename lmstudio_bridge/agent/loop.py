@@ -13,12 +13,9 @@ from typing import assert_never
 
 import anyio
 
-from lmstudio_bridge.agent.calls import Caller, ToolRunner
-from lmstudio_bridge.agent.chat import ChatModel
-from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.fence import Fence, clean_text
-from lmstudio_bridge.agent.folding import Folder
-from lmstudio_bridge.agent.policy import Policy
+from lmstudio_bridge.agent.conversation import Conversation, Folder, room_to_keep
+from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK, NATIVE, Strategy
+from lmstudio_bridge.agent.model_request import Asker
 from lmstudio_bridge.agent.prompts import (
     ANSWER_NOW,
     CALL_LOST,
@@ -28,16 +25,13 @@ from lmstudio_bridge.agent.prompts import (
     IMAGES,
     TRY_ANOTHER_WAY,
 )
-from lmstudio_bridge.agent.recovery import judge_reply
-from lmstudio_bridge.agent.reserve import Reserve, finding_specs
-from lmstudio_bridge.agent.results import room_to_keep
-from lmstudio_bridge.agent.rounds import Asker
-from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.shaping import ShapeError, ask_for_shape
-from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
-from lmstudio_bridge.agent.strategy import MAX_TOOLS_WEAK, NATIVE, Strategy
-from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.repetition import Circle, CircleWatch, MadeCall, Step
+from lmstudio_bridge.agent.reply_checks import judge_reply
+from lmstudio_bridge.agent.result_store import SHELF_SPECS, Shelf
+from lmstudio_bridge.agent.structured_output import ShapeError, ask_for_shape
+from lmstudio_bridge.agent.tool_executor import Caller, ToolRunner
+from lmstudio_bridge.agent.tools import Reserve, Selection, Toolbox, finding_specs
+from lmstudio_bridge.agent.untrusted import Fence
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
     Emit,
@@ -53,6 +47,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatModel,
     Completion,
     Image,
     JSONObject,
@@ -62,6 +57,8 @@ from lmstudio_bridge.messages import (
     ToolSpec,
     UserMessage,
 )
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.text import clean_text
 
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from lmstudio_bridge.agent.fence import clean_text
 from lmstudio_bridge.messages import JSONObject, ToolSpec
+from lmstudio_bridge.text import clean_text
 
 KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "required", "items", "additionalProperties")
 """The keywords that are kept, with `anyOf`; all others are left out, `const` becomes an `enum`."""

@@ -22,8 +22,7 @@ from pydantic_core import SchemaError as PatternError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from lmstudio_bridge.messages import JSONObject
-from lmstudio_bridge.nesting import is_deeper
+from lmstudio_bridge.messages import JSONObject, is_deeper
 
 MAX_SCHEMA = 65_536  # characters of a schema as JSON; far more than a local model could read
 MAX_LEVELS = 64  # of a schema as JSON

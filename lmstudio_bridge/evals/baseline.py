@@ -11,15 +11,15 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
-from lmstudio_bridge.agent.toolbox import Toolbox
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.sessions import Lease, SessionPool
+from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.events import Outcome, Stop
-from lmstudio_bridge.llm.client import LLMClient
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Message,
+    ServerConfig,
     ServerTool,
     SystemMessage,
     ToolCall,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from lmstudio_bridge import pages
 from lmstudio_bridge.evals.results import ALL, Attempt, Loop, Results, table_rows
-from lmstudio_bridge.pages import render_cells
+from lmstudio_bridge.runs import html as pages
+from lmstudio_bridge.runs.html import render_cells
 
 _BAR = 16  # pixels, as are all sizes here
 _GAP = 14

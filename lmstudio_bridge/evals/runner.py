@@ -15,8 +15,7 @@ from typing import TypeAlias, assert_never
 import anyio
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.agent.fence import Fence
-from lmstudio_bridge.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.agent.untrusted import Fence
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.evals.baseline import run_plain_loop
 from lmstudio_bridge.evals.checks import files_only
@@ -24,8 +23,9 @@ from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
 from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
 from lmstudio_bridge.evals.tasks import Solution, Task
 from lmstudio_bridge.events import Emit, Event, Outcome, RunStarted
-from lmstudio_bridge.redaction import Redactor
-from lmstudio_bridge.request import RunRequest
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.request import RunRequest
+from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 
 Say: TypeAlias = Callable[[str], None]

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.calls import Caller, ToolRunner
-from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
-from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
-from lmstudio_bridge.agent.shelf import Shelf
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.tool_executor import Caller, ToolRunner
+from lmstudio_bridge.agent.tools import FIND_TOOLS, Selection, Toolbox
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import CallFinished, CallStarted, Noticed
 from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
+from lmstudio_bridge.security.access import Policy
 from tests.fakes import FakeTools, ManualClock, Recorder, Sent
 
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}

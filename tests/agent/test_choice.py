@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.choice import CANNOT_TELL, NAMED, UNKNOWN, USED, ServerChoice, choose_servers
 from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.runs.server_selection import CANNOT_TELL, NAMED, UNKNOWN, USED, ServerChoice, choose_servers
 
 FS = [
     ServerTool("fs", "read_file", "Read a file."),

@@ -6,9 +6,8 @@ import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import GOING_ON, IMAGES
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.events import ResultsShrunk
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -22,6 +21,7 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
+from lmstudio_bridge.security.access import Policy
 from tests.fakes import FakeTools, Recorder, ScriptedModel, say
 
 READ = ServerTool(

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.fence import Fence, clean_text, new_fence
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import EMPTY_TURN
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import Fence, new_fence
 from lmstudio_bridge.messages import SystemMessage, UserMessage
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.text import clean_text
 from tests.fakes import FakeTools, Recorder, ScriptedModel, say
 
 FENCE = Fence("gkvztwxm")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.fence import Fence
-from lmstudio_bridge.agent.folding import Folder
-from lmstudio_bridge.agent.shelf import Shelf
+from lmstudio_bridge.agent.conversation import Conversation, Folder
+from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.untrusted import Fence
 from lmstudio_bridge.events import ResultsShrunk
 from lmstudio_bridge.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, UserMessage
 from tests.fakes import Recorder

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.grammar import (
-    answer_under_way,
-    describe_tools,
-    grammar_turns,
-    read_reply,
-    reply_schema,
-)
+from lmstudio_bridge.agent.json_calls import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
 from lmstudio_bridge.agent.prompts import GOING_ON
 from lmstudio_bridge.messages import (
     AssistantMessage,

@@ -18,10 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.journal import journal_path, open_journal, read_events, rebuild_outcome
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -61,7 +59,9 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.runs.journal import journal_path, open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import Redactor
 from tests.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
 
 LOST = "The bridge ended before the run did."

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.journal import Keep, open_journal, read_events
-from lmstudio_bridge.agent.pruning import PAUSE, JournalPruner, list_journals, prune_journals
-from lmstudio_bridge.agent.resume import read_run, rebuild_conversation
-from lmstudio_bridge.credentials import secrets_of_environment
 from lmstudio_bridge.errors import RunNotFoundError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -28,8 +24,19 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import AssistantMessage, Image, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
-from lmstudio_bridge.record import Record
-from lmstudio_bridge.redaction import Redactor
+from lmstudio_bridge.runs.autonomous import Record
+from lmstudio_bridge.runs.journal import (
+    PAUSE,
+    JournalPruner,
+    Keep,
+    list_journals,
+    open_journal,
+    prune_journals,
+    read_events,
+)
+from lmstudio_bridge.runs.resume import read_run, rebuild_conversation
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.security.secrets import secrets_of_environment
 from tests.fakes import Recorder
 
 DAY = 86_400.0

@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.choice import choose_servers, known_candidates
-from lmstudio_bridge.agent.known_tools import KnownTool, KnownTools, Offer, chars_of
 from lmstudio_bridge.agent.schemas import EMPTY_CHARS, MAX_WORK, SchemaWork, object_schema, parameter_names
-from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox, known_offers
+from lmstudio_bridge.agent.tools import (
+    KnownTool,
+    KnownTools,
+    Offer,
+    PreparedCall,
+    Selection,
+    Toolbox,
+    chars_of,
+    known_offers,
+)
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall
+from lmstudio_bridge.runs.server_selection import choose_servers, known_candidates
 
 TASK = "Write a letter to number 7."
 

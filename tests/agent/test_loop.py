@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from lmstudio_bridge.agent.calls import ToolRunner
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
-from lmstudio_bridge.agent.shelf import SHELF_SPECS
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.result_store import SHELF_SPECS
+from lmstudio_bridge.agent.tool_executor import ToolRunner
+from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -42,7 +41,9 @@ from lmstudio_bridge.messages import (
     Delta,
     Message,
     OnNotice,
+    OnRetry,
     ReasoningDelta,
+    Retry,
     ServerTool,
     SystemMessage,
     TextDelta,
@@ -52,7 +53,7 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.retry import OnRetry, Retry
+from lmstudio_bridge.security.access import Policy
 from tests.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Sent, Streamed, call, say
 
 READ = ServerTool(

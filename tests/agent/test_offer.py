@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.selection import FIND_TOOLS
-from lmstudio_bridge.agent.shelf import SHELF_SPECS
-from lmstudio_bridge.agent.strategy import NATIVE, Strategy
-from lmstudio_bridge.agent.stuck import Step
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.agent.result_store import SHELF_SPECS
+from lmstudio_bridge.agent.tools import FIND_TOOLS, Toolbox
 from lmstudio_bridge.messages import ServerTool, SystemMessage, ToolResult, UserMessage
+from lmstudio_bridge.security.access import Policy
 from tests.fakes import FakeTools, Recorder, Reply, ScriptedModel, call, say
 
 OWN = [spec.name for spec in SHELF_SPECS]

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.paths import make_workspace
-from lmstudio_bridge.agent.policy import Decision, Policy
-from lmstudio_bridge.agent.rules import Rule, Rules, Verb
 from lmstudio_bridge.events import Verdict
-from lmstudio_bridge.messages import JSONObject, ServerTool
-from lmstudio_bridge.request import Access
+from lmstudio_bridge.messages import Access, JSONObject, ServerTool
+from lmstudio_bridge.security.access import Decision, Policy, Rule, Rules, Verb
+from lmstudio_bridge.security.workspace import make_workspace
 
 READING = Decision("allowed", rule="readOnlyHint")
 WRITING = Decision("allowed", rule="access=write")

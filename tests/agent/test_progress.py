@@ -10,7 +10,6 @@ from typing import Literal
 
 import pytest
 
-from lmstudio_bridge.agent.progress import describe, open_progress
 from lmstudio_bridge.events import (
     CallFinished,
     CallProgress,
@@ -34,6 +33,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import Notice, UserMessage
+from lmstudio_bridge.runs.progress import describe, open_progress
 from tests.fakes import ManualClock
 
 STARTED = RunStarted("r1", "task", ("fs", "web"), 5, "")

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 import pytest
 
 from lmstudio_bridge.agent import prompts
-from lmstudio_bridge.agent.results import CHARS_PER_TOKEN
+from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 
 TODAY = date(2026, 1, 2)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.ranking import MAX_KNOWN_TEXT, Index, known_words, tool_words, words_of_piece
+from lmstudio_bridge.agent.tool_ranking import MAX_KNOWN_TEXT, Index, known_words, tool_words, words_of_piece
 
 words = ["read", "reads", "reading", "folder", "dir", "the", "of", "12", "3x", "look_up,", "renamed.", "url/query"]
 texts = st.lists(st.sampled_from(words) | st.text(max_size=6), max_size=12).map(" ".join)

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.journal import open_journal
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
-from lmstudio_bridge.agent.toolbox import Toolbox
+from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
+from lmstudio_bridge.runs.journal import open_journal
+from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.security.access import Policy
 from tests.fakes import FakeTools, Reply, ScriptedModel, call, say
 
 OPENING = (SystemMessage("Use tools."), UserMessage("What is in the files?"))

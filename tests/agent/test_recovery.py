@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.recovery import LOST_CALL, Verdict, is_unfounded, judge_reply, plain_turns
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, Verdict, is_unfounded, judge_reply, plain_turns
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.reserve import Reserve, finding_specs
-from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
-from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
+from lmstudio_bridge.agent.tools import FIND_TOOLS, PreparedCall, Reserve, Selection, Toolbox, finding_specs
 from lmstudio_bridge.errors import DownstreamError, ServerStartError
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 

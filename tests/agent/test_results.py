@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.results import MAX_CHARS, MIN_CHARS, cap_result, holds_nothing, result_limit
+from lmstudio_bridge.agent.conversation import MAX_CHARS, MIN_CHARS, cap_result, holds_nothing, result_limit
 
 _NOTE = 150  # characters of the note about what is missing, numbers included
 

@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.chat import ChatModel
-from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.folding import Folder
+from lmstudio_bridge.agent.conversation import Conversation, Folder
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
+from lmstudio_bridge.agent.model_request import Asker
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
-from lmstudio_bridge.agent.recovery import LOST_CALL, plain_turns
-from lmstudio_bridge.agent.rounds import Asker
+from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
+from lmstudio_bridge.agent.result_store import Shelf
 from lmstudio_bridge.agent.schemas import simple_spec
-from lmstudio_bridge.agent.shelf import Shelf
-from lmstudio_bridge.agent.strategy import NATIVE, Strategy
-from lmstudio_bridge.agent.stuck import Step
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -34,12 +32,14 @@ from lmstudio_bridge.errors import (
 from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatModel,
     ChatRequest,
     Completion,
     Delta,
     Message,
     Notice,
     OnNotice,
+    OnRetry,
     ReasoningDelta,
     SystemMessage,
     TextDelta,
@@ -49,7 +49,6 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.retry import OnRetry
 from tests.fakes import Asked, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
 
 READ = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {"path": {"type": "string", "enum": ["a"]}}})

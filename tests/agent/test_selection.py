@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.known_tools import KnownTool, Offer
 from lmstudio_bridge.agent.schemas import SchemaWork
-from lmstudio_bridge.agent.selection import FIND_TOOLS, Selection
+from lmstudio_bridge.agent.tools import FIND_TOOLS, KnownTool, Offer, Selection
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
@@ -169,8 +168,8 @@ def test_the_limits_hold_and_the_choice_is_always_the_same(
 def test_the_choice_is_the_same_in_every_process() -> None:
     """Python orders sets of words otherwise in each process, and sums of floats depend on their order."""
     code = (
-        "from lmstudio_bridge.agent.selection import Selection;"
-        "from lmstudio_bridge.agent.toolbox import Toolbox;"
+        "from lmstudio_bridge.agent.tools import Selection;"
+        "from lmstudio_bridge.agent.tools import Toolbox;"
         "from lmstudio_bridge.messages import ServerTool;"
         "words = 'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu'.split();"
         "tools = [ServerTool('s', f't{n}', ' '.join(words[n % 5:] + words[:n % 7])) for n in range(40)];"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.shelf import SHELF_SPECS, Shelf
+from lmstudio_bridge.agent.result_store import SHELF_SPECS, Shelf
 from lmstudio_bridge.messages import ToolCall
 
 NOTE = 300  # characters that may stand beside what is shown

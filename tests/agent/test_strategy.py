@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.strategy import Strategy, choose_strategy, parameters_in_billions
-from lmstudio_bridge.agent.stuck import Step
+from lmstudio_bridge.agent.json_calls import Strategy, choose_strategy, parameters_in_billions
+from lmstudio_bridge.agent.repetition import Step
 
 
 def native(reason: str) -> Strategy:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.stuck import Circle, CircleWatch, MadeCall, Step
+from lmstudio_bridge.agent.repetition import Circle, CircleWatch, MadeCall, Step
 
 AGAIN = "You called {} again with the same arguments, and the result was the same."
 CIRCLE = "You go in a circle: {}, with the same arguments and the same results."

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from lmstudio_bridge.agent.tool_names import MAX_NAME
-from lmstudio_bridge.agent.toolbox import MAX_DESCRIPTION, PreparedCall, RefusedCall, Toolbox
+from lmstudio_bridge.agent.tools import MAX_DESCRIPTION, MAX_NAME, PreparedCall, RefusedCall, Toolbox
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 READ = ServerTool(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
+from lmstudio_bridge.agent.tools import PreparedCall, Toolbox
 from lmstudio_bridge.agent.validation import (
     MAX_LEVELS,
     MAX_MATCHED,

@@ -6,10 +6,8 @@ import json
 import time
 from collections.abc import Sequence
 
-from lmstudio_bridge.agent.known_tools import KnownTools, chars_of
-from lmstudio_bridge.agent.ranking import known_words
-from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.toolbox import Toolbox, known_offers
+from lmstudio_bridge.agent.tool_ranking import known_words
+from lmstudio_bridge.agent.tools import KnownTools, Selection, Toolbox, chars_of, known_offers
 from lmstudio_bridge.messages import ServerTool
 from tests.bench.figures import BRIDGE, Figure, add_sample
 from tests.bench.plan import Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from lmstudio_bridge.server import build_server
+from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import read_settings
 
 

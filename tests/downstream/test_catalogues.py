@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream import catalogues
-from lmstudio_bridge.downstream.catalogues import Catalogue, CatalogueStore, UnreadableCatalogueError
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.redaction import MARK
+from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.runs import tool_cache as catalogues
+from lmstudio_bridge.runs.tool_cache import Catalogue, CatalogueStore, UnreadableCatalogueError
+from lmstudio_bridge.security.redact import MARK
 from tests.fakes import ManualClock
 
 CONFIG = ServerConfig("git", "stdio", command="uvx", args=("mcp-server-git",), source=Path("/a"), scope="user")

@@ -9,10 +9,8 @@ from unittest.mock import ANY
 
 import pytest
 
-from lmstudio_bridge.downstream.catalogues import Catalogue, CatalogueStore
-from lmstudio_bridge.downstream.changes import TakenTools, ToolTaker, take_tools
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.runs.tool_cache import Catalogue, CatalogueStore, TakenTools, ToolTaker, take_tools
 
 CONFIG = ServerConfig("notes", "stdio", command="notes")
 LIST = ServerTool("notes", "list", "Lists all notes.", read_only=True)

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerCatalog, ServerConfig
-from lmstudio_bridge.downstream.discovery import load_servers, merge_files
-from lmstudio_bridge.downstream.entries import ConfigFile
-from lmstudio_bridge.downstream.recursion import starts_bridge
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError
+from lmstudio_bridge.mcp_client.config import ConfigFile, ServerCatalog, starts_bridge
+from lmstudio_bridge.mcp_client.discovery import load_servers, merge_files
+from lmstudio_bridge.messages import ServerConfig
 
 
 def write(path: Path, content: object) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.downstream.content import (
+from lmstudio_bridge.mcp_client.repair import (
     MAX_BLOCKS,
     MAX_DESCRIPTION,
     MAX_IMAGES,

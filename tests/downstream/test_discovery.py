@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerCatalog
-from lmstudio_bridge.downstream.discovery import load_servers
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError
+from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.mcp_client.discovery import load_servers
 
 
 @dataclass(frozen=True)

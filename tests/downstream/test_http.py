@@ -12,11 +12,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerConfig, Transport
-from lmstudio_bridge.downstream.owners import SILENCE
-from lmstudio_bridge.downstream.transports import MAX_EVENT, BoundedStream
 from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
-from lmstudio_bridge.messages import ToolResult
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, BoundedStream
+from lmstudio_bridge.mcp_client.pool import SILENCE
+from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
 from tests.downstream.testbed import PATIENCE, open_test_pool
 
 SCRIPT = Path(__file__).with_name("http_server.py")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.messages import ToolResult
+from lmstudio_bridge.messages import ServerConfig, ToolResult
 from tests.downstream.testbed import open_test_pool
 from tests.npm_servers import npm_server
 

@@ -13,12 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.downstream.processes import (
-    MAX_QUEUED,
-    ChildProcess,
-    ChildProcesses,
-    LineSplitter,
-)
+from lmstudio_bridge.mcp_client.stdio import MAX_QUEUED, ChildProcess, ChildProcesses, LineSplitter
 from tests.downstream.testbed import PATIENCE
 
 

@@ -11,15 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
-from lmstudio_bridge.downstream import content
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.errors import (
-    ServerNotConfiguredError,
-    ServerStartError,
-    SessionLostError,
-    ToolTimeoutError,
-)
-from lmstudio_bridge.messages import ToolResult
+from lmstudio_bridge.errors import ServerNotConfiguredError, ServerStartError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.mcp_client import repair as content
+from lmstudio_bridge.messages import ServerConfig, ToolResult
 from tests.downstream.testbed import (
     PATIENCE,
     SLOPPY,

@@ -11,12 +11,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.errors import (
-    DownstreamError,
-    ServerStartError,
-)
-from lmstudio_bridge.messages import ServerTool, ToolResult
+from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 from tests.downstream.testbed import (
     PATIENCE,
     SLOPPY,

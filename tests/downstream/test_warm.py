@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.owners import SILENCE
-from lmstudio_bridge.downstream.sessions import Lease, OpenServer, SessionPool
 from lmstudio_bridge.errors import DownstreamError, ServerNotConfiguredError, ServerStartError, SessionLostError
-from lmstudio_bridge.messages import ToolResult
+from lmstudio_bridge.mcp_client.pool import SILENCE, Lease, OpenServer, SessionPool
+from lmstudio_bridge.messages import ServerConfig, ToolResult
 from tests.downstream.testbed import (
     PATIENCE,
     configure,

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.sessions import Lease, SessionPool, open_pool
+from lmstudio_bridge.mcp_client.pool import Lease, SessionPool, open_pool
+from lmstudio_bridge.messages import ServerConfig
 
 SLOPPY = Path(__file__).with_name("sloppy_server.py")
 PATIENCE = 30.0  # seconds, for what must happen at once on a machine that is not busy

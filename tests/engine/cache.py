@@ -17,20 +17,20 @@ import anyio
 import httpx
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.fence import new_fence
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.strategy import NATIVE, Strategy
-from lmstudio_bridge.agent.stuck import Step
-from lmstudio_bridge.agent.toolbox import Toolbox
-from lmstudio_bridge.llm.encoding import ChatEncoder
-from lmstudio_bridge.llm.wire import chat_options_out
+from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import new_fence
+from lmstudio_bridge.lmstudio.http import ChatEncoder
+from lmstudio_bridge.lmstudio.wire import chat_options_out
 from lmstudio_bridge.messages import (
     ChatRequest,
     Completion,
     Delta,
     Message,
     OnNotice,
+    OnRetry,
     ServerTool,
     SystemMessage,
     ToolCall,
@@ -39,7 +39,7 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.retry import OnRetry
+from lmstudio_bridge.security.access import Policy
 from tests.engine.server import TEMPLATES, open_engine
 from tests.engine.weights import MODELS, fetch_weights, show_progress
 from tests.fakes import Recorder

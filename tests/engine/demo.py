@@ -24,8 +24,8 @@ import anyio
 from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import CallFinished
+from lmstudio_bridge.runs.journal import read_events
 from tests.engine.server import (
     CHECKOUT,
     TEMPLATES,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.autonomous import open_agent
 from lmstudio_bridge.evals.baseline import SYSTEM_PROMPT, run_plain_loop
 from lmstudio_bridge.evals.sandbox import open_sandbox
 from lmstudio_bridge.evals.suite import make_suite
 from lmstudio_bridge.evals.tasks import Task
 from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.runs.autonomous import open_agent
 from tests.evals.desk import MODEL, Desk, installed_servers, open_desk
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, Reply, Stall, TextReply
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.choice import choose_servers
-from lmstudio_bridge.downstream.config import ServerConfig
 from lmstudio_bridge.evals.suite import make_suite
+from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.runs.server_selection import choose_servers
 from lmstudio_bridge.settings import read_settings
 from tests.downstream.testbed import open_test_pool
 from tests.npm_servers import npm_server

@@ -17,37 +17,34 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.agent.arguments import read_arguments, read_json
-from lmstudio_bridge.agent.choice import choose_servers
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.fence import Fence, clean_text
-from lmstudio_bridge.agent.grammar import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
-from lmstudio_bridge.agent.journal import open_journal, read_events
-from lmstudio_bridge.agent.policy import Policy
-from lmstudio_bridge.agent.progress import describe
-from lmstudio_bridge.agent.recovery import judge_reply, plain_turns
-from lmstudio_bridge.agent.reserve import Reserve
-from lmstudio_bridge.agent.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.agent.json_calls import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.reply_checks import judge_reply, plain_turns
+from lmstudio_bridge.agent.result_store import Shelf
 from lmstudio_bridge.agent.schemas import MAX_NODES, object_schema, simple_spec
-from lmstudio_bridge.agent.selection import Selection
-from lmstudio_bridge.agent.shelf import Shelf
-from lmstudio_bridge.agent.toolbox import PreparedCall, Toolbox
+from lmstudio_bridge.agent.tools import PreparedCall, Reserve, Selection, Toolbox
+from lmstudio_bridge.agent.untrusted import Fence
 from lmstudio_bridge.agent.validation import check_schema, check_value
-from lmstudio_bridge.downstream.catalogues import CatalogueStore, UnreadableCatalogueError
-from lmstudio_bridge.downstream.changes import TakenTools, take_tools
-from lmstudio_bridge.downstream.config import ServerConfig
-from lmstudio_bridge.downstream.content import read_progress, read_result, read_tools
-from lmstudio_bridge.downstream.discovery import load_servers
-from lmstudio_bridge.downstream.transports import decode_line
+from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.errors import BridgeError, LLMError, McpConfigError, RunNotFoundError, SettingsError
-from lmstudio_bridge.json_text import find_member, read_root, remove_member, set_member
-from lmstudio_bridge.llm.accumulate import Accumulator, ChunkDecoder
-from lmstudio_bridge.llm.dialects import recover_calls, split_reasoning
-from lmstudio_bridge.llm.failures import error_from_response
-from lmstudio_bridge.llm.wire import message_out
-from lmstudio_bridge.messages import Completion, Message, ServerTool, ToolCall, ToolMessage
-from lmstudio_bridge.redaction import Redactor
-from lmstudio_bridge.rule_files import FILE, load_rules
+from lmstudio_bridge.lmstudio.failures import error_from_response
+from lmstudio_bridge.lmstudio.stream import Accumulator, ChunkDecoder
+from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
+from lmstudio_bridge.lmstudio.wire import message_out
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.http import decode_line
+from lmstudio_bridge.mcp_client.repair import read_progress, read_result, read_tools
+from lmstudio_bridge.messages import Completion, Message, ServerConfig, ServerTool, ToolCall, ToolMessage
+from lmstudio_bridge.runs.journal import open_journal, read_events
+from lmstudio_bridge.runs.progress import describe
+from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.runs.server_selection import choose_servers
+from lmstudio_bridge.runs.tool_cache import CatalogueStore, TakenTools, UnreadableCatalogueError, take_tools
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.security.rule_files import FILE, load_rules
 from lmstudio_bridge.settings import read_settings
+from lmstudio_bridge.text import clean_text
 
 SEPARATOR = b"\n%%\n"
 """Between the parts of an input that has several."""

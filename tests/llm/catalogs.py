@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from lmstudio_bridge.llm.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance, ModelValidator, Source
+from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance, ModelValidator, Source
 from tests.llm.clients import FakeTime
 
 URL = "http://127.0.0.1:1234/api/v1/models"

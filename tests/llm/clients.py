@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lmstudio_bridge.llm.client import LLMClient, open_client
-from lmstudio_bridge.llm.transport import Timeouts
+from lmstudio_bridge.lmstudio.client import LLMClient, open_client
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.retry import RetryPolicy
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Message,
@@ -19,7 +20,6 @@ from lmstudio_bridge.messages import (
     ToolSpec,
     UserMessage,
 )
-from lmstudio_bridge.retry import RetryPolicy
 from tests.lmstudio_sim.server import Simulator
 
 QWEN = "qwen/qwen3-4b"

@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from lmstudio_bridge.llm.client import LLMClient
-from lmstudio_bridge.llm.loading import ModelLoader
-from lmstudio_bridge.llm.pinned import WATCH_INTERVAL, PinnedModel
-from lmstudio_bridge.llm.slots import SlotQueue
-from lmstudio_bridge.llm.transport import Timeouts
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.queue import SlotQueue
+from lmstudio_bridge.lmstudio.retry import Sleep
+from lmstudio_bridge.lmstudio.session import WATCH_INTERVAL, ModelLoader, PinnedModel
 from lmstudio_bridge.messages import ChatRequest, Completion, Notice
-from lmstudio_bridge.retry import Sleep
 from tests.llm.clients import QUESTION, QWEN, FakeTime, open_test_client, within
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.requests import SimRequest

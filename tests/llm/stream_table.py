@@ -5,13 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lmstudio_bridge.errors import (
-    ContextOverflowError,
-    LLMError,
-    LLMResponseError,
-    ModelLostError,
-    ServerBusyError,
-)
+from lmstudio_bridge.errors import ContextOverflowError, LLMError, LLMResponseError, ModelLostError, ServerBusyError
 from tests.llm.failure_table import FAILURES, OVERFLOW_JSON, Failure
 from tests.lmstudio_sim import errors
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import LLMResponseError
-from lmstudio_bridge.llm.accumulate import MAX_CALLS, Accumulator, new_call_id
-from lmstudio_bridge.llm.wire import ChatIn
+from lmstudio_bridge.lmstudio.stream import MAX_CALLS, Accumulator, new_call_id
+from lmstudio_bridge.lmstudio.wire import ChatIn
 from lmstudio_bridge.messages import Completion, Delta, ToolCall, Usage
 from tests.llm.chunks import RECORDED, call, calls, chunk
 

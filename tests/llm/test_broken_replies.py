@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.errors import (
-    LLMConnectionError,
-    LLMError,
-    ModelLostError,
-    WrongEndpointError,
-)
-from lmstudio_bridge.llm.client import LLMClient
-from lmstudio_bridge.messages import Completion, Delta, ToolCall
-from lmstudio_bridge.retry import Retry
+from lmstudio_bridge.errors import LLMConnectionError, LLMError, ModelLostError, WrongEndpointError
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.messages import Completion, Delta, Retry, ToolCall
 from tests.llm.chunks import DONE, chunk, encode
 from tests.llm.clients import QUESTION, QWEN, FakeTime, open_test_client, within
 from tests.lmstudio_sim.replies import (

@@ -7,21 +7,9 @@ import re
 
 import pytest
 
-from lmstudio_bridge.errors import (
-    AuthError,
-    ModelSubstitutedError,
-    SettingsError,
-    WrongEndpointError,
-)
-from lmstudio_bridge.llm.client import open_client
-from lmstudio_bridge.messages import (
-    Completion,
-    Delta,
-    TextDelta,
-    ToolCall,
-    Usage,
-    UserMessage,
-)
+from lmstudio_bridge.errors import AuthError, ModelSubstitutedError, SettingsError, WrongEndpointError
+from lmstudio_bridge.lmstudio.client import open_client
+from lmstudio_bridge.messages import Completion, Delta, TextDelta, ToolCall, Usage, UserMessage
 from tests.llm.clients import GEMMA, HISTORY, LIST_FILES, QUESTION, QWEN, open_test_client, sent, within
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, ReasoningReply, StreamOptions, TextReply

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.errors import LLMResponseError, ModelLostError, ModelNotFoundError, WrongEndpointError
-from lmstudio_bridge.llm.client import Response
-from lmstudio_bridge.llm.models import ModelCatalog, ModelInfo, ModelInstance
-from lmstudio_bridge.messages import (
-    AssistantMessage,
-    Completion,
-    ToolCall,
-    ToolMessage,
-)
+from lmstudio_bridge.lmstudio.client import Response
+from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo, ModelInstance
+from lmstudio_bridge.messages import AssistantMessage, Completion, ToolCall, ToolMessage
 from tests.llm.clients import GEMMA, HISTORY, LIST_FILES, NOMIC, QUESTION, QWEN, open_test_client, sent, within
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, TextReply

@@ -12,7 +12,7 @@ import anyio
 import httpcore
 import pytest
 
-from lmstudio_bridge.llm.connections import Connections
+from lmstudio_bridge.lmstudio.connections import Connections
 from tests.llm.clients import within
 
 T = TypeVar("T")

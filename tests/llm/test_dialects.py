@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.llm.dialects import LeakedCall, recover_calls, split_reasoning
+from lmstudio_bridge.lmstudio.tool_call_parsers import LeakedCall, recover_calls, split_reasoning
 from tests.lmstudio_sim.leaks import LEAK_FORMATS, LeakFormat, render_leak
 
 OFFERED = frozenset({"list_files", "read_file"})

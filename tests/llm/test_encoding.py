@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.llm.encoding import ChatEncoder
-from lmstudio_bridge.llm.wire import chat_options_out, message_out, tool_out
+from lmstudio_bridge.lmstudio.http import ChatEncoder
+from lmstudio_bridge.lmstudio.wire import chat_options_out, message_out, tool_out
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Image,

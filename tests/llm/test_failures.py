@@ -18,8 +18,8 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     WrongEndpointError,
 )
-from lmstudio_bridge.llm.client import LLMClient
-from lmstudio_bridge.llm.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.lmstudio.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
 from tests.llm.clients import NO_JITTER, QUESTION, QWEN, open_test_client, within
 from tests.llm.failure_table import FAILURES, Failure
 from tests.llm.stream_table import OVERFLOW_TOKENS, STREAMED_FAILURES

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmstudio_bridge.errors import LLMError, LLMResponseError, WrongEndpointError
-from lmstudio_bridge.llm.accumulate import MAX_BAD_FRAMES, Accumulator, ChunkDecoder, Frame, FrameDecoder
-from lmstudio_bridge.llm.wire import ChatIn
+from lmstudio_bridge.lmstudio.stream import MAX_BAD_FRAMES, Accumulator, ChunkDecoder, Frame, FrameDecoder
+from lmstudio_bridge.lmstudio.wire import ChatIn
 from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta
 from tests.llm.chunks import DONE, RECORDED, RECORDED_REPLY, chunk, encode
 

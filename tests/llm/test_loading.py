@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from lmstudio_bridge.errors import LLMError, ModelLoadError, ModelLostError
-from lmstudio_bridge.llm.client import LLMClient
-from lmstudio_bridge.llm.loading import ModelLoader
-from lmstudio_bridge.llm.models import ModelChoice
-from lmstudio_bridge.llm.slots import SlotQueue
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.lmstudio.models import ModelChoice
+from lmstudio_bridge.lmstudio.queue import SlotQueue
+from lmstudio_bridge.lmstudio.session import ModelLoader
 from lmstudio_bridge.messages import Notice
 from tests.llm.clients import GEMMA, QWEN, FakeTime, open_test_client, within
 from tests.lmstudio_sim.errors import LOAD_CANCELED, native_error, unexpected_endpoint

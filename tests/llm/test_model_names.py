@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from lmstudio_bridge.errors import ModelNotFoundError
-from lmstudio_bridge.llm.models import ModelChoice, ModelInfo, ModelInstance
+from lmstudio_bridge.lmstudio.models import ModelChoice, ModelInfo, ModelInstance
 from tests.llm.catalogs import GEMMA, NOMIC, QWEN, Server, catalog, loaded, resolve, validator
 
 # -- resolution -----------------------------------------------------------------------------------------------------

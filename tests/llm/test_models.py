@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, ModelNotFoundError
-from lmstudio_bridge.llm.models import ModelCatalog, ModelValidator
+from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelValidator
 from tests.llm.catalogs import GEMMA, QWEN, TTL, Server, catalog, validator
 from tests.llm.clients import FakeTime, within
 

@@ -6,13 +6,7 @@ import asyncio
 
 import pytest
 
-from lmstudio_bridge.errors import (
-    LLMError,
-    ModelLoadError,
-    ModelLostError,
-    ModelNotFoundError,
-    ModelSubstitutedError,
-)
+from lmstudio_bridge.errors import LLMError, ModelLoadError, ModelLostError, ModelNotFoundError, ModelSubstitutedError
 from lmstudio_bridge.messages import Notice
 from tests.llm.clients import GEMMA, QWEN, within
 from tests.llm.pinned_case import CHAT, LIST, LOAD, case, unload

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from lmstudio_bridge.errors import LLMTimeoutError
-from lmstudio_bridge.llm.transport import Timeouts
+from lmstudio_bridge.lmstudio.http import Timeouts
 from tests.llm.clients import QWEN, SHORT, within
 from tests.llm.pinned_case import CHAT, LIST, LOAD, case, unload
 from tests.lmstudio_sim.errors import MODEL_UNLOADED, plain_error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.llm.slots import DEFAULT_PARALLEL, LOWERED_FOR, SlotQueue
+from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL, LOWERED_FOR, SlotQueue
 from tests.fakes import ManualClock
 from tests.llm.clients import within
 

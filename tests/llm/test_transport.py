@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import LLMConnectionError, LLMResponseError, SettingsError, WrongEndpointError
-from lmstudio_bridge.llm.transport import Transport, open_transport
+from lmstudio_bridge.lmstudio.http import Transport, open_transport
 from tests.llm.clients import within
 from tests.lmstudio_sim.replies import HttpReply
 from tests.lmstudio_sim.server import open_simulator

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.llm.turns import ModelTurns
+from lmstudio_bridge.lmstudio.queue import ModelTurns
 from tests.llm.clients import within
 
 

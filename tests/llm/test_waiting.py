@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import LLMRateLimitError, LLMTimeoutError, ServerBusyError
-from lmstudio_bridge.llm.client import LLMClient, open_client
-from lmstudio_bridge.llm.transport import Timeouts
+from lmstudio_bridge.lmstudio.client import LLMClient, open_client
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.retry import RetryPolicy
 from lmstudio_bridge.messages import Completion, Delta, TextDelta
-from lmstudio_bridge.retry import RetryPolicy
 from tests.llm.chunks import chunk, encode
 from tests.llm.clients import NO_JITTER, QUESTION, QWEN, SHORT, FakeTime, open_test_client, within
 from tests.lmstudio_sim.models import SimModel

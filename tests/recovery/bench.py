@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmstudio_bridge.agent.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest

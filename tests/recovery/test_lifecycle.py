@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import RoundStarted, Warned
+from lmstudio_bridge.runs.journal import read_events
 from tests.lmstudio_sim.errors import LOAD_BROKEN, LOAD_CANCELED, LOAD_GUARDRAIL, native_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Stall

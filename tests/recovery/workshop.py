@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.agent.journal import read_events
 from lmstudio_bridge.events import Event, Noticed, RunFinished
+from lmstudio_bridge.runs.journal import read_events
 from tests.desk import unfenced
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import Reply, TextReply

@@ -1,0 +1,251 @@
+"""How a model is asked for tool calls, by what is known of it and by what it does. Pure.
+
+Seen on a real engine: the same 0.5B weights make 0 to 16 of 20 right calls with the prompt template
+alone, and finish all of them when calls are grammar-bound JSON, whatever the template.
+
+Calls as grammar-bound JSON instead of native tool calls, for models and templates that fail at those. Pure.
+
+The tools stand in the system text, one line each; every reply is one JSON object that the engine's
+grammar enforces: a call or the answer. Needs neither tools nor tool messages of the prompt template.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from lmstudio_bridge.agent.prompts import GOING_ON
+from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    Completion,
+    JSONObject,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+
+CallStyle: TypeAlias = Literal["native", "grammar"]
+
+MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
+SMALL_MODEL = 3.0  # billions of parameters; up to here, native calls mostly fail
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How the run asks: native tool calls, or grammar-bound JSON; and how long it puts up with circles."""
+
+    calls: CallStyle
+    first_step: Step
+    reason: str
+
+
+NATIVE = Strategy("native", Step.REMIND, "asked for")
+"""Native tool calls and full freedom: the way for models that are good at calling tools."""
+
+
+def choose_strategy(
+    name: str, *, trained_for_tool_use: bool | None, calls: Literal["auto", "native", "grammar"] = "auto"
+) -> Strategy:
+    """The way to begin with: what the user set, what LM Studio says of the model, its size as its name tells."""
+    if calls == "grammar":
+        return Strategy("grammar", Step.ANSWER_NOW, "set so")
+    if calls == "native":
+        return Strategy("native", Step.REMIND, "set so")
+    if trained_for_tool_use:
+        return Strategy("native", Step.REMIND, "trained for tool use")
+    if trained_for_tool_use is False:
+        return Strategy("grammar", Step.ANSWER_NOW, "not trained for tool use")
+    size = parameters_in_billions(name)
+    if size is not None and size <= SMALL_MODEL:
+        return Strategy("grammar", Step.ANSWER_NOW, f"a small model ({size:g}B)")
+    return Strategy("native", Step.REMIND, "not known otherwise")
+
+
+def parameters_in_billions(name: str) -> float | None:
+    """The size that a model's name tells: 0.5 for qwen2.5-coder-0.5b, None if it tells none."""
+    sizes = [float(number) / (1000 if unit.lower() == "m" else 1) for number, unit in _SIZE.findall(name)]
+    return max(sizes, default=None)
+
+
+_MAX_BRANCHES = 40  # tools that get a branch of the grammar each; more make it slow to build
+_DESCRIPTION = 160  # characters of a tool's description
+_FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
+
+_CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
+_ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
+_MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
+_HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
+
+_HOW = (
+    "Reply with one JSON object and nothing else.\n"
+    'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
+    'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
+    # Only a call: where an answer was shown too, a 0.5B model answered out of the blue.
+    'For example, for the task «How old is the letter in blue/7?»: {"call": "archive__get_age", '
+    '"arguments": {"path": "blue/7"}}\n'
+    "The tools:"
+)
+_ANSWER_ONLY = 'Reply with one JSON object: {"answer": "<text>"}'
+
+
+def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONObject:
+    """The JSON Schema of a reply: one branch a tool, and one for the answer unless a call is a must."""
+    answer = _object({"answer": {"type": "string"}})
+    if not specs:
+        return answer
+    if len(specs) > _MAX_BRANCHES:
+        names = [spec.name for spec in specs]
+        calls = [_object({"call": {"type": "string", "enum": names}, "arguments": {"type": "object"}})]
+    else:
+        calls = [
+            _object({"call": {"type": "string", "enum": [spec.name]}, "arguments": _lean_parameters(spec)})
+            for spec in specs
+        ]
+    return {"anyOf": calls if must_call else [*calls, answer]}
+
+
+def _lean_parameters(spec: ToolSpec) -> dict[str, Any]:
+    return {**_lean(spec.parameters), "additionalProperties": False}
+
+
+def _lean(schema: Any) -> Any:
+    """Only what objects require, if they require anything: small models fill in every option that they see."""
+    if not isinstance(schema, Mapping):
+        return schema
+    lean = {key: value for key, value in schema.items() if key not in ("description", "properties", "items")}
+    if properties := schema.get("properties"):
+        names = [name for name in schema.get("required", ()) if name in properties] or properties
+        lean["properties"] = {name: _lean(properties[name]) for name in names}
+        if not schema.get("additionalProperties"):
+            lean["additionalProperties"] = False
+    elif schema.get("type") == "object":
+        lean["properties"] = {}
+    if "items" in schema:
+        lean["items"] = _lean(schema["items"])
+    return lean
+
+
+def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
+    """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
+    turns: list[Message] = []
+    names: dict[str, str] = {}
+    if not isinstance(next(iter(messages), None), SystemMessage):
+        turns.append(SystemMessage(describe_tools(specs)))
+    for message in messages:
+        match message:
+            case SystemMessage(text):
+                turn: Message = SystemMessage(f"{text}\n{describe_tools(specs)}")
+            case UserMessage():
+                turn = message
+            case ToolMessage(call_id, text):
+                turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
+            case AssistantMessage(text, calls):
+                if not calls and text == GOING_ON:
+                    continue  # as an answer it would teach the model to answer so
+                names |= {call.id: call.name for call in calls}
+                shown = [_spelled(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
+                turn = AssistantMessage("\n".join(shown))
+        last = turns[-1] if turns else None
+        if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
+            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}", (*last.images, *turn.images))
+        else:
+            turns.append(turn)
+    return turns
+
+
+def describe_tools(specs: Sequence[ToolSpec]) -> str:
+    """How to reply, and the tools in one line each; small models follow few words better than schemas."""
+    return "\n".join([_HOW, *map(_line, specs)]) if specs else _ANSWER_ONLY
+
+
+def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:
+    """The call or the answer that the JSON of a reply holds; None if it is no such JSON."""
+    text = reply.text.strip() or reply.reasoning  # reasoning models put it there at times
+    start = text.find("{")
+    try:
+        value, end = json.JSONDecoder(strict=False).raw_decode(text, start if start != -1 else 0)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    match value:
+        case {"call": str(name), **rest}:
+            arguments = _raw_member(text[start:end], "arguments") if "arguments" in rest else "{}"
+            return _changed(reply, text="", calls=(ToolCall(new_id(), _whole_characters(name), arguments),))
+        case {"answer": answer}:
+            written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+            return _changed(reply, text=_whole_characters(written), calls=())
+        case _:
+            return None
+
+
+def answer_under_way(text: str) -> str:
+    """The part of an answer that a reply which is not whole yet already holds."""
+    match = _ANSWER_BEGUN.match(text)
+    if match is None:
+        return ""
+    begun = str(json.loads(f'"{match[1]}"', strict=False))
+    return _whole_characters(_HALF_PAIR.sub("", begun))
+
+
+def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
+    return Completion(text.strip(), reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
+
+
+def _raw_member(text: str, name: str) -> str:
+    """The value of a member of a JSON object as the model wrote it, so that its own bytes are replayed."""
+    decoder = json.JSONDecoder(strict=False)
+    raw = ""
+    position = 1
+    while match := _MEMBER.match(text, position):
+        _, position = decoder.raw_decode(text, match.end())
+        if json.loads(match[1], strict=False) == name:
+            raw = text[match.end() : position]  # of two, the last one counts
+    return raw
+
+
+def _whole_characters(text: str) -> str:
+    """Without the halves of characters that JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _spelled(call: ToolCall) -> str:
+    return f'{{"call": {json.dumps(call.name)}, "arguments": {call.arguments.strip() or "{}"}}}'
+
+
+def _line(spec: ToolSpec) -> str:
+    required = spec.parameters.get("required", ())
+    properties = spec.parameters.get("properties", {})
+    parameters = [" ".join(f"{name}: {_type(properties[name])}".split()) for name in required or properties]
+    first = _FIRST_SENTENCE.match(spec.description.strip())
+    description = " ".join((first[1] if first else spec.description).split())[:_DESCRIPTION]
+    return f"- {spec.name}({', '.join(parameters)}): {description}"
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, Mapping):
+        return "string"
+    if choices := schema.get("enum"):
+        return "|".join(json.dumps(choice, ensure_ascii=False) for choice in choices[:8])
+    if schema.get("type") == "array":
+        return f"[{_type(schema.get('items', {}))}]"
+    if schema.get("type") == "object" and (properties := schema.get("properties")):
+        return f"{{{', '.join(f'{name}: {_type(each)}' for name, each in properties.items())}}}"
+    return str(schema.get("type", "string"))
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,41 @@
+"""What tools return is data: a fence around it that it cannot forge, and nothing in it that nobody can see."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+_MARK_LENGTH = 8  # letters of a run's mark: 32 bits of chance
+_MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers: files are full of those
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Stands around all that comes from outside in a run. `mark` is a word that no honest text holds."""
+
+    mark: str
+
+    def wrap(self, text: str) -> str:
+        """The text with the line that ends it; the mark itself is taken out of it.
+
+        The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
+        """
+        inside = text if self._is_missing(text) else re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
+        return f"Data, up to the line {self.mark}:\n{inside}\n{self.mark}"
+
+    def take_out(self, text: str) -> str:
+        """A text of the model without the fences that it copied into it."""
+        if self._is_missing(text):
+            return text
+        mark = re.escape(self.mark)
+        return re.sub(rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?", "", text, flags=re.IGNORECASE | re.MULTILINE)
+
+    def _is_missing(self, text: str) -> bool:
+        """Whether the mark stands nowhere, in no spelling: as it nearly always is, so that no pattern is needed."""
+        return self.mark.casefold() not in text.casefold()
+
+
+def new_fence() -> Fence:
+    """A fence for one run."""
+    return Fence("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))

@@ -1,0 +1,1 @@
+"""`lmstudio-bridge doctor`: one module for each link of the chain."""

@@ -1,0 +1,89 @@
+"""The MCP servers: which files name them, which may start, and whether they do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+from lmstudio_bridge.cli.doctor.checks import Check, failed_check
+from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.runs.tool_cache import take_tools
+
+_ADD = "Add one to Claude Code, for example with `claude mcp add`."
+_HARMLESS = ("it is disabled ", "starts the bridge itself")
+"""What stands in the reasons for which a server is left out as it should be."""
+
+
+def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
+    """What the configuration files say, before anything is started."""
+    where = ", ".join(map(str, catalog.paths))
+    found = f"{len(catalog.servers)} usable of those in {where}" if where else f"none configured for {catalog.project}"
+    if catalog.servers:
+        yield Check("servers", "MCP servers", "ok", found)
+    else:
+        waiting = " Or approve one of those below." if catalog.unapproved else ""
+        yield Check("servers", "MCP servers", "failed", found, _ADD + waiting)
+    for warning in catalog.warnings:
+        yield Check("servers", "MCP servers", "warning", warning, "Correct that file; the others are used meanwhile.")
+    for name in catalog.unapproved:
+        refusal = catalog.refusal(name)
+        yield Check("servers", f"MCP server {name}", "warning", f"left out: {refusal.message}", refusal.remedy)
+    for name, reason in catalog.skipped.items():
+        harmless = any(words in reason for words in _HARMLESS)
+        remedy = "" if harmless else "Correct its entry there, or take it out."
+        yield Check("servers", f"MCP server {name}", "ok" if harmless else "warning", f"left out: {reason}", remedy)
+
+
+def check_rules(agent: DynamicAutonomousAgent, configs: Sequence[ServerConfig]) -> Iterator[Check]:
+    """What rule files and workspace allow."""
+    try:
+        permissions = agent.permissions(configs)
+    except BridgeError as exc:
+        yield failed_check("rules", "Rules", exc)
+        return
+    for line in permissions.lines():
+        subject, _, found = line.partition(": ")
+        yield Check("rules", subject.capitalize(), "ok", found)
+    for warning in permissions.warnings:
+        yield Check("rules", "Rules", "warning", warning)
+
+
+async def check_servers(
+    agent: DynamicAutonomousAgent, catalog: ServerCatalog, *, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Check]:
+    """Start all servers at the same time, and look at their tools. Each start is bounded by the pool's limit."""
+
+    async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
+        began = clock()
+        try:
+            with agent.pool.lease() as lease:
+                tools = await lease.open_server(config)
+        except DownstreamError as exc:
+            return clock() - began, exc
+        return clock() - began, tools
+
+    outcomes = await asyncio.gather(*map(start, catalog.servers.values()))
+    for config, (seconds, outcome) in zip(catalog.servers.values(), outcomes, strict=True):
+        name = f"MCP server {config.name}"
+        warnings = list(catalog.server_warnings.get(config.name, ()))
+        if isinstance(outcome, DownstreamError):
+            yield failed_check("servers", name, outcome)
+        else:
+            taken = take_tools(agent.catalogues, config, outcome)
+            warnings += taken.warnings
+            origin = f"{config.scope} scope, {config.source}"
+            yield Check("servers", name, "ok", f"{_counted(taken.tools)} ({origin}; started in {seconds:.1f} s)")
+        for warning in warnings:
+            yield Check("servers", name, "warning", warning)
+
+
+def _counted(tools: Sequence[ServerTool]) -> str:
+    """How many tools there are, and how many of them a run may use that only reads."""
+    reading = sum(tool.read_only is True for tool in tools)
+    unmarked = sum(tool.read_only is None for tool in tools)
+    told = f"{len(tools)} tools, {reading} marked read-only, {len(tools) - reading - unmarked} as writing"
+    return f"{told}, {unmarked} unmarked (count as writing)" if unmarked else told

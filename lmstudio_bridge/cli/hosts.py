@@ -1,0 +1,115 @@
+"""The programs that can start the bridge, and who can have the entry in each.
+
+The files in which the programs that can start the bridge keep their MCP servers.
+
+Sources: code.claude.com/docs/en/mcp (and Claude Code 2.1.330), modelcontextprotocol.io/quickstart/user for
+Claude Desktop (its folder on Linux is that of the community's builds), cursor.com/docs/context/mcp,
+code.visualstudio.com/docs/copilot/customization/mcp-servers, lmstudio.ai/docs/app/mcp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, assert_never, get_args
+
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.mcp_client.config import PROJECT_FILE
+from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, read_state
+from lmstudio_bridge.settings import Surroundings
+
+Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]
+HostScope: TypeAlias = Literal["user", "local", "project"]
+
+HOSTS: tuple[Host, ...] = get_args(Host)
+NAMES: Mapping[Host, str] = {
+    "claude-code": "Claude Code",
+    "claude-desktop": "Claude Desktop",
+    "cursor": "Cursor",
+    "vscode": "VS Code",
+    "lm-studio": "LM Studio",
+}
+SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
+    "claude-code": ("user", "local", "project"),
+    "claude-desktop": ("user",),
+    "cursor": ("user", "project"),
+    "vscode": ("user", "project"),
+    "lm-studio": ("user",),
+}
+"""Who has the entry: the user everywhere, the user in this folder, or all who work on the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a host keeps the servers of a scope: `keys` lead to the object that holds them in `path`."""
+
+    host: Host
+    scope: HostScope
+    path: Path
+    keys: tuple[str, ...]
+
+
+def find_place(host: Host, scope: HostScope, *, around: Surroundings, platform: str) -> Place:
+    """The place for that host and scope; `platform` is spelled as in `sys.platform`.
+
+    Raises:
+        SettingsError: The host has no such scope, or there is no home folder.
+    """
+    if scope not in SCOPES[host]:
+        raise SettingsError(f"{NAMES[host]} has no scope {scope!r}.", remedy=f"It can be: {', '.join(SCOPES[host])}.")
+    match host:
+        case "claude-code":
+            if scope == "project":
+                return Place(host, scope, around.project / PROJECT_FILE, ("mcpServers",))
+            path = read_state(around, warnings=[]).path
+            if path is None:
+                raise _no_home()
+            top = _repository(around.project)
+            folder = top.as_posix() if platform == "win32" else str(top)  # newer versions write slashes there, too
+            keys = ("projects", folder, "mcpServers") if scope == "local" else ("mcpServers",)
+            return Place(host, scope, path, keys)
+        case "claude-desktop":
+            folder_of_app = _application_data(around, platform) / "Claude"
+            return Place(host, scope, folder_of_app / "claude_desktop_config.json", ("mcpServers",))
+        case "cursor":
+            above = around.project if scope == "project" else _home(around)
+            return Place(host, scope, above / ".cursor" / "mcp.json", ("mcpServers",))
+        case "vscode":
+            project = around.project / ".vscode"
+            folder_of_files = project if scope == "project" else _application_data(around, platform) / "Code" / "User"
+            return Place(host, scope, folder_of_files / "mcp.json", ("servers",))
+        case "lm-studio":
+            paths = [_home(around) / below for below in LM_STUDIO_FILES]
+            path = next((path for path in paths if path.exists()), paths[0])
+            return Place(host, scope, path, ("mcpServers",))
+        case _:
+            assert_never(host)
+
+
+def _repository(folder: Path) -> Path:
+    """The project of Claude Code's local scope (2.1.197): the top of the git repository, else the folder."""
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), folder)
+
+
+def _application_data(around: Surroundings, platform: str) -> Path:
+    """The folder in which applications keep what belongs to the user."""
+    if platform == "win32" and (roaming := around.environ.get("APPDATA", "").strip()):
+        return Path(roaming)
+    if platform == "win32":
+        return _home(around) / "AppData" / "Roaming"
+    if platform == "darwin":
+        return _home(around) / "Library" / "Application Support"
+    if config := around.environ.get("XDG_CONFIG_HOME", "").strip():
+        return Path(config)
+    return _home(around) / ".config"
+
+
+def _home(around: Surroundings) -> Path:
+    if around.home is None:
+        raise _no_home()
+    return around.home
+
+
+def _no_home() -> SettingsError:
+    return SettingsError("There is no home folder to look in.", remedy="Set HOME (on Windows: USERPROFILE).")

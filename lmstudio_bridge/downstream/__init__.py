@@ -1,1 +1,0 @@
-"""The conversation with other MCP servers: their configuration and their sessions."""

@@ -1,0 +1,379 @@
+"""LLMClient: LM Studio's routes as methods, with retries, typed replies and typed errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from lmstudio_bridge.errors import (
+    LLMError,
+    LLMResponseError,
+    LLMTimeoutError,
+    ModelLostError,
+    ModelNotFoundError,
+    ModelSubstitutedError,
+    WrongEndpointError,
+)
+from lmstudio_bridge.lmstudio.failures import unreadable_answer
+from lmstudio_bridge.lmstudio.http import ChatEncoder, Timeouts, Transport, open_transport
+from lmstudio_bridge.lmstudio.models import DEFAULT_TTL, ModelCatalog, ModelValidator, Source
+from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep, retry_with_backoff
+from lmstudio_bridge.lmstudio.stream import Accumulator, ChunkDecoder
+from lmstudio_bridge.lmstudio.wire import (
+    ChatIn,
+    CompletionIn,
+    EmbeddingsIn,
+    NativeModelsIn,
+    OldNativeModelsIn,
+    OpenAIModelsIn,
+    ResponseIn,
+    WireModel,
+    chat_options_out,
+    response_request_out,
+)
+from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, OnRetry, ToolChoice, ToolSpec
+
+OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
+M = TypeVar("M", bound=WireModel)
+
+_MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model does
+
+_MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | type[OpenAIModelsIn]] = {
+    "/api/v1/models": NativeModelsIn,
+    "/api/v0/models": OldNativeModelsIn,
+    "/v1/models": OpenAIModelsIn,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A reply of `/v1/responses`; pass `id` as `previous_response_id` to go on from it."""
+
+    id: str
+    completion: Completion
+
+
+@asynccontextmanager
+async def open_client(
+    root_url: str,
+    *,
+    api_token: str | None = None,
+    ca_file: Path | None = None,
+    default_model: str | None = None,
+    timeouts: Timeouts | None = None,
+    retry_policy: RetryPolicy | None = None,
+    model_ttl: float = DEFAULT_TTL,
+    sleep: Sleep = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[LLMClient]:
+    """A client for the server at `root_url` (without /v1), with one connection pool of its own."""
+    async with open_transport(root_url, api_token=api_token, ca_file=ca_file, timeouts=timeouts) as transport:
+        yield LLMClient(
+            transport,
+            default_model=default_model,
+            retry_policy=retry_policy or RetryPolicy(),
+            model_ttl=model_ttl,
+            sleep=sleep,
+            clock=clock,
+        )
+
+
+class LLMClient:
+    """LM Studio's OpenAI-compatible routes, and the routes that list its models.
+
+    `model` is a concrete name as `validator.resolve` gives it; None lets the validator choose.
+    Every method raises `LLMError` in one of its kinds, with the URL, the model, the status and the
+    server's own words. Failures that say that they are retryable were retried before.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        default_model: str | None,
+        retry_policy: RetryPolicy,
+        model_ttl: float,
+        sleep: Sleep,
+        clock: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self.root_url = transport.root_url
+        self.retry_policy = retry_policy
+        self.retry_sleep = sleep
+        self.retry_clock = clock
+        self.validator = ModelValidator(self.list_models, default_model=default_model, ttl=model_ttl, clock=clock)
+
+    @retry_with_backoff
+    async def list_models(self) -> ModelCatalog:
+        """The models, from the route that knows most: `/api/v1`, else `/api/v0`, else `/v1`."""
+        refusal: LLMError | None = None
+        for route, shape in _MODEL_ROUTES.items():
+            url = self.root_url + route
+            try:
+                body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
+                return ModelCatalog(_read(shape, body, url=url).to_infos(), route, url)
+            except LLMResponseError as exc:
+                if not _is_missing_route(exc):
+                    raise
+                refusal = exc
+        assert refusal is not None
+        raise refusal
+
+    async def list_openai_names(self) -> frozenset[str]:
+        """The names in `/v1/models`: with just-in-time loading all models, without it those that are loaded."""
+        route: Source = "/v1/models"
+        body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
+        infos = _read(OpenAIModelsIn, body, url=self.root_url + route).to_infos()
+        return frozenset(info.key for info in infos)
+
+    async def load_model(self, model: str, *, context_length: int) -> None:
+        """Load a model and wait until it is in memory; LM Studio 0.4 and later.
+
+        A model that is loaded gets a second instance, so look first. The context (tokens) may turn
+        out another than asked for: look again after it.
+
+        Raises:
+            ModelLoadError: LM Studio refused or failed.
+            LLMError: In its other kinds; `WrongEndpointError` where there is no such route.
+        """
+        payload = {"model": model, "context_length": context_length}
+        await self._transport.request("POST", "/api/v1/models/load", payload, model=model)
+        self.validator.forget()
+
+    @retry_with_backoff
+    async def chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """One reply, whole. `max_tokens` in tokens; None leaves the limit to the server."""
+        name = await self._name(model)
+        options = chat_options_out(
+            model=name,
+            stream=False,
+            tool_choice=tool_choice if tools else None,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        request = ChatEncoder().encode(options, messages=messages, tools=tools)
+        reply = await self._post("/v1/chat/completions", request, CompletionIn, model=name)
+        accumulator = Accumulator(offered=[tool.name for tool in tools])
+        accumulator.add(reply)
+        return accumulator.completion()
+
+    @retry_with_backoff
+    async def stream_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        reasoning_effort: str | None = None,
+        response_schema: JSONObject | None = None,
+        on_delta: OnDelta | None = None,
+        on_retry: OnRetry | None = None,
+        accepts_model: Callable[[str], bool] | None = None,
+        recover_calls: bool = True,
+        encoder: ChatEncoder | None = None,
+    ) -> Completion:
+        """One reply, told piece by piece to `on_delta`, and whole in the end.
+
+        `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
+        An `encoder` that stays the same through a conversation saves encoding its history each time.
+
+        Nothing is sent again once a piece was told. Cancelling closes the connection, at which
+        LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
+
+        Raises:
+            ModelLostError: The stream broke off; what came so far is no answer.
+            ModelSubstitutedError: `accepts_model` refused the name in the reply.
+            LLMError: In its other kinds.
+        """
+        name = await self._name(model)
+        url = f"{self.root_url}/v1/chat/completions"
+        options = chat_options_out(
+            model=name,
+            stream=True,
+            tool_choice=tool_choice if tools else None,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            reasoning_effort=reasoning_effort,
+            response_schema=response_schema,
+        )
+        request = (encoder or ChatEncoder()).encode(options, messages=messages, tools=tools)
+        accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
+        decoder = ChunkDecoder()
+        accepted = ""  # the name in the chunks so far
+
+        async def take(chunks: Iterable[ChatIn]) -> None:
+            nonlocal accepted
+            for chunk in chunks:
+                if accepts_model and chunk.model and chunk.model != accepted:
+                    if not accepts_model(chunk.model):
+                        raise _substituted(name, chunk.model)
+                    accepted = chunk.model
+                for delta in accumulator.add(chunk):
+                    if on_delta:
+                        await on_delta(delta)
+
+        try:
+            async with self._transport.stream("/v1/chat/completions", request, model=name) as pieces:
+                async for piece in pieces:
+                    await take(decoder.feed(piece))
+                    if decoder.done:
+                        break
+                else:
+                    await take(decoder.flush())
+        except LLMError as exc:
+            exc.url, exc.model = exc.url or url, exc.model or name
+            if not accumulator.empty:
+                exc.retryable = False
+            if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
+                raise  # else the reply is whole, and only the end of the stream is missing
+        if decoder.foreign:
+            raise unreadable_answer(url=url, model=name, detail=decoder.other)
+        if not accumulator.finished and (accumulator.empty or not decoder.done):
+            raise ModelLostError(
+                "The reply broke off before its end.",
+                remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
+                url=url,
+                model=name,
+            )
+        return accumulator.completion()
+
+    @retry_with_backoff
+    async def text_completion(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: Sequence[str] = (),
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """The continuation of a raw prompt: no chat template is applied."""
+        name = await self._name(model)
+        request: dict[str, Any] = {"model": name, "prompt": prompt, "stream": False}
+        if max_tokens is not None:
+            request["max_tokens"] = max_tokens
+        if temperature is not None:
+            request["temperature"] = temperature
+        if stop:
+            request["stop"] = list(stop)
+        reply = await self._post("/v1/completions", request, CompletionIn, model=name)
+        return Completion(
+            text=reply.choices[0].text or "",
+            finish_reason=reply.choices[0].finish_reason or "",
+            model=reply.model or "",
+            usage=reply.usage.to_usage() if reply.usage else None,
+        )
+
+    @retry_with_backoff
+    async def generate_embeddings(
+        self, texts: Sequence[str], *, model: str | None = None, on_retry: OnRetry | None = None
+    ) -> list[list[float]]:
+        """One vector a text, in their order. None takes the first embedding model there is.
+
+        LM Studio cuts texts beyond the loaded context without a word (seen on 0.4.25).
+        """
+        return await self.embed(texts, model=model or await self._embedding_model())
+
+    async def embed(self, texts: Sequence[str], *, model: str) -> list[list[float]]:
+        """As `generate_embeddings`, in one request: for those who can do without."""
+        name = model
+        reply = await self._post("/v1/embeddings", {"model": name, "input": list(texts)}, EmbeddingsIn, model=name)
+        vectors = reply.vectors()
+        if len(vectors) != len(texts):
+            raise unreadable_answer(
+                url=f"{self.root_url}/v1/embeddings",
+                model=name,
+                detail=f"{len(vectors)} vectors for {len(texts)} texts",
+            )
+        return vectors
+
+    @retry_with_backoff
+    async def create_response(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str | None = None,
+        previous_response_id: str | None = None,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = "auto",
+        max_tokens: int | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Response:
+        """One reply of `/v1/responses`; tool messages go as `function_call_output` items."""
+        name = await self._name(model)
+        request = response_request_out(
+            messages,
+            model=name,
+            previous_response_id=previous_response_id,
+            tools=tools,
+            tool_choice=tool_choice,
+            max_tokens=max_tokens,
+        )
+        reply = await self._post("/v1/responses", request, ResponseIn, model=name)
+        if reply.status in ("failed", "cancelled"):
+            raise ModelLostError(
+                f"The response {reply.status}, without a reason.",
+                remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
+                url=f"{self.root_url}/v1/responses",
+                model=name,
+            )
+        return Response(reply.id, reply.to_completion())
+
+    async def _name(self, model: str | None) -> str:
+        return model or (await self.validator.resolve(None)).name
+
+    async def _embedding_model(self) -> str:
+        for refresh in (False, True):
+            catalog = await self.validator.catalog(refresh=refresh)
+            models = [model for model in catalog.models if model.kind == "embedding"]
+            if models:  # loading another one might evict the chat model
+                return next((model for model in models if model.loaded), models[0]).key
+        raise ModelNotFoundError(
+            "LM Studio has no embedding model.",
+            remedy="Download one in LM Studio, for example nomic-embed-text-v1.5.",
+            url=catalog.url,
+        )
+
+    async def _post(self, route: str, payload: Mapping[str, Any] | bytes, shape: type[M], *, model: str) -> M:
+        body = await self._transport.request("POST", route, payload, model=model)
+        return _read(shape, body, url=self.root_url + route, model=model)
+
+
+def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:
+    try:
+        return shape.model_validate(json.loads(body))  # pydantic's own JSON reader refuses half characters
+    except ValueError as exc:
+        raise unreadable_answer(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
+
+
+def _is_missing_route(error: LLMError) -> bool:
+    """Whether a look at a native route says only that this server does not have it, or keeps it to itself."""
+    return isinstance(error, WrongEndpointError) or error.status in (403, 404, 405, 501)
+
+
+def _substituted(asked: str, answered: str) -> ModelSubstitutedError:
+    return ModelSubstitutedError(
+        f"Another model answered: {answered} instead of {asked}.",
+        remedy=f"LM Studio does that when {asked} is not there but one other model is loaded. Load {asked}.",
+        model=asked,
+    )

@@ -1,0 +1,1 @@
+"""The user's other MCP servers: configuration, connections, repairs."""

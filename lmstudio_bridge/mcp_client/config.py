@@ -1,0 +1,423 @@
+"""Configured MCP servers as values: one server, and all that there are for a project.
+
+Nothing here reads a file or starts anything: `entries` reads one file, `discovery` all of them.
+
+How the bridge keeps from starting itself: command lines that name it, and how deep it stands.
+
+A wrapper may hide the name, a copy may bear another one: that is what the depth is for.
+
+The environment of a server's process: little of ours, and nothing of Claude Code's.
+
+Claude Code hands its whole environment to the servers that it starts, and so to us: its API key and
+its session with it (seen in 2.1.330).
+
+Reads one configuration file: its entries become `ServerConfig`s, or sentences about what is wrong.
+
+A file is someone else's data: it is read with pydantic and becomes our dataclasses at once. One bad
+entry never spoils the others. Which files there are is the business of `discovery`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
+from lmstudio_bridge.files import read_bounded
+from lmstudio_bridge.messages import Scope, ServerConfig, Transport
+from lmstudio_bridge.settings import Surroundings
+
+PROJECT_FILE = ".mcp.json"
+TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
+
+
+_HOW_TO_ADD = (
+    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
+    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCatalog:
+    """What the files add up to; a name stands in one of `servers`, `unapproved` and `skipped`.
+
+    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` says for
+    each server that cannot be used why, as a sentence. `paths` are the files that were read; none
+    means that there are no such files. `warnings` are about files, `server_warnings` about servers
+    that can be used all the same.
+    """
+
+    project: Path
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    unapproved: Mapping[str, ServerConfig] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def require(self, name: str) -> ServerConfig:
+        """The server of that name.
+
+        Raises:
+            ServerNotTrustedError: it stands in the project's file, and nobody has approved it.
+            ServerNotConfiguredError: there is none, or it was skipped.
+        """
+        if name in self.servers:
+            return self.servers[name]
+        if name in self.unapproved:
+            raise self.refusal(name)
+        known = sorted(self.servers)
+        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
+        if name in self.skipped:
+            raise ServerNotConfiguredError(
+                f"MCP server '{name}' cannot be used: {self.skipped[name]}",
+                server=name,
+                configured=known,
+                remedy=choice,
+            )
+        lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
+        hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
+        if self.paths:
+            looked = f"in {' or '.join(str(path) for path in self.paths)}"
+        else:
+            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
+        raise ServerNotConfiguredError(
+            f"No MCP server named '{name}' is configured {looked}.",
+            server=name,
+            configured=known,
+            remedy=f"{hint}{choice}",
+        )
+
+    def refusal(self, name: str) -> ServerNotTrustedError:
+        """Why an unapproved server is not started, and how to approve it."""
+        config = self.unapproved[name]
+        what = "command" if config.transport == "stdio" else "address"
+        folder = config.source.parent if config.source else self.project
+        return ServerNotTrustedError(
+            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
+            server=name,
+            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
+            f"`claude mcp list` shows where it stands), or set {TRUST_VARIABLE}={name} for the bridge.",
+        )
+
+
+DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
+"""How many bridges stand above a process; it stops a bridge that starts itself through a wrapper."""
+
+_BRIDGE = re.compile(r"lmstudio[-_]bridge(\.exe|\.cmd|\.git|/__main__\.py)?([@=<>~!\[;].*)?", re.IGNORECASE)
+_BEFORE_BRIDGE = frozenset({"--from", "--directory", "--project", "--with", "--with-editable", "--spec", "-m", "run"})
+_BEFORE_SCRIPT = frozenset({"-c", "-lc", "-ic", "/c"})
+
+
+def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
+    """Whether a command line starts this program, which must not hand tasks to itself.
+
+    A path that ends in our name counts only where a program or a package stands: the same path as
+    the folder that a file server may see is harmless.
+    """
+    if _names_bridge(command):
+        return True
+    words = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    # The program is the first word that is neither an option nor a variable, as in `env -i DEBUG=1 program`.
+    program = next((word for word in words if not re.match(r"-|\w+=", word)), None)
+    for before, word in zip(("", *words), words, strict=False):
+        if before in _BEFORE_SCRIPT and any(map(_names_bridge, re.split(r"[\s;&|\"']+", word))):
+            return True
+        in_place = word is program or before in _BEFORE_BRIDGE or PurePath(word).name == word
+        if in_place and _names_bridge(word):
+            return True
+    return False
+
+
+def read_depth(environ: Mapping[str, str]) -> int:
+    """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
+    text = environ.get(DEPTH_VARIABLE, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _names_bridge(word: str) -> bool:
+    """Whether a program, module, package or repository is us, whatever its folder and version."""
+    word = word.replace("\\", "/").rstrip("/")
+    start = max(word.lower().rfind("/lmstudio-bridge"), word.lower().rfind("/lmstudio_bridge")) + 1
+    return _BRIDGE.fullmatch(word, start) is not None
+
+
+_INHERITED = frozenset(
+    {
+        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
+        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
+        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
+        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
+        # What a server needs on top to reach the network, and to write files and dates as its user does.
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    }
+)
+_INHERITED_PREFIXES = ("LC_", "XDG_")
+_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
+_NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
+
+
+def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
+    """What every server gets of our environment: a small clean base, and what `passed` names."""
+    # Windows does not tell upper from lower case in these names.
+    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
+    built = {
+        name: value
+        for name, value in environ.items()
+        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
+    }
+    return built | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
+
+
+def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
+    """The variables that these names and patterns (`AWS_*`) pick; never Claude Code's, nor LM Studio's token."""
+    patterns = tuple(passed)
+    return {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+        and name.upper() not in _NEVER
+        and not name.upper().startswith(_NEVER_PREFIXES)
+    }
+
+
+def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a server's own `env`, which may set everything but how deep the bridge stands."""
+    return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}
+
+
+MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own
+MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
+
+_TRANSPORTS: Mapping[str, Transport] = {
+    "stdio": "stdio",
+    "http": "http",
+    "streamable-http": "http",
+    "streamable_http": "http",
+    "streamablehttp": "http",
+    "sse": "sse",
+}
+_UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
+"""What VS Code and Claude Code understand in an entry and we do not, although a server may need it."""
+
+_SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What one file says, before precedence; a name stands in `servers` or in `skipped`."""
+
+    path: Path
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
+    """A file with `mcpServers` (Claude Code, Cursor, LM Studio) or `servers` (VS Code) at its root.
+
+    Raises:
+        McpConfigError: it cannot be read, is no JSON, or has another shape.
+    """
+    root = read_json(path)
+    entries = root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
+    return read_entries(entries, path=path, scope=scope, around=around)
+
+
+def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundings) -> ConfigFile:
+    """The entries of an object `mcpServers` in that file.
+
+    Raises:
+        McpConfigError: it is no object.
+    """
+    if not isinstance(entries, dict):
+        raise McpConfigError(f"{path} has no object 'mcpServers'.", path=str(path), remedy=_SHAPE)
+    servers: dict[str, ServerConfig] = {}
+    skipped: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    for name, entry in entries.items():
+        expansion = _Expansion(around)
+        try:
+            config = _read_entry(name, entry, expansion, path=path, scope=scope)
+        except ValueError as exc:
+            skipped[name] = f"its entry in {path} is malformed: {exc}."
+            continue
+        if expansion.inputs:
+            wanted = ", ".join(f"${{input:{wish}}}" for wish in sorted(expansion.inputs))
+            skipped[name] = f"its entry in {path} asks for {wanted}, which only VS Code can ask its user for."
+        elif config.disabled:
+            skipped[name] = f"it is disabled in {path}."
+        elif starts_bridge(config.command, config.args):
+            skipped[name] = f"its entry in {path} starts the bridge itself."
+        else:
+            servers[name] = config
+            found = [*expansion.warnings(), *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if key in entry)]
+            if found:
+                warnings[name] = tuple(f"MCP server '{name}' in {path}: {warning}" for warning in found)
+    return ConfigFile(path, servers, skipped, warnings)
+
+
+def read_json(path: Path) -> Any:
+    """The decoded file; `Any` because it is someone else's.
+
+    Raises:
+        McpConfigError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
+    except FileNotFoundError as exc:
+        raise McpConfigError(
+            f"The MCP configuration file {path} does not exist.",
+            path=str(path),
+            remedy="Create it, or correct the setting that names it.",
+        ) from exc
+    except OSError as exc:
+        raise McpConfigError(
+            f"The MCP configuration file {path} cannot be read: {exc.strerror or exc}.",
+            path=str(path),
+            remedy="It must be a file that you may read.",
+        ) from exc
+    except json.JSONDecodeError as exc:
+        raise McpConfigError(
+            f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
+            path=str(path),
+            remedy="Correct it there; JSON knows no comments and no comma after the last item.",
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise McpConfigError(
+            f"{path} is not valid JSON: it is no UTF-8 text, or nested too deeply.", path=str(path), remedy=_SHAPE
+        ) from exc
+
+
+def _scalar_to_text(value: object) -> object:
+    """Node programs take numbers and booleans where texts belong, so people write them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _null_to_nothing(value: object) -> object:
+    return {} if value is None else value
+
+
+_Text = Annotated[str, BeforeValidator(_scalar_to_text)]
+_Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
+
+
+class _Entry(BaseModel):
+    """An entry as it stands in the file; keys that we do not use are let pass."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str | None = None
+    command: str | None = None
+    args: list[_Text] | None = None
+    env: _Texts = {}
+    cwd: str | None = None
+    url: str | None = None
+    headers: _Texts = {}
+    timeout: float | None = None
+    disabled: bool | None = None
+
+
+def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, scope: Scope) -> ServerConfig:
+    """Raises ValueError with what is wrong; never with a value, which may be a secret."""
+    if not isinstance(entry, dict):
+        raise ValueError("it is not an object")
+    try:
+        raw = _Entry.model_validate(entry)
+    except ValidationError as exc:
+        problems = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_input=False)]
+        raise ValueError("; ".join(problems)) from exc
+    transport = _transport_of(raw)
+    return ServerConfig(
+        name=name,
+        transport=transport,
+        command=expansion.expand(raw.command or "") if transport == "stdio" else "",
+        args=tuple(map(expansion.expand, raw.args or ())) if transport == "stdio" else (),
+        env={key: expansion.expand(value) for key, value in raw.env.items()},
+        cwd=expansion.around.locate(expansion.expand(raw.cwd)) if raw.cwd else None,
+        url=expansion.expand(raw.url or "") if transport != "stdio" else "",
+        headers={key: expansion.expand(value) for key, value in raw.headers.items()},
+        timeout=expansion.seconds(raw.timeout),
+        source=path,
+        scope=scope,
+        disabled=raw.disabled is True,
+    )
+
+
+def _transport_of(raw: _Entry) -> Transport:
+    """The transport that an entry means, be it said or to be guessed."""
+    if raw.type is None:
+        if not raw.command and not raw.url:
+            raise ValueError("it has neither 'command' nor 'url'")
+        return "stdio" if raw.command else "http"
+    transport = _TRANSPORTS.get(raw.type.lower())
+    if transport is None:
+        raise ValueError(f"type '{raw.type}' is not one of stdio, http, sse")
+    if transport == "stdio" and not raw.command:
+        raise ValueError("a stdio server needs a 'command'")
+    if transport != "stdio" and not raw.url:
+        raise ValueError(f"a server of type '{raw.type}' needs a 'url'")
+    return transport
+
+
+class _Expansion:
+    """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; remembers what it met.
+
+    A variable that is not set and has no default stays as it stands, as in Claude Code 2.1.330.
+    """
+
+    _PATTERN = re.compile(r"\$\{(?:(?P<kind>env|input):)?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}")
+
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self._unset: set[str] = set()
+        self._ignored_timeout: float | None = None
+        self.inputs: set[str] = set()
+
+    def expand(self, text: str) -> str:
+        return self._PATTERN.sub(self._replace, text)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        name: str = match["name"]
+        default: str | None = match["default"]
+        if match["kind"] == "input":
+            self.inputs.add(name)
+            return match[0]
+        value = self.around.environ.get(name)
+        if value is None and not match["kind"]:
+            value = self.around.word(name)
+        if value is None:
+            value = default
+        if value is None:
+            self._unset.add(name)
+            return match[0]
+        return value
+
+    def seconds(self, milliseconds: float | None) -> float | None:
+        if milliseconds is None:
+            return None
+        if milliseconds >= MIN_TIMEOUT:
+            return milliseconds / 1000
+        self._ignored_timeout = milliseconds
+        return None
+
+    def warnings(self) -> list[str]:
+        """What the user should know, although the server can be used."""
+        found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
+        if self._ignored_timeout is not None:
+            found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")
+        return found

@@ -1,0 +1,439 @@
+"""Who may start: a project's `.mcp.json` is somebody else's code, so its servers need the user's leave.
+
+Leave is given in Claude Code, whose rules are followed (code.claude.com/docs/en/mcp, "Project server
+approvals and workspace trust"), or by the bridge's own setting. Where Claude Code lets a trusted
+folder's checked-in settings approve its servers, we do not: a later pull may change both files.
+
+What Claude Code keeps for itself, as far as it concerns MCP servers: `.claude.json` and its settings files.
+
+Read only, and never needed: a file that is missing says nothing, a broken one is a warning. Where the
+files are and what they mean: Claude Code 2.1.330 and code.claude.com/docs/en/mcp.
+
+Which servers are open for whom, which one makes room, and who waits: decisions without an await.
+
+A place stands for one open server. `sessions` acts on what is decided here, and brings the time.
+
+Which MCP servers there are for a project: all files, merged by Claude Code's precedence, with leave.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lmstudio_bridge.errors import McpConfigError
+from lmstudio_bridge.mcp_client.config import (
+    PROJECT_FILE,
+    ConfigFile,
+    ServerCatalog,
+    read_entries,
+    read_file,
+    read_json,
+)
+from lmstudio_bridge.messages import Scope, ServerConfig
+from lmstudio_bridge.settings import Surroundings
+
+EVERYTHING = frozenset({"*", "all"})
+"""What the bridge's own setting says for every server of the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Which servers of a project's file may start.
+
+    `named` is the bridge's own setting. `rejected` holds the file that rejects each name.
+    """
+
+    named: frozenset[str] = frozenset()
+    approved: frozenset[str] = frozenset()
+    approves_all: bool = False
+    rejected: Mapping[str, Path] = field(default_factory=dict)
+
+    def allows(self, name: str) -> bool:
+        """Whether it may start; the bridge's own setting counts most where it names the server itself."""
+        if name in self.named or name in self.rejected:
+            return name in self.named
+        return self.approves_all or name in self.approved or bool(self.named & EVERYTHING)
+
+
+def read_leave(file: Path, *, project: Path, claude: ClaudeState, trusted: Sequence[str], warnings: list[str]) -> Leave:
+    """The leave for the servers of `file`, which was found from the project upwards."""
+    approving: list[Mapping[str, Any]] = []
+    rejecting: list[tuple[Path, Mapping[str, Any]]] = []
+
+    def take(path: Path | None, source: Mapping[str, Any] | None, *, approves: bool) -> None:
+        if path is not None and source:
+            rejecting.append((path, source))
+            if approves:
+                approving.append(source)
+
+    if claude.folder is not None:
+        path = claude.folder / "settings.json"
+        take(path, read_object(path, warnings=warnings), approves=True)
+    # Not from above the file: leave for `files` there says nothing about what is called `files` here.
+    folders = [folder for folder in (project, *project.parents) if folder.is_relative_to(file.parent)]
+    for folder in folders:
+        take(claude.path, claude.entry_of(folder), approves=True)
+        path = folder / ".claude" / "settings.local.json"
+        local = read_object(path, warnings=warnings)
+        take(path, local, approves=local is not None and claude.trusts_folder(folder) and not is_tracked(path))
+        path = folder / ".claude" / "settings.json"
+        take(path, read_object(path, warnings=warnings), approves=False)
+    return Leave(
+        named=frozenset(trusted),
+        approved=frozenset(name for source in approving for name in names_in(source, "enabledMcpjsonServers")),
+        approves_all=any(source.get("enableAllProjectMcpServers") is True for source in approving),
+        rejected={name: path for path, source in rejecting for name in names_in(source, "disabledMcpjsonServers")},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClaudeState:
+    """The user's own `.claude.json`, and the folder with the user's settings.
+
+    `root` is empty where there is no such file; `path` and `folder` are None where there is no home folder.
+    """
+
+    path: Path | None = None
+    folder: Path | None = None
+    root: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry_of(self, folder: Path) -> Mapping[str, Any] | None:
+        """What it says about a project folder, by its path as given or without links."""
+        projects = self.root.get("projects")
+        if not isinstance(projects, dict):
+            return None
+        for candidate in (folder, Path(os.path.realpath(folder))):
+            for key in (str(candidate), candidate.as_posix()):  # Windows: newer versions write slashes
+                if isinstance(entry := projects.get(key), dict):
+                    return entry
+        return None
+
+    def nearest_entry(self, project: Path) -> Mapping[str, Any]:
+        """What it says about the project, or about the nearest folder above that it knows."""
+        found = (self.entry_of(folder) for folder in (project, *project.parents))
+        return next((entry for entry in found if entry is not None), {})
+
+    def trusts_folder(self, folder: Path) -> bool:
+        """Whether the user has accepted the trust dialog for a folder or one above it."""
+        return any(
+            (self.entry_of(each) or {}).get("hasTrustDialogAccepted") is True for each in (folder, *folder.parents)
+        )
+
+
+def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
+    """The user's state; `CLAUDE_CONFIG_DIR` moves both the file and the settings."""
+    if moved := around.environ.get("CLAUDE_CONFIG_DIR", "").strip():
+        folder = around.locate(moved)
+        path = folder / ".claude.json"
+    elif around.home is not None:
+        folder, path = around.home / ".claude", around.home / ".claude.json"
+    else:
+        return ClaudeState()
+    return ClaudeState(path, folder, read_object(path, warnings=warnings) or {})
+
+
+def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
+    """The object in a file that may be missing; one that cannot be used is None and a warning."""
+    try:
+        if not path.exists():
+            return None
+        root = read_json(path)
+    except (McpConfigError, OSError) as exc:
+        warnings.append(exc.message if isinstance(exc, McpConfigError) else f"{path} cannot be read: {exc.strerror}.")
+        return None
+    if isinstance(root, dict):
+        return root
+    warnings.append(f"{path} is left out: it holds no JSON object.")
+    return None
+
+
+def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:
+    """The names in a list of `.claude.json` or of a settings file."""
+    value = source.get(key)
+    yield from (name for name in (value if isinstance(value, list) else []) if isinstance(name, str))
+
+
+def is_tracked(path: Path) -> bool:
+    """Whether git keeps that file, so that it came with the repository; True also where we cannot tell.
+
+    Git itself is not asked: a repository's own configuration can make it start programs.
+    """
+    for top in path.parents:
+        place = top / ".git"
+        if place.exists():
+            break
+    else:
+        return False
+    try:
+        if place.is_file():  # a worktree or a submodule: "gitdir: <path>"
+            place = top / place.read_text(encoding="utf-8").partition("gitdir:")[2].strip()
+        indexes = [file.read_bytes() for file in (place / "index", *place.glob("sharedindex.*")) if file.exists()]
+    except (OSError, ValueError):
+        return True
+    name = path.relative_to(top).as_posix().encode()
+    # Version 4 of the index cuts what a name has in common with the one before it.
+    return any(name in index or index[4:8] == b"\0\0\0\4" for index in indexes)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What two users must agree in to share a server; `owner` is the only one who may use it, None if all may."""
+
+    server: str
+    digest: str
+    owner: Hashable | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """Room for one open server. `running`: it has a session, which may still be starting."""
+
+    key: Key
+    stays: bool  # open when nobody uses it
+    users: set[Hashable] = field(default_factory=set)
+    running: bool = False
+    idle_since: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """Somebody's wish for a place: it gets one, is refused because it never could, or waits."""
+
+    user: Hashable
+    key: Key
+    place: Place | None = None
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done: requests that have their answer now, and places whose sessions must end."""
+
+    answered: tuple[Request, ...]
+    closing: tuple[Place, ...]
+
+
+class Places:
+    """At most `bound` places; one that nobody uses is closed after `idle_limit` seconds, or earlier to make room."""
+
+    def __init__(self, *, bound: int, idle_limit: float) -> None:
+        self.bound = bound
+        self._idle_limit = idle_limit
+        self._open: dict[Key, Place] = {}
+        self._closing: set[Place] = set()
+        self._line: list[Request] = []
+
+    @property
+    def open(self) -> Collection[Place]:
+        """The places that are used or can be."""
+        return self._open.values()
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next place will have been idle for too long."""
+        return min((self._due(place) for place in self._idle()), default=None)
+
+    def ask(self, user: Hashable, key: Key) -> Request:
+        """Stand in line; `settle` answers. What is open of the same server with another digest is out of date."""
+        for place in self._open.values():
+            if place.key.server == key.server and place.key.digest != key.digest:
+                place.stays = False
+        if key in self._open and key.owner is None:
+            self._open[key].stays = True  # it was out of date, and is so no more
+        request = Request(user, key)
+        self._line.append(request)
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Wait no longer."""
+        if request in self._line:
+            self._line.remove(request)
+
+    def release(self, user: Hashable, *, now: float, place: Place | None = None) -> None:
+        """Let go of one place or, without one, of all, and of every place in line."""
+        for each in [place] if place is not None else list(self._open.values()):
+            if user in each.users:
+                each.users.remove(user)
+                each.idle_since = now
+                if not each.users and not each.running:
+                    del self._open[each.key]
+        if place is None:
+            self._line = [request for request in self._line if request.user != user]
+
+    def started(self, place: Place) -> None:
+        """A place has a session."""
+        place.running = True
+
+    def ended(self, place: Place) -> None:
+        """Its session is gone with all that belonged to it; who uses the place may start another one."""
+        place.running = False
+        self._closing.discard(place)
+        if not place.users and self._open.get(place.key) is place:
+            del self._open[place.key]
+
+    def settle(self, now: float) -> Decision:
+        """Close what has been idle for too long, and answer whom we can, in the order of the line.
+
+        Who wants a server that is in use does not need a place, and so passes those who do.
+        """
+        answered: list[Request] = []
+        closing = [place for place in self._idle() if not place.stays or now >= self._due(place)]
+        for place in closing:
+            self._close(place)
+        waiting = 0
+        for request in list(self._line):
+            if request.key not in self._open and len(self._open) + len(self._closing) < self.bound:
+                self._open[request.key] = Place(request.key, stays=request.key.owner is None)
+            if request.key in self._open:
+                request.place = self._open[request.key]
+                request.place.users.add(request.user)
+            elif sum(request.user in place.users for place in self._open.values()) == self.bound:
+                request.refused = True  # it waits for nobody but itself
+            else:
+                waiting += 1
+                idle = min(self._idle(), key=self._due, default=None)
+                if idle is not None and waiting > len(self._closing):
+                    self._close(idle)
+                    closing.append(idle)
+                continue
+            self._line.remove(request)
+            answered.append(request)
+        return Decision(tuple(answered), tuple(closing))
+
+    def _idle(self) -> list[Place]:
+        return [place for place in self._open.values() if not place.users]
+
+    def _due(self, place: Place) -> float:
+        return place.idle_since + self._idle_limit
+
+    def _close(self, place: Place) -> None:
+        del self._open[place.key]
+        self._closing.add(place)
+
+
+LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
+"""Below the home folder; the second is where older versions keep it."""
+
+
+def load_servers(
+    *, explicit: Path | None, project: Path, environ: Mapping[str, str], trusted: Sequence[str] = ()
+) -> ServerCatalog:
+    """Read the explicit file if there is one, else those of Claude Code and LM Studio.
+
+    Of equal names the first counts: local scope of `~/.claude.json`, the project's `.mcp.json`, user
+    scope, LM Studio. `trusted` names servers of the project's file that may start without Claude
+    Code's approval, `*` all of them; it also brings back those that are disabled in Claude Code.
+
+    Raises:
+        McpConfigError: the explicit file is missing, or it or the project's cannot be used.
+    """
+    around = Surroundings(project, environ)
+    if explicit is not None:
+        return merge_files([read_file(explicit.expanduser(), scope="explicit", around=around)], project=project)
+    warnings: list[str] = []
+    claude = read_state(around, warnings=warnings)
+    local = _read_claude(claude, "local", around=around, trusted=trusted, warnings=warnings)
+    user = _read_claude(claude, "user", around=around, trusted=trusted, warnings=warnings)
+    others = [*user, *_read_lm_studio(around, warnings=warnings)]
+    found = find_project_file(project)
+    if found is None:
+        catalog = merge_files([*local, *others], project=project)
+    else:
+        whole = read_file(found, scope="project", around=around)
+        leave = read_leave(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
+        catalog = merge_files([*local, _only_allowed(whole, leave), *others], project=project)
+        catalog = _with_held_back(catalog, whole, leave)
+    return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
+
+
+def find_project_file(project: Path) -> Path | None:
+    """The nearest `.mcp.json`, from the project upwards, as Claude Code 2.1.330 finds it."""
+    folders = (project, *project.parents)
+    return next((folder / PROJECT_FILE for folder in folders if (folder / PROJECT_FILE).is_file()), None)
+
+
+def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:
+    """One catalog of several files; the first that mentions a name decides about it."""
+    servers: dict[str, ServerConfig] = {}
+    skipped: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        decided = {*servers, *skipped}
+        servers |= {name: config for name, config in file.servers.items() if name not in decided}
+        skipped |= {name: reason for name, reason in file.skipped.items() if name not in decided}
+        warnings |= {name: told for name, told in file.warnings.items() if name not in decided}
+    paths = tuple(dict.fromkeys(file.path for file in files))
+    return ServerCatalog(project, servers, skipped, paths=paths, server_warnings=warnings)
+
+
+def _only_allowed(file: ConfigFile, leave: Leave) -> ConfigFile:
+    """The project's file as far as it may decide: what is not approved hides no server of the user's own."""
+    return ConfigFile(
+        file.path,
+        {name: config for name, config in file.servers.items() if leave.allows(name)},
+        {name: reason for name, reason in file.skipped.items() if leave.allows(name)},
+        {name: told for name, told in file.warnings.items() if leave.allows(name)},
+    )
+
+
+def _with_held_back(catalog: ServerCatalog, file: ConfigFile, leave: Leave) -> ServerCatalog:
+    """The catalog, with what the project's file has and may not start; each with its reason."""
+    held = {name: config for name, config in file.servers.items() if not leave.allows(name)}
+    warnings = dict(catalog.server_warnings)
+    for name in held.keys() & catalog.servers.keys():
+        if catalog.servers[name].scope != "local":
+            source = catalog.servers[name].source
+            said = f"MCP server '{name}' is taken from {source}: its entry in {file.path} is not approved"
+            warnings[name] = (*warnings.get(name, ()), said)
+    reasons = dict(file.skipped)
+    reasons |= {name: f"it is disabled in {path}." for name, path in leave.rejected.items() if name in held}
+    reasons |= catalog.skipped
+    waiting = held.keys() - leave.rejected.keys() - catalog.servers.keys()
+    return replace(
+        catalog,
+        skipped={name: reason for name, reason in reasons.items() if name not in {*waiting, *catalog.servers}},
+        unapproved={name: config for name, config in held.items() if name in waiting},
+        server_warnings=warnings,
+    )
+
+
+def _read_claude(
+    claude: ClaudeState, scope: Scope, *, around: Surroundings, trusted: Sequence[str], warnings: list[str]
+) -> list[ConfigFile]:
+    """The user's own servers in `.claude.json`: for this project ("local"), or for all ("user")."""
+    if claude.path is None or not claude.root:
+        return []
+    known = claude.nearest_entry(around.project)
+    entries = (known if scope == "local" else claude.root).get("mcpServers") or {}
+    file = _read_or_warn(entries, path=claude.path, scope=scope, around=around, warnings=warnings)
+    disabled = {*names_in(known, "disabledMcpServers")} - {*trusted}
+    off = {name: f"it is disabled for this project in {claude.path}." for name in file.servers if name in disabled}
+    servers = {name: config for name, config in file.servers.items() if name not in off}
+    return [replace(file, servers=servers, skipped={**file.skipped, **off})]
+
+
+def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:
+    """LM Studio's own servers, which it keeps in Cursor's notation."""
+    if around.home is None:
+        return []
+    for path in (around.home / below for below in LM_STUDIO_FILES):
+        root = read_object(path, warnings=warnings)
+        if root is not None:
+            entries = root.get("mcpServers", root.get("servers", {}))
+            return [_read_or_warn(entries, path=path, scope="lmstudio", around=around, warnings=warnings)]
+    return []
+
+
+def _read_or_warn(
+    entries: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]
+) -> ConfigFile:
+    """The entries, or nothing and a warning: a broken file must not hide the others."""
+    try:
+        return read_entries(entries, path=path, scope=scope, around=around)
+    except McpConfigError as exc:
+        warnings.append(exc.message)
+        return ConfigFile(path)

@@ -1,0 +1,191 @@
+"""Why a server could not be used, in words for the person in front of Claude Code.
+
+Pure functions: from a configuration and the bare facts to a `Failure`. Values of `env` and
+`headers` never appear, not even where the server's own words repeat them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from urllib.parse import urlsplit, urlunsplit
+
+from lmstudio_bridge.errors import ServerStartError, SessionLostError
+from lmstudio_bridge.messages import ServerConfig
+
+SECRET_LENGTH = 6  # characters; shorter values ("1", "true") are hardly secrets, and hiding them would garble texts
+
+_INSTALLS = {
+    "npx": "Is Node.js installed?",
+    "npm": "Is Node.js installed?",
+    "node": "Is Node.js installed?",
+    "bunx": "Is Bun installed?",
+    "deno": "Is Deno installed?",
+    "uvx": "Is uv installed?",
+    "uv": "Is uv installed?",
+    "pipx": "Is pipx installed?",
+    "python": "Is Python installed under that name?",
+    "python3": "Is Python installed under that name?",
+    "docker": "Is Docker installed?",
+}
+_FETCHERS = frozenset({"npx", "bunx", "uvx", "uv", "pipx", "docker"})
+"""Commands that download their server on the first start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a session did not start, or ended: `reason` completes "MCP server 'x' ..."."""
+
+    reason: str
+    remedy: str = ""
+    stderr_tail: str = ""
+
+    def start_error(self, server: str) -> ServerStartError:
+        """A new exception for each that waits: a shared one would gather the tracebacks of all."""
+        return ServerStartError(
+            f"MCP server '{server}' {self.reason}.", server=server, stderr_tail=self.stderr_tail, remedy=self.remedy
+        )
+
+    def lost_error(self, server: str, tool: str) -> SessionLostError:
+        """For the caller of a tool."""
+        return SessionLostError(
+            f"MCP server '{server}' {self.reason} during the call of '{tool}'. "
+            "The call may or may not have had effects: check before it is made again.",
+            server=server,
+            remedy=self.remedy or "The server is started again for the next call.",
+        )
+
+
+def target_of(config: ServerConfig) -> str:
+    """What was started or reached; without arguments, user or query, which may hold secrets."""
+    if config.transport == "stdio":
+        return f"`{config.command}`"
+    try:
+        parts = urlsplit(config.url)
+    except ValueError:  # http://[::1 and the like
+        return "an address that is none"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def hide_secrets(text: str, config: ServerConfig) -> str:
+    """The text without the values of the configuration's env and headers."""
+    values = {*config.env.values(), *config.headers.values()}
+    # "Bearer abc" is a header's value, but a server that repeats it leaves "Bearer" out.
+    values |= {word for value in config.headers.values() for word in value.split()}
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= SECRET_LENGTH and value != "Bearer":
+            text = text.replace(value, "***")
+    return text
+
+
+def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path) -> Failure:
+    """A command that could not be started at all."""
+    where = f" in {config.source}" if config.source else ""
+    if not os.path.isdir(cwd):  # Path.is_dir raises where a folder above may not be entered
+        return Failure(
+            f"could not be started: its folder {cwd} does not exist, or may not be entered", f"Correct `cwd`{where}."
+        )
+    code = exc.errno if isinstance(exc, OSError) else None
+    if code == errno.ENOENT:
+        hint = _INSTALLS.get(_program(config), "Is it installed?")
+        return Failure(
+            f"could not be started: command not found: {config.command}",
+            f"{hint} The PATH that the bridge was started with decides; a full path as `command`{where} always works.",
+        )
+    if code == errno.EACCES:
+        return Failure(
+            f"could not be started: {config.command} is not executable",
+            f"Make it executable, or correct `command`{where}.",
+        )
+    words = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    return Failure(f"could not be started with {target_of(config)}: {words}", f"Correct the entry{where}.")
+
+
+def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Failure:
+    """A server that ended before it was ready."""
+    return Failure(
+        f"({target_of(config)}) {ending or 'closed the connection'} before it was ready",
+        "Running the same command in a terminal may show more.",
+        hide_secrets(stderr_tail, config),
+    )
+
+
+def explain_silence(seconds: float, *, config: ServerConfig, stderr_tail: str = "") -> Failure:
+    """A server that did not answer in time."""
+    remedy = "If it needs longer, raise LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT (seconds)."
+    if config.transport == "stdio" and _program(config) in _FETCHERS:
+        remedy = f"`{_program(config)}` may still be downloading it: run its command once in a terminal. {remedy}"
+    elif config.transport == "http":
+        remedy = 'If it is an older SSE server, say `"type": "sse"` in its entry.'
+    return Failure(
+        f"({target_of(config)}) was started but did not answer within {seconds:g} seconds"
+        if config.transport == "stdio"
+        else f"({target_of(config)}) did not answer within {seconds:g} seconds",
+        remedy,
+        hide_secrets(stderr_tail, config),
+    )
+
+
+def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Failure:
+    """An HTTP answer that is an error."""
+    where = f" in {config.source}" if config.source else ""
+    target = target_of(config)
+    said = f": {hide_secrets(words, config)}" if words else ""
+    match status:
+        case 401 | 403 if not any(name.lower() == "authorization" for name in config.headers):
+            return Failure(
+                f"({target}) wants a sign-in (HTTP {status})",
+                f"The bridge cannot sign in through a browser (OAuth): set an `Authorization` header{where}.",
+            )
+        case 401 | 403:
+            return Failure(
+                f"({target}) refused our credentials (HTTP {status}){said}",
+                f"Check the `headers` of this server{where}.",
+            )
+        case 404 | 405:
+            return explain_wrong_url(f"HTTP {status}", config=config)
+        case _ if status >= 500:
+            return Failure(f"({target}) failed with HTTP {status}{said}", "Look into the log of that server.")
+        case _:
+            return Failure(f"({target}) answered with HTTP {status}{said}", f"Check `url` and `headers`{where}.")
+
+
+def explain_wrong_url(words: str, *, config: ServerConfig) -> Failure:
+    """Something answers at the URL, but it does not speak MCP, or speaks it over another transport."""
+    where = f" in {config.source}" if config.source else ""
+    return Failure(
+        f"({target_of(config)}) is not an MCP endpoint: {hide_secrets(words, config)}",
+        f'Check `url`{where}: it usually ends in /mcp, or in /sse with `"type": "sse"`.',
+    )
+
+
+def explain_header(*, config: ServerConfig) -> Failure:
+    """A header that HTTP cannot carry."""
+    names = ", ".join(f"`{name}`" for name, value in config.headers.items() if not (name + value).isascii())
+    where = f" in {config.source}" if config.source else ""
+    return Failure(
+        f"({target_of(config)}) cannot be asked: a header holds characters that are not ASCII",
+        f"Correct {names or '`headers`'}{where}.",
+    )
+
+
+def explain_unreachable(words: str, *, config: ServerConfig) -> Failure:
+    """Nothing that takes a connection."""
+    return Failure(
+        f"({target_of(config)}) cannot be reached: {hide_secrets(words, config)}", "Is it running, and is `url` right?"
+    )
+
+
+def explain_answer(words: str, *, config: ServerConfig, stderr_tail: str = "") -> Failure:
+    """A server that answered, but with an error or with something that is no answer."""
+    return Failure(
+        f"({target_of(config)}) could not be used; it said: {hide_secrets(words, config)}",
+        "Look into the documentation of that server.",
+        hide_secrets(stderr_tail, config),
+    )
+
+
+def _program(config: ServerConfig) -> str:
+    return PurePath(config.command.replace("\\", "/")).name.lower().removesuffix(".cmd").removesuffix(".exe")

@@ -1,0 +1,201 @@
+"""What MCP servers send, made into our words: tool listings, results, progress.
+
+Pure functions over decoded JSON. Servers are sloppy in many ways, so nothing here raises: a bad
+tool is repaired or left out, and every kind of content becomes text that a model can read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmstudio_bridge.messages import Image, ServerTool, ToolResult, is_deeper
+
+logger = logging.getLogger(__name__)
+
+NO_OUTPUT = "(no output)"
+NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
+_HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
+PROGRESS_LENGTH = 200  # characters of a progress text
+MAX_TOOLS = 1_000  # of one server; honest ones have up to some hundred
+MAX_NAME = 256  # characters of a tool's name; the MCP specification allows 128
+MAX_DESCRIPTION = 16_384  # characters; the model reads the beginning
+MAX_SCHEMA = 65_536  # characters of a tool's schema as JSON, which no local model could read
+MAX_LEVELS = 64  # of a tool's schema as JSON
+MAX_BLOCKS = 1_000  # of a result's content
+MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
+MAX_IMAGES = 16  # of a result; a model is shown fewer
+
+
+def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
+    """The tools in a listing.
+
+    One without a usable name or schema, or with a name that was there before, is left out, and so are all
+    above `MAX_TOOLS`.
+    """
+    tools: dict[str, ServerTool] = {}
+    for entry in entries:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or name in tools:
+            logger.warning("MCP server %s lists a tool that cannot be used: %.200s", server, _shown(entry))
+            continue
+        if len(tools) == MAX_TOOLS:
+            logger.warning("MCP server %s lists more than %d tools; the others are left out", server, MAX_TOOLS)
+            break
+        schema = _repair_schema(entry.get("inputSchema"))
+        if problem := _too_much(schema):
+            logger.warning("MCP server %s: the tool %s is left out: %s", server, name, problem)
+            continue
+        annotations = entry.get("annotations")
+        said = dict(annotations) if isinstance(annotations, dict) else {}
+        hint = said.pop("readOnlyHint", None)
+        tools[name] = ServerTool(
+            server=server,
+            name=name,
+            description=_text_of(entry.get("description"))[:MAX_DESCRIPTION],
+            input_schema=schema,
+            read_only=hint if isinstance(hint, bool) else None,
+            title=(_text_of(entry.get("title")) or _text_of(said.get("title")))[:MAX_DESCRIPTION],
+            hints={name: said[name] for name in _HINTS if isinstance(said.get(name), bool)},
+        )
+    return tuple(tools.values())
+
+
+def _too_much(schema: Mapping[str, Any]) -> str:
+    """What is too much about a schema; "" if nothing is."""
+    if is_deeper(schema, MAX_LEVELS):
+        return f"its schema is nested in more than {MAX_LEVELS} levels"
+    return f"its schema is longer than {MAX_SCHEMA:,} characters" if len(_compact(schema)) > MAX_SCHEMA else ""
+
+
+def _shown(entry: object) -> str:
+    """An entry for the log, without making megabytes of words first."""
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    return repr(name[:200] if isinstance(name, str) else type(name).__name__)
+
+
+def _repair_schema(schema: object) -> dict[str, Any]:
+    """An object schema: `{}`, none at all and a missing type all mean "any arguments"."""
+    repaired: dict[str, Any] = dict(schema) if isinstance(schema, dict) else {}
+    repaired["type"] = "object"
+    if not isinstance(repaired.get("properties"), dict):
+        repaired["properties"] = {}
+    if "required" in repaired and not isinstance(repaired["required"], list):
+        del repaired["required"]
+    return repaired
+
+
+def read_result(raw: Mapping[str, Any]) -> ToolResult:
+    """A result of tools/call as text and images."""
+    if raw.get("resultType") == "input_required":
+        return ToolResult(NEEDS_INPUT, is_error=True)
+    content = raw.get("content")
+    blocks = content if isinstance(content, list) else [] if content is None else [content]
+    left_out = len(blocks) - MAX_BLOCKS
+    blocks = blocks[:MAX_BLOCKS]
+    if not blocks and "toolResult" in raw:  # protocol 2024-10-07
+        blocks = [raw["toolResult"]]
+    texts: list[str] = []
+    images: list[Image] = []
+    for block in blocks:
+        texts.append(_read_block(block, images))
+    said = [text for text in texts if text]
+    structured = raw.get("structuredContent")
+    if structured is not None and not any(_is_text(block) for block in blocks):
+        said.append(_compact(structured))
+    if left_out > 0:
+        said.append(f"[{left_out:,} more blocks of this result were left out]")
+    text = "\n".join(said)
+    if len(text) > MAX_TEXT:
+        cut = len(text) - MAX_TEXT
+        text = f"{text[:MAX_TEXT]}\n[the last {cut:,} characters of this result were left out]"
+    is_error = raw.get("isError") is True
+    return ToolResult(_clean(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
+
+
+def _is_text(block: object) -> bool:
+    return isinstance(block, str) or (
+        isinstance(block, dict) and block.get("type") == "text" and bool(block.get("text"))
+    )
+
+
+def _read_block(block: object, images: list[Image]) -> str:
+    """One block as text; an image is also added to `images`."""
+    if isinstance(block, str):
+        return block
+    if not isinstance(block, dict):
+        return _compact(block)
+    match block:
+        case {"type": "text", "text": str() as text}:
+            return text
+        case {"type": "image" | "audio" as kind, "data": str() as data}:
+            mime_type = _text_of(block.get("mimeType")) or "unknown type"
+            if kind == "image":
+                images.append(Image(data, mime_type))
+            return f"[{kind}: {mime_type}, {_size_of(data)}]"
+        case {"type": "resource_link", "uri": str() as uri}:
+            name = _text_of(block.get("title")) or _text_of(block.get("name"))
+            notes = [_text_of(block.get(key)) for key in ("description", "mimeType")]
+            return " - ".join(part for part in (f"[resource: {name or uri}] {uri}", *notes) if part)
+        case {"type": "resource", "resource": dict() as resource}:
+            return _read_resource(resource, images)
+        case _:
+            return _compact(block)
+
+
+def _read_resource(resource: Mapping[str, Any], images: list[Image]) -> str:
+    uri = _text_of(resource.get("uri")) or "without URI"
+    mime_type = _text_of(resource.get("mimeType"))
+    match resource:
+        case {"text": str() as text}:
+            return f"[resource: {uri}]\n{text}"
+        case {"blob": str() as blob}:
+            if mime_type.startswith("image/"):
+                images.append(Image(blob, mime_type))
+            return f"[resource: {uri}, {mime_type or 'unknown type'}, {_size_of(blob)}]"
+        case _:
+            return _compact(resource)
+
+
+def _size_of(base64_text: str) -> str:
+    """The size of the decoded bytes, for a reader."""
+    size = len(base64_text.rstrip("=")) * 3 // 4
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+
+
+def read_progress(progress: float, total: float | None, message: str | None) -> str:
+    """A progress notification as one short line."""
+    counted = f"{progress:g}/{total:g}" if total else f"{progress:g}"
+    text = f"{counted} {message}" if message else counted
+    return _clean(" ".join(text.split())[:PROGRESS_LENGTH])
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as what JSON can really carry.
+
+    Raises:
+        ValueError: they hold something that JSON has no word for, such as NaN.
+        TypeError: they hold an object that is no JSON value.
+    """
+    plain: dict[str, Any] = json.loads(_clean(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
+    return plain
+
+
+def _compact(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except RecursionError:
+        return "[data that is nested too deeply to be shown]"
+
+
+def _text_of(value: object) -> str:
+    return _clean(value) if isinstance(value, str) else ""
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates: JavaScript servers leave them where they cut a text, and UTF-8 cannot say them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,1 @@
+"""One delegated task, from request to report."""

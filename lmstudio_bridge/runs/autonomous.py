@@ -1,0 +1,537 @@
+"""What happens in a run, told without secrets to its journal and to who waits, and added up.
+
+Places for runs: so many are under way at once, some more wait in line, and the rest is refused.
+
+Which of the configured MCP servers a run works with.
+
+DynamicAutonomousAgent: one request from start to end, RunRequest → RunReport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import string
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from lmstudio_bridge.agent.conversation import Conversation, result_limit
+from lmstudio_bridge.agent.late_validation import check_schema
+from lmstudio_bridge.agent.loop import Limits, finish_run, run
+from lmstudio_bridge.agent.prompts import system_prompt
+from lmstudio_bridge.agent.untrusted import Fence, new_fence
+from lmstudio_bridge.errors import (
+    BridgeError,
+    DownstreamError,
+    NestedBridgeError,
+    RunNotFoundError,
+    ServerNotConfiguredError,
+    ServerNotTrustedError,
+    listed,
+)
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    Emit,
+    Event,
+    Generating,
+    JournalCut,
+    MessageAdded,
+    Noticed,
+    RunContinued,
+    RunStarted,
+    ServerFailed,
+    ServerReady,
+    ServersChosen,
+    Tally,
+    Warned,
+)
+from lmstudio_bridge.lmstudio.client import LLMClient, open_client
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
+from lmstudio_bridge.mcp_client.config import ServerCatalog, passed_variables
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.pool import SessionPool, open_pool
+from lmstudio_bridge.messages import Access, Message, Notice, ServerConfig, SystemMessage, UserMessage
+from lmstudio_bridge.runs.journal import Journal, JournalPruner, Keep, check_not_active, open_journal
+from lmstudio_bridge.runs.preparation import (
+    Permissions,
+    Prepared,
+    Preparer,
+    check_room,
+    read_permissions,
+    time_to_begin,
+)
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.runs.server_selection import Needs, tools_room
+from lmstudio_bridge.runs.tool_cache import CatalogueStore
+from lmstudio_bridge.security.access import Policy, is_fresh
+from lmstudio_bridge.security.redact import RedactedStream, Redactor
+from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
+from lmstudio_bridge.settings import Settings
+
+
+class Record:
+    """The way of a run's events: the journal first, then `emit`, which gets what the journal lets out."""
+
+    def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
+        self.tally = Tally()
+        self._journal = journal
+        self._emit = emit
+        self._redactor = redactor
+        self._progress: dict[str, RedactedStream] = {}  # by call: a secret may come in pieces
+        self._cut = False
+
+    async def tell(self, event: Event) -> None:
+        """Add an event up, and pass it on."""
+        self.tally.add(event)
+        await self.pass_on(event)
+
+    async def pass_on(self, event: Event) -> None:
+        """Pass on an event that somebody else adds up to the tally."""
+        match event:
+            case Generating():  # several a second, and without any text: for who waits only
+                if self._emit:
+                    await self._emit(event)
+                return
+            case CallProgress(call_id=call_id, text=text):
+                stream = self._progress.setdefault(call_id, self._redactor.open_stream())
+                event = replace(event, text=stream.feed(text))
+            case CallFinished(call_id=call_id):
+                self._progress.pop(call_id, None)
+            case _:
+                pass
+        told = self._journal.keep(event)
+        if self._emit:
+            await self._emit(told)
+        if self._journal.trouble and not self._cut:
+            self._cut = True
+            await self.tell(JournalCut(self._journal.trouble))
+
+
+MAX_WAITING = 100  # runs in line; who comes later would wait longer than anybody does
+
+
+class RunPlaces:
+    """The places of one process."""
+
+    def __init__(self, places: int, *, max_waiting: int = MAX_WAITING) -> None:
+        self._places = places
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._free = anyio.Semaphore(places)  # first come, first served
+
+    @asynccontextmanager
+    async def hold(self, *, on_wait: Callable[[str], Awaitable[None]]) -> AsyncIterator[None]:
+        """A place for as long as the block takes; `on_wait` is told once, in words, if none is free.
+
+        Raises:
+            BridgeError: The line is full.
+        """
+        try:
+            self._free.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._wait(on_wait)
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _wait(self, on_wait: Callable[[str], Awaitable[None]]) -> None:
+        if self._waiting >= self._max_waiting:
+            raise BridgeError(
+                f"{self._under_way()} and {self._waiting} wait, so this one was not started.",
+                remedy="Ask again when some have ended. LMSTUDIO_BRIDGE_MAX_RUNS sets how many may be under way.",
+            )
+        self._waiting += 1
+        try:
+            before = f", {self._waiting - 1} in line before this one" if self._waiting > 1 else ""
+            await on_wait(f"waiting for a free place: {self._under_way()}{before}")
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+
+    def _under_way(self) -> str:
+        return f"{self._places} runs are under way" if self._places > 1 else "another run is under way"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedServers:
+    """The servers to open, those that were meant and cannot be, and what the user should know about the files."""
+
+    configs: list[ServerConfig]
+    refused: list[DownstreamError]
+    warnings: list[str]
+
+
+def find_servers(catalog: ServerCatalog, names: tuple[str, ...] | None) -> NamedServers:
+    """The servers of these names, or all that may be used.
+
+    Raises:
+        DownstreamError: None can be used.
+    """
+    configs: list[ServerConfig] = []
+    refused: list[DownstreamError] = []
+    for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
+        try:
+            configs.append(catalog.require(name))
+        except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
+            refused.append(exc)
+    if not configs:
+        raise _none_of(refused) if refused else _nothing_configured(catalog)
+    about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
+    return NamedServers(configs, refused, [*catalog.warnings, *about])
+
+
+def _none_of(refused: list[DownstreamError]) -> DownstreamError:
+    if len(refused) == 1:
+        return refused[0]
+    reasons = listed([f"- {error.explain()}" for error in refused], between="\n")
+    return DownstreamError(f"None of the MCP servers can be used:\n{reasons}", server=refused[0].server)
+
+
+def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
+    looked = ", ".join(map(str, catalog.paths)) or f".mcp.json in {catalog.project} and above it"
+    skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
+    return ServerNotConfiguredError(
+        f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
+        server="",
+        remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
+        "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "
+        "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
+    )
+
+
+AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
+_AUTO_SHARE = 4  # one reply may take a quarter of the context
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is about to be done: `added` are the messages that go to the conversation first."""
+
+    start: RunStarted | RunContinued
+    servers: NamedServers
+    model: str | None
+    conversation: Conversation
+    added: tuple[Message, ...]
+    needs: Needs
+
+
+@asynccontextmanager
+async def open_agent(
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    redactor: Redactor | None = None,
+    sleep: Sleep = asyncio.sleep,
+    make_fence: Callable[[], Fence] = new_fence,
+) -> AsyncIterator[DynamicAutonomousAgent]:
+    """An agent with its HTTP client and its pool of MCP servers; leaving closes both.
+
+    `redactor` learns the secrets of all that the agent uses. `sleep` makes the pauses before a request is sent
+    again, `make_fence` what stands around results in one run.
+    """
+    async with (
+        open_client(
+            settings.root_url,
+            api_token=settings.api_token.get_secret_value() if settings.api_token else None,
+            ca_file=settings.ca_file,
+            default_model=settings.default_model,
+            timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.between_bytes_timeout),
+            retry_policy=RetryPolicy(attempts=settings.retry_attempts),
+            model_ttl=settings.model_ttl,
+            sleep=sleep,
+        ) as client,
+        open_pool(
+            project=settings.project,
+            environ=environ,
+            start_timeout=settings.server_start_timeout,
+            call_timeout=settings.tool_timeout,
+            idle_limit=settings.server_idle,
+            max_servers=settings.max_servers,
+            pass_env=settings.pass_env,
+            is_fresh=partial(is_fresh, named=settings.fresh),
+        ) as pool,
+    ):
+        yield DynamicAutonomousAgent(
+            client, pool, settings=settings, environ=environ, redactor=redactor or Redactor(), make_fence=make_fence
+        )
+
+
+class DynamicAutonomousAgent:
+    """Works on tasks with a local model and the tools of the user's MCP servers.
+
+    One agent serves many runs at once; they share its client and its servers and nothing else.
+    """
+
+    def __init__(
+        self,
+        client: LLMClient,
+        pool: SessionPool,
+        *,
+        settings: Settings,
+        environ: Mapping[str, str],
+        redactor: Redactor,
+        make_fence: Callable[[], Fence] = new_fence,
+    ) -> None:
+        self.client = client
+        self.pool = pool
+        self.redactor = redactor
+        self._places = RunPlaces(settings.max_runs)
+        self._settings = settings
+        self._environ = environ
+        secrets = self._secrets()
+        redactor.learn(secrets)
+        self.catalogues = CatalogueStore(settings.home / "catalogues", values=secrets)
+        self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues, redactor=redactor)
+        self._pruner = JournalPruner(
+            self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
+        )
+        self._new_fence = make_fence
+
+    def configured_servers(self) -> ServerCatalog:
+        """The MCP servers as the files name them right now.
+
+        Raises:
+            McpConfigError: A file cannot be used.
+        """
+        catalog = load_servers(
+            explicit=self._settings.mcp_config,
+            project=self._settings.project,
+            environ=self._environ,
+            trusted=self._settings.trust,
+        )
+        for config in (*catalog.servers.values(), *catalog.unapproved.values()):
+            self.redactor.learn(
+                secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
+            )
+        return catalog
+
+    def permissions(self, configs: Iterable[ServerConfig], *, access: Access = "read") -> Permissions:
+        """What a run with these servers may do, as the rule files stand right now.
+
+        Raises:
+            SettingsError: A rule file cannot be used.
+        """
+        return read_permissions(configs, project=self._settings.project, environ=self._environ, policy=Policy(access))
+
+    async def execute(self, request: RunRequest, *, emit: Emit | None = None) -> RunReport:
+        """Do what is asked; `emit` is told what happens.
+
+        Raises:
+            BridgeError: The run could not begin: no such server or model, nothing to work with.
+        """
+        with self._redacted_errors():
+            self._check_access(request.access)
+            servers = self._select(request.servers)
+            run_id = new_run_id(datetime.now(UTC))
+            names = tuple(config.name for config in servers.configs)
+            start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
+            needs = Needs(request.task, chooses=request.servers is None)
+            plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), needs)
+            return await self._work(plan, request, emit)
+
+    async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
+        """Go on with a run of before, this process's or an earlier one's; or give its answer again.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            RunActiveError: It is still under way.
+            BridgeError: It could not go on.
+        """
+        with self._redacted_errors():
+            self._check_access(request.access)
+            if self.keeps == "off":
+                raise RunNotFoundError(
+                    "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
+                    remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
+                )
+            stored = read_run(self.runs_folder, request.run_id)
+            check_not_active(self.runs_folder, request.run_id)
+            answered = stored.finished and stored.outcome.stop == "answered"
+            if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
+                return RunReport(stored.run_id, stored.outcome, stored.servers)
+            conversation = Conversation(map(self.redactor.redact_fields, rebuild_conversation(stored).messages))
+            if conversation.messages:
+                added = continuation(stored, conversation, instructions=request.instructions)
+            else:  # the run ended while its servers started: its task is all that there is
+                added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
+            servers = self._select(stored.servers)
+            names = tuple(config.name for config in servers.configs)
+            start = RunContinued(
+                stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
+            )
+            needs = Needs(
+                f"{stored.task}\n{request.instructions}",
+                chooses=any(isinstance(event, ServersChosen) for event in stored.events),
+                used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
+            )
+            plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, needs)
+            return await self._work(plan, request, emit)
+
+    @property
+    def keeps(self) -> Keep:
+        """What is kept of runs."""
+        return self._settings.journal
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where the journals of runs are."""
+        return self._settings.home / "runs"
+
+    async def _work(self, plan: _Plan, request: RunRequest | ContinueRequest, emit: Emit | None) -> RunReport:
+        """Carry out a plan, with its journal open."""
+        if request.output_schema is not None and (problem := await check_schema(request.output_schema)):
+            raise BridgeError(f"The output_schema cannot be used: {problem}.", remedy="Give a JSON Schema, or none.")
+        started_at = time.monotonic()
+        run_id = plan.start.run_id
+        redactor = self.redactor
+        permissions = self.permissions(plan.servers.configs, access=request.access)
+        if self.keeps != "off":
+            await self._pruner.prune()
+        async with AsyncExitStack() as held:
+            journal = held.enter_context(
+                open_journal(self.runs_folder, run_id, redact=redactor.redact, keep=self.keeps)
+            )
+            record = Record(journal, emit, redactor=redactor)
+            tell, tally = record.tell, record.tally
+
+            async def notice_wait(words: str) -> None:
+                await tell(Noticed(Notice("queue", words)))
+
+            await tell(plan.start)
+            try:
+                for error in plan.servers.refused:
+                    await tell(ServerFailed(error.server, error.explain()))
+                for warning in (*plan.servers.warnings, *permissions.warnings):
+                    await tell(Warned(warning))
+                seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
+                async with time_to_begin(seconds):
+                    await held.enter_async_context(self._places.hold(on_wait=notice_wait))
+                    prepared = await self._preparer.prepare(
+                        plan.servers.configs,
+                        plan.model,
+                        tell,
+                        held,
+                        offers=permissions.policy.offers,
+                        needs=plan.needs,
+                    )
+                await check_room(prepared, plan.added, tell, tool_chars=_tool_chars(prepared))
+            except BaseException as exc:  # the journal must have its end; the error goes on
+                cancelled = isinstance(exc, asyncio.CancelledError)
+                error_text = redactor.redact(exc.explain()) if isinstance(exc, BridgeError) else str(exc)
+                await finish_run(
+                    tell,
+                    tally,
+                    stop="cancelled" if cancelled else "failed",
+                    error="The run was cancelled." if cancelled else error_text,
+                    seconds=time.monotonic() - started_at,
+                )
+                raise
+            added = tuple(redactor.redact_fields(message) for message in plan.added)
+            if added != plan.added:
+                await tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
+            for message in added:
+                plan.conversation.add(message)
+                await tell(MessageAdded(message))
+            outcome = await run(
+                plan.conversation,
+                model=prepared.model,
+                tools=prepared.tools,
+                toolbox=prepared.toolbox,
+                policy=permissions.policy,
+                limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
+                strategy=prepared.strategy,
+                output_schema=request.output_schema,
+                emit=record.pass_on,
+                tally=tally,
+                redact=redactor.redact,
+                fence=self._new_fence(),
+                started_at=started_at,
+                reserve=prepared.servers.reserve(prepared.toolbox.known),
+            )
+        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.keeps == "full")
+
+    def _select(self, names: tuple[str, ...] | None) -> NamedServers:
+        """The servers of these names, or all that may be used.
+
+        Raises:
+            NestedBridgeError: We were started by a bridge, as one of its servers.
+            DownstreamError: None can be used.
+        """
+        if self._settings.depth:
+            raise NestedBridgeError(
+                "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
+                remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
+            )
+        return find_servers(self.configured_servers(), names)
+
+    def _check_access(self, wanted: Access) -> None:
+        """Look whether a run may have that access.
+
+        Raises:
+            BridgeError: It is more than the settings allow.
+        """
+        if wanted == "write" and self._settings.max_access == "read":
+            raise BridgeError(
+                "access=write is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
+                remedy="Ask with access=read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
+            )
+
+    def _opening(self, task: str) -> tuple[Message, ...]:
+        prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))
+        return SystemMessage(prompt), UserMessage(task)
+
+    def _limits(self, request: RunRequest | ContinueRequest, prepared: Prepared, *, seconds: float) -> Limits:
+        context = prepared.model.choice.context_length
+        careful = 0.0 if prepared.strategy.calls == "grammar" else None  # None: as the user set it in LM Studio
+        auto = AUTO_MAX_TOKENS if context is None else min(AUTO_MAX_TOKENS, context // _AUTO_SHARE)
+        return Limits(
+            max_rounds=request.max_rounds,
+            seconds=max(0.1, seconds),
+            result_chars=result_limit(context),
+            max_tokens=request.max_tokens or auto,
+            tool_chars=_tool_chars(prepared),
+            context_length=context,
+            vision=bool(prepared.model.choice.info.vision),
+            temperature=careful if self._settings.temperature is None else self._settings.temperature,
+        )
+
+    def _secrets(self) -> list[str]:
+        """What is secret whatever servers there are: LM Studio's token, and what is passed on to servers."""
+        token = self._settings.api_token
+        found = [token.get_secret_value()] if token else []
+        return [*found, *secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))]
+
+    @contextmanager
+    def _redacted_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BridgeError as exc:
+            self.redactor.redact_error(exc)
+            raise
+
+
+def _tool_chars(prepared: Prepared) -> int | None:
+    context = prepared.model.choice.context_length
+    return None if context is None else tools_room(context)
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+def new_run_id(now: datetime) -> str:
+    """A name for a run that sorts by time and is easy to copy."""
+    tail = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))
+    return f"{now:%Y%m%d-%H%M%S}-{tail}"

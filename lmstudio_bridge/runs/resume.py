@@ -1,0 +1,125 @@
+"""A run read back from its journal: what was asked, how it ended, and how its conversation goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.prompts import GO_ON, GOING_ON, MAY_HAVE_HAPPENED, NOT_RUN
+from lmstudio_bridge.errors import RunNotFoundError
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallStarted,
+    Event,
+    JournalCut,
+    MessageAdded,
+    MessagesDropped,
+    Outcome,
+    ResultsShrunk,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+)
+from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What a journal says of a run; `finished` is False if the bridge ended before the run did."""
+
+    run_id: str
+    task: str
+    servers: tuple[str, ...]
+    started_at: str
+    outcome: Outcome
+    finished: bool
+    events: tuple[Event, ...]
+    cut: str = ""  # why the journal does not hold the whole run
+
+
+def read_run(folder: Path, run_id: str) -> StoredRun:
+    """The run of this id.
+
+    Raises:
+        RunNotFoundError: There is no journal of it, or none that says what the run was.
+        SettingsError: It is no run id.
+    """
+    path = journal_path(folder, run_id)
+    try:
+        events = read_events(path)
+    except OSError as exc:
+        raise RunNotFoundError(
+            f"There is no run {run_id} (no journal {path}).",
+            remedy="Copy the id from the last line of a result, or read the resource lmstudio://runs.",
+        ) from exc
+    start = next((event for event in events if isinstance(event, RunStarted)), None)
+    if start is None:
+        raise RunNotFoundError(
+            f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task anew."
+        )
+    begins = [number for number, event in enumerate(events) if isinstance(event, RunStarted | RunContinued)]
+    finished = any(isinstance(event, RunFinished) for event in events[begins[-1] :])
+    cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
+    return StoredRun(
+        run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events), cut
+    )
+
+
+def rebuild_conversation(run: StoredRun) -> Conversation:
+    """The conversation as far as the journal has it; without a message if the run ended before it began.
+
+    Raises:
+        RunNotFoundError: The journal does not hold a conversation that a model would take.
+    """
+    if run.cut:
+        raise RunNotFoundError(f"Run {run.run_id} cannot be continued: {run.cut}", remedy="Start the task anew.")
+    conversation = Conversation(())
+    try:
+        for event in run.events:
+            if isinstance(event, MessageAdded):
+                conversation.add(event.message)
+            elif isinstance(event, ResultsShrunk):
+                for place, text in zip(event.places, event.texts, strict=True):
+                    conversation.replace_result(place, text)
+            elif isinstance(event, MessagesDropped):
+                conversation.drop_last(event.count)
+    except ValueError as exc:
+        raise RunNotFoundError(
+            f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task anew."
+        ) from exc
+    return conversation
+
+
+def continuation(run: StoredRun, conversation: Conversation, *, instructions: str) -> tuple[Message, ...]:
+    """The messages to add so that a conversation that had begun can go on.
+
+    A call that had started when the bridge ended is never repeated by itself: the model is told that
+    it may have happened.
+    """
+    added: list[Message] = [ToolMessage(call_id, _fate(run.events, call_id)) for call_id in conversation.open_calls()]
+    last: Message = added[-1] if added else conversation.messages[-1]
+    match last:
+        case SystemMessage():  # the bridge ended between the first two messages
+            return (UserMessage("\n\n".join(part for part in (run.task, instructions) if part)),)
+        case UserMessage() if not instructions:
+            return tuple(added)  # the model had not replied yet
+        case AssistantMessage(calls=()):
+            pass
+        case _:
+            added.append(AssistantMessage(GOING_ON))  # strict templates want user and assistant in turn
+    return (*added, UserMessage(instructions or GO_ON))
+
+
+def _fate(events: Sequence[Event], call_id: str) -> str:
+    """What became of a call without a result in the conversation."""
+    for event in reversed(events):
+        if isinstance(event, CallFinished) and event.call_id == call_id:
+            return event.text
+        if isinstance(event, CallStarted) and event.call_id == call_id:
+            return MAY_HAVE_HAPPENED
+        if isinstance(event, MessageAdded) and isinstance(event.message, AssistantMessage) and event.message.calls:
+            break  # the turn that made the call: what stands before it is about others
+    return NOT_RUN

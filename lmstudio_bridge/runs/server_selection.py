@@ -1,0 +1,405 @@
+"""Which servers a task needs, judged by the tools that they had when they were last started. Pure.
+
+How close tools are to a task in meaning, where LM Studio has an embedding model in memory.
+
+It only helps to rank, so nothing that goes wrong here is worth a word to anybody. A tool's vector is kept on
+disk, by a digest of the tool's words; the task's is not.
+
+The MCP servers of one run: chosen for its task, opened at its beginning, and later those that are needed yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from struct import pack, unpack
+
+import anyio
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
+from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.agent.tool_ranking import FITS, Index
+from lmstudio_bridge.agent.tools import KnownTool, KnownTools, Offer, Reserve
+from lmstudio_bridge.errors import DownstreamError, LLMError, ServerStartError, listed
+from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
+from lmstudio_bridge.files import make_folder, read_plain_file, replace_file
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.mcp_client.pool import Lease
+from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
+from lmstudio_bridge.runs.tool_cache import ShownTools, ToolTaker
+from lmstudio_bridge.security.redact import Redactor
+
+CLOSEST = 3  # tools that count as fitting because of what they mean
+_READ = 1_024  # characters of a description, as many as the model reads
+_SHOWN_TOOLS = 2  # that a reason names
+_SHOWN_NAME = 40  # characters of a tool's name in a reason
+_LONGEST = 300  # characters of a word that can be a path or an address
+_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+_PATH = re.compile(r"[~.]{0,2}/.+|.+/|.*/.*/.*|.{2,}\.[A-Za-z]\w{0,4}")
+
+UNKNOWN = "its tools are not known yet"
+USED = "it was used before"
+NAMED = "the task names it"
+CANNOT_TELL = "nothing in the task tells which server it needs"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerChoice:
+    """`started` says of each server to start why, the best first; `left` are the others."""
+
+    started: Mapping[str, str]
+    left: tuple[str, ...]
+
+
+def choose_servers(
+    task: str,
+    known: Mapping[str, Sequence[ServerTool] | None],
+    *,
+    max_chars: int,
+    used: Collection[str] = (),
+    similar: Mapping[tuple[str, str], float] | None = None,
+    candidates: KnownTools | None = None,
+) -> ServerChoice:
+    """The servers to start for a task: at least one, and all of them if the task tells nothing.
+
+    `known` has the tools of each server, None where they are not known: then it is started. So are those that
+    the task names, by their own name or a tool's, and those `used` before. The others are taken best
+    first, as long as one of their tools fits about as well as the best of all, until the fitting tools
+    fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
+    in meaning: the closest count as fitting as well. `candidates` is what earlier choices made of them:
+    `known_candidates()`.
+    """
+    work, candidates = SchemaWork(), known_candidates() if candidates is None else candidates
+    tools = [tool for each in known.values() for tool in each or ()]
+    offers = [Offer(candidates.find(tool), work) for tool in tools]
+    scores = Index(offers).scores(_with_kinds(task))
+    best = max(scores, default=0.0)
+    fitting: dict[str, list[int]] = {}
+    for number in sorted(range(len(tools)), key=lambda number: -scores[number]):
+        if scores[number] > 0 and scores[number] >= best * FITS:
+            fitting.setdefault(tools[number].server, []).append(number)
+    for number in _closest(tools, similar or {}) if fitting else ():
+        if number not in fitting.setdefault(tools[number].server, []):
+            fitting[tools[number].server].append(number)
+    started = {name: reason for name in known if (reason := _certain(task, name, known[name], used))}
+    room = max_chars - sum(offers[number].chars for name in started for number in fitting.get(name, ()))
+    for name, numbers in fitting.items():
+        if name not in started and (room > 0 or not started):
+            started[name] = f"for {_names(tools[number] for number in numbers[:_SHOWN_TOOLS])}"
+            room -= sum(offers[number].chars for number in numbers)
+    if set(started.values()) <= {UNKNOWN} and not fitting:
+        started |= {name: CANNOT_TELL for name in known if name not in started}
+    return ServerChoice(started, tuple(name for name in known if name not in started))
+
+
+def known_candidates() -> KnownTools:
+    """Keeps from choice to choice what is made of tools for it."""
+    return KnownTools(_as_candidate)
+
+
+def _as_candidate(tool: ServerTool) -> KnownTool:
+    return KnownTool(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}"[:_READ], tool.input_schema)
+
+
+def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
+    """The tools that are closest to the task in meaning, if that is known."""
+    scores = [similar.get((tool.server, tool.name), 0.0) for tool in tools]
+    ranked = sorted(range(len(tools)), key=lambda number: -scores[number])
+    return [number for number in ranked[:CLOSEST] if scores[number] > 0]
+
+
+def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Collection[str]) -> str:
+    """Why this server is started whatever else fits; "" if it is not."""
+    if tools is None:
+        return UNKNOWN
+    if name in used:
+        return USED
+    # One-word names of tools (search, fetch) are ordinary words: those count as such.
+    names = [name, *(tool.name for tool in tools if re.search(r"\w[_-]\w", tool.name))]
+    return NAMED if any(_stands_in(task, each) for each in names) else ""
+
+
+def _stands_in(task: str, name: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", task, re.IGNORECASE) is not None
+
+
+def _with_kinds(task: str) -> str:
+    """The task, and for each address and path in it what it is: tools say «url» and «file», people write them."""
+    kinds = set()
+    for word in task.split():
+        plain = word.strip("\"'`()[]{}<>«»,;:!?.")
+        if _ADDRESS.match(plain):
+            kinds.add("url")
+        elif len(plain) <= _LONGEST and _PATH.fullmatch(plain):
+            kinds.add("file")
+    return " ".join((task, *sorted(kinds)))
+
+
+def _names(tools: Iterable[ServerTool]) -> str:
+    """Names for a reader; a server chooses them."""
+    return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
+
+
+logger = logging.getLogger(__name__)
+
+MAX_VECTORS = 500  # of one model that are kept; those not used for longest go first
+MAX_BYTES = 16 * 1024 * 1024  # of one file: enough for vectors of 6,000 numbers
+_MAX_AGE = 2.0  # seconds for which the list of models is believed: a model that has gone would be loaded again
+_TIME = 3.0  # seconds; loaded embedding models need a tenth of it
+_MAX_TEXT = 1_000  # characters of a tool or a task; models cut longer ones without a word
+_PREFIXES = {"nomic": ("search_query: ", "search_document: ")}  # what these models were trained with
+
+Vector = tuple[float, ...]
+
+
+class ToolSimilarity:
+    """Compares tasks with tools by LM Studio's embeddings; the vectors are kept in `folder`."""
+
+    def __init__(self, client: LLMClient, *, folder: Path, seconds: float = _TIME) -> None:
+        self._client = client
+        self._folder = folder
+        self._seconds = seconds
+        self._kept: dict[str, dict[str, Vector]] = {}  # by model
+
+    async def compare(self, task: str, tools: Sequence[ServerTool]) -> Mapping[tuple[str, str], float]:
+        """The cosine of the task with each tool, by server and name; nothing where that cannot be had."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._compare(task, tools)
+        except (LLMError, TimeoutError, OSError, ValueError, OverflowError) as exc:
+            logger.debug("tools are ranked without embeddings: %s", exc)
+            return {}
+
+    async def _compare(self, task: str, tools: Sequence[ServerTool]) -> Mapping[tuple[str, str], float]:
+        model = await self._model()
+        if model is None or not tools:
+            return {}
+        query, document = next((both for name, both in _PREFIXES.items() if name in model.casefold()), ("", ""))
+        texts = {(tool.server, tool.name): document + _words(tool) for tool in tools}
+        kept = self._vectors(model)
+        missing = list(dict.fromkeys(text for text in texts.values() if _digest(text) not in kept))[:MAX_VECTORS]
+        asked = [query + task[:_MAX_TEXT], *missing]
+        wanted, *new = map(_unit, await self._client.embed(asked, model=model))
+        known = {**kept, **dict(zip(map(_digest, missing), new, strict=True))}
+        used = {digest: known[digest] for digest in map(_digest, texts.values()) if digest in known}
+        if new:
+            self._keep(model, used)
+        return {key: _cosine(wanted, used[digest]) for key in texts if (digest := _digest(texts[key])) in used}
+
+    async def _model(self) -> str | None:
+        """An embedding model that is in memory; a request for another would load it, and may evict the chat model."""
+        for age in (None, _MAX_AGE):
+            catalog = await self._client.validator.catalog(max_age=age)
+            loaded = [model.key for model in catalog.models if model.kind == "embedding" and model.loaded]
+            if not loaded or catalog.source != "/api/v1/models":
+                return None
+        return loaded[0]
+
+    def _vectors(self, model: str) -> dict[str, Vector]:
+        if model not in self._kept:
+            try:
+                stored = _Stored.model_validate_json(read_plain_file(self._path(model), most=MAX_BYTES))
+                self._kept[model] = {digest: _decode(text) for digest, text in stored.vectors.items()}
+            except (OSError, ValidationError, ValueError) as exc:
+                logger.debug("no vectors of %s are kept: %s", model, exc)
+                self._kept[model] = {}
+        return self._kept[model]
+
+    def _keep(self, model: str, used: Mapping[str, Vector]) -> None:
+        before = self._vectors(model)
+        both = {**{digest: vector for digest, vector in before.items() if digest not in used}, **used}
+        self._kept[model] = dict(islice(both.items(), max(0, len(both) - MAX_VECTORS), None))
+        encoded = {digest: _encode(vector) for digest, vector in self._kept[model].items()}
+        make_folder(self._folder)
+        replace_file(self._path(model), json.dumps({"version": 1, "model": model, "vectors": encoded}).encode())
+
+    def _path(self, model: str) -> Path:
+        return self._folder / f"{_digest(model)}.vectors"
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    vectors: dict[str, str]
+
+
+def _words(tool: ServerTool) -> str:
+    return f"{tool.name.replace('_', ' ')}: {tool.title} {tool.description}"[:_MAX_TEXT]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _unit(vector: Sequence[float]) -> Vector:
+    """The vector with length 1, so that a product is a cosine.
+
+    Raises:
+        ValueError: It has no direction.
+    """
+    length = math.hypot(*vector)
+    if not (vector and 0 < length < math.inf):
+        raise ValueError("a vector has no direction")
+    return tuple(number / length for number in vector)
+
+
+def _cosine(one: Vector, other: Vector) -> float:
+    """The cosine of two unit vectors; 0.0 if they cannot be of one model."""
+    return sum(map(float.__mul__, one, other)) if len(one) == len(other) else 0.0
+
+
+def _encode(vector: Vector) -> str:
+    return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _decode(text: str) -> Vector:
+    """The vector that `_encode` wrote.
+
+    Raises:
+        ValueError: It wrote no such text.
+    """
+    data = b64decode(text, validate=True)
+    return _unit(unpack(f"<{len(data) // 4}f", data[: len(data) // 4 * 4]))
+
+
+_TOOLS_SHARE = 4  # the tools may take a quarter of the context
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run needs servers and tools for.
+
+    If it `chooses`, only those servers are started that the task needs, and the `used` ones: those that the run
+    had before, where it goes on.
+    """
+
+    task: str
+    chooses: bool
+    used: frozenset[str] = frozenset()
+
+
+def tools_room(context_length: int) -> int:
+    """How many characters the tools may take of a context of so many tokens."""
+    return context_length * CHARS_PER_TOKEN // _TOOLS_SHARE
+
+
+class RunServers:
+    """The servers that one run may use. `offers` says which of their tools the model gets to know of."""
+
+    def __init__(
+        self,
+        configs: Sequence[ServerConfig],
+        *,
+        lease: Lease,
+        taker: ToolTaker,
+        shown: ShownTools,
+        tell: Emit,
+        redactor: Redactor,
+        offers: Callable[[ServerTool], bool],
+    ) -> None:
+        self._configs = {config.name: config for config in configs}
+        self._lease = lease
+        self._taker = taker
+        self._shown = shown
+        self._tell = tell
+        self._redactor = redactor
+        self._offers = offers
+        self._left: dict[str, tuple[ServerTool, ...]] = {}
+        self._opened: dict[str, tuple[ServerTool, ...]] = {}
+        self._failed: list[DownstreamError] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The servers that are open, in the order in which they are configured."""
+        return tuple(name for name in self._configs if name in self._opened)
+
+    def tools(self) -> tuple[ServerTool, ...]:
+        """The tools of the open servers, as far as the model may know of them."""
+        return tuple(tool for name in self.names for tool in self._opened[name])
+
+    def reserve(self, known: KnownTools) -> Reserve | None:
+        """What was left unopened, to be found and opened later."""
+        return Reserve(self._left, start=self._start_later, known=known) if self._left else None
+
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity, candidates: KnownTools) -> None:
+        """Leave unopened what the task does not need, as far as that can be told.
+
+        Servers are chosen until the tools that fit have `max_chars` characters. `candidates` is as in
+        `choose_servers`.
+        """
+        known = {name: self._known_tools(config) for name, config in self._configs.items()}
+        tools = [tool for each in known.values() for tool in each or ()]
+        choice = choose_servers(
+            needs.task,
+            known,
+            max_chars=max_chars,
+            used=needs.used,
+            similar=await similarity.compare(needs.task, tools),
+            candidates=candidates,
+        )
+        self._left = {name: known[name] or () for name in choice.left}
+        await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))
+
+    async def open(self) -> None:
+        """Open all that were not left; if none of them can be, the others too.
+
+        Raises:
+            DownstreamError: None can be opened.
+        """
+        await self._open_all(name for name in self._configs if name not in self._left)
+        if not self._opened and self._left:
+            left, self._left = self._left, {}
+            await self._open_all(left)
+        if not self._opened:
+            error = _none_left(self._failed, self._redactor)
+            raise error from (None if error in self._failed else self._failed[-1])
+
+    async def _open_all(self, names: Iterable[str]) -> None:
+        async with anyio.create_task_group() as group:
+            for name in names:
+                group.start_soon(self._open, self._configs[name])
+
+    async def _open(self, config: ServerConfig) -> None:
+        try:
+            taken = self._taker.take(config, await self._lease.open_server(config, on_wait=self._on_wait))
+        except DownstreamError as exc:
+            self._failed.append(exc)
+            await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
+            return
+        shown = self._shown.of(taken.tools)
+        self._opened[config.name] = tuple(filter(self._offers, shown.tools))
+        await self._tell(ServerReady(config.name, len(taken.tools)))
+        secret = shown.left_out
+        told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
+        for warning in (*taken.warnings, *told):
+            await self._tell(Warned(warning))
+
+    async def _on_wait(self, text: str) -> None:
+        await self._tell(Noticed(Notice("queue", text)))
+
+    async def _start_later(self, name: str) -> tuple[ServerTool, ...]:
+        await self._open(self._configs[name])
+        if name not in self._opened:
+            raise next(error for error in reversed(self._failed) if error.server == name)
+        return self._opened[name]
+
+    def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
+        tools = self._taker.store.known_tools(config)
+        return None if tools is None else tuple(filter(self._offers, self._shown.of(tools).tools))
+
+
+def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:
+    if len(failed) == 1:
+        return failed[0]
+    reasons = listed([f"- {redactor.redact(error.explain())}" for error in failed], between="\n")
+    return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)

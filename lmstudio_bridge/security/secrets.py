@@ -1,0 +1,191 @@
+"""Which values of a configuration are secrets, and which must stay readable in results.
+
+What keys look like: the shapes by which well-known services' secrets are told from other text.
+
+Each pattern begins with a fixed text, has no part that can match in two ways, and is tried only where
+that text occurs: the time is linear to the text. Sources: the services' own pages about their tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_SECRET_NAME = re.compile(
+    r"key(?!board)|token|secret|passw|passphrase|(?:^|[_-])pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
+    r"|dsn|_pat\b",
+    re.IGNORECASE,
+)
+_LIMIT_NAME = re.compile(r"tokens\b|max|limit|count|size|length|ttl|timeout|expir|port", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?:file|path|dir|folder|sock|credentials)\Z", re.IGNORECASE)
+_FILE = re.compile(r"(?:~?/|\.{1,2}/|[A-Za-z]:[\\/]).*")
+_WORDS = re.compile(
+    r"bearer|basic|oauth2?|enabled|disabled|required|optional|default|production|development", re.IGNORECASE
+)
+_HONEST_HEADER = re.compile(
+    r"accept(?:-encoding|-language)?|cache-control|content-type|host|mcp-protocol-version|origin|referer|user-agent",
+    re.IGNORECASE,
+)
+_URL_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_FLAG = re.compile(r"--?[A-Za-z][\w-]*")
+_NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
+
+
+def secrets_of_entry(
+    *, env: Mapping[str, str], headers: Mapping[str, str], url: str, arguments: Iterable[str]
+) -> list[str]:
+    """The secrets in the entry of a server."""
+    return [
+        *secrets_of_environment(env),
+        *secrets_of_headers(headers),
+        *secrets_of_url(url),
+        *secrets_of_arguments(arguments),
+    ]
+
+
+def secrets_of_environment(env: Mapping[str, str]) -> list[str]:
+    """The values whose variables' names say that they are secret, and passwords inside URLs.
+
+    Not all values: a folder that a server is given in `env` must stay readable in its results.
+    """
+    named = [value for name, value in env.items() if _is_secret(name, value)]
+    return [*named, *(secret for value in env.values() for secret in _in_url(value))]
+
+
+def secrets_of_headers(headers: Mapping[str, str]) -> list[str]:
+    """The values of all headers but those that never hold a secret."""
+    return [value for name, value in headers.items() if not _HONEST_HEADER.fullmatch(name)]
+
+
+def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
+    """What a command line gives away: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`."""
+    found: list[str] = []
+    flag = ""
+    for argument in arguments:
+        found += _in_url(argument)
+        if (named := _NAMED.fullmatch(argument)) and _is_secret(named[1], named[2]):
+            found.append(named[2])
+        elif flag and not argument.startswith("-") and _is_secret(flag, argument):
+            found.append(argument)
+        flag = argument.lstrip("-") if _FLAG.fullmatch(argument) else ""
+    return found
+
+
+def secrets_of_url(url: str) -> list[str]:
+    """The password of an address, and those of its parameters whose names say that they are secret."""
+    return list(_in_url(url))
+
+
+def _in_url(text: str) -> Iterator[str]:
+    if "://" not in text:
+        return
+    for password in _URL_PASSWORD.findall(text):
+        yield from {password, unquote(password)}
+    try:
+        query = urlsplit(text).query
+    except ValueError:
+        return
+    yield from (value for name, value in parse_qsl(query) if _is_secret(name, value))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if not _SECRET_NAME.search(name) or _WORDS.fullmatch(value.strip()):
+        return False
+    if value.strip().isdecimal() and _LIMIT_NAME.search(name):
+        return False
+    return not (_FILE_NAME.search(name) and _FILE.fullmatch(value.strip()))
+
+
+Span: TypeAlias = tuple[int, int]
+
+_WORD = "[A-Za-z0-9]"
+_DASHED = "[A-Za-z0-9_-]"
+_IN_TOKEN = "[A-Za-z0-9._~+/=-]"  # RFC 6750, 2.1
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShape:
+    """One kind of key. A text without any of `starts` holds none; group 1 of `pattern`, if there is one, is the key.
+
+    `in_word` says that it may follow a letter or a digit.
+    """
+
+    kind: str
+    starts: tuple[str, ...]
+    pattern: str
+    in_word: bool = False
+
+
+def _prefixed(kind: str, prefix: str, rest: str) -> KeyShape:
+    return KeyShape(kind, (prefix,), re.escape(prefix) + rest)
+
+
+_HAS_DIGIT = "(?=[A-Za-z_-]{0,64}[0-9])"  # words with hyphens between them have none
+
+SHAPES: tuple[KeyShape, ...] = (
+    _prefixed("anthropic-key", "sk-ant-", f"{_DASHED}{{16,}}"),
+    _prefixed("api-key", "sk-", f"(?:(?:proj|svcacct|admin|or|lm)-{_HAS_DIGIT}{_DASHED}{{16,}}(?::{_DASHED}{{8,}})?"
+              f"|{_HAS_DIGIT}{_WORD}{{20,}})"),
+    *(_prefixed("github-token", f"gh{kind}_", f"{_WORD}{{20,}}") for kind in "pousr"),
+    _prefixed("github-token", "github_pat_", "[A-Za-z0-9_]{20,}"),
+    *(_prefixed("gitlab-token", f"gl{kind}-", f"{_HAS_DIGIT}{_DASHED}{{20,}}")
+      for kind in ("pat", "dt", "rt", "cbt", "ptt", "soat", "oas")),
+    *(_prefixed("slack-token", f"xox{kind}-", "[A-Za-z0-9-]{10,}") for kind in "abeprs"),
+    _prefixed("slack-token", "xapp-", "[A-Za-z0-9-]{10,}"),
+    _prefixed("slack-webhook", "hooks.slack.com/services/", "([A-Za-z0-9/]{20,})"),
+    *(_prefixed("aws-key", kind, "[A-Z0-9]{16}(?![A-Za-z0-9])") for kind in ("AKIA", "ASIA")),
+    KeyShape("aws-secret", ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY", "SecretAccessKey"), (
+        r"(?:aws_secret_access_key|AWS_SECRET_ACCESS_KEY|SecretAccessKey)\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?"
+        r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])")),
+    KeyShape("azure-key", ("AccountKey=", "SharedAccessKey="), r"Key=([A-Za-z0-9+/=]{32,})", in_word=True),
+    _prefixed("google-key", "AIza", f"{_DASHED}{{35}}"),
+    _prefixed("google-token", "ya29.", f"{_DASHED}{{20,}}"),
+    _prefixed("google-secret", "GOCSPX-", f"{_DASHED}{{20,}}"),
+    _prefixed("npm-token", "npm_", f"{_WORD}{{30,}}"),
+    _prefixed("pypi-token", "pypi-Ag", f"{_DASHED}{{40,}}"),
+    _prefixed("huggingface-token", "hf_", f"{_WORD}{{30,}}"),
+    *(_prefixed("stripe-key", kind, f"{_WORD}{{16,}}") for kind in ("sk_live_", "sk_test_", "rk_live_", "rk_test_")),
+    _prefixed("sendgrid-key", "SG.", rf"{_DASHED}{{16,}}+\.{_DASHED}{{16,}}"),
+    _prefixed("docker-token", "dckr_pat_", f"{_DASHED}{{20,}}"),
+    _prefixed("api-key", "gsk_", f"{_WORD}{{30,}}"),  # Groq
+    _prefixed("api-key", "tvly-", f"{_HAS_DIGIT}{_DASHED}{{20,}}"),  # Tavily
+    KeyShape("jwt", ("eyJ",), (  # begun anew within a word, it would be read again and again
+        rf"(?:(?<!{_DASHED})|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{{2}}))"
+        rf"eyJ{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+"), in_word=True),
+    KeyShape("bearer-token", ("earer ",), (
+        rf"earer +(?=[A-Za-z._~+/=-]{{0,64}}[0-9])({_IN_TOKEN}{{16,}})"), in_word=True),
+    KeyShape("basic-login", ("uthorization",), (
+        rf"uthorization\\?[\"']?\s{{0,3}}[:=]\s{{0,3}}\\?[\"']?(?:[Bb]asic|[Tt]oken|[Bb]earer) +({_IN_TOKEN}{{8,}})"),
+        in_word=True),
+    KeyShape("private-key", ("PRIVATE KEY",), (
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[A-Za-z0-9+/=:,.()\s\\]|-(?!----))*+(?:-----END [A-Z0-9 ]{0,60}-----)?"), in_word=True),
+    KeyShape("password", ("://",), (
+        r"://[^/\s:@\"'<>\\]{0,128}:([^/\s:@\"'<>\\${*][^/\s@\"'<>\\]{0,255})@"), in_word=True),
+)  # fmt: skip
+
+_STARTS = [(start, number) for number, shape in enumerate(SHAPES) for start in shape.starts]
+
+# Inside JSON and addresses an escape stands before the key, and ends in a letter or a digit.
+_WORD_BEFORE = re.compile(r"(?<!\\)[A-Za-z0-9]\Z|\\[^nrtbf]\Z")
+_ESCAPE_BEFORE = re.compile(r"%[0-9A-Fa-f]{2}\Z|\\u[0-9A-Fa-f]{4}\Z")
+_LONGEST_ESCAPE = 6  # characters
+
+
+def find_keys(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where keys of a known shape stand, and of which kind each is; some may lie within others."""
+    for number in dict.fromkeys([number for start, number in _STARTS if start in text]):
+        shape = SHAPES[number]
+        pattern = re.compile(shape.pattern)  # not before: most texts hold no key, and it takes half a millisecond
+        for match in pattern.finditer(text):
+            if shape.in_word or _may_begin(text, match.start()):
+                yield *match.span(pattern.groups), shape.kind
+
+
+def _may_begin(text: str, position: int) -> bool:
+    """Whether a key may begin here: not in the middle of a word."""
+    before = text[max(0, position - _LONGEST_ESCAPE) : position]
+    return not _WORD_BEFORE.search(before) or bool(_ESCAPE_BEFORE.search(before))

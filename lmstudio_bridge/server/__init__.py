@@ -1,0 +1,1 @@
+"""What the MCP host sees: tools, resources, and the life of the server."""

@@ -1,0 +1,368 @@
+"""What goes out over MCP: text that the SDK's writer can say, and the result of a tool.
+
+The MCP face: registers the tools, opens the agent for the server's life, turns errors into tool errors.
+
+Works on stdio in both protocol eras (2026-07-28 and the handshakes before it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.stdio import stdio_server
+from mcp.types import CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
+from pydantic import Field, ValidationError
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.messages import Access
+from lmstudio_bridge.runs.request import (
+    DEFAULT_MAX_ROUNDS,
+    MAX_NAME,
+    MAX_ROUNDS,
+    MAX_SERVERS,
+    MAX_TASK,
+    MAX_TOKENS,
+    ContinueRequest,
+    RunRequest,
+)
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.server.host_input import claim_stdin
+from lmstudio_bridge.server.lifespan import WARM_UP_AFTER, App, Ending, explain_import, open_app, signals_end
+from lmstudio_bridge.server.resources import add_resources
+from lmstudio_bridge.text import as_shown, as_utf8
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.server.lifespan import Service
+    from lmstudio_bridge.settings import Settings
+
+
+def tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
+    """A result that is text only; `meta` is for programs, no model reads it."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=as_shown(text))],
+        is_error=is_error,
+        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
+    )
+
+
+logger = logging.getLogger(__name__)
+
+MAX_SECONDS = 86_400
+MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
+REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
+_SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
+
+INSTRUCTIONS = (
+    "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
+    "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
+    "summarising many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
+    "one or two calls that you can make yourself. The local model sees nothing of this conversation: put everything "
+    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. It "
+    "only reads unless you ask for access=write: do so where the task is to change something. A run takes from seconds "
+    "to many minutes."
+)
+
+Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
+MaxRounds = Annotated[
+    int, Field(strict=True, ge=1, le=MAX_ROUNDS, description="Most model requests; the last gives the answer")
+]
+MaxTokens = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"],
+    Field(description="Most tokens of one model reply"),
+]
+Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model name in LM Studio; default: a loaded one")]
+AccessArgument = Annotated[
+    Access, Field(description="write: also tools that change things; read: only tools marked as reading")
+]
+OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
+Timeout = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)] | None,
+    Field(description="Seconds for the run; then the answer so far is given"),
+]
+RunId = Annotated[
+    str, Field(min_length=1, description="Run id, from the first progress message or a result's last line")
+]
+Instructions = Annotated[
+    str | None, Field(max_length=MAX_TASK, description="What to do next; without it: the answer again, or go on")
+]
+ServerName = Annotated[str, Field(min_length=1, max_length=MAX_NAME, description="MCP server name, as configured")]
+ServerNames = Annotated[
+    list[ServerName], Field(min_length=1, max_length=MAX_SERVERS, description="MCP server names, as configured")
+]
+
+_UNSAID = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("maximum", MAX_TOKENS))
+"""Bounds that no honest call meets: not worth what it costs the caller to read of them."""
+
+_ANNOTATIONS: dict[Access, ToolAnnotations] = {
+    "write": ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True),
+    "read": ToolAnnotations(read_only_hint=True, open_world_hint=True),
+}
+"""What is true of our tools, by the most access that a call may ask for. Claude Code runs reading ones side by side."""
+
+
+class BridgeServer(MCPServer[App]):
+    """MCPServer, with answers to bad arguments that name the argument and what it must be.
+
+    `app` is there while the server runs.
+    """
+
+    app: App | None = None
+
+    async def run_stdio_async(self) -> None:
+        """As in the SDK, with a reader that takes in all the lines that have come."""
+        if sys.platform == "win32":  # its standard handles want more than a duplicate: that is the SDK's business
+            await super().run_stdio_async()
+            return
+        with claim_stdin() as stdin:
+            async with stdio_server(stdin=stdin) as (incoming, outgoing):
+                options = self._lowlevel_server.create_initialization_options()
+                await self._lowlevel_server.run(incoming, outgoing, options)
+
+    async def list_tools(self) -> list[Tool]:
+        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context.
+
+        A host that lists the tools will call one: from here on all that a run needs is made ready.
+        """
+        if self.app:
+            self.app.warm_up()
+        return [
+            tool.model_copy(update={"input_schema": _plain_schema(tool.input_schema)})
+            for tool in await super().list_tools()
+        ]
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """As in the SDK; a misspelt argument is refused instead of being ignored."""
+        tools = await super().list_tools()
+        known = next((list(tool.input_schema["properties"]) for tool in tools if tool.name == name), [])
+        if known and (unknown := [given for given in arguments if given not in known]):
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return tool_result(
+                f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
+            )
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as exc:
+            if isinstance(exc.__cause__, ValidationError):
+                return tool_result(_in_words(name, exc.__cause__), is_error=True)
+            raise
+
+
+def build_server(
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    redactor: Redactor | None = None,
+    warm_up_after: float = WARM_UP_AFTER,
+) -> BridgeServer:
+    """The server with its tools; nothing is opened before it runs.
+
+    `warm_up_after` is the time in seconds from the first list of tools to the import of what a run needs. The
+    `redactor` learns the secrets of all that runs use.
+    """
+    redactor = redactor or Redactor()
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
+        ending = Ending()
+        # Around the app: the servers of a host that closed stdin get a second to end, and a signal may come then.
+        with signals_end(ending):
+            async with open_app(
+                settings, environ=environ, redactor=redactor, ending=ending, warm_up_after=warm_up_after
+            ) as app:
+                server.app = app
+                yield app
+
+    with _without_rich():
+        server = BridgeServer(
+            "lmstudio-bridge",
+            title="LM Studio bridge",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            lifespan=lifespan,
+            log_level="WARNING",
+        )
+
+    annotations = _ANNOTATIONS[settings.max_access]
+
+    @server.tool(title="Delegate with one MCP server", annotations=annotations, structured_output=False)
+    async def autonomous_with_mcp(
+        mcp_name: ServerName,
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+        timeout: Timeout = None,
+        output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
+    ) -> CallToolResult:
+        """Let the local model do a task with the tools of one of the user's MCP servers."""
+        return await _run(
+            ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+        )
+
+    @server.tool(title="Delegate with several MCP servers", annotations=annotations, structured_output=False)
+    async def autonomous_with_multiple_mcps(
+        mcp_names: ServerNames,
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+        timeout: Timeout = None,
+        output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
+    ) -> CallToolResult:
+        """Let the local model do a task with the tools of several of the user's MCP servers."""
+        servers = tuple(mcp_names)
+        return await _run(
+            ctx, RunRequest(task, servers, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+        )
+
+    @server.tool(title="Delegate with all MCP servers", annotations=annotations, structured_output=False)
+    async def autonomous_discover_and_execute(
+        task: Task,
+        ctx: Context[App],
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+        timeout: Timeout = None,
+        output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
+    ) -> CallToolResult:
+        """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
+        return await _run(
+            ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+        )
+
+    @server.tool(title="Continue a delegated run", annotations=annotations, structured_output=False)
+    async def continue_run(
+        run_id: RunId,
+        ctx: Context[App],
+        instructions: Instructions = None,
+        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+        max_tokens: MaxTokens = "auto",
+        model: Model = None,
+        timeout: Timeout = None,
+        output_schema: OutputSchema = None,
+        access: AccessArgument = "read",
+    ) -> CallToolResult:
+        """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
+        request = ContinueRequest(
+            run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema, access
+        )
+        return await _run(ctx, request)
+
+    async def service() -> Service:
+        assert server.app is not None
+        return await server.app.service()
+
+    add_resources(server, service=service, redactor=redactor)
+    return server
+
+
+async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> CallToolResult:
+    """Run the request as part of this tool call; whatever fails becomes text that Claude can act on."""
+    app = ctx.request_context.lifespan_context
+    task = asyncio.current_task()
+    assert task is not None
+    app.calls.add(task)
+
+    async def send(counter: float, message: str) -> None:
+        await ctx.report_progress(counter, None, as_shown(message))
+
+    try:
+        service = await app.service()
+        report = await service.run(request, send=send)
+    except BridgeError as exc:
+        return tool_result(exc.explain(), is_error=True)
+    except ImportError as exc:  # some parts are only imported when a run needs them
+        logger.exception("the bridge cannot do this run: a part of it could not be loaded")
+        return tool_result(explain_import(exc).explain(), is_error=True)
+    except Exception:
+        # The last net: a fault of ours must reach the user as a sentence, and stderr in full.
+        logger.exception("a run failed in an unforeseen way")
+        return tool_result(
+            "The bridge has a fault and could not finish the run.\n"
+            "Please report it with what the server wrote to stderr (Claude Code: `claude --debug`).",
+            is_error=True,
+        )
+    finally:
+        app.calls.discard(task)
+    return tool_result(
+        report.text(limit=MAX_RESULT),
+        is_error=report.outcome.stop == "failed",
+        meta={REPORT_META: report.structure()},
+    )
+
+
+@contextmanager
+def _without_rich() -> Iterator[None]:
+    """Let rich seem not to be installed, for the SDK: its import would be a twentieth of the start, and for nothing.
+
+    The SDK wants a handler for the log from it, if it is there, which is thrown away where the log has one already.
+    """
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to let an import fail
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
+
+
+def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments without titles; what may be left out is said by not being required."""
+    properties = {name: _plain_property(each) for name, each in schema.get("properties", {}).items()}
+    return {key: value for key, value in {**schema, "properties": properties}.items() if key != "title"}
+
+
+def _plain_property(schema: dict[str, Any]) -> dict[str, Any]:
+    """One argument: `anyOf: [X, null], default: null` becomes X."""
+    plain = {
+        key: [_plain_property(each) for each in value] if key == "anyOf" else value
+        for key, value in schema.items()
+        if key != "title" and (key, value) not in _UNSAID
+    }
+    match plain:
+        case {"anyOf": [dict() as given, {"type": "null"}], "default": None}:
+            rest = {key: value for key, value in plain.items() if key not in ("anyOf", "default")}
+            return {**given, **rest}
+        case _:
+            return plain
+
+
+def _in_words(tool: str, error: ValidationError) -> str:
+    """Which argument is wrong, and how: one line each."""
+    lines = [f"{tool} was not started: its arguments are not right."]
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "literal")))
+        given = "" if problem["type"] == "missing" else f" (given: {str(problem['input'])[:_SHOWN_INPUT]!r})"
+        lines.append(f"- {name}: {problem['msg']}{given}")
+    return "\n".join(lines)
+
+
+def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
+    return None if max_tokens == "auto" else max_tokens
+
+
+def serve(server: BridgeServer) -> None:
+    """Serve on stdio until the host closes stdin, sends a signal or is gone."""
+    try:
+        server.run("stdio")
+    except* BrokenPipeError:
+        logger.info("the host is gone: nobody reads our output")
