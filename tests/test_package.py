@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -21,7 +22,6 @@ import pytest
 import lmstudio_bridge
 from lmstudio_bridge import __version__
 from tests.raw_client import ERAS, open_raw_client
-from tests.test_layers import LIBRARIES
 from tests.wheels import PACKAGE, ROOT, Archives, build_archives, find_program, uvx_command
 
 IMPORTED = Path(lmstudio_bridge.__file__).parent
@@ -136,9 +136,21 @@ def test_what_the_package_imports_comes_with_it(project: dict[str, Any]) -> None
     coming = declared | {name_of(each) for name in declared for each in requires(name) or () if "extra" not in each}
     owners = packages_distributions()
 
-    missing = {top for top in (rule.partition(".")[0] for rule in LIBRARIES) if not coming & plain(owners[top])}
+    missing = {top for top in imported_packages() if not coming & plain(owners[top])}
 
     assert missing == set()
+
+
+def imported_packages() -> set[str]:
+    """The top-level names of other packages that the package imports anywhere."""
+    found: set[str] = set()
+    for path in IMPORTED.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {IMPORTED.name}
 
 
 def plain(names: list[str]) -> set[str]:
