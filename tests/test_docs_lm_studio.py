@@ -75,7 +75,7 @@ def test_what_the_user_reads_of_each_known_failure_stands_in_its_row(failure: Fa
 def test_the_words_of_each_known_failure_stand_in_its_row(failure: Failure) -> None:
     if failure.words in WORDLESS or failure.kind in ("bad_request", "rate_limited"):
         return
-    quotes = re.findall("«(.*?)»", ROWS[failure.kind][1])
+    quotes = re.findall("`(.*?)`", ROWS[failure.kind][1])
     said = (failure.words + failure.body.decode()).casefold().replace('\\"', '"')
     assert [quote for quote in quotes if quote.casefold() in said]
 
@@ -84,7 +84,7 @@ def test_the_words_of_each_known_failure_stand_in_its_row(failure: Failure) -> N
 def test_no_words_are_quoted_that_nobody_says(kind: str) -> None:
     said = "\n".join(each.words + each.body.decode() for each in FAILURES if each.kind == kind)
     said = said.casefold().replace('\\"', '"')
-    assert [quote for quote in re.findall("«(.*?)»", ROWS[kind][1]) if quote.casefold() not in said] == []
+    assert [quote for quote in re.findall("`(.*?)`", ROWS[kind][1]) if quote.casefold() not in said] == []
 
 
 @pytest.mark.parametrize(
