@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import SHOWN_NAMES, ServerNotConfiguredError, listed
-from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import ServerConfig
 
 

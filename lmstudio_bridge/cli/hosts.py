@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, assert_never, get_args
 
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.mcp_client.config import PROJECT_FILE
-from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, read_state
+from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE, read_state
 from lmstudio_bridge.settings import Surroundings
 
 Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]

@@ -19,100 +19,19 @@ entry never spoils the others. Which files there are is the business of `discove
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
+from lmstudio_bridge.errors import McpConfigError
 from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.messages import Scope, ServerConfig, Transport
 from lmstudio_bridge.settings import Surroundings
-
-PROJECT_FILE = ".mcp.json"
-TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
-
-
-_HOW_TO_ADD = (
-    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
-    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCatalog:
-    """What the files add up to; a name stands in one of `servers`, `unapproved` and `skipped`.
-
-    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` says for
-    each server that cannot be used why, as a sentence. `paths` are the files that were read; none
-    means that there are no such files. `warnings` are about files, `server_warnings` about servers
-    that can be used all the same.
-    """
-
-    project: Path
-    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    unapproved: Mapping[str, ServerConfig] = field(default_factory=dict)
-    paths: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
-    server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def require(self, name: str) -> ServerConfig:
-        """The server of that name.
-
-        Raises:
-            ServerNotTrustedError: it stands in the project's file, and nobody has approved it.
-            ServerNotConfiguredError: there is none, or it was skipped.
-        """
-        if name in self.servers:
-            return self.servers[name]
-        if name in self.unapproved:
-            raise self.refusal(name)
-        known = sorted(self.servers)
-        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
-        if name in self.skipped:
-            raise ServerNotConfiguredError(
-                f"MCP server '{name}' cannot be used: {self.skipped[name]}",
-                server=name,
-                configured=known,
-                remedy=choice,
-            )
-        lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
-        hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
-        if self.paths:
-            looked = f"in {' or '.join(str(path) for path in self.paths)}"
-        else:
-            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
-        raise ServerNotConfiguredError(
-            f"No MCP server named '{name}' is configured {looked}.",
-            server=name,
-            configured=known,
-            remedy=f"{hint}{choice}",
-        )
-
-    def refusal(self, name: str) -> ServerNotTrustedError:
-        """Why an unapproved server is not started, and how to approve it."""
-        config = self.unapproved[name]
-        what = "command" if config.transport == "stdio" else "address"
-        folder = config.source.parent if config.source else self.project
-        return ServerNotTrustedError(
-            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
-            server=name,
-            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
-            f"`claude mcp list` shows where it stands), or set {TRUST_VARIABLE}={name} for the bridge.",
-        )
-
-
-DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
-"""How many bridges stand above a process; it stops a bridge that starts itself through a wrapper."""
 
 _BRIDGE = re.compile(r"lmstudio[-_]bridge(\.exe|\.cmd|\.git|/__main__\.py)?([@=<>~!\[;].*)?", re.IGNORECASE)
 _BEFORE_BRIDGE = frozenset({"--from", "--directory", "--project", "--with", "--with-editable", "--spec", "-m", "run"})
@@ -139,63 +58,11 @@ def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
     return False
 
 
-def read_depth(environ: Mapping[str, str]) -> int:
-    """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
-    text = environ.get(DEPTH_VARIABLE, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
 def _names_bridge(word: str) -> bool:
     """Whether a program, module, package or repository is us, whatever its folder and version."""
     word = word.replace("\\", "/").rstrip("/")
     start = max(word.lower().rfind("/lmstudio-bridge"), word.lower().rfind("/lmstudio_bridge")) + 1
     return _BRIDGE.fullmatch(word, start) is not None
-
-
-_INHERITED = frozenset(
-    {
-        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
-        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
-        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
-        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
-        # What a server needs on top to reach the network, and to write files and dates as its user does.
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
-    }
-)
-_INHERITED_PREFIXES = ("LC_", "XDG_")
-_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
-_NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
-
-
-def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
-    """What every server gets of our environment: a small clean base, and what `passed` names."""
-    # Windows does not tell upper from lower case in these names.
-    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
-    built = {
-        name: value
-        for name, value in environ.items()
-        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
-    }
-    return built | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
-
-
-def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
-    """The variables that these names and patterns (`AWS_*`) pick; never Claude Code's, nor LM Studio's token."""
-    patterns = tuple(passed)
-    return {
-        name: value
-        for name, value in environ.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-        and name.upper() not in _NEVER
-        and not name.upper().startswith(_NEVER_PREFIXES)
-    }
-
-
-def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The environment with a server's own `env`, which may set everything but how deep the bridge stands."""
-    return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}
 
 
 MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own

@@ -18,21 +18,15 @@ Which MCP servers there are for a project: all files, merged by Claude Code's pr
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.errors import McpConfigError
-from lmstudio_bridge.mcp_client.config import (
-    PROJECT_FILE,
-    ConfigFile,
-    ServerCatalog,
-    read_entries,
-    read_file,
-    read_json,
-)
+from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
+from lmstudio_bridge.mcp_client.config import ConfigFile, read_entries, read_file, read_json
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
@@ -179,142 +173,6 @@ def is_tracked(path: Path) -> bool:
     return any(name in index or index[4:8] == b"\0\0\0\4" for index in indexes)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What two users must agree in to share a server; `owner` is the only one who may use it, None if all may."""
-
-    server: str
-    digest: str
-    owner: Hashable | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Place:
-    """Room for one open server. `running`: it has a session, which may still be starting."""
-
-    key: Key
-    stays: bool  # open when nobody uses it
-    users: set[Hashable] = field(default_factory=set)
-    running: bool = False
-    idle_since: float = 0.0
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """Somebody's wish for a place: it gets one, is refused because it never could, or waits."""
-
-    user: Hashable
-    key: Key
-    place: Place | None = None
-    refused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What is to be done: requests that have their answer now, and places whose sessions must end."""
-
-    answered: tuple[Request, ...]
-    closing: tuple[Place, ...]
-
-
-class Places:
-    """At most `bound` places; one that nobody uses is closed after `idle_limit` seconds, or earlier to make room."""
-
-    def __init__(self, *, bound: int, idle_limit: float) -> None:
-        self.bound = bound
-        self._idle_limit = idle_limit
-        self._open: dict[Key, Place] = {}
-        self._closing: set[Place] = set()
-        self._line: list[Request] = []
-
-    @property
-    def open(self) -> Collection[Place]:
-        """The places that are used or can be."""
-        return self._open.values()
-
-    @property
-    def next_due(self) -> float | None:
-        """When the next place will have been idle for too long."""
-        return min((self._due(place) for place in self._idle()), default=None)
-
-    def ask(self, user: Hashable, key: Key) -> Request:
-        """Stand in line; `settle` answers. What is open of the same server with another digest is out of date."""
-        for place in self._open.values():
-            if place.key.server == key.server and place.key.digest != key.digest:
-                place.stays = False
-        if key in self._open and key.owner is None:
-            self._open[key].stays = True  # it was out of date, and is so no more
-        request = Request(user, key)
-        self._line.append(request)
-        return request
-
-    def withdraw(self, request: Request) -> None:
-        """Wait no longer."""
-        if request in self._line:
-            self._line.remove(request)
-
-    def release(self, user: Hashable, *, now: float, place: Place | None = None) -> None:
-        """Let go of one place or, without one, of all, and of every place in line."""
-        for each in [place] if place is not None else list(self._open.values()):
-            if user in each.users:
-                each.users.remove(user)
-                each.idle_since = now
-                if not each.users and not each.running:
-                    del self._open[each.key]
-        if place is None:
-            self._line = [request for request in self._line if request.user != user]
-
-    def started(self, place: Place) -> None:
-        """A place has a session."""
-        place.running = True
-
-    def ended(self, place: Place) -> None:
-        """Its session is gone with all that belonged to it; who uses the place may start another one."""
-        place.running = False
-        self._closing.discard(place)
-        if not place.users and self._open.get(place.key) is place:
-            del self._open[place.key]
-
-    def settle(self, now: float) -> Decision:
-        """Close what has been idle for too long, and answer whom we can, in the order of the line.
-
-        Who wants a server that is in use does not need a place, and so passes those who do.
-        """
-        answered: list[Request] = []
-        closing = [place for place in self._idle() if not place.stays or now >= self._due(place)]
-        for place in closing:
-            self._close(place)
-        waiting = 0
-        for request in list(self._line):
-            if request.key not in self._open and len(self._open) + len(self._closing) < self.bound:
-                self._open[request.key] = Place(request.key, stays=request.key.owner is None)
-            if request.key in self._open:
-                request.place = self._open[request.key]
-                request.place.users.add(request.user)
-            elif sum(request.user in place.users for place in self._open.values()) == self.bound:
-                request.refused = True  # it waits for nobody but itself
-            else:
-                waiting += 1
-                idle = min(self._idle(), key=self._due, default=None)
-                if idle is not None and waiting > len(self._closing):
-                    self._close(idle)
-                    closing.append(idle)
-                continue
-            self._line.remove(request)
-            answered.append(request)
-        return Decision(tuple(answered), tuple(closing))
-
-    def _idle(self) -> list[Place]:
-        return [place for place in self._open.values() if not place.users]
-
-    def _due(self, place: Place) -> float:
-        return place.idle_since + self._idle_limit
-
-    def _close(self, place: Place) -> None:
-        del self._open[place.key]
-        self._closing.add(place)
-
-
 LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
 """Below the home folder; the second is where older versions keep it."""
 
@@ -437,3 +295,80 @@ def _read_or_warn(
     except McpConfigError as exc:
         warnings.append(exc.message)
         return ConfigFile(path)
+
+
+PROJECT_FILE = ".mcp.json"
+
+
+TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
+
+
+_HOW_TO_ADD = (
+    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
+    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCatalog:
+    """What the files add up to; a name stands in one of `servers`, `unapproved` and `skipped`.
+
+    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` says for
+    each server that cannot be used why, as a sentence. `paths` are the files that were read; none
+    means that there are no such files. `warnings` are about files, `server_warnings` about servers
+    that can be used all the same.
+    """
+
+    project: Path
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    unapproved: Mapping[str, ServerConfig] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def require(self, name: str) -> ServerConfig:
+        """The server of that name.
+
+        Raises:
+            ServerNotTrustedError: it stands in the project's file, and nobody has approved it.
+            ServerNotConfiguredError: there is none, or it was skipped.
+        """
+        if name in self.servers:
+            return self.servers[name]
+        if name in self.unapproved:
+            raise self.refusal(name)
+        known = sorted(self.servers)
+        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
+        if name in self.skipped:
+            raise ServerNotConfiguredError(
+                f"MCP server '{name}' cannot be used: {self.skipped[name]}",
+                server=name,
+                configured=known,
+                remedy=choice,
+            )
+        lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
+        hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
+        if self.paths:
+            looked = f"in {' or '.join(str(path) for path in self.paths)}"
+        else:
+            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
+        raise ServerNotConfiguredError(
+            f"No MCP server named '{name}' is configured {looked}.",
+            server=name,
+            configured=known,
+            remedy=f"{hint}{choice}",
+        )
+
+    def refusal(self, name: str) -> ServerNotTrustedError:
+        """Why an unapproved server is not started, and how to approve it."""
+        config = self.unapproved[name]
+        what = "command" if config.transport == "stdio" else "address"
+        folder = config.source.parent if config.source else self.project
+        return ServerNotTrustedError(
+            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
+            server=name,
+            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
+            f"`claude mcp list` shows where it stands), or set {TRUST_VARIABLE}={name} for the bridge.",
+        )

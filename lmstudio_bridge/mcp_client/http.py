@@ -26,9 +26,8 @@ from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ErrorData, JSONRPCError, J
 from pydantic import ValidationError
 
 from lmstudio_bridge.mcp_client import failures
-from lmstudio_bridge.mcp_client.config import add_own
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.stdio import ChildProcess, ChildProcesses
+from lmstudio_bridge.mcp_client.stdio import ChildProcess, ChildProcesses, add_own
 from lmstudio_bridge.messages import ServerConfig
 
 Streams: TypeAlias = tuple[Any, Any]

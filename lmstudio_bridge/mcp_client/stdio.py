@@ -10,9 +10,11 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -290,3 +292,65 @@ class LineSplitter:
 def _readable(line: bytes) -> str:
     text = _ANSI.sub("", line[:STDERR_LINE].decode("utf-8", "replace")).rstrip()
     return text.rpartition("\r")[2]  # of a progress bar, the last state
+
+
+DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
+"""How many bridges stand above a process; it stops a bridge that starts itself through a wrapper."""
+
+
+def read_depth(environ: Mapping[str, str]) -> int:
+    """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
+    text = environ.get(DEPTH_VARIABLE, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+_INHERITED = frozenset(
+    {
+        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
+        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
+        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
+        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
+        # What a server needs on top to reach the network, and to write files and dates as its user does.
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    }
+)
+
+
+_INHERITED_PREFIXES = ("LC_", "XDG_")
+
+
+_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
+
+
+_NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
+
+
+def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
+    """What every server gets of our environment: a small clean base, and what `passed` names."""
+    # Windows does not tell upper from lower case in these names.
+    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
+    built = {
+        name: value
+        for name, value in environ.items()
+        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
+    }
+    return built | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
+
+
+def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
+    """The variables that these names and patterns (`AWS_*`) pick; never Claude Code's, nor LM Studio's token."""
+    patterns = tuple(passed)
+    return {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+        and name.upper() not in _NEVER
+        and not name.upper().startswith(_NEVER_PREFIXES)
+    }
+
+
+def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a server's own `env`, which may set everything but how deep the bridge stands."""
+    return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}

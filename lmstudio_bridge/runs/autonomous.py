@@ -56,9 +56,9 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
-from lmstudio_bridge.mcp_client.config import ServerCatalog, passed_variables
-from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.pool import SessionPool, open_pool
+from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, Message, Notice, ServerConfig, SystemMessage, UserMessage
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, Keep, check_not_active, open_journal
 from lmstudio_bridge.runs.preparation import (

@@ -33,7 +33,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
-from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import OpenServer
 from lmstudio_bridge.messages import UserMessage
 from lmstudio_bridge.runs.journal import Keep

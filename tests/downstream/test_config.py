@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError
-from lmstudio_bridge.mcp_client.config import ConfigFile, ServerCatalog, starts_bridge
-from lmstudio_bridge.mcp_client.discovery import load_servers, merge_files
+from lmstudio_bridge.mcp_client.config import ConfigFile, starts_bridge
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers, merge_files
 from lmstudio_bridge.messages import ServerConfig
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError
-from lmstudio_bridge.mcp_client.config import ServerCatalog
-from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 
 
 @dataclass(frozen=True)

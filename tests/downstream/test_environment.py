@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from lmstudio_bridge.mcp_client.config import add_own, build_environment, read_depth
+from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, read_depth
 from tests.downstream.testbed import configure, open_test_pool
 
 CANARY = "canary-8d1f"

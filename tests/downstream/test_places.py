@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmstudio_bridge.mcp_client.discovery import Decision, Key, Place, Places, Request
+from lmstudio_bridge.mcp_client.pool import Decision, Key, Place, Places, Request
 
 LIMIT = 10.0
 

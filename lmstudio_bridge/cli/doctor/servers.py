@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from lmstudio_bridge.cli.doctor.checks import Check, failed_check
 from lmstudio_bridge.errors import BridgeError, DownstreamError
-from lmstudio_bridge.mcp_client.config import ServerCatalog
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 from lmstudio_bridge.runs.tool_cache import take_tools
