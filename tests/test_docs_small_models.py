@@ -57,9 +57,9 @@ def test_a_quarter_is_a_quarter() -> None:
     assert (opening._TOOLS_SHARE, results._SHARE) == (4, 4)
 
 
-def test_the_steps_against_circles_stand_in_their_order() -> None:
+def test_the_steps_against_repetition_are_in_order() -> None:
     words = ["a reminder", "taken out of the history", "taken away", "JSON instead", "the answer is asked for"]
-    section = TEXT.partition("## Circles")[2]
+    section = TEXT.partition("## Repetition")[2]
     places = [section.index(word) for word in words]
     assert places == sorted(places)
     assert len(words) == len(stuck.Step) + 1  # JSON comes first where the last step is due
