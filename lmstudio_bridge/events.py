@@ -11,14 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage
+from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
-
-Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
-"""What the policy said of a call; "" where it was not asked, as for bad arguments and the bridge's own tools."""
 
 _STARTED_LATER = "needed on the way"
 

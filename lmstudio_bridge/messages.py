@@ -220,7 +220,7 @@ class ServerTool:
 
 
 class ChatModel(Protocol):
-    """A model to talk to; `lmstudio_bridge.llm.pinned.PinnedModel` is one."""
+    """A model to talk to; `lmstudio_bridge.lmstudio.session` has one."""
 
     async def stream_chat_completion(
         self,
@@ -231,6 +231,50 @@ class ChatModel(Protocol):
         on_notice: OnNotice,
     ) -> Completion:
         """One whole reply. Raises `LLMError`."""
+        ...
+
+
+class ToolRunner(Protocol):
+    """Runs tools; `lmstudio_bridge.mcp_client.pool.Lease` is one."""
+
+    async def call_tool(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: Callable[[str], Awaitable[None]] | None = None,
+    ) -> ToolResult:
+        """The result of one call. Raises `DownstreamError`."""
+        ...
+
+
+Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
+"""The policy's decision about a call; "" where it was not asked, as for bad arguments and the bridge's own tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a call may run; `reason` is a sentence for the model and the user where it may not.
+
+    `rule` is what decided: one of the user's rules, or the name of a built-in one.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    rule: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may."""
+        return self.verdict == "allowed"
+
+
+class CallPolicy(Protocol):
+    """Decides which calls may run; `lmstudio_bridge.security.access.Policy` is one."""
+
+    def check_call(self, tool: ServerTool, arguments: JSONObject) -> Decision:
+        """The decision for one call of this tool."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmstudio_bridge.agent.conversation import Conversation, Folder
 from lmstudio_bridge.agent.model_request import Asker
 from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.lmstudio.queue import SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelLoader, PinnedModel
@@ -76,7 +77,7 @@ async def test_a_history_that_we_take_for_short_enough_is_shortened_after_an_ove
         tell=Recorder().emit,
         max_rounds=5,
         max_tokens=None,
-        redact=str,
+        filters=TextFilters(),
         clock=ManualClock(),
     )
 

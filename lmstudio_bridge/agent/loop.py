@@ -29,9 +29,9 @@ from lmstudio_bridge.agent.repetition import Circle, CircleWatch, MadeCall, Step
 from lmstudio_bridge.agent.reply_checks import judge_reply
 from lmstudio_bridge.agent.result_store import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.structured_output import ShapeError, ask_for_shape
-from lmstudio_bridge.agent.tool_executor import Caller, ToolRunner
+from lmstudio_bridge.agent.tool_executor import Caller
 from lmstudio_bridge.agent.tools import Reserve, Selection, Toolbox, finding_specs
-from lmstudio_bridge.agent.untrusted import Fence
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
     Emit,
@@ -47,6 +47,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    CallPolicy,
     ChatModel,
     Completion,
     Image,
@@ -54,10 +55,10 @@ from lmstudio_bridge.messages import (
     Message,
     Notice,
     ToolMessage,
+    ToolRunner,
     ToolSpec,
     UserMessage,
 )
-from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.text import clean_text
 
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
@@ -97,14 +98,13 @@ async def run(
     model: ChatModel,
     tools: ToolRunner,
     toolbox: Toolbox,
-    policy: Policy,
+    policy: CallPolicy,
     limits: Limits,
     emit: Emit,
     tally: Tally | None = None,
     strategy: Strategy = NATIVE,
     output_schema: JSONObject | None = None,
-    redact: Callable[[str], str] = str,
-    fence: Fence | None = None,
+    filters: TextFilters = TextFilters(),  # noqa: B008  # frozen
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
     reserve: Reserve | None = None,
@@ -115,14 +115,13 @@ async def run(
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
     `clock` at which the first of them happened. `strategy` is how the model is asked at first. With
     an `output_schema` the answer is JSON that fits it, or the run has failed. `reserve` are servers that
-    may yet be started. `redact` takes secrets out of what tools return, and out of the answer; `fence`
-    goes around the former. Every way to end is an outcome, but for cancellation, which goes on after
-    `RunFinished` was told.
+    may yet be started. `filters` treat what tools return, and the answer. Every way to end is an outcome,
+    but for cancellation, which goes on after `RunFinished` was told.
     """
     began = clock() if started_at is None else started_at
     tally = tally or Tally()
     rounds = _Rounds(
-        conversation, model, tools, toolbox, policy, limits, emit, tally, strategy, redact, fence, clock, reserve
+        conversation, model, tools, toolbox, policy, limits, emit, tally, strategy, filters, clock, reserve
     )
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
@@ -140,13 +139,13 @@ async def run(
         raise
     except LLMError as exc:
         full = isinstance(exc, ContextOverflowError) and rounds.text_so_far()
-        stop, error = "context_full" if full else "failed", redact(exc.explain())
+        stop, error = "context_full" if full else "failed", filters.redact(exc.explain())
     finally:
         outcome = await finish_run(
             rounds.tell,
             rounds.tally,
             stop=stop,
-            answer=redact(rounds.final_text()),
+            answer=filters.redact(rounds.final_text()),
             error=error,
             seconds=clock() - began,
             timeout=finish_timeout,
@@ -182,17 +181,16 @@ class _Rounds:
         model: ChatModel,
         tools: ToolRunner,
         toolbox: Toolbox,
-        policy: Policy,
+        policy: CallPolicy,
         limits: Limits,
         emit: Emit,
         tally: Tally,
         strategy: Strategy,
-        redact: Callable[[str], str],
-        fence: Fence | None,
+        filters: TextFilters,
         clock: Callable[[], float],
         reserve: Reserve | None,
     ) -> None:
-        self._fence = fence
+        fence = self._fence = filters.fence
         self.conversation = conversation
         self.limits = limits
         self.emit = emit
@@ -231,7 +229,7 @@ class _Rounds:
             max_tokens=limits.max_tokens,
             strategy=strategy,
             temperature=limits.temperature,
-            redact=redact,
+            filters=filters,
             clock=clock,
         )
         self._caller = Caller(
@@ -241,7 +239,7 @@ class _Rounds:
             shelf=self._shelf,
             selection=self._selection,
             tell=self.tell,
-            redact=redact,
+            filters=filters,
             clock=clock,
             reserve=reserve,
         )

@@ -25,6 +25,7 @@ from lmstudio_bridge.agent.reply_checks import (
     uncounted_answer,
 )
 from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -34,7 +35,6 @@ from lmstudio_bridge.errors import (
     ToolSchemaError,
 )
 from lmstudio_bridge.events import Emit, Generating, Noticed, Phase, RetryScheduled, RoundFinished, RoundStarted
-from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
     CallDelta,
     ChatModel,
@@ -125,7 +125,7 @@ class Asker:
         tell: Emit,
         max_rounds: int,
         max_tokens: int | None,
-        redact: Callable[[str], str],
+        filters: TextFilters,
         clock: Callable[[], float],
         strategy: Strategy = NATIVE,
         temperature: float | None = None,
@@ -135,7 +135,8 @@ class Asker:
         self._tell = tell
         self._max_rounds = max_rounds
         self._max_tokens = max_tokens
-        self._redact = redact
+        self._redact = filters.redact
+        self._split_reasoning = filters.split_reasoning
         self._clock = clock
         self._temperature = temperature
         self._grammar = strategy.calls == "grammar"
@@ -171,7 +172,7 @@ class Asker:
 
     def text_under_way(self) -> str:
         """What came so far of a reply that is not whole, without its thinking."""
-        text = split_reasoning("".join(self._under_way))[0].strip()
+        text = self._split_reasoning("".join(self._under_way))[0].strip()
         return answer_under_way(text) if self._grammar else text
 
     async def ask(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 
@@ -16,11 +16,10 @@ from lmstudio_bridge.agent.conversation import holds_nothing
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY, TRY_AGAIN
 from lmstudio_bridge.agent.result_store import SHELF_SPECS, Shelf
 from lmstudio_bridge.agent.tools import FIND_TOOLS, PreparedCall, RefusedCall, Reserve, Selection, Toolbox, read_query
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
-from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
-from lmstudio_bridge.security.access import Decision, Policy
-from lmstudio_bridge.security.redact import holds_mark
+from lmstudio_bridge.messages import CallPolicy, Decision, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
 from lmstudio_bridge.text import clean_text
 
 T = TypeVar("T")
@@ -40,21 +39,6 @@ _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
-class ToolRunner(Protocol):
-    """Something that runs tools; `lmstudio_bridge.downstream.sessions.Lease` is one."""
-
-    async def call_tool(
-        self,
-        server: str,
-        tool: str,
-        arguments: Mapping[str, Any],
-        *,
-        on_progress: Callable[[str], Awaitable[None]] | None = None,
-    ) -> ToolResult:
-        """The result of one call. Raises `DownstreamError`."""
-        ...
-
-
 class Caller:
     """Answers the calls of a run."""
 
@@ -63,11 +47,11 @@ class Caller:
         tools: ToolRunner,
         *,
         toolbox: Toolbox,
-        policy: Policy,
+        policy: CallPolicy,
         shelf: Shelf,
         selection: Selection,
         tell: Emit,
-        redact: Callable[[str], str],
+        filters: TextFilters,
         clock: Callable[[], float],
         reserve: Reserve | None = None,
     ) -> None:
@@ -79,7 +63,8 @@ class Caller:
         self._reserve = reserve
         self._starting = anyio.Lock()
         self._tell = tell
-        self._redact = redact
+        self._redact = filters.redact
+        self._holds_placeholder = filters.holds_placeholder
         self._clock = clock
         self._has_found = False  # whether any call of this process brought something
 
@@ -147,7 +132,7 @@ class Caller:
                 number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
             )
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
-        if prepared.tool.read_only is not True and holds_mark(sent_arguments):
+        if prepared.tool.read_only is not True and self._holds_placeholder(sent_arguments):
             return await self._without_sending(number, call, _HOLDS_MARK, server=server, tool=tool, decision=decision)
         return await self._send(number, call, prepared, decision, sent_arguments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MARK_LENGTH = 8  # letters of a run's mark: 32 bits of chance
@@ -39,3 +40,25 @@ class Fence:
 def new_fence() -> Fence:
     """A fence for one run."""
     return Fence("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))
+
+
+def _without_reasoning(text: str) -> tuple[str, str]:
+    return text, ""
+
+
+def _holds_none(_: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class TextFilters:
+    """How the text of a run is treated; the functions are those of other packages.
+
+    `redact` takes secrets out, and `holds_placeholder` finds what it put in their place. `fence` goes around
+    tool results; None leaves them as they are. `split_reasoning` separates a model's text from its reasoning.
+    """
+
+    redact: Callable[[str], str] = str
+    holds_placeholder: Callable[[str], bool] = _holds_none
+    split_reasoning: Callable[[str], tuple[str, str]] = _without_reasoning
+    fence: Fence | None = None

@@ -26,7 +26,7 @@ from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.late_validation import check_schema
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.prompts import system_prompt
-from lmstudio_bridge.agent.untrusted import Fence, new_fence
+from lmstudio_bridge.agent.untrusted import Fence, TextFilters, new_fence
 from lmstudio_bridge.errors import (
     BridgeError,
     DownstreamError,
@@ -56,6 +56,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.pool import SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
@@ -75,7 +76,7 @@ from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversa
 from lmstudio_bridge.runs.server_selection import Needs, tools_room
 from lmstudio_bridge.runs.tool_cache import CatalogueStore
 from lmstudio_bridge.security.access import Policy, is_fresh
-from lmstudio_bridge.security.redact import RedactedStream, Redactor
+from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
 from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
 from lmstudio_bridge.settings import Settings
 
@@ -455,8 +456,7 @@ class DynamicAutonomousAgent:
                 output_schema=request.output_schema,
                 emit=record.pass_on,
                 tally=tally,
-                redact=redactor.redact,
-                fence=self._new_fence(),
+                filters=TextFilters(redactor.redact, holds_mark, split_reasoning, self._new_fence()),
                 started_at=started_at,
                 reserve=prepared.servers.reserve(prepared.toolbox.known),
             )

@@ -19,8 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lmstudio_bridge.events import Verdict
-from lmstudio_bridge.messages import Access, JSONObject, ServerConfig, ServerTool
+from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerConfig, ServerTool
 from lmstudio_bridge.security.workspace import TooDeepError, Workspace, find_paths, is_protected
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
@@ -94,23 +93,6 @@ def _fits(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
 
 
 _SHOWN_PATH = 200  # characters of a path that is refused
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Whether a call may run; `reason` is a sentence for the model and the user where it may not.
-
-    `rule` is what decided: a rule of the user's, or the words for one of ours.
-    """
-
-    verdict: Verdict
-    reason: str = ""
-    rule: str = ""
-
-    @property
-    def allowed(self) -> bool:
-        """Whether it may."""
-        return self.verdict == "allowed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ import pytest
 
 from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
 from lmstudio_bridge.agent.result_store import Shelf
-from lmstudio_bridge.agent.tool_executor import Caller, ToolRunner
+from lmstudio_bridge.agent.tool_executor import Caller
 from lmstudio_bridge.agent.tools import FIND_TOOLS, Selection, Toolbox
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import CallFinished, CallStarted, Noticed
-from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult
+from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult, ToolRunner
 from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import holds_mark
 from tests.fakes import FakeTools, ManualClock, Recorder, Sent
 
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
@@ -89,7 +91,7 @@ class Case:
             shelf=Shelf(self.limit),
             selection=self.selection,
             tell=self.recorder.emit,
-            redact=lambda text: text.replace("secret", "[…]"),
+            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
             clock=ManualClock(),
         )
 

@@ -12,7 +12,7 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.prompts import EMPTY_TURN
 from lmstudio_bridge.agent.tools import Toolbox
-from lmstudio_bridge.agent.untrusted import Fence, new_fence
+from lmstudio_bridge.agent.untrusted import Fence, TextFilters, new_fence
 from lmstudio_bridge.messages import SystemMessage, UserMessage
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.text import clean_text
@@ -101,7 +101,7 @@ async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
         policy=Policy(),
         limits=Limits(10, 3_600, 10_000),
         emit=Recorder().emit,
-        fence=fence,
+        filters=TextFilters(fence=fence),
     )
 
     assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is 14:31.", 2)

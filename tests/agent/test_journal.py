@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -355,7 +356,7 @@ async def run_with(
             limits=Limits(max_rounds=rounds, seconds=seconds, result_chars=1_000),
             emit=emit,
             tally=tally,
-            redact=redact,
+            filters=TextFilters(redact=redact),
             clock=ManualClock(step=0.125),
         )
     )

@@ -14,8 +14,8 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
 from lmstudio_bridge.agent.result_store import SHELF_SPECS
-from lmstudio_bridge.agent.tool_executor import ToolRunner
 from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -33,6 +33,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
     AssistantMessage,
     CallDelta,
@@ -50,6 +51,7 @@ from lmstudio_bridge.messages import (
     ToolCall,
     ToolMessage,
     ToolResult,
+    ToolRunner,
     Usage,
     UserMessage,
 )
@@ -101,7 +103,7 @@ class Case:
             limits=self.limits,
             emit=self.sink or self.recorder.emit,
             tally=self.tally,
-            redact=self.redact,
+            filters=TextFilters(redact=self.redact, split_reasoning=split_reasoning),
             clock=self.clock,
             finish_timeout=self.finish_timeout,
         )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.events import Verdict
-from lmstudio_bridge.messages import Access, JSONObject, ServerTool
-from lmstudio_bridge.security.access import Decision, Policy, Rule, Rules, Verb
+from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool, Verdict
+from lmstudio_bridge.security.access import Policy, Rule, Rules, Verb
 from lmstudio_bridge.security.workspace import make_workspace
 
 READING = Decision("allowed", rule="readOnlyHint")

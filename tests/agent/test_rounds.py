@@ -18,6 +18,7 @@ from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
 from lmstudio_bridge.agent.result_store import Shelf
 from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMError,
@@ -30,6 +31,7 @@ from lmstudio_bridge.errors import (
     ToolSchemaError,
 )
 from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
     AssistantMessage,
     ChatModel,
@@ -81,7 +83,7 @@ class Case:
             max_rounds=5,
             max_tokens=self.max_tokens,
             strategy=self.strategy,
-            redact=lambda text: text.replace("secret", "[…]"),
+            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), split_reasoning=split_reasoning),
             clock=ManualClock(),
         )
 

@@ -21,8 +21,9 @@ from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.tools import Toolbox
-from lmstudio_bridge.agent.untrusted import new_fence
+from lmstudio_bridge.agent.untrusted import TextFilters, new_fence
 from lmstudio_bridge.lmstudio.http import ChatEncoder
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.lmstudio.wire import chat_options_out
 from lmstudio_bridge.messages import (
     ChatRequest,
@@ -180,7 +181,7 @@ async def measure(way: Way, *, url: str, model: str, calls: int, words: int, con
             policy=Policy("read"),
             limits=Limits(calls + 2, 3_600, 20_000, context_length=context_length),
             strategy=Strategy("grammar", Step.ANSWER_NOW, "asked for") if way == "grammar" else NATIVE,
-            fence=new_fence(),
+            filters=TextFilters(split_reasoning=split_reasoning, fence=new_fence()),
             emit=Recorder().emit,
         )
     assert outcome.stop == "answered", outcome
