@@ -42,7 +42,7 @@ from lmstudio_bridge.runs.resume import StoredRun, read_run
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim
-OWN_TOOLS = 5_900  # characters of the bridge's own tool definitions; tests/test_server.py holds them below 6,000
+OWN_TOOLS = 5_900  # characters of our own tool definitions; tests/contract/test_server.py holds them below 6,000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Tools for developing: measuring, soaking, fuzzing, and making pages."""

@@ -1,0 +1,310 @@
+"""A task from start to end with nothing but this checkout: a real model, a real MCP server, the bridge between them.
+
+`scripts/demo` runs it. Exit codes: 0 the answer holds the fact that only the file has, 1 it does not,
+2 the real model could not be had and the scripted one was used in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from mcp import Client, StdioServerParameters
+from mcp.types import TextContent
+
+from lmstudio_bridge.events import CallFinished
+from lmstudio_bridge.runs.journal import read_events
+from scripts.tools.engine.server import (
+    CHECKOUT,
+    TEMPLATES,
+    EngineError,
+    check_engine_package,
+    open_engine,
+    read_first_line,
+    stop_process,
+)
+from scripts.tools.engine.weights import MODELS, WeightsError, cache_root, fetch_weights, show_progress
+
+FILESYSTEM_SERVER = "@modelcontextprotocol/server-filesystem"
+FILESYSTEM_VERSION = "2026.8.31"
+NPM_SECONDS = 300.0
+CALL_SECONDS = 600.0
+"""Bound on the whole delegated task; with the default model it takes 10 to 60 s on two cores."""
+
+SIMULATOR_START_SECONDS = 30.0
+PAGE_SECONDS = 60.0
+TOKENS_SECONDS = 3.0
+"""Between two lines that differ only in the tokens so far."""
+
+WORDS = ("heron", "marmalade", "juniper", "walnut", "lantern", "cobalt", "osprey", "saffron")
+SCRIPTED_MODEL = "scripted-model"
+
+
+class DemoError(Exception):
+    """The demo can't go on; `remedy` says what to do."""
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class RealModel:
+    """A GGUF file and the prompt template with which it calls tools (None: the template inside the file)."""
+
+    name: str
+    gguf: Path
+    chat_template: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A project folder whose notes hold a code word made up for this run."""
+
+    folder: Path
+    code_word: str
+
+    @property
+    def notes(self) -> Path:
+        return self.folder / "notes.txt"
+
+    @property
+    def task(self) -> str:
+        return f"Read the file {self.notes} and tell me the launch code word that it names."
+
+
+def main() -> int:
+    options = parse_options()
+    try:
+        server = install_filesystem_server(cache_root() / "servers")
+        model = None if options.simulator else find_model(options)
+        with make_sample(server) as sample:
+            if model is not None:
+                return anyio.run(run_with_engine, sample, model)
+            done = anyio.run(run_with_simulator, sample)
+            return done if options.simulator else done or 2
+    except (DemoError, EngineError) as exc:
+        print(f"\n{exc}\n{exc.remedy}", file=sys.stderr)
+        return 1
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0])
+    callers = sorted(name for name, model in MODELS.items() if model.template is not None)
+    parser.add_argument("--model", choices=callers, default=callers[0], help="fetched once (default: %(default)s)")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="a model file of your own instead")
+    parser.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="jinja, for --gguf; else the model's own one"
+    )
+    parser.add_argument("--simulator", action="store_true", help="no real model: a script that stands in for LM Studio")
+    return parser.parse_args(arguments)
+
+
+def find_model(options: argparse.Namespace) -> RealModel | None:
+    """The model that was asked for, fetched if needed; None, with the reason printed, if it can't be had here.
+
+    Raises:
+        DemoError: the user's own file isn't there.
+    """
+    if options.gguf is not None and not options.gguf.is_file():
+        raise DemoError(f"there is no file {options.gguf}", remedy="give the path of a GGUF model file")
+    try:
+        check_engine_package()
+        if options.gguf is not None:
+            return RealModel(options.gguf.stem, options.gguf, options.chat_template)
+        weights = MODELS[options.model]
+        say(f"Model: {weights.name}, {weights.size / 1e6:.0f} MB, kept in {cache_root() / 'models'}")
+        gguf = fetch_weights(weights, report=show_progress)
+        return RealModel(weights.name, gguf, TEMPLATES / weights.template if weights.template else None)
+    except (WeightsError, EngineError) as exc:
+        say(f"No real model: {exc} ({exc.remedy}). Going on with the scripted simulator, as with --simulator.")
+        return None
+
+
+def install_filesystem_server(folder: Path) -> Path:
+    """The filesystem MCP server's entry file, installed with npm into `folder` unless it is there.
+
+    Raises:
+        DemoError: there is no Node.js, or npm failed (with its last words).
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise DemoError(
+            "the demo's MCP server needs Node.js, and there is none here", remedy="install Node.js with npm"
+        )
+    package = folder / "node_modules" / FILESYSTEM_SERVER
+    manifest = package / "package.json"
+    if not manifest.exists() or json.loads(manifest.read_text(encoding="utf-8"))["version"] != FILESYSTEM_VERSION:
+        say(f"MCP server: {FILESYSTEM_SERVER} {FILESYSTEM_VERSION}, installed with npm into {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
+        command += ["--silent", f"{FILESYSTEM_SERVER}@{FILESYSTEM_VERSION}"]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=NPM_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise DemoError(f"npm did not end within {NPM_SECONDS:g} s", remedy="check the network, try again") from exc
+        if done.returncode != 0 or not manifest.exists():
+            last_words = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+            raise DemoError(f"npm could not install {FILESYSTEM_SERVER}: {last_words}", remedy="check npm, try again")
+    return package / "dist" / "index.js"
+
+
+@contextmanager
+def make_sample(server: Path) -> Iterator[Sample]:
+    """A temporary project with three text files and an .mcp.json that names the filesystem server."""
+    with tempfile.TemporaryDirectory(prefix="lmstudio-bridge-demo-") as name:
+        folder = Path(name).resolve()  # the server compares real paths, and macOS links its temporary folder
+        code_word = f"{secrets.choice(WORDS)}-{secrets.randbelow(9000) + 1000}"
+        texts = {
+            "notes.txt": "Minutes of the planning meeting\n\nPresent: Ana, Bo, Chen.\nThe launch is on Thursday.\n"
+            f"The launch code word is {code_word}.\nBo brings the cake.\n",
+            "todo.txt": "- book the room\n- tell everyone the new day\n- order candles\n",
+            "budget.csv": "item,cost\nroom,120\ncake,35\n",
+        }
+        for file_name, text in texts.items():
+            (folder / file_name).write_text(text, encoding="utf-8")
+        servers = {"filesystem": {"command": "node", "args": [str(server), str(folder)]}}
+        (folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}, indent=2), encoding="utf-8")
+        yield Sample(folder, code_word)
+
+
+async def run_with_engine(sample: Sample, model: RealModel) -> int:
+    say(f"Engine: llama.cpp's server loads {model.name} …")
+    started = time.monotonic()
+    async with open_engine(model.gguf, alias=model.name, chat_template=model.chat_template) as engine:
+        say(f"Engine: ready at {engine.url} after {time.monotonic() - started:.1f} s")
+        answer = await delegate(sample, engine.url)
+    if sample.code_word in answer.lower():  # a small model may begin the word with a capital
+        say(f"Check: the answer holds «{sample.code_word}», which stands only in {sample.notes.name}.")
+        return 0
+    say(f"Check FAILED: the file says «{sample.code_word}», and the model's answer does not. Small models do err.")
+    return 1
+
+
+async def run_with_simulator(sample: Sample) -> int:
+    """The scripted replies can't know the code word: the check is whether the file's text reached the model."""
+    say("SCRIPTED: no real model runs; a simulator of LM Studio sends replies that were written beforehand.")
+    record = sample.folder / "requests.jsonl"
+    async with open_scripted_model(sample, record) as url:
+        await delegate(sample, url)
+    lines = await anyio.Path(record).read_text(encoding="utf-8")
+    if sample.code_word in lines:
+        say(f"Check: «{sample.code_word}» went from {sample.notes.name} through the bridge to the (scripted) model.")
+        return 0
+    say(f"Check FAILED: «{sample.code_word}» from {sample.notes.name} never reached the (scripted) model.")
+    return 1
+
+
+@asynccontextmanager
+async def open_scripted_model(sample: Sample, record: Path) -> AsyncIterator[str]:
+    """The URL of a simulated LM Studio that asks for one tool call and then answers; requests are kept in `record`."""
+    replies = [
+        {"calls": [["filesystem__read_text_file", {"path": str(sample.notes)}]]},
+        {"text": "(A scripted answer. With a real model, the code word would stand here.)"},
+    ]
+    script = {
+        "models": [{"key": SCRIPTED_MODEL, "loaded": True, "trained_for_tool_use": True}],
+        "replies": {"*": replies},
+    }
+    script_file = anyio.Path(sample.folder) / "script.json"
+    await script_file.write_text(json.dumps(script), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.lmstudio_sim", "--port", "0"]
+    command += ["--script", str(script_file), "--record", str(record)]
+    process = await anyio.open_process(command, cwd=CHECKOUT, stderr=None, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        with anyio.fail_after(SIMULATOR_START_SECONDS):
+            url = await read_first_line(process.stdout)
+        yield url
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stop_process(process)
+
+
+async def delegate(sample: Sample, url: str) -> str:
+    """Do what Claude Code does: start the bridge on stdio, call its tool, show the progress, return the answer."""
+    with tempfile.TemporaryDirectory(prefix="lmstudio-bridge-home-") as home:
+        environ = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LMSTUDIO_BASE_URL": url,
+            "CLAUDE_PROJECT_DIR": str(sample.folder),
+            "LMSTUDIO_BRIDGE_TRUST": "filesystem",  # we wrote that .mcp.json ourselves
+            "LMSTUDIO_BRIDGE_HOME": home,
+        }
+        bridge = StdioServerParameters(command=sys.executable, args=["-m", "lmstudio_bridge", "serve"], env=environ)
+        say(f"\nTask, for the local model with the tools of the filesystem server:\n  {sample.task}\n\nProgress:")
+        started = time.monotonic()
+        async with Client(bridge) as client:
+            result = await client.call_tool(
+                "autonomous_with_mcp",
+                {"mcp_name": "filesystem", "task": sample.task, "max_rounds": 6},
+                read_timeout_seconds=CALL_SECONDS,
+                progress_callback=ProgressPrinter(started).show,
+            )
+        answer = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+        calls = list(told_calls(Path(home) / "runs"))
+        say("\n".join(["\nCalls of tools:", *calls]) if calls else "\nNo tool was called.")
+        what = "Error" if result.is_error else "Answer, as Claude would get it"
+        say(f"\n{what}, after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
+        await write_page(environ)
+        return "" if result.is_error else answer
+
+
+def told_calls(runs: Path) -> Iterator[str]:
+    """A line for each call in the journals: how it went, what was called, how much came back."""
+    for journal in sorted(runs.glob("*.jsonl")):
+        for event in read_events(journal):
+            if isinstance(event, CallFinished):
+                mark = "failed" if event.is_error else "ok" if event.sent else "not sent"
+                size = f"{len(event.text):,} characters"
+                yield f"  {mark}: {event.server} {event.tool} · {size} · {event.seconds:.1f} s"
+
+
+async def write_page(environ: Mapping[str, str]) -> None:
+    """Make the page of the run, as a user would, and say where it is."""
+    page = cache_root() / "demo.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lmstudio_bridge", "runs", "show", "last", "--html", str(page)]
+    with anyio.fail_after(PAGE_SECONDS):
+        await anyio.run_process(command, env=environ, stderr=None)
+    say(f"Report: {page.as_uri()}")
+    say("  All rounds and calls as a picture, with all that was asked and read. Open it in a browser.")
+
+
+class ProgressPrinter:
+    """Prints the bridge's progress: each new thing at once, the count of tokens only every few seconds."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._last_kind = ""
+        self._last_time = 0.0
+
+    async def show(self, progress: float, total: float | None, message: str | None) -> None:
+        text = message or ""
+        kind = text.partition(" (")[0]
+        if kind == self._last_kind and time.monotonic() - self._last_time < TOKENS_SECONDS:
+            return
+        self._last_kind, self._last_time = kind, time.monotonic()
+        print(f"  {self._last_time - self._started:5.1f} s  {text}", flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

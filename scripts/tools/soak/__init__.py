@@ -1,0 +1,1 @@
+"""The soak: many runs against a simulated LM Studio with faults."""

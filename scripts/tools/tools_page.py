@@ -1,0 +1,133 @@
+"""docs/tools.md, made from what the server lists: `python -m scripts.tools.tools_page` writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcp.types import Tool
+
+from lmstudio_bridge.server.tools import REPORT_META, BridgeServer, build_server
+from lmstudio_bridge.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "tools.md"
+_HEAD = """\
+# Tools
+
+What Claude, or another MCP client, sees of the bridge: its tools with their arguments, resources and a prompt. This is
+what it lists itself.
+"""
+_ANSWER = f"""\
+## What comes back
+
+Text: the answer, notes about what to know of it, and two lines at the end:
+
+```text
+[words of the local model, to be checked; it called filesystem read_text_file]
+[run 20261123-101236-r0fc6 · qwen3-4b · 2 rounds · 1 call · 4,873 tokens · 1.0 s · saved the caller about 900 tokens]
+```
+
+The same stands for programs in the result's `_meta`, under `{REPORT_META}`:
+
+| key | what it is |
+|---|---|
+"""
+REPORT_KEYS = {
+    "run_id": "for `continue_run`, and for the command line",
+    "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled` or `failed`",
+    "model": "the model that worked",
+    "servers": "the MCP servers whose tools it was offered",
+    "rounds": "requests to the model",
+    "calls": "calls of tools",
+    "usage": "tokens of the local model",
+    "saved": "tokens that the caller was spared, as an estimate: `kept`, `spent`, and `net`; "
+    "[how it is counted](claude-code.md#what-it-saves)",
+    "seconds": "of the whole run",
+    "warnings": "the notes below the answer",
+    "sources": "the tools that were called, with their servers",
+    "needed_write": 'calls that were refused because they need `access="write"`',
+    "not_started": "servers that the task did not ask for",
+    "error": "why it failed, and what to do",
+}
+
+
+def build() -> BridgeServer:
+    """The server as it is without any setting."""
+    return build_server(read_settings({}, cwd=ROOT), environ={})
+
+
+async def page() -> str:
+    """The whole page."""
+    server = build()
+    tools = await server.list_tools()
+    answer = _ANSWER + "".join(f"| `{key}` | {what} |\n" for key, what in REPORT_KEYS.items())
+    shared = _shared(tools)
+    parts = [_HEAD, *(_section(tool, shared) for tool in tools), _everywhere(tools[0], shared), answer]
+    return "\n".join([*parts, await _rest(server)])
+
+
+def _shared(tools: Sequence[Tool]) -> list[str]:
+    """Names of the arguments that every tool has, and that say the same there."""
+    first, *others = (tool.input_schema["properties"] for tool in tools)
+    return [name for name, each in first.items() if all(other.get(name) == each for other in others)]
+
+
+def _section(tool: Tool, shared: Sequence[str]) -> str:
+    own = {name: each for name, each in tool.input_schema["properties"].items() if name not in shared}
+    rows = "\n".join(_rows(own, required=tool.input_schema["required"]))
+    return f"## `{tool.name}`\n\n{tool.description}\n\n{rows}\n"
+
+
+def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
+    given = {name: tool.input_schema["properties"][name] for name in shared}
+    rows = "\n".join(_rows(given, required=()))
+    return f"## Arguments of all four\n\nAll may be left out.\n\n{rows}\n"
+
+
+def _rows(properties: Mapping[str, dict[str, Any]], *, required: Sequence[str]) -> Iterator[str]:
+    yield "| argument | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, each in properties.items():
+        default = "(must be given)" if name in required else _json(each["default"]) if "default" in each else ""
+        yield f"| `{name}` | {_type(each)} | {default} | {each['description']} |"
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """A type in a few words, with its bounds."""
+    if "anyOf" in schema:
+        return " or ".join(map(_type, schema["anyOf"]))
+    if "const" in schema:
+        return _json(schema["const"])
+    if "enum" in schema:
+        return " or ".join(map(_json, schema["enum"]))
+    if schema["type"] == "array":
+        return f"list of {schema['items']['type']}s"
+    least, most = schema.get("minimum", schema.get("minLength")), schema.get("maximum", schema.get("maxLength"))
+    unit = " characters" if schema["type"] == "string" else ""
+    bounds = f", {least:,} to {most:,}{unit}" if None not in (least, most) else f", to {most:,}{unit}" if most else ""
+    return f"{schema['type']}{bounds}"
+
+
+def _json(value: object) -> str:
+    return f"`{json.dumps(value)}`"
+
+
+async def _rest(server: BridgeServer) -> str:
+    """Resources and prompts."""
+    lines = ["## Resources", "", "| resource | what it is |", "|---|---|"]
+    lines += [f"| `{each.uri}` | {each.description} |" for each in await server.list_resources()]
+    lines += [f"| `{each.uri_template}` | {each.description} |" for each in await server.list_resource_templates()]
+    lines += ["", "In Claude Code, for example: `@lmstudio-bridge:lmstudio://servers`.", "", "## Prompt", ""]
+    lines += ["| prompt | arguments | what it is |", "|---|---|---|"]
+    for prompt in await server.list_prompts():
+        names = ", ".join(f"`{each.name}`" for each in prompt.arguments or ())
+        lines.append(f"| `{prompt.name}` | {names} | {prompt.description} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(asyncio.run(page()), encoding="utf-8")

@@ -1,0 +1,82 @@
+"""The server itself goes away in mid-reply and comes back, or stays away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contract.recovery.bench import (
+    QWEN,
+    Bench,
+    Trap,
+    answer_from,
+    ask,
+    chat_models,
+    is_right,
+    look_up,
+    soon,
+    start,
+)
+from tests.lmstudio_sim.replies import Stall, TextReply
+from tests.lmstudio_sim.server import open_simulator
+
+PARTIAL = "It seems to me that"
+
+
+def stalled(trap: Trap, *, before_headers: bool) -> TextReply:
+    stall = Stall(until=trap, before_headers=True) if before_headers else Stall(until=trap, after_tokens=2)
+    return TextReply(f"{PARTIAL} the value might be this", faults=(stall,))
+
+
+BEFORE, WITHIN = "before/headers", "within/stream"
+
+
+@pytest.mark.parametrize("outages", [1, 2])
+async def test_a_server_that_is_restarted_in_mid_reply_costs_each_run_a_request(tmp_path: Path, outages: int) -> None:
+    async with open_simulator(chat_models(BEFORE, WITHIN)) as sim:
+        bench = Bench(tmp_path, sim)
+        traps = {model: [Trap() for _ in range(outages)] for model in sim.models}
+        for model in sim.models:
+            bench.work_on(model, *(stalled(trap, before_headers=model == BEFORE) for trap in traps[model]))
+        async with bench.bridge() as client:
+            numbers = {model: await start(client, model) for model in sim.models}
+            for before, within in zip(traps[BEFORE], traps[WITHIN], strict=True):
+                await soon(before.reached)
+                await soon(within.reached)
+                await sim.stop()
+                await sim.start()
+            answers = {model: await client.answer_of(number) for model, number in numbers.items()}
+
+        again = {BEFORE: "It was asked again.", WITHIN: "Asking again (1 of 2)."}
+        for model, answer in answers.items():
+            assert is_right(answer, model)
+            outcomes = [request.outcome for request in bench.chats(model)]
+            assert outcomes == ["completed", *["cut"] * outages, "completed"]
+            assert bench.looked_up(model) == 1
+            assert again[model] in answer.text
+            assert [message for message in answer.progress if again[model] in message]
+        assert bench.loads() == []
+
+
+async def test_a_server_that_stays_away_ends_the_run_with_the_text_so_far(tmp_path: Path) -> None:
+    async with open_simulator(chat_models(QWEN)) as sim:
+        bench = Bench(tmp_path, sim)
+        trap = Trap()
+        sim.script(QWEN, look_up(QWEN), stalled(trap, before_headers=False))
+        sim.script_fn(QWEN, answer_from)
+        async with bench.bridge() as client:
+            number = await start(client)
+            await soon(trap.reached)
+            await sim.stop()
+            failed = await client.answer_of(number)
+            await sim.start()
+            bench.work_on(QWEN)
+            after = await ask(client)
+
+        assert failed.is_error
+        assert "LM Studio is not reachable." in failed.text
+        assert "lms server start" in failed.text
+        assert f"The model's text so far:\n{PARTIAL}" in failed.text
+        assert is_right(after, QWEN)
+        assert bench.stops() == ["answered", "failed"]

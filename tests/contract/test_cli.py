@@ -1,0 +1,317 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.events import RunStarted
+from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.npm_servers import config_entry, npm_server
+from tests.support.testbed import SLOPPY, is_running
+
+ROOT = Path(__file__).parents[2]
+MODEL = "qwen/qwen3-4b"
+LIMIT = 60.0  # seconds until a command that does not end fails the test
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder and an environment to run commands in."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lmstudio_bridge",
+            *arguments,
+            cwd=self.folder,
+            env=dict(self.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = await self.start(*arguments)
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+@pytest.fixture
+def shell(tmp_path: Path, sim: Simulator) -> Shell:
+    (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
+    return Shell(tmp_path, environment(tmp_path, sim))
+
+
+def environment(folder: Path, sim: Simulator) -> dict[str, str]:
+    """That of a user without servers of their own."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "LMSTUDIO_BASE_URL": sim.url,
+        "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
+        "LMSTUDIO_BRIDGE_TRUST": "*",
+    }
+
+
+def configure(shell: Shell, **servers: object) -> None:
+    (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+
+
+def processes_that_name(folder: Path) -> list[int]:
+    """The servers with this folder in their command line, as far as they run."""
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in read_or_nothing(path)]
+    return [int(path.parent.name) for path in found if is_running(int(path.parent.name))]
+
+
+def read_or_nothing(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
+    assert await shell.run("--version") == (0, f"lmstudio-bridge {__version__}\n", "")
+    code, out, err = await shell.run("--help")
+    assert (code, err) == (0, "")
+    assert all(command in out for command in ("serve", "run", "doctor", "exit codes"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("servers",),
+        ("models",),
+        ("doctor",),
+        ("run", "x\x1b[2J", "--mcp", "evil\x1b[2J\u202e\x9b31m"),
+        ("run", "x", "--model", "none\x1b[2J"),
+        ("runs",),
+    ],
+)
+async def test_no_name_of_others_reaches_the_terminal_as_a_code(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A project names its servers as it likes, and LM Studio its models."""
+    name = "evil\x1b[2J\u202e\x9b31m"
+    async with open_simulator([SimModel(name, loaded=True, context_length=32_768)]) as sim:
+        shell = Shell(tmp_path, environment(tmp_path, sim))
+        configure(shell, **{name: {"command": name}, f"{name}2": {"type": name}, "x": {"command": f"${{{name}}}"}})
+        (tmp_path / "lmstudio-bridge.toml").write_text(f"deny = [{json.dumps(f'{name}/x')}]", encoding="utf-8")
+        with open_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa", redact=str) as journal:
+            journal.keep(RunStarted("20260101-000000-aaaaa", name, (name,), 5, "2026-01-01T00:00:00+00:00"))
+
+        _, out, err = await shell.run(*arguments)
+
+    assert "evil" in out + err or "none" in err
+    assert not set(out + err) & {"\x1b", "\u202e", "\x9b"}
+
+
+@pytest.mark.npm
+async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: Shell, sim: Simulator) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "notes.txt"})), TextReply("It is heron-42."))
+
+    code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
+
+    assert code == 0, err
+    assert out.startswith("It is heron-42.\n\n[words of the local model")
+    assert "servers: filesystem" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
+    shell: Shell, sim: Simulator, number: signal.Signals, code: int
+) -> None:
+    configure(
+        shell,
+        sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps({"stubborn": True}), str(shell.folder)]},
+    )
+    sim.script(MODEL, TextReply("never", faults=(Stall(),)))
+
+    process = await shell.start("run", "Wait for ever", "--mcp", "sloppy")
+    request = await sim.wait_for_request(path="/v1/chat/completions")
+    servers = processes_that_name(shell.folder)
+    process.send_signal(number)
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+        await request.ended.wait()
+
+    assert process.returncode == code, err.decode()
+    assert (len(servers), processes_that_name(shell.folder)) == (1, [])
+    assert request.disconnected
+    (journal,) = (shell.folder / "home" / "runs").glob("*.jsonl")
+    assert rebuild_outcome(read_events(journal)).stop == "cancelled"
+    assert journal.stem in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+async def test_a_failure_is_told_on_stderr_with_its_remedy(shell: Shell) -> None:
+    code, out, err = await shell.run("run", "Anything", "--mcp", "filesystem")
+
+    assert (code, out) == (1, "")
+    assert "No MCP server named 'filesystem'" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.npm
+async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(shell: Shell, sim: Simulator) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    sim.script(MODEL, TextReply("It is heron-42 → yes."))
+
+    code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
+
+    assert code == 0, err
+    assert out.startswith("It is heron-42 ? yes.\n\n[words of the local model")
+    assert "servers: filesystem" in err
+
+
+async def test_a_folder_that_is_gone_is_said_with_exit_code_2(shell: Shell) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m lmstudio_bridge doctor', sys.executable),
+        cwd=shell.folder,
+        env=dict(shell.environ),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+
+    assert process.returncode == 2, err.decode()
+    assert err.decode().startswith("The folder that the bridge was started in can't be used")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes them")
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+async def test_a_server_without_a_way_to_its_host_says_so_with_exit_code_2(shell: Shell, closed: str) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"exec {shlex.quote(sys.executable)} -m lmstudio_bridge {closed}",
+        cwd=shell.folder,
+        env=dict(shell.environ),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+
+    assert process.returncode == 2
+    assert "stdin or stdout is closed" in err.decode()
+    assert "lmstudio-bridge install" in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Shell) -> None:
+    broken = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BASE_URL": "ftp://nowhere"})
+
+    code, out, err = await broken.run("serve")
+
+    assert (code, out) == (2, "")
+    assert "LMSTUDIO_BASE_URL" in err
+    assert "http://127.0.0.1:1234/v1" in err
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        ("", "task: String should have at least 1 character (given: '')"),
+        ("x" * 10_001, f"task: String should have at most 10000 characters (given: {'x' * 80!r})"),
+    ],
+)
+async def test_a_task_that_is_none_is_told_as_over_mcp(shell: Shell, task: str, problem: str) -> None:
+    code, out, err = await shell.run("run", task)
+
+    assert (code, out) == (2, "")
+    assert problem in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run",), ("run", "x", "--max-rounds", "0"), ("run", "x", "--max-rounds", "1001"), ("nonsense",)],
+)
+async def test_wrong_usage_exits_with_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+    code, out, err = await shell.run(*arguments)
+
+    assert (code, out) == (2, "")
+    assert "usage: lmstudio-bridge" in err
+
+
+@pytest.mark.npm
+async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+
+    code, out, err = await shell.run("doctor")
+
+    assert code == 0, out + err
+    assert f"\N{HEAVY CHECK MARK} Model: {MODEL} (loaded, context 32,768 tokens of at most 131,072)" in out
+    assert "MCP server filesystem: 14 tools" in out
+    assert "Rules: none (from no file)" in out
+    assert f"Workspace: {shell.folder}" in out
+    assert "\N{HEAVY BALLOT X}" not in out
+
+
+@pytest.mark.npm
+async def test_doctor_says_which_rule_is_wrong(shell: Shell) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    (shell.folder / "lmstudio-bridge.toml").write_text("deny = 1", encoding="utf-8")
+
+    code, out, _ = await shell.run("doctor")
+
+    assert code == 1
+    assert (
+        f"\N{HEAVY BALLOT X} Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of texts"
+        in out
+    )
+
+
+@pytest.mark.npm
+@pytest.mark.parametrize(("options", "written"), [((), False), (("--access", "write"), True)])
+async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(
+    shell: Shell, sim: Simulator, options: tuple[str, ...], written: bool
+) -> None:
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    path = shell.folder / "a.txt"
+    sim.script(MODEL, CallReply(("filesystem__write_file", {"path": str(path), "content": "x"})), TextReply("Done."))
+
+    code, out, err = await shell.run("run", "Write it.", *options)
+
+    assert code == 0, err
+    assert path.exists() is written
+    assert ("1 call needed access=write: filesystem write_file (" in out) is not written
+
+
+async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Simulator) -> None:
+    configure(shell, broken={"command": "no-such-command-anywhere"})
+    await sim.stop()
+
+    code, out, _ = await shell.run("doctor")
+
+    assert code == 1
+    assert "\N{HEAVY BALLOT X} LM Studio: LM Studio does not answer at" in out
+    assert "lms server start" in out
+    assert "\N{HEAVY BALLOT X} MCP server broken" in out
+    assert "no-such-command-anywhere" in out

@@ -1,0 +1,317 @@
+"""Runs from the shell: done, shown, gone on with, listed, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from lmstudio_bridge.events import RunStarted
+from lmstudio_bridge.runs.journal import open_journal
+from tests.contract.test_cli import LIMIT, MODEL, Shell, configure, shell
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.npm_servers import config_entry, npm_server
+
+__all__ = ["shell"]  # a fixture
+
+pytestmark = pytest.mark.npm
+
+READ = CallReply(("filesystem__read_text_file", {"path": "notes.txt"}))
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+@pytest.fixture
+def desk(shell: Shell) -> Shell:
+    """The shell with the filesystem server configured."""
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    return shell
+
+
+def journals(shell: Shell) -> list[str]:
+    return sorted(path.stem for path in (shell.folder / "home" / "runs").glob("*.jsonl"))
+
+
+async def do_run(shell: Shell, sim: Simulator, answer: str = "It is heron-42.") -> str:
+    """A run that reads notes.txt; its id."""
+    before = set(journals(shell))
+    sim.script(MODEL, READ, TextReply(answer))
+    code, _, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem")
+    assert code == 0, err
+    [new] = set(journals(shell)) - before
+    return new
+
+
+async def run_in_terminal(shell: Shell, *arguments: str, **environ: str) -> tuple[int, str]:
+    """Exit code, and all that a terminal got, with its codes."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lmstudio_bridge", *arguments),
+        cwd=shell.folder,
+        env={**shell.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                piece = os.read(ours, 65_536)
+            except OSError:  # the other end is closed
+                return
+            if not piece:
+                return
+            shown.extend(piece)
+
+    async with asyncio.timeout(LIMIT):
+        await asyncio.to_thread(read)
+        code = await process.wait()
+    os.close(ours)
+    return code, shown.decode()
+
+
+def without_codes(text: str) -> str:
+    return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
+
+
+# -- what is shown --------------------------------------------------------------------------------------------------
+
+
+async def test_a_terminal_shows_each_call_and_a_spinner_and_then_the_answer(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, READ, TextReply("It is heron-42."))
+
+    code, shown = await run_in_terminal(desk, "run", "What is the code word?", "--mcp", "filesystem")
+
+    assert code == 0, shown
+    assert "\x1b[32m\N{HEAVY CHECK MARK} " in shown
+    lines = [line.rstrip() for line in without_codes(shown).replace("\r", "\n").splitlines()]
+    assert any(
+        re.fullmatch(r"\S+ filesystem read_text_file notes.txt · \d+ characters · [\d.]+ s", each) for each in lines
+    )
+    assert any("round 1/50" in each for each in lines), "the spinner says what happens now"
+    assert "It is heron-42." in lines[lines.index(next(each for each in lines if "read_text_file" in each)) :]
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is there again"
+
+
+async def test_a_terminal_without_colours_gets_none(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, READ, TextReply("It is heron-42."))
+
+    _, shown = await run_in_terminal(desk, "run", "Which?", "--mcp", "filesystem", NO_COLOR="1")
+
+    assert re.findall(r"\x1b\[[\d;]*m", shown) == []
+    assert "It is heron-42." in shown
+
+
+async def test_what_a_server_says_cannot_move_the_cursor(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "\x1b[2Jx.txt"})), TextReply("No such file."))
+
+    _, shown = await run_in_terminal(desk, "run", "Read it", "--mcp", "filesystem")
+
+    assert "\x1b[2J" not in shown
+
+
+async def test_answer_and_figures_come_as_json_if_asked_for(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, READ, TextReply("It is heron-42."))
+
+    code, out, err = await desk.run("run", "What is the code word?", "--mcp", "filesystem", "--json")
+
+    assert code == 0, err
+    value = json.loads(out)
+    assert (value["answer"], value["stop"], value["calls"]) == ("It is heron-42.", "answered", 1)
+    assert value["run_id"] == journals(desk)[0]
+
+
+async def test_answer_fits_the_schema_that_is_given(desk: Shell, sim: Simulator) -> None:
+    schema = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+    (desk.folder / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    sim.script(MODEL, READ, TextReply("It is heron-42."), TextReply('{"word": "heron-42"}'))
+
+    code, out, err = await desk.run("run", "Which?", "--mcp", "filesystem", "--schema", "schema.json", "--json")
+
+    assert code == 0, err
+    assert json.loads(json.loads(out)["answer"]) == {"word": "heron-42"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), ("[1]", "is no JSON object"), ("{", "Expecting")]
+)
+async def test_schema_that_cannot_be_used_is_named(desk: Shell, content: str | None, words: str) -> None:
+    if content is not None:
+        (desk.folder / "schema.json").write_text(content, encoding="utf-8")
+
+    code, out, err = await desk.run("run", "x", "--schema", "schema.json")
+
+    assert (code, out) == (2, "")
+    assert "--schema schema.json" in err
+    assert words in err
+
+
+# -- interrupted, and gone on with ------------------------------------------------------------------------------------
+
+
+async def test_interrupted_run_says_how_to_go_on_and_can_be_gone_on_with(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, READ, TextReply("never", faults=(Stall(),)))
+    process = await desk.start("run", "What is the code word?", "--mcp", "filesystem")
+    await sim.wait_for_request(2, path="/v1/chat/completions")
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+    [run_id] = journals(desk)
+
+    assert process.returncode == 130, err.decode()
+    assert f"go on with: lmstudio-bridge continue {run_id}" in err.decode()
+
+    sim.script(MODEL, TextReply("It is heron-42."))
+    code, out, err_text = await desk.run("continue", run_id)
+
+    assert code == 0, err_text
+    assert out.startswith("It is heron-42.")
+    asked = [each for each in sim.requests if each.path == "/v1/chat/completions"][-1].json or {}
+    assert any("heron-42" in str(message["content"]) for message in asked["messages"]), "the result is still there"
+
+
+async def test_last_is_the_newest_run(desk: Shell, sim: Simulator) -> None:
+    await do_run(desk, sim, "First.")
+    sim.script(MODEL, TextReply("Second."))
+
+    code, out, err = await desk.run("continue", "last", "And now?")
+
+    assert code == 0, err
+    assert out.startswith("Second.")
+
+
+async def test_of_the_runs_of_one_second_the_last_is_that_which_was_written_to_last(desk: Shell) -> None:
+    """Their names tell no more than the second; a run of before that was gone on with since then is not the newest."""
+    folder = desk.folder / "home" / "runs"
+    names = ["20260101-000001-zzzzz", "20260101-000001-aaaaa", "20260101-000000-mmmmm"]
+    for moment, name in enumerate(names):
+        with open_journal(folder, name, redact=str) as journal:
+            journal.keep(RunStarted(name, "Do it.", (), 5, ""))
+        os.utime(folder / f"{name}.jsonl", (moment, moment))
+
+    runs = json.loads((await desk.run("runs", "--json"))[1])
+
+    assert [run["run_id"] for run in runs] == [names[1], names[0], names[2]]
+    assert json.loads((await desk.run("runs", "show", "last", "--json"))[1])["run_id"] == names[1]
+
+
+async def test_run_that_is_not_there_is_said(desk: Shell) -> None:
+    for arguments in (("continue", "last"), ("runs", "show", "last"), ("runs", "show", "20260101-000000-aaaaa")):
+        code, out, err = await desk.run(*arguments)
+
+        assert (code, out) == (1, ""), arguments
+        assert err.startswith("There "), err
+
+
+# -- what was done ----------------------------------------------------------------------------------------------------
+
+
+async def test_runs_are_listed_with_how_they_ended_and_what_they_saved(desk: Shell, sim: Simulator) -> None:
+    assert await desk.run("runs") == (0, "No runs yet.\n", "")
+    run_id = await do_run(desk, sim)
+
+    code, out, _ = await desk.run("runs")
+    columns, row = (line.split(maxsplit=5) for line in out.splitlines())
+
+    assert (code, columns) == (0, ["run", "ended", "model", "tokens", "saved", "task"])
+    assert row[:3] == [run_id, "answered", MODEL]
+    assert row[5] == "What is the code word?"
+    assert int(row[4].replace(",", "")) < 0, "a small file saves nothing"
+
+    [value] = json.loads((await desk.run("runs", "--json"))[1])
+    assert (value["run_id"], value["answer"], value["task"]) == (run_id, "It is heron-42.", "What is the code word?")
+
+
+async def test_one_run_is_shown_whole(desk: Shell, sim: Simulator) -> None:
+    run_id = await do_run(desk, sim)
+
+    code, out, _ = await desk.run("runs", "show", run_id)
+
+    assert code == 0
+    assert out.startswith(f"# Run {run_id}\n")
+    assert "The launch code word is heron-42." in out
+    assert json.loads((await desk.run("runs", "show", "last", "--json"))[1])["run_id"] == run_id
+
+
+async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: Shell, sim: Simulator) -> None:
+    old, new = await do_run(desk, sim), await do_run(desk, sim)
+    folder = desk.folder / "home" / "runs"
+    days_ago = (folder / f"{old}.jsonl").stat().st_mtime - 3 * 86_400
+    os.utime(folder / f"{old}.jsonl", (days_ago, days_ago))
+
+    with open_journal(folder, new, redact=str):
+        code, _, err = await desk.run("runs", "delete", new)
+        assert (code, journals(desk)) == (1, sorted([old, new]))
+        assert "is still under way" in err
+
+    assert (await desk.run("runs", "delete", "--older-than", "4"))[:2] == (0, "Deleted: 0 of 0.\n")
+    assert (await desk.run("runs", "delete", "--older-than", "2"))[:2] == (0, "Deleted: 1 of 1.\n")
+    assert journals(desk) == [new]
+    assert (await desk.run("runs", "delete", "last", new))[:2] == (0, "Deleted: 1 of 1.\n")
+    assert (await desk.run("runs", "delete"))[0] == 2
+
+
+async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_under_way(desk: Shell) -> None:
+    folder = desk.folder / "home" / "runs"
+    folder.mkdir(parents=True)
+    names = ["20260101-000000-aaaaa", "20260101-000000-bbbbb", "my notes", "mine"]
+    for name in names:
+        (folder / f"{name}.jsonl").touch()
+        os.utime(folder / f"{name}.jsonl", (0, 0))
+    (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
+
+    with open_journal(folder, names[0], redact=str):
+        os.utime(folder / f"{names[0]}.jsonl", (0, 0))
+        code, out, err = await desk.run("runs", "delete", "--older-than", "1")
+
+    assert (code, out, err) == (0, "Deleted: 1 of 2.\n", "")
+    assert journals(desk) == sorted([names[0], "20260101-000000-ccccc", "my notes", "mine"])
+
+
+async def test_a_pipe_among_the_journals_is_not_waited_for(desk: Shell) -> None:
+    folder = desk.folder / "home" / "runs"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "20260101-000000-aaaaa.jsonl")
+
+    assert (await desk.run("runs"))[:2] == (0, "No runs yet.\n")
+
+
+# -- models and servers -----------------------------------------------------------------------------------------------
+
+
+async def test_models_are_listed(desk: Shell) -> None:
+    code, out, _ = await desk.run("models")
+    columns, row = out.splitlines()
+
+    assert code == 0
+    assert columns.split() == ["model", "kind", "state", "context", "slots", "trained", "for", "tools"]
+    assert row.split()[:4] == [MODEL, "llm", "loaded", "32,768"]
+    assert json.loads((await desk.run("models", "--json"))[1])[0]["key"] == MODEL
+
+
+async def test_servers_are_listed_with_where_they_come_from(desk: Shell) -> None:
+    untrusted = Shell(desk.folder, {**desk.environ, "LMSTUDIO_BRIDGE_TRUST": ""})
+
+    code, out, err = await untrusted.run("servers")
+
+    assert code == 0
+    assert f"filesystem  stdio      not approved yet  project: {desk.folder / '.mcp.json'}" in out
+    assert "LMSTUDIO_BRIDGE_TRUST" in err
+    [value] = json.loads((await desk.run("servers", "--json"))[1])
+    assert (value["server"], value["state"]) == ("filesystem", "usable")

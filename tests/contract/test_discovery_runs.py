@@ -1,0 +1,310 @@
+"""autonomous_discover_and_execute starts the servers that a task needs, says which, and can start more later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.repair import read_tools
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.request import RunRequest
+from lmstudio_bridge.runs.tool_cache import CatalogueStore, take_tools
+from lmstudio_bridge.settings import read_settings
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, TextReply
+from tests.support.changing_server import entry, noted, offer
+from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.raw_client import Answer
+
+NOT = "not started, nothing in the task asks for them: "
+TOOLS: dict[str, dict[str, Any]] = {
+    "mail": {"name": "send", "description": "Send a letter to somebody."},
+    "clock": {"name": "now", "description": "What time it is in a city.", "annotations": {"readOnlyHint": True}},
+    "shop": {"name": "buy", "description": "Order goods."},
+}
+LETTER = "Send a letter to Ana."
+DONE = TextReply("It is done.")
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """Three servers that nobody has started yet."""
+    async with open_desk(tmp_path) as desk:
+        desk.configure(**{name: entry(file(desk, name), tool) for name, tool in TOOLS.items()})
+        yield desk
+
+
+def file(desk: Desk, server: str) -> Path:
+    return desk.home.parent / f"{server}.json"
+
+
+def starts(desk: Desk) -> dict[str, int]:
+    """How often each server was started."""
+    return {name: noted(file(desk, name)).count("started") for name in TOOLS}
+
+
+class Client(Protocol):
+    """Somebody to hand a task to: the bridge's process, or its agent in this one."""
+
+    async def call(self, tool: str, **arguments: Any) -> Answer: ...
+
+
+@dataclass
+class AgentClient:
+    """The agent in this process, which starts faster than a bridge."""
+
+    agent: DynamicAutonomousAgent
+
+    async def call(self, tool: str, **arguments: Any) -> Answer:
+        assert tool == "autonomous_discover_and_execute"
+        report = await self.agent.execute(RunRequest(**arguments))
+        return Answer(report.text(), report.outcome.stop == "failed", ())
+
+
+@asynccontextmanager
+async def open_here(desk: Desk) -> AsyncIterator[Client]:
+    environ = {**os.environ, **desk.environ}
+    async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
+        yield AgentClient(agent)
+
+
+async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
+    desk.sim.script(MODEL, *replies, DONE)
+    return await client.call("autonomous_discover_and_execute", task=task, **more)
+
+
+def learn(desk: Desk) -> None:
+    """As if a bridge of before had started every server once."""
+    store = CatalogueStore(desk.home / "catalogues")
+    catalog = load_servers(explicit=None, project=desk.project, environ=desk.environ, trusted=["*"])
+    for name, config in catalog.servers.items():
+        tools = json.loads(file(desk, name).read_text(encoding="utf-8"))["tools"]
+        take_tools(store, config, read_tools(name, tools))
+
+
+def offered(desk: Desk) -> list[str]:
+    """The names of the tools in the newest request."""
+    return [tool["function"]["name"] for tool in desk.chat_requests()[-1].tools]
+
+
+def find(query: str) -> CallReply:
+    return CallReply(("find_tools", {"query": query}))
+
+
+async def test_servers_are_started_once_to_be_known_and_then_if_the_task_needs_them(desk: Desk) -> None:
+    async with desk.bridge("2025-11-25") as client:
+        first = await discover(client, desk, LETTER)
+    learnt = starts(desk)
+    async with desk.bridge("2026-07-28") as client:
+        second = await discover(client, desk, LETTER)
+
+    assert learnt == {"mail": 1, "clock": 1, "shop": 1}
+    assert "\n\nServers started: mail, clock, shop (its tools are not known yet)\n\n" in first.text
+    assert starts(desk) == {"mail": 2, "clock": 1, "shop": 1}
+    assert f"\n\nServers started: mail (for send); {NOT}clock, shop\n\n" in second.text
+    assert "starting mail (for send); not clock, shop" in second.progress
+    assert offered(desk)[0] == "mail__send"
+    assert "clock__now" not in offered(desk)
+    [tool] = [tool["function"] for tool in desk.chat_requests()[-1].tools if tool["function"]["name"] == "find_tools"]
+    assert tool["description"] == "Find more tools by what they do. Also those of clock, shop."
+
+
+async def test_an_embedding_model_in_memory_helps_to_choose(desk: Desk) -> None:
+    learn(desk)
+    meanings = (("ana", "pen", "letter"), ("clock", "hour", "time"))
+    embedder = SimModel("nomic/text-embedding-nomic", type="embedding", meanings=meanings)
+    desk.sim.models[embedder.key] = embedder
+    task = "Order a pen, and tell me the hour."
+    async with open_here(desk) as client:
+        without = await discover(client, desk, task)
+    await desk.sim.state.load(embedder)
+    async with open_here(desk) as client:
+        with_it = await discover(client, desk, task)
+        again = await discover(client, desk, task)
+
+    assert f"Servers started: shop (for buy); {NOT}mail, clock\n" in without.text
+    for answer in (with_it, again):
+        assert "Servers started: shop (for buy), clock (for now), mail (for send)\n" in answer.text
+    asked = [json.loads(request.body)["input"] for request in desk.sim.requests if request.path == "/v1/embeddings"]
+    assert [len(texts) for texts in asked] == [4, 1], "the tools once, the task each time"
+
+
+async def test_all_are_started_if_the_task_tells_nothing(desk: Desk) -> None:
+    learn(desk)
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, "Grüße!")
+
+    assert "Servers started: mail, clock, shop (nothing in the task tells which server it needs)\n" in answer.text
+    assert starts(desk) == {"mail": 1, "clock": 1, "shop": 1}
+    assert "find_tools" not in offered(desk)
+
+
+async def test_servers_that_are_named_are_started_and_no_others_are_spoken_of(desk: Desk) -> None:
+    learn(desk)
+    async with desk.bridge("2025-11-25") as client:
+        desk.sim.script(MODEL, DONE)
+        answer = await client.call("autonomous_with_multiple_mcps", mcp_names=["clock", "shop"], task=LETTER)
+
+    assert starts(desk) == {"mail": 0, "clock": 1, "shop": 1}
+    assert "started" not in answer.text
+    assert "find_tools" not in offered(desk)
+
+
+async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk) -> None:
+    learn(desk)
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER, find("time in a city"), CallReply(("clock__now", {})))
+
+    found, result = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert found == "These can be called now:\n- clock__now: What time it is in a city."
+    assert "now is done" in result
+    assert starts(desk) == {"mail": 1, "clock": 1, "shop": 0}
+    assert noted(file(desk, "clock"))[-1] == "called now"
+    assert f"Servers started: mail (for send), clock (needed on the way); {NOT}shop\n" in answer.text
+    assert offered(desk)[-1] == "clock__now", "what the engine has read stays in front"
+    journal = desk.journals()[-1]
+    events = read_events(journal)
+    assert [e for e in events if isinstance(e, ServersChosen)] == [
+        ServersChosen(("mail",), ("for send",), ("clock", "shop"))
+    ]
+    assert rebuild_outcome(events).not_started == ("shop",)
+
+
+async def test_two_searches_of_one_turn_start_a_server_once_and_both_get_an_answer(desk: Desk) -> None:
+    learn(desk)
+    query = {"query": "time in a city"}
+    async with open_here(desk) as client:
+        await discover(
+            client, desk, LETTER, CallReply(("find_tools", query), ("find_tools", {**query, "query": "city time"}))
+        )
+
+    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert first.startswith("These can be called now:\n- clock__now")
+    assert second == "No other tool fits that. Use the ones that you have."
+    assert starts(desk)["clock"] == 1
+
+
+async def test_a_search_that_fits_no_server_starts_none(desk: Desk) -> None:
+    learn(desk)
+    async with open_here(desk) as client:
+        await discover(client, desk, LETTER, find("dragons"), CallReply(("find_tools", {})))
+
+    told = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
+    assert told[0] == "No other tool fits that. Use the ones that you have."
+    assert "needs a query" in told[1]
+    assert starts(desk) == {"mail": 1, "clock": 0, "shop": 0}
+
+
+async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note_to_the_user(desk: Desk) -> None:
+    learn(desk)
+    file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER, find("time in a city"), find("time in a city"))
+
+    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert first.startswith("No other tool fits that.")
+    assert "MCP server 'clock'" in first
+    assert "exited with code 3" in first
+    assert second == "No other tool fits that. Use the ones that you have.", "it is not tried again and again"
+    assert "Note: MCP server clock was left out" in answer.text
+    assert f"Servers started: mail (for send); {NOT}shop\n" in answer.text
+    assert starts(desk)["clock"] == 1
+
+
+async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Desk) -> None:
+    learn(desk)
+    async with open_here(desk) as client:
+        await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("shop__sell", {})))
+
+    now, sell = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert "now is done" in now
+    assert "There is no tool 'shop__sell'" in sell
+    assert starts(desk) == {"mail": 1, "clock": 1, "shop": 0}
+
+
+async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: Desk) -> None:
+    """A writing tool is refused, a hidden one is not even found."""
+    learn(desk)
+    rules = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text('hide = ["clock/*"]\n', encoding="utf-8")
+    async with open_here(desk) as client:
+        answer = await discover(
+            client, desk, LETTER, find("time in a city"), find("order goods"), CallReply(("shop__buy", {}))
+        )
+
+    clock, shop, refused = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert clock == "No other tool fits that. Use the ones that you have."
+    assert shop.startswith("These can be called now:\n- shop__buy")
+    assert "needed access=write: shop buy" in answer.text
+    assert "Not allowed" in refused
+    assert starts(desk) == {"mail": 1, "clock": 0, "shop": 1}
+    assert "called buy" not in noted(file(desk, "shop"))
+
+
+async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> None:
+    learn(desk)
+    async with desk.bridge("2025-11-25", LMSTUDIO_BRIDGE_TRUST="mail,shop") as client:
+        await discover(client, desk, "What time is it in the city, and send a letter.", find("time in a city"))
+
+    assert starts(desk)["clock"] == 0
+    assert "clock__now" not in offered(desk)
+
+
+async def test_changes_of_a_server_that_is_started_later_are_told_and_its_mark_is_not_believed(desk: Desk) -> None:
+    learn(desk)
+    offer(file(desk, "shop"), {**TOOLS["shop"], "annotations": {"readOnlyHint": True}})
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER, find("order goods"), CallReply(("shop__buy", {})))
+
+    assert "The tools of MCP server 'shop' are not what they were. Marked as reading now and not before" in answer.text
+    assert "called buy" not in noted(file(desk, "shop"))
+
+
+async def test_the_others_are_started_if_none_of_the_chosen_can_be(desk: Desk) -> None:
+    learn(desk)
+    file(desk, "mail").write_text(json.dumps({"exit": 3}), encoding="utf-8")
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER)
+
+    assert not answer.is_error
+    assert starts(desk) == {"mail": 1, "clock": 1, "shop": 1}
+    either_first = [f"Servers started: {names} (needed on the way)\n" for names in ("clock, shop", "shop, clock")]
+    assert any(line in answer.text for line in either_first), answer.text
+
+
+async def test_a_run_that_goes_on_starts_what_it_used_and_what_it_needs_now(desk: Desk) -> None:
+    learn(desk)
+    async with desk.bridge("2025-11-25") as client:
+        answer = await discover(client, desk, LETTER)
+    run_id = answer.text.rpartition("[run ")[2].partition(" ")[0]
+    async with desk.bridge("2025-11-25") as client:
+        desk.sim.script(MODEL, DONE)
+        further = await client.call("continue_run", run_id=run_id, instructions="And order some goods.")
+
+    assert f"Servers started: mail (it was used before), shop (for buy); {NOT}clock\n" in further.text
+    assert starts(desk) == {"mail": 2, "clock": 0, "shop": 1}
+    [begin] = [e for e in read_events(desk.journals()[-1]) if isinstance(e, RunStarted)]
+    assert begin.servers == ("mail", "clock", "shop")
+
+
+async def test_a_server_that_fails_is_told_once(desk: Desk) -> None:
+    learn(desk)
+    file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
+    async with open_here(desk) as client:
+        await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("clock__now", {})))
+
+    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    assert "exited with code 3" in first
+    assert "There is no tool 'clock__now'" in second
+    assert len([e for e in read_events(desk.journals()[-1]) if isinstance(e, ServerFailed)]) == 1

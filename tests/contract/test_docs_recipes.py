@@ -1,0 +1,75 @@
+"""docs/recipes.md: every command line is run by a shell, with the servers and files that the page gives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.contract.test_cli import LIMIT, MODEL, ROOT, Shell, shell
+from tests.contract.test_newcomer import write_script
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.npm_servers import npm_server
+
+__all__ = ["shell"]  # a fixture
+
+pytestmark = pytest.mark.npm
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+ANSWER = '{"todos": [{"file": "src/a.py", "text": "count the herons"}]}'
+"""One that fits the schema of the page; the other recipes take any text."""
+
+
+@pytest.fixture
+def kitchen(shell: Shell) -> Shell:
+    """A project with what the recipes name, and commands that start the bridge and the servers from npm."""
+    folder = shell.folder
+    servers, saved = re.findall(r"^(?:Save this as `(.+?)`:\n\n)?```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for name, text in ((".mcp.json", servers[1]), saved):
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in ("src/a.py", "docs/one.md", "docs/two.md", "notes/meeting.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("# TODO: count the herons\n", encoding="utf-8")
+    write_script(folder / "bin" / "lmstudio-bridge", f'#!/bin/sh\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n')
+    node, script = npm_server("filesystem")
+    start = f'#!/bin/sh\nname=${{2#@modelcontextprotocol/server-}}\nshift 2\nexec {node} "{script}" "$@"\n'
+    write_script(folder / "bin" / "npx", start.replace("server-filesystem", "server-$name"))
+    return Shell(
+        folder, {**shell.environ, "PATH": f"{folder / 'bin'}:{shell.environ['PATH']}", "LM_API_TOKEN": "sk-lm-1"}
+    )
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
+    async with open_simulator([model]) as sim:
+        sim.script(MODEL, *[TextReply(ANSWER)] * 20)
+        yield sim
+
+
+async def test_every_recipe_runs(kitchen: Shell) -> None:
+    for block in BLOCKS:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-e", "-c", block),
+            cwd=kitchen.folder,
+            env=dict(kitchen.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(LIMIT):
+            _, err = await process.communicate()
+        assert process.returncode == 0, f"{block}\n{err.decode()}"
+
+    runs = list((kitchen.folder / "home" / "runs").glob("*.jsonl"))
+    assert len(runs) == PAGE.count("lmstudio-bridge run ") - 1 + len(list((kitchen.folder / "docs").glob("*.md")))
+    assert (kitchen.folder / "summaries.txt").read_text(encoding="utf-8").count(ANSWER) == 2
+    found = json.loads((kitchen.folder / "found.json").read_text(encoding="utf-8"))
+    assert json.loads(found["answer"]) == json.loads(ANSWER)

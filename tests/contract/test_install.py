@@ -1,0 +1,554 @@
+"""`install` and `uninstall`, as processes of their own, on real files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import stat
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.cli.hosts import SCOPES, Host, HostScope, find_place
+from lmstudio_bridge.cli.registration import Program, own_program, plan_entry
+from lmstudio_bridge.errors import BridgeError, SettingsError
+from lmstudio_bridge.files import replace_with_backup
+from lmstudio_bridge.mcp_client.config import starts_bridge
+from lmstudio_bridge.settings import Settings, Surroundings
+from tests.contract.test_cli import LIMIT, ROOT, Shell
+
+NOW = datetime(2026, 11, 23, 9, 0, 0)
+FAKE_CLAUDE = f"""#!{sys.executable}
+# `claude mcp` as 2.1.197 does it: an entry that is there is not replaced, what is not there is not removed.
+import json, os, sys
+from pathlib import Path
+with open(os.environ["CLAUDE_LOG"], "a", encoding="utf-8") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+if os.environ.get("CLAUDE_BREAKS"):
+    print("something is wrong inside")
+    sys.exit(1)
+_, action, _, scope, name, *rest = sys.argv[1:]
+path = Path.cwd() / ".mcp.json" if scope == "project" else Path(os.environ["HOME"], ".claude.json")
+root = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {{}}
+servers = root.setdefault("mcpServers", {{}})
+if (action == "remove") != (name in servers):
+    print("MCP server already exists" if name in servers else "No MCP server")
+    sys.exit(1)
+if action == "remove":
+    del servers[name]
+else:
+    servers[name] = json.loads(rest[0]) if action == "add-json" else {{"command": rest[1], "args": rest[2:]}}
+path.write_text(json.dumps(root, indent=2), encoding="utf-8")
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A home folder with a project in it, and no `claude` on the PATH."""
+    (tmp_path / "home" / "project").mkdir(parents=True)
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    return Shell(tmp_path / "home" / "project", environ)
+
+
+def home(shell: Shell) -> Path:
+    return Path(shell.environ["HOME"])
+
+
+def write(path: Path, root: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(root if isinstance(root, str) else json.dumps(root, indent=2), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def backups(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.backup-*"))
+
+
+def with_claude(shell: Shell, **environ: str) -> tuple[Shell, Path]:
+    """The shell with a `claude` on its PATH, and the file with the command lines that it got."""
+    folder = home(shell) / "bin"
+    folder.mkdir()
+    (folder / "claude").write_text(FAKE_CLAUDE, encoding="utf-8")
+    (folder / "claude").chmod(0o755)
+    log = folder / "log"
+    path = f"{folder}:{shell.environ['PATH']}"
+    return Shell(shell.folder, {**shell.environ, "PATH": path, "CLAUDE_LOG": str(log), **environ}), log
+
+
+def commands_in(log: Path) -> list[list[str]]:
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+async def answered(shell: Shell, answer: str, *arguments: str) -> tuple[int, str]:
+    """Run in a terminal of its own, where somebody types the answer; exit code and all that is seen."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lmstudio_bridge", *arguments),
+        cwd=shell.folder,
+        env=dict(shell.environ),
+        stdin=theirs,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    async with asyncio.timeout(LIMIT):
+        out, _ = await process.communicate()
+    os.close(ours)
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+# -- what is written where ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "scope", "platform", "path", "keys"),
+    [
+        ("claude-code", "user", "linux", "~/.claude.json", "mcpServers"),
+        ("claude-code", "local", "linux", "~/.claude.json", "projects ~/project mcpServers"),
+        ("claude-code", "project", "linux", "~/project/.mcp.json", "mcpServers"),
+        ("claude-desktop", "user", "linux", "~/.config/Claude/claude_desktop_config.json", "mcpServers"),
+        (
+            *("claude-desktop", "user", "darwin"),
+            "~/Library/Application Support/Claude/claude_desktop_config.json",
+            "mcpServers",
+        ),
+        ("claude-desktop", "user", "win32", "~/AppData/Roaming/Claude/claude_desktop_config.json", "mcpServers"),
+        ("cursor", "user", "darwin", "~/.cursor/mcp.json", "mcpServers"),
+        ("cursor", "project", "linux", "~/project/.cursor/mcp.json", "mcpServers"),
+        ("vscode", "user", "linux", "~/.config/Code/User/mcp.json", "servers"),
+        ("vscode", "user", "darwin", "~/Library/Application Support/Code/User/mcp.json", "servers"),
+        ("vscode", "user", "win32", "~/AppData/Roaming/Code/User/mcp.json", "servers"),
+        ("vscode", "project", "linux", "~/project/.vscode/mcp.json", "servers"),
+        ("lm-studio", "user", "linux", "~/.lmstudio/mcp.json", "mcpServers"),
+    ],
+)
+def test_each_program_has_its_own_place(
+    tmp_path: Path, host: Host, scope: HostScope, platform: str, path: str, keys: str
+) -> None:
+    around = Surroundings(tmp_path / "project", {"HOME": str(tmp_path)})
+
+    place = find_place(host, scope, around=around, platform=platform)
+
+    assert str(place.path) == path.replace("~", str(tmp_path))
+    assert place.keys == tuple(keys.replace("~", str(tmp_path)).split(" "))
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_the_documentation_names_every_place(platform: str) -> None:
+    told = (ROOT / "docs" / "claude-code.md").read_text(encoding="utf-8")
+    around = Surroundings(Path("/project"), {"HOME": "/home"})
+    for host, scopes in SCOPES.items():
+        for scope in scopes:
+            path = str(find_place(host, scope, around=around, platform=platform).path)
+            spelled = path.replace("/project/", "").replace("/home/", "~/")
+            windows = spelled.replace("~/AppData/Roaming/", "%APPDATA%/").replace("/", "\\")
+            assert f"`{windows if '%' in windows else spelled}`" in told
+
+
+def test_the_environment_moves_places(tmp_path: Path) -> None:
+    moved = {
+        "HOME": str(tmp_path),
+        "CLAUDE_CONFIG_DIR": "/c",
+        "XDG_CONFIG_HOME": "/x",
+        "APPDATA": "/a",
+    }
+    around = Surroundings(tmp_path, moved)
+
+    assert find_place("claude-code", "user", around=around, platform="linux").path == Path("/c/.claude.json")
+    assert find_place("vscode", "user", around=around, platform="linux").path == Path("/x/Code/User/mcp.json")
+    assert find_place("vscode", "user", around=around, platform="win32").path == Path("/a/Code/User/mcp.json")
+
+
+def test_local_scope_is_that_of_the_repository_as_in_claude_code(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    around = Surroundings(tmp_path / "a" / "b", {"HOME": "/h"})
+
+    assert find_place("claude-code", "local", around=around, platform="linux").keys[1] == str(tmp_path)
+
+
+def test_lm_studios_older_file_is_used_where_there_is_only_that(tmp_path: Path) -> None:
+    older = write(tmp_path / ".cache" / "lm-studio" / "mcp.json", {})
+
+    around = Surroundings(tmp_path, {"HOME": str(tmp_path)})
+    assert find_place("lm-studio", "user", around=around, platform="linux").path == older
+
+
+def test_a_place_without_a_home_folder_or_without_such_a_scope_is_refused(tmp_path: Path) -> None:
+    for host, scopes in SCOPES.items():
+        if "user" in scopes:
+            with pytest.raises(SettingsError, match="no home folder"):
+                find_place(host, "user", around=Surroundings(tmp_path, {}), platform="linux")
+    with pytest.raises(SettingsError, match="Cursor has no scope 'local'"):
+        find_place("cursor", "local", around=Surroundings(tmp_path, {"HOME": "/h"}), platform="linux")
+
+
+def test_the_command_is_one_that_starts_again(tmp_path: Path) -> None:
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    script = scripts / "lmstudio-bridge"
+
+    def program(*, argv0: str = "-m", prefix: str = "/venv") -> Program:
+        return own_program(argv0=argv0, prefix=prefix, scripts=str(scripts), python="/venv/bin/python")
+
+    assert program() == Program("/venv/bin/python", ("-m", "lmstudio_bridge"))
+    script.touch()
+    assert program() == Program(str(script))
+    link = tmp_path / "lmstudio-bridge"
+    link.symlink_to(script)
+    assert program(argv0=str(link)) == Program(str(link))
+    assert program(argv0="lmstudio-bridge") == Program(str(script))
+    cached = program(argv0=str(script), prefix="/home/u/.cache/uv/archive-v0/rA2B1eoy")
+    assert cached == Program("uvx", ("lmstudio-bridge",))
+    for each in (program(), cached, Program("/venv/bin/python", ("-m", "lmstudio_bridge"))):
+        assert starts_bridge(each.command, each.args)
+
+
+# -- install -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "root"),
+    [
+        ("claude-code", ".claude.json", "mcpServers"),
+        ("claude-desktop", ".config/Claude/claude_desktop_config.json", "mcpServers"),
+        ("cursor", ".cursor/mcp.json", "mcpServers"),
+        ("vscode", ".config/Code/User/mcp.json", "servers"),
+        ("lm-studio", ".lmstudio/mcp.json", "mcpServers"),
+    ],
+)
+async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
+    shell: Shell, host: str, path: str, root: str
+) -> None:
+    known = {"first": 1.50, root: {"other": {"command": "x", "env": {"KEY": "geheim-123"}}}, "last": ["ü"]}
+    file = write(home(shell) / path, known)
+    file.chmod(0o640)
+    before = file.read_bytes()
+
+    code, out, err = await shell.run("install", host, "--yes", "--base-url", "http://10.0.0.5:1234")
+
+    assert code == 0, out + err
+    after = read(file)
+    entry = after[root].pop("lmstudio-bridge")
+    assert after == known
+    assert starts_bridge(entry["command"], tuple(entry["args"]))
+    assert entry["env"] == {"LMSTUDIO_BASE_URL": "http://10.0.0.5:1234"}
+    assert entry.get("type") == ("stdio" if host in ("claude-code", "vscode") else None)
+    assert (list(after), stat.S_IMODE(file.stat().st_mode)) == (list(known), 0o640)
+    (copy,) = backups(file)
+    assert copy.read_bytes() == before
+    assert '+      "command": ' in out
+    assert ("hands tasks to a model of the same LM Studio" in err) == (host == "lm-studio")
+    assert "geheim-123" not in out + err
+
+    code, out, err = await shell.run("uninstall", host, "--yes")
+
+    assert code == 0, out + err
+    assert file.read_bytes() == before
+    assert "geheim-123" not in out + err
+    assert {each.name for each in file.parent.iterdir() if each != shell.folder} == {
+        file.name,
+        *(copy.name for copy in backups(file)),
+    }
+
+
+async def test_installing_twice_changes_nothing_and_keeps_what_was_added_by_hand(shell: Shell) -> None:
+    file = write(home(shell) / ".claude.json", {})
+    await shell.run("install", "--yes")
+    root = read(file)
+    root["mcpServers"]["lmstudio-bridge"]["timeout"] = 600_000
+    write(file, root)
+    before = file.read_bytes()
+
+    code, out, err = await shell.run("install")  # asks nothing, so it needs no terminal
+
+    assert (code, out) == (0, "")
+    assert f"Claude Code has the bridge already: {file}" in err
+    assert file.read_bytes() == before
+
+
+async def test_an_entry_of_that_name_is_shown_and_replaced_only_after_a_yes(shell: Shell) -> None:
+    file = write(home(shell) / ".claude.json", {"mcpServers": {"lmstudio-bridge": {"command": "node", "args": ["x"]}}})
+    before = file.read_bytes()
+
+    code, seen = await answered(shell, "n", "install")
+
+    assert (code, file.read_bytes()) == (1, before)
+    assert '-      "command": "node"' in seen
+    assert "Replace the entry that is there? [y/N]" in seen
+    assert "Nothing was written." in seen
+
+    code, seen = await answered(shell, "y", "install")
+
+    assert code == 0, seen
+    assert read(file)["mcpServers"]["lmstudio-bridge"]["command"] != "node"
+
+
+async def test_without_a_terminal_and_without_yes_nothing_is_written(shell: Shell) -> None:
+    code, out, err = await shell.run("install", "cursor")
+
+    assert code == 2
+    assert "+++ " in out
+    assert "no terminal to ask on. Give --yes" in err
+    assert not (home(shell) / ".cursor").exists()
+
+
+async def test_a_dry_run_shows_a_diff_and_writes_nothing(shell: Shell) -> None:
+    file = write(home(shell) / ".cursor" / "mcp.json", {"mcpServers": {"a": {"command": "b"}}})
+
+    code, out, err = await shell.run("install", "cursor", "--dry-run", "--model", "qwen")
+
+    assert (code, err) == (0, "Nothing was written (--dry-run).\n")
+    assert out.startswith(f"--- {file}\n+++ {file}\n@@ ")
+    assert '+        "DEFAULT_MODEL": "qwen"' in out
+    assert '       "command": "…"' in out  # of another server
+    assert backups(file) == []
+
+
+async def test_a_secret_is_written_and_never_shown(shell: Shell) -> None:
+    other = {"mcpServers": {"x": {"command": "c", "args": ["--key", "geheim-arg"], "headers": {"A": "geheim-kopf"}}}}
+    file = write(home(shell) / ".claude.json", json.dumps(other))  # on one line, next to ours
+    tokened = Shell(shell.folder, {**shell.environ, "LM_API_TOKEN": "geheim-token", "OTHER": "geheim-anders"})
+
+    code, out, err = await tokened.run("install", "--yes", "--env", "LM_API_TOKEN", "--env", "OTHER", "--env", "A=b c")
+
+    assert code == 0, err
+    env = read(file)["mcpServers"]["lmstudio-bridge"]["env"]
+    assert env == {"LM_API_TOKEN": "geheim-token", "OTHER": "geheim-anders", "A": "b c"}
+    assert "geheim" not in out + err
+    assert '"LM_API_TOKEN": "…"' in out
+    assert stat.S_IMODE((home(shell) / ".claude.json").stat().st_mode) & 0o077 == 0o044  # as it was
+
+    code, out, err = await tokened.run("install", "--print", "--env", "LM_API_TOKEN")
+
+    assert json.loads(out)["mcpServers"]["lmstudio-bridge"]["env"] == {"LM_API_TOKEN": "<LM_API_TOKEN>"}
+    assert err == "Put the value of LM_API_TOKEN in the place of <LM_API_TOKEN>.\n"
+
+
+async def test_a_new_file_is_for_its_owner_alone_and_a_projects_for_all(shell: Shell) -> None:
+    await shell.run("install", "--yes")
+    await shell.run("install", "--yes", "--scope", "project")
+
+    assert stat.S_IMODE((home(shell) / ".claude.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((shell.folder / ".mcp.json").stat().st_mode) == 0o644
+    assert read(shell.folder / ".mcp.json")["mcpServers"]["lmstudio-bridge"]["command"] == "uvx"
+
+
+async def test_a_secret_does_not_go_into_a_file_that_others_get(shell: Shell) -> None:
+    code, _, err = await shell.run("install", "--yes", "--scope", "project", "--env", "LM_API_TOKEN=geheim-1")
+
+    assert code == 2
+    assert "LM_API_TOKEN looks like a secret" in err
+    assert "geheim" not in err
+    assert not (shell.folder / ".mcp.json").exists()
+
+    code, _, err = await shell.run("install", "--yes", "--scope", "project", "--env", "LM_API_TOKEN=${LM_API_TOKEN}")
+
+    assert code == 0, err
+    env = read(shell.folder / ".mcp.json")["mcpServers"]["lmstudio-bridge"]["env"]
+    assert env == {"LM_API_TOKEN": "${LM_API_TOKEN}"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--base-url", "ftp://x"), "LMSTUDIO_BASE_URL is not an http or https address"),
+        (("--env", "LMSTUDIO_BRIDGE_CALLS=maybe"), "LMSTUDIO_BRIDGE_CALLS has a value that can't be used"),
+        (("--env", "=x"), "An --env does not begin with the name of a variable"),
+        (("--env", "NOT_HERE"), "--env NOT_HERE: there is no such variable here"),
+    ],
+)
+async def test_an_entry_that_would_not_start_is_not_written(shell: Shell, options: tuple[str, ...], said: str) -> None:
+    code, _, err = await shell.run("install", "--yes", *options)
+
+    assert (code, said in err) == (2, True), err
+    assert not (home(shell) / ".claude.json").exists()
+
+
+@pytest.mark.parametrize("text", ['{\n  // mine\n  "servers": {}\n}', "{", "[]", '{"servers": []}', "\x00"])
+async def test_a_file_that_is_not_plain_json_is_left_alone_and_there_is_something_to_paste(
+    shell: Shell, text: str
+) -> None:
+    file = write(home(shell) / ".config" / "Code" / "User" / "mcp.json", text)
+
+    code, out, err = await shell.run("install", "vscode", "--yes", "--env", "LM_API_TOKEN=geheim-1")
+
+    assert (code, out) == (1, "")
+    assert f"VS Code's file {file}" in err
+    assert json.loads(err[err.index("\n{") :])["servers"]["lmstudio-bridge"]["env"] == {
+        "LM_API_TOKEN": "<LM_API_TOKEN>"
+    }
+    assert "geheim" not in err
+    assert file.read_text(encoding="utf-8") == text
+    assert (await shell.run("uninstall", "vscode", "--yes"))[0] == 1
+
+
+async def test_a_byte_order_mark_stays(shell: Shell) -> None:
+    file = home(shell) / ".cursor" / "mcp.json"
+    file.parent.mkdir()
+    file.write_bytes(b'\xef\xbb\xbf{"mcpServers": {}}\r\n')
+
+    await shell.run("install", "cursor", "--yes")
+
+    written = file.read_bytes()
+    assert (written[:3], written[-2:]) == (b"\xef\xbb\xbf", b"\r\n")
+    assert "lmstudio-bridge" in json.loads(written.decode("utf-8-sig"))["mcpServers"]
+
+
+async def test_what_is_in_several_scopes_is_taken_out_of_the_one_that_is_named(shell: Shell) -> None:
+    for scope in ("user", "local"):
+        await shell.run("install", "--yes", "--scope", scope)
+
+    code, _, err = await shell.run("uninstall", "--yes")
+    assert code == 2
+    assert "several scopes: user (" in err
+
+    assert (await shell.run("uninstall", "--yes", "--scope", "local"))[0] == 0
+    root = read(home(shell) / ".claude.json")
+    assert root["projects"] == {str(shell.folder): {"mcpServers": {}}}
+    assert "lmstudio-bridge" in root["mcpServers"]
+
+    assert (await shell.run("uninstall", "--yes"))[0] == 0
+    code, out, err = await shell.run("uninstall")
+    assert (code, out) == (0, "")
+    assert "Claude Code has no entry for the bridge" in err
+
+
+# -- through Claude Code's own command ---------------------------------------------------------------------------
+
+
+async def test_claude_code_changes_its_own_file_where_it_can(shell: Shell) -> None:
+    there, log = with_claude(shell)
+    file = home(shell) / ".claude.json"
+
+    code, _, err = await there.run("install", "--yes", "--model", "a")
+    first = read(file)["mcpServers"]["lmstudio-bridge"]
+    await there.run("install", "--yes", "--model", "b")
+    second = read(file)["mcpServers"]["lmstudio-bridge"]
+    await there.run("uninstall", "--yes")
+
+    assert code == 0, err
+    assert f"Written by `claude mcp`: {file}" in err
+    assert (first["env"], second["env"]) == ({"DEFAULT_MODEL": "a"}, {"DEFAULT_MODEL": "b"})
+    assert read(file) == {"mcpServers": {}}
+    name = ["--scope", "user", "lmstudio-bridge"]
+    assert commands_in(log) == [
+        ["mcp", "add-json", *name, json.dumps(first)],
+        ["mcp", "remove", *name],  # it replaces nothing
+        ["mcp", "add-json", *name, json.dumps(second)],
+        ["mcp", "remove", *name],
+    ]
+    assert backups(file) == []
+
+
+async def test_a_secret_never_stands_on_a_command_line(shell: Shell) -> None:
+    there, log = with_claude(shell)
+
+    code, _, _ = await there.run("install", "--yes", "--env", "LM_API_TOKEN=geheim-1")
+
+    assert (code, commands_in(log)) == (0, [])
+    assert read(home(shell) / ".claude.json")["mcpServers"]["lmstudio-bridge"]["env"] == {"LM_API_TOKEN": "geheim-1"}
+
+
+async def test_where_claude_fails_its_file_is_changed_instead(shell: Shell) -> None:
+    there, log = with_claude(shell, CLAUDE_BREAKS="1")
+
+    code, _, err = await there.run("install", "--yes")
+
+    assert (code, len(commands_in(log))) == (0, 1)
+    assert "`claude mcp` did not do it (something is wrong inside); its file is changed instead." in err
+    assert "lmstudio-bridge" in read(home(shell) / ".claude.json")["mcpServers"]
+
+
+# -- the file itself ---------------------------------------------------------------------------------------------
+
+
+def test_a_link_stays_a_link_and_the_file_behind_it_is_replaced(tmp_path: Path) -> None:
+    real = write(tmp_path / "dotfiles" / "mcp.json", "{}")
+    link = tmp_path / "mcp.json"
+    link.symlink_to(real)
+
+    copy = replace_with_backup(link, before="{}", after='{"a": 1}', now=NOW)
+
+    assert link.is_symlink()
+    assert real.read_text(encoding="utf-8") == '{"a": 1}'
+    assert copy == real.with_name("mcp.json.backup-20261123-090000")
+    again = replace_with_backup(link, before='{"a": 1}', after="{}", now=NOW)
+    assert again == real.with_name("mcp.json.backup-20261123-090000-2")  # the first copy is the one that matters
+    assert copy.read_text(encoding="utf-8") == "{}"
+
+
+def test_a_file_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", '{"theirs": 1}')
+
+    with pytest.raises(SettingsError, match="changed by somebody else"):
+        replace_with_backup(file, before="{}", after="x", now=NOW)
+
+    assert (read(file), list(tmp_path.iterdir())) == ({"theirs": 1}, [file])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_said_as_ordinary_user(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", "{}")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SettingsError, match="cannot be written"):
+            replace_with_backup(file, before="{}", after="x", now=NOW)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_place_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SettingsError, match="cannot be"):
+        replace_with_backup(tmp_path / "file" / "a.json", before=None, after="x", now=NOW)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_owner_of_a_file_stays_its_owner(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", "{}")
+    os.chown(file, 12345, 12346)
+
+    copy = replace_with_backup(file, before="{}", after="x", now=NOW)
+
+    assert copy is not None
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in (file, copy)] == [(12345, 12346)] * 2
+
+
+def entry_with(env: Mapping[str, str]) -> dict[str, Any]:
+    return {"command": "uvx", "args": ["lmstudio-bridge"], "env": dict(env)}
+
+
+def test_every_text_in_a_diff_that_is_not_known_to_be_harmless_is_hidden(tmp_path: Path) -> None:
+    place = find_place("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
+    old = {"command": "/x", "args": ["--api-key", "geheim-0", "z"], "env": {"K": "geheim-1", "DEFAULT_MODEL": "m"}}
+    text = json.dumps({"mcpServers": {"b": {"url": 'https://a?k=geheim"2'}, "lmstudio-bridge": old}}, indent=1)
+
+    shown = plan_entry(place, text, entry_with({"TOKEN": "geheim-3", "LMSTUDIO_BRIDGE_HOME": "/h"})).diff()
+
+    assert "geheim" not in shown
+    for text in ('"/x"', '"uvx"', '"m"', '"/h"', '"url": "…"', '"TOKEN": "…"'):
+        assert text in shown
+
+
+def test_settings_whose_values_are_shown_hold_no_secret() -> None:
+    secret = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+    assert secret == ["api_token"]  # whose variables begin neither with LMSTUDIO_BRIDGE_ nor are in the list
+
+
+def test_a_setting_of_another_shape_is_a_bridge_error(tmp_path: Path) -> None:
+    place = find_place("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
+    with pytest.raises(BridgeError, match="cannot be changed: what holds 'lmstudio-bridge' is no object"):
+        plan_entry(place, '{"mcpServers": 3}', entry_with({}))

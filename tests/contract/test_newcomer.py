@@ -1,0 +1,178 @@
+"""Somebody new follows docs/quick-start.md, line by line, in a home folder with nothing in it and a real terminal.
+
+In the place of what is not there: a simulator is LM Studio, and `claude`, `uvx` and `npx` are scripts that do for these
+lines what the real ones do, without a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pexpect
+import pexpect.fdpexpect
+import pytest
+
+from tests.contract.test_cli import LIMIT, MODEL, ROOT
+from tests.contract.test_cli_runs import without_codes
+from tests.contract.test_install import FAKE_CLAUDE
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.npm_servers import npm_server
+
+pytestmark = pytest.mark.npm
+
+ROWS, COLUMNS = 50, 200
+ANSWER = "It counts the herons of a lake."
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block of command lines, and what the page says that one sees of the last of them."""
+
+    lines: tuple[str, ...]
+    seen: tuple[str, ...]
+
+
+def steps(page: str) -> Iterator[Step]:
+    """The blocks of a page, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(sh|text)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    for place, (kind, body) in enumerate(blocks):
+        if kind == "sh":
+            after = blocks[place + 1] if place + 1 < len(blocks) else ("", "")
+            yield Step(tuple(body.splitlines()), tuple(after[1].splitlines()) if after[0] == "text" else ())
+
+
+def write_script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder with one project, and the scripts that stand for what would come from a network."""
+    home = tmp_path / "home"
+    (home / "project").mkdir(parents=True)
+    (home / "project" / "README.md").write_text("A program that counts the herons of a lake.\n", encoding="utf-8")
+    write_script(tmp_path / "bin" / "claude", FAKE_CLAUDE)
+    write_script(tmp_path / "bin" / "uvx", '#!/bin/sh\nexec "$@"\n')
+    bridge = f'#!/bin/sh\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n'
+    write_script(tmp_path / "bin" / "lmstudio-bridge", bridge)
+    node, server = npm_server("filesystem")
+    write_script(tmp_path / "bin" / "npx", f'#!/bin/sh\nshift 2\nexec {node} "{server}" "$@"\n')
+    return home
+
+
+def type_line(line: str, *, folder: Path, environ: Mapping[str, str]) -> tuple[int, str]:
+    """Run a line in a terminal of its own, with `y` for every question; exit code, and what stands on the screen."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", line], cwd=folder, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    terminal = pexpect.fdpexpect.fdspawn(ours, encoding="utf-8", timeout=LIMIT)
+    shown = ""
+    try:
+        while terminal.expect([re.escape("[y/N] "), pexpect.EOF]) == 0:
+            shown += f"{terminal.before}{terminal.after}"
+            terminal.sendline("y")
+        return process.wait(LIMIT), without_codes(f"{shown}{terminal.before}")
+    finally:
+        terminal.close()
+        process.kill()
+        process.wait()
+
+
+def missing(seen: tuple[str, ...], shown: str) -> str:
+    """The first line that should be seen and is not, or not in its place; … stands for anything. "" if all are."""
+    place = 0
+    for line in seen:
+        found = re.compile(".*".join(map(re.escape, line.split("…")))).search(shown, place)
+        if found is None:
+            return line
+        place = found.end()
+    return ""
+
+
+def environ_of(home: Path, url: str) -> dict[str, str]:
+    """The environment of a shell in that home folder, where LM Studio has that address."""
+    node = Path(shutil.which("node") or "").parent
+    return {
+        "PATH": os.pathsep.join([str(home.parent / "bin"), str(node), os.defpath]),
+        "HOME": str(home),
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT),
+        "CLAUDE_LOG": str(home.parent / "log"),
+        "LMSTUDIO_BASE_URL": url,
+    }
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+async def test_quick_start_does_what_it_says(home: Path, sim: Simulator) -> None:
+    project, claude_file = home / "project", home / ".claude.json"
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "README.md"})), TextReply(ANSWER))
+    environ = environ_of(home, sim.url)
+    commands, registered = [], False
+    for step in steps("docs/quick-start.md"):
+        shown = ""
+        for line in step.lines:
+            code, shown = await asyncio.to_thread(type_line, line, folder=project, environ=environ)
+            assert code == 0, f"{line}\n{shown}"
+            commands.append(" ".join(line.split()[:3]))
+            registered |= claude_file.exists() and "lmstudio-bridge" in claude_file.read_text(encoding="utf-8")
+        assert not missing(step.seen, shown), f"{step.lines[-1]}\n{shown}"
+
+    assert commands == [
+        "claude mcp add",
+        *(
+            f"uvx lmstudio-bridge {name}"
+            for name in ("install", "doctor", "servers", "run", "runs", "runs", "uninstall")
+        ),
+    ]
+    assert ANSWER in (project / "run.html").read_text(encoding="utf-8")
+    assert registered
+    assert list(json.loads(claude_file.read_text(encoding="utf-8"))["mcpServers"]) == ["filesystem"]
+
+
+async def test_first_lines_of_the_readme_do_what_it_says(home: Path, sim: Simulator) -> None:
+    servers = {"filesystem": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "."]}}
+    (home / ".claude.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+    sim.script(MODEL, CallReply(("filesystem__list_directory", {"path": "."})), TextReply(ANSWER))
+
+    shown = ""
+    for line in next(steps("README.md")).lines:
+        code, shown = await asyncio.to_thread(
+            type_line, line, folder=home / "project", environ=environ_of(home, sim.url)
+        )
+        assert code == 0, f"{line}\n{shown}"
+
+    assert ANSWER in shown
+
+
+@pytest.mark.parametrize(
+    ("seen", "first_missing"),
+    [((), ""), (("a … c",), ""), (("d",), ""), (("d", "a"), "a"), (("a … d",), "a … d"), (("b.",), "b.")],
+)
+def test_what_is_seen_is_looked_for_line_by_line_and_in_order(seen: tuple[str, ...], first_missing: str) -> None:
+    assert missing(seen, "a b c\nd e\n") == first_missing

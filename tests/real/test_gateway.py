@@ -1,0 +1,199 @@
+"""The configuration of docs/gateway.md, word for word: a LiteLLM proxy in front of two LM Studios, and the bridge.
+
+A tier of its own, for it needs 750 MB: scripts/test-gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+from tests.lmstudio_sim.errors import (
+    MODEL_UNLOADED,
+    NO_USER_QUERY,
+    OVERFLOW_PLAIN,
+    SLOT_WAIT_FAILED,
+    plain_error,
+    template_failure,
+)
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import (
+    CallReply,
+    CutSocket,
+    EndEarly,
+    HtmlErrorReply,
+    HttpReply,
+    RateLimitReply,
+    Reply,
+    StreamError,
+    TextReply,
+)
+from tests.lmstudio_sim.requests import SimRequest
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.unit.runs.test_other_servers import checks_of, open_desk, run_task, take_then_tell
+
+pytestmark = pytest.mark.gateway
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+LITELLM = ROOT / ".gateway" / "bin" / "litellm"
+KEY = "sk-0123456789abcdef0123456789abcdef0123456789abcdef"
+MODEL = "qwen/qwen3-4b"
+START_LIMIT = 120.0  # seconds; it imports for ten of them on a machine that is not busy
+END_LIMIT = 20.0  # seconds
+FIRST, AGAIN = (("tokens__take", {"run": "one", "step": step}) for step in (1, 2))
+RUNS = 12  # so many, spread at random, that none comes to one of two by a chance of 1 in 8 million
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running proxy, with the two LM Studios behind it."""
+
+    url: str
+    sims: tuple[Simulator, Simulator]
+
+    def chats(self) -> list[int]:
+        """How many chat requests each LM Studio has got."""
+        return [sum(request.path == "/v1/chat/completions" for request in sim.requests) for sim in self.sims]
+
+
+def environment(sims: tuple[Simulator, Simulator]) -> dict[str, str]:
+    """The variables that the document exports, with the values of this test."""
+    values = {
+        "LM_STUDIO_A": f"{sims[0].url}/v1",
+        "LM_STUDIO_B": f"{sims[1].url}/v1",
+        "LITELLM_MASTER_KEY": KEY,
+    }
+    told = dict(re.findall(r"(\w+)=(\S+)", "\n".join(re.findall(r"^export (.*)$", DOCUMENT, flags=re.MULTILINE))))
+    assert set(values) <= set(told)
+    return {**os.environ, **told, **values, "NO_PROXY": "127.0.0.1"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port: int = held.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def open_gateway(folder: Path) -> AsyncIterator[Gateway]:
+    assert LITELLM.exists(), "there is no LiteLLM: run scripts/test-gateway"
+    (config,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    (folder / "gateway.yaml").write_text(config, encoding="utf-8")
+    (command,) = re.findall(r"^litellm/bin/litellm (.*)$", DOCUMENT, flags=re.MULTILINE)
+    model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
+    async with open_simulator([model]) as one, open_simulator([model]) as two:
+        port = free_port()
+        options = [str(port) if word == "4000" else word for word in command.split()]
+        process = await asyncio.create_subprocess_exec(
+            LITELLM,
+            *options,
+            cwd=folder,
+            env=environment((one, two)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.TaskGroup() as readers:
+            lines: list[bytes] = []
+            started = asyncio.Event()
+            readers.create_task(read_lines(process, lines, started))
+            try:
+                async with asyncio.timeout(START_LIMIT):
+                    await started.wait()
+                assert process.returncode is None, b"".join(lines).decode()
+                yield Gateway(f"http://127.0.0.1:{port}/v1", (one, two))
+            finally:
+                await end(process)
+        assert one.failures + two.failures == []
+
+
+async def read_lines(process: asyncio.subprocess.Process, lines: list[bytes], started: asyncio.Event) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        lines.append(line)
+        if b"running on" in line:
+            started.set()
+    started.set()  # it ended before
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(END_LIMIT):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def open_bridge(gateway: Gateway, folder: Path) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
+    return open_desk(gateway.url, folder, LM_API_TOKEN=KEY)
+
+
+async def answers(agent: DynamicAutonomousAgent, runs: int) -> list[str]:
+    """How several runs, one after the other, ended."""
+    return [(await run_task(agent))[0].stop for _ in range(runs)]
+
+
+async def test_two_machines_share_the_runs_and_one_that_goes_down_is_not_missed(tmp_path: Path) -> None:
+    async with open_gateway(tmp_path) as gateway:
+        for sim in gateway.sims:
+            sim.script_fn("*", take_then_tell)
+        async with open_bridge(gateway, tmp_path) as agent:
+            checks = {check.name: check.found for check in await checks_of(agent)}
+            assert checks["Model"] == "local (load state not told)"
+            assert checks["LM Studio"].endswith("answers (/v1/models), 1 chat model")
+
+            assert await answers(agent, RUNS) == ["answered"] * RUNS
+            assert min(gateway.chats()) > 0
+
+            await gateway.sims[1].stop()
+            before = gateway.chats()
+            assert await answers(agent, RUNS) == ["answered"] * RUNS
+            assert [now - then for now, then in zip(gateway.chats(), before, strict=True)] == [2 * RUNS, 0]
+
+
+FAULTS: dict[str, Reply] = {
+    "ended early": CallReply(AGAIN, faults=(EndEarly(1),)),
+    "failed in the stream": CallReply(AGAIN, faults=(StreamError(SLOT_WAIT_FAILED, after_tokens=1),)),
+    "cut off": CallReply(AGAIN, faults=(CutSocket(1),)),
+    "lost in the stream": CallReply(AGAIN, faults=(StreamError(MODEL_UNLOADED),)),
+    "unloaded": HttpReply(400, plain_error(MODEL_UNLOADED)),
+    "overflow": HttpReply(400, plain_error(OVERFLOW_PLAIN)),
+    "overflow in the stream": CallReply(AGAIN, faults=(StreamError(OVERFLOW_PLAIN),)),
+    "template": HttpReply(400, plain_error(template_failure(NO_USER_QUERY))),
+    "busy": HttpReply(503, plain_error("Loading model")),
+    "a server fault": HtmlErrorReply(),
+    "limited": RateLimitReply(1),
+}
+"""What one request in the middle of a run meets, at whichever LM Studio it comes to."""
+
+
+def in_turn(*replies: Reply) -> Callable[[SimRequest], Reply]:
+    """These replies in turn, wherever they are asked for, and then an answer."""
+    left = iter(replies)
+    return lambda request: next(left, TextReply("All done."))
+
+
+async def test_faults_behind_the_gateway_are_recovered_from(tmp_path: Path) -> None:
+    ended: dict[str, tuple[str, str]] = {}
+    async with open_gateway(tmp_path) as gateway, open_bridge(gateway, tmp_path) as agent:
+        for name, fault in FAULTS.items():
+            reply = in_turn(CallReply(FIRST), fault)
+            for sim in gateway.sims:
+                sim.script_fn("*", reply)
+            outcome, _ = await run_task(agent)
+            ended[name] = outcome.stop, outcome.answer or outcome.error
+
+    assert ended == dict.fromkeys(FAULTS, ("answered", "All done."))

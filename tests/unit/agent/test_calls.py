@@ -1,0 +1,403 @@
+"""The calls of one turn: what is run, side by side or in order, and what each is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
+from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.tool_executor import Caller
+from lmstudio_bridge.agent.tools import FIND_TOOLS, Selection, Toolbox
+from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.errors import ToolTimeoutError
+from lmstudio_bridge.events import CallFinished, CallStarted, Noticed
+from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult, ToolRunner
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import holds_mark
+from tests.support.fakes import FakeTools, ManualClock, Recorder, Sent
+
+PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+READ = ServerTool("fs", "read", "Reads a file.", PATH, read_only=True)
+WRITE = ServerTool("fs", "write", "Writes a file.", PATH, read_only=False)
+ODD = ServerTool("fs", "odd", "Says nothing of itself.", PATH)
+
+LIST = ServerTool("fs", "list", "Lists a folder.", PATH, read_only=True)
+
+
+def calls(*named: tuple[str, str]) -> list[ToolCall]:
+    """Calls of `fs__…` tools with these paths."""
+    return [
+        ToolCall(f"c{number}", f"fs__{name}", f'{{"path": "{path}"}}') for number, (name, path) in enumerate(named, 1)
+    ]
+
+
+class MeetingTools:
+    """Tools of which each call waits until `expected` are under way at once; gives its path back."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._all_there = asyncio.Event()
+        self.most = 0
+        self._under_way = 0
+        self.order: list[str] = []
+
+    async def call_tool(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        on_progress: Callable[[str], Awaitable[None]] | None = None,
+    ) -> ToolResult:
+        path = str(arguments["path"])
+        self.order.append(f"{path} begins")
+        self._under_way += 1
+        self.most = max(self.most, self._under_way)
+        if self._under_way == self._expected:
+            self._all_there.set()
+        async with asyncio.timeout(10):
+            await self._all_there.wait()
+        for _ in range(10 - int(path)):  # the last one ends first
+            await asyncio.sleep(0)
+        self._under_way -= 1
+        self.order.append(f"{path} ends")
+        return ToolResult(path)
+
+
+@dataclass
+class Case:
+    """A caller put together from fakes."""
+
+    tools: ToolRunner = field(default_factory=lambda: answering(ToolResult("done")))
+    policy: Policy = field(default_factory=lambda: Policy("write"))
+    limit: int = 1_000
+    max_tools: int | None = None
+    more: tuple[ServerTool, ...] = ()
+    recorder: Recorder = field(default_factory=Recorder)
+
+    def __post_init__(self) -> None:
+        toolbox = Toolbox([READ, WRITE, ODD, *self.more])
+        self.selection = Selection(toolbox.offers, "read", max_tools=self.max_tools)
+        self.caller = Caller(
+            self.tools,
+            toolbox=toolbox,
+            policy=self.policy,
+            shelf=Shelf(self.limit),
+            selection=self.selection,
+            tell=self.recorder.emit,
+            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
+            clock=ManualClock(),
+        )
+
+    async def answer(self, turn: Sequence[ToolCall]) -> list[ToolResult]:
+        return await self.caller.answer_turn(1, turn)
+
+
+def answering(result: ToolResult | BaseException) -> FakeTools:
+    return FakeTools({("fs", name): result for name in ("read", "write", "odd")})
+
+
+def finished(number: str, tool: str, text: str, *, sent: bool, is_error: bool, server: str = "fs") -> CallFinished:
+    return CallFinished(1, number, server, tool, text, is_error=is_error, sent=sent, seconds=0)
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["[secret]", "[secret:github-token …3f2a]"])
+@pytest.mark.parametrize(("tool", "sent"), [("read", True), ("odd", False), ("write", False)])
+async def test_placeholder_of_a_secret_is_not_written_in_its_place(tool: str, sent: bool, mark: str) -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    [result] = await given.answer(calls((tool, f"KEY={mark}")))
+
+    assert (len(tools.sent) == 1) is sent
+    assert ("stands for a secret that is kept from you" in result.text) is not sent
+
+
+@pytest.mark.parametrize("size", [999_999, 1_000_000, 1_000_001])
+async def test_result_of_any_length_is_redacted(size: int) -> None:
+    given = Case(answering(ToolResult("a" * (size - 6) + "secret")), limit=2_000_000)
+
+    [result] = await given.answer(calls(("read", "1")))
+
+    assert result.text.endswith("[…]")
+
+
+# -- side by side -----------------------------------------------------------------------------------------------------
+
+
+async def test_calls_that_only_read_are_under_way_at_once_and_answered_in_their_order() -> None:
+    given = Case(tools := MeetingTools(expected=3))
+
+    results = await given.answer(calls(("read", "1"), ("read", "2"), ("read", "3")))
+
+    assert results == [ToolResult("1"), ToolResult("2"), ToolResult("3")]
+    assert tools.most == 3
+    assert tools.order[3:] == ["3 ends", "2 ends", "1 ends"]
+
+
+@pytest.mark.parametrize("other", ["write", "odd"])
+async def test_where_one_call_may_write_all_run_one_after_another(other: str) -> None:
+    given = Case(tools := MeetingTools(expected=1))
+
+    results = await given.answer(calls(("read", "1"), (other, "2"), ("read", "3")))
+
+    assert results == [ToolResult("1"), ToolResult("2"), ToolResult("3")]
+    assert tools.order == ["1 begins", "1 ends", "2 begins", "2 ends", "3 begins", "3 ends"]
+
+
+async def test_calls_of_the_bridges_own_tools_hold_no_others_up() -> None:
+    given = Case(tools := MeetingTools(expected=2))
+    find = ToolCall("c9", FIND_TOOLS.name, '{"query": "write"}')
+
+    await given.answer([*calls(("read", "1")), find, *calls(("read", "2"))])
+
+    assert tools.most == 2
+
+
+async def test_a_failure_of_one_call_leaves_the_others_beside_it_alone() -> None:
+    class Half(MeetingTools):
+        async def call_tool(self, server: str, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolResult:
+            result = await super().call_tool(server, tool, arguments, **options)
+            if result.text == "1":
+                raise ToolTimeoutError("It took too long.", server="fs")
+            return result
+
+    given = Case(Half(expected=2))
+
+    results = await given.answer(calls(("read", "1"), ("read", "2")))
+
+    assert [result.is_error for result in results] == [True, False]
+    assert results[0].text.startswith("The call failed: It took too long.")
+
+
+# -- the same call, and too many --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["read", "write"])
+async def test_the_same_call_twice_in_a_turn_is_run_once(name: str) -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    results = await given.answer(calls((name, "a"), (name, "b"), (name, "a"), (name, "a")))
+
+    above = ToolResult("The same call stands above; its result is there.")
+    assert results == [ToolResult("done"), ToolResult("done"), above, above]
+    assert tools.sent == [Sent("fs", name, {"path": "a"}), Sent("fs", name, {"path": "b"})]
+    assert given.recorder.of(CallFinished)[2:] == [
+        finished(number, f"fs__{name}", above.text, sent=False, is_error=False, server="") for number in ("c3", "c4")
+    ]
+
+
+@pytest.mark.parametrize(("count", "run"), [(15, 15), (16, 16), (17, 16)])
+async def test_so_many_calls_of_a_turn_are_run_and_the_others_answered(count: int, run: int) -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    results = await given.answer(calls(*[("read", str(number)) for number in range(count)]))
+
+    refused = "Not done: at most 16 calls in one turn. Call it again if it is still needed."
+    assert results == [ToolResult("done")] * run + [ToolResult(refused, is_error=True)] * (count - run)
+    assert len(tools.sent) == run
+
+
+async def test_a_call_like_one_that_was_too_many_is_not_said_to_have_a_result() -> None:
+    given = Case()
+    many = calls(*[("read", str(number)) for number in range(17)])
+
+    results = await given.answer([*many, ToolCall("c18", many[-1].name, many[-1].arguments)])
+
+    assert results[-1] == results[-2]
+    assert results[-1].is_error
+
+
+async def test_the_same_calls_do_not_count_among_the_many() -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    await given.answer(calls(*[("read", "a")] * 20, *[("read", str(number)) for number in range(15)]))
+
+    assert len(tools.sent) == 16
+
+
+async def test_no_calls_have_no_results() -> None:
+    assert await Case().answer([]) == []
+
+
+# -- calls that never leave -------------------------------------------------------------------------------------------
+
+
+async def test_the_bridges_own_tools_never_reach_a_server() -> None:
+    given = Case(tools := answering(ToolResult("x" * 20)), limit=10, max_tools=1)
+    turn = [
+        *calls(("read", "a")),
+        ToolCall("c2", "read_result", '{"id": "r1", "offset": 18}'),
+        ToolCall("c3", "search_result", '{"id": "r1", "text": "y"}'),
+        ToolCall("c4", FIND_TOOLS.name, '{"query": "writes"}'),
+        ToolCall("c5", "read_result", "{}"),
+    ]
+
+    results = await given.answer(turn)
+
+    assert results[1:] == [
+        ToolResult("xx\n[r1, characters 18 to 20 of 20; this is its end]"),
+        ToolResult("'y' does not occur in r1."),
+        ToolResult("These can be called now:\n- fs__write: Writes a file."),
+        ToolResult("read_result needs 'id'.", is_error=True),
+    ]
+    assert tools.sent == [Sent("fs", "read", {"path": "a"})]
+    assert given.recorder.of(CallFinished)[1:] == [
+        finished(each.id, each.name, result.text, sent=False, is_error=result.is_error, server="lmstudio-bridge")
+        for each, result in zip(turn[1:], results[1:], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["write", "odd"])
+async def test_a_call_that_the_policy_refuses_is_not_sent(name: str) -> None:
+    given = Case(tools := answering(ToolResult("done")), policy=Policy("read"))
+
+    results = await given.answer(calls((name, "a"), ("read", "a")))
+
+    refusal = f"Not allowed: fs {name} may change things, and this run has read access only. Work without it."
+    assert results == [ToolResult(refusal, is_error=True), ToolResult("done")]
+    assert tools.sent == [Sent("fs", "read", {"path": "a"})]
+
+
+async def test_a_tool_that_was_taken_away_is_not_run_any_more() -> None:
+    """A model goes on to call what stands in its history, offered or not."""
+    given = Case(tools := answering(ToolResult("done")))
+    given.selection.take_away({"fs__read"})
+
+    results = await given.answer(calls(("read", "a"), ("write", "a")))
+
+    assert results == [ToolResult(TAKEN_AWAY, is_error=True), ToolResult("done")]
+    assert tools.sent == [Sent("fs", "write", {"path": "a"})]
+
+
+async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() -> None:
+    given = Case(tools := answering(ToolResult("done")))
+    given.selection.take_away({"fs__read"})
+
+    results = await given.answer([ToolCall("c1", "Fs__READ", '{"path": "a"}')])
+
+    assert (results, tools.sent) == ([ToolResult(TAKEN_AWAY, is_error=True)], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "beginning"),
+    [
+        ("fs__reed", "{}", "There is no tool 'fs__reed'"),
+        ("fs__read", "{", "fs__read was not called"),
+        ("fs__read", '{"path": ["secret"]}', "fs__read was not called, because its arguments are not right: path: ["),
+    ],
+)
+async def test_a_call_that_cannot_be_run_is_answered_without_being_sent(
+    name: str, arguments: str, beginning: str
+) -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    [result] = await given.answer([ToolCall("c1", name, arguments)])
+
+    assert result.text.startswith(beginning)
+    assert "secret" not in result.text
+    assert (result.is_error, tools.sent) == (True, [])
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_done_to_the_arguments_is_told_before_the_call() -> None:
+    given = Case()
+
+    await given.answer([ToolCall("c1", "fs__read", "{'file_path': 5}")])
+
+    assert given.recorder.events == [
+        Noticed(
+            Notice(
+                "strategy",
+                "fs: read was understood so: the JSON was repaired; file_path was taken as path; path was given as int",
+            )
+        ),
+        CallStarted(1, "c1", "fs", "read", '{"path": "5"}'),
+        CallFinished(1, "c1", "fs", "read", "done", False, True, 0, verdict="allowed", rule="readOnlyHint"),
+    ]
+
+
+async def test_a_big_result_is_shown_in_part_and_without_secrets() -> None:
+    given = Case(answering(ToolResult("secret" * 100, is_error=True)), limit=50)
+
+    [result] = await given.answer(calls(("read", "a")))
+
+    assert result.text.startswith(f"The call failed: {'[…]' * 11}[…\n[… 250 of 300 characters are not shown here.")
+    assert "secret" not in result.text
+
+
+@pytest.mark.parametrize(
+    "error", ["ENOENT: no such file", "Entity not found", "It does not exist.", "It doesn't exist"]
+)
+async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the_names(error: str) -> None:
+    given = Case(answering(ToolResult(error, is_error=True)), more=(LIST,))
+
+    [result] = await given.answer(calls(("read", "made-up")))
+
+    assert result.text == f"The call failed: {error}\n{LOOK_FIRST.format(tool='fs__list')}"
+
+
+@pytest.mark.parametrize(("text", "advised"), [("[]", True), ('["a"]', False)])
+async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, advised: bool) -> None:
+    search = ServerTool("fs", "search_all", "Searches.", PATH, read_only=True)
+    given = Case(FakeTools({("fs", "search_all"): ToolResult(text)}), more=(search,))
+
+    [result] = await given.answer(calls(("search_all", "two words")))
+
+    assert result.text == (f"{text}\n{FOUND_NOTHING}" if advised else text)
+
+
+async def test_a_search_that_found_nothing_after_a_call_that_brought_something_gets_no_advice() -> None:
+    """A 1.5B model that looked whether its work was there took it for lost, and undid it."""
+    search = ServerTool("fs", "search_all", "Searches.", PATH, read_only=True)
+    tools = FakeTools({("fs", "search_all"): ToolResult("[]"), ("fs", "write"): ToolResult("done")})
+    given = Case(tools, more=(search,))
+
+    await given.answer(calls(("write", "a")))
+
+    assert await given.answer(calls(("search_all", "two words"))) == [ToolResult("[]")]
+
+
+async def test_other_errors_get_no_such_advice() -> None:
+    given = Case(answering(ToolResult("out of memory", is_error=True)), more=(LIST,))
+
+    assert [each.text for each in await given.answer(calls(("read", "a")))] == ["The call failed: out of memory"]
+
+
+async def test_a_tool_that_was_taken_away_is_not_advised() -> None:
+    given = Case(answering(ToolResult("ENOENT", is_error=True)), more=(LIST,))
+    given.selection.take_away({"fs__list"})
+
+    [result] = await given.answer(calls(("read", "a")))
+
+    assert result.text == f"The call failed: ENOENT\n{NAME_MISSING}"
+
+
+# -- the audit line ---------------------------------------------------------------------------------------------------
+
+
+async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_ended() -> None:
+    given = Case(tools := answering(ToolResult("done")), policy=Policy("read"))
+
+    await given.answer([ToolCall("c1", "fs__read", '{"path":"a"}'), ToolCall("c2", "fs__write", '{"path":"b"}')])
+
+    audit = [
+        (event.tool, event.sent, event.verdict, event.rule, event.about, event.digest)
+        for event in given.recorder.events
+        if isinstance(event, CallFinished)
+    ]
+    assert len(tools.sent) == 1
+    assert audit == [
+        ("read", True, "allowed", "readOnlyHint", "", sha256(b'{"path": "a"}').hexdigest()[:16]),
+        ("write", False, "needs_write", "access=read", "b", sha256(b'{"path":"b"}').hexdigest()[:16]),
+    ]

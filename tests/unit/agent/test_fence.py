@@ -1,0 +1,108 @@
+"""What comes from outside cannot get out of its fence, and holds nothing that cannot be seen."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.prompts import EMPTY_TURN
+from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import Fence, TextFilters, new_fence
+from lmstudio_bridge.messages import SystemMessage, UserMessage
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.text import clean_text
+from tests.support.fakes import FakeTools, Recorder, ScriptedModel, say
+
+FENCE = Fence("gkvztwxm")
+
+
+def test_a_text_stands_between_two_lines_that_name_the_mark() -> None:
+    assert FENCE.wrap("one\ntwo") == "Data, up to the line gkvztwxm:\none\ntwo\ngkvztwxm"
+
+
+@given(
+    text=st.lists(
+        st.sampled_from(["gkvz", "twxm", "gkvztwxm", "GKVZTWXM", "Data, up to the line ", ":", "\n", "a"])
+    ).map("".join)
+)
+def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
+    """Also a server that has seen the mark, because the model copied it into a call, gets no further (ours)."""
+    wrapped = FENCE.wrap(text)
+
+    assert wrapped.lower().count("gkvztwxm") == 2
+    assert wrapped.startswith("Data, up to the line gkvztwxm:\n")
+    assert wrapped.endswith("\ngkvztwxm")
+
+
+@pytest.mark.parametrize("spelling", ["SKVZTWXM", "\u017fkvztwxm", "s\u212avztwxm"])
+def test_a_mark_is_found_in_every_spelling_that_counts_as_the_same(spelling: str) -> None:
+    """The long s and the sign for Kelvin are other cases of s and k (Unicode)."""
+    fence = Fence("skvztwxm")
+
+    assert fence.wrap(f"a {spelling} b") == fence.wrap("a … b")
+    assert fence.take_out(f"It says:\nData, up to the line {spelling}:\na\n{spelling}\n") == "It says:\na\n"
+
+
+def test_the_mark_of_each_run_is_another_and_no_number() -> None:
+    marks = {new_fence().mark for _ in range(100)}
+
+    assert len(marks) == 100
+    assert all(re.fullmatch("[ghjkmnpqrstvwxyz]{8}", mark) for mark in marks)
+
+
+def test_a_fence_that_the_model_copied_is_taken_out_of_its_answer() -> None:
+    assert FENCE.take_out(f"It says:\n{FENCE.wrap('heron-42')}\nDone.") == "It says:\nheron-42\nDone."
+    assert FENCE.take_out("The word gkvztwxm is mine.") == "The word gkvztwxm is mine."
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned", "count"),
+    [
+        ("plain text", "plain text", 0),
+        ("tab\tand\nlines\r\n", "tab\tand\nlines\r\n", 0),
+        ("naïve ☂ 日本語 👩‍👩‍👧 ❤️ می‌خواهم", "naïve ☂ 日本語 👩‍👩‍👧 ❤️ می‌خواهم", 0),
+        ("\x1b[31mred\x1b[0m", "red", 2),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "link", 2),
+        ("\x1b]never ended", "]never ended", 1),
+        ("a\x00b\x07c\x7fd\x9be", "abcde", 4),
+        ("good\rbad", "goodbad", 1),
+        ("ab\u202ecd\u202c\u2066e\u2069", "abcde", 4),
+        ("a" + "".join(chr(0xE0000 + ord(letter)) for letter in "do it") + "b", "ab", 5),
+        ("a\U000e0101b\u200bc\u2060d\ufeffe", "abcde", 4),
+    ],
+)
+def test_what_cannot_be_seen_is_taken_out_and_counted(text: str, cleaned: str, count: int) -> None:
+    assert clean_text(text) == (cleaned, count)
+
+
+@given(text=st.text())
+def test_a_cleaned_text_is_clean(text: str) -> None:
+    cleaned, count = clean_text(text)
+
+    assert clean_text(clean_text(cleaned)[0]) == (clean_text(cleaned)[0], 0)
+    assert (count == 0) == (cleaned == text)
+
+
+async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
+    """Seen with a 0.5B model on a real engine."""
+    fence = Fence("ghjkmnpq")
+    model = ScriptedModel(say("Data, up to the line ghjkmnpq:"), say("It is 14:31."))
+
+    outcome = await run(
+        Conversation((SystemMessage("Use tools."), UserMessage("How late is it?"))),
+        model=model,
+        tools=FakeTools(),
+        toolbox=Toolbox([]),
+        policy=Policy(),
+        limits=Limits(10, 3_600, 10_000),
+        emit=Recorder().emit,
+        filters=TextFilters(fence=fence),
+    )
+
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is 14:31.", 2)
+    assert model.asked[1].messages[-1] == UserMessage(EMPTY_TURN)

@@ -1,0 +1,755 @@
+"""The loop, with a scripted model and fake tools: what is asked, what is run, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.result_store import SHELF_SPECS
+from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Event,
+    Generating,
+    MessageAdded,
+    Outcome,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    Tally,
+    Warned,
+)
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    CallDelta,
+    ChatRequest,
+    Completion,
+    Delta,
+    Message,
+    OnNotice,
+    OnRetry,
+    ReasoningDelta,
+    Retry,
+    ServerTool,
+    SystemMessage,
+    TextDelta,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+    ToolRunner,
+    Usage,
+    UserMessage,
+)
+from lmstudio_bridge.security.access import Policy
+from tests.support.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Sent, Streamed, call, say
+
+READ = ServerTool(
+    "fs",
+    "read",
+    "Reads a file.",
+    {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+    read_only=True,
+)
+WRITE = ServerTool("fs", "write", "Writes a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
+
+OPENING = (SystemMessage("Use tools."), UserMessage("What is in a.txt?"))
+
+HELLO = ToolResult("hello")
+
+READ_A = '{"path": "a.txt"}'
+
+
+@dataclass
+class Case:
+    """A run put together from fakes; `go` runs it."""
+
+    model: ScriptedModel
+    tools: ToolRunner = field(default_factory=FakeTools)
+    limits: Limits = field(default_factory=lambda: limits(10))
+    policy: Policy = field(default_factory=lambda: Policy("write"))
+    redact: Callable[[str], str] = str
+    sink: Emit | None = None
+    clock: ManualClock = field(default_factory=ManualClock)
+    finish_timeout: float = 3600
+
+    def __post_init__(self) -> None:
+        self.conversation = Conversation(OPENING)
+        self.toolbox = Toolbox([READ, WRITE])
+        self.recorder = Recorder()
+        self.tally = Tally()
+
+    async def go(self) -> Outcome:
+        return await run(
+            self.conversation,
+            model=self.model,
+            tools=self.tools,
+            toolbox=self.toolbox,
+            policy=self.policy,
+            limits=self.limits,
+            emit=self.sink or self.recorder.emit,
+            tally=self.tally,
+            filters=TextFilters(redact=self.redact, split_reasoning=split_reasoning),
+            clock=self.clock,
+            finish_timeout=self.finish_timeout,
+        )
+
+    def results(self) -> list[str]:
+        """What the model read as results, in their order."""
+        return [message.text for message in self.conversation.messages if isinstance(message, ToolMessage)]
+
+    def ends(self) -> list[Event]:
+        return self.recorder.of(RunFinished)
+
+
+def case(*replies: Reply, **settings: object) -> Case:
+    return Case(ScriptedModel(*replies), **settings)  # type: ignore[arg-type]  # as the fields say
+
+
+def limits(rounds: int, *, seconds: float = 3600, chars: int = 10_000, tokens: int | None = None) -> Limits:
+    return Limits(max_rounds=rounds, seconds=seconds, result_chars=chars, max_tokens=tokens)
+
+
+def read_tools(result: ToolResult | BaseException | None = HELLO) -> FakeTools:
+    return FakeTools({("fs", "read"): result})
+
+
+# -- what is asked, and what is told ------------------------------------------------------------
+
+
+async def test_plain_answer_ends_the_run_after_one_round() -> None:
+    given = case(say("Nothing is in it."), clock=ManualClock(step=1))
+
+    outcome = await given.go()
+
+    assert outcome == Outcome("answered", "Nothing is in it.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=3)
+    assert [asked.messages for asked in given.model.asked] == [OPENING]
+    assert given.recorder.events == [
+        RoundStarted(1, 10, 4),
+        RoundFinished(1, "Nothing is in it.", "", (), "stop", "tiny", Usage(10, 1, 0), 1),
+        MessageAdded(AssistantMessage("Nothing is in it.")),
+        RunFinished("answered", "Nothing is in it.", "", 3),
+    ]
+
+
+async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
+    given = case(call(("fs__read", READ_A), text="I look."), say("It says hello."), tools=read_tools())
+
+    outcome = await given.go()
+
+    turn = AssistantMessage("I look.", (ToolCall("c1", "fs__read", READ_A),))
+    assert outcome == Outcome("answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
+    assert [asked.messages for asked in given.model.asked] == [
+        OPENING,
+        (*OPENING, turn, ToolMessage("c1", "hello")),
+    ]
+    assert given.conversation.messages == (
+        *OPENING,
+        turn,
+        ToolMessage("c1", "hello"),
+        AssistantMessage("It says hello."),
+    )
+    assert given.tools.sent == [Sent("fs", "read", {"path": "a.txt"})]  # type: ignore[attr-defined]
+    assert given.recorder.events == [
+        RoundStarted(1, 10, 4),
+        RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
+        MessageAdded(turn),
+        CallStarted(1, "c1", "fs", "read", READ_A),
+        CallFinished(
+            1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0, verdict="allowed", rule="readOnlyHint"
+        ),
+        MessageAdded(ToolMessage("c1", "hello")),
+        RoundStarted(2, 10, 4),
+        RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
+        MessageAdded(AssistantMessage("It says hello.")),
+        RunFinished("answered", "It says hello.", "", 0),
+    ]
+
+
+async def test_several_calls_of_one_turn_are_answered_in_their_order_by_id() -> None:
+    tools = FakeTools({("fs", "read"): ToolResult("r"), ("fs", "write"): ToolResult("w")})
+    given = case(
+        call(("fs__write", "{}", "z"), ("fs__read", READ_A, "a"), ("fs__write", '{"path": "b"}', "m")),
+        say("Done."),
+        tools=tools,
+    )
+
+    await given.go()
+
+    assert given.model.asked[1].messages[3:] == (ToolMessage("z", "w"), ToolMessage("a", "r"), ToolMessage("m", "w"))
+    assert tools.sent == [
+        Sent("fs", "write", {}),
+        Sent("fs", "read", {"path": "a.txt"}),
+        Sent("fs", "write", {"path": "b"}),
+    ]
+
+
+async def test_requests_only_grow_and_offer_the_very_same_tools() -> None:
+    """The engine's prompt cache lives on an unchanged beginning (LM Studio reference, 9)."""
+    replies = [call(("fs__read", f'{{"path": "{n}.txt"}}', f"c{n}")) for n in range(4)]
+    given = case(*replies, say(""), say("Done."), tools=read_tools())
+
+    await given.go()
+
+    asked = given.model.asked
+    assert len(asked) == 6
+    for before, after in itertools.pairwise(asked):
+        assert after.messages[: len(before.messages)] == before.messages
+        assert all(new is old for new, old in zip(after.messages, before.messages, strict=False))
+        assert after.tools is before.tools
+        assert after.tools == (*given.toolbox.specs, *SHELF_SPECS)
+
+
+async def test_arguments_are_replayed_as_the_model_wrote_them() -> None:
+    odd = '{ "path" :\t"a.txt" }'
+    given = case(call(("fs__read", odd)), say("Done."), tools=read_tools())
+
+    await given.go()
+
+    assert given.model.asked[1].messages[2] == AssistantMessage("", (ToolCall("c1", "fs__read", odd),))
+    assert given.recorder.of(CallStarted) == [CallStarted(1, "c1", "fs", "read", READ_A)]
+
+
+async def test_limit_of_tokens_goes_with_each_request() -> None:
+    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(), limits=limits(2, tokens=77))
+
+    await given.go()
+
+    assert [asked.max_tokens for asked in given.model.asked] == [77, 77]
+
+
+async def test_pieces_retries_and_progress_are_told_as_they_come() -> None:
+    error = LLMConnectionError("No connection.")
+    pieces = (ReasoningDelta("hm"), TextDelta("I look."), CallDelta(0, "fs__read", "{}"))
+    tools = FakeTools({("fs", "read"): ToolResult("hello")}, progress=["half", "whole"])
+    given = case(
+        Streamed(pieces, call(("fs__read", READ_A)), retries=(Retry(1, 2.5, error),)), say("Done."), tools=tools
+    )
+
+    await given.go()
+
+    assert given.recorder.of(RetryScheduled, Generating, CallProgress) == [
+        RetryScheduled(1, 2.5, "No connection."),
+        Generating(1, "thinking", 1, 0),
+        Generating(1, "answering", 2, 0),
+        Generating(1, "calling", 3, 0),
+        CallProgress("c1", "fs", "read", "half"),
+        CallProgress("c1", "fs", "read", "whole"),
+    ]
+
+
+async def test_speed_is_measured_from_the_first_piece_of_the_reply_under_way() -> None:
+    """A long prompt takes minutes to be read, and the time of a reply that broke off is none of the next one's."""
+    broken_off = Retry(1, 2.5, LLMConnectionError("No connection."))
+    pieces = (TextDelta("It"), TextDelta(" is"), broken_off, TextDelta("It"), TextDelta(" was"))
+    given = case(Streamed(pieces, say("It was.")))
+
+    async def sink(event: Event) -> None:
+        await given.recorder.emit(event)
+        given.clock.now += 10
+
+    given.sink = sink
+    await given.go()
+
+    assert given.recorder.of(Generating) == [
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
+        Generating(1, "answering", 1, 0),
+        Generating(1, "answering", 2, 10),
+    ]
+
+
+class SlowWriter(ScriptedModel):
+    """Five pieces, with a pause after each."""
+
+    def __init__(self, clock: ManualClock, *, pause: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._pause = pause
+
+    async def stream_chat_completion(
+        self,
+        request: ChatRequest,
+        *,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        assert on_delta is not None
+        for _ in range(5):
+            await on_delta(TextDelta("so "))
+            self._clock.now += self._pause
+        return say("It is so.")
+
+
+@pytest.mark.parametrize(("pause", "told"), [(0.0615, [1, 4]), (0.0625, [1, 3, 5]), (0.0635, [1, 3, 5])])
+async def test_reply_under_way_is_told_of_eight_times_a_second_at_most(pause: float, told: list[int]) -> None:
+    given = case()
+    given.model = SlowWriter(given.clock, pause=pause)
+
+    await given.go()
+
+    assert [event.pieces for event in given.recorder.events if isinstance(event, Generating)] == told
+
+
+# -- calls that are answered without being run, and calls that fail ------------------------------
+
+
+@pytest.mark.parametrize("arguments", ["{", '{"path": "a.txt"', "[]", '"a.txt"', "{'path': 'a.t", "1", "nonsense"])
+async def test_arguments_that_are_no_json_object_never_run_a_tool(arguments: str) -> None:
+    tools = read_tools()
+    given = case(call(("fs__read", arguments)), say("Done."), tools=tools)
+
+    outcome = await given.go()
+
+    [result] = given.results()
+    assert (outcome.stop, outcome.calls, tools.sent) == ("answered", 0, [])
+    assert result.startswith("fs__read was not called, because its arguments are not right:")
+    assert f"You sent: {arguments}\n" in result
+    assert given.recorder.of(CallStarted, CallFinished) == [
+        CallFinished(1, "c1", "fs", "read", result, is_error=True, sent=False, seconds=0)
+    ]
+
+
+async def test_arguments_that_break_the_schema_never_run_a_tool() -> None:
+    tools = read_tools()
+    given = case(call(("fs__read", '{"path": [5]}')), say("Done."), tools=tools)
+
+    await given.go()
+
+    assert tools.sent == []
+    assert given.results() == [
+        "fs__read was not called, because its arguments are not right: path: [5] is not of type 'string'\n"
+        'You sent: {"path": [5]}\n'
+        'They must fit this schema: {"type": "object", "properties": {"path": {"type": "string"}}, '
+        '"required": ["path"]}\n'
+        'Call it again with arguments like: {"path": "..."}'
+    ]
+
+
+async def test_unknown_tool_is_answered_with_the_names_that_there_are() -> None:
+    given = case(call(("fs__reed", READ_A)), say("Done."))
+
+    await given.go()
+
+    [result] = given.results()
+    assert result == (
+        "There is no tool 'fs__reed', so nothing was done. Did you mean: fs__read, fs__write. Call one of them."
+    )
+    assert given.recorder.of(CallStarted, CallFinished) == [
+        CallFinished(1, "c1", "", "fs__reed", result, is_error=True, sent=False, seconds=0)
+    ]
+
+
+async def test_call_that_the_policy_refuses_is_answered_with_the_reason() -> None:
+    tools = FakeTools({("fs", "read"): ToolResult("hello")})
+    write = ("fs__write", '{"path": "b.txt"}')
+    given = case(call(write, ("fs__read", READ_A)), say("Done."), tools=tools, policy=Policy("read"))
+
+    outcome = await given.go()
+
+    refusal = "Not allowed: fs write may change things, and this run has read access only. Work without it."
+    assert outcome.calls == 1
+    assert outcome.needed_write == ("fs write (b.txt)",)
+    assert given.results() == [refusal, "hello"]
+    assert tools.sent == [Sent("fs", "read", {"path": "a.txt"})]
+
+
+async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
+    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult("out of memory", is_error=True)))
+
+    outcome = await given.go()
+
+    assert given.results() == ["The call failed: out of memory"]
+    assert outcome.stop == "answered"
+    assert given.recorder.of(CallFinished) == [
+        CallFinished(
+            1,
+            "c1",
+            "fs",
+            "read",
+            "The call failed: out of memory",
+            True,
+            True,
+            0,
+            verdict="allowed",
+            rule="readOnlyHint",
+        )
+    ]
+
+
+@pytest.mark.parametrize("kind", [SessionLostError, ToolTimeoutError])
+async def test_trouble_with_a_server_is_a_result_with_advice(
+    kind: type[SessionLostError] | type[ToolTimeoutError],
+) -> None:
+    error = kind("fs went away.", server="fs", remedy="Look at its log.")
+    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(error))
+
+    outcome = await given.go()
+
+    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
+    assert given.results() == [
+        "The call failed: fs went away.\nLook at its log.\n"
+        "Try again once if that may help, else work without this tool."
+    ]
+
+
+async def test_empty_result_becomes_a_word() -> None:
+    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult(" \n")))
+
+    await given.go()
+
+    assert given.results() == ["(no output)"]
+
+
+@pytest.mark.parametrize(("length", "whole"), [(99, True), (100, True), (101, False)])
+async def test_result_is_cut_at_its_limit(length: int, whole: bool) -> None:
+    given = case(
+        call(("fs__read", READ_A)),
+        say("Done."),
+        tools=read_tools(ToolResult("x" * length)),
+        limits=limits(5, chars=100),
+    )
+
+    await given.go()
+
+    assert (given.results() == ["x" * length]) is whole
+
+
+async def test_secrets_are_taken_out_of_everything_that_tools_and_servers_say() -> None:
+    secret = "hunter22"
+    tools = FakeTools({("fs", "read"): ToolResult(f"key={secret}")}, progress=[f"using {secret}"])
+    failing = Streamed((), say(f"The key is {secret}."), retries=(Retry(1, 1, LLMConnectionError(f"bad {secret}")),))
+    given = case(call(("fs__read", READ_A)), failing, tools=tools, redact=lambda text: text.replace(secret, "[secret]"))
+
+    outcome = await given.go()
+
+    assert given.results() == ["key=[secret]"]
+    assert outcome.answer == "The key is [secret]."
+    assert given.recorder.of(CallProgress, CallFinished, RetryScheduled, RunFinished) == [
+        CallProgress("c1", "fs", "read", "using [secret]"),
+        CallFinished(
+            1,
+            "c1",
+            "fs",
+            "read",
+            "key=[secret]",
+            is_error=False,
+            sent=True,
+            seconds=0,
+            verdict="allowed",
+            rule="readOnlyHint",
+        ),
+        RetryScheduled(1, 1, "bad [secret]"),
+        RunFinished("answered", "The key is [secret].", "", 0),
+    ]
+
+
+async def test_secret_across_the_cut_of_a_long_result_does_not_show() -> None:
+    secret = "hunter22"
+    text = "x" * 70 + secret + "y" * 100
+    given = case(
+        call(("fs__read", READ_A)),
+        say("Done."),
+        tools=read_tools(ToolResult(text)),
+        limits=limits(5, chars=100),  # the head is 75 characters, the middle of the secret
+        redact=lambda text: text.replace(secret, "[secret]"),
+    )
+
+    await given.go()
+
+    assert "hunt" not in given.results()[0]
+
+
+# -- limits of a run ----------------------------------------------------------------------------
+
+
+async def test_one_round_is_asked_without_tools_and_its_text_is_the_answer() -> None:
+    given = case(say("I know it."), limits=limits(1))
+
+    outcome = await given.go()
+
+    assert outcome == Outcome("answered", "I know it.", "", "tiny", 1, 0, Usage(10, 1, 0))
+    assert [(asked.messages, asked.tools) for asked in given.model.asked] == [(OPENING, ())]
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 7])
+async def test_last_round_is_asked_for_an_answer_without_tools(rounds: int) -> None:
+    calls = [call(("fs__read", f'{{"path": "{n}.txt"}}', f"c{n}")) for n in range(rounds - 1)]
+    given = case(*calls, say("So far: hello."), tools=read_tools(), limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, outcome.error) == ("round_limit", "So far: hello.", "")
+    assert (outcome.rounds, outcome.calls) == (rounds, rounds - 1)
+    assert [len(asked.tools) for asked in given.model.asked] == [4] * (rounds - 1) + [0]
+    assert given.model.asked[-1].messages[-3:] == (
+        ToolMessage(f"c{rounds - 2}", "hello"),
+        AssistantMessage(GOING_ON),
+        UserMessage(ANSWER_NOW),
+    )
+
+
+async def test_answer_one_round_before_the_limit_is_a_full_answer() -> None:
+    given = case(call(("fs__read", READ_A)), say("Hello."), tools=read_tools(), limits=limits(3))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.rounds) == ("answered", 2)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_calls_in_the_last_round_are_not_run(rounds: int) -> None:
+    tools = read_tools()
+    replies = [call(("fs__read", READ_A, f"c{n}"), text=f"Look {n}.") for n in range(rounds)]
+    given = case(*replies, tools=tools, limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert len(tools.sent) == rounds - 1
+    assert outcome.stop == ("answered" if rounds == 1 else "round_limit")
+    assert outcome.answer == f"Look {rounds - 1}."
+
+
+async def test_last_round_without_a_word_keeps_the_best_text_so_far() -> None:
+    given = case(call(("fs__read", READ_A), text="I look."), say(""), tools=read_tools(), limits=limits(2))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("round_limit", "I look.")
+    assert given.conversation.messages[-1] == UserMessage(ANSWER_NOW)
+
+
+@pytest.mark.parametrize("empty", [1, 2])
+async def test_empty_turn_is_answered_with_a_nudge(empty: int) -> None:
+    given = case(*[say("")] * empty, say("Hello."))
+
+    outcome = await given.go()
+
+    nudge = (AssistantMessage(GOING_ON), UserMessage(EMPTY_TURN))
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "Hello.", empty + 1)
+    assert [asked.messages for asked in given.model.asked] == [(*OPENING, *nudge * n) for n in range(empty + 1)]
+
+
+async def test_third_empty_turn_counts_as_stuck() -> None:
+    given = case(say(""), say(""), say(""))
+
+    outcome = await given.go()
+
+    reminded = "The model's reply held neither a call nor an answer. It was reminded to go on."
+    assert outcome == Outcome("stuck", "", "", "tiny", 3, 0, Usage(30, 3, 0), warnings=(reminded, reminded))
+    assert len(given.model.asked) == 3
+
+
+async def test_call_between_empty_turns_starts_their_count_again() -> None:
+    given = case(say(""), say(""), call(("fs__read", READ_A)), say(""), say(""), say("Hello."), tools=read_tools())
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "Hello.", 6)
+
+
+async def test_empty_turn_before_the_last_round_gets_one_hint_and_not_two() -> None:
+    given = case(say(""), say("Hello."), limits=limits(2))
+
+    await given.go()
+
+    assert given.model.asked[1].messages == (*OPENING, AssistantMessage(GOING_ON), UserMessage(ANSWER_NOW))
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [say(""), say(""), say("x")],
+        [call(("fs__read", READ_A)), say(""), say("x")],
+        [call(("fs__read", READ_A)), call(("fs__read", READ_A)), say("x")],
+        [say(""), call(("fs__read", READ_A)), say("x")],
+    ],
+)
+async def test_user_and_assistant_take_turns_in_every_request(replies: Sequence[Completion]) -> None:
+    """Mistral's and Gemma's templates refuse anything else (LM Studio reference, 8.2)."""
+    given = case(*replies, tools=read_tools(), limits=limits(3))
+
+    await given.go()
+
+    for asked in given.model.asked:
+        turns = [message for message in asked.messages[1:] if _is_turn(message)]
+        assert [type(turn) for turn in turns] == ([UserMessage, AssistantMessage] * len(turns))[: len(turns)]
+        assert isinstance(turns[-1], UserMessage)
+
+
+def _is_turn(message: Message) -> bool:
+    return not isinstance(message, ToolMessage) and not (isinstance(message, AssistantMessage) and message.calls)
+
+
+async def test_answer_cut_at_the_limit_of_tokens_is_an_answer_with_a_warning() -> None:
+    given = case(say("It says hel", finish_reason="length"))
+
+    outcome = await given.go()
+
+    warning = "The answer was cut off at the limit of tokens for one reply."
+    assert outcome == Outcome("answered", "It says hel", "", "tiny", 1, 0, Usage(10, 1, 0), warnings=(warning,))
+    assert given.recorder.of(Warned) == [Warned(warning)]
+
+
+# -- the other ends -----------------------------------------------------------------------------
+
+
+async def test_deadline_in_a_call_keeps_the_text_so_far() -> None:
+    given = case(call(("fs__read", READ_A), text="I look."), tools=read_tools(None), limits=limits(5, seconds=0))
+
+    outcome = await given.go()
+
+    assert outcome == Outcome("deadline", "I look.", "The run reached its limit of 0 s.", "tiny", 1, 0, Usage(10, 2, 1))
+    assert given.ends() == [RunFinished("deadline", "I look.", "The run reached its limit of 0 s.", 0)]
+
+
+async def test_deadline_in_a_reply_keeps_the_pieces_so_far() -> None:
+    pieces = (TextDelta("<think>Hm.</think>"), TextDelta("It says "), TextDelta("hel"))
+    given = case(call(("fs__read", READ_A), text="I look."), Streamed(pieces), tools=read_tools())
+    given.limits = limits(5, seconds=0)
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("deadline", "It says hel", 1)
+
+
+async def test_deadline_in_a_reply_without_text_keeps_the_text_of_the_round_before() -> None:
+    given = case(call(("fs__read", READ_A), text="I look."), Streamed((ReasoningDelta("Hm."),)), tools=read_tools())
+    given.limits = limits(5, seconds=0)
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("deadline", "I look.")
+
+
+async def test_timeout_that_is_not_the_deadline_is_not_taken_for_it() -> None:
+    given = case(TimeoutError("someone else's"))
+
+    with pytest.raises(TimeoutError, match="someone else's"):
+        await given.go()
+
+    assert given.ends() == [RunFinished("failed", "", "The bridge has a fault; its log on stderr says more.", 0)]
+
+
+async def test_failed_request_ends_the_run_with_its_explanation() -> None:
+    error = LLMError("No answer.", url="http://h/v1", model="tiny", status=500, detail="boom", remedy="Look there.")
+    given = case(call(("fs__read", READ_A), text="I look."), error, tools=read_tools())
+
+    outcome = await given.go()
+
+    assert outcome == Outcome("failed", "I look.", error.explain(), "tiny", 1, 1, Usage(10, 2, 1), sources=("fs read",))
+    assert given.ends() == [RunFinished("failed", "I look.", error.explain(), 0)]
+
+
+async def test_failed_request_keeps_the_pieces_that_came_before() -> None:
+    given = case(Streamed((TextDelta("It says hel"),), LLMError("Cut off.")))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, outcome.error) == ("failed", "It says hel", "Cut off.")
+
+
+async def test_unexpected_exception_goes_on_after_the_end_was_told() -> None:
+    given = case(call(("fs__read", READ_A), text="I look."), tools=read_tools(ZeroDivisionError("a fault")))
+
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        await given.go()
+
+    assert given.ends() == [RunFinished("failed", "I look.", "The bridge has a fault; its log on stderr says more.", 0)]
+    assert given.recorder.events[-1:] == given.ends()
+
+
+@pytest.mark.parametrize("where", ["reply", "call"])
+async def test_cancellation_goes_on_after_the_end_was_told_once(where: str) -> None:
+    tools = read_tools(None)
+    first = call(("fs__read", READ_A), text="I look.") if where == "call" else NEVER
+    given = case(first, tools=tools)
+    task = asyncio.create_task(given.go())
+    async with asyncio.timeout(5):
+        await (tools if where == "call" else given.model).waiting.wait()
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    text = "I look." if where == "call" else ""
+    assert task.cancelled()
+    assert given.ends() == [RunFinished("cancelled", text, "The run was cancelled.", 0)]
+    assert given.recorder.events[-1:] == given.ends()
+
+
+async def test_end_is_told_inside_a_cancelled_scope() -> None:
+    """The MCP SDK cancels with anyio's scopes, which cancel every later await as well."""
+    told: list[Event] = []
+
+    async def slow_sink(event: Event) -> None:
+        await anyio.lowlevel.checkpoint()
+        told.append(event)
+
+    given = case(NEVER, sink=slow_sink)
+    async with anyio.create_task_group() as group:
+        group.start_soon(given.go)
+        await given.model.waiting.wait()
+        group.cancel_scope.cancel()
+
+    assert told[1:] == [RunFinished("cancelled", "", "The run was cancelled.", 0)]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_sink_that_hangs_at_the_end_is_left_behind(cancelled: bool) -> None:
+    left = False
+
+    async def sink(event: Event) -> None:
+        nonlocal left
+        if isinstance(event, RunFinished):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left = True
+
+    given = case(NEVER if cancelled else say("Hello."), sink=sink, finish_timeout=0)
+    task = asyncio.create_task(given.go())
+    if cancelled:
+        await given.model.waiting.wait()
+        task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([task])
+
+    assert (left, task.cancelled()) == (True, cancelled)
+    assert given.tally.outcome().stop == ("cancelled" if cancelled else "answered")
+
+
+async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
+    given = case(say("Hello."), clock=ManualClock(step=0.5))
+    given.tally.add(Warned("The model is small."))
+
+    outcome = await run(
+        given.conversation,
+        model=given.model,
+        tools=given.tools,
+        toolbox=given.toolbox,
+        policy=given.policy,
+        limits=given.limits,
+        emit=given.recorder.emit,
+        tally=given.tally,
+        clock=given.clock,
+        started_at=-10.0,
+    )
+
+    assert outcome == Outcome(
+        "answered", "Hello.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=11.5, warnings=("The model is small.",)
+    )

@@ -1,0 +1,419 @@
+"""One request, mended: what is sent again, in which form, how often, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.agent.conversation import Conversation, Folder
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
+from lmstudio_bridge.agent.model_request import Asker
+from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
+from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
+from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.errors import (
+    ContextOverflowError,
+    LLMError,
+    LLMTimeoutError,
+    LostToolCallError,
+    ModelLoadError,
+    ModelLostError,
+    ServerBusyError,
+    TemplateError,
+    ToolSchemaError,
+)
+from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
+from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
+from lmstudio_bridge.messages import (
+    AssistantMessage,
+    ChatModel,
+    ChatRequest,
+    Completion,
+    Delta,
+    Message,
+    Notice,
+    OnNotice,
+    OnRetry,
+    ReasoningDelta,
+    SystemMessage,
+    TextDelta,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    Usage,
+    UserMessage,
+)
+from tests.support.fakes import Asked, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
+
+READ = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {"path": {"type": "string", "enum": ["a"]}}})
+OPENING: tuple[Message, ...] = (SystemMessage("Use tools."), UserMessage("What is in a.txt?"))
+WEAK = Strategy("grammar", Step.ANSWER_NOW, "for these tests")
+CALLED = AssistantMessage("", (ToolCall("c1", "fs__read", "{}"),))
+ANSWER = say("Hello.")
+ANNOUNCED = say("Let me read it first:")
+LOST = Completion("I'll look.", finish_reason="stop", model="tiny", usage=Usage())
+THOUGHT = Completion("", "Hm", finish_reason="stop", model="tiny", usage=Usage(10, 1, 1))
+CUT_THOUGHT = Completion("", "Hm", finish_reason="length", model="tiny", usage=Usage(10, 1, 1))
+
+
+@dataclass
+class Case:
+    """An asker with its model, its conversation, and what it told."""
+
+    model: ChatModel
+    max_tokens: int | None = None
+    strategy: Strategy = NATIVE
+    history: Sequence[Message] = OPENING
+    recorder: Recorder = field(default_factory=Recorder)
+
+    def __post_init__(self) -> None:
+        self.conversation = Conversation(self.history)
+        self.asker = Asker(
+            self.model,
+            folder=Folder(self.conversation, shelf=Shelf(10_000), tell=self.recorder.emit),
+            tell=self.recorder.emit,
+            max_rounds=5,
+            max_tokens=self.max_tokens,
+            strategy=self.strategy,
+            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), split_reasoning=split_reasoning),
+            clock=ManualClock(),
+        )
+
+    async def ask(self, number: int = 1, *, offered: Sequence[ToolSpec] = (READ,)) -> Completion:
+        return await self.asker.ask(number, self.conversation, offered)
+
+    def told(self) -> list[str]:
+        return [event.notice.text for event in self.recorder.events if isinstance(event, Noticed)]
+
+
+def case(*replies: Reply, **settings: object) -> tuple[Case, list[Asked]]:
+    """The case, and the requests as the model got them."""
+    model = ScriptedModel(*replies)
+    return Case(model, **settings), model.asked  # type: ignore[arg-type]  # as the fields say
+
+
+async def test_a_good_reply_costs_one_request_and_is_told_once() -> None:
+    given, asked = case(ANSWER)
+
+    assert await given.ask() == ANSWER
+    assert asked == [Asked(OPENING, (READ,))]
+    assert given.recorder.events == [
+        RoundStarted(1, 5, 1),
+        RoundFinished(1, "Hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "must"),
+    [(f"{FAILED}ENOENT", True), (f"[]\n{FOUND_NOTHING}", True), ("It is 5.", False)],
+)
+async def test_a_model_that_is_asked_for_json_must_call_again_while_nothing_came_of_its_calls(
+    text: str, must: bool
+) -> None:
+    history = (*OPENING, CALLED, ToolMessage("c1", text))
+    given, asked = case(say('{"call": "fs__read", "arguments": {}}'), history=history, strategy=WEAK)
+
+    await given.ask(2)
+
+    assert ('"answer"' in json.dumps(asked[0].response_schema)) is not must
+
+
+# -- lost calls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [LOST, ANNOUNCED, LostToolCallError("It does not match the expected format.")])
+async def test_a_lost_call_is_asked_for_again_unchanged(fault: Reply) -> None:
+    given, asked = case(fault, call(("fs__read", "{}")))
+
+    reply = await given.ask()
+
+    assert [each.name for each in reply.calls] == ["fs__read"]
+    assert asked == [Asked(OPENING, (READ,))] * 2
+    assert len(given.told()) == 1
+
+
+@pytest.mark.parametrize("fault", [LOST, ANNOUNCED])
+async def test_a_call_that_is_lost_twice_is_for_the_loop_to_remind_of(fault: Completion) -> None:
+    given, asked = case(fault, fault)
+
+    assert (await given.ask(), len(asked)) == (fault, 2)
+
+
+async def test_a_server_that_never_counts_tokens_has_its_second_answer_taken() -> None:
+    uncounted = Completion("It is 5.", usage=Usage(0, 0, 0), finish_reason="stop")
+    given, asked = case(uncounted, uncounted)
+
+    assert (await given.ask(), len(asked)) == (Completion("It is 5.", finish_reason="stop"), 2)
+
+
+async def test_a_call_that_the_server_lost_twice_is_asked_for_as_bound_json() -> None:
+    error = LostToolCallError("It does not match the expected format.")
+    given, asked = case(error, error, say('{"answer": "Fine."}'))
+
+    assert (await given.ask()).text == "Fine."
+    assert [bool(each.response_schema) for each in asked] == [False, False, True]
+
+
+async def test_a_call_that_is_lost_however_it_is_asked_for_counts_as_lost_and_not_as_an_error() -> None:
+    error = LostToolCallError("It does not match the expected format.")
+    given, asked = case(error, error, say("No JSON."), error)
+
+    assert (await given.ask(), len(asked)) == (Completion("", finish_reason=LOST_CALL), 4)
+
+
+async def test_each_round_has_its_own_second_try() -> None:
+    given, asked = case(LOST, ANSWER, LOST, ANSWER)
+
+    assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
+    assert len(asked) == 4
+
+
+# -- all thinking ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "raised", "effort"),
+    [
+        (100, 200, None),
+        (8_191, 16_382, None),
+        (8_192, 16_384, None),
+        (8_193, 16_384, None),
+        (16_383, 16_384, None),
+        (16_384, 16_384, "low"),
+        (16_385, 16_385, "low"),
+        (None, None, "low"),
+    ],
+)
+async def test_a_thought_that_was_cut_off_gets_more_tokens_up_to_a_limit(
+    limit: int | None, raised: int | None, effort: str | None
+) -> None:
+    given, asked = case(CUT_THOUGHT, ANSWER, max_tokens=limit)
+
+    assert await given.ask() == ANSWER
+    assert asked[1] == Asked(OPENING, (READ,), raised, effort)
+
+
+async def test_a_thought_that_ended_by_itself_is_asked_for_less() -> None:
+    given, asked = case(THOUGHT, THOUGHT, ANSWER, max_tokens=100)
+
+    assert await given.ask() == THOUGHT
+    assert await given.ask(2) == ANSWER
+    assert [each.reasoning_effort for each in asked] == [None, "low", "low"]
+
+
+# -- a full context -------------------------------------------------------------------------------------------------
+
+
+def read_much(*sizes: int) -> tuple[Message, ...]:
+    turns: list[Message] = []
+    for size in sizes:
+        turns += [CALLED, ToolMessage("c1", "x" * size)]
+    return (*OPENING, *turns)
+
+
+@pytest.mark.parametrize(
+    ("error", "room"),
+    [
+        (ContextOverflowError("Full.", needed=9_000, available=1_000), 1_800),
+        (ContextOverflowError("Full."), None),
+    ],
+)
+async def test_a_full_context_is_made_room_in_once(error: ContextOverflowError, room: int | None) -> None:
+    given, asked = case(error, ANSWER, history=read_much(4_000, 1_000))
+    before = given.conversation.size()
+
+    assert await given.ask() == ANSWER
+    assert given.conversation.size() <= (room or before * 0.6)
+    assert asked[1].messages == given.conversation.messages != asked[0].messages
+    assert [event.places for event in given.recorder.events if isinstance(event, ResultsShrunk)] == [(3,)]
+    assert len(given.told()) == 1
+
+
+async def test_a_context_that_is_full_again_is_an_error() -> None:
+    error = ContextOverflowError("Full.")
+    given, asked = case(error, error, history=read_much(4_000))
+
+    with pytest.raises(ContextOverflowError):
+        await given.ask()
+
+    assert len(asked) == 2
+
+
+async def test_a_full_context_without_anything_to_shorten_is_never_sent_again() -> None:
+    given, asked = case(ContextOverflowError("Full."))
+
+    with pytest.raises(ContextOverflowError):
+        await given.ask()
+
+    assert (len(asked), given.told()) == (1, [])
+
+
+# -- templates ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_template_that_refuses_the_messages_gets_plain_turns_from_then_on() -> None:
+    given, asked = case(TemplateError("No."), ANSWER, ANSWER, history=read_much(5))
+
+    assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
+    plain = tuple(plain_turns(given.conversation.messages))
+    assert [each.messages for each in asked] == [given.conversation.messages, plain, plain]
+
+
+async def test_a_template_that_refuses_plain_turns_too_is_an_error_also_in_a_later_round() -> None:
+    given, asked = case(TemplateError("No."), TemplateError("No."), TemplateError("No."))
+
+    for number in (1, 2):
+        with pytest.raises(TemplateError):
+            await given.ask(number)
+
+    assert len(asked) == 3
+
+
+# -- schemas --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PickyModel:
+    """A model that refuses a request with one of the `bad` tools, or with more than `most` of them."""
+
+    bad: Collection[str] = ()
+    most: int = 1_000
+    rich: bool = True  # takes enums
+    asked: list[list[str]] = field(default_factory=list)
+
+    async def stream_chat_completion(
+        self,
+        request: ChatRequest,
+        *,
+        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_retry: OnRetry | None = None,
+        on_notice: OnNotice,
+    ) -> Completion:
+        names = [tool.name for tool in request.tools]
+        self.asked.append(names)
+        if set(self.bad) & set(names) or len(names) > self.most or not (self.rich or "enum" not in str(request.tools)):
+            raise ToolSchemaError("Failed to parse grammar.")
+        return ANSWER
+
+
+def tools(count: int) -> list[ToolSpec]:
+    return [ToolSpec(f"fs__t{number}", "A tool.", READ.parameters) for number in range(count)]
+
+
+async def test_schemas_that_are_too_rich_are_made_simple_from_then_on() -> None:
+    given = Case(model := PickyModel(rich=False))
+
+    assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
+    assert len(model.asked) == 3
+    assert "enum" not in str(simple_spec(READ))
+
+
+@pytest.mark.parametrize("bad", [["fs__t0"], ["fs__t31"], ["fs__t3", "fs__t17"], ["fs__t4", "fs__t5", "fs__t6"]])
+async def test_bad_tools_are_found_by_halving_named_and_left_out_from_then_on(bad: list[str]) -> None:
+    given = Case(model := PickyModel(bad=bad))
+    offered = tools(32)
+
+    assert [await given.ask(number, offered=offered) for number in (1, 2)] == [ANSWER, ANSWER]
+    good = [spec.name for spec in offered if spec.name not in bad]
+    assert model.asked[-2:] == [good, good]
+    assert len(model.asked) <= 4 + 40
+    assert given.told()[-1] == f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}."
+
+
+@pytest.mark.parametrize(
+    "model", [PickyModel(bad=[f"fs__t{number}" for number in range(4)]), PickyModel(bad=["fs__t0"], most=0)]
+)
+async def test_where_every_tool_is_bad_the_error_comes_out(model: PickyModel) -> None:
+    with pytest.raises(ToolSchemaError):
+        await Case(model).ask(offered=tools(4))
+
+
+async def test_where_no_single_tool_is_bad_the_error_comes_out() -> None:
+    with pytest.raises(ToolSchemaError):
+        await Case(PickyModel(most=3)).ask(offered=tools(4))
+
+
+async def test_the_search_for_bad_tools_has_an_end() -> None:
+    model = PickyModel(bad=[f"fs__t{number}" for number in range(0, 400, 2)])
+    given = Case(model)
+
+    with pytest.raises(ToolSchemaError):
+        async with asyncio.timeout(10):
+            await given.ask(offered=tools(400))
+
+    assert len(model.asked) <= 3 + 40  # twice for the round, once more without those found
+
+
+# -- what cannot be mended here -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ModelLostError("Gone."), ModelLoadError("Too large."), ServerBusyError("Busy."), LLMTimeoutError("Silent.")],
+)
+async def test_an_error_that_a_changed_request_does_not_help_comes_out_at_once(error: LLMError) -> None:
+    given, asked = case(error)
+
+    with pytest.raises(LLMError) as caught:
+        await given.ask()
+
+    assert caught.value is error
+    assert (len(asked), given.told()) == (1, [])
+
+
+# -- the text so far ------------------------------------------------------------------------------------------------
+
+
+async def test_the_text_so_far_is_that_of_the_newest_reply_without_its_thinking() -> None:
+    pieces = (ReasoningDelta("Hm"), TextDelta("<think>well</think>It "), TextDelta("is "))
+    given, _ = case(Streamed(pieces, ModelLostError("Gone.")))
+
+    with pytest.raises(ModelLostError):
+        await given.ask()
+
+    assert given.asker.text_under_way() == "It is"
+
+
+async def test_a_whole_reply_leaves_no_text_under_way() -> None:
+    given, _ = case(Streamed((TextDelta("Hel"), TextDelta("lo.")), ANSWER))
+
+    await given.ask()
+
+    assert given.asker.text_under_way() == ""
+
+
+class BreakingModel(ScriptedModel):
+    """A model that breaks off after each of its texts, says so, and goes on; in the end it fails."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self._texts = texts
+
+    async def stream_chat_completion(self, request: ChatRequest, **given: Any) -> Completion:
+        for text in self._texts:
+            if text:
+                await given["on_delta"](TextDelta(text))
+            await given["on_notice"](Notice("recovery", "Lost with its secret."))
+        raise ModelLoadError("It cannot be loaded any more.")
+
+
+@pytest.mark.parametrize(
+    ("texts", "so_far"), [(["It is"], "It is"), (["It is", ""], "It is"), (["It is", "They are"], "They are")]
+)
+async def test_a_broken_text_is_kept_until_the_next_one_comes(texts: list[str], so_far: str) -> None:
+    """It may be the last: the model may not be got back."""
+    given = Case(BreakingModel(*texts))
+
+    with pytest.raises(ModelLoadError):
+        await given.ask()
+
+    assert given.asker.text_under_way() == so_far
+    assert given.told() == ["Lost with its […]."] * len(texts)

@@ -1,0 +1,166 @@
+"""--help of every command, the page made from it, and output where a terminal can do little."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pty
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.cli.help import HelpFormatter, commands_of
+from lmstudio_bridge.cli.main import COMMANDS, PLAIN_COMMANDS, build_parser
+from lmstudio_bridge.settings import Settings
+from scripts.tools.commands_page import PAGE, page, parsers
+from tests.contract.test_cli import LIMIT, ROOT, Shell
+
+PARSERS = parsers()
+
+
+def environment(folder: Path, **environ: str) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
+
+
+def test_page_of_commands_is_what_the_parser_says() -> None:
+    """Where it is not: `python -m scripts.tools.commands_page`."""
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_every_command_has_a_parser_and_the_other_way_round() -> None:
+    (action,) = commands_of(build_parser())
+    assert set(action.choices) == COMMANDS.keys() | PLAIN_COMMANDS.keys()
+
+
+@pytest.mark.parametrize("words", PARSERS)
+def test_help_is_complete_and_plain(words: str) -> None:
+    parser = PARSERS[words]
+    text = parser.format_help()
+
+    assert text.isascii(), "for terminals that have nothing else"
+    assert parser.description
+    assert "\nexit codes:\n" in text
+    assert not words or commands_of(parser) or "\nexamples:\n" in text
+    assert all(action.help for action in parser._actions if action.option_strings)
+    assert parser.formatter_class is HelpFormatter
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("words", PARSERS)
+def test_examples_are_command_lines_that_the_parser_takes(words: str) -> None:
+    for line in re.findall(r"^  (\S.*)\n      \S", PARSERS[words].epilog or "", flags=re.MULTILINE):
+        plain = re.sub(r'^eval "\$\((.*)\)"$', r"\1", line).partition(" > ")[0]
+        command, *arguments = shlex.split(plain)
+        assert command == "lmstudio-bridge"
+        build_parser().parse_args(arguments)  # exits if it does not understand
+
+
+def test_variables_in_help_are_settings_or_well_known() -> None:
+    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", "NO_COLOR", "CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"}
+    for field in Settings.model_fields.values():
+        assert isinstance(field.json_schema_extra, dict)
+        known |= set(map(str, field.json_schema_extra["env"]))  # type: ignore[arg-type]  # a list, see settings.py
+    for words, parser in PARSERS.items():
+        _, _, told = (parser.epilog or "").partition("environment:\n")
+        assert set(re.findall(r"^  ([A-Z_]+)$", told, flags=re.MULTILINE)) <= known, words
+
+
+def test_text_is_filled_and_indented_lines_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "42")
+    parser = argparse.ArgumentParser(
+        prog="p",
+        description="\n    One two three four five six\n    seven eight nine ten.\n\n    Eleven.\n",
+        epilog="examples:\n  p --with a very long line that is not to be broken at all\n      what",
+        formatter_class=HelpFormatter,
+    )
+    assert parser.format_help() == (
+        "usage: p [-h]\n\nOne two three four five six seven eight\nnine ten.\n\nEleven.\n\n"
+        "options:\n  -h, --help  show this help message and\n              exit\n\n"
+        "examples:\n  p --with a very long line that is not to be broken at all\n      what\n"
+    )
+
+
+# -- terminals and locales -----------------------------------------------------------------------------------------
+
+NARROW = [
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+]
+
+
+@pytest.mark.parametrize("narrow", NARROW)
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--help",), 0),
+        (("install", "--dry-run", "--model", "größe-→-模型"), 0),
+        (("install", "cursor", "--print", "--model", "größe-→-模型"), 0),
+        (("run", "→", "--mcp", "größe-模型"), 1),
+        (("nonsense-→",), 2),
+        (("doctor",), 1),
+    ],
+)
+async def test_no_locale_costs_the_answer(
+    tmp_path: Path, narrow: dict[str, str], arguments: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "größe-模型").mkdir()
+    given = {**narrow, "LMSTUDIO_BASE_URL": "http://127.0.0.1:9", "LMSTUDIO_BRIDGE_RETRY_ATTEMPTS": "1"}
+    environ = environment(tmp_path, **given)
+
+    got, out, err = await Shell(tmp_path / "größe-模型", environ).run(*arguments)
+
+    assert (got, "Traceback" in out + err) == (code, False), out + err
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+async def test_colours_are_for_terminals_that_want_them(
+    tmp_path: Path, environ: dict[str, str], coloured: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lmstudio_bridge", "doctor"),
+        cwd=tmp_path,
+        env=environment(tmp_path, LMSTUDIO_BASE_URL="ftp://x", **environ),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            try:
+                piece = await asyncio.to_thread(os.read, ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            seen += piece
+        await process.wait()
+    os.close(ours)
+
+    assert b"LMSTUDIO_BASE_URL" in seen
+    assert (b"\x1b[3" in seen) is coloured
+
+
+@pytest.mark.parametrize("arguments", ["--help", "doctor", "doctor --json", "completion bash", "install --dry-run"])
+async def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path, arguments: str) -> None:
+    """As in `lmstudio-bridge doctor | head -1`."""
+    line = f"set -o pipefail; {shlex.quote(sys.executable)} -m lmstudio_bridge {arguments} | true"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", line),
+        cwd=tmp_path,
+        env=environment(tmp_path, LMSTUDIO_BASE_URL="ftp://x"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        _, err = await process.communicate()
+
+    assert (process.returncode, b"Broken" in err, b"Traceback" in err) == (141, False, False), err

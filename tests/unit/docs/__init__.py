@@ -1,0 +1,1 @@
+"""Tests of the documents, the plugin and the workflows."""

@@ -1,0 +1,227 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import lmstudio_bridge
+from lmstudio_bridge.agent.validation import check_schema
+from lmstudio_bridge.cli.main import build_parser
+from lmstudio_bridge.events import Outcome, Stop
+from lmstudio_bridge.mcp_client.config import read_entries
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.server.tools import build_server
+from lmstudio_bridge.settings import Surroundings, read_settings
+from scripts.tools import settings_page, tools_page
+
+ROOT = Path(__file__).parents[3]
+PACKAGE = Path(lmstudio_bridge.__file__).parent  # elsewhere, where the installed wheel is tested
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+MAX_PICTURE = 200_000  # bytes
+OTHERS = {
+    # the system's
+    "NO_COLOR",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "XDG_CONFIG_HOME",
+    # Claude Code's
+    "CLAUDE_CONFIG_DIR",
+    "MCP_TIMEOUT",
+    "MCP_TOOL_TIMEOUT",
+    "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT",
+    "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS",
+    # An earlier bridge's
+    "WORKING_DIR",
+    "MCP_WORKING_DIR",
+    "MCP_FILESYSTEM_ROOT",
+    "GITHUB_PERSONAL_ACCESS_TOKEN",
+    "LMS_RETRY_BASE_DELAY",
+    "LMS_RETRY_MAX_DELAY",
+    "LMS_EXTRA_NUMERIC_PARAMS",
+    "MODEL_REGISTRY_CACHE",
+    # LiteLLM's
+    "LITELLM_MASTER_KEY",
+    # A place for what the reader puts there
+    "RUN_ID",
+}
+"""Names in capitals that the documents have from elsewhere."""
+
+
+def spans(name: str) -> list[str]:
+    """What stands between backticks in a document."""
+    return re.findall(r"`([^`\n]+)`", read(name))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_page_of_settings_is_what_settings_say() -> None:
+    """Where it is not: `python -m scripts.tools.settings_page`."""
+    assert read("docs/settings.md") == settings_page.page()
+
+
+async def test_page_of_tools_is_what_the_server_lists() -> None:
+    """Where it is not: `python -m scripts.tools.tools_page`."""
+    assert read("docs/tools.md") == await tools_page.page()
+
+
+def test_every_key_of_the_report_is_told() -> None:
+    outcome = Outcome("answered", "It is heron-42.", "tiny")
+    assert list(tools_page.REPORT_KEYS) == list(RunReport("r1", outcome, ("fs",)).structure())
+    assert all(f"`{stop}`" in tools_page.REPORT_KEYS["stop"] for stop in get_args(Stop))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_variable_that_is_named_is_a_setting(name: str) -> None:
+    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS, *settings_page.variables()}
+    named = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(spans(name))))
+    assert named - known == set()
+
+
+def test_the_scripts_that_the_readme_names_are_there_and_executable() -> None:
+    named = set(re.findall(r"^(scripts/\w+)", read("README.md"), flags=re.MULTILINE))
+    assert named == {"scripts/demo", "scripts/test"}
+    for name in named:
+        assert (ROOT / name).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_shell_commands_are_ones_that_a_shell_and_our_parser_take(name: str) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True)
+    lines = [line for block in blocks for line in block.splitlines()]
+    for line in (*lines, *(span for span in spans(name) if span.startswith("claude mcp add ") and " -- " in span)):
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["claude", "mcp"] and words[2] == "add":
+            name_and_options = words[3 : words.index("--")]
+            words = words[words.index("--") + 1 :]  # what Claude Code will start
+            assert ("lmstudio-bridge" in name_and_options) is (words[:2] == ["uvx", "lmstudio-bridge"]), line
+        elif words[:2] == ["claude", "mcp"] and words[2] == "add-json":
+            entry = json.loads(words[-1])
+            words = [entry["command"], *entry["args"]]
+            assert words[:2] == ["uvx", "lmstudio-bridge"], line
+        words = words[1:] if words[:1] == ["uvx"] else words
+        words = words[: words.index(">")] if ">" in words else words
+        if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
+            build_parser().parse_args(words[1:])  # exits if it does not understand
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_json_in_the_documents_is_taken_by_what_reads_it(name: str, tmp_path: Path) -> None:
+    around = Surroundings(tmp_path, {"HOME": str(tmp_path)})
+    for block in re.findall(r"^```json\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL):
+        match json.loads(block):
+            case {"mcpServers": entries}:
+                found = read_entries(entries, path=tmp_path / ".mcp.json", scope="project", around=around)
+                assert set(found.servers) == set(entries), found
+            case {"permissions": {"allow": [*rules]}}:
+                assert all(str(rule).startswith("mcp__lmstudio-bridge__") for rule in rules)
+            case {"type": "object"} as schema:
+                assert check_schema(schema) is None
+            case other:
+                raise AssertionError(f"nothing here reads {other}")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_snippet_is_of_a_kind_that_no_test_reads(name: str) -> None:
+    """Pages of their own: test_rule_files loads the rules, test_gateway the proxy's configuration."""
+    kinds = set(re.findall(r"^```(\w+)$", read(name), flags=re.MULTILINE))
+    assert kinds <= {"sh", "json", "text", *{"docs/security.md": ["toml"], "docs/gateway.md": ["yaml"]}.get(name, [])}
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page, as a link names them."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_index_has_every_page_in_one_line() -> None:
+    listed = re.findall(r"^\| \[(.+?)\]\(\1\) \| \S.* \|$", read("docs/README.md"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
+
+
+def test_the_pictures_are_shown_and_small() -> None:
+    shown = {link for name in DOCUMENTS for link in re.findall(r"!\[.+?\]\((?:docs/)?pictures/(.+?)\)", read(name))}
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert set(pictures) == shown
+    assert max(pictures.values()) < MAX_PICTURE
+
+
+def literals() -> str:
+    """Every text in the package's source, one a line, with … for what is put into it."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Constant(value=str() as text):
+                    found.append(text)
+                case ast.JoinedStr(values=values):
+                    parts = (str(each.value) if isinstance(each, ast.Constant) else "…" for each in values)
+                    found.append("".join(parts))
+    return "\n".join(text.replace("\n", " ") for text in found)
+
+
+def test_every_text_that_troubleshooting_quotes_is_one_of_ours() -> None:
+    rows = [line for line in read("docs/troubleshooting.md").splitlines() if line.startswith("| *")]
+    ours = literals()
+    assert rows
+    for row in rows:
+        [quote] = re.findall(r"^\| \*(.+?)\* \| .+ \|$", row)
+        pattern = "[^\n]*".join(re.escape(part) for part in re.split(r"\s?…\s?", quote))
+        assert re.search(pattern, ours), quote
+
+
+async def test_every_tool_argument_and_resource_that_takes_the_place_of_an_earlier_one_is_there() -> None:
+    server = tools_page.build()
+    tools = await server.list_tools()
+    known = {tool.name for tool in tools} | {name for tool in tools for name in tool.input_schema["properties"]}
+    known |= {str(each.uri) for each in await server.list_resources()} | settings_page.variables() | {"env"}
+    known |= {"LMSTUDIO_HOST", "LMSTUDIO_PORT"}
+    rows = re.findall(r"^\| (`.+) \| (.*) \|$", read("docs/moving.md"), flags=re.MULTILINE)
+    same = {name for earlier, here in rows if here.startswith("the same") for name in re.findall(r"`(.+?)`", earlier)}
+    named = {name for _, here in rows for name in re.findall(r"`(.+?)`", here)}
+    commands = {name for name in named if name.startswith("lmstudio-bridge ")}
+    for command in commands:
+        build_parser().parse_args(command.split()[1:])  # exits if it does not understand
+    assert same
+    assert (same | named) - commands <= known
+
+
+def test_every_file_that_how_it_works_names_is_there() -> None:
+    named = re.findall(r"`((?:lmstudio_bridge|tests)/\S+?)`", read("docs/how-it-works.md"))
+    assert named
+    places = {name: (PACKAGE.parent if name.startswith(PACKAGE.name) else ROOT) / name for name in named}
+    assert [name for name, place in places.items() if not place.exists()] == []
+
+
+def test_the_permission_rules_name_tools_that_there_are() -> None:
+    async def names() -> set[str]:
+        settings = read_settings({}, cwd=ROOT)
+        return {tool.name for tool in await build_server(settings, environ={}).list_tools()}
+
+    named = set(re.findall(r"mcp__lmstudio-bridge__(\w+)", read("docs/claude-code.md")))
+    assert named
+    assert named <= asyncio.run(names())

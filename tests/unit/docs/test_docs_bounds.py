@@ -1,0 +1,142 @@
+"""docs/bounds.md says of every bound what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import errors
+from lmstudio_bridge.agent import arguments, schemas, validation
+from lmstudio_bridge.agent import conversation as results
+from lmstudio_bridge.agent import result_store as shelf
+from lmstudio_bridge.agent import tool_executor as calls
+from lmstudio_bridge.agent import tool_ranking as ranking
+from lmstudio_bridge.agent import tools as known_tools
+from lmstudio_bridge.agent import tools as toolbox
+from lmstudio_bridge.lmstudio import connections as llm_connections
+from lmstudio_bridge.lmstudio import http as transport
+from lmstudio_bridge.lmstudio import queue as slots
+from lmstudio_bridge.lmstudio import stream as accumulate
+from lmstudio_bridge.mcp_client import config as entries
+from lmstudio_bridge.mcp_client import connection as connections
+from lmstudio_bridge.mcp_client import http as transports
+from lmstudio_bridge.mcp_client import repair as content
+from lmstudio_bridge.mcp_client import stdio as processes
+from lmstudio_bridge.runs import autonomous, journal, request
+from lmstudio_bridge.runs import autonomous as places
+from lmstudio_bridge.runs import server_selection as similarity
+from lmstudio_bridge.runs import tool_cache as catalogues
+from lmstudio_bridge.runs import tool_cache as shown_tools
+from lmstudio_bridge.security import redact as redaction
+from lmstudio_bridge.security import rule_files
+from lmstudio_bridge.security import workspace as paths
+from lmstudio_bridge.server import tools as server
+from lmstudio_bridge.settings import Settings, read_settings
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = read_settings({}, cwd=ROOT)
+MI = 1024 * 1024
+
+BOUNDS: dict[str, str] = {
+    "model requests": f"{request.DEFAULT_MAX_ROUNDS}",
+    "run time": f"{SETTINGS.run_timeout:,.0f} s",
+    "concurrent runs": f"{SETTINGS.max_runs}",
+    "queued runs": f"{places.MAX_WAITING}",
+    "nested bridges": f"{SETTINGS.depth}",
+    "tool calls per turn": f"{calls.MAX_CALLS}",
+    "task or instructions": f"{request.MAX_TASK:,} characters",
+    "servers named in a call": f"{request.MAX_SERVERS}",
+    "answer returned to Claude": f"{server.MAX_RESULT:,} characters",
+    "names listed in a message": f"{errors.SHOWN_NAMES}",
+    "tokens per reply": f"{autonomous.AUTO_MAX_TOKENS:,}, at most a quarter of the context",
+    "characters per reply": f"{accumulate.MAX_REPLY_CHARS // MI} Mi",
+    "tool calls per reply": f"{accumulate.MAX_CALLS:,}",
+    "one stream event": f"{accumulate.MAX_FRAME_BYTES // MI} MiB",
+    "unreadable events per stream": f"{accumulate.MAX_BAD_FRAMES}",
+    "response that is not streamed": f"{transport.MAX_BODY_BYTES // MI} MiB",
+    "concurrent requests per model": f"its slots, or {slots.DEFAULT_PARALLEL}",
+    "idle connections": f"{llm_connections.MAX_IDLE}, each {llm_connections.KEEPALIVE_EXPIRY:.0f} s",
+    "attempts per request": f"{SETTINGS.retry_attempts}",
+    "nesting of arguments": f"{arguments.MAX_NESTING}",
+    "nesting searched for paths": f"{paths.MAX_DEPTH}",
+    "arguments that are repaired": f"{arguments.MAX_REPAIR:,} characters",
+    "server start": f"{SETTINGS.server_start_timeout:.0f} s",
+    "one tool call": f"{SETTINGS.tool_timeout:.0f} s",
+    "open servers": f"{SETTINGS.max_servers}",
+    "idle server": f"{SETTINGS.server_idle:.0f} s",
+    "one message": f"{processes.MAX_LINE // MI} MiB",
+    "one message over SSE": "1 MiB",  # the MCP SDK's; test_http meets it
+    "text per result": f"{content.MAX_TEXT // MI} Mi characters",
+    "blocks per result": f"{content.MAX_BLOCKS:,}",
+    "images per result": f"{content.MAX_IMAGES}",
+    "text shown to the model per result": f"{results.MAX_CHARS:,} characters, at most a quarter of the context",
+    "result store": f"{shelf.MAX_KEPT // MI} Mi characters a run",
+    "tools per server": f"{content.MAX_TOOLS:,}",
+    "pages per tool list": f"{connections.MAX_PAGES}",
+    "tool name": f"{content.MAX_NAME} characters",
+    "tool description": f"{toolbox.MAX_DESCRIPTION:,} characters",
+    "tool schema": f"{content.MAX_SCHEMA:,} characters, {content.MAX_LEVELS} levels",
+    "subschemas per tool schema": f"{schemas.MAX_NODES:,}",
+    "subschemas per run": f"{schemas.MAX_WORK:,}",
+    "cached tool embeddings": f"{similarity.MAX_VECTORS} of one embedding model",
+    "prepared tools in memory": f"{known_tools.MAX_KNOWN:,}",
+    "redacted texts in memory": (
+        f"{redaction.MAX_REMEMBERED:,}, of up to {redaction.MAX_REMEMBERED_TEXT:,} characters"
+    ),
+    "tool words in memory": (
+        f"{known_tools.MAX_KEPT_WORDS:,} of one tool; {ranking.MAX_KNOWN_PIECES:,} that tools share, "
+        f"of texts of up to {ranking.MAX_KNOWN_TEXT:,} characters"
+    ),
+    "redacted tool lists in memory": f"{shown_tools.MAX_LISTS}",
+    "tool cache in memory": (f"{catalogues.MAX_KEPT_BYTES // 1024} KiB, {catalogues.MAX_KEPT} servers"),
+    "tool cache on disk": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
+    "schema used for validation": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
+    "steps per validation": f"{validation.MAX_STEPS:,}",
+    "one pattern": f"{validation.MAX_PATTERN:,} characters",
+    "text matched against a pattern": f"{validation.MAX_MATCHED:,} characters",
+    "patterns per `output_schema`": f"{validation.MAX_PATTERNS}",
+    "file of MCP servers": f"{entries.MAX_BYTES // MI} MiB",
+    "rules file": f"{rule_files.MAX_BYTES // MI} MiB",
+    "one journal": f"{journal.MAX_BYTES // MI} MiB",
+    "all journals": f"{SETTINGS.journal_mb} MB, {SETTINGS.journal_days:.0f} days",
+}
+
+
+def rows() -> list[list[str]]:
+    """The rows of all tables: what, limit, at the limit, change it with."""
+    lines = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in cells if row[0] != "what"]
+
+
+def test_every_bound_stands_in_the_tables_as_it_is_in_the_code() -> None:
+    assert {row[0]: row[1] for row in rows()} == BOUNDS
+
+
+def test_every_bound_says_what_happens_and_how_to_change_it() -> None:
+    assert [row for row in rows() if len(row) != 4 or not all(row)] == []
+
+
+def test_stdio_and_http_have_the_same_bound() -> None:
+    assert processes.MAX_LINE == transports.MAX_EVENT
+
+
+def test_every_setting_that_is_named_is_one() -> None:
+    variables: set[str] = set()
+    for field in Settings.model_fields.values():
+        assert isinstance(field.json_schema_extra, dict)
+        named = field.json_schema_extra["env"]
+        assert isinstance(named, list)
+        variables |= set(map(str, named))
+    text = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"LMSTUDIO_[A-Z_]+", text)) <= variables
+
+
+@pytest.mark.parametrize("argument", ["max_rounds", "max_tokens"])
+def test_what_a_call_may_ask_for_is_said(argument: str) -> None:
+    most = {"max_rounds": request.MAX_ROUNDS, "max_tokens": request.MAX_TOKENS}[argument]
+
+    assert any(row[3] == f"`{argument}` of a call, up to {most:,}" for row in rows())

@@ -1,0 +1,175 @@
+"""docs/lm-studio.md has every class of failure, with the words and numbers that the code has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge import errors
+from lmstudio_bridge.agent import loop
+from lmstudio_bridge.agent import model_request as probing
+from lmstudio_bridge.agent import model_request as rounds
+from lmstudio_bridge.errors import LLMError
+from lmstudio_bridge.lmstudio.failures import error_from_response
+from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.queue import LOWERED_FOR
+from lmstudio_bridge.lmstudio.retry import RetryPolicy
+from lmstudio_bridge.lmstudio.session import MAX_RESENDS
+from lmstudio_bridge.settings import Settings
+from tests.lmstudio_sim.errors import MODEL_UNLOADED
+from tests.lmstudio_sim.replies import CutSocket, EndEarly, Fault, Stall, StreamError, TextReply
+from tests.lmstudio_sim.server import open_simulator
+from tests.unit.lmstudio.clients import QUESTION, QWEN, open_test_client, within
+from tests.unit.lmstudio.failure_table import FAILURES, Failure
+
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "lm-studio.md").read_text(encoding="utf-8")
+POLICY = RetryPolicy()
+WORDLESS = {"Nope.", "Oops.", "Authorization Required", "", "[[", "Welcome", "Lost?", "Found", "Ollama is running"}
+"""Words of the failure table that stand for any words: their status or their shape tells the class."""
+
+
+def table_rows() -> dict[str, list[str]]:
+    """The cells of each row of the first table, by class."""
+    rows = {}
+    for line in TEXT.splitlines():
+        if found := re.match(r"\| `(\w+)`: ", line):
+            rows[found[1]] = [cell.strip() for cell in line.strip("|").split(" | ")]
+    return rows
+
+
+ROWS = table_rows()
+
+
+def kinds() -> Iterator[str]:
+    """Every class that an error can have, and the one that is no error: a reply without anything."""
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, LLMError) and value is not LLMError:
+            yield value.kind
+    yield "empty_turn"
+
+
+def plain(text: str) -> str:
+    """Text without what may differ: numbers and names."""
+    return re.sub(r"\d+(\.\d+)?", "…", text)
+
+
+def test_every_class_has_one_row_of_four_cells() -> None:
+    assert sorted(ROWS) == sorted(set(kinds()))
+    assert {len(cells) for cells in ROWS.values()} == {4}
+    assert all(all(cells) for cells in ROWS.values())
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
+def test_what_the_user_reads_of_each_known_failure_stands_in_its_row(failure: Failure) -> None:
+    error = error_from_response(failure.status, failure.body, url="http://127.0.0.1:1234/v1/chat/completions")
+
+    assert error is not None
+    assert f"*{error.message}*" in ROWS[error.kind][0]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
+def test_the_words_of_each_known_failure_stand_in_its_row(failure: Failure) -> None:
+    if failure.words in WORDLESS or failure.kind in ("bad_request", "rate_limited"):
+        return
+    quotes = re.findall("`(.*?)`", ROWS[failure.kind][1])
+    said = (failure.words + failure.body.decode()).casefold().replace('\\"', '"')
+    assert [quote for quote in quotes if quote.casefold() in said]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_no_words_are_quoted_that_nobody_says(kind: str) -> None:
+    said = "\n".join(each.words + each.body.decode() for each in FAILURES if each.kind == kind)
+    said = said.casefold().replace('\\"', '"')
+    assert [quote for quote in re.findall("`(.*?)`", ROWS[kind][1]) if quote.casefold() not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("unreachable", [f"asks {POLICY.attempts} times", f"{POLICY.base:g} and {POLICY.base * 2:g} seconds"]),
+        ("model_lost", [f"asks again: {MAX_RESENDS} times"]),
+        ("substituted_model", [f"asks again: {MAX_RESENDS} times"]),
+        (
+            "busy",
+            [f"asks {POLICY.attempts} times", f"{LOWERED_FOR:g} seconds", f"asks again {MAX_RESENDS} times"],
+        ),
+        ("rate_limited", [f"at most {POLICY.rate_limit_cap:g} seconds", f"{POLICY.rate_limit_attempts} tries"]),
+        ("schema", [f"at most {probing._MAX_PROBES} small requests"]),
+        ("empty_turn", [f"reminds the model, {loop._POOR_TURNS} times", "twice the tokens"]),
+        ("lost_tool_call", [f"reminds the model, {loop._POOR_TURNS} times"]),
+    ],
+)
+def test_the_numbers_are_those_of_the_code(kind: str, numbers: list[str]) -> None:
+    assert [number for number in numbers if number not in ROWS[kind][2]] == []
+    assert rounds._MORE_TOKENS == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("unreachable", CutSocket(before_headers=True)),
+        ("model_lost", CutSocket(after_tokens=1)),
+        ("model_lost", EndEarly(1)),
+        ("model_lost", StreamError(MODEL_UNLOADED)),
+        ("stalled", Stall(before_headers=True)),
+    ],
+    ids=["cut before", "cut within", "ended early", "error", "silent"],
+)
+async def test_what_the_user_reads_of_a_broken_connection_stands_in_its_row(kind: str, fault: Fault) -> None:
+    limits = Timeouts(first_byte=0.2)
+    async with open_simulator() as sim, open_test_client(sim, timeouts=limits) as client:
+        sim.script(QWEN, *[TextReply("Half an answer.", faults=(fault,))] * POLICY.attempts)
+        with pytest.raises(LLMError) as caught:
+            await within(client.stream_chat_completion(QUESTION))
+
+    assert caught.value.kind == kind
+    assert f"*{plain(caught.value.message)}*" in ROWS[kind][0]
+
+
+async def test_what_the_user_reads_of_a_server_that_is_off_stands_in_its_row() -> None:
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        await sim.stop()
+        with pytest.raises(LLMError) as caught:
+            await within(client.list_models())
+
+    assert f"*{caught.value.message}*" in ROWS["unreachable"][0]
+
+
+def test_the_time_limits_are_those_of_the_settings() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", TEXT, flags=re.MULTILINE))
+    fields = Settings.model_fields
+    assert told == {
+        f"LMSTUDIO_BRIDGE_{name.upper()}": f"{fields[name].default:g}"
+        for name in (
+            "connect_timeout",
+            "first_byte_timeout",
+            "between_bytes_timeout",
+            "watch_interval",
+            "tool_timeout",
+            "run_timeout",
+        )
+    }
+    assert f"({fields['context_length'].default:,} if not set)" in TEXT
+
+
+@pytest.mark.parametrize("name", ["lm-studio.md", "gateway.md"])
+def test_every_variable_and_link_of_the_documents_is_there(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    known = {"LITELLM_MASTER_KEY"}  # the proxy's own
+    for field in Settings.model_fields.values():
+        assert isinstance(field.json_schema_extra, dict)
+        known |= set(map(str, field.json_schema_extra["env"]))  # type: ignore[arg-type]  # a list of names
+    assert set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", text)) <= known
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in headings
+        elif not link.startswith("https://"):
+            assert (DOCS / link).exists()

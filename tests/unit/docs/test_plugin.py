@@ -1,0 +1,89 @@
+"""The plugin for Claude Code: in the documented layout, and true to the tools that it speaks of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge import __version__
+from lmstudio_bridge.server.tools import build_server
+from lmstudio_bridge.settings import read_settings
+
+PLUGIN = Path(__file__).parents[3] / "plugin"
+SKILL = PLUGIN / "skills" / "delegate-to-local-model" / "SKILL.md"
+TEXTS = [SKILL, *sorted((PLUGIN / "commands").glob("*.md"))]
+
+
+def read_json(name: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((PLUGIN / name).read_text(encoding="utf-8"))
+    return value
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def front_matter(path: Path) -> dict[str, str]:
+    """The lines `key: value` between the two rules at a file's beginning."""
+    head = text_of(path).split("---\n")[1]
+    return dict(line.split(": ", 1) for line in head.splitlines())
+
+
+def test_manifest_has_the_version_of_the_package() -> None:
+    manifest = read_json(".claude-plugin/plugin.json")
+
+    assert (manifest["name"], manifest["version"]) == ("lmstudio-bridge", __version__)
+
+
+def test_marketplace_offers_the_plugin_that_stands_beside_it() -> None:
+    [entry] = read_json(".claude-plugin/marketplace.json")["plugins"]
+
+    assert entry["name"] == read_json(".claude-plugin/plugin.json")["name"]
+    assert (PLUGIN / entry["source"] / ".claude-plugin" / "plugin.json").is_file()
+
+
+def test_documents_name_the_plugin_as_the_marketplace_does() -> None:
+    market = read_json(".claude-plugin/marketplace.json")
+    [plugin] = market["plugins"]
+    [server] = read_json(".mcp.json")["mcpServers"]
+
+    page = (PLUGIN.parent / "docs" / "claude-code.md").read_text(encoding="utf-8")
+    assert f"\nclaude plugin install {plugin['name']}@{market['name']}\n" in page
+    assert f"`mcp__plugin_{plugin['name']}_{server}__autonomous_with_mcp`" in page
+
+
+def test_server_is_started_as_the_readme_says() -> None:
+    entry = read_json(".mcp.json")["mcpServers"]["lmstudio-bridge"]
+
+    readme = (PLUGIN.parent / "README.md").read_text(encoding="utf-8")
+    assert f"\n{' '.join([entry['command'], *entry['args']])} install\n" in readme
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_text_says_when_to_use_it(path: Path) -> None:
+    assert len(front_matter(path)["description"]) > 20
+
+
+def test_skill_is_named_after_its_folder() -> None:
+    assert front_matter(SKILL)["name"] == SKILL.parent.name
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+async def test_every_tool_and_argument_that_is_named_exists(path: Path, tmp_path: Path) -> None:
+    server = build_server(read_settings({"CLAUDE_PROJECT_DIR": str(tmp_path)}, cwd=tmp_path), environ=os.environ)
+    tools = await server.list_tools()
+    known = {tool.name for tool in tools} | {name for tool in tools for name in tool.input_schema["properties"]}
+    known |= {front_matter(SKILL)["name"], "lmstudio://runs", "lmstudio://runs/<run id>", "mcpServers"}
+
+    named = re.findall(r"`([^`\n]+)`", text_of(path))
+
+    assert {name.partition(":")[0] if name.startswith("access") else name.strip('"') for name in named} <= {
+        *known,
+        "read",
+        "write",
+    }

@@ -1,0 +1,249 @@
+"""Every known failure gets its class, keeps the server's words, says what to do, and is retried or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.errors import (
+    BridgeError,
+    ContextOverflowError,
+    LLMError,
+    LLMRateLimitError,
+    ServerBusyError,
+    WrongEndpointError,
+)
+from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.lmstudio.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
+from tests.lmstudio_sim.replies import HttpReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.unit.lmstudio.clients import NO_JITTER, QUESTION, QWEN, open_test_client, within
+from tests.unit.lmstudio.failure_table import FAILURES, Failure
+from tests.unit.lmstudio.stream_table import OVERFLOW_TOKENS, STREAMED_FAILURES
+
+CHAT = "/v1/chat/completions"
+URL = f"http://127.0.0.1:1234{CHAT}"
+NOON = datetime(2026, 10, 1, 12, 0, 0, tzinfo=UTC)
+
+each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
+
+
+def check_explanation(error: LLMError, failure: Failure) -> None:
+    told = error.explain()
+    assert failure.words[:MAX_DETAIL] in told
+    assert error.remedy
+    assert error.remedy in told
+
+
+def tries_of(failure: Failure) -> int:
+    if not failure.retryable:
+        return 1
+    return NO_JITTER.rate_limit_attempts if failure.error is LLMRateLimitError else NO_JITTER.attempts
+
+
+# -- what a reply stands for ----------------------------------------------------------------------------------------
+
+
+@each_failure
+def test_a_failed_reply_becomes_the_error_of_its_class(failure: Failure) -> None:
+    error = error_from_response(failure.status, failure.body, url=URL, model="m")
+
+    assert error is not None
+    assert (type(error), error.kind, error.retryable) == (failure.error, failure.kind, failure.retryable)
+    assert (error.url, error.model, error.status) == (URL, "m", failure.status)
+    check_explanation(error, failure)
+
+
+@pytest.mark.parametrize(("text", "needed", "available"), OVERFLOW_TOKENS)
+def test_an_overflow_tells_the_tokens_that_the_server_names(
+    text: str, needed: int | None, available: int | None
+) -> None:
+    error = error_from_text(text, url=URL)
+
+    assert isinstance(error, ContextOverflowError)
+    assert (error.needed, error.available) == (needed, available)
+
+
+def test_an_overflow_of_llama_cpp_tells_the_tokens_of_its_own_fields() -> None:
+    body = {"error": {"code": 400, "message": "exceeds the available context size", "n_prompt_tokens": 9, "n_ctx": 8}}
+
+    error = error_from_response(400, json.dumps(body).encode(), url=URL)
+
+    assert isinstance(error, ContextOverflowError)
+    assert (error.needed, error.available) == (9, 8)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"choices": []}, {"error": None, "output": []}, {"error": "", "data": []}, {"type": "message"}, [1], {}],
+    ids=str,
+)
+def test_a_success_is_no_error(body: object) -> None:
+    assert error_from_response(200, json.dumps(body).encode(), url=URL) is None
+
+
+@pytest.mark.parametrize(("length", "kept"), [(MAX_DETAIL - 1, -1), (MAX_DETAIL, 0), (MAX_DETAIL + 1, 0)])
+def test_the_servers_words_are_kept_up_to_a_limit(length: int, kept: int) -> None:
+    error = error_from_text("x" * length, url=URL)
+
+    assert len(error.detail) == MAX_DETAIL + kept
+
+
+def test_rules_look_at_words_beyond_what_is_kept() -> None:
+    error = error_from_text("x" * MAX_DETAIL + " context length", url=URL)
+
+    assert isinstance(error, ContextOverflowError)
+
+
+@given(st.integers(100, 599), st.one_of(st.binary(), st.text().map(str.encode)), st.one_of(st.none(), st.text()))
+def test_whatever_a_server_sends_is_a_success_or_one_of_our_errors(
+    status: int, body: bytes, retry_after: str | None
+) -> None:
+    error = error_from_response(status, body, url=URL, retry_after=retry_after, now=NOON)
+
+    assert error is None or isinstance(error, BridgeError)
+    assert error is None or error.remedy
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["error", "message", "code", "type", "detail"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from([200, 400, 404, 429, 500]), json_values)
+def test_an_error_of_any_shape_is_one_of_ours(status: int, body: object) -> None:
+    error = error_from_response(status, json.dumps(body).encode(), url=URL)
+
+    assert error is None or isinstance(error.explain(), str)
+    assert error is not None or status == 200
+
+
+# -- Retry-After ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("7", 7.0),
+        ("1.5", 1.5),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("Thu, 01 Oct 2026 12:00:30 GMT", 30.0),
+        ("Thu, 01 Oct 2026 12:00:30", 30.0),
+        ("Thu, 01 Oct 2026 11:59:00 GMT", 0.0),
+        ("Thu, 99 Oct 2026 11:59:00 GMT", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(value: str | None, seconds: float | None) -> None:
+    """RFC 9110, 10.2.3."""
+    assert parse_retry_after(value, now=NOON) == seconds
+
+
+@given(st.text())
+def test_retry_after_never_breaks(value: str) -> None:
+    seconds = parse_retry_after(value, now=NOON)
+
+    assert seconds is None or seconds >= 0
+
+
+def test_retry_after_of_a_busy_gateway_is_kept() -> None:
+    error = error_from_response(503, b'{"error":"overloaded"}', url=URL, retry_after="4")
+
+    assert isinstance(error, ServerBusyError)
+    assert error.retry_after == 4.0
+
+
+# -- over the wire --------------------------------------------------------------------------------------------------
+
+
+@each_failure
+async def test_a_failed_reply_to_a_stream_request_is_retried_only_if_that_helps(failure: Failure) -> None:
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path(CHAT, *[HttpReply(failure.status, failure.body, content_type=failure.content_type)] * 9)
+
+        with pytest.raises(LLMError) as caught:
+            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+
+        assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
+        assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
+        check_explanation(caught.value, failure)
+
+
+@pytest.mark.parametrize("failure", STREAMED_FAILURES, ids=lambda failure: failure.name)
+async def test_an_error_before_the_first_token_is_retried_only_if_that_helps(failure: Failure) -> None:
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path(CHAT, *[HttpReply(200, failure.body, content_type=failure.content_type)] * 9)
+
+        with pytest.raises(LLMError) as caught:
+            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+
+        assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
+        assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
+        check_explanation(caught.value, failure)
+
+
+@pytest.mark.parametrize("failure", STREAMED_FAILURES, ids=lambda failure: failure.name)
+async def test_an_error_after_the_first_token_is_never_retried(failure: Failure) -> None:
+    token = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"I"},"finish_reason":null}]}\n\n'
+    async with open_simulator() as sim, open_test_client(sim) as client:
+        sim.script_path(CHAT, HttpReply(200, token + failure.body, content_type=failure.content_type))
+
+        with pytest.raises(LLMError) as caught:
+            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+
+        assert (type(caught.value), caught.value.retryable, len(sim.requests)) == (failure.error, False, 1)
+
+
+Use = Callable[[LLMClient], Awaitable[object]]
+USES: dict[str, tuple[str, Use]] = {
+    "list_models": ("/v1/models", lambda client: client.list_models()),
+    "chat_completion": (CHAT, lambda client: client.chat_completion(QUESTION, model=QWEN)),
+    "stream_chat_completion": (CHAT, lambda client: client.stream_chat_completion(QUESTION, model=QWEN)),
+    "text_completion": ("/v1/completions", lambda client: client.text_completion("Once", model=QWEN)),
+    "generate_embeddings": ("/v1/embeddings", lambda client: client.generate_embeddings(["x"], model=QWEN)),
+    "create_response": ("/v1/responses", lambda client: client.create_response(QUESTION, model=QWEN)),
+}
+
+
+@pytest.mark.parametrize(("path", "use"), USES.values(), ids=USES)
+@pytest.mark.parametrize("body", [{"error": "Unexpected endpoint or method. (POST /x)"}, {"status": "ok"}], ids=str)
+async def test_an_error_or_foreign_json_with_200_is_an_error_in_every_method(
+    path: str, use: Use, body: dict[str, str]
+) -> None:
+    async with open_simulator(native=None) as sim, open_test_client(sim) as client:
+        sim.script_path(path, HttpReply(200, body))
+
+        with pytest.raises(WrongEndpointError) as caught:
+            await within(use(client))
+
+        assert next(iter(body.values())) in caught.value.explain()
+        assert caught.value.url == f"{sim.url}{path}"
+
+
+@pytest.mark.parametrize(("path", "use"), USES.values(), ids=USES)
+async def test_a_busy_server_is_asked_again_in_every_method(path: str, use: Use) -> None:
+    async with open_simulator(native=None) as sim, open_test_client(sim) as client:
+        sim.script_path(path, *[HttpReply(503, {"error": "overloaded"})] * 9)
+
+        with pytest.raises(ServerBusyError):
+            await within(use(client))
+
+        assert count_requests(sim, path) == 3
+
+
+def count_requests(sim: Simulator, path: str) -> int:
+    return sum(request.path == path for request in sim.requests)

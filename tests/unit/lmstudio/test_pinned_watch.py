@@ -1,0 +1,184 @@
+"""A run's model while a request is under way: watched, timed, and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from lmstudio_bridge.errors import LLMTimeoutError
+from lmstudio_bridge.lmstudio.http import Timeouts
+from tests.lmstudio_sim.errors import MODEL_UNLOADED, plain_error
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import HttpReply, Reply, Stall, TextReply
+from tests.lmstudio_sim.requests import SimRequest
+from tests.lmstudio_sim.server import Simulator
+from tests.unit.lmstudio.clients import QWEN, SHORT, within
+from tests.unit.lmstudio.pinned_case import CHAT, LIST, LOAD, case, unload
+
+LOST = HttpReply(400, plain_error(MODEL_UNLOADED))
+ANSWER = TextReply("Four files.")
+REFUSED = HttpReply(400, plain_error("not now"))
+
+
+# -- watched while a request is under way ---------------------------------------------------------------------------
+
+
+def reload_smaller(sim: Simulator) -> None:
+    sim.instances[QWEN].context_length -= 1
+
+
+@pytest.mark.parametrize(("change", "word"), [(unload, "unloaded"), (reload_smaller, "reloaded with a context of 819")])
+@pytest.mark.parametrize("fault", [Stall(before_headers=True), Stall(after_tokens=1)])
+async def test_a_quiet_change_ends_the_request_and_not_the_round(
+    change: Callable[[Simulator], None], word: str, fault: Stall
+) -> None:
+    async with case(watch_interval=0.01) as given:
+        given.sim.script(QWEN, TextReply("I think that", faults=(fault,)), ANSWER)
+        model = await given.pin()
+        asking = asyncio.create_task(given.ask(model))
+        request = await given.sim.wait_for_request(path=CHAT)
+        await within(request.started.wait())
+
+        change(given.sim)
+        given.time.now += 60  # the list of models is old now
+
+        assert (await within(asking)).text == "Four files."
+        assert request.disconnected
+        assert f"The model {QWEN} was {word}" in given.told[0].text
+
+
+@pytest.mark.parametrize(("failures", "chats"), [(2, 1), (3, 2)])
+async def test_a_server_counts_as_gone_after_three_looks_without_an_answer(failures: int, chats: int) -> None:
+    async with case(watch_interval=0.01) as given:
+        go_on = asyncio.Event()
+        given.sim.script(QWEN, TextReply("Four files.", faults=(Stall(until=go_on),)), ANSWER)
+        model = await given.pin()
+        before = len(given.seen(LIST))
+        given.sim.script_path(LIST, *[REFUSED] * failures)
+        asking = asyncio.create_task(given.ask(model))
+        await given.sim.wait_for_request(path=CHAT)
+
+        given.time.now += 60
+        await given.sim.wait_for_request(before + failures + 1, path=LIST)
+        go_on.set()
+
+        assert (await within(asking)).text == "Four files."
+        assert len(given.seen(CHAT)) == chats
+
+
+async def test_a_server_that_does_not_tell_is_not_watched() -> None:
+    async with case(native=None, watch_interval=0.001) as given:
+        go_on = asyncio.Event()
+        given.sim.script(QWEN, TextReply("Four files.", faults=(Stall(until=go_on),)))
+        model = await given.pin()
+        before = len(given.sim.requests)
+        asking = asyncio.create_task(given.ask(model))
+        await given.sim.wait_for_request(path=CHAT)
+        go_on.set()
+
+        assert (await within(asking)).text == "Four files."
+        assert len(given.sim.requests) == before + 1
+
+
+# -- silence --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("native", "words"),
+    [(True, " The server is up, and the model is still loaded."), (None, " The server is up.")],
+)
+async def test_a_silence_is_explained_by_a_look_and_never_asked_about_again(native: bool | None, words: str) -> None:
+    async with case(native=native, timeouts=Timeouts(first_byte=SHORT)) as given:
+        given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)), ANSWER)
+        model = await given.pin()
+
+        with pytest.raises(LLMTimeoutError) as caught:
+            await given.ask(model)
+
+        assert caught.value.message == f"LM Studio sent nothing for {SHORT:g} s.{words}"
+        assert len(given.seen(CHAT)) == 1
+
+
+async def test_a_silence_of_a_server_that_cannot_be_looked_at_is_reported_as_it_is() -> None:
+    async with case(timeouts=Timeouts(first_byte=SHORT)) as given:
+        given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)))
+        model = await given.pin()
+        given.sim.script_path(LIST, REFUSED)
+
+        with pytest.raises(LLMTimeoutError) as caught:
+            await given.ask(model)
+
+        assert caught.value.message == f"LM Studio sent nothing for {SHORT:g} s."
+
+
+async def test_a_silence_after_which_the_model_is_gone_is_asked_about_again() -> None:
+    async with case(timeouts=Timeouts(first_byte=1.0)) as given:
+
+        def vanish(request: SimRequest) -> Reply:
+            given.sim.script(QWEN, ANSWER)
+            unload(given.sim)
+            return TextReply("never", faults=(Stall(before_headers=True),))
+
+        given.sim.script_fn(QWEN, vanish)
+
+        reply = await given.ask(await given.pin())
+
+        assert (reply.text, len(given.seen(CHAT)), len(given.seen(LOAD))) == ("Four files.", 2, 1)
+
+
+# -- cancelled ------------------------------------------------------------------------------------------------------
+
+WAITS: dict[str, tuple[Reply, str]] = {
+    "prefill": (TextReply("never", faults=(Stall(before_headers=True),)), CHAT),
+    "first token": (TextReply("never", faults=(Stall(),)), CHAT),
+    "mid-stream": (TextReply("I think that", faults=(Stall(after_tokens=1),)), CHAT),
+    "load": (LOST, LOAD),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_whoever_is_cancelled_hangs_up_and_gives_the_slot_back(wait: str) -> None:
+    reply, path = WAITS[wait]
+    loading = asyncio.Event()
+    async with case(SimModel(QWEN, loaded=True, parallel=1, load_delay=loading)) as given:
+        model = await given.pin()
+        if path == LOAD:
+            unload(given.sim)
+            given.sim.script_fn("*", lambda request: reply)
+            given.time.now += 60
+        given.sim.script(QWEN, reply)
+        asking = asyncio.create_task(given.ask(model))
+        request = await given.sim.wait_for_request(path=path)
+        if path == CHAT:
+            await within(request.started.wait())
+
+        asking.cancel()
+        await within(asyncio.wait([asking]))
+        await within(request.ended.wait())
+
+        assert asking.cancelled()
+        assert request.disconnected
+        loading.set()
+        given.sim.script_fn("*", lambda request: ANSWER)
+        assert (await given.ask(await given.pin())).text == "Four files."
+        assert given.slots.waiting(QWEN) == 0
+
+
+async def test_whoever_is_cancelled_in_the_pause_asks_no_more() -> None:
+    async with case() as given:
+        pausing, never = asyncio.Event(), asyncio.Event()
+
+        async def sleep(seconds: float, /) -> None:
+            pausing.set()
+            await never.wait()
+
+        given.sim.script(QWEN, LOST)
+        asking = asyncio.create_task(given.ask(await given.pin(sleep=sleep)))
+        await within(pausing.wait())
+
+        asking.cancel()
+        await within(asyncio.wait([asking]))
+
+        assert (asking.cancelled(), len(given.seen(CHAT))) == (True, 1)

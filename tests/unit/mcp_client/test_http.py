@@ -1,0 +1,347 @@
+"""Sessions over streamable HTTP and SSE, with real servers on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, BoundedStream
+from lmstudio_bridge.mcp_client.pool import SILENCE
+from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
+from tests.support.testbed import PATIENCE, open_test_pool
+
+SCRIPT = Path(__file__).with_name("http_server.py")
+
+
+@asynccontextmanager
+async def running_server(kind: str = "http", port: int = 0) -> AsyncIterator[int]:
+    """The port of an MCP server in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SCRIPT), kind, str(port), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield int(await process.stdout.readline())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """The port of an HTTP server that answers everything alike (None: never), and the heads that it got."""
+    heads: list[bytes] = []
+    finished = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if response is None:
+            await finished.wait()
+        else:
+            writer.write(response)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], heads
+    finally:
+        finished.set()
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def failing_in_calls(status: str, transport: Transport) -> AsyncIterator[int]:
+    """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status."""
+    events: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if not head.startswith("POST"):
+            if transport == "sse":
+                events.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: endpoint\ndata: /m\n\n")
+                return
+            writer.write(respond("405 Method Not Allowed"))
+        else:
+            length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
+            message = json.loads(await reader.readexactly(length))
+            result = {
+                "initialize": {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x"}},
+                "tools/list": {"tools": [{"name": "act"}]},
+            }.get(message["method"])
+            text = json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result})
+            if message["method"] == "tools/call":
+                writer.write(respond(status))
+            elif result is None or transport == "sse":
+                writer.write(respond("202 Accepted"))
+                if result is not None:
+                    events[-1].write(f"event: message\ndata: {text}\n\n".encode())
+            else:
+                writer.write(respond("200 OK", text, "application/json"))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        for writer in events:
+            writer.close()
+        server.close()
+        await server.wait_closed()
+
+
+def respond(status: str, body: str = "", kind: str = "text/plain", extra: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{extra}\r\n"
+    )
+    return (head + body).encode()
+
+
+def configure_url(port: int, transport: Transport = "http", **headers: str) -> ServerConfig:
+    path = "sse" if transport == "sse" else "mcp"
+    return ServerConfig("web", transport, url=f"http://127.0.0.1:{port}/{path}?key=secret", headers=headers)
+
+
+@pytest.mark.parametrize("kind", ["http", "json", "sse"])
+async def test_tools_are_listed_and_called_at_the_same_time(kind: str) -> None:
+    async with running_server(kind) as port, open_test_pool() as pool:
+        tools = await pool.open_server(configure_url(port, "sse" if kind == "sse" else "http"))
+        results = await asyncio.gather(*(pool.call_tool("web", "meet", {"count": 20}) for _ in range(20)))
+        wrong = await pool.call_tool("web", "echo", {})
+
+    assert [tool.name for tool in tools] == ["echo", "meet", "hold", "release", "was_cancelled", "big", "die"]
+    assert results == [ToolResult("met")] * 20
+    assert wrong.is_error
+    assert "text" in wrong.text
+
+
+@pytest.mark.parametrize("kind", ["http", "sse"])
+async def test_progress_and_cancelling_pass(kind: str) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    async with running_server(kind) as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port, "sse" if kind == "sse" else "http"))
+        calls = [
+            asyncio.create_task(pool.call_tool("web", "hold", {"number": number}, on_progress=told.put))
+            for number in range(2)
+        ]
+        assert [await told.get(), await told.get()] == ["1/2 holding"] * 2
+        calls[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        while (await pool.call_tool("web", "was_cancelled", {})).text != "[0]":
+            pass
+        await pool.call_tool("web", "release", {"number": 1})
+        assert await calls[1] == ToolResult("released 1")
+
+
+async def test_call_that_times_out_leaves_the_session_usable() -> None:
+    async with running_server() as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        with pytest.raises(ToolTimeoutError):
+            await pool.call_tool("web", "hold", {"number": 7}, timeout=0.3)
+        while (await pool.call_tool("web", "was_cancelled", {})).text != "[7]":
+            pass
+
+
+@pytest.mark.parametrize("kind", ["http", "json"])
+async def test_result_above_the_sdks_own_cap_passes(kind: str) -> None:
+    """The SDK refuses events of more than 1 MiB unless told otherwise."""
+    async with running_server(kind) as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        result = await pool.call_tool("web", "big", {"size": 3_000_000})
+
+    assert len(result.text) == 3_000_000
+
+
+async def test_result_above_our_own_cap_is_an_error_that_says_so() -> None:
+    async with running_server("json") as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        result = await pool.call_tool("web", "big", {"size": MAX_EVENT})
+        back = await pool.call_tool("web", "echo", {"text": "back"})
+
+    assert result.is_error
+    assert "its answer is larger than 64 MiB" in result.text
+    assert back == ToolResult("back")
+
+
+@pytest.mark.parametrize(("size", "fits"), [(9, True), (10, True), (11, False)])
+async def test_an_answer_is_read_up_to_the_bound(size: int, fits: bool) -> None:
+    class Pieces(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(size):
+                yield b"x"
+
+    stream = BoundedStream(Pieces(), 10)
+    if fits:
+        assert [piece async for piece in stream] == [b"x"] * size
+    else:
+        with pytest.raises(httpx2.StreamError):
+            [piece async for piece in stream]
+
+
+async def test_an_answer_that_is_packed_although_we_asked_for_plain_is_not_unpacked() -> None:
+    packed = respond("200 OK", "not gzip at all", "application/json", extra="content-encoding: gzip\r\n")
+    async with answering(packed) as (port, heads), open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="its answer is packed"):
+            await pool.open_server(configure_url(port))
+
+    assert b"accept-encoding: identity" in heads[0].lower()
+
+
+async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server() -> None:
+    """The SDK's transport for the older SSE servers takes no other cap than 1 MiB."""
+    async with running_server("sse") as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port, "sse"))
+        with pytest.raises(SessionLostError):
+            await pool.call_tool("web", "big", {"size": 3_000_000})
+        assert await pool.call_tool("web", "echo", {"text": "back"}) == ToolResult("back")
+
+
+@pytest.mark.parametrize("kind", ["http", "json", "sse"])
+async def test_server_that_dies_in_a_call_and_returns_is_reached_again(kind: str) -> None:
+    async with open_test_pool() as pool:
+        async with running_server(kind) as port:
+            config = configure_url(port, "sse" if kind == "sse" else "http")
+            await pool.open_server(config)
+            with pytest.raises(SessionLostError, match="may or may not have had effects"):
+                await pool.call_tool("web", "die", {})
+            with pytest.raises(ServerStartError, match="cannot be reached"):
+                await pool.call_tool("web", "echo", {"text": "too early"})
+        async with running_server(kind, port):
+            result = await pool.call_tool("web", "echo", {"text": "back"})
+            tools = await pool.open_server(config)
+
+    assert result == ToolResult("back")
+    assert len(tools) == 7
+
+
+async def test_server_that_was_restarted_between_calls_is_reached_again() -> None:
+    """It does not know the old session any more and says so with HTTP 404."""
+    async with open_test_pool() as pool:
+        async with running_server() as port:
+            await pool.open_server(configure_url(port))
+        async with running_server("http", port):
+            with pytest.raises(SessionLostError, match="HTTP 404"):
+                await pool.call_tool("web", "echo", {"text": "lost"})
+            result = await pool.call_tool("web", "echo", {"text": "back"})
+
+    assert result == ToolResult("back")
+
+
+async def test_server_that_was_restarted_during_a_long_silence_costs_the_next_run_no_call() -> None:
+    now = 0.0
+    async with open_test_pool(clock=lambda: now) as pool:
+        async with running_server() as port:
+            await pool.open_server(configure_url(port))
+        async with running_server("http", port):
+            now = SILENCE
+            await pool.open_server(configure_url(port))
+            result = await pool.call_tool("web", "echo", {"text": "first"})
+
+    assert result == ToolResult("first")
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (respond("401 Unauthorized"), "wants a sign-in (HTTP 401)"),
+        (respond("403 Forbidden"), "wants a sign-in (HTTP 403)"),
+        (respond("404 Not Found"), "is not an MCP endpoint: HTTP 404"),
+        (respond("405 Method Not Allowed"), "is not an MCP endpoint: HTTP 405"),
+        (respond("500 Internal Server Error"), "failed with HTTP 500"),
+        (respond("302 Found", extra="location: http://127.0.0.1:9/other\r\n"), "answered with HTTP 302"),
+        (respond("200 OK", "<html>welcome</html>", "text/html"), "is not an MCP endpoint"),
+    ],
+)
+async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, response: bytes, reason: str) -> None:
+    async with answering(response) as (port, _), open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(configure_url(port, transport))
+
+    assert reason in caught.value.message
+    assert f"http://127.0.0.1:{port}/" in caught.value.message
+    assert "secret" not in caught.value.explain()
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_refused_credentials_are_told_apart_from_missing_ones(transport: Transport) -> None:
+    async with answering(respond("401 Unauthorized")) as (port, heads), open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match=r"refused our credentials \(HTTP 401\)"):
+            await pool.open_server(configure_url(port, transport, Authorization="Bearer abcdef"))
+
+    assert b"authorization: bearer abcdef" in heads[0].lower()
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("401 Unauthorized", r"refused our credentials \(HTTP 401\) during the call of 'act'"),
+        ("500 Internal Server Error", r"failed with HTTP 500 during the call of 'act'"),
+        ("404 Not Found", r"answered with HTTP 404 during the call of 'act'"),
+    ],
+)
+async def test_status_of_a_call_is_told_apart(transport: Transport, status: str, reason: str) -> None:
+    """As where a token expires, or the server's own backend fails."""
+    async with failing_in_calls(status, transport) as port, open_test_pool() as pool:
+        config = configure_url(port, transport, Authorization="Bearer abcdef")
+        assert [tool.name for tool in await pool.open_server(config)] == ["act"]
+        with pytest.raises(SessionLostError, match=reason):
+            await pool.call_tool("web", "act", {})
+        assert [tool.name for tool in await pool.open_server(config)] == ["act"]
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_silent_server_is_bounded(transport: Transport) -> None:
+    async with answering(None) as (port, _), asyncio.timeout(PATIENCE), open_test_pool(start_timeout=0.3) as pool:
+        with pytest.raises(ServerStartError, match=r"did not answer within 0\.3 seconds"):
+            await pool.open_server(configure_url(port, transport))
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_nothing_that_listens_is_said_so(transport: Transport) -> None:
+    async with answering(None) as (port, _):
+        pass
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="cannot be reached"):
+            await pool.open_server(configure_url(port, transport))
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(
+    "url", ["${NOT_SET}/mcp", "http://[::1/mcp", "http://127.0.0.1:99999/mcp", "ftp://web/mcp", ""]
+)
+async def test_url_that_is_none_is_said_so_and_spoils_no_other_server(transport: Transport, url: str) -> None:
+    async with running_server() as port, open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="'web'"):
+            await pool.open_server(ServerConfig("web", transport, url=url))
+        assert len(await pool.open_server(configure_url(port))) == 7
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_header_that_cannot_be_sent_is_an_error_that_hides_its_value(transport: Transport) -> None:
+    async with running_server() as port, open_test_pool() as pool:
+        for value in ("Bearer hunter22\nX: y", "Bearer hunter22→"):
+            with pytest.raises(ServerStartError, match="'web'") as caught:
+                await pool.open_server(configure_url(port, transport, Authorization=value))
+            assert "hunter22" not in caught.value.explain()
+            assert "header" in caught.value.explain()
+
+
+async def test_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with running_server() as port, open_test_pool() as pool:
+        assert len(await pool.open_server(configure_url(port))) == 7

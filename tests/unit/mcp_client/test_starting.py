@@ -1,0 +1,272 @@
+"""How servers over stdio are started, and how their tools are listed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
+from tests.support.testbed import (
+    PATIENCE,
+    SLOPPY,
+    configure,
+    messages_at,
+    names_of,
+    open_test_pool,
+)
+
+# Starting.
+
+
+@pytest.mark.parametrize(
+    "habits",
+    [
+        {},
+        {"silent": True},
+        {"chatty": True},
+        {"batch": True},
+        {"no_jsonrpc": True},
+        {"version": "2024-11-05"},
+        {"version": "1999-01-01"},
+        {"modern": True},
+        {"stubborn": True},
+    ],
+    ids=str,
+)
+async def test_server_with_a_harmless_habit_can_be_used(habits: dict[str, Any]) -> None:
+    async with open_test_pool() as pool:
+        tools = await pool.open_server(configure(**habits))
+        result = await pool.call_tool("sloppy", "raw", {"result": {"content": [{"type": "text", "text": "hello"}]}})
+
+    assert "raw" in names_of(tools)
+    assert result == ToolResult("hello")
+
+
+async def test_modern_server_gets_the_envelope_with_each_request() -> None:
+    """Protocol 2026-07-28 has no handshake: each request names version, client and capabilities."""
+    async with open_test_pool() as pool:
+        await pool.open_server(configure(modern=True))
+        first, listing, _ = await messages_at(pool)
+
+    assert first["method"] == "initialize"
+    assert listing["method"] == "tools/list"
+    assert listing["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
+
+
+async def test_server_that_exits_at_start_is_explained_with_its_own_words() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(configure(exit=4))
+
+    assert caught.value.server == "sloppy"
+    assert "'sloppy'" in caught.value.message
+    assert "exited with code 4" in caught.value.message
+    assert caught.value.stderr_tail == "cannot find my database\nset DB_PATH"
+
+
+async def test_secrets_of_the_entry_do_not_appear_in_the_servers_last_words() -> None:
+    config = configure(exit=4, env={"TOKEN": "database", "SHORT": "my"})
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(config)
+
+    assert caught.value.stderr_tail == "cannot find my ***\nset DB_PATH"
+    assert "database" not in repr(config)
+
+
+@pytest.mark.parametrize("habits", [{"hang": True}, {"hang_on": "tools/list"}, {"hang": True, "stubborn": True}])
+async def test_silent_start_is_bounded(habits: dict[str, Any]) -> None:
+    async with asyncio.timeout(PATIENCE), open_test_pool(start_timeout=0.3) as pool:
+        with pytest.raises(ServerStartError, match=r"did not answer within 0\.3 seconds"):
+            await pool.open_server(configure(**habits))
+
+
+async def test_server_that_closes_its_output_is_given_up() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="closed its output before it was ready"):
+            await pool.open_server(configure(close_stdout=True, hang=True))
+
+
+async def test_line_above_the_cap_ends_the_server() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="wrote a line of more than 64 MiB"):
+            await pool.open_server(configure(long_line=65 * 1024 * 1024))
+
+
+async def test_missing_command_is_named_with_a_hint() -> None:
+    async with open_test_pool(environ={"PATH": "/nonexistent"}) as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(ServerConfig("files", "stdio", command="npx", args=("-y", "x")))
+
+    assert caught.value.message == "MCP server 'files' could not be started: command not found: npx."
+    assert caught.value.remedy.startswith("Is Node.js installed?")
+
+
+async def test_missing_folder_is_not_taken_for_a_missing_command(tmp_path: Path) -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match=r"its folder .*gone does not exist"):
+            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / "gone"))
+
+
+async def test_folder_that_cannot_be_looked_at_is_an_error_of_that_server_only(tmp_path: Path) -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="could not be started: its folder"):
+            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / ("x" * 300)))
+        assert "raw" in names_of(await pool.open_server(configure()))
+
+
+async def test_file_that_is_not_executable_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "server.sh"
+    script.write_text("echo", encoding="utf-8")
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="is not executable"):
+            await pool.open_server(ServerConfig("x", "stdio", command=str(script)))
+
+
+async def test_nul_byte_in_an_argument_is_an_error_of_that_server_only() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="could not be started"):
+            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, args=("\0",)))
+
+
+async def test_one_bad_server_does_not_spoil_the_others() -> None:
+    configs = [configure("good"), configure("bad", exit=1), ServerConfig("none", "stdio", command="no-such-command")]
+    async with open_test_pool() as pool:
+        outcomes = await pool.open_servers(configs)
+
+    assert list(outcomes) == ["good", "bad", "none"]
+    assert "raw" in names_of(outcomes["good"])
+    assert isinstance(outcomes["bad"], DownstreamError)
+    assert isinstance(outcomes["none"], DownstreamError)
+
+
+async def test_server_that_failed_is_tried_anew(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text("raise SystemExit(2)", encoding="utf-8")
+    config = ServerConfig("late", "stdio", command=sys.executable, args=(str(script),))
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError):
+            await pool.open_server(config)
+        script.write_text(SLOPPY.read_text(encoding="utf-8"), encoding="utf-8")
+        tools = await pool.open_server(config)
+
+    assert "raw" in names_of(tools)
+
+
+async def test_servers_start_at_the_same_time(tmp_path: Path) -> None:
+    """Each of two servers waits for a file that the other one makes."""
+    code = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).touch()\n"
+    code += "while not pathlib.Path(sys.argv[3]).exists(): time.sleep(0.01)\n"
+    code += f"sys.argv[1] = '{{}}'\nexec(open({str(SLOPPY)!r}).read())"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    configs = [
+        ServerConfig("one", "stdio", command=sys.executable, args=("-c", code, "", a, b)),
+        ServerConfig("two", "stdio", command=sys.executable, args=("-c", code, "", b, a)),
+    ]
+    async with open_test_pool() as pool:
+        outcomes = await pool.open_servers(configs)
+
+    assert [len(names_of(tools)) for tools in outcomes.values()] == [12, 12]
+
+
+# Environment.
+
+
+async def test_server_gets_a_clean_environment_and_the_project_as_its_folder(tmp_path: Path) -> None:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "LC_TIME": "C",
+        "ANTHROPIC_API_KEY": "secret",
+        "CLAUDECODE": "1",
+        "CLAUDE_CODE_SESSION_ID": "secret",
+        "LM_API_TOKEN": "secret",
+        "OTHER": "1",
+        "LMSTUDIO_BRIDGE_DEPTH": "2",
+    }
+    async with open_test_pool(tmp_path, environ=environ) as pool:
+        await pool.open_server(configure(env={"LM_API_TOKEN": "its own"}))
+        seen = json.loads((await pool.call_tool("sloppy", "env", {})).text)
+
+    seen["env"].pop("LC_CTYPE", None)  # Python sets it for itself
+    assert seen == {
+        "cwd": str(tmp_path),
+        "env": {
+            "PATH": os.environ["PATH"],
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+            "LC_TIME": "C",
+            "LM_API_TOKEN": "its own",
+            "LMSTUDIO_BRIDGE_DEPTH": "3",
+        },
+    }
+
+
+# Listing.
+
+
+async def test_sloppy_tools_are_mended_and_never_hide_the_others() -> None:
+    pages = [
+        {
+            "tools": [
+                {"name": "empty schema", "inputSchema": {}},
+                {"name": "No.Schema", "description": None},
+                {"name": "untyped", "inputSchema": {"properties": {"a": {"type": "string"}}, "required": ["a"]}},
+                {"name": "typed", "inputSchema": {"type": "string"}, "annotations": {"readOnlyHint": True}},
+                {"description": "without a name"},
+                None,
+                {"name": "typed", "description": "the second of that name"},
+                {"name": "out", "outputSchema": {"type": "object", "required": ["x"]}, "annotations": None},
+            ]
+        },
+        {},
+        {"tools": None},
+        {"tools": [{"name": "last", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": False}}]},
+    ]
+    anything = {"type": "object", "properties": {}}
+    async with open_test_pool() as pool:
+        tools = await pool.open_server(configure(pages=pages))
+
+    assert tools == (
+        ServerTool("sloppy", "empty schema", "", anything),
+        ServerTool("sloppy", "No.Schema", "", anything),
+        ServerTool(
+            "sloppy", "untyped", "", {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+        ),
+        ServerTool("sloppy", "typed", "", anything, read_only=True),
+        ServerTool("sloppy", "out", "", anything),
+        ServerTool("sloppy", "last", "", anything, read_only=False),
+    )
+
+
+@pytest.mark.parametrize("pages", [1, 2, 99, 100, 101])
+async def test_pages_are_read_up_to_the_cap(pages: int) -> None:
+    listing = [{"tools": [{"name": f"tool {number}"}, {"name": f"other {number}"}]} for number in range(pages)]
+    async with open_test_pool() as pool:
+        tools = await pool.open_server(configure(pages=listing))
+
+    assert len(tools) == 2 * min(pages, 100)
+
+
+async def test_repeated_cursor_ends_the_listing() -> None:
+    async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
+        assert names_of(await pool.open_server(configure(endless=True))) == ["raw"]
+
+
+async def test_changed_tools_are_listed_again_at_the_next_opening() -> None:
+    config = configure()
+    async with open_test_pool() as pool:
+        before = names_of(await pool.open_server(config))
+        await pool.call_tool("sloppy", "change", {"name": "added"})
+        after = names_of(await pool.open_server(config))
+        again = names_of(await pool.open_server(config))
+        listings = [message for message in await messages_at(pool) if message.get("method") == "tools/list"]
+
+    assert after == again == [*before, "added"]
+    assert len(listings) == 2

@@ -1,0 +1,485 @@
+"""Progress: what the person who waits is told, how often, and that it never holds the run up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Event,
+    Generating,
+    MessageAdded,
+    MessagesDropped,
+    ModelChosen,
+    Noticed,
+    ResultsShrunk,
+    RetryScheduled,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    RunStarted,
+    ServerFailed,
+    ServerReady,
+    ServersChosen,
+    Warned,
+)
+from lmstudio_bridge.messages import Notice, UserMessage
+from lmstudio_bridge.runs.progress import describe, open_progress
+from tests.support.fakes import ManualClock
+
+STARTED = RunStarted("r1", "task", ("fs", "web"), 5, "")
+NEVER = 3600.0  # seconds
+
+
+class Host:
+    """Takes messages; `sent` counts them, so that a test can wait for the next."""
+
+    def __init__(self, *, error: Exception | None = None, hangs: bool = False) -> None:
+        self.got: list[tuple[float, str]] = []
+        self.closed = False
+        self.reads = asyncio.Event()
+        self._error = error
+        self._hangs = hangs
+        self._arrived = asyncio.Condition()
+
+    async def send(self, counter: float, text: str) -> None:
+        self.got.append((counter, text))
+        async with self._arrived:
+            self._arrived.notify_all()
+        if self._error:
+            raise self._error
+        if self._hangs:
+            try:
+                await self.reads.wait()
+            finally:
+                self.closed = True
+
+    async def wait_for(self, count: int) -> list[str]:
+        """The texts, as soon as there are `count`."""
+        async with asyncio.timeout(5), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.got) >= count)
+        return [text for _, text in self.got]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text in self.got]
+
+
+class Pauses:
+    """The pauses between messages: each lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self._gate = asyncio.Semaphore(0)
+        self._begun = asyncio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        self._begun.release()
+        await self._gate.acquire()
+
+    async def begun(self) -> None:
+        async with asyncio.timeout(5):
+            await self._begun.acquire()
+
+    def end(self) -> None:
+        self._gate.release()
+
+
+@asynccontextmanager
+async def progress(
+    host: Host,
+    *,
+    heartbeat: float = NEVER,
+    clock: Callable[[], float] | None = None,
+    sleep: Callable[[float], Awaitable[None]] | None = None,
+    end_limit: float = NEVER,
+) -> AsyncIterator[Emit]:
+    async def no_pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async with open_progress(
+        host.send,
+        heartbeat=heartbeat,
+        interval=0.25,
+        end_limit=end_limit,
+        clock=clock or ManualClock(),
+        sleep=sleep or no_pause,
+    ) as emit:
+        yield emit
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# -- what is sent, and when ---------------------------------------------------------------------
+
+
+async def test_run_id_is_sent_first_even_if_more_happens_at_once() -> None:
+    host = Host()
+    async with progress(host) as emit:
+        await emit(STARTED)
+        await emit(ServerReady("fs", 3))
+        await emit(ServerReady("web", 1))
+
+        texts = await host.wait_for(2)
+        await settle()
+
+    assert texts == ["run r1 · servers: fs, web", "web is ready with 1 tools"]
+    assert host.texts == texts
+
+
+async def test_run_id_is_not_sent_twice() -> None:
+    host = Host()
+    async with progress(host) as emit:
+        await emit(STARTED)
+        await host.wait_for(1)
+        await settle()
+        await emit(Warned("careful"))
+        await host.wait_for(2)
+        await settle()
+
+    assert host.texts == ["run r1 · servers: fs, web", "careful"]
+
+
+async def test_only_the_newest_of_an_interval_is_sent() -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for text in ("two", "three", "four"):
+            await emit(Warned(text))
+        await settle()
+        during = host.texts
+
+        pauses.end()
+        await pauses.begun()
+        pauses.end()
+        await settle()
+
+    assert during == ["one"]
+    assert host.texts == ["one", "four"]
+    assert pauses.asked == [0.25, 0.25]
+
+
+async def test_counter_strictly_increases() -> None:
+    host = Host()
+    async with progress(host) as emit:
+        for number in range(5):
+            await emit(Warned(f"{number}"))
+            await host.wait_for(number + 1)
+
+    counters = [counter for counter, _ in host.got]
+    assert counters == sorted(set(counters))
+    assert len(counters) == 5
+
+
+async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up() -> None:
+    host, clock, pauses = Host(), ManualClock(), Pauses()
+    async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
+        await pauses.begun()
+        await emit(Warned("working"))
+        pauses.end()
+        await pauses.begun()
+        clock.now = 15.0
+        pauses.end()
+        await pauses.begun()
+
+    assert host.texts == ["0 s", "working", "working · 15 s"]
+
+
+async def test_heartbeat_after_the_first_message_repeats_the_run_id() -> None:
+    host, clock, pauses = Host(), ManualClock(), Pauses()
+    async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
+        await pauses.begun()
+        await emit(STARTED)
+        pauses.end()
+        await pauses.begun()
+        clock.now = 15.0
+        pauses.end()
+        await pauses.begun()
+
+    assert host.texts[1:] == ["run r1 · servers: fs, web", "run r1 · servers: fs, web · 15 s"]
+
+
+@pytest.mark.parametrize(
+    "event", [MessageAdded(UserMessage("x")), CallFinished(1, "c", "fs", "read", "x", False, True, 1)]
+)
+async def test_event_without_a_message_sends_nothing(event: Event) -> None:
+    host = Host()
+    async with progress(host) as emit:
+        await emit(event)
+        await settle()
+
+    assert host.got == []
+
+
+@pytest.mark.parametrize("length", [199, 200, 201, 100_000])
+async def test_message_is_cut(length: int) -> None:
+    host = Host()
+    async with progress(host) as emit:
+        await emit(Warned("x" * length))
+        await host.wait_for(1)
+
+    assert host.texts == ["x" * min(length, 200)]
+
+
+async def test_message_is_one_line() -> None:
+    host = Host()
+    async with progress(host) as emit:
+        await emit(Warned("first\n  second\r\n\tthird"))
+        await host.wait_for(1)
+
+    assert host.texts == ["first second third"]
+
+
+# -- what must not be missed --------------------------------------------------------------------
+
+MENDED = [Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
+
+
+async def test_what_was_mended_is_never_replaced_by_newer_messages() -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for mended in MENDED:
+            await emit(mended)
+        for text in ("two", "three"):
+            await emit(Warned(text))
+        for _ in range(4):
+            pauses.end()
+            await pauses.begun()
+
+    assert host.texts == ["one", *(event.notice.text for event in MENDED), "three"]
+
+
+async def test_what_was_mended_at_last_is_still_sent_when_the_block_ends() -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for mended in MENDED:
+            await emit(mended)
+        await emit(Warned("two"))
+
+    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+
+
+async def test_what_was_mended_at_last_waits_for_a_host_that_is_slow() -> None:
+    host = Host(hangs=True)
+
+    async def block() -> None:
+        async with progress(host) as emit:
+            await emit(Warned("one"))
+            await host.wait_for(1)
+            for mended in MENDED:
+                await emit(mended)
+
+    leaving = asyncio.create_task(block())
+    await host.wait_for(1)
+    await settle()
+    before = host.texts
+    host.reads.set()
+    async with asyncio.timeout(5):
+        await leaving
+
+    assert before == ["one"]
+    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+
+
+async def test_nothing_more_is_sent_when_the_block_is_left_by_an_error() -> None:
+    host, pauses = Host(), Pauses()
+
+    async def block() -> None:
+        async with progress(host, sleep=pauses.sleep) as emit:
+            await emit(Warned("one"))
+            await pauses.begun()
+            await emit(MENDED[0])
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        await block()
+
+    assert host.texts == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["loading", "queue"])
+async def test_what_is_waited_for_is_not_hidden_behind_servers_that_start_meanwhile(
+    kind: Literal["loading", "queue"],
+) -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await pauses.begun()
+        for event in (Noticed(Notice(kind, "wait")), ServerReady("fs", 3), ServerFailed("web", "No such file.")):
+            await emit(event)
+        pauses.end()
+        await pauses.begun()
+        await emit(RoundStarted(1, 5, 3))
+        pauses.end()
+        await pauses.begun()
+
+    assert host.texts == ["one", "wait", "round 1/5 · reading the prompt"]
+
+
+# -- a host that is slow, gone or wrong ---------------------------------------------------------
+
+
+async def test_host_that_hangs_holds_nothing_up_and_is_left_at_the_end() -> None:
+    host = Host(hangs=True)
+    async with asyncio.timeout(5), progress(host, end_limit=0.01) as emit:
+        await emit(STARTED)
+        await host.wait_for(1)
+        for number in range(1_000):
+            await emit(Warned(f"{number}"))
+
+    assert host.texts == ["run r1 · servers: fs, web"]
+    assert host.closed
+
+
+async def test_nothing_more_is_sent_after_a_failure() -> None:
+    host = Host(error=OSError("the pipe is closed"))
+    async with progress(host) as emit:
+        await emit(STARTED)
+        await host.wait_for(1)
+        await emit(Warned("careful"))
+        await settle()
+
+    assert len(host.got) == 1
+
+
+async def test_no_task_is_left_behind() -> None:
+    before = asyncio.all_tasks()
+    async with progress(Host()) as emit:
+        await emit(STARTED)
+        assert len(asyncio.all_tasks()) == len(before) + 1
+
+    assert asyncio.all_tasks() == before
+
+
+async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
+    before = asyncio.all_tasks()
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        async with progress(Host(hangs=True)) as emit:
+            await emit(STARTED)
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert asyncio.all_tasks() == before
+
+
+async def test_error_of_the_block_comes_out_as_it_is() -> None:
+    error = ValueError("of the block")
+
+    async def block() -> None:
+        async with progress(Host()) as emit:
+            await emit(STARTED)
+            raise error
+
+    with pytest.raises(ValueError, match="of the block") as caught:
+        await block()
+
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        MessageAdded(UserMessage("x")),
+        MessagesDropped(1),
+        RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
+        CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
+    ],
+)
+async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: Event) -> None:
+    host, pauses = Host(), Pauses()
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(Warned("one"))
+        await host.wait_for(1)
+        await emit(Warned("two"))
+        await emit(silent)
+        pauses.end()
+        await host.wait_for(2)
+
+    assert describe(silent, max_rounds=5) == ""
+    assert host.texts == ["one", "two"]
+
+
+async def test_event_after_the_block_is_no_error() -> None:
+    host = Host()
+    async with progress(host) as emit:
+        pass
+
+    await emit(Warned("late"))
+    await settle()
+
+    assert host.got == []
+
+
+# -- the words ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (STARTED, "run r1 · servers: fs, web"),
+        (RunStarted("r1", "task", (), 5, ""), "run r1 · servers: none"),
+        (
+            ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time")),
+            "starting new, odd (unknown), fs (for read); not git, time",
+        ),
+        (ServersChosen(("fs", "git"), ("for read", "for log"), ()), "starting fs (for read), git (for log)"),
+        (ServerReady("fs", 3), "fs is ready with 3 tools"),
+        (ServerFailed("fs", "No such file."), "fs could not be started, going on without it"),
+        (ModelChosen("tiny", loaded=True, context_length=None), "model tiny"),
+        (ModelChosen("tiny", loaded=None, context_length=None), "model tiny"),
+        (ModelChosen("tiny", loaded=False, context_length=None), "model tiny (not loaded yet)"),
+        (MessageAdded(UserMessage("x")), ""),
+        (RoundStarted(2, 5, 3), "round 2/5 · reading the prompt"),
+        (Generating(2, "thinking", 7, 0.5), "round 2/5 · thinking (7 tokens)"),
+        (Generating(2, "answering", 100, 2.0), "round 2/5 · answering (100 tokens, 50 tok/s)"),
+        (RoundFinished(2, "x", "", (), "stop", "tiny", None, 1.0), ""),
+        (CallStarted(2, "c1", "fs", "read", '{"n": 1, "path": "a.txt"}'), "round 2/5 · fs: read a.txt"),
+        (CallStarted(2, "c1", "fs", "list", "{}"), "round 2/5 · fs: list"),
+        (CallStarted(2, "c1", "fs", "list", "no json"), "round 2/5 · fs: list"),
+        (CallStarted(2, "c1", "fs", "list", "[]"), "round 2/5 · fs: list"),
+        (CallStarted(2, "c1", "fs", "list", "[" * 100_000), "round 2/5 · fs: list"),
+        (CallProgress("c1", "fs", "read", "50%"), "fs: read · 50%"),
+        (CallFinished(2, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1), ""),
+        (CallFinished(2, "c1", "fs", "read", "ENOENT", is_error=True, sent=True, seconds=1), "fs: read failed: ENOENT"),
+        (RetryScheduled(1, 2.4, "No connection."), "No connection. Trying again in 2 s"),
+        (Warned("careful"), "careful"),
+        (Noticed(Notice("queue", "2 requests are before it.")), "2 requests are before it."),
+        (ResultsShrunk((3, 5), ("shorter", "too")), "the context is full: 2 earlier results were shortened"),
+        (RunFinished("answered", "x", "", 1.0), "done: answered"),
+    ],
+)
+def test_event_in_a_few_words(event: Event, text: str) -> None:
+    assert describe(event, max_rounds=5) == text
+
+
+def test_arguments_are_described_by_their_first_text() -> None:
+    arguments = json.dumps({"deep": {"x": "no"}, "list": ["no"], "query": "yes", "more": "no"})
+
+    assert describe(CallStarted(1, "c", "s", "t", arguments), max_rounds=1) == "round 1/1 · s: t yes"

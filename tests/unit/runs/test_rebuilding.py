@@ -1,0 +1,110 @@
+"""The law for runs whose history shrank: the conversation is rebuilt from the journal, cut at any event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.errors import ContextOverflowError
+from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted
+from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
+from lmstudio_bridge.runs.journal import open_journal
+from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.security.access import Policy
+from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
+
+OPENING = (SystemMessage("Use tools."), UserMessage("What is in the files?"))
+START = RunStarted("r1", "What is in the files?", ("fs",), 30, "2026-01-02T12:00:00+00:00")
+READ = ServerTool("fs", "read", "Reads a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
+FULL = ContextOverflowError("Full.")
+
+
+def look(path: str) -> Reply:
+    """A call whose id is that of all others: ids are unique in a turn only."""
+    return call(("fs__read", f'{{"path": "{path}"}}'))
+
+
+async def record(*replies: Reply, result_chars: int = 3_000) -> list[tuple[Event, tuple[Message, ...]]]:
+    """Each event of a run, with the conversation as it was when the event was told."""
+    conversation = Conversation(())
+    told: list[tuple[Event, tuple[Message, ...]]] = []
+
+    async def emit(event: Event) -> None:
+        told.append((event, conversation.messages))
+
+    await emit(START)
+    for message in OPENING:
+        conversation.add(message)
+        await emit(MessageAdded(message))
+    await run(
+        conversation,
+        model=ScriptedModel(*replies, *[say("Done.")] * 9),
+        tools=FakeTools({("fs", "read"): ToolResult("x" * 2_000)}),
+        toolbox=Toolbox([READ]),
+        policy=Policy("write"),
+        limits=Limits(30, 3_600, result_chars),
+        emit=emit,
+    )
+    assert isinstance(told[-1][0], RunFinished)
+    return told
+
+
+async def rebuilt(folder: Path, events: Sequence[Event]) -> tuple[Message, ...]:
+    """The conversation as a journal of these events gives it."""
+    (folder / "r1.jsonl").unlink(missing_ok=True)
+    with open_journal(folder, "r1", redact=str) as journal:
+        for event in events:
+            journal.keep(event)
+    return rebuild_conversation(read_run(folder, "r1")).messages
+
+
+async def check(folder: Path, told: list[tuple[Event, tuple[Message, ...]]]) -> None:
+    for number in range(2, len(told) + 1):
+        assert await rebuilt(folder, [event for event, _ in told[:number]]) == told[number - 1][1]
+
+
+RUNS: dict[str, list[Reply]] = {
+    "pruned": [look("a"), look("a"), look("a")],
+    "shrunk": [look("a"), look("b"), look("c"), FULL],
+    "shrunk, the newest in part": [look("a"), FULL],
+    "shrunk twice": [look("a"), look("b"), FULL, look("c"), FULL],
+    "shrunk, then pruned": [look("a"), FULL, look("a"), look("b"), look("b"), FULL, look("b"), look("c")],
+    "pruned, then shrunk": [look("a"), look("a"), look("a"), look("b"), FULL, look("c"), look("d"), FULL],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+async def test_a_history_that_shrank_is_rebuilt_as_it_was_at_any_event(tmp_path: Path, name: str) -> None:
+    told = await record(*RUNS[name])
+
+    kinds = {type(event) for event, _ in told}
+    assert (MessagesDropped in kinds, ResultsShrunk in kinds) == ("pruned" in name, "shrunk" in name)
+    await check(tmp_path, told)
+
+
+@settings(max_examples=25, deadline=None)
+@given(replies=st.lists(st.sampled_from([look("a"), look("b"), FULL, say("")]), max_size=12))
+async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPathFactory, replies: list[Reply]) -> None:
+    told = await record(*replies)
+
+    assert await rebuilt(tmp_path_factory.mktemp("runs"), [event for event, _ in told]) == told[-1][1]
+
+
+async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_task(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "r1", redact=str) as journal:
+        journal.keep(START)
+        journal.keep(MessageAdded(OPENING[0]))
+
+    stored = read_run(tmp_path, "r1")
+    conversation = rebuild_conversation(stored)
+    for message in continuation(stored, conversation, instructions="Be short."):
+        conversation.add(message)
+
+    assert conversation.messages == (OPENING[0], UserMessage("What is in the files?\n\nBe short."))

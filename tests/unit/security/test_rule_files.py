@@ -1,0 +1,163 @@
+"""`lmstudio-bridge.toml`: the user's own counts, the project's can only tighten it, a broken one stops everything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.security.access import Rule, Rules
+from lmstudio_bridge.security.rule_files import FILE, RuleFiles, load_rules
+
+SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
+
+
+@dataclass
+class Desk:
+    """A user's home folder with a project in it."""
+
+    home: Path
+
+    @property
+    def project(self) -> Path:
+        return self.home / "work" / "project"
+
+    @property
+    def own(self) -> Path:
+        return self.home / ".config" / "lmstudio-bridge" / FILE
+
+    def write(self, path: Path, text: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def load(self, **environ: str) -> RuleFiles:
+        return load_rules(project=self.project, environ={"HOME": str(self.home), **environ})
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.project.mkdir(parents=True)
+    return desk
+
+
+def test_without_files_there_are_no_rules(desk: Desk) -> None:
+    assert desk.load() == RuleFiles()
+    assert load_rules(project=desk.project, environ={}) == RuleFiles()
+
+
+def test_the_users_file_says_what_runs_where_and_what_is_a_path(desk: Desk) -> None:
+    own = desk.write(
+        desk.own,
+        """
+        allow = ["git/git_log"]
+        deny = ["*/delete_*", "fs/move"]
+        hide = ["browser/*"]
+        [paths]
+        folders = ["~/notes", "/srv/shared"]
+        [paths.arguments]
+        "tickets/*" = []
+        "backup/run" = ["what"]
+        """,
+    )
+
+    assert desk.load() == RuleFiles(
+        Rules(
+            (
+                Rule("hide", "browser/*", str(own)),
+                Rule("deny", "*/delete_*", str(own)),
+                Rule("deny", "fs/move", str(own)),
+                Rule("allow", "git/git_log", str(own)),
+            ),
+            (desk.home / "notes", Path("/srv/shared")),
+            {"tickets/*": frozenset(), "backup/run": frozenset({"what"})},
+        ),
+        (own,),
+    )
+
+
+def test_a_projects_file_can_only_tighten(desk: Desk) -> None:
+    """It comes with somebody else's repository (ours)."""
+    theirs = desk.write(
+        desk.project.parent / FILE,
+        """
+        allow = ["*/*"]
+        deny = ["fs/write"]
+        [paths]
+        folders = ["/"]
+        [paths.arguments]
+        "fs/*" = ["note"]
+        """,
+    )
+
+    assert desk.load() == RuleFiles(
+        Rules((Rule("deny", "fs/write", str(theirs)),), more_arguments={"fs/*": frozenset({"note"})}),
+        (theirs,),
+        (
+            f"{theirs}: allow does not count in a project's file. It can only tighten; put it into your own.",
+            f"{theirs}: folders do not count in a project's file. It can only tighten; put it into your own.",
+        ),
+    )
+
+
+def test_the_users_rules_stand_before_those_of_the_nearest_project_file(desk: Desk) -> None:
+    own = desk.write(desk.home / "elsewhere" / "lmstudio-bridge" / FILE, 'allow = ["fs/a"]')
+    near = desk.write(desk.project / FILE, 'deny = ["fs/b"]')
+    desk.write(desk.project.parent / FILE, 'deny = ["fs/c"]')
+
+    got = desk.load(XDG_CONFIG_HOME=str(desk.home / "elsewhere"))
+
+    assert got.rules.rules == (Rule("allow", "fs/a", str(own)), Rule("deny", "fs/b", str(near)))
+    assert got.paths == (own, near)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("allow = [", 1, "it is no TOML"),
+        ('deny = ["a/b"]\nallow = nonsense\n', 2, "it is no TOML"),
+        ("\nalow = []", 2, "there is no setting 'alow'; it can be hide, deny, allow, paths"),
+        ('deny = "fs/write"', 1, "deny must be a list of texts"),
+        ("deny = [1]", 1, "deny must be a list of texts"),
+        ('deny = [\n  "fs/write",\n  "write",\n]', 3, "'write' must be a server, a \"/\" and a tool"),
+        ('deny = ["fs/"]', 1, "'fs/' must be"),
+        ("paths = 1", 1, "paths must be a table"),
+        ("[paths]\nfolder = []", 2, "there is no setting 'folder'"),
+        ('[paths]\nfolders = ["notes"]', 2, "the folder 'notes' must be a full path"),
+        ("[paths]\narguments = 1", 2, "arguments must be a table"),
+        ('[paths.arguments]\n"fs" = []', 2, "'fs' must be a server"),
+        ('[paths.arguments]\n"fs/*" = "path"', 2, "fs/* must be a list of texts"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["own", "project"])
+def test_what_is_no_rule_is_named_with_file_and_line(desk: Desk, whose: str, text: str, line: int, said: str) -> None:
+    """Rules that were silently left out would allow what somebody meant to forbid (ours)."""
+    path = desk.write(desk.own if whose == "own" else desk.project / FILE, text)
+
+    with pytest.raises(SettingsError) as caught:
+        desk.load()
+
+    assert caught.value.message.startswith(f"{path}, line {line}: ")
+    assert said in caught.value.message
+
+
+def test_the_example_in_the_documents_is_read(desk: Desk) -> None:
+    [example] = re.findall(r"^```toml\n(.*?)^```", SECURITY.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    desk.write(desk.own, example)
+
+    rules = desk.load().rules
+
+    assert [rule.verb for rule in rules.rules] == ["hide", "deny", "allow"]
+    assert rules.folders == (desk.home / "notes",)
+
+
+def test_a_file_that_is_no_text_is_an_error(desk: Desk) -> None:
+    path = desk.write(desk.own, "")
+    path.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(SettingsError, match="cannot be read"):
+        desk.load()

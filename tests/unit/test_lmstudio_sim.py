@@ -1,0 +1,1470 @@
+"""The simulated LM Studio keeps to the recorded wire: routes, resolution, faults, and what it notices.
+
+Where a test names no source, the rule is from recordings of LM Studio 0.4.21 to 0.4.25.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from tests.lmstudio_sim import errors
+from tests.lmstudio_sim.leaks import LEAK_FORMATS
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import (
+    BadFrame,
+    Call,
+    CallReply,
+    Completion,
+    CutSocket,
+    DroppedCallReply,
+    EndEarly,
+    EndlessReply,
+    Fault,
+    HtmlErrorReply,
+    HttpReply,
+    LeakReply,
+    LengthReply,
+    RateLimitReply,
+    ReasoningReply,
+    Reply,
+    Stall,
+    StreamError,
+    StreamOptions,
+    TextReply,
+)
+from tests.lmstudio_sim.requests import SimRequest
+from tests.lmstudio_sim.server import Simulator, open_simulator
+
+QWEN = "qwen/qwen3-4b"
+GEMMA = "google/gemma-3-1b"
+NOMIC = "text-embedding-nomic"
+BOUND_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=sim.url, timeout=BOUND_SECONDS, limits=limits, trust_env=False) as c:
+        yield c
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(sim) as made:
+        yield made
+
+
+def chat_body(model: str = QWEN, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "List the files"}], **more}
+
+
+async def post_chat(client: httpx.AsyncClient, model: str = QWEN, **more: Any) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=chat_body(model, **more))
+
+
+async def stream_chat(client: httpx.AsyncClient, model: str = QWEN, **more: Any) -> list[Any]:
+    return read_frames((await post_chat(client, model, stream=True, **more)).text)
+
+
+def read_frames(text: str) -> list[Any]:
+    """The data of every frame: decoded JSON, or the text as it is."""
+    found: list[Any] = []
+    for frame in text.replace("\r\n", "\n").split("\n\n"):
+        for line in frame.splitlines():
+            if line.startswith("data: "):
+                data = line.removeprefix("data: ")
+                try:
+                    found.append(json.loads(data))
+                except ValueError:
+                    found.append(data)
+    return found
+
+
+def deltas(frames: list[Any]) -> list[dict[str, Any]]:
+    return [frame["choices"][0]["delta"] for frame in frames if isinstance(frame, dict) and frame.get("choices")]
+
+
+def content(frames: list[Any]) -> str:
+    return "".join(delta.get("content", "") for delta in deltas(frames))
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    return await asyncio.wait_for(awaitable, BOUND_SECONDS)
+
+
+# -- transport and discovery ---------------------------------------------------------------------------------------
+
+
+async def test_json_replies_carry_the_headers_of_express(client: httpx.AsyncClient) -> None:
+    reply = await client.get("/lmstudio-greeting")
+    assert (reply.status_code, reply.json()) == (200, {"lmstudio": True})
+    wanted = {
+        "x-powered-by": "Express",
+        "content-type": "application/json; charset=utf-8",
+        "content-length": str(len(reply.content)),
+        "connection": "keep-alive",
+        "keep-alive": "timeout=5",
+    }
+    assert {name: reply.headers[name] for name in wanted} == wanted
+    assert reply.headers["etag"].startswith('W/"')
+    assert reply.headers["date"].endswith("GMT")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/chat/completions"), ("GET", "/v1/tokenize"), ("DELETE", "/v1/models")]
+)
+async def test_unknown_paths_and_methods_are_answered_with_status_200(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    reply = await client.request(method, path, json={})
+    assert (reply.status_code, reply.json()) == (200, {"error": f"Unexpected endpoint or method. ({method} {path})"})
+
+
+async def test_old_lm_studio_has_no_native_api() -> None:
+    async with open_simulator(native=False) as sim, open_client(sim) as client:
+        assert (await client.get("/api/v1/models")).json() == errors.unexpected_endpoint("GET", "/api/v1/models")
+        assert (await client.get("/api/v0/models")).json()["data"][0]["id"] == QWEN
+        assert (await client.get("/lmstudio-greeting")).json() == {"lmstudio": True}
+
+
+async def test_another_server_has_neither_native_api_nor_greeting() -> None:
+    async with open_simulator(native=None) as sim, open_client(sim) as client:
+        for path in ("/api/v1/models", "/api/v0/models", "/lmstudio-greeting", "/nothing"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.get("/v1/models")).json()["data"][0]["id"] == QWEN
+        assert (await post_chat(client)).status_code == 200
+
+
+async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/api/v1/models/load"):
+        assert (await client.post(path, content=b"{no json")).status_code == 400
+
+
+async def test_chunked_request_bodies_and_pipelined_requests_are_understood(sim: Simulator) -> None:
+    body = json.dumps(chat_body()).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+    try:
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: sim\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            + b"GET /lmstudio-greeting HTTP/1.1\r\nHost: sim\r\nConnection: close\r\n\r\n"
+        )
+        answers = await within(reader.read())
+    finally:
+        writer.close()
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert [request.path for request in sim.requests] == ["/v1/chat/completions", "/lmstudio-greeting"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\nbroken\r\n\r\n"]
+)
+async def test_bytes_that_are_no_request_close_the_connection_and_hurt_nobody(sim: Simulator, data: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+    try:
+        writer.write(data)
+        assert (await within(reader.read())).startswith(b"HTTP/1.1 400 ")
+    finally:
+        writer.close()
+    assert (sim.requests, sim.failures) == ([], [])
+
+
+async def test_an_idle_connection_is_closed_though_keep_alive_was_promised() -> None:
+    async with open_simulator(keep_alive_seconds=0.05) as sim:
+        reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+        try:
+            writer.write(b"GET /lmstudio-greeting HTTP/1.1\r\nHost: sim\r\n\r\n")
+            answer = await within(reader.read())  # returns because the server closes
+        finally:
+            writer.close()
+    assert b"Connection: keep-alive" in answer
+
+
+# -- authentication ------------------------------------------------------------------------------------------------
+
+TOKEN = "sk-lm-abcd1234:abcdefghij0123456789"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/v1/models", "/api/v0/models", "/v1/chat/completions"])
+async def test_without_the_token_every_route_answers_401(path: str) -> None:
+    async with open_simulator(token=TOKEN) as sim, open_client(sim) as client:
+        reply = await client.get(path)
+    assert reply.status_code == 401
+    assert reply.json()["error"] == {
+        "message": errors.TOKEN_REQUIRED,
+        "type": "invalid_request",
+        "code": "invalid_api_key",
+        "param": None,
+    }
+
+
+async def test_a_malformed_token_is_quoted_by_its_first_ten_characters() -> None:
+    async with open_simulator(token=TOKEN) as sim, open_client(sim) as client:
+        reply = await client.get("/v1/models", headers={"Authorization": "Bearer 22aac52a71fedcba"})
+    assert reply.status_code == 401
+    assert reply.json()["error"]["message"] == (
+        "Malformed LM Studio API token provided: 22aac52a71****** Ensure you are using a valid token."
+    )
+
+
+async def test_the_right_token_opens_and_another_one_does_not() -> None:
+    async with open_simulator(token=TOKEN) as sim, open_client(sim) as client:
+        right = await client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
+        wrong = await client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN[:-1]}0"})
+    assert (right.status_code, wrong.status_code) == (200, 401)
+
+
+async def test_without_authentication_any_token_is_taken(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models", headers={"Authorization": "Bearer lm-studio"})).status_code == 200
+
+
+# -- lists of models -----------------------------------------------------------------------------------------------
+
+
+def three_models() -> list[SimModel]:
+    return [
+        SimModel(QWEN, loaded=True, context_length=4096, trained_for_tool_use=True, reasoning=True),
+        SimModel(GEMMA, vision=True, format="mlx"),
+        SimModel(NOMIC, type="embedding", context_length=16),
+    ]
+
+
+async def test_openai_list_has_all_models_with_jit_and_loaded_ones_without() -> None:
+    for jit, wanted in ((True, [QWEN, GEMMA, NOMIC]), (False, [QWEN])):
+        async with open_simulator(three_models(), jit=jit) as sim, open_client(sim) as client:
+            reply = (await client.get("/v1/models")).json()
+        assert [entry["id"] for entry in reply["data"]] == wanted
+        assert reply["data"][0] == {"id": QWEN, "object": "model", "owned_by": "organization_owner"}
+
+
+async def test_v0_list_tells_state_type_and_loaded_context() -> None:
+    async with open_simulator(three_models()) as sim, open_client(sim) as client:
+        entries = (await client.get("/api/v0/models")).json()["data"]
+        one = (await client.get(f"/api/v0/models/{QWEN}")).json()
+        missing = await client.get("/api/v0/models/none")
+    assert [(e["id"], e["type"], e["state"], e.get("loaded_context_length")) for e in entries] == [
+        (QWEN, "llm", "loaded", 4096),
+        (GEMMA, "vlm", "not-loaded", None),
+        (NOMIC, "embeddings", "not-loaded", None),
+    ]
+    assert one == entries[0]
+    assert one["capabilities"] == ["tool_use"]
+    assert missing.status_code == 404
+
+
+async def test_v0_list_shows_a_model_that_is_loading() -> None:
+    release = asyncio.Event()
+    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
+        chat = asyncio.create_task(post_chat(client))
+        await sim.wait_for_request(1)
+        assert (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loading"
+        release.set()
+        assert (await chat).status_code == 200
+        assert (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loaded"
+
+
+async def test_native_list_has_instances_with_their_config() -> None:
+    async with open_simulator(three_models()) as sim, open_client(sim) as client:
+        models = (await client.get("/api/v1/models")).json()["models"]
+    assert [model["key"] for model in models] == [QWEN, GEMMA, NOMIC]
+    config = {
+        "context_length": 4096,
+        "eval_batch_size": 512,
+        "parallel": 4,
+        "flash_attention": True,
+        "offload_kv_cache_to_gpu": True,
+    }
+    assert models[0]["loaded_instances"] == [{"id": QWEN, "config": config}]
+    assert models[0]["capabilities"] == {
+        "vision": False,
+        "trained_for_tool_use": True,
+        "reasoning": {"allowed_options": ["off", "on"], "default": "on"},
+    }
+    assert models[1]["loaded_instances"] == []
+    assert "capabilities" not in models[2]
+
+
+# -- loading and unloading -----------------------------------------------------------------------------------------
+
+
+async def test_loading_a_loaded_model_makes_a_second_instance(client: httpx.AsyncClient, sim: Simulator) -> None:
+    for wanted in (f"{QWEN}:2", f"{QWEN}:3"):
+        reply = (await client.post("/api/v1/models/load", json={"model": QWEN, "context_length": 1000})).json()
+        assert (reply["type"], reply["instance_id"], reply["status"]) == ("llm", wanted, "loaded")
+    assert [i.context_length for i in sim.instances.values()] == [8192, 1000, 1000]
+    assert (await post_chat(client, f"{QWEN}:2")).json()["model"] == f"{QWEN}:2"
+
+
+async def test_load_takes_more_context_than_the_model_has_and_echoes_it(client: httpx.AsyncClient) -> None:
+    body = {"model": QWEN, "context_length": 999_999, "echo_load_config": True}
+    reply = await client.post("/api/v1/models/load", json=body)
+    assert (reply.status_code, reply.json()["load_config"]["context_length"]) == (200, 999_999)
+
+
+async def test_native_routes_refuse_keys_they_do_not_know(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/api/v1/models/load", json={"model": QWEN, "ttl": 5})
+    assert reply.status_code == 400
+    assert reply.json()["error"] == {
+        "message": "Unrecognized key(s) in object: 'ttl'",
+        "type": "invalid_request",
+        "code": "unrecognized_keys",
+        "param": None,
+    }
+    assert (await client.post("/api/v1/models/unload", json={"model": QWEN})).status_code == 400
+    assert (await client.post("/api/v1/models/load", json={})).json()["error"]["code"] == "missing_required_parameter"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("load", {"model": "no-such"}), ("unload", {"instance_id": "no-such"})], ids=["load", "unload"]
+)
+async def test_native_routes_answer_404_for_names_they_do_not_know(
+    client: httpx.AsyncClient, path: str, body: dict[str, str]
+) -> None:
+    reply = await client.post(f"/api/v1/models/{path}", json=body)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (404, "model_not_found")
+
+
+async def test_unload_takes_an_instance_away(client: httpx.AsyncClient, sim: Simulator) -> None:
+    reply = await client.post("/api/v1/models/unload", json={"instance_id": QWEN})
+    assert (reply.json(), sim.instances) == ({"instance_id": QWEN}, {})
+
+
+async def test_memory_guardrail_fails_manual_and_jit_loads() -> None:
+    model = SimModel(QWEN, context_length=4097, guardrail_context_length=4096)
+    async with open_simulator([model]) as sim, open_client(sim) as client:
+        manual = await client.post("/api/v1/models/load", json={"model": QWEN})
+        jit = await post_chat(client)
+        fits = await client.post("/api/v1/models/load", json={"model": QWEN, "context_length": 4096})
+    assert (manual.status_code, jit.status_code, fits.status_code) == (500, 400, 200)
+    text = f'Failed to load model "{QWEN}". Error: {errors.LOAD_GUARDRAIL}'
+    assert (manual.json()["error"]["message"], jit.json()["error"]["message"]) == (text, text)
+
+
+async def test_a_broken_model_fails_with_its_text() -> None:
+    async with open_simulator([SimModel(QWEN, load_failure=errors.LOAD_BROKEN)]) as sim, open_client(sim) as client:
+        reply = await post_chat(client)
+    text = f'Failed to load model "{QWEN}". Error: Error loading model.'
+    assert (reply.status_code, reply.json()) == (400, errors.openai_error(text, param="model"))
+
+
+# -- from a name to an instance ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [QWEN, QWEN.upper(), "qwen3-4b", f"{QWEN}@q4_k_m"])
+async def test_a_model_answers_to_its_key_in_any_case_to_its_name_and_variant(name: str) -> None:
+    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA, loaded=True)]
+    async with open_simulator(models) as sim, open_client(sim) as client:
+        assert (await post_chat(client, name)).json()["model"] == QWEN
+
+
+async def test_a_model_under_its_own_identifier_answers_to_both_and_tells_the_identifier() -> None:
+    models = [SimModel(QWEN, loaded=True, identifier="my-qwen"), SimModel(GEMMA, loaded=True)]
+    async with open_simulator(models) as sim, open_client(sim) as client:
+        assert [(await post_chat(client, name)).json()["model"] for name in ("my-qwen", QWEN)] == ["my-qwen"] * 2
+        assert (await post_chat(client, "MY-QWEN")).status_code == 400
+
+
+async def test_a_downloaded_model_is_loaded_on_demand() -> None:
+    async with open_simulator([SimModel(QWEN), SimModel(GEMMA, loaded=True)]) as sim, open_client(sim) as client:
+        assert (await post_chat(client)).json()["model"] == QWEN
+        assert (sim.instances[QWEN].lane, sim.instances[QWEN].ttl_seconds) == ("jit", 3600)
+
+
+async def test_the_only_loaded_chat_model_answers_for_an_unknown_name() -> None:
+    async with open_simulator(three_models()) as sim, open_client(sim) as client:
+        reply = await post_chat(client, "not-a-model")
+    assert (reply.status_code, reply.json()["model"]) == (200, QWEN)
+
+
+async def test_with_two_chat_models_an_unknown_name_is_refused_with_the_list() -> None:
+    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA, loaded=True)]
+    async with open_simulator(models) as sim, open_client(sim) as client:
+        reply = await post_chat(client, "not-a-model")
+    text = f'Invalid model identifier "not-a-model". Please specify a valid downloaded model (e.g., {QWEN}, {GEMMA}).'
+    assert (reply.status_code, reply.json()) == (
+        400,
+        errors.openai_error(text, param="model", code="model_not_found"),
+    )
+
+
+async def test_without_any_chat_model_every_name_is_refused() -> None:
+    async with open_simulator([SimModel(NOMIC, type="embedding")]) as sim, open_client(sim) as client:
+        reply = await post_chat(client, "x")
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == "Invalid model identifier 'x'. There are no downloaded llm models."
+
+
+@pytest.mark.parametrize(("jit", "name"), [(False, QWEN), (True, "")], ids=["jit-off", "empty-name"])
+async def test_with_nothing_loaded_and_no_jit_the_request_is_refused(jit: bool, name: str) -> None:
+    async with open_simulator([SimModel(QWEN)], jit=jit) as sim, open_client(sim) as client:
+        reply = await post_chat(client, name)
+    assert (reply.status_code, reply.json()) == (400, errors.openai_error(errors.NO_MODELS_LOADED, param="model"))
+
+
+async def test_older_builds_answer_404_to_an_unknown_name() -> None:
+    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA, loaded=True)]
+    async with open_simulator(models, native=False) as sim, open_client(sim) as client:
+        reply = await post_chat(client, "x")
+    assert reply.status_code == 404
+    assert reply.json()["error"]["message"].startswith('Model "x" not found. Please specify a valid model.')
+
+
+async def test_ttl_counts_only_for_the_request_that_loads() -> None:
+    async with open_simulator([SimModel(QWEN), SimModel(GEMMA)], auto_evict=False) as sim, open_client(sim) as client:
+        await post_chat(client, ttl=77)
+        await post_chat(client, ttl=88)
+        await post_chat(client, GEMMA, ttl=-5)
+        assert [i.ttl_seconds for i in sim.instances.values()] == [77, 3600]
+
+
+async def test_an_idle_jit_model_is_unloaded_when_its_ttl_is_over() -> None:
+    async with open_simulator([SimModel(QWEN)], jit=True) as sim, open_client(sim) as client:
+        await post_chat(client, ttl=0.05)
+
+        async def wait_until_gone() -> None:
+            while (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loaded":
+                pass
+
+        await within(wait_until_gone())
+        assert sim.instances == {}
+
+
+async def test_concurrent_first_requests_share_one_load() -> None:
+    release = asyncio.Event()
+    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
+        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+        await sim.wait_for_request(3)
+        release.set()
+        assert [(await chat).json()["model"] for chat in chats] == [QWEN] * 3
+
+
+async def test_concurrent_first_requests_may_load_an_instance_each() -> None:
+    """Reported in lmstudio-bug-tracker #1751."""
+    release = asyncio.Event()
+    models = [SimModel(QWEN, load_delay=release)]
+    async with open_simulator(models, duplicate_jit=True) as sim, open_client(sim) as client:
+        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+        await sim.wait_for_request(3)
+        release.set()
+        assert {(await chat).json()["model"] for chat in chats} == {QWEN, f"{QWEN}:2", f"{QWEN}:3"}
+
+
+async def test_auto_evict_kills_the_request_of_the_other_jit_model() -> None:
+    async with open_simulator([SimModel(QWEN), SimModel(GEMMA)]) as sim, open_client(sim) as client:
+        sim.script(QWEN, TextReply("never", faults=(Stall(),)))
+        victim = asyncio.create_task(post_chat(client))
+        await within((await sim.wait_for_request(1)).started.wait())
+        assert (await post_chat(client, GEMMA)).status_code == 200
+        reply = await victim
+        assert (reply.status_code, reply.json()) == (400, {"error": "Model unloaded."})
+        assert list(sim.instances) == [GEMMA]
+
+
+async def test_auto_evict_spares_models_loaded_by_hand() -> None:
+    async with open_simulator([SimModel(QWEN, loaded=True), SimModel(GEMMA)]) as sim, open_client(sim) as client:
+        await post_chat(client, GEMMA)
+        assert list(sim.instances) == [QWEN, GEMMA]
+
+
+async def test_a_load_overtaken_by_another_is_canceled() -> None:
+    models = [SimModel(QWEN, load_delay=asyncio.Event()), SimModel(GEMMA)]
+    async with open_simulator(models) as sim, open_client(sim) as client:
+        overtaken = asyncio.create_task(post_chat(client, stream=True))
+        await sim.wait_for_request(1)
+        assert (await post_chat(client, GEMMA)).status_code == 200
+        reply = await overtaken
+    text = f'Failed to load model "{QWEN}". Error: Operation canceled.'
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, text)
+
+
+# -- chat completions ----------------------------------------------------------------------------------------------
+
+
+async def test_the_default_reply_is_a_short_text(client: httpx.AsyncClient) -> None:
+    reply = (await post_chat(client)).json()
+    assert reply["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello from the simulator.", "tool_calls": []},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert reply["usage"] == {
+        "prompt_tokens": 4,
+        "completion_tokens": 7,
+        "total_tokens": 11,
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+    assert (reply["object"], reply["stats"], reply["system_fingerprint"]) == ("chat.completion", {}, QWEN)
+
+
+async def test_a_plain_reply_carries_calls_reasoning_and_nine_digit_ids(
+    client: httpx.AsyncClient, sim: Simulator
+) -> None:
+    sim.script(QWEN, CallReply(("list_files", {"path": "."}), ("stat", {}), text="\n\n", reasoning="I should"))
+    choice = (await post_chat(client)).json()["choices"][0]
+    message = choice["message"]
+    assert (choice["finish_reason"], message["content"], message["reasoning_content"]) == (
+        "tool_calls",
+        "\n\n",
+        "I should",
+    )
+    assert [call["function"] for call in message["tool_calls"]] == [
+        {"name": "list_files", "arguments": '{"path": "."}'},
+        {"name": "stat", "arguments": "{}"},
+    ]
+    assert all(len(call["id"]) == 9 and call["id"].isdigit() for call in message["tool_calls"])
+
+
+async def test_a_stream_comes_in_the_recorded_order(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(
+        QWEN, CallReply(Call("list_files", {"path": "."}, id="268992578"), text="\n\n", reasoning="I should look")
+    )
+    reply = await post_chat(client, stream=True, stream_options={"include_usage": True})
+    *frames, usage, done = read_frames(reply.text)
+    assert reply.headers["content-type"] == "text/event-stream"
+    assert deltas(frames) == [
+        {"role": "assistant", "reasoning_content": "I should loo"},
+        {"reasoning_content": "k"},
+        {"content": "\n\n"},
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "268992578",
+                    "type": "function",
+                    "function": {"name": "list_files", "arguments": ""},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 0, "type": "function", "function": {"arguments": '{"path": "."}'}}]},
+        {},
+    ]
+    assert [frame["choices"][0]["finish_reason"] for frame in frames] == [None] * 5 + ["tool_calls"]
+    assert (usage["choices"], usage["usage"]["prompt_tokens"], done) == ([], 4, "[DONE]")
+
+
+async def test_replies_are_used_in_order_then_the_function_then_the_default(
+    client: httpx.AsyncClient, sim: Simulator
+) -> None:
+    def echo(request: SimRequest) -> Reply:
+        return TextReply(f"echo {request.messages[-1]['content']}")
+
+    sim.script("*", TextReply("any"))
+    sim.script(QWEN, TextReply("one"), TextReply("two"))
+    sim.script_fn(QWEN, echo)
+    texts = [(await post_chat(client)).json()["choices"][0]["message"]["content"] for _ in range(4)]
+    sim.script_fn(QWEN, None)
+    texts.append((await post_chat(client)).json()["choices"][0]["message"]["content"])
+    assert texts == ["one", "two", "any", "echo List the files", "Hello from the simulator."]
+    assert sim.unused_replies(QWEN) == 0
+
+
+async def test_a_reply_function_that_raises_gives_an_error_page_and_is_kept(
+    client: httpx.AsyncClient, sim: Simulator
+) -> None:
+    def fail(request: SimRequest) -> Reply:
+        raise LookupError("no reply")
+
+    sim.script_fn("*", fail)
+    reply = await post_chat(client)
+    assert (reply.status_code, [type(failure) for failure in sim.failures]) == (500, [LookupError])
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+STREAM_VARIANTS: list[tuple[str, StreamOptions, list[dict[str, Any]]]] = [
+    (
+        "fragments",
+        StreamOptions(argument_fragment_chars=4),
+        [
+            {"index": 0, "id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "type": "function", "function": {"arguments": '{"a"'}},
+            {"index": 0, "type": "function", "function": {"arguments": ": 1}"}},
+        ],
+    ),
+    (
+        "empty names",
+        StreamOptions(empty_later_names=True),
+        [
+            {"index": 0, "id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "type": "function", "function": {"name": "", "arguments": '{"a": 1}'}},
+        ],
+    ),
+    (
+        "no index",
+        StreamOptions(call_index=False),
+        [
+            {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
+            {"type": "function", "function": {"arguments": '{"a": 1}'}},
+        ],
+    ),
+    (
+        "no id",
+        StreamOptions(call_ids="omitted"),
+        [
+            {"index": 0, "type": "function", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "type": "function", "function": {"arguments": '{"a": 1}'}},
+        ],
+    ),
+    (
+        "empty id",
+        StreamOptions(call_ids="empty"),
+        [
+            {"index": 0, "id": "", "type": "function", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "type": "function", "function": {"arguments": '{"a": 1}'}},
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "wanted"), [v[1:] for v in STREAM_VARIANTS], ids=[v[0] for v in STREAM_VARIANTS])
+async def test_calls_are_streamed_in_every_shape_seen(
+    client: httpx.AsyncClient, sim: Simulator, options: StreamOptions, wanted: list[dict[str, Any]]
+) -> None:
+    sim.script(QWEN, CallReply(Call("f", {"a": 1}, id="123456789"), stream=options))
+    frames = await stream_chat(client)
+    assert [call for delta in deltas(frames) for call in delta.get("tool_calls", [])] == wanted
+
+
+async def test_parallel_calls_can_be_interleaved(client: httpx.AsyncClient, sim: Simulator) -> None:
+    options = StreamOptions(interleave_calls=True, argument_fragment_chars=4)
+    sim.script(QWEN, CallReply(("f", {"a": 1}), ("g", {}), stream=options))
+    calls = [call for delta in deltas(await stream_chat(client)) for call in delta.get("tool_calls", [])]
+    assert [(call["index"], call["function"]["arguments"]) for call in calls] == [
+        (0, ""),
+        (1, ""),
+        (0, '{"a"'),
+        (1, "{}"),
+        (0, ": 1}"),
+    ]
+
+
+async def test_stream_options_leave_out_done_and_usage_and_repeat_the_role(
+    client: httpx.AsyncClient, sim: Simulator
+) -> None:
+    options = StreamOptions(done=False, usage_chunk=False, repeat_role=True, fragment_chars=1, line_end="\r\n")
+    sim.script(QWEN, TextReply("ab", stream=options))
+    frames = await stream_chat(client, stream_options={"include_usage": True})
+    assert deltas(frames) == [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}, {}]
+    assert len(frames) == 3
+
+
+async def test_usage_chunk_comes_only_if_asked_for(client: httpx.AsyncClient) -> None:
+    assert not any("usage" in frame for frame in await stream_chat(client) if isinstance(frame, dict))
+
+
+async def test_writes_can_be_split_inside_a_character(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("naïve 😀", stream=StreamOptions(write_bytes=1)))
+    pieces: list[bytes] = []
+    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
+        async for piece in reply.aiter_raw():
+            pieces.append(piece)
+    assert content(read_frames(b"".join(pieces).decode())) == "naïve 😀"
+    assert {len(piece) for piece in pieces} == {1}
+
+
+async def test_lone_surrogates_are_escaped_as_node_does(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("a\ud83d"), TextReply("a\ud83d"))
+    assert content(await stream_chat(client)) == "a\ud83d"
+    assert b'"a\\ud83d"' in (await post_chat(client)).content
+
+
+async def test_reasoning_goes_to_the_field_asked_for(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, *[TextReply("x", reasoning="hm", reasoning_field="reasoning") for _ in range(2)])
+    assert (await post_chat(client)).json()["choices"][0]["message"]["reasoning"] == "hm"
+    assert deltas(await stream_chat(client))[0] == {"role": "assistant", "reasoning": "hm"}
+
+
+async def test_a_dropped_call_leaves_a_preface_and_a_usage_of_zeros(client: httpx.AsyncClient, sim: Simulator) -> None:
+    """The most damaging quirk: lmstudio-bug-tracker #942."""
+    sim.script(QWEN, DroppedCallReply(), DroppedCallReply())
+    reply = (await post_chat(client)).json()
+    assert reply["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "I'll look at the file first.", "tool_calls": []},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    assert reply["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    frames = await stream_chat(client, stream_options={"include_usage": True})
+    assert frames[-2]["usage"] == reply["usage"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        (ReasoningReply("hm"), ("", "hm", "length")),
+        (ReasoningReply("hm", finish_reason="stop"), ("", "hm", "stop")),
+        (LengthReply('{"a": '), ('{"a": ', None, "length")),
+        (TextReply("ok", model="other"), ("ok", None, "stop")),
+    ],
+    ids=["reasoning-length", "reasoning-stop", "length", "substituted"],
+)
+async def test_replies_finish_as_scripted(
+    client: httpx.AsyncClient, sim: Simulator, reply: Completion, wanted: tuple[str, str | None, str]
+) -> None:
+    sim.script(QWEN, reply)
+    got = (await post_chat(client)).json()
+    choice = got["choices"][0]
+    message = choice["message"]
+    assert (message["content"], message.get("reasoning_content"), choice["finish_reason"]) == wanted
+    assert got["model"] == (reply.model or QWEN)
+
+
+@pytest.mark.parametrize("format", LEAK_FORMATS)
+async def test_leaked_calls_are_text_with_the_name_and_no_call(
+    client: httpx.AsyncClient, sim: Simulator, format: Any
+) -> None:
+    sim.script(QWEN, LeakReply(format, ("read_file", {"path": "a.txt", "n": 1}), preface="Now: "))
+    sim.script(QWEN, LeakReply(format, ("read_file", {"path": "a.txt"}), in_reasoning=True))
+    message = (await post_chat(client)).json()["choices"][0]["message"]
+    assert message["content"].startswith("Now: ")
+    assert "read_file" in message["content"]
+    assert "a.txt" in message["content"]
+    assert message["tool_calls"] == []
+    hidden = (await post_chat(client)).json()["choices"][0]["message"]
+    assert hidden["content"] == ""
+    assert "read_file" in hidden["reasoning_content"]
+
+
+async def test_v0_chat_adds_stats_model_info_and_runtime(client: httpx.AsyncClient) -> None:
+    reply = (await client.post("/api/v0/chat/completions", json=chat_body())).json()
+    assert reply["stats"]["stop_reason"] == "eosFound"
+    assert reply["model_info"] == {"arch": "qwen3", "quant": "Q4_K_M", "format": "gguf", "context_length": 8192}
+    assert reply["runtime"]["supported_formats"] == ["gguf"]
+
+
+async def test_text_completions_answer_whole_and_streamed(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("a text of some length"), TextReply("a text of some length"))
+    whole = (await client.post("/v1/completions", json={"model": QWEN, "prompt": "Once"})).json()
+    frames = read_frames(
+        (await client.post("/v1/completions", json={"model": QWEN, "prompt": "Once", "stream": True})).text
+    )
+    assert (whole["object"], whole["choices"][0]["text"]) == ("text_completion", "a text of some length")
+    assert "".join(frame["choices"][0]["text"] for frame in frames[:-1]) == "a text of some length"
+    assert (frames[-2]["choices"][0]["finish_reason"], frames[-1]) == ("stop", "[DONE]")
+    assert (await client.post("/v1/completions", json={"model": QWEN})).status_code == 400
+
+
+async def test_embeddings_have_zero_usage_and_cut_long_text_silently() -> None:
+    async with open_simulator(three_models()) as sim, open_client(sim) as client:
+        texts = ["a" * 64, "a" * 64 + "beyond the context"]
+        reply = (await client.post("/v1/embeddings", json={"model": NOMIC, "input": texts})).json()
+        unknown = await client.post("/v1/embeddings", json={"model": "none", "input": "x"})
+    assert [entry["index"] for entry in reply["data"]] == [0, 1]
+    assert reply["data"][0]["embedding"] == reply["data"][1]["embedding"]
+    assert (reply["model"], reply["usage"]) == (NOMIC, {"prompt_tokens": 0, "total_tokens": 0})
+    assert unknown.status_code == 400
+
+
+# -- checks before generation --------------------------------------------------------------------------------------
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+INVALID_MESSAGES = "Invalid 'messages' in payload. Please check the structure of your 'messages' and try again"
+
+
+def calling(**function: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"messages": None}, "'messages' field is required"),
+        ({"messages": []}, INVALID_MESSAGES),
+        (
+            {"tool_choice": {"type": "function"}},
+            "Invalid tool_choice type: 'object'. Supported string values: none, auto, required",
+        ),
+        ({"response_format": {"type": "json_object"}}, "'response_format.type' must be 'json_schema' or 'text'"),
+        ({"messages": [{"role": "tool", "tool_call_id": "1", "content": [IMAGE]}]}, INVALID_MESSAGES),
+        ({"messages": [{"role": "tool", "tool_call_id": "", "content": "x"}]}, INVALID_MESSAGES),
+        ({"messages": [{"role": "tool", "content": "x"}]}, INVALID_MESSAGES),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "'url' field must be a base64 encoded image."),
+        (
+            {"messages": [{"role": "user", "content": [{**IMAGE, "image_url": {"url": "data:image/webp;base64,A"}}]}]},
+            "Invalid image detected at index 0",
+        ),
+        ({"messages": [{"role": "system", "content": [IMAGE]}]}, "System message cannot contain images."),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "Invalid 'content': 'content' field must be a string or an array of objects.",
+        ),
+        ({"messages": [calling(name="f", arguments={"a": 1})]}, INVALID_MESSAGES),
+        ({"messages": [calling(arguments="{}")]}, INVALID_MESSAGES),
+    ],
+)
+async def test_malformed_chat_requests_are_refused_with_the_recorded_text(
+    client: httpx.AsyncClient, sim: Simulator, change: dict[str, Any], text: str
+) -> None:
+    sim.script(QWEN, TextReply("kept"))
+    for stream in (False, True):
+        reply = await client.post("/v1/chat/completions", json=chat_body(stream=stream) | change)
+        assert (reply.status_code, reply.json()) == (400, {"error": text})
+    assert sim.unused_replies(QWEN) == 1
+
+
+async def test_unknown_keys_are_ignored_on_the_chat_route(client: httpx.AsyncClient) -> None:
+    assert (await post_chat(client, previous_response_id="resp_1", anything=1)).status_code == 200
+
+
+async def test_null_content_is_refused_by_older_builds_only() -> None:
+    message = {**calling(name="f", arguments="{}"), "content": None}
+    messages = [{"role": "user", "content": "x"}, message, {"role": "tool", "tool_call_id": "1", "content": "y"}]
+    for native, status in ((True, 200), (False, 400)):
+        async with open_simulator(native=native) as sim, open_client(sim) as client:
+            assert (await post_chat(client, messages=messages)).status_code == status
+
+
+@pytest.mark.parametrize(("chars", "fits"), [(396, True), (400, True), (401, False)])
+async def test_a_prompt_longer_than_the_context_fails_at_the_token(chars: int, fits: bool) -> None:
+    messages = [{"role": "user", "content": "x" * chars}]
+    async with open_simulator([SimModel(QWEN, loaded=True, context_length=100)]) as sim, open_client(sim) as client:
+        plain = await post_chat(client, messages=messages)
+        stream = await post_chat(client, messages=messages, stream=True)
+        responses = await client.post("/v1/responses", json={"model": QWEN, "input": "x" * chars})
+    assert (plain.status_code, stream.status_code, responses.status_code) == (
+        (200, 200, 200) if fits else (400, 200, 500)
+    )
+    if not fits:
+        assert plain.json() == {"error": errors.OVERFLOW_PLAIN}
+        assert stream.text == (
+            'event: error\ndata: {"error":{"message":"The number of tokens to keep from the initial prompt is greater '
+            "than the context length (n_keep: 101>= n_ctx: 100). Try to load the model with a larger context length, "
+            'or provide a shorter input."}}\n\n'
+        )
+        assert responses.json() == errors.responses_error(errors.OVERFLOW_PLAIN)
+
+
+USER, ASSISTANT = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+SYSTEM, RESULT = {"role": "system", "content": "s"}, {"role": "tool", "tool_call_id": "1", "content": "r"}
+CALLING = calling(name="f", arguments="{}")
+ALTERNATE = SimModel(QWEN, loaded=True, alternate_roles=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "objection"),
+    [
+        (SimModel(QWEN, loaded=True, requires_user=True), [SYSTEM, CALLING, RESULT], errors.NO_USER_QUERY),
+        (SimModel(QWEN, loaded=True, requires_user=True), [USER, CALLING, RESULT], None),
+        (SimModel(QWEN, loaded=True, system_first=True), [SYSTEM, USER, SYSTEM], errors.SYSTEM_NOT_FIRST),
+        (SimModel(QWEN, loaded=True, system_first=True), [SYSTEM, USER], None),
+        (ALTERNATE, [USER, USER], errors.ROLES_MUST_ALTERNATE),
+        (ALTERNATE, [SYSTEM, ASSISTANT], errors.ROLES_MUST_ALTERNATE),
+        (ALTERNATE, [SYSTEM, USER, CALLING, RESULT, ASSISTANT, USER], None),
+    ],
+)
+async def test_strict_templates_object_in_their_own_words(
+    model: SimModel, messages: list[dict[str, Any]], objection: str | None
+) -> None:
+    async with open_simulator([replace(model)]) as sim, open_client(sim) as client:
+        reply = await post_chat(client, messages=messages)
+    if objection is None:
+        assert reply.status_code == 200
+    else:
+        assert (reply.status_code, reply.json()) == (400, {"error": errors.template_failure(objection)})
+
+
+@pytest.mark.parametrize(
+    ("model", "schema", "text"),
+    [
+        (
+            SimModel(QWEN, loaded=True, rejects_patterns=True),
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!x)"}}},
+            errors.GRAMMAR_FAILED,
+        ),
+        (
+            SimModel(QWEN, loaded=True, rejects_patterns=True),
+            {"type": "object", "properties": {"pattern": {"type": "string"}}},
+            None,
+        ),
+        (
+            SimModel(QWEN, loaded=True, format="mlx"),
+            {"type": "object", "properties": {"a": {"anyOf": [{"type": ["string", "null"]}]}}},
+            errors.MLX_TYPE_FAILED,
+        ),
+        (SimModel(QWEN, loaded=True), {"type": "object", "properties": {"a": {"type": ["string", "null"]}}}, None),
+    ],
+    ids=["pattern", "property-named-pattern", "mlx-type-list", "gguf-type-list"],
+)
+async def test_schemas_the_engine_cannot_take_kill_the_request(
+    model: SimModel, schema: dict[str, Any], text: str | None
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    async with open_simulator([replace(model)]) as sim, open_client(sim) as client:
+        plain, frames = await post_chat(client, tools=tools), await stream_chat(client, tools=tools)
+    if text is None:
+        assert plain.status_code == 200
+    else:
+        assert (plain.status_code, plain.json()) == (400, {"error": text})
+        assert frames == [{"error": {"message": text}}]
+
+
+async def test_images_need_a_vision_model() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "see"}, part]}]
+    for vision, status in ((False, 400), (True, 200)):
+        async with open_simulator([SimModel(QWEN, loaded=True, vision=vision)]) as sim, open_client(sim) as client:
+            assert (await post_chat(client, messages=messages)).status_code == status
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "wanted"),
+    [
+        (StreamError("boom"), 'event: error\ndata: {"error":{"message":"boom"}}\n\n'),
+        (StreamError("boom", done=True), 'event: error\ndata: {"error":{"message":"boom"}}\n\ndata: [DONE]\n\n'),
+        (
+            StreamError("boom", duplicate=True),
+            'event: error\ndata: {"error":{"message":"boom"},"message":"boom"}\n\n',
+        ),
+    ],
+    ids=["bare", "with-done", "with-duplicate"],
+)
+async def test_an_error_frame_replaces_the_first_token(
+    client: httpx.AsyncClient, sim: Simulator, fault: Fault, wanted: str
+) -> None:
+    sim.script(QWEN, TextReply("never", faults=(fault,)), TextReply("never", faults=(fault,)))
+    streamed = await post_chat(client, stream=True)
+    plain = await post_chat(client)
+    assert (streamed.status_code, streamed.text) == (200, wanted)
+    assert (plain.status_code, plain.json()) == (400, {"error": "boom"})
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3])
+async def test_faults_come_after_the_tokens_asked_for(client: httpx.AsyncClient, sim: Simulator, tokens: int) -> None:
+    options = StreamOptions(fragment_chars=1)
+    sim.script(QWEN, TextReply("abc", stream=options, faults=(StreamError("boom", after_tokens=tokens),)))
+    frames = await stream_chat(client)
+    assert (content(frames), frames[-1]) == ("abc"[:tokens], {"error": {"message": "boom"}})
+    assert sim.requests[0].tokens_sent == tokens
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_a_cut_socket_tears_the_stream(client: httpx.AsyncClient, sim: Simulator, reset: bool) -> None:
+    sim.script(QWEN, TextReply("a long enough text", faults=(CutSocket(after_tokens=1, reset=reset),)))
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+        await post_chat(client, stream=True)
+    await within(sim.requests[0].ended.wait())
+    assert (sim.requests[0].outcome, sim.requests[0].tokens_sent) == ("cut", 1)
+    assert (await post_chat(client)).status_code == 200
+
+
+async def test_a_cut_socket_tears_a_plain_body(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("text", faults=(CutSocket(),)), HttpReply(200, {"a": 1}, faults=(CutSocket(),)))
+    for _ in range(2):
+        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+            await post_chat(client)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_connection_can_die_before_the_headers(client: httpx.AsyncClient, sim: Simulator, stream: bool) -> None:
+    sim.script(QWEN, TextReply("x", faults=(CutSocket(before_headers=True),)))
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
+        await post_chat(client, stream=stream)
+
+
+async def test_a_stream_can_end_with_neither_finish_nor_done(client: httpx.AsyncClient, sim: Simulator) -> None:
+    fault = EndEarly(after_tokens=1)
+    sim.script(QWEN, TextReply("a long enough text", faults=(fault,)), TextReply("x", faults=(fault,)))
+    frames = await stream_chat(client)
+    assert [frame["choices"][0]["finish_reason"] for frame in frames] == [None]
+    assert (await post_chat(client)).json() == {"error": "terminated"}
+
+
+async def test_bad_frames_come_between_good_ones(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("a long enough text", faults=(BadFrame(after_tokens=1),)))
+    frames = await stream_chat(client)
+    assert [type(frame) for frame in frames] == [dict, str, dict, dict, str]
+    assert (content(frames), frames[1], frames[-1]) == ("a long enough text", '{"id":"chatcmpl-', "[DONE]")
+
+
+async def test_a_stall_before_the_headers_holds_everything_back(client: httpx.AsyncClient, sim: Simulator) -> None:
+    release = asyncio.Event()
+    sim.script(QWEN, TextReply("late", faults=(Stall(until=release, before_headers=True),)))
+    chat = asyncio.create_task(stream_chat(client))
+    request = await sim.wait_for_request(1)
+    await within(request.started.wait())
+    assert request.status is None
+    release.set()
+    assert content(await chat) == "late"
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+async def test_a_stall_holds_back_what_follows(client: httpx.AsyncClient, sim: Simulator, tokens: int) -> None:
+    release = asyncio.Event()
+    options = StreamOptions(fragment_chars=1)
+    sim.script(QWEN, TextReply("ab", stream=options, faults=(Stall(until=release, after_tokens=tokens),)))
+    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
+        assert (reply.status_code, sim.requests[0].completed) == (200, False)
+        lines = reply.aiter_lines()
+        early = [await anext(lines) for _ in range(2 * tokens)]
+        assert sim.requests[0].tokens_sent == tokens
+        release.set()
+        late = [line async for line in lines]
+    assert content(read_frames("\n".join(early + late))) == "ab"
+
+
+async def test_a_stall_can_last_some_seconds_and_tokens_can_be_slow(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, *[TextReply("ab", faults=(Stall(seconds=0.001),)) for _ in range(2)])
+    sim.script(QWEN, *[TextReply("ab", stream=StreamOptions(token_delay_seconds=0.001)) for _ in range(2)])
+    for _ in range(2):
+        assert content(await stream_chat(client)) == "ab"
+        assert (await post_chat(client)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "content_type", "body"),
+    [
+        (HtmlErrorReply(), 500, "text/html; charset=utf-8", errors.EXPRESS_ERROR_PAGE),
+        (HttpReply(503, "gone", content_type="text/plain"), 503, "text/plain", "gone"),
+        (HttpReply(200, b"\xff", content_type="application/json"), 200, "application/json", "�"),
+    ],
+    ids=["html", "text", "bytes"],
+)
+async def test_whole_http_answers_are_sent_as_scripted(
+    client: httpx.AsyncClient, sim: Simulator, reply: HttpReply, status: int, content_type: str, body: str
+) -> None:
+    sim.script("*", reply)
+    got = await post_chat(client, stream=True)
+    assert (got.status_code, got.headers["content-type"], got.content.decode("utf-8", "replace")) == (
+        status,
+        content_type,
+        body,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (errors.plain_error("m"), {"error": "m"}),
+        (
+            errors.openai_error("m", param="model", code="c"),
+            {"error": {"message": "m", "type": "invalid_request_error", "param": "model", "code": "c"}},
+        ),
+        (
+            errors.responses_error("m"),
+            {"error": {"message": "m", "type": "internal_error", "param": None, "code": "unknown"}},
+        ),
+        (
+            errors.native_error("m", code="c"),
+            {"error": {"message": "m", "type": "invalid_request", "code": "c", "param": None}},
+        ),
+        (errors.anthropic_error("m"), {"type": "error", "error": {"type": "invalid_request_error", "message": "m"}}),
+        (errors.stream_error("m", duplicate=True), {"error": {"message": "m"}, "message": "m"}),
+        (
+            errors.native_stream_error("m"),
+            {
+                "type": "error",
+                "error": {"type": "internal_error", "message": "m", "code": "unknown", "param": None},
+            },
+        ),
+        (errors.permission_denied("mcp/x")["error"]["param"], "integrations"),
+    ],
+    ids=["E1", "E2", "E3", "E4", "E5", "E6", "E8", "403"],
+)
+def test_error_bodies_have_the_recorded_shapes(body: Any, message: Any) -> None:
+    assert body == message
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "header"),
+    [
+        (2, "2"),
+        (datetime(2026, 10, 21, 7, 28, tzinfo=UTC), "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("soon", "soon"),
+        (None, None),
+    ],
+    ids=["seconds", "date", "nonsense", "none"],
+)
+async def test_rate_limits_say_when_to_come_back(
+    client: httpx.AsyncClient, sim: Simulator, retry_after: float | datetime | str | None, header: str | None
+) -> None:
+    sim.script("*", RateLimitReply(retry_after))
+    reply = await post_chat(client)
+    assert (reply.status_code, reply.headers.get("retry-after")) == (429, header)
+
+
+async def test_any_path_can_be_scripted(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script_path("/api/v1/models", HtmlErrorReply(), HttpReply(403, errors.permission_denied("mcp/x")))
+    assert [(await client.get("/api/v1/models")).status_code for _ in range(3)] == [500, 403, 200]
+
+
+# -- losing the model, the client, the server ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lose", "text"),
+    [
+        (lambda sim: sim.unload(QWEN), "Model unloaded."),
+        (lambda sim: sim.reload(QWEN, context_length=16384), "Model reloaded."),
+        (lambda sim: sim.crash(QWEN), errors.MODEL_CRASHED),
+        (lambda sim: sim.crash(QWEN, text=errors.CHANNEL_ERROR), "Channel Error"),
+    ],
+    ids=["unload", "reload", "crash", "channel"],
+)
+@pytest.mark.parametrize("tokens", [0, 1])
+async def test_requests_in_flight_die_with_their_instance(
+    client: httpx.AsyncClient, sim: Simulator, lose: Any, text: str, tokens: int
+) -> None:
+    reply = TextReply("a long enough text", faults=(Stall(after_tokens=tokens),))
+    sim.script(QWEN, reply, reply)
+    stream = asyncio.create_task(stream_chat(client))
+    plain = asyncio.create_task(post_chat(client))
+    for number in (1, 2):
+        await within((await sim.wait_for_request(number)).started.wait())
+    lose(sim)
+    assert (await stream)[-1] == {"error": {"message": text}}
+    assert ((await plain).status_code, (await plain).json()) == (400, {"error": text})
+    assert [request.outcome for request in sim.requests] == ["killed", "killed"]
+    assert (await post_chat(client)).status_code == 200  # loaded again on demand
+
+
+async def test_a_lost_stream_may_also_end_without_a_word() -> None:
+    async with open_simulator(lost_stream="end") as sim, open_client(sim) as client:
+        sim.script(QWEN, TextReply("a long enough text", faults=(Stall(after_tokens=1),)))
+        stream = asyncio.create_task(stream_chat(client))
+        await within((await sim.wait_for_request(1)).started.wait())
+        sim.unload(QWEN)
+        assert all("error" not in frame for frame in await stream)
+
+
+async def test_reload_changes_the_context(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.reload(QWEN, context_length=16384)
+    config = (await client.get("/api/v1/models")).json()["models"][0]["loaded_instances"][0]["config"]
+    assert config["context_length"] == 16384
+
+
+async def test_evict_unloads_the_jit_lane_only() -> None:
+    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA, loaded=True, lane="jit")]
+    async with open_simulator(models) as sim:
+        assert (sim.evict(), list(sim.instances)) == ([GEMMA], [QWEN])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_hangs_up_stops_the_generation(sim: Simulator, stream: bool) -> None:
+    sim.script(QWEN, TextReply("never", faults=(Stall(),)))
+    async with open_client(sim) as client:
+        chat = asyncio.create_task(post_chat(client, stream=stream))
+        request = await sim.wait_for_request(1)
+        await within(request.started.wait())
+        chat.cancel()
+        await asyncio.gather(chat, return_exceptions=True)
+        await within(request.ended.wait())
+    assert (request.disconnected, request.completed) == (True, False)
+    assert sim.instances[QWEN].flights == set()
+
+
+async def test_an_endless_stream_stops_when_the_client_hangs_up(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, EndlessReply())
+    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
+        lines = reply.aiter_lines()
+        for _ in range(100):
+            await anext(lines)
+    await within(sim.requests[0].ended.wait())
+    assert sim.requests[0].disconnected
+
+
+async def test_a_client_that_hangs_up_while_the_model_loads_is_noticed_and_the_load_goes_on() -> None:
+    release = asyncio.Event()
+    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
+        chat = asyncio.create_task(post_chat(client))
+        request = await sim.wait_for_request(1)
+        chat.cancel()
+        await within(request.ended.wait())
+        release.set()
+        assert (await post_chat(client)).json()["model"] == QWEN
+    assert request.disconnected
+
+
+async def test_a_reply_read_to_done_counts_as_completed(client: httpx.AsyncClient, sim: Simulator) -> None:
+    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
+        async for line in reply.aiter_lines():
+            if line == "data: [DONE]":
+                break
+    await within(sim.requests[0].ended.wait())
+    assert sim.requests[0].completed
+
+
+async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Simulator) -> None:
+    sim.script(
+        QWEN, TextReply("a long enough text", faults=(Stall(after_tokens=1),)), TextReply("x", faults=(Stall(),))
+    )
+    url = sim.url
+    async with open_client(sim) as client:
+        stream = asyncio.create_task(stream_chat(client))
+        plain = asyncio.create_task(post_chat(client))
+        for number in (1, 2):
+            await within((await sim.wait_for_request(number)).started.wait())
+        await sim.stop()
+        for chat in (stream, plain):
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                await chat
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/v1/models")
+        await sim.start()
+        assert (sim.url, (await client.get("/v1/models")).status_code) == (url, 200)
+    assert [request.outcome for request in sim.requests[:2]] == ["cut", "cut"]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_stop_closes_connections_that_have_only_just_come(sim: Simulator, steps: int) -> None:
+    pairs = [await asyncio.open_connection("127.0.0.1", sim.port) for _ in range(5)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await sim.stop()
+    for reader, writer in pairs:
+        with contextlib.suppress(ConnectionError):
+            assert await within(reader.read()) == b""
+        writer.close()
+
+
+async def test_every_request_ends_whatever_moment_stop_comes(sim: Simulator) -> None:
+    """Sockets too: one left open fails the test by its ResourceWarning."""
+    async with open_client(sim) as client:
+        for steps in range(60):
+            chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await sim.stop()
+            await asyncio.gather(*chats, return_exceptions=True)
+            await sim.start()
+    assert [request.number for request in sim.requests if not request.ended.is_set()] == []
+
+
+# -- slots ---------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_beyond_the_slots_wait_in_line() -> None:
+    release = asyncio.Event()
+    async with open_simulator([SimModel(QWEN, loaded=True, parallel=2)]) as sim, open_client(sim) as client:
+        sim.script(QWEN, *[TextReply("x", faults=(Stall(until=release),)) for _ in range(3)])
+        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+        third = await sim.wait_for_request(3)
+        for request in sim.requests[:2]:
+            await within(request.started.wait())
+        assert not third.started.is_set()
+        release.set()
+        assert [(await chat).status_code for chat in chats] == [200] * 3
+
+
+async def test_waiting_too_long_for_a_slot_fails_like_the_engine() -> None:
+    """Measured: requests that waited more than about 120 s failed."""
+    models = [SimModel(QWEN, loaded=True, parallel=1)]
+    async with open_simulator(models, slot_wait_seconds=0.01) as sim, open_client(sim) as client:
+        sim.script(QWEN, TextReply("x", faults=(Stall(),)))
+        first = asyncio.create_task(post_chat(client))
+        await within((await sim.wait_for_request(1)).started.wait())
+        reply = await post_chat(client)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith('Engine protocol predict stream returned an error: {"code":500,')
+
+
+async def test_unload_kills_the_ones_in_line_too() -> None:
+    models = [SimModel(QWEN, loaded=True, parallel=1)]
+    async with open_simulator(models, jit=False) as sim, open_client(sim) as client:
+        sim.script(QWEN, TextReply("x", faults=(Stall(),)))
+        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
+        await sim.wait_for_request(3)
+        await within(sim.requests[0].started.wait())
+        sim.unload(QWEN)
+        assert [(await chat).json() for chat in chats] == [{"error": "Model unloaded."}] * 3
+
+
+# -- responses -----------------------------------------------------------------------------------------------------
+
+
+async def post_response(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await client.post("/v1/responses", json={"model": QWEN, **body})
+
+
+async def test_responses_run_a_tool_turn_over_previous_response_id(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, CallReply(("f", {"a": 1}), reasoning="hm"), TextReply("done"))
+    first = (await post_response(client, input="go", instructions="be brief")).json()
+    kinds = [item["type"] for item in first["output"]]
+    call = first["output"][1]
+    assert (first["status"], kinds, call["name"], call["arguments"]) == (
+        "completed",
+        ["reasoning", "function_call"],
+        "f",
+        '{"a": 1}',
+    )
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "1"}
+    second = (await post_response(client, input=[result], previous_response_id=first["id"])).json()
+    assert second["output"][0]["content"][0]["text"] == "done"
+    assert second["previous_response_id"] == first["id"]
+    assert [item["type"] for item in sim.requests[1].items] == [
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call_output",
+    ]
+
+
+async def test_responses_stream_ends_with_the_whole_response(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, CallReply(("f", {"a": 1}), text="Now"))
+    events = read_frames((await post_response(client, input="go", stream=True)).text)
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [event["sequence_number"] for event in events] == list(range(13))
+    assert [item["type"] for item in events[-1]["response"]["output"]] == ["message", "function_call"]
+
+
+async def test_responses_refuse_an_unknown_previous_id(client: httpx.AsyncClient) -> None:
+    reply = await post_response(client, input="x", previous_response_id="resp_x")
+    text = (
+        "Prediction history node with id 'resp_x' not found while attempting to build chat history chain that includes "
+        "this node."
+    )
+    assert (reply.status_code, reply.json()) == (
+        400,
+        errors.openai_error(text, param="previous_response_id", code="previous_response_not_found"),
+    )
+
+
+async def test_responses_cut_off_by_length_still_say_completed(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, LengthReply("half a"))
+    reply = (await post_response(client, input="x", max_output_tokens=2)).json()
+    assert (reply["status"], reply["incomplete_details"]) == ("completed", None)
+
+
+async def test_responses_report_failures_as_500_or_as_an_event(client: httpx.AsyncClient, sim: Simulator) -> None:
+    sim.script(QWEN, TextReply("x", faults=(StreamError("boom"),)), TextReply("x", faults=(StreamError("boom"),)))
+    plain = await post_response(client, input="x")
+    assert (plain.status_code, plain.json()) == (500, errors.responses_error("boom"))
+    last = read_frames((await post_response(client, input="x", stream=True)).text)[-1]
+    assert (last["type"], last["response"]["error"]["message"]) == ("response.failed", "boom")
+
+
+async def test_responses_refuse_what_lm_studio_refuses(client: httpx.AsyncClient) -> None:
+    bare_text = await post_response(client, input="x", text={})
+    assert (bare_text.status_code, bare_text.json()["error"]["param"]) == (400, "text.format")
+    assert (await post_response(client)).status_code == 400
+    mcp = await post_response(client, input="x", tools=[{"type": "mcp", "server_label": "playwright"}])
+    assert mcp.status_code == 403
+    assert mcp.json()["error"]["message"].startswith("Permission denied to use plugin 'mcp/playwright'.")
+
+
+# -- records, load, process ----------------------------------------------------------------------------------------
+
+
+async def test_requests_are_recorded_as_they_came(client: httpx.AsyncClient, sim: Simulator) -> None:
+    await client.get("/v1/models?x=1", headers={"X-Test": "yes"})
+    body = chat_body(tools=[{"type": "function"}])
+    await client.post("/v1/chat/completions", json=body)
+    listing, chat = sim.requests
+    assert (listing.number, listing.method, listing.path, listing.query) == (1, "GET", "/v1/models", "x=1")
+    assert (listing.headers["x-test"], listing.json, listing.size_bytes) == ("yes", None, 0)
+    assert (chat.number, chat.json, chat.size_bytes) == (2, body, int(chat.headers["content-length"]))
+    assert (chat.model, chat.messages, chat.tools) == (QWEN, body["messages"], body["tools"])
+    assert (chat.instance_id, chat.status, chat.outcome) == (QWEN, 200, "completed")
+    assert await sim.wait_for_request(1, path="/v1/chat/completions") is chat
+
+
+async def test_fifty_connections_at_once_are_all_in_flight() -> None:
+    release = asyncio.Event()
+    async with open_simulator([SimModel(QWEN, loaded=True, parallel=50)]) as sim, open_client(sim) as client:
+        sim.script_fn("*", lambda _: TextReply("x", faults=(Stall(until=release),)))
+        chats = [asyncio.create_task(stream_chat(client)) for _ in range(50)]
+        await sim.wait_for_request(50)
+        for request in sim.requests:
+            await within(request.started.wait())
+        release.set()
+        assert [content(await chat) for chat in chats] == ["x"] * 50
+
+
+async def test_many_requests_leave_nothing_behind(client: httpx.AsyncClient, sim: Simulator) -> None:
+    async def work() -> None:
+        for _ in range(50):
+            assert (await post_chat(client)).status_code == 200
+
+    await asyncio.gather(*[work() for _ in range(10)])
+    assert (len(sim.requests), sim.failures) == (500, [])
+    assert {request.outcome for request in sim.requests} == {"completed"}
+    assert sim.instances[QWEN].flights == set()
+
+
+async def test_leaving_the_simulator_ends_every_task_and_stalled_request() -> None:
+    async with open_simulator() as sim:
+        sim.script(QWEN, TextReply("never", faults=(Stall(),)))
+        async with open_client(sim) as client:
+            before = asyncio.all_tasks()
+            chat = asyncio.create_task(post_chat(client))
+            await within((await sim.wait_for_request(1)).started.wait())
+            await sim.stop()
+            await asyncio.gather(chat, return_exceptions=True)
+            assert asyncio.all_tasks() == before
+
+
+async def test_the_simulator_runs_as_its_own_process(tmp_path: Path) -> None:
+    script, record = tmp_path / "script.json", tmp_path / "record.jsonl"
+    data = {
+        "models": [{"key": QWEN, "loaded": True, "context_length": 2048}],
+        "settings": {"jit": False},
+        "replies": {
+            QWEN: [
+                {"calls": [["f", {"a": 1}]], "stream": {"call_index": False}},
+                {"text": "x", "usage": {"prompt": 5}, "faults": [{"fault": "StreamError", "message": "boom"}]},
+                {"status": 429, "body": {"error": "busy"}, "headers": {"Retry-After": "1"}},
+            ]
+        },
+    }
+    script.write_text(json.dumps(data), encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.lmstudio_sim", "--script", str(script), "--record", str(record)),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        url = (await within(process.stdout.readline())).decode().strip()
+        async with httpx.AsyncClient(base_url=url, timeout=BOUND_SECONDS, trust_env=False) as client:
+            statuses = [(await post_chat(client)).status_code for _ in range(4)]
+        process.send_signal(signal.SIGTERM)
+        code = await within(process.wait())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    recorded = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    assert (statuses, code) == ([200, 400, 429, 200], 0)
+    assert [(each["path"], each["status"]) for each in recorded] == [("/v1/chat/completions", s) for s in statuses]
