@@ -82,7 +82,7 @@ from lmstudio_bridge.settings import Settings
 
 
 class Record:
-    """The way of a run's events: the journal first, then `emit`, which gets what the journal lets out."""
+    """Where a run's events go, without secrets: to the journal first, then to `emit`."""
 
     def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
         self.tally = Tally()
@@ -111,9 +111,10 @@ class Record:
                 self._progress.pop(call_id, None)
             case _:
                 pass
-        told = self._journal.keep(event)
+        event = self._redactor.redact_fields(event)
+        self._journal.keep(event)
         if self._emit:
-            await self._emit(told)
+            await self._emit(event)
         if self._journal.trouble and not self._cut:
             self._cut = True
             await self.tell(JournalCut(self._journal.trouble))
@@ -401,9 +402,7 @@ class DynamicAutonomousAgent:
         if self.keeps != "off":
             await self._pruner.prune()
         async with AsyncExitStack() as held:
-            journal = held.enter_context(
-                open_journal(self.runs_folder, run_id, redact=redactor.redact, keep=self.keeps)
-            )
+            journal = held.enter_context(open_journal(self.runs_folder, run_id, keep=self.keeps))
             record = Record(journal, emit, redactor=redactor)
             tell, tally = record.tell, record.tally
 
@@ -430,7 +429,7 @@ class DynamicAutonomousAgent:
                 await check_room(prepared, plan.added, tell, tool_chars=_tool_chars(prepared))
             except BaseException as exc:  # the journal must have its end; the error goes on
                 cancelled = isinstance(exc, asyncio.CancelledError)
-                error_text = redactor.redact(exc.explain()) if isinstance(exc, BridgeError) else str(exc)
+                error_text = exc.explain() if isinstance(exc, BridgeError) else str(exc)
                 await finish_run(
                     tell,
                     tally,

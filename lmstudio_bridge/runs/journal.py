@@ -1,4 +1,4 @@
-"""Events ↔ lines of JSON, each with the time at which it was written; and events without the secrets in them.
+"""Events ↔ lines of JSON, each with the time at which it was written.
 
 Events of a run → JSON lines on disk, and back. What happened can be rebuilt from the file alone.
 
@@ -18,7 +18,6 @@ import dataclasses
 import errno
 import json
 import logging
-import operator
 import os
 import re
 import sys
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never, cast, get_args, get_origin, get_type_hints
+from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import (
@@ -68,49 +67,12 @@ _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
 
 
-def _may_hold_text(hint: Any) -> bool:
-    """Whether a field of this type may hold words that are not ours (those are a `Literal`)."""
-    if get_origin(hint) is Literal:
-        return False
-    parts = (*get_args(hint), *_HINTS.get(getattr(hint, "__name__", ""), {}).values())
-    return hint is str or any(map(_may_hold_text, parts))
-
-
-_TEXTS = {
-    **{kind: tuple(name for name in _FIELDS[kind] if _may_hold_text(_HINTS[kind.__name__][name])) for kind in _FIELDS},
-    Image: ("mime_type",),  # the data are megabytes that say nothing in words
-}
-
-
 @dataclass(frozen=True, slots=True)
 class TimedEvent:
     """An event and when it was told, with its time zone; None where the line does not say."""
 
     at: datetime | None
     event: Event
-
-
-def redact_event(event: Event, redact: Callable[[str], str]) -> Event:
-    """The event with its texts passed through `redact`; the very same one if that changes nothing.
-
-    Our own words stay: a secret that is one of them must not spoil the journal.
-    """
-    return cast(Event, _redacted(event, redact))
-
-
-def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, tuple):
-        items = tuple([_redacted(item, redact) for item in value])
-        return value if all(map(operator.is_, items, value)) else items
-    changed: dict[str, Any] = {}
-    for name in _TEXTS.get(type(value), ()):
-        old = getattr(value, name)
-        new = _redacted(old, redact)
-        if new is not old:
-            changed[name] = new
-    return dataclasses.replace(value, **changed) if changed else value
 
 
 def event_line(event: Event, *, at: datetime) -> str:
@@ -217,7 +179,6 @@ class Journal:
         *,
         file: BinaryIO | None,
         level: Keep,
-        redact: Callable[[str], str],
         clock: Callable[[], datetime],
         max_bytes: int,
     ) -> None:
@@ -226,22 +187,19 @@ class Journal:
         self.trouble = ""
         self._file = file
         self._level = level
-        self._redact = redact
         self._clock = clock
         self._room = max_bytes - (os.fstat(file.fileno()).st_size if file else 0)
         self._max_bytes = max_bytes
 
-    def keep(self, event: Event) -> Event:
-        """Write an event down; gives it back without secrets, as it may be told to others. Never raises."""
-        event = redact_event(event, self._redact)
+    def keep(self, event: Event) -> None:
+        """Write an event, which must be without secrets. Never raises."""
         if isinstance(event, Generating | CallProgress):
-            return event
+            return
         if self.trouble and not isinstance(event, RunFinished):
-            return event
+            return
         kept = audit_event(event) if self._level == "audit" else event
         if kept is not None:
             self._write(kept)
-        return event
 
     def _write(self, event: Event) -> None:
         if self._file is None:
@@ -267,12 +225,11 @@ def open_journal(
     folder: Path,
     run_id: str,
     *,
-    redact: Callable[[str], str],
     keep: Keep = "full",
     max_bytes: int = MAX_BYTES,
     now: Callable[[], datetime] | None = None,
 ) -> Iterator[Journal]:
-    """A journal at `folder/<run_id>.jsonl`, with every text passed through `redact`.
+    """A journal at `folder/<run_id>.jsonl`.
 
     An earlier journal of the run is gone on with. The file is locked while it is open (not on
     Windows), so that two processes don't work on one run. A disk that fails later, or a file of more
@@ -285,7 +242,7 @@ def open_journal(
     path = journal_path(folder, run_id)
     clock = now or (lambda: datetime.now(UTC))
     if keep == "off":
-        yield Journal(path, file=None, level=keep, redact=redact, clock=clock, max_bytes=0)
+        yield Journal(path, file=None, level=keep, clock=clock, max_bytes=0)
         return
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -296,7 +253,7 @@ def open_journal(
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off.",
         ) from exc
     try:
-        journal = Journal(path, file=file, level=keep, redact=redact, clock=clock, max_bytes=max_bytes)
+        journal = Journal(path, file=file, level=keep, clock=clock, max_bytes=max_bytes)
         if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
             file.write(b"\n")  # a crash cut the last line; what comes now must not be lost with it
         if keep == "audit":

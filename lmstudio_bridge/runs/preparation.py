@@ -33,7 +33,7 @@ from lmstudio_bridge.lmstudio.session import ModelLoader, PinnedModel
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import Message, Notice, ServerConfig, ServerTool
 from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, known_candidates, tools_room
-from lmstudio_bridge.runs.tool_cache import CatalogueStore, ShownTools, ToolTaker
+from lmstudio_bridge.runs.tool_cache import CatalogueStore, ToolTaker
 from lmstudio_bridge.security.access import Policy, Rule, preset_rules
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.rule_files import load_rules
@@ -164,7 +164,6 @@ class Preparer:
         self._client = client
         self._pool = pool
         self._redactor = redactor
-        self._shown = ShownTools(redactor)
         self._taker = ToolTaker(catalogues)
         self._known = known_offers()
         self._candidates = known_candidates()
@@ -199,7 +198,6 @@ class Preparer:
             configs,
             lease=lease,
             taker=self._taker,
-            shown=self._shown,
             tell=tell,
             redactor=self._redactor,
             offers=offers,

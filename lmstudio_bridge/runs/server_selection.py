@@ -36,7 +36,7 @@ from lmstudio_bridge.files import make_folder, read_plain_file, replace_file
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
-from lmstudio_bridge.runs.tool_cache import ShownTools, ToolTaker
+from lmstudio_bridge.runs.tool_cache import ToolTaker, shown_tools
 from lmstudio_bridge.security.redact import Redactor
 
 CLOSEST = 3  # tools that count as fitting because of what they mean
@@ -302,7 +302,6 @@ class RunServers:
         *,
         lease: Lease,
         taker: ToolTaker,
-        shown: ShownTools,
         tell: Emit,
         redactor: Redactor,
         offers: Callable[[ServerTool], bool],
@@ -310,7 +309,6 @@ class RunServers:
         self._configs = {config.name: config for config in configs}
         self._lease = lease
         self._taker = taker
-        self._shown = shown
         self._tell = tell
         self._redactor = redactor
         self._offers = offers
@@ -361,7 +359,7 @@ class RunServers:
             left, self._left = self._left, {}
             await self._open_all(left)
         if not self._opened:
-            error = _none_left(self._failed, self._redactor)
+            error = _none_left(self._failed)
             raise error from (None if error in self._failed else self._failed[-1])
 
     async def _open_all(self, names: Iterable[str]) -> None:
@@ -374,9 +372,9 @@ class RunServers:
             taken = self._taker.take(config, await self._lease.open_server(config, on_wait=self._on_wait))
         except DownstreamError as exc:
             self._failed.append(exc)
-            await self._tell(ServerFailed(config.name, self._redactor.redact(exc.explain())))
+            await self._tell(ServerFailed(config.name, exc.explain()))
             return
-        shown = self._shown.of(taken.tools)
+        shown = shown_tools(taken.tools, self._redactor)
         self._opened[config.name] = tuple(filter(self._offers, shown.tools))
         await self._tell(ServerReady(config.name, len(taken.tools)))
         secret = shown.left_out
@@ -395,11 +393,11 @@ class RunServers:
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
         tools = self._taker.store.known_tools(config)
-        return None if tools is None else tuple(filter(self._offers, self._shown.of(tools).tools))
+        return None if tools is None else tuple(filter(self._offers, shown_tools(tools, self._redactor).tools))
 
 
-def _none_left(failed: Sequence[DownstreamError], redactor: Redactor) -> DownstreamError:
+def _none_left(failed: Sequence[DownstreamError]) -> DownstreamError:
     if len(failed) == 1:
         return failed[0]
-    reasons = listed([f"- {redactor.redact(error.explain())}" for error in failed], between="\n")
+    reasons = listed([f"- {error.explain()}" for error in failed], between="\n")
     return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)

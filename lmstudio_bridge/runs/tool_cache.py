@@ -366,32 +366,17 @@ class Shown:
     left_out: int = 0
 
 
-class ShownTools:
-    """Looks through the list of a server's tools once for all runs that get the very same one."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._made: dict[int, tuple[tuple[ServerTool, ...], int, Shown]] = {}
-        """By the id of the list, which is kept, so that nothing else can have it."""
-
-    def of(self, tools: tuple[ServerTool, ...]) -> Shown:
-        """What may be shown of these; looked through anew when there are more secrets."""
-        _, secrets, shown = self._made.get(id(tools), ((), -1, Shown()))
-        if secrets != self._redactor.lessons:
-            # A name that holds a secret would be written by the model, and then stand in the journal.
-            named = [tool for tool in tools if self._redactor.redact(tool.name) == tool.name]
-            shown = Shown(tuple(map(self._without_secrets, named)), len(tools) - len(named))
-            self._made[id(tools)] = tools, self._redactor.lessons, shown
-            if len(self._made) > MAX_LISTS:
-                del self._made[next(iter(self._made))]
-        return shown
-
-    def _without_secrets(self, tool: ServerTool) -> ServerTool:
-        return replace(
+def shown_tools(tools: Iterable[ServerTool], redactor: Redactor) -> Shown:
+    """The tools without secrets. Those named by one are left out: the model would write the name."""
+    tools = tuple(tools)
+    named = [tool for tool in tools if redactor.redact(tool.name) == tool.name]
+    shown = [
+        replace(
             tool,
-            description=self._redactor.redact(tool.description),
-            input_schema=self._redactor.redact_fields(tool.input_schema),
+            title=redactor.redact(tool.title),
+            description=redactor.redact(tool.description),
+            input_schema=redactor.redact_fields(tool.input_schema),
         )
-
-
-MAX_LISTS = 200  # that are kept; two of a server, as its session and its file have them
+        for tool in named
+    ]
+    return Shown(tuple(shown), len(tools) - len(named))

@@ -123,7 +123,7 @@ async def test_no_name_of_others_reaches_the_terminal_as_a_code(tmp_path: Path, 
         shell = Shell(tmp_path, environment(tmp_path, sim))
         configure(shell, **{name: {"command": name}, f"{name}2": {"type": name}, "x": {"command": f"${{{name}}}"}})
         (tmp_path / "lmstudio-bridge.toml").write_text(f"deny = [{json.dumps(f'{name}/x')}]", encoding="utf-8")
-        with open_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa", redact=str) as journal:
+        with open_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa") as journal:
             journal.keep(RunStarted("20260101-000000-aaaaa", name, (name,), 5, "2026-01-01T00:00:00+00:00"))
 
         _, out, err = await shell.run(*arguments)

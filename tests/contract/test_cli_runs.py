@@ -201,7 +201,7 @@ async def test_of_the_runs_of_one_second_the_last_is_that_which_was_written_to_l
     folder = desk.folder / "home" / "runs"
     names = ["20260101-000001-zzzzz", "20260101-000001-aaaaa", "20260101-000000-mmmmm"]
     for moment, name in enumerate(names):
-        with open_journal(folder, name, redact=str) as journal:
+        with open_journal(folder, name) as journal:
             journal.keep(RunStarted(name, "Do it.", (), 5, ""))
         os.utime(folder / f"{name}.jsonl", (moment, moment))
 
@@ -255,7 +255,7 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     days_ago = (folder / f"{old}.jsonl").stat().st_mtime - 3 * 86_400
     os.utime(folder / f"{old}.jsonl", (days_ago, days_ago))
 
-    with open_journal(folder, new, redact=str):
+    with open_journal(folder, new):
         code, _, err = await desk.run("runs", "delete", new)
         assert (code, journals(desk)) == (1, sorted([old, new]))
         assert "is still under way" in err
@@ -276,7 +276,7 @@ async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_un
         os.utime(folder / f"{name}.jsonl", (0, 0))
     (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
 
-    with open_journal(folder, names[0], redact=str):
+    with open_journal(folder, names[0]):
         os.utime(folder / f"{names[0]}.jsonl", (0, 0))
         code, out, err = await desk.run("runs", "delete", "--older-than", "1")
 

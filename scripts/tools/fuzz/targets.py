@@ -306,7 +306,7 @@ async def _never(server: str) -> tuple[ServerTool, ...]:
 
 
 async def _write_again(folder: Path, events: tuple[Any, ...]) -> None:
-    with open_journal(folder, "again", redact=str) as journal:
+    with open_journal(folder, "again") as journal:
         for event in events:
             journal.keep(event)
 

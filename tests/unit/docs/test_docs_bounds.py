@@ -28,8 +28,6 @@ from lmstudio_bridge.runs import autonomous, journal, request
 from lmstudio_bridge.runs import autonomous as places
 from lmstudio_bridge.runs import server_selection as similarity
 from lmstudio_bridge.runs import tool_cache as catalogues
-from lmstudio_bridge.runs import tool_cache as shown_tools
-from lmstudio_bridge.security import redact as redaction
 from lmstudio_bridge.security import rule_files
 from lmstudio_bridge.security import workspace as paths
 from lmstudio_bridge.server import tools as server
@@ -82,14 +80,10 @@ BOUNDS: dict[str, str] = {
     "subschemas per run": f"{schemas.MAX_WORK:,}",
     "cached tool embeddings": f"{similarity.MAX_VECTORS} of one embedding model",
     "prepared tools in memory": f"{known_tools.MAX_KNOWN:,}",
-    "redacted texts in memory": (
-        f"{redaction.MAX_REMEMBERED:,}, of up to {redaction.MAX_REMEMBERED_TEXT:,} characters"
-    ),
     "tool words in memory": (
         f"{known_tools.MAX_KEPT_WORDS:,} of one tool; {ranking.MAX_KNOWN_PIECES:,} that tools share, "
         f"of texts of up to {ranking.MAX_KNOWN_TEXT:,} characters"
     ),
-    "redacted tool lists in memory": f"{shown_tools.MAX_LISTS}",
     "tool cache in memory": (f"{catalogues.MAX_KEPT_BYTES // 1024} KiB, {catalogues.MAX_KEPT} servers"),
     "tool cache on disk": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema used for validation": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",

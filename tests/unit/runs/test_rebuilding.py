@@ -59,7 +59,7 @@ async def record(*replies: Reply, result_chars: int = 3_000) -> list[tuple[Event
 async def rebuilt(folder: Path, events: Sequence[Event]) -> tuple[Message, ...]:
     """The conversation as a journal of these events gives it."""
     (folder / "r1.jsonl").unlink(missing_ok=True)
-    with open_journal(folder, "r1", redact=str) as journal:
+    with open_journal(folder, "r1") as journal:
         for event in events:
             journal.keep(event)
     return rebuild_conversation(read_run(folder, "r1")).messages
@@ -98,7 +98,7 @@ async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPath
 
 
 async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_task(tmp_path: Path) -> None:
-    with open_journal(tmp_path, "r1", redact=str) as journal:
+    with open_journal(tmp_path, "r1") as journal:
         journal.keep(START)
         journal.keep(MessageAdded(OPENING[0]))
 

@@ -68,7 +68,7 @@ def timed(events: Sequence[tuple[float, Event]]) -> list[TimedEvent]:
 
 
 async def page_of(folder: Path, events: Sequence[tuple[float, Event]]) -> str:
-    with open_journal(folder, "r1", redact=str) as journal:
+    with open_journal(folder, "r1") as journal:
         for _, event in events:
             journal.keep(event)
     return render_run(read_run(folder, "r1"), tell_story(timed(events)))
