@@ -58,7 +58,7 @@ def check_engine_package() -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         raise EngineError(
             "the inference engine (Python package xllamacpp) is not installed",
-            remedy="install the optional dependency group: pip install -e '.[engine]' (Linux x86-64 or macOS)",
+            remedy="install the dependency group: pip install --group engine (Linux x86-64 or macOS)",
         )
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +25,11 @@ from lmstudio_bridge.settings import Surroundings, read_settings
 from scripts.tools import settings_page, tools_page
 
 ROOT = Path(__file__).parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+INTO_REPOSITORY = (
+    rf"^{PROJECT['urls']['Repository']}/blob/main/"
+    rf"|^{PROJECT['urls']['Repository'].replace('github.com', 'raw.githubusercontent.com')}/main/"
+)
 PACKAGE = Path(lmstudio_bridge.__file__).parent  # elsewhere, where the installed wheel is tested
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
@@ -149,13 +155,29 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+    """Links into the repository from elsewhere are held against this checkout."""
+    text = read(name)
+    for target in re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", text, flags=re.MULTILINE):
+        link = re.sub(INTO_REPOSITORY, "", "".join(target))
         if link.startswith("https://"):
             continue
         file, _, anchor = link.partition("#")
-        target = (ROOT / name).parent / file if file else ROOT / name
-        assert target.is_file(), link
-        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.is_file(), link
+        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_has_no_relative_links() -> None:
+    """The package index shows it too."""
+    links = re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", read("README.md"), flags=re.MULTILINE)
+    assert [link for pair in links for link in pair if link and not link.startswith("https://")] == []
+    named = re.findall(r"(?<!!)\[([^\]]+)\](?![(:])", read("README.md"))
+    assert [name for name in named if f"\n[{name}]: " not in read("README.md")] == []
+
+
+def test_every_project_url_is_in_one_repository() -> None:
+    urls = PROJECT["urls"]
+    assert [url for url in urls.values() if not url.startswith(urls["Repository"])] == []
 
 
 def test_the_index_has_every_page_in_one_line() -> None:
@@ -164,7 +186,7 @@ def test_the_index_has_every_page_in_one_line() -> None:
 
 
 def test_the_pictures_are_shown_and_small() -> None:
-    shown = {link for name in DOCUMENTS for link in re.findall(r"!\[.+?\]\((?:docs/)?pictures/(.+?)\)", read(name))}
+    shown = {link for name in DOCUMENTS for link in re.findall(r"!\[.+?\]\(\S*?pictures/(.+?)\)", read(name))}
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
     assert set(pictures) == shown
     assert max(pictures.values()) < MAX_PICTURE
