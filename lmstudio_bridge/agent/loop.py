@@ -115,7 +115,8 @@ async def run(
     `tally` may hold the events that were told before `run` began, and `started_at` the time by
     `clock` at which the first of them happened. `strategy` is how the model is asked at first. With
     an `output_schema` the answer is JSON that fits it, or the run has failed. `reserve` are servers that
-    may yet be started. `filters` treat what tools return, and the answer. Every way to end is an outcome,
+    may yet be started. `filters` treat what tools return; secrets in the events and in the outcome
+    are for the caller to take out. Every way to end is an outcome,
     but for cancellation, which goes on after `RunFinished` was told.
     """
     began = clock() if started_at is None else started_at
@@ -139,13 +140,13 @@ async def run(
         raise
     except LLMError as exc:
         full = isinstance(exc, ContextOverflowError) and rounds.text_so_far()
-        stop, error = "context_full" if full else "failed", filters.redact(exc.explain())
+        stop, error = "context_full" if full else "failed", exc.explain()
     finally:
         outcome = await finish_run(
             rounds.tell,
             rounds.tally,
             stop=stop,
-            answer=filters.redact(rounds.final_text()),
+            answer=rounds.final_text(),
             error=error,
             seconds=clock() - began,
             timeout=finish_timeout,

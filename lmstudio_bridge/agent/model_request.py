@@ -135,7 +135,6 @@ class Asker:
         self._tell = tell
         self._max_rounds = max_rounds
         self._max_tokens = max_tokens
-        self._redact = filters.redact
         self._split_reasoning = filters.split_reasoning
         self._clock = clock
         self._temperature = temperature
@@ -321,7 +320,7 @@ class Asker:
 
     async def _on_notice(self, notice: Notice) -> None:
         self._broken_off = True  # kept until the next text comes: it may be the last
-        await self._tell(Noticed(Notice(notice.kind, self._redact(notice.text))))
+        await self._tell(Noticed(notice))
 
     async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
         """One request for a call or an answer, with its events."""
@@ -378,7 +377,7 @@ class Asker:
         async def on_retry(retry: Retry) -> None:
             nonlocal pieces
             pieces = 0
-            await self._tell(RetryScheduled(retry.attempt, retry.wait, self._redact(retry.error.message)))
+            await self._tell(RetryScheduled(retry.attempt, retry.wait, retry.error.message))
 
         reply = await self._model.stream_chat_completion(
             ChatRequest(messages, specs, self._max_tokens, self._temperature, self._effort, schema),

@@ -129,7 +129,7 @@ class Caller:
             text = f"Not allowed: {decision.reason} Work without it."
             about = about_arguments(prepared.arguments)
             return await self._without_sending(
-                number, call, self._redact(text), server=server, tool=tool, decision=decision, about=self._redact(about)
+                number, call, self._redact(text), server=server, tool=tool, decision=decision, about=about
             )
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         if prepared.tool.read_only is not True and self._holds_placeholder(sent_arguments):
@@ -207,10 +207,10 @@ class Caller:
         started_at = self._clock()
 
         async def on_progress(text: str) -> None:
-            await self._tell(CallProgress(call.id, server, tool, self._redact(clean_text(text)[0])))
+            await self._tell(CallProgress(call.id, server, tool, clean_text(text)[0]))
 
         if prepared.changes:
-            text = self._redact(f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}")
+            text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
         advice = ""

@@ -54,8 +54,8 @@ def _holds_none(_: str) -> bool:
 class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
 
-    `redact` takes secrets out, and `holds_placeholder` finds what it put in their place. `fence` goes around
-    tool results; None leaves them as they are. `split_reasoning` separates a model's text from its reasoning.
+    `redact` takes secrets out of what tools return, and `holds_placeholder` finds what it put in their place.
+    `fence` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text from its reasoning.
     """
 
     redact: Callable[[str], str] = str

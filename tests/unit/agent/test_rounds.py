@@ -83,7 +83,7 @@ class Case:
             max_rounds=5,
             max_tokens=self.max_tokens,
             strategy=self.strategy,
-            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), split_reasoning=split_reasoning),
+            filters=TextFilters(split_reasoning=split_reasoning),
             clock=ManualClock(),
         )
 
@@ -401,7 +401,7 @@ class BreakingModel(ScriptedModel):
         for text in self._texts:
             if text:
                 await given["on_delta"](TextDelta(text))
-            await given["on_notice"](Notice("recovery", "Lost with its secret."))
+            await given["on_notice"](Notice("recovery", "Lost."))
         raise ModelLoadError("It cannot be loaded any more.")
 
 
@@ -416,4 +416,4 @@ async def test_a_broken_text_is_kept_until_the_next_one_comes(texts: list[str], 
         await given.ask()
 
     assert given.asker.text_under_way() == so_far
-    assert given.told() == ["Lost with its […]."] * len(texts)
+    assert given.told() == ["Lost."] * len(texts)

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import Limits, finish_run, run
 from lmstudio_bridge.agent.tools import Toolbox
-from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -327,7 +326,6 @@ async def run_with(
     rounds: int = 10,
     seconds: float = 3600,
     cancel: bool = False,
-    redact: Callable[[str], str] = str,
 ) -> Outcome:
     """One run from its first event to its last; what it amounted to, also where it was cancelled or failed."""
     tally = Tally()
@@ -352,7 +350,6 @@ async def run_with(
             limits=Limits(max_rounds=rounds, seconds=seconds, result_chars=1_000),
             emit=emit,
             tally=tally,
-            filters=TextFilters(redact=redact),
             clock=ManualClock(step=0.125),
         )
     )
@@ -383,9 +380,7 @@ ENDS: dict[str, Callable[[Emit], Awaitable[Outcome]]] = {
     "answered, cut off": lambda emit: run_with(emit, say("It says", finish_reason="length")),
     "answered, tool failed": lambda emit: run_with(emit, LOOK, say("No."), result=ToolResult("ENOENT", is_error=True)),
     "answered, calls refused": lambda emit: run_with(emit, call(("fs__no", "{}"), ("fs__read", "[")), say("No.")),
-    "answered with a secret": lambda emit: run_with(
-        emit, say("The key is hunter22."), redact=Redactor(["hunter22"]).redact
-    ),
+    "answered with a secret": lambda emit: run_with(emit, say("The key is hunter22.")),
     "round_limit": lambda emit: run_with(emit, LOOK, LOOK, say("So far: hello."), rounds=3),
     "round_limit without a word": lambda emit: run_with(emit, LOOK, say(""), rounds=2),
     "stuck": lambda emit: run_with(emit, LOOK, say(""), say(""), say("")),
@@ -409,7 +404,7 @@ async def record(folder: Path, end: str) -> tuple[Path, Outcome, list[Event]]:
             await recorder.emit(event)
 
         outcome = await ENDS[end](emit)
-    return journal.path, outcome, recorder.events
+    return journal.path, redactor.redact_fields(outcome), recorder.events
 
 
 @pytest.mark.parametrize("end", ENDS)
