@@ -107,7 +107,7 @@ def test_the_document_names_every_family_with_its_number_of_tasks_and_every_opti
     named = set(re.findall(r"`(--[a-z-]+)", text))
     known = set(vars(build_parser().parse_args(["eval"]))) | set(vars(parse_options([])))
     assert {option.removeprefix("--").replace("-", "_") for option in named} <= known
-    assert f"does {len(make_suite(seed=1))} small tasks" in text
+    assert f"runs {len(make_suite(seed=1))} small tasks" in text
 
 
 def test_the_bridge_can_be_run_anew_beside_the_plain_loop_of_before() -> None:
