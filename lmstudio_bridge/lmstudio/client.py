@@ -21,7 +21,7 @@ from lmstudio_bridge.errors import (
     WrongEndpointError,
 )
 from lmstudio_bridge.lmstudio.failures import unreadable_answer
-from lmstudio_bridge.lmstudio.http import ChatEncoder, Timeouts, Transport, open_transport
+from lmstudio_bridge.lmstudio.http import Timeouts, Transport, open_transport
 from lmstudio_bridge.lmstudio.models import DEFAULT_TTL, ModelCatalog, ModelValidator, Source
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep, retry_with_backoff
 from lmstudio_bridge.lmstudio.stream import Accumulator, ChunkDecoder
@@ -34,7 +34,7 @@ from lmstudio_bridge.lmstudio.wire import (
     OpenAIModelsIn,
     ResponseIn,
     WireModel,
-    chat_options_out,
+    chat_request_out,
     response_request_out,
 )
 from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, OnRetry, ToolChoice, ToolSpec
@@ -143,7 +143,7 @@ class LLMClient:
             LLMError: In its other kinds; `WrongEndpointError` where there is no such route.
         """
         payload = {"model": model, "context_length": context_length}
-        await self._transport.request("POST", "/api/v1/models/load", payload, model=model)
+        await self._transport.request("POST", "/api/v1/models/load", payload, model=model, resend=False)
         self.validator.forget()
 
     @retry_with_backoff
@@ -160,14 +160,15 @@ class LLMClient:
     ) -> Completion:
         """One reply, whole. `max_tokens` in tokens; None leaves the limit to the server."""
         name = await self._name(model)
-        options = chat_options_out(
+        request = chat_request_out(
+            messages,
             model=name,
             stream=False,
-            tool_choice=tool_choice if tools else None,
+            tools=tools,
+            tool_choice=tool_choice,
             max_tokens=max_tokens,
             temperature=temperature,
         )
-        request = ChatEncoder().encode(options, messages=messages, tools=tools)
         reply = await self._post("/v1/chat/completions", request, CompletionIn, model=name)
         accumulator = Accumulator(offered=[tool.name for tool in tools])
         accumulator.add(reply)
@@ -189,12 +190,10 @@ class LLMClient:
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
         recover_calls: bool = True,
-        encoder: ChatEncoder | None = None,
     ) -> Completion:
         """One reply, told piece by piece to `on_delta`, and whole in the end.
 
         `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
-        An `encoder` that stays the same through a conversation saves encoding its history each time.
 
         Nothing is sent again once a piece was told. Cancelling closes the connection, at which
         LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
@@ -206,16 +205,17 @@ class LLMClient:
         """
         name = await self._name(model)
         url = f"{self.root_url}/v1/chat/completions"
-        options = chat_options_out(
+        request = chat_request_out(
+            messages,
             model=name,
             stream=True,
-            tool_choice=tool_choice if tools else None,
+            tools=tools,
+            tool_choice=tool_choice,
             max_tokens=max_tokens,
             temperature=temperature,
             reasoning_effort=reasoning_effort,
             response_schema=response_schema,
         )
-        request = (encoder or ChatEncoder()).encode(options, messages=messages, tools=tools)
         accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
         decoder = ChunkDecoder()
         accepted = ""  # the name in the chunks so far
@@ -354,7 +354,7 @@ class LLMClient:
             url=catalog.url,
         )
 
-    async def _post(self, route: str, payload: Mapping[str, Any] | bytes, shape: type[M], *, model: str) -> M:
+    async def _post(self, route: str, payload: Mapping[str, Any], shape: type[M], *, model: str) -> M:
         body = await self._transport.request("POST", route, payload, model=model)
         return _read(shape, body, url=self.root_url + route, model=model)
 

@@ -30,7 +30,6 @@ from lmstudio_bridge.errors import (
     WrongEndpointError,
 )
 from lmstudio_bridge.lmstudio.client import LLMClient, OnDelta
-from lmstudio_bridge.lmstudio.http import ChatEncoder
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance
 from lmstudio_bridge.lmstudio.queue import SlotQueue
 from lmstudio_bridge.lmstudio.retry import Sleep
@@ -165,7 +164,6 @@ class PinnedModel:
         self._parallel = parallel
         self._watch_interval = watch_interval
         self._sleep = sleep
-        self._encoder = ChatEncoder()
         self.choice = choice
 
     async def prepare(self, *, on_notice: OnNotice) -> ModelChoice:
@@ -232,7 +230,6 @@ class PinnedModel:
                             on_delta=on_piece,
                             on_retry=told_retry,
                             accepts_model=self.choice.answers_as,
-                            encoder=self._encoder,
                         )
                     )
             except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:

@@ -94,11 +94,13 @@ class ResponseFormatOut(TypedDict):
     json_schema: JSONSchemaOut
 
 
-class ChatOptionsOut(TypedDict):
-    """`POST /v1/chat/completions` but for messages and tools; `max_tokens` in tokens, absent for no limit of ours."""
+class ChatRequestOut(TypedDict):
+    """`POST /v1/chat/completions`; `max_tokens` in tokens, absent for no limit of ours."""
 
     model: str
+    messages: list[MessageOut]
     stream: bool
+    tools: NotRequired[list[ToolOut]]
     stream_options: NotRequired[StreamOptionsOut]
     max_tokens: NotRequired[int]
     temperature: NotRequired[float]
@@ -143,32 +145,39 @@ def tool_out(tool: ToolSpec) -> ToolOut:
     }
 
 
-def chat_options_out(
+def chat_request_out(
+    messages: Iterable[Message],
     *,
     model: str,
     stream: bool,
-    tool_choice: ToolChoice | None = None,
+    tools: Sequence[ToolSpec] = (),
+    tool_choice: ToolChoice = "auto",
     max_tokens: int | None = None,
     temperature: float | None = None,
     reasoning_effort: str | None = None,
     response_schema: JSONObject | None = None,
-) -> ChatOptionsOut:
-    """A chat request without messages and tools; no `tool_choice` where no tools are offered."""
-    options: ChatOptionsOut = {"model": model, "stream": stream}
+) -> ChatRequestOut:
+    """A chat request; `tool_choice` is sent only with tools."""
+    request: ChatRequestOut = {
+        "model": model,
+        "messages": [message_out(message) for message in messages],
+        "stream": stream,
+    }
     if stream:
-        options["stream_options"] = {"include_usage": True}
+        request["stream_options"] = {"include_usage": True}
     if max_tokens is not None:
-        options["max_tokens"] = max_tokens
+        request["max_tokens"] = max_tokens
     if temperature is not None:
-        options["temperature"] = temperature
+        request["temperature"] = temperature
     if reasoning_effort is not None:
-        options["reasoning_effort"] = reasoning_effort
+        request["reasoning_effort"] = reasoning_effort
     if response_schema is not None:
         schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": response_schema}
-        options["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if tool_choice is not None:
-        options["tool_choice"] = tool_choice
-    return options
+        request["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if tools:
+        request["tools"] = [tool_out(tool) for tool in tools]
+        request["tool_choice"] = tool_choice
+    return request
 
 
 def _call_out(call: ToolCall) -> CallOut:

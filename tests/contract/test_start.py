@@ -59,7 +59,7 @@ START_LIBRARIES = {"argparse", "gettext", "difflib", "gc"}
 SPARED = {"rich"}
 """Libraries that a server on the bare SDK imports, if they are there, and ours does not."""
 
-RUN_LIBRARIES = {"httpcore"}
+RUN_LIBRARIES = {"httpx"}
 """Libraries that the service imports itself, besides the MCP SDK and what comes with it.
 
 Each is imported before the first run can start its servers; what only some runs need, or a run later, comes later.
@@ -151,7 +151,7 @@ async def test_until_the_tools_are_listed_only_what_is_on_the_list_is_imported(e
     assert too_much(imports, ours=START, libraries=START_LIBRARIES, floor=floor) == []
     assert SPARED & floor == SPARED, "what the bare SDK imports for nothing"
     assert SPARED & {each.name for each in imports} == set()
-    assert {each.name for each in bridge} >= {SERVICE, "httpcore", f"{PACKAGE}.autonomous"}, "what is read was imported"
+    assert {each.name for each in bridge} >= {SERVICE, "httpx", f"{PACKAGE}.autonomous"}, "what is read was imported"
     assert START - {each.name for each in imports} == set(), "what nobody needs any more is taken off the list"
 
 
@@ -244,14 +244,14 @@ import importlib, sys
 with open({gate!r}, encoding="utf-8") as gate:
     gate.read()
 sys.path.remove({folder!r})
-del sys.modules["httpcore"]
-importlib.import_module("httpcore")
+del sys.modules["httpx"]
+importlib.import_module("httpx")
 """
-"""Stands for httpcore, and is there only when a gate (a FIFO) has been opened and closed."""
+"""Stands for httpx, and is there only when a gate (a FIFO) has been opened and closed."""
 
 
 class Gate:
-    """Where the import of httpcore waits until it is let through."""
+    """Where the import of httpx waits until it is let through."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -271,7 +271,7 @@ async def open_held(folder: Path, *, era: Era = "2026-07-28") -> AsyncIterator[t
     """A bridge that has listed its tools and stands in the middle of its warm-up."""
     gate = folder / "gate"
     os.mkfifo(gate)
-    (folder / "httpcore.py").write_text(HELD.format(gate=str(gate), folder=str(folder)), encoding="utf-8")
+    (folder / "httpx.py").write_text(HELD.format(gate=str(gate), folder=str(folder)), encoding="utf-8")
     environ = {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}
     async with open_raw_client(era=era, environ=environ) as client:
         await client.request("tools/list", {})
@@ -342,7 +342,7 @@ async def test_a_signal_during_the_warm_up_waits_for_no_import(tmp_path: Path, n
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path: Path, era: Era) -> None:
-    (tmp_path / "httpcore.py").write_text(BROKEN, encoding="utf-8")
+    (tmp_path / "httpx.py").write_text(BROKEN, encoding="utf-8")
     environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
     async with open_raw_client(era=era, environ=environ) as client:
         calls = [await client.call("continue_run", run_id="20260101-000000-aaaaa") for _ in range(2)]

@@ -14,7 +14,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.settings import Settings
 
-_LIBRARIES = ("mcp", "httpcore", "pydantic")
+_LIBRARIES = ("mcp", "httpx", "pydantic")
 _PREFIX = "LMSTUDIO_BRIDGE_"
 
 

@@ -103,7 +103,7 @@ def new_results(scale: str) -> Results:
     """Empty results with the facts of this machine."""
     system = f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}"
     machine = f"{system}, {processors()} processors ({_processor()}), load {os.getloadavg()[0]:.1f} at the start"
-    own = ", ".join(f"{name} {version(name)}" for name in ("mcp", "httpcore", "httpx", "pydantic", "anyio"))
+    own = ", ".join(f"{name} {version(name)}" for name in ("mcp", "httpx", "pydantic", "anyio"))
     versions = {f"lmstudio-bridge {__version__}, floor": f"Python {platform.python_version()}, {own}"}
     return Results(machine, datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"), versions, scale)
 

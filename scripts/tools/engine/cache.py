@@ -22,9 +22,8 @@ from lmstudio_bridge.agent.loop import Limits, run
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.tools import Toolbox
 from lmstudio_bridge.agent.untrusted import TextFilters, new_fence
-from lmstudio_bridge.lmstudio.http import ChatEncoder
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
-from lmstudio_bridge.lmstudio.wire import chat_options_out
+from lmstudio_bridge.lmstudio.wire import chat_request_out
 from lmstudio_bridge.messages import (
     ChatRequest,
     Completion,
@@ -99,7 +98,6 @@ class PuppetModel:
     way: Way
     calls: int
     requests: list[Request] = field(default_factory=list)
-    encoder: ChatEncoder = field(default_factory=ChatEncoder)
 
     async def stream_chat_completion(
         self,
@@ -109,13 +107,16 @@ class PuppetModel:
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        options = chat_options_out(
-            model=self.name, stream=False, max_tokens=1, temperature=0.0, tool_choice="none" if request.tools else None
+        body = chat_request_out(
+            self._spoiled(request.messages),
+            model=self.name,
+            stream=False,
+            tools=request.tools,
+            tool_choice="none",
+            max_tokens=1,
+            temperature=0.0,
         )
-        body = self.encoder.encode(options, messages=self._spoiled(request.messages), tools=request.tools)
-        response = await self.http.post(
-            "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
-        )
+        response = await self.http.post("/v1/chat/completions", json=body)
         response.raise_for_status()
         reply: dict[str, Any] = response.json()
         timings, usage = reply["timings"], reply["usage"]

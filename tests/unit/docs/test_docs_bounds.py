@@ -15,7 +15,6 @@ from lmstudio_bridge.agent import tool_executor as calls
 from lmstudio_bridge.agent import tool_ranking as ranking
 from lmstudio_bridge.agent import tools as known_tools
 from lmstudio_bridge.agent import tools as toolbox
-from lmstudio_bridge.lmstudio import connections as llm_connections
 from lmstudio_bridge.lmstudio import http as transport
 from lmstudio_bridge.lmstudio import queue as slots
 from lmstudio_bridge.lmstudio import stream as accumulate
@@ -55,7 +54,7 @@ BOUNDS: dict[str, str] = {
     "unreadable events per stream": f"{accumulate.MAX_BAD_FRAMES}",
     "response that is not streamed": f"{transport.MAX_BODY_BYTES // MI} MiB",
     "concurrent requests per model": f"its slots, or {slots.DEFAULT_PARALLEL}",
-    "idle connections": f"{llm_connections.MAX_IDLE}, each {llm_connections.KEEPALIVE_EXPIRY:.0f} s",
+    "idle connections": f"{transport.MAX_IDLE}, each {transport.KEEPALIVE_EXPIRY:.0f} s",
     "attempts per request": f"{SETTINGS.retry_attempts}",
     "nesting of arguments": f"{arguments.MAX_NESTING}",
     "nesting searched for paths": f"{paths.MAX_DEPTH}",
