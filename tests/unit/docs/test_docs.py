@@ -185,6 +185,15 @@ def test_the_index_has_every_page_in_one_line() -> None:
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
 
 
+def test_every_dependency_is_listed() -> None:
+    listed = {
+        name
+        for row in re.findall(r"^\| (`.+?) \|", read("docs/dependencies.md"), flags=re.MULTILINE)
+        for name in re.findall(r"`(.+?)`", row)
+    }
+    assert {re.split(r"[^\w-]", each)[0] for each in PROJECT["dependencies"]} - {"httpcore", "sniffio"} <= listed
+
+
 def test_the_pictures_are_shown_and_small() -> None:
     shown = {link for name in DOCUMENTS for link in re.findall(r"!\[.+?\]\(\S*?pictures/(.+?)\)", read(name))}
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
