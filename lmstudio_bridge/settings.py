@@ -1,6 +1,6 @@
-"""The environment, read once, as one frozen value.
+"""Environment variables → one frozen `Settings`, the only place for defaults.
 
-Nothing below `cli` reads environment variables; it is given plain values from here.
+Nothing else reads the environment of the process; everything is given plain values from here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from lmstudio_bridge.errors import (
-    SettingsError,
-)
+from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.messages import Access
 
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
@@ -32,219 +30,203 @@ _LABEL_LENGTH = 63  # characters between the dots of a host name (RFC 1035)
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-def _from_env(*names: str) -> dict[str, Any]:
-    return {"env": list(names)}
+def _setting(default: Any, description: str, *variables: str, **bounds: Any) -> Any:
+    """A field set by the first of these environment variables that is not empty; without `default`, computed."""
+    return Field(default, description=description, json_schema_extra={"env": list(variables)}, **bounds)
 
 
 class Settings(BaseModel):
-    """Everything that a user can set, with the variable that sets it in `json_schema_extra`."""
+    """Everything a user can set, each with its default and the environment variables that set it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    root_url: str = Field(
+    root_url: str = _setting(
         f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
-        description="LM Studio's address, without /v1. With or without /v1 in the variable, any path, http or https.",
-        json_schema_extra=_from_env("LMSTUDIO_BASE_URL"),
+        "Address of LM Studio: http or https, with or without /v1, with any path.",
+        "LMSTUDIO_BASE_URL",
     )
-    api_token: SecretStr | None = Field(
+    api_token: SecretStr | None = _setting(
         None,
-        description="API token, needed when LM Studio's «Require Authentication» is on.",
-        json_schema_extra=_from_env("LM_API_TOKEN", "LMSTUDIO_API_KEY"),
+        'API token; needed if "Require Authentication" is on in LM Studio.',
+        "LM_API_TOKEN",
+        "LMSTUDIO_API_KEY",
     )
-    ca_file: Path | None = Field(
+    ca_file: Path | None = _setting(
         None,
-        description="File with the certificates (PEM) that an https address of LM Studio is checked against.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CA_FILE", "SSL_CERT_FILE"),
+        "File with the CA certificates (PEM) used to verify an https address of LM Studio.",
+        "LMSTUDIO_BRIDGE_CA_FILE",
+        "SSL_CERT_FILE",
     )
-    default_model: str | None = Field(
+    default_model: str | None = _setting(None, "Model to use if a call names none.", "DEFAULT_MODEL")
+    project: Path = _setting(
+        ...,
+        "Project folder; .mcp.json is looked up there and in its parents.",
+        "CLAUDE_PROJECT_DIR",
+    )
+    mcp_config: Path | None = _setting(
         None,
-        description="Model to use when a call names none.",
-        json_schema_extra=_from_env("DEFAULT_MODEL"),
+        "File with the MCP servers to use instead of those of Claude Code and LM Studio.",
+        "LMSTUDIO_BRIDGE_MCP_CONFIG",
+        "MCP_JSON_PATH",
     )
-    project: Path = Field(
-        description="Folder of the project: .mcp.json is looked for there and upwards.",
-        json_schema_extra=_from_env("CLAUDE_PROJECT_DIR"),
-    )
-    mcp_config: Path | None = Field(
-        None,
-        description="File with MCP servers to use instead of those of Claude Code and LM Studio.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MCP_CONFIG", "MCP_JSON_PATH"),
-    )
-    trust: tuple[str, ...] = Field(
+    trust: tuple[str, ...] = _setting(
         (),
-        description="Servers of the project's .mcp.json that may start without Claude Code's approval: names with "
-        "commas, or * for all.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TRUST"),
+        "Servers of the project's .mcp.json that may start without Claude Code's approval: comma-separated names, or "
+        "* for all.",
+        "LMSTUDIO_BRIDGE_TRUST",
     )
-    pass_env: tuple[str, ...] = Field(
+    pass_env: tuple[str, ...] = _setting(
         (),
-        description="Variables that MCP servers get on top of a small base: names with commas, AWS_* for several.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PASS_ENV"),
+        "Variables to pass to MCP servers in addition to a small base: comma-separated names, with patterns such as "
+        "AWS_*.",
+        "LMSTUDIO_BRIDGE_PASS_ENV",
     )
-    max_access: Access = Field(
+    max_access: Access = _setting(
         "write",
-        description="Most that a call may ask for with its argument access: write, or read, so that no run changes "
-        "anything.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_ACCESS"),
+        "Highest access a call may ask for; with read, no run can change anything.",
+        "LMSTUDIO_BRIDGE_MAX_ACCESS",
     )
-    depth: int = Field(
+    depth: int = _setting(
         0,
+        "Number of bridges above this one. The bridge sets it for its servers, so that it never delegates to itself.",
+        "LMSTUDIO_BRIDGE_DEPTH",
         ge=0,
-        description="Bridges above this one. Set by the bridge for its servers, so that it never works for itself.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_DEPTH"),
     )
-    home: Path = Field(
-        description="Folder for the journals of runs, and for what is known of each server's tools.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HOME"),
+    home: Path = _setting(
+        ...,
+        "Folder for run journals and for the cached tool lists of servers.",
+        "LMSTUDIO_BRIDGE_HOME",
     )
-    journal: Literal["off", "audit", "full"] = Field(
+    journal: Literal["off", "audit", "full"] = _setting(
         "full",
-        description="What is kept of runs: full; audit, which is what was done but no texts; or off. Only a full one "
-        "can be continued.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL"),
+        "What to keep of runs: full; audit, which records what was done but no text; or off. Only full journals can be "
+        "continued.",
+        "LMSTUDIO_BRIDGE_JOURNAL",
     )
-    journal_days: float = Field(
-        30,
-        gt=0,
-        le=36_500,
-        description="Days after which a journal is deleted.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL_DAYS"),
+    journal_days: float = _setting(
+        30, "Days after which a journal is deleted.", "LMSTUDIO_BRIDGE_JOURNAL_DAYS", gt=0, le=36_500
     )
-    journal_mb: int = Field(
+    journal_mb: int = _setting(
         500,
+        "Megabytes that all journals may take together; the oldest are deleted first.",
+        "LMSTUDIO_BRIDGE_JOURNAL_MB",
         ge=1,
         le=1_000_000,
-        description="Megabytes that all journals may take; the oldest go first.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_JOURNAL_MB"),
     )
-    connect_timeout: Seconds = Field(
-        5.0,
-        description="Seconds to connect to LM Studio.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CONNECT_TIMEOUT"),
-    )
-    first_byte_timeout: Seconds = Field(
+    connect_timeout: Seconds = _setting(5.0, "Seconds to connect to LM Studio.", "LMSTUDIO_BRIDGE_CONNECT_TIMEOUT")
+    first_byte_timeout: Seconds = _setting(
         600.0,
-        description="Seconds of silence allowed while LM Studio loads the model and reads the prompt.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT"),
+        "Seconds without data while LM Studio loads the model and reads the prompt.",
+        "LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT",
     )
-    between_bytes_timeout: Seconds = Field(
-        120.0,
-        description="Seconds of silence allowed in the middle of a reply.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT"),
+    between_bytes_timeout: Seconds = _setting(
+        120.0, "Seconds without data in the middle of a reply.", "LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT"
     )
-    retry_attempts: int = Field(
+    retry_attempts: int = _setting(
         3,
+        "Attempts at a request that fails with a transient error (429: up to 5).",
+        "LMSTUDIO_BRIDGE_RETRY_ATTEMPTS",
+        "LMS_MAX_RETRIES",
         ge=1,
         le=10,
-        description="Tries of a request that failed in a passing way (429: up to 5).",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_RETRY_ATTEMPTS", "LMS_MAX_RETRIES"),
     )
-    model_ttl: float = Field(
-        60.0,
-        ge=0,
-        le=86_400,
-        description="Seconds for which the list of models is taken as current.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MODEL_TTL"),
+    model_ttl: float = _setting(
+        60.0, "Seconds for which the list of models is cached.", "LMSTUDIO_BRIDGE_MODEL_TTL", ge=0, le=86_400
     )
-    context_length: int = Field(
+    context_length: int = _setting(
         16_384,
+        "Context length, in tokens, to load a model with that is not loaded yet, if the model allows it.",
+        "LMSTUDIO_BRIDGE_CONTEXT_LENGTH",
         ge=512,
-        description="Tokens of context with which a model is loaded that is not in memory yet, where it allows that.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CONTEXT_LENGTH"),
     )
-    temperature: float | None = Field(
+    temperature: float | None = _setting(
         None,
+        "Sampling temperature; defaults to 0 for small models and to LM Studio's own for others.",
+        "LMSTUDIO_BRIDGE_TEMPERATURE",
         ge=0,
         le=2,
-        description="Sampling temperature; else 0 for small models, and LM Studio's own for the others.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TEMPERATURE"),
     )
-    calls: Literal["auto", "native", "grammar"] = Field(
+    calls: Literal["auto", "native", "grammar"] = _setting(
         "auto",
-        description="How models are asked for tool calls: native, grammar (JSON bound by a grammar), or auto.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_CALLS"),
+        "How models are asked for tool calls: native, grammar (JSON constrained by a grammar), or auto.",
+        "LMSTUDIO_BRIDGE_CALLS",
     )
-    parallel: int | None = Field(
+    parallel: int | None = _setting(
         None,
+        "Concurrent requests per model; defaults to the number of slots that LM Studio reports, or 4.",
+        "LMSTUDIO_BRIDGE_PARALLEL",
         ge=1,
         le=1_000,
-        description="Requests at a model at once; else as many as the slots that LM Studio tells, or 4.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_PARALLEL"),
     )
-    max_runs: int = Field(
+    max_runs: int = _setting(
         20,
+        "Concurrent runs. Further runs are queued, which their progress shows; with 100 queued they are refused.",
+        "LMSTUDIO_BRIDGE_MAX_RUNS",
         ge=1,
         le=1_000,
-        description="Runs at once; more wait in line, of which the progress tells, and with 100 in line they are "
-        "refused.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_RUNS"),
     )
-    watch_interval: Seconds = Field(
+    watch_interval: Seconds = _setting(
         5.0,
-        description="Seconds between looks at whether the model is still the same while it works.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_WATCH_INTERVAL"),
+        "Seconds between checks that the model in use is still loaded and unchanged.",
+        "LMSTUDIO_BRIDGE_WATCH_INTERVAL",
     )
-    server_start_timeout: Seconds = Field(
-        30.0,
-        description="Seconds for an MCP server to start and list its tools.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT"),
+    server_start_timeout: Seconds = _setting(
+        30.0, "Seconds for an MCP server to start and list its tools.", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT"
     )
-    server_idle: float = Field(
+    server_idle: float = _setting(
         600.0,
+        "Seconds for which an unused MCP server stays open; 0 closes it with its last run.",
+        "LMSTUDIO_BRIDGE_SERVER_IDLE",
         ge=0,
         le=86_400,
-        description="Seconds for which an MCP server stays open when no run uses it; 0 closes it with its last run.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_SERVER_IDLE"),
     )
-    max_servers: int = Field(
+    max_servers: int = _setting(
         20,
+        "MCP servers open at the same time; the least recently used idle one is closed to make room.",
+        "LMSTUDIO_BRIDGE_MAX_SERVERS",
         ge=1,
         le=1_000,
-        description="MCP servers open at once; of those that no run uses, the one left longest ago makes room.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_MAX_SERVERS"),
     )
-    fresh: tuple[str, ...] | None = Field(
+    fresh: tuple[str, ...] | None = _setting(
         None,
-        description="Servers that every run starts for itself: names with commas, or * for all; else browsers.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_FRESH"),
+        "Servers that every run starts for itself: comma-separated names, or * for all; defaults to browsers.",
+        "LMSTUDIO_BRIDGE_FRESH",
     )
-    tool_timeout: Seconds = Field(
+    tool_timeout: Seconds = _setting(
         120.0,
-        description="Seconds for one tool call, where the server's own entry sets no timeout.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_TOOL_TIMEOUT"),
+        "Seconds for one tool call, unless the server's entry sets a timeout.",
+        "LMSTUDIO_BRIDGE_TOOL_TIMEOUT",
     )
-    run_timeout: Seconds = Field(
+    run_timeout: Seconds = _setting(
         3600.0,
-        description="Seconds for a whole run; at the end of it the answer so far is given.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_RUN_TIMEOUT"),
+        "Seconds for a whole run; after that, the answer so far is returned.",
+        "LMSTUDIO_BRIDGE_RUN_TIMEOUT",
     )
-    heartbeat: Seconds = Field(
+    heartbeat: Seconds = _setting(
         15.0,
-        description="Seconds between two progress messages when nothing new happens; a host may give up on silence.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_HEARTBEAT"),
+        "Seconds between progress messages when nothing new happens; hosts may give up on a silent server.",
+        "LMSTUDIO_BRIDGE_HEARTBEAT",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning",
-        description="How much is logged to stderr.",
-        json_schema_extra=_from_env("LMSTUDIO_BRIDGE_LOG_LEVEL"),
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "warning", "How much is logged to stderr.", "LMSTUDIO_BRIDGE_LOG_LEVEL"
     )
 
 
 def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
-    """The settings that `environ` asks for; an empty variable counts as not set.
+    """The settings in `environ`; an empty variable counts as not set. Relative paths start at `cwd`.
 
     Raises:
-        SettingsError: A variable has a value that cannot be used; the message names it.
+        SettingsError: A variable has an invalid value; the message names it.
     """
     values: dict[str, Any] = {"project": cwd, "home": _default_home(environ)}
     named_by: dict[str, str] = {}
     for name in Settings.model_fields:
-        for variable in _variables(name):
+        for variable in variables_of(name):
             if value := environ.get(variable, "").strip():
                 values[name], named_by[name] = value, variable
                 break
     if "root_url" in values:
-        values["root_url"] = normalise_root_url(values["root_url"], variable=named_by["root_url"])
+        values["root_url"] = normalize_root_url(values["root_url"], variable=named_by["root_url"])
     elif environ.get("LMSTUDIO_HOST", "").strip() or environ.get("LMSTUDIO_PORT", "").strip():
         values["root_url"] = _root_url_of_host(environ)
     for name in ("trust", "pass_env", "fresh"):
@@ -252,11 +234,11 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
             values[name] = tuple(filter(None, map(str.strip, values[name].split(","))))
     for name in ("project", "mcp_config", "home", "ca_file"):
         if name in values:
-            values[name] = cwd / _expanded(values[name], variable=named_by.get(name, _variable(name)))
+            values[name] = cwd / _expanded(values[name], variable=named_by.get(name, variables_of(name)[0]))
     if not all("!" <= character <= "~" for character in values.get("api_token", "")):
         raise SettingsError(
-            f"{named_by['api_token']} holds characters that no API token has.",
-            remedy=f"Copy the token from LM Studio once more into {named_by['api_token']}, without anything around it.",
+            f"{named_by['api_token']} contains characters that are invalid in an API token.",
+            remedy=f"Copy the token from LM Studio into {named_by['api_token']} again, with nothing around it.",
         )
     for name in ("log_level", "max_access", "journal"):
         if name in values:
@@ -266,18 +248,26 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        shown = named_by.get(name, _variable(name))
+        shown = named_by.get(name, variables_of(name)[0])
         raise SettingsError(
-            f"The environment variable {shown} has a value that can't be used: {first['msg']}.",
-            remedy=f"{shown}: {Settings.model_fields[name].description} Correct it or remove it.",
+            f"The environment variable {shown} has an invalid value: {first['msg']}.",
+            remedy=f"{shown}: {Settings.model_fields[name].description} Correct or remove it.",
         ) from exc
 
 
-def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str:
+def variables_of(field: str) -> list[str]:
+    """The environment variables that set a field, in order of precedence."""
+    extra = Settings.model_fields[field].json_schema_extra
+    variables = extra["env"] if isinstance(extra, dict) else []
+    assert isinstance(variables, list)
+    return [str(variable) for variable in variables]
+
+
+def normalize_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str:
     """LM Studio's address without `/v1`, `/api/v1`, query or trailing slash.
 
     Raises:
-        SettingsError: It is no http(s) URL, or it holds a user name or password.
+        SettingsError: It is not an http or https URL, or it contains a user name or a password.
     """
     candidate = text.strip()
     if "://" not in candidate:
@@ -290,8 +280,8 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
         valid = False
     if "@" in candidate.partition("://")[2].partition("/")[0]:
         raise SettingsError(
-            f"{variable} holds a user name or a password.",
-            remedy="Put the token into LM_API_TOKEN and leave the address without it.",
+            f"{variable} contains a user name or a password.",
+            remedy="Put the token into LM_API_TOKEN and remove it from the address.",
         )
     if not valid:
         raise SettingsError(
@@ -307,13 +297,13 @@ def normalise_root_url(text: str, *, variable: str = "LMSTUDIO_BASE_URL") -> str
 
 
 def _is_host(text: str) -> bool:
-    """Whether it can be sent as the name of a host.
+    """Whether it is a valid host name.
 
     Raises:
-        ValueError: It holds characters that no name has.
+        ValueError: It contains invalid characters.
     """
     labels = text.removesuffix(".").split(".")
-    named = text.isascii() or text.encode("idna")  # a codec that takes long to import, and that most do without
+    named = text.isascii() or text.encode("idna")  # the codec is slow to import, and rarely needed
     return bool(_HOST.fullmatch(text) and named and all(0 < len(label) <= _LABEL_LENGTH for label in labels))
 
 
@@ -323,27 +313,15 @@ def _root_url_of_host(environ: Mapping[str, str]) -> str:
     if not (port.isdecimal() and len(port) <= _PORT_DIGITS and 0 < int(port) < 65_536):
         raise SettingsError(
             f"LMSTUDIO_PORT is not a port number: {port!r}.",
-            remedy=f"Set it to the port that LM Studio shows in its Developer tab (usually {DEFAULT_PORT}).",
+            remedy=f"Set it to the port shown in LM Studio's Developer tab (usually {DEFAULT_PORT}).",
         )
     if host.count(":") > 1 and "[" not in host and "://" not in host:
         host = f"[{host}]"  # a bare IPv6 address
-    address = normalise_root_url(host, variable="LMSTUDIO_HOST")  # people put the whole address here
+    address = normalize_root_url(host, variable="LMSTUDIO_HOST")  # some put a whole address here
     parts = urlsplit(address)
     if parts.port is not None:
         return address
     return urlunsplit(parts._replace(netloc=f"{parts.netloc}:{port}"))
-
-
-def _variables(name: str) -> list[str]:
-    """The variables that set a field, in order of rank."""
-    extra = Settings.model_fields[name].json_schema_extra
-    variables = extra["env"] if isinstance(extra, dict) else []
-    assert isinstance(variables, list)
-    return [str(variable) for variable in variables]
-
-
-def _variable(name: str) -> str:
-    return _variables(name)[0]
 
 
 def _expanded(path: str | Path, *, variable: str) -> Path:
@@ -351,8 +329,8 @@ def _expanded(path: str | Path, *, variable: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as exc:  # no such user, or no home folder
         raise SettingsError(
-            f"{variable}: the home folder in {str(path)!r} can't be found.",
-            remedy=f"Set {variable} to a full path.",
+            f"{variable}: the home folder in {str(path)!r} was not found.",
+            remedy=f"Set {variable} to an absolute path.",
         ) from exc
 
 
@@ -366,26 +344,26 @@ def _default_home(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the texts of an entry may refer to: the project's folder, the home folder, the environment."""
+    """What paths and variables in configuration files refer to: the project, the home folder, the environment."""
 
     project: Path
     environ: Mapping[str, str]
 
     @property
     def home(self) -> Path | None:
-        """The home folder of that environment; None where it does not say."""
+        """The home folder of that environment, if it has one."""
         variable = "USERPROFILE" if os.name == "nt" and not self.environ.get("HOME") else "HOME"
         return Path(home) if (home := self.environ.get(variable, "")) else None
 
     def locate(self, text: str) -> Path:
-        """A path as people write it: below the home folder with `~`, else as seen from the project."""
+        """The path: below the home folder if it starts with `~`, else relative to the project."""
         first, *rest = Path(text).parts or (".",)
         if first == "~" and self.home is not None:
             return self.home.joinpath(*rest)
         return self.project / text
 
     def word(self, name: str) -> str | None:
-        """What Cursor and VS Code put for a `${name}` of theirs."""
+        """The value of a `${name}` of Cursor and VS Code; None if the name is unknown."""
         match name:
             case "workspaceFolder":
                 return str(self.project)

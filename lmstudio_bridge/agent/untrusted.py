@@ -55,7 +55,8 @@ class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
 
     `redact` takes secrets out of what tools return, and `holds_placeholder` finds what it put in their place.
-    `fence` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text from its reasoning.
+    `fence` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text from
+    its reasoning.
     """
 
     redact: Callable[[str], str] = str

@@ -8,19 +8,19 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.settings import Settings, variables_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 _HEAD = """\
 # Settings
 
-All are environment variables of the bridge's process, and all may be left out. In Claude Code they go into `env` of the
-server's entry: `uvx lmstudio-bridge install --env NAME=VALUE` puts them there, or `-e` does:
-`claude mcp add lmstudio-bridge -e LM_API_TOKEN=… -- uvx lmstudio-bridge`. The commands take those of your shell.
+All settings are optional environment variables of the bridge's process. In Claude Code, set them in `env` of the
+server's entry: with `uvx lmstudio-bridge install --env NAME=VALUE`, or with `-e`:
+`claude mcp add lmstudio-bridge -e LM_API_TOKEN=… -- uvx lmstudio-bridge`. The commands use those of your shell.
 
-An empty variable counts as not set. Where a row has two, the first that is set counts. `LMSTUDIO_HOST` and
-`LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts, and count where that one is not set. `lmstudio-bridge doctor`
-shows what is set, and what it can't use.
+An empty variable counts as not set. If a row has two, the first one that is set wins. `LMSTUDIO_HOST` and
+`LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts, used if that one is not set. `lmstudio-bridge doctor` shows what
+is set, and which values are invalid.
 
 | variable | meaning | values | default |
 |---|---|---|---|
@@ -31,7 +31,7 @@ _NOT_FIXED = {"project": "the working folder", "home": "`~/.local/state/lmstudio
 
 def variables() -> set[str]:
     """Every variable that sets something."""
-    return {name for field in Settings.model_fields for name in _variables(field)}
+    return {name for field in Settings.model_fields for name in variables_of(field)}
 
 
 def page() -> str:
@@ -42,17 +42,9 @@ def page() -> str:
 def _rows() -> Iterator[str]:
     schema = Settings.model_json_schema()["properties"]
     for name, field in Settings.model_fields.items():
-        named = ", ".join(f"`{variable}`" for variable in _variables(name))
+        named = ", ".join(f"`{variable}`" for variable in variables_of(name))
         default = _NOT_FIXED.get(name) or _default(field.default)
         yield f"| {named} | {field.description} | {_values(schema[name])} | {default} |"
-
-
-def _variables(name: str) -> list[str]:
-    extra = Settings.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    named = extra["env"]
-    assert isinstance(named, list)
-    return [str(each) for each in named]
 
 
 def _default(value: object) -> str:

@@ -364,7 +364,7 @@ async def test_a_secret_does_not_go_into_a_file_that_others_get(shell: Shell) ->
     ("options", "said"),
     [
         (("--base-url", "ftp://x"), "LMSTUDIO_BASE_URL is not an http or https address"),
-        (("--env", "LMSTUDIO_BRIDGE_CALLS=maybe"), "LMSTUDIO_BRIDGE_CALLS has a value that can't be used"),
+        (("--env", "LMSTUDIO_BRIDGE_CALLS=maybe"), "LMSTUDIO_BRIDGE_CALLS has an invalid value"),
         (("--env", "=x"), "An --env does not begin with the name of a variable"),
         (("--env", "NOT_HERE"), "--env NOT_HERE: there is no such variable here"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.settings import Settings, normalise_root_url, read_settings
+from lmstudio_bridge.settings import Settings, normalize_root_url, read_settings
 
 CWD = Path("/project")
 TOKEN = "sk-lm-abcdefgh:abcdefghijklmnopqrst"
@@ -53,9 +53,9 @@ def read(**environ: str) -> Settings:
     ],
 )
 def test_an_address_is_read_in_every_spelling(text: str, root: str) -> None:
-    assert normalise_root_url(text) == root
+    assert normalize_root_url(text) == root
     assert read(LMSTUDIO_BASE_URL=text).root_url == root
-    assert normalise_root_url(root) == root
+    assert normalize_root_url(root) == root
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_no_address_is_refused_and_the_variable_named(text: str) -> None
     ],
 )
 def test_an_address_with_a_password_is_refused_without_telling_it(text: str) -> None:
-    with pytest.raises(SettingsError, match="LMSTUDIO_BASE_URL holds a user name or a password") as caught:
+    with pytest.raises(SettingsError, match="LMSTUDIO_BASE_URL contains a user name or a password") as caught:
         read(LMSTUDIO_BASE_URL=text)
 
     assert "secret" not in caught.value.explain()
@@ -110,7 +110,7 @@ def test_an_address_with_a_password_is_refused_without_telling_it(text: str) -> 
 @given(st.text())
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     try:
-        root = normalise_root_url(text)
+        root = normalize_root_url(text)
     except SettingsError:
         return
     assert root.startswith(("http://", "https://"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
-from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.settings import Settings, variables_of
 
 _LIBRARIES = ("mcp", "httpx", "pydantic")
 _PREFIX = "LMSTUDIO_BRIDGE_"
@@ -75,11 +75,8 @@ def check_journals(settings: Settings) -> Check:
 def _variables() -> dict[str, bool]:
     """Every variable of the settings, and whether its value is a secret."""
     known = {"LMSTUDIO_HOST": False, "LMSTUDIO_PORT": False}
-    for field in Settings.model_fields.values():
-        extra = field.json_schema_extra
-        names = extra.get("env") if isinstance(extra, dict) else None
-        secret = "SecretStr" in str(field.annotation)
-        known |= {str(name): secret for name in (names if isinstance(names, list) else ())}
+    for name, field in Settings.model_fields.items():
+        known |= dict.fromkeys(variables_of(name), "SecretStr" in str(field.annotation))
     return known
 
 

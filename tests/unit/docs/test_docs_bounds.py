@@ -30,7 +30,7 @@ from lmstudio_bridge.runs import tool_cache as catalogues
 from lmstudio_bridge.security import rule_files
 from lmstudio_bridge.security import workspace as paths
 from lmstudio_bridge.server import tools as server
-from lmstudio_bridge.settings import Settings, read_settings
+from lmstudio_bridge.settings import Settings, read_settings, variables_of
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = read_settings({}, cwd=ROOT)
@@ -117,12 +117,7 @@ def test_stdio_and_http_have_the_same_bound() -> None:
 
 
 def test_every_setting_that_is_named_is_one() -> None:
-    variables: set[str] = set()
-    for field in Settings.model_fields.values():
-        assert isinstance(field.json_schema_extra, dict)
-        named = field.json_schema_extra["env"]
-        assert isinstance(named, list)
-        variables |= set(map(str, named))
+    variables = {variable for field in Settings.model_fields for variable in variables_of(field)}
     text = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
 
     assert set(re.findall(r"LMSTUDIO_[A-Z_]+", text)) <= variables
