@@ -1,115 +1,61 @@
-"""The way to one MCP server: streams of messages over stdio, HTTP or SSE, and what is known when they end.
-
-The only module that imports an HTTP client for MCP, and the transports of the MCP SDK. What the
-messages say is the business of `connections`.
-"""
+"""The transports over HTTP: streamable HTTP, and the older SSE. The only module that imports an HTTP client for MCP."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any, Self, TypeAlias, assert_never
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 from mcp.client.sse import sse_client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
-from pydantic import ValidationError
 
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.stdio import ChildProcess, ChildProcesses, add_own
 from lmstudio_bridge.messages import ServerConfig
 
-Streams: TypeAlias = tuple[Any, Any]
-"""What the SDK's transports yield: a stream to read messages from, and one to write them to."""
-
-MAX_EVENT = 64 * 1024 * 1024  # bytes of one event over HTTP, as in one line over stdio
+MAX_EVENT = 64 * 1024 * 1024  # bytes of one event, as of one line over stdio
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
-EXIT_GRACE = 0.5  # seconds that a server which closed its output has to end, so that we can say how
 
 statuses: ContextVar[list[int] | None] = ContextVar("statuses", default=None)
-"""The HTTP statuses that answered the requests of the current call.
+"""The HTTP statuses that answered the current request.
 
-The SDK turns them all into the same JSON-RPC errors, but it sends each message in the context of
+The SDK turns all of them into the same JSON-RPC errors, but it sends each message in the context of
 the task that wrote it.
 """
 
 
-class ServerTransport:
-    """One transport, to be opened once.
+class HttpTransport:
+    """Reaches one server; can be opened once. How a server went away is not known here."""
 
-    `ending` says how a server went away, as the end of a sentence. Over stdio it is set before the
-    streams end, so whoever waits for an answer wakes up knowing it; otherwise it stays empty.
-    """
+    detects_exit = False
+    exit_reason = ""
+    stderr_tail = ""
 
-    def __init__(
-        self, config: ServerConfig, *, children: ChildProcesses, project: Path, environ: Mapping[str, str]
-    ) -> None:
-        self.ending = ""
+    def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._children = children
-        self._cwd = config.cwd or project
-        self._environ = environ
-        self._child: ChildProcess | None = None
         self._noted: list[int] = []  # HTTP statuses while the connection is being opened
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
-    @property
-    def knows_its_end(self) -> bool:
-        """Whether `ending` can be relied upon."""
-        return self._config.transport == "stdio" and sys.platform != "win32"
-
-    @property
-    def stderr_tail(self) -> str:
-        """The last words of a stdio server."""
-        return self._child.stderr_tail if self._child else ""
-
-    def open_streams(self) -> AbstractAsyncContextManager[Streams]:
-        """Start or reach the server; leaving the block ends it.
-
-        What is raised inside is the SDK's, often in nested exception groups: see `explain`.
-        """
-        config = self._config
+    def open_streams(self) -> AbstractAsyncContextManager[tuple[Any, Any]]:
+        """Streams to read messages from and to write them to; leaving the block ends the session."""
         statuses.set(self._noted)
-        match config.transport:
-            case "stdio" if sys.platform == "win32":  # where processes end by job objects, which the SDK knows
-                env = add_own(self._environ, config.env)
-                return stdio_client(
-                    StdioServerParameters(command=config.command, args=list(config.args), env=env, cwd=self._cwd)
-                )
-            case "stdio":
-                return self._open_stdio()
-            case "http":
-                return self._open_http()
-            case "sse":
-                return self._open_sse()
-            case _:
-                assert_never(config.transport)
+        return self._open_sse() if self._config.transport == "sse" else self._open_http()
 
     def explain(self, exc: BaseException) -> Failure | None:
-        """Why the streams could not be opened, as far as the transport itself is to blame."""
+        """Why the server could not be reached, if the transport knows."""
         config = self._config
         words = str(exc) or type(exc).__name__
-        if isinstance(exc, httpx2.HTTPStatusError):
-            return failures.explain_status(exc.response.status_code, config=config)
-        if self._noted and self._noted[-1] >= 300:
-            return failures.explain_status(self._noted[-1], config=config, words=words)
-        if self.ending:
-            return failures.explain_exit(self.ending, config=config, stderr_tail=self.stderr_tail)
         match exc:
-            case OSError() | ValueError() if self.knows_its_end and self._child is None:
-                return failures.explain_spawn(exc, config=config, cwd=self._cwd)
-            case UnicodeEncodeError() if config.transport != "stdio":  # nothing else of a request comes from the entry
+            case httpx2.HTTPStatusError():
+                return failures.explain_status(exc.response.status_code, config=config)
+            case _ if self._noted and self._noted[-1] >= 300:
+                return failures.explain_status(self._noted[-1], config=config, words=words)
+            case UnicodeEncodeError():  # nothing else in a request comes from the entry
                 return failures.explain_header(config=config)
             case httpx2.SSEError():
                 return failures.explain_wrong_url(words, config=config)
@@ -119,7 +65,7 @@ class ServerTransport:
                 return None
 
     @asynccontextmanager
-    async def _open_http(self) -> AsyncIterator[Streams]:
+    async def _open_http(self) -> AsyncIterator[tuple[Any, Any]]:
         async with (
             self._make_http_client() as client,
             streamable_http_client(self._config.url, http_client=client, max_sse_event_size=MAX_EVENT) as streams,
@@ -127,10 +73,10 @@ class ServerTransport:
             yield streams
 
     @asynccontextmanager
-    async def _open_sse(self) -> AsyncIterator[Streams]:
-        """Like the SDK's, but a refused message ends the connection: its answer would be waited for in vain.
+    async def _open_sse(self) -> AsyncIterator[tuple[Any, Any]]:
+        """Like the SDK's, but an HTTP error for a message ends the connection.
 
-        The SDK (2.3) logs the HTTP error, and from then on it sends nothing more.
+        The SDK (2.3) only logs it and sends nothing more, so the answer would be waited for in vain.
         """
         arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         async with (
@@ -141,7 +87,7 @@ class ServerTransport:
         ):
 
             async def receive() -> None:
-                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody listens any more
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the session has ended
                     async for message in arriving:
                         await arrived.send(message)
                 await arrived.aclose()
@@ -160,101 +106,15 @@ class ServerTransport:
             self._refused.set()
 
     def _make_http_client(self, *_: Any, **__: Any) -> httpx2.AsyncClient:
-        """A client for one server; the arguments are what `sse_client` would like, timeouts that we do not want."""
+        """A client for one server; the arguments are timeouts that `sse_client` suggests, which are not wanted."""
         loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
         return httpx2.AsyncClient(
-            headers={"Accept-Encoding": "identity", **self._config.headers},  # a bomb is small until it is unpacked
+            headers={"Accept-Encoding": "identity", **self._config.headers},  # compression could hide any size
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not loopback,  # a proxy cannot reach this machine for us
             event_hooks={"response": [_note_status, self._note_refusal, _bound_body]},
         )
-
-    @asynccontextmanager
-    async def _open_stdio(self) -> AsyncIterator[Streams]:
-        """Like the SDK's, but with a known process group, stderr kept, and a buffer that is not quadratic.
-
-        Whoever writes a message writes it to the pipe, and whoever reads one reads its line: no tasks in between.
-        """
-        config = self._config
-        env = add_own(self._environ, config.env)
-        async with self._children.open_child(config.command, config.args, env=env, cwd=self._cwd) as child:
-            self._child = child
-
-            async def receive() -> AsyncGenerator[SessionMessage, None]:
-                async for line in child.lines():
-                    try:
-                        messages = decode_line(line)
-                    except ValueError:
-                        child.note(line)
-                        continue
-                    for message in messages:
-                        yield SessionMessage(message)
-                await finish("closed its output")
-
-            async def send(item: SessionMessage) -> None:
-                try:
-                    data = _encode_message(item.message)
-                except (ValueError, RecursionError) as exc:
-                    raise MCPError(code=INVALID_PARAMS, message="This is nested too deeply to be sent.") from exc
-                try:
-                    await child.write(data)
-                except BrokenPipeError as exc:
-                    with anyio.CancelScope(shield=True):
-                        await finish("does not read its input any more")
-                    child.stop_reading()
-                    raise anyio.BrokenResourceError from exc
-
-            async def finish(otherwise: str) -> None:
-                await child.wait_exited(EXIT_GRACE)
-                self.ending = self.ending or child.ending or otherwise
-
-            yield _Incoming(receive()), _Outgoing(send)
-
-
-class _Incoming:
-    """The messages of a generator, as a stream that the SDK can read."""
-
-    def __init__(self, messages: AsyncGenerator[SessionMessage, None]) -> None:
-        self._messages = messages
-
-    def __aiter__(self) -> AsyncGenerator[SessionMessage, None]:
-        return self._messages
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._messages.aclose()
-
-
-class _Outgoing:
-    """A stream that the SDK can write to: `send` raises `anyio.BrokenResourceError` where nobody reads any more."""
-
-    def __init__(self, send: Callable[[SessionMessage], Awaitable[None]]) -> None:
-        self.send = send
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-
-async def _note_status(response: httpx2.Response) -> None:
-    """Remember a status for the call that it answers; the SDK's own GET and DELETE answer none."""
-    noted = statuses.get()
-    if noted is not None and response.request.method == "POST":
-        noted.append(response.status_code)
-
-
-async def _bound_body(response: httpx2.Response) -> None:
-    """Let a reply that is no stream of events end at the bound: the SDK reads it whole."""
-    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-        return  # each event has the bound
-    if isinstance(response.stream, httpx2.AsyncByteStream):
-        packed = response.headers.get("content-encoding", "identity").lower() != "identity"
-        response.stream = BoundedStream(response.stream, 0 if packed else MAX_EVENT)
 
 
 class BoundedStream(httpx2.AsyncByteStream):
@@ -263,7 +123,9 @@ class BoundedStream(httpx2.AsyncByteStream):
     def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
         self._inner = inner
         self._left = limit
-        self._problem = f"its answer is larger than {limit // (1024 * 1024)} MiB" if limit else "its answer is packed"
+        self._problem = (
+            f"its answer is larger than {limit // (1024 * 1024)} MiB" if limit else "its answer is compressed"
+        )
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._inner:
@@ -276,35 +138,17 @@ class BoundedStream(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-def _encode_message(message: JSONRPCMessage) -> bytes:
-    return json.dumps(message.model_dump(by_alias=True, mode="json", exclude_unset=True)).encode() + b"\n"
+async def _note_status(response: httpx2.Response) -> None:
+    """Remember a status for the request that it answers; the SDK's own GET and DELETE answer none."""
+    noted = statuses.get()
+    if noted is not None and response.request.method == "POST":
+        noted.append(response.status_code)
 
 
-def decode_line(line: bytes) -> list[JSONRPCMessage]:
-    """The messages in one line: one, or several from a server that sends batches (protocol 2025-03-26).
-
-    Raises:
-        ValueError: it is something else, such as a greeting or a log line.
-    """
-    try:
-        return [jsonrpc_message_adapter.validate_json(line, by_name=False)]
-    except ValidationError:
-        try:
-            decoded = json.loads(line.decode("utf-8", "replace"))
-            return [_mend_message(item) for item in (decoded if isinstance(decoded, list) else [decoded])]
-        except RecursionError as exc:
-            raise ValueError("nested too deeply") from exc
-
-
-def _mend_message(item: object) -> JSONRPCMessage:
-    """A message that is not quite one; an answer without sense becomes an error, so that nobody waits for it."""
-    if not isinstance(item, dict):
-        raise ValueError("not a JSON-RPC message")
-    try:
-        return jsonrpc_message_adapter.validate_python({**item, "jsonrpc": "2.0"}, by_name=False)
-    except ValidationError:
-        number = item.get("id")
-        if "method" in item or not isinstance(number, int | str):
-            raise
-    words = f"The server's answer is malformed: {json.dumps(item)[:500]}"
-    return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=INTERNAL_ERROR, message=words))
+async def _bound_body(response: httpx2.Response) -> None:
+    """Limit a reply that is not a stream of events, as the SDK reads it whole; each event has a limit of its own."""
+    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        return
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        compressed = response.headers.get("content-encoding", "identity").lower() != "identity"
+        response.stream = BoundedStream(response.stream, 0 if compressed else MAX_EVENT)

@@ -1,7 +1,7 @@
-"""What MCP servers send, made into our words: tool listings, results, progress.
+"""Reads what MCP servers send, however sloppy: messages, tool listings, results, progress.
 
-Pure functions over decoded JSON. Servers are sloppy in many ways, so nothing here raises: a bad
-tool is repaired or left out, and every kind of content becomes text that a model can read.
+Pure functions. A bad tool is repaired or left out, and every kind of content becomes text that a
+model can read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from mcp.types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from pydantic import ValidationError
 
 from lmstudio_bridge.messages import Image, ServerTool, ToolResult, is_deeper
 
@@ -24,17 +27,44 @@ MAX_NAME = 256  # characters of a tool's name; the MCP specification allows 128
 MAX_DESCRIPTION = 16_384  # characters; the model reads the beginning
 MAX_SCHEMA = 65_536  # characters of a tool's schema as JSON, which no local model could read
 MAX_LEVELS = 64  # of a tool's schema as JSON
+MAX_ARGUMENT_LEVELS = 200  # of the arguments of a call; pydantic encodes about 250
 MAX_BLOCKS = 1_000  # of a result's content
 MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
 MAX_IMAGES = 16  # of a result; a model is shown fewer
 
 
-def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
-    """The tools in a listing.
+def decode_line(line: bytes) -> list[JSONRPCMessage]:
+    """The messages in one line: one, or several from a server that sends batches (protocol 2025-03-26).
 
-    One without a usable name or schema, or with a name that was there before, is left out, and so are all
-    above `MAX_TOOLS`.
+    Raises:
+        ValueError: it is something else, such as a greeting or a log line.
     """
+    try:
+        return [jsonrpc_message_adapter.validate_json(line, by_name=False)]
+    except ValidationError:
+        try:
+            decoded = json.loads(line.decode("utf-8", "replace"))
+            return [_repair_message(item) for item in (decoded if isinstance(decoded, list) else [decoded])]
+        except RecursionError as exc:
+            raise ValueError("nested too deeply") from exc
+
+
+def _repair_message(item: object) -> JSONRPCMessage:
+    """The message; an invalid answer becomes an error, so that nobody waits for it."""
+    if not isinstance(item, dict):
+        raise ValueError("not a JSON-RPC message")
+    try:
+        return jsonrpc_message_adapter.validate_python({**item, "jsonrpc": "2.0"}, by_name=False)
+    except ValidationError:
+        number = item.get("id")
+        if "method" in item or not isinstance(number, int | str):
+            raise
+    text = f"The server's answer is malformed: {json.dumps(item)[:500]}"
+    return JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=INTERNAL_ERROR, message=text))
+
+
+def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
+    """The tools in a listing, without those whose name or schema is unusable, duplicates, and all above `MAX_TOOLS`."""
     tools: dict[str, ServerTool] = {}
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -49,35 +79,35 @@ def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]
             logger.warning("MCP server %s: the tool %s is left out: %s", server, name, problem)
             continue
         annotations = entry.get("annotations")
-        said = dict(annotations) if isinstance(annotations, dict) else {}
-        hint = said.pop("readOnlyHint", None)
+        notes = dict(annotations) if isinstance(annotations, dict) else {}
+        hint = notes.pop("readOnlyHint", None)
         tools[name] = ServerTool(
             server=server,
             name=name,
             description=_text_of(entry.get("description"))[:MAX_DESCRIPTION],
             input_schema=schema,
             read_only=hint if isinstance(hint, bool) else None,
-            title=(_text_of(entry.get("title")) or _text_of(said.get("title")))[:MAX_DESCRIPTION],
-            hints={name: said[name] for name in _HINTS if isinstance(said.get(name), bool)},
+            title=(_text_of(entry.get("title")) or _text_of(notes.get("title")))[:MAX_DESCRIPTION],
+            hints={key: notes[key] for key in _HINTS if isinstance(notes.get(key), bool)},
         )
     return tuple(tools.values())
 
 
 def _too_much(schema: Mapping[str, Any]) -> str:
-    """What is too much about a schema; "" if nothing is."""
+    """Why a schema is too large; "" if it is not."""
     if is_deeper(schema, MAX_LEVELS):
         return f"its schema is nested in more than {MAX_LEVELS} levels"
     return f"its schema is longer than {MAX_SCHEMA:,} characters" if len(_compact(schema)) > MAX_SCHEMA else ""
 
 
 def _shown(entry: object) -> str:
-    """An entry for the log, without making megabytes of words first."""
+    """A short form of an entry for the log, without formatting megabytes first."""
     name = entry.get("name") if isinstance(entry, dict) else entry
     return repr(name[:200] if isinstance(name, str) else type(name).__name__)
 
 
 def _repair_schema(schema: object) -> dict[str, Any]:
-    """An object schema: `{}`, none at all and a missing type all mean "any arguments"."""
+    """An object schema: `{}`, a missing schema and a missing type all mean "any arguments"."""
     repaired: dict[str, Any] = dict(schema) if isinstance(schema, dict) else {}
     repaired["type"] = "object"
     if not isinstance(repaired.get("properties"), dict):
@@ -101,13 +131,13 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
     images: list[Image] = []
     for block in blocks:
         texts.append(_read_block(block, images))
-    said = [text for text in texts if text]
+    parts = [text for text in texts if text]
     structured = raw.get("structuredContent")
     if structured is not None and not any(_is_text(block) for block in blocks):
-        said.append(_compact(structured))
+        parts.append(_compact(structured))
     if left_out > 0:
-        said.append(f"[{left_out:,} more blocks of this result were left out]")
-    text = "\n".join(said)
+        parts.append(f"[{left_out:,} more blocks of this result were left out]")
+    text = "\n".join(parts)
     if len(text) > MAX_TEXT:
         cut = len(text) - MAX_TEXT
         text = f"{text[:MAX_TEXT]}\n[the last {cut:,} characters of this result were left out]"
@@ -175,13 +205,18 @@ def read_progress(progress: float, total: float | None, message: str | None) -> 
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as what JSON can really carry.
+    """The arguments as plain JSON values.
 
     Raises:
-        ValueError: they hold something that JSON has no word for, such as NaN.
-        TypeError: they hold an object that is no JSON value.
+        ValueError: they hold something that JSON cannot express, such as NaN, or are nested too deeply;
+            the text says so to the model.
     """
-    plain: dict[str, Any] = json.loads(_clean(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
+    if is_deeper(arguments, MAX_ARGUMENT_LEVELS):
+        raise ValueError("This is nested too deeply to be sent.")
+    try:
+        plain: dict[str, Any] = json.loads(_clean(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"These arguments cannot be sent as JSON: {exc}") from exc
     return plain
 
 
@@ -197,5 +232,5 @@ def _text_of(value: object) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without lone surrogates: JavaScript servers leave them where they cut a text, and UTF-8 cannot say them."""
+    """The text without lone surrogates, which JavaScript servers leave where they cut a text; UTF-8 has none."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

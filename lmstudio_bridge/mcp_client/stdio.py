@@ -1,12 +1,14 @@
-"""Child processes that speak in lines over stdin and stdout, and that are sure to end with us.
+"""The stdio transport: child processes that speak MCP over stdin and stdout and always end with the bridge.
 
-Nothing here knows MCP. Each child leads a process group of its own, so that its own children end
-with it. POSIX only: on Windows `transports` uses the transport of the MCP SDK.
+Each child leads a process group of its own, so that its own children end with it. That is POSIX only:
+on Windows the SDK's transport is used, which ends processes with job objects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import re
 import signal
@@ -16,30 +18,187 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.message import SessionMessage
 
-_Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
+from lmstudio_bridge.mcp_client import failures
+from lmstudio_bridge.mcp_client.failures import Failure
+from lmstudio_bridge.mcp_client.repair import decode_line
+from lmstudio_bridge.messages import ServerConfig
+
+logger = logging.getLogger(__name__)
 
 MAX_LINE = 64 * 1024 * 1024
 """Bytes in one line of stdout: far above any useful result, far below what would exhaust memory."""
 
 MAX_QUEUED = 4 * 1024 * 1024
-"""Bytes of whole lines that wait for their reader; above that we stop reading the pipe."""
+"""Bytes of complete lines that wait to be read; above that, the pipe is not read any further."""
 
 STDERR_LINES = 40
-STDERR_LINE = 500  # bytes; a progress bar or a dumped object is cut here
+STDERR_LINE = 500  # bytes; longer lines, such as progress bars, are cut here
 
-EOF_GRACE = 0.5  # seconds to end by itself once stdin is closed
-TERM_GRACE = 0.5  # seconds to end after SIGTERM
-KILL_GRACE = 2.0  # seconds for the event loop to see a SIGKILLed child end
+EOF_GRACE = 0.5  # seconds to exit after stdin was closed
+TERM_GRACE = 0.5  # seconds to exit after SIGTERM
+KILL_GRACE = 2.0  # seconds for the event loop to notice the exit after SIGKILL
+EXIT_GRACE = 0.5  # seconds for a server that closed its output to exit, so that its exit code can be reported
+
+DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
+"""How many bridges are above a process; it stops a bridge that starts itself through a wrapper."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
+_INHERITED = frozenset(
+    {
+        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
+        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
+        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
+        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
+        # What a server also needs to reach the network, and to write files and dates as its user does.
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    }
+)
+_INHERITED_PREFIXES = ("LC_", "XDG_")
+_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
+_NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
+
+_Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
+
+
+def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
+    """What every server gets of our environment: a small base, and the variables that `passed` names.
+
+    Claude Code gives its servers, and so the bridge, its whole environment, with its API key and its
+    session (seen in 2.1.330). None of that is passed on.
+    """
+    # On Windows these names are case-insensitive.
+    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
+    base = {
+        name: value
+        for name, value in environ.items()
+        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
+    }
+    return base | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
+
+
+def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
+    """The variables that match these names and patterns (`AWS_*`); never Claude Code's or LM Studio's token."""
+    patterns = tuple(passed)
+    return {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+        and name.upper() not in _NEVER
+        and not name.upper().startswith(_NEVER_PREFIXES)
+    }
+
+
+def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a server's own `env`, which may set everything except the depth of the bridge."""
+    return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}
+
+
+def read_depth(environ: Mapping[str, str]) -> int:
+    """How many bridges are above us; 0 if the variable is missing or not a number."""
+    text = environ.get(DEPTH_VARIABLE, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+class StdioTransport:
+    """Starts one server; can be opened once.
+
+    `exit_reason` says how the server went away, as the end of a sentence. If `detects_exit`, it is set
+    before the streams end, so that whoever waits for an answer wakes up knowing it.
+    """
+
+    detects_exit = sys.platform != "win32"
+
+    def __init__(
+        self, config: ServerConfig, *, children: ChildProcesses, project: Path, environ: Mapping[str, str]
+    ) -> None:
+        self.exit_reason = ""
+        self._config = config
+        self._children = children
+        self._cwd = config.cwd or project
+        self._env = add_own(environ, config.env)
+        self._child: ChildProcess | None = None
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines that the server wrote to stderr."""
+        return self._child.stderr_tail if self._child else ""
+
+    @asynccontextmanager
+    async def open_streams(self) -> AsyncIterator[tuple[Any, Any]]:
+        """Start the server, and yield streams to read messages from and to write them to.
+
+        Leaving the block ends the server and its children.
+        """
+        config = self._config
+        if sys.platform == "win32":
+            server = StdioServerParameters(command=config.command, args=list(config.args), env=self._env, cwd=self._cwd)
+            async with stdio_client(server) as streams:
+                yield streams
+            return
+        async with self._children.open_child(config.command, config.args, env=self._env, cwd=self._cwd) as child:
+            self._child = child
+            arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+            write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
+            async with read, write, anyio.create_task_group() as tasks:
+                tasks.start_soon(self._receive, child, arrived)
+                tasks.start_soon(self._send, child, leaving)
+                yield read, write
+                tasks.cancel_scope.cancel()
+
+    def explain(self, exc: BaseException) -> Failure | None:
+        """Why the server could not be started, if the transport knows."""
+        if self.exit_reason:
+            return failures.explain_exit(self.exit_reason, config=self._config, stderr_tail=self.stderr_tail)
+        if self.detects_exit and self._child is None and isinstance(exc, OSError | ValueError):
+            return failures.explain_spawn(exc, config=self._config, cwd=self._cwd)
+        return None
+
+    async def _receive(self, child: ChildProcess, arrived: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        with suppress(anyio.BrokenResourceError):  # the session has ended
+            async with arrived:
+                async for line in child.lines():
+                    try:
+                        messages = decode_line(line)
+                    except ValueError:
+                        child.keep_line(line)
+                        continue
+                    for message in messages:
+                        await arrived.send(SessionMessage(message))
+                await self._note_exit(child, "closed its output")
+
+    async def _send(self, child: ChildProcess, leaving: MemoryObjectReceiveStream[SessionMessage]) -> None:
+        async with leaving:
+            async for item in leaving:
+                try:  # in ASCII, because some servers take U+2028 for the end of a line
+                    text = json.dumps(item.message.model_dump(by_alias=True, mode="json", exclude_unset=True))
+                except (ValueError, RecursionError) as exc:  # it repeats something strange that the server sent
+                    logger.warning("a message for MCP server %s cannot be encoded: %s", self._config.name, exc)
+                    continue
+                try:
+                    await child.write(text.encode() + b"\n")
+                except BrokenPipeError:
+                    await self._note_exit(child, "does not read its input any more")
+                    child.stop_reading()
+                    return
+
+    async def _note_exit(self, child: ChildProcess, otherwise: str) -> None:
+        if not self.exit_reason:
+            await child.wait_exited(EXIT_GRACE)
+            self.exit_reason = child.exit_reason or otherwise
+
 
 class ChildProcesses:
-    """The children that one pool has started; `kill_all` is for the path that has no time left."""
+    """The children that one pool has started."""
 
     def __init__(self) -> None:
         self._live: set[ChildProcess] = set()
@@ -48,7 +207,7 @@ class ChildProcesses:
     async def open_child(
         self, command: str, args: Sequence[str], *, env: Mapping[str, str], cwd: Path
     ) -> AsyncIterator[ChildProcess]:
-        """Start a command; on leaving it is ended together with its whole process group.
+        """Start a command; leaving the block ends it together with its process group.
 
         Raises:
             OSError: the command cannot be started.
@@ -56,30 +215,30 @@ class ChildProcesses:
         """
         child = ChildProcess(self._live)
         try:
-            with anyio.CancelScope(shield=True):  # half a start could not be ended properly, and takes no time
+            with anyio.CancelScope(shield=True):  # a half-started process could not be ended properly
                 await asyncio.get_running_loop().subprocess_exec(
                     lambda: child, command, *args, env=dict(env), cwd=cwd, start_new_session=True
                 )
-        except BaseException:
-            child.kill_now()
-            raise
-        try:
-            yield child
-        finally:
             try:
+                yield child
+            finally:
                 with anyio.CancelScope(shield=True):
                     await child.end()
-            finally:
-                child.kill_now()
+        finally:
+            child.kill_now()
 
     def kill_all(self) -> None:
-        """Kill every child and its group at once, without waiting."""
+        """Kill every child and its group at once, without waiting: for signal handlers."""
         for child in list(self._live):
             child.kill_now()
 
 
 class ChildProcess(asyncio.SubprocessProtocol):
-    """One child: lines in, lines out, its last words on stderr, and how it ended."""
+    """One child: lines in, lines out, the end of its stderr, and how it exited.
+
+    A protocol, and not `asyncio.create_subprocess_exec`: before Python 3.12.5 the `wait` of that one does
+    not return as long as a grandchild holds the pipes, so that a dead server would look alive.
+    """
 
     def __init__(self, live: set[ChildProcess]) -> None:
         self._live = live
@@ -88,9 +247,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._queued = 0  # bytes in _lines
         self._stdout = LineSplitter(MAX_LINE)
         self._stdout_ended = False
-        self._stdout_failure = ""
         self._stderr = LineSplitter(STDERR_LINE)
-        self._words: deque[str] = deque(maxlen=STDERR_LINES)
+        self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._arrived = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -106,15 +264,15 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     @property
     def stderr_tail(self) -> str:
-        """The last lines that it wrote to stderr, and what it wrote to stdout that was no message."""
+        """The last lines of its stderr, and what it wrote to stdout that was not a message."""
         partial = [self._stderr.rest] if self._stderr.rest else []
-        return "\n".join([*self._words, *map(_readable, partial)][-STDERR_LINES:])
+        return "\n".join([*self._stderr_lines, *map(_readable, partial)][-STDERR_LINES:])
 
     @property
-    def ending(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended, as the end of a sentence; empty while it runs."""
-        if self._stdout_failure:
-            return self._stdout_failure
+        if self._stdout.overflowed:
+            return f"wrote a line of more than {MAX_LINE // (1024 * 1024)} MiB"
         code = self._transport.get_returncode() if self._transport else None
         if code is None:
             return "closed its output" if self._stdout_ended else ""
@@ -123,9 +281,9 @@ class ChildProcess(asyncio.SubprocessProtocol):
                 return f"was killed by {signal.Signals(-code).name}"
         return f"exited with code {code}"
 
-    def note(self, line: bytes) -> None:
-        """Keep a line that was no message among its last words."""
-        self._words.append(_readable(line))
+    def keep_line(self, line: bytes) -> None:
+        """Keep a line of stdout that was not a message in `stderr_tail`."""
+        self._stderr_lines.append(_readable(line))
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The lines of its stdout, without line ends, until it closes it; for one reader."""
@@ -140,8 +298,6 @@ class ChildProcess(asyncio.SubprocessProtocol):
             if self._queued <= MAX_QUEUED:
                 self._pipe(1, asyncio.ReadTransport).resume_reading()
             yield line
-            if self._lines:
-                await asyncio.sleep(0)  # others get their turn: a server may write thousands of lines at once
 
     async def write(self, data: bytes) -> None:
         """Write to its stdin; waits while the pipe is full.
@@ -157,21 +313,24 @@ class ChildProcess(asyncio.SubprocessProtocol):
             raise BrokenPipeError
 
     def stop_reading(self) -> None:
-        """Let `lines` end with what has come so far."""
+        """End `lines` after what has arrived so far."""
         self._stdout_ended = True
         self._arrived.set()
 
     async def wait_exited(self, seconds: float) -> bool:
-        """Whether it has ended within that time."""
+        """Whether it exited within that time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._exited.wait()
         return self._exited.is_set()
 
     async def end(self) -> None:
-        """Close its stdin, then SIGTERM, then SIGKILL: about one second at most, and always the whole group."""
+        """Close its stdin, then SIGTERM, then SIGKILL to the whole group: about one second at most."""
         self._pipe(0, asyncio.WriteTransport).close()
-        self._discard_stdout()
+        # Read on and drop it: a server that is stuck writing would never see its stdin close.
+        self.stop_reading()
+        self._lines.clear()
+        self._pipe(1, asyncio.ReadTransport).resume_reading()
         if not await self.wait_exited(EOF_GRACE):
             self._signal_group(signal.SIGTERM)
             await self.wait_exited(TERM_GRACE)
@@ -185,7 +344,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    # What asyncio tells us.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
@@ -193,30 +352,24 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:
-            self._words.extend(_readable(line) for line in self._stderr.feed(data))
+            self._stderr_lines.extend(_readable(line) for line in self._stderr.feed(data))
             return
         if self._stdout_ended:
             return
-        whole = self._stdout.feed(data)
+        lines = self._stdout.feed(data)
         if self._stdout.overflowed:
-            self._stdout_failure = f"wrote a line of more than {MAX_LINE // (1024 * 1024)} MiB"
             self.stop_reading()
             return
-        self._lines.extend(whole)
-        self._queued += sum(map(len, whole))
+        self._queue(lines)
         if self._queued > MAX_QUEUED:
             self._pipe(1, asyncio.ReadTransport).pause_reading()
-        if whole:
-            self._arrived.set()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 0:
             self._stdin_lost = True
             self._writable.set()
         elif fd == 1 and not self._stdout_ended:
-            if self._stdout.rest:
-                self._lines.append(self._stdout.rest)
-                self._queued += len(self._stdout.rest)
+            self._queue([self._stdout.rest] if self._stdout.rest else [])
             self.stop_reading()
 
     def pause_writing(self) -> None:
@@ -226,17 +379,16 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._writable.set()
 
     def process_exited(self) -> None:
-        # A grandchild that holds the pipes would keep a dead server looking alive.
-        self._kill_group()
+        self._kill_group()  # a grandchild that holds the pipes would keep `lines` from ending
         self._exited.set()
 
-    # The rest.
+    # Helpers.
 
-    def _discard_stdout(self) -> None:
-        """Read on without keeping anything: a server that is stuck writing would never see its stdin close."""
-        self.stop_reading()
-        self._lines.clear()
-        self._pipe(1, asyncio.ReadTransport).resume_reading()
+    def _queue(self, lines: list[bytes]) -> None:
+        self._lines.extend(lines)
+        self._queued += sum(map(len, lines))
+        if lines:
+            self._arrived.set()
 
     def _pipe(self, fd: int, kind: type[_Pipe]) -> _Pipe:
         assert self._transport is not None
@@ -247,14 +399,14 @@ class ChildProcess(asyncio.SubprocessProtocol):
             os.killpg(self.pid, number)
 
     def _kill_group(self) -> None:
-        """SIGKILL to the group, once: afterwards its number may come to belong to somebody else."""
+        """SIGKILL to the group, once: afterwards another process may get its number."""
         if self._transport is not None and not self._group_killed:
             self._group_killed = True
             self._signal_group(signal.SIGKILL)
 
 
 class LineSplitter:
-    """Bytes in, whole lines out, in time linear to the bytes; what passes `limit` bytes of a line is dropped."""
+    """Splits bytes into lines, in linear time; what exceeds `limit` bytes of a line is dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -264,7 +416,7 @@ class LineSplitter:
 
     @property
     def rest(self) -> bytes:
-        """What has come since the last line end."""
+        """What has arrived since the last line end."""
         return b"".join(self._parts)
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -291,66 +443,4 @@ class LineSplitter:
 
 def _readable(line: bytes) -> str:
     text = _ANSI.sub("", line[:STDERR_LINE].decode("utf-8", "replace")).rstrip()
-    return text.rpartition("\r")[2]  # of a progress bar, the last state
-
-
-DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
-"""How many bridges stand above a process; it stops a bridge that starts itself through a wrapper."""
-
-
-def read_depth(environ: Mapping[str, str]) -> int:
-    """How many bridges stand above us; 0 where nobody says, or says something that is no number."""
-    text = environ.get(DEPTH_VARIABLE, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
-_INHERITED = frozenset(
-    {
-        # What the MCP SDK lets a stdio server inherit, on POSIX and on Windows.
-        *("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
-        *("APPDATA", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT", "PROCESSOR_ARCHITECTURE"),
-        *("SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE"),
-        # What a server needs on top to reach the network, and to write files and dates as its user does.
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
-    }
-)
-
-
-_INHERITED_PREFIXES = ("LC_", "XDG_")
-
-
-_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
-
-
-_NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
-
-
-def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
-    """What every server gets of our environment: a small clean base, and what `passed` names."""
-    # Windows does not tell upper from lower case in these names.
-    inherited = {name for name in environ if name.upper() in _INHERITED} if sys.platform == "win32" else _INHERITED
-    built = {
-        name: value
-        for name, value in environ.items()
-        if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
-    }
-    return built | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
-
-
-def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
-    """The variables that these names and patterns (`AWS_*`) pick; never Claude Code's, nor LM Studio's token."""
-    patterns = tuple(passed)
-    return {
-        name: value
-        for name, value in environ.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-        and name.upper() not in _NEVER
-        and not name.upper().startswith(_NEVER_PREFIXES)
-    }
-
-
-def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The environment with a server's own `env`, which may set everything but how deep the bridge stands."""
-    return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}
+    return text.rpartition("\r")[2]  # the last state of a progress bar

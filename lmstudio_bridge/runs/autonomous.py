@@ -58,7 +58,7 @@ from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
-from lmstudio_bridge.mcp_client.pool import SessionPool, open_pool
+from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, Message, Notice, ServerConfig, SystemMessage, UserMessage
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, Keep, check_not_active, open_journal
@@ -255,14 +255,16 @@ async def open_agent(
             sleep=sleep,
         ) as client,
         open_pool(
-            project=settings.project,
-            environ=environ,
-            start_timeout=settings.server_start_timeout,
-            call_timeout=settings.tool_timeout,
-            idle_limit=settings.server_idle,
-            max_servers=settings.max_servers,
-            pass_env=settings.pass_env,
-            is_fresh=partial(is_fresh, named=settings.fresh),
+            PoolOptions(
+                project=settings.project,
+                environ=environ,
+                start_timeout=settings.server_start_timeout,
+                call_timeout=settings.tool_timeout,
+                idle_limit=settings.server_idle,
+                max_servers=settings.max_servers,
+                pass_env=settings.pass_env,
+                is_fresh=partial(is_fresh, named=settings.fresh),
+            )
         ) as pool,
     ):
         yield DynamicAutonomousAgent(

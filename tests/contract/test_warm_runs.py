@@ -154,7 +154,7 @@ async def test_a_run_that_finds_all_places_taken_says_so_and_waits_for_its_turn(
         await house.sim.wait_for_request(path=CHAT)
         assert "| one | stdio | usable; open, used by 1 |" in await servers_shown(client)
         second = await start(client, "two")
-        await client.wait_for_progress(second, "waiting for room: MCP server two needs one of 1 places")
+        await client.wait_for_progress(second, "queued: MCP server two waits for one of the 1 server slots")
         assert house.starts("two") == []
         go_on.set()
         answers = [await client.answer_of(number) for number in (first, second)]

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.mcp_client.pool import Lease, SessionPool, open_pool
+from lmstudio_bridge.mcp_client.pool import Lease, PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.messages import ServerConfig
 
 SLOPPY = Path(__file__).with_name("sloppy_server.py")
@@ -33,15 +33,17 @@ def make_pool(
     max_servers: int = 20,
     **options: Any,
 ) -> AbstractAsyncContextManager[SessionPool]:
-    """A pool with some limits set for it; `options` are those of `open_pool`."""
+    """A pool with some limits set for it; `options` are those of `PoolOptions`."""
     return open_pool(
-        project=project,
-        environ=environ,
-        start_timeout=start_timeout,
-        call_timeout=call_timeout,
-        idle_limit=idle_limit,
-        max_servers=max_servers,
-        **options,
+        PoolOptions(
+            project=project,
+            environ=environ,
+            start_timeout=start_timeout,
+            call_timeout=call_timeout,
+            idle_limit=idle_limit,
+            max_servers=max_servers,
+            **options,
+        )
     )
 
 

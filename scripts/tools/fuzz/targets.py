@@ -32,8 +32,7 @@ from lmstudio_bridge.lmstudio.stream import Accumulator, ChunkDecoder
 from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
 from lmstudio_bridge.lmstudio.wire import message_out
 from lmstudio_bridge.mcp_client.discovery import load_servers
-from lmstudio_bridge.mcp_client.http import decode_line
-from lmstudio_bridge.mcp_client.repair import read_progress, read_result, read_tools
+from lmstudio_bridge.mcp_client.repair import decode_line, read_progress, read_result, read_tools
 from lmstudio_bridge.messages import Completion, Message, ServerConfig, ServerTool, ToolCall, ToolMessage
 from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.progress import describe

@@ -193,7 +193,7 @@ async def test_an_answer_is_read_up_to_the_bound(size: int, fits: bool) -> None:
 async def test_an_answer_that_is_packed_although_we_asked_for_plain_is_not_unpacked() -> None:
     packed = respond("200 OK", "not gzip at all", "application/json", extra="content-encoding: gzip\r\n")
     async with answering(packed) as (port, heads), open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="its answer is packed"):
+        with pytest.raises(ServerStartError, match="its answer is compressed"):
             await pool.open_server(configure_url(port))
 
     assert b"accept-encoding: identity" in heads[0].lower()

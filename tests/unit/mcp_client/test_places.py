@@ -1,21 +1,22 @@
-"""Who gets a place, who makes room, who waits: the decisions alone, with time as a number."""
+"""Who gets a slot, who makes room, who waits: the decisions alone, with time as a number."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmstudio_bridge.mcp_client.pool import Decision, Key, Place, Places, Request
+from lmstudio_bridge.mcp_client.pool import Session, Slot, SlotKey, SlotRequest, Slots
 
 LIMIT = 10.0
 
 
 @dataclass
 class Room:
-    """Places, and a pool without servers: what it is told to start runs at once, what it is told to end takes a while.
+    """Slots, and a pool without servers: what it is told to start runs at once, what it is told to end takes a while.
 
     Every step ends in a look at the laws.
     """
@@ -23,82 +24,83 @@ class Room:
     bound: int
     now: float = 0.0
     limit: float = LIMIT
-    ending: list[Place] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    gone: set[Request] = field(default_factory=set)  # their users do not want them any more
+    ending: list[Slot] = field(default_factory=list)
+    requests: list[SlotRequest] = field(default_factory=list)
+    gone: set[SlotRequest] = field(default_factory=set)  # their users do not want them any more
 
     def __post_init__(self) -> None:
-        self.places = Places(bound=self.bound, idle_limit=self.limit)
+        self.slots = Slots(limit=self.bound, idle_limit=self.limit)
 
-    def ask(self, user: str, server: str, digest: str = "", *, fresh: bool = False) -> Request:
-        request = self.places.ask(user, Key(server, digest, user if fresh else None))
+    def ask(self, user: str, server: str, digest: str = "", *, fresh: bool = False) -> SlotRequest:
+        request = self.slots.request(user, SlotKey(server, digest, user if fresh else None))
         self.requests.append(request)
         self.settle()
         return request
 
-    def leave(self, user: str, place: Place | None = None) -> None:
-        self.places.release(user, now=self.now, place=place)
-        self.gone |= {each for each in self.requests if each.user == user and place in (None, each.place)}
+    def leave(self, user: str, slot: Slot | None = None) -> None:
+        self.slots.release(user, now=self.now, slot=slot)
+        self.gone |= {each for each in self.requests if each.user == user and slot in (None, each.slot)}
         self.settle()
 
-    def withdraw(self, request: Request) -> None:
-        if request.place is None:
+    def withdraw(self, request: SlotRequest) -> None:
+        if request.slot is None:
             self.gone.add(request)
-        self.places.withdraw(request)
+        self.slots.withdraw(request)
         self.settle()
 
-    def die(self, place: Place) -> None:
-        self.places.ended(place)
+    def die(self, slot: Slot) -> None:
+        slot.session = None
+        self.slots.ended(slot)
         self.settle()
 
-    def end(self, place: Place) -> None:
-        self.ending.remove(place)
-        self.places.ended(place)
+    def end(self, slot: Slot) -> None:
+        self.ending.remove(slot)
+        slot.session = None
+        self.slots.ended(slot)
         self.settle()
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.settle()
 
-    def settle(self) -> Decision:
+    def settle(self) -> None:
         line = self.line()
-        decision = self.places.settle(self.now)
-        self.ending += decision.closing
-        for request in decision.answered:
-            if request.place is not None and not request.place.running:
-                self.places.started(request.place)
-        self.check(decision, line)
-        return decision
+        closing = self.slots.settle(self.now)
+        self.ending += closing
+        for request in line:
+            if request.slot is not None and request.slot.session is None:
+                request.slot.session = cast(Session, object())
+        self.check(closing, line)
 
-    def line(self) -> list[Request]:
-        return [each for each in self.requests if each not in self.gone and each.place is None and not each.refused]
+    def line(self) -> list[SlotRequest]:
+        return [each for each in self.requests if each not in self.gone and each.slot is None and not each.refused]
 
     def servers(self) -> list[str]:
         """The servers that are open, in no order of meaning."""
-        return sorted(place.key.server for place in self.places.open)
+        return sorted(slot.key.server for slot in self.slots.open)
 
-    def check(self, decision: Decision, line: list[Request]) -> None:
+    def check(self, closing: list[Slot], line: list[SlotRequest]) -> None:
         """The laws."""
-        opened, waiting = list(self.places.open), self.line()
-        idle = [place for place in opened if not place.users]
+        opened, waiting = list(self.slots.open), self.line()
+        idle = [slot for slot in opened if not slot.users]
         assert len(opened) + len(self.ending) <= self.bound, "over the bound"
-        assert not any(place.users for place in decision.closing), "closed one in use"
+        assert not any(slot.users for slot in closing), "closed one in use"
         assert not set(opened) & set(self.ending), "used after its end was ordered"
-        assert all(self.now < place.idle_since + self.limit and place.stays for place in idle), "idle for too long"
-        assert all(place.users <= {place.key.owner} for place in opened if place.key.owner is not None), "not shared"
-        assert [each for each in line if each in decision.answered] == list(decision.answered), "out of order"
-        for request in decision.answered:
-            assert (request.place is None) == request.refused
-            assert request.place is None or request.place.key == request.key
+        assert all(self.now < slot.idle_since + self.limit and slot.stays for slot in idle), "idle for too long"
+        assert all(slot.users <= {slot.key.owner} for slot in opened if slot.key.owner is not None), "not shared"
+        for request in line:
+            assert request.answered.is_set() == (request.slot is not None or request.refused)
+            assert not (request.slot and request.refused)
+            assert request.slot is None or request.slot.key == request.key
         for request in self.requests:
-            if request.place is not None and request not in self.gone:
-                assert request.user in request.place.users, "lost its place"
-                assert request.place in opened
+            if request.slot is not None and request not in self.gone:
+                assert request.user in request.slot.users, "lost its slot"
+                assert request.slot in opened
         if waiting:
             assert len(opened) + len(self.ending) == self.bound, "waits though there is room"
             assert len(self.ending) >= len(waiting) or not idle, "waits though one could make room"
-        due = [place.idle_since + self.limit for place in idle]
-        assert self.places.next_due == min(due, default=None)
+        due = [slot.idle_since + self.limit for slot in idle]
+        assert self.slots.next_due == min(due, default=None)
 
 
 USERS = st.sampled_from("ABCD")
@@ -129,12 +131,12 @@ def test_whatever_happens_in_whatever_order_the_laws_hold_and_everyone_gets_an_a
                 room.ask(user, server, digest, fresh=fresh)
             case ("leave", str(user)):
                 room.leave(user)
-            case ("let go", int(number)) if held := [each for each in room.requests if each.place]:
+            case ("let go", int(number)) if held := [each for each in room.requests if each.slot]:
                 request = held[number % len(held)]
-                room.leave(str(request.user), request.place)
+                room.leave(str(request.user), request.slot)
             case ("withdraw", int(number)) if line := room.line():
                 room.withdraw(line[number % len(line)])
-            case ("die", int(number)) if running := [place for place in room.places.open if place.running]:
+            case ("die", int(number)) if running := [slot for slot in room.slots.open if slot.session]:
                 room.die(running[number % len(running)])
             case ("end", int(number)) if room.ending:
                 room.end(room.ending[number % len(room.ending)])
@@ -142,8 +144,8 @@ def test_whatever_happens_in_whatever_order_the_laws_hold_and_everyone_gets_an_a
                 room.pass_time(seconds)
     while line := room.line():  # users let go of what they have, and what was told to end ends
         for request in room.requests:
-            if request.place is not None and request not in room.gone:
-                room.leave(str(request.user), request.place)
+            if request.slot is not None and request not in room.gone:
+                room.leave(str(request.user), request.slot)
         while room.ending:
             room.end(room.ending[0])
         assert len(room.line()) < len(line), "nobody is served though everybody let go"
@@ -154,16 +156,16 @@ def test_places_are_given_up_to_the_bound(users: int, waits: bool) -> None:
     room = Room(bound=2)
     requests = [room.ask(f"user {number}", f"server {number}") for number in range(users)]
 
-    assert [request.place is None for request in requests] == [False] * min(users, 2) + [True] * waits
+    assert [request.slot is None for request in requests] == [False] * min(users, 2) + [True] * waits
 
 
 def test_the_same_server_is_shared_and_needs_no_more_room() -> None:
     room = Room(bound=1)
     one, other = room.ask("A", "files"), room.ask("B", "files")
 
-    assert one.place is not None
-    assert one.place is other.place
-    assert one.place.users == {"A", "B"}
+    assert one.slot is not None
+    assert one.slot is other.slot
+    assert one.slot.users == {"A", "B"}
 
 
 @pytest.mark.parametrize(("seconds", "opened"), [(LIMIT - 1, ["files"]), (LIMIT, []), (LIMIT + 1, [])])
@@ -173,7 +175,7 @@ def test_a_place_stays_open_for_the_idle_limit_after_its_last_user(seconds: floa
     room.ask("B", "files")
     room.leave("A")
     room.pass_time(100 * LIMIT)
-    assert room.places.next_due is None
+    assert room.slots.next_due is None
     room.leave("B")
     room.pass_time(seconds)
 
@@ -197,10 +199,10 @@ def test_the_one_left_longest_ago_makes_room_and_one_in_use_never_does() -> None
     room.pass_time(1)
     room.leave("A")
     request = room.ask("D", "fourth")
-    assert (request.place, room.servers()) == (None, ["first", "third"])
+    assert (request.slot, room.servers()) == (None, ["first", "third"])
     room.end(room.ending[0])  # only now there is room
 
-    assert request.place is not None
+    assert request.slot is not None
     assert room.servers() == ["first", "fourth", "third"]
 
 
@@ -216,7 +218,7 @@ def test_as_many_make_room_as_wait_and_no_more(newcomers: int) -> None:
     while room.ending:
         room.end(room.ending[0])
 
-    assert all(request.place for request in requests)
+    assert all(request.slot for request in requests)
     assert len(room.servers()) == 3
 
 
@@ -226,13 +228,13 @@ def test_who_waits_is_served_in_order_and_who_shares_passes() -> None:
     room.ask("B", "two")
     third, fourth = room.ask("C", "three"), room.ask("D", "four")
     passing = room.ask("D", "one")
-    assert (third.place, fourth.place) == (None, None)
-    assert passing.place is not None
+    assert (third.slot, fourth.slot) == (None, None)
+    assert passing.slot is not None
     room.leave("B")
     room.end(room.ending[0])
 
-    assert third.place is not None
-    assert fourth.place is None
+    assert third.slot is not None
+    assert fourth.slot is None
 
 
 def test_a_user_that_holds_every_place_is_refused_at_once() -> None:
@@ -246,11 +248,11 @@ def test_a_user_that_holds_every_place_is_refused_at_once() -> None:
 def test_a_fresh_server_is_nobody_elses_and_ends_with_its_user() -> None:
     room = Room(bound=3)
     one, other, again = (room.ask(user, "browser", fresh=True) for user in "ABA")
-    assert one.place is not other.place
-    assert one.place is again.place
+    assert one.slot is not other.slot
+    assert one.slot is again.slot
     room.leave("A")
 
-    assert room.ending == [one.place]
+    assert room.ending == [one.slot]
     assert room.servers() == ["browser"]
 
 
@@ -258,12 +260,12 @@ def test_a_changed_server_is_opened_beside_the_old_one_which_ends_with_its_last_
     room = Room(bound=3)
     old = room.ask("A", "files", "old")
     new = room.ask("B", "files", "new")
-    assert None not in (old.place, new.place)
-    assert old.place is not new.place
+    assert None not in (old.slot, new.slot)
+    assert old.slot is not new.slot
     assert room.ending == []
     room.leave("A")
 
-    assert room.ending == [old.place]
+    assert room.ending == [old.slot]
 
 
 def test_a_changed_server_that_nobody_uses_is_closed_before_the_new_one_needs_a_place() -> None:
@@ -271,10 +273,10 @@ def test_a_changed_server_that_nobody_uses_is_closed_before_the_new_one_needs_a_
     old = room.ask("A", "files", "old")
     room.leave("A")
     new = room.ask("A", "files", "new")
-    assert room.ending == [old.place]
+    assert room.ending == [old.slot]
     room.end(room.ending[0])
 
-    assert new.place is not None
+    assert new.slot is not None
 
 
 def test_a_server_that_is_changed_back_while_in_use_stays() -> None:
@@ -285,13 +287,13 @@ def test_a_server_that_is_changed_back_while_in_use_stays() -> None:
     room.leave("A")
     room.leave("C")
 
-    assert back.place is old.place
+    assert back.slot is old.slot
     assert room.servers() == ["files", "files"]
 
 
 def test_a_server_that_dies_idle_frees_its_place_and_one_that_dies_in_use_does_not() -> None:
     room = Room(bound=2)
-    used, left = room.ask("A", "used").place, room.ask("B", "left").place
+    used, left = room.ask("A", "used").slot, room.ask("B", "left").slot
     assert used is not None
     assert left is not None
     room.leave("B")

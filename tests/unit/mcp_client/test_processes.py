@@ -53,24 +53,6 @@ async def test_more_lines_than_may_be_queued_wait_for_their_reader() -> None:
         assert [len(line) async for line in child.lines()] == [MAX_QUEUED] * 3
 
 
-async def test_others_get_their_turn_between_lines_that_came_at_once() -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async with running("print('x\\n' * 10_000)") as child:
-        other = asyncio.create_task(take_turns())
-        lines = [line async for line in child.lines()]
-        other.cancel()
-
-    assert len(lines) == 10_001
-    assert turns > 9_000
-
-
 async def test_writing_to_a_child_that_does_not_read_waits_and_then_breaks() -> None:
     async with running(
         "import os, sys; sys.stdin.readline(); os.close(0); print('closed', flush=True); input()"
@@ -82,18 +64,18 @@ async def test_writing_to_a_child_that_does_not_read_waits_and_then_breaks() -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "ending"),
+    ("code", "reason"),
     [
         ("pass", "exited with code 0"),
         ("raise SystemExit(7)", "exited with code 7"),
         ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
     ],
 )
-async def test_ending_is_told(code: str, ending: str) -> None:
+async def test_exit_is_explained(code: str, reason: str) -> None:
     async with running(code) as child:
         assert [line async for line in child.lines()] == []
         assert await child.wait_exited(PATIENCE)
-        assert child.ending == ending
+        assert child.exit_reason == reason
 
 
 async def test_last_words_are_readable_and_few() -> None:

@@ -179,17 +179,19 @@ async def test_who_finds_all_in_use_is_told_and_served_when_one_is_left(log: Log
             await opening
             assert not is_running(pid)
 
-    assert told == ["waiting for room: MCP server two needs one of 1 places"]
+    assert told == ["queued: MCP server two waits for one of the 1 server slots"]
 
 
 async def test_who_waits_for_longer_than_a_start_may_take_is_told_why() -> None:
     async with make_pool(max_servers=1, start_timeout=SOON) as pool:
         with pool.lease() as one, pool.lease() as other:
-            await pool.take_place(one, configure("one"), None)
-            with pytest.raises(ServerStartError, match=r"'two' was not started: all 1 places .* for 0\.2 sec") as error:
-                await pool.take_place(other, configure("two"), None)
+            await pool.take_slot(one, configure("one"), None)
+            with pytest.raises(
+                ServerStartError, match=r"'two' was not started: all 1 server slots .* for 0\.2 sec"
+            ) as error:
+                await pool.take_slot(other, configure("two"), None)
             one.end()
-            await pool.take_place(other, configure("two"), None)
+            await pool.take_slot(other, configure("two"), None)
 
     assert "LMSTUDIO_BRIDGE_MAX_SERVERS" in error.value.remedy
 
@@ -208,7 +210,7 @@ async def test_a_run_that_wants_more_than_may_be_open_is_told_at_once_and_keeps_
             outcomes = await lease.open_servers(log.server(name) for name in ("one", "two", "three"))
 
     assert [isinstance(outcome, DownstreamError) for outcome in outcomes.values()] == [False, False, True]
-    assert "this run uses all 2 places for servers by itself" in str(outcomes["three"])
+    assert "this run already uses all 2 server slots" in str(outcomes["three"])
 
 
 async def test_who_waits_when_the_pool_ends_is_told(log: Log) -> None:
@@ -320,7 +322,7 @@ async def test_a_server_is_asked_for_a_sign_of_life_after_a_long_silence(
 ) -> None:
     """The server has no ping, and says so; the one that says nothing counts as gone."""
     clock = Clock()
-    async with make_pool(clock=clock, ping_limit=PATIENCE if not habits else 0.2) as pool:
+    async with make_pool(clock=clock, ping_timeout=PATIENCE if not habits else 0.2) as pool:
         await use(pool, log.server(**habits))
         clock.now += silence
         await use(pool, log.server(**habits))
@@ -343,7 +345,7 @@ async def test_one_ping_is_enough_for_all_that_open_at_once(log: Log) -> None:
 
 async def test_a_server_that_hangs_after_a_long_silence_is_replaced(log: Log) -> None:
     clock = Clock()
-    async with make_pool(clock=clock, ping_limit=SOON) as pool:
+    async with make_pool(clock=clock, ping_timeout=SOON) as pool:
         pid = await use(pool, log.server())
         os.kill(pid, signal.SIGSTOP)
         clock.now += SILENCE
@@ -356,7 +358,7 @@ async def test_a_server_that_hangs_after_a_long_silence_is_replaced(log: Log) ->
 async def test_a_busy_server_is_not_asked_for_a_sign_of_life(log: Log) -> None:
     """One that does one thing at a time could not answer, and must not be ended for it."""
     clock = Clock()
-    async with make_pool(clock=clock, ping_limit=SOON) as pool:
+    async with make_pool(clock=clock, ping_timeout=SOON) as pool:
         with pool.lease() as lease:
             pid = await pid_of(lease, log.server(hang_on="ping"))
             held = asyncio.create_task(lease.call_tool("sloppy", "hold", {}))
@@ -371,7 +373,7 @@ async def test_a_busy_server_is_not_asked_for_a_sign_of_life(log: Log) -> None:
 
 async def test_a_server_that_gets_busy_while_it_is_asked_is_not_ended_for_its_silence(log: Log) -> None:
     clock = Clock()
-    async with make_pool(clock=clock, ping_limit=SOON) as pool:
+    async with make_pool(clock=clock, ping_timeout=SOON) as pool:
         with pool.lease() as one, pool.lease() as other:
             pid = await pid_of(one, log.server(hang_on="ping"))
             clock.now += SILENCE
