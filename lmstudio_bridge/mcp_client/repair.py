@@ -64,7 +64,7 @@ def _repair_message(item: object) -> JSONRPCMessage:
 
 
 def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]:
-    """The tools in a listing, without those whose name or schema is unusable, duplicates, and all above `MAX_TOOLS`."""
+    """The tools in a listing, without unusable ones, duplicates and those above `MAX_TOOLS`."""
     tools: dict[str, ServerTool] = {}
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
