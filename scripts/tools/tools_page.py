@@ -18,39 +18,38 @@ PAGE = ROOT / "docs" / "tools.md"
 _HEAD = """\
 # Tools
 
-What Claude, or another MCP client, sees of the bridge: its tools with their arguments, resources and a prompt. This is
-what it lists itself.
+The tools, resources and prompt that the bridge offers to Claude or another MCP client, as it lists them itself.
 """
 _ANSWER = f"""\
-## What comes back
+## Results
 
-Text: the answer, notes about what to know of it, and two lines at the end:
+The text has the answer, notes, and two lines at the end:
 
 ```text
 [words of the local model, to be checked; it called filesystem read_text_file]
 [run 20261123-101236-r0fc6 · qwen3-4b · 2 rounds · 1 call · 4,873 tokens · 1.0 s · saved the caller about 900 tokens]
 ```
 
-The same stands for programs in the result's `_meta`, under `{REPORT_META}`:
+Programs find the same in the result's `_meta`, under `{REPORT_META}`:
 
-| key | what it is |
+| key | meaning |
 |---|---|
 """
 REPORT_KEYS = {
-    "run_id": "for `continue_run`, and for the command line",
+    "run_id": "id for `continue_run` and the command line",
     "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled` or `failed`",
-    "model": "the model that worked",
-    "servers": "the MCP servers whose tools it was offered",
-    "rounds": "requests to the model",
-    "calls": "calls of tools",
+    "model": "the model used",
+    "servers": "the MCP servers whose tools were offered to it",
+    "rounds": "model requests",
+    "calls": "tool calls",
     "usage": "tokens of the local model",
-    "saved": "tokens that the caller was spared, as an estimate: `kept`, `spent`, and `net`; "
+    "saved": "estimate of the tokens saved: `kept`, `spent`, and `net`; "
     "[how it is counted](claude-code.md#what-it-saves)",
-    "seconds": "of the whole run",
+    "seconds": "duration of the run",
     "warnings": "the notes below the answer",
     "sources": "the tools that were called, with their servers",
     "needed_write": 'calls that were refused because they need `access="write"`',
-    "not_started": "servers that the task did not ask for",
+    "not_started": "servers that were not selected for the task",
     "error": "why it failed, and what to do",
 }
 
@@ -85,14 +84,14 @@ def _section(tool: Tool, shared: Sequence[str]) -> str:
 def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
     given = {name: tool.input_schema["properties"][name] for name in shared}
     rows = "\n".join(_rows(given, required=()))
-    return f"## Arguments of all four\n\nAll may be left out.\n\n{rows}\n"
+    return f"## Arguments of all tools\n\nAll are optional.\n\n{rows}\n"
 
 
 def _rows(properties: Mapping[str, dict[str, Any]], *, required: Sequence[str]) -> Iterator[str]:
     yield "| argument | type | default | meaning |"
     yield "|---|---|---|---|"
     for name, each in properties.items():
-        default = "(must be given)" if name in required else _json(each["default"]) if "default" in each else ""
+        default = "(required)" if name in required else _json(each["default"]) if "default" in each else ""
         yield f"| `{name}` | {_type(each)} | {default} | {each['description']} |"
 
 
@@ -118,11 +117,11 @@ def _json(value: object) -> str:
 
 async def _rest(server: BridgeServer) -> str:
     """Resources and prompts."""
-    lines = ["## Resources", "", "| resource | what it is |", "|---|---|"]
+    lines = ["## Resources", "", "| resource | content |", "|---|---|"]
     lines += [f"| `{each.uri}` | {each.description} |" for each in await server.list_resources()]
     lines += [f"| `{each.uri_template}` | {each.description} |" for each in await server.list_resource_templates()]
     lines += ["", "In Claude Code, for example: `@lmstudio-bridge:lmstudio://servers`.", "", "## Prompt", ""]
-    lines += ["| prompt | arguments | what it is |", "|---|---|---|"]
+    lines += ["| prompt | arguments | purpose |", "|---|---|---|"]
     for prompt in await server.list_prompts():
         names = ", ".join(f"`{each.name}`" for each in prompt.arguments or ())
         lines.append(f"| `{prompt.name}` | {names} | {prompt.description} |")
