@@ -1,11 +1,19 @@
-"""What the commands share: exit codes and kinds of arguments."""
+"""The command line: every command with its arguments, its `--help`, and the exit codes."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.hosts import NAMES, SCOPES
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.runs.request import DEFAULT_MAX_ROUNDS, MAX_ROUNDS, MAX_TASK
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -13,15 +21,414 @@ EXIT_USAGE = 2  # argparse's own
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 
-_SHOWN_TASK = 80  # characters of one that is too long
+SHELLS = ("bash", "zsh", "fish")
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
+_MAX_WIDTH = 100  # columns; longer lines are hard to read
+_MAX_NUMBER = 1_000_000
+_SHOWN_TASK = 80  # characters of a task that is too long
 
 
-def task(text: str) -> str:
-    """A task, with the words that a call over MCP gets where it is none."""
-    from lmstudio_bridge.runs.request import MAX_TASK
+class CommandParser(argparse.ArgumentParser):
+    """A parser that also lists what was added to it: docs/commands.md and shell completion are made from that.
 
+    All texts are plain ASCII, so that every terminal can show them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.arguments: list[argparse.Action] = []
+        self.commands: dict[str, CommandParser] = {}
+        self.summary = ""
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        self.arguments.append(action)
+        return action
+
+
+def build_parser() -> CommandParser:
+    """The parser of the whole command line; `command` is None where none was given."""
+    description = """
+    Hands tasks from Claude Code to a local model in LM Studio, which works on them with your other MCP servers.
+
+    Without a command, it serves MCP on stdio, which is how Claude Code starts it. Start with `lmstudio-bridge
+    install`. If something does not work, run `lmstudio-bridge doctor`. For help on a command, run `lmstudio-bridge
+    COMMAND --help`.
+    """
+    parser = CommandParser(
+        prog="lmstudio-bridge",
+        description=_filled(description),
+        epilog=_epilog(
+            exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output went away"},
+            variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "NO_COLOR"),
+        ),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=_width()),
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"lmstudio-bridge {__version__}", help="show the version and exit"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    def add(name: str, summary: str, description: str, **kwargs: Any) -> CommandParser:
+        command = commands.add_parser(name, help=summary, **_texts(description, **kwargs))
+        command.summary = summary
+        parser.commands[name] = command
+        return command
+
+    add(
+        "serve",
+        "serve MCP on stdio (the default)",
+        """
+        Serves MCP on stdin and stdout until the program that started it closes the connection. That program is
+        Claude Code or another MCP host; `lmstudio-bridge install` registers the bridge there. Logs go to stderr.
+        """,
+        examples=(("lmstudio-bridge", "the same as lmstudio-bridge serve"),),
+        exit_codes={0: "the host closed the connection"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_LOG_LEVEL"),
+    )
+    _add_install(
+        add(
+            "install",
+            "register the bridge in Claude Code or another program",
+            """
+            Adds an entry for the bridge to the file in which the program keeps its MCP servers, so that the program
+            starts it. The change is shown as a diff, and you are asked before anything is written. The rest of the
+            file stays as it is, and a backup is kept next to it. Claude Code's files are changed with its own command
+            `claude mcp add-json` if it is installed and the entry contains no secret.
+
+            Values of variables that may be secrets are never shown.
+            """,
+            examples=(
+                ("lmstudio-bridge install", "for Claude Code, in all folders"),
+                ("lmstudio-bridge install --scope project", "for everyone who works on this project"),
+                ("lmstudio-bridge install cursor --dry-run", "show what would be written for Cursor"),
+                ("lmstudio-bridge install --base-url http://10.0.0.5:1234 --max-access read --yes", "from a script"),
+                ("lmstudio-bridge install --env LM_API_TOKEN", "copy a variable of this shell without showing it"),
+            ),
+            exit_codes={0: "registered, or already registered", 1: "you declined, or the file can't be changed"},
+            variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
+        )
+    )
+    doctor = add(
+        "doctor",
+        "check LM Studio, its models, the MCP servers and the registration",
+        """
+        Checks every link of the chain, reports what it found, and says how to fix what is wrong: versions, settings,
+        LM Studio and its token, the model (loaded, context, slots, tool calls, just-in-time loading), the files with
+        MCP servers, each server (it is started and its tools are counted), rules, journals, and the programs that
+        are set up to start the bridge.
+
+        It uses the settings of this shell. Secrets are never shown.
+
+        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}, each check with "area" (bridge,
+        lm_studio, model, deep, servers, rules, journals, programs), "name", "state" (ok, warning, failed), "found" and
+        "remedy". New areas and keys may be added; "format" changes if anything else does.
+        """,
+        examples=(
+            ("lmstudio-bridge doctor", "check everything; nothing is changed"),
+            ("lmstudio-bridge doctor --deep", "also let the model call a tool once; it is loaded if necessary"),
+            ("lmstudio-bridge doctor --json", "for programs: one JSON object on stdout"),
+        ),
+        exit_codes={0: "no problems; there may be warnings", 1: "at least one problem"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT", "NO_COLOR"),
+    )
+    doctor.add_argument("--deep", action="store_true", help="also send a real request to the model")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    run = add(
+        "run",
+        "run one task from the shell",
+        """
+        Lets the local model work on a task with the tools of your MCP servers, as the bridge does for Claude Code.
+        Progress goes to stderr, the answer to stdout. Ctrl-C stops the run and keeps what was done; resume it with
+        `continue`.
+        """,
+        examples=(
+            ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read and answer"),
+            ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
+            ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
+        ),
+        exit_codes={0: "answered", 1: "no complete answer: a limit was reached, or the run failed"},
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
+    )
+    run.add_argument("task", type=_task, help="what to do")
+    run.add_argument(
+        "--mcp",
+        action="append",
+        metavar="NAME",
+        help="MCP server whose tools the model may use; can be repeated (default: all)",
+    )
+    _add_run_options(run)
+    resume = add(
+        "continue",
+        "resume a run, or ask a follow-up question",
+        """
+        Resumes a run that was interrupted or ended early, repeats the answer of a finished run, or, with
+        instructions, does something more based on what the run found out. No tool call is repeated automatically.
+        """,
+        examples=(
+            ("lmstudio-bridge continue last", "resume the newest run"),
+            ('lmstudio-bridge continue last "Now only those in src/"', "ask for something more"),
+        ),
+        exit_codes={0: "answered", 1: "no complete answer: a limit was reached, or the run failed"},
+        variables=("LMSTUDIO_BASE_URL", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
+    )
+    resume.add_argument("run_id", help="run ID, from the last line of an answer or from `runs`; or: last")
+    resume.add_argument("instructions", nargs="?", default="", help="what to do next")
+    _add_run_options(resume)
+    _add_runs(
+        add(
+            "runs",
+            "list, show and delete past runs",
+            """
+            Shows past runs, from the shell and from Claude Code: `runs` lists the newest, `runs show` prints one in
+            full, `runs delete` deletes journals permanently. A run in progress is never deleted.
+            """,
+            examples=(
+                ("lmstudio-bridge runs", "the newest runs, how each ended, and what it saved"),
+                ("lmstudio-bridge runs show last", "task, answer, and each round with its calls"),
+                ("lmstudio-bridge runs delete --older-than 30", "journals older than 30 days"),
+            ),
+            variables=("LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
+        )
+    )
+    models = add(
+        "models",
+        "list the models in LM Studio",
+        """
+        Lists the models in LM Studio: whether each is loaded, its context length in tokens, how many requests it
+        handles at once, and whether LM Studio marks it as trained for tool use. No model is loaded.
+        """,
+        examples=(("lmstudio-bridge models", "a table"), ("lmstudio-bridge models --json", "for a program")),
+        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "NO_COLOR"),
+    )
+    models.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    servers = add(
+        "servers",
+        "list the configured MCP servers",
+        """
+        Lists the MCP servers in the configuration files: whether the bridge may use each, why not, and where it
+        comes from. No server is started; `doctor` does that.
+        """,
+        examples=(("lmstudio-bridge servers", "a table"), ("lmstudio-bridge servers --json", "for a program")),
+        variables=("LMSTUDIO_BRIDGE_MCP_CONFIG", "LMSTUDIO_BRIDGE_TRUST", "NO_COLOR"),
+    )
+    servers.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    _add_eval(
+        add(
+            "eval",
+            "measure how well a model does checkable tasks over real MCP servers",
+            """
+            Lets a model do tasks whose results can be checked, over real MCP servers in a temporary folder, and
+            prints a table. For what is measured and how, see docs/evals.md.
+            """,
+            examples=(
+                ("lmstudio-bridge eval --baseline", "all tasks, with the bridge and with a plain loop"),
+                ("lmstudio-bridge eval --family one-call --tasks 3 --json", "a quick look, for a program"),
+            ),
+            exit_codes={0: "measured, however well the model did"},
+            variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL"),
+        )
+    )
+    _add_host_arguments(
+        add(
+            "uninstall",
+            "remove the bridge from Claude Code or another program",
+            """
+            Removes the bridge's entry, and nothing else. The change is shown as a diff, and you are asked before
+            anything is written. Without --scope, the entry is removed from the scope it is registered in; if it is
+            registered in several scopes, choose one with --scope.
+            """,
+            examples=(
+                ("lmstudio-bridge uninstall", "from Claude Code"),
+                ("lmstudio-bridge uninstall vscode --scope project --yes", "from .vscode/mcp.json, without asking"),
+            ),
+            exit_codes={0: "removed, or not registered", 1: "you declined, or the file can't be changed"},
+            variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
+        )
+    )
+    completion = add(
+        "completion",
+        "print a shell completion script",
+        """
+        Prints a completion script for the shell. It completes commands, options, and values where there is a fixed
+        set of choices.
+        """,
+        examples=(
+            ('eval "$(lmstudio-bridge completion bash)"', "in ~/.bashrc"),
+            ('eval "$(lmstudio-bridge completion zsh)"', "in ~/.zshrc, after compinit"),
+            ("lmstudio-bridge completion fish > ~/.config/fish/completions/lmstudio-bridge.fish", "once"),
+        ),
+        settings=False,
+    )
+    completion.add_argument("shell", choices=SHELLS, help="shell to print the script for")
+    return parser
+
+
+def current_folder() -> Path:
+    """The working directory of the shell.
+
+    Raises:
+        SettingsError: It was removed, or cannot be accessed.
+    """
+    try:
+        return Path.cwd()
+    except OSError as exc:
+        raise SettingsError(
+            f"The current folder cannot be used: {exc.strerror}.",
+            remedy="Start the bridge in a folder that exists and that you can access.",
+        ) from exc
+
+
+# -- groups of arguments -----------------------------------------------------------------------------------------
+
+
+def _add_run_options(parser: CommandParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded model)")
+    parser.add_argument(
+        "--max-rounds",
+        type=_rounds,
+        default=DEFAULT_MAX_ROUNDS,
+        metavar="N",
+        help="maximum model requests (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="maximum tokens per reply (default: chosen by context)"
+    )
+    parser.add_argument(
+        "--timeout", type=_positive, metavar="S", help="seconds for the run; then it ends with the answer so far"
+    )
+    parser.add_argument(
+        "--access",
+        choices=("read", "write"),
+        default="read",
+        help="read: only tools marked read-only; write: also tools that may change things (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--schema", metavar="FILE", help="file with a JSON Schema; the answer is JSON that matches the schema"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer and figures as one JSON object")
+
+
+def _add_runs(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--limit", type=_positive, default=20, metavar="N", help="maximum runs in the list (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    actions = parser.add_subparsers(dest="action", metavar="action")
+    show = actions.add_parser(
+        "show",
+        help="show one run in full",
+        **_texts(
+            "Shows one run in full: task, answer, and each round with its calls and their results.",
+            examples=(
+                ("lmstudio-bridge runs show last", "the newest run"),
+                ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
+            ),
+        ),
+    )
+    show.add_argument("run_id", help="run ID, or: last")
+    show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
+    show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
+    delete = actions.add_parser(
+        "delete",
+        help="delete journals",
+        **_texts(
+            "Deletes journals of runs permanently. Deleted runs can't be shown or continued.",
+            examples=(("lmstudio-bridge runs delete --older-than 30", "all runs older than 30 days"),),
+        ),
+    )
+    delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID, or: last")
+    delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
+    show.summary, delete.summary = "show one run in full", "delete journals"
+    parser.commands = {"show": show, "delete": delete}
+
+
+def _add_install(parser: CommandParser) -> None:
+    _add_host_arguments(parser)
+    parser.add_argument("--base-url", metavar="URL", help="LM Studio's address (LMSTUDIO_BASE_URL in the entry)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="model for calls that don't name one (DEFAULT_MODEL in the entry)"
+    )
+    parser.add_argument(
+        "--max-access",
+        choices=("read", "write"),
+        help="highest access that a call may ask for (LMSTUDIO_BRIDGE_MAX_ACCESS in the entry)",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="variable for the entry; can be repeated; without a value, it is copied from this shell",
+    )
+    parser.add_argument("--print", action="store_true", help="print the JSON to paste by hand, and do nothing else")
+
+
+def _add_host_arguments(parser: CommandParser) -> None:
+    parser.add_argument(
+        "host",
+        nargs="?",
+        choices=tuple(NAMES),
+        default="claude-code",
+        metavar="program",
+        help=f"{', '.join(NAMES)} (default: claude-code)",
+    )
+    parser.add_argument(
+        "--scope",
+        choices=SCOPES["claude-code"],
+        help="user: you, everywhere; local: you, in this folder (Claude Code only); project: everyone who works on "
+        "this project, in its .mcp.json, .cursor or .vscode (not for Claude Desktop or LM Studio)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the change as a diff without writing it")
+    parser.add_argument("--yes", action="store_true", help="don't ask before writing")
+
+
+def _add_eval(parser: CommandParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="model name in LM Studio (default: a loaded model)")
+    parser.add_argument(
+        "--family", action="append", metavar="F", help="family of tasks; can be repeated (default: all)"
+    )
+    parser.add_argument("--tasks", type=_positive, metavar="N", help="maximum tasks per family (default: all)")
+    for name, default, metavar, text in (
+        ("--max-rounds", 15, "N", "maximum model requests per task"),
+        ("--max-tokens", 2_048, "N", "maximum tokens per reply"),
+        ("--seconds", 300, "S", "maximum seconds per task"),
+        ("--parallel", 1, "N", "tasks to run at once"),
+    ):
+        parser.add_argument(
+            name, type=_positive, default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
+        )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="S",
+        help="seed for the contents of the tasks (default: %(default)s)",
+    )
+    parser.add_argument("--baseline", action="store_true", help="also do each task with a plain loop")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="command that starts one of the MCP servers; can be repeated (default: npx or uvx)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("eval-results"),
+        metavar="FOLDER",
+        help="folder for results.json and results.html (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
+
+
+# -- types of arguments ------------------------------------------------------------------------------------------
+
+
+def _task(text: str) -> str:
+    """A task; the errors are worded like those of the MCP tools."""
     if not text:
         raise argparse.ArgumentTypeError("String should have at least 1 character (given: '')")
     if len(text) > MAX_TASK:
@@ -30,37 +437,66 @@ def task(text: str) -> str:
     return text
 
 
-def rounds(text: str) -> int:
-    """A number of rounds."""
-    from lmstudio_bridge.runs.request import MAX_ROUNDS
-
-    if (number := positive(text)) > MAX_ROUNDS:
-        raise argparse.ArgumentTypeError(f"not a whole number from 1 to {MAX_ROUNDS}: {text!r}")
-    return number
+def _rounds(text: str) -> int:
+    return _whole_number(text, most=MAX_ROUNDS)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for `type=` of an argument."""
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"not a whole number from 1 on: {text!r}")
+def _positive(text: str) -> int:
+    return _whole_number(text, most=_MAX_NUMBER)
+
+
+def _whole_number(text: str, *, most: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"not a whole number from 1 to {most}: {text!r}")
     return int(text)
 
 
-def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which program's file is meant, and how it may be changed."""
-    parser.add_argument(
-        "host",
-        nargs="?",
-        choices=tuple(NAMES),
-        default="claude-code",
-        metavar="program",
-        help=f"{', '.join(NAMES)} (claude-code)",
-    )
-    parser.add_argument(
-        "--scope",
-        choices=SCOPES["claude-code"],
-        help="user: you, everywhere; local: you, in this folder (Claude Code only); project: all who work on the "
-        "project here, in its .mcp.json, .cursor or .vscode (not Claude Desktop, LM Studio)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show the change as a diff, and write nothing")
-    parser.add_argument("--yes", action="store_true", help="don't ask before writing")
+# -- texts of --help ---------------------------------------------------------------------------------------------
+
+
+def _texts(
+    description: str,
+    *,
+    examples: Sequence[tuple[str, str]] = (),
+    exit_codes: Mapping[int, str] | None = None,
+    variables: Sequence[str] = (),
+    settings: bool = True,
+) -> dict[str, Any]:
+    """What a command's parser says besides its arguments.
+
+    `examples` are command lines, each with what it does; `exit_codes` differ from the usual ones; `variables` are
+    the environment variables that matter most, and `settings` says whether the others matter too.
+    """
+    return {
+        "description": _filled(description),
+        "epilog": _epilog(examples=examples, exit_codes=exit_codes, variables=variables, settings=settings),
+        "formatter_class": partial(argparse.RawDescriptionHelpFormatter, width=_width()),
+    }
+
+
+def _epilog(
+    *,
+    examples: Sequence[tuple[str, str]] = (),
+    exit_codes: Mapping[int, str] | None = None,
+    variables: Sequence[str] = (),
+    settings: bool = True,
+) -> str:
+    codes = _EXIT_CODES | dict(exit_codes or {})
+    parts = []
+    if examples:
+        parts.append("examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples))
+    parts.append("exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in sorted(codes.items())))
+    named = [*variables, *(["all settings: docs/settings.md"] if settings else [])]
+    if named:
+        parts.append("environment:\n" + "\n".join(f"  {line}" for line in named))
+    return "\n\n".join(parts)
+
+
+def _filled(text: str) -> str:
+    """The paragraphs of a text, wrapped to the width of the terminal."""
+    paragraphs = textwrap.dedent(text).strip().split("\n\n")
+    return "\n\n".join(textwrap.fill(" ".join(each.split()), _width()) for each in paragraphs)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns - 2, _MAX_WIDTH)

@@ -1,6 +1,6 @@
-"""Changes one member of a JSON text and leaves every other byte of it as it was.
+"""Changes one member of a JSON text and keeps every other byte.
 
-Other programs own these files: their order, their indentation and their spelling of numbers stay.
+Other programs own these files, so their order, indentation and number formats stay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """Where a member of an object stands in the text: its key from `start`, its value from `value` to `end`."""
+    """The position of a member in the text: its key from `start`, its value from `value` to `end`."""
 
     key: str
     start: int
@@ -31,7 +31,7 @@ def read_root(text: str) -> JSONObject:
     """The object that a file holds; an empty file counts as an empty object.
 
     Raises:
-        ValueError: It is no JSON, or no object.
+        ValueError: The text is not valid JSON, or not an object.
     """
     if not text.strip():
         return {}
@@ -40,20 +40,20 @@ def read_root(text: str) -> JSONObject:
     except RecursionError as exc:
         raise ValueError("it is nested too deeply") from exc
     if not isinstance(root, dict):
-        raise ValueError("it holds no object")
+        raise ValueError("it is not a JSON object")
     return root
 
 
 def find_member(root: JSONObject, keys: Sequence[str]) -> object:
-    """The value at the end of that way of keys; None where there is none.
+    """The value at that path of keys; None if there is none.
 
     Raises:
-        ValueError: Something on the way is no object.
+        ValueError: A value on the path is not an object.
     """
     value: object = root
     for key in keys:
         if not isinstance(value, dict):
-            raise ValueError(f"what holds {key!r} is no object")
+            raise ValueError(f"the parent of {key!r} is not an object")
         if key not in value:
             return None
         value = value[key]
@@ -61,10 +61,10 @@ def find_member(root: JSONObject, keys: Sequence[str]) -> object:
 
 
 def set_member(text: str, keys: Sequence[str], value: JSONObject) -> str:
-    """The text with `value` at the end of that way of keys; objects that are missing on the way are made.
+    """The text with `value` at that path of keys; missing objects on the path are created.
 
     Raises:
-        ValueError: It is no JSON object, or something on the way is none.
+        ValueError: The text, or a value on the path, is not a JSON object.
     """
     root = read_root(text)
     find_member(root, keys)
@@ -86,10 +86,10 @@ def set_member(text: str, keys: Sequence[str], value: JSONObject) -> str:
 
 
 def remove_member(text: str, keys: Sequence[str]) -> str:
-    """The text without the member at the end of that way of keys; the same text where there is none.
+    """The text without the member at that path of keys; the same text if there is none.
 
     Raises:
-        ValueError: It is no JSON object, or something on the way is none.
+        ValueError: The text, or a value on the path, is not a JSON object.
     """
     if find_member(read_root(text), keys) is None:
         return text
@@ -98,18 +98,18 @@ def remove_member(text: str, keys: Sequence[str]) -> str:
         member = _last(_members(text, opening)[0], key)
         assert member is not None
         opening = member.value
-    while True:  # a key may stand there twice
+    while True:  # an object may have the same key twice
         members, closing = _members(text, opening)
         member = _last(members, keys[-1])
         if member is None:
             return text
-        place = members.index(member)
+        index = members.index(member)
         if len(members) == 1:
             start, end = opening + 1, closing
-        elif place == len(members) - 1:
-            start, end = members[place - 1].end, member.end
+        elif index == len(members) - 1:
+            start, end = members[index - 1].end, member.end
         else:
-            start, end = member.start, members[place + 1].start
+            start, end = member.start, members[index + 1].start
         text = text[:start] + text[end:]
 
 
@@ -120,12 +120,12 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _members(text: str, opening: int) -> tuple[list[_Member], int]:
-    """The members of the object that opens there, and where it closes. The text is known to be JSON."""
+    """The members of the object that opens there, and where it closes. The text is valid JSON."""
     members: list[_Member] = []
     position = _skip_space(text, opening + 1)
     while text[position] != "}":
         key, end = _DECODER.raw_decode(text, position)
-        value = _skip_space(text, _skip_space(text, end) + 1)  # behind the colon
+        value = _skip_space(text, _skip_space(text, end) + 1)  # after the colon
         _, end = _DECODER.raw_decode(text, value)
         members.append(_Member(key, position, value, end))
         position = _skip_space(text, end)
@@ -135,7 +135,7 @@ def _members(text: str, opening: int) -> tuple[list[_Member], int]:
 
 
 def _last(members: Sequence[_Member], key: str) -> _Member | None:
-    """The member of that key; of two the last, which is the one that readers of JSON take."""
+    """The last member with that key, which is the one that JSON parsers use."""
     return next((member for member in reversed(members) if member.key == key), None)
 
 
@@ -147,7 +147,7 @@ def _insert(text: str, opening: int, closing: int, members: Sequence[_Member], k
         separator = "," + (f"{newline}{indent}" if indent is not None else " ")
         end = members[-1].end
         return f"{text[:end]}{separator}{name}: {_render(value, text, indent)}{text[end:]}"
-    if "\n" not in text.strip() and text.strip() != "{}":  # one line, so it stays one
+    if "\n" not in text.strip() and text.strip() != "{}":  # a file on one line stays on one line
         return f"{text[: opening + 1]}{name}: {_render(value, text, None)}{text[closing:]}"
     around = re.compile(r"[ \t]*").match(text, text.rfind("\n", 0, opening) + 1)
     assert around is not None
@@ -157,19 +157,19 @@ def _insert(text: str, opening: int, closing: int, members: Sequence[_Member], k
 
 
 def _indent_of(text: str, position: int) -> str | None:
-    """What stands before this place in its line; None where that is more than white space, or it is the first line."""
+    """The indentation of the line at this position; None on the first line or if there is other text before it."""
     before = text[text.rfind("\n", 0, position) + 1 : position]
     return before if "\n" in text[:position] and not before.strip(" \t") else None
 
 
 def _unit(text: str) -> str:
-    """What one level is indented by; two spaces where the text does not say."""
+    """The indentation of one level; two spaces if the text has none."""
     match = _FIRST_INDENT.search(text)
     return match[1] if match else "  "
 
 
 def _render(value: JSONObject, text: str, indent: str | None) -> str:
-    """The value as it looks in that text: over lines that are indented so, or on one line."""
+    """The value as JSON in the style of the text: indented over several lines, or on one line if `indent` is None."""
     if indent is None:
         return json.dumps(value, ensure_ascii=False)
     lines = json.dumps(value, indent=_unit(text), ensure_ascii=False).split("\n")

@@ -1,6 +1,4 @@
-"""The programs that can start the bridge, and who can have the entry in each.
-
-The files in which the programs that can start the bridge keep their MCP servers.
+"""The programs that can start the bridge, and the files in which they keep their MCP servers.
 
 Sources: code.claude.com/docs/en/mcp (and Claude Code 2.1.330), modelcontextprotocol.io/quickstart/user for
 Claude Desktop (its folder on Linux is that of the community's builds), cursor.com/docs/context/mcp,
@@ -36,12 +34,12 @@ SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
     "vscode": ("user", "project"),
     "lm-studio": ("user",),
 }
-"""Who has the entry: the user everywhere, the user in this folder, or all who work on the project."""
+"""Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a host keeps the servers of a scope: `keys` lead to the object that holds them in `path`."""
+class Location:
+    """Where a host keeps the servers of a scope: in `path`, in the object that `keys` lead to."""
 
     host: Host
     scope: HostScope
@@ -49,39 +47,41 @@ class Place:
     keys: tuple[str, ...]
 
 
-def find_place(host: Host, scope: HostScope, *, around: Surroundings, platform: str) -> Place:
-    """The place for that host and scope; `platform` is spelled as in `sys.platform`.
+def find_location(host: Host, scope: HostScope, *, around: Surroundings, platform: str) -> Location:
+    """The location for that host and scope; `platform` is a value of `sys.platform`.
 
     Raises:
         SettingsError: The host has no such scope, or there is no home folder.
     """
     if scope not in SCOPES[host]:
-        raise SettingsError(f"{NAMES[host]} has no scope {scope!r}.", remedy=f"It can be: {', '.join(SCOPES[host])}.")
+        raise SettingsError(
+            f"{NAMES[host]} has no scope {scope!r}.", remedy=f"Its scopes are: {', '.join(SCOPES[host])}."
+        )
     match host:
         case "claude-code":
             if scope == "project":
-                return Place(host, scope, around.project / PROJECT_FILE, ("mcpServers",))
+                return Location(host, scope, around.project / PROJECT_FILE, ("mcpServers",))
             path = read_state(around, warnings=[]).path
             if path is None:
                 raise _no_home()
             top = _repository(around.project)
-            folder = top.as_posix() if platform == "win32" else str(top)  # newer versions write slashes there, too
+            folder = top.as_posix() if platform == "win32" else str(top)  # newer versions write slashes here too
             keys = ("projects", folder, "mcpServers") if scope == "local" else ("mcpServers",)
-            return Place(host, scope, path, keys)
+            return Location(host, scope, path, keys)
         case "claude-desktop":
             folder_of_app = _application_data(around, platform) / "Claude"
-            return Place(host, scope, folder_of_app / "claude_desktop_config.json", ("mcpServers",))
+            return Location(host, scope, folder_of_app / "claude_desktop_config.json", ("mcpServers",))
         case "cursor":
             above = around.project if scope == "project" else _home(around)
-            return Place(host, scope, above / ".cursor" / "mcp.json", ("mcpServers",))
+            return Location(host, scope, above / ".cursor" / "mcp.json", ("mcpServers",))
         case "vscode":
             project = around.project / ".vscode"
             folder_of_files = project if scope == "project" else _application_data(around, platform) / "Code" / "User"
-            return Place(host, scope, folder_of_files / "mcp.json", ("servers",))
+            return Location(host, scope, folder_of_files / "mcp.json", ("servers",))
         case "lm-studio":
             paths = [_home(around) / below for below in LM_STUDIO_FILES]
             path = next((path for path in paths if path.exists()), paths[0])
-            return Place(host, scope, path, ("mcpServers",))
+            return Location(host, scope, path, ("mcpServers",))
         case _:
             assert_never(host)
 
@@ -92,7 +92,7 @@ def _repository(folder: Path) -> Path:
 
 
 def _application_data(around: Surroundings, platform: str) -> Path:
-    """The folder in which applications keep what belongs to the user."""
+    """The folder in which applications keep the user's data."""
     if platform == "win32" and (roaming := around.environ.get("APPDATA", "").strip()):
         return Path(roaming)
     if platform == "win32":
@@ -111,4 +111,4 @@ def _home(around: Surroundings) -> Path:
 
 
 def _no_home() -> SettingsError:
-    return SettingsError("There is no home folder to look in.", remedy="Set HOME (on Windows: USERPROFILE).")
+    return SettingsError("There is no home folder.", remedy="Set HOME (on Windows: USERPROFILE).")

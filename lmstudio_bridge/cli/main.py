@@ -1,175 +1,140 @@
-"""The command line: parses arguments, sends logs to stderr, chooses exit codes.
-
-What a command does stands in `commands`. Everything heavy is imported when its command runs, so that
---help and --version answer at once.
-"""
+"""The entry point: runs the command that the arguments name, logs to stderr, returns exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import io
+import logging
 import os
+import signal
 import sys
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeAlias
 
-from lmstudio_bridge import __version__
-from lmstudio_bridge.cli import completion, continuing, eval, install, models, run, runs, serve, servers, uninstall
-from lmstudio_bridge.cli.arguments import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Commands
-from lmstudio_bridge.cli.doctor import command as doctor
-from lmstudio_bridge.cli.help import HelpFormatter, epilog
-from lmstudio_bridge.collector import collector_paused
+from lmstudio_bridge.cli.arguments import (
+    EXIT_BROKEN_PIPE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    CommandParser,
+    build_parser,
+    current_folder,
+)
+from lmstudio_bridge.errors import BridgeError, SettingsError
+from lmstudio_bridge.security.redact import RedactingFormatter, Redactor
+from lmstudio_bridge.settings import read_settings
+from lmstudio_bridge.text import clean_text
 
-if TYPE_CHECKING:
-    from lmstudio_bridge.security.redact import Redactor
-    from lmstudio_bridge.settings import Settings
-
-DESCRIPTION = """
-Hands tasks from Claude Code to a local model in LM Studio, which works with your other MCP servers.
-
-Without a command it serves MCP on stdio, as Claude Code wants it. Start with `lmstudio-bridge install`, and with
-`lmstudio-bridge doctor` where something does not work. `lmstudio-bridge COMMAND --help` tells more.
-"""
-
-
-class Command(Protocol):
-    """A module of `commands`; `run` gives the exit code, at once or when it is awaited.
-
-    The redactor is that of the log, and learns the secrets that the command comes to know.
-    """
-
-    def add_parser(self, commands: Commands, /) -> None: ...
-
-    def run(
-        self, settings: Settings, args: argparse.Namespace, redactor: Redactor, /
-    ) -> int | Coroutine[Any, Any, int]: ...
-
-
-class PlainCommand(Protocol):
-    """The same for what does not depend on the settings, and must not fail where they are wrong."""
-
-    def add_parser(self, commands: Commands, /) -> None: ...
-
-    def run(self, args: argparse.Namespace, redactor: Redactor, /) -> int | Coroutine[Any, Any, int]: ...
-
-
-COMMANDS: dict[str, Command] = {
-    "serve": serve,
-    "run": run,
-    "continue": continuing,
-    "runs": runs,
-    "models": models,
-    "servers": servers,
-    "eval": eval,
-}
-PLAIN_COMMANDS: dict[str, PlainCommand] = {
-    "install": install,
-    "uninstall": uninstall,
-    "doctor": doctor,
-    "completion": completion,
-}
-_ORDER = (serve, install, doctor, run, continuing, runs, models, servers, eval, uninstall, completion)  # of --help
+ExitCode: TypeAlias = int | Coroutine[Any, Any, int]
+"""The exit code of a command, or a coroutine that returns it."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command that the arguments name, and return the exit code."""
+    """Run the command that the arguments name, and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not cost the answer
+        if isinstance(stream, io.TextIOWrapper):  # show "?" instead of failing on a character that can't be encoded
             stream.reconfigure(errors="replace")
     try:
         try:
-            return _run_command(build_parser().parse_args(argv))
+            return _run(build_parser().parse_args(argv))
         finally:
             if sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()
     except BrokenPipeError:  # as in `lmstudio-bridge doctor | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return EXIT_BROKEN_PIPE
 
 
-def _run_command(args: argparse.Namespace) -> int:
-    import asyncio
-    import logging
-
-    from lmstudio_bridge.errors import BridgeError, SettingsError
-    from lmstudio_bridge.security.redact import Redactor
-    from lmstudio_bridge.text import clean_text
-
+def _run(args: argparse.Namespace) -> int:
     redactor = Redactor()
     try:
         code = _start(args, redactor)
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
-    except SettingsError as exc:
-        print(clean_text(redactor.redact(exc.explain()))[0], file=sys.stderr)
-        return EXIT_USAGE
     except BridgeError as exc:
         print(clean_text(redactor.redact(exc.explain()))[0], file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(exc, SettingsError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # no fault of ours: `main` knows what it means
+    except BrokenPipeError:  # handled by `main`
         raise
-    except Exception:  # the last net: the log's traceback shows no secrets, an uncaught one would
-        logging.critical("the bridge has a fault; please report it", exc_info=True)
+    except Exception:  # an uncaught traceback could show secrets; the one in the log does not
+        logging.critical("Unexpected error in the bridge; please report it.", exc_info=True)
         return EXIT_FAILED
+
+
+def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
+    """Run the command, or return the coroutine that does. The redactor learns the secrets that the command finds."""
+    # Each command is imported when it runs, so that --help is fast and `serve` imports nothing that it does not need.
+    # These commands must work even if the settings are invalid:
+    match args.command:
+        case "install" | "uninstall":
+            from lmstudio_bridge.cli import install
+
+            _log_to_stderr("warning", redactor)
+            return install.install(args) if args.command == "install" else install.uninstall(args)
+        case "doctor":
+            from lmstudio_bridge.cli.doctor.command import run_doctor
+
+            _log_to_stderr("warning", redactor)
+            return run_doctor(args, redactor)
+        case "completion":
+            return _print_completion(build_parser(), args.shell)
+    settings = read_settings(os.environ, cwd=current_folder())
+    _log_to_stderr(settings.log_level, redactor)
+    match args.command:
+        case "run" | "continue":
+            from lmstudio_bridge.cli import run
+
+            return (run.run_task if args.command == "run" else run.continue_run)(settings, args, redactor)
+        case "runs" | "models" | "servers":
+            from lmstudio_bridge.cli import show
+
+            if args.command == "models":
+                return show.show_models(settings, args, redactor)
+            return (show.show_runs if args.command == "runs" else show.show_servers)(settings, args)
+        case "eval":
+            from lmstudio_bridge.cli.eval import run_evals
+
+            return run_evals(settings, args, redactor)
+        case _:
+            from lmstudio_bridge.cli.serve import serve_host
+
+            return serve_host(settings, redactor)
 
 
 def _log_to_stderr(level: str, redactor: Redactor) -> None:
     """Send the log there, without secrets."""
-    import logging
-
-    from lmstudio_bridge.security.redact import RedactingFormatter
-
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s", redactor))
     logging.basicConfig(handlers=[handler], level=level.upper())
 
 
-def _start(args: argparse.Namespace, redactor: Redactor) -> int | Coroutine[Any, Any, int]:
-    """What the command does, or its exit code if that is already done."""
-    if args.command in PLAIN_COMMANDS:
-        _log_to_stderr("warning", redactor)
-        return PLAIN_COMMANDS[args.command].run(args, redactor)
-    with collector_paused():
-        from lmstudio_bridge.cli.surroundings import settings_here
+def _print_completion(parser: CommandParser, shell: str) -> int:
+    import shtab  # only this command needs it
 
-        settings = settings_here()
-    _log_to_stderr(settings.log_level, redactor)
-    return COMMANDS[args.command or "serve"].run(settings, args, redactor)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="lmstudio-bridge",
-        description=DESCRIPTION,
-        epilog=epilog(
-            exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output went away"},
-            variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "NO_COLOR"),
-        ),
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"lmstudio-bridge {__version__}", help="show the version and exit"
-    )
-    commands = parser.add_subparsers(dest="command", metavar="command")
-    for command in _ORDER:
-        command.add_parser(commands)
-    return parser
+    parsers = [parser]
+    for each in parsers:
+        each.description = each.summary  # zsh and fish show the first line
+        parsers += each.commands.values()
+        for argument in each.arguments:
+            if argument.metavar in ("FILE", "FOLDER"):
+                # The attribute that shtab reads; see its documentation.
+                argument.complete = shtab.FILE if argument.metavar == "FILE" else shtab.DIRECTORY  # type: ignore[attr-defined]
+    print(shtab.complete(parser, shell))
+    return EXIT_OK
 
 
 async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:
-    """The exit code of the work. SIGTERM, and the SIGHUP of a closed terminal, end it as Ctrl-C does: in good order."""
-    import asyncio
-    import contextlib
-    import signal
-
+    """The exit code of the work. SIGTERM, and the SIGHUP of a closed terminal, cancel it as Ctrl-C does."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    came: list[int] = []
+    received: list[int] = []
 
     def end(number: int) -> None:
-        came.append(number)
+        received.append(number)
         task.cancel()
 
     for name in ("SIGTERM", "SIGHUP"):
@@ -178,6 +143,6 @@ async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:
     try:
         return await work
     except asyncio.CancelledError:
-        if not came:
+        if not received:
             raise
-        return 128 + came[0]
+        return 128 + received[0]

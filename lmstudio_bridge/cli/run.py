@@ -1,60 +1,180 @@
-"""`lmstudio-bridge run`: does one task from the shell."""
+"""`lmstudio-bridge run` and `continue`: a task from the shell. Progress goes to stderr, the answer to stdout."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
-from lmstudio_bridge.cli.arguments import Commands, task
-from lmstudio_bridge.cli.help import add_command
-from lmstudio_bridge.cli.working import add_work_arguments, do_work, read_schema
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from lmstudio_bridge.security.redact import Redactor
-    from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.agent.arguments import about_arguments
+from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
+from lmstudio_bridge.cli.terminal import can_show, open_console
+from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.events import (
+    CallFinished,
+    CallStarted,
+    Emit,
+    Event,
+    Noticed,
+    RoundStarted,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+    ServerFailed,
+    Warned,
+    fan_out,
+)
+from lmstudio_bridge.messages import Notice
+from lmstudio_bridge.runs.autonomous import open_agent
+from lmstudio_bridge.runs.progress import describe, open_progress
+from lmstudio_bridge.runs.report import find_run
+from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.text import clean_text, one_line
 
-
-def add_parser(commands: Commands) -> None:
-    """Add what the command takes."""
-    parser = add_command(
-        commands,
-        "run",
-        "do one task from the shell",
-        """
-        Lets the local model do a task with the tools of your MCP servers, as the bridge does for Claude Code. What
-        happens is shown on stderr, the answer is printed on stdout. Ctrl-C ends it and keeps what was done;
-        `continue` goes on from there.
-        """,
-        examples=(
-            ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read, and answer"),
-            ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
-            ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
-        ),
-        exit_codes={0: "answered", 1: "no whole answer: a limit was reached, or it failed"},
-        variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
-    )
-    parser.add_argument("task", type=task, help="what to do")
-    parser.add_argument(
-        "--mcp",
-        action="append",
-        metavar="NAME",
-        help="MCP server whose tools the model may use; give it several times for several (default: all)",
-    )
-    add_work_arguments(parser)
+_DONE, _FAILED, _NOTE = "\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}", "!"
+_SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
 
 
-async def run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
-    """Do the task."""
-    from lmstudio_bridge.runs.request import RunRequest
+async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    """Run a new task; the exit code."""
+    request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, **_options(args))
+    return await _run(settings, request, redactor, as_json=args.json)
 
-    request = RunRequest(
-        args.task,
-        tuple(args.mcp) if args.mcp else None,
-        args.max_rounds,
-        args.max_tokens,
-        args.model,
-        args.timeout,
-        read_schema(args.schema),
-        args.access,
-    )
-    return await do_work(settings, request, redactor, as_json=args.json)
+
+async def continue_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    """Continue a stored run; the exit code."""
+    stored = find_run(settings.home / "runs", args.run_id)
+    request = ContinueRequest(stored.run_id, args.instructions, **_options(args))
+    return await _run(settings, request, redactor, as_json=args.json)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "max_rounds": args.max_rounds,
+        "max_tokens": args.max_tokens,
+        "model": args.model,
+        "seconds": args.timeout,
+        "output_schema": _read_schema(args.schema) if args.schema is not None else None,
+        "access": args.access,
+    }
+
+
+def _read_schema(name: str) -> dict[str, Any]:
+    try:
+        schema = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise SettingsError(f"--schema {name} can't be used: {exc}.", remedy="Name a file with a JSON Schema.") from exc
+    if not isinstance(schema, dict):
+        raise SettingsError(f"--schema {name} is not a JSON object.", remedy="Name a file with a JSON Schema.")
+    return schema
+
+
+async def _run(settings: Settings, request: RunRequest | ContinueRequest, redactor: Redactor, *, as_json: bool) -> int:
+    run_id = ""
+
+    async def remember_id(event: Event) -> None:
+        nonlocal run_id
+        if isinstance(event, RunStarted | RunContinued):
+            run_id = event.run_id
+
+    if sys.stderr.isatty():
+        display = open_display(sys.stderr, environ=os.environ)
+    else:
+        display = open_lines(sys.stderr, heartbeat=settings.heartbeat)
+    async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
+        try:
+            async with display as show:
+                emit = fan_out(remember_id, show)
+                if isinstance(request, RunRequest):
+                    report = await agent.execute(request, emit=emit)
+                else:
+                    report = await agent.continue_run(request, emit=emit)
+        except asyncio.CancelledError:
+            if run_id:
+                resume = f"lmstudio-bridge continue {run_id}"
+                print(f"Interrupted. What was done is kept; resume it with: {resume}", file=sys.stderr, flush=True)
+            raise
+        if as_json:
+            text = json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False)
+        else:
+            text = clean_text(report.text())[0]
+        to_stderr = report.outcome.stop == "failed" and not as_json
+        # Flushed before the agent closes, because servers may take long to stop.
+        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    return EXIT_OK if report.outcome.stop == "answered" else EXIT_FAILED
+
+
+# -- progress ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[Emit]:
+    """A sink that writes plain lines to a pipe or a file, at least one every `heartbeat` seconds."""
+
+    async def write(_: float, message: str) -> None:
+        print(one_line(message), file=stream, flush=True)
+
+    async with open_progress(write, heartbeat=heartbeat) as emit:
+        yield emit
+
+
+@asynccontextmanager
+async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[Emit]:
+    """A sink that shows a run in a terminal: one line per call, and a spinner with what is happening now."""
+    console = open_console(stream, environ=environ)
+    spinner = "dots" if can_show(_SPINNER_SAMPLE, stream) else "line"
+    with console.status(Text("starting"), spinner=spinner) as status:
+        yield _Display(console, status, unicode_marks=can_show(_DONE + _FAILED, stream)).emit
+
+
+class _Display:
+    def __init__(self, console: Console, status: Status, *, unicode_marks: bool) -> None:
+        self._console = console
+        self._status = status
+        self._done, self._failed = (_DONE, _FAILED) if unicode_marks else ("ok", "FAILED")
+        self._about: dict[str, str] = {}
+        self._max_rounds = 0
+
+    async def emit(self, event: Event) -> None:
+        """Show one event as a line, as the spinner's text, or both."""
+        match event:
+            case RunStarted(run_id=run_id) | RunContinued(run_id=run_id):
+                self._line("", f"run {run_id}", style="dim")
+            case RoundStarted(max_rounds=max_rounds):
+                self._max_rounds = max_rounds
+            case CallStarted(call_id=call_id, arguments=arguments):
+                self._about[call_id] = about_arguments(json.loads(arguments))
+            case CallFinished(is_error=False):
+                size = f"{len(event.text):,} characters · {event.seconds:.1f} s"
+                self._line(self._done, f"{self._call(event)} · {size}", style="green")
+            case CallFinished():
+                self._line(self._failed, f"{self._call(event)} · {event.text.partition(chr(10))[0]}", style="red")
+            case ServerFailed(server=server, reason=reason):
+                self._line(_NOTE, f"{server} was left out: {reason.partition(chr(10))[0]}", style="yellow")
+            case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
+                self._line(_NOTE, text, style="yellow")
+            case RunFinished():
+                return
+            case _:
+                pass
+        if text := describe(event, max_rounds=self._max_rounds):
+            self._status.update(Text(one_line(text)[: self._console.width - 4]))
+
+    def _call(self, event: CallFinished) -> str:
+        return " ".join(part for part in (event.server, event.tool, self._about.get(event.call_id, "")) if part)
+
+    def _line(self, mark: str, text: str, *, style: str) -> None:
+        line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))
+        self._console.print(line, overflow="ellipsis", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: colours and tables where they can be shown, plain text where they can't."""
+"""Output for people: colors and marks where the terminal can show them, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.text import Text
 
 from lmstudio_bridge.text import one_line
 
-PLAIN_WIDTH = 10_000  # columns of output that is no terminal: a program reads it, so no line is broken
+PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
 def open_console(stream: TextIO, *, environ: Mapping[str, str]) -> Console:
-    """A console on a stream: colours only in a terminal and without NO_COLOR; lines stay whole in a pipe or a file.
+    """A console on a stream: colors only in a terminal without NO_COLOR, no line breaks in a pipe or a file.
 
-    It neither reads markup in what it is given nor colours numbers and paths by itself.
+    It interprets no markup, and does not highlight numbers and paths.
     """
     terminal = stream.isatty()
     return _Console(
@@ -32,14 +32,14 @@ def open_console(stream: TextIO, *, environ: Mapping[str, str]) -> Console:
 
 
 class _Console(Console):
-    """One that leaves it to `cli` what happens when the reader of a pipe goes away."""
+    """A console that leaves a closed pipe to `main`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def can_show(text: str, stream: TextIO) -> bool:
-    """Whether the stream's encoding has these characters; ASCII must do where it has not."""
+    """Whether the encoding of the stream has these characters."""
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -50,7 +50,7 @@ def can_show(text: str, stream: TextIO) -> bool:
 def print_table(
     stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]], *, environ: Mapping[str, str], empty: str
 ) -> None:
-    """Print rows under their columns, or what to say where there are none."""
+    """Print rows under their columns, or `empty` if there are none."""
     console = open_console(stream, environ=environ)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:

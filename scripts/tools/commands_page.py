@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmstudio_bridge.cli.help import commands_of
-from lmstudio_bridge.cli.main import build_parser
+from lmstudio_bridge.cli.arguments import CommandParser, build_parser
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 _HEAD = """\
 # The command line
 
-`uvx lmstudio-bridge …` and an installed `lmstudio-bridge …` are the same. What `--help` of each command says stands
-here, too.
+`uvx lmstudio-bridge …` and an installed `lmstudio-bridge …` are the same. This page has the text that `--help` prints
+for each command.
 
-Answers and tables go to stdout, everything else to stderr. Colours are for terminals only, and `NO_COLOR` turns them
-off; what a terminal can't show is put in other signs. Secrets are never shown.
+Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals, and `NO_COLOR` turns them
+off; characters that a terminal can't show are replaced. Secrets are never shown.
 """
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Every command's parser by its words, the whole command line's under ""."""
+def parsers() -> dict[str, CommandParser]:
+    """Every command's parser by its words ("", "runs", "runs show"); the whole command line's under ""."""
     return dict(_below(build_parser(), ""))
 
 
-def _below(parser: argparse.ArgumentParser, words: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def _below(parser: CommandParser, words: str) -> Iterator[tuple[str, CommandParser]]:
     yield words, parser
-    for action in commands_of(parser):
-        for name, each in action.choices.items():
-            yield from _below(each, f"{words} {name}".strip())
+    for name, each in parser.commands.items():
+        yield from _below(each, f"{words} {name}".strip())
 
 
 def page() -> str:
@@ -39,10 +36,10 @@ def page() -> str:
     return "\n".join([_HEAD, *(_section(words, parser) for words, parser in parsers().items())])
 
 
-def _section(words: str, parser: argparse.ArgumentParser) -> str:
-    paragraphs = textwrap.dedent(parser.description or "").strip().split("\n\n")
+def _section(words: str, parser: CommandParser) -> str:
+    paragraphs = (parser.description or "").split("\n\n")
     parts = [f"## `{f'lmstudio-bridge {words}'.strip()}`", *(" ".join(each.split()) for each in paragraphs)]
-    if rows := list(_rows(parser)):
+    if rows := [*map(_row, parser.arguments[1:]), *(f"| `{k}` | {v.summary} |" for k, v in parser.commands.items())]:
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
     for part in (parser.epilog or "").split("\n\n"):
         title, _, body = part.partition("\n")
@@ -66,18 +63,12 @@ def _section(words: str, parser: argparse.ArgumentParser) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        if isinstance(action, argparse._SubParsersAction):
-            for choice in action._choices_actions:
-                yield f"| `{choice.dest}` | {choice.help} |"
-            continue
-        choices = "{" + ", ".join(map(str, action.choices)) + "}" if action.choices else ""
-        value = "" if action.nargs == 0 else str(action.metavar or choices or action.dest.upper())
-        name = " ".join(filter(None, [", ".join(action.option_strings), value]))
-        yield f"| `{name}` | {str(action.help).replace('|', chr(92) + '|')} |"
+def _row(argument: argparse.Action) -> str:
+    choices = "{" + ", ".join(map(str, argument.choices)) + "}" if argument.choices else ""
+    value = "" if argument.nargs == 0 else str(argument.metavar or choices or argument.dest.upper())
+    name = " ".join(filter(None, [", ".join(argument.option_strings), value]))
+    text = str(argument.help) % {"default": argument.default}
+    return f"| `{name}` | {text.replace('|', chr(92) + '|')} |"
 
 
 if __name__ == "__main__":

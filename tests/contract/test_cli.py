@@ -202,7 +202,7 @@ async def test_a_folder_that_is_gone_is_said_with_exit_code_2(shell: Shell) -> N
         _, err = await process.communicate()
 
     assert process.returncode == 2, err.decode()
-    assert err.decode().startswith("The folder that the bridge was started in can't be used")
+    assert err.decode().startswith("The current folder cannot be used")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX closes them")

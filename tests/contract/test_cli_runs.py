@@ -149,7 +149,7 @@ async def test_answer_fits_the_schema_that_is_given(desk: Shell, sim: Simulator)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "No such file"), ("[1]", "is no JSON object"), ("{", "Expecting")]
+    ("content", "words"), [(None, "No such file"), ("[1]", "is not a JSON object"), ("{", "Expecting")]
 )
 async def test_schema_that_cannot_be_used_is_named(desk: Shell, content: str | None, words: str) -> None:
     if content is not None:
@@ -175,7 +175,7 @@ async def test_interrupted_run_says_how_to_go_on_and_can_be_gone_on_with(desk: S
     [run_id] = journals(desk)
 
     assert process.returncode == 130, err.decode()
-    assert f"go on with: lmstudio-bridge continue {run_id}" in err.decode()
+    assert f"resume it with: lmstudio-bridge continue {run_id}" in err.decode()
 
     sim.script(MODEL, TextReply("It is heron-42."))
     code, out, err_text = await desk.run("continue", run_id)

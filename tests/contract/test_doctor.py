@@ -17,12 +17,9 @@ import pytest
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
-from lmstudio_bridge.cli.doctor.deep import check_call
-from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, is_here
-from lmstudio_bridge.cli.doctor.examination import check_without_settings, examine
-from lmstudio_bridge.cli.doctor.lms import check_lms
+from lmstudio_bridge.cli.doctor.command import examine
+from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, check_call, check_lms, is_here
 from lmstudio_bridge.cli.hosts import HOSTS, NAMES
-from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.lmstudio.client import open_client
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.security.redact import Redactor
@@ -184,7 +181,7 @@ async def test_a_token_is_wanted_and_the_right_one_is_not_given(home: Home, toke
 
     assert (check.name, check.state) == ("API token", "failed")
     assert check.found == (
-        "LM Studio refused the API token." if token else f"{sim.url} wants an API token, and none is given."
+        "LM Studio refused the API token." if token else f"{sim.url} requires an API token, and none is set."
     )
     assert "Manage Tokens" in check.remedy
     assert "LM_API_TOKEN" in check.remedy
@@ -209,7 +206,7 @@ UNLOADED = SimModel(MODEL, trained_for_tool_use=True)
 @pytest.mark.parametrize(
     ("models", "found", "remedy"),
     [
-        ([], "There is no model.", "Download a chat model"),
+        ([], "There are no models.", "Download a chat model"),
         ([EMBEDDING], "There are only embedding models, which can't chat: nomic/embed.", "Download a chat model"),
         ([UNLOADED, SimModel("b/c")], "No model was named, none is loaded, and there are several", "DEFAULT_MODEL"),
     ],
@@ -457,7 +454,7 @@ async def test_a_bridge_was_started_by_a_bridge(home: Home, sim: Simulator) -> N
     (check,) = wrong(await home.examine(sim.url, LMSTUDIO_BRIDGE_DEPTH="1"))
 
     assert (check.name, check.state) == ("Depth", "failed")
-    assert "Take it out of the MCP servers" in check.remedy
+    assert "Remove the bridge from the MCP servers" in check.remedy
 
 
 async def test_a_rule_file_is_broken(home: Home, sim: Simulator) -> None:
@@ -479,7 +476,7 @@ async def test_journals_cannot_be_written(home: Home, sim: Simulator) -> None:
     (check,) = [check for check in wrong(await home.examine(sim.url)) if check.area == "journals"]
 
     assert check.state == "failed"
-    assert "state is no folder" in check.found
+    assert "state is not a folder" in check.found
     assert "LMSTUDIO_BRIDGE_HOME" in check.remedy
 
 
@@ -490,13 +487,13 @@ async def test_the_folder_of_journals_is_read_only(home: Home, sim: Simulator) -
 
     (check,) = [check for check in wrong(await home.examine(sim.url)) if check.area == "journals"]
 
-    assert check.found == f"{runs} can't be written: Permission denied."
+    assert check.found == f"{runs} is not writable: Permission denied."
 
 
 async def test_a_setting_is_misspelt(home: Home, sim: Simulator) -> None:
     (check,) = wrong(await home.examine(sim.url, LMSTUDIO_BRIDGE_MAXACCESS="read"))
 
-    assert (check.name, check.found) == ("Settings", "LMSTUDIO_BRIDGE_MAXACCESS is no setting.")
+    assert (check.name, check.found) == ("Settings", "LMSTUDIO_BRIDGE_MAXACCESS is not a known setting.")
     assert "Did you mean LMSTUDIO_BRIDGE_MAX_ACCESS?" in check.remedy
 
 
@@ -506,14 +503,6 @@ async def test_settings_are_shown_and_secrets_are_not(home: Home, sim: Simulator
     assert f"DEFAULT_MODEL={MODEL}" in found
     assert "LM_API_TOKEN" in found
     assert "geheim" not in found
-
-
-def test_settings_that_cannot_be_used_are_named() -> None:
-    error = SettingsError("LMSTUDIO_BASE_URL is not an address.", remedy="Set it.")
-
-    assert check_without_settings(error)[1:] == [
-        Check("bridge", "Settings", "failed", "LMSTUDIO_BASE_URL is not an address.", "Set it.")
-    ]
 
 
 # -- the programs that start it ------------------------------------------------------------------------------------
@@ -541,8 +530,8 @@ async def test_the_plugin_counts_as_a_registration_and_both_are_too_many(home: H
     assert (check.name, check.state) == ("Plugin in Claude Code", "warning")
     assert "`lmstudio-bridge uninstall --scope user`" in check.remedy
     assert wrong(alone) == []
-    assert only(alone, "Plugin in Claude Code").found == f"switched on in {settings}"
-    assert off.found == "No program on this machine is set up to start the bridge."
+    assert only(alone, "Plugin in Claude Code").found == f"enabled in {settings}"
+    assert off.found == "The bridge is not registered in any program on this machine."
 
 
 async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:
@@ -570,7 +559,7 @@ async def test_a_program_starts_a_command_that_is_gone(home: Home, sim: Simulato
     (check,) = wrong(await home.examine(sim.url))
 
     assert (check.name, check.state) == ("Registration in Cursor", "failed")
-    assert check.found == f"'local' in {path} (user scope) starts '/gone/lmstudio-bridge', which is not there."
+    assert check.found == f"'local' in {path} (user scope) starts '/gone/lmstudio-bridge', which does not exist."
     assert "`lmstudio-bridge install cursor --scope user`" in check.remedy
 
 
@@ -581,7 +570,7 @@ async def test_a_program_starts_the_bridge_with_other_settings(home: Home, sim: 
     (check,) = wrong(await home.examine(sim.url))
 
     assert (check.name, check.state) == ("Registration in Claude Code", "warning")
-    assert check.found.endswith("with settings that were not looked at here: LM_API_TOKEN.")
+    assert check.found.endswith("with settings that were not checked here: LM_API_TOKEN.")
 
 
 @pytest.mark.parametrize("approved", [False, True])
@@ -609,7 +598,7 @@ async def test_a_deep_look_lets_the_model_call_a_tool(home: Home) -> None:
         checks = await home.examine(sim.url, deep=True)
 
     check = only(checks, "Model call")
-    assert (check.state, check.found.startswith(f"{MODEL} called the tool that it was told to (")) == ("ok", True)
+    assert (check.state, check.found.startswith(f"{MODEL} called the requested tool (")) == ("ok", True)
     assert [request.path for request in sim.requests if request.method == "POST"] == [
         "/api/v1/models/load",
         "/v1/chat/completions",
@@ -621,7 +610,7 @@ async def test_a_deep_look_at_a_model_that_only_talks(home: Home) -> None:
         sim.script(MODEL, TextReply("Ready!"))
         check = only(await home.examine(sim.url, deep=True), "Model call")
 
-    assert (check.state, "answered with text where it was told to call a tool" in check.found) == ("warning", True)
+    assert (check.state, "answered with text instead of calling the requested tool" in check.found) == ("warning", True)
     assert "LMSTUDIO_BRIDGE_CALLS=grammar" in check.remedy
 
 
@@ -637,7 +626,7 @@ async def test_a_deep_look_ends_in_any_case() -> None:
         sim.script(MODEL, TextReply("never", faults=(Stall(),)))
         check = await check_call(client, read_settings({}, cwd=Path("/")), limit=0.2)
 
-    assert (check.state, check.found) == ("failed", "The model gave no answer within 0.2 s.")
+    assert (check.state, check.found) == ("failed", "The model did not answer within 0.2 s.")
 
 
 async def test_a_deep_look_is_not_made_where_nobody_answers(home: Home) -> None:
@@ -666,7 +655,8 @@ async def test_json_has_the_documented_shape(home: Home, sim: Simulator) -> None
 
     assert code == 1
     assert json.loads(out)["ok"] is False
-    assert json.loads(out)["checks"][-1]["name"] == "Settings"
+    assert [check["name"] for check in json.loads(out)["checks"]] == ["Bridge", "Settings"]
+    assert "LMSTUDIO_BASE_URL" in json.loads(out)["checks"][-1]["found"]
 
 
 async def test_what_install_writes_is_what_doctor_finds(home: Home, sim: Simulator) -> None:
@@ -678,7 +668,7 @@ async def test_what_install_writes_is_what_doctor_finds(home: Home, sim: Simulat
 
     code, out, _ = await shell.run("doctor")
 
-    assert (code, out.splitlines()[-1]) == (0, "All is in place."), out
+    assert (code, out.splitlines()[-1]) == (0, "Everything looks good."), out
     for host in HOSTS:
         assert f"Registration in {NAMES[host]}: 'lmstudio-bridge' in {home.folder}" in out
 
@@ -686,7 +676,7 @@ async def test_what_install_writes_is_what_doctor_finds(home: Home, sim: Simulat
 async def test_warnings_do_not_fail_and_the_last_line_counts(home: Home, sim: Simulator) -> None:
     code, out, _ = await shell_of(home, LMSTUDIO_BASE_URL=sim.url, LMSTUDIO_BRIDGE_X="1").run("doctor")
 
-    assert (code, out.splitlines()[-1]) == (0, "All is in place, with 1 warning.")
+    assert (code, out.splitlines()[-1]) == (0, "No problems, 1 warning.")
     assert "\x1b" not in out
 
 
@@ -700,7 +690,7 @@ async def test_a_terminal_without_the_marks_gets_words(home: Home, environ: dict
     assert out.isascii()
     assert "\nFAIL LM Studio: LM Studio does not answer at " in out
     assert out.startswith("ok   Bridge: ")
-    assert out.splitlines()[-1] == "1 wrong, 0 warnings."
+    assert out.splitlines()[-1] == "1 problem, 0 warnings."
 
 
 def test_loopback_addresses_are_this_machine() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.cli.hosts import SCOPES, Host, HostScope, find_place
-from lmstudio_bridge.cli.registration import Program, own_program, plan_entry
+from lmstudio_bridge.cli.hosts import SCOPES, Host, HostScope, find_location
+from lmstudio_bridge.cli.install import Program, own_program, plan_change
 from lmstudio_bridge.errors import BridgeError, SettingsError
 from lmstudio_bridge.files import replace_with_backup
 from lmstudio_bridge.mcp_client.config import starts_bridge
@@ -139,7 +139,7 @@ def test_each_program_has_its_own_place(
 ) -> None:
     around = Surroundings(tmp_path / "project", {"HOME": str(tmp_path)})
 
-    place = find_place(host, scope, around=around, platform=platform)
+    place = find_location(host, scope, around=around, platform=platform)
 
     assert str(place.path) == path.replace("~", str(tmp_path))
     assert place.keys == tuple(keys.replace("~", str(tmp_path)).split(" "))
@@ -151,7 +151,7 @@ def test_the_documentation_names_every_place(platform: str) -> None:
     around = Surroundings(Path("/project"), {"HOME": "/home"})
     for host, scopes in SCOPES.items():
         for scope in scopes:
-            path = str(find_place(host, scope, around=around, platform=platform).path)
+            path = str(find_location(host, scope, around=around, platform=platform).path)
             spelled = path.replace("/project/", "").replace("/home/", "~/")
             windows = spelled.replace("~/AppData/Roaming/", "%APPDATA%/").replace("/", "\\")
             assert f"`{windows if '%' in windows else spelled}`" in told
@@ -166,32 +166,32 @@ def test_the_environment_moves_places(tmp_path: Path) -> None:
     }
     around = Surroundings(tmp_path, moved)
 
-    assert find_place("claude-code", "user", around=around, platform="linux").path == Path("/c/.claude.json")
-    assert find_place("vscode", "user", around=around, platform="linux").path == Path("/x/Code/User/mcp.json")
-    assert find_place("vscode", "user", around=around, platform="win32").path == Path("/a/Code/User/mcp.json")
+    assert find_location("claude-code", "user", around=around, platform="linux").path == Path("/c/.claude.json")
+    assert find_location("vscode", "user", around=around, platform="linux").path == Path("/x/Code/User/mcp.json")
+    assert find_location("vscode", "user", around=around, platform="win32").path == Path("/a/Code/User/mcp.json")
 
 
 def test_local_scope_is_that_of_the_repository_as_in_claude_code(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     around = Surroundings(tmp_path / "a" / "b", {"HOME": "/h"})
 
-    assert find_place("claude-code", "local", around=around, platform="linux").keys[1] == str(tmp_path)
+    assert find_location("claude-code", "local", around=around, platform="linux").keys[1] == str(tmp_path)
 
 
 def test_lm_studios_older_file_is_used_where_there_is_only_that(tmp_path: Path) -> None:
     older = write(tmp_path / ".cache" / "lm-studio" / "mcp.json", {})
 
     around = Surroundings(tmp_path, {"HOME": str(tmp_path)})
-    assert find_place("lm-studio", "user", around=around, platform="linux").path == older
+    assert find_location("lm-studio", "user", around=around, platform="linux").path == older
 
 
 def test_a_place_without_a_home_folder_or_without_such_a_scope_is_refused(tmp_path: Path) -> None:
     for host, scopes in SCOPES.items():
         if "user" in scopes:
             with pytest.raises(SettingsError, match="no home folder"):
-                find_place(host, "user", around=Surroundings(tmp_path, {}), platform="linux")
+                find_location(host, "user", around=Surroundings(tmp_path, {}), platform="linux")
     with pytest.raises(SettingsError, match="Cursor has no scope 'local'"):
-        find_place("cursor", "local", around=Surroundings(tmp_path, {"HOME": "/h"}), platform="linux")
+        find_location("cursor", "local", around=Surroundings(tmp_path, {"HOME": "/h"}), platform="linux")
 
 
 def test_the_command_is_one_that_starts_again(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ async def test_installing_twice_changes_nothing_and_keeps_what_was_added_by_hand
     code, out, err = await shell.run("install")  # asks nothing, so it needs no terminal
 
     assert (code, out) == (0, "")
-    assert f"Claude Code has the bridge already: {file}" in err
+    assert f"The bridge is already registered in Claude Code: {file}" in err
     assert file.read_bytes() == before
 
 
@@ -286,7 +286,7 @@ async def test_an_entry_of_that_name_is_shown_and_replaced_only_after_a_yes(shel
 
     assert (code, file.read_bytes()) == (1, before)
     assert '-      "command": "node"' in seen
-    assert "Replace the entry that is there? [y/N]" in seen
+    assert "Replace the existing entry? [y/N]" in seen
     assert "Nothing was written." in seen
 
     code, seen = await answered(shell, "y", "install")
@@ -300,7 +300,7 @@ async def test_without_a_terminal_and_without_yes_nothing_is_written(shell: Shel
 
     assert code == 2
     assert "+++ " in out
-    assert "no terminal to ask on. Give --yes" in err
+    assert "no terminal to ask on. Use --yes" in err
     assert not (home(shell) / ".cursor").exists()
 
 
@@ -333,7 +333,7 @@ async def test_a_secret_is_written_and_never_shown(shell: Shell) -> None:
     code, out, err = await tokened.run("install", "--print", "--env", "LM_API_TOKEN")
 
     assert json.loads(out)["mcpServers"]["lmstudio-bridge"]["env"] == {"LM_API_TOKEN": "<LM_API_TOKEN>"}
-    assert err == "Put the value of LM_API_TOKEN in the place of <LM_API_TOKEN>.\n"
+    assert err == "Replace <LM_API_TOKEN> with the value of LM_API_TOKEN.\n"
 
 
 async def test_a_new_file_is_for_its_owner_alone_and_a_projects_for_all(shell: Shell) -> None:
@@ -365,8 +365,8 @@ async def test_a_secret_does_not_go_into_a_file_that_others_get(shell: Shell) ->
     [
         (("--base-url", "ftp://x"), "LMSTUDIO_BASE_URL is not an http or https address"),
         (("--env", "LMSTUDIO_BRIDGE_CALLS=maybe"), "LMSTUDIO_BRIDGE_CALLS has an invalid value"),
-        (("--env", "=x"), "An --env does not begin with the name of a variable"),
-        (("--env", "NOT_HERE"), "--env NOT_HERE: there is no such variable here"),
+        (("--env", "=x"), "--env needs the name of a variable"),
+        (("--env", "NOT_HERE"), "--env NOT_HERE: this variable is not set"),
     ],
 )
 async def test_an_entry_that_would_not_start_is_not_written(shell: Shell, options: tuple[str, ...], said: str) -> None:
@@ -422,7 +422,7 @@ async def test_what_is_in_several_scopes_is_taken_out_of_the_one_that_is_named(s
     assert (await shell.run("uninstall", "--yes"))[0] == 0
     code, out, err = await shell.run("uninstall")
     assert (code, out) == (0, "")
-    assert "Claude Code has no entry for the bridge" in err
+    assert "The bridge is not registered in Claude Code" in err
 
 
 # -- through Claude Code's own command ---------------------------------------------------------------------------
@@ -439,7 +439,7 @@ async def test_claude_code_changes_its_own_file_where_it_can(shell: Shell) -> No
     await there.run("uninstall", "--yes")
 
     assert code == 0, err
-    assert f"Written by `claude mcp`: {file}" in err
+    assert f"Written with `claude mcp`: {file}" in err
     assert (first["env"], second["env"]) == ({"DEFAULT_MODEL": "a"}, {"DEFAULT_MODEL": "b"})
     assert read(file) == {"mcpServers": {}}
     name = ["--scope", "user", "lmstudio-bridge"]
@@ -467,7 +467,7 @@ async def test_where_claude_fails_its_file_is_changed_instead(shell: Shell) -> N
     code, _, err = await there.run("install", "--yes")
 
     assert (code, len(commands_in(log))) == (0, 1)
-    assert "`claude mcp` did not do it (something is wrong inside); its file is changed instead." in err
+    assert "`claude mcp` failed (something is wrong inside); its file is changed directly instead." in err
     assert "lmstudio-bridge" in read(home(shell) / ".claude.json")["mcpServers"]
 
 
@@ -532,11 +532,11 @@ def entry_with(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def test_every_text_in_a_diff_that_is_not_known_to_be_harmless_is_hidden(tmp_path: Path) -> None:
-    place = find_place("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
+    place = find_location("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
     old = {"command": "/x", "args": ["--api-key", "geheim-0", "z"], "env": {"K": "geheim-1", "DEFAULT_MODEL": "m"}}
     text = json.dumps({"mcpServers": {"b": {"url": 'https://a?k=geheim"2'}, "lmstudio-bridge": old}}, indent=1)
 
-    shown = plan_entry(place, text, entry_with({"TOKEN": "geheim-3", "LMSTUDIO_BRIDGE_HOME": "/h"})).diff()
+    shown = plan_change(place, text, entry_with({"TOKEN": "geheim-3", "LMSTUDIO_BRIDGE_HOME": "/h"})).diff()
 
     assert "geheim" not in shown
     for text in ('"/x"', '"uvx"', '"m"', '"/h"', '"url": "…"', '"TOKEN": "…"'):
@@ -549,6 +549,6 @@ def test_settings_whose_values_are_shown_hold_no_secret() -> None:
 
 
 def test_a_setting_of_another_shape_is_a_bridge_error(tmp_path: Path) -> None:
-    place = find_place("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
-    with pytest.raises(BridgeError, match="cannot be changed: what holds 'lmstudio-bridge' is no object"):
-        plan_entry(place, '{"mcpServers": 3}', entry_with({}))
+    place = find_location("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
+    with pytest.raises(BridgeError, match="cannot be changed: the parent of 'lmstudio-bridge' is not an object"):
+        plan_change(place, '{"mcpServers": 3}', entry_with({}))

@@ -1,4 +1,4 @@
-"""One look at one link of the chain: what was found, and what to do about it."""
+"""The result of one check: what was found, and how to fix it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ State: TypeAlias = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found at `name`; a `remedy` is there where something should be done."""
+    """What was found at `name`; `remedy` is set if something should be done."""
 
     area: Area
     name: str
@@ -23,10 +23,10 @@ class Check:
     remedy: str = ""
 
     def to_json(self) -> Mapping[str, str]:
-        """The shape that docs/commands.md promises."""
+        """The format that docs/commands.md documents."""
         return asdict(self)
 
 
 def failed_check(area: Area, name: str, error: BridgeError) -> Check:
-    """The check that found this error; what is known besides its message goes before the remedy."""
+    """A failed check from an error; the details of the error go before its remedy."""
     return Check(area, name, "failed", error.message, error.explain().removeprefix(error.message).strip())

@@ -1,4 +1,4 @@
-"""The bridge itself: versions, settings, and the folder in which it leaves its journals."""
+"""The bridge itself: versions, settings, and the folder for its journals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PREFIX = "LMSTUDIO_BRIDGE_"
 
 
 def check_versions() -> Check:
-    """What runs here."""
+    """Versions of the bridge, Python, the main libraries and the system."""
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     return Check(
         "bridge",
@@ -30,17 +30,17 @@ def check_versions() -> Check:
 
 
 def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Which variables are set; those that hold secrets by their name only."""
+    """The variables that are set (only the names of those that hold secrets), and unknown ones."""
     known = _variables()
     given = [name for name in known if environ.get(name, "").strip()]
     shown = [name if known[name] else f"{name}={environ[name].strip()}" for name in given]
-    yield Check("bridge", "Settings", "ok", ", ".join(shown) or "none set, so all are as they come")
+    yield Check("bridge", "Settings", "ok", ", ".join(shown) or "none set, all defaults")
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             yield Check(
-                "bridge", "Settings", "warning", f"{name} is no setting.", f"{hint}All are in docs/settings.md."
+                "bridge", "Settings", "warning", f"{name} is not a known setting.", f"{hint}See docs/settings.md."
             )
     if settings.depth:
         yield Check(
@@ -48,22 +48,22 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
             "Depth",
             "failed",
             "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
-            "Take it out of the MCP servers that the bridge may use, or disable it there.",
+            "Remove the bridge from the MCP servers that the bridge may use, or disable it there.",
         )
 
 
 def check_journals(settings: Settings) -> Check:
-    """Whether journals can be written, how many there are and how large they are."""
+    """Whether journals can be written, how many there are, and their size."""
     runs = settings.home / "runs"
     if settings.journal == "off":
-        return Check("journals", "Journals", "ok", "none are kept (LMSTUDIO_BRIDGE_JOURNAL=off)")
+        return Check("journals", "Journals", "ok", "off (LMSTUDIO_BRIDGE_JOURNAL=off)")
     problem = _unwritable(runs)
     if problem:
         return Check(
             "journals",
             "Journals",
             "failed",
-            f"{runs} can't be written: {problem}.",
+            f"{runs} is not writable: {problem}.",
             "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
         )
     sizes = [path.stat().st_size for path in runs.glob("*.jsonl")] if runs.is_dir() else []
@@ -73,7 +73,7 @@ def check_journals(settings: Settings) -> Check:
 
 
 def _variables() -> dict[str, bool]:
-    """Every variable of the settings, and whether its value is a secret."""
+    """Every variable of the settings, and whether its value is secret."""
     known = {"LMSTUDIO_HOST": False, "LMSTUDIO_PORT": False}
     for name, field in Settings.model_fields.items():
         known |= dict.fromkeys(variables_of(name), "SecretStr" in str(field.annotation))
@@ -81,13 +81,13 @@ def _variables() -> dict[str, bool]:
 
 
 def _unwritable(folder: Path) -> str:
-    """Why nothing can be written there; "" if something can. A folder that is not there yet is not made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    """Why nothing can be written to a folder, or "". A missing folder is not created."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        if there != folder:
-            if not there.is_dir():
-                return f"{there} is no folder"
-            return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} is not yours to write to"
+        if existing != folder:
+            if not existing.is_dir():
+                return f"{existing} is not a folder"
+            return "" if os.access(existing, os.W_OK | os.X_OK) else f"no write permission for {existing}"
         with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""The MCP servers: which files name them, which may start, and whether they do."""
+"""The MCP servers: where they are configured, which of them may start, and whether they do."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from lmstudio_bridge.runs.tool_cache import take_tools
 
 _ADD = "Add one to Claude Code, for example with `claude mcp add`."
 _HARMLESS = ("it is disabled ", "starts the bridge itself")
-"""What stands in the reasons for which a server is left out as it should be."""
+"""Parts of the reasons for skipping a server that need no action."""
 
 
 def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
-    """What the configuration files say, before anything is started."""
+    """Check the configuration files; nothing is started."""
     where = ", ".join(map(str, catalog.paths))
     found = f"{len(catalog.servers)} usable of those in {where}" if where else f"none configured for {catalog.project}"
     if catalog.servers:
         yield Check("servers", "MCP servers", "ok", found)
     else:
-        waiting = " Or approve one of those below." if catalog.unapproved else ""
+        waiting = " Or approve one of the servers below." if catalog.unapproved else ""
         yield Check("servers", "MCP servers", "failed", found, _ADD + waiting)
     for warning in catalog.warnings:
-        yield Check("servers", "MCP servers", "warning", warning, "Correct that file; the others are used meanwhile.")
+        yield Check("servers", "MCP servers", "warning", warning, "Fix that file; the other files are still used.")
     for name in catalog.unapproved:
         refusal = catalog.refusal(name)
         yield Check("servers", f"MCP server {name}", "warning", f"left out: {refusal.message}", refusal.remedy)
     for name, reason in catalog.skipped.items():
         harmless = any(words in reason for words in _HARMLESS)
-        remedy = "" if harmless else "Correct its entry there, or take it out."
+        remedy = "" if harmless else "Fix its entry there, or remove it."
         yield Check("servers", f"MCP server {name}", "ok" if harmless else "warning", f"left out: {reason}", remedy)
 
 
 def check_rules(agent: DynamicAutonomousAgent, configs: Sequence[ServerConfig]) -> Iterator[Check]:
-    """What rule files and workspace allow."""
+    """Check the rule files and the workspace."""
     try:
         permissions = agent.permissions(configs)
     except BridgeError as exc:
@@ -55,7 +55,7 @@ def check_rules(agent: DynamicAutonomousAgent, configs: Sequence[ServerConfig]) 
 async def check_servers(
     agent: DynamicAutonomousAgent, catalog: ServerCatalog, *, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Check]:
-    """Start all servers at the same time, and look at their tools. Each start is bounded by the pool's limit."""
+    """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
 
     async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
         began = clock()
@@ -82,8 +82,8 @@ async def check_servers(
 
 
 def _counted(tools: Sequence[ServerTool]) -> str:
-    """How many tools there are, and how many of them a run may use that only reads."""
+    """How many tools there are, and how many of them are marked read-only."""
     reading = sum(tool.read_only is True for tool in tools)
     unmarked = sum(tool.read_only is None for tool in tools)
-    told = f"{len(tools)} tools, {reading} marked read-only, {len(tools) - reading - unmarked} as writing"
-    return f"{told}, {unmarked} unmarked (count as writing)" if unmarked else told
+    counts = f"{len(tools)} tools, {reading} marked read-only, {len(tools) - reading - unmarked} as writing"
+    return f"{counts}, {unmarked} unmarked (treated as writing)" if unmarked else counts

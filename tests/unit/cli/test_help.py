@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import pty
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.cli.help import HelpFormatter, commands_of
-from lmstudio_bridge.cli.main import COMMANDS, PLAIN_COMMANDS, build_parser
+from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.settings import Settings, variables_of
 from scripts.tools.commands_page import PAGE, page, parsers
 from tests.contract.test_cli import LIMIT, ROOT, Shell
@@ -31,11 +29,6 @@ def test_page_of_commands_is_what_the_parser_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == page()
 
 
-def test_every_command_has_a_parser_and_the_other_way_round() -> None:
-    (action,) = commands_of(build_parser())
-    assert set(action.choices) == COMMANDS.keys() | PLAIN_COMMANDS.keys()
-
-
 @pytest.mark.parametrize("words", PARSERS)
 def test_help_is_complete_and_plain(words: str) -> None:
     parser = PARSERS[words]
@@ -44,9 +37,8 @@ def test_help_is_complete_and_plain(words: str) -> None:
     assert text.isascii(), "for terminals that have nothing else"
     assert parser.description
     assert "\nexit codes:\n" in text
-    assert not words or commands_of(parser) or "\nexamples:\n" in text
-    assert all(action.help for action in parser._actions if action.option_strings)
-    assert parser.formatter_class is HelpFormatter
+    assert not words or parser.commands or "\nexamples:\n" in text
+    assert all(argument.help for argument in parser.arguments)
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -67,19 +59,11 @@ def test_variables_in_help_are_settings_or_well_known() -> None:
         assert set(re.findall(r"^  ([A-Z_]+)$", told, flags=re.MULTILINE)) <= known, words
 
 
-def test_text_is_filled_and_indented_lines_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "42")
-    parser = argparse.ArgumentParser(
-        prog="p",
-        description="\n    One two three four five six\n    seven eight nine ten.\n\n    Eleven.\n",
-        epilog="examples:\n  p --with a very long line that is not to be broken at all\n      what",
-        formatter_class=HelpFormatter,
-    )
-    assert parser.format_help() == (
-        "usage: p [-h]\n\nOne two three four five six seven eight\nnine ten.\n\nEleven.\n\n"
-        "options:\n  -h, --help  show this help message and\n              exit\n\n"
-        "examples:\n  p --with a very long line that is not to be broken at all\n      what\n"
-    )
+    text, _, epilog = build_parser().format_help().partition("exit codes:")
+    assert max(map(len, text.splitlines())) <= 42
+    assert "\n  130  interrupted\n" in epilog
 
 
 # -- terminals and locales -----------------------------------------------------------------------------------------

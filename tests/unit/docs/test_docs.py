@@ -16,7 +16,7 @@ import pytest
 
 import lmstudio_bridge
 from lmstudio_bridge.agent.validation import check_schema
-from lmstudio_bridge.cli.main import build_parser
+from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import Outcome, Stop
 from lmstudio_bridge.mcp_client.config import read_entries
 from lmstudio_bridge.runs.report import RunReport

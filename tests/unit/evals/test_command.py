@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.cli.main import build_parser
+from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.evals.request import read_commands, read_request
 from lmstudio_bridge.evals.sandbox import SERVERS

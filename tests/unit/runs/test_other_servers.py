@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.cli.doctor.checks import Check
-from lmstudio_bridge.cli.doctor.examination import check_chain
+from lmstudio_bridge.cli.doctor.command import check_chain
 from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
@@ -119,7 +119,7 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
     found = {check.name: check.found for check in checks}
     assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-like server, ")
     assert found["LM Studio"].endswith("1 chat model, 0 loaded")
-    assert found["Model"] == f"{QWEN} (load state not told)"
+    assert found["Model"] == f"{QWEN} (load state unknown)"
 
 
 async def checks_of(agent: DynamicAutonomousAgent) -> list[Check]:

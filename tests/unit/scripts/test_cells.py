@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.cli.main import build_parser
+from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.evals.page import save_results
 from lmstudio_bridge.evals.request import read_request
 from lmstudio_bridge.evals.results import Results

@@ -1,0 +1,127 @@
+"""`lmstudio-bridge models`, `servers` and `runs`: what there is, as tables, JSON or pages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from lmstudio_bridge.cli.arguments import EXIT_OK, EXIT_USAGE
+from lmstudio_bridge.cli.terminal import print_table
+from lmstudio_bridge.errors import RunActiveError, SettingsError
+from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.runs.autonomous import open_agent
+from lmstudio_bridge.runs.html import render_run, tell_story
+from lmstudio_bridge.runs.journal import delete_journal, journal_path, list_journals, read_timed_events
+from lmstudio_bridge.runs.report import (
+    MODEL_COLUMNS,
+    RUN_COLUMNS,
+    SERVER_COLUMNS,
+    find_run,
+    model_json,
+    model_rows,
+    newest_runs,
+    run_json,
+    run_row,
+    run_text,
+    server_rows,
+)
+from lmstudio_bridge.runs.resume import StoredRun
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.settings import Settings
+from lmstudio_bridge.text import clean_text, one_line
+
+_DAY = 86_400  # seconds
+
+
+async def show_models(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    """List the models in LM Studio."""
+    async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
+        catalog = await agent.client.validator.catalog(refresh=True)
+    if args.json:
+        print(json.dumps([model_json(model) for model in catalog.models], ensure_ascii=False))
+    else:
+        print_table(
+            sys.stdout, MODEL_COLUMNS, model_rows(catalog), environ=os.environ, empty="LM Studio has no models."
+        )
+    return EXIT_OK
+
+
+def show_servers(settings: Settings, args: argparse.Namespace) -> int:
+    """List the configured MCP servers; warnings about the configuration files go to stderr."""
+    catalog = load_servers(
+        explicit=settings.mcp_config, project=settings.project, environ=os.environ, trusted=settings.trust
+    )
+    rows = server_rows(catalog)
+    if args.json:
+        print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
+    else:
+        print_table(sys.stdout, SERVER_COLUMNS, rows, environ=os.environ, empty="No MCP servers are configured.")
+    warnings = [each for warnings in catalog.server_warnings.values() for each in warnings]
+    remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
+    for line in (*catalog.warnings, *warnings, *remedies):
+        print(one_line(line), file=sys.stderr)
+    return EXIT_OK
+
+
+def show_runs(settings: Settings, args: argparse.Namespace) -> int:
+    """List, show or delete runs, as `args.action` says."""
+    folder = settings.home / "runs"
+    match args.action:
+        case "show":
+            return _show_run(folder, args)
+        case "delete":
+            return _delete_runs(folder, args)
+        case _:
+            return _list_runs(folder, args)
+
+
+def _list_runs(folder: Path, args: argparse.Namespace) -> int:
+    runs = list(newest_runs(folder, most=args.limit))
+    if args.json:
+        print(json.dumps([run_json(stored) for stored in runs], ensure_ascii=False))
+    else:
+        print_table(sys.stdout, RUN_COLUMNS, map(run_row, runs), environ=os.environ, empty="No runs yet.")
+    return EXIT_OK
+
+
+def _show_run(folder: Path, args: argparse.Namespace) -> int:
+    stored = find_run(folder, args.run_id)
+    if args.html:
+        _write_page(folder, stored, Path(args.html))
+    elif args.as_json:
+        print(json.dumps(run_json(stored), ensure_ascii=False))
+    else:
+        print(clean_text(run_text(stored))[0])
+    return EXIT_OK
+
+
+def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
+    story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
+    try:
+        target.write_text(render_run(stored, story), encoding="utf-8", errors="replace")
+    except OSError as exc:
+        problem = f"The page can't be written to {target}: {exc.strerror}."
+        raise SettingsError(problem, remedy="Name another file with --html.") from exc
+    print(target)
+
+
+def _delete_runs(folder: Path, args: argparse.Namespace) -> int:
+    if not args.run_ids and args.older_than is None:
+        print("Name runs to delete, or use --older-than DAYS.", file=sys.stderr)
+        return EXIT_USAGE
+    named = {find_run(folder, name).run_id for name in args.run_ids}
+    old: set[str] = set()
+    if args.older_than is not None:
+        oldest = time.time() - args.older_than * _DAY
+        old = {run_id for written, _, run_id in list_journals(folder) if written < oldest}
+    deleted = sum(delete_journal(folder, run_id) for run_id in named)
+    for run_id in old - named:
+        with suppress(RunActiveError):  # counted as not deleted
+            deleted += delete_journal(folder, run_id)
+    print(f"Deleted: {deleted} of {len(named | old)}.")
+    return EXIT_OK
