@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 
 MAX_PICTURE = 200_000  # bytes
 OTHERS = {
-    # the system's
+    # the system
     "NO_COLOR",
     "HTTPS_PROXY",
     "NO_PROXY",
     "XDG_CONFIG_HOME",
-    # Claude Code's
+    # Claude Code
     "CLAUDE_CONFIG_DIR",
     "MCP_TIMEOUT",
     "MCP_TOOL_TIMEOUT",
     "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT",
     "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS",
-    # An earlier bridge's
+    # lmstudio-bridge-enhanced
     "WORKING_DIR",
     "MCP_WORKING_DIR",
     "MCP_FILESYSTEM_ROOT",
@@ -55,16 +55,16 @@ OTHERS = {
     "LMS_RETRY_MAX_DELAY",
     "LMS_EXTRA_NUMERIC_PARAMS",
     "MODEL_REGISTRY_CACHE",
-    # LiteLLM's
+    # LiteLLM
     "LITELLM_MASTER_KEY",
-    # A place for what the reader puts there
+    # a placeholder
     "RUN_ID",
 }
-"""Names in capitals that the documents have from elsewhere."""
+"""Names in capitals that are not settings of the bridge."""
 
 
 def spans(name: str) -> list[str]:
-    """What stands between backticks in a document."""
+    """The code spans of a document."""
     return re.findall(r"`([^`\n]+)`", read(name))
 
 
@@ -72,30 +72,30 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_page_of_settings_is_what_settings_say() -> None:
-    """Where it is not: `python -m scripts.tools.settings_page`."""
+def test_the_settings_page_is_up_to_date() -> None:
+    """If not: `python -m scripts.tools.settings_page`."""
     assert read("docs/settings.md") == settings_page.page()
 
 
-async def test_page_of_tools_is_what_the_server_lists() -> None:
-    """Where it is not: `python -m scripts.tools.tools_page`."""
+async def test_the_tools_page_is_up_to_date() -> None:
+    """If not: `python -m scripts.tools.tools_page`."""
     assert read("docs/tools.md") == await tools_page.page()
 
 
-def test_every_key_of_the_report_is_told() -> None:
+def test_the_tools_page_lists_every_key_of_the_report() -> None:
     outcome = Outcome("answered", "It is heron-42.", "tiny")
     assert list(tools_page.REPORT_KEYS) == list(RunReport("r1", outcome, ("fs",)).structure())
     assert all(f"`{stop}`" in tools_page.REPORT_KEYS["stop"] for stop in get_args(Stop))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_variable_that_is_named_is_a_setting(name: str) -> None:
+def test_every_environment_variable_in_the_documents_exists(name: str) -> None:
     known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS, *settings_page.variables()}
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(spans(name))))
     assert named - known == set()
 
 
-def test_the_scripts_that_the_readme_names_are_there_and_executable() -> None:
+def test_the_scripts_in_the_readme_are_executable() -> None:
     named = set(re.findall(r"^(scripts/\w+)", read("README.md"), flags=re.MULTILINE))
     assert named == {"scripts/demo", "scripts/test"}
     for name in named:
@@ -103,7 +103,7 @@ def test_the_scripts_that_the_readme_names_are_there_and_executable() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_shell_commands_are_ones_that_a_shell_and_our_parser_take(name: str) -> None:
+def test_shell_commands_in_the_documents_are_valid(name: str) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL)
     for block in blocks:
         subprocess.run(["sh", "-n"], input=block, text=True, check=True)
@@ -125,7 +125,7 @@ def test_the_shell_commands_are_ones_that_a_shell_and_our_parser_take(name: str)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_json_in_the_documents_is_taken_by_what_reads_it(name: str, tmp_path: Path) -> None:
+def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
     around = Surroundings(tmp_path, {"HOME": str(tmp_path)})
     for block in re.findall(r"^```json\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL):
         match json.loads(block):
@@ -141,7 +141,7 @@ def test_the_json_in_the_documents_is_taken_by_what_reads_it(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_no_snippet_is_of_a_kind_that_no_test_reads(name: str) -> None:
+def test_every_kind_of_code_block_is_tested(name: str) -> None:
     """Pages of their own: test_rule_files loads the rules, test_gateway the proxy's configuration."""
     kinds = set(re.findall(r"^```(\w+)$", read(name), flags=re.MULTILINE))
     assert kinds <= {"sh", "json", "text", *{"docs/security.md": ["toml"], "docs/gateway.md": ["yaml"]}.get(name, [])}
@@ -154,7 +154,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_link_leads_somewhere(name: str) -> None:
+def test_every_link_has_a_target(name: str) -> None:
     """Links into the repository from elsewhere are held against this checkout."""
     text = read(name)
     for target in re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", text, flags=re.MULTILINE):
@@ -180,7 +180,7 @@ def test_every_project_url_is_in_one_repository() -> None:
     assert [url for url in urls.values() if not url.startswith(urls["Repository"])] == []
 
 
-def test_the_index_has_every_page_in_one_line() -> None:
+def test_the_index_lists_every_page_once() -> None:
     listed = re.findall(r"^\| \[(.+?)\]\(\1\) \| \S.* \|$", read("docs/README.md"), flags=re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
 
@@ -194,7 +194,7 @@ def test_every_dependency_is_listed() -> None:
     assert {re.split(r"[^\w-]", each)[0] for each in PROJECT["dependencies"]} <= listed
 
 
-def test_the_pictures_are_shown_and_small() -> None:
+def test_every_picture_is_used_and_small() -> None:
     shown = {link for name in DOCUMENTS for link in re.findall(r"!\[.+?\]\(\S*?pictures/(.+?)\)", read(name))}
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
     assert set(pictures) == shown
@@ -215,7 +215,7 @@ def literals() -> str:
     return "\n".join(text.replace("\n", " ") for text in found)
 
 
-def test_every_text_that_troubleshooting_quotes_is_one_of_ours() -> None:
+def test_every_message_in_troubleshooting_is_in_the_code() -> None:
     rows = [line for line in read("docs/troubleshooting.md").splitlines() if line.startswith("| *")]
     ours = literals()
     assert rows
@@ -225,7 +225,7 @@ def test_every_text_that_troubleshooting_quotes_is_one_of_ours() -> None:
         assert re.search(pattern, ours), quote
 
 
-async def test_every_tool_argument_and_resource_that_takes_the_place_of_an_earlier_one_is_there() -> None:
+async def test_every_replacement_in_the_migration_page_exists() -> None:
     server = tools_page.build()
     tools = await server.list_tools()
     known = {tool.name for tool in tools} | {name for tool in tools for name in tool.input_schema["properties"]}
@@ -241,14 +241,14 @@ async def test_every_tool_argument_and_resource_that_takes_the_place_of_an_earli
     assert (same | named) - commands <= known
 
 
-def test_every_file_that_how_it_works_names_is_there() -> None:
+def test_every_path_in_how_it_works_exists() -> None:
     named = re.findall(r"`((?:lmstudio_bridge|tests)/\S+?)`", read("docs/how-it-works.md"))
     assert named
     places = {name: (PACKAGE.parent if name.startswith(PACKAGE.name) else ROOT) / name for name in named}
     assert [name for name, place in places.items() if not place.exists()] == []
 
 
-def test_the_permission_rules_name_tools_that_there_are() -> None:
+def test_the_permission_rules_name_existing_tools() -> None:
     async def names() -> set[str]:
         settings = read_settings({}, cwd=ROOT)
         return {tool.name for tool in await build_server(settings, environ={}).list_tools()}
