@@ -45,7 +45,7 @@ def test_these_are_the_files() -> None:
     assert names == [
         *("ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/config.yml", "ISSUE_TEMPLATE/idea.yml"),
         "dependabot.yml",
-        *("workflows/bench.yml", "workflows/ci.yml", "workflows/release.yml"),
+        *("workflows/bench.yml", "workflows/ci.yml", "workflows/release.yml", "workflows/weekly.yml"),
     ]
     assert all(read(path) for path in FILES)
 
