@@ -32,7 +32,7 @@ from lmstudio_bridge.agent.tool_ranking import FITS, Index
 from lmstudio_bridge.agent.tools import KnownTool, KnownTools, Offer, Reserve
 from lmstudio_bridge.errors import DownstreamError, LLMError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
-from lmstudio_bridge.files import make_folder, read_plain_file, replace_file
+from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
@@ -208,7 +208,9 @@ class ToolSimilarity:
     def _vectors(self, model: str) -> dict[str, Vector]:
         if model not in self._kept:
             try:
-                stored = _Stored.model_validate_json(read_plain_file(self._path(model), most=MAX_BYTES))
+                stored = _Stored.model_validate_json(
+                    read_bounded(self._path(model), max_bytes=MAX_BYTES, follow_links=False)
+                )
                 self._kept[model] = {digest: _decode(text) for digest, text in stored.vectors.items()}
             except (OSError, ValidationError, ValueError) as exc:
                 logger.debug("no vectors of %s are kept: %s", model, exc)
@@ -221,7 +223,7 @@ class ToolSimilarity:
         self._kept[model] = dict(islice(both.items(), max(0, len(both) - MAX_VECTORS), None))
         encoded = {digest: _encode(vector) for digest, vector in self._kept[model].items()}
         make_folder(self._folder)
-        replace_file(self._path(model), json.dumps({"version": 1, "model": model, "vectors": encoded}).encode())
+        write_file(self._path(model), json.dumps({"version": 1, "model": model, "vectors": encoded}).encode())
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{_digest(model)}.vectors"

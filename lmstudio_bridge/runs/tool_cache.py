@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmstudio_bridge.files import make_folder, read_plain_file, replace_file
+from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_entry
@@ -88,7 +88,7 @@ class CatalogueStore:
         """
         path = self.path(config)
         try:
-            data = read_plain_file(path, most=MAX_BYTES)
+            data = read_bounded(path, max_bytes=MAX_BYTES, follow_links=False)
             digest = hashlib.sha256(data).digest()
             before, catalogue = self._last_read.get(path, (b"", Catalogue(())))
             if digest == before:
@@ -148,7 +148,7 @@ class CatalogueStore:
             make_folder(self._folder)
             if not path.exists():
                 self._drop_oldest()
-            replace_file(path, data)
+            write_file(path, data)
         except OSError as exc:
             logger.warning("the catalogue of MCP server %s cannot be written: %s", config.name, exc)
 

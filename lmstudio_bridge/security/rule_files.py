@@ -1,14 +1,14 @@
-"""Reads `lmstudio-bridge.toml`: the user's own, which counts, and the project's, which can only tighten it.
+"""Reads `lmstudio-bridge.toml`: the user's own file, and the project's, which can only tighten the rules.
 
-allow = ["git/git_log"]             # runs also where a run may only read
+allow = ["git/git_log"]             # may run even with read access
 deny = ["*/delete_*"]               # never runs
-hide = ["browser/*"]                # is not even offered
+hide = ["browser/*"]                # is not offered to the model
 
 [paths]
-folders = ["~/notes"]               # may be worked in besides the project
+folders = ["~/notes"]               # part of the workspace, in addition to the project
 
 [paths.arguments]
-"tickets/*" = []                    # which arguments are paths, in place of the usual names
+"tickets/*" = []                    # which arguments are paths, instead of those with the usual names
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from lmstudio_bridge.settings import Surroundings
 FILE = "lmstudio-bridge.toml"
 MAX_BYTES = 1024 * 1024  # of one file
 _VERBS: tuple[Verb, ...] = ("hide", "deny", "allow")
-_SHOWN = 80  # characters of a bad value that are quoted
-_LINE = re.compile(r"\(at line (\d+), column \d+\)|\(at end of document\)")
-_OWN = "It can only tighten; put it into your own."
-_LOOK = "docs/security.md says what it can hold."
+_SHOWN = 80  # characters of an invalid value
+_POSITION = re.compile(r"\(at line (\d+), column \d+\)|\(at end of document\)")
+_OWN = "It can only tighten the rules; put this into your own file."
+_HELP = "See docs/security.md for what it can contain."
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFiles:
-    """What the files add up to; `paths` are those that were read, `warnings` what of them does not count."""
+    """The rules of all files; `paths` are the files, and `warnings` say what in them was ignored."""
 
     rules: Rules = field(default_factory=Rules)
     paths: tuple[Path, ...] = ()
@@ -46,10 +46,10 @@ class RuleFiles:
 
 
 def load_rules(*, project: Path, environ: Mapping[str, str]) -> RuleFiles:
-    """The rules of the user and of the project.
+    """The rules of the user, then those of the nearest file in the project's folder or its parents.
 
     Raises:
-        SettingsError: A file cannot be read or says something that is no rule: nothing must run then.
+        SettingsError: A file cannot be read or is invalid. Nothing must run then.
     """
     around = Surroundings(project, environ)
     rules, paths, warnings = Rules(), [], []
@@ -62,16 +62,16 @@ def load_rules(*, project: Path, environ: Mapping[str, str]) -> RuleFiles:
         stated = _read(found, around=around)
         tight = tuple(rule for rule in stated.rules if rule.verb != "allow")
         if len(tight) < len(stated.rules):
-            warnings.append(f"{found}: allow does not count in a project's file. {_OWN}")
+            warnings.append(f"{found}: allow is ignored in a project's file. {_OWN}")
         if stated.folders:
-            warnings.append(f"{found}: folders do not count in a project's file. {_OWN}")
+            warnings.append(f"{found}: folders are ignored in a project's file. {_OWN}")
         rules += Rules(tight, more_arguments=stated.arguments)
         paths.append(found)
     return RuleFiles(rules, tuple(paths), tuple(warnings))
 
 
 def user_file(around: Surroundings) -> Path | None:
-    """Where the user's own rules are; None where there is no home folder."""
+    """The path of the user's own file; None if there is no home folder."""
     if config := around.environ.get("XDG_CONFIG_HOME", "").strip():
         return Path(config) / "lmstudio-bridge" / FILE
     if sys.platform == "win32" and (roaming := around.environ.get("APPDATA", "").strip()):
@@ -84,17 +84,17 @@ def _read(path: Path, *, around: Surroundings) -> Rules:
         text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8")
         root = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        place = _LINE.search(str(exc))
-        line = place[1] if place and place[1] else len(text.splitlines())
-        problem = _LINE.sub("", str(exc)).strip()
-        raise SettingsError(f"{path}, line {line}: it is no TOML: {problem}.", remedy=_LOOK) from exc
-    except (OSError, ValueError, RecursionError) as exc:  # no UTF-8; numbers or nesting beyond what Python reads
-        raise SettingsError(f"{path} cannot be read: {exc}.", remedy="Correct it or take it away.") from exc
+        found = _POSITION.search(str(exc))
+        line = found[1] if found and found[1] else len(text.splitlines())
+        problem = _POSITION.sub("", str(exc)).strip()
+        raise SettingsError(f"{path}, line {line}: not valid TOML: {problem}.", remedy=_HELP) from exc
+    except (OSError, ValueError, RecursionError) as exc:  # not UTF-8; numbers or nesting beyond what Python reads
+        raise SettingsError(f"{path} cannot be read: {exc}.", remedy="Correct or remove it.") from exc
     return _Reader(path, text, around).read(root)
 
 
 class _Reader:
-    """Reads one file's TOML, and knows the lines of what is wrong in it."""
+    """Validates one file, and names the line of what is invalid in it."""
 
     def __init__(self, path: Path, text: str, around: Surroundings) -> None:
         self._path = path
@@ -106,34 +106,34 @@ class _Reader:
         rules = tuple(
             Rule(verb, self._pattern(pattern), str(self._path))
             for verb in _VERBS
-            for pattern in self._texts(verb, root.get(verb, []))
+            for pattern in self._strings(verb, root.get(verb, []))
         )
         paths = self._table("paths", root.get("paths", {}))
         self._check_keys(paths, ("folders", "arguments"))
-        folders = tuple(self._folder(text) for text in self._texts("folders", paths.get("folders", [])))
+        folders = tuple(self._folder(text) for text in self._strings("folders", paths.get("folders", [])))
         arguments = self._table("arguments", paths.get("arguments", {}))
-        named = {self._pattern(key): frozenset(self._texts(key, value)) for key, value in arguments.items()}
+        named = {self._pattern(key): frozenset(self._strings(key, value)) for key, value in arguments.items()}
         return Rules(rules, folders, named)
 
     def _check_keys(self, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in table:
             if key not in known:
-                raise self._error(key, f"there is no setting {key[:_SHOWN]!r}; it can be {', '.join(known)}")
+                raise self._error(key, f"unknown setting {key[:_SHOWN]!r}; expected one of {', '.join(known)}")
 
     def _table(self, key: str, value: object) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise self._error(key, f"{key} must be a table")
         return value
 
-    def _texts(self, key: str, value: object) -> list[str]:
+    def _strings(self, key: str, value: object) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._error(key, f'{key} must be a list of texts, as in ["a", "b"]')
+            raise self._error(key, f'{key} must be a list of strings, such as ["a", "b"]')
         return value
 
     def _pattern(self, text: str) -> str:
         server, slash, tool = text.partition("/")
         if not (server and slash and tool):
-            raise self._error(text, f'{text[:_SHOWN]!r} must be a server, a "/" and a tool, as in "files/write_*"')
+            raise self._error(text, f'{text[:_SHOWN]!r} must be a server, a "/" and a tool, such as "files/write_*"')
         return text
 
     def _folder(self, text: str) -> Path:
@@ -141,12 +141,11 @@ class _Reader:
         if first == "~" and self._around.home is not None:
             return self._around.home.joinpath(*rest)
         if not os.path.isabs(text):
-            raise self._error(text, f"the folder {text[:_SHOWN]!r} must be a full path, or begin with ~/")
+            raise self._error(text, f"the folder {text[:_SHOWN]!r} must be an absolute path or start with ~/")
         return Path(text)
 
     def _error(self, fragment: str, problem: str) -> SettingsError:
-        spellings = (f'"{fragment}"', f"'{fragment}'", fragment)  # a word may also be a part of another
         numbered = list(enumerate(self._lines, start=1))
-        found = (number for spelling in spellings for number, line in numbered if spelling in line)
-        line = next(found, 1)
-        return SettingsError(f"{self._path}, line {line}: {problem}.", remedy=_LOOK)
+        quoted_first = (f'"{fragment}"', f"'{fragment}'", fragment)  # a word may also be part of another one
+        lines = (number for form in quoted_first for number, line in numbered if form in line)
+        return SettingsError(f"{self._path}, line {next(lines, 1)}: {problem}.", remedy=_HELP)

@@ -283,7 +283,7 @@ async def test_doctor_says_which_rule_is_wrong(shell: Shell) -> None:
 
     assert code == 1
     assert (
-        f"\N{HEAVY BALLOT X} Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of texts"
+        f"\N{HEAVY BALLOT X} Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of strings"
         in out
     )
 

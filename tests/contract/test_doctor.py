@@ -463,7 +463,7 @@ async def test_a_rule_file_is_broken(home: Home, sim: Simulator) -> None:
     (check,) = wrong(await home.examine(sim.url))
 
     assert (check.name, check.state) == ("Rules", "failed")
-    assert f"{path}, line 1: it is no TOML" in check.found
+    assert f"{path}, line 1: not valid TOML" in check.found
     assert "docs/security.md" in check.remedy
 
 

@@ -492,7 +492,7 @@ def test_a_link_stays_a_link_and_the_file_behind_it_is_replaced(tmp_path: Path) 
 def test_a_file_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", '{"theirs": 1}')
 
-    with pytest.raises(SettingsError, match="changed by somebody else"):
+    with pytest.raises(SettingsError, match="changed by another program"):
         replace_with_backup(file, before="{}", after="x", now=NOW)
 
     assert (read(file), list(tmp_path.iterdir())) == ({"theirs": 1}, [file])

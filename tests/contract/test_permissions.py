@@ -198,4 +198,4 @@ async def test_rules_hold_in_a_run_and_are_told(tmp_path: Path) -> None:
     text = told["contents"][0]["text"]
     assert f"- rules: hide memory/*; deny filesystem/write_file (from {rules})" in text
     assert f"- workspace: {desk.project}" in text
-    assert_names(broken, f"{rules}, line 1", "deny must be a list of texts")
+    assert_names(broken, f"{rules}, line 1", "deny must be a list of strings")

@@ -94,12 +94,14 @@ def test_a_projects_file_can_only_tighten(desk: Desk) -> None:
         """,
     )
 
+    own = "It can only tighten the rules; put this into your own file."
+
     assert desk.load() == RuleFiles(
         Rules((Rule("deny", "fs/write", str(theirs)),), more_arguments={"fs/*": frozenset({"note"})}),
         (theirs,),
         (
-            f"{theirs}: allow does not count in a project's file. It can only tighten; put it into your own.",
-            f"{theirs}: folders do not count in a project's file. It can only tighten; put it into your own.",
+            f"{theirs}: allow is ignored in a project's file. {own}",
+            f"{theirs}: folders are ignored in a project's file. {own}",
         ),
     )
 
@@ -118,19 +120,19 @@ def test_the_users_rules_stand_before_those_of_the_nearest_project_file(desk: De
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("allow = [", 1, "it is no TOML"),
-        ('deny = ["a/b"]\nallow = nonsense\n', 2, "it is no TOML"),
-        ("\nalow = []", 2, "there is no setting 'alow'; it can be hide, deny, allow, paths"),
-        ('deny = "fs/write"', 1, "deny must be a list of texts"),
-        ("deny = [1]", 1, "deny must be a list of texts"),
+        ("allow = [", 1, "not valid TOML"),
+        ('deny = ["a/b"]\nallow = nonsense\n', 2, "not valid TOML"),
+        ("\nalow = []", 2, "unknown setting 'alow'; expected one of hide, deny, allow, paths"),
+        ('deny = "fs/write"', 1, "deny must be a list of strings"),
+        ("deny = [1]", 1, "deny must be a list of strings"),
         ('deny = [\n  "fs/write",\n  "write",\n]', 3, "'write' must be a server, a \"/\" and a tool"),
         ('deny = ["fs/"]', 1, "'fs/' must be"),
         ("paths = 1", 1, "paths must be a table"),
-        ("[paths]\nfolder = []", 2, "there is no setting 'folder'"),
-        ('[paths]\nfolders = ["notes"]', 2, "the folder 'notes' must be a full path"),
+        ("[paths]\nfolder = []", 2, "unknown setting 'folder'"),
+        ('[paths]\nfolders = ["notes"]', 2, "the folder 'notes' must be an absolute path"),
         ("[paths]\narguments = 1", 2, "arguments must be a table"),
         ('[paths.arguments]\n"fs" = []', 2, "'fs' must be a server"),
-        ('[paths.arguments]\n"fs/*" = "path"', 2, "fs/* must be a list of texts"),
+        ('[paths.arguments]\n"fs/*" = "path"', 2, "fs/* must be a list of strings"),
     ],
 )
 @pytest.mark.parametrize("whose", ["own", "project"])
