@@ -6,7 +6,6 @@ Where a test names no source, the rule is from recordings of LM Studio 0.4.21 to
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import sys
@@ -27,18 +26,15 @@ from tests.lmstudio_sim.replies import (
     BadFrame,
     Call,
     CallReply,
-    Completion,
     CutSocket,
     DroppedCallReply,
     EndEarly,
     EndlessReply,
     Fault,
-    HtmlErrorReply,
     HttpReply,
     LeakReply,
     LengthReply,
     RateLimitReply,
-    ReasoningReply,
     Reply,
     Stall,
     StreamError,
@@ -116,21 +112,6 @@ async def within(awaitable: Awaitable[T]) -> T:
 # -- transport and discovery ---------------------------------------------------------------------------------------
 
 
-async def test_json_replies_carry_the_headers_of_express(client: httpx.AsyncClient) -> None:
-    reply = await client.get("/lmstudio-greeting")
-    assert (reply.status_code, reply.json()) == (200, {"lmstudio": True})
-    wanted = {
-        "x-powered-by": "Express",
-        "content-type": "application/json; charset=utf-8",
-        "content-length": str(len(reply.content)),
-        "connection": "keep-alive",
-        "keep-alive": "timeout=5",
-    }
-    assert {name: reply.headers[name] for name in wanted} == wanted
-    assert reply.headers["etag"].startswith('W/"')
-    assert reply.headers["date"].endswith("GMT")
-
-
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/chat/completions"), ("GET", "/v1/tokenize"), ("DELETE", "/v1/models")]
 )
@@ -154,40 +135,6 @@ async def test_another_server_has_neither_native_api_nor_greeting() -> None:
             assert (await client.get(path)).status_code == 404
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == QWEN
         assert (await post_chat(client)).status_code == 200
-
-
-async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
-    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/api/v1/models/load"):
-        assert (await client.post(path, content=b"{no json")).status_code == 400
-
-
-async def test_chunked_request_bodies_and_pipelined_requests_are_understood(sim: Simulator) -> None:
-    body = json.dumps(chat_body()).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
-    try:
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: sim\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-            + b"GET /lmstudio-greeting HTTP/1.1\r\nHost: sim\r\nConnection: close\r\n\r\n"
-        )
-        answers = await within(reader.read())
-    finally:
-        writer.close()
-    assert answers.count(b"HTTP/1.1 200 OK") == 2
-    assert [request.path for request in sim.requests] == ["/v1/chat/completions", "/lmstudio-greeting"]
-
-
-@pytest.mark.parametrize(
-    "data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\nbroken\r\n\r\n"]
-)
-async def test_bytes_that_are_no_request_close_the_connection_and_hurt_nobody(sim: Simulator, data: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
-    try:
-        writer.write(data)
-        assert (await within(reader.read())).startswith(b"HTTP/1.1 400 ")
-    finally:
-        writer.close()
-    assert (sim.requests, sim.failures) == ([], [])
 
 
 async def test_an_idle_connection_is_closed_though_keep_alive_was_promised() -> None:
@@ -233,10 +180,6 @@ async def test_the_right_token_opens_and_another_one_does_not() -> None:
         right = await client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
         wrong = await client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN[:-1]}0"})
     assert (right.status_code, wrong.status_code) == (200, 401)
-
-
-async def test_without_authentication_any_token_is_taken(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/v1/models", headers={"Authorization": "Bearer lm-studio"})).status_code == 200
 
 
 # -- lists of models -----------------------------------------------------------------------------------------------
@@ -359,13 +302,6 @@ async def test_memory_guardrail_fails_manual_and_jit_loads() -> None:
     assert (manual.status_code, jit.status_code, fits.status_code) == (500, 400, 200)
     text = f'Failed to load model "{QWEN}". Error: {errors.LOAD_GUARDRAIL}'
     assert (manual.json()["error"]["message"], jit.json()["error"]["message"]) == (text, text)
-
-
-async def test_a_broken_model_fails_with_its_text() -> None:
-    async with open_simulator([SimModel(QWEN, load_failure=errors.LOAD_BROKEN)]) as sim, open_client(sim) as client:
-        reply = await post_chat(client)
-    text = f'Failed to load model "{QWEN}". Error: Error loading model.'
-    assert (reply.status_code, reply.json()) == (400, errors.openai_error(text, param="model"))
 
 
 # -- from a name to an instance ------------------------------------------------------------------------------------
@@ -501,25 +437,6 @@ async def test_a_load_overtaken_by_another_is_canceled() -> None:
 # -- chat completions ----------------------------------------------------------------------------------------------
 
 
-async def test_the_default_reply_is_a_short_text(client: httpx.AsyncClient) -> None:
-    reply = (await post_chat(client)).json()
-    assert reply["choices"] == [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Hello from the simulator.", "tool_calls": []},
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-    ]
-    assert reply["usage"] == {
-        "prompt_tokens": 4,
-        "completion_tokens": 7,
-        "total_tokens": 11,
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
-    assert (reply["object"], reply["stats"], reply["system_fingerprint"]) == ("chat.completion", {}, QWEN)
-
-
 async def test_a_plain_reply_carries_calls_reasoning_and_nine_digit_ids(
     client: httpx.AsyncClient, sim: Simulator
 ) -> None:
@@ -580,18 +497,6 @@ async def test_replies_are_used_in_order_then_the_function_then_the_default(
     texts.append((await post_chat(client)).json()["choices"][0]["message"]["content"])
     assert texts == ["one", "two", "any", "echo List the files", "Hello from the simulator."]
     assert sim.unused_replies(QWEN) == 0
-
-
-async def test_a_reply_function_that_raises_gives_an_error_page_and_is_kept(
-    client: httpx.AsyncClient, sim: Simulator
-) -> None:
-    def fail(request: SimRequest) -> Reply:
-        raise LookupError("no reply")
-
-    sim.script_fn("*", fail)
-    reply = await post_chat(client)
-    assert (reply.status_code, [type(failure) for failure in sim.failures]) == (500, [LookupError])
-    assert (await client.get("/v1/models")).status_code == 200
 
 
 STREAM_VARIANTS: list[tuple[str, StreamOptions, list[dict[str, Any]]]] = [
@@ -661,16 +566,6 @@ async def test_parallel_calls_can_be_interleaved(client: httpx.AsyncClient, sim:
     ]
 
 
-async def test_stream_options_leave_out_done_and_usage_and_repeat_the_role(
-    client: httpx.AsyncClient, sim: Simulator
-) -> None:
-    options = StreamOptions(done=False, usage_chunk=False, repeat_role=True, fragment_chars=1, line_end="\r\n")
-    sim.script(QWEN, TextReply("ab", stream=options))
-    frames = await stream_chat(client, stream_options={"include_usage": True})
-    assert deltas(frames) == [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}, {}]
-    assert len(frames) == 3
-
-
 async def test_usage_chunk_comes_only_if_asked_for(client: httpx.AsyncClient) -> None:
     assert not any("usage" in frame for frame in await stream_chat(client) if isinstance(frame, dict))
 
@@ -712,27 +607,6 @@ async def test_a_dropped_call_leaves_a_preface_and_a_usage_of_zeros(client: http
     assert frames[-2]["usage"] == reply["usage"]
 
 
-@pytest.mark.parametrize(
-    ("reply", "wanted"),
-    [
-        (ReasoningReply("hm"), ("", "hm", "length")),
-        (ReasoningReply("hm", finish_reason="stop"), ("", "hm", "stop")),
-        (LengthReply('{"a": '), ('{"a": ', None, "length")),
-        (TextReply("ok", model="other"), ("ok", None, "stop")),
-    ],
-    ids=["reasoning-length", "reasoning-stop", "length", "substituted"],
-)
-async def test_replies_finish_as_scripted(
-    client: httpx.AsyncClient, sim: Simulator, reply: Completion, wanted: tuple[str, str | None, str]
-) -> None:
-    sim.script(QWEN, reply)
-    got = (await post_chat(client)).json()
-    choice = got["choices"][0]
-    message = choice["message"]
-    assert (message["content"], message.get("reasoning_content"), choice["finish_reason"]) == wanted
-    assert got["model"] == (reply.model or QWEN)
-
-
 @pytest.mark.parametrize("format", LEAK_FORMATS)
 async def test_leaked_calls_are_text_with_the_name_and_no_call(
     client: httpx.AsyncClient, sim: Simulator, format: Any
@@ -747,13 +621,6 @@ async def test_leaked_calls_are_text_with_the_name_and_no_call(
     hidden = (await post_chat(client)).json()["choices"][0]["message"]
     assert hidden["content"] == ""
     assert "read_file" in hidden["reasoning_content"]
-
-
-async def test_v0_chat_adds_stats_model_info_and_runtime(client: httpx.AsyncClient) -> None:
-    reply = (await client.post("/api/v0/chat/completions", json=chat_body())).json()
-    assert reply["stats"]["stop_reason"] == "eosFound"
-    assert reply["model_info"] == {"arch": "qwen3", "quant": "Q4_K_M", "format": "gguf", "context_length": 8192}
-    assert reply["runtime"]["supported_formats"] == ["gguf"]
 
 
 async def test_text_completions_answer_whole_and_streamed(client: httpx.AsyncClient, sim: Simulator) -> None:
@@ -824,10 +691,6 @@ async def test_malformed_chat_requests_are_refused_with_the_recorded_text(
         reply = await client.post("/v1/chat/completions", json=chat_body(stream=stream) | change)
         assert (reply.status_code, reply.json()) == (400, {"error": text})
     assert sim.unused_replies(QWEN) == 1
-
-
-async def test_unknown_keys_are_ignored_on_the_chat_route(client: httpx.AsyncClient) -> None:
-    assert (await post_chat(client, previous_response_id="resp_1", anything=1)).status_code == 200
 
 
 async def test_null_content_is_refused_by_older_builds_only() -> None:
@@ -1003,94 +866,6 @@ async def test_bad_frames_come_between_good_ones(client: httpx.AsyncClient, sim:
     assert (content(frames), frames[1], frames[-1]) == ("a long enough text", '{"id":"chatcmpl-', "[DONE]")
 
 
-async def test_a_stall_before_the_headers_holds_everything_back(client: httpx.AsyncClient, sim: Simulator) -> None:
-    release = asyncio.Event()
-    sim.script(QWEN, TextReply("late", faults=(Stall(until=release, before_headers=True),)))
-    chat = asyncio.create_task(stream_chat(client))
-    request = await sim.wait_for_request(1)
-    await within(request.started.wait())
-    assert request.status is None
-    release.set()
-    assert content(await chat) == "late"
-
-
-@pytest.mark.parametrize("tokens", [0, 1])
-async def test_a_stall_holds_back_what_follows(client: httpx.AsyncClient, sim: Simulator, tokens: int) -> None:
-    release = asyncio.Event()
-    options = StreamOptions(fragment_chars=1)
-    sim.script(QWEN, TextReply("ab", stream=options, faults=(Stall(until=release, after_tokens=tokens),)))
-    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
-        assert (reply.status_code, sim.requests[0].completed) == (200, False)
-        lines = reply.aiter_lines()
-        early = [await anext(lines) for _ in range(2 * tokens)]
-        assert sim.requests[0].tokens_sent == tokens
-        release.set()
-        late = [line async for line in lines]
-    assert content(read_frames("\n".join(early + late))) == "ab"
-
-
-async def test_a_stall_can_last_some_seconds_and_tokens_can_be_slow(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, *[TextReply("ab", faults=(Stall(seconds=0.001),)) for _ in range(2)])
-    sim.script(QWEN, *[TextReply("ab", stream=StreamOptions(token_delay_seconds=0.001)) for _ in range(2)])
-    for _ in range(2):
-        assert content(await stream_chat(client)) == "ab"
-        assert (await post_chat(client)).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("reply", "status", "content_type", "body"),
-    [
-        (HtmlErrorReply(), 500, "text/html; charset=utf-8", errors.EXPRESS_ERROR_PAGE),
-        (HttpReply(503, "gone", content_type="text/plain"), 503, "text/plain", "gone"),
-        (HttpReply(200, b"\xff", content_type="application/json"), 200, "application/json", "�"),
-    ],
-    ids=["html", "text", "bytes"],
-)
-async def test_whole_http_answers_are_sent_as_scripted(
-    client: httpx.AsyncClient, sim: Simulator, reply: HttpReply, status: int, content_type: str, body: str
-) -> None:
-    sim.script("*", reply)
-    got = await post_chat(client, stream=True)
-    assert (got.status_code, got.headers["content-type"], got.content.decode("utf-8", "replace")) == (
-        status,
-        content_type,
-        body,
-    )
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (errors.plain_error("m"), {"error": "m"}),
-        (
-            errors.openai_error("m", param="model", code="c"),
-            {"error": {"message": "m", "type": "invalid_request_error", "param": "model", "code": "c"}},
-        ),
-        (
-            errors.responses_error("m"),
-            {"error": {"message": "m", "type": "internal_error", "param": None, "code": "unknown"}},
-        ),
-        (
-            errors.native_error("m", code="c"),
-            {"error": {"message": "m", "type": "invalid_request", "code": "c", "param": None}},
-        ),
-        (errors.anthropic_error("m"), {"type": "error", "error": {"type": "invalid_request_error", "message": "m"}}),
-        (errors.stream_error("m", duplicate=True), {"error": {"message": "m"}, "message": "m"}),
-        (
-            errors.native_stream_error("m"),
-            {
-                "type": "error",
-                "error": {"type": "internal_error", "message": "m", "code": "unknown", "param": None},
-            },
-        ),
-        (errors.permission_denied("mcp/x")["error"]["param"], "integrations"),
-    ],
-    ids=["E1", "E2", "E3", "E4", "E5", "E6", "E8", "403"],
-)
-def test_error_bodies_have_the_recorded_shapes(body: Any, message: Any) -> None:
-    assert body == message
-
-
 @pytest.mark.parametrize(
     ("retry_after", "header"),
     [
@@ -1107,11 +882,6 @@ async def test_rate_limits_say_when_to_come_back(
     sim.script("*", RateLimitReply(retry_after))
     reply = await post_chat(client)
     assert (reply.status_code, reply.headers.get("retry-after")) == (429, header)
-
-
-async def test_any_path_can_be_scripted(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script_path("/api/v1/models", HtmlErrorReply(), HttpReply(403, errors.permission_denied("mcp/x")))
-    assert [(await client.get("/api/v1/models")).status_code for _ in range(3)] == [500, 403, 200]
 
 
 # -- losing the model, the client, the server ----------------------------------------------------------------------
@@ -1159,12 +929,6 @@ async def test_reload_changes_the_context(client: httpx.AsyncClient, sim: Simula
     assert config["context_length"] == 16384
 
 
-async def test_evict_unloads_the_jit_lane_only() -> None:
-    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA, loaded=True, lane="jit")]
-    async with open_simulator(models) as sim:
-        assert (sim.evict(), list(sim.instances)) == ([GEMMA], [QWEN])
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_hangs_up_stops_the_generation(sim: Simulator, stream: bool) -> None:
     sim.script(QWEN, TextReply("never", faults=(Stall(),)))
@@ -1201,15 +965,6 @@ async def test_a_client_that_hangs_up_while_the_model_loads_is_noticed_and_the_l
     assert request.disconnected
 
 
-async def test_a_reply_read_to_done_counts_as_completed(client: httpx.AsyncClient, sim: Simulator) -> None:
-    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
-        async for line in reply.aiter_lines():
-            if line == "data: [DONE]":
-                break
-    await within(sim.requests[0].ended.wait())
-    assert sim.requests[0].completed
-
-
 async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Simulator) -> None:
     sim.script(
         QWEN, TextReply("a long enough text", faults=(Stall(after_tokens=1),)), TextReply("x", faults=(Stall(),))
@@ -1229,31 +984,6 @@ async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Sim
         await sim.start()
         assert (sim.url, (await client.get("/v1/models")).status_code) == (url, 200)
     assert [request.outcome for request in sim.requests[:2]] == ["cut", "cut"]
-
-
-@pytest.mark.parametrize("steps", range(6))
-async def test_stop_closes_connections_that_have_only_just_come(sim: Simulator, steps: int) -> None:
-    pairs = [await asyncio.open_connection("127.0.0.1", sim.port) for _ in range(5)]
-    for _ in range(steps):
-        await asyncio.sleep(0)
-    await sim.stop()
-    for reader, writer in pairs:
-        with contextlib.suppress(ConnectionError):
-            assert await within(reader.read()) == b""
-        writer.close()
-
-
-async def test_every_request_ends_whatever_moment_stop_comes(sim: Simulator) -> None:
-    """Sockets too: one left open fails the test by its ResourceWarning."""
-    async with open_client(sim) as client:
-        for steps in range(60):
-            chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            await sim.stop()
-            await asyncio.gather(*chats, return_exceptions=True)
-            await sim.start()
-    assert [request.number for request in sim.requests if not request.ended.is_set()] == []
 
 
 # -- slots ---------------------------------------------------------------------------------------------------------
@@ -1327,28 +1057,6 @@ async def test_responses_run_a_tool_turn_over_previous_response_id(client: httpx
     ]
 
 
-async def test_responses_stream_ends_with_the_whole_response(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, CallReply(("f", {"a": 1}), text="Now"))
-    events = read_frames((await post_response(client, input="go", stream=True)).text)
-    assert [event["type"].removeprefix("response.") for event in events] == [
-        "created",
-        "in_progress",
-        "output_item.added",
-        "content_part.added",
-        "output_text.delta",
-        "output_text.done",
-        "content_part.done",
-        "output_item.done",
-        "output_item.added",
-        "function_call_arguments.delta",
-        "function_call_arguments.done",
-        "output_item.done",
-        "completed",
-    ]
-    assert [event["sequence_number"] for event in events] == list(range(13))
-    assert [item["type"] for item in events[-1]["response"]["output"]] == ["message", "function_call"]
-
-
 async def test_responses_refuse_an_unknown_previous_id(client: httpx.AsyncClient) -> None:
     reply = await post_response(client, input="x", previous_response_id="resp_x")
     text = (
@@ -1371,8 +1079,6 @@ async def test_responses_report_failures_as_500_or_as_an_event(client: httpx.Asy
     sim.script(QWEN, TextReply("x", faults=(StreamError("boom"),)), TextReply("x", faults=(StreamError("boom"),)))
     plain = await post_response(client, input="x")
     assert (plain.status_code, plain.json()) == (500, errors.responses_error("boom"))
-    last = read_frames((await post_response(client, input="x", stream=True)).text)[-1]
-    assert (last["type"], last["response"]["error"]["message"]) == ("response.failed", "boom")
 
 
 async def test_responses_refuse_what_lm_studio_refuses(client: httpx.AsyncClient) -> None:
@@ -1385,42 +1091,6 @@ async def test_responses_refuse_what_lm_studio_refuses(client: httpx.AsyncClient
 
 
 # -- records, load, process ----------------------------------------------------------------------------------------
-
-
-async def test_requests_are_recorded_as_they_came(client: httpx.AsyncClient, sim: Simulator) -> None:
-    await client.get("/v1/models?x=1", headers={"X-Test": "yes"})
-    body = chat_body(tools=[{"type": "function"}])
-    await client.post("/v1/chat/completions", json=body)
-    listing, chat = sim.requests
-    assert (listing.number, listing.method, listing.path, listing.query) == (1, "GET", "/v1/models", "x=1")
-    assert (listing.headers["x-test"], listing.json, listing.size_bytes) == ("yes", None, 0)
-    assert (chat.number, chat.json, chat.size_bytes) == (2, body, int(chat.headers["content-length"]))
-    assert (chat.model, chat.messages, chat.tools) == (QWEN, body["messages"], body["tools"])
-    assert (chat.instance_id, chat.status, chat.outcome) == (QWEN, 200, "completed")
-    assert await sim.wait_for_request(1, path="/v1/chat/completions") is chat
-
-
-async def test_fifty_connections_at_once_are_all_in_flight() -> None:
-    release = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, loaded=True, parallel=50)]) as sim, open_client(sim) as client:
-        sim.script_fn("*", lambda _: TextReply("x", faults=(Stall(until=release),)))
-        chats = [asyncio.create_task(stream_chat(client)) for _ in range(50)]
-        await sim.wait_for_request(50)
-        for request in sim.requests:
-            await within(request.started.wait())
-        release.set()
-        assert [content(await chat) for chat in chats] == ["x"] * 50
-
-
-async def test_many_requests_leave_nothing_behind(client: httpx.AsyncClient, sim: Simulator) -> None:
-    async def work() -> None:
-        for _ in range(50):
-            assert (await post_chat(client)).status_code == 200
-
-    await asyncio.gather(*[work() for _ in range(10)])
-    assert (len(sim.requests), sim.failures) == (500, [])
-    assert {request.outcome for request in sim.requests} == {"completed"}
-    assert sim.instances[QWEN].flights == set()
 
 
 async def test_leaving_the_simulator_ends_every_task_and_stalled_request() -> None:
