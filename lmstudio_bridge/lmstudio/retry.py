@@ -1,6 +1,6 @@
-"""Which failed requests are sent again, when, and for how long: `@retry_with_backoff`, on tenacity.
+"""Which failed requests are retried, when, and for how long: `@retry_with_backoff`, on tenacity.
 
-What may be retried is decided where the error is made (`LLMError.retryable`), never here.
+What may be retried is decided where the error is raised (`LLMError.retryable`), never here.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from lmstudio_bridge.errors import LLMError, LLMRateLimitError
 from lmstudio_bridge.messages import OnRetry, Retry
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,23 +22,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and with which pauses.
+    """How often to try, and how long to wait in between.
 
-    The pause before try `n + 1` is `min(cap, base * 2 ** (n - 1))` seconds, of which up to the
-    share `jitter` is taken away at random; `Retry-After` replaces it where the server sent one.
-    Nothing is tried again when the pause would end later than `total` seconds after the start.
+    The pause before try `n + 1` is `min(cap, base * 2 ** (n - 1))` seconds, less a random share of
+    up to `jitter`. The server's `Retry-After`, if there is one, replaces it. There is no retry
+    that would begin more than `total` seconds after the start.
     """
 
     attempts: int = 3
     base: float = 1.0  # seconds
     cap: float = 30.0  # seconds
-    jitter: float = 0.25  # share of the pause, so that clients don't come back in step
+    jitter: float = 0.25  # share of the pause, so that clients do not retry in step
     rate_limit_attempts: int = 5
     rate_limit_cap: float = 15.0  # seconds; also the cap of Retry-After
     total: float = 120.0  # seconds
 
     def attempts_for(self, error: LLMError) -> int:
-        """How many tries this kind of failure gets in all."""
+        """How many tries this kind of failure gets in total."""
         return self.rate_limit_attempts if isinstance(error, LLMRateLimitError) else self.attempts
 
     def pause(self, error: LLMError, *, attempt: int, uniform: Callable[[], float]) -> float:
@@ -51,7 +50,7 @@ class RetryPolicy:
 
 
 class Sleep(Protocol):
-    """Waits; an argument so that tests need not."""
+    """`asyncio.sleep`, or a fake in tests."""
 
     async def __call__(self, seconds: float, /) -> None: ...
 
@@ -65,11 +64,11 @@ class HasRetryPolicy(Protocol):
 
 
 def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let an async method try again after failures that say they are `retryable`.
+    """Retry an async method after failures that are `retryable`.
 
     The policy, the sleep and the clock are the object's own (`HasRetryPolicy`). A keyword argument
-    `on_retry` of the method, if given, is told of each retry before the pause. The error of the
-    last real try comes out, no longer marked as retryable.
+    `on_retry` of the method, if given, is called before each pause. The error of the last try is
+    raised, no longer marked as retryable.
     """
 
     @wraps(method)
@@ -78,31 +77,15 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
         on_retry: OnRetry | None = kwargs.get("on_retry")  # type: ignore[assignment]  # by name, if the method has it
         policy, clock = owner.retry_policy, owner.retry_clock
         started = clock()
-        try:
-            return await method(*args, **kwargs)
-        except LLMError as exc:
-            if not exc.retryable:
-                raise
-            failed = [exc]
-
-        # Only now tenacity, which has its price: most requests do not fail.
-        from tenacity import AsyncRetrying, retry_if_exception
-
-        async def try_again() -> T:
-            if failed:
-                raise failed.pop()
-            return await method(*args, **kwargs)
 
         def wait(state: RetryCallState) -> float:
             return policy.pause(_error_of(state), attempt=state.attempt_number, uniform=random.random)
 
         def stop(state: RetryCallState) -> bool:
-            return (
-                state.attempt_number >= policy.attempts_for(_error_of(state))
-                or clock() - started + state.upcoming_sleep > policy.total
-            )
+            elapsed = clock() - started + state.upcoming_sleep
+            return state.attempt_number >= policy.attempts_for(_error_of(state)) or elapsed > policy.total
 
-        async def tell(state: RetryCallState) -> None:
+        async def before_sleep(state: RetryCallState) -> None:
             if on_retry is not None:
                 await on_retry(Retry(state.attempt_number, state.upcoming_sleep, _error_of(state)))
 
@@ -110,14 +93,14 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
             retry=retry_if_exception(lambda exc: isinstance(exc, LLMError) and exc.retryable),
             wait=wait,
             stop=stop,
-            before_sleep=tell,
+            before_sleep=before_sleep,
             sleep=owner.retry_sleep,
             reraise=True,
         )
         try:
-            return await retrying(try_again)
+            return await retrying(method, *args, **kwargs)
         except LLMError as exc:
-            exc.retryable = False  # it was; an outer retry would multiply the tries
+            exc.retryable = False  # an outer retry would multiply the tries
             raise
 
     return retried

@@ -1,19 +1,15 @@
-"""Getting a model into memory before it is needed, once, with a context that fits the work.
+"""The model of one run: loaded before it is needed, watched while it works, and recovered when LM Studio loses it.
 
-Never unloads anything, and never loads a second instance of a model that is there.
-
-PinnedModel: one run's model, kept to one instance, and got back when LM Studio loses it.
-
-A chat request has no side effects at LM Studio (it keeps no state for this route), so it can be sent
-again as long as nobody acted on its reply.
+A session never unloads a model and never loads a second instance of one that is in memory. A chat
+request has no side effects at LM Studio (it keeps no state for this route), so it can be sent again
+as long as nobody acted on its reply.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
 
 import anyio
 
@@ -32,119 +28,19 @@ from lmstudio_bridge.errors import (
 from lmstudio_bridge.lmstudio.client import LLMClient, OnDelta
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance
 from lmstudio_bridge.lmstudio.queue import SlotQueue
-from lmstudio_bridge.lmstudio.retry import Sleep
 from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Notice, OnNotice, OnRetry, Retry
 
-DEFAULT_CONTEXT_LENGTH = 16_384  # tokens; tools and a few results fill less
-_SETTLE = 1.0  # seconds to let the other load get on before we look again
-_LOADS = "load:"  # lines of the slot queue in which loads wait, one a model
+DEFAULT_CONTEXT_LENGTH = 16_384  # tokens; enough for tools and several results
+MAX_RESENDS = 2  # of one request whose model was lost; after a second crash it is not an accident
+WATCH_INTERVAL = 5.0  # seconds between checks of the model while a request is in progress
+_MAX_AGE = 1.0  # seconds; how old a list of models may be to tell that ours is still loaded
+_FAILED_CHECKS = 3  # in a row, until the server counts as gone
+_CLOSE_TIMEOUT = 2.0  # seconds for a canceled check to close its connection
+_SETTLE = 1.0  # seconds for another load to make progress before we check again
+_LOADS = "load:"  # prefix of the queues in which loads wait, one per model
 
 
-class ModelLoader:
-    """Loads models of one LM Studio, one load at a time for each, across runs and processes."""
-
-    def __init__(
-        self,
-        client: LLMClient,
-        slots: SlotQueue,
-        *,
-        context_length: int = DEFAULT_CONTEXT_LENGTH,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self._client = client
-        self._slots = slots
-        self._context_length = context_length
-        self._sleep = sleep
-
-    async def ensure_loaded(self, choice: ModelChoice, *, on_notice: OnNotice) -> ModelChoice:
-        """The choice with its model in memory, as far as that can be brought about from here.
-
-        Where the server has no load route, the model is loaded by the first request to it.
-
-        Raises:
-            ModelLoadError: LM Studio refused; the remedy names a smaller model, if there is one.
-            LLMError: The server could not be asked.
-        """
-        if choice.info.loaded is not False:
-            return choice
-        key = choice.info.key
-        if choice.source != "/api/v1/models":
-            await on_notice(Notice("loading", f"{key} is not loaded yet; LM Studio loads it at the first request"))
-            return choice
-
-        async def on_wait(_: int) -> None:
-            await on_notice(Notice("loading", f"waiting for {key}: another task loads it"))
-
-        async with self._slots.hold(_LOADS + key, parallel=1, on_wait=on_wait):
-            for last_try in (False, True):
-                choice = await self._look(choice)  # somebody else may have loaded it, and a second load makes a twin
-                if choice.info.loaded:
-                    return choice
-                await on_notice(Notice("loading", f"loading {key}"))
-                try:
-                    await self._load(choice)
-                    break
-                except ModelLostError as exc:  # overtaken by another load
-                    if last_try:
-                        raise
-                    await on_notice(Notice("recovery", f"{exc.message} It was loaded again."))
-                    await self._sleep(_SETTLE)
-            return await self._look(choice)
-
-    async def name_smaller(self, error: ModelLoadError, choice: ModelChoice) -> None:
-        """Let the remedy name a model that is there and needs less memory, if there is one."""
-        with suppress(LLMError):
-            catalog = await self._client.validator.catalog()
-            error.remedy = _with_smaller(error.remedy, choice.info, catalog)
-
-    async def _look(self, choice: ModelChoice) -> ModelChoice:
-        await self._client.validator.catalog(refresh=True)
-        return await self._client.validator.resolve(choice.wanted)
-
-    async def _load(self, choice: ModelChoice) -> None:
-        wanted = min(self._context_length, choice.info.max_context_length or self._context_length)
-        try:
-            await self._client.load_model(choice.name, context_length=wanted)
-        except ModelLoadError as exc:
-            await self.name_smaller(exc, choice)
-            raise
-        except ModelLostError:
-            raise
-        except WrongEndpointError:
-            return  # no such route after all: the first request loads it
-        except LLMResponseError as exc:
-            if exc.status not in (404, 405, 501):
-                raise
-
-
-def _with_smaller(remedy: str, model: ModelInfo, catalog: ModelCatalog) -> str:
-    """The remedy, and the largest chat model that is smaller than this one; a loaded one first."""
-    smaller = [
-        other
-        for other in catalog.chat_models()
-        if other.key != model.key and (other.loaded or _size(other) < _size(model))
-    ]
-    if not smaller:
-        return remedy
-    best = max(smaller, key=lambda other: (bool(other.loaded), bool(other.trained_for_tool_use), _size(other)))
-    state = "already loaded" if best.loaded else "smaller"
-    return f"{remedy} {best.key} is {state}: pass model={best.key!r}."
-
-
-def _size(model: ModelInfo) -> int:
-    return model.size_bytes or 0
-
-
-T = TypeVar("T")
-
-MAX_RESENDS = 2  # of one request whose model was lost; after a second crash it is no accident
-WATCH_INTERVAL = 5.0  # seconds between looks at the model while a request is under way
-_LOOK_AGE = 1.0  # seconds; how old a list of models may be by which we decide that ours is still there
-_FAILED_LOOKS = 3  # looks in a row without an answer until the server counts as gone
-_CLOSE_TIMEOUT = 2.0  # seconds for a look at the model to hang up once it is cancelled
-
-
-class PinnedModel:
+class ModelSession:
     """A model to talk to; `choice` is the instance as it was last seen."""
 
     def __init__(
@@ -152,30 +48,33 @@ class PinnedModel:
         client: LLMClient,
         choice: ModelChoice,
         *,
-        loader: ModelLoader,
         slots: SlotQueue,
+        context_length: int = DEFAULT_CONTEXT_LENGTH,
         parallel: int | None = None,
         watch_interval: float = WATCH_INTERVAL,
-        sleep: Sleep = asyncio.sleep,
     ) -> None:
+        """`context_length` (tokens) is for loading the model, `parallel` overrides its number of slots."""
         self._client = client
-        self._loader = loader
+        self._models = client.validator
         self._slots = slots
+        self._context_length = context_length
         self._parallel = parallel
         self._watch_interval = watch_interval
-        self._sleep = sleep
         self.choice = choice
 
     async def prepare(self, *, on_notice: OnNotice) -> ModelChoice:
-        """Load the model if it is not in memory, before any work starts; the instance to use.
+        """Load the model if it is not in memory; returns the instance to use.
+
+        Where the server has no load route, the first request loads it.
 
         Raises:
-            ModelLoadError: LM Studio could not load it.
+            ModelLoadError: LM Studio could not load it; the remedy names a smaller model, if there is one.
+            LLMError: The server could not be asked.
         """
         if self.choice.info.loaded is not None:
-            catalog = await self._client.validator.catalog(max_age=_LOOK_AGE)
+            catalog = await self._models.catalog(max_age=_MAX_AGE)
             if self.choice.instance is None or _difference(self.choice.instance, catalog):
-                await self._pin_again(max_age=_LOOK_AGE, on_notice=on_notice)
+                await self._reload(max_age=_MAX_AGE, on_notice=on_notice)
         return self.choice
 
     async def stream_chat_completion(
@@ -186,27 +85,26 @@ class PinnedModel:
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        """As `LLMClient.stream_chat_completion`, in a slot of its own and at this model only.
+        """As `LLMClient.stream_chat_completion`, in a slot of its own and from this model only.
 
-        A reply that breaks off is thrown away and asked for again, at most `MAX_RESENDS` times; what
-        was told to `on_delta` before belongs to the lost reply.
+        A reply that breaks off is discarded and requested again, at most `MAX_RESENDS` times; what
+        `on_delta` got before belongs to the lost reply.
         """
+        begun = False  # whether a piece of the current reply has come
 
-        async def told_retry(retry: Retry) -> None:
+        async def note_retry(retry: Retry) -> None:
             fewer = ""
             if isinstance(retry.error, ServerBusyError):
                 fewer = f", with at most {self._slots.lower(self.choice.name)} at once"
-            await on_notice(Notice("recovery", f"{retry.error.message} It was asked again{fewer}."))
+            await on_notice(Notice("recovery", f"{retry.error.message} The request was retried{fewer}."))
             if on_retry:
                 await on_retry(retry)
 
-        async def on_wait(place: int) -> None:
-            where = f"place {place} in line" if place else "other sessions hold all slots"
-            await on_notice(Notice("queue", f"waiting for {self.choice.name}: {where}"))
+        async def note_wait(position: int) -> None:
+            where = f"position {position}" if position else "other sessions are using all slots"
+            await on_notice(Notice("queue", f"queued for {self.choice.name}: {where}"))
 
-        begun = False  # the reply that is being asked for
-
-        async def on_piece(delta: Delta) -> None:
+        async def note_delta(delta: Delta) -> None:
             nonlocal begun
             begun = True
             if on_delta:
@@ -216,10 +114,10 @@ class PinnedModel:
         while True:
             begun = False
             try:
-                async with self._slots.hold(self.choice.name, parallel=self._limit(), on_wait=on_wait):
-                    await self._look(on_notice)
-                    return await self._watched(
-                        self._client.stream_chat_completion(
+                async with self._slots.hold(self.choice.name, parallel=self._slot_count(), on_wait=note_wait):
+                    await self._check(on_notice)
+                    async with self._watch():
+                        return await self._client.stream_chat_completion(
                             request.messages,
                             model=self.choice.name,
                             tools=request.tools,
@@ -227,132 +125,210 @@ class PinnedModel:
                             temperature=request.temperature,
                             reasoning_effort=request.reasoning_effort,
                             response_schema=request.response_schema,
-                            on_delta=on_piece,
-                            on_retry=told_retry,
+                            on_delta=note_delta,
+                            on_retry=note_retry,
                             accepts_model=self.choice.answers_as,
                         )
-                    )
             except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:
-                untold = isinstance(exc, ModelNotFoundError) and self.choice.info.loaded is None
-                if resends == MAX_RESENDS or untold:
+                never_seen = isinstance(exc, ModelNotFoundError) and self.choice.info.loaded is None
+                if resends == MAX_RESENDS or never_seen:
                     raise
-                lost: LLMError = exc  # what is not found any more was there when the run began
+                lost: LLMError = exc  # a model that is not found now was there when the run began
             except ServerBusyError as exc:
-                if not begun or resends == MAX_RESENDS:  # before the reply begins, the client tries again
+                if not begun or resends == MAX_RESENDS:  # before the reply begins, the client retries
                     raise
                 self._slots.lower(self.choice.name)
                 lost = exc
-            except ModelLoadError as exc:  # by this request itself
-                await self._loader.name_smaller(exc, self.choice)
+            except ModelLoadError as exc:  # the request itself loaded the model
+                await self._name_smaller(exc)
                 raise
             except LLMTimeoutError as exc:
                 lost = await self._explain_silence(exc)
                 if not isinstance(lost, ModelLostError) or resends == MAX_RESENDS:
                     raise lost from exc
             resends += 1
-            await self._restore(lost, resends, on_notice)
+            await self._recover(lost, resends, on_notice)
 
-    def _limit(self) -> int | None:
-        """How many requests may be at the model at once.
+    def _slot_count(self) -> int | None:
+        """How many requests the model may get at once; None if unknown.
 
-        An LM Studio with no more than /api/v0 works on one request after the other, and loads an
-        instance for each of several first requests (bug-tracker #1751).
+        An LM Studio with no more than /api/v0 handles one request after the other, and loads an
+        instance for each of several first requests (lmstudio-bug-tracker #1751).
         """
         if self.choice.info.loaded is False:
             return 1
-        told = self.choice.instance.parallel if self.choice.instance else None
-        return self._parallel or told or (1 if self.choice.source == "/api/v0/models" else None)
+        reported = self.choice.instance.parallel if self.choice.instance else None
+        return self._parallel or reported or (1 if self.choice.source == "/api/v0/models" else None)
 
-    async def _look(self, on_notice: OnNotice) -> None:
-        """Pin the model anew if it is not as it was pinned: unloaded for being idle, or reloaded.
+    # -- loading
 
-        A request would load it too, but silently and with the context that LM Studio chooses.
+    async def _reload(self, *, max_age: float, on_notice: OnNotice) -> None:
+        """Find the model anew, and load it if it is not in memory. One load at a time, also between processes."""
+        choice = await self._find(max_age=max_age)
+        if choice.info.loaded is not False:
+            return
+        key = choice.info.key
+        if choice.source != "/api/v1/models":
+            notice = f"{key} is not loaded yet; LM Studio will load it on the first request"
+            await on_notice(Notice("loading", notice))
+            return
+
+        async def note_wait(_: int) -> None:
+            await on_notice(Notice("loading", f"waiting for {key}: another task is loading it"))
+
+        async with self._slots.hold(_LOADS + key, parallel=1, on_wait=note_wait):
+            for last_try in (False, True):
+                choice = await self._find()  # somebody else may have loaded it; a second load makes a second instance
+                if choice.info.loaded:
+                    return
+                await on_notice(Notice("loading", f"loading {key}"))
+                try:
+                    await self._load()
+                    break
+                except ModelLostError as exc:  # overtaken by another load
+                    if last_try:
+                        raise
+                    await on_notice(Notice("recovery", f"{exc.message} The load was retried."))
+                    await self._client.retry_sleep(_SETTLE)
+            await self._find()
+
+    async def _find(self, *, max_age: float = 0.0) -> ModelChoice:
+        await self._models.catalog(max_age=max_age)
+        self.choice = await self._models.resolve(self.choice.wanted)
+        return self.choice
+
+    async def _load(self) -> None:
+        wanted = min(self._context_length, self.choice.info.max_context_length or self._context_length)
+        try:
+            await self._client.load_model(self.choice.name, context_length=wanted)
+        except ModelLoadError as exc:
+            await self._name_smaller(exc)
+            raise
+        except ModelLostError:
+            raise
+        except WrongEndpointError:
+            return  # there is no such route after all: the first request loads the model
+        except LLMResponseError as exc:
+            if exc.status not in (404, 405, 501):
+                raise
+
+    async def _name_smaller(self, error: ModelLoadError) -> None:
+        """Add to the remedy the largest chat model that needs less memory, if there is one; a loaded one first."""
+        with suppress(LLMError):
+            catalog = await self._models.catalog()
+            model = self.choice.info
+            smaller = [
+                other
+                for other in catalog.chat_models()
+                if other.key != model.key and (other.loaded or _size(other) < _size(model))
+            ]
+            if smaller:
+                best = max(
+                    smaller, key=lambda other: (bool(other.loaded), bool(other.trained_for_tool_use), _size(other))
+                )
+                state = "already loaded" if best.loaded else "smaller"
+                error.remedy = f"{error.remedy} {best.key} is {state}: pass model={best.key!r}."
+
+    # -- watching
+
+    async def _check(self, on_notice: OnNotice) -> None:
+        """Before a request: reload the model if it was unloaded for being idle, or reloaded by somebody else.
+
+        The request would load it too, but without a notice and with the context that LM Studio chooses.
         """
         if self.choice.info.loaded is None:
             return
         try:
-            catalog = await self._client.validator.catalog(max_age=_LOOK_AGE)
+            catalog = await self._models.catalog(max_age=_MAX_AGE)
         except LLMError:
-            return  # the request itself will tell what is wrong
-        if problem := _difference(self.choice.instance, catalog):
-            await on_notice(Notice("recovery", problem))
+            return  # the request itself will say what is wrong
+        if difference := _difference(self.choice.instance, catalog):
+            await on_notice(Notice("recovery", difference))
         elif self.choice.instance is not None:
             return
-        await self._pin_again(max_age=_LOOK_AGE, on_notice=on_notice)
+        await self._reload(max_age=_MAX_AGE, on_notice=on_notice)
 
-    async def _pin_again(self, *, max_age: float, on_notice: OnNotice) -> None:
-        await self._client.validator.catalog(max_age=max_age)
-        choice = await self._client.validator.resolve(self.choice.wanted)
-        self.choice = await self._loader.ensure_loaded(choice, on_notice=on_notice)
-
-    async def _restore(self, lost: LLMError, resends: int, on_notice: OnNotice) -> None:
-        """Look for the model, load it if it is gone, and pin it again.
-
-        Raises:
-            LLMError: It cannot be got back; the error says what had happened before.
-        """
-        why = lost.detail or lost.message
-        await on_notice(Notice("recovery", f"{why} Asking again ({resends} of {MAX_RESENDS})."))
-        await self._sleep(_SETTLE * resends)
-        try:
-            await self._pin_again(max_age=0.0, on_notice=on_notice)
-        except LLMError as exc:
-            if isinstance(exc, LLMConnectionError | LLMTimeoutError):
-                raise
-            exc.message = f"{lost.message} It could not be got back: {exc.message}"
-            exc.args = (exc.message,)
-            raise
-
-    async def _explain_silence(self, error: LLMTimeoutError) -> LLMError:
-        """What a look at the server says about a reply that did not come in time."""
-        try:
-            catalog = await self._client.validator.catalog(refresh=True)
-        except LLMError:
-            return error
-        if problem := _difference(self.choice.instance, catalog):
-            return _lost(problem, error)
-        known = self.choice.info.loaded is not None and _instance_of(self.choice, catalog)
-        error.message += " The server is up, and the model is still loaded." if known else " The server is up."
-        error.args = (error.message,)
-        return error
-
-    async def _watched(self, request: Coroutine[Any, Any, T]) -> T:
-        """The request's result, unless its model changes meanwhile: then the connection is closed.
+    @asynccontextmanager
+    async def _watch(self) -> AsyncIterator[None]:
+        """A request, which is canceled when its model changes meanwhile.
 
         Raises:
             ModelLostError: The instance was unloaded, reloaded or replaced, or the server is gone.
         """
         if self.choice.info.loaded is None:
-            return await request  # a server that does not tell
+            yield  # a server that does not report what is loaded
+            return
         lost: list[ModelLostError] = []
         with anyio.CancelScope() as scope:
 
             async def watch() -> None:
-                lost.append(await self._watch())
+                lost.append(await self._wait_for_loss())
                 scope.cancel()
 
-            async with _later(watch, seconds=self._watch_interval):
-                return await request
-        raise lost[0]
-
-    async def _watch(self) -> ModelLostError:
-        """Look at the model, and again after each interval; returns when it is no longer what it was."""
-        pinned = self.choice.instance
-        failed_looks = 0
-        while True:
+            watcher = asyncio.create_task(watch())  # a task group would wrap the errors of the request
             try:
-                catalog = await self._client.validator.catalog(max_age=self._watch_interval)
-            except LLMError as exc:
-                failed_looks += 1
-                if failed_looks == _FAILED_LOOKS:
-                    return _lost("LM Studio no longer answers.", exc)
-            else:
-                failed_looks = 0
-                if pinned is None:  # being loaded by this very request
-                    pinned = _instance_of(self.choice, catalog)
-                elif problem := _difference(pinned, catalog):
-                    return _lost(problem, None)
+                yield
+            finally:
+                watcher.cancel()
+                with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                    await asyncio.wait([watcher])
+        if scope.cancelled_caught:
+            raise lost[0]
+
+    async def _wait_for_loss(self) -> ModelLostError:
+        """Check the model after each interval; returns when it is no longer what it was."""
+        pinned = self.choice.instance
+        failed = 0
+        while True:
             await asyncio.sleep(self._watch_interval)
+            try:
+                catalog = await self._models.catalog(max_age=self._watch_interval)
+            except LLMError as exc:
+                failed += 1
+                if failed == _FAILED_CHECKS:
+                    return _lost("LM Studio no longer answers.", exc)
+                continue
+            failed = 0
+            if pinned is None:  # being loaded by this very request
+                pinned = _instance_of(self.choice, catalog)
+            elif difference := _difference(pinned, catalog):
+                return _lost(difference)
+
+    # -- recovering
+
+    async def _recover(self, lost: LLMError, resends: int, on_notice: OnNotice) -> None:
+        """Find the model again, and load it if it is gone.
+
+        Raises:
+            LLMError: It could not be reloaded; the error says what had happened before.
+        """
+        why = lost.detail or lost.message
+        await on_notice(Notice("recovery", f"{why} Retrying ({resends} of {MAX_RESENDS})."))
+        await self._client.retry_sleep(_SETTLE * resends)
+        try:
+            await self._reload(max_age=0.0, on_notice=on_notice)
+        except (LLMConnectionError, LLMTimeoutError):
+            raise
+        except LLMError as exc:
+            _set_message(exc, f"{lost.message} The model could not be reloaded: {exc.message}")
+            raise
+
+    async def _explain_silence(self, error: LLMTimeoutError) -> LLMError:
+        """The error for a reply that did not come in time, after a look at the server."""
+        try:
+            catalog = await self._models.catalog(refresh=True)
+        except LLMError:
+            return error
+        if difference := _difference(self.choice.instance, catalog):
+            return _lost(difference, error)
+        known = self.choice.info.loaded is not None and _instance_of(self.choice, catalog)
+        state = "The server is running, and the model is still loaded." if known else "The server is running."
+        _set_message(error, f"{error.message} {state}")
+        return error
+
+
+def _size(model: ModelInfo) -> int:
+    return model.size_bytes or 0
 
 
 def _instance_of(choice: ModelChoice, catalog: ModelCatalog) -> ModelInstance | None:
@@ -361,14 +337,14 @@ def _instance_of(choice: ModelChoice, catalog: ModelCatalog) -> ModelInstance | 
 
 
 def _difference(pinned: ModelInstance | None, catalog: ModelCatalog) -> str:
-    """How the server's models differ from the pinned instance, in words; "" if they don't."""
+    """How the server's models differ from the instance that was pinned, in words; "" if they do not."""
     if pinned is None or catalog.source == "/v1/models":
         return ""
     for model in catalog.models:
         for instance in model.instances or ():
             if instance.id == pinned.id:
                 if None in (instance.context_length, pinned.context_length):
-                    return ""  # being loaded, or not told
+                    return ""  # still loading, or not reported
                 if instance.context_length == pinned.context_length:
                     return ""
                 return (
@@ -378,31 +354,15 @@ def _difference(pinned: ModelInstance | None, catalog: ModelCatalog) -> str:
     return f"The model {pinned.id} was unloaded."
 
 
-def _lost(message: str, error: LLMError | None) -> ModelLostError:
+def _lost(message: str, cause: LLMError | None = None) -> ModelLostError:
     return ModelLostError(
         message,
         remedy="Load the model by hand in LM Studio (a hand-loaded model has no idle limit and is not evicted).",
-        url=error.url if error else "",
-        model=error.model if error else None,
+        url=cause.url if cause else "",
+        model=cause.model if cause else None,
     )
 
 
-@asynccontextmanager
-async def _later(work: Callable[[], Coroutine[Any, Any, None]], *, seconds: float) -> AsyncIterator[None]:
-    """Work in a task of its own, which begins after so long and ends with the block; most blocks end before it begins.
-
-    No task group: it would wrap the errors of the block.
-    """
-    loop = asyncio.get_running_loop()
-    tasks: list[asyncio.Task[None]] = []
-    timer = loop.call_later(seconds, lambda: tasks.append(loop.create_task(work())))
-    try:
-        yield
-    finally:
-        timer.cancel()
-        for task in tasks:
-            task.cancel()
-            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                await asyncio.wait([task])
-            if task.done() and not task.cancelled():
-                task.exception()  # seen: asyncio would complain of one that nobody looked at
+def _set_message(error: LLMError, message: str) -> None:
+    error.message = message
+    error.args = (message,)

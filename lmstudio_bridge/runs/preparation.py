@@ -29,7 +29,7 @@ from lmstudio_bridge.events import Emit, ModelChosen, Noticed, Warned
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelChoice
 from lmstudio_bridge.lmstudio.queue import ModelTurns, SlotQueue
-from lmstudio_bridge.lmstudio.session import ModelLoader, PinnedModel
+from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import Message, Notice, ServerConfig, ServerTool
 from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, known_candidates, tools_room
@@ -142,7 +142,7 @@ SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
 class Prepared:
     """What a run works with."""
 
-    model: PinnedModel
+    model: ModelSession
     strategy: Strategy
     toolbox: Toolbox
     tools: Lease
@@ -169,9 +169,7 @@ class Preparer:
         self._candidates = known_candidates()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
-        self._loader = ModelLoader(
-            client, self._slots, context_length=settings.context_length, sleep=client.retry_sleep
-        )
+        self._context_length = settings.context_length
         self._room = tools_room(settings.context_length)  # of most models; a run's own is not known yet
         self._turns = ModelTurns()
         self._parallel = settings.parallel
@@ -216,28 +214,29 @@ class Preparer:
             toolbox.note_similar(await self._similarity.compare(needs.task, servers.tools()))
         return Prepared(model, strategy, toolbox, lease, servers)
 
-    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[PinnedModel, Strategy]:
+    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[ModelSession, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
 
         async def on_notice(notice: Notice) -> None:
             await tell(Noticed(notice))
 
         async def on_wait(other: str) -> None:
-            await on_notice(Notice("queue", f"waiting for the runs with {other} to end: LM Studio holds one model"))
+            await on_notice(
+                Notice("queue", f"queued until the runs with {other} end: LM Studio keeps one model in memory")
+            )
 
         choice = await self._client.validator.resolve(name)
         if choice.source == "/api/v0/models":  # no load route: models evict each other
             await held.enter_async_context(self._turns.hold(choice.info.key, on_wait=on_wait))
             await self._client.validator.catalog(refresh=True)
             choice = await self._client.validator.resolve(choice.wanted)
-        model = PinnedModel(
+        model = ModelSession(
             self._client,
             choice,
-            loader=self._loader,
             slots=self._slots,
+            context_length=self._context_length,
             parallel=self._parallel,
             watch_interval=self._watch_interval,
-            sleep=self._client.retry_sleep,
         )
         choice = await model.prepare(on_notice=on_notice)
         await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))

@@ -80,12 +80,12 @@ async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk, era: Era) 
         first = await client.start_call("autonomous_with_mcp", **TASK)
         await desk.sim.wait_for_request(1, path="/v1/chat/completions")
         second = await client.start_call("autonomous_with_mcp", **TASK)
-        await client.wait_for_progress(second, f"waiting for {MODEL}: place 1 in line")
+        await client.wait_for_progress(second, f"queued for {MODEL}: position 1")
         release.set()
         answers = [await client.answer_of(number) for number in (first, second)]
 
     assert [answer.text.partition("\n")[0] for answer in answers] == ["The first.", "The second."]
-    assert any("Model unloaded. Asking again (1 of 2)." in message for message in answers[1].progress)
+    assert any("Model unloaded. Retrying (1 of 2)." in message for message in answers[1].progress)
 
 
 async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(desk: Desk, era: Era) -> None:

@@ -50,7 +50,7 @@ async def test_a_call_can_be_cancelled_wherever_it_waits_for_lm_studio(tmp_path:
             await soon(writing.reached)
             await client.wait_for_progress(retry, "Trying again in 15 s")
             load = await sim.wait_for_request(path=LOAD)
-            await client.wait_for_progress(in_line, "place 1 in line")
+            await client.wait_for_progress(in_line, "position 1")
 
             for number in (prefill, stream, retry, loading, in_line):
                 await cancel(client, number)

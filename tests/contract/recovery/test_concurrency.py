@@ -81,7 +81,7 @@ async def test_who_came_first_is_served_first_and_everybody_knows_the_place(tmp_
             go_on.set()
             answers = [await client.answer_of(number) for number in numbers]
 
-        assert told == [f"waiting for {QWEN}: place {place} in line" for place in (1, 2, 3)]
+        assert told == [f"queued for {QWEN}: position {place}" for place in (1, 2, 3)]
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 4
         first_rounds = [request for request in bench.chats() if request.messages[-1]["role"] == "user"]
         assert [request.messages[-1]["content"] for request in first_rounds] == [f"task {n}" for n in range(4)]
@@ -121,7 +121,7 @@ async def test_a_bridge_that_is_killed_frees_its_slot(tmp_path: Path) -> None:
             answer = await other.answer_of(number)
             await doomed.process.wait()
 
-        assert told == f"waiting for {QWEN}: other sessions hold all slots"
+        assert told == f"queued for {QWEN}: other sessions are using all slots"
         assert is_right(answer, QWEN)
 
 

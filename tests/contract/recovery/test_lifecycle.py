@@ -69,7 +69,7 @@ async def test_ten_runs_in_two_bridges_load_a_cold_model_once(tmp_path: Path) ->
             answers = [await client.answer_of(number) for client, number in numbers]
 
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 10
-        waiting = f"waiting for {QWEN}: another task loads it"
+        waiting = f"waiting for {QWEN}: another task is loading it"
         assert sorted(told) == sorted([f"loading {QWEN}", *[waiting] * 9])
         assert len(bench.loads()) == 1
         assert list(sim.instances) == [QWEN]
@@ -119,7 +119,7 @@ async def test_a_load_that_was_cancelled_by_another_is_tried_once_more(tmp_path:
         assert (twice.is_error, loads_after_two) == (True, 2)
         assert "overtaken by another load" in twice.text
         assert is_right(once, QWEN)
-        assert "Note: Loading the model was overtaken by another load. It was loaded again." in once.text
+        assert "Note: Loading the model was overtaken by another load. The load was retried." in once.text
         assert len(bench.loads()) == 4
 
 
@@ -153,14 +153,14 @@ async def test_an_lm_studio_without_the_load_route_loads_once_and_the_silence_is
             first = [await start(one, QWEN) for _ in range(3)]
             await sim.wait_for_request(path=CHAT)
             told = await first_told(one, first, "at the first request")
-            await first_told(one, first, "place 2 in line")
+            await first_told(one, first, "position 2")
             second = [await start(other, QWEN) for _ in range(3)]
-            await first_told(other, second, "other sessions hold all slots")
+            await first_told(other, second, "other sessions are using all slots")
             loading.set()
             answers = [await one.answer_of(number) for number in first]
             answers += [await other.answer_of(number) for number in second]
 
-        assert told == f"{QWEN} is not loaded yet; LM Studio loads it at the first request"
+        assert told == f"{QWEN} is not loaded yet; LM Studio will load it on the first request"
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 6
         assert list(sim.instances) == [QWEN]
 

@@ -48,7 +48,7 @@ async def test_a_server_that_is_restarted_in_mid_reply_costs_each_run_a_request(
                 await sim.start()
             answers = {model: await client.answer_of(number) for model, number in numbers.items()}
 
-        again = {BEFORE: "It was asked again.", WITHIN: "Asking again (1 of 2)."}
+        again = {BEFORE: "The request was retried.", WITHIN: "Retrying (1 of 2)."}
         for model, answer in answers.items():
             assert is_right(answer, model)
             outcomes = [request.outcome for request in bench.chats(model)]

@@ -70,8 +70,8 @@ async def test_a_change_that_lm_studio_keeps_quiet_about_is_noticed_and_the_roun
             else:
                 assert answer.is_error
                 assert answer.text.startswith(f"The model {model} was ")
-            assert f"Note: {change} Asking again (1 of 2)." in answer.text
-            assert f"{change} Asking again (1 of 2)." in answer.progress
+            assert f"Note: {change} Retrying (1 of 2)." in answer.text
+            assert f"{change} Retrying (1 of 2)." in answer.progress
             end = ["completed"] if times < 3 else []
             outcomes = [request.outcome for request in bench.chats(model)]
             assert outcomes == ["completed", *["disconnected"] * times, *end]
@@ -122,7 +122,7 @@ async def test_runs_that_want_different_models_take_turns_where_only_one_fits(tm
             queued.set()
             answers = [await client.answer_of(number) for number in (first, *second)]
 
-        assert told == f"waiting for the runs with {first_model} to end: LM Studio holds one model"
+        assert told == f"queued until the runs with {first_model} end: LM Studio keeps one model in memory"
         wanted = [first_model, second_model, second_model]
         assert [is_right(answer, model) for answer, model in zip(answers, wanted, strict=True)] == [True] * 3
         assert {request.outcome for request in bench.chats()} == {"completed"}

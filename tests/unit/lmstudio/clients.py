@@ -49,12 +49,17 @@ class FakeTime:
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
+    stopped: bool = False  # then a sleep never ends
+    asleep: asyncio.Event = field(default_factory=asyncio.Event)
 
     def clock(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float, /) -> None:
         self.slept.append(seconds)
+        self.asleep.set()
+        if self.stopped:
+            await asyncio.Event().wait()
         self.now += seconds
         await asyncio.sleep(0)
 

@@ -3,78 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 
 from lmstudio_bridge.errors import LLMError, ModelLoadError, ModelLostError
-from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelChoice
-from lmstudio_bridge.lmstudio.queue import SlotQueue
-from lmstudio_bridge.lmstudio.session import ModelLoader
 from lmstudio_bridge.messages import Notice
 from tests.lmstudio_sim.errors import LOAD_CANCELED, native_error, unexpected_endpoint
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply
-from tests.lmstudio_sim.server import Simulator, open_simulator
-from tests.unit.lmstudio.clients import GEMMA, QWEN, FakeTime, open_test_client, within
+from tests.unit.lmstudio.clients import GEMMA, QWEN, within
+from tests.unit.lmstudio.session_case import LOAD, Case, case
 
-LOAD = "/api/v1/models/load"
 CANCELED = HttpReply(500, native_error(LOAD_CANCELED, code="unknown"))
 
 
-@dataclass
-class Case:
-    """A loader at a simulator, and what it told."""
-
-    sim: Simulator
-    client: LLMClient
-    time: FakeTime
-    context_length: int = 16_384
-    told: list[Notice] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.slots = SlotQueue(server=self.sim.url)
-        self.loader = ModelLoader(self.client, self.slots, context_length=self.context_length, sleep=self.time.sleep)
-
-    async def load(self, name: str = QWEN) -> ModelChoice:
-        async def on_notice(notice: Notice) -> None:
-            self.told.append(notice)
-
-        choice = await self.client.validator.resolve(name)
-        return await self.loader.ensure_loaded(choice, on_notice=on_notice)
-
-    @property
-    def loads(self) -> list[object]:
-        return [request.json for request in self.sim.requests if request.path == LOAD]
+async def load(given: Case) -> ModelChoice:
+    return (await given.prepare()).choice
 
 
-@asynccontextmanager
-async def case(
-    *models: SimModel, native: bool | None = True, jit: bool = True, context_length: int = 16_384
-) -> AsyncIterator[Case]:
-    time = FakeTime()
-    given = models or (SimModel(QWEN),)
-    async with open_simulator(given, native=native, jit=jit) as sim, open_test_client(sim, time=time) as client:
-        yield Case(sim, client, time, context_length)
+def loads(given: Case) -> list[object]:
+    return [request.json for request in given.seen(LOAD)]
 
 
 async def test_a_model_that_is_loaded_is_left_alone() -> None:
     async with case(SimModel(QWEN, loaded=True)) as given:
-        choice = await given.load()
+        choice = await load(given)
 
         assert (choice.name, choice.context_length) == (QWEN, 8_192)
-        assert (given.loads, given.told) == ([], [])
+        assert (loads(given), given.told) == ([], [])
 
 
 @pytest.mark.parametrize(("most", "context"), [(16_383, 16_383), (16_384, 16_384), (16_385, 16_384)])
 async def test_the_context_is_what_was_wanted_or_the_most_that_the_model_has(most: int, context: int) -> None:
     async with case(SimModel(QWEN, max_context_length=most)) as given:
-        choice = await given.load()
+        choice = await load(given)
 
-        assert given.loads == [{"model": QWEN, "context_length": context}]
+        assert loads(given) == [{"model": QWEN, "context_length": context}]
         assert (choice.name, choice.context_length, choice.info.loaded) == (QWEN, context, True)
         assert given.told == [Notice("loading", f"loading {QWEN}")]
 
@@ -82,14 +47,14 @@ async def test_the_context_is_what_was_wanted_or_the_most_that_the_model_has(mos
 async def test_fifty_runs_load_it_once_and_the_others_know_what_they_wait_for() -> None:
     loading = asyncio.Event()
     async with case(SimModel(QWEN, load_delay=loading)) as given:
-        runs = [asyncio.create_task(given.load()) for _ in range(50)]
+        runs = [asyncio.create_task(load(given)) for _ in range(50)]
         await given.sim.wait_for_request(path=LOAD)
         loading.set()
         choices = await within(asyncio.gather(*runs))
 
         assert {choice.name for choice in choices} == {QWEN}
-        assert (len(given.loads), list(given.sim.instances)) == (1, [QWEN])
-        waiting = Notice("loading", f"waiting for {QWEN}: another task loads it")
+        assert (len(loads(given)), list(given.sim.instances)) == (1, [QWEN])
+        waiting = Notice("loading", f"waiting for {QWEN}: another task is loading it")
         assert given.told.count(Notice("loading", f"loading {QWEN}")) == 1
         assert set(given.told) == {Notice("loading", f"loading {QWEN}"), waiting}
 
@@ -97,9 +62,9 @@ async def test_fifty_runs_load_it_once_and_the_others_know_what_they_wait_for() 
 async def test_a_load_that_is_cancelled_hangs_up_and_lets_the_next_run_load() -> None:
     loading = asyncio.Event()
     async with case(SimModel(QWEN, load_delay=loading)) as given:
-        first = asyncio.create_task(given.load())
+        first = asyncio.create_task(load(given))
         request = await given.sim.wait_for_request(path=LOAD)
-        second = asyncio.create_task(given.load())
+        second = asyncio.create_task(load(given))
 
         first.cancel()
         await within(request.ended.wait())
@@ -109,24 +74,24 @@ async def test_a_load_that_is_cancelled_hangs_up_and_lets_the_next_run_load() ->
         assert (await within(second)).info.loaded
 
 
-@pytest.mark.parametrize(("overtaken", "loads"), [(0, 1), (1, 2)])
-async def test_a_load_that_was_overtaken_is_tried_again_after_a_pause(overtaken: int, loads: int) -> None:
-    async with case() as given:
+@pytest.mark.parametrize(("overtaken", "count"), [(0, 1), (1, 2)])
+async def test_a_load_that_was_overtaken_is_tried_again_after_a_pause(overtaken: int, count: int) -> None:
+    async with case(SimModel(QWEN)) as given:
         given.sim.script_path(LOAD, *[CANCELED] * overtaken)
 
-        choice = await given.load()
+        choice = await load(given)
 
-        assert (choice.info.loaded, len(given.loads), given.time.slept) == (True, loads, [1.0] * overtaken)
+        assert (choice.info.loaded, len(loads(given)), given.time.slept) == (True, count, [1.0] * overtaken)
 
 
 async def test_a_load_that_was_overtaken_twice_is_a_failure() -> None:
-    async with case() as given:
+    async with case(SimModel(QWEN)) as given:
         given.sim.script_path(LOAD, CANCELED, CANCELED)
 
         with pytest.raises(ModelLostError):
-            await given.load()
+            await load(given)
 
-        assert len(given.loads) == 2
+        assert len(loads(given)) == 2
 
 
 @pytest.mark.parametrize(
@@ -142,7 +107,7 @@ async def test_a_load_that_was_overtaken_twice_is_a_failure() -> None:
 async def test_a_refused_load_names_what_would_do(other: SimModel, advice: str) -> None:
     async with case(SimModel(QWEN, guardrail_context_length=1, size_bytes=1_000), other) as given:
         with pytest.raises(ModelLoadError) as caught:
-            await given.load()
+            await load(given)
 
         assert caught.value.remedy.partition("other models.")[2].strip() == advice
         assert "guardrails" in caught.value.detail
@@ -150,35 +115,35 @@ async def test_a_refused_load_names_what_would_do(other: SimModel, advice: str) 
 
 @pytest.mark.parametrize("refusal", [HttpReply(200, unexpected_endpoint("POST", LOAD)), HttpReply(404, {})])
 async def test_a_server_without_the_route_loads_at_the_first_request(refusal: HttpReply) -> None:
-    async with case() as given:
+    async with case(SimModel(QWEN)) as given:
         given.sim.script_path(LOAD, refusal)
 
-        choice = await given.load()
+        choice = await load(given)
 
-        assert (choice.info.loaded, len(given.loads)) == (False, 1)
+        assert (choice.info.loaded, len(loads(given))) == (False, 1)
 
 
 async def test_an_older_lm_studio_is_not_asked_to_load() -> None:
-    async with case(native=False) as given:
-        choice = await given.load()
+    async with case(SimModel(QWEN), native=False) as given:
+        choice = await load(given)
 
-        assert (choice.info.loaded, given.loads) == (False, [])
-        why = f"{QWEN} is not loaded yet; LM Studio loads it at the first request"
+        assert (choice.info.loaded, loads(given)) == (False, [])
+        why = f"{QWEN} is not loaded yet; LM Studio will load it on the first request"
         assert given.told == [Notice("loading", why)]
 
 
 async def test_another_server_tells_nothing_and_is_asked_nothing() -> None:
-    async with case(native=None) as given:
-        choice = await given.load()
+    async with case(SimModel(QWEN), native=None) as given:
+        choice = await load(given)
 
-        assert (choice.info.loaded, given.loads, given.told) == (None, [], [])
+        assert (choice.info.loaded, loads(given), given.told) == (None, [], [])
 
 
 async def test_a_failure_of_another_kind_comes_out_as_it_is() -> None:
-    async with case() as given:
+    async with case(SimModel(QWEN)) as given:
         given.sim.script_path(LOAD, HttpReply(400, native_error("Expected string", code="invalid_value")))
 
         with pytest.raises(LLMError) as caught:
-            await given.load()
+            await load(given)
 
         assert caught.value.detail.startswith("Expected string")

@@ -182,7 +182,7 @@ async def test_a_reply_that_breaks_off_is_asked_for_again(
         outcome, _ = await run_task(agent)
 
     assert (outcome.stop, outcome.calls) == ("answered", 1)
-    assert "Asking again (1 of 2)" in outcome.warnings[0]
+    assert "Retrying (1 of 2)" in outcome.warnings[0]
     assert nonce_of(tmp_path) in outcome.answer
     assert ("POST", "/api/v1/models/load") not in paths(sim)
 

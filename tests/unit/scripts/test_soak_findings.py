@@ -8,7 +8,7 @@ from lmstudio_bridge.agent.result_store import Shelf
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.lmstudio.queue import SlotQueue
-from lmstudio_bridge.lmstudio.session import ModelLoader, PinnedModel
+from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.messages import (
     AssistantMessage,
     ChatRequest,
@@ -38,7 +38,7 @@ async def ask_pinned(*replies: Reply) -> tuple[Completion | str, list[str], int]
         sim.script(QWEN, *replies)
         slots = SlotQueue(server=sim.url)
         choice = await client.validator.resolve(QWEN)
-        model = PinnedModel(client, choice, loader=ModelLoader(client, slots), slots=slots, sleep=time.sleep)
+        model = ModelSession(client, choice, slots=slots)
         reply = await within(model.stream_chat_completion(ChatRequest(QUESTION), on_notice=on_notice))
         asked = sum(request.path == "/v1/chat/completions" for request in sim.requests)
     return reply, notices, asked
@@ -52,7 +52,7 @@ async def test_an_engine_that_fails_in_mid_reply_is_asked_again() -> None:
 
     assert isinstance(reply, Completion)
     assert (reply.text, asked) == ("All of it.", 2)
-    assert [notice for notice in notices if "Asking again (1 of 2)" in notice]
+    assert [notice for notice in notices if "Retrying (1 of 2)" in notice]
 
 
 async def test_an_engine_that_fails_in_mid_reply_and_then_at_once_gets_the_tries_of_both() -> None:

@@ -15,7 +15,7 @@ from tests.lmstudio_sim.replies import HttpReply, Reply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
 from tests.unit.lmstudio.clients import QWEN, SHORT, within
-from tests.unit.lmstudio.pinned_case import CHAT, LIST, LOAD, case, unload
+from tests.unit.lmstudio.session_case import CHAT, LIST, LOAD, case, unload
 
 LOST = HttpReply(400, plain_error(MODEL_UNLOADED))
 ANSWER = TextReply("Four files.")
@@ -36,7 +36,7 @@ async def test_a_quiet_change_ends_the_request_and_not_the_round(
 ) -> None:
     async with case(watch_interval=0.01) as given:
         given.sim.script(QWEN, TextReply("I think that", faults=(fault,)), ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
         asking = asyncio.create_task(given.ask(model))
         request = await given.sim.wait_for_request(path=CHAT)
         await within(request.started.wait())
@@ -54,7 +54,7 @@ async def test_a_server_counts_as_gone_after_three_looks_without_an_answer(failu
     async with case(watch_interval=0.01) as given:
         go_on = asyncio.Event()
         given.sim.script(QWEN, TextReply("Four files.", faults=(Stall(until=go_on),)), ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
         before = len(given.seen(LIST))
         given.sim.script_path(LIST, *[REFUSED] * failures)
         asking = asyncio.create_task(given.ask(model))
@@ -72,7 +72,7 @@ async def test_a_server_that_does_not_tell_is_not_watched() -> None:
     async with case(native=None, watch_interval=0.001) as given:
         go_on = asyncio.Event()
         given.sim.script(QWEN, TextReply("Four files.", faults=(Stall(until=go_on),)))
-        model = await given.pin()
+        model = await given.prepare()
         before = len(given.sim.requests)
         asking = asyncio.create_task(given.ask(model))
         await given.sim.wait_for_request(path=CHAT)
@@ -87,12 +87,12 @@ async def test_a_server_that_does_not_tell_is_not_watched() -> None:
 
 @pytest.mark.parametrize(
     ("native", "words"),
-    [(True, " The server is up, and the model is still loaded."), (None, " The server is up.")],
+    [(True, " The server is running, and the model is still loaded."), (None, " The server is running.")],
 )
 async def test_a_silence_is_explained_by_a_look_and_never_asked_about_again(native: bool | None, words: str) -> None:
     async with case(native=native, timeouts=Timeouts(first_byte=SHORT)) as given:
         given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)), ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
 
         with pytest.raises(LLMTimeoutError) as caught:
             await given.ask(model)
@@ -104,7 +104,7 @@ async def test_a_silence_is_explained_by_a_look_and_never_asked_about_again(nati
 async def test_a_silence_of_a_server_that_cannot_be_looked_at_is_reported_as_it_is() -> None:
     async with case(timeouts=Timeouts(first_byte=SHORT)) as given:
         given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)))
-        model = await given.pin()
+        model = await given.prepare()
         given.sim.script_path(LIST, REFUSED)
 
         with pytest.raises(LLMTimeoutError) as caught:
@@ -123,7 +123,7 @@ async def test_a_silence_after_which_the_model_is_gone_is_asked_about_again() ->
 
         given.sim.script_fn(QWEN, vanish)
 
-        reply = await given.ask(await given.pin())
+        reply = await given.ask(await given.prepare())
 
         assert (reply.text, len(given.seen(CHAT)), len(given.seen(LOAD))) == ("Four files.", 2, 1)
 
@@ -143,7 +143,7 @@ async def test_whoever_is_cancelled_hangs_up_and_gives_the_slot_back(wait: str) 
     reply, path = WAITS[wait]
     loading = asyncio.Event()
     async with case(SimModel(QWEN, loaded=True, parallel=1, load_delay=loading)) as given:
-        model = await given.pin()
+        model = await given.prepare()
         if path == LOAD:
             unload(given.sim)
             given.sim.script_fn("*", lambda request: reply)
@@ -162,21 +162,17 @@ async def test_whoever_is_cancelled_hangs_up_and_gives_the_slot_back(wait: str) 
         assert request.disconnected
         loading.set()
         given.sim.script_fn("*", lambda request: ANSWER)
-        assert (await given.ask(await given.pin())).text == "Four files."
+        assert (await given.ask(await given.prepare())).text == "Four files."
         assert given.slots.waiting(QWEN) == 0
 
 
-async def test_whoever_is_cancelled_in_the_pause_asks_no_more() -> None:
+async def test_run_canceled_in_the_pause_asks_no_more() -> None:
     async with case() as given:
-        pausing, never = asyncio.Event(), asyncio.Event()
-
-        async def sleep(seconds: float, /) -> None:
-            pausing.set()
-            await never.wait()
-
         given.sim.script(QWEN, LOST)
-        asking = asyncio.create_task(given.ask(await given.pin(sleep=sleep)))
-        await within(pausing.wait())
+        model = await given.prepare()
+        given.time.stopped = True
+        asking = asyncio.create_task(given.ask(model))
+        await within(given.time.asleep.wait())
 
         asking.cancel()
         await within(asyncio.wait([asking]))

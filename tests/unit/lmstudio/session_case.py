@@ -1,4 +1,4 @@
-"""What tests of the pinned model share: one at a simulator, with what it told."""
+"""What tests of the session share: a session at a simulator, and its notices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.queue import SlotQueue
-from lmstudio_bridge.lmstudio.retry import Sleep
-from lmstudio_bridge.lmstudio.session import WATCH_INTERVAL, ModelLoader, PinnedModel
+from lmstudio_bridge.lmstudio.session import DEFAULT_CONTEXT_LENGTH, WATCH_INTERVAL, ModelSession
 from lmstudio_bridge.messages import ChatRequest, Completion, Notice
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.requests import SimRequest
@@ -22,13 +21,14 @@ CHAT, LOAD, LIST = "/v1/chat/completions", "/api/v1/models/load", "/api/v1/model
 
 @dataclass
 class Case:
-    """A pinned model at a simulator, and what it told."""
+    """A session at a simulator, and its notices."""
 
     sim: Simulator
     client: LLMClient
     time: FakeTime
     watch_interval: float
     parallel: int | None
+    context_length: int
     told: list[Notice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -37,20 +37,23 @@ class Case:
     async def on_notice(self, notice: Notice) -> None:
         self.told.append(notice)
 
-    async def pin(self, name: str = QWEN, *, sleep: Sleep | None = None) -> PinnedModel:
-        model = PinnedModel(
+    async def open(self, name: str = QWEN) -> ModelSession:
+        """A session of that model, before it is prepared."""
+        return ModelSession(
             self.client,
             await self.client.validator.resolve(name),
-            loader=ModelLoader(self.client, self.slots, sleep=self.time.sleep),
             slots=self.slots,
+            context_length=self.context_length,
             parallel=self.parallel,
             watch_interval=self.watch_interval,
-            sleep=sleep or self.time.sleep,
         )
-        await model.prepare(on_notice=self.on_notice)
-        return model
 
-    async def ask(self, model: PinnedModel) -> Completion:
+    async def prepare(self, name: str = QWEN) -> ModelSession:
+        session = await self.open(name)
+        await session.prepare(on_notice=self.on_notice)
+        return session
+
+    async def ask(self, model: ModelSession) -> Completion:
         return await within(model.stream_chat_completion(ChatRequest(QUESTION), on_notice=self.on_notice))
 
     def seen(self, path: str) -> list[SimRequest]:
@@ -65,6 +68,7 @@ async def case(
     timeouts: Timeouts | None = None,
     watch_interval: float = WATCH_INTERVAL,
     parallel: int | None = None,
+    context_length: int = DEFAULT_CONTEXT_LENGTH,
 ) -> AsyncIterator[Case]:
     time = FakeTime()
     given = models or (SimModel(QWEN, loaded=True),)
@@ -72,7 +76,7 @@ async def case(
         open_simulator(given, native=native, jit=jit) as sim,
         open_test_client(sim, time=time, timeouts=timeouts) as client,
     ):
-        yield Case(sim, client, time, watch_interval, parallel)
+        yield Case(sim, client, time, watch_interval, parallel, context_length)
 
 
 def unload(sim: Simulator) -> None:

@@ -13,7 +13,7 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.unit.lmstudio.clients import GEMMA, QWEN, within
-from tests.unit.lmstudio.pinned_case import CHAT, LIST, LOAD, case, unload
+from tests.unit.lmstudio.session_case import CHAT, LIST, LOAD, case, unload
 
 LOST = HttpReply(400, plain_error(MODEL_UNLOADED))
 OTHER = TextReply("I am somebody else.", model="thief/model")
@@ -31,7 +31,7 @@ async def test_a_lost_reply_is_asked_for_again_after_a_pause(fault: Reply, times
     async with case() as given:
         given.sim.script(QWEN, *[fault] * times, ANSWER)
 
-        reply = await given.ask(await given.pin())
+        reply = await given.ask(await given.prepare())
 
         assert (reply.text, given.time.slept) == ("Four files.", pauses)
         assert [request.body for request in given.seen(CHAT)] == [given.seen(CHAT)[0].body] * (times + 1)
@@ -45,7 +45,7 @@ async def test_a_lost_reply_is_asked_for_again_after_a_pause(fault: Reply, times
 async def test_the_third_loss_is_no_accident(fault: Reply, error: type[LLMError]) -> None:
     async with case() as given:
         given.sim.script(QWEN, fault, fault, fault, ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
 
         with pytest.raises(error):
             await given.ask(model)
@@ -57,7 +57,7 @@ async def test_the_third_loss_is_no_accident(fault: Reply, error: type[LLMError]
 async def test_a_model_that_another_server_does_not_find_is_not_asked_for_again() -> None:
     async with case(native=None) as given:
         given.sim.script(QWEN, NOT_FOUND, ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
 
         with pytest.raises(ModelNotFoundError):
             await given.ask(model)
@@ -67,7 +67,7 @@ async def test_a_model_that_another_server_does_not_find_is_not_asked_for_again(
 
 async def test_a_model_that_cannot_be_got_back_says_what_had_happened_first() -> None:
     async with case() as given:
-        model = await given.pin()
+        model = await given.prepare()
         given.sim.models[QWEN].guardrail_context_length = 1
 
         def lose(request: SimRequest) -> Reply:
@@ -81,7 +81,7 @@ async def test_a_model_that_cannot_be_got_back_says_what_had_happened_first() ->
 
         message = caught.value.message
         assert message == (
-            "The model was unloaded, reloaded or crashed while it worked. It could not be got back: "
+            "The model was unloaded, reloaded or crashed while it worked. The model could not be reloaded: "
             "LM Studio did not load the model because memory would not suffice."
         )
 
@@ -90,17 +90,17 @@ async def test_a_busy_server_gets_less_at_once() -> None:
     async with case() as given:
         given.sim.script(QWEN, HttpReply(400, plain_error(SLOT_WAIT_FAILED)), ANSWER)
 
-        reply = await given.ask(await given.pin())
+        reply = await given.ask(await given.prepare())
 
         assert reply.text == "Four files."
-        busy = "The engine was too busy, or failed for a moment. It was asked again, with at most 1 at once."
+        busy = "The engine was too busy, or failed for a moment. The request was retried, with at most 1 at once."
         assert given.told == [Notice("recovery", busy)]
 
 
 async def test_a_load_by_the_request_itself_that_fails_names_a_smaller_model() -> None:
     models = SimModel(QWEN, guardrail_context_length=1), SimModel(GEMMA, loaded=True)
     async with case(*models, native=False) as given:
-        model = await given.pin()
+        model = await given.prepare()
 
         with pytest.raises(ModelLoadError) as caught:
             await given.ask(model)
@@ -116,7 +116,7 @@ async def test_a_load_by_the_request_itself_that_fails_names_a_smaller_model() -
 async def test_the_model_is_looked_at_before_each_request_unless_it_just_was(age: float, looks: int) -> None:
     async with case() as given:
         given.sim.script(QWEN, ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
         before = len(given.seen(LIST))
 
         given.time.now += age
@@ -129,7 +129,7 @@ async def test_the_model_is_looked_at_before_each_request_unless_it_just_was(age
 async def test_a_model_whose_idle_time_was_up_is_loaded_with_the_wanted_context_and_not_by_the_request() -> None:
     async with case() as given:
         given.sim.script(QWEN, ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
         del given.sim.instances[QWEN]
         given.time.now += 60
 
@@ -150,7 +150,7 @@ async def test_a_list_of_old_does_not_pass_for_the_model_being_there() -> None:
         del given.sim.instances[QWEN]
         given.time.now += 30
 
-        model = await given.pin()
+        model = await given.prepare()
 
         assert (model.choice.context_length, len(given.seen(LOAD))) == (16_384, 1)
 
@@ -161,7 +161,7 @@ async def test_an_instance_that_was_asked_for_by_its_id_stays_the_one() -> None:
         given.sim.script(QWEN, ANSWER)
         given.sim.script_fn("*", lambda request: ANSWER)
 
-        model = await given.pin(f"{QWEN}:2")
+        model = await given.prepare(f"{QWEN}:2")
         given.time.now += 60
         await given.ask(model)
 
@@ -172,7 +172,7 @@ async def test_an_instance_that_was_asked_for_by_its_id_stays_the_one() -> None:
 async def test_a_look_that_fails_does_not_hold_up_the_request() -> None:
     async with case() as given:
         given.sim.script(QWEN, ANSWER)
-        model = await given.pin()
+        model = await given.prepare()
         given.time.now += 60
         given.sim.script_path(LIST, REFUSED)
 
@@ -184,7 +184,7 @@ async def test_a_look_that_fails_does_not_hold_up_the_request() -> None:
 async def test_a_cold_model_of_an_older_lm_studio_gets_one_request_at_a_time(parallel: int | None) -> None:
     loading = asyncio.Event()
     async with case(SimModel(QWEN, load_delay=loading), native=False, parallel=parallel) as given:
-        model = await given.pin()
+        model = await given.prepare()
         asking = [asyncio.create_task(given.ask(model)) for _ in range(3)]
         await given.sim.wait_for_request(path=CHAT)
         assert (len(given.seen(CHAT)), given.slots.waiting(QWEN)) == (1, 2)
