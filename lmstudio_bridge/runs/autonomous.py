@@ -74,7 +74,7 @@ from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import Needs, tools_room
-from lmstudio_bridge.runs.tool_cache import CatalogueStore
+from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy, is_fresh
 from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
 from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
@@ -296,8 +296,8 @@ class DynamicAutonomousAgent:
         self._environ = environ
         secrets = self._secrets()
         redactor.learn(secrets)
-        self.catalogues = CatalogueStore(settings.home / "catalogues", values=secrets)
-        self._preparer = Preparer(client, pool, settings=settings, catalogues=self.catalogues, redactor=redactor)
+        self.tool_cache = ToolCache(settings.home / "catalogues", values=secrets)
+        self._preparer = Preparer(client, pool, settings=settings, tool_cache=self.tool_cache, redactor=redactor)
         self._pruner = JournalPruner(
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
         )

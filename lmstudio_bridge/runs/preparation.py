@@ -33,7 +33,7 @@ from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import Message, Notice, ServerConfig, ServerTool
 from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, known_candidates, tools_room
-from lmstudio_bridge.runs.tool_cache import CatalogueStore, ToolTaker
+from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy, Rule, preset_rules
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.rule_files import load_rules
@@ -158,13 +158,13 @@ class Preparer:
         pool: SessionPool,
         *,
         settings: Settings,
-        catalogues: CatalogueStore,
+        tool_cache: ToolCache,
         redactor: Redactor,
     ) -> None:
         self._client = client
         self._pool = pool
         self._redactor = redactor
-        self._taker = ToolTaker(catalogues)
+        self._tool_cache = tool_cache
         self._known = known_offers()
         self._candidates = known_candidates()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
@@ -195,7 +195,7 @@ class Preparer:
         servers = RunServers(
             configs,
             lease=lease,
-            taker=self._taker,
+            tool_cache=self._tool_cache,
             tell=tell,
             redactor=self._redactor,
             offers=offers,

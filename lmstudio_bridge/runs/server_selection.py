@@ -36,7 +36,7 @@ from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
-from lmstudio_bridge.runs.tool_cache import ToolTaker, shown_tools
+from lmstudio_bridge.runs.tool_cache import ToolCache, shown_tools
 from lmstudio_bridge.security.redact import Redactor
 
 CLOSEST = 3  # tools that count as fitting because of what they mean
@@ -73,7 +73,7 @@ def choose_servers(
     """The servers to start for a task: at least one, and all of them if the task tells nothing.
 
     `known` has the tools of each server, None where they are not known: then it is started. So are those that
-    the task names, by their own name or a tool's, and those `used` before. The others are taken best
+    the task names, by their own name or a tool's, and those `used` before. The others are checked best
     first, as long as one of their tools fits about as well as the best of all, until the fitting tools
     fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
     in meaning: the closest count as fitting as well. `candidates` is what earlier choices made of them:
@@ -303,14 +303,14 @@ class RunServers:
         configs: Sequence[ServerConfig],
         *,
         lease: Lease,
-        taker: ToolTaker,
+        tool_cache: ToolCache,
         tell: Emit,
         redactor: Redactor,
         offers: Callable[[ServerTool], bool],
     ) -> None:
         self._configs = {config.name: config for config in configs}
         self._lease = lease
-        self._taker = taker
+        self._tool_cache = tool_cache
         self._tell = tell
         self._redactor = redactor
         self._offers = offers
@@ -371,17 +371,17 @@ class RunServers:
 
     async def _open(self, config: ServerConfig) -> None:
         try:
-            taken = self._taker.take(config, await self._lease.open_server(config, on_wait=self._on_wait))
+            checked = self._tool_cache.check(config, await self._lease.open_server(config, on_wait=self._on_wait))
         except DownstreamError as exc:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, exc.explain()))
             return
-        shown = shown_tools(taken.tools, self._redactor)
+        shown = shown_tools(checked.tools, self._redactor)
         self._opened[config.name] = tuple(filter(self._offers, shown.tools))
-        await self._tell(ServerReady(config.name, len(taken.tools)))
+        await self._tell(ServerReady(config.name, len(checked.tools)))
         secret = shown.left_out
         told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
-        for warning in (*taken.warnings, *told):
+        for warning in (*checked.warnings, *told):
             await self._tell(Warned(warning))
 
     async def _on_wait(self, text: str) -> None:
@@ -394,7 +394,7 @@ class RunServers:
         return self._opened[name]
 
     def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
-        tools = self._taker.store.known_tools(config)
+        tools = self._tool_cache.known_tools(config)
         return None if tools is None else tuple(filter(self._offers, shown_tools(tools, self._redactor).tools))
 
 

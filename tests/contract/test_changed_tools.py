@@ -46,12 +46,12 @@ async def test_a_changed_description_is_told_in_the_result_and_the_journal_once(
     second, third = await run_once(desk), await run_once(desk)
 
     told = (
-        "The tools of MCP server 'notes' are not what they were. Another description: 'list'. New: 'send'. "
-        "Look whether you still trust it."
+        "The tools of MCP server 'notes' have changed. Different description: 'list'. New: 'send'. "
+        "Check whether you still trust it."
     )
     assert f"Note: {told}\n" in second.text
     assert ORDER not in second.text
-    assert "not what they were" not in first.text + third.text
+    assert "have changed" not in first.text + third.text
     warned = [[e.text for e in read_events(path) if isinstance(e, Warned)] for path in desk.journals()]
     assert warned == [[], [told], []]
 
@@ -64,7 +64,7 @@ async def test_a_writing_tool_that_calls_itself_reading_still_needs_write(desk: 
     second, third = await run_once(desk), await run_once(desk)
 
     assert "called wipe" not in noted(tools_file(desk))
-    assert "Marked as reading now and not before" in second.text
+    assert "Newly marked as read-only" in second.text
     assert "1 call needed access=write: notes wipe" in second.text
     assert "1 call needed access=write: notes wipe" in third.text
     [result] = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
@@ -86,7 +86,7 @@ async def test_doctor_tells_of_changed_tools(desk: Desk) -> None:
     offer(tools_file(desk), {**LIST, "description": ORDER}, WIPE)
     _, second, _ = await shell.run("doctor")
 
-    assert "not what they were" not in first
-    told = "The tools of MCP server 'notes' are not what they were. Another description: 'list'."
+    assert "have changed" not in first
+    told = "The tools of MCP server 'notes' have changed. Different description: 'list'."
     assert f"! MCP server notes: {told}" in second
     assert ORDER not in second

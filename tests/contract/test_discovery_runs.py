@@ -18,7 +18,7 @@ from lmstudio_bridge.mcp_client.repair import read_tools
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from lmstudio_bridge.runs.request import RunRequest
-from lmstudio_bridge.runs.tool_cache import CatalogueStore, take_tools
+from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.settings import read_settings
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
@@ -85,11 +85,11 @@ async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, *
 
 def learn(desk: Desk) -> None:
     """As if a bridge of before had started every server once."""
-    store = CatalogueStore(desk.home / "catalogues")
+    store = ToolCache(desk.home / "catalogues")
     catalog = load_servers(explicit=None, project=desk.project, environ=desk.environ, trusted=["*"])
     for name, config in catalog.servers.items():
         tools = json.loads(file(desk, name).read_text(encoding="utf-8"))["tools"]
-        take_tools(store, config, read_tools(name, tools))
+        store.check(config, read_tools(name, tools))
 
 
 def offered(desk: Desk) -> list[str]:
@@ -267,7 +267,7 @@ async def test_changes_of_a_server_that_is_started_later_are_told_and_its_mark_i
     async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("order goods"), CallReply(("shop__buy", {})))
 
-    assert "The tools of MCP server 'shop' are not what they were. Marked as reading now and not before" in answer.text
+    assert "The tools of MCP server 'shop' have changed. Newly marked as read-only" in answer.text
     assert "called buy" not in noted(file(desk, "shop"))
 
 

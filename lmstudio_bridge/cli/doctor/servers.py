@@ -11,7 +11,6 @@ from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
-from lmstudio_bridge.runs.tool_cache import take_tools
 
 _ADD = "Add one to Claude Code, for example with `claude mcp add`."
 _HARMLESS = ("it is disabled ", "starts the bridge itself")
@@ -73,10 +72,10 @@ async def check_servers(
         if isinstance(outcome, DownstreamError):
             yield failed_check("servers", name, outcome)
         else:
-            taken = take_tools(agent.catalogues, config, outcome)
-            warnings += taken.warnings
+            checked = agent.tool_cache.check(config, outcome)
+            warnings += checked.warnings
             origin = f"{config.scope} scope, {config.source}"
-            yield Check("servers", name, "ok", f"{_counted(taken.tools)} ({origin}; started in {seconds:.1f} s)")
+            yield Check("servers", name, "ok", f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)")
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
 

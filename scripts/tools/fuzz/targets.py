@@ -38,7 +38,7 @@ from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.progress import describe
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import choose_servers
-from lmstudio_bridge.runs.tool_cache import CatalogueStore, TakenTools, UnreadableCatalogueError, take_tools
+from lmstudio_bridge.runs.tool_cache import CheckedTools, ToolCache, UnreadableCacheError
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.rule_files import FILE, load_rules
@@ -273,21 +273,21 @@ def fuzz_changes(data: bytes) -> None:
         decoded = []
     tools = read_tools("server", decoded if isinstance(decoded, list) else [decoded])
     with _folder() as folder:
-        store = CatalogueStore(folder, clock=lambda: 0.0)
+        store = ToolCache(folder, clock=lambda: 0.0)
         store.path(config).write_text(stored, encoding="utf-8", newline="")
         try:
             before = store.read(config)
-        except UnreadableCatalogueError:
+        except UnreadableCacheError:
             before = None
         _choose(store.known_tools(config), task)
-        taken = take_tools(store, config, tools)
+        taken = store.check(config, tools)
         for warning in taken.warnings:
             _check_words(warning)
         for said, counted in zip(tools, taken.tools, strict=True):
             assert counted.name == said.name
             known = [tool for tool in (*before.tools, *before.gone) if tool.name == said.name] if before else []
             assert not (counted.read_only and known and known[-1].read_only is not True)
-        assert take_tools(store, config, tools) == TakenTools(taken.tools)
+        assert store.check(config, tools) == CheckedTools(taken.tools)
         _choose(store.known_tools(config), task)
 
 
@@ -322,10 +322,10 @@ def fuzz_catalogue(data: bytes) -> None:
     """A file with the tools that a server had: as we would write it, or one error of ours."""
     config = ServerConfig("server", "stdio", "x")
     with _folder() as folder:
-        store = CatalogueStore(folder, clock=lambda: 1_000_000.0)
+        store = ToolCache(folder, clock=lambda: 1_000_000.0)
         store.path(config).write_bytes(data)
         store.known_tools(config)
-        with suppress(UnreadableCatalogueError):
+        with suppress(UnreadableCacheError):
             catalogue = store.read(config)
             assert catalogue is not None
             for spec in Toolbox((*catalogue.tools, *catalogue.gone)).specs:

@@ -82,7 +82,6 @@ BOUNDS: dict[str, str] = {
         f"{known_tools.MAX_KEPT_WORDS:,} of one tool; {ranking.MAX_KNOWN_PIECES:,} that tools share, "
         f"of texts of up to {ranking.MAX_KNOWN_TEXT:,} characters"
     ),
-    "tool cache in memory": (f"{catalogues.MAX_KEPT_BYTES // 1024} KiB, {catalogues.MAX_KEPT} servers"),
     "tool cache on disk": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
     "schema used for validation": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
     "steps per validation": f"{validation.MAX_STEPS:,}",

@@ -1,4 +1,4 @@
-"""The catalogues on disk: what is kept of a server's tools, where, and which files are not believed."""
+"""The tool cache on disk: what is stored of a server's tools, where, and which files are not trusted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.runs import tool_cache as catalogues
-from lmstudio_bridge.runs.tool_cache import Catalogue, CatalogueStore, UnreadableCatalogueError
+from lmstudio_bridge.runs import tool_cache as tool_cache
+from lmstudio_bridge.runs.tool_cache import CachedTools, ToolCache, UnreadableCacheError
 from lmstudio_bridge.security.redact import MARK
 from tests.support.fakes import ManualClock
 
@@ -24,12 +24,12 @@ CANARY = "canary-51c0ffee"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> CatalogueStore:
-    return CatalogueStore(tmp_path / "home" / "catalogues", values=[CANARY], clock=ManualClock())
+def store(tmp_path: Path) -> ToolCache:
+    return ToolCache(tmp_path / "home" / "catalogues", values=[CANARY], clock=ManualClock())
 
 
-def write(store: CatalogueStore, *tools: ServerTool, config: ServerConfig = CONFIG) -> Path:
-    store.write(config, Catalogue(store.plain_tools(config, tools)))
+def write(store: ToolCache, *tools: ServerTool, config: ServerConfig = CONFIG) -> Path:
+    store.write(config, CachedTools(store.storable(config, tools)))
     return store.path(config)
 
 
@@ -42,8 +42,8 @@ def nested(levels: int) -> dict[str, Any]:
     return schema
 
 
-def test_what_is_written_is_read_again(store: CatalogueStore) -> None:
-    kept = Catalogue((LOG, ODD), gone=(replace(LOG, name="blame", read_only=None),))
+def test_what_is_written_is_read_again(store: ToolCache) -> None:
+    kept = CachedTools((LOG, ODD), gone=(replace(LOG, name="blame", read_only=None),))
 
     store.write(CONFIG, kept)
 
@@ -51,53 +51,13 @@ def test_what_is_written_is_read_again(store: CatalogueStore) -> None:
     assert store.known_tools(CONFIG) == (LOG, ODD)
 
 
-def test_a_file_that_says_the_same_is_made_into_tools_once(store: CatalogueStore) -> None:
-    write(store, LOG)
-
-    assert store.read(CONFIG) is store.read(CONFIG)
-
-
-def test_a_file_that_says_something_else_is_noticed_also_within_the_same_tick_and_of_the_same_size(
-    store: CatalogueStore,
-) -> None:
-    path = write(store, LOG)
-    assert store.known_tools(CONFIG) == (LOG,)
-    before = path.stat()
-    path.write_text(path.read_text(encoding="utf-8").replace("Shows", "Hides"), encoding="utf-8")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-    assert (path.stat().st_size, path.stat().st_ino) == (before.st_size, before.st_ino)
-    assert store.known_tools(CONFIG) == (replace(LOG, description="Hides the log."),)
-
-
-@pytest.mark.parametrize(("more", "kept"), [(-1, True), (0, True), (1, False)])
-def test_what_is_long_is_not_kept_in_memory(store: CatalogueStore, more: int, kept: bool) -> None:
-    path = write(store, LOG)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text + " " * (catalogues.MAX_KEPT_BYTES + more - len(text)), encoding="utf-8")
-
-    assert (store.read(CONFIG) is store.read(CONFIG)) == kept
-
-
-@pytest.mark.parametrize(("more", "kept"), [(-1, True), (0, True), (1, False)])
-def test_so_many_catalogues_are_kept_in_memory(store: CatalogueStore, more: int, kept: bool) -> None:
-    write(store, LOG)
-    first = store.read(CONFIG)
-    for number in range(catalogues.MAX_KEPT - 1 + more):
-        config = replace(CONFIG, name=f"s{number}")
-        write(store, LOG, config=config)
-        store.read(config)
-
-    assert (store.read(CONFIG) is first) == kept
-
-
-def test_a_server_that_was_never_listed_has_no_catalogue(store: CatalogueStore) -> None:
+def test_a_server_that_was_never_listed_has_no_cache(store: ToolCache) -> None:
     assert store.read(CONFIG) is None
     assert store.known_tools(CONFIG) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such modes")
-def test_files_are_the_owners_alone(store: CatalogueStore) -> None:
+def test_files_are_the_owners_alone(store: ToolCache) -> None:
     path = write(store, LOG)
 
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -115,13 +75,13 @@ def test_files_are_the_owners_alone(store: CatalogueStore) -> None:
         replace(CONFIG, transport="http", url="http://localhost/mcp"),
     ],
 )
-def test_another_entry_has_a_catalogue_of_its_own(store: CatalogueStore, other: ServerConfig) -> None:
+def test_another_entry_has_a_file_of_its_own(store: ToolCache, other: ServerConfig) -> None:
     write(store, LOG)
 
     assert store.read(other) is None
 
 
-def test_secrets_of_an_entry_are_in_neither_the_name_nor_the_file(store: CatalogueStore) -> None:
+def test_secrets_of_an_entry_are_in_neither_the_name_nor_the_file(store: ToolCache) -> None:
     """Two tokens of one server are one server, and a server that prints its token into a description keeps it."""
     secret = replace(CONFIG, env={"API_TOKEN": "tok-123456"}, headers={"Authorization": "Bearer abc-def-ghi"})
     schema = {"type": "object", "properties": {"q": {"enum": ["tok-123456", [CANARY]]}}}
@@ -134,7 +94,7 @@ def test_secrets_of_an_entry_are_in_neither_the_name_nor_the_file(store: Catalog
     assert kept.tools[0].description == f"{MARK} {MARK}"
 
 
-def test_what_json_and_utf8_cannot_say_is_kept_in_other_words(store: CatalogueStore) -> None:
+def test_what_json_and_utf8_cannot_say_is_kept_in_other_words(store: ToolCache) -> None:
     """Half characters come from JavaScript servers; NaN from Python ones."""
     write(store, ServerTool("git", "half\ud800", "\udc00", {"type": "object", "maximum": float("nan")}))
 
@@ -144,7 +104,7 @@ def test_what_json_and_utf8_cannot_say_is_kept_in_other_words(store: CatalogueSt
 
 
 @pytest.mark.parametrize(("levels", "whole"), [(63, True), (64, True), (65, False), (5_000, False)])
-def test_a_schema_that_is_too_deep_is_not_kept(store: CatalogueStore, levels: int, whole: bool) -> None:
+def test_a_schema_that_is_too_deep_is_not_kept(store: ToolCache, levels: int, whole: bool) -> None:
     write(store, ServerTool("git", "deep", "", nested(levels)))
 
     kept = store.read(CONFIG)
@@ -167,12 +127,12 @@ def test_a_schema_that_is_too_deep_is_not_kept(store: CatalogueStore, levels: in
     ],
 )
 def test_a_file_that_we_would_not_write_is_not_believed(
-    store: CatalogueStore, content: bytes, caplog: pytest.LogCaptureFixture
+    store: ToolCache, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(store, LOG)
     path.write_bytes(content)
 
-    with caplog.at_level(logging.WARNING), pytest.raises(UnreadableCatalogueError, match="damaged"):
+    with caplog.at_level(logging.WARNING), pytest.raises(UnreadableCacheError, match="damaged"):
         store.read(CONFIG)
     assert store.known_tools(CONFIG) is None
     assert str(path) in caplog.text
@@ -180,7 +140,7 @@ def test_a_file_that_we_would_not_write_is_not_believed(
     assert store.known_tools(CONFIG) == (LOG,)
 
 
-def test_half_a_file_is_not_believed_wherever_it_was_cut(store: CatalogueStore) -> None:
+def test_half_a_file_is_not_believed_wherever_it_was_cut(store: ToolCache) -> None:
     path = write(store, LOG)
     whole = path.read_bytes()
 
@@ -191,7 +151,7 @@ def test_half_a_file_is_not_believed_wherever_it_was_cut(store: CatalogueStore) 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_what_is_no_plain_file_is_not_read(store: CatalogueStore, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_plain_file_is_not_read(store: ToolCache, tmp_path: Path, kind: str) -> None:
     path = write(store, LOG)
     match kind:
         case "pipe":
@@ -208,39 +168,39 @@ def test_what_is_no_plain_file_is_not_read(store: CatalogueStore, tmp_path: Path
 
 
 @pytest.mark.parametrize(("more", "read"), [(-1, True), (0, True), (1, False)])
-def test_a_file_has_a_most_of_bytes(store: CatalogueStore, more: int, read: bool) -> None:
+def test_a_file_has_a_most_of_bytes(store: ToolCache, more: int, read: bool) -> None:
     path = write(store, LOG)
-    path.write_bytes(path.read_bytes().ljust(catalogues.MAX_BYTES + more))
+    path.write_bytes(path.read_bytes().ljust(tool_cache.MAX_BYTES + more))
 
     assert (store.known_tools(CONFIG) == (LOG,)) is read
 
 
 def test_tools_that_are_gone_are_forgotten_before_the_others_and_too_many_are_not_kept(
-    store: CatalogueStore, caplog: pytest.LogCaptureFixture
+    store: ToolCache, caplog: pytest.LogCaptureFixture
 ) -> None:
-    big = replace(LOG, name="big", description="x" * catalogues.MAX_BYTES)
+    big = replace(LOG, name="big", description="x" * tool_cache.MAX_BYTES)
 
-    store.write(CONFIG, Catalogue((LOG,), gone=(big,)))
-    assert store.read(CONFIG) == Catalogue((LOG,))
-    store.write(CONFIG, Catalogue((big,)))
-    assert store.read(CONFIG) == Catalogue((LOG,))
-    assert "too much room" in caplog.text
+    store.write(CONFIG, CachedTools((LOG,), gone=(big,)))
+    assert store.read(CONFIG) == CachedTools((LOG,))
+    store.write(CONFIG, CachedTools((big,)))
+    assert store.read(CONFIG) == CachedTools((LOG,))
+    assert "too large to be stored" in caplog.text
 
 
 @pytest.mark.parametrize(("age", "known"), [(-1.0, False), (0.0, True), (0.999, True), (1.0, False)])
 def test_what_is_long_ago_is_not_known_any_more(tmp_path: Path, age: float, known: bool) -> None:
     clock = ManualClock()
-    clock.now = 5 * catalogues.MAX_AGE
-    store = CatalogueStore(tmp_path, clock=clock)
+    clock.now = 5 * tool_cache.MAX_AGE
+    store = ToolCache(tmp_path, clock=clock)
     write(store, LOG)
 
-    clock.now += age * catalogues.MAX_AGE
+    clock.now += age * tool_cache.MAX_AGE
     assert (store.known_tools(CONFIG) is not None) is known
     assert store.read(CONFIG) is not None, "but its changes are still noticed"
 
 
-def test_the_oldest_files_go_first(store: CatalogueStore) -> None:
-    configs = [replace(CONFIG, name=f"s{number}") for number in range(catalogues.MAX_FILES + 1)]
+def test_the_oldest_files_go_first(store: ToolCache) -> None:
+    configs = [replace(CONFIG, name=f"s{number}") for number in range(tool_cache.MAX_FILES + 1)]
     for number, config in enumerate(configs[:-1]):
         os.utime(write(store, LOG, config=config), (number, number))
     write(store, LOG, config=configs[1])
@@ -249,12 +209,12 @@ def test_the_oldest_files_go_first(store: CatalogueStore) -> None:
 
     left = [config.name for config in configs if store.read(config) is None]
     assert left == ["s0"]
-    assert len(list(store.path(CONFIG).parent.iterdir())) == catalogues.MAX_FILES
+    assert len(list(store.path(CONFIG).parent.iterdir())) == tool_cache.MAX_FILES
 
 
 def test_a_folder_that_cannot_be_written_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    store = CatalogueStore(tmp_path / "file" / "catalogues")
+    store = ToolCache(tmp_path / "file" / "catalogues")
 
     write(store, LOG)
 
