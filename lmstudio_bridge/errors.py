@@ -1,4 +1,4 @@
-"""Every exception that lmstudio-bridge raises on purpose.
+"""Every exception that lmstudio-bridge raises on purpose, as a tree.
 
 * BridgeError
   x SettingsError
@@ -38,19 +38,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-SHOWN_NAMES = 20  # that a message lists; there may be thousands
+SHOWN_NAMES = 20  # in one message; there may be thousands
 
 
 def listed(names: Sequence[str], *, between: str = ", ") -> str:
-    """The first of the names, and how many there are besides."""
+    """The first names, and the number of the others."""
     left_out = len(names) - SHOWN_NAMES
     return between.join([*names[:SHOWN_NAMES], *([f"and {left_out:,} more"] if left_out > 0 else [])])
 
 
 class BridgeError(Exception):
-    """Base of all our errors.
+    """The base of all our errors.
 
-    `remedy` is one or two sentences for the person in front of Claude Code: what to do next.
+    `remedy` is one or two sentences for the user of the host: what to do next.
     """
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
@@ -59,32 +59,32 @@ class BridgeError(Exception):
         self.remedy = remedy
 
     def explain(self) -> str:
-        """The message and its remedy as one text for a person."""
+        """The message and the remedy as one text for people."""
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
 
 
 class SettingsError(BridgeError):
-    """An environment variable or option has a value that we cannot use."""
+    """An environment variable, an option or a file of the user has an invalid value."""
 
 
 class RunNotFoundError(BridgeError):
-    """There is no run of that id, or its journal cannot be used."""
+    """There is no run with this id, or its journal is unusable."""
 
 
 class RunActiveError(BridgeError):
-    """The run is under way right now, here or in another process of the same user."""
+    """The run is in progress, here or in another process of the same user."""
 
 
 class NestedBridgeError(BridgeError):
-    """A bridge that a bridge has started is asked to do a task; it could go on so for ever."""
+    """A bridge started by a bridge is asked to run a task, which could recurse forever."""
 
 
 class LLMError(BridgeError):
     """A request to LM Studio failed.
 
-    `kind` names the class of the failure (the table in docs/lm-studio.md). `detail` holds the
-    server's own words. `retryable` says whether the very same request may be sent again at once
-    after a pause; `retry_after` is the pause in seconds that the server asked for.
+    `kind` names the class of the failure (the table in docs/lm-studio.md). `detail` is the server's own text.
+    `retryable` says whether the same request may be sent again after a pause; `retry_after` is the pause in seconds
+    that the server asked for.
     """
 
     kind: ClassVar[str] = "error"
@@ -111,7 +111,7 @@ class LLMError(BridgeError):
         self.retry_after = retry_after
 
     def explain(self) -> str:
-        """The message, where it happened, the server's own words, and the remedy."""
+        """The message, where it happened, the server's own text, and the remedy."""
         where = [f"URL: {self.url}"] if self.url else []
         if self.model:
             where.append(f"model: {self.model}")
@@ -128,10 +128,10 @@ class LLMError(BridgeError):
 
 
 class LLMTimeoutError(LLMError):
-    """No byte came within the limit for connecting, for the first byte, or between two bytes.
+    """Nothing arrived within the timeout for connecting, for the first byte, or between two bytes.
 
-    Retryable only while connecting: a request that timed out while LM Studio read the prompt
-    would start over in another slot and never converge.
+    Retryable only while connecting: a request that timed out while LM Studio read the prompt would start over in
+    another slot and might never finish.
     """
 
     kind = "stalled"
@@ -152,29 +152,29 @@ class LLMRateLimitError(LLMError):
 
 
 class LLMResponseError(LLMError):
-    """LM Studio answered, but with an error or with something that is no answer."""
+    """LM Studio answered with an error, or with something that is not a valid reply."""
 
     kind = "bad_request"
 
 
 class ModelLostError(LLMResponseError):
-    """The model was unloaded, reloaded or crashed, or the stream ended in mid-answer.
+    """The model was unloaded, reloaded or crashed, or the stream ended in the middle of a reply.
 
-    The request had no side effects, so a round may be sent again once the model is back; that
-    is the loop's decision and not a blind retry.
+    The request had no side effects, so the round may be sent again once the model is back: not a blind retry, but a
+    decision of the agent loop.
     """
 
     kind = "model_lost"
 
 
 class ModelSubstitutedError(LLMResponseError):
-    """Another model than the one asked for wrote the reply (LM Studio reference, section 3.3)."""
+    """The reply came from another model than requested (LM Studio reference, section 3.3)."""
 
     kind = "substituted_model"
 
 
 class ModelNotFoundError(LLMResponseError):
-    """There is no such model; `available` lists the names that there are."""
+    """The model does not exist; `available` lists those that do."""
 
     kind = "no_model"
 
@@ -190,7 +190,7 @@ class ModelLoadError(LLMResponseError):
 
 
 class ContextOverflowError(LLMResponseError):
-    """The prompt does not fit the loaded context; `needed` and `available` are tokens, where known."""
+    """The prompt does not fit the loaded context; `needed` and `available` are tokens, if known."""
 
     kind = "overflow"
 
@@ -209,44 +209,44 @@ class ContextOverflowError(LLMResponseError):
 
 
 class TemplateError(LLMResponseError):
-    """The model's prompt template refused the messages."""
+    """The model's prompt template rejected the messages."""
 
     kind = "template"
 
 
 class ToolSchemaError(LLMResponseError):
-    """The engine could not turn a tool's schema into a grammar; one bad tool spoils the request."""
+    """The engine could not turn a tool's schema into a grammar; one such tool fails the whole request."""
 
     kind = "schema"
 
 
 class LostToolCallError(LLMResponseError):
-    """The model meant to call a tool, but the server could not parse the call and dropped it."""
+    """The model tried to call a tool, but the server could not parse the call and dropped it."""
 
     kind = "lost_tool_call"
 
 
 class ServerBusyError(LLMResponseError):
-    """All slots stayed busy for too long, or the engine failed for a moment."""
+    """All slots stayed busy for too long, or the engine failed with a transient error."""
 
     kind = "busy"
     retryable_by_kind = True
 
 
 class AuthError(LLMResponseError):
-    """LM Studio wants an API token, or refuses the one that it got."""
+    """LM Studio requires an API token, or rejected the one it got."""
 
     kind = "auth"
 
 
 class WrongEndpointError(LLMResponseError):
-    """Something answers at the URL, but it does not serve this route or does not speak this protocol."""
+    """Something answers at the URL, but does not serve this route or does not speak this protocol."""
 
     kind = "wrong_endpoint"
 
 
 class DownstreamError(BridgeError):
-    """Something is wrong with one of the user's MCP servers; `server` is its configured name."""
+    """One of the user's MCP servers failed; `server` is its configured name."""
 
     def __init__(self, message: str, *, server: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -254,7 +254,7 @@ class DownstreamError(BridgeError):
 
 
 class McpConfigError(DownstreamError):
-    """A configuration file cannot be used; `path` is the file."""
+    """A configuration file is invalid; `path` is the file."""
 
     def __init__(self, message: str, *, path: str, server: str = "", remedy: str = "") -> None:
         super().__init__(message, server=server, remedy=remedy)
@@ -262,7 +262,7 @@ class McpConfigError(DownstreamError):
 
 
 class ServerNotConfiguredError(DownstreamError):
-    """No configuration file names this server; `configured` lists the names that there are."""
+    """The server is not configured; `configured` lists those that are."""
 
     def __init__(self, message: str, *, server: str, configured: Sequence[str] = (), remedy: str = "") -> None:
         super().__init__(message, server=server, remedy=remedy)
@@ -270,25 +270,25 @@ class ServerNotConfiguredError(DownstreamError):
 
 
 class ServerNotTrustedError(DownstreamError):
-    """A project's file configures this server, but nobody has approved it."""
+    """A project's file configures this server, but it was not approved."""
 
 
 class ServerStartError(DownstreamError):
-    """A server did not start or did not answer; `stderr_tail` holds its last lines."""
+    """A server did not start or did not answer; `stderr_tail` is the end of its stderr."""
 
     def __init__(self, message: str, *, server: str, stderr_tail: str = "", remedy: str = "") -> None:
         super().__init__(message, server=server, remedy=remedy)
         self.stderr_tail = stderr_tail
 
     def explain(self) -> str:
-        """The message, the last lines that the server wrote to stderr, and the remedy."""
+        """The message, the end of the server's stderr, and the remedy."""
         tail = f"Its last words on stderr:\n{self.stderr_tail}" if self.stderr_tail else ""
         return "\n".join(part for part in (self.message, tail, self.remedy) if part)
 
 
 class SessionLostError(DownstreamError):
-    """A server went away while a call was under way; the call may or may not have had effects."""
+    """A server went away during a call, which may or may not have had effects."""
 
 
 class ToolTimeoutError(DownstreamError):
-    """A tool gave no result within its limit; the server was told to cancel."""
+    """A tool returned nothing within its timeout; the server was told to cancel the call."""

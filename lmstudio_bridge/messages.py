@@ -1,11 +1,7 @@
-"""How deeply a JSON value is nested: what is too deep for one reader on the way must be noticed by the first.
+"""The vocabulary that all packages share: messages, tools, calls, results, usage, servers.
 
-The words that all rooms share: messages, tool specs, calls, results, usage.
-
-Frozen values without behaviour. `llm.wire` turns them into LM Studio's JSON; `downstream.sessions`
-makes tool results from what MCP servers answer.
-
-What the agent needs of a model: the one Protocol that it is seen through.
+Frozen values without behavior, and the Protocols through which `agent` sees the model, the tools and the policy.
+`lmstudio.wire` turns requests into LM Studio's JSON; `mcp_client` makes tool results from MCP servers' answers.
 """
 
 from __future__ import annotations
@@ -17,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from lmstudio_bridge.errors import (
-    LLMError,
-)
+from lmstudio_bridge.errors import LLMError
 
 
 def is_deeper(value: object, levels: int) -> bool:
@@ -34,7 +28,7 @@ def is_deeper(value: object, levels: int) -> bool:
 JSONObject: TypeAlias = Mapping[str, Any]
 
 ToolChoice: TypeAlias = Literal["none", "auto", "required"]
-"""The only spellings that LM Studio takes; the object form is a 400 (LM Studio reference, 3.2)."""
+"""The only values that LM Studio accepts; the object form is answered with 400 (LM Studio reference, 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)

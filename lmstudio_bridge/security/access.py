@@ -1,12 +1,7 @@
-"""The user's rules for tools: which may run, which may not, which are not even offered; and what their paths are.
+"""May this tool call run? Access levels, the user's rules, the workspace, and presets for well-known servers.
 
-Values and matching only. Where rules are written down is the business of `rule_files`.
-
-May this call run? A decision with its reason; code, never the model's good sense.
-
-What is known of well-known MCP servers: tools that only read, arguments that are paths, state that is one run's.
-
-A server is known by the package that its entry starts, not by its name, which anyone can choose.
+The decision is made in code and never left to the model. `rule_files` reads the rules. A well-known server is
+recognized by the package that its entry starts, not by its name, which anyone can choose.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ _STRICTEST_FIRST: tuple[Verb, ...] = ("hide", "deny", "allow")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: `pattern` is a glob over `server/tool`, `source` says who made it."""
+    """One rule: `pattern` is a glob over `server/tool`, `source` the file or preset it comes from."""
 
     verb: Verb
     pattern: str
@@ -38,20 +33,20 @@ class Rule:
     def __str__(self) -> str:
         return f'{self.verb} "{self.pattern}" ({self.source})'
 
-    def fits(self, tool: ServerTool) -> bool:
-        """Whether it is about this tool.
+    def matches(self, tool: ServerTool) -> bool:
+        """Whether it applies to this tool.
 
-        What forbids takes no notice of letter case; what allows does, so that no look-alike gets in.
+        Rules that forbid ignore letter case. Rules that allow respect it, so that no look-alike is allowed.
         """
-        return _fits(self.pattern, tool, exactly=self.verb == "allow")
+        return _matches(self.pattern, tool, exactly=self.verb == "allow")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All rules of a run, the user's own before others.
+    """All rules of a run, the user's own first.
 
-    `folders` are part of the workspace. `arguments` says for a pattern which arguments are paths, in
-    place of the usual names; `more_arguments` says which are paths as well.
+    `folders` are part of the workspace. `arguments` maps a pattern to the arguments that are paths, instead of those
+    with the usual names; `more_arguments` to arguments that are paths in addition.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -60,22 +55,22 @@ class Rules:
     more_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def find(self, tool: ServerTool) -> Rule | None:
-        """The rule that decides about a tool: hiding beats denying beats allowing."""
-        fitting = [rule for rule in self.rules if rule.fits(tool)]
-        return min(fitting, key=lambda rule: _STRICTEST_FIRST.index(rule.verb), default=None)
+        """The rule that decides about a tool: hide wins over deny, deny over allow."""
+        matching = [rule for rule in self.rules if rule.matches(tool)]
+        return min(matching, key=lambda rule: _STRICTEST_FIRST.index(rule.verb), default=None)
 
     def path_arguments(self, tool: ServerTool) -> frozenset[str] | None:
-        """The names of the tool's arguments that are paths; None where only their usual names tell."""
-        named = [names for pattern, names in self.arguments.items() if _fits(pattern, tool, exactly=True)]
+        """The names of the tool's arguments that are paths; None to decide by the usual names."""
+        named = [names for pattern, names in self.arguments.items() if _matches(pattern, tool, exactly=True)]
         return named[0] if named else None
 
     def more_path_arguments(self, tool: ServerTool) -> frozenset[str]:
-        """The names of arguments that are paths in any case."""
-        named = [names for pattern, names in self.more_arguments.items() if _fits(pattern, tool, exactly=False)]
+        """The names of arguments that are paths in addition."""
+        named = [names for pattern, names in self.more_arguments.items() if _matches(pattern, tool, exactly=False)]
         return frozenset().union(*named)
 
     def __add__(self, other: Rules) -> Rules:
-        """These rules, and behind them the others."""
+        """These rules, then the others."""
         return Rules(
             self.rules + other.rules,
             self.folders + other.folders,
@@ -84,25 +79,24 @@ class Rules:
         )
 
 
-def _fits(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
-    """Server and tool are compared on their own, so that a `/` in a name shifts nothing."""
+def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
+    """Server and tool are compared separately, so that a `/` in a name cannot shift them."""
     server, _, name = pattern.partition("/")
     if exactly:
         return fnmatchcase(tool.server, server) and fnmatchcase(tool.name, name)
     return fnmatchcase(tool.server.casefold(), server.casefold()) and fnmatchcase(tool.name.casefold(), name.casefold())
 
 
-_SHOWN_PATH = 200  # characters of a path that is refused
+_SHOWN_PATH = 200  # characters of a refused path
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the tools of a run may do.
 
-    With `read`, only tools that their server marks as read-only run, and those that a rule allows. A
-    tool without the mark counts as writing, as the MCP specification says of `readOnlyHint` (its
-    default is false). `local` are the servers whose paths are on this machine, each with the folder
-    that it works in: their paths must stay in the workspace.
+    With `read` access, only tools that their server marks as read-only may run, and those that a rule allows. A tool
+    without the mark counts as writing, as in the MCP specification (`readOnlyHint` defaults to false). `local` are
+    the servers on this machine, each with its working folder: their paths must stay in the workspace.
     """
 
     access: Access = "read"
@@ -111,12 +105,12 @@ class Policy:
     local: Mapping[str, Path] = field(default_factory=dict)
 
     def offers(self, tool: ServerTool) -> bool:
-        """Whether the model gets to know of the tool."""
+        """Whether the model may know about the tool."""
         rule = self.rules.find(tool)
         return rule is None or rule.verb != "hide"
 
     def check_call(self, tool: ServerTool, arguments: JSONObject) -> Decision:
-        """The decision for one call of this tool."""
+        """The decision about one call of this tool."""
         rule = self.rules.find(tool)
         if rule is not None and rule.verb != "allow":
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
@@ -136,19 +130,19 @@ class Policy:
         )
 
     def _check_paths(self, tool: ServerTool, arguments: JSONObject) -> Decision | None:
-        """A refusal if a path in the arguments leaves the workspace, or names what must not be changed."""
+        """A refusal if a path in the arguments leaves the workspace, or is protected from changes."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         try:
             paths = list(find_paths(arguments, names=names, more=more))
         except TooDeepError as exc:
             return Decision("denied", f"{exc}.", "workspace")
         for path in paths:
-            places = self.workspace.places_of(path, base=self.local[tool.server])
+            locations = self.workspace.locate(path, base=self.local[tool.server])
             shown = path[:_SHOWN_PATH]
-            if places is None:
+            if locations is None:
                 reason = f"{shown!r} is outside of what this run may touch ({self.workspace})."
                 return Decision("outside", reason, "workspace")
-            if not tool.read_only and any(map(is_protected, places)):
+            if not tool.read_only and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
         return None
@@ -156,10 +150,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One well-known server; `reason` says why what stands here is so.
+    """One well-known server; `reason` explains the preset.
 
-    `reads` are tools that may run in a run that only reads. `paths` says for a glob over the server's
-    tools which arguments are paths, in place of the usual names. Each run starts a `fresh` one for itself.
+    `reads` are tools that may run with read access. `paths` maps a glob over the server's tools to the arguments that
+    are paths, instead of those with the usual names. Each run starts a `fresh` server for itself.
     """
 
     reason: str
@@ -167,6 +161,8 @@ class Preset:
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fresh: bool = False
 
+
+_BROWSER = "its open page belongs to one run, and no other run must click in it"
 
 PRESETS: Mapping[str, Preset] = {
     "@modelcontextprotocol/server-filesystem": Preset(
@@ -185,37 +181,34 @@ PRESETS: Mapping[str, Preset] = {
         ),
     ),
     "@modelcontextprotocol/server-memory": Preset(
-        "versions before 2025.11 mark no tool; its one file is named by the user, so that no argument is a path",
+        "versions before 2025.11 mark no tool; the user configures its only file, so no argument is a path",
         reads=("read_graph", "search_nodes", "open_nodes"),
         paths={"*": ()},
     ),
     "@modelcontextprotocol/server-sequential-thinking": Preset(
-        "it keeps thoughts in its memory and touches nothing else", reads=("sequentialthinking",), paths={"*": ()}
+        "it keeps thoughts in memory and touches nothing else", reads=("sequentialthinking",), paths={"*": ()}
     ),
     "@modelcontextprotocol/server-github": Preset(
-        "its paths are in a repository on GitHub, not on this machine", paths={"*": ()}
+        "its paths are in repositories on GitHub, not on this machine", paths={"*": ()}
     ),
     "mcp-server-git": Preset(
-        "these take no words that git could read as options; older versions let git_diff and git_log write files so",
+        "these pass nothing to git that it could read as options; in older versions git_diff and git_log write files",
         reads=("git_status", "git_diff_unstaged", "git_diff_staged"),
         paths={"*": ("repo_path", "files")},
     ),
     "mcp-server-time": Preset("it only tells the time", reads=("get_current_time", "convert_time"), paths={"*": ()}),
     "mcp-server-fetch": Preset(
-        "its addresses are no paths; it is not in the list of reading tools, because an address can carry away what "
-        "was read",
+        "its URLs are not paths; its tool is not listed as reading, because a URL can carry away what was read",
         paths={"*": ()},
     ),
-    "@playwright/mcp": Preset("its open page is one run's, and no other must click in it", fresh=True),
-    "chrome-devtools-mcp": Preset("its open page is one run's, and no other must click in it", fresh=True),
-    "@modelcontextprotocol/server-puppeteer": Preset(
-        "its open page is one run's, and no other must click in it", fresh=True
-    ),
+    "@playwright/mcp": Preset(_BROWSER, fresh=True),
+    "chrome-devtools-mcp": Preset(_BROWSER, fresh=True),
+    "@modelcontextprotocol/server-puppeteer": Preset(_BROWSER, fresh=True),
 }
 
 
 def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
-    """The rules for those of the servers that are well known."""
+    """The rules for the well-known ones among these servers."""
     rules = Rules()
     for config in configs:
         package = _package_of(config)
@@ -223,14 +216,14 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
             continue
         preset, name = PRESETS[package], glob.escape(config.name)
         rules += Rules(
-            tuple(Rule("allow", f"{name}/{tool}", f"known of {package}") for tool in preset.reads),
+            tuple(Rule("allow", f"{name}/{tool}", f"preset for {package}") for tool in preset.reads),
             arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
         )
     return rules
 
 
 def is_fresh(config: ServerConfig, *, named: Collection[str] | None) -> bool:
-    """Whether each run starts this server for itself: as the user named them or, where nobody did, as is known."""
+    """Whether each run starts this server for itself: if the user named it or, by default, if its preset says so."""
     if named is not None:
         return config.name in named or "*" in named
     package = _package_of(config)
@@ -244,10 +237,10 @@ def _package_of(config: ServerConfig) -> str | None:
 def _starts(config: ServerConfig, package: str) -> bool:
     """Whether the entry starts that package: by name, with a version, or by a path into an installed one.
 
-    A folder that is only called so, such as a checkout that a server may work in, is none.
+    A folder of the same name, such as a checkout that the server works in, does not count.
     """
     if config.transport != "stdio" or not any(package in word for word in (config.command, *config.args)):
-        return False  # most are none, and this is asked for every run
+        return False  # the common case
     name = re.escape(package)
     installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
     words = re.compile(rf"(?:--?[\w-]+=)?{name}(?:[@=].*)?|{installed}", re.DOTALL)

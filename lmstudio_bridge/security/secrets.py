@@ -1,9 +1,8 @@
-"""Which values of a configuration are secrets, and which must stay readable in results.
+"""Which values of a configuration are secret, and what the keys of well-known services look like.
 
-What keys look like: the shapes by which well-known services' secrets are told from other text.
-
-Each pattern begins with a fixed text, has no part that can match in two ways, and is tried only where
-that text occurs: the time is linear to the text. Sources: the services' own pages about their tokens.
+Other values must stay readable in results, such as a folder in `env`. The shapes of keys come from the services' own
+pages about their tokens. Each pattern starts with a fixed text, has no part that can match in two ways, and is tried
+only if that text occurs: the time is linear to the text.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _SECRET_NAME = re.compile(
 _LIMIT_NAME = re.compile(r"tokens\b|max|limit|count|size|length|ttl|timeout|expir|port", re.IGNORECASE)
 _FILE_NAME = re.compile(r"(?:file|path|dir|folder|sock|credentials)\Z", re.IGNORECASE)
 _FILE = re.compile(r"(?:~?/|\.{1,2}/|[A-Za-z]:[\\/]).*")
-_WORDS = re.compile(
+_PUBLIC_VALUE = re.compile(
     r"bearer|basic|oauth2?|enabled|disabled|required|optional|default|production|development", re.IGNORECASE
 )
-_HONEST_HEADER = re.compile(
+_PUBLIC_HEADER = re.compile(
     r"accept(?:-encoding|-language)?|cache-control|content-type|host|mcp-protocol-version|origin|referer|user-agent",
     re.IGNORECASE,
 )
@@ -37,7 +36,7 @@ _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 def secrets_of_entry(
     *, env: Mapping[str, str], headers: Mapping[str, str], url: str, arguments: Iterable[str]
 ) -> list[str]:
-    """The secrets in the entry of a server."""
+    """The secrets in the configuration of a server."""
     return [
         *secrets_of_environment(env),
         *secrets_of_headers(headers),
@@ -47,25 +46,22 @@ def secrets_of_entry(
 
 
 def secrets_of_environment(env: Mapping[str, str]) -> list[str]:
-    """The values whose variables' names say that they are secret, and passwords inside URLs.
-
-    Not all values: a folder that a server is given in `env` must stay readable in its results.
-    """
+    """The values of variables with secret names, and the passwords in URLs."""
     named = [value for name, value in env.items() if _is_secret(name, value)]
-    return [*named, *(secret for value in env.values() for secret in _in_url(value))]
+    return [*named, *(secret for value in env.values() for secret in secrets_of_url(value))]
 
 
 def secrets_of_headers(headers: Mapping[str, str]) -> list[str]:
-    """The values of all headers but those that never hold a secret."""
-    return [value for name, value in headers.items() if not _HONEST_HEADER.fullmatch(name)]
+    """The values of all headers except those that never contain a secret."""
+    return [value for name, value in headers.items() if not _PUBLIC_HEADER.fullmatch(name)]
 
 
 def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
-    """What a command line gives away: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`."""
+    """The secrets in a command line: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`."""
     found: list[str] = []
     flag = ""
     for argument in arguments:
-        found += _in_url(argument)
+        found += secrets_of_url(argument)
         if (named := _NAMED.fullmatch(argument)) and _is_secret(named[1], named[2]):
             found.append(named[2])
         elif flag and not argument.startswith("-") and _is_secret(flag, argument):
@@ -75,24 +71,21 @@ def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
 
 
 def secrets_of_url(url: str) -> list[str]:
-    """The password of an address, and those of its parameters whose names say that they are secret."""
-    return list(_in_url(url))
-
-
-def _in_url(text: str) -> Iterator[str]:
-    if "://" not in text:
-        return
-    for password in _URL_PASSWORD.findall(text):
-        yield from {password, unquote(password)}
+    """The password of a URL, also decoded, and the values of parameters with secret names; none of other text."""
+    if "://" not in url:
+        return []
+    passwords = [
+        form for password in _URL_PASSWORD.findall(url) for form in dict.fromkeys((password, unquote(password)))
+    ]
     try:
-        query = urlsplit(text).query
+        query = parse_qsl(urlsplit(url).query)
     except ValueError:
-        return
-    yield from (value for name, value in parse_qsl(query) if _is_secret(name, value))
+        query = []
+    return passwords + [value for name, value in query if _is_secret(name, value)]
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if not _SECRET_NAME.search(name) or _WORDS.fullmatch(value.strip()):
+    if not _SECRET_NAME.search(name) or _PUBLIC_VALUE.fullmatch(value.strip()):
         return False
     if value.strip().isdecimal() and _LIMIT_NAME.search(name):
         return False
@@ -103,14 +96,14 @@ Span: TypeAlias = tuple[int, int]
 
 _WORD = "[A-Za-z0-9]"
 _DASHED = "[A-Za-z0-9_-]"
-_IN_TOKEN = "[A-Za-z0-9._~+/=-]"  # RFC 6750, 2.1
+_TOKEN_CHAR = "[A-Za-z0-9._~+/=-]"  # RFC 6750, 2.1
 
 
 @dataclass(frozen=True, slots=True)
 class KeyShape:
-    """One kind of key. A text without any of `starts` holds none; group 1 of `pattern`, if there is one, is the key.
+    """One kind of key. Text without any of `starts` contains none. Group 1 of `pattern`, if any, is the key.
 
-    `in_word` says that it may follow a letter or a digit.
+    With `in_word` it may follow a letter or a digit.
     """
 
     kind: str
@@ -123,7 +116,7 @@ def _prefixed(kind: str, prefix: str, rest: str) -> KeyShape:
     return KeyShape(kind, (prefix,), re.escape(prefix) + rest)
 
 
-_HAS_DIGIT = "(?=[A-Za-z_-]{0,64}[0-9])"  # words with hyphens between them have none
+_HAS_DIGIT = "(?=[A-Za-z_-]{0,64}[0-9])"  # hyphenated words have none
 
 SHAPES: tuple[KeyShape, ...] = (
     _prefixed("anthropic-key", "sk-ant-", f"{_DASHED}{{16,}}"),
@@ -152,13 +145,13 @@ SHAPES: tuple[KeyShape, ...] = (
     _prefixed("docker-token", "dckr_pat_", f"{_DASHED}{{20,}}"),
     _prefixed("api-key", "gsk_", f"{_WORD}{{30,}}"),  # Groq
     _prefixed("api-key", "tvly-", f"{_HAS_DIGIT}{_DASHED}{{20,}}"),  # Tavily
-    KeyShape("jwt", ("eyJ",), (  # begun anew within a word, it would be read again and again
+    KeyShape("jwt", ("eyJ",), (  # matching again within a word would be quadratic
         rf"(?:(?<!{_DASHED})|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{{2}}))"
         rf"eyJ{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+\.{_DASHED}{{8,}}+"), in_word=True),
     KeyShape("bearer-token", ("earer ",), (
-        rf"earer +(?=[A-Za-z._~+/=-]{{0,64}}[0-9])({_IN_TOKEN}{{16,}})"), in_word=True),
+        rf"earer +(?=[A-Za-z._~+/=-]{{0,64}}[0-9])({_TOKEN_CHAR}{{16,}})"), in_word=True),
     KeyShape("basic-login", ("uthorization",), (
-        rf"uthorization\\?[\"']?\s{{0,3}}[:=]\s{{0,3}}\\?[\"']?(?:[Bb]asic|[Tt]oken|[Bb]earer) +({_IN_TOKEN}{{8,}})"),
+        rf"uthorization\\?[\"']?\s{{0,3}}[:=]\s{{0,3}}\\?[\"']?(?:[Bb]asic|[Tt]oken|[Bb]earer) +({_TOKEN_CHAR}{{8,}})"),
         in_word=True),
     KeyShape("private-key", ("PRIVATE KEY",), (
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
@@ -169,23 +162,23 @@ SHAPES: tuple[KeyShape, ...] = (
 
 _STARTS = [(start, number) for number, shape in enumerate(SHAPES) for start in shape.starts]
 
-# Inside JSON and addresses an escape stands before the key, and ends in a letter or a digit.
+# In JSON and URLs, an escape may precede the key, and ends in a letter or a digit.
 _WORD_BEFORE = re.compile(r"(?<!\\)[A-Za-z0-9]\Z|\\[^nrtbf]\Z")
 _ESCAPE_BEFORE = re.compile(r"%[0-9A-Fa-f]{2}\Z|\\u[0-9A-Fa-f]{4}\Z")
 _LONGEST_ESCAPE = 6  # characters
 
 
 def find_keys(text: str) -> Iterator[tuple[int, int, str]]:
-    """Where keys of a known shape stand, and of which kind each is; some may lie within others."""
+    """Start, end and kind of every key of a known shape; they may overlap."""
     for number in dict.fromkeys([number for start, number in _STARTS if start in text]):
         shape = SHAPES[number]
-        pattern = re.compile(shape.pattern)  # not before: most texts hold no key, and it takes half a millisecond
+        pattern = re.compile(shape.pattern)  # `re` caches it; most processes need few of them
         for match in pattern.finditer(text):
             if shape.in_word or _may_begin(text, match.start()):
                 yield *match.span(pattern.groups), shape.kind
 
 
 def _may_begin(text: str, position: int) -> bool:
-    """Whether a key may begin here: not in the middle of a word."""
+    """Whether a key may start here: not in the middle of a word."""
     before = text[max(0, position - _LONGEST_ESCAPE) : position]
     return not _WORD_BEFORE.search(before) or bool(_ESCAPE_BEFORE.search(before))
