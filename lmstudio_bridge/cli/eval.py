@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterable
 
 from lmstudio_bridge.cli.arguments import EXIT_OK
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.evals.page import save_results
-from lmstudio_bridge.evals.request import read_request
-from lmstudio_bridge.evals.results import Results, format_table, table_rows
-from lmstudio_bridge.evals.runner import run_eval
+from lmstudio_bridge.evals.results import Loop, Results, format_table, table_rows
+from lmstudio_bridge.evals.runner import EvalRequest, run_eval
+from lmstudio_bridge.evals.sandbox import SERVERS
+from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text
@@ -38,3 +41,48 @@ async def run_evals(settings: Settings, args: argparse.Namespace, redactor: Reda
         print(clean_text(format_table(table_rows(results)))[0])
     say(f"Full results: {args.output / 'results.html'}")
     return EXIT_OK
+
+
+def read_request(args: argparse.Namespace) -> EvalRequest:
+    """The request that the arguments describe.
+
+    Raises:
+        SettingsError: A family or a server is not in the suite, or a command is empty.
+    """
+    for family in args.family or ():
+        if family not in FAMILIES:
+            raise SettingsError(f"Unknown task family {family!r}.", remedy=f"The families are: {', '.join(FAMILIES)}.")
+    loops: tuple[Loop, ...] = ("bridge", "baseline") if args.baseline else ("bridge",)
+    return EvalRequest(
+        make_suite(seed=args.seed, families=args.family or (), most=args.tasks),
+        seed=args.seed,
+        model=args.model,
+        loops=loops,
+        max_rounds=args.max_rounds,
+        max_tokens=args.max_tokens,
+        seconds=float(args.seconds),
+        parallel=args.parallel,
+        commands=read_commands(args.server),
+    )
+
+
+def read_commands(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The commands that start the servers; `NAME=COMMAND` options replace defaults.
+
+    Raises:
+        SettingsError: An option does not name a server of the suite, or has no command.
+    """
+    commands = dict(SERVERS)
+    for option in options:
+        name, _, command = option.partition("=")
+        try:
+            words = tuple(shlex.split(command))
+        except ValueError:  # an unclosed quotation mark
+            words = ()
+        if name not in SERVERS or not words:
+            raise SettingsError(
+                f"--server {option!r} is invalid.",
+                remedy=f"Write it as NAME=COMMAND. The servers are: {', '.join(SERVERS)}.",
+            )
+        commands[name] = words
+    return commands

@@ -1,7 +1,7 @@
-"""A plain loop, as others have it: ask with native tools, run what was called, append, until a reply has no call.
+"""A plain agent loop: request with native tools, run the calls, append the results, until a reply has no call.
 
-No recovery, no strategy, no nudges, no limits on results. Client, servers and tool names are the bridge's own, so
-that only the loop differs.
+No recovery, no strategy, no nudges, no limits on results. Client, servers and tool names are those of the bridge, so
+only the loop differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def run_plain_loop(
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Do a task; every way to end is an outcome, but for cancellation. `max_tokens` is for one reply."""
+    """Do a task; every end except cancellation is an outcome. `max_tokens` is per reply."""
     began = clock()
     stop: Stop = "failed"
     error = ""
@@ -60,7 +60,7 @@ async def run_plain_loop(
 
 
 class _PlainLoop:
-    """One run of the plain loop, and what it came to so far."""
+    """One run of the plain loop, and its figures so far."""
 
     def __init__(self, client: LLMClient, lease: Lease, *, max_tokens: int) -> None:
         self._client = client
@@ -76,7 +76,7 @@ class _PlainLoop:
         self.model = (await self._client.validator.resolve(model)).name
         tools = [tool for config in servers for tool in await self._lease.open_server(config)]
         specs = Toolbox(tools).specs
-        # Specs are in the order of the toolbox: sorted by server and name, as these are.
+        # The toolbox sorts its specs by server and name.
         by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
         messages: list[Message] = [SystemMessage(SYSTEM_PROMPT), UserMessage(text)]
         for number in range(1, max_rounds + 1):

@@ -1,4 +1,4 @@
-"""What is wrong with a world: facts in the answer, files, the memory server's file, git. No model judges."""
+"""What is wrong with a world: facts in the answer, files, the memory server's file, git. No model is the judge."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.evals.repository import run_git
-from lmstudio_bridge.evals.tasks import REPOSITORY, Check, World
+from lmstudio_bridge.evals.sandbox import run_git
+from lmstudio_bridge.evals.tasks import REPOSITORY, Check, Task, World
 
 IMPOSSIBLE = "IMPOSSIBLE"
-"""What a task asks to be answered with if it can't be done."""
+"""The word that tasks ask for if they can't be done."""
 
 _SHOWN = 200  # characters of what is wrong
 
@@ -21,8 +21,14 @@ _CLOCK = re.compile(r"(?<![\d:+-])(\d{1,2}):(\d{2})(?!\d)(?::\d{2}(?!\d))?\s*([a
 _FENCED = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 
 
+def find_fault(task: Task, world: World) -> str:
+    """What is wrong with the world that a task left, or ""."""
+    expected = task.files if task.files_after is None else task.files_after
+    return files_are(world.folder, expected) or task.check(world)
+
+
 def all_of(*checks: Check) -> Check:
-    """The first thing that any of the checks finds."""
+    """The first fault that any of the checks finds."""
 
     def check(world: World) -> str:
         return next(filter(None, (each(world) for each in checks)), "")
@@ -31,7 +37,7 @@ def all_of(*checks: Check) -> Check:
 
 
 def says(*wanted: object, never: Iterable[object] = ()) -> Check:
-    """The answer holds each of these words or numbers, and none of those that would show a guess or a mix-up."""
+    """The answer contains each of these words or numbers, and none of those that would indicate a guess or a mix-up."""
     unwanted = tuple(never)
 
     def check(world: World) -> str:
@@ -45,14 +51,14 @@ def says(*wanted: object, never: Iterable[object] = ()) -> Check:
 
 
 def holds(text: str, fact: object) -> bool:
-    """Whether a word or number stands in a text as a whole, whatever its case and its thousands separators."""
+    """Whether a text contains a whole word or number, ignoring case and thousands separators."""
     plain = re.sub(r"(?<=\d)[,\u202f\u00a0](?=\d{3}(?!\d))", "", text.replace("\u2011", "-")).casefold()
     wanted = re.escape(str(fact).casefold())
     return re.search(rf"(?<!\w)(?<!\d[.-]){wanted}(?!\w)(?!\.\d)", plain) is not None
 
 
 def says_time(minutes: int) -> Check:
-    """The answer holds this time of day (minutes since midnight), with 12 or 24 hours."""
+    """The answer contains this time of day (minutes since midnight), in 12- or 24-hour format."""
     wanted = divmod(minutes % 1_440, 60)
 
     def check(world: World) -> str:
@@ -62,7 +68,7 @@ def says_time(minutes: int) -> Check:
 
 
 def says_now(*, offset: int) -> Check:
-    """The answer holds a time at which the task was under way; `offset` is minutes east of Greenwich."""
+    """The answer contains a time at which the task was running; `offset` is minutes east of Greenwich."""
 
     def check(world: World) -> str:
         moment: datetime = world.began.replace(second=0, microsecond=0)
@@ -87,7 +93,7 @@ def _times(text: str) -> set[tuple[int, int]]:
 
 
 def says_json(expected: Any) -> Check:
-    """The answer is this JSON and nothing else; a code fence around it is let pass."""
+    """The answer is this JSON and nothing else; a code fence around it is allowed."""
 
     def check(world: World) -> str:
         text = world.answer.strip()
@@ -103,12 +109,12 @@ def says_json(expected: Any) -> Check:
 
 
 def is_impossible() -> Check:
-    """The answer says in the task's own word that it can't be done."""
+    """The answer says that the task can't be done, with the word that the task asked for."""
     return says(IMPOSSIBLE)
 
 
 def called(*, at_least: int = 0, at_most: int | None = None) -> Check:
-    """So many calls reached a server."""
+    """The number of calls that reached a server is within these bounds."""
 
     def check(world: World) -> str:
         if world.calls < at_least:
@@ -121,7 +127,7 @@ def called(*, at_least: int = 0, at_most: int | None = None) -> Check:
 
 
 def has_folder(name: str) -> Check:
-    """There is a folder of this name."""
+    """There is a folder with this name."""
 
     def check(world: World) -> str:
         return "" if (world.folder / name).is_dir() else f"there is no folder {name}"
@@ -130,7 +136,7 @@ def has_folder(name: str) -> Check:
 
 
 def files_are(folder: Path, expected: Mapping[str, str]) -> str:
-    """What is wrong with the files of a folder, its repository left aside. White space at the end of a file is free."""
+    """What is wrong with the files of a folder, ignoring its repository and white space at the end of files."""
     found = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
@@ -151,7 +157,7 @@ def _plain_text(text: str) -> str:
 
 
 def remembers(name: str, *observations: str) -> Check:
-    """The memory holds an entity of this name, with observations in which these words stand."""
+    """The memory has an entity with this name, with observations that contain these words."""
 
     def check(world: World) -> str:
         for entry in _read_memory(world.memory):
@@ -165,7 +171,7 @@ def remembers(name: str, *observations: str) -> Check:
 
 
 def relates(source: str, target: str) -> Check:
-    """The memory holds a relation from one entity to another."""
+    """The memory has a relation from one entity to another."""
 
     def check(world: World) -> str:
         pairs = {(str(entry.get("from")), str(entry.get("to"))) for entry in _read_memory(world.memory)}
@@ -196,7 +202,7 @@ def last_commit_is(message: str, *, changed: Iterable[str]) -> Check:
 
 
 def branch_is(name: str) -> Check:
-    """The repository stands on this branch."""
+    """This branch of the repository is checked out."""
 
     def check(world: World) -> str:
         found = run_git(world.folder / REPOSITORY, "branch", "--show-current").strip()
@@ -206,5 +212,5 @@ def branch_is(name: str) -> Check:
 
 
 def files_only(_: World) -> str:
-    """The files say it all: they are compared for every task."""
+    """No check besides the comparison of files, which every task has."""
     return ""

@@ -1,4 +1,4 @@
-"""What an eval brought: attempts, their sums by family and loop, pairs, and all of it as JSON and as a table."""
+"""The results of an eval: attempts, sums by family and loop, pairs; as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One task, done by one loop. `wrong` says what its checker found, "" if the task was done right."""
+    """One task, done by one loop. `wrong` is what its check found, "" if the task was done right."""
 
     task: str
     family: str
@@ -39,7 +39,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was to be done, as far as it changes figures. `seconds` is the limit of one attempt."""
+    """The parameters that affect the figures. `seconds` is the limit per attempt."""
 
     model: str
     seed: int
@@ -55,22 +55,22 @@ class Plan:
 
 @dataclass(slots=True)
 class Results:
-    """A plan, and what has come of it so far; `skipped` are tasks that could not be tried, with the reason."""
+    """A plan and its attempts so far; `skipped` maps tasks that could not be tried to the reason."""
 
     plan: Plan
     attempts: list[Attempt] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def families(self) -> list[str]:
-        """The families in which something was tried, in the order of the suite."""
-        return list(dict.fromkeys(attempt.family for attempt in sorted(self.attempts, key=_place)))
+        """The families with at least one attempt, in the order of the suite."""
+        return list(dict.fromkeys(attempt.family for attempt in sorted(self.attempts, key=_order)))
 
     def sum(self, family: str, loop: Loop) -> Sum:
         """The figures of one family, or of `ALL`."""
         return Sum.of(each for each in self.attempts if each.loop == loop and family in (each.family, ALL))
 
     def pairs(self, family: str) -> Pairs:
-        """The tasks that both loops tried, by who did them right."""
+        """The tasks that both loops tried, counted by which did them right."""
         by_task: dict[str, dict[Loop, Attempt]] = {}
         for each in self.attempts:
             if family in (each.family, ALL):
@@ -85,7 +85,7 @@ class Results:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """All results as JSON values."""
         paired = "baseline" in self.plan.loops
         families = [
             {
@@ -104,7 +104,7 @@ class Results:
 
 
 def read_results(values: Mapping[str, Any]) -> Results:
-    """What `to_json` gave."""
+    """The results from the values that `to_json` returned."""
     plan = values["plan"]
     known = Attempt.__slots__
     return Results(
@@ -116,7 +116,7 @@ def read_results(values: Mapping[str, Any]) -> Results:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Figures of several attempts: how many were right, and means of one attempt."""
+    """Figures of several attempts: how many were right, and means per attempt."""
 
     tasks: int
     right: int
@@ -139,13 +139,13 @@ class Sum:
 
     @property
     def share(self) -> float:
-        """The part that was right, from 0 to 1."""
+        """The share that was right, from 0 to 1."""
         return self.right / self.tasks if self.tasks else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """How many tasks were done right by whom."""
+    """How many tasks were done right by both, one or neither of the loops."""
 
     both: int
     bridge_only: int
@@ -154,7 +154,7 @@ class Pairs:
 
 
 def table_rows(results: Results) -> list[list[str]]:
-    """The table as cells, its heading first, one row a family and one for all."""
+    """The table as cells: the heading, one row per family, and one for all."""
     loops = results.plan.loops
     paired = "baseline" in loops
     heading = ["family", "tasks"]
@@ -179,18 +179,18 @@ def table_rows(results: Results) -> list[list[str]]:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines with columns; the first column to the left, the others to the right."""
+    """Rows as aligned lines; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _place(attempt: Attempt) -> tuple[int, str]:
+def _order(attempt: Attempt) -> tuple[int, str]:
     names = list(FAMILIES)
     return (names.index(attempt.family) if attempt.family in names else len(names), attempt.family)

@@ -1,4 +1,4 @@
-"""Runs the tasks, each in a sandbox of its own, by the bridge and by the plain loop, and checks what they left."""
+"""Runs each task in its own sandbox, with the bridge and with the plain loop, and checks the result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.untrusted import Fence
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.evals.baseline import run_plain_loop
-from lmstudio_bridge.evals.checks import files_only
+from lmstudio_bridge.evals.checks import files_only, find_fault
 from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
 from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
-from lmstudio_bridge.evals.tasks import Solution, Task
+from lmstudio_bridge.evals.tasks import Solution, Task, World
 from lmstudio_bridge.events import Emit, Event, Outcome, RunStarted
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.runs.request import RunRequest
@@ -31,12 +31,12 @@ from lmstudio_bridge.settings import Settings
 Say: TypeAlias = Callable[[str], None]
 Now: TypeAlias = Callable[[], datetime]
 
-_START_SECONDS = 180.0  # for a server to start: npx and uvx may have to fetch it first
+_START_SECONDS = 180.0  # for a server to start; npx and uvx may have to download it first
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """What is to be run. `commands` start the MCP servers, `max_tokens` is for one reply, `seconds` for one attempt."""
+    """What to run. `commands` start the MCP servers, `max_tokens` is per reply, `seconds` per attempt."""
 
     tasks: Sequence[Task]
     seed: int
@@ -59,7 +59,7 @@ async def run_eval(
     keep: Callable[[Results], None],
     now: Now = lambda: datetime.now(UTC),
 ) -> Results:
-    """Run all of it; `say` is told a line for each attempt, and `keep` what there is after it.
+    """Run all tasks; after each attempt, `say` gets a line and `keep` the results so far.
 
     Raises:
         BridgeError: LM Studio or the model can't be used, or no server can be started.
@@ -73,7 +73,7 @@ async def run_eval(
 
 
 class _Runner:
-    """One eval under way."""
+    """One eval in progress."""
 
     def __init__(
         self,
@@ -117,27 +117,27 @@ class _Runner:
                 results.skipped[task.name] = missing[0]
             else:
                 waiting += [(task, loop) for loop in request.loops]
-        self._keep(results)  # if that fails, let it be before the work
+        self._keep(results)  # fails now rather than after the first task
         total = len(waiting)
         queue = iter(waiting)
 
-        async def work_off(worker: int) -> None:
+        async def worker(number: int) -> None:
             for task, loop in queue:
-                attempt = await self._attempt(task, loop, self._root / f"task-{worker}")
+                attempt = await self._attempt(task, loop, self._root / f"task-{number}")
                 results.attempts.append(attempt)
                 self._say(f"[{len(results.attempts)}/{total}] {_line(attempt)}")
                 self._keep(results)
 
         async with anyio.create_task_group() as workers:
             for number in range(1, request.parallel + 1):
-                workers.start_soon(work_off, number)
+                workers.start_soon(worker, number)
         return results
 
     async def _look_ahead(self) -> tuple[str, dict[str, str]]:
-        """The model's name, and the servers that can't be started, with the reason.
+        """The model's name, and the servers that can't be started with the reason.
 
         Raises:
-            BridgeError: There is no such model, or all servers fail.
+            BridgeError: The model can't be used, or all servers fail.
         """
         servers = {server for task in self._request.tasks for server in task.servers}
         broken: dict[str, str] = {}
@@ -183,7 +183,8 @@ class _Runner:
                 except BridgeError as exc:
                     outcome = Outcome("failed", error=exc.explain())
                 ended = self._now()
-            wrong = await asyncio.to_thread(sandbox.verdict, task, outcome, began=began, ended=ended)
+            world = World(sandbox.folder, sandbox.memory, outcome.answer, outcome.calls, began, ended)
+            wrong = await asyncio.to_thread(find_fault, task, world)
         attempt = Attempt(
             task=task.name,
             family=task.family,
@@ -199,7 +200,7 @@ class _Runner:
             error=outcome.error,
             run_id=run_id,
         )
-        return self._redactor.redact_fields(attempt)  # the plain loop hides nothing
+        return self._redactor.redact_fields(attempt)  # the plain loop does not redact
 
     async def _run_bridge(self, agent: DynamicAutonomousAgent, task: Task, emit: Emit) -> Outcome:
         request = RunRequest(
@@ -228,7 +229,7 @@ class _Runner:
         )
 
     def _agent(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
-        """The bridge as a user of this sandbox would have it."""
+        """The bridge, configured for this sandbox."""
         changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
         return open_agent(
             self._settings.model_copy(update=changes),

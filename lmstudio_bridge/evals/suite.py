@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 
-from lmstudio_bridge.evals.families import (
-    big_files,
-    big_results,
-    edit_and_verify,
-    impossible,
-    nothing_to_do,
-    one_call,
-    several_calls,
-    structured,
-    two_servers,
-)
-from lmstudio_bridge.evals.tasks import Task
+from lmstudio_bridge.evals import hard_tasks, simple_tasks
+from lmstudio_bridge.evals.tasks import Maker, Task
 
-FAMILIES = {
-    module.__name__.rpartition(".")[2].replace("_", "-"): module.TASKS
-    for module in (
-        one_call,
-        several_calls,
-        big_files,
-        edit_and_verify,
-        two_servers,
-        nothing_to_do,
-        impossible,
-        big_results,
-        structured,
-    )
+FAMILIES: Mapping[str, tuple[Maker, ...]] = {
+    "one-call": simple_tasks.ONE_CALL,
+    "several-calls": simple_tasks.SEVERAL_CALLS,
+    "big-files": hard_tasks.BIG_FILES,
+    "edit-and-verify": hard_tasks.EDIT_AND_VERIFY,
+    "two-servers": simple_tasks.TWO_SERVERS,
+    "nothing-to-do": simple_tasks.NOTHING_TO_DO,
+    "impossible": hard_tasks.IMPOSSIBLE_TASKS,
+    "big-results": hard_tasks.BIG_RESULTS,
+    "structured": simple_tasks.STRUCTURED,
 }
 
 
 def make_suite(*, seed: int, families: Iterable[str] = (), most: int | None = None) -> list[Task]:
-    """The tasks of these families (of all, if none is named), of each the first `most`.
+    """The first `most` tasks of each of these families (default: all tasks of all families).
 
-    A task depends on the seed and its own name only: leaving others out does not change it.
+    A task depends only on the seed and its own name, so leaving out others does not change it.
 
     Raises:
-        KeyError: There is no such family.
+        KeyError: Unknown family.
     """
     names = tuple(families) or tuple(FAMILIES)
     tasks: list[Task] = []

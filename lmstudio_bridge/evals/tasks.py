@@ -1,12 +1,12 @@
-"""A task of the suite as a value: what is asked, over which servers, in what world, and how it is checked."""
+"""A task of the suite: what is asked, over which servers, in what world, and how it is checked."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from random import Random
 from typing import Any, TypeAlias
 
 from lmstudio_bridge.messages import JSONObject
@@ -17,7 +17,7 @@ REPOSITORY = "repo"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is there when a task has ended, to be checked.
+    """The state after a task, to be checked.
 
     `calls` counts the tool calls that reached a server, `began` and `ended` are in UTC.
     """
@@ -31,12 +31,12 @@ class World:
 
 
 Check: TypeAlias = Callable[[World], str]
-"""Gives what is wrong with a world, in words; "" if nothing is."""
+"""Returns what is wrong with a world, or ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit of a task's repository: its message, and files by name with their whole text."""
+    """One commit of a task's repository: its message, and the changed files with their full text."""
 
     message: str
     files: Mapping[str, str]
@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """One right way to do a task, by which the task itself is tested. `{result}` is the last call's result."""
+    """One correct way to do a task, which tests the task itself. `{result}` is the last call's result."""
 
     calls: tuple[Call, ...]
     answer: str
@@ -62,11 +62,11 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to do. `name` and `family` are given by the suite.
+    """Something to do. The suite sets `name` and `family`.
 
-    `files` are there at the beginning, by their path in the task's folder. They must be the same in
-    the end, or `files_after` if that is given; nothing else may have appeared. `schema` is the form
-    of the answer where the task wants JSON; the bridge is given it, the plain loop has only the text.
+    `files` exist at the start, by their path in the task's folder. At the end, the files must be the same, or
+    `files_after` if given, with no others. `schema` describes the answer if the task wants JSON; the bridge gets it,
+    the plain loop has only the text.
     """
 
     text: str
@@ -83,12 +83,12 @@ class Task:
     family: str = ""
 
 
-Maker: TypeAlias = Callable[[random.Random], Task]
-"""Makes a task with names and numbers of its own; its function name becomes the task's name."""
+Maker: TypeAlias = Callable[[Random], Task]
+"""Makes a task with random names and numbers; the function's name becomes the task's name."""
 
 
 def person(name: str, *observations: str) -> Mapping[str, Any]:
-    """A person as the memory server keeps one."""
+    """A person in the format of the memory server."""
     return {"type": "entity", "name": name, "entityType": "person", "observations": list(observations)}
 
 
@@ -103,5 +103,43 @@ def object_of(**properties: JSONObject) -> JSONObject:
 
 
 def use(server: str, tool: str, **arguments: Any) -> Call:
-    """A call, written short."""
+    """Short for `Call`."""
     return Call(server, tool, arguments)
+
+
+# -- words and numbers --------------------------------------------------------------------------------------------
+# They make every seed different, so that nothing can be guessed.
+
+NAMES = ("Ana", "Bo", "Chen", "Dora", "Emil", "Faye", "Goran", "Hana", "Ivo", "Jana", "Kofi", "Lena", "Milo", "Nora")
+# fmt: off
+WORDS = (
+    "heron", "marmalade", "juniper", "walnut", "lantern", "cobalt", "osprey", "saffron", "pebble", "thistle",
+    "anchor", "biscuit", "candle", "ember", "falcon", "ginger", "hazel", "indigo", "jasper", "kettle", "lemon",
+    "maple", "nutmeg", "olive", "pepper", "quartz", "raven", "spruce", "tulip", "velvet",
+)
+# fmt: on
+TOWNS = ("Bergen", "Cadiz", "Durban", "Erfurt", "Fargo", "Genoa", "Hobart", "Izmir", "Jaipur", "Kyoto", "Lyon", "Malmo")
+OFFSETS = {"Asia/Tokyo": 540, "Asia/Kolkata": 330, "Asia/Dubai": 240, "Africa/Lagos": 60, "America/Bogota": -300}
+"""Time zones without daylight saving time, with their minutes east of Greenwich."""
+
+
+def codes(rng: Random, count: int) -> list[str]:
+    """Codes like heron-4821; no two have a part in common."""
+    words = rng.sample(WORDS, count)
+    numbers = rng.sample(range(1_000, 10_000), count)
+    return [f"{word}-{number}" for word, number in zip(words, numbers, strict=True)]
+
+
+def numbers(rng: Random, count: int, *, digits: int = 4) -> list[int]:
+    """Different numbers with this many digits."""
+    return rng.sample(range(10 ** (digits - 1), 10**digits), count)
+
+
+def line_of_words(rng: Random, count: int = 6) -> str:
+    """A line without meaning."""
+    return " ".join(rng.choices(WORDS, k=count))
+
+
+def clock(minutes: int) -> str:
+    """Minutes since midnight, modulo a day, as HH:MM."""
+    return f"{minutes // 60 % 24:02}:{minutes % 60:02}"

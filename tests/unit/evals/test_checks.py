@@ -25,7 +25,7 @@ from lmstudio_bridge.evals.checks import (
     says_now,
     says_time,
 )
-from lmstudio_bridge.evals.repository import make_repository, run_git
+from lmstudio_bridge.evals.sandbox import make_repository, run_git
 from lmstudio_bridge.evals.tasks import REPOSITORY, Commit, World
 
 MOMENT = datetime(2026, 3, 1, 23, 58, 30, tzinfo=UTC)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.cli.arguments import build_parser
+from lmstudio_bridge.cli.eval import read_commands, read_request
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.evals.request import read_commands, read_request
 from lmstudio_bridge.evals.sandbox import SERVERS
 from lmstudio_bridge.evals.suite import make_suite
 from tests.unit.evals.desk import Desk, open_desk, server_options
@@ -149,7 +149,7 @@ async def test_folder_that_cannot_be_written_ends_it_before_any_task(desk: Desk,
     code, out, err = await shell(desk, tmp_path, *words)
 
     assert (code, out) == (2, "")
-    assert "The results can't be kept in taken" in err
+    assert "The results can't be written to taken" in err
     assert [request.path for request in desk.sim.requests if request.path == "/v1/chat/completions"] == []
 
 

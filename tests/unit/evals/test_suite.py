@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from lmstudio_bridge.evals.checks import find_fault
 from lmstudio_bridge.evals.results import Results
 from lmstudio_bridge.evals.runner import EvalRequest, run_eval
 from lmstudio_bridge.evals.sandbox import SERVERS, open_sandbox
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
-from lmstudio_bridge.evals.tasks import Task
-from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.evals.tasks import Task, World
 from tests.unit.evals.desk import installed_servers, open_desk
 
 MOMENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_who_does_nothing_gives_up_or_leaves_a_mess_is_found_out(task: Task, tmp
     with open_sandbox(tmp_path / "box", task, commands=SERVERS) as sandbox:
 
         def judge(answer: str, *, calls: int = 0) -> str:
-            return sandbox.verdict(task, Outcome("answered", answer, calls=calls), began=MOMENT, ended=MOMENT)
+            return find_fault(task, World(sandbox.folder, sandbox.memory, answer, calls, MOMENT, MOMENT))
 
         assert judge("Done.")
         assert bool(judge("IMPOSSIBLE")) is (task.name != "impossible/no-such-tool")

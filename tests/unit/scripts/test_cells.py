@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.cli.arguments import build_parser
+from lmstudio_bridge.cli.eval import read_request
 from lmstudio_bridge.evals.page import save_results
-from lmstudio_bridge.evals.request import read_request
 from lmstudio_bridge.evals.results import Results
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from scripts.tools.engine.evals import (

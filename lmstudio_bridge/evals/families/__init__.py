@@ -1,1 +1,0 @@
-"""The tasks, one module a family."""

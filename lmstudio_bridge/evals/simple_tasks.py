@@ -1,0 +1,513 @@
+"""Tasks that need a few small calls, or none: one call, several calls, two servers, nothing to do, structured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+from lmstudio_bridge.evals.checks import (
+    all_of,
+    branch_is,
+    called,
+    files_only,
+    has_folder,
+    relates,
+    remembers,
+    says,
+    says_json,
+    says_now,
+    says_time,
+)
+from lmstudio_bridge.evals.tasks import (
+    NAMES,
+    OFFSETS,
+    REPOSITORY,
+    TOWNS,
+    WORDS,
+    Commit,
+    Maker,
+    Solution,
+    Task,
+    clock,
+    codes,
+    line_of_words,
+    numbers,
+    object_of,
+    person,
+    use,
+)
+
+# -- one call ---------------------------------------------------------------------------------------------------------
+# One call is enough: read, write, rename, list, add, convert, remember, recall.
+
+
+def read_code(rng: Random) -> Task:
+    code, old = codes(rng, 2)
+    text = f"Notes of the meeting\nThe launch is on Thursday.\nThe launch code is {code}.\nBring cake.\n"
+    return Task(
+        "Read the file notes.txt and tell me the launch code.",
+        ("filesystem",),
+        says(code, never=[old]),
+        Solution((use("filesystem", "read_text_file", path="notes.txt"),), f"The launch code is {code}."),
+        files={"notes.txt": text, "old.txt": f"The launch code is {old}.\n"},
+    )
+
+
+def add_numbers(rng: Random) -> Task:
+    a, b = numbers(rng, 2, digits=5)
+    return Task(
+        f"Add the numbers {a} and {b}. Use the tool for it, and tell me the sum.",
+        ("everything",),
+        says(a + b),
+        Solution((use("everything", "get-sum", a=a, b=b),), f"The sum is {a + b:,}."),
+    )
+
+
+def convert_time(rng: Random) -> Task:
+    source, target = rng.sample(sorted(OFFSETS), 2)
+    minutes = rng.randrange(1_440)
+    there = minutes - OFFSETS[source] + OFFSETS[target]
+    return Task(
+        f"It is {clock(minutes)} in {source}. What time is it then in {target}?",
+        ("time",),
+        says_time(there),
+        Solution(
+            (use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target),),
+            f"It is {clock(there)} there.",
+        ),
+    )
+
+
+def time_now(rng: Random) -> Task:
+    zone = rng.choice(sorted(OFFSETS))
+    return Task(
+        f"What time is it now in {zone}?",
+        ("time",),
+        says_now(offset=OFFSETS[zone]),
+        Solution((use("time", "get_current_time", timezone=zone),), "{result}"),
+    )
+
+
+def write_line(rng: Random) -> Task:
+    line = line_of_words(rng)
+    return Task(
+        f"Write a new file named hello.txt that holds this line: {line}",
+        ("filesystem",),
+        files_only,
+        Solution((use("filesystem", "write_file", path="hello.txt", content=line),), "The file is written."),
+        files_after={"hello.txt": line},
+    )
+
+
+def remember_person(rng: Random) -> Task:
+    name, word = rng.choice(NAMES), rng.choice(WORDS)
+    entity = {"name": name, "entityType": "person", "observations": [f"likes {word}"]}
+    return Task(
+        f"Save this in the memory: there is a person named {name}, who likes {word}.",
+        ("memory",),
+        remembers(name, word),
+        Solution((use("memory", "create_entities", entities=[entity]),), f"I have saved {name}."),
+    )
+
+
+def recall_badge(rng: Random) -> Task:
+    names = rng.sample(NAMES, 4)
+    badges = numbers(rng, 4)
+    return Task(
+        f"Look into the memory. What is the badge number of {names[0]}?",
+        ("memory",),
+        says(badges[0], never=badges[1:]),
+        Solution((use("memory", "search_nodes", query=names[0]),), f"{names[0]} has the badge {badges[0]}."),
+        memory=tuple(
+            person(name, f"has the badge number {badge}") for name, badge in sorted(zip(names, badges, strict=True))
+        ),
+    )
+
+
+def list_folder(rng: Random) -> Task:
+    inside, outside = (f"{code}.txt" for code in codes(rng, 2))
+    return Task(
+        "There is one file in the folder box. What is its name?",
+        ("filesystem",),
+        says(inside, never=[outside]),
+        Solution((use("filesystem", "list_directory", path="box"),), f"It is {inside}."),
+        files={f"box/{inside}": "x\n", outside: "y\n"},
+    )
+
+
+def rename_file(rng: Random) -> Task:
+    old, new = (f"{word}.txt" for word in rng.sample(WORDS, 2))
+    text = line_of_words(rng)
+    return Task(
+        f"Rename the file {old} to {new}.",
+        ("filesystem",),
+        files_only,
+        Solution((use("filesystem", "move_file", source=old, destination=new),), "It is renamed."),
+        files={old: text},
+        files_after={new: text},
+    )
+
+
+def last_commit(rng: Random) -> Task:
+    messages = [f"Add the {word}" for word in rng.sample(WORDS, 3)]
+    commits = [Commit(message, {"list.txt": f"{message}\n"}) for message in messages]
+    return Task(
+        f"There is a git repository in the folder {REPOSITORY}. What is the message of its last commit?",
+        ("git",),
+        says(messages[-1], never=messages[:-1]),
+        Solution((use("git", "git_log", repo_path=REPOSITORY, max_count=1),), f"It is: {messages[-1]}"),
+        commits=tuple(commits),
+    )
+
+
+ONE_CALL: tuple[Maker, ...] = (
+    read_code,
+    add_numbers,
+    convert_time,
+    time_now,
+    write_line,
+    remember_person,
+    recall_badge,
+    list_folder,
+    rename_file,
+    last_commit,
+)
+
+
+# -- several calls ----------------------------------------------------------------------------------------------------
+# Several calls, one after the other, some of which need what the one before gave.
+
+
+def three_words(rng: Random) -> Task:
+    words = codes(rng, 3)
+    files = dict(zip(("one.txt", "two.txt", "three.txt"), words, strict=True))
+    return Task(
+        "Read the files one.txt, two.txt and three.txt. Each holds one word. Tell me the three words.",
+        ("filesystem",),
+        says(*words),
+        Solution(tuple(use("filesystem", "read_text_file", path=name) for name in files), ", ".join(words)),
+        files=files,
+    )
+
+
+def follow_trail(rng: Random) -> Task:
+    first, second, treasure, wrong = codes(rng, 4)
+    return Task(
+        "Read the file start.txt. It names another file. Go on until you find the treasure word, and tell me the word.",
+        ("filesystem",),
+        says(treasure, never=[wrong]),
+        Solution(
+            tuple(use("filesystem", "read_text_file", path=f"{name}.txt") for name in ("start", first, second)),
+            f"The treasure word is {treasure}.",
+        ),
+        files={
+            "start.txt": f"Go on in the file {first}.txt\n",
+            f"{first}.txt": f"Go on in the file {second}.txt\n",
+            f"{second}.txt": f"The treasure word is {treasure}\n",
+            "other.txt": f"The treasure word is not {wrong}\n",
+        },
+    )
+
+
+def join_files(rng: Random) -> Task:
+    a, b = line_of_words(rng, 4), line_of_words(rng, 4)
+    both = f"{a}\n{b}\n"
+    return Task(
+        "Read the files a.txt and b.txt. Write a new file both.txt: first the line of a.txt, then the line of b.txt.",
+        ("filesystem",),
+        files_only,
+        Solution(
+            (
+                use("filesystem", "read_text_file", path="a.txt"),
+                use("filesystem", "read_text_file", path="b.txt"),
+                use("filesystem", "write_file", path="both.txt", content=both),
+            ),
+            "Both lines are in both.txt.",
+        ),
+        files={"a.txt": f"{a}\n", "b.txt": f"{b}\n"},
+        files_after={"a.txt": f"{a}\n", "b.txt": f"{b}\n", "both.txt": both},
+    )
+
+
+def tidy_up(rng: Random) -> Task:
+    folder, first, second, stays = rng.sample(WORDS, 4)
+    names = (f"{first}.txt", f"{second}.txt")
+    return Task(
+        f"Make a folder named {folder}. Move the files {names[0]} and {names[1]} into it.",
+        ("filesystem",),
+        has_folder(folder),
+        Solution(
+            (
+                use("filesystem", "create_directory", path=folder),
+                *(use("filesystem", "move_file", source=name, destination=f"{folder}/{name}") for name in names),
+            ),
+            "Both files are in the folder.",
+        ),
+        files={**dict.fromkeys(names, "x\n"), f"{stays}.txt": "y\n"},
+        files_after={**{f"{folder}/{name}": "x\n" for name in names}, f"{stays}.txt": "y\n"},
+    )
+
+
+def add_three(rng: Random) -> Task:
+    a, b, c = numbers(rng, 3)
+    return Task(
+        f"Add {a} and {b} with the tool. Then add {c} to the sum, with the tool too. Tell me the last sum.",
+        ("everything",),
+        says(a + b + c),
+        Solution(
+            (use("everything", "get-sum", a=a, b=b), use("everything", "get-sum", a=a + b, b=c)),
+            f"The last sum is {a + b + c}.",
+        ),
+    )
+
+
+def two_friends(rng: Random) -> Task:
+    first, second = rng.sample(NAMES, 2)
+    likes, paints = rng.sample(WORDS, 2)
+    people = [
+        {"name": first, "entityType": "person", "observations": [f"likes {likes}"]},
+        {"name": second, "entityType": "person", "observations": [f"paints {paints}"]},
+    ]
+    relation = {"from": first, "to": second, "relationType": "knows"}
+    return Task(
+        f"Save two people in the memory: {first}, who likes {likes}, and {second}, who paints {paints}. "
+        f"Then save the relation that {first} knows {second}.",
+        ("memory",),
+        all_of(remembers(first, likes), remembers(second, paints), relates(first, second)),
+        Solution(
+            (
+                use("memory", "create_entities", entities=people),
+                use("memory", "create_relations", relations=[relation]),
+            ),
+            "Both are saved.",
+        ),
+    )
+
+
+def new_branch(rng: Random) -> Task:
+    name = rng.choice(WORDS)
+    return Task(
+        f"In the git repository in the folder {REPOSITORY}, make a new branch named {name} and switch to it.",
+        ("git",),
+        branch_is(name),
+        Solution(
+            (
+                use("git", "git_create_branch", repo_path=REPOSITORY, branch_name=name),
+                use("git", "git_checkout", repo_path=REPOSITORY, branch_name=name),
+            ),
+            f"The branch is {name}.",
+        ),
+        commits=(Commit("Begin", {"list.txt": "x\n"}),),
+    )
+
+
+SEVERAL_CALLS: tuple[Maker, ...] = (three_words, follow_trail, join_files, tidy_up, add_three, two_friends, new_branch)
+
+
+# -- two servers ------------------------------------------------------------------------------------------------------
+# Two servers: what one of them knows is needed at the other.
+
+
+def file_to_memory(rng: Random) -> Task:
+    name, town = rng.choice(NAMES), rng.choice(TOWNS)
+    entity = {"name": name, "entityType": "person", "observations": [f"lives in {town}"]}
+    return Task(
+        "The file person.txt tells of a person. Read it, and save in the memory the person and where the person lives.",
+        ("filesystem", "memory"),
+        remembers(name, town),
+        Solution(
+            (
+                use("filesystem", "read_text_file", path="person.txt"),
+                use("memory", "create_entities", entities=[entity]),
+            ),
+            "It is saved.",
+        ),
+        files={"person.txt": f"{name} lives in {town}.\n"},
+    )
+
+
+def memory_to_file(rng: Random) -> Task:
+    names, towns = rng.sample(NAMES, 3), rng.sample(TOWNS, 3)
+    return Task(
+        f"Look into the memory for the town where {names[0]} lives. "
+        "Write a new file town.txt that holds only the name of the town.",
+        ("filesystem", "memory"),
+        files_only,
+        Solution(
+            (
+                use("memory", "search_nodes", query=names[0]),
+                use("filesystem", "write_file", path="town.txt", content=towns[0]),
+            ),
+            "The town is in town.txt.",
+        ),
+        files_after={"town.txt": towns[0]},
+        memory=tuple(person(name, f"lives in {town}") for name, town in zip(names, towns, strict=True)),
+    )
+
+
+def add_from_file(rng: Random) -> Task:
+    a, b = numbers(rng, 2, digits=5)
+    return Task(
+        "The file numbers.txt holds two numbers. Read it, add the numbers with the tool, and tell me the sum.",
+        ("everything", "filesystem"),
+        says(a + b),
+        Solution(
+            (use("filesystem", "read_text_file", path="numbers.txt"), use("everything", "get-sum", a=a, b=b)),
+            f"The sum is {a + b}.",
+        ),
+        files={"numbers.txt": f"{a}\n{b}\n"},
+    )
+
+
+def meeting_time(rng: Random) -> Task:
+    source, target = rng.sample(sorted(OFFSETS), 2)
+    minutes = rng.randrange(1_440)
+    there = minutes - OFFSETS[source] + OFFSETS[target]
+    convert = use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target)
+    return Task(
+        f"The file meeting.txt says when the meeting is. What time is that in {target}?",
+        ("filesystem", "time"),
+        says_time(there),
+        Solution(
+            (use("filesystem", "read_text_file", path="meeting.txt"), convert),
+            f"It is at {clock(there)}.",
+        ),
+        files={"meeting.txt": f"The meeting is at {clock(minutes)} in the time zone {source}.\n"},
+    )
+
+
+def commit_to_file(rng: Random) -> Task:
+    messages = [f"Add the {word}" for word in rng.sample(WORDS, 3)]
+    return Task(
+        f"There is a git repository in the folder {REPOSITORY}. Find the message of its last commit. "
+        "Write a new file last.txt that holds only this message.",
+        ("filesystem", "git"),
+        files_only,
+        Solution(
+            (
+                use("git", "git_log", repo_path=REPOSITORY, max_count=1),
+                use("filesystem", "write_file", path="last.txt", content=messages[-1]),
+            ),
+            "The message is in last.txt.",
+        ),
+        files_after={"last.txt": messages[-1]},
+        commits=tuple(Commit(message, {"list.txt": f"{message}\n"}) for message in messages),
+    )
+
+
+TWO_SERVERS: tuple[Maker, ...] = (file_to_memory, memory_to_file, add_from_file, meeting_time, commit_to_file)
+
+
+# -- nothing to do ----------------------------------------------------------------------------------------------------
+# Nothing to do: the answer is known without a tool, and no call may be made.
+
+
+def repeat_word(rng: Random) -> Task:
+    code = codes(rng, 1)[0]
+    return _without_tools(f"No tool is needed. Answer with this one word: {code}", "time", code)
+
+
+def badge_in_task(rng: Random) -> Task:
+    first, second = rng.sample(NAMES, 2)
+    a, b = numbers(rng, 2)
+    text = f"{first} has the badge {a}. {second} has the badge {b}. Which badge does {second} have?"
+    return _without_tools(text, "filesystem", b, never=[a])
+
+
+def small_sum(rng: Random) -> Task:
+    a, b = rng.randrange(2, 6), rng.randrange(2, 5)
+    return _without_tools(f"How many are {a} apples and {b} apples? Answer with a number.", "filesystem", a + b)
+
+
+def say_hello(rng: Random) -> Task:
+    name = rng.choice(NAMES)
+    return _without_tools(f"Say hello to {name}.", "memory", "hello", name)
+
+
+def town_in_task(rng: Random) -> Task:
+    name = rng.choice(NAMES)
+    old, new = rng.sample(TOWNS, 2)
+    text = f"{name} lived in {old}, then moved to {new}, and lives there now. Where does {name} live now? One word."
+    return _without_tools(text, "time", new, never=[old])
+
+
+def _without_tools(text: str, server: str, *facts: object, never: Iterable[object] = ()) -> Task:
+    answer = " ".join(map(str, facts))
+    return Task(text, (server,), all_of(says(*facts, never=never), called(at_most=0)), Solution((), answer))
+
+
+NOTHING_TO_DO: tuple[Maker, ...] = (repeat_word, badge_in_task, small_sum, say_hello, town_in_task)
+
+
+# -- structured -------------------------------------------------------------------------------------------------------
+# Structured answers: the answer is JSON of a given form, and nothing else.
+
+_ONLY = "Answer only with JSON like this:"
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
+
+
+def name_and_age(rng: Random) -> Task:
+    name, age = rng.choice(NAMES), rng.randrange(20, 80)
+    return Task(
+        f'Read the file person.txt. {_ONLY} {{"name": "...", "age": 0}}',
+        ("filesystem",),
+        says_json({"name": name, "age": age}),
+        Solution((use("filesystem", "read_text_file", path="person.txt"),), f'{{"name": "{name}", "age": {age}}}'),
+        files={"person.txt": f"This is {name}. {name} is {age} years old.\n"},
+        schema=object_of(name=_TEXT, age=_NUMBER),
+    )
+
+
+def sum_as_json(rng: Random) -> Task:
+    a, b = numbers(rng, 2, digits=5)
+    return Task(
+        f'Add {a} and {b} with the tool. {_ONLY} {{"sum": 0}}',
+        ("everything",),
+        says_json({"sum": a + b}),
+        Solution((use("everything", "get-sum", a=a, b=b),), f'```json\n{{"sum": {a + b}}}\n```'),
+        schema=object_of(sum=_NUMBER),
+    )
+
+
+def time_as_json(rng: Random) -> Task:
+    source, target = rng.sample(sorted(OFFSETS), 2)
+    minutes = rng.randrange(1_440)
+    there = clock(minutes - OFFSETS[source] + OFFSETS[target])
+    convert = use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target)
+    return Task(
+        f"It is {clock(minutes)} in {source}. What time is it in {target}? "
+        f'{_ONLY} {{"zone": "{target}", "time": "HH:MM"}}',
+        ("time",),
+        says_json({"zone": target, "time": there}),
+        Solution((convert,), f'{{"zone": "{target}", "time": "{there}"}}'),
+        schema=object_of(zone=_TEXT, time=_TEXT),
+    )
+
+
+def files_as_json(rng: Random) -> Task:
+    names = sorted(f"{word}.txt" for word in rng.sample(WORDS, 4))
+    listed = ", ".join(f'"{name}"' for name in names)
+    return Task(
+        f'List the files in the folder box, in the order of the alphabet. {_ONLY} {{"files": ["...", "..."]}}',
+        ("filesystem",),
+        says_json({"files": names}),
+        Solution((use("filesystem", "list_directory", path="box"),), f'{{"files": [{listed}]}}'),
+        files={f"box/{name}": f"{code}\n" for name, code in zip(names, codes(rng, 4), strict=True)},
+        schema=object_of(files={"type": "array", "items": _TEXT}),
+    )
+
+
+def town_as_json(rng: Random) -> Task:
+    names, towns = rng.sample(NAMES, 3), rng.sample(TOWNS, 3)
+    return Task(
+        f'Look into the memory: where does {names[1]} live? {_ONLY} {{"name": "{names[1]}", "town": "..."}}',
+        ("memory",),
+        says_json({"name": names[1], "town": towns[1]}),
+        Solution((use("memory", "search_nodes", query=names[1]),), f'{{"name": "{names[1]}", "town": "{towns[1]}"}}'),
+        memory=tuple(person(name, f"lives in {town}") for name, town in zip(names, towns, strict=True)),
+        schema=object_of(name=_TEXT, town=_TEXT),
+    )
+
+
+STRUCTURED: tuple[Maker, ...] = (name_and_age, sum_as_json, time_as_json, files_as_json, town_as_json)
