@@ -1,7 +1,7 @@
-"""A model's text for the arguments of a call → values that fit the tool's schema, or a clear refusal. Pure.
+"""A model's text for the arguments of a call → values that fit the tool's schema, or a clear refusal.
 
-Strict first; then repaired, but only where the text is whole; then coerced by the schema. Nothing is
-guessed: a text that was cut off is refused, for half a file's content is worse than none.
+Parsed strictly first; then repaired, but only if the text is complete; then coerced by the schema; then checked
+against it. Nothing is guessed: truncated text is refused, because half a file's content is worse than none.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.messages import JSONObject, is_deeper
 
 MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
+MAX_CHECKS = 200_000  # schemas times values that they are held against; each takes a few microseconds
+_CHARACTERS_A_STEP = 10_000  # messages about errors quote the values
 MAX_REPAIR = 50_000  # characters; the repairer takes time in proportion
 _MAX_PARENTHESES = 200  # that begin what may be a tuple of Python's, for each of which the repairer reads on to its end
 _SHOWN_ABOUT = 60  # characters of the argument by which a call is told from others
@@ -56,7 +59,7 @@ class Arguments:
 def read_arguments(text: str, parameters: JSONObject) -> Arguments:
     """The arguments that `text` means for a tool with these parameters; none at all counts as `{}`.
 
-    Whether they are right is for the tool's validator to say; here they are only brought into shape.
+    They are not checked against the schema; `find_problem` does that.
 
     Raises:
         ValueError: They cannot be read without guessing; says why.
@@ -71,6 +74,32 @@ def read_arguments(text: str, parameters: JSONObject) -> Arguments:
         {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
         tuple(changes),
     )
+
+
+def find_problem(values: Mapping[str, Any], schema: ObjectSchema) -> str | None:
+    """What is wrong with arguments by the schema that the model was shown; None if nothing is.
+
+    None also where it would take too long to tell, or where the schema may refuse what the tool takes: then the
+    tool's server decides.
+    """
+    work = schema.nodes * _count_nodes(values) * (1 + len(json.dumps(values, default=str)) // _CHARACTERS_A_STEP)
+    if not schema.is_exact or work > MAX_CHECKS:
+        return None
+    # Imported here because it takes a tenth of the time in which the bridge starts.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import extend
+
+    validator = Draft202012Validator
+    if schema.takes_null:
+        rules = {name: _or_null(validator.VALIDATORS[name]) for name in ("type", "enum")}
+        validator = extend(validator, rules)  # type: ignore[no-untyped-call]
+    closed = {"additionalProperties": False} if schema.is_closed else {}
+    error = best_match(validator({**schema.parameters, **closed}).iter_errors(values))
+    if error is None:
+        return None
+    path = ".".join(map(str, error.absolute_path))
+    return f"{path}: {error.message}" if path else error.message
 
 
 def about_arguments(arguments: Mapping[str, Any]) -> str:
@@ -92,6 +121,18 @@ def read_json(text: str) -> Any:
         return _load(candidate)
     except ValueError as exc:
         return _repair(candidate, exc)
+
+
+def _or_null(rule: Callable[..., Any]) -> Callable[..., Any]:
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        return rule(validator, value, instance, schema) if instance is not None else None
+
+    return check
+
+
+def _count_nodes(value: Any) -> int:
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count_nodes, children))
 
 
 def _read_object(text: str, changes: list[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The history of a run: appended to, rarely shrunk, and always in a form that strict templates take.
+"""The history of a run, and its context budget.
 
-The context as a budget: how much of a result the model reads, and when old ones must make room.
-
-Old results → one line each, when the context fills: what was called, how much it gave, and where it is kept.
+The history is appended to and always in a form that strict templates take. How much of a result the model reads
+depends on its context window. When that fills up, old results are compacted: one line each says what was called, how
+much it returned, and where that is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from lmstudio_bridge.agent.arguments import about_arguments, read_json
-from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.result_store import ResultStore
+from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
@@ -96,43 +97,43 @@ class Conversation:
                     return ()
         return ()
 
-    def shrink(self, *, to_chars: int, fold: Callable[[ToolMessage, ToolCall, int], str]) -> dict[int, str]:
-        """Fold tool results, oldest first, until the history has `to_chars` characters.
+    def shrink(self, *, to_chars: int, compact: Callable[[ToolMessage, ToolCall, int], str]) -> dict[int, str]:
+        """Compact tool results, oldest first, until the history has `to_chars` characters.
 
-        `fold` gives the text that stands for a result, and may keep so many characters of it: none but
-        of the newest, which goes last. Gives the places that changed with their new texts; none means
-        that there was nothing to win.
+        `compact` returns the text that replaces a result, and may keep the given number of characters of it: 0 but
+        for the newest, which goes last. Returns the new texts by the index of their message; none means
+        that there was nothing to gain.
         """
         calls: dict[str, ToolCall] = {}
         results: list[tuple[int, ToolMessage, ToolCall]] = []
-        for place, message in enumerate(self._messages):
+        for index, message in enumerate(self._messages):
             if isinstance(message, AssistantMessage):
                 calls = {call.id: call for call in message.calls}
             elif isinstance(message, ToolMessage):
-                results.append((place, message, calls[message.call_id]))
-        folded: dict[int, str] = {}
-        for place, message, call in results:
+                results.append((index, message, calls[message.call_id]))
+        compacted: dict[int, str] = {}
+        for index, message, call in results:
             if self._size <= to_chars:
                 break
-            newest = place == results[-1][0]
+            newest = index == results[-1][0]
             room = max(0, to_chars - (self._size - len(message.text))) if newest else 0
-            text = fold(message, call, room)
+            text = compact(message, call, room)
             if len(text) < len(message.text):
-                self.replace_result(place, text)
-                folded[place] = text
-        return folded
+                self.replace_result(index, text)
+                compacted[index] = text
+        return compacted
 
-    def replace_result(self, place: int, text: str) -> None:
-        """Put another text in the place of a tool result.
+    def replace_result(self, index: int, text: str) -> None:
+        """Replace the text of a tool result.
 
         Raises:
-            ValueError: There is no tool result at that place.
+            ValueError: The message at that index is not a tool result.
         """
-        message = self._messages[place] if 0 <= place < len(self._messages) else None
+        message = self._messages[index] if 0 <= index < len(self._messages) else None
         if not isinstance(message, ToolMessage):
-            raise ValueError(f"message {place} is no tool result")
+            raise ValueError(f"message {index} is not a tool result")
         self._size += len(text) - len(message.text)
-        self._messages[place] = ToolMessage(message.call_id, text)
+        self._messages[index] = ToolMessage(message.call_id, text)
 
 
 def _users_turn_after(message: Message, before: bool) -> bool:
@@ -223,48 +224,43 @@ def cap_result(text: str, limit: int) -> str:
     )
 
 
-_WORTH_FOLDING = 240  # characters; the line that stands for a result takes about half as many
+_WORTH_COMPACTING = 240  # characters; the line that replaces a result takes about half as many
 
 
-class Folder:
+class Compactor:
     """Makes room in the conversation of a run.
 
-    The one place where a history changes other than at its end: the engine must read it anew from
-    there, so it is done rarely and in big steps. `wrap` and `unwrap` put the run's fence around what
-    stays of a result, and take it off.
+    The only code that changes a history other than at its end: the engine must read it anew from
+    there, so it is done rarely and in big steps.
     """
 
     def __init__(
-        self,
-        conversation: Conversation,
-        *,
-        shelf: Shelf,
-        tell: Emit,
-        wrap: Callable[[str], str] = str,
-        unwrap: Callable[[str], str] = str,
+        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter | None = None
     ) -> None:
         self._conversation = conversation
-        self._shelf = shelf
+        self._store = store
         self._tell = tell
-        self._wrap = wrap
-        self._unwrap = unwrap
+        self._delimiter = delimiter
 
-    async def fold(self, *, to_chars: int) -> int:
-        """Bring the history down to that many characters, if its results allow; how many were folded."""
-        folded = self._conversation.shrink(to_chars=to_chars, fold=self._line)
-        if folded:
-            await self._tell(ResultsShrunk(tuple(folded), tuple(folded.values())))
-        return len(folded)
+    async def compact(self, *, to_chars: int) -> int:
+        """Bring the history down to that many characters, if its results allow; returns how many were compacted."""
+        compacted = self._conversation.shrink(to_chars=to_chars, compact=self._line)
+        if compacted:
+            await self._tell(ResultsShrunk(tuple(compacted), tuple(compacted.values())))
+        return len(compacted)
 
     def _line(self, message: ToolMessage, call: ToolCall, room: int) -> str:
-        """What stands for a result: one line, after as much of it as the room allows."""
-        if len(message.text) <= _WORTH_FOLDING:
+        """What replaces a result: one line, after as much of the result as the room allows."""
+        if len(message.text) <= _WORTH_COMPACTING:
             return message.text
-        text = self._unwrap(message.text).rstrip("\n")
+        text = (self._delimiter.take_out(message.text) if self._delimiter else message.text).rstrip("\n")
         called = " ".join((call.name, _about(call))).strip()
         line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
         head = text[: max(0, room - len(line) - len(self._wrap("")) - 8)]
-        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._shelf.keep(text))
+        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
+
+    def _wrap(self, text: str) -> str:
+        return self._delimiter.wrap(text) if self._delimiter else text
 
 
 def _about(call: ToolCall) -> str:

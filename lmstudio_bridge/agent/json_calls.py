@@ -133,7 +133,7 @@ def _lean(schema: Any) -> Any:
     return lean
 
 
-def grammar_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
+def json_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
     """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
     turns: list[Message] = []
     names: dict[str, str] = {}
@@ -187,7 +187,7 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | 
             return None
 
 
-def answer_under_way(text: str) -> str:
+def partial_answer(text: str) -> str:
     """The part of an answer that a reply which is not whole yet already holds."""
     match = _ANSWER_BEGUN.match(text)
     if match is None:

@@ -1,34 +1,31 @@
-"""Which tools an engine cannot use: found by asking it, because its error names none of them.
+"""One request to the model, told as events, and sent again where its failure can be repaired.
 
-One request to the model, told as events, and sent again where its failure can be mended.
-
-A request has no side effects until somebody acts on the reply, so it may be sent again; but never
-unchanged where the same request must fail the same way.
+A request has no side effects until its reply is acted on, so it may be sent again; but never
+unchanged where the same request would fail the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from lmstudio_bridge.agent.conversation import Conversation, Folder
-from lmstudio_bridge.agent.json_calls import NATIVE, Strategy, answer_under_way, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.conversation import Compactor, Conversation
+from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_reply, reply_schema
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
 from lmstudio_bridge.agent.reply_checks import (
     LOST_CALL,
-    Verdict,
+    ReplyKind,
+    classify_reply,
     gives_up,
     is_unfounded,
-    judge_reply,
     names_call,
     plain_turns,
     uncounted_answer,
 )
 from lmstudio_bridge.agent.schemas import simple_spec
-from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
     ContextOverflowError,
-    LLMError,
     LLMResponseError,
     LostToolCallError,
     TemplateError,
@@ -44,7 +41,6 @@ from lmstudio_bridge.messages import (
     JSONObject,
     Message,
     Notice,
-    OnNotice,
     ReasoningDelta,
     Retry,
     TextDelta,
@@ -54,50 +50,7 @@ from lmstudio_bridge.messages import (
 )
 
 _MAX_PROBES = 40  # requests of a run
-
-
-class ToolProbe:
-    """Looks for the tools that spoil a request; each look costs a request of one token."""
-
-    def __init__(self, model: ChatModel, *, on_notice: OnNotice) -> None:
-        self._model = model
-        self._on_notice = on_notice
-        self._made = 0
-
-    async def find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
-        """The names of such tools, found by halving.
-
-        Raises:
-            LLMError: A look failed for another reason.
-        """
-        bad: set[str] = set()
-        parts = [list(specs)]
-        while parts and self._made < _MAX_PROBES:
-            part = parts.pop()
-            self._made += 1
-            if await self._takes(part):
-                continue
-            if len(part) == 1:
-                bad.add(part[0].name)
-            else:
-                half = len(part) // 2
-                parts += [part[:half], part[half:]]
-        return frozenset(bad)
-
-    async def _takes(self, specs: Sequence[ToolSpec]) -> bool:
-        try:
-            request = ChatRequest([UserMessage("Say ok.")], [simple_spec(spec) for spec in specs], max_tokens=1)
-            await self._model.stream_chat_completion(request, on_notice=self._on_notice)
-        except ToolSchemaError:
-            return False
-        except LLMError as exc:
-            if isinstance(exc, LostToolCallError):
-                return True
-            raise
-        return True
-
-
-_LOST: Mapping[Verdict, str] = {
+_LOST: Mapping[ReplyKind, str] = {
     "lost_call": "LM Studio lost a tool call of the model; the round was asked again.",
     "announced": "The model announced a tool call that did not come; the round was asked again.",
 }
@@ -111,49 +64,39 @@ _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
 
 class _UnboundReplyError(ToolSchemaError):
-    """A reply that should have been JSON by the engine's grammar, and was not."""
+    """A reply that the engine should have bound to JSON, and did not."""
 
 
-class Asker:
-    """Asks the model, and remembers for the rest of the run how it has to be asked."""
+class ModelRequester:
+    """Requests replies from the model, and remembers for the rest of the run how it has to be asked."""
 
     def __init__(
-        self,
-        model: ChatModel,
-        *,
-        folder: Folder,
-        tell: Emit,
-        max_rounds: int,
-        max_tokens: int | None,
-        filters: TextFilters,
-        clock: Callable[[], float],
-        strategy: Strategy = NATIVE,
-        temperature: float | None = None,
+        self, model: ChatModel, *, compactor: Compactor, tell: Emit, limits: Limits, options: RunOptions
     ) -> None:
         self._model = model
-        self._folder = folder
+        self._compactor = compactor
         self._tell = tell
-        self._max_rounds = max_rounds
-        self._max_tokens = max_tokens
-        self._split_reasoning = filters.split_reasoning
-        self._clock = clock
-        self._temperature = temperature
-        self._grammar = strategy.calls == "grammar"
-        self._grammar_refused = False  # the engine takes no response_format, or does not keep to it
+        self._max_rounds = limits.max_rounds
+        self._max_tokens = limits.max_tokens
+        self._temperature = limits.temperature
+        self._split_reasoning = options.filters.split_reasoning
+        self._clock = options.clock
+        self._json_calls = options.strategy.calls == "grammar"
+        self._json_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
-        self._insists = False  # the next reply must be a call
+        self._must_call = False  # the next reply must be a call
         self._gave_up = False  # the model said that it cannot be done: one look that fails shows the same
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
-        self._probe = ToolProbe(model, on_notice=self._on_notice)
+        self._probes = 0
         self._effort: str | None = None
         self._ids = 0
         self._sent_at = 0.0
         self._counts_tokens = False  # whether the server ever did
         self.counted: tuple[int, int] | None = None  # tokens of the last request and reply, and the history's size then
-        self._under_way: list[str] = []  # the text of the reply that is being streamed
-        self._broken_off = False  # that text is of a reply that will be asked for again
+        self._pieces: list[str] = []  # the text of the reply that is being streamed
+        self._broken_off = False  # that text is of a reply that will be requested again
 
     def _new_id(self) -> str:
         self._ids += 1
@@ -162,100 +105,100 @@ class Asker:
     @property
     def asks_natively(self) -> bool:
         """Whether the model is asked for native tool calls, and could be asked otherwise."""
-        return not (self._grammar or self._grammar_refused)
+        return not (self._json_calls or self._json_refused)
 
-    async def use_grammar(self, reason: str) -> None:
-        """Ask for grammar-bound JSON from now on."""
-        self._grammar = True
+    async def use_json_calls(self, reason: str) -> None:
+        """Ask for tool calls as constrained JSON from now on."""
+        self._json_calls = True
         await self._on_notice(Notice("strategy", f"{reason}; it is asked for JSON instead of native tool calls"))
 
-    def text_under_way(self) -> str:
-        """What came so far of a reply that is not whole, without its thinking."""
-        text = self._split_reasoning("".join(self._under_way))[0].strip()
-        return answer_under_way(text) if self._grammar else text
+    def partial_text(self) -> str:
+        """What has arrived of an incomplete reply, without its reasoning."""
+        text = self._split_reasoning("".join(self._pieces))[0].strip()
+        return partial_answer(text) if self._json_calls else text
 
-    async def ask(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:
-        """The model's reply to the conversation, as good as it can be got.
+    async def request(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:
+        """The model's reply to the conversation, after all repairs that help.
 
         Raises:
-            LLMError: It cannot be had; `ContextOverflowError` if the history cannot be shortened any more.
+            LLMError: There is none; `ContextOverflowError` if the history cannot be shortened any more.
         """
         await self._tell(RoundStarted(number, self._max_rounds, len(offered)))
         asked_again: set[str] = set()
         while True:
             try:
                 reply = await self._request(number, conversation, self._specs(offered))
-                verdict = judge_reply(reply, tools_offered=bool(offered))
-                if verdict == "lost_call" and "lost_call" in asked_again and not self._counts_tokens:
+                kind = classify_reply(reply, tools_offered=bool(offered))
+                if kind == "lost_call" and "lost_call" in asked_again and not self._counts_tokens:
                     return uncounted_answer(reply) or reply  # perhaps the server counts no tokens at all
                 if offered and self.asks_natively and names_call(reply, offered):
-                    await self.use_grammar("The model writes its tool calls as text")
-                elif verdict in _LOST and "lost_call" not in asked_again:
+                    await self.use_json_calls("The model writes its tool calls as text")
+                elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
-                    await self._mended(_LOST[verdict])
-                elif verdict == "answer" and self._is_unfounded(reply, conversation, offered, number):
-                    self._insists, self._gave_up = True, gives_up(reply.text)
-                    await self._mended("The model answered without a look; the round was asked again, for a call.")
-                elif verdict == "thought_only" and "thought_only" not in asked_again:
+                    await self._notice(_LOST[kind])
+                elif kind == "answer" and self._is_unfounded(reply, conversation, offered, number):
+                    self._must_call, self._gave_up = True, gives_up(reply.text)
+                    await self._notice("The model answered without a look; the round was asked again, for a call.")
+                elif kind == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
                     await self._think_less(reply)
                 else:
                     return reply
             except LLMResponseError as exc:
                 fault = exc.kind
-                if self._grammar and _refuses_grammar(exc):
-                    await self._loosen_grammar(exc)
+                if self._json_calls and _refuses_schema(exc):
+                    await self._loosen_schema(exc)
                     continue
                 if fault in asked_again and not isinstance(exc, ToolSchemaError):
                     if isinstance(exc, LostToolCallError):
                         if offered and self.asks_natively:
-                            await self.use_grammar("The server cannot read the model's tool calls")
+                            await self.use_json_calls("The server cannot read the model's tool calls")
                             continue
                         return Completion("", finish_reason=LOST_CALL)
                     raise
                 asked_again.add(fault)
-                await self._mend(exc, conversation, offered)
+                await self._repair(exc, conversation, offered)
 
     def _is_unfounded(
         self, reply: Completion, conversation: Conversation, offered: Sequence[ToolSpec], number: int
     ) -> bool:
-        """Whether a model that is weak at calling has to make a call first; insisted on but once."""
-        if not (self._grammar and offered) or self._insists or number > _MUST_CALL_ROUNDS:
+        """Whether a model that is weak at calling has to make a call first; required only once."""
+        if not (self._json_calls and offered) or self._must_call or number > _MUST_CALL_ROUNDS:
             return False
         if any(isinstance(message, ToolMessage) for message in conversation.messages):
             return False
         known = "\n".join(message.text for message in conversation.messages)
         return is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
 
-    async def _loosen_grammar(self, error: LLMResponseError) -> None:
+    async def _loosen_schema(self, error: LLMResponseError) -> None:
         """The engine refused the schema of the reply, or the reply is no such JSON."""
         if isinstance(error, _UnboundReplyError):
             self._unbound += 1
             if self._unbound < _MOST_UNBOUND:
-                await self._mended("The reply was not the JSON that was asked for; the round was asked again.")
+                await self._notice("The reply was not the JSON that was asked for; the round was asked again.")
                 return
         elif isinstance(error, ToolSchemaError) and not self._simple:
             self._simple = True
-            await self._mended("The engine could not bind replies to the tools' schemas; it was given simpler ones.")
+            await self._notice("The engine could not bind replies to the tools' schemas; it was given simpler ones.")
             return
-        self._grammar, self._grammar_refused = False, True
+        self._json_calls, self._json_refused = False, True
         await self._on_notice(Notice("strategy", "the engine does not bind replies to JSON; native tool calls it is"))
 
-    async def ask_bound(self, number: int, conversation: Conversation, schema: JSONObject) -> str:
-        """The model's reply as text that its engine was asked to bind to a JSON Schema.
+    async def request_bound(self, number: int, conversation: Conversation, schema: JSONObject) -> str:
+        """The model's reply as text that the engine was asked to bind to a JSON Schema.
 
-        An engine that cannot do that is asked without; whether the text fits is the caller's to check.
+        An engine that cannot do that is asked without; the caller checks whether the text fits.
 
         Raises:
             LLMError: There is no reply.
         """
-        messages = plain_turns(conversation.messages) if self._grammar or self._plain else conversation.messages
+        messages = plain_turns(conversation.messages) if self._json_calls or self._plain else conversation.messages
         await self._tell(RoundStarted(number, self._max_rounds, 0))
         for bound in (True, False):
             try:
                 reply = await self._send(number, messages, (), schema if bound else None)
             except LLMResponseError as exc:
-                if not (bound and _refuses_grammar(exc)):
+                if not (bound and _refuses_schema(exc)):
                     raise
             else:
                 await self._tell_reply(number, reply)
@@ -267,18 +210,18 @@ class Asker:
             return offered
         return [simple_spec(spec) for spec in offered if spec.name not in self._dropped]
 
-    async def _mend(self, error: LLMResponseError, conversation: Conversation, offered: Sequence[ToolSpec]) -> None:
+    async def _repair(self, error: LLMResponseError, conversation: Conversation, offered: Sequence[ToolSpec]) -> None:
         """Change the way of asking so that this error need not come again, or raise it."""
         match error:
             case ContextOverflowError():
                 await self._make_room(error, conversation)
             case TemplateError() if not self._plain:
                 self._plain = True
-                await self._mended("The model's prompt template takes only plain turns; it is asked in those.")
+                await self._notice("The model's prompt template takes only plain turns; it is asked in those.")
             case ToolSchemaError():
-                await self._mend_schemas(error, offered)
+                await self._repair_schemas(error, offered)
             case LostToolCallError():
-                await self._mended("LM Studio could not read a tool call of the model; the round was asked again.")
+                await self._notice("LM Studio could not read a tool call of the model; the round was asked again.")
             case _:
                 raise error
 
@@ -286,52 +229,78 @@ class Asker:
         room = int(conversation.size() * _PROMPT_SHARE)  # however few tokens we take it for, it was too much
         if error.available:
             room = min(room, int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE))
-        folded = await self._folder.fold(to_chars=room)
-        if not folded:
+        compacted = await self._compactor.compact(to_chars=room)
+        if not compacted:
             raise error
-        await self._mended(
-            f"The model's context was full; {folded} earlier tool results were shortened. "
+        await self._notice(
+            f"The model's context was full; {compacted} earlier tool results were shortened. "
             "A larger context length in LM Studio avoids that."
         )
 
-    async def _mend_schemas(self, error: ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
+    async def _repair_schemas(self, error: ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
         if not self._simple:
             self._simple = True
-            await self._mended("The engine could not use the tools' schemas; it was given simpler ones.")
+            await self._notice("The engine could not use the tools' schemas; it was given simpler ones.")
             return
         specs = [spec for spec in offered if spec.name not in self._dropped]
-        bad = await self._probe.find_bad_tools(specs)
+        bad = await self._find_bad_tools(specs)
         if not bad or len(bad) == len(specs):
             raise error
         self._dropped |= bad
-        await self._mended(f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}.")
+        await self._notice(f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}.")
+
+    async def _find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
+        """The tools whose schema the engine cannot use, found by halving: its error names none of them.
+
+        Each look is a request for one token.
+
+        Raises:
+            LLMError: A look failed for another reason.
+        """
+        bad: set[str] = set()
+        parts = [list(specs)]
+        while parts and self._probes < _MAX_PROBES:
+            part = parts.pop()
+            self._probes += 1
+            try:
+                request = ChatRequest([UserMessage("Say ok.")], [simple_spec(spec) for spec in part], max_tokens=1)
+                await self._model.stream_chat_completion(request, on_notice=self._on_notice)
+            except LostToolCallError:
+                continue
+            except ToolSchemaError:
+                half = len(part) // 2
+                if half:
+                    parts += [part[:half], part[half:]]
+                else:
+                    bad.add(part[0].name)
+        return frozenset(bad)
 
     async def _think_less(self, reply: Completion) -> None:
         """The reply was all thinking: give it more room if that ran out, else ask for less thought."""
         if reply.finish_reason == "length" and self._max_tokens and self._max_tokens < _MAX_TOKENS:
             self._max_tokens = min(_MAX_TOKENS, self._max_tokens * _MORE_TOKENS)
-            await self._mended(f"The model only thought; it was given {self._max_tokens:,} tokens for its reply.")
+            await self._notice(f"The model only thought; it was given {self._max_tokens:,} tokens for its reply.")
         else:
             self._effort = "low"
-            await self._mended("The model only thought; it was asked again for less reasoning.")
+            await self._notice("The model only thought; it was asked again for less reasoning.")
 
-    async def _mended(self, text: str) -> None:
+    async def _notice(self, text: str) -> None:
         await self._on_notice(Notice("recovery", text))
 
     async def _on_notice(self, notice: Notice) -> None:
-        self._broken_off = True  # kept until the next text comes: it may be the last
+        self._broken_off = True  # its text is kept until the next comes: it may be the last
         await self._tell(Noticed(notice))
 
     async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
         """One request for a call or an answer, with its events."""
-        if self._grammar:
+        if self._json_calls:
             schema = reply_schema(
-                specs, must_call=self._insists or (_only_failed(conversation, number) and not self._gave_up)
+                specs, must_call=self._must_call or (_only_failed(conversation, number) and not self._gave_up)
             )
-            self._insists = False
-            reply = await self._send(number, grammar_turns(conversation.messages, specs), (), schema)
+            self._must_call = False
+            reply = await self._send(number, json_turns(conversation.messages, specs), (), schema)
             read = read_reply(reply, new_id=self._new_id)
-            if read is None and reply.finish_reason == "length" and (begun := answer_under_way(reply.text)):
+            if read is None and reply.finish_reason == "length" and (begun := partial_answer(reply.text)):
                 read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
             if read is None and reply.finish_reason != "length":
                 raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
@@ -361,9 +330,9 @@ class Asker:
             pieces += 1
             if isinstance(delta, TextDelta):
                 if self._broken_off:
-                    self._under_way.clear()
+                    self._pieces.clear()
                     self._broken_off = False
-                self._under_way.append(delta.text)
+                self._pieces.append(delta.text)
             phase = _phase(delta)
             if phase != told or now - told_at >= _GENERATING_INTERVAL:
                 told, told_at = phase, now
@@ -385,7 +354,7 @@ class Asker:
             on_retry=on_retry,
             on_notice=on_notice,
         )
-        self._under_way.clear()
+        self._pieces.clear()
         self._broken_off = False
         self._counts_tokens = self._counts_tokens or bool(reply.usage and reply.usage.completion_tokens)
         return reply
@@ -415,8 +384,8 @@ def _only_failed(conversation: Conversation, number: int) -> bool:
     return bool(results) and all(text.startswith(FAILED) or any(each in text for each in nothing) for text in results)
 
 
-def _refuses_grammar(error: LLMResponseError) -> bool:
-    """Whether the error says that the engine cannot bind its reply to our schema."""
+def _refuses_schema(error: LLMResponseError) -> bool:
+    """Whether the error says that the engine cannot bind its reply to the schema."""
     words = f"{error.message} {error.detail}".casefold()
     return isinstance(error, ToolSchemaError) or "response_format" in words or "json_schema" in words
 

@@ -43,7 +43,7 @@ LOOK_FIRST = "The name may be wrong: take it as the task gives it, or see with {
 
 FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
-TAKEN_AWAY = (
+TOOL_REMOVED = (
     "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
 )
 
@@ -58,8 +58,8 @@ MAY_HAVE_HAPPENED = (
 
 NOT_RUN = "No result: the program was interrupted before this call was made. It did not happen."
 
-SHAPE_ANSWER = "Now give that answer as one JSON value, and nothing else. It must fit this JSON Schema:\n{schema}"
+STRUCTURED_ANSWER = "Now give that answer as one JSON value, and nothing else. It must fit this JSON Schema:\n{schema}"
 
-SHAPE_AGAIN = "That does not fit the JSON Schema: {problem}\nGive the whole JSON value again, corrected."
+STRUCTURED_RETRY = "That does not fit the JSON Schema: {problem}\nGive the whole JSON value again, corrected."
 
 IMAGES = "Here are the images of the results above."

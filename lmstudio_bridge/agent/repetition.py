@@ -20,7 +20,7 @@ class Step(IntEnum):
 
     REMIND = 1
     PRUNE = 2
-    TAKE_AWAY = 3
+    REMOVE_TOOL = 3
     ANSWER_NOW = 4
 
 
@@ -36,7 +36,7 @@ class MadeCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Circle:
+class Repetition:
     """What was noticed: `turns` of the newest are repetitions, `tools` are the ones that were called in them."""
 
     step: Step
@@ -45,7 +45,7 @@ class Circle:
     text: str
 
 
-class CircleWatch:
+class RepetitionDetector:
     """Watches the turns of one run. `first_step` is stronger for models that don't heed reminders."""
 
     def __init__(self, *, first_step: Step = Step.REMIND) -> None:
@@ -56,7 +56,7 @@ class CircleWatch:
         self._step = first_step
         self._new_turns = 0
 
-    def add_turn(self, calls: Sequence[MadeCall]) -> Circle | None:
+    def add_turn(self, calls: Sequence[MadeCall]) -> Repetition | None:
         """Take the next turn with its results; what was noticed, if anything."""
         turn = tuple(calls)
         self._turns.append(turn)
@@ -75,13 +75,13 @@ class CircleWatch:
             and all(call.is_error or call.found_nothing for call in turn)
             and not self._taken.issuperset(tools)
         ):
-            step = Step.TAKE_AWAY  # nothing is known yet that could be answered with; another tool may do it
+            step = Step.REMOVE_TOOL  # nothing is known yet that could be answered with; another tool may do it
         else:
             step = self._step
             self._step = Step(min(self._step + 1, Step.ANSWER_NOW))
-        if step == Step.TAKE_AWAY:
+        if step == Step.REMOVE_TOOL:
             self._taken.update(tools)
-        return Circle(step, turns, tools, text)
+        return Repetition(step, turns, tools, text)
 
     def forget_turns(self, count: int) -> None:
         """The newest turns were taken out of the history."""

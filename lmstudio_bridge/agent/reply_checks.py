@@ -19,7 +19,7 @@ from lmstudio_bridge.messages import (
     UserMessage,
 )
 
-Verdict: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thought_only", "empty"]
+ReplyKind: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thought_only", "empty"]
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 _ANNOUNCEMENT = re.compile(
@@ -41,7 +41,7 @@ _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re
 _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
 
 
-def judge_reply(reply: Completion, *, tools_offered: bool) -> Verdict:
+def classify_reply(reply: Completion, *, tools_offered: bool) -> ReplyKind:
     """What a whole reply amounts to.
 
     A call that LM Studio could not parse is dropped without a word: the reply is a 200 with the

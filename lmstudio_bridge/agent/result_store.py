@@ -1,12 +1,13 @@
-"""Big results, kept whole: the model reads head, tail and size, and two small tools to read on and to search."""
+"""Results that are too long to show: kept whole, shown as head and tail, and read on or searched by two tools."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
 MAX_KEPT = 64 * 1024 * 1024  # characters of all results of a run that are kept; older ones go first
@@ -18,7 +19,7 @@ _SHOWN_WORDS = 100  # characters of what the model gave that are quoted back
 _SHOWN_NAMES = 10
 _ID = re.compile(r'read_result\(id="r(\d{1,9})"')
 
-SHELF_SPECS = (
+RESULT_TOOLS = (
     ToolSpec(
         "read_result",
         "Read on in a result that was too long to be shown whole.",
@@ -46,11 +47,11 @@ SHELF_SPECS = (
 )
 
 
-class Shelf:
+class ResultStore:
     """The results of a run that were longer than `limit` characters.
 
-    `history` are texts that may name results of an earlier process: those ids are not given again.
-    `wrap` goes around what is shown of a result, and not around our own words about it.
+    `history` are texts that may name results of an earlier process: those ids are not used again.
+    `delimiter` goes around what is shown of a result, not around the bridge's own text about it.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class Shelf:
         *,
         max_kept: int = MAX_KEPT,
         history: Iterable[str] = (),
-        wrap: Callable[[str], str] = str,
+        delimiter: Delimiter | None = None,
     ) -> None:
         self._limit = limit
-        self._wrap = wrap
+        self._delimiter = delimiter
         self._max_kept = max_kept
         self._results: dict[str, str] = {}
         self._kept = 0
@@ -72,10 +73,6 @@ class Shelf:
     def is_empty(self) -> bool:
         """Whether no result of this run was kept."""
         return not self._results
-
-    def lower(self, limit: int) -> None:
-        """Show less of each result from now on: the context is smaller than was thought."""
-        self._limit = min(self._limit, limit)
 
     def show(self, text: str) -> str:
         """What the model reads of a result: the whole, or its head and tail and how to read on."""
@@ -103,7 +100,7 @@ class Shelf:
         """The answer to a call of one of the two tools, and whether it is an error; None if it is of neither."""
         if call.name not in _NAMES:
             return None
-        spec = SHELF_SPECS[_NAMES.index(call.name)]
+        spec = RESULT_TOOLS[_NAMES.index(call.name)]
         try:
             values = read_arguments(call.arguments, spec.parameters).values
             name = str(values["id"])
@@ -114,6 +111,9 @@ class Shelf:
             return f"{call.name} needs {exc.args[0]!r}.", True
         except (ValueError, TypeError) as exc:
             return f"{call.name} was not done: {exc}", True
+
+    def _wrap(self, text: str) -> str:
+        return self._delimiter.wrap(text) if self._delimiter else text
 
     def _put(self, text: str) -> str:
         self._count += 1

@@ -2,7 +2,7 @@
 
 LM Studio's engines turn schemas into grammars and fail the whole request at one that they cannot
 read: llama.cpp at look-arounds in `pattern`, huge `maxLength` or `maxItems` and odd formats, MLX at a
-list in `type`; references are not resolved. What is left out here is still checked before a call.
+list in `type`; references are not resolved. What is left out here is checked by the tool's own server.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "requ
 
 MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
 MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have some thousand
-EMPTY_CHARS = len('{"type": "object", "properties": {}}')  # of the shortest object schema, as JSON
 _MAX_HOPS = 16  # references that lead to nothing but the next one
 _DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper becomes "anything"
-_MAX_ENUM = 4_000  # characters of an enum's values; a longer list is only checked before a call
+_MAX_ENUM = 4_000  # characters of an enum's values; a longer list is left out
 _MAX_NUMBER = 2**53  # beyond, engines disagree about what a number is
 _MAX_DESCRIPTION = 1_024  # characters
 _MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken out
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _UNIONS = ("anyOf", "oneOf")
 _COMBINING = frozenset((*_UNIONS, "allOf"))
-_ELSEWHERE = _COMBINING | {"$ref"}  # where an object's properties may stand, apart from its own
-_OBJECTS = (dict, Mapping)  # nearly all are dicts, and those are told from others much faster
+_OBJECTS = (dict, Mapping)  # nearly all are dicts, and isinstance is much faster for those
 
 
 @dataclass(slots=True)
@@ -42,19 +40,32 @@ class SchemaWork:
     left: int = MAX_WORK
 
 
-def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict[str, Any]:
-    """The same parameters in the form that every engine takes: a plain object schema.
+@dataclass(frozen=True, slots=True)
+class ObjectSchema:
+    """A tool's parameters in the form that every engine takes: a plain object schema.
+
+    `chars` is its length as JSON. `nodes` is how many schemas it was made of. With `is_closed`, the tool takes no
+    other arguments than these. With `takes_null`, "or null" was left out somewhere. Without `is_exact`, it
+    may refuse what the tool takes, so arguments cannot be checked against it.
+    """
+
+    parameters: dict[str, Any]
+    chars: int
+    nodes: int = 1
+    is_closed: bool = False
+    takes_null: bool = False
+    is_exact: bool = True
+
+
+def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> ObjectSchema:
+    """The same parameters in the form that every engine takes.
 
     Never more than about `MAX_NODES` schemas: one that would be larger is cut at a smaller depth. Where no
     `work` is left, it takes any arguments.
     """
-    return sized_schema(schema, work=work)[0]
-
-
-def sized_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> tuple[dict[str, Any], int]:
-    """The object schema, and its length as JSON (characters)."""
     cleaned: dict[str, Any] = {}
     work = work or SchemaWork()
+    cleaner = _Cleaner(schema, 0)
     for depth in _DEPTHS:
         if work.left <= 0:
             cleaned = {}
@@ -64,23 +75,16 @@ def sized_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> tuple
         work.left -= cleaner.nodes
         if cleaner.nodes <= MAX_NODES:
             break
+    is_closed = cleaned.get("additionalProperties") is False
     properties, required = cleaned.get("properties", {}), cleaned.get("required", [])
-    if not properties and "anyOf" in cleaned:  # a choice between several forms: every name is offered, none is a must
+    if not properties and "anyOf" in cleaned:  # a choice between several forms: every name is offered, none required
         properties = {name: each for form in cleaned["anyOf"] for name, each in form.get("properties", {}).items()}
     result = _tidy({"type": "object", "properties": properties, "required": required})
     text = json.dumps(result)
     if "\\ud" in text:  # perhaps lone surrogates, which JavaScript leaves where it cuts a text
         result = json.loads(json.dumps(result, ensure_ascii=False).encode("utf-8", "replace"))
         text = json.dumps(result)
-    return result, len(text)
-
-
-def parameter_names(schema: JSONObject) -> list[str] | None:
-    """The names of its object schema's properties, if they can be told without making that; else None."""
-    properties = schema.get("properties", {})
-    if not isinstance(properties, _OBJECTS) or len(properties) >= MAX_NODES or not _ELSEWHERE.isdisjoint(schema):
-        return None
-    return [name for name in map(str, properties) if not clean_text(name)[1]]
+    return ObjectSchema(result, len(text), cleaner.nodes, is_closed, cleaner.dropped_null, cleaner.is_exact)
 
 
 class _Cleaner:
@@ -90,6 +94,8 @@ class _Cleaner:
         self._root = root
         self._max_depth = max_depth
         self.nodes = 0
+        self.dropped_null = False
+        self.is_exact = True
 
     def clean(self, schema: Any, depth: int = 0, path: frozenset[str] = frozenset({"#"})) -> dict[str, Any]:
         """`schema` with the references that do not lead back to themselves; `path` are those on the way here.
@@ -112,8 +118,12 @@ class _Cleaner:
                     for name, each in value.items()
                     if self.nodes <= MAX_NODES and not clean_text(str(name))[1]  # a name must be sent as it is
                 }
+                self.is_exact = self.is_exact and len(cleaned[key]) == len(value)
             elif key == "items" and isinstance(value, list | tuple) and value:  # the tuple form of older drafts
                 cleaned[key] = _tidy(self.clean(value[0], depth + 1, path))
+                self.is_exact = False
+            elif key == "patternProperties":
+                self.is_exact = False
             elif key in ("items", "additionalProperties") and isinstance(value, _OBJECTS):
                 cleaned[key] = _tidy(self.clean(value, depth + 1, path))
             elif key == "additionalProperties" and isinstance(value, bool):
@@ -121,7 +131,10 @@ class _Cleaner:
             elif key in _COMBINING and isinstance(value, list | tuple):
                 cleaned[key] = [self.clean(each, depth + 1, path) for each in value if self.nodes <= MAX_NODES]
         if isinstance(cleaned.get("type"), list):
+            self.dropped_null = self.dropped_null or "null" in cleaned["type"]
             cleaned = _single_type(cleaned)
+        if any(choice.get("type") == "null" for union in _UNIONS for choice in cleaned.get(union, ())):
+            self.dropped_null = True
         return cleaned if _COMBINING.isdisjoint(cleaned) else _flatten(cleaned)
 
     def _resolve(self, schema: JSONObject, path: frozenset[str]) -> tuple[JSONObject, frozenset[str]]:
@@ -253,7 +266,7 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def simple_spec(spec: ToolSpec) -> ToolSpec:
-    """The tool with each parameter reduced to its type and description; checked in full before a call."""
+    """The tool with each parameter reduced to its type and description."""
     properties = spec.parameters.get("properties", {})
     parameters: dict[str, Any] = {
         "type": "object",

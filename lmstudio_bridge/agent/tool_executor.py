@@ -1,4 +1,4 @@
-"""The calls of one turn: checked, allowed, run, and each answered with something for the model to read."""
+"""The tool calls of one turn: checked, allowed, run, and each answered with something for the model to read."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
 
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.conversation import holds_nothing
-from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY, TRY_AGAIN
-from lmstudio_bridge.agent.result_store import SHELF_SPECS, Shelf
-from lmstudio_bridge.agent.tools import FIND_TOOLS, PreparedCall, RefusedCall, Reserve, Selection, Toolbox, read_query
-from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.agent.options import RunOptions
+from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED, TRY_AGAIN
+from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
+from lmstudio_bridge.agent.tools import (
+    FIND_TOOLS,
+    PreparedCall,
+    RefusedCall,
+    ToolSelection,
+    ToolSet,
+    UnstartedServers,
+    definition_chars,
+    read_query,
+)
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
 from lmstudio_bridge.messages import CallPolicy, Decision, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
@@ -26,179 +36,176 @@ T = TypeVar("T")
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
-_HOLDS_MARK = (
+_HOLDS_PLACEHOLDER = (
     "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
     "place. Change only what stands around it, or leave it."
 )
 _LONG = 1_000_000  # characters of a result
-_OWN = "lmstudio-bridge"  # stands for the server of the bridge's own tools
-_OWN_NAMES = frozenset(spec.name for spec in (*SHELF_SPECS, FIND_TOOLS))  # servers' tools have longer names
-_NOT_ASKED = Decision("")  # of calls that the policy does not see
+_OWN = "lmstudio-bridge"  # the server name of the bridge's own tools
+_OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
-class Caller:
-    """Answers the calls of a run."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a call is answered without running its tool, and what is told of it."""
+
+    text: str
+    is_error: bool = True
+    server: str = ""
+    tool: str = ""
+    decision: Decision = Decision("")  # noqa: RUF009  # frozen
+    about: str = ""
+
+
+class ToolExecutor:
+    """Executes the tool calls of a run."""
 
     def __init__(
         self,
         tools: ToolRunner,
         *,
-        toolbox: Toolbox,
+        tool_set: ToolSet,
         policy: CallPolicy,
-        shelf: Shelf,
-        selection: Selection,
+        store: ResultStore,
+        selection: ToolSelection,
         tell: Emit,
-        filters: TextFilters,
-        clock: Callable[[], float],
-        reserve: Reserve | None = None,
+        options: RunOptions,
     ) -> None:
         self._tools = tools
-        self._toolbox = toolbox
+        self._tool_set = tool_set
         self._policy = policy
-        self._shelf = shelf
+        self._store = store
         self._selection = selection
-        self._reserve = reserve
+        self._unstarted = options.unstarted
         self._starting = anyio.Lock()
         self._tell = tell
-        self._redact = filters.redact
-        self._holds_placeholder = filters.holds_placeholder
-        self._clock = clock
+        self._redact = options.filters.redact
+        self._holds_placeholder = options.filters.holds_placeholder
+        self._clock = options.clock
         self._has_found = False  # whether any call of this process brought something
 
-    async def answer_turn(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """A result for each call, in their order; whatever happens, there is something to read.
+    async def execute(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        """A result for each call of a turn, in their order; whatever happens, there is something to read.
 
         Calls that only read run side by side, others one after another. The same call twice in a turn
         is run once.
         """
         results: list[ToolResult | None] = [None] * len(calls)
         first: dict[tuple[str, str], int] = {}
-        wanted: list[int] = []
-        for place, call in enumerate(calls):
-            if (call.name, call.arguments) in first:
-                continue
-            first[call.name, call.arguments] = place
-            wanted.append(place)
+        for index, call in enumerate(calls):
+            first.setdefault((call.name, call.arguments), index)
+        run = list(first.values())[:MAX_CALLS]
 
-        async def answer(place: int) -> None:
-            results[place] = await self._answer(number, calls[place])
+        async def answer(index: int) -> None:
+            results[index] = await self._answer(number, calls[index])
 
-        allowed = wanted[:MAX_CALLS]
-        if len(allowed) > 1 and all(self._only_reads(calls[place]) for place in allowed):
+        if len(run) > 1 and all(self._only_reads(calls[index]) for index in run):
             async with anyio.create_task_group() as group:
-                for place in allowed:
-                    group.start_soon(answer, place)
+                for index in run:
+                    group.start_soon(answer, index)
         else:
-            for place in allowed:
-                await answer(place)
-        for place, call in enumerate(calls):
-            if results[place] is None:
-                done = first[call.name, call.arguments] in allowed
+            for index in run:
+                await answer(index)
+        for index, call in enumerate(calls):
+            if results[index] is None:
+                done = first[call.name, call.arguments] in run
                 text = "The same call stands above; its result is there." if done else _TOO_MANY
-                results[place] = await self._without_sending(number, call, text, is_error=not done)
+                results[index] = await self._refuse(number, call, _Refusal(text, is_error=not done))
         return [result for result in results if result is not None]
 
     def _only_reads(self, call: ToolCall) -> bool:
         if call.name in _OWN_NAMES:
             return True
-        prepared = self._toolbox.prepare_call(call)
+        prepared = self._tool_set.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
     async def _answer(self, number: int, call: ToolCall) -> ToolResult:
         problems = await self._start_needed(call)
-        own = self._shelf.answer(call) or self._selection.answer(call)
-        if own is not None:
-            text, is_error = own
-            text = "\n".join((text, *problems))
-            return await self._without_sending(number, call, text, is_error=is_error, server=_OWN)
-        if problems:
-            return await self._without_sending(number, call, f"{FAILED}{problems[0]}")
-        if self._selection.is_taken_away(self._toolbox.known_name(call.name) or call.name):
-            return await self._without_sending(number, call, TAKEN_AWAY)
-        prepared = self._toolbox.prepare_call(call)
-        if isinstance(prepared, RefusedCall):
-            server = prepared.tool.server if prepared.tool else ""
-            tool = prepared.tool.name if prepared.tool else call.name
-            return await self._without_sending(number, call, self._redact(prepared.text), server=server, tool=tool)
-        server, tool = prepared.tool.server, prepared.tool.name
-        decision = self._policy.check_call(prepared.tool, prepared.arguments)
+        prepared = self._check(call, problems)
+        if isinstance(prepared, _Refusal):
+            return await self._refuse(number, call, prepared)
+        tool = prepared.tool
+        decision = self._policy.check_call(tool, prepared.arguments)
         if not decision.allowed:
-            text = f"Not allowed: {decision.reason} Work without it."
+            text = self._redact(f"Not allowed: {decision.reason} Work without it.")
             about = about_arguments(prepared.arguments)
-            return await self._without_sending(
-                number, call, self._redact(text), server=server, tool=tool, decision=decision, about=about
-            )
+            return await self._refuse(number, call, _Refusal(text, True, tool.server, tool.name, decision, about))
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
-        if prepared.tool.read_only is not True and self._holds_placeholder(sent_arguments):
-            return await self._without_sending(number, call, _HOLDS_MARK, server=server, tool=tool, decision=decision)
+        if tool.read_only is not True and self._holds_placeholder(sent_arguments):
+            return await self._refuse(
+                number, call, _Refusal(_HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
+            )
         return await self._send(number, call, prepared, decision, sent_arguments)
 
+    def _check(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
+        """The call ready to run, or the answer in its place; `problems` are those of servers started for it."""
+        own = self._store.answer(call) or self._selection.answer(call)
+        if own is not None:
+            text, is_error = own
+            return _Refusal("\n".join((text, *problems)), is_error, server=_OWN)
+        if problems:
+            return _Refusal(f"{FAILED}{problems[0]}")
+        tool = self._tool_set.find(call.name)
+        if self._selection.is_removed(tool.name if tool else call.name):
+            return _Refusal(TOOL_REMOVED)
+        prepared = self._tool_set.prepare_call(call)
+        if isinstance(prepared, RefusedCall):
+            source = prepared.tool
+            names = (source.server, source.name) if source else ("", "")
+            return _Refusal(self._redact(prepared.text), True, *names)
+        return prepared
+
     async def _start_needed(self, call: ToolCall) -> list[str]:
-        """Start the servers that this call needs and that are not started; what the model must read if they fail."""
-        if self._reserve is None or self._toolbox.known_name(call.name):
+        """Start the servers that this call needs and that are not started; returns why some failed, for the model."""
+        if self._unstarted is None or self._tool_set.find(call.name):
             return []
         async with self._starting:  # another call of the turn may start the same server
-            return await self._start_from(self._reserve, call)
+            return await self._start_from(self._unstarted, call)
 
-    async def _start_from(self, reserve: Reserve, call: ToolCall) -> list[str]:
+    async def _start_from(self, unstarted: UnstartedServers, call: ToolCall) -> list[str]:
         servers: Sequence[str] = ()
         if call.name == FIND_TOOLS.name:
             with suppress(ValueError, KeyError):  # the answer to the call will say so
-                servers = reserve.fitting(read_query(call), self._selection.hidden)
-        elif server := reserve.server_of(call.name):
+                servers = unstarted.fitting(read_query(call), self._selection.hidden)
+        elif server := unstarted.server_of(call.name):
             servers = (server,)
         tools: dict[str, Sequence[ServerTool]] = {}
         problems: dict[str, str] = {}
 
         async def start(server: str) -> None:
             try:
-                tools[server] = await reserve.start(server)
+                tools[server] = await unstarted.start(server)
             except DownstreamError as exc:
-                problems[server] = self._shelf.show(self._redact(clean_text(exc.explain())[0]))
+                problems[server] = self._store.show(self._redact(clean_text(exc.explain())[0]))
 
         async with anyio.create_task_group() as group:
             for server in servers:
                 group.start_soon(start, server)
         for server in servers:
-            self._selection.add(self._toolbox.add(tools.get(server, ())))
+            self._selection.add(self._tool_set.add(tools.get(server, ())))
         return [problems[server] for server in servers if server in problems]
 
-    async def _without_sending(
-        self,
-        number: int,
-        call: ToolCall,
-        text: str,
-        *,
-        is_error: bool = True,
-        server: str = "",
-        tool: str = "",
-        decision: Decision = _NOT_ASKED,
-        about: str = "",
-    ) -> ToolResult:
+    async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
         await self._tell(
             CallFinished(
                 number,
                 call.id,
-                server,
-                tool or call.name,
-                text,
-                is_error,
+                refusal.server,
+                refusal.tool or call.name,
+                refusal.text,
+                refusal.is_error,
                 sent=False,
                 seconds=0,
-                verdict=decision.verdict,
-                about=about,
-                rule=decision.rule,
+                verdict=refusal.decision.verdict,
+                about=refusal.about,
+                rule=refusal.decision.rule,
                 digest=_digest(call.arguments),
             )
         )
-        return ToolResult(text, is_error=is_error)
-
-    async def _off_the_loop(self, function: Callable[[str], T], text: str) -> T:
-        """What the function makes of the text; a long one takes seconds, in which other runs must go on."""
-        return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+        return ToolResult(refusal.text, is_error=refusal.is_error)
 
     async def _send(
         self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision, sent_arguments: str
@@ -218,21 +225,7 @@ class Caller:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
-        cleaned, unseen = await self._off_the_loop(clean_text, result.text)
-        text = self._shelf.show(await self._off_the_loop(self._redact, cleaned)) + advice
-        if unseen:
-            text += f"\n[{unseen:,} invisible characters or terminal codes were taken out of this result]"
-        if result.is_error:
-            text = FAILED + text
-            if _MISSING.search(result.text):
-                listing = self._selection.listing_tool(call.name)
-                text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
-        elif _SEARCHES.search(tool) and holds_nothing(result.text):
-            if not self._has_found:  # later, a 1.5B model undid what it had done, and began anew
-                text += f"\n{FOUND_NOTHING}"
-        else:
-            self._has_found = True
-        seconds = self._clock() - started_at
+        text = await self._shown(call, prepared.tool, result, advice)
         await self._tell(
             CallFinished(
                 number,
@@ -242,14 +235,37 @@ class Caller:
                 text,
                 result.is_error,
                 sent=True,
-                seconds=seconds,
+                seconds=self._clock() - started_at,
                 verdict=decision.verdict,
                 rule=decision.rule,
                 digest=_digest(sent_arguments),
-                definition=self._toolbox.definition_size(prepared.tool),
+                definition=definition_chars(prepared.tool),
             )
         )
         return ToolResult(text, result.is_error, result.images)
+
+    async def _shown(self, call: ToolCall, tool: ServerTool, result: ToolResult, advice: str) -> str:
+        """What the model reads of a result: cleaned, redacted, shortened if need be, with a hint where one helps."""
+        cleaned, invisible = await _off_the_loop(clean_text, result.text)
+        text = self._store.show(await _off_the_loop(self._redact, cleaned)) + advice
+        if invisible:
+            text += f"\n[{invisible:,} invisible characters or terminal codes were taken out of this result]"
+        if result.is_error:
+            text = FAILED + text
+            if _MISSING.search(result.text):
+                listing = self._selection.listing_tool(call.name)
+                text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
+        elif _SEARCHES.search(tool.name) and holds_nothing(result.text):
+            if not self._has_found:  # later, a 1.5B model undid what it had done, and began anew
+                text += f"\n{FOUND_NOTHING}"
+        else:
+            self._has_found = True
+        return text
+
+
+async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
+    """The function's result; for a long text in a thread, because it takes seconds in which other runs must go on."""
+    return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
 
 
 def _digest(arguments: str) -> str:

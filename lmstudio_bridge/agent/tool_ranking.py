@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 _WORD = re.compile(r"[a-z]+|\d+")
@@ -20,10 +18,9 @@ _STOP_WORDS = frozenset((
 ))
 # fmt: on
 _SAME = {"folder": "directory", "dir": "directory", "renam": "mov", "remov": "delet", "eras": "delet"}  # stems
+FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting
 _K1, _B = 1.2, 0.75  # the usual constants of BM25
 _FUSION = 60  # the usual constant of reciprocal rank fusion: how little the first ranks stand out
-MAX_KNOWN_PIECES = 4_096
-MAX_KNOWN_TEXT = 2_000  # characters of a tool's text whose pieces are kept; one may be as long as the whole
 _NAME_WEIGHT = 3  # a word in a tool's name counts as so many in its description
 
 
@@ -61,7 +58,7 @@ class Index(Generic[T]):
 
     def scores(self, query: str) -> list[float]:
         """How well each tool fits, in the order of the tools; 0.0 where no word does."""
-        wanted = dict.fromkeys(_words(query, words_of_piece))  # in their order: a sum of floats depends on it
+        wanted = dict.fromkeys(_words(query))  # in their order: a sum of floats depends on it
         hits = [[word for word in words if word in wanted] for words in self._words]
         documents = Counter(word for found in hits for word in set(found))
         total = len(self._tools)
@@ -91,27 +88,14 @@ def _fuse(*rankings: Sequence[float]) -> list[float]:
 
 
 def tool_words(name: str, description: str, parameters: Iterable[str]) -> Sequence[str]:
-    """The words that a tool is ranked by, one as often as it counts."""
-    text = f"{description} {' '.join(parameters)}"
-    find_words = known_words if len(text) <= MAX_KNOWN_TEXT else words_of_piece
-    return (*_words(text, find_words), *_words(name.replace("_", " "), find_words) * _NAME_WEIGHT)
+    """The words that a tool is ranked by, each as often as it counts."""
+    return (*_words(f"{description} {' '.join(parameters)}"), *_words(name.replace("_", " ")) * _NAME_WEIGHT)
 
 
-def _words(text: str, find_words: Callable[[str], Iterable[str]]) -> list[str]:
-    return list(chain.from_iterable(map(find_words, text.lower().split())))
-
-
-def words_of_piece(piece: str) -> tuple[str, ...]:
-    """The words that count in a piece of text without white space, in lower case and in a plain form.
-
-    Files, filed and file are one, and so are folder and directory.
-    """
-    stems = [_stem(word) for word in _WORD.findall(piece) if word not in _STOP_WORDS]
-    return tuple(_SAME.get(stem, stem) for stem in stems)
-
-
-known_words = lru_cache(maxsize=MAX_KNOWN_PIECES)(words_of_piece)
-"""The same, kept for the next tool: tools share most of their words. Nothing of a task is kept."""
+def _words(text: str) -> list[str]:
+    """The words that count, in lower case and in a plain form: files, filed and file are one word."""
+    stems = [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+    return [_SAME.get(stem, stem) for stem in stems]
 
 
 def _stem(word: str) -> str:
@@ -120,6 +104,3 @@ def _stem(word: str) -> str:
             word = word[: -len(ending)] + ("y" if ending == "ies" else "")
             break
     return word[:-1] if word.endswith("e") and len(word) > 3 else word
-
-
-FITS = 1 / 3  # share of the best tool's score from which another server's tool still counts as fitting

@@ -1,4 +1,4 @@
-"""What tools return is data: a fence around it that it cannot forge, and nothing in it that nobody can see."""
+"""Untrusted content: what tools return goes between delimiters that it cannot forge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
-    """Stands around all that comes from outside in a run. `mark` is a word that no honest text holds."""
+class Delimiter:
+    """Goes around all untrusted content of a run. `mark` is a word that no honest text contains."""
 
     mark: str
 
     def wrap(self, text: str) -> str:
-        """The text with the line that ends it; the mark itself is taken out of it.
+        """The text between its delimiters; the mark itself is taken out of it.
 
         The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
         """
@@ -26,20 +26,20 @@ class Fence:
         return f"Data, up to the line {self.mark}:\n{inside}\n{self.mark}"
 
     def take_out(self, text: str) -> str:
-        """A text of the model without the fences that it copied into it."""
+        """A text of the model without the delimiters that it copied into it."""
         if self._is_missing(text):
             return text
         mark = re.escape(self.mark)
         return re.sub(rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?", "", text, flags=re.IGNORECASE | re.MULTILINE)
 
     def _is_missing(self, text: str) -> bool:
-        """Whether the mark stands nowhere, in no spelling: as it nearly always is, so that no pattern is needed."""
+        """Whether the mark does not occur in any letter case, as is nearly always so: then no pattern is needed."""
         return self.mark.casefold() not in text.casefold()
 
 
-def new_fence() -> Fence:
-    """A fence for one run."""
-    return Fence("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))
+def new_delimiter() -> Delimiter:
+    """A new delimiter, for one run."""
+    return Delimiter("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))
 
 
 def _without_reasoning(text: str) -> tuple[str, str]:
@@ -55,11 +55,11 @@ class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
 
     `redact` takes secrets out of what tools return, and `holds_placeholder` finds what it put in their place.
-    `fence` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text from
-    its reasoning.
+    `delimiter` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text
+    from its reasoning.
     """
 
     redact: Callable[[str], str] = str
     holds_placeholder: Callable[[str], bool] = _holds_none
     split_reasoning: Callable[[str], tuple[str, str]] = _without_reasoning
-    fence: Fence | None = None
+    delimiter: Delimiter | None = None

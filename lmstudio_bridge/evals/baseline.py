@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
-from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.events import Outcome, Stop
 from lmstudio_bridge.lmstudio.client import LLMClient
@@ -75,8 +75,8 @@ class _PlainLoop:
     async def work(self, text: str, servers: Iterable[ServerConfig], model: str | None, max_rounds: int) -> Stop:
         self.model = (await self._client.validator.resolve(model)).name
         tools = [tool for config in servers for tool in await self._lease.open_server(config)]
-        specs = Toolbox(tools).specs
-        # The toolbox sorts its specs by server and name.
+        specs = ToolSet(tools).specs
+        # The tool set sorts its specs by server and name.
         by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
         messages: list[Message] = [SystemMessage(SYSTEM_PROMPT), UserMessage(text)]
         for number in range(1, max_rounds + 1):

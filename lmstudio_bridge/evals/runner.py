@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 import anyio
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.agent.untrusted import Fence
+from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.errors import BridgeError, DownstreamError
 from lmstudio_bridge.evals.baseline import run_plain_loop
 from lmstudio_bridge.evals.checks import files_only, find_fault
@@ -235,13 +235,13 @@ class _Runner:
             self._settings.model_copy(update=changes),
             environ=self._environ,
             redactor=self._redactor,
-            make_fence=_same_fence,
+            make_delimiter=_same_fence,
         )
 
 
-def _same_fence() -> Fence:
+def _same_fence() -> Delimiter:
     """The same in every run, so that the same seed gives the same prompts."""
-    return Fence("xkqvtzmw")
+    return Delimiter("xkqvtzmw")
 
 
 def _line(attempt: Attempt) -> str:

@@ -23,10 +23,10 @@ from pathlib import Path
 import anyio
 
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
-from lmstudio_bridge.agent.late_validation import check_schema
-from lmstudio_bridge.agent.loop import Limits, finish_run, run
+from lmstudio_bridge.agent.loop import finish_run, run
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import system_prompt
-from lmstudio_bridge.agent.untrusted import Fence, TextFilters, new_fence
+from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.errors import (
     BridgeError,
     DownstreamError,
@@ -60,7 +60,7 @@ from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
-from lmstudio_bridge.messages import Access, Message, Notice, ServerConfig, SystemMessage, UserMessage
+from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, Keep, check_not_active, open_journal
 from lmstudio_bridge.runs.preparation import (
     Permissions,
@@ -236,12 +236,12 @@ async def open_agent(
     environ: Mapping[str, str],
     redactor: Redactor | None = None,
     sleep: Sleep = asyncio.sleep,
-    make_fence: Callable[[], Fence] = new_fence,
+    make_delimiter: Callable[[], Delimiter] = new_delimiter,
 ) -> AsyncIterator[DynamicAutonomousAgent]:
     """An agent with its HTTP client and its pool of MCP servers; leaving closes both.
 
     `redactor` learns the secrets of all that the agent uses. `sleep` makes the pauses before a request is sent
-    again, `make_fence` what stands around results in one run.
+    again, `make_delimiter` what stands around results in one run.
     """
     async with (
         open_client(
@@ -268,7 +268,12 @@ async def open_agent(
         ) as pool,
     ):
         yield DynamicAutonomousAgent(
-            client, pool, settings=settings, environ=environ, redactor=redactor or Redactor(), make_fence=make_fence
+            client,
+            pool,
+            settings=settings,
+            environ=environ,
+            redactor=redactor or Redactor(),
+            make_delimiter=make_delimiter,
         )
 
 
@@ -286,7 +291,7 @@ class DynamicAutonomousAgent:
         settings: Settings,
         environ: Mapping[str, str],
         redactor: Redactor,
-        make_fence: Callable[[], Fence] = new_fence,
+        make_delimiter: Callable[[], Delimiter] = new_delimiter,
     ) -> None:
         self.client = client
         self.pool = pool
@@ -301,7 +306,7 @@ class DynamicAutonomousAgent:
         self._pruner = JournalPruner(
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
         )
-        self._new_fence = make_fence
+        self._new_delimiter = make_delimiter
 
     def configured_servers(self) -> ServerCatalog:
         """The MCP servers as the files name them right now.
@@ -395,8 +400,8 @@ class DynamicAutonomousAgent:
 
     async def _work(self, plan: _Plan, request: RunRequest | ContinueRequest, emit: Emit | None) -> RunReport:
         """Carry out a plan, with its journal open."""
-        if request.output_schema is not None and (problem := await check_schema(request.output_schema)):
-            raise BridgeError(f"The output_schema cannot be used: {problem}.", remedy="Give a JSON Schema, or none.")
+        if request.output_schema is not None:
+            _check_output_schema(request.output_schema)
         started_at = time.monotonic()
         run_id = plan.start.run_id
         redactor = self.redactor
@@ -450,16 +455,18 @@ class DynamicAutonomousAgent:
                 plan.conversation,
                 model=prepared.model,
                 tools=prepared.tools,
-                toolbox=prepared.toolbox,
+                tool_set=prepared.tool_set,
                 policy=permissions.policy,
                 limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
-                strategy=prepared.strategy,
-                output_schema=request.output_schema,
                 emit=record.pass_on,
+                options=RunOptions(
+                    strategy=prepared.strategy,
+                    output_schema=request.output_schema,
+                    unstarted=prepared.servers.unstarted(),
+                    filters=TextFilters(redactor.redact, holds_mark, split_reasoning, self._new_delimiter()),
+                    started_at=started_at,
+                ),
                 tally=tally,
-                filters=TextFilters(redactor.redact, holds_mark, split_reasoning, self._new_fence()),
-                started_at=started_at,
-                reserve=prepared.servers.reserve(prepared.toolbox.known),
             )
         return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.keeps == "full")
 
@@ -521,6 +528,17 @@ class DynamicAutonomousAgent:
         except BridgeError as exc:
             self.redactor.redact_error(exc)
             raise
+
+
+def _check_output_schema(schema: JSONObject) -> None:
+    """Raises `BridgeError` if the schema cannot be used."""
+    # Imported here because jsonschema takes a tenth of the time in which the bridge starts.
+    from lmstudio_bridge.agent.structured_output import OutputSchema
+
+    try:
+        OutputSchema(schema)
+    except ValueError as exc:
+        raise BridgeError(f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none.") from exc
 
 
 def _tool_chars(prepared: Prepared) -> int | None:

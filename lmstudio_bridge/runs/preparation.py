@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import math
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +21,7 @@ import anyio
 
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK, Strategy, choose_strategy
-from lmstudio_bridge.agent.late_validation import load_validation
-from lmstudio_bridge.agent.tools import Toolbox, chars_of, known_offers
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ContextOverflowError, LLMTimeoutError
 from lmstudio_bridge.events import Emit, ModelChosen, Noticed, Warned
 from lmstudio_bridge.lmstudio.client import LLMClient
@@ -32,7 +30,7 @@ from lmstudio_bridge.lmstudio.queue import ModelTurns, SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import Message, Notice, ServerConfig, ServerTool
-from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, known_candidates, tools_room
+from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, tools_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy, Rule, preset_rules
 from lmstudio_bridge.security.redact import Redactor
@@ -144,7 +142,7 @@ class Prepared:
 
     model: ModelSession
     strategy: Strategy
-    toolbox: Toolbox
+    tool_set: ToolSet
     tools: Lease
     servers: RunServers
 
@@ -165,8 +163,6 @@ class Preparer:
         self._pool = pool
         self._redactor = redactor
         self._tool_cache = tool_cache
-        self._known = known_offers()
-        self._candidates = known_candidates()
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._context_length = settings.context_length
@@ -201,18 +197,17 @@ class Preparer:
             offers=offers,
         )
         if needs.chooses and len(configs) > 1:
-            await servers.choose(needs, max_chars=self._room, similarity=self._similarity, candidates=self._candidates)
+            await servers.choose(needs, max_chars=self._room, similarity=self._similarity)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(servers.open)
                 model, strategy = await self._pin_model(model_name, tell, held)
-                await load_validation()  # last: it must not keep the servers from being started
         except BaseExceptionGroup as errors:
             raise _first_leaf(errors) from None  # the group only wraps what went wrong
-        toolbox = Toolbox(servers.tools(), known=self._known)
-        if len(toolbox.offers) > MAX_TOOLS_WEAK:
-            toolbox.note_similar(await self._similarity.compare(needs.task, servers.tools()))
-        return Prepared(model, strategy, toolbox, lease, servers)
+        tool_set = ToolSet(servers.tools())
+        if len(tool_set.tools) > MAX_TOOLS_WEAK:
+            tool_set.note_similar(await self._similarity.compare(needs.task, servers.tools()))
+        return Prepared(model, strategy, tool_set, lease, servers)
 
     async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[ModelSession, Strategy]:
         """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
@@ -260,11 +255,11 @@ async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit,
     choice = prepared.model.choice
     if choice.context_length is None:
         return
-    offers = prepared.toolbox.offers
-    most = tool_chars or math.inf
-    offered = min(chars_of(offers, most=most), most)
-    needed = (int(offered) + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
-    tools = f"The task and {len(offers)} tools take about {needed:,} of the {choice.context_length:,} tokens"
+    tools_chars = prepared.tool_set.chars
+    offered = min(tools_chars, tool_chars) if tool_chars else tools_chars
+    needed = (offered + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    count = len(prepared.tool_set.tools)
+    tools = f"The task and {count} tools take about {needed:,} of the {choice.context_length:,} tokens"
     remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
     if needed > choice.context_length * _HOPELESS:
         raise ContextOverflowError(

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.tool_ranking import FITS, Index
-from lmstudio_bridge.agent.tools import KnownTool, KnownTools, Offer, Reserve
+from lmstudio_bridge.agent.tools import UnstartedServers, make_tool
 from lmstudio_bridge.errors import DownstreamError, LLMError, ServerStartError, listed
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
@@ -68,7 +68,6 @@ def choose_servers(
     max_chars: int,
     used: Collection[str] = (),
     similar: Mapping[tuple[str, str], float] | None = None,
-    candidates: KnownTools | None = None,
 ) -> ServerChoice:
     """The servers to start for a task: at least one, and all of them if the task tells nothing.
 
@@ -76,13 +75,20 @@ def choose_servers(
     the task names, by their own name or a tool's, and those `used` before. The others are checked best
     first, as long as one of their tools fits about as well as the best of all, until the fitting tools
     fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
-    in meaning: the closest count as fitting as well. `candidates` is what earlier choices made of them:
-    `known_candidates()`.
+    in meaning: the closest count as fitting as well.
     """
-    work, candidates = SchemaWork(), known_candidates() if candidates is None else candidates
+    work = SchemaWork()
     tools = [tool for each in known.values() for tool in each or ()]
-    offers = [Offer(candidates.find(tool), work) for tool in tools]
-    scores = Index(offers).scores(_with_kinds(task))
+    candidates = [
+        make_tool(
+            tool,
+            name=f"{tool.server}__{tool.name}",
+            description=f"{tool.title} {tool.description}"[:_READ],
+            work=work,
+        )
+        for tool in tools
+    ]
+    scores = Index(candidates).scores(_with_kinds(task))
     best = max(scores, default=0.0)
     fitting: dict[str, list[int]] = {}
     for number in sorted(range(len(tools)), key=lambda number: -scores[number]):
@@ -92,23 +98,14 @@ def choose_servers(
         if number not in fitting.setdefault(tools[number].server, []):
             fitting[tools[number].server].append(number)
     started = {name: reason for name in known if (reason := _certain(task, name, known[name], used))}
-    room = max_chars - sum(offers[number].chars for name in started for number in fitting.get(name, ()))
+    room = max_chars - sum(candidates[number].chars for name in started for number in fitting.get(name, ()))
     for name, numbers in fitting.items():
         if name not in started and (room > 0 or not started):
             started[name] = f"for {_names(tools[number] for number in numbers[:_SHOWN_TOOLS])}"
-            room -= sum(offers[number].chars for number in numbers)
+            room -= sum(candidates[number].chars for number in numbers)
     if set(started.values()) <= {UNKNOWN} and not fitting:
         started |= {name: CANNOT_TELL for name in known if name not in started}
     return ServerChoice(started, tuple(name for name in known if name not in started))
-
-
-def known_candidates() -> KnownTools:
-    """Keeps from choice to choice what is made of tools for it."""
-    return KnownTools(_as_candidate)
-
-
-def _as_candidate(tool: ServerTool) -> KnownTool:
-    return KnownTool(f"{tool.server}__{tool.name}", f"{tool.title} {tool.description}"[:_READ], tool.input_schema)
 
 
 def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
@@ -327,15 +324,14 @@ class RunServers:
         """The tools of the open servers, as far as the model may know of them."""
         return tuple(tool for name in self.names for tool in self._opened[name])
 
-    def reserve(self, known: KnownTools) -> Reserve | None:
-        """What was left unopened, to be found and opened later."""
-        return Reserve(self._left, start=self._start_later, known=known) if self._left else None
+    def unstarted(self) -> UnstartedServers | None:
+        """The servers that were left unopened, to be found and opened later."""
+        return UnstartedServers(self._left, start=self._start_later) if self._left else None
 
-    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity, candidates: KnownTools) -> None:
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
         """Leave unopened what the task does not need, as far as that can be told.
 
-        Servers are chosen until the tools that fit have `max_chars` characters. `candidates` is as in
-        `choose_servers`.
+        Servers are chosen until the tools that fit have `max_chars` characters.
         """
         known = {name: self._known_tools(config) for name, config in self._configs.items()}
         tools = [tool for each in known.values() for tool in each or ()]
@@ -345,7 +341,6 @@ class RunServers:
             max_chars=max_chars,
             used=needs.used,
             similar=await similarity.compare(needs.task, tools),
-            candidates=candidates,
         )
         self._left = {name: known[name] or () for name in choice.left}
         await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))

@@ -78,7 +78,7 @@ async def test_an_answer_that_never_fits_is_an_error_with_the_last_text(desk: De
 
     answer = await ask(desk)
 
-    assert_names(answer, "could not be brought into the form", "less than the minimum of 1", '"length": 0')
+    assert_names(answer, "does not fit the output_schema", "less than the minimum of 1", '"length": 0')
     assert len(desk.chat_requests()) == 4
 
 

@@ -6,8 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from lmstudio_bridge.agent.tool_ranking import known_words
-from lmstudio_bridge.agent.tools import KnownTools, Selection, Toolbox, chars_of, known_offers
+from lmstudio_bridge.agent.tools import ToolSelection, ToolSet
 from lmstudio_bridge.messages import ServerTool
 from scripts.tools.bench.figures import BRIDGE, Figure, add_sample
 from scripts.tools.bench.plan import Plan
@@ -43,27 +42,20 @@ def many_tools() -> list[ServerTool]:
 
 
 def measure_catalogue(plan: Plan, rounds: Sequence[float]) -> list[Figure]:
-    """CPU time to build the catalogue and choose from it, over the CPU times of a warm round (ms).
-
-    Of tools that nobody has seen before, and of the very same ones in a further run.
-    """
+    """CPU time to build the catalogue and choose from it, over the CPU times of a warm round (ms)."""
     title = f"catalogue of {SERVERS * TOOLS} tools from {SERVERS} servers"
-    note = "over the bridge's own warm round"
-    first = Figure("catalogue-first", f"{title}, the first time, CPU", "ms", reference=ROUND, bar=1.0, note=note)
-    again = Figure("catalogue", f"{title}, in each further run, CPU", "ms", reference=ROUND, bar=1.0, note=note)
+    note = "once per run, over the bridge's own warm round"
+    figure = Figure("catalogue", f"{title}, CPU", "ms", reference=ROUND, bar=5.0, note=note)
     for number in range(plan.catalogue_passes):
-        tools, known = many_tools(), known_offers()
-        known_words.cache_clear()
-        for figure in (first, again):
-            began = time.process_time()
-            build_catalogue(tools, known)
-            add_sample(figure, BRIDGE, (time.process_time() - began) * _MILLI)
-            add_sample(figure, ROUND, rounds[number % len(rounds)])
-    return [first, again]
+        tools = many_tools()
+        began = time.process_time()
+        build_catalogue(tools)
+        add_sample(figure, BRIDGE, (time.process_time() - began) * _MILLI)
+        add_sample(figure, ROUND, rounds[number % len(rounds)])
+    return [figure]
 
 
-def build_catalogue(tools: Sequence[ServerTool], known: KnownTools) -> Selection:
+def build_catalogue(tools: Sequence[ServerTool]) -> ToolSelection:
     """What a run does with the tools before its first round."""
-    toolbox = Toolbox(tools, known=known)
-    chars_of(toolbox.offers, most=ROOM)  # whether they leave room for the task
-    return Selection(toolbox.offers, task_of(0, rounds=1), max_chars=ROOM)
+    tool_set = ToolSet(tools)
+    return ToolSelection(tool_set.tools, task_of(0, rounds=1), max_chars=ROOM)

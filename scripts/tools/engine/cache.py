@@ -18,10 +18,11 @@ import httpx
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
-from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.repetition import Step
-from lmstudio_bridge.agent.tools import Toolbox
-from lmstudio_bridge.agent.untrusted import TextFilters, new_fence
+from lmstudio_bridge.agent.tools import ToolSet
+from lmstudio_bridge.agent.untrusted import TextFilters, new_delimiter
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.lmstudio.wire import chat_request_out
 from lmstudio_bridge.messages import (
@@ -170,7 +171,7 @@ class Files:
 async def measure(way: Way, *, url: str, model: str, calls: int, words: int, context_length: int | None = None) -> Cost:
     """The cost of a run of so many calls, each with a result of so many words.
 
-    With a `context_length` (tokens) the bridge folds old results before it is full.
+    With a `context_length` (tokens) the bridge compacts old results before it is full.
     """
     async with httpx.AsyncClient(base_url=url, timeout=_REQUEST_SECONDS, trust_env=False) as http:
         puppet = PuppetModel(http, model, way, calls)
@@ -178,12 +179,14 @@ async def measure(way: Way, *, url: str, model: str, calls: int, words: int, con
             Conversation((SystemMessage("You do a task by calling tools."), UserMessage("Read all the files."))),
             model=puppet,
             tools=Files(words),
-            toolbox=Toolbox([_READ]),
+            tool_set=ToolSet([_READ]),
             policy=Policy("read"),
             limits=Limits(calls + 2, 3_600, 20_000, context_length=context_length),
-            strategy=Strategy("grammar", Step.ANSWER_NOW, "asked for") if way == "grammar" else NATIVE,
-            filters=TextFilters(split_reasoning=split_reasoning, fence=new_fence()),
             emit=Recorder().emit,
+            options=RunOptions(
+                strategy=Strategy("grammar", Step.ANSWER_NOW, "asked for") if way == "grammar" else NATIVE,
+                filters=TextFilters(split_reasoning=split_reasoning, delimiter=new_delimiter()),
+            ),
         )
     assert outcome.stop == "answered", outcome
     return Cost(tuple(puppet.requests))
@@ -211,9 +214,9 @@ async def _main(options: argparse.Namespace) -> None:
                 )
             if way in ("native", "grammar") and context is None:
                 floor = cost.longest  # of the same prompts, only appended to
-            folded = f", results folded to fit {context:,} tokens" if context else ""
+            compacted = f", results compacted to fit {context:,} tokens" if context else ""
             ratio = cost.evaluated / floor
-            print(f"| {title}{folded} | {len(cost.requests)} | {cost.evaluated:,} | {ratio:.2f} |", flush=True)
+            print(f"| {title}{compacted} | {len(cost.requests)} | {cost.evaluated:,} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
@@ -221,5 +224,5 @@ if __name__ == "__main__":
     parser.add_argument("--model", choices=sorted(MODELS), default="qwen2.5-coder-0.5b")
     parser.add_argument("--calls", type=int, default=12, metavar="N", help="tool calls of a run (12)")
     parser.add_argument("--words", type=int, default=200, metavar="N", help="words of each result (200)")
-    parser.add_argument("--context", type=int, default=4_096, metavar="TOKENS", help="context to fold for (4096)")
+    parser.add_argument("--context", type=int, default=4_096, metavar="TOKENS", help="context to compact for (4096)")
     anyio.run(_main, parser.parse_args())

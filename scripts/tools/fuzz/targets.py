@@ -18,13 +18,13 @@ from typing import Any
 
 from lmstudio_bridge.agent.arguments import read_arguments, read_json
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.json_calls import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
-from lmstudio_bridge.agent.reply_checks import judge_reply, plain_turns
-from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.json_calls import describe_tools, json_turns, partial_answer, read_reply, reply_schema
+from lmstudio_bridge.agent.reply_checks import classify_reply, plain_turns
+from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import MAX_NODES, object_schema, simple_spec
-from lmstudio_bridge.agent.tools import PreparedCall, Reserve, Selection, Toolbox
-from lmstudio_bridge.agent.untrusted import Fence
-from lmstudio_bridge.agent.validation import check_schema, check_value
+from lmstudio_bridge.agent.structured_output import OutputSchema
+from lmstudio_bridge.agent.tools import PreparedCall, ToolSelection, ToolSet, UnstartedServers
+from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.errors import BridgeError, LLMError, McpConfigError, RunNotFoundError, SettingsError
 from lmstudio_bridge.lmstudio.failures import error_from_response
@@ -59,7 +59,7 @@ def fuzz_stream(data: bytes) -> None:
     _check_text(whole.text, whole.reasoning, whole.model, *(call.arguments for call in whole.calls))
     ids = [call.id for call in whole.calls]
     assert len(set(ids)) == len(ids)
-    judge_reply(whole, tools_offered=True)
+    classify_reply(whole, tools_offered=True)
 
 
 def _read_stream(pieces: list[bytes]) -> Completion | str:
@@ -94,12 +94,12 @@ def fuzz_dialects(data: bytes) -> None:
     assert calls or left == text
     for call in calls:
         assert call.name  # its halves of characters are mended by the accumulator
-    answer_under_way(text)
+    partial_answer(text)
     numbers = count(1)
     reply = read_reply(Completion(text), new_id=lambda: str(next(numbers)))
     if reply is not None:
         _check_text(reply.text, *(part for call in reply.calls for part in (call.name, call.arguments)))
-    judge_reply(Completion(text), tools_offered=True)
+    classify_reply(Completion(text), tools_offered=True)
 
 
 def fuzz_tools(data: bytes) -> None:
@@ -109,11 +109,11 @@ def fuzz_tools(data: bytes) -> None:
         decoded = json.loads(listing)
     except (ValueError, RecursionError):
         return
-    toolbox = Toolbox(read_tools("server", decoded if isinstance(decoded, list) else [decoded]))
+    toolbox = ToolSet(read_tools("server", decoded if isinstance(decoded, list) else [decoded]))
     for spec in toolbox.specs:
         _check_json([spec.name, spec.description, spec.parameters])
         assert _count_schemas(spec.parameters) <= MAX_NODES + 100
-        assert _is_equal(object_schema(spec.parameters), spec.parameters)  # what is clean stays as it is
+        assert _is_equal(object_schema(spec.parameters).parameters, spec.parameters)  # what is clean stays as it is
         _check_json(simple_spec(spec).parameters)
         prepared = toolbox.prepare_call(ToolCall("1", spec.name, text))
         if isinstance(prepared, PreparedCall):
@@ -123,7 +123,7 @@ def fuzz_tools(data: bytes) -> None:
             _check_text(prepared.text)
     _check_json(reply_schema(toolbox.specs))
     _check_text(describe_tools(toolbox.specs))
-    Selection(toolbox.offers, text, max_chars=500).find(text)
+    ToolSelection(toolbox.tools, text, max_chars=500).find(text)
 
 
 def fuzz_schemas(data: bytes) -> None:
@@ -135,7 +135,10 @@ def fuzz_schemas(data: bytes) -> None:
         return
     if not isinstance(schema, dict):
         return
-    problem = check_schema(schema) or check_value(schema, value)
+    try:
+        problem = OutputSchema(schema).find_problem(value)
+    except ValueError as exc:
+        problem = str(exc)
     assert problem is None or len(problem) < 2_000
 
 
@@ -146,7 +149,7 @@ def fuzz_arguments(data: bytes) -> None:
         schema = json.loads(schema_text)
     except (ValueError, RecursionError):
         schema = {}
-    parameters = object_schema(schema if isinstance(schema, dict) else {})
+    parameters = object_schema(schema if isinstance(schema, dict) else {}).parameters
     with suppress(ValueError):
         arguments = read_arguments(text, parameters)
         _check_json(arguments.values)
@@ -157,7 +160,7 @@ def fuzz_arguments(data: bytes) -> None:
 
 
 def fuzz_results(data: bytes) -> None:
-    """A result of a tool is text in a fence that it cannot leave, and can be read whole, page by page."""
+    """A result of a tool is text in a delimiter that it cannot leave, and can be read whole, page by page."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError):
@@ -169,11 +172,11 @@ def fuzz_results(data: bytes) -> None:
     assert unseen >= 0
     assert clean_text(text) == (text, 0)
     _check_text(text)
-    fence = Fence("kmzpqrst")
-    wrapped = fence.wrap(text)
-    assert wrapped.lower().count(fence.mark) == 2
-    assert fence.mark.lower() not in fence.take_out(wrapped).lower()
-    shelf = Shelf(40)
+    delimiter = Delimiter("kmzpqrst")
+    wrapped = delimiter.wrap(text)
+    assert wrapped.lower().count(delimiter.mark) == 2
+    assert delimiter.mark.lower() not in delimiter.take_out(wrapped).lower()
+    shelf = ResultStore(40)
     shown = shelf.show(text)
     assert shown == "(no output)" or len(shown) < 400
     if len(text) <= 40 or len(text) > 4_000 or not text.strip():
@@ -297,7 +300,7 @@ def _choose(tools: tuple[ServerTool, ...] | None, task: str) -> None:
     for line in choice.started.values():
         _check_text(line)
         assert line.isprintable()
-    Reserve({"server": tools or ()}, start=_never).fitting(task, ())
+    UnstartedServers({"server": tools or ()}, start=_never).fitting(task, ())
 
 
 async def _never(server: str) -> tuple[ServerTool, ...]:
@@ -313,7 +316,7 @@ async def _write_again(folder: Path, events: tuple[Any, ...]) -> None:
 def _send(conversation: Conversation) -> None:
     """What is done with a conversation before it goes out."""
     turns: list[Message] = [*conversation.messages]
-    for form in (turns, plain_turns(turns), grammar_turns(turns, ())):
+    for form in (turns, plain_turns(turns), json_turns(turns, ())):
         json.dumps([message_out(message) for message in form], ensure_ascii=False).encode("utf-8", "replace")
     assert not any(isinstance(message, ToolMessage) for message in plain_turns(turns))
 
@@ -328,7 +331,7 @@ def fuzz_catalogue(data: bytes) -> None:
         with suppress(UnreadableCacheError):
             catalogue = store.read(config)
             assert catalogue is not None
-            for spec in Toolbox((*catalogue.tools, *catalogue.gone)).specs:
+            for spec in ToolSet((*catalogue.tools, *catalogue.gone)).specs:
                 _check_json([spec.name, spec.description, spec.parameters])
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, TAKEN_AWAY
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, TOOL_REMOVED
 from lmstudio_bridge.events import MessagesDropped
 from tests.contract.recovery.workshop import STRONG, WEAK, Workshop, may_answer, offered, open_workshop, said, schema_of
 from tests.contract.recovery.workshop_server import value_of
@@ -52,9 +52,9 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
     assert [said(request).startswith(again) for request in worked.requests[2:5]] == [True] * 3
     assert [len(request.messages) for request in worked.requests[2:4]] == [8, 6], "the repeated turns are gone"
     assert [event for event in worked.events if isinstance(event, MessagesDropped)] == [MessagesDropped(6)]
-    assert said(worked.requests[5]) == TAKEN_AWAY
-    assert worked.notices("recovery") == [f"The model went in a circle: {again}"] * 4
-    assert f"The model went in a circle: {again}" in worked.answer.progress
+    assert said(worked.requests[5]) == TOOL_REMOVED
+    assert worked.notices("recovery") == [f"The model repeated itself: {again}"] * 4
+    assert f"The model repeated itself: {again}" in worked.answer.progress
 
 
 async def test_a_circle_of_two_calls_is_named_and_the_model_finds_out(workshop: Workshop) -> None:

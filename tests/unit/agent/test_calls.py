@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TAKEN_AWAY
-from lmstudio_bridge.agent.result_store import Shelf
-from lmstudio_bridge.agent.tool_executor import Caller
-from lmstudio_bridge.agent.tools import FIND_TOOLS, Selection, Toolbox
+from lmstudio_bridge.agent.options import RunOptions
+from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED
+from lmstudio_bridge.agent.result_store import ResultStore
+from lmstudio_bridge.agent.tool_executor import ToolExecutor
+from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import CallFinished, CallStarted, Noticed
@@ -72,7 +73,7 @@ class MeetingTools:
 
 @dataclass
 class Case:
-    """A caller put together from fakes."""
+    """An executor put together from fakes."""
 
     tools: ToolRunner = field(default_factory=lambda: answering(ToolResult("done")))
     policy: Policy = field(default_factory=lambda: Policy("write"))
@@ -82,21 +83,23 @@ class Case:
     recorder: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
-        toolbox = Toolbox([READ, WRITE, ODD, *self.more])
-        self.selection = Selection(toolbox.offers, "read", max_tools=self.max_tools)
-        self.caller = Caller(
+        toolbox = ToolSet([READ, WRITE, ODD, *self.more])
+        self.selection = ToolSelection(toolbox.tools, "read", max_tools=self.max_tools)
+        self.executor = ToolExecutor(
             self.tools,
-            toolbox=toolbox,
+            tool_set=toolbox,
             policy=self.policy,
-            shelf=Shelf(self.limit),
+            store=ResultStore(self.limit),
             selection=self.selection,
             tell=self.recorder.emit,
-            filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
-            clock=ManualClock(),
+            options=RunOptions(
+                filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
+                clock=ManualClock(),
+            ),
         )
 
     async def answer(self, turn: Sequence[ToolCall]) -> list[ToolResult]:
-        return await self.caller.answer_turn(1, turn)
+        return await self.executor.execute(1, turn)
 
 
 def answering(result: ToolResult | BaseException) -> FakeTools:
@@ -270,21 +273,21 @@ async def test_a_call_that_the_policy_refuses_is_not_sent(name: str) -> None:
 async def test_a_tool_that_was_taken_away_is_not_run_any_more() -> None:
     """A model goes on to call what stands in its history, offered or not."""
     given = Case(tools := answering(ToolResult("done")))
-    given.selection.take_away({"fs__read"})
+    given.selection.remove({"fs__read"})
 
     results = await given.answer(calls(("read", "a"), ("write", "a")))
 
-    assert results == [ToolResult(TAKEN_AWAY, is_error=True), ToolResult("done")]
+    assert results == [ToolResult(TOOL_REMOVED, is_error=True), ToolResult("done")]
     assert tools.sent == [Sent("fs", "write", {"path": "a"})]
 
 
 async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() -> None:
     given = Case(tools := answering(ToolResult("done")))
-    given.selection.take_away({"fs__read"})
+    given.selection.remove({"fs__read"})
 
     results = await given.answer([ToolCall("c1", "Fs__READ", '{"path": "a"}')])
 
-    assert (results, tools.sent) == ([ToolResult(TAKEN_AWAY, is_error=True)], [])
+    assert (results, tools.sent) == ([ToolResult(TOOL_REMOVED, is_error=True)], [])
 
 
 @pytest.mark.parametrize(
@@ -376,7 +379,7 @@ async def test_other_errors_get_no_such_advice() -> None:
 
 async def test_a_tool_that_was_taken_away_is_not_advised() -> None:
     given = Case(answering(ToolResult("ENOENT", is_error=True)), more=(LIST,))
-    given.selection.take_away({"fs__list"})
+    given.selection.remove({"fs__list"})
 
     [result] = await given.answer(calls(("read", "a")))
 

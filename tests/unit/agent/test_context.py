@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits
 from lmstudio_bridge.agent.prompts import GOING_ON, IMAGES
-from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.events import ResultsShrunk
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -47,7 +48,7 @@ async def results_after(*counted: int, context_length: int | None) -> tuple[list
         Conversation(OPENING),
         model=model,
         tools=FakeTools({("fs", "read"): ToolResult(RESULT)}),
-        toolbox=Toolbox([READ]),
+        tool_set=ToolSet([READ]),
         policy=Policy("write"),
         limits=Limits(20, 3_600, 10_000, context_length=context_length),
         emit=recorder.emit,
@@ -81,7 +82,7 @@ async def test_images_are_shown_only_to_a_model_that_sees(vision: bool) -> None:
         Conversation(OPENING),
         model=model,
         tools=FakeTools({("fs", "read"): result}),
-        toolbox=Toolbox([READ]),
+        tool_set=ToolSet([READ]),
         policy=Policy("write"),
         limits=Limits(20, 3_600, 10_000, vision=vision),
         emit=Recorder().emit,

@@ -142,7 +142,7 @@ def test_what_a_history_knows_of_itself_is_what_its_messages_say(steps: list[Mes
             elif step % 3:
                 conversation.drop_last(min(step, len(conversation.messages) - 1))
             else:
-                conversation.shrink(to_chars=step, fold=lambda message, call, room: f"{len(message.text)}")
+                conversation.shrink(to_chars=step, compact=lambda message, call, room: f"{len(message.text)}")
         except ValueError:
             continue
 

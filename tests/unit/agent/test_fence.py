@@ -1,4 +1,4 @@
-"""What comes from outside cannot get out of its fence, and holds nothing that cannot be seen."""
+"""What comes from outside cannot get out of its delimiter, and holds nothing that cannot be seen."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import EMPTY_TURN
-from lmstudio_bridge.agent.tools import Toolbox
-from lmstudio_bridge.agent.untrusted import Fence, TextFilters, new_fence
+from lmstudio_bridge.agent.tools import ToolSet
+from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.messages import SystemMessage, UserMessage
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.text import clean_text
 from tests.support.fakes import FakeTools, Recorder, ScriptedModel, say
 
-FENCE = Fence("gkvztwxm")
+DELIMITER = Delimiter("gkvztwxm")
 
 
 def test_a_text_stands_between_two_lines_that_name_the_mark() -> None:
-    assert FENCE.wrap("one\ntwo") == "Data, up to the line gkvztwxm:\none\ntwo\ngkvztwxm"
+    assert DELIMITER.wrap("one\ntwo") == "Data, up to the line gkvztwxm:\none\ntwo\ngkvztwxm"
 
 
 @given(
@@ -32,7 +33,7 @@ def test_a_text_stands_between_two_lines_that_name_the_mark() -> None:
 )
 def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
     """Also a server that has seen the mark, because the model copied it into a call, gets no further (ours)."""
-    wrapped = FENCE.wrap(text)
+    wrapped = DELIMITER.wrap(text)
 
     assert wrapped.lower().count("gkvztwxm") == 2
     assert wrapped.startswith("Data, up to the line gkvztwxm:\n")
@@ -42,22 +43,22 @@ def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
 @pytest.mark.parametrize("spelling", ["SKVZTWXM", "\u017fkvztwxm", "s\u212avztwxm"])
 def test_a_mark_is_found_in_every_spelling_that_counts_as_the_same(spelling: str) -> None:
     """The long s and the sign for Kelvin are other cases of s and k (Unicode)."""
-    fence = Fence("skvztwxm")
+    delimiter = Delimiter("skvztwxm")
 
-    assert fence.wrap(f"a {spelling} b") == fence.wrap("a … b")
-    assert fence.take_out(f"It says:\nData, up to the line {spelling}:\na\n{spelling}\n") == "It says:\na\n"
+    assert delimiter.wrap(f"a {spelling} b") == delimiter.wrap("a … b")
+    assert delimiter.take_out(f"It says:\nData, up to the line {spelling}:\na\n{spelling}\n") == "It says:\na\n"
 
 
 def test_the_mark_of_each_run_is_another_and_no_number() -> None:
-    marks = {new_fence().mark for _ in range(100)}
+    marks = {new_delimiter().mark for _ in range(100)}
 
     assert len(marks) == 100
     assert all(re.fullmatch("[ghjkmnpqrstvwxyz]{8}", mark) for mark in marks)
 
 
 def test_a_fence_that_the_model_copied_is_taken_out_of_its_answer() -> None:
-    assert FENCE.take_out(f"It says:\n{FENCE.wrap('heron-42')}\nDone.") == "It says:\nheron-42\nDone."
-    assert FENCE.take_out("The word gkvztwxm is mine.") == "The word gkvztwxm is mine."
+    assert DELIMITER.take_out(f"It says:\n{DELIMITER.wrap('heron-42')}\nDone.") == "It says:\nheron-42\nDone."
+    assert DELIMITER.take_out("The word gkvztwxm is mine.") == "The word gkvztwxm is mine."
 
 
 @pytest.mark.parametrize(
@@ -90,18 +91,18 @@ def test_a_cleaned_text_is_clean(text: str) -> None:
 
 async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
     """Seen with a 0.5B model on a real engine."""
-    fence = Fence("ghjkmnpq")
+    delimiter = Delimiter("ghjkmnpq")
     model = ScriptedModel(say("Data, up to the line ghjkmnpq:"), say("It is 14:31."))
 
     outcome = await run(
         Conversation((SystemMessage("Use tools."), UserMessage("How late is it?"))),
         model=model,
         tools=FakeTools(),
-        toolbox=Toolbox([]),
+        tool_set=ToolSet([]),
         policy=Policy(),
         limits=Limits(10, 3_600, 10_000),
         emit=Recorder().emit,
-        filters=TextFilters(fence=fence),
+        options=RunOptions(filters=TextFilters(delimiter=delimiter)),
     )
 
     assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is 14:31.", 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.json_calls import answer_under_way, describe_tools, grammar_turns, read_reply, reply_schema
+from lmstudio_bridge.agent.json_calls import describe_tools, json_turns, partial_answer, read_reply, reply_schema
 from lmstudio_bridge.agent.prompts import GOING_ON
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -84,7 +84,7 @@ def test_an_answer_is_read_as_it_was_written(answer: str, data: st.DataObject) -
 @given(st.text() | st.text(st.sampled_from('{}[]",:\\ucalnswermt 10\n'), max_size=60))
 def test_any_text_is_read_or_not_and_never_an_error(text: str) -> None:
     assert read(text) is None or isinstance(read(text), Completion)
-    answer_under_way(text)
+    partial_answer(text)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_any_cut_of_an_answer_gives_its_beginning(answer: str, data: st.DataObje
     whole = spelled({"answer": answer}, data)
     clean = answer.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
-    shown = [answer_under_way(whole[:end]) for end in range(len(whole) + 1)]
+    shown = [partial_answer(whole[:end]) for end in range(len(whole) + 1)]
 
     assert all(clean.startswith((text, text.removesuffix("\ufffd"))) for text in shown)
     assert shown[-1] == clean
@@ -148,7 +148,7 @@ def test_any_cut_of_an_answer_gives_its_beginning(answer: str, data: st.DataObje
 @given(characters, st.data())
 def test_what_is_shown_of_an_answer_only_grows(answer: str, data: st.DataObject) -> None:
     whole = spelled({"answer": answer}, data)
-    shown = [answer_under_way(whole[:end]) for end in range(len(whole) + 1)]
+    shown = [partial_answer(whole[:end]) for end in range(len(whole) + 1)]
 
     assert all(answer.startswith(text) for text in shown)
     assert [len(text) for text in shown] == sorted(len(text) for text in shown)
@@ -156,7 +156,7 @@ def test_what_is_shown_of_an_answer_only_grows(answer: str, data: st.DataObject)
 
 @pytest.mark.parametrize("text", ["", "{", '{"answer"', '{"answer": 5', '{"call": "f", "arguments": {}}', "Hello."])
 def test_nothing_is_shown_of_what_is_no_answer(text: str) -> None:
-    assert answer_under_way(text) == ""
+    assert partial_answer(text) == ""
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def test_calls_and_results_become_turns_in_the_form_that_is_asked_for() -> None:
         UserMessage("And now?"),
     )
 
-    assert grammar_turns(messages, [READ]) == [
+    assert json_turns(messages, [READ]) == [
         SystemMessage(f"Use tools.\n{describe_tools([READ])}"),
         TASK,
         AssistantMessage('{"call": "fs__read", "arguments": { "path":"a" }}\n{"call": "fs__read", "arguments": {}}'),
@@ -359,18 +359,18 @@ def test_what_stands_for_a_lost_turn_is_not_shown_as_an_answer() -> None:
     """A 0.5B model gave it as its own answer afterwards."""
     messages = (TASK, call(("c1", "{}")), ToolMessage("c1", "hello"), AssistantMessage(GOING_ON), UserMessage("Go on."))
 
-    assert grammar_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nhello\n\nGo on.")
+    assert json_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nhello\n\nGo on.")
 
 
 def test_images_stay_in_the_turn_that_they_came_in() -> None:
     one, two = Image("b25l", "image/png"), Image("dHdv", "image/png")
     messages = (SYSTEM, TASK, call(("c1", "{}")), ToolMessage("c1", "shown"), UserMessage("Look.", (one, two)))
 
-    assert grammar_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nshown\n\nLook.", (one, two))
+    assert json_turns(messages, [READ])[-1] == UserMessage("Result of fs__read:\nshown\n\nLook.", (one, two))
 
 
 def test_a_history_without_instructions_gets_some() -> None:
-    assert grammar_turns([TASK], [READ]) == [SystemMessage(describe_tools([READ])), TASK]
+    assert json_turns([TASK], [READ]) == [SystemMessage(describe_tools([READ])), TASK]
 
 
 @given(
@@ -402,7 +402,7 @@ def test_turns_are_system_then_user_and_assistant_and_no_result_is_lost(offered:
     if not any(isinstance(message, UserMessage) for message in history):
         return
 
-    turns = grammar_turns(history, [READ])
+    turns = json_turns(history, [READ])
 
     assert [type(turn) for turn in turns] == kinds_of(len(turns))
     assert isinstance(turns[-1], UserMessage)

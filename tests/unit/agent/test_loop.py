@@ -11,10 +11,11 @@ import anyio
 import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
-from lmstudio_bridge.agent.result_store import SHELF_SPECS
-from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.result_store import RESULT_TOOLS
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
@@ -89,7 +90,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(OPENING)
-        self.toolbox = Toolbox([READ, WRITE])
+        self.tool_set = ToolSet([READ, WRITE])
         self.recorder = Recorder()
         self.tally = Tally()
 
@@ -98,14 +99,16 @@ class Case:
             self.conversation,
             model=self.model,
             tools=self.tools,
-            toolbox=self.toolbox,
+            tool_set=self.tool_set,
             policy=self.policy,
             limits=self.limits,
             emit=self.sink or self.recorder.emit,
             tally=self.tally,
-            filters=TextFilters(redact=self.redact, split_reasoning=split_reasoning),
-            clock=self.clock,
-            finish_timeout=self.finish_timeout,
+            options=RunOptions(
+                filters=TextFilters(redact=self.redact, split_reasoning=split_reasoning),
+                clock=self.clock,
+                finish_timeout=self.finish_timeout,
+            ),
         )
 
     def results(self) -> list[str]:
@@ -210,8 +213,7 @@ async def test_requests_only_grow_and_offer_the_very_same_tools() -> None:
     for before, after in itertools.pairwise(asked):
         assert after.messages[: len(before.messages)] == before.messages
         assert all(new is old for new, old in zip(after.messages, before.messages, strict=False))
-        assert after.tools is before.tools
-        assert after.tools == (*given.toolbox.specs, *SHELF_SPECS)
+        assert after.tools == (*given.tool_set.specs, *RESULT_TOOLS)
 
 
 async def test_arguments_are_replayed_as_the_model_wrote_them() -> None:
@@ -723,13 +725,12 @@ async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
         given.conversation,
         model=given.model,
         tools=given.tools,
-        toolbox=given.toolbox,
+        tool_set=given.tool_set,
         policy=given.policy,
         limits=given.limits,
         emit=given.recorder.emit,
         tally=given.tally,
-        clock=given.clock,
-        started_at=-10.0,
+        options=RunOptions(clock=given.clock, started_at=-10.0),
     )
 
     assert outcome == Outcome(

@@ -6,33 +6,34 @@ import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
-from lmstudio_bridge.agent.loop import Limits, run
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.repetition import Step
-from lmstudio_bridge.agent.result_store import SHELF_SPECS
-from lmstudio_bridge.agent.tools import FIND_TOOLS, Toolbox
+from lmstudio_bridge.agent.result_store import RESULT_TOOLS
+from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSet
 from lmstudio_bridge.messages import ServerTool, SystemMessage, ToolResult, UserMessage
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Recorder, Reply, ScriptedModel, call, say
 
-OWN = [spec.name for spec in SHELF_SPECS]
-TAKE_AWAY = Strategy("native", Step.TAKE_AWAY, "for this test")
+OWN = [spec.name for spec in RESULT_TOOLS]
+REMOVE_TOOL = Strategy("native", Step.REMOVE_TOOL, "for this test")
 
 
 async def offers(
     *replies: Reply, tools: str, strategy: Strategy = NATIVE, tool_chars: int | None = None
 ) -> list[list[str]]:
     """The names that each request offered."""
-    toolbox = Toolbox(ServerTool("s", name, f"Does {name}.") for name in tools)
+    toolbox = ToolSet(ServerTool("s", name, f"Does {name}.") for name in tools)
     model = ScriptedModel(*replies)
     await run(
         Conversation((SystemMessage("Use tools."), UserMessage(f"Do {tools[0]}."))),
         model=model,
         tools=FakeTools({("s", name): ToolResult("done") for name in tools}),
-        toolbox=toolbox,
+        tool_set=toolbox,
         policy=Policy("write"),
         limits=Limits(20, 3_600, 1_000, tool_chars=tool_chars),
         emit=Recorder().emit,
-        strategy=strategy,
+        options=RunOptions(strategy=strategy),
     )
     return [[spec.name for spec in asked.tools] for asked in model.asked]
 
@@ -43,7 +44,7 @@ async def test_a_tool_that_is_taken_away_is_offered_no_more_wherever_it_stood(ta
 
     all_of_them = ["s__b", "s__c", "s__d", *OWN]
     left = [name for name in all_of_them if name != f"s__{taken}"]
-    assert await offers(repeated, repeated, say("Done."), tools="bcd", strategy=TAKE_AWAY) == [
+    assert await offers(repeated, repeated, say("Done."), tools="bcd", strategy=REMOVE_TOOL) == [
         all_of_them,
         all_of_them,
         left,
@@ -53,7 +54,7 @@ async def test_a_tool_that_is_taken_away_is_offered_no_more_wherever_it_stood(ta
 async def test_the_only_tool_can_be_taken_away() -> None:
     repeated = call(("s__b", "{}"))
 
-    assert (await offers(repeated, repeated, say("Done."), tools="b", strategy=TAKE_AWAY))[-1] == OWN
+    assert (await offers(repeated, repeated, say("Done."), tools="b", strategy=REMOVE_TOOL))[-1] == OWN
 
 
 async def test_tools_that_are_found_are_offered_from_the_next_round_on_after_all_others() -> None:

@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.tool_ranking import MAX_KNOWN_TEXT, Index, known_words, tool_words, words_of_piece
+from lmstudio_bridge.agent.tool_ranking import Index, tool_words
 
 words = ["read", "reads", "reading", "folder", "dir", "the", "of", "12", "3x", "look_up,", "renamed.", "url/query"]
 texts = st.lists(st.sampled_from(words) | st.text(max_size=6), max_size=12).map(" ".join)
@@ -26,7 +25,7 @@ class Ranked:
 
 def plain_words(text: str) -> list[str]:
     """The words of a text, one by one."""
-    return [each for word in re.findall(r"[a-z]+|\d+", text.lower()) for each in words_of_piece(word)]
+    return [each for word in re.findall(r"[a-z]+|\d+", text.lower()) for each in tool_words("", word, ())]
 
 
 def bm25(query: str, tools: Sequence[Ranked]) -> list[float]:
@@ -60,20 +59,3 @@ def test_a_tool_has_the_words_of_its_description_and_parameters_and_three_times_
     found = tool_words(name, description, parameters)
 
     assert list(found) == plain_words(f"{description} {' '.join(parameters)}") + plain_words(name) * 3
-
-
-@pytest.mark.parametrize(("length", "kept"), [(-1, 1), (0, 1), (1, 0)])
-def test_words_of_a_tool_are_kept_for_the_next_one_unless_its_text_is_long(length: int, kept: bool) -> None:
-    known_words.cache_clear()
-    text = "x" * (MAX_KNOWN_TEXT + length - 1)  # and a space before the parameters, of which there are none
-
-    assert tool_words("", text, ()) == (text,)
-    assert known_words.cache_info().currsize == kept
-
-
-def test_words_of_a_task_are_not_kept() -> None:
-    ranked = [Ranked("a", tool_words("a", "Reads.", ()))]
-    known_words.cache_clear()
-
-    assert Index(ranked).scores("the word of the king is reading")[0] > 0
-    assert known_words.cache_info().currsize == 0

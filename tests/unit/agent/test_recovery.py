@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.reply_checks import LOST_CALL, Verdict, is_unfounded, judge_reply, plain_turns
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, ReplyKind, classify_reply, is_unfounded, plain_turns
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -46,22 +46,22 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion(""), "empty"),
     ],
 )
-def test_a_reply_amounts_to(reply: Completion, verdict: Verdict) -> None:
-    assert judge_reply(reply, tools_offered=True) == verdict
+def test_a_reply_amounts_to(reply: Completion, verdict: ReplyKind) -> None:
+    assert classify_reply(reply, tools_offered=True) == verdict
 
 
 @pytest.mark.parametrize("text", ["I'll look at the file first.", "Let me read the notes first:"])
 @pytest.mark.parametrize("usage", [COUNTED, ZEROS])
 def test_no_call_can_be_lost_where_no_tool_was_offered(text: str, usage: Usage) -> None:
-    assert judge_reply(Completion(text, usage=usage), tools_offered=False) == "answer"
+    assert classify_reply(Completion(text, usage=usage), tools_offered=False) == "answer"
 
 
 @pytest.mark.parametrize(("length", "verdict"), [(399, "announced"), (400, "announced"), (401, "answer")])
-def test_a_long_text_is_an_answer_however_it_ends(length: int, verdict: Verdict) -> None:
+def test_a_long_text_is_an_answer_however_it_ends(length: int, verdict: ReplyKind) -> None:
     ending = "\nLet me read:"
     text = "x" * (length - len(ending)) + ending
 
-    assert judge_reply(Completion(text, usage=COUNTED), tools_offered=True) == verdict
+    assert classify_reply(Completion(text, usage=COUNTED), tools_offered=True) == verdict
 
 
 @pytest.mark.parametrize(

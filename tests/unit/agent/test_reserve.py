@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.tools import FIND_TOOLS, PreparedCall, Reserve, Selection, Toolbox, finding_specs
+from lmstudio_bridge.agent.tools import (
+    FIND_TOOLS,
+    PreparedCall,
+    ToolSelection,
+    ToolSet,
+    UnstartedServers,
+    finding_specs,
+)
 from lmstudio_bridge.errors import DownstreamError, ServerStartError
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 NOW = ServerTool("clock", "now", "What time it is in a city.")
 SEND = ServerTool("mail", "send", "Send a letter to somebody.")
-READ = Toolbox([ServerTool("fs", "read_file", "Read a file.")]).offers[0]
+READ = ToolSet([ServerTool("fs", "read_file", "Read a file.")]).tools[0]
 
 
-def reserve(*tools: ServerTool, fails: bool = False) -> tuple[Reserve, list[str]]:
+def reserve(*tools: ServerTool, fails: bool = False) -> tuple[UnstartedServers, list[str]]:
     """A reserve, and the servers that it has started."""
     started: list[str] = []
     of = {name: [tool for tool in tools if tool.server == name] for name in {tool.server: None for tool in tools}}
@@ -24,7 +31,7 @@ def reserve(*tools: ServerTool, fails: bool = False) -> tuple[Reserve, list[str]
             raise ServerStartError("It broke.", server=server)
         return tuple(of[server])
 
-    return Reserve(of, start=start), started
+    return UnstartedServers(of, start=start), started
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ async def test_a_server_is_started_once() -> None:
 
     assert kept.server_of("clock__now") == "clock"
     assert await kept.start("clock") == (NOW,)
-    assert (kept.servers, started) == (("mail",), ["clock"])
+    assert (kept.names, started) == (("mail",), ["clock"])
     assert kept.server_of("clock__now") is None
     assert kept.fitting("time", ()) == ()
 
@@ -66,31 +73,31 @@ async def test_a_server_that_does_not_start_is_not_tried_again() -> None:
 
     with pytest.raises(DownstreamError):
         await kept.start("clock")
-    assert kept.servers == ()
+    assert kept.names == ()
 
 
 def test_tools_that_come_later_keep_the_names_and_the_order_of_the_others() -> None:
-    toolbox = Toolbox([SEND])
+    toolbox = ToolSet([SEND])
     taken = ServerTool("Mail", "send", "Another.")
 
     added = toolbox.add([taken, NOW])
 
     names = [spec.name for spec in toolbox.specs]
     assert names[0] == "mail__send"
-    assert names[1:] == [spec.name for spec in added]
-    assert [spec.description for spec in added] == ["Another.", "What time it is in a city."]
+    assert names[1:] == [tool.name for tool in added]
+    assert [tool.spec.description for tool in added] == ["Another.", "What time it is in a city."]
     prepared = [toolbox.prepare_call(ToolCall("c1", name, "{}")) for name in names]
     assert [each.tool for each in prepared if isinstance(each, PreparedCall)] == [SEND, taken, NOW]
 
 
 def test_a_selection_finds_tools_that_come_later_and_offers_none_unasked() -> None:
-    toolbox = Toolbox([SEND])
-    selection = Selection(toolbox.offers, "Send a letter.")
+    toolbox = ToolSet([SEND])
+    selection = ToolSelection(toolbox.tools, "Send a letter.")
     before = selection.offered
 
     selection.add(toolbox.add([NOW]))
 
-    assert selection.offered is before
+    assert selection.offered == before
     assert [spec.name for spec in selection.hidden] == ["clock__now"]
     assert [spec.name for spec in selection.find("time")] == ["clock__now"]
     assert selection.hidden == ()
@@ -100,7 +107,7 @@ def test_a_selection_finds_tools_that_come_later_and_offers_none_unasked() -> No
 def test_find_tools_says_of_which_servers_it_finds_tools(count: int, end: str) -> None:
     kept, _ = reserve(*(ServerTool(f"s{number}", "now") for number in range(count)))
 
-    [spec] = finding_specs(Selection((), ""), kept)
+    [spec] = finding_specs(ToolSelection((), ""), kept)
     assert spec.description.startswith(FIND_TOOLS.description)
     assert spec.description.endswith(end)
     assert (spec.name, spec.parameters) == (FIND_TOOLS.name, FIND_TOOLS.parameters)
@@ -110,6 +117,6 @@ def test_find_tools_says_of_which_servers_it_finds_tools(count: int, end: str) -
 def test_find_tools_is_offered_where_there_is_something_to_find(
     most: int | None, finding: tuple[ToolSpec, ...]
 ) -> None:
-    selection = Selection(Toolbox([NOW, SEND]).offers, "time", max_tools=most)
+    selection = ToolSelection(ToolSet([NOW, SEND]).tools, "time", max_tools=most)
 
     assert finding_specs(selection, None) == finding

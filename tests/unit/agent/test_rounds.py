@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.conversation import Conversation, Folder
+from lmstudio_bridge.agent.conversation import Compactor, Conversation
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
-from lmstudio_bridge.agent.model_request import Asker
+from lmstudio_bridge.agent.model_request import ModelRequester
+from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
-from lmstudio_bridge.agent.result_store import Shelf
+from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
@@ -66,7 +67,7 @@ CUT_THOUGHT = Completion("", "Hm", finish_reason="length", model="tiny", usage=U
 
 @dataclass
 class Case:
-    """An asker with its model, its conversation, and what it told."""
+    """A requester with its model, its conversation, and what it told."""
 
     model: ChatModel
     max_tokens: int | None = None
@@ -76,19 +77,20 @@ class Case:
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(self.history)
-        self.asker = Asker(
+        self.requester = ModelRequester(
             self.model,
-            folder=Folder(self.conversation, shelf=Shelf(10_000), tell=self.recorder.emit),
+            compactor=Compactor(self.conversation, store=ResultStore(10_000), tell=self.recorder.emit),
             tell=self.recorder.emit,
-            max_rounds=5,
-            max_tokens=self.max_tokens,
-            strategy=self.strategy,
-            filters=TextFilters(split_reasoning=split_reasoning),
-            clock=ManualClock(),
+            limits=Limits(5, 3_600, 10_000, max_tokens=self.max_tokens),
+            options=RunOptions(
+                strategy=self.strategy,
+                filters=TextFilters(split_reasoning=split_reasoning),
+                clock=ManualClock(),
+            ),
         )
 
     async def ask(self, number: int = 1, *, offered: Sequence[ToolSpec] = (READ,)) -> Completion:
-        return await self.asker.ask(number, self.conversation, offered)
+        return await self.requester.request(number, self.conversation, offered)
 
     def told(self) -> list[str]:
         return [event.notice.text for event in self.recorder.events if isinstance(event, Noticed)]
@@ -379,7 +381,7 @@ async def test_the_text_so_far_is_that_of_the_newest_reply_without_its_thinking(
     with pytest.raises(ModelLostError):
         await given.ask()
 
-    assert given.asker.text_under_way() == "It is"
+    assert given.requester.partial_text() == "It is"
 
 
 async def test_a_whole_reply_leaves_no_text_under_way() -> None:
@@ -387,7 +389,7 @@ async def test_a_whole_reply_leaves_no_text_under_way() -> None:
 
     await given.ask()
 
-    assert given.asker.text_under_way() == ""
+    assert given.requester.partial_text() == ""
 
 
 class BreakingModel(ScriptedModel):
@@ -415,5 +417,5 @@ async def test_a_broken_text_is_kept_until_the_next_one_comes(texts: list[str], 
     with pytest.raises(ModelLoadError):
         await given.ask()
 
-    assert given.asker.text_under_way() == so_far
+    assert given.requester.partial_text() == so_far
     assert given.told() == ["Lost."] * len(texts)

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, SchemaWork, object_schema
+from lmstudio_bridge.agent import schemas as cleaning
+from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, SchemaWork
+from lmstudio_bridge.messages import JSONObject
 
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 
@@ -38,6 +40,10 @@ def assert_plain(schema: dict[str, Any]) -> None:
         assert node.get("type", "string") in TYPES
         assert set(node.get("required", [])) <= set(node.get("properties", {}))
         assert len(node.get("anyOf", [{}, {}])) > 1
+
+
+def object_schema(schema: JSONObject, *, work: SchemaWork | None = None) -> dict[str, Any]:
+    return cleaning.object_schema(schema, work=work).parameters
 
 
 def property_of(schema: dict[str, Any], **root: Any) -> Any:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.schemas import SchemaWork
-from lmstudio_bridge.agent.tools import FIND_TOOLS, KnownTool, Offer, Selection
-from lmstudio_bridge.messages import ToolCall, ToolSpec
+from lmstudio_bridge.agent.tools import FIND_TOOLS, Tool, ToolSelection, make_tool
+from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
@@ -35,12 +35,20 @@ def size(*specs: ToolSpec) -> int:
     return sum(len(spec.name) + len(spec.description) + len(json.dumps(spec.parameters)) for spec in specs)
 
 
-def offers(specs: Sequence[ToolSpec]) -> list[Offer]:
-    return [Offer(KnownTool(spec.name, spec.description, spec.parameters), SchemaWork()) for spec in specs]
+def tools(specs: Sequence[ToolSpec]) -> list[Tool]:
+    return [
+        make_tool(
+            ServerTool("s", "t", "", spec.parameters),
+            name=spec.name,
+            description=spec.description,
+            work=SchemaWork(),
+        )
+        for spec in specs
+    ]
 
 
-def select(specs: Sequence[ToolSpec], task: str, **options: Any) -> Selection:
-    return Selection(offers(specs), task, **options)
+def select(specs: Sequence[ToolSpec], task: str, **options: Any) -> ToolSelection:
+    return ToolSelection(tools(specs), task, **options)
 
 
 def names(specs: tuple[ToolSpec, ...]) -> list[str]:
@@ -168,13 +176,15 @@ def test_the_limits_hold_and_the_choice_is_always_the_same(
 def test_the_choice_is_the_same_in_every_process() -> None:
     """Python orders sets of words otherwise in each process, and sums of floats depend on their order."""
     code = (
-        "from lmstudio_bridge.agent.tools import Selection;"
-        "from lmstudio_bridge.agent.tools import Toolbox;"
+        "from lmstudio_bridge.agent.tool_ranking import Index;"
+        "from lmstudio_bridge.agent.tools import ToolSelection;"
+        "from lmstudio_bridge.agent.tools import ToolSet;"
         "from lmstudio_bridge.messages import ServerTool;"
         "words = 'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu'.split();"
         "tools = [ServerTool('s', f't{n}', ' '.join(words[n % 5:] + words[:n % 7])) for n in range(40)];"
-        "s = Selection(Toolbox(tools).offers, ' '.join(words), best_first=True);"
-        "print([spec.name for spec in s.offered], list(map(repr, s._index.scores(' '.join(words)))))"
+        "s = ToolSelection(ToolSet(tools).tools, ' '.join(words), best_first=True);"
+        "scores = Index(ToolSet(tools).tools).scores(' '.join(words));"
+        "print([spec.name for spec in s.offered], list(map(repr, scores)))"
     )
     seen = {
         subprocess.run(
@@ -198,7 +208,7 @@ def test_two_hundred_tools_are_ranked() -> None:
 # -- finding more -----------------------------------------------------------------------------------------------------
 
 
-def find(selection: Selection, arguments: str) -> tuple[str, bool] | None:
+def find(selection: ToolSelection, arguments: str) -> tuple[str, bool] | None:
     return selection.answer(ToolCall("c1", "find_tools", arguments))
 
 
@@ -217,7 +227,7 @@ def test_tools_that_are_found_come_after_those_that_were_there() -> None:
 
 
 @pytest.mark.parametrize("query", ["time", "dragons", "", "the"])
-def test_a_search_that_brings_nothing_new_leaves_the_offer_the_very_same(query: str) -> None:
+def test_a_search_that_brings_nothing_new_leaves_the_offer_as_it_was(query: str) -> None:
     selection = select(ALL, "What time is it in this city?", max_tools=1)
     before = selection.offered
 
@@ -225,7 +235,7 @@ def test_a_search_that_brings_nothing_new_leaves_the_offer_the_very_same(query: 
         "No other tool fits that. Use the ones that you have.",
         False,
     )
-    assert selection.offered is before
+    assert selection.offered == before
 
 
 @pytest.mark.parametrize(("fitting", "brought"), [(4, 4), (5, 5), (6, 5)])
@@ -258,14 +268,14 @@ def test_calls_of_other_tools_are_not_answered_here() -> None:
     assert FIND_TOOLS.name == "find_tools"
 
 
-def test_a_tool_that_was_taken_away_is_not_found_again() -> None:
+def test_a_tool_that_was_removed_is_not_found_again() -> None:
     selection = select(ALL, "time")
 
-    selection.take_away({"mail__send", "find_tools"})
+    selection.remove({"mail__send", "find_tools"})
 
     assert selection.find("send a letter") == ()
     assert selection.offered == (READ, TIME, WRITE)
-    assert [selection.is_taken_away(name) for name in ("mail__send", "time__now")] == [True, False]
+    assert [selection.is_removed(name) for name in ("mail__send", "time__now")] == [True, False]
 
 
 @given(toolboxes, st.lists(texts, max_size=4))

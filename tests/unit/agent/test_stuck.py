@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.repetition import Circle, CircleWatch, MadeCall, Step
+from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
 
 AGAIN = "You called {} again with the same arguments, and the result was the same."
 CIRCLE = "You go in a circle: {}, with the same arguments and the same results."
@@ -23,28 +23,28 @@ def failed(name: str, arguments: str, error: str = "ENOENT") -> tuple[MadeCall, 
     return turn(name, arguments, error, is_error=True)
 
 
-def watch(*turns: tuple[MadeCall, ...], first_step: Step = Step.REMIND) -> list[Circle | None]:
+def watch(*turns: tuple[MadeCall, ...], first_step: Step = Step.REMIND) -> list[Repetition | None]:
     """What each turn brought."""
-    watching = CircleWatch(first_step=first_step)
+    watching = RepetitionDetector(first_step=first_step)
     return [watching.add_turn(each) for each in turns]
 
 
-def steps(found: Sequence[Circle | None]) -> list[Step | None]:
+def steps(found: Sequence[Repetition | None]) -> list[Step | None]:
     return [circle.step if circle else None for circle in found]
 
 
 def test_the_same_call_with_the_same_result_is_noticed_the_second_time() -> None:
-    assert watch(turn("a"), turn("a")) == [None, Circle(Step.REMIND, 1, ("a",), AGAIN.format("a"))]
+    assert watch(turn("a"), turn("a")) == [None, Repetition(Step.REMIND, 1, ("a",), AGAIN.format("a"))]
 
 
 def test_each_further_repetition_counts_and_gets_the_next_step() -> None:
     assert watch(*[turn("a")] * 6) == [
         None,
-        Circle(Step.REMIND, 1, ("a",), AGAIN.format("a")),
-        Circle(Step.PRUNE, 2, ("a",), AGAIN.format("a")),
-        Circle(Step.TAKE_AWAY, 3, ("a",), AGAIN.format("a")),
-        Circle(Step.ANSWER_NOW, 4, ("a",), AGAIN.format("a")),
-        Circle(Step.ANSWER_NOW, 5, ("a",), AGAIN.format("a")),
+        Repetition(Step.REMIND, 1, ("a",), AGAIN.format("a")),
+        Repetition(Step.PRUNE, 2, ("a",), AGAIN.format("a")),
+        Repetition(Step.REMOVE_TOOL, 3, ("a",), AGAIN.format("a")),
+        Repetition(Step.ANSWER_NOW, 4, ("a",), AGAIN.format("a")),
+        Repetition(Step.ANSWER_NOW, 5, ("a",), AGAIN.format("a")),
     ]
 
 
@@ -54,7 +54,7 @@ def test_a_cycle_of_a_few_turns_is_noticed_once_it_is_whole(length: int) -> None
     found = watch(*[turn(name) for name in names * 2])
 
     assert found[:-1] == [None] * (2 * length - 1)
-    assert found[-1] == Circle(Step.REMIND, length, (names[-1],), CIRCLE.format(", ".join(names)))
+    assert found[-1] == Repetition(Step.REMIND, length, (names[-1],), CIRCLE.format(", ".join(names)))
 
 
 def test_a_cycle_of_four_turns_is_no_circle() -> None:
@@ -73,14 +73,14 @@ def test_a_turn_of_several_calls_repeats_only_as_a_whole_and_in_its_order() -> N
     both, turned = turn("a") + turn("b"), turn("b") + turn("a")
 
     assert watch(both, turned, turn("a")) == [None] * 3
-    assert watch(both, both)[1] == Circle(Step.REMIND, 1, ("a", "b"), AGAIN.format("a, b"))
+    assert watch(both, both)[1] == Repetition(Step.REMIND, 1, ("a", "b"), AGAIN.format("a, b"))
 
 
 @pytest.mark.parametrize("times", [2, 3, 4])
 def test_the_same_error_of_a_tool_is_noticed_the_third_time_whatever_the_arguments(times: int) -> None:
     found = watch(*[failed("a", f"{n}") for n in range(times)])
 
-    expected = [None, None, *[Circle(Step(n), 1, ("a",), FAILING.format("a")) for n in (1, 2)]]
+    expected = [None, None, *[Repetition(Step(n), 1, ("a",), FAILING.format("a")) for n in (1, 2)]]
     assert found == expected[:times]
 
 
@@ -113,13 +113,13 @@ def test_a_model_that_heeds_no_reminders_is_asked_for_the_answer_at_once_and_eac
 
 
 def test_turns_that_were_taken_out_count_no_more() -> None:
-    watching = CircleWatch()
+    watching = RepetitionDetector()
     for _ in range(3):
         found = watching.add_turn(turn("a"))
     assert found is not None
     watching.forget_turns(found.turns)
 
-    assert watching.add_turn(turn("a")) == Circle(Step.TAKE_AWAY, 1, ("a",), AGAIN.format("a"))
+    assert watching.add_turn(turn("a")) == Repetition(Step.REMOVE_TOOL, 1, ("a",), AGAIN.format("a"))
 
 
 def test_a_tool_that_only_fails_is_taken_away_before_an_answer_is_asked_for() -> None:
@@ -128,17 +128,17 @@ def test_a_tool_that_only_fails_is_taken_away_before_an_answer_is_asked_for() ->
 
     found = watch(fails, fails, fails, turn("b"), turn("b"), first_step=Step.ANSWER_NOW)
 
-    assert steps(found) == [None, Step.TAKE_AWAY, Step.ANSWER_NOW, None, Step.ANSWER_NOW]
+    assert steps(found) == [None, Step.REMOVE_TOOL, Step.ANSWER_NOW, None, Step.ANSWER_NOW]
 
 
 def test_a_search_that_finds_nothing_twice_is_taken_away_before_an_answer_is_asked_for() -> None:
     empty = (MadeCall("search", "{}", "[]", is_error=False, found_nothing=True),)
 
-    assert steps(watch(empty, empty, first_step=Step.ANSWER_NOW)) == [None, Step.TAKE_AWAY]
+    assert steps(watch(empty, empty, first_step=Step.ANSWER_NOW)) == [None, Step.REMOVE_TOOL]
 
 
 def test_nothing_to_forget_forgets_nothing() -> None:
-    watching = CircleWatch()
+    watching = RepetitionDetector()
     watching.add_turn(turn("a"))
     watching.forget_turns(0)
 
@@ -147,7 +147,7 @@ def test_nothing_to_forget_forgets_nothing() -> None:
 
 @given(st.lists(st.sampled_from("abcd"), max_size=30))
 def test_the_turns_of_a_circle_only_repeat_those_before_them(names: list[str]) -> None:
-    watching = CircleWatch()
+    watching = RepetitionDetector()
     made: list[str] = []
     for name in names:
         made.append(name)

@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 import lmstudio_bridge
-from lmstudio_bridge.agent.validation import check_schema
+from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import Outcome, Stop
 from lmstudio_bridge.mcp_client.config import read_entries
@@ -135,7 +135,7 @@ def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
             case {"permissions": {"allow": [*rules]}}:
                 assert all(str(rule).startswith("mcp__lmstudio-bridge__") for rule in rules)
             case {"type": "object"} as schema:
-                assert check_schema(schema) is None
+                OutputSchema(schema)
             case other:
                 raise AssertionError(f"nothing here reads {other}")
 

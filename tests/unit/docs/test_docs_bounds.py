@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import arguments, schemas, validation
+from lmstudio_bridge.agent import arguments, schemas
 from lmstudio_bridge.agent import conversation as results
 from lmstudio_bridge.agent import result_store as shelf
+from lmstudio_bridge.agent import structured_output as validation
 from lmstudio_bridge.agent import tool_executor as calls
-from lmstudio_bridge.agent import tool_ranking as ranking
-from lmstudio_bridge.agent import tools as known_tools
 from lmstudio_bridge.agent import tools as toolbox
 from lmstudio_bridge.lmstudio import http as transport
 from lmstudio_bridge.lmstudio import queue as slots
@@ -77,16 +76,11 @@ BOUNDS: dict[str, str] = {
     "subschemas per tool schema": f"{schemas.MAX_NODES:,}",
     "subschemas per run": f"{schemas.MAX_WORK:,}",
     "cached tool embeddings": f"{similarity.MAX_VECTORS} of one embedding model",
-    "prepared tools in memory": f"{known_tools.MAX_KNOWN:,}",
-    "tool words in memory": (
-        f"{known_tools.MAX_KEPT_WORDS:,} of one tool; {ranking.MAX_KNOWN_PIECES:,} that tools share, "
-        f"of texts of up to {ranking.MAX_KNOWN_TEXT:,} characters"
-    ),
     "tool cache on disk": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
-    "schema used for validation": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
-    "steps per validation": f"{validation.MAX_STEPS:,}",
+    "`output_schema`": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
+    "checks of one call's arguments": f"{arguments.MAX_CHECKS:,}",
+    "steps per check of an answer": f"{validation.MAX_STEPS:,}",
     "one pattern": f"{validation.MAX_PATTERN:,} characters",
-    "text matched against a pattern": f"{validation.MAX_MATCHED:,} characters",
     "patterns per `output_schema`": f"{validation.MAX_PATTERNS}",
     "file of MCP servers": f"{entries.MAX_BYTES // MI} MiB",
     "rules file": f"{rule_files.MAX_BYTES // MI} MiB",

@@ -16,7 +16,7 @@ from lmstudio_bridge.agent import tool_ranking as ranking
 from lmstudio_bridge.agent import tools as reserve
 from lmstudio_bridge.agent import tools as selection
 from lmstudio_bridge.agent.json_calls import choose_strategy
-from lmstudio_bridge.agent.result_store import SHELF_SPECS
+from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.runs import server_selection as choice
 from lmstudio_bridge.runs import server_selection as opening
 from lmstudio_bridge.runs import server_selection as similarity
@@ -66,5 +66,5 @@ def test_the_steps_against_repetition_are_in_order() -> None:
 
 
 def test_the_bridges_own_tools_are_named() -> None:
-    own = {spec.name for spec in (*SHELF_SPECS, selection.FIND_TOOLS)}
+    own = {spec.name for spec in (*RESULT_TOOLS, selection.FIND_TOOLS)}
     assert own <= set(re.findall(r"`(\w+)`", TEXT))

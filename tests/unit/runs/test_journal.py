@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, finish_run, run
-from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.loop import finish_run, run
+from lmstudio_bridge.agent.options import Limits, RunOptions
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
@@ -345,12 +346,12 @@ async def run_with(
             conversation,
             model=model,
             tools=FakeTools({("fs", "read"): result}, progress=["half"]),
-            toolbox=Toolbox([ServerTool("fs", "read")]),
+            tool_set=ToolSet([ServerTool("fs", "read")]),
             policy=Policy("write"),
             limits=Limits(max_rounds=rounds, seconds=seconds, result_chars=1_000),
             emit=emit,
             tally=tally,
-            clock=ManualClock(step=0.125),
+            options=RunOptions(clock=ManualClock(step=0.125)),
         )
     )
     if cancel:

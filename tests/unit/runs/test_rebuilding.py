@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
-from lmstudio_bridge.agent.loop import Limits, run
-from lmstudio_bridge.agent.tools import Toolbox
+from lmstudio_bridge.agent.loop import run
+from lmstudio_bridge.agent.options import Limits
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
@@ -47,7 +48,7 @@ async def record(*replies: Reply, result_chars: int = 3_000) -> list[tuple[Event
         conversation,
         model=ScriptedModel(*replies, *[say("Done.")] * 9),
         tools=FakeTools({("fs", "read"): ToolResult("x" * 2_000)}),
-        toolbox=Toolbox([READ]),
+        tool_set=ToolSet([READ]),
         policy=Policy("write"),
         limits=Limits(30, 3_600, result_chars),
         emit=emit,

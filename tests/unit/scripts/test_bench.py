@@ -37,8 +37,7 @@ BARS = {
     "memory": 1.3,
     "big-crowd": 1.3,
     "growth": 1.5,
-    "catalogue-first": 1.0,
-    "catalogue": 1.0,
+    "catalogue": 5.0,
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lmstudio_bridge.agent.conversation import Conversation, Folder
-from lmstudio_bridge.agent.model_request import Asker
-from lmstudio_bridge.agent.result_store import Shelf
-from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.agent.conversation import Compactor, Conversation
+from lmstudio_bridge.agent.model_request import ModelRequester
+from lmstudio_bridge.agent.options import Limits, RunOptions
+from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.lmstudio.queue import SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelSession
@@ -71,17 +71,15 @@ async def test_a_history_that_we_take_for_short_enough_is_shortened_after_an_ove
     conversation.add(ToolMessage("c1", "読" * 20_000))
     overflow = ContextOverflowError("It does not fit.", needed=20_300, available=16_384)
     model = ScriptedModel(overflow, say("I read it."))
-    asker = Asker(
+    requester = ModelRequester(
         model,
-        folder=Folder(conversation, shelf=Shelf(100_000), tell=Recorder().emit),
+        compactor=Compactor(conversation, store=ResultStore(100_000), tell=Recorder().emit),
         tell=Recorder().emit,
-        max_rounds=5,
-        max_tokens=None,
-        filters=TextFilters(),
-        clock=ManualClock(),
+        limits=Limits(5, 3_600, 100_000),
+        options=RunOptions(clock=ManualClock()),
     )
 
-    reply = await asker.ask(1, conversation, ())
+    reply = await requester.request(1, conversation, ())
 
     assert reply.text == "I read it."
     first, second = (sum(len(message.text) for message in asked.messages) for asked in model.asked)

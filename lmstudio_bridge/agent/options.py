@@ -1,0 +1,53 @@
+"""What a run is given besides its conversation, model and tools: limits, and how things are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
+from lmstudio_bridge.agent.tools import UnstartedServers
+from lmstudio_bridge.agent.untrusted import TextFilters
+from lmstudio_bridge.messages import JSONObject
+
+FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a run ends at the latest.
+
+    `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is
+    for one reply, `result_chars` for one tool result, `tool_chars` for names, descriptions and schemas
+    of the tools, `seconds` for the run. `context_length` is in tokens, None where it is not known;
+    `vision` says that the model sees images.
+    """
+
+    max_rounds: int
+    seconds: float
+    result_chars: int
+    max_tokens: int | None = None
+    temperature: float | None = None
+    tool_chars: int | None = None
+    context_length: int | None = None
+    vision: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out.
+
+    `strategy` is how the model is asked at first. With an `output_schema` the answer is JSON that fits it, or the
+    run has failed. `unstarted` are servers that can still be started. `started_at` is the time by `clock` at which
+    the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
+    get for the last event.
+    """
+
+    strategy: Strategy = NATIVE
+    output_schema: JSONObject | None = None
+    unstarted: UnstartedServers | None = None
+    filters: TextFilters = field(default_factory=TextFilters)
+    clock: Callable[[], float] = time.monotonic
+    started_at: float | None = None
+    finish_timeout: float = FINISH_TIMEOUT
