@@ -118,6 +118,7 @@ class ChatRequest:
     temperature: float | None = None
     reasoning_effort: str | None = None
     response_schema: JSONObject | None = None
+    tool_choice: ToolChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)

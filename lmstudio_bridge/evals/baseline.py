@@ -18,6 +18,7 @@ from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatRequest,
     Message,
     ServerConfig,
     ServerTool,
@@ -81,7 +82,7 @@ class _PlainLoop:
         messages: list[Message] = [SystemMessage(SYSTEM_PROMPT), UserMessage(text)]
         for number in range(1, max_rounds + 1):
             reply = await self._client.stream_chat_completion(
-                messages, model=self.model, tools=specs, max_tokens=self._max_tokens, recover_calls=False
+                ChatRequest(messages, tools=specs, max_tokens=self._max_tokens), model=self.model, recover_calls=False
             )
             self.rounds = number
             self.usage += reply.usage or Usage()

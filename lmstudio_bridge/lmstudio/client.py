@@ -37,12 +37,12 @@ from lmstudio_bridge.lmstudio.wire import (
     chat_request_out,
     response_request_out,
 )
-from lmstudio_bridge.messages import Completion, Delta, JSONObject, Message, OnRetry, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Message, OnRetry, ToolChoice, ToolSpec
 
 OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
 M = TypeVar("M", bound=WireModel)
 
-_MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model does
+_MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model is doing
 
 _MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | type[OpenAIModelsIn]] = {
     "/api/v1/models": NativeModelsIn,
@@ -53,7 +53,7 @@ _MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A reply of `/v1/responses`; pass `id` as `previous_response_id` to go on from it."""
+    """A reply of `/v1/responses`; pass `id` as `previous_response_id` to continue from it."""
 
     id: str
     completion: Completion
@@ -87,9 +87,9 @@ async def open_client(
 class LLMClient:
     """LM Studio's OpenAI-compatible routes, and the routes that list its models.
 
-    `model` is a concrete name as `validator.resolve` gives it; None lets the validator choose.
-    Every method raises `LLMError` in one of its kinds, with the URL, the model, the status and the
-    server's own words. Failures that say that they are retryable were retried before.
+    `model` is a concrete name from `validator.resolve`; None lets the validator choose.
+    Every method raises a kind of `LLMError`, with the URL, the model, the status and the server's own
+    words. Retryable failures have been retried before.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class LLMClient:
 
     @retry_with_backoff
     async def list_models(self) -> ModelCatalog:
-        """The models, from the route that knows most: `/api/v1`, else `/api/v0`, else `/v1`."""
+        """The models, from the most detailed route there is: `/api/v1`, else `/api/v0`, else `/v1`."""
         refusal: LLMError | None = None
         for route, shape in _MODEL_ROUTES.items():
             url = self.root_url + route
@@ -126,7 +126,7 @@ class LLMClient:
         raise refusal
 
     async def list_openai_names(self) -> frozenset[str]:
-        """The names in `/v1/models`: with just-in-time loading all models, without it those that are loaded."""
+        """The names in `/v1/models`: all models with just-in-time loading, else only the loaded ones."""
         route: Source = "/v1/models"
         body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
         infos = _read(OpenAIModelsIn, body, url=self.root_url + route).to_infos()
@@ -135,8 +135,8 @@ class LLMClient:
     async def load_model(self, model: str, *, context_length: int) -> None:
         """Load a model and wait until it is in memory; LM Studio 0.4 and later.
 
-        A model that is loaded gets a second instance, so look first. The context (tokens) may turn
-        out another than asked for: look again after it.
+        A model that is loaded already gets a second instance, so check first. The context (tokens) may
+        differ from what was asked for, so check again afterwards.
 
         Raises:
             ModelLoadError: LM Studio refused or failed.
@@ -148,91 +148,53 @@ class LLMClient:
 
     @retry_with_backoff
     async def chat_completion(
-        self,
-        messages: Sequence[Message],
-        *,
-        model: str | None = None,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        on_retry: OnRetry | None = None,
+        self, request: ChatRequest, *, model: str | None = None, on_retry: OnRetry | None = None
     ) -> Completion:
-        """One reply, whole. `max_tokens` in tokens; None leaves the limit to the server."""
+        """One reply, whole."""
         name = await self._name(model)
-        request = chat_request_out(
-            messages,
-            model=name,
-            stream=False,
-            tools=tools,
-            tool_choice=tool_choice,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        )
-        reply = await self._post("/v1/chat/completions", request, CompletionIn, model=name)
-        accumulator = Accumulator(offered=[tool.name for tool in tools])
+        payload = chat_request_out(request, model=name, stream=False)
+        reply = await self._post("/v1/chat/completions", payload, CompletionIn, model=name)
+        accumulator = Accumulator(offered=[tool.name for tool in request.tools])
         accumulator.add(reply)
         return accumulator.completion()
 
     @retry_with_backoff
     async def stream_chat_completion(
         self,
-        messages: Sequence[Message],
+        request: ChatRequest,
         *,
         model: str | None = None,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        reasoning_effort: str | None = None,
-        response_schema: JSONObject | None = None,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
         recover_calls: bool = True,
     ) -> Completion:
-        """One reply, told piece by piece to `on_delta`, and whole in the end.
+        """One reply: piece by piece to `on_delta`, and whole in the end.
 
-        `response_schema` is a JSON Schema that the engine's grammar binds the text of the reply to.
-
-        Nothing is sent again once a piece was told. Cancelling closes the connection, at which
+        A request is not retried once `on_delta` got a piece. Canceling closes the connection, and
         LM Studio stops generating. Without `recover_calls`, calls that leaked into the text stay there.
 
         Raises:
-            ModelLostError: The stream broke off; what came so far is no answer.
+            ModelLostError: The stream ended early; what came so far is not an answer.
             ModelSubstitutedError: `accepts_model` refused the name in the reply.
             LLMError: In its other kinds.
         """
         name = await self._name(model)
         url = f"{self.root_url}/v1/chat/completions"
-        request = chat_request_out(
-            messages,
-            model=name,
-            stream=True,
-            tools=tools,
-            tool_choice=tool_choice,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            reasoning_effort=reasoning_effort,
-            response_schema=response_schema,
-        )
-        accumulator = Accumulator(offered=[tool.name for tool in tools] if recover_calls else ())
+        payload = chat_request_out(request, model=name, stream=True)
+        accumulator = Accumulator(offered=[tool.name for tool in request.tools] if recover_calls else ())
         decoder = ChunkDecoder()
-        accepted = ""  # the name in the chunks so far
 
         async def take(chunks: Iterable[ChatIn]) -> None:
-            nonlocal accepted
             for chunk in chunks:
-                if accepts_model and chunk.model and chunk.model != accepted:
-                    if not accepts_model(chunk.model):
-                        raise _substituted(name, chunk.model)
-                    accepted = chunk.model
+                if accepts_model and chunk.model and not accepts_model(chunk.model):
+                    raise _substituted(name, chunk.model)
                 for delta in accumulator.add(chunk):
                     if on_delta:
                         await on_delta(delta)
 
         try:
-            async with self._transport.stream("/v1/chat/completions", request, model=name) as pieces:
+            async with self._transport.stream("/v1/chat/completions", payload, model=name) as pieces:
                 async for piece in pieces:
                     await take(decoder.feed(piece))
                     if decoder.done:
@@ -267,7 +229,7 @@ class LLMClient:
         stop: Sequence[str] = (),
         on_retry: OnRetry | None = None,
     ) -> Completion:
-        """The continuation of a raw prompt: no chat template is applied."""
+        """The continuation of a raw prompt, without a chat template."""
         name = await self._name(model)
         request: dict[str, Any] = {"model": name, "prompt": prompt, "stream": False}
         if max_tokens is not None:
@@ -288,21 +250,20 @@ class LLMClient:
     async def generate_embeddings(
         self, texts: Sequence[str], *, model: str | None = None, on_retry: OnRetry | None = None
     ) -> list[list[float]]:
-        """One vector a text, in their order. None takes the first embedding model there is.
+        """One vector per text, in their order. Without a model, an embedding model is chosen, a loaded one first.
 
-        LM Studio cuts texts beyond the loaded context without a word (seen on 0.4.25).
+        LM Studio silently truncates texts that exceed the loaded context (seen on 0.4.25).
         """
         return await self.embed(texts, model=model or await self._embedding_model())
 
     async def embed(self, texts: Sequence[str], *, model: str) -> list[list[float]]:
-        """As `generate_embeddings`, in one request: for those who can do without."""
-        name = model
-        reply = await self._post("/v1/embeddings", {"model": name, "input": list(texts)}, EmbeddingsIn, model=name)
+        """As `generate_embeddings`, without retries: for callers that can do without the vectors."""
+        reply = await self._post("/v1/embeddings", {"model": model, "input": list(texts)}, EmbeddingsIn, model=model)
         vectors = reply.vectors()
         if len(vectors) != len(texts):
             raise unreadable_answer(
                 url=f"{self.root_url}/v1/embeddings",
-                model=name,
+                model=model,
                 detail=f"{len(vectors)} vectors for {len(texts)} texts",
             )
         return vectors
@@ -367,13 +328,13 @@ def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) ->
 
 
 def _is_missing_route(error: LLMError) -> bool:
-    """Whether a look at a native route says only that this server does not have it, or keeps it to itself."""
+    """Whether the error says only that this server does not have the route, or does not permit it."""
     return isinstance(error, WrongEndpointError) or error.status in (403, 404, 405, 501)
 
 
 def _substituted(asked: str, answered: str) -> ModelSubstitutedError:
     return ModelSubstitutedError(
         f"Another model answered: {answered} instead of {asked}.",
-        remedy=f"LM Studio does that when {asked} is not there but one other model is loaded. Load {asked}.",
+        remedy=f"LM Studio does that when {asked} is not available but one other model is loaded. Load {asked}.",
         model=asked,
     )

@@ -1,7 +1,7 @@
 """LM Studio's error bodies and texts → our errors, each with a remedy.
 
 Sources: the error shapes and texts that LM Studio 0.3 and 0.4 and llama.cpp's server were seen to
-send. Texts drift between versions, so rules match fragments, without regard to case, in order.
+send. Texts change between versions, so rules match fragments, ignoring case, in order.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from lmstudio_bridge.errors import (
     WrongEndpointError,
 )
 
-MAX_DETAIL = 600  # characters of the server's own words that we carry along
-_MAX_MATCHED = 20_000  # characters of them that rules look at; templates are quoted whole at times
+MAX_DETAIL = 600  # characters of the server's message that an error keeps
+_MAX_MATCHED = 20_000  # characters of it that rules are matched against; some messages quote a whole template
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _rule(pattern: str, error: type[LLMResponseError], message: str, remedy: str
 
 _RELOAD_REMEDY = (
     "Load the model by hand in LM Studio (a hand-loaded model has no idle limit and is not evicted), "
-    "or turn off «Only Keep Last JIT Loaded Model»."
+    'or turn off "Only Keep Last JIT Loaded Model".'
 )
 
 _NOT_PERMITTED = _rule(
@@ -62,7 +62,7 @@ _TOKEN_REFUSED = _rule(
     r"api token|invalid_api_key|invalid api key|unauthorized|forbidden",
     AuthError,
     "LM Studio refused the API token.",
-    "Create a token in LM Studio under Developer → Server Settings → Manage Tokens and set LM_API_TOKEN to it.",
+    "Create a token in LM Studio under Developer → Server Settings → Manage Tokens, and set LM_API_TOKEN to it.",
 )
 _NO_SUCH_ROUTE = _rule(
     r"unexpected endpoint or method",
@@ -75,34 +75,34 @@ _BUSY = _rule(
     r"|overloaded",
     ServerBusyError,
     "The engine was too busy, or failed for a moment.",
-    "Try again; if it goes on, run fewer tasks at once or restart the model in LM Studio.",
+    "Try again; if it persists, run fewer tasks at once or restart the model in LM Studio.",
 )
 
-# The order matters: a failed load may quote any cause, and an overflow or a template fault can stand
-# inside an engine's wrapper text.
+# The order matters: a failed load may quote any cause, and an engine's message may wrap an overflow or
+# a template error.
 _RULES: tuple[_Rule, ...] = (
     _rule(
         r"operation cancell?ed|load(ing)? (was )?cancel",
         ModelLostError,
-        "Loading the model was overtaken by another load.",
+        "Another load canceled loading the model.",
         _RELOAD_REMEDY,
     ),
     _rule(
         r"insufficient system resources|guardrail|requires approximately",
         ModelLoadError,
-        "LM Studio did not load the model because memory would not suffice.",
-        "Choose a smaller model or quantisation, lower its context length, or unload other models.",
+        "LM Studio did not load the model because there is not enough memory.",
+        "Choose a smaller model or quantization, lower its context length, or unload other models.",
     ),
     _rule(
         r"failed to load model|error loading model|failed to load",
         ModelLoadError,
         "LM Studio could not load the model.",
-        "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantisation.",
+        "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantization.",
     ),
     _rule(
         r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process",
         ContextOverflowError,
-        "The conversation does not fit the context that the model is loaded with.",
+        "The conversation does not fit into the context that the model is loaded with.",
         "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
     ),
     _rule(
@@ -170,7 +170,7 @@ _OVERFLOW_NUMBERS = (
 
 
 def error_text(body: Any) -> str | None:
-    """The server's words in a decoded JSON body, or None if it reports no error.
+    """The server's message in a decoded JSON body, or None if it reports no error.
 
     Understands a string or an object under `error`, a bare `message` beside `type: error` or
     `object: error`, and appends the error's `code` and `type`, and llama.cpp's counts of tokens, so
@@ -192,7 +192,7 @@ def error_text(body: Any) -> str | None:
 
 
 def error_from_text(text: str, *, url: str, model: str | None = None, status: int | None = None) -> LLMError:
-    """The error that the server's words (and the HTTP status, if there is one) stand for."""
+    """The error for a message of the server, and for the HTTP status if there is one."""
     detail = text.strip()[:MAX_DETAIL]
     text = text[:_MAX_MATCHED]
     rule = next((rule for rule in _RULES if rule.pattern.search(text)), None)
@@ -202,7 +202,7 @@ def error_from_text(text: str, *, url: str, model: str | None = None, status: in
     if rule is None:
         return LLMResponseError(
             "LM Studio refused the request.",
-            remedy="This looks like a fault of the bridge or of the server; its own words are above.",
+            remedy="This is probably a bug in the bridge or the server; the server's message is above.",
             url=url,
             model=model,
             status=status,
@@ -232,21 +232,21 @@ def error_from_response(
     retry_after: str | None = None,
     now: datetime | None = None,
 ) -> LLMError | None:
-    """The error that a whole HTTP reply stands for, or None if it is a success.
+    """The error for a whole HTTP reply, or None if it is a success.
 
-    A 200 can carry an error too: LM Studio answers unknown routes with 200 and a body of
+    A 200 can carry an error, too: LM Studio answers unknown routes with 200 and a body of
     `{"error": "Unexpected endpoint or method. (…)"}`.
     """
     try:
         decoded = json.loads(body)
-    except (ValueError, RecursionError):  # no JSON, or nested as no reply of LM Studio is
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply for a reply of LM Studio
         decoded = None
     text = error_text(decoded)
     if text is None and status >= 400 and isinstance(decoded, Mapping):
         text = next((str(decoded[key]) for key in ("message", "detail") if decoded.get(key)), None)
     if status == 429:
         return LLMRateLimitError(
-            "The server asks us to slow down.",
+            "The server is limiting the rate of requests.",
             remedy="A gateway in front of LM Studio limits requests: wait, or raise its limit.",
             url=url,
             model=model,
@@ -256,7 +256,7 @@ def error_from_response(
         )
     if (decoded is None and status < 500 and status not in (401, 403)) or 300 <= status < 400:
         return WrongEndpointError(
-            "The address answers, but not as LM Studio's API does.",
+            "The server at this address does not answer like LM Studio's API.",
             remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
             url=url,
             model=model,
@@ -266,15 +266,15 @@ def error_from_response(
     if text is None and 200 <= status < 300:
         return None
     error = error_from_text(text if text is not None else _plain_text(body), url=url, model=model, status=status)
-    if error.retryable:  # RFC 9110 has Retry-After with 503 too
+    if error.retryable:  # RFC 9110 allows Retry-After with 503, too
         error.retry_after = parse_retry_after(retry_after, now=now)
     return error
 
 
 def unreadable_answer(*, url: str = "", model: str | None = None, detail: str = "") -> WrongEndpointError:
-    """The error for an answer that is not what its route answers in LM Studio."""
+    """The error for an answer that is not in the format of LM Studio's API."""
     return WrongEndpointError(
-        "The server's answer is not what this route answers in LM Studio.",
+        "The server's answer is not in the format of LM Studio's API.",
         remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
         url=url,
         model=model,
@@ -309,6 +309,6 @@ def _overflow_numbers(text: str) -> tuple[int | None, int | None]:
 
 
 def _plain_text(body: bytes) -> str:
-    """A short plain reading of a body that is no JSON, such as Express's HTML error page."""
+    """The text of a body that is not JSON, such as Express's HTML error page."""
     text = re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace"))
     return re.sub(r"\s+", " ", text).strip()[:MAX_DETAIL]

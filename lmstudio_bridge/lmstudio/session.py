@@ -118,13 +118,8 @@ class ModelSession:
                     await self._check(on_notice)
                     async with self._watch():
                         return await self._client.stream_chat_completion(
-                            request.messages,
+                            request,
                             model=self.choice.name,
-                            tools=request.tools,
-                            max_tokens=request.max_tokens,
-                            temperature=request.temperature,
-                            reasoning_effort=request.reasoning_effort,
-                            response_schema=request.response_schema,
                             on_delta=note_delta,
                             on_retry=note_retry,
                             accepts_model=self.choice.answers_as,

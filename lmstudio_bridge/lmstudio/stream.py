@@ -1,6 +1,6 @@
-"""Bytes of an event stream → frames → chunks → deltas → one Completion. Pure: nothing is awaited here.
+"""Bytes of an event stream → frames → chunks → deltas → one Completion. Nothing is awaited here.
 
-What streams look like, and in which odd ways, was recorded from LM Studio 0.4.21 and llama.cpp.
+What streams look like, oddities included, was recorded from LM Studio 0.4.21 and llama.cpp.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn
 from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta, ToolCall, Usage
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken server
-MAX_BAD_FRAMES = 100  # frames of one stream that may be unreadable; LM Studio spliced a few at times
+MAX_BAD_FRAMES = 100  # unreadable frames of one stream; LM Studio splices a few at times
 MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply; more is an endless stream
 MAX_CALLS = 1_000  # of one reply; more is an endless stream
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
@@ -33,11 +33,10 @@ class Frame:
 
 
 class FrameDecoder:
-    """Bytes of a stream → frames, however the bytes are cut (WHATWG HTML, "server-sent events").
+    """Bytes of a stream → frames, wherever the bytes are split (WHATWG HTML, "server-sent events").
 
-    Bytes are split at line ends (LF or CRLF; nobody sends a lone CR) before anything is decoded, so
-    a cut inside a character does no harm. A frame that ends with the stream instead of a blank line
-    still counts. Older llama.cpp names the field of an error `error:` in place of `data:`.
+    Lines end with LF or CRLF; nobody sends a lone CR. A frame that ends with the stream instead of a
+    blank line still counts. Older llama.cpp sends errors in a field `error:` instead of `data:`.
     """
 
     def __init__(self, *, max_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -48,7 +47,7 @@ class FrameDecoder:
         self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
-        """The frames that `chunk` completes; to be read to the end before the next one.
+        """The frames that `chunk` completes; consume them before the next call.
 
         Raises:
             LLMResponseError: A frame grew over the limit.
@@ -74,7 +73,7 @@ class FrameDecoder:
                 yield frame
 
     def _take_line(self, line: bytes) -> Frame | None:
-        """The frame that the line ends, if it ends one."""
+        """The frame that this line completes, if any."""
         if not line:
             frame = Frame(self._event, b"\n".join(self._data)) if self._data else None
             self._event, self._data, self._data_bytes = "", [], 0
@@ -99,10 +98,10 @@ class FrameDecoder:
 
 
 class ChunkDecoder:
-    """Bytes of a chat stream → its chunks. Bad frames between good ones are passed over.
+    """Bytes of a chat stream → its chunks. Bad frames are skipped.
 
-    `done` says whether its `[DONE]` came; what follows it is not read. `foreign` says whether JSON
-    came, but nothing of what chat completions stream.
+    `done` is true once `[DONE]` came; what follows is not read. `foreign` is true if JSON came, but
+    no chat completion chunks.
     """
 
     def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES, max_bad_frames: int = MAX_BAD_FRAMES) -> None:
@@ -120,14 +119,14 @@ class ChunkDecoder:
 
     @property
     def other(self) -> str:
-        """The beginning of the first frame that was no chunk."""
+        """The beginning of the first frame that was not a chunk."""
         return self._other.decode("utf-8", "replace")
 
     def feed(self, piece: bytes) -> Iterator[ChatIn]:
-        """The chunks that `piece` completes; to be read to the end before the next one.
+        """The chunks that `piece` completes; consume them before the next call.
 
         Raises:
-            LLMError: The stream carries an error, or is none of LM Studio's. The URL is for the caller to add.
+            LLMError: The stream carries an error, or is not LM Studio's. The caller adds the URL.
         """
         return self._read(self._frames.feed(piece))
 
@@ -151,18 +150,12 @@ class ChunkDecoder:
             yield chunk
 
     def _read_chunk(self, frame: Frame) -> ChatIn | None:
-        # Nearly all, in half the time: where `error_text` finds an error, this word is a key or a value.
-        if not (frame.event or b'"error"' in frame.data):
-            try:
-                return ChatIn.model_validate_json(frame.data)
-            except ValueError:  # for one, pydantic's JSON reader refuses half characters
-                pass
         try:
-            decoded = json.loads(frame.data)
+            decoded = json.loads(frame.data)  # pydantic's JSON reader refuses half of a surrogate pair
             text = error_text(decoded)
             if text is None and frame.event != "error":
                 return ChatIn.model_validate(decoded)
-        except (ValueError, RecursionError) as exc:  # json's, pydantic's and the UTF-8 decoder's are all ValueErrors
+        except (ValueError, RecursionError) as exc:  # those of json, pydantic and the UTF-8 decoder are ValueErrors
             if frame.event != "error":
                 self._bad_frames += 1
                 if self._bad_frames > self._max_bad_frames:
@@ -173,7 +166,7 @@ class ChunkDecoder:
 
 
 def new_call_id() -> str:
-    """An id for a call that came without one."""
+    """A new id for a call that came without one."""
     return "".join(random.choices(string.ascii_letters + string.digits, k=_ID_LENGTH))
 
 
@@ -186,17 +179,17 @@ class _Call:
 
 
 class _Text:
-    """Pieces of one text. Node cuts strings between UTF-16 units: the half of a character is held back."""
+    """Pieces of one text. Node splits strings between UTF-16 units: half of a surrogate pair is held back."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Take a piece, which must not be empty; what of it (and of what was held back) is whole."""
+        """Add a piece, which must not be empty; returns the part that is complete, with what was held back."""
         piece = self._half + piece
         self._half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
-        whole = _mended(piece.removesuffix(self._half) if self._half else piece)
+        whole = _repair_surrogates(piece.removesuffix(self._half) if self._half else piece)
         if whole:
             self._pieces.append(whole)
         return whole
@@ -206,12 +199,12 @@ class _Text:
 
 
 class Accumulator:
-    """The chunks of one reply, added up.
+    """Adds up the chunks of one reply.
 
-    Takes what LM Studio and its relatives send: a repeated role, empty names and ids, calls without
-    an index or all under the same one, several calls interleaved, arguments whole or in pieces,
+    Accepts what LM Studio and similar servers send: a repeated role, empty names and ids, calls
+    without an index or all with the same one, interleaved calls, arguments whole or in pieces,
     reasoning under either name. A reply without a native call is searched for calls that leaked
-    into its text; only those of tools that were `offered` count.
+    into its text; only calls of `offered` tools count.
     """
 
     def __init__(
@@ -234,16 +227,16 @@ class Accumulator:
 
     @property
     def finished(self) -> bool:
-        """Whether the model's end of the reply was seen (`finish_reason`)."""
+        """Whether a `finish_reason` came."""
         return bool(self._finish_reason)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of a reply has come yet."""
+        """Whether nothing of the reply has come yet."""
         return self._chars == 0
 
     def add(self, chunk: ChatIn) -> list[Delta]:
-        """Take one chunk; what of it a reader would want to see at once.
+        """Add one chunk; returns what is new in it.
 
         Raises:
             LLMResponseError: The reply grew over the limit.
@@ -267,24 +260,24 @@ class Accumulator:
         if self._chars > self._max_chars:
             raise LLMResponseError(
                 f"The reply did not end within {self._max_chars:,} characters.",
-                remedy="The model repeats itself without end: set max_tokens, or use another model.",
+                remedy="The model repeats itself endlessly: set max_tokens, or use another model.",
             )
         return deltas
 
     def completion(self) -> Completion:
-        """The reply so far. Whether it may count as whole is the caller's question (`finished`)."""
+        """The reply so far; `finished` tells whether it is complete."""
         text, thinking = split_reasoning(str(self._text))
         reasoning = "\n".join(part for part in (str(self._reasoning).strip(), thinking) if part)
         calls = tuple(
-            ToolCall(call.id or self._new_id(), call.name, _mended("".join(call.arguments)))
+            ToolCall(call.id or self._new_id(), call.name, _repair_surrogates("".join(call.arguments)))
             for call in sorted(self._calls, key=lambda call: call.index)
             if call.name
         )
         if not calls and self._offered:
             text, leaked = recover_calls(text, offered=self._offered.__contains__)
-            if not leaked and not text.strip():  # all was taken for thinking, the call too
+            if not leaked and not text.strip():  # everything was taken for reasoning, the call too
                 reasoning, leaked = recover_calls(reasoning, offered=self._offered.__contains__)
-            calls = tuple(ToolCall(self._new_id(), call.name, _mended(call.arguments)) for call in leaked)
+            calls = tuple(ToolCall(self._new_id(), call.name, _repair_surrogates(call.arguments)) for call in leaked)
         return Completion(
             text=text.strip(),
             reasoning=reasoning,
@@ -306,21 +299,21 @@ class Accumulator:
             if len(self._calls) == MAX_CALLS:
                 raise LLMResponseError(
                     f"The reply holds more than {MAX_CALLS:,} tool calls.",
-                    remedy="The model repeats itself without end: set max_tokens, or use another model.",
+                    remedy="The model repeats itself endlessly: set max_tokens, or use another model.",
                 )
             index = max((each.index for each in self._calls), default=-1) + 1 if piece.index is None else piece.index
             call = _Call(index)
             self._calls.append(call)
-            self._chars += 1  # so that calls without a word are bounded too
+            self._chars += 1  # so that calls without text are bounded too
         new_name = "" if call.name else name
         call.id = call.id or (piece.id or "")
         call.name = call.name or name
         if arguments:
             call.arguments.append(arguments)
-        return CallDelta(self._calls.index(call), new_name, _mended(arguments))
+        return CallDelta(self._calls.index(call), new_name, _repair_surrogates(arguments))
 
     def _continued(self, piece: CallIn, *, name: str) -> _Call | None:
-        """The call that this piece goes on with, or None if it opens a new one."""
+        """The call that this piece continues, or None if it begins a new one."""
         if piece.index is None:
             if name or (piece.id and all(call.id != piece.id for call in self._calls)):
                 return None
@@ -332,8 +325,8 @@ class Accumulator:
         return newest
 
 
-def _mended(text: str) -> str:
-    """`text` with UTF-16 halves joined, and those that stay alone replaced, so that it can be encoded."""
+def _repair_surrogates(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates replaced, so that it can be encoded."""
     if text.isascii():
         return text
     try:

@@ -1,12 +1,10 @@
 """LM Studio's JSON, in (pydantic) and out (TypedDict).
 
-Replies are read liberally: unknown keys are ignored and every key may be missing, null or of
-another server's dialect. What we send is strict: the safe form for every template family seen.
+Replies are read liberally: unknown keys are ignored, and every key may be missing, null or in another
+server's form. What we send is strict: the form that is safe for every template family seen.
 
-`POST /v1/responses`: its JSON, in and out.
-
-The loop does not use it (LM Studio's state there does not hold tool results that we run, and
-streaming has known faults); it is for callers of `LLMClient.create_response`.
+The agent loop does not use `/v1/responses`: LM Studio's state there does not hold the results of tools
+that we run, and its streaming has known bugs. It is for callers of `LLMClient.create_response`.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmstudio_bridge.lmstudio.models import ModelInfo, ModelInstance
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    ChatRequest,
     Completion,
-    JSONObject,
     Message,
     SystemMessage,
     ToolCall,
@@ -124,7 +122,7 @@ def message_out(message: Message) -> MessageOut:
             shown += [
                 {"type": "image_url", "image_url": {"url": f"data:{image.mime_type};base64,{image.data}"}}
                 for image in images
-                if image.data  # a run of before has them no more
+                if image.data  # a run that is continued does not have them
             ]
             return {"role": "user", "content": shown}
         case ToolMessage(call_id, text):
@@ -145,39 +143,28 @@ def tool_out(tool: ToolSpec) -> ToolOut:
     }
 
 
-def chat_request_out(
-    messages: Iterable[Message],
-    *,
-    model: str,
-    stream: bool,
-    tools: Sequence[ToolSpec] = (),
-    tool_choice: ToolChoice = "auto",
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    reasoning_effort: str | None = None,
-    response_schema: JSONObject | None = None,
-) -> ChatRequestOut:
+def chat_request_out(request: ChatRequest, *, model: str, stream: bool) -> ChatRequestOut:
     """A chat request; `tool_choice` is sent only with tools."""
-    request: ChatRequestOut = {
+    payload: ChatRequestOut = {
         "model": model,
-        "messages": [message_out(message) for message in messages],
+        "messages": [message_out(message) for message in request.messages],
         "stream": stream,
     }
     if stream:
-        request["stream_options"] = {"include_usage": True}
-    if max_tokens is not None:
-        request["max_tokens"] = max_tokens
-    if temperature is not None:
-        request["temperature"] = temperature
-    if reasoning_effort is not None:
-        request["reasoning_effort"] = reasoning_effort
-    if response_schema is not None:
-        schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": response_schema}
-        request["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if tools:
-        request["tools"] = [tool_out(tool) for tool in tools]
-        request["tool_choice"] = tool_choice
-    return request
+        payload["stream_options"] = {"include_usage": True}
+    if request.max_tokens is not None:
+        payload["max_tokens"] = request.max_tokens
+    if request.temperature is not None:
+        payload["temperature"] = request.temperature
+    if request.reasoning_effort is not None:
+        payload["reasoning_effort"] = request.reasoning_effort
+    if request.response_schema is not None:
+        schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": request.response_schema}
+        payload["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if request.tools:
+        payload["tools"] = [tool_out(tool) for tool in request.tools]
+        payload["tool_choice"] = request.tool_choice
+    return payload
 
 
 def _call_out(call: ToolCall) -> CallOut:
@@ -252,7 +239,7 @@ class ChatIn(WireModel):
 
 
 class CompletionIn(ChatIn):
-    """A whole reply of chat/completions or completions; without a choice it would be none."""
+    """A whole reply of chat/completions or completions, which has at least one choice."""
 
     choices: list[ChoiceIn] = Field(min_length=1)
 
@@ -363,7 +350,7 @@ class OpenAIModelIn(WireModel):
 
 
 class OpenAIModelsIn(WireModel):
-    """`GET /v1/models`: names only; embedding models are known by LM Studio's id prefix."""
+    """`GET /v1/models`: names only; LM Studio's id prefix tells embedding models."""
 
     data: list[OpenAIModelIn]
 
@@ -372,6 +359,9 @@ class OpenAIModelsIn(WireModel):
             ModelInfo(key=model.id, kind="embedding" if model.id.startswith("text-embedding-") else "llm")
             for model in self.data
         )
+
+
+# -- /v1/responses --------------------------------------------------------------------------------
 
 
 class MessageItemOut(TypedDict):

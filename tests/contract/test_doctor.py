@@ -160,8 +160,11 @@ async def test_nothing_listens_and_lm_studio_is_installed(home: Home) -> None:
 @pytest.mark.parametrize(
     ("reply", "found"),
     [
-        (http("404 Not Found", "<html>nginx</html>"), "The address answers, but not as LM Studio's API does."),
-        (http("200 OK", "<html>My router</html>"), "The address answers, but not as LM Studio's API does."),
+        (
+            http("404 Not Found", "<html>nginx</html>"),
+            "The server at this address does not answer like LM Studio's API.",
+        ),
+        (http("200 OK", "<html>My router</html>"), "The server at this address does not answer like LM Studio's API."),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "LM Studio closed the connection before it answered."),
     ],
 )

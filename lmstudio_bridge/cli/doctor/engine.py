@@ -19,7 +19,7 @@ from lmstudio_bridge.errors import AuthError, LLMConnectionError, LLMError, LLMT
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, Source
 from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
-from lmstudio_bridge.messages import Completion, ToolSpec, UserMessage
+from lmstudio_bridge.messages import ChatRequest, Completion, ToolSpec, UserMessage
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.settings import Settings, Surroundings
 
@@ -276,7 +276,7 @@ async def _call(client: LLMClient, settings: Settings) -> Completion:
         await client.load_model(choice.name, context_length=wanted)
         choice = await client.validator.resolve(choice.wanted)
     return await client.stream_chat_completion(
-        [UserMessage(_PROMPT)], model=choice.name, tools=[_TOOL], max_tokens=_MAX_TOKENS
+        ChatRequest([UserMessage(_PROMPT)], tools=[_TOOL], max_tokens=_MAX_TOKENS), model=choice.name
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -108,15 +108,10 @@ class PuppetModel:
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        body = chat_request_out(
-            self._spoiled(request.messages),
-            model=self.name,
-            stream=False,
-            tools=request.tools,
-            tool_choice="none",
-            max_tokens=1,
-            temperature=0.0,
+        spoiled = replace(
+            request, messages=self._spoiled(request.messages), tool_choice="none", max_tokens=1, temperature=0.0
         )
+        body = chat_request_out(spoiled, model=self.name, stream=False)
         response = await self.http.post("/v1/chat/completions", json=body)
         response.raise_for_status()
         reply: dict[str, Any] = response.json()

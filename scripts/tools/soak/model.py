@@ -57,12 +57,12 @@ POOR_REPLIES = 3  # empty turns and lost calls, before a run counts as stuck
 SAYS = {
     "unreachable": ("closed the connection before it answered",),
     "busy": ("too busy, or failed for a moment",),
-    "rate_limited": ("asks us to slow down",),
+    "rate_limited": ("is limiting the rate of requests",),
     "model_lost": (
         "was unloaded, reloaded or crashed",
         "broke off before its end",
         "broke in the middle of the reply",
-        "was overtaken by another load",
+        "load canceled loading the model",
         "was unloaded.",
         "was reloaded with a context",
     ),
@@ -70,10 +70,10 @@ SAYS = {
     "overflow": ("does not fit the context",),
     "template": ("prompt template refused",),
     "schema": ("could not use the schema",),
-    "wrong_endpoint": ("does not know this route", "not as LM Studio's API does"),
+    "wrong_endpoint": ("does not know this route", "does not answer like LM Studio's API"),
     "auth": ("refused the API token", "does not permit this request"),
     "no_model": ("no such model loaded",),
-    "resources": ("memory would not suffice",),
+    "resources": ("there is not enough memory",),
     "stalled": ("LM Studio sent nothing for",),
     "bad_request": ("LM Studio refused the request.",),
 }

@@ -92,7 +92,7 @@ async def test_a_load_that_fails_says_what_lm_studio_said_and_names_a_smaller_mo
 
         refused = [answers[BIG], answers["broken/model"], nothing_smaller, beside_a_loaded_one]
         assert [answer.is_error for answer in refused] == [True] * 4
-        assert "memory would not suffice" in answers[BIG].text
+        assert "there is not enough memory" in answers[BIG].text
         assert LOAD_GUARDRAIL in answers[BIG].text
         assert LOAD_BROKEN in answers["broken/model"].text
         advice = f"{SMALL} is smaller: pass model='{SMALL}'."
@@ -117,9 +117,9 @@ async def test_a_load_that_was_cancelled_by_another_is_tried_once_more(tmp_path:
             once = await ask(client)
 
         assert (twice.is_error, loads_after_two) == (True, 2)
-        assert "overtaken by another load" in twice.text
+        assert "Another load canceled" in twice.text
         assert is_right(once, QWEN)
-        assert "Note: Loading the model was overtaken by another load. The load was retried." in once.text
+        assert "Note: Another load canceled loading the model. The load was retried." in once.text
         assert len(bench.loads()) == 4
 
 

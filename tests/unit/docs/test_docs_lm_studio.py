@@ -18,6 +18,7 @@ from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.queue import LOWERED_FOR
 from lmstudio_bridge.lmstudio.retry import RetryPolicy
 from lmstudio_bridge.lmstudio.session import MAX_RESENDS
+from lmstudio_bridge.messages import ChatRequest
 from lmstudio_bridge.settings import Settings
 from tests.lmstudio_sim.errors import MODEL_UNLOADED
 from tests.lmstudio_sim.replies import CutSocket, EndEarly, Fault, Stall, StreamError, TextReply
@@ -125,7 +126,7 @@ async def test_what_the_user_reads_of_a_broken_connection_stands_in_its_row(kind
         # One more than the tries: the first may be sent again on a fresh connection.
         sim.script(QWEN, *[TextReply("Half an answer.", faults=(fault,))] * (POLICY.attempts + 1))
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(QUESTION))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION)))
 
     assert caught.value.kind == kind
     assert f"*{plain(caught.value.message)}*" in ROWS[kind][0]

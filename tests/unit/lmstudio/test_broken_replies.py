@@ -10,7 +10,7 @@ import pytest
 
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, ModelLostError, WrongEndpointError
 from lmstudio_bridge.lmstudio.client import LLMClient
-from lmstudio_bridge.messages import Completion, Delta, Retry, ToolCall
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Retry, ToolCall
 from tests.lmstudio_sim.replies import (
     BadFrame,
     CallReply,
@@ -31,7 +31,7 @@ LONG = 60.0  # seconds; a limit that no test reaches
 
 
 async def ask(client: LLMClient, **more: Any) -> Completion:
-    return await within(client.stream_chat_completion(QUESTION, model=QWEN, **more))
+    return await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, **more))
 
 
 def script_stream(sim: Simulator, *frames: bytes) -> None:
@@ -61,7 +61,7 @@ async def test_a_server_that_is_off_is_not_tried_more_often_without_a_model() ->
         await sim.stop()
 
         with pytest.raises(LLMConnectionError):
-            await within(client.stream_chat_completion(QUESTION))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION)))
 
         assert time.slept == [1.0, 2.0]
 
@@ -127,7 +127,7 @@ async def test_a_whole_reply_cut_in_the_middle_is_not_sent_again() -> None:
         sim.script(QWEN, TextReply("A long answer.", faults=(CutSocket(after_tokens=1),)))
 
         with pytest.raises(ModelLostError, match="broke in the middle"):
-            await within(client.chat_completion(QUESTION, model=QWEN))
+            await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert len(sim.requests) == 1
 

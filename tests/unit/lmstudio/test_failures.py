@@ -20,6 +20,7 @@ from lmstudio_bridge.errors import (
 )
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
+from lmstudio_bridge.messages import ChatRequest
 from tests.lmstudio_sim.replies import HttpReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.unit.lmstudio.clients import NO_JITTER, QUESTION, QWEN, open_test_client, within
@@ -176,7 +177,7 @@ async def test_a_failed_reply_to_a_stream_request_is_retried_only_if_that_helps(
         sim.script_path(CHAT, *[HttpReply(failure.status, failure.body, content_type=failure.content_type)] * 9)
 
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
         assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
@@ -189,7 +190,7 @@ async def test_an_error_before_the_first_token_is_retried_only_if_that_helps(fai
         sim.script_path(CHAT, *[HttpReply(200, failure.body, content_type=failure.content_type)] * 9)
 
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
         assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
@@ -203,7 +204,7 @@ async def test_an_error_after_the_first_token_is_never_retried(failure: Failure)
         sim.script_path(CHAT, HttpReply(200, token + failure.body, content_type=failure.content_type))
 
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(QUESTION, model=QWEN))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert (type(caught.value), caught.value.retryable, len(sim.requests)) == (failure.error, False, 1)
 
@@ -211,8 +212,8 @@ async def test_an_error_after_the_first_token_is_never_retried(failure: Failure)
 Use = Callable[[LLMClient], Awaitable[object]]
 USES: dict[str, tuple[str, Use]] = {
     "list_models": ("/v1/models", lambda client: client.list_models()),
-    "chat_completion": (CHAT, lambda client: client.chat_completion(QUESTION, model=QWEN)),
-    "stream_chat_completion": (CHAT, lambda client: client.stream_chat_completion(QUESTION, model=QWEN)),
+    "chat_completion": (CHAT, lambda client: client.chat_completion(ChatRequest(QUESTION), model=QWEN)),
+    "stream_chat_completion": (CHAT, lambda client: client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN)),
     "text_completion": ("/v1/completions", lambda client: client.text_completion("Once", model=QWEN)),
     "generate_embeddings": ("/v1/embeddings", lambda client: client.generate_embeddings(["x"], model=QWEN)),
     "create_response": ("/v1/responses", lambda client: client.create_response(QUESTION, model=QWEN)),

@@ -82,7 +82,7 @@ async def test_a_model_that_cannot_be_got_back_says_what_had_happened_first() ->
         message = caught.value.message
         assert message == (
             "The model was unloaded, reloaded or crashed while it worked. The model could not be reloaded: "
-            "LM Studio did not load the model because memory would not suffice."
+            "LM Studio did not load the model because there is not enough memory."
         )
 
 

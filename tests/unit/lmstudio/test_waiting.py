@@ -12,7 +12,7 @@ from lmstudio_bridge.errors import LLMRateLimitError, LLMTimeoutError, ServerBus
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy
-from lmstudio_bridge.messages import Completion, Delta, TextDelta
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, TextDelta
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import (
     EndlessReply,
@@ -33,7 +33,7 @@ BETWEEN = Timeouts(first_byte=LONG, between_bytes=SHORT)
 
 
 async def ask(client: LLMClient, **more: Any) -> Completion:
-    return await within(client.stream_chat_completion(QUESTION, model=QWEN, **more))
+    return await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, **more))
 
 
 # -- silence --------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ async def test_silence_ends_a_whole_reply() -> None:
         sim.script(QWEN, TextReply("No.", faults=(Stall(),)))
 
         with pytest.raises(LLMTimeoutError):
-            await within(client.chat_completion(QUESTION, model=QWEN))
+            await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         await within(sim.requests[0].ended.wait())
         assert (len(sim.requests), sim.requests[0].disconnected) == (1, True)
