@@ -1,20 +1,6 @@
-"""Configured MCP servers as values: one server, and all that there are for a project.
+"""Reads one configuration file: its entries become `ServerConfig`s, or reasons why they cannot be used.
 
-Nothing here reads a file or starts anything: `entries` reads one file, `discovery` all of them.
-
-How the bridge keeps from starting itself: command lines that name it, and how deep it stands.
-
-A wrapper may hide the name, a copy may bear another one: that is what the depth is for.
-
-The environment of a server's process: little of ours, and nothing of Claude Code's.
-
-Claude Code hands its whole environment to the servers that it starts, and so to us: its API key and
-its session with it (seen in 2.1.330).
-
-Reads one configuration file: its entries become `ServerConfig`s, or sentences about what is wrong.
-
-A file is someone else's data: it is read with pydantic and becomes our dataclasses at once. One bad
-entry never spoils the others. Which files there are is the business of `discovery`.
+One bad entry never spoils the others. `discovery` knows which files there are.
 """
 
 from __future__ import annotations
@@ -39,10 +25,10 @@ _BEFORE_SCRIPT = frozenset({"-c", "-lc", "-ic", "/c"})
 
 
 def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
-    """Whether a command line starts this program, which must not hand tasks to itself.
+    """Whether a command line starts this program, which must not delegate tasks to itself.
 
-    A path that ends in our name counts only where a program or a package stands: the same path as
-    the folder that a file server may see is harmless.
+    A path that ends in our name counts only as a program or a package: a file server may well serve a
+    folder of that name. What a wrapper or a copy hides is stopped by `stdio.DEPTH_VARIABLE`.
     """
     if _names_bridge(command):
         return True
@@ -77,14 +63,14 @@ _TRANSPORTS: Mapping[str, Transport] = {
     "sse": "sse",
 }
 _UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
-"""What VS Code and Claude Code understand in an entry and we do not, although a server may need it."""
+"""Keys that VS Code or Claude Code support and we do not, although a server may need them."""
 
 _SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What one file says, before precedence; a name stands in `servers` or in `skipped`."""
+    """The entries of one file; each name is in `servers` or in `skipped`."""
 
     path: Path
     servers: Mapping[str, ServerConfig] = field(default_factory=dict)
@@ -96,7 +82,7 @@ def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
     """A file with `mcpServers` (Claude Code, Cursor, LM Studio) or `servers` (VS Code) at its root.
 
     Raises:
-        McpConfigError: it cannot be read, is no JSON, or has another shape.
+        McpConfigError: it cannot be read, is not JSON, or has another shape.
     """
     root = read_json(path)
     entries = root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
@@ -107,7 +93,7 @@ def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundi
     """The entries of an object `mcpServers` in that file.
 
     Raises:
-        McpConfigError: it is no object.
+        McpConfigError: it is not an object.
     """
     if not isinstance(entries, dict):
         raise McpConfigError(f"{path} has no object 'mcpServers'.", path=str(path), remedy=_SHAPE)
@@ -123,7 +109,7 @@ def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundi
             continue
         if expansion.inputs:
             wanted = ", ".join(f"${{input:{wish}}}" for wish in sorted(expansion.inputs))
-            skipped[name] = f"its entry in {path} asks for {wanted}, which only VS Code can ask its user for."
+            skipped[name] = f"its entry in {path} uses {wanted}, which only VS Code can ask for."
         elif config.disabled:
             skipped[name] = f"it is disabled in {path}."
         elif starts_bridge(config.command, config.args):
@@ -140,7 +126,7 @@ def read_json(path: Path) -> Any:
     """The decoded file; `Any` because it is someone else's.
 
     Raises:
-        McpConfigError: it cannot be read, or is no JSON.
+        McpConfigError: it cannot be read, or is not JSON.
     """
     try:
         return json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
@@ -160,16 +146,16 @@ def read_json(path: Path) -> Any:
         raise McpConfigError(
             f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
             path=str(path),
-            remedy="Correct it there; JSON knows no comments and no comma after the last item.",
+            remedy="Correct it there; JSON allows no comments and no trailing commas.",
         ) from exc
     except (ValueError, RecursionError) as exc:
         raise McpConfigError(
-            f"{path} is not valid JSON: it is no UTF-8 text, or nested too deeply.", path=str(path), remedy=_SHAPE
+            f"{path} is not valid JSON: it is not UTF-8, or nested too deeply.", path=str(path), remedy=_SHAPE
         ) from exc
 
 
 def _scalar_to_text(value: object) -> object:
-    """Node programs take numbers and booleans where texts belong, so people write them."""
+    """Node programs accept numbers and booleans in place of strings, so people write them."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
@@ -184,7 +170,7 @@ _Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
 
 
 class _Entry(BaseModel):
-    """An entry as it stands in the file; keys that we do not use are let pass."""
+    """An entry as it is in the file; keys that we do not use are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -226,7 +212,7 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
 
 
 def _transport_of(raw: _Entry) -> Transport:
-    """The transport that an entry means, be it said or to be guessed."""
+    """The transport of an entry, from its type or its other keys."""
     if raw.type is None:
         if not raw.command and not raw.url:
             raise ValueError("it has neither 'command' nor 'url'")
@@ -242,9 +228,9 @@ def _transport_of(raw: _Entry) -> Transport:
 
 
 class _Expansion:
-    """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; remembers what it met.
+    """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; notes problems.
 
-    A variable that is not set and has no default stays as it stands, as in Claude Code 2.1.330.
+    A variable that is not set and has no default is left unexpanded, as in Claude Code 2.1.330.
     """
 
     _PATTERN = re.compile(r"\$\{(?:(?P<kind>env|input):)?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}")
@@ -283,7 +269,7 @@ class _Expansion:
         return None
 
     def warnings(self) -> list[str]:
-        """What the user should know, although the server can be used."""
+        """Problems that do not keep the server from being used."""
         found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
         if self._ignored_timeout is not None:
             found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")

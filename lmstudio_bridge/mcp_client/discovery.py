@@ -1,19 +1,12 @@
-"""Who may start: a project's `.mcp.json` is somebody else's code, so its servers need the user's leave.
+"""Which MCP servers there are for a project: all files, merged by Claude Code's precedence, and who may start.
 
-Leave is given in Claude Code, whose rules are followed (code.claude.com/docs/en/mcp, "Project server
-approvals and workspace trust"), or by the bridge's own setting. Where Claude Code lets a trusted
-folder's checked-in settings approve its servers, we do not: a later pull may change both files.
+A project's `.mcp.json` is somebody else's code, so its servers need the user's approval: in Claude Code,
+whose rules are followed (code.claude.com/docs/en/mcp, "Project server approvals and workspace trust"), or
+by the bridge's own setting. In a trusted folder Claude Code lets checked-in settings approve servers; we do
+not, because a later pull may change both files.
 
-What Claude Code keeps for itself, as far as it concerns MCP servers: `.claude.json` and its settings files.
-
-Read only, and never needed: a file that is missing says nothing, a broken one is a warning. Where the
-files are and what they mean: Claude Code 2.1.330 and code.claude.com/docs/en/mcp.
-
-Which servers are open for whom, which one makes room, and who waits: decisions without an await.
-
-A place stands for one open server. `sessions` acts on what is decided here, and brings the time.
-
-Which MCP servers there are for a project: all files, merged by Claude Code's precedence, with leave.
+Claude Code's own files are only read. A missing one is ignored, a broken one is a warning. Where they are and
+what they mean: Claude Code 2.1.330 and the page above.
 """
 
 from __future__ import annotations
@@ -30,15 +23,15 @@ from lmstudio_bridge.mcp_client.config import ConfigFile, read_entries, read_fil
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
-EVERYTHING = frozenset({"*", "all"})
-"""What the bridge's own setting says for every server of the project."""
+ALL_SERVERS = frozenset({"*", "all"})
+"""Values of the bridge's own setting that approve every server of the project."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Approvals:
     """Which servers of a project's file may start.
 
-    `named` is the bridge's own setting. `rejected` holds the file that rejects each name.
+    `named` is the bridge's own setting. `rejected` has the file that rejects each name.
     """
 
     named: frozenset[str] = frozenset()
@@ -47,14 +40,16 @@ class Leave:
     rejected: Mapping[str, Path] = field(default_factory=dict)
 
     def allows(self, name: str) -> bool:
-        """Whether it may start; the bridge's own setting counts most where it names the server itself."""
+        """Whether it may start; a name in the bridge's own setting takes precedence over Claude Code."""
         if name in self.named or name in self.rejected:
             return name in self.named
-        return self.approves_all or name in self.approved or bool(self.named & EVERYTHING)
+        return self.approves_all or name in self.approved or bool(self.named & ALL_SERVERS)
 
 
-def read_leave(file: Path, *, project: Path, claude: ClaudeState, trusted: Sequence[str], warnings: list[str]) -> Leave:
-    """The leave for the servers of `file`, which was found from the project upwards."""
+def read_approvals(
+    file: Path, *, project: Path, claude: ClaudeState, trusted: Sequence[str], warnings: list[str]
+) -> Approvals:
+    """The approvals for the servers of `file`, which was found in the project or above it."""
     approving: list[Mapping[str, Any]] = []
     rejecting: list[tuple[Path, Mapping[str, Any]]] = []
 
@@ -67,7 +62,7 @@ def read_leave(file: Path, *, project: Path, claude: ClaudeState, trusted: Seque
     if claude.folder is not None:
         path = claude.folder / "settings.json"
         take(path, read_object(path, warnings=warnings), approves=True)
-    # Not from above the file: leave for `files` there says nothing about what is called `files` here.
+    # Not from above the file: an approval of `files` there is not meant for the `files` here.
     folders = [folder for folder in (project, *project.parents) if folder.is_relative_to(file.parent)]
     for folder in folders:
         take(claude.path, claude.entry_of(folder), approves=True)
@@ -76,7 +71,7 @@ def read_leave(file: Path, *, project: Path, claude: ClaudeState, trusted: Seque
         take(path, local, approves=local is not None and claude.trusts_folder(folder) and not is_tracked(path))
         path = folder / ".claude" / "settings.json"
         take(path, read_object(path, warnings=warnings), approves=False)
-    return Leave(
+    return Approvals(
         named=frozenset(trusted),
         approved=frozenset(name for source in approving for name in names_in(source, "enabledMcpjsonServers")),
         approves_all=any(source.get("enableAllProjectMcpServers") is True for source in approving),
@@ -88,7 +83,7 @@ def read_leave(file: Path, *, project: Path, claude: ClaudeState, trusted: Seque
 class ClaudeState:
     """The user's own `.claude.json`, and the folder with the user's settings.
 
-    `root` is empty where there is no such file; `path` and `folder` are None where there is no home folder.
+    `root` is empty if there is no such file; `path` and `folder` are None if there is no home folder.
     """
 
     path: Path | None = None
@@ -96,7 +91,7 @@ class ClaudeState:
     root: Mapping[str, Any] = field(default_factory=dict)
 
     def entry_of(self, folder: Path) -> Mapping[str, Any] | None:
-        """What it says about a project folder, by its path as given or without links."""
+        """The entry of a project folder, by its path as given or with links resolved."""
         projects = self.root.get("projects")
         if not isinstance(projects, dict):
             return None
@@ -107,7 +102,7 @@ class ClaudeState:
         return None
 
     def nearest_entry(self, project: Path) -> Mapping[str, Any]:
-        """What it says about the project, or about the nearest folder above that it knows."""
+        """The entry of the project, or of the nearest folder above that has one."""
         found = (self.entry_of(folder) for folder in (project, *project.parents))
         return next((entry for entry in found if entry is not None), {})
 
@@ -131,7 +126,7 @@ def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
 
 
 def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
-    """The object in a file that may be missing; one that cannot be used is None and a warning."""
+    """The object in a file; None if the file is missing, or cannot be used, which is a warning."""
     try:
         if not path.exists():
             return None
@@ -141,7 +136,7 @@ def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
         return None
     if isinstance(root, dict):
         return root
-    warnings.append(f"{path} is left out: it holds no JSON object.")
+    warnings.append(f"{path} is ignored: it is not a JSON object.")
     return None
 
 
@@ -152,7 +147,7 @@ def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:
 
 
 def is_tracked(path: Path) -> bool:
-    """Whether git keeps that file, so that it came with the repository; True also where we cannot tell.
+    """Whether git tracks that file, so that it came with the repository; True also if that is unknown.
 
     Git itself is not asked: a repository's own configuration can make it start programs.
     """
@@ -169,12 +164,12 @@ def is_tracked(path: Path) -> bool:
     except (OSError, ValueError):
         return True
     name = path.relative_to(top).as_posix().encode()
-    # Version 4 of the index cuts what a name has in common with the one before it.
+    # Version 4 of the index omits what a name has in common with the one before it.
     return any(name in index or index[4:8] == b"\0\0\0\4" for index in indexes)
 
 
 LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
-"""Below the home folder; the second is where older versions keep it."""
+"""Below the home folder; the second is that of older versions."""
 
 
 def load_servers(
@@ -182,9 +177,9 @@ def load_servers(
 ) -> ServerCatalog:
     """Read the explicit file if there is one, else those of Claude Code and LM Studio.
 
-    Of equal names the first counts: local scope of `~/.claude.json`, the project's `.mcp.json`, user
-    scope, LM Studio. `trusted` names servers of the project's file that may start without Claude
-    Code's approval, `*` all of them; it also brings back those that are disabled in Claude Code.
+    If several define the same name, the first wins: local scope of `~/.claude.json`, the project's
+    `.mcp.json`, user scope, LM Studio. `trusted` names servers of the project's file that may start
+    without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
 
     Raises:
         McpConfigError: the explicit file is missing, or it or the project's cannot be used.
@@ -202,20 +197,20 @@ def load_servers(
         catalog = merge_files([*local, *others], project=project)
     else:
         whole = read_file(found, scope="project", around=around)
-        leave = read_leave(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
-        catalog = merge_files([*local, _only_allowed(whole, leave), *others], project=project)
-        catalog = _with_held_back(catalog, whole, leave)
+        approvals = read_approvals(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
+        catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
+        catalog = _add_unapproved(catalog, whole, approvals)
     return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def find_project_file(project: Path) -> Path | None:
-    """The nearest `.mcp.json`, from the project upwards, as Claude Code 2.1.330 finds it."""
+    """The nearest `.mcp.json` in the project or above it, as Claude Code 2.1.330 finds it."""
     folders = (project, *project.parents)
     return next((folder / PROJECT_FILE for folder in folders if (folder / PROJECT_FILE).is_file()), None)
 
 
 def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:
-    """One catalog of several files; the first that mentions a name decides about it."""
+    """One catalog of several files; the first that has a name decides about it."""
     servers: dict[str, ServerConfig] = {}
     skipped: dict[str, str] = {}
     warnings: dict[str, tuple[str, ...]] = {}
@@ -228,29 +223,29 @@ def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:
     return ServerCatalog(project, servers, skipped, paths=paths, server_warnings=warnings)
 
 
-def _only_allowed(file: ConfigFile, leave: Leave) -> ConfigFile:
-    """The project's file as far as it may decide: what is not approved hides no server of the user's own."""
+def _only_allowed(file: ConfigFile, approvals: Approvals) -> ConfigFile:
+    """The approved part of the project's file: what is not approved must not hide a server of the user's own."""
     return ConfigFile(
         file.path,
-        {name: config for name, config in file.servers.items() if leave.allows(name)},
-        {name: reason for name, reason in file.skipped.items() if leave.allows(name)},
-        {name: told for name, told in file.warnings.items() if leave.allows(name)},
+        {name: config for name, config in file.servers.items() if approvals.allows(name)},
+        {name: reason for name, reason in file.skipped.items() if approvals.allows(name)},
+        {name: told for name, told in file.warnings.items() if approvals.allows(name)},
     )
 
 
-def _with_held_back(catalog: ServerCatalog, file: ConfigFile, leave: Leave) -> ServerCatalog:
-    """The catalog, with what the project's file has and may not start; each with its reason."""
-    held = {name: config for name, config in file.servers.items() if not leave.allows(name)}
+def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approvals) -> ServerCatalog:
+    """The catalog, with the servers of the project's file that may not start, and why."""
+    held = {name: config for name, config in file.servers.items() if not approvals.allows(name)}
     warnings = dict(catalog.server_warnings)
     for name in held.keys() & catalog.servers.keys():
         if catalog.servers[name].scope != "local":
             source = catalog.servers[name].source
-            said = f"MCP server '{name}' is taken from {source}: its entry in {file.path} is not approved"
-            warnings[name] = (*warnings.get(name, ()), said)
+            warning = f"MCP server '{name}' is taken from {source}: its entry in {file.path} is not approved"
+            warnings[name] = (*warnings.get(name, ()), warning)
     reasons = dict(file.skipped)
-    reasons |= {name: f"it is disabled in {path}." for name, path in leave.rejected.items() if name in held}
+    reasons |= {name: f"it is disabled in {path}." for name, path in approvals.rejected.items() if name in held}
     reasons |= catalog.skipped
-    waiting = held.keys() - leave.rejected.keys() - catalog.servers.keys()
+    waiting = held.keys() - approvals.rejected.keys() - catalog.servers.keys()
     return replace(
         catalog,
         skipped={name: reason for name, reason in reasons.items() if name not in {*waiting, *catalog.servers}},
@@ -275,7 +270,7 @@ def _read_claude(
 
 
 def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:
-    """LM Studio's own servers, which it keeps in Cursor's notation."""
+    """LM Studio's own servers, which are in Cursor's format."""
     if around.home is None:
         return []
     for path in (around.home / below for below in LM_STUDIO_FILES):
@@ -289,7 +284,7 @@ def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[Config
 def _read_or_warn(
     entries: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]
 ) -> ConfigFile:
-    """The entries, or nothing and a warning: a broken file must not hide the others."""
+    """The entries, or none and a warning: a broken file must not hide the others."""
     try:
         return read_entries(entries, path=path, scope=scope, around=around)
     except McpConfigError as exc:
@@ -311,12 +306,11 @@ _HOW_TO_ADD = (
 
 @dataclass(frozen=True, slots=True)
 class ServerCatalog:
-    """What the files add up to; a name stands in one of `servers`, `unapproved` and `skipped`.
+    """All configured servers; each name is in one of `servers`, `unapproved` and `skipped`.
 
-    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` says for
-    each server that cannot be used why, as a sentence. `paths` are the files that were read; none
-    means that there are no such files. `warnings` are about files, `server_warnings` about servers
-    that can be used all the same.
+    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` has, for each
+    server that cannot be used, the reason as a sentence. `paths` are the files that were read.
+    `warnings` are about files, `server_warnings` about servers that can still be used.
     """
 
     project: Path
@@ -331,8 +325,8 @@ class ServerCatalog:
         """The server of that name.
 
         Raises:
-            ServerNotTrustedError: it stands in the project's file, and nobody has approved it.
-            ServerNotConfiguredError: there is none, or it was skipped.
+            ServerNotTrustedError: it is in the project's file, and nobody has approved it.
+            ServerNotConfiguredError: it does not exist, or was skipped.
         """
         if name in self.servers:
             return self.servers[name]
@@ -370,5 +364,5 @@ class ServerCatalog:
             f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
             server=name,
             remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
-            f"`claude mcp list` shows where it stands), or set {TRUST_VARIABLE}={name} for the bridge.",
+            f"`claude mcp list` shows its state), or set {TRUST_VARIABLE}={name} for the bridge.",
         )

@@ -1,7 +1,7 @@
-"""Why a server could not be used, in words for the person in front of Claude Code.
+"""Why a server could not be used, and what to do, as messages for the user.
 
-Pure functions: from a configuration and the bare facts to a `Failure`. Values of `env` and
-`headers` never appear, not even where the server's own words repeat them.
+Pure functions from a configuration and the bare facts to a `Failure`. Values of `env` and `headers` never
+appear, even if the server repeats them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Failure:
     stderr_tail: str = ""
 
     def start_error(self, server: str) -> ServerStartError:
-        """A new exception for each that waits: a shared one would gather the tracebacks of all."""
+        """A new exception for each waiter: a shared one would collect all their tracebacks."""
         return ServerStartError(
             f"MCP server '{server}' {self.reason}.", server=server, stderr_tail=self.stderr_tail, remedy=self.remedy
         )
@@ -59,20 +59,20 @@ class Failure:
 
 
 def target_of(config: ServerConfig) -> str:
-    """What was started or reached; without arguments, user or query, which may hold secrets."""
+    """The command or address; without arguments, user or query, which may contain secrets."""
     if config.transport == "stdio":
         return f"`{config.command}`"
     try:
         parts = urlsplit(config.url)
     except ValueError:  # http://[::1 and the like
-        return "an address that is none"
+        return "an invalid address"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def hide_secrets(text: str, config: ServerConfig) -> str:
     """The text without the values of the configuration's env and headers."""
     values = {*config.env.values(), *config.headers.values()}
-    # "Bearer abc" is a header's value, but a server that repeats it leaves "Bearer" out.
+    # A server that repeats the header value "Bearer abc" may leave "Bearer" out.
     values |= {word for value in config.headers.values() for word in value.split()}
     for value in sorted(values, key=len, reverse=True):
         if len(value) >= SECRET_LENGTH and value != "Bearer":
@@ -85,14 +85,14 @@ def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path)
     where = f" in {config.source}" if config.source else ""
     if not os.path.isdir(cwd):  # Path.is_dir raises where a folder above may not be entered
         return Failure(
-            f"could not be started: its folder {cwd} does not exist, or may not be entered", f"Correct `cwd`{where}."
+            f"could not be started: its folder {cwd} does not exist, or cannot be entered", f"Correct `cwd`{where}."
         )
     code = exc.errno if isinstance(exc, OSError) else None
     if code == errno.ENOENT:
         hint = _INSTALLS.get(_program(config), "Is it installed?")
         return Failure(
             f"could not be started: command not found: {config.command}",
-            f"{hint} The PATH that the bridge was started with decides; a full path as `command`{where} always works.",
+            f"{hint} The PATH of the bridge is searched; a full path as `command`{where} always works.",
         )
     if code == errno.EACCES:
         return Failure(
@@ -118,7 +118,7 @@ def explain_silence(seconds: float, *, config: ServerConfig, stderr_tail: str = 
     if config.transport == "stdio" and _program(config) in _FETCHERS:
         remedy = f"`{_program(config)}` may still be downloading it: run its command once in a terminal. {remedy}"
     elif config.transport == "http":
-        remedy = 'If it is an older SSE server, say `"type": "sse"` in its entry.'
+        remedy = 'If it is an older SSE server, set `"type": "sse"` in its entry.'
     return Failure(
         f"({target_of(config)}) was started but did not answer within {seconds:g} seconds"
         if config.transport == "stdio"
@@ -136,7 +136,7 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
     match status:
         case 401 | 403 if not any(name.lower() == "authorization" for name in config.headers):
             return Failure(
-                f"({target}) wants a sign-in (HTTP {status})",
+                f"({target}) requires sign-in (HTTP {status})",
                 f"The bridge cannot sign in through a browser (OAuth): set an `Authorization` header{where}.",
             )
         case 401 | 403:
@@ -147,7 +147,7 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
         case 404 | 405:
             return explain_wrong_url(f"HTTP {status}", config=config)
         case _ if status >= 500:
-            return Failure(f"({target}) failed with HTTP {status}{said}", "Look into the log of that server.")
+            return Failure(f"({target}) failed with HTTP {status}{said}", "Check the log of that server.")
         case _:
             return Failure(f"({target}) answered with HTTP {status}{said}", f"Check `url` and `headers`{where}.")
 
@@ -162,27 +162,27 @@ def explain_wrong_url(words: str, *, config: ServerConfig) -> Failure:
 
 
 def explain_header(*, config: ServerConfig) -> Failure:
-    """A header that HTTP cannot carry."""
+    """A header that HTTP cannot transmit."""
     names = ", ".join(f"`{name}`" for name, value in config.headers.items() if not (name + value).isascii())
     where = f" in {config.source}" if config.source else ""
     return Failure(
-        f"({target_of(config)}) cannot be asked: a header holds characters that are not ASCII",
+        f"({target_of(config)}) cannot be reached: a header contains characters that are not ASCII",
         f"Correct {names or '`headers`'}{where}.",
     )
 
 
 def explain_unreachable(words: str, *, config: ServerConfig) -> Failure:
-    """Nothing that takes a connection."""
+    """A server that accepts no connection."""
     return Failure(
         f"({target_of(config)}) cannot be reached: {hide_secrets(words, config)}", "Is it running, and is `url` right?"
     )
 
 
 def explain_answer(words: str, *, config: ServerConfig, stderr_tail: str = "") -> Failure:
-    """A server that answered, but with an error or with something that is no answer."""
+    """A server that answered with an error, or with something invalid."""
     return Failure(
         f"({target_of(config)}) could not be used; it said: {hide_secrets(words, config)}",
-        "Look into the documentation of that server.",
+        "See the documentation of that server.",
         hide_secrets(stderr_tail, config),
     )
 

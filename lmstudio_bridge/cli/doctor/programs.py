@@ -15,7 +15,7 @@ from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.files import read_text
 from lmstudio_bridge.mcp_client.config import starts_bridge
-from lmstudio_bridge.mcp_client.discovery import read_leave, read_object, read_state
+from lmstudio_bridge.mcp_client.discovery import read_approvals, read_object, read_state
 from lmstudio_bridge.settings import Surroundings
 
 
@@ -98,7 +98,7 @@ def _starts_us(entry: Mapping[str, Any]) -> bool:
 def _is_approved(location: Location, name: str, around: Surroundings) -> bool:
     """Whether the user approved that server of the project's file in Claude Code."""
     claude = read_state(around, warnings=[])
-    return read_leave(location.path, project=around.project, claude=claude, trusted=(), warnings=[]).allows(name)
+    return read_approvals(location.path, project=around.project, claude=claude, trusted=(), warnings=[]).allows(name)
 
 
 def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:

@@ -108,7 +108,7 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
     assert list(catalog.servers) == ["on"]
     assert catalog.skipped == {
         "off": f"it is disabled in {path}.",
-        "asks": f"its entry in {path} asks for ${{input:token}}, which only VS Code can ask its user for.",
+        "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can ask for.",
     }
 
 
@@ -248,7 +248,7 @@ def test_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, cont
 def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b"\xff\xfe{")
-    with pytest.raises(McpConfigError, match="no UTF-8 text"):
+    with pytest.raises(McpConfigError, match="not UTF-8"):
         load_servers(explicit=path, project=tmp_path, environ={})
 
 

@@ -151,7 +151,7 @@ def test_explicit_file_is_trusted_and_everything_else_is_left_alone(machine: Mac
     ("content", "warning"),
     [
         ('{"projects": {},\n "x": }', "is not valid JSON: Expecting value at line 2, column 7."),
-        ("[]", "is left out: it holds no JSON object."),
+        ("[]", "is ignored: it is not a JSON object."),
         ('{"mcpServers": 7}', "has no object 'mcpServers'."),
     ],
 )
@@ -198,7 +198,7 @@ def test_project_server_that_nobody_approved_is_not_usable_and_says_how_to_appro
     assert caught.value.message == f"MCP server 'files' is not approved yet: its command comes from {file}."
     assert caught.value.remedy == (
         f"Approve it in Claude Code (start `claude` in {machine.project} and answer its question; `claude mcp list` "
-        "shows where it stands), or set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
+        "shows its state), or set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
     )
 
 

@@ -256,8 +256,8 @@ async def test_server_that_was_restarted_during_a_long_silence_costs_the_next_ru
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
-        (respond("401 Unauthorized"), "wants a sign-in (HTTP 401)"),
-        (respond("403 Forbidden"), "wants a sign-in (HTTP 403)"),
+        (respond("401 Unauthorized"), "requires sign-in (HTTP 401)"),
+        (respond("403 Forbidden"), "requires sign-in (HTTP 403)"),
         (respond("404 Not Found"), "is not an MCP endpoint: HTTP 404"),
         (respond("405 Method Not Allowed"), "is not an MCP endpoint: HTTP 405"),
         (respond("500 Internal Server Error"), "failed with HTTP 500"),
