@@ -11,36 +11,31 @@ from lmstudio_bridge.security.secrets import (
     secrets_of_url,
 )
 
+SECRET_NAMES = (
+    "API_KEY GITHUB_TOKEN client_secret PGPASSWORD DB_PASSWD SSH_PASSPHRASE DB_PASS PASS MYSQL_PWD GITHUB_PAT "
+    "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM"
+)
+OTHER_NAMES = "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME"
+
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "value", "found"),
     [
-        "API_KEY",
-        "GITHUB_TOKEN",
-        "client_secret",
-        "PGPASSWORD",
-        "DB_PASSWD",
-        "SSH_PASSPHRASE",
-        "DB_PASS",
-        "PASS",
-        "MYSQL_PWD",
-        "GITHUB_PAT",
-        "AWS_CREDENTIALS",
-        "BASIC_AUTH",
-        "COOKIE",
-        "SENTRY_DSN",
-        "PRIVATE_PEM",
+        *((name, "hunter22", True) for name in SECRET_NAMES.split()),
+        *((name, "/srv/data", False) for name in OTHER_NAMES.split()),
+        ("MAX_TOKENS", "100000", False),
+        ("TOKEN", "100000", True),
+        ("SESSION_TIMEOUT", "600000", False),
+        ("AUTH_MODE", "required", False),
+        ("TOKEN_FILE", "/run/secrets/token", False),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "C:\\keys\\google.json", False),
+        ("AWS_SECRET_ACCESS_KEY", "/abc/def+ghi", True),  # base64 may start with a slash
     ],
 )
-def test_variable_whose_name_says_so_is_a_secret(name: str) -> None:
-    assert secrets_of_environment({name: "hunter22"}) == ["hunter22"]
-
-
-@pytest.mark.parametrize(
-    "name", ["HOME", "PATH", "PWD", "OLDPWD", "BYPASS", "PATTERN", "ALLOWED_DIR", "LANG", "PATH_TO", "GIT_AUTHOR_NAME"]
-)
-def test_variable_with_an_honest_name_is_none(name: str) -> None:
-    assert secrets_of_environment({name: "/srv/data"}) == []
+def test_a_variable_is_secret_by_its_name_unless_its_value_is_a_number_a_word_or_a_path(
+    name: str, value: str, found: bool
+) -> None:
+    assert (secrets_of_environment({name: value}) == [value]) is found
 
 
 @pytest.mark.parametrize(
@@ -48,29 +43,17 @@ def test_variable_with_an_honest_name_is_none(name: str) -> None:
     [
         ("postgres://me:hunter22@db/main", ["hunter22"]),
         ("https://:hunter22@host", ["hunter22"]),
+        ("https://me:p%40ssword@host/mcp", ["p%40ssword", "p@ssword"]),
+        ("https://x/mcp?api_key=hunter22&page=2", ["hunter22"]),
         ("https://host:8080/a@b", []),
         ("https://me@host", []),
         ("https://host/a:b@c", []),
+        ("http://[half", []),
     ],
 )
-def test_password_inside_a_url_is_a_secret(url: str, found: list[str]) -> None:
+def test_passwords_and_secret_parameters_of_a_url_are_secrets(url: str, found: list[str]) -> None:
+    assert secrets_of_url(url) == found
     assert secrets_of_environment({"DATABASE_URL": url}) == found
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "found"),
-    [
-        ("MAX_TOKENS", "100000", False),
-        ("TOKEN", "100000", True),
-        ("SESSION_TIMEOUT", "600000", False),
-        ("AUTH_MODE", "required", False),
-        ("TOKEN_FILE", "/run/secrets/token", False),
-        ("GOOGLE_APPLICATION_CREDENTIALS", "C:\\keys\\google.json", False),
-        ("AWS_SECRET_ACCESS_KEY", "/abc/def+ghi", True),  # base64 may begin with a slash
-    ],
-)
-def test_number_word_or_path_under_a_secret_name_stays_readable(name: str, value: str, found: bool) -> None:
-    assert (secrets_of_environment({name: value}) == [value]) is found
 
 
 def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
@@ -96,11 +79,3 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
 )
 def test_secrets_of_a_command_line_are_told_by_their_names(arguments: list[str], found: list[str]) -> None:
     assert secrets_of_arguments(arguments) == found
-
-
-def test_password_of_an_address_is_known_as_it_stands_and_decoded() -> None:
-    assert sorted(secrets_of_url("https://me:p%40ssword@host/mcp")) == ["p%40ssword", "p@ssword"]
-
-
-def test_address_that_is_none_holds_no_secret() -> None:
-    assert secrets_of_url("http://[half") == []

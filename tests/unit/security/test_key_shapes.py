@@ -1,4 +1,4 @@
-"""Keys of well-known services, told by their shape; and texts that only look a little like them."""
+"""Keys of well-known services are recognized by their shape; ordinary text is not."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_key_is_found_whole_by_its_shape(kind: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "secret"), IN_CONTEXT)
-def test_secret_is_found_by_what_stands_around_it(text: str, secret: str) -> None:
+def test_secret_is_found_by_its_context(text: str, secret: str) -> None:
     assert {text[start:end] for start, end, _ in find_keys(text)} == {secret}
 
 
@@ -96,7 +96,7 @@ def test_sources_of_this_project_hold_no_keys_but_in_its_tests(pytestconfig: pyt
 
 
 @given(st.text('sk-ant0123456789 abcdefghij_ABCDEF./:@\n\\%"BEGIN PRIVATE KEY', max_size=300))
-def test_places_lie_in_the_text(text: str) -> None:
+def test_spans_are_within_the_text(text: str) -> None:
     assert all(0 <= start < end <= len(text) for start, end, _ in find_keys(text))
 
 

@@ -1,0 +1,162 @@
+"""The workspace and the presets of a run, from the servers' entries and the rule files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.runs.preparation import read_permissions
+from lmstudio_bridge.security.access import PRESETS, Policy, is_fresh
+
+
+def policy_of(*configs: ServerConfig, project: Path) -> Policy:
+    return read_permissions(configs, project=project, environ={}).policy
+
+
+def stdio(*args: str, name: str = "fs", **more: Any) -> ServerConfig:
+    return ServerConfig(name, "stdio", command="npx", args=args, scope=more.pop("scope", "user"), **more)
+
+
+# -- the workspace ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["{notes}", "--root={notes}", "./notes", "../notes", "--repository {notes}"])
+def test_folders_that_the_user_gave_to_a_server_are_in_the_workspace(tmp_path: Path, option: str) -> None:
+    project, notes = tmp_path / "project", tmp_path / "notes"
+    for folder in (project, notes, project / "notes"):
+        folder.mkdir()
+    args = option.format(notes=notes).split()
+    policy = policy_of(stdio("server", *args), project=project)
+
+    given = project / "notes" if option == "./notes" else notes
+    assert policy.workspace.folders == (project, given)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        stdio("{notes}", scope="project"),
+        stdio("--directory", "{notes}", "run"),
+        stdio("--directory={notes}"),
+        stdio("{notes}/none"),
+        stdio("notes"),
+        ServerConfig("web", "http", url="http://example.com", args=("{notes}",), scope="user"),
+    ],
+)
+def test_other_words_of_an_entry_widen_nothing(tmp_path: Path, config: ServerConfig) -> None:
+    """Least of all those of a project's file, which somebody else wrote (ours)."""
+    project, notes = tmp_path / "project", tmp_path / "notes"
+    for folder in (project, notes, project / "notes"):
+        folder.mkdir()
+    args = tuple(each.format(notes=notes) for each in config.args)
+    filled = ServerConfig(config.name, config.transport, args=args, url=config.url, scope=config.scope)
+
+    assert policy_of(filled, project=project).workspace.folders == (project,)
+
+
+def test_a_bridge_that_was_started_at_the_root_does_not_take_all_for_its_workspace() -> None:
+    assert policy_of(project=Path("/")).workspace.folders == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "local"),
+    [
+        (stdio(), True),
+        (ServerConfig("fs", "http", url="http://127.0.0.1:8000/mcp"), True),
+        (ServerConfig("fs", "sse", url="http://[::1]:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://localhost:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://LOCALHOST.:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://0.0.0.0:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://127.1:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://2130706433:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://[::ffff:127.0.0.1]:8000/mcp"), True),
+        (ServerConfig("fs", "http", url="http://10.0.0.5:8000/mcp"), False),
+        (ServerConfig("fs", "http", url="https://example.com/mcp"), False),
+    ],
+)
+def test_paths_are_judged_where_the_server_is_on_this_machine(
+    tmp_path: Path, config: ServerConfig, local: bool
+) -> None:
+    assert ("fs" in policy_of(config, project=tmp_path).local) is local
+
+
+# -- presets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "verdict"),
+    [
+        (("-y", "@modelcontextprotocol/server-memory"), "allowed"),
+        (("-y", "@modelcontextprotocol/server-memory@2025.4.25"), "allowed"),
+        (("lib/node_modules/@modelcontextprotocol/server-memory/dist/index.js",), "allowed"),
+        (("-y", "@modelcontextprotocol/server-memory-evil"), "needs_write"),
+        (("-y", "evil@modelcontextprotocol/server-memory"), "needs_write"),
+        (("--package=@modelcontextprotocol/server-memory@1", "mcp-server-memory"), "allowed"),
+        (("-y", "memory"), "needs_write"),
+        (("-y", "notes", "/home/me/@modelcontextprotocol/server-memory"), "needs_write"),
+        (("-y", "notes", "--root=/home/me/@modelcontextprotocol/server-memory/"), "needs_write"),
+    ],
+)
+def test_a_well_known_server_is_known_by_its_package_and_not_by_its_name(
+    tmp_path: Path, args: tuple[str, ...], verdict: str
+) -> None:
+    policy = policy_of(stdio(*args, name="memory"), project=tmp_path)
+
+    assert policy.check_call(ServerTool("memory", "read_graph"), {}).verdict == verdict
+    assert policy.check_call(ServerTool("memory", "delete_entities"), {}).verdict == "needs_write"
+    assert policy.check_call(ServerTool("other", "read_graph"), {}).verdict == "needs_write"
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("mcp-server-fetch", None),
+        ("/usr/local/bin/mcp-server-fetch", None),
+        ("C:\\tools\\mcp-server-fetch.exe", None),
+        ("/home/me/mcp-server-fetch/serve", "outside"),
+    ],
+)
+def test_a_folder_with_the_name_of_a_package_does_not_free_its_server_from_the_workspace(
+    tmp_path: Path, command: str, place: str | None
+) -> None:
+    config = ServerConfig("web", "stdio", command=command, scope="user")
+    decision = policy_of(config, project=tmp_path).check_call(
+        ServerTool("web", "read", read_only=True), {"path": "/etc"}
+    )
+
+    assert decision.verdict == (place or "allowed")
+
+
+def test_a_name_with_the_signs_of_a_glob_gets_rules_for_itself_alone(tmp_path: Path) -> None:
+    policy = policy_of(stdio("@modelcontextprotocol/server-memory", name="*"), project=tmp_path)
+
+    assert policy.check_call(ServerTool("*", "read_graph"), {}).verdict == "allowed"
+    assert policy.check_call(ServerTool("other", "read_graph"), {}).verdict == "needs_write"
+
+
+def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
+    documents = (Path(__file__).parents[3] / "docs" / "security.md").read_text(encoding="utf-8")
+
+    assert all(preset.reason and f"| `{package}` |" in documents for package, preset in PRESETS.items())
+
+
+@pytest.mark.parametrize(
+    ("named", "fresh"),
+    [
+        (None, {"browser"}),
+        (("files",), {"files"}),
+        (("files", "browser"), {"files", "browser"}),
+        (("*",), {"files", "browser"}),
+        (("none",), set()),
+    ],
+)
+def test_a_browser_is_each_runs_own_unless_the_user_says_which_servers_are(
+    named: tuple[str, ...] | None, fresh: set[str]
+) -> None:
+    files = stdio("@modelcontextprotocol/server-filesystem", name="files")
+    browser = stdio("-y", "@playwright/mcp@latest", name="browser")
+
+    assert {config.name for config in (files, browser) if is_fresh(config, named=named)} == fresh
