@@ -49,6 +49,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import (
+    Access,
     AssistantMessage,
     Notice,
     ServerTool,
@@ -327,6 +328,7 @@ async def run_with(
     rounds: int = 10,
     seconds: float = 3600,
     cancel: bool = False,
+    access: Access = "write",
 ) -> Outcome:
     """One run from its first event to its last; what it amounted to, also where it was cancelled or failed."""
     tally = Tally()
@@ -347,7 +349,7 @@ async def run_with(
             model=model,
             tools=FakeTools({("fs", "read"): result}, progress=["half"]),
             tool_set=ToolSet([ServerTool("fs", "read")]),
-            policy=Policy("write"),
+            policy=Policy(access),
             limits=Limits(max_rounds=rounds, seconds=seconds, result_chars=1_000),
             emit=emit,
             tally=tally,
@@ -381,6 +383,7 @@ ENDS: dict[str, Callable[[Emit], Awaitable[Outcome]]] = {
     "answered, cut off": lambda emit: run_with(emit, say("It says", finish_reason="length")),
     "answered, tool failed": lambda emit: run_with(emit, LOOK, say("No."), result=ToolResult("ENOENT", is_error=True)),
     "answered, calls refused": lambda emit: run_with(emit, call(("fs__no", "{}"), ("fs__read", "[")), say("No.")),
+    "answered, access refused": lambda emit: run_with(emit, LOOK, say("No."), access="read"),
     "answered with a secret": lambda emit: run_with(emit, say("The key is hunter22.")),
     "round_limit": lambda emit: run_with(emit, LOOK, LOOK, say("So far: hello."), rounds=3),
     "round_limit without a word": lambda emit: run_with(emit, LOOK, say(""), rounds=2),
