@@ -1,4 +1,4 @@
-"""Files of others are read up to a bound."""
+"""Files of others are read up to a bound; files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import McpConfigError, SettingsError
-from lmstudio_bridge.files import MEBIBYTE, read_bounded
+from lmstudio_bridge.files import MEBIBYTE, read_bounded, write_file
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.security.rule_files import FILE, MAX_BYTES, load_rules
 
@@ -18,7 +18,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there"
 
 
 @pytest.mark.parametrize(("size", "fits"), [(9, True), (10, True), (11, False)])
-def test_a_file_may_be_so_large(tmp_path: Path, size: int, fits: bool) -> None:
+def test_a_file_may_be_as_large_as_its_bound(tmp_path: Path, size: int, fits: bool) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * size)
 
@@ -29,7 +29,7 @@ def test_a_file_may_be_so_large(tmp_path: Path, size: int, fits: bool) -> None:
             read_bounded(path, max_bytes=10)
 
 
-def test_no_more_room_is_made_than_a_file_needs(tmp_path: Path) -> None:
+def test_no_more_memory_is_used_than_a_file_needs(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1_000)
     tracemalloc.start()
@@ -41,7 +41,7 @@ def test_no_more_room_is_made_than_a_file_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no such files there")
-def test_a_file_that_does_not_say_its_size_is_read_whole() -> None:
+def test_a_file_without_a_size_is_read_whole() -> None:
     path = Path("/proc/self/limits")
 
     assert path.stat().st_size == 0
@@ -51,7 +51,7 @@ def test_a_file_that_does_not_say_its_size_is_read_whole() -> None:
 
 
 @posix
-def test_a_link_to_a_device_is_no_configuration(tmp_path: Path) -> None:
+def test_a_link_to_a_device_is_refused_as_a_configuration(tmp_path: Path) -> None:
     """Git keeps links, so a cloned project can hold one."""
     (tmp_path / ".mcp.json").symlink_to("/dev/zero")
 
@@ -67,10 +67,47 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_bounded(tmp_path / "pipe", max_bytes=10)
 
 
+@posix
+def test_a_link_is_followed_only_if_allowed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+
+    assert read_bounded(tmp_path / "link", max_bytes=10) == b"x"
+    with pytest.raises(OSError, match="link"):
+        read_bounded(tmp_path / "link", max_bytes=10, follow_links=False)
+
+
+@pytest.mark.parametrize("follow_links", [True, False])
+def test_a_folder_is_an_error(tmp_path: Path, follow_links: bool) -> None:
+    with pytest.raises(OSError, match=r"directory|denied"):
+        read_bounded(tmp_path, max_bytes=10, follow_links=follow_links)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_written_file_replaces_the_old_one_with_the_given_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    write_file(path, b"new", mode=mode)
+
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="folder"):
+        write_file(tmp_path / "folder", b"new")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 @pytest.mark.parametrize(
     "text", ["#" * (MAX_BYTES + 1), "allow = " + "[" * 5_000, "allow = " + "9" * 5_000, "allow = [1979-99-99]"]
 )
-def test_rules_that_python_cannot_read_stop_the_run_with_a_sentence(tmp_path: Path, text: str) -> None:
+def test_rules_that_python_cannot_read_are_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text, encoding="utf-8")
 
     with pytest.raises(SettingsError, match=FILE):
