@@ -97,10 +97,7 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         try:
             async with display as show:
                 emit = fan_out(remember_id, show)
-                if isinstance(request, RunRequest):
-                    report = await agent.execute(request, emit=emit)
-                else:
-                    report = await agent.continue_run(request, emit=emit)
+                report = await agent.run(request, emit=emit)
         except asyncio.CancelledError:
             if run_id:
                 resume = f"lmstudio-bridge continue {run_id}"

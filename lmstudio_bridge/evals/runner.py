@@ -213,7 +213,7 @@ class _Runner:
             output_schema=task.schema,
             access="write",
         )
-        return (await agent.execute(request, emit=emit)).outcome
+        return (await agent.run(request, emit=emit)).outcome
 
     async def _run_baseline(self, agent: DynamicAutonomousAgent, task: Task) -> Outcome:
         catalog = agent.configured_servers()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 import anyio
 
@@ -61,7 +62,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
-from lmstudio_bridge.runs.journal import Journal, JournalPruner, Keep, check_not_active, open_journal
+from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, open_journal
 from lmstudio_bridge.runs.preparation import (
     Permissions,
     Prepared,
@@ -72,7 +73,7 @@ from lmstudio_bridge.runs.preparation import (
 )
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
-from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.runs.resume import StoredRun, continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import Needs, tools_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy, is_fresh
@@ -297,7 +298,7 @@ class DynamicAutonomousAgent:
         self.pool = pool
         self.redactor = redactor
         self._places = RunPlaces(settings.max_runs)
-        self._settings = settings
+        self.settings = settings
         self._environ = environ
         secrets = self._secrets()
         redactor.learn(secrets)
@@ -315,10 +316,10 @@ class DynamicAutonomousAgent:
             McpConfigError: A file cannot be used.
         """
         catalog = load_servers(
-            explicit=self._settings.mcp_config,
-            project=self._settings.project,
+            explicit=self.settings.mcp_config,
+            project=self.settings.project,
             environ=self._environ,
-            trusted=self._settings.trust,
+            trusted=self.settings.trust,
         )
         for config in (*catalog.servers.values(), *catalog.unapproved.values()):
             self.redactor.learn(
@@ -332,71 +333,82 @@ class DynamicAutonomousAgent:
         Raises:
             SettingsError: A rule file cannot be used.
         """
-        return read_permissions(configs, project=self._settings.project, environ=self._environ, policy=Policy(access))
+        return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=Policy(access))
 
-    async def execute(self, request: RunRequest, *, emit: Emit | None = None) -> RunReport:
-        """Do what is asked; `emit` is told what happens.
+    async def run(self, request: RunRequest | ContinueRequest, *, emit: Emit | None = None) -> RunReport:
+        """Do a new task, or continue an earlier run; `emit` is told what happens.
+
+        A finished run that is continued without instructions gives its answer again.
 
         Raises:
-            BridgeError: The run could not begin: no such server or model, nothing to work with.
+            RunNotFoundError: There is no run to continue.
+            RunActiveError: The run to continue is still in progress.
+            BridgeError: The run could not start: no such server or model, nothing to work with.
         """
         with self._redacted_errors():
             self._check_access(request.access)
-            servers = self._select(request.servers)
-            run_id = new_run_id(datetime.now(UTC))
-            names = tuple(config.name for config in servers.configs)
-            start = RunStarted(run_id, request.task, names, request.max_rounds, _timestamp(), request.access)
-            needs = Needs(request.task, chooses=request.servers is None)
-            plan = _Plan(start, servers, request.model, Conversation(()), self._opening(request.task), needs)
+            match request:
+                case RunRequest():
+                    plan = self._plan_new_run(request)
+                case ContinueRequest():
+                    stored = self._find_run(request.run_id)
+                    answered = stored.finished and stored.outcome.stop == "answered"
+                    if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
+                        return RunReport(stored.run_id, stored.outcome, stored.servers)
+                    plan = self._plan_continuation(stored, request)
+                case _:
+                    assert_never(request)
             return await self._work(plan, request, emit)
 
-    async def continue_run(self, request: ContinueRequest, *, emit: Emit | None = None) -> RunReport:
-        """Go on with a run of before, this process's or an earlier one's; or give its answer again.
+    def _plan_new_run(self, request: RunRequest) -> _Plan:
+        servers = self._select(request.servers)
+        names = tuple(config.name for config in servers.configs)
+        return _Plan(
+            RunStarted(
+                new_run_id(datetime.now(UTC)), request.task, names, request.max_rounds, _timestamp(), request.access
+            ),
+            servers,
+            request.model,
+            Conversation(()),
+            self._opening(request.task),
+            Needs(request.task, chooses=request.servers is None),
+        )
 
-        Raises:
-            RunNotFoundError: There is no such run.
-            RunActiveError: It is still under way.
-            BridgeError: It could not go on.
-        """
-        with self._redacted_errors():
-            self._check_access(request.access)
-            if self.keeps == "off":
-                raise RunNotFoundError(
-                    "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
-                    remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
-                )
-            stored = read_run(self.runs_folder, request.run_id)
-            check_not_active(self.runs_folder, request.run_id)
-            answered = stored.finished and stored.outcome.stop == "answered"
-            if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
-                return RunReport(stored.run_id, stored.outcome, stored.servers)
-            conversation = Conversation(map(self.redactor.redact_fields, rebuild_conversation(stored).messages))
-            if conversation.messages:
-                added = continuation(stored, conversation, instructions=request.instructions)
-            else:  # the run ended while its servers started: its task is all that there is
-                added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
-            servers = self._select(stored.servers)
-            names = tuple(config.name for config in servers.configs)
-            start = RunContinued(
-                stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access
+    def _find_run(self, run_id: str) -> StoredRun:
+        if self.settings.journal == "off":
+            raise RunNotFoundError(
+                "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
+                remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
             )
-            needs = Needs(
+        stored = read_run(self.runs_folder, run_id)
+        check_not_active(self.runs_folder, run_id)
+        return stored
+
+    def _plan_continuation(self, stored: StoredRun, request: ContinueRequest) -> _Plan:
+        conversation = Conversation(map(self.redactor.redact_fields, rebuild_conversation(stored).messages))
+        if conversation.messages:
+            added = continuation(stored, conversation, instructions=request.instructions)
+        else:  # the run ended while its servers started: its task is all that there is
+            added = self._opening("\n\n".join(part for part in (stored.task, request.instructions) if part))
+        servers = self._select(stored.servers)
+        names = tuple(config.name for config in servers.configs)
+        return _Plan(
+            RunContinued(stored.run_id, request.instructions, names, request.max_rounds, _timestamp(), request.access),
+            servers,
+            request.model or stored.outcome.model or None,
+            conversation,
+            added,
+            Needs(
                 f"{stored.task}\n{request.instructions}",
                 chooses=any(isinstance(event, ServersChosen) for event in stored.events),
                 used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
-            )
-            plan = _Plan(start, servers, request.model or stored.outcome.model or None, conversation, added, needs)
-            return await self._work(plan, request, emit)
-
-    @property
-    def keeps(self) -> Keep:
-        """What is kept of runs."""
-        return self._settings.journal
+            ),
+        )
 
     @property
     def runs_folder(self) -> Path:
         """Where the journals of runs are."""
-        return self._settings.home / "runs"
+        return self.settings.home / "runs"
 
     async def _work(self, plan: _Plan, request: RunRequest | ContinueRequest, emit: Emit | None) -> RunReport:
         """Carry out a plan, with its journal open."""
@@ -406,10 +418,10 @@ class DynamicAutonomousAgent:
         run_id = plan.start.run_id
         redactor = self.redactor
         permissions = self.permissions(plan.servers.configs, access=request.access)
-        if self.keeps != "off":
+        if self.settings.journal != "off":
             await self._pruner.prune()
         async with AsyncExitStack() as held:
-            journal = held.enter_context(open_journal(self.runs_folder, run_id, keep=self.keeps))
+            journal = held.enter_context(open_journal(self.runs_folder, run_id, keep=self.settings.journal))
             record = Record(journal, emit, redactor=redactor)
             tell, tally = record.tell, record.tally
 
@@ -422,7 +434,7 @@ class DynamicAutonomousAgent:
                     await tell(ServerFailed(error.server, error.explain()))
                 for warning in (*plan.servers.warnings, *permissions.warnings):
                     await tell(Warned(warning))
-                seconds = min(request.seconds or self._settings.run_timeout, self._settings.run_timeout)
+                seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
                 async with time_to_begin(seconds):
                     await held.enter_async_context(self._places.hold(on_wait=notice_wait))
                     prepared = await self._preparer.prepare(
@@ -468,7 +480,9 @@ class DynamicAutonomousAgent:
                 ),
                 tally=tally,
             )
-        return RunReport(run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.keeps == "full")
+        return RunReport(
+            run_id, redactor.redact_fields(outcome), prepared.servers.names, kept=self.settings.journal == "full"
+        )
 
     def _select(self, names: tuple[str, ...] | None) -> NamedServers:
         """The servers of these names, or all that may be used.
@@ -477,7 +491,7 @@ class DynamicAutonomousAgent:
             NestedBridgeError: We were started by a bridge, as one of its servers.
             DownstreamError: None can be used.
         """
-        if self._settings.depth:
+        if self.settings.depth:
             raise NestedBridgeError(
                 "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
                 remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
@@ -490,14 +504,14 @@ class DynamicAutonomousAgent:
         Raises:
             BridgeError: It is more than the settings allow.
         """
-        if wanted == "write" and self._settings.max_access == "read":
+        if wanted == "write" and self.settings.max_access == "read":
             raise BridgeError(
                 "access=write is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
                 remedy="Ask with access=read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
             )
 
     def _opening(self, task: str) -> tuple[Message, ...]:
-        prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self._settings.project))
+        prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self.settings.project))
         return SystemMessage(prompt), UserMessage(task)
 
     def _limits(self, request: RunRequest | ContinueRequest, prepared: Prepared, *, seconds: float) -> Limits:
@@ -512,14 +526,14 @@ class DynamicAutonomousAgent:
             tool_chars=_tool_chars(prepared),
             context_length=context,
             vision=bool(prepared.model.choice.info.vision),
-            temperature=careful if self._settings.temperature is None else self._settings.temperature,
+            temperature=careful if self.settings.temperature is None else self.settings.temperature,
         )
 
     def _secrets(self) -> list[str]:
         """What is secret whatever servers there are: LM Studio's token, and what is passed on to servers."""
-        token = self._settings.api_token
+        token = self.settings.api_token
         found = [token.get_secret_value()] if token else []
-        return [*found, *secrets_of_environment(passed_variables(self._environ, self._settings.pass_env))]
+        return [*found, *secrets_of_environment(passed_variables(self._environ, self.settings.pass_env))]
 
     @contextmanager
     def _redacted_errors(self) -> Iterator[None]:

@@ -1,249 +1,129 @@
-"""How the server's process ends when a signal comes: runs cancelled, journals closed, MCP servers killed.
-
-What lives as long as the server: the tool calls under way, and the service, which opens when it is needed.
-
-A host lists the tools of its servers before anybody can ask for anything. Until then only what the list takes is
-imported; the rest follows in a thread, or at once for the first call.
-
-What the MCP face offers, done by the agent: runs with their progress, texts to read, names to complete.
-
-Imports all that a run needs; `app` imports it when the tools have been listed, or at first need.
-"""
+"""What lives as long as the server: the agent, and the tool calls in progress; shutdown on a signal."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from lmstudio_bridge.collector import collector_paused
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
-from lmstudio_bridge.runs.progress import Send, open_progress
-from lmstudio_bridge.runs.report import MAX_RUNS, RunReport, models_text, newest_runs, run_text, runs_text, servers_text
-from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
-from lmstudio_bridge.runs.resume import read_run
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 
 if TYPE_CHECKING:
-    from lmstudio_bridge.security.redact import Redactor
-
-    # XX
-    from lmstudio_bridge.settings import Settings
-
-_CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
-_KILLED_BUDGET = 0.1  # seconds more for runs that hung on a server, once it is killed
-_END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # by name: Windows has no SIGHUP, which a closed terminal sends
-
-
-@dataclass(slots=True)
-class Ending:
-    """What the process must see to before it ends: the tool calls under way, and the servers that it started."""
-
-    calls: set[asyncio.Task[Any]] = field(default_factory=set)
-    kill_servers: Callable[[], None] = lambda: None
-    begun: bool = False
-
-
-@contextlib.contextmanager
-def signals_end(ending: Ending) -> Iterator[None]:
-    """On a signal: cancel the runs, let them close their journals, kill the servers, go.
-
-    The SDK's reader thread cannot be unblocked while stdin is open, so the process ends itself.
-    Claude Code sends SIGINT, SIGTERM 0.1 s later and SIGKILL 0.5 s after that.
-    """
-    loop = asyncio.get_running_loop()
-    enders: set[asyncio.Task[None]] = set()  # keeps the task alive; the process ends with it
-
-    async def end(number: int) -> None:
-        calls = set(ending.calls)
-        for call in calls:
-            call.cancel()
-        for budget in (_CANCEL_BUDGET, _KILLED_BUDGET):
-            if calls:
-                _, calls = await asyncio.wait(calls, timeout=budget)
-            ending.kill_servers()
-        os._exit(128 + number)
-
-    def on_signal(number: int) -> None:
-        if not ending.begun:
-            ending.begun = True
-            enders.add(loop.create_task(end(number)))
-
-    handled: list[int] = []
-    for number in (getattr(signal, name) for name in _END_SIGNALS if hasattr(signal, name)):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            loop.add_signal_handler(number, on_signal, number)
-            handled.append(number)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
-OpenService: TypeAlias = "Callable[..., AbstractAsyncContextManager[Service]]"
+    from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_AFTER = 0.1  # seconds from the tools' list on; until then it is out, and the other lists that a host asks for
+_CANCEL_BUDGET = 0.25  # seconds that runs get to close their journals after a signal; Claude Code kills after 0.6
+_KILL_BUDGET = 0.1  # seconds more for runs that were waiting for a server that is now killed
+_SHUTDOWN_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # by name: Windows has no SIGHUP, which a closed terminal sends
 
 
 class App:
     """The state of a running server; use `open_app` to get one."""
 
-    def __init__(self, ending: Ending, *, warm_up_after: float) -> None:
-        self.calls: set[asyncio.Task[Any]] = ending.calls
-        self._ending = ending
-        self._warm_up_after = warm_up_after
-        self._wanted = asyncio.Event()
+    def __init__(self) -> None:
+        self.calls: set[asyncio.Task[Any]] = set()
+        self._agent: asyncio.Future[DynamicAutonomousAgent] = asyncio.get_running_loop().create_future()
         self._closing = asyncio.Event()
-        self._service: asyncio.Future[Service] = asyncio.get_running_loop().create_future()
+        self._shutdown: asyncio.Task[None] | None = None
 
-    async def service(self) -> Service:
-        """The service; the first one to ask waits until it is imported and open.
+    async def agent(self) -> DynamicAutonomousAgent:
+        """The agent, once it is open.
 
         Raises:
             BridgeError: It could not be imported or opened.
         """
-        self._wanted.set()
-        return await asyncio.shield(self._service)  # a call that is cancelled takes it from no other
+        return await asyncio.shield(self._agent)  # a canceled call must not cancel the future for the others
 
-    def warm_up(self) -> None:
-        """Open the service soon, so that the first call finds it open."""
-        if not self._wanted.is_set():
-            asyncio.get_running_loop().call_later(self._warm_up_after, self._wanted.set)
+    async def own_agent(self, settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> None:
+        """Open the agent, and close it in the same task when the server ends."""
 
-    async def own(self, settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> None:
-        """Open the service when it is wanted and close it when the server ends: both in this task, as it must be."""
-        await self._wanted.wait()
-        if self._closing.is_set():
-            return
-        async with AsyncExitStack() as opened:
-            try:
-                open_service = await anyio.to_thread.run_sync(_import_service)
-                if self._closing.is_set():
-                    return
-                service = await opened.enter_async_context(open_service(settings, environ=environ, redactor=redactor))
-            except Exception as exc:  # whatever an incomplete installation raises: the calls wait for an answer
-                # What is the user's to mend, as a file with certificates that is none, needs no traceback.
-                reason = exc.explain() if isinstance(exc, BridgeError) else "a part of it could not be loaded"
-                logger.error("the bridge cannot work: %s", reason, exc_info=not isinstance(exc, BridgeError))
-                self._service.set_exception(exc if isinstance(exc, BridgeError) else explain_import(exc))
-                self._service.exception()  # as good as read: it is logged, and told to who asks
-                return
-            self._ending.kill_servers = service.agent.pool.kill_all
-            self._service.set_result(service)
-            await self._closing.wait()
+        def opener() -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
+            # Imported here, in a thread: a host lists the tools first, and this takes a third of the start.
+            from lmstudio_bridge.runs.autonomous import open_agent
+
+            return open_agent(settings, environ=environ, redactor=redactor)
+
+        try:
+            async with await anyio.to_thread.run_sync(opener) as agent:
+                self._agent.set_result(agent)
+                await self._closing.wait()
+        except Exception as exc:  # an incomplete installation can raise anything; every call is told
+            if self._agent.done():
+                raise
+            expected = isinstance(exc, BridgeError)  # for example, an invalid CA file: the user's to fix
+            logger.error("the bridge cannot start: %s", exc, exc_info=not expected)
+            self._agent.set_exception(exc if expected else incomplete_installation(exc))
+            self._agent.exception()  # logged above, so asyncio need not complain that nobody retrieved it
 
     def close(self) -> None:
-        """Let the task that owns the service end."""
+        """Let the task that owns the agent close it."""
         self._closing.set()
-        self._wanted.set()
 
+    @contextmanager
+    def shutdown_on_signals(self) -> Iterator[None]:
+        """On a signal: cancel the runs, let them close their journals, kill the MCP servers, exit.
 
-@asynccontextmanager
-async def open_app(
-    settings: Settings,
-    *,
-    environ: Mapping[str, str],
-    redactor: Redactor,
-    ending: Ending,
-    warm_up_after: float = WARM_UP_AFTER,
-) -> AsyncIterator[App]:
-    """The app, whose service is closed when the block is left; `warm_up_after` is seconds."""
-    app = App(ending, warm_up_after=warm_up_after)
-    async with asyncio.TaskGroup() as tasks:
-        owner = tasks.create_task(app.own(settings, environ=environ, redactor=redactor))
-        try:
-            yield app
-        finally:
-            app.close()
-            with anyio.CancelScope(shield=True):  # bounded: by the imports, and by the pool's own limits
-                await asyncio.wait({owner})
-
-
-def _import_service() -> OpenService:
-    """All that a run needs, and some tenths of a second of work. The one place where that is imported."""
-    with collector_paused():
-        pass  # XX
-    return open_service
-
-
-def explain_import(exc: Exception) -> BridgeError:
-    """What an incomplete installation raised when a part of the bridge was imported, for the user."""
-    return BridgeError(
-        f"The bridge cannot work, because a part of it could not be loaded: {type(exc).__name__}: {exc}.",
-        remedy="Install lmstudio-bridge once more (uvx: `uvx --reinstall lmstudio-bridge --version`), and restart it.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """An open agent, and what it does for a host."""
-
-    agent: DynamicAutonomousAgent
-    heartbeat: float
-    """Seconds between two progress messages when nothing new happens."""
-
-    async def run(self, request: RunRequest | ContinueRequest, *, send: Send) -> RunReport:
-        """Do what is asked; `send` gets the progress.
-
-        Raises:
-            BridgeError: It could not begin or go on.
+        The process exits by itself, because the SDK's thread that reads stdin cannot be interrupted. Claude Code
+        sends SIGINT, SIGTERM 0.1 s later and SIGKILL 0.5 s after that, and leaves stdin open.
         """
-        async with open_progress(send, heartbeat=self.heartbeat) as emit:
-            match request:
-                case RunRequest():
-                    return await self.agent.execute(request, emit=emit)
-                case ContinueRequest():
-                    return await self.agent.continue_run(request, emit=emit)
-                case _:
-                    assert_never(request)
+        loop = asyncio.get_running_loop()
 
-    async def models(self) -> str:
-        """The models of LM Studio, as they are right now; raises LLMError."""
-        return models_text(await self.agent.client.validator.catalog(refresh=True))
+        def on_signal(number: int) -> None:
+            if self._shutdown is None:
+                self._shutdown = loop.create_task(self._exit(128 + number))
 
-    def servers(self) -> str:
-        """The MCP servers, which of them are open, and the rules for them; raises McpConfigError and SettingsError."""
-        catalog = self.agent.configured_servers()
-        permissions = self.agent.permissions(catalog.servers.values())
-        return servers_text(catalog, permissions, self.agent.pool.opened())
+        handled: list[int] = []
+        for number in (getattr(signal, name) for name in _SHUTDOWN_SIGNALS if hasattr(signal, name)):
+            with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+                loop.add_signal_handler(number, on_signal, number)
+                handled.append(number)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
 
-    def runs(self) -> str:
-        """The newest runs."""
-        return runs_text(self.agent.runs_folder, keep=self.agent.keeps)
-
-    def run_report(self, run_id: str) -> str:
-        """The whole of one run; raises RunNotFoundError."""
-        return run_text(read_run(self.agent.runs_folder, run_id))
-
-    async def names(self, argument: str) -> list[str]:
-        """What an argument of a prompt or a resource may be; raises BridgeError."""
-        match argument:
-            case "model":
-                return [model.key for model in (await self.agent.client.validator.catalog()).chat_models()]
-            case "server":
-                return sorted(self.agent.configured_servers().servers)
-            case "run_id":
-                return [run.run_id for run in newest_runs(self.agent.runs_folder, most=MAX_RUNS)]
-            case _:
-                return []
+    async def _exit(self, code: int) -> None:
+        calls = set(self.calls)
+        for call in calls:
+            call.cancel()
+        for budget in (_CANCEL_BUDGET, _KILL_BUDGET):
+            if calls:
+                _, calls = await asyncio.wait(calls, timeout=budget)
+            if self._agent.done() and not self._agent.exception():
+                self._agent.result().pool.kill_all()
+        os._exit(code)
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> AsyncIterator[Service]:
-    """The service with its agent; enter and leave it in the same task."""
-    async with open_agent(settings, environ=environ, redactor=redactor) as agent:
-        yield Service(agent, settings.heartbeat)
+async def open_app(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> AsyncIterator[App]:
+    """The app; its agent opens in the background, and is closed when the block is left."""
+    app = App()
+    # Signals are handled to the very end: MCP servers get a second to exit after EOF, and one may come then.
+    with app.shutdown_on_signals():
+        async with asyncio.TaskGroup() as tasks:
+            owner = tasks.create_task(app.own_agent(settings, environ=environ, redactor=redactor))
+            try:
+                yield app
+            finally:
+                app.close()
+                with anyio.CancelScope(shield=True):  # bounded by the import and by the pool's own limits
+                    await asyncio.wait({owner})
+
+
+def incomplete_installation(exc: Exception) -> BridgeError:
+    """The error to show where a part of the bridge could not be imported."""
+    return BridgeError(
+        f"The bridge cannot work because part of it could not be loaded: {type(exc).__name__}: {exc}.",
+        remedy="Reinstall lmstudio-bridge (with uvx: `uvx --reinstall lmstudio-bridge --version`) and restart it.",
+    )

@@ -1,4 +1,4 @@
-"""What can be read and completed over MCP besides the tools: resources, a prompt, completions."""
+"""What the server offers over MCP besides tools: resources, a prompt, completions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from mcp.types import Completion, CompletionArgument, CompletionContext, PromptR
 from pydantic import Field
 
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
+from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.text import as_shown, as_utf8
 
 if TYPE_CHECKING:
-    from lmstudio_bridge.security.redact import Redactor
-    from lmstudio_bridge.server.lifespan import Service
+    from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
 _MARKDOWN = "text/markdown"
 _MAX_COMPLETIONS = 100  # what the MCP specification allows
 
 
-def add_resources(server: MCPServer[Any], *, service: Callable[[], Awaitable[Service]], redactor: Redactor) -> None:
-    """Register all of it; `service` gives the service once the server runs, `redactor` knows its secrets."""
+def add_resources(
+    server: MCPServer[Any], *, agent: Callable[[], Awaitable[DynamicAutonomousAgent]], redactor: Redactor
+) -> None:
+    """Register all of it; `agent` gives the agent once the server runs, `redactor` knows its secrets.
+
+    Imports from `runs` are local, because listing the tools must not wait for them.
+    """
 
     def sendable(text: str) -> str:
         return as_shown(redactor.redact(text))
@@ -32,25 +37,40 @@ def add_resources(server: MCPServer[Any], *, service: Callable[[], Awaitable[Ser
     async def models() -> str:
         """The models that LM Studio has: loaded or not, context, slots, trained for tools."""
         with _resource_errors(sendable):
-            return sendable(await (await service()).models())
+            client = (await agent()).client
+            from lmstudio_bridge.runs.report import models_text
+
+            return sendable(models_text(await client.validator.catalog(refresh=True)))
 
     @server.resource("lmstudio://servers", title="MCP servers for delegated work", mime_type=_MARKDOWN)
     async def servers() -> str:
         """The MCP servers for delegated tasks: where each is configured, whether it is open, why one is left out."""
         with _resource_errors(sendable):
-            return sendable((await service()).servers())
+            opened = await agent()
+            from lmstudio_bridge.runs.report import servers_text
+
+            catalog = opened.configured_servers()
+            permissions = opened.permissions(catalog.servers.values())
+            return sendable(servers_text(catalog, permissions, opened.pool.opened()))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:
         """The newest delegated runs and how they ended."""
         with _resource_errors(sendable):
-            return sendable((await service()).runs())
+            opened = await agent()
+            from lmstudio_bridge.runs.report import runs_text
+
+            return sendable(runs_text(opened.runs_folder, keep=opened.settings.journal))
 
     @server.resource("lmstudio://runs/{run_id}", title="One delegated run", mime_type=_MARKDOWN)
     async def run(run_id: str) -> str:
         """The whole answer of one run, and what was done for it."""
         with _resource_errors(sendable):
-            return sendable((await service()).run_report(run_id))
+            opened = await agent()
+            from lmstudio_bridge.runs.report import run_text
+            from lmstudio_bridge.runs.resume import read_run
+
+            return sendable(run_text(read_run(opened.runs_folder, run_id)))
 
     @server.prompt(title="Delegate to the local model")
     def delegate(
@@ -77,9 +97,9 @@ def add_resources(server: MCPServer[Any], *, service: Callable[[], Awaitable[Ser
     ) -> Completion | None:
         """Names of models, servers and runs that contain what was typed."""
         try:
-            names = await (await service()).names(argument.name)
+            names = await _names(await agent(), argument.name)
         except BridgeError:
-            return None  # nothing to offer is no error for somebody who is typing
+            return None  # completions are a convenience: no error while somebody types
         typed = argument.value.casefold()
         fitting = [as_utf8(name) for name in names if typed in name.casefold()]
         shown = fitting[:_MAX_COMPLETIONS]
@@ -94,3 +114,18 @@ def _resource_errors(sendable: Callable[[str], str]) -> Iterator[None]:
         raise ResourceNotFoundError(sendable(exc.explain())) from exc
     except BridgeError as exc:
         raise ResourceError(sendable(exc.explain())) from exc
+
+
+async def _names(agent: DynamicAutonomousAgent, argument: str) -> list[str]:
+    """The possible values of an argument; raises BridgeError."""
+    match argument:
+        case "model":
+            return [model.key for model in (await agent.client.validator.catalog()).chat_models()]
+        case "server":
+            return sorted(agent.configured_servers().servers)
+        case "run_id":
+            from lmstudio_bridge.runs.report import MAX_RUNS, newest_runs
+
+            return [run.run_id for run in newest_runs(agent.runs_folder, most=MAX_RUNS)]
+        case _:
+            return []

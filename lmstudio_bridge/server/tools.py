@@ -1,8 +1,6 @@
-"""What goes out over MCP: text that the SDK's writer can say, and the result of a tool.
+"""The MCP tools: their arguments, and results and errors as the host's model reads them.
 
-The MCP face: registers the tools, opens the agent for the server's life, turns errors into tool errors.
-
-Works on stdio in both protocol eras (2026-07-28 and the handshakes before it).
+The server speaks both protocol eras (2026-07-28, and the handshakes before it).
 """
 
 from __future__ import annotations
@@ -10,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.stdio import stdio_server
 from mcp.types import CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.messages import Access
+from lmstudio_bridge.runs.progress import open_progress
 from lmstudio_bridge.runs.request import (
     DEFAULT_MAX_ROUNDS,
     MAX_NAME,
@@ -36,24 +35,13 @@ from lmstudio_bridge.runs.request import (
     RunRequest,
 )
 from lmstudio_bridge.security.redact import Redactor
-from lmstudio_bridge.server.host_input import claim_stdin
-from lmstudio_bridge.server.lifespan import WARM_UP_AFTER, App, Ending, explain_import, open_app, signals_end
+from lmstudio_bridge.server.lifespan import App, incomplete_installation, open_app
 from lmstudio_bridge.server.resources import add_resources
+from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import as_shown, as_utf8
 
 if TYPE_CHECKING:
-    from lmstudio_bridge.server.lifespan import Service
-    from lmstudio_bridge.settings import Settings
-
-
-def tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
-    """A result that is text only; `meta` is for programs, no model reads it."""
-    return CallToolResult(
-        content=[TextContent(type="text", text=as_shown(text))],
-        is_error=is_error,
-        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
-    )
-
+    from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
 logger = logging.getLogger(__name__)
 
@@ -100,100 +88,74 @@ ServerNames = Annotated[
     list[ServerName], Field(min_length=1, max_length=MAX_SERVERS, description="MCP server names, as configured")
 ]
 
-_UNSAID = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("maximum", MAX_TOKENS))
-"""Bounds that no honest call meets: not worth what it costs the caller to read of them."""
+_UNLISTED_BOUNDS = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("maximum", MAX_TOKENS))
+"""Bounds that no ordinary call reaches, left out of the schemas to save the caller's context."""
 
 _ANNOTATIONS: dict[Access, ToolAnnotations] = {
     "write": ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True),
     "read": ToolAnnotations(read_only_hint=True, open_world_hint=True),
 }
-"""What is true of our tools, by the most access that a call may ask for. Claude Code runs reading ones side by side."""
+"""Tool annotations by the most access that a call may ask for. Claude Code runs read-only tools in parallel."""
 
 
 class BridgeServer(MCPServer[App]):
-    """MCPServer, with answers to bad arguments that name the argument and what it must be.
+    """MCPServer with compact tool schemas, and errors that name the invalid argument and what it must be."""
 
-    `app` is there while the server runs.
-    """
+    app: App | None = None  # set while the server runs
 
-    app: App | None = None
-
-    async def run_stdio_async(self) -> None:
-        """As in the SDK, with a reader that takes in all the lines that have come."""
-        if sys.platform == "win32":  # its standard handles want more than a duplicate: that is the SDK's business
-            await super().run_stdio_async()
-            return
-        with claim_stdin() as stdin:
-            async with stdio_server(stdin=stdin) as (incoming, outgoing):
-                options = self._lowlevel_server.create_initialization_options()
-                await self._lowlevel_server.run(incoming, outgoing, options)
+    async def agent(self) -> DynamicAutonomousAgent:
+        """The agent; raises BridgeError where it could not be opened."""
+        assert self.app is not None
+        return await self.app.agent()
 
     async def list_tools(self) -> list[Tool]:
-        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context.
-
-        A host that lists the tools will call one: from here on all that a run needs is made ready.
-        """
-        if self.app:
-            self.app.warm_up()
+        """As in the SDK, without what pydantic adds to every parameter: it costs the caller's context."""
         return [
-            tool.model_copy(update={"input_schema": _plain_schema(tool.input_schema)})
+            tool.model_copy(update={"input_schema": _compact_schema(tool.input_schema)})
             for tool in await super().list_tools()
         ]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """As in the SDK; a misspelt argument is refused instead of being ignored."""
+        """As in the SDK, but an unknown argument is refused instead of ignored."""
         tools = await super().list_tools()
         known = next((list(tool.input_schema["properties"]) for tool in tools if tool.name == name), [])
         if known and (unknown := [given for given in arguments if given not in known]):
             near = get_close_matches(unknown[0], known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            return tool_result(
+            return _tool_result(
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as exc:
             if isinstance(exc.__cause__, ValidationError):
-                return tool_result(_in_words(name, exc.__cause__), is_error=True)
+                return _tool_result(_invalid_arguments(name, exc.__cause__), is_error=True)
             raise
 
 
-def build_server(
-    settings: Settings,
-    *,
-    environ: Mapping[str, str],
-    redactor: Redactor | None = None,
-    warm_up_after: float = WARM_UP_AFTER,
-) -> BridgeServer:
+def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
     """The server with its tools; nothing is opened before it runs.
 
-    `warm_up_after` is the time in seconds from the first list of tools to the import of what a run needs. The
-    `redactor` learns the secrets of all that runs use.
+    The `redactor` learns the secrets of all that runs use.
     """
     redactor = redactor or Redactor()
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[App]) -> AsyncIterator[App]:
-        ending = Ending()
-        # Around the app: the servers of a host that closed stdin get a second to end, and a signal may come then.
-        with signals_end(ending):
-            async with open_app(
-                settings, environ=environ, redactor=redactor, ending=ending, warm_up_after=warm_up_after
-            ) as app:
-                server.app = app
-                yield app
+        async with open_app(settings, environ=environ, redactor=redactor) as app:
+            server.app = app
+            yield app
 
-    with _without_rich():
-        server = BridgeServer(
-            "lmstudio-bridge",
-            title="LM Studio bridge",
-            version=__version__,
-            instructions=INSTRUCTIONS,
-            lifespan=lifespan,
-            log_level="WARNING",
-        )
+    server = BridgeServer(
+        "lmstudio-bridge",
+        title="LM Studio bridge",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        lifespan=lifespan,
+        log_level="WARNING",
+    )
 
     annotations = _ANNOTATIONS[settings.max_access]
 
@@ -266,16 +228,22 @@ def build_server(
         )
         return await _run(ctx, request)
 
-    async def service() -> Service:
-        assert server.app is not None
-        return await server.app.service()
-
-    add_resources(server, service=service, redactor=redactor)
+    add_resources(server, agent=server.agent, redactor=redactor)
     return server
 
 
+def serve(server: BridgeServer) -> None:
+    """Serve on stdio until the host closes stdin, sends a signal or is gone."""
+    if sys.platform != "win32":
+        os.set_blocking(sys.stdin.fileno(), True)  # whoever shares it may have made it non-blocking
+    try:
+        server.run("stdio")
+    except* BrokenPipeError:
+        logger.info("the host is gone: nobody reads our output")
+
+
 async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> CallToolResult:
-    """Run the request as part of this tool call; whatever fails becomes text that Claude can act on."""
+    """Run the request as part of this tool call; every failure becomes text that the host's model can act on."""
     app = ctx.request_context.lifespan_context
     task = asyncio.current_task()
     assert task is not None
@@ -285,58 +253,51 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
         await ctx.report_progress(counter, None, as_shown(message))
 
     try:
-        service = await app.service()
-        report = await service.run(request, send=send)
+        agent = await app.agent()
+        async with open_progress(send, heartbeat=agent.settings.heartbeat) as emit:
+            report = await agent.run(request, emit=emit)
     except BridgeError as exc:
-        return tool_result(exc.explain(), is_error=True)
+        return _tool_result(exc.explain(), is_error=True)
     except ImportError as exc:  # some parts are only imported when a run needs them
-        logger.exception("the bridge cannot do this run: a part of it could not be loaded")
-        return tool_result(explain_import(exc).explain(), is_error=True)
-    except Exception:
-        # The last net: a fault of ours must reach the user as a sentence, and stderr in full.
-        logger.exception("a run failed in an unforeseen way")
-        return tool_result(
-            "The bridge has a fault and could not finish the run.\n"
-            "Please report it with what the server wrote to stderr (Claude Code: `claude --debug`).",
+        logger.exception("a part of the bridge could not be loaded")
+        return _tool_result(incomplete_installation(exc).explain(), is_error=True)
+    except Exception:  # a bug must reach the user as a sentence, and stderr in full
+        logger.exception("a run failed with an unexpected error")
+        return _tool_result(
+            "Internal error in the bridge; the run was not finished.\n"
+            "Please report it with the server's stderr output (in Claude Code: `claude --debug`).",
             is_error=True,
         )
     finally:
         app.calls.discard(task)
-    return tool_result(
+    return _tool_result(
         report.text(limit=MAX_RESULT),
         is_error=report.outcome.stop == "failed",
         meta={REPORT_META: report.structure()},
     )
 
 
-@contextmanager
-def _without_rich() -> Iterator[None]:
-    """Let rich seem not to be installed, for the SDK: its import would be a twentieth of the start, and for nothing.
-
-    The SDK wants a handler for the log from it, if it is there, which is thrown away where the log has one already.
-    """
-    if "rich" in sys.modules:
-        yield
-        return
-    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to let an import fail
-    try:
-        yield
-    finally:
-        del sys.modules["rich"]
+def _tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
+    """A result with text only; `meta` is for programs, no model reads it."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=as_shown(text))],
+        is_error=is_error,
+        _meta=json.loads(as_utf8(json.dumps(meta, ensure_ascii=False))) if meta else None,
+    )
 
 
-def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments without titles; what may be left out is said by not being required."""
-    properties = {name: _plain_property(each) for name, each in schema.get("properties", {}).items()}
+def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments without titles and null defaults; `required` says what may be left out."""
+    properties = {name: _compact_property(each) for name, each in schema.get("properties", {}).items()}
     return {key: value for key, value in {**schema, "properties": properties}.items() if key != "title"}
 
 
-def _plain_property(schema: dict[str, Any]) -> dict[str, Any]:
+def _compact_property(schema: dict[str, Any]) -> dict[str, Any]:
     """One argument: `anyOf: [X, null], default: null` becomes X."""
     plain = {
-        key: [_plain_property(each) for each in value] if key == "anyOf" else value
+        key: [_compact_property(each) for each in value] if key == "anyOf" else value
         for key, value in schema.items()
-        if key != "title" and (key, value) not in _UNSAID
+        if key != "title" and (key, value) not in _UNLISTED_BOUNDS
     }
     match plain:
         case {"anyOf": [dict() as given, {"type": "null"}], "default": None}:
@@ -346,9 +307,9 @@ def _plain_property(schema: dict[str, Any]) -> dict[str, Any]:
             return plain
 
 
-def _in_words(tool: str, error: ValidationError) -> str:
-    """Which argument is wrong, and how: one line each."""
-    lines = [f"{tool} was not started: its arguments are not right."]
+def _invalid_arguments(tool: str, error: ValidationError) -> str:
+    """Which argument is invalid, and why: one line each."""
+    lines = [f"Invalid arguments: {tool} was not started."]
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "literal")))
         given = "" if problem["type"] == "missing" else f" (given: {str(problem['input'])[:_SHOWN_INPUT]!r})"
@@ -358,11 +319,3 @@ def _in_words(tool: str, error: ValidationError) -> str:
 
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
     return None if max_tokens == "auto" else max_tokens
-
-
-def serve(server: BridgeServer) -> None:
-    """Serve on stdio until the host closes stdin, sends a signal or is gone."""
-    try:
-        server.run("stdio")
-    except* BrokenPipeError:
-        logger.info("the host is gone: nobody reads our output")

@@ -67,7 +67,7 @@ class AgentClient:
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
         assert tool == "autonomous_discover_and_execute"
-        report = await self.agent.execute(RunRequest(**arguments))
+        report = await self.agent.run(RunRequest(**arguments))
         return Answer(report.text(), report.outcome.stop == "failed", ())
 
 

@@ -160,7 +160,7 @@ async def open_inside(desk: Desk, *, seed: int) -> AsyncIterator[tuple[Runner, i
                     task.cancel()
 
             request = RunRequest(task_of(label), ("tokens",), max_rounds=MAX_ROUNDS, model=MODEL, access="write")
-            task: asyncio.Task[RunReport] = asyncio.create_task(agent.execute(request, emit=emit))
+            task: asyncio.Task[RunReport] = asyncio.create_task(agent.run(request, emit=emit))
             done, _ = await asyncio.wait({task}, timeout=RUN_LIMIT)
             run_id = next((event.run_id for event in events if isinstance(event, RunStarted)), "")
             if not done:

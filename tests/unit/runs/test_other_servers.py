@@ -56,7 +56,7 @@ async def run_task(agent: DynamicAutonomousAgent, *, model: str | None = None) -
     async def emit(event: Event) -> None:
         events.append(event)
 
-    report = await within(agent.execute(RunRequest("Take the nonce.", model=model, access="write"), emit=emit))
+    report = await within(agent.run(RunRequest("Take the nonce.", model=model, access="write"), emit=emit))
     return report.outcome, events
 
 
