@@ -148,7 +148,7 @@ async def test_a_part_that_only_a_run_imports_is_named_to_its_caller(tmp_path: P
         desk.configure(notes=entry(tmp_path / "notes.json", {"name": "list"}))
         desk.environ |= environ
         async with desk.bridge("2026-07-28") as client:
-            answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.")
+            answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.", output_schema={})
 
     assert_names(answer, "No module named 'rpds'", "Reinstall lmstudio-bridge")
     assert client.stderr.decode().count("Traceback") == 1, "once, for who reads the log"
