@@ -1,12 +1,11 @@
-"""How a model is asked for tool calls, by what is known of it and by what it does. Pure.
+"""How a model is asked for tool calls: natively, or as constrained JSON.
 
 Seen on a real engine: the same 0.5B weights make 0 to 16 of 20 right calls with the prompt template
 alone, and finish all of them when calls are grammar-bound JSON, whatever the template.
 
-Calls as grammar-bound JSON instead of native tool calls, for models and templates that fail at those. Pure.
-
-The tools stand in the system text, one line each; every reply is one JSON object that the engine's
-grammar enforces: a call or the answer. Needs neither tools nor tool messages of the prompt template.
+Constrained JSON is for models and templates that fail at native calls. The system text lists the tools, one
+line each; every reply is one JSON object that the engine's grammar enforces: a call or the answer. The
+prompt template needs neither tools nor tool messages.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How the run asks: native tool calls, or grammar-bound JSON; and how long it puts up with circles."""
+    """How the run asks: native tool calls, or constrained JSON; and its first step against repetition."""
 
     calls: CallStyle
     first_step: Step
@@ -48,13 +47,13 @@ class Strategy:
 
 
 NATIVE = Strategy("native", Step.REMIND, "asked for")
-"""Native tool calls and full freedom: the way for models that are good at calling tools."""
+"""Native tool calls: for models that are good at calling tools."""
 
 
 def choose_strategy(
     name: str, *, trained_for_tool_use: bool | None, calls: Literal["auto", "native", "grammar"] = "auto"
 ) -> Strategy:
-    """The way to begin with: what the user set, what LM Studio says of the model, its size as its name tells."""
+    """The strategy to begin with: what the user set, else what LM Studio says of the model, else its size."""
     if calls == "grammar":
         return Strategy("grammar", Step.ANSWER_NOW, "set so")
     if calls == "native":
@@ -70,7 +69,7 @@ def choose_strategy(
 
 
 def parameters_in_billions(name: str) -> float | None:
-    """The size that a model's name tells: 0.5 for qwen2.5-coder-0.5b, None if it tells none."""
+    """The size in a model's name: 0.5 for qwen2.5-coder-0.5b, None if there is none."""
     sizes = [float(number) / (1000 if unit.lower() == "m" else 1) for number, unit in _SIZE.findall(name)]
     return max(sizes, default=None)
 
@@ -151,7 +150,7 @@ def json_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[M
                 if not calls and text == GOING_ON:
                     continue  # as an answer it would teach the model to answer so
                 names |= {call.id: call.name for call in calls}
-                shown = [_spelled(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
+                shown = [_encoded(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
                 turn = AssistantMessage("\n".join(shown))
         last = turns[-1] if turns else None
         if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
@@ -167,7 +166,7 @@ def describe_tools(specs: Sequence[ToolSpec]) -> str:
 
 
 def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:
-    """The call or the answer that the JSON of a reply holds; None if it is no such JSON."""
+    """The call or the answer in the JSON of a reply; None if it is not such JSON."""
     text = reply.text.strip() or reply.reasoning  # reasoning models put it there at times
     start = text.find("{")
     try:
@@ -188,7 +187,7 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | 
 
 
 def partial_answer(text: str) -> str:
-    """The part of an answer that a reply which is not whole yet already holds."""
+    """The part of the answer that an incomplete reply already holds."""
     match = _ANSWER_BEGUN.match(text)
     if match is None:
         return ""
@@ -213,11 +212,11 @@ def _raw_member(text: str, name: str) -> str:
 
 
 def _whole_characters(text: str) -> str:
-    """Without the halves of characters that JSON can spell and UTF-8 cannot."""
+    """Without the halves of characters, which JSON can encode and UTF-8 cannot."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _spelled(call: ToolCall) -> str:
+def _encoded(call: ToolCall) -> str:
     return f'{{"call": {json.dumps(call.name)}, "arguments": {call.arguments.strip() or "{}"}}}'
 
 

@@ -1,4 +1,4 @@
-"""The words that the local model reads. Short and plain: small models follow little text better."""
+"""The text that the local model reads. Short and plain: small models follow little text better."""
 
 from __future__ import annotations
 

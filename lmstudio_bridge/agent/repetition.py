@@ -1,4 +1,4 @@
-"""Notices that a run goes in circles, and says which answer to that comes next. Pure.
+"""Detects that a model repeats itself, and says which step to take against it.
 
 Seen with small models: the same call 20 to 50 times over. A reminder alone is known to fail, taking
 the repeated turns out of the history helps (prime-agent #1326, hermes-agent #6784, opencode #28596).
@@ -12,11 +12,11 @@ from enum import IntEnum
 
 _SAME_ERRORS = 3  # the same error of the same tool in a row, whatever the arguments
 _LONGEST_CYCLE = 3  # turns
-_FORGIVE_AFTER = 4  # new turns in a row after which the next circle is answered mildly again
+_FORGIVE_AFTER = 4  # new turns in a row after which the next repetition is answered mildly again
 
 
 class Step(IntEnum):
-    """What to do about a circle, each stronger than the one before."""
+    """What to do about a repetition, each stronger than the one before."""
 
     REMIND = 1
     PRUNE = 2

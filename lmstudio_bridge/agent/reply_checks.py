@@ -1,4 +1,4 @@
-"""What is wrong with a reply, and how a request is changed so that it may go better. Pure.
+"""What is wrong with a reply, and the plain form of a request for templates that take no other.
 
 The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp's server.
 """
@@ -42,9 +42,9 @@ _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however i
 
 
 def classify_reply(reply: Completion, *, tools_offered: bool) -> ReplyKind:
-    """What a whole reply amounts to.
+    """What kind of reply a complete one is.
 
-    A call that LM Studio could not parse is dropped without a word: the reply is a 200 with the
+    A call that LM Studio could not parse is dropped silently: the reply is a 200 with the
     preface as its text and a usage of zeros (bug-tracker #942).
     """
     if reply.calls:
@@ -78,7 +78,7 @@ def uncounted_answer(reply: Completion) -> Completion | None:
 
 
 def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec]) -> bool:
-    """Whether an answer that was given before any call must not stand.
+    """Whether an answer that was given before any call must be rejected.
 
     It gives up without a look, claims to have done something, names a tool in place of calling it, or
     holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.

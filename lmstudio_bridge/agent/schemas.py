@@ -1,4 +1,4 @@
-"""JSON Schemas of tools, made safe to send to a local engine. Pure.
+"""JSON Schemas of tools, made safe to send to a local engine.
 
 LM Studio's engines turn schemas into grammars and fail the whole request at one that they cannot
 read: llama.cpp at look-arounds in `pattern`, huge `maxLength` or `maxItems` and odd formats, MLX at a

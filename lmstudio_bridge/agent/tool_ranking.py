@@ -1,4 +1,4 @@
-"""Tools ranked by what somebody wants: BM25 over their names, descriptions and parameters. Pure."""
+"""Tools ranked by a query: BM25 over their names, descriptions and parameters."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from lmstudio_bridge.agent.arguments import MAX_CHECKS, find_problem
-from lmstudio_bridge.agent.schemas import object_schema
+from lmstudio_bridge.agent.schemas import MAX_WORK, object_schema
 from lmstudio_bridge.agent.tools import MAX_DESCRIPTION, MAX_NAME, PreparedCall, RefusedCall, ToolSet
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
@@ -450,3 +450,24 @@ def test_simple_schema_always_comes_with_an_example_that_fits(properties: dict[s
     text = refusal(schema, "[]")
 
     Draft202012Validator(schema).validate(example_in(text))
+
+
+def test_all_tools_of_a_run_share_its_work() -> None:
+    properties = {f"p{number}": {"type": "string"} for number in range(1_990)}
+    tools = [
+        ServerTool("s", f"t{number:03}", input_schema={"type": "object", "properties": dict(properties)})
+        for number in range(MAX_WORK // 1_991 + 3)
+    ]
+
+    specs = ToolSet(tools).specs
+
+    assert [len(spec.parameters["properties"]) for spec in specs[-4:]] == [1_990, 1_990, 0, 0]
+
+
+def test_characters_are_those_of_name_description_and_schema() -> None:
+    tool_set = ToolSet([ServerTool("s", "t", "Does.", {"properties": {"a": {"type": "string"}}}), ServerTool("s", "u")])
+
+    assert [tool.chars for tool in tool_set.tools] == [
+        len(spec.name) + len(spec.description) + len(json.dumps(spec.parameters)) for spec in tool_set.specs
+    ]
+    assert tool_set.chars == sum(tool.chars for tool in tool_set.tools)
