@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -285,24 +284,6 @@ async def test_server_that_stops_reading_loses_the_call_and_is_started_again_for
             await pool.call_tool("sloppy", "raw", {"result": {}})
 
         assert (await pool.call_tool("sloppy", "pid", {})).text != pid
-
-
-async def test_server_that_died_idle_is_started_again_by_opening() -> None:
-    config = configure()
-    async with open_test_pool() as pool:
-        await pool.open_server(config)
-        pid = int((await pool.call_tool("sloppy", "pid", {})).text)
-        os.kill(pid, 9)
-        await until_dead(pid)
-        tools = await pool.open_server(config)
-        try:
-            new = await pool.call_tool("sloppy", "pid", {})
-        except SessionLostError:  # the kernel knew, our event loop did not yet
-            tools = await pool.open_server(config)
-            new = await pool.call_tool("sloppy", "pid", {})
-
-    assert "raw" in names_of(tools)
-    assert int(new.text) != pid
 
 
 async def test_server_that_does_not_come_back_is_a_start_error(tmp_path: Path) -> None:

@@ -109,31 +109,25 @@ async def test_missing_command_is_named_with_a_hint() -> None:
     assert caught.value.remedy.startswith("Is Node.js installed?")
 
 
-async def test_missing_folder_is_not_taken_for_a_missing_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "args", "folder", "reason"),
+    [
+        (sys.executable, (), "gone", r"its folder .*gone does not exist"),
+        (sys.executable, (), "x" * 300, "could not be started: its folder"),
+        ("server.sh", (), ".", "is not executable"),
+        (sys.executable, ("\0",), ".", "could not be started"),
+    ],
+    ids=["folder is missing", "folder cannot be inspected", "file is not executable", "NUL byte"],
+)
+async def test_wrong_entry_is_an_error_of_that_server_only(
+    tmp_path: Path, command: str, args: tuple[str, ...], folder: str, reason: str
+) -> None:
+    (tmp_path / "server.sh").write_text("echo", encoding="utf-8")
+    config = ServerConfig("x", "stdio", command=str(tmp_path / command), args=args, cwd=tmp_path / folder)
     async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match=r"its folder .*gone does not exist"):
-            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / "gone"))
-
-
-async def test_folder_that_cannot_be_looked_at_is_an_error_of_that_server_only(tmp_path: Path) -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="could not be started: its folder"):
-            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, cwd=tmp_path / ("x" * 300)))
+        with pytest.raises(ServerStartError, match=reason):
+            await pool.open_server(config)
         assert "raw" in names_of(await pool.open_server(configure()))
-
-
-async def test_file_that_is_not_executable_is_named(tmp_path: Path) -> None:
-    script = tmp_path / "server.sh"
-    script.write_text("echo", encoding="utf-8")
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="is not executable"):
-            await pool.open_server(ServerConfig("x", "stdio", command=str(script)))
-
-
-async def test_nul_byte_in_an_argument_is_an_error_of_that_server_only() -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="could not be started"):
-            await pool.open_server(ServerConfig("x", "stdio", command=sys.executable, args=("\0",)))
 
 
 async def test_one_bad_server_does_not_spoil_the_others() -> None:
@@ -257,16 +251,3 @@ async def test_pages_are_read_up_to_the_cap(pages: int) -> None:
 async def test_repeated_cursor_ends_the_listing() -> None:
     async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
         assert names_of(await pool.open_server(configure(endless=True))) == ["raw"]
-
-
-async def test_changed_tools_are_listed_again_at_the_next_opening() -> None:
-    config = configure()
-    async with open_test_pool() as pool:
-        before = names_of(await pool.open_server(config))
-        await pool.call_tool("sloppy", "change", {"name": "added"})
-        after = names_of(await pool.open_server(config))
-        again = names_of(await pool.open_server(config))
-        listings = [message for message in await messages_at(pool) if message.get("method") == "tools/list"]
-
-    assert after == again == [*before, "added"]
-    assert len(listings) == 2

@@ -22,7 +22,6 @@ from tests.support.testbed import (
     make_pool,
     messages_at,
     names_of,
-    open_test_pool,
     until_dead,
     until_received,
 )
@@ -196,7 +195,7 @@ async def test_who_waits_for_longer_than_a_start_may_take_is_told_why() -> None:
     assert "LMSTUDIO_BRIDGE_MAX_SERVERS" in error.value.remedy
 
 
-async def test_a_server_that_does_not_start_takes_no_place(log: Log) -> None:
+async def test_a_server_that_does_not_start_takes_no_slot(log: Log) -> None:
     async with make_pool(max_servers=1) as pool:
         with pool.lease() as lease:
             with pytest.raises(ServerStartError):
@@ -420,11 +419,3 @@ async def test_a_storm_of_changed_tools_costs_one_listing_at_the_next_opening() 
 
     assert {tuple(names_of(tools)) for tools in after} == {(*before, "added")}
     assert (quiet, listings) == (1, 2)
-
-
-async def test_one_lease_uses_the_newest_of_two_configurations() -> None:
-    async with open_test_pool() as lease:
-        old = await pid_of(lease, configure())
-        new = await pid_of(lease, configure(chatty=True))
-        await until_dead(old)
-        assert int((await lease.call_tool("sloppy", "pid", {})).text) == new
