@@ -245,13 +245,6 @@ async def test_a_missing_or_wrong_token_is_told_at_once(token: str | None, words
         assert (caught.value.status, len(sim.requests)) == (401, 1)
 
 
-async def test_the_token_is_sent() -> None:
-    async with open_simulator(token=TOKEN) as sim, open_test_client(sim, api_token=TOKEN) as client:
-        await within(client.chat_completion(ChatRequest(QUESTION)))
-
-        assert sim.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
-
-
 async def test_a_usage_of_zeros_is_kept_for_the_loop_to_see() -> None:
     """A call that LM Studio dropped shows only in that (docs/lm-studio.md, section 9)."""
     body = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
+import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,17 +20,16 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     WrongEndpointError,
 )
-from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
-from lmstudio_bridge.messages import ChatRequest
-from tests.lmstudio_sim.replies import HttpReply
-from tests.lmstudio_sim.server import Simulator, open_simulator
-from tests.unit.lmstudio.clients import NO_JITTER, QUESTION, QWEN, open_test_client, within
+from lmstudio_bridge.messages import ChatRequest, Completion
+from tests.unit.lmstudio.clients import NO_JITTER, QUESTION, QWEN, FakeTime, within
 from tests.unit.lmstudio.failure_table import FAILURES, Failure
 from tests.unit.lmstudio.stream_table import OVERFLOW_TOKENS, STREAMED_FAILURES
 
 CHAT = "/v1/chat/completions"
-URL = f"http://127.0.0.1:1234{CHAT}"
+ROOT = "http://127.0.0.1:1234"
+URL = ROOT + CHAT
 NOON = datetime(2026, 10, 1, 12, 0, 0, tzinfo=UTC)
 
 each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
@@ -168,52 +169,64 @@ def test_retry_after_of_a_busy_gateway_is_kept() -> None:
     assert error.retry_after == 4.0
 
 
-# -- over the wire --------------------------------------------------------------------------------------------------
+# -- over HTTP ------------------------------------------------------------------------------------------------------
+
+
+async def ask(client: LLMClient) -> Completion:
+    return await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
+
+
+@asynccontextmanager
+async def open_fast_client() -> AsyncIterator[LLMClient]:
+    async with open_client(ROOT, retry_policy=NO_JITTER, sleep=FakeTime().sleep) as client:
+        yield client
 
 
 @each_failure
-async def test_a_failed_reply_to_a_stream_request_is_retried_only_if_that_helps(failure: Failure) -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path(CHAT, *[HttpReply(failure.status, failure.body, content_type=failure.content_type)] * 9)
-
+async def test_failed_reply_to_a_stream_request_is_retried_only_if_that_helps(
+    failure: Failure, respx_mock: respx.MockRouter
+) -> None:
+    headers = {"Content-Type": failure.content_type}
+    route = respx_mock.post(URL).respond(failure.status, content=failure.body, headers=headers)
+    async with open_fast_client() as client:
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
+            await ask(client)
 
-        assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
-        assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
-        check_explanation(caught.value, failure)
+    assert (type(caught.value), route.call_count) == (failure.error, tries_of(failure))
+    assert (caught.value.url, caught.value.model) == (URL, QWEN)
+    check_explanation(caught.value, failure)
+
+
+TOKEN = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"I"},"finish_reason":null}]}\n\n'
 
 
 @pytest.mark.parametrize("failure", STREAMED_FAILURES, ids=lambda failure: failure.name)
-async def test_an_error_before_the_first_token_is_retried_only_if_that_helps(failure: Failure) -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path(CHAT, *[HttpReply(200, failure.body, content_type=failure.content_type)] * 9)
+async def test_error_in_a_stream_is_retried_only_if_that_helps_and_never_after_the_first_token(
+    failure: Failure, respx_mock: respx.MockRouter
+) -> None:
+    headers = {"Content-Type": failure.content_type}
+    route = respx_mock.post(URL).respond(content=failure.body, headers=headers)
+    async with open_fast_client() as client:
+        with pytest.raises(LLMError) as before:
+            await ask(client)
 
-        with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
+        assert (type(before.value), route.call_count) == (failure.error, tries_of(failure))
+        assert (before.value.url, before.value.model) == (URL, QWEN)
+        check_explanation(before.value, failure)
 
-        assert (type(caught.value), len(sim.requests)) == (failure.error, tries_of(failure))
-        assert (caught.value.url, caught.value.model) == (f"{sim.url}{CHAT}", QWEN)
-        check_explanation(caught.value, failure)
+        calls = route.call_count
+        route.respond(content=TOKEN + failure.body, headers=headers)
+        with pytest.raises(LLMError) as after:
+            await ask(client)
 
-
-@pytest.mark.parametrize("failure", STREAMED_FAILURES, ids=lambda failure: failure.name)
-async def test_an_error_after_the_first_token_is_never_retried(failure: Failure) -> None:
-    token = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"I"},"finish_reason":null}]}\n\n'
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path(CHAT, HttpReply(200, token + failure.body, content_type=failure.content_type))
-
-        with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
-
-        assert (type(caught.value), caught.value.retryable, len(sim.requests)) == (failure.error, False, 1)
+    assert (type(after.value), after.value.retryable, route.call_count - calls) == (failure.error, False, 1)
 
 
 Use = Callable[[LLMClient], Awaitable[object]]
 USES: dict[str, tuple[str, Use]] = {
     "list_models": ("/v1/models", lambda client: client.list_models()),
     "chat_completion": (CHAT, lambda client: client.chat_completion(ChatRequest(QUESTION), model=QWEN)),
-    "stream_chat_completion": (CHAT, lambda client: client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN)),
+    "stream_chat_completion": (CHAT, ask),
     "text_completion": ("/v1/completions", lambda client: client.text_completion("Once", model=QWEN)),
     "generate_embeddings": ("/v1/embeddings", lambda client: client.generate_embeddings(["x"], model=QWEN)),
     "create_response": ("/v1/responses", lambda client: client.create_response(QUESTION, model=QWEN)),
@@ -221,30 +234,23 @@ USES: dict[str, tuple[str, Use]] = {
 
 
 @pytest.mark.parametrize(("path", "use"), USES.values(), ids=USES)
-@pytest.mark.parametrize("body", [{"error": "Unexpected endpoint or method. (POST /x)"}, {"status": "ok"}], ids=str)
-async def test_an_error_or_foreign_json_with_200_is_an_error_in_every_method(
-    path: str, use: Use, body: dict[str, str]
+async def test_every_method_checks_what_a_200_holds_and_retries_when_the_server_is_busy(
+    path: str, use: Use, respx_mock: respx.MockRouter
 ) -> None:
-    async with open_simulator(native=None) as sim, open_test_client(sim) as client:
-        sim.script_path(path, HttpReply(200, body))
+    respx_mock.get(path__regex="^/api/v[01]/models$").respond(404, json={})
+    route = respx_mock.route(path=path)
+    async with open_fast_client() as client:
+        for body in ({"error": "Unexpected endpoint or method. (POST /x)"}, {"status": "ok"}):
+            route.respond(json=body)
+            with pytest.raises(WrongEndpointError) as caught:
+                await within(use(client))
 
-        with pytest.raises(WrongEndpointError) as caught:
-            await within(use(client))
+            assert next(iter(body.values())) in caught.value.explain()
+            assert caught.value.url == ROOT + path
 
-        assert next(iter(body.values())) in caught.value.explain()
-        assert caught.value.url == f"{sim.url}{path}"
-
-
-@pytest.mark.parametrize(("path", "use"), USES.values(), ids=USES)
-async def test_a_busy_server_is_asked_again_in_every_method(path: str, use: Use) -> None:
-    async with open_simulator(native=None) as sim, open_test_client(sim) as client:
-        sim.script_path(path, *[HttpReply(503, {"error": "overloaded"})] * 9)
-
+        calls = route.call_count
+        route.respond(503, json={"error": "overloaded"})
         with pytest.raises(ServerBusyError):
             await within(use(client))
 
-        assert count_requests(sim, path) == 3
-
-
-def count_requests(sim: Simulator, path: str) -> int:
-    return sum(request.path == path for request in sim.requests)
+    assert route.call_count - calls == 3

@@ -26,16 +26,6 @@ async def test_a_list_is_current_until_its_time_is_up(age: float, fetches: int) 
     assert server.fetches == fetches
 
 
-async def test_a_time_of_zero_asks_always() -> None:
-    server = Server([catalog(QWEN)])
-    models = ModelValidator(server.fetch, ttl=0.0, clock=FakeTime().clock)
-
-    await models.catalog()
-    await models.catalog()
-
-    assert server.fetches == 2
-
-
 async def test_a_refresh_asks_even_if_the_clock_stood_still() -> None:
     """A clock of coarse ticks, as on Windows, may show the same time before and after."""
     server = Server([catalog(QWEN), catalog(QWEN, GEMMA)])
@@ -87,18 +77,6 @@ async def test_fifty_waiters_share_one_fetch() -> None:
 
     assert await within(asyncio.gather(*waiters)) == [catalog(QWEN)] * 50
     assert server.fetches == 1
-
-
-async def test_fifty_waiters_go_on_in_the_same_turn_of_the_loop() -> None:
-    """One after the other, the last of many runs would begin when the first ones are half done (measured)."""
-    server = Server([catalog(QWEN)], gate=(gate := asyncio.Event()))
-    first, *others = await start_waiters(validator(server), 50)
-    gate.set()
-    await within(first)
-
-    await asyncio.sleep(0)
-
-    assert [each.done() for each in others] == [True] * 49
 
 
 async def test_a_failing_fetch_is_shared_by_those_who_waited_and_not_cached() -> None:
