@@ -34,8 +34,8 @@ class ModelInstance:
 class ModelInfo:
     """A model that LM Studio offers.
 
-    None means "not told": `/v1/models` knows neither loaded state nor context length, so
-    `instances` is None there and an empty tuple where the model is known not to be loaded.
+    None means "not reported": `/v1/models` has neither the loaded state nor the context length, so
+    `instances` is None there, and an empty tuple where the model is known not to be loaded.
     """
 
     key: str
@@ -49,7 +49,7 @@ class ModelInfo:
 
     @property
     def loaded(self) -> bool | None:
-        """Whether an instance is in memory; None where the server does not tell."""
+        """Whether an instance is in memory; None where the server does not report it."""
         return None if self.instances is None else bool(self.instances)
 
     def names(self) -> tuple[str, ...]:
@@ -59,16 +59,16 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelCatalog:
-    """The answer of one look at the server; `source` is the route that knew most."""
+    """The models of a server at one moment; `source` is the route that they come from."""
 
     models: tuple[ModelInfo, ...]
     source: Source
     url: str
 
     def find(self, name: str) -> tuple[ModelInfo, str] | None:
-        """The model that `name` means, and the spelling to send for it.
+        """The model that `name` means, and the name to send for it.
 
-        LM Studio matches keys without regard to case, instance ids exactly (reference, 3.3). We
+        LM Studio matches keys ignoring case, and instance ids exactly (reference, 3.3). We
         also take `key:2` for a key whose second instance is gone, `key@quant` where variants are
         not listed, and a name without its publisher if only one model has it.
         """
@@ -78,14 +78,14 @@ class ModelCatalog:
                     return model, instance.id
         folded = name.casefold()
         for model in self.models:
-            for spelling in (model.key, *model.variants):
-                if spelling.casefold() == folded:
-                    return model, spelling
+            for known in (model.key, *model.variants):
+                if known.casefold() == folded:
+                    return model, known
         bare = {
-            model.key: (model, spelling)
+            model.key: (model, known)
             for model in self.models
-            for spelling in (*model.variants, model.key)
-            if spelling.casefold().rpartition("/")[2] == folded
+            for known in (*model.variants, model.key)
+            if known.casefold().rpartition("/")[2] == folded
         }
         if len(bare) == 1:
             return next(iter(bare.values()))
@@ -96,7 +96,7 @@ class ModelCatalog:
         return self.find(base) if colon and number.isdecimal() else None
 
     def chat_models(self) -> tuple[ModelInfo, ...]:
-        """The models that can chat at all."""
+        """The models that can chat."""
         return tuple(model for model in self.models if model.kind == "llm")
 
 
@@ -104,7 +104,7 @@ class ModelCatalog:
 class ModelChoice:
     """A concrete model: `name` goes into requests, `instance` is set if it is in memory.
 
-    `wanted` is the name under which to look for it again, should the instance be gone.
+    `wanted` is the name to resolve again when the instance is gone.
     """
 
     name: str
@@ -115,7 +115,7 @@ class ModelChoice:
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that prompt and reply share, where known before the first reply."""
+        """Tokens that prompt and reply share; None if unknown."""
         return self.instance.context_length if self.instance else None
 
     def answers_as(self, reply_model: str) -> bool:
@@ -133,10 +133,10 @@ class ModelChoice:
 
 
 class ModelValidator:
-    """Turns a model name into a concrete model, with a cached list of what there is.
+    """Resolves a model name to a concrete model, with a cached list of the models.
 
-    One fetch at a time, shared by all who wait for it; a name that is not in a cached list is
-    looked up once more in a fresh one before it is refused.
+    There is one fetch at a time, shared by all callers that wait for it. A name that is missing from a
+    cached list is looked up in a fresh one before it is refused.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class ModelValidator:
         self._cached_at = 0.0
 
     async def catalog(self, *, refresh: bool = False, max_age: float | None = None) -> ModelCatalog:
-        """The models, at most `max_age` (else `ttl`) seconds old; `refresh` asks the server in any case.
+        """The models, at most `max_age` (else `ttl`) seconds old; `refresh` always asks the server.
 
         Raises:
             LLMError: The server could not be asked; failures are not cached.
@@ -181,10 +181,10 @@ class ModelValidator:
             ended.set()
 
     async def resolve(self, name: str | None) -> ModelChoice:
-        """The concrete model for `name`; None, "" and "default" mean: choose one.
+        """The concrete model for `name`; with None, "" or "default" one is chosen.
 
         Raises:
-            ModelNotFoundError: There is no such model, or none can be chosen; names what there is.
+            ModelNotFoundError: There is no such model, or none can be chosen; lists the available ones.
             LLMError: The server could not be asked.
         """
         name = _name_or_none(name) or self._default_model
@@ -197,7 +197,7 @@ class ModelValidator:
             return _choose(await self.catalog(refresh=True), name)
 
     def forget(self) -> None:
-        """Drop the cached list: something happened that may have changed it."""
+        """Drop the cached list, because it may have changed."""
         self._cached = None
         self._forgotten += 1
 
@@ -220,7 +220,7 @@ class ModelValidator:
 
 
 def _name_or_none(name: str | None) -> str | None:
-    """A model's name; None where "", "default" or nothing asks for a choice."""
+    """The name, or None for "", "default" and None, which leave the choice to us."""
     stripped = (name or "").strip()
     return None if stripped.casefold() in ("", "default") else stripped
 
@@ -234,23 +234,23 @@ def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
                 remedy="Download one in LM Studio (one marked with the tool-use hammer works best) and load it.",
                 url=catalog.url,
             )
-        model, spelling = _choose_unnamed(catalog, chat_models)
+        model, known = _choose_unnamed(catalog, chat_models)
     else:
         found = catalog.find(name)
         if found is None:
             raise _not_found(catalog, name)
-        model, spelling = found
+        model, known = found
         if model.kind == "embedding":
             raise ModelNotFoundError(
                 f"{model.key} is an embedding model; it cannot chat.",
                 available=[each.key for each in chat_models],
-                remedy=_what_there_is(chat_models),
+                remedy=_available(chat_models),
                 url=catalog.url,
                 model=name,
             )
-    instance = _instance_for(model, spelling)
-    wanted = model.key if instance and spelling == instance.id else spelling
-    return ModelChoice(instance.id if instance else spelling, model, instance, catalog.source, wanted)
+    instance = _instance_for(model, known)
+    wanted = model.key if instance and known == instance.id else known
+    return ModelChoice(instance.id if instance else known, model, instance, catalog.source, wanted)
 
 
 def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, str]:
@@ -271,32 +271,32 @@ def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -
     )
 
 
-def _instance_for(model: ModelInfo, spelling: str) -> ModelInstance | None:
-    """The loaded instance that a request under this spelling reaches; the roomiest if it is open."""
+def _instance_for(model: ModelInfo, name: str) -> ModelInstance | None:
+    """The loaded instance that a request with this name reaches; of several, the one with the largest context."""
     instances = model.instances or ()
     for instance in instances:
-        if instance.id == spelling:
+        if instance.id == name:
             return instance
-    if "@" in spelling and spelling not in model.variants[:1]:
-        return None  # another variant than the one in memory may be meant: let LM Studio decide
+    if "@" in name and name not in model.variants[:1]:
+        return None  # it may mean another variant than the one in memory: LM Studio decides
     return max(instances, key=lambda each: each.context_length or 0, default=None)
 
 
 def _not_found(catalog: ModelCatalog, name: str) -> ModelNotFoundError:
     names = [model.key for model in catalog.chat_models()]
-    by_folded = {spelling.casefold(): spelling for model in catalog.chat_models() for spelling in model.names()}
+    by_folded = {known.casefold(): known for model in catalog.chat_models() for known in model.names()}
     near = [by_folded[folded] for folded in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return ModelNotFoundError(
         f"LM Studio has no model named {name!r}.",
         available=names,
-        remedy=hint + _what_there_is(catalog.chat_models()),
+        remedy=hint + _available(catalog.chat_models()),
         url=catalog.url,
         model=name,
     )
 
 
-def _what_there_is(models: Iterable[ModelInfo]) -> str:
+def _available(models: Iterable[ModelInfo]) -> str:
     names = [model.key for model in models]
     return f"Available: {_listed(names)}." if names else "LM Studio has no chat model: download one there."
 

@@ -1,10 +1,10 @@
-"""Reasoning and tool calls that leaked into the text of a reply → reasoning and calls. Pure.
+"""Parsers for reasoning and tool calls that leaked into the text of a reply.
 
 LM Studio leaves `<think>` in the text when its setting "separate reasoning_content" is off or the
-template does not match, and leaves tool calls in the text that its own parser could not read. The
-notations are those of the models' own templates, as seen in LM Studio's issue tracker.
+template does not match, and tool calls that its own parser could not read. The formats are those of
+the models' own templates, as seen in LM Studio's issue tracker.
 
-A model can write anything for as long as it likes, so all of it takes time in proportion to the text.
+A model can write anything of any length, so every parser takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class LeakedCall:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """`text` without its thinking, and the thinking.
+    """`text` without its reasoning, and the reasoning.
 
-    Also where only the closing tag is there (the template had opened it in the prompt), and where
-    the reply was cut before the thinking ended.
+    The opening tag may be missing (the template put it into the prompt), and so may the closing tag
+    (the reply was truncated).
     """
     thoughts: list[str] = []
     kept: list[str] = []
-    missing: set[str] = set()  # closing tags that do not come any more
+    missing: set[str] = set()  # closing tags that do not occur again
     position = looked = 0
     while opening := _OPEN_THINK.search(text, looked):
         closing = f"</{opening[1]}>" if opening[1] else "<channel|>"
@@ -77,16 +77,16 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 def recover_calls(text: str, *, offered: Callable[[str], bool]) -> tuple[str, tuple[LeakedCall, ...]]:
-    """`text` without the calls that leaked into it, and those calls, in their order.
+    """`text` without the calls that leaked into it, and those calls in order.
 
-    Only calls whose name is `offered` count, and nothing that stands in code does. Bare JSON counts
-    only if it is the whole text.
+    Only calls whose name is `offered` count, and none inside code. Bare JSON counts only if it is the
+    whole text.
     """
     taken = bytearray(len(text))
     for match in _CODE.finditer(text):
         _mark(taken, *match.span())
     found: list[tuple[int, int, list[LeakedCall]]] = []
-    for opening, closing, read in _NOTATIONS:
+    for opening, closing, read in _FORMATS:
         for start, end, body in _blocks(text, opening, closing):
             if not taken[start] and (calls := [call for call in read(body) if offered(call.name)]):
                 found.append((start, end, calls))
@@ -99,14 +99,14 @@ def recover_calls(text: str, *, offered: Callable[[str], bool]) -> tuple[str, tu
 
 
 def _blocks(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, str]]:
-    """Start, end and inside of all that stands between the two marks; the last may be cut off."""
+    """Start, end and content of every block between the two marks; the last may be truncated."""
     position = 0
     while (start := text.find(opening, position)) != -1:
         end = text.find(closing, start) if closing else -1
         if end == -1:
             yield start, len(text), text[start + len(opening) :]
             return
-        start = text.rfind(opening, start, end)  # an earlier mark without an end was a mere mention
+        start = text.rfind(opening, start, end)  # an earlier mark without an end was only mentioned
         yield start, end + len(closing), text[start + len(opening) : end]
         position = end + len(closing)
 
@@ -121,7 +121,7 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
         for start, end in spans:
             yield text[position:start]
             position = end
-            if stray := _STRAY_END.match(text, end):  # Qwen forgets to open it at times
+            if stray := _STRAY_END.match(text, end):  # Qwen sometimes omits the opening tag
                 position = stray.end()
         yield text[position:]
 
@@ -129,7 +129,7 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def _read_json(text: str) -> list[LeakedCall]:
-    """The calls that a text of nothing but JSON spells: objects, one after another or in a list."""
+    """The calls in a text of nothing but JSON: objects in a row or in a list."""
     values: list[Any] = []
     position = _skip(text, 0)
     while position < len(text):
@@ -144,13 +144,13 @@ def _read_json(text: str) -> list[LeakedCall]:
 
 
 def _skip(text: str, position: int) -> int:
-    """Where the next value begins, behind what may stand between two."""
+    """The position of the next value, after separators."""
     between = _BETWEEN.match(text, position)
     return between.end() if between else position
 
 
 def _read_call(value: Any) -> LeakedCall | None:
-    """The call that a JSON object spells, with the keys that models use for it."""
+    """The call in a JSON object, under any of the keys that models use."""
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("function"), dict):
@@ -168,7 +168,7 @@ def _call(name: str, arguments: dict[str, Any] | str) -> LeakedCall:
 
 
 def _value(text: str) -> Any:
-    """A value from a notation without types: JSON if it is that, else the text."""
+    """A value from a format without types: JSON if it parses, else the text."""
     text = text.removeprefix("\n").removesuffix("\n")
     try:
         return json.loads(text)
@@ -200,7 +200,7 @@ def _read_invokes(body: str) -> list[LeakedCall]:
 
 
 def _read_pairs(name: str, inside: str, opening: re.Pattern[str], closing: str) -> list[LeakedCall]:
-    """The call of tagged arguments; none where one was cut off, for half a call may do harm."""
+    """The call with tagged arguments; none if it was truncated, because half a call may do harm."""
     arguments: dict[str, Any] = {}
     position = 0
     while match := opening.match(inside, position):
@@ -261,7 +261,7 @@ def _read_mistral(body: str) -> list[LeakedCall]:
     return calls
 
 
-_NOTATIONS: tuple[tuple[str, str, Callable[[str], list[LeakedCall]]], ...] = (
+_FORMATS: tuple[tuple[str, str, Callable[[str], list[LeakedCall]]], ...] = (
     ("<tool_call>", "</tool_call>", _read_tagged),
     ("<function=", "</function>", _read_function),
     ("<tools>", "</tools>", _read_json),
@@ -272,4 +272,4 @@ _NOTATIONS: tuple[tuple[str, str, Callable[[str], list[LeakedCall]]], ...] = (
     ("<|tool_call_start|>", "<|tool_call_end|>", _read_python),
     ("[TOOL_CALLS]", "", _read_mistral),
 )
-"""Opening mark, closing mark ("" for the end of the text), and what reads the inside."""
+"""Opening mark, closing mark ("" for the end of the text), and the parser of the content."""
