@@ -60,6 +60,15 @@ class _Refusal:
     about: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _AllowedCall:
+    """A call that may run; `sent_arguments` is its arguments as JSON text."""
+
+    prepared: PreparedCall
+    decision: Decision
+    sent_arguments: str
+
+
 class ToolExecutor:
     """Executes the tool calls of a run."""
 
@@ -100,7 +109,11 @@ class ToolExecutor:
         run = list(first.values())[:MAX_CALLS]
 
         async def answer(index: int) -> None:
-            results[index] = await self._answer(number, calls[index])
+            checked = await self._check(calls[index])
+            if isinstance(checked, _Refusal):
+                results[index] = await self._refuse(number, calls[index], checked)
+            else:
+                results[index] = await self._run(number, calls[index], checked)
 
         if len(run) > 1 and all(self._only_reads(calls[index]) for index in run):
             async with anyio.create_task_group() as group:
@@ -122,25 +135,23 @@ class ToolExecutor:
         prepared = self._tool_set.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
-    async def _answer(self, number: int, call: ToolCall) -> ToolResult:
+    async def _check(self, call: ToolCall) -> _AllowedCall | _Refusal:
+        """The call ready to run, or why it must not run."""
         problems = await self._start_needed(call)
-        prepared = self._check(call, problems)
+        prepared = self._prepare(call, problems)
         if isinstance(prepared, _Refusal):
-            return await self._refuse(number, call, prepared)
+            return prepared
         tool = prepared.tool
         decision = self._policy.check_call(tool, prepared.arguments)
         if not decision.allowed:
             text = self._redact(f"Not allowed: {decision.reason} Work without it.")
-            about = about_arguments(prepared.arguments)
-            return await self._refuse(number, call, _Refusal(text, True, tool.server, tool.name, decision, about))
+            return _Refusal(text, True, tool.server, tool.name, decision, about_arguments(prepared.arguments))
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
-            return await self._refuse(
-                number, call, _Refusal(_HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
-            )
-        return await self._send(number, call, prepared, decision, sent_arguments)
+            return _Refusal(_HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
+        return _AllowedCall(prepared, decision, sent_arguments)
 
-    def _check(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
+    def _prepare(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
         """The call ready to run, or the answer in its place; `problems` are those of servers started for it."""
         own = self._store.answer(call) or self._selection.answer(call)
         if own is not None:
@@ -207,9 +218,8 @@ class ToolExecutor:
         )
         return ToolResult(refusal.text, is_error=refusal.is_error)
 
-    async def _send(
-        self, number: int, call: ToolCall, prepared: PreparedCall, decision: Decision, sent_arguments: str
-    ) -> ToolResult:
+    async def _run(self, number: int, call: ToolCall, allowed: _AllowedCall) -> ToolResult:
+        prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
         server, tool = prepared.tool.server, prepared.tool.name
         started_at = self._clock()
 
