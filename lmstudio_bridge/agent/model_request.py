@@ -127,7 +127,13 @@ class ModelRequester:
         asked_again: set[str] = set()
         while True:
             try:
-                reply = await self._request(number, conversation, self._specs(offered))
+                messages, specs, schema = self._form(number, conversation, self._specs(offered))
+                reply = await self._send(number, messages, specs, schema)
+                if schema is not None:
+                    reply = self._read(reply)
+                if reply.usage and reply.usage.prompt_tokens:
+                    self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
+                await self._tell_reply(number, reply)
                 kind = classify_reply(reply, tools_offered=bool(offered))
                 if kind == "lost_call" and "lost_call" in asked_again and not self._counts_tokens:
                     return uncounted_answer(reply) or reply  # perhaps the server counts no tokens at all
@@ -291,28 +297,29 @@ class ModelRequester:
         self._broken_off = True  # its text is kept until the next comes: it may be the last
         await self._tell(Noticed(notice))
 
-    async def _request(self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]) -> Completion:
-        """One request for a call or an answer, with its events."""
-        if self._json_calls:
-            schema = reply_schema(
-                specs, must_call=self._must_call or (_only_failed(conversation, number) and not self._gave_up)
-            )
-            self._must_call = False
-            reply = await self._send(number, json_turns(conversation.messages, specs), (), schema)
-            read = read_reply(reply, new_id=self._new_id)
-            if read is None and reply.finish_reason == "length" and (begun := partial_answer(reply.text)):
-                read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
-            if read is None and reply.finish_reason != "length":
-                raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
-            self._unbound = 0
-            reply = read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
-        else:
-            messages = plain_turns(conversation.messages) if self._plain else conversation.messages
-            reply = await self._send(number, messages, specs, None)
-        if reply.usage and reply.usage.prompt_tokens:
-            self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
-        await self._tell_reply(number, reply)
-        return reply
+    def _form(
+        self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]
+    ) -> tuple[Sequence[Message], Sequence[ToolSpec], JSONObject | None]:
+        """Messages, tools and response schema of a request for a call or an answer."""
+        if not self._json_calls:
+            return plain_turns(conversation.messages) if self._plain else conversation.messages, specs, None
+        must_call = self._must_call or (_only_failed(conversation, number) and not self._gave_up)
+        self._must_call = False
+        return json_turns(conversation.messages, specs), (), reply_schema(specs, must_call=must_call)
+
+    def _read(self, reply: Completion) -> Completion:
+        """The reply with the call or the answer that its constrained JSON holds.
+
+        Raises:
+            _UnboundReplyError: It is not such JSON.
+        """
+        read = read_reply(reply, new_id=self._new_id)
+        if read is None and reply.finish_reason == "length" and (begun := partial_answer(reply.text)):
+            read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
+        if read is None and reply.finish_reason != "length":
+            raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
+        self._unbound = 0
+        return read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
 
     async def _send(
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
