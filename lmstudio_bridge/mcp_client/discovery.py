@@ -152,15 +152,17 @@ def is_tracked(path: Path) -> bool:
     Git itself is not asked: a repository's own configuration can make it start programs.
     """
     for top in path.parents:
-        place = top / ".git"
-        if place.exists():
+        git_folder = top / ".git"
+        if git_folder.exists():
             break
     else:
         return False
     try:
-        if place.is_file():  # a worktree or a submodule: "gitdir: <path>"
-            place = top / place.read_text(encoding="utf-8").partition("gitdir:")[2].strip()
-        indexes = [file.read_bytes() for file in (place / "index", *place.glob("sharedindex.*")) if file.exists()]
+        if git_folder.is_file():  # a worktree or a submodule: "gitdir: <path>"
+            git_folder = top / git_folder.read_text(encoding="utf-8").partition("gitdir:")[2].strip()
+        indexes = [
+            file.read_bytes() for file in (git_folder / "index", *git_folder.glob("sharedindex.*")) if file.exists()
+        ]
     except (OSError, ValueError):
         return True
     name = path.relative_to(top).as_posix().encode()
