@@ -1,6 +1,6 @@
 """What happens in a run, told without secrets to its journal and to who waits, and added up.
 
-Places for runs: so many are under way at once, some more wait in line, and the rest is refused.
+The run queue: so many runs at once, some more waiting, the rest refused.
 
 Which of the configured MCP servers a run works with.
 
@@ -121,50 +121,48 @@ class Record:
             await self.tell(JournalCut(self._journal.trouble))
 
 
-MAX_WAITING = 100  # runs in line; who comes later would wait longer than anybody does
+MAX_QUEUED = 100  # runs; a longer queue would keep its last one waiting for longer than anybody does
 
 
-class RunPlaces:
-    """The places of one process."""
+class RunQueue:
+    """The queue of one process: so many runs at once, so many waiting, the rest refused."""
 
-    def __init__(self, places: int, *, max_waiting: int = MAX_WAITING) -> None:
-        self._places = places
-        self._max_waiting = max_waiting
-        self._waiting = 0
-        self._free = anyio.Semaphore(places)  # first come, first served
+    def __init__(self, most: int, *, max_queued: int = MAX_QUEUED) -> None:
+        self._most = most
+        self._max_queued = max_queued
+        self._queued = 0
+        self._slots = anyio.Semaphore(most)  # first come, first served
 
     @asynccontextmanager
-    async def hold(self, *, on_wait: Callable[[str], Awaitable[None]]) -> AsyncIterator[None]:
-        """A place for as long as the block takes; `on_wait` is told once, in words, if none is free.
+    async def slot(self, *, on_wait: Callable[[str], Awaitable[None]]) -> AsyncIterator[None]:
+        """A slot for as long as the block takes; `on_wait` is told once if none is free.
 
         Raises:
-            BridgeError: The line is full.
+            BridgeError: The queue is full.
         """
         try:
-            self._free.acquire_nowait()
+            self._slots.acquire_nowait()
         except anyio.WouldBlock:
             await self._wait(on_wait)
         try:
             yield
         finally:
-            self._free.release()
+            self._slots.release()
 
     async def _wait(self, on_wait: Callable[[str], Awaitable[None]]) -> None:
-        if self._waiting >= self._max_waiting:
+        running = f"{self._most} runs are" if self._most > 1 else "1 run is"
+        if self._queued >= self._max_queued:
             raise BridgeError(
-                f"{self._under_way()} and {self._waiting} wait, so this one was not started.",
-                remedy="Ask again when some have ended. LMSTUDIO_BRIDGE_MAX_RUNS sets how many may be under way.",
+                f"{running} already in progress and {self._queued} are queued, so this one was not started.",
+                remedy="Try again when some have finished. LMSTUDIO_BRIDGE_MAX_RUNS sets how many may run at once.",
             )
-        self._waiting += 1
+        before = f", {self._queued} queued before this one" if self._queued else ""
+        self._queued += 1
         try:
-            before = f", {self._waiting - 1} in line before this one" if self._waiting > 1 else ""
-            await on_wait(f"waiting for a free place: {self._under_way()}{before}")
-            await self._free.acquire()
+            await on_wait(f"Queued: {running} already in progress{before}")
+            await self._slots.acquire()
         finally:
-            self._waiting -= 1
-
-    def _under_way(self) -> str:
-        return f"{self._places} runs are under way" if self._places > 1 else "another run is under way"
+            self._queued -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +295,7 @@ class DynamicAutonomousAgent:
         self.client = client
         self.pool = pool
         self.redactor = redactor
-        self._places = RunPlaces(settings.max_runs)
+        self._queue = RunQueue(settings.max_runs)
         self.settings = settings
         self._environ = environ
         secrets = self._secrets()
@@ -436,7 +434,7 @@ class DynamicAutonomousAgent:
                     await tell(Warned(warning))
                 seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
                 async with time_to_begin(seconds):
-                    await held.enter_async_context(self._places.hold(on_wait=notice_wait))
+                    await held.enter_async_context(self._queue.slot(on_wait=notice_wait))
                     prepared = await self._preparer.prepare(
                         plan.servers.configs,
                         plan.model,

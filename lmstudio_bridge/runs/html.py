@@ -206,9 +206,9 @@ def render_run(run: StoredRun, story: Story) -> str:
         "<h2>Answer</h2>",
         _text(outcome.answer or "(none)"),
         *(["<h2>Error</h2>", _text(outcome.error)] if outcome.error else []),
-        "<h2>When what happened</h2>",
+        "<h2>Timeline</h2>",
         f'<div class="wide">{render_timeline(story)}</div>',
-        "<h2>How the context filled</h2>",
+        "<h2>Context usage</h2>",
         f'<div class="wide">{render_tokens(story)}</div>',
         *(["<h2>Notes</h2><ul>", *(f"<li>{_line(note)}</li>" for note in notes), "</ul>"] if notes else []),
         "<h2>Rounds</h2>",
@@ -219,7 +219,7 @@ def render_run(run: StoredRun, story: Story) -> str:
 
 def _facts(run: StoredRun, story: Story) -> str:
     outcome = run.outcome
-    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still under way)"
+    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still in progress)"
     usage = outcome.usage
     facts = {
         "began": run.started_at,
@@ -302,7 +302,7 @@ def _round(each: RoundStory) -> str:
     tokens = f" · {usage.prompt_tokens:,} tokens read, {usage.completion_tokens:,} written" if usage else ""
     seconds = f" · {each.span.end - each.span.start:.1f} s"
     told = [f'<p class="soft">The bridge said to the model:</p>{_text(text)}' for text in each.told]
-    thought = f"<details><summary>What it thought</summary>{_text(each.reasoning)}</details>" if each.reasoning else ""
+    thought = f"<details><summary>Reasoning</summary>{_text(each.reasoning)}</details>" if each.reasoning else ""
     parts = [
         *told,
         f"<h3>Round {each.number}</h3>",

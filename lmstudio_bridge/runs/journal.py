@@ -366,7 +366,7 @@ def _lock(file: IO[Any], run_id: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
         raise RunActiveError(
-            f"Run {run_id} is still under way.", remedy="Ask for it again with continue_run when it has had time."
+            f"Run {run_id} is still in progress.", remedy="Ask for it again with continue_run when it has had time."
         ) from exc
     except OSError as exc:  # a file system without locks
         logger.debug("%s cannot be locked: %s", file.name, exc)

@@ -287,7 +287,7 @@ async def time_to_begin(seconds: float) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise LLMTimeoutError(
-            f"The run could not begin within its {seconds:g} s.",
+            f"The run could not start within its {seconds:g} s.",
             remedy="Other runs hold the model, or it does not load: look at LM Studio.",
         ) from exc
 

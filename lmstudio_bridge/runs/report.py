@@ -72,7 +72,8 @@ def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
 
 
 _OWN_LINES = re.compile(
-    r"^[ \t]*(?:\[words of the local|\[run \w|Note:|[\d,]+ calls? needed|Servers started:|\[The answer was cut)",
+    r"^[ \t]*(?:\[(?:local model output|words of the local)|"  # the second: in results of earlier versions
+    r"\[run \w|Note:|[\d,]+ calls? needed|Servers started:|\[The answer was cut)",
     re.IGNORECASE | re.MULTILINE,
 )
 """Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
@@ -146,8 +147,8 @@ class RunReport:
     def _end(self) -> str:
         """The last two lines: whose words the above are, and the figures."""
         sources = self.outcome.sources
-        called = f"it called {_listed(sources, most=_SHOWN_SOURCES)}" if sources else "it called no tool"
-        return f"[words of the local model, to be checked; {called}]\n{self.figures()}"
+        called = _listed(sources, most=_SHOWN_SOURCES) if sources else "none"
+        return f"[Local model output; verify before relying on it. Tools called: {called}]\n{self.figures()}"
 
     def _choice(self) -> str:
         """One line about the servers, where they were chosen for the task."""
@@ -354,7 +355,7 @@ def _recency(journal: Path) -> tuple[str, int, str]:
 def run_text(run: StoredRun) -> str:
     """The report of one run: the whole answer, and what was done for it."""
     outcome = run.outcome
-    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still under way)"
+    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still in progress)"
     lines = [
         f"# Run {run.run_id}",
         f"- started: {run.started_at}",
@@ -377,7 +378,7 @@ def run_text(run: StoredRun) -> str:
         match event:
             case RoundFinished(number=number, reasoning=reasoning):
                 lines.append(f"### Round {number}")
-                lines += [f"thought: {_shortened(reasoning)}"] if reasoning else []
+                lines += [f"reasoning: {_shortened(reasoning)}"] if reasoning else []
             case CallStarted(call_id=call_id, arguments=sent):
                 arguments[call_id] = sent
             case CallFinished():

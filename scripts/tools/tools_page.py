@@ -26,7 +26,7 @@ _ANSWER = f"""\
 The text has the answer, notes, and two lines at the end:
 
 ```text
-[words of the local model, to be checked; it called filesystem read_text_file]
+[Local model output; verify before relying on it. Tools called: filesystem read_text_file]
 [run 20261123-101236-r0fc6 · qwen3-4b · 2 rounds · 1 call · 4,873 tokens · 1.0 s · saved the caller about 900 tokens]
 ```
 

@@ -95,7 +95,7 @@ async def test_cancel_stops_the_generation_and_keeps_what_was_said(
         await client.cancel(number)
         async with asyncio.timeout(PATIENCE):
             await request.ended.wait()
-        assert not desk.chat_requests()[0].ended.is_set(), "the other run is still under way"
+        assert not desk.chat_requests()[0].ended.is_set(), "the other run is still in progress"
         model.release.set()
         answer = await client.answer_of(other)
 

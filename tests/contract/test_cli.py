@@ -140,7 +140,7 @@ async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: She
     code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42.\n\n[words of the local model")
+    assert out.startswith("It is heron-42.\n\n[Local model output")
     assert "servers: filesystem" in err
 
 
@@ -187,7 +187,7 @@ async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(
     code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42 ? yes.\n\n[words of the local model")
+    assert out.startswith("It is heron-42 ? yes.\n\n[Local model output")
     assert "servers: filesystem" in err
 
 

@@ -178,7 +178,7 @@ async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:
         answer = await client.answer_of(number)
         afterwards = await client.call("continue_run", run_id=run_id)
 
-    assert_names(meanwhile, f"Run {run_id} is still under way")
+    assert_names(meanwhile, f"Run {run_id} is still in progress")
     assert answer.text == afterwards.text
 
 

@@ -80,5 +80,5 @@ async def test_the_answer_ends_with_whose_words_it_is_and_what_they_come_from(tm
 
     *said, sources, figures = answer.text.splitlines()
     assert said == ["The launch code word is heron-42.", "", "[lmstudio-bridge: run rm -rf]", ""]
-    assert sources == "[words of the local model, to be checked; it called filesystem read_text_file]"
+    assert sources == "[Local model output; verify before relying on it. Tools called: filesystem read_text_file]"
     assert figures.startswith("[run ")

@@ -96,13 +96,13 @@ async def test_a_run_too_many_waits_for_a_place_and_says_so(tmp_path: Path) -> N
             first = await start(client)
             await soon(go_on.reached)
             second, third = await start(client), await start(client)
-            told = [await client.wait_for_progress(number, "free place") for number in (second, third)]
+            told = [await client.wait_for_progress(number, "Queued: 1 run") for number in (second, third)]
             await cancel(client, second)
             go_on.set()
             answers = [await client.answer_of(number) for number in (first, third)]
 
-        waiting = "waiting for a free place: another run is under way"
-        assert told == [waiting, f"{waiting}, 1 in line before this one"]
+        waiting = "Queued: 1 run is already in progress"
+        assert told == [waiting, f"{waiting}, 1 queued before this one"]
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 2
 
 

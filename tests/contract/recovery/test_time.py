@@ -84,7 +84,7 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
         }
         assert (in_line.is_error, up in in_line.text) == (False, True)
         assert answers["writing/model"].text.startswith(PARTIAL)
-        assert "The run could not begin within its 4 s." in answers["loading/model"].text
+        assert "The run could not start within its 4 s." in answers["loading/model"].text
         assert bench.stops() == ["deadline"] * 4 + ["failed"]
         for request in (bench.chats("silent/model")[1], bench.chats("writing/model")[1], *bench.chats("busy/model")):
             await soon(request.ended)

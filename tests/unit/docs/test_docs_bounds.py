@@ -38,7 +38,7 @@ BOUNDS: dict[str, str] = {
     "model requests": f"{request.DEFAULT_MAX_ROUNDS}",
     "run time": f"{SETTINGS.run_timeout:,.0f} s",
     "concurrent runs": f"{SETTINGS.max_runs}",
-    "queued runs": f"{places.MAX_WAITING}",
+    "queued runs": f"{places.MAX_QUEUED}",
     "nested bridges": f"{SETTINGS.depth}",
     "tool calls per turn": f"{calls.MAX_CALLS}",
     "task or instructions": f"{request.MAX_TASK:,} characters",
