@@ -33,7 +33,7 @@ async def test_a_reply_that_does_not_come_in_time_is_probed_reported_and_not_ask
             after = await ask(client, SPARE)
 
         waited = {model: "1 s in the middle of its reply." if "between" in model else "1.5 s." for model in SILENCES}
-        probed = " The server is up, and the model is still loaded."
+        probed = " The server is running, and the model is still loaded."
         assert {model: answer.text.splitlines()[0] for model, answer in answers.items()} == {
             model: f"LM Studio sent nothing for {waited[model]}{probed}" for model in SILENCES
         }

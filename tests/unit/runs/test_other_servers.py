@@ -117,7 +117,7 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
 
     assert {check.state for check in checks} == {"ok"}, checks
     found = {check.name: check.found for check in checks}
-    assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-like server, ")
+    assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-compatible server, ")
     assert found["LM Studio"].endswith("1 chat model, 0 loaded")
     assert found["Model"] == f"{QWEN} (load state unknown)"
 
@@ -193,7 +193,7 @@ async def test_a_silent_server_is_said_to_be_up_and_nothing_of_its_model(sim: Si
         outcome, _ = await run_task(agent)
 
     assert outcome.stop == "failed"
-    assert "sent nothing for 0.2 s. The server is up." in outcome.error
+    assert "sent nothing for 0.2 s. The server is running." in outcome.error
     assert "loaded" not in outcome.error.partition("\n")[0]
 
 
