@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.events import CallFinished, CallStarted, Event, Outcome
-from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, Stall, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.journals import Event, events_of, read_journal, stop_of
 from tests.support.raw_client import ERAS, Era
 from tests.support.testbed import SLOPPY
 
@@ -53,11 +52,10 @@ class Model:
         return self._reply
 
 
-def ended(desk: Desk, stop: str) -> tuple[Outcome, list[Event]]:
+def ended(desk: Desk, stop: str) -> list[Event]:
     """The run that ended so, from its journal."""
-    runs = [read_events(path) for path in desk.journals()]
-    (events,) = [events for events in runs if rebuild_outcome(events).stop == stop]
-    return rebuild_outcome(events), events
+    (events,) = [events for path in desk.journals() if stop_of(events := read_journal(path)) == stop]
+    return events
 
 
 def messages_at_server(folder: Path, method: str) -> list[dict[str, Any]]:
@@ -102,10 +100,11 @@ async def test_cancel_stops_the_generation_and_keeps_what_was_said(
     assert request.disconnected
     assert answer.text.startswith("The other is done.")
     assert client.answers_to(number) == []
-    outcome, _ = ended(desk, "cancelled")
-    assert outcome.answer.startswith(so_far)
-    assert bool(outcome.answer) == bool(so_far)
-    assert outcome.rounds == 0
+    events = ended(desk, "cancelled")
+    kept = events_of(events, "RunFinished")[-1]["answer"]
+    assert kept.startswith(so_far)
+    assert bool(kept) == bool(so_far)
+    assert not events_of(events, "RoundFinished")
 
 
 async def test_cancel_in_a_tool_call_reaches_the_tool_and_keeps_what_was_done(
@@ -131,11 +130,11 @@ async def test_cancel_in_a_tool_call_reaches_the_tool_and_keeps_what_was_done(
     (sent,) = messages_at_server(tmp_path, "tools/call")
     (cancelled,) = messages_at_server(tmp_path, "notifications/cancelled")
     assert cancelled["params"]["requestId"] == sent["id"]
-    outcome, events = ended(desk, "cancelled")
-    assert (outcome.answer, outcome.rounds) == ("I call it twice.", 1)
-    started = [event for event in events if isinstance(event, CallStarted)]
-    assert len(started) == 1
-    assert not [event for event in events if isinstance(event, CallFinished)]
+    events = ended(desk, "cancelled")
+    assert events_of(events, "RunFinished")[-1]["answer"] == "I call it twice."
+    assert len(events_of(events, "RoundFinished")) == 1
+    assert len(events_of(events, "CallStarted")) == 1
+    assert not events_of(events, "CallFinished")
 
 
 async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None:
@@ -148,7 +147,7 @@ async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None
         await client.cancel(number)
         Model(desk, TextReply("Done without the tool."))
         async with asyncio.timeout(PATIENCE):
-            while rebuild_outcome(read_events(desk.journals()[0])).stop != "cancelled":  # noqa: ASYNC110  # a file
+            while stop_of(read_journal(desk.journals()[0])) != "cancelled":  # noqa: ASYNC110  # a file
                 await asyncio.sleep(0.01)
         answer = await client.call(
             "continue_run", run_id=desk.journals()[0].stem, instructions="Without the tool.", access="write"

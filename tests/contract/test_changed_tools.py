@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.events import Warned
-from lmstudio_bridge.runs.journal import read_events
 from tests.contract.test_cli import Shell
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.support.changing_server import entry, noted, offer
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.journals import events_of, read_journal
 from tests.support.raw_client import Answer
 
 READING = {"annotations": {"readOnlyHint": True}}
@@ -52,7 +51,7 @@ async def test_a_changed_description_is_told_in_the_result_and_the_journal_once(
     assert f"Note: {told}\n" in second.text
     assert ORDER not in second.text
     assert "have changed" not in first.text + third.text
-    warned = [[e.text for e in read_events(path) if isinstance(e, Warned)] for path in desk.journals()]
+    warned = [[event["text"] for event in events_of(read_journal(path), "Warned")] for path in desk.journals()]
     assert warned == [[], [told], []]
 
 

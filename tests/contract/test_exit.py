@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.journals import read_journal, stop_of
 from tests.support.raw_client import ERAS, EXIT_LIMIT, RawClient
 from tests.support.testbed import SLOPPY, is_running, until_dead
 from tests.support.wheels import build_archives, find_program, uvx_command
@@ -105,7 +105,7 @@ class Cell:
             await until_dead(pid)
         (journal,) = self.desk.journals()
         wanted = "answered" if self.state == "idle" else "cancelled"
-        assert rebuild_outcome(read_events(journal)).stop == wanted
+        assert stop_of(read_journal(journal)) == wanted
         for request in self.desk.chat_requests():
             async with asyncio.timeout(EXIT_LIMIT):
                 await request.ended.wait()

@@ -19,13 +19,11 @@ from urllib.parse import quote, unquote
 import pytest
 import pytest_asyncio
 
-from lmstudio_bridge.events import CallFinished, Event, RoundFinished
-from lmstudio_bridge.messages import Access
-from lmstudio_bridge.runs.journal import read_events
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support import rogue_server
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.journals import Event, events_of, read_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import Answer, RawClient
 
@@ -163,13 +161,13 @@ class World:
     def journal(self, answer: Answer) -> list[Event]:
         """What happened in the run that gave this answer."""
         run_id = answer.text.rpartition("[run ")[2].partition(" ")[0]
-        return read_events(self.desk.home / "runs" / f"{run_id}.jsonl")
+        return read_journal(self.desk.home / "runs" / f"{run_id}.jsonl")
 
-    async def try_order(self, name: str, *, access: Access) -> Answer:
+    async def try_order(self, name: str, *, access: str) -> Answer:
         """One run of a compliant model on notes with that order; what it would write is never the same twice."""
         return await self.run({**SEEN, **UNSEEN}[name], access=access, dress=DRESSED.get(name, str))
 
-    async def run(self, text: str, *, access: Access, dress: Callable[[str], str] = str) -> Answer:
+    async def run(self, text: str, *, access: str, dress: Callable[[str], str] = str) -> Answer:
         """One run of a compliant model on notes with this text."""
         self.runs += 1
         text = text.replace("PROJECT", str(self.desk.project)).replace("OUTSIDE", str(self.outside))
@@ -263,7 +261,7 @@ async def test_in_write_nothing_leaves_the_workspace_or_hits_a_denied_tool(world
 
 def assert_tried(events: list[Event], *, orders: bool) -> None:
     """The model did obey, so that the test shows something; or the order never reached it."""
-    made = [call for event in events if isinstance(event, RoundFinished) for call in event.calls]
+    made = [call for event in events_of(events, "RoundFinished") for call in event.get("calls", [])]
     assert (len(made) > 1) is orders
 
 
@@ -289,9 +287,8 @@ async def test_what_was_refused_stands_in_the_journal_with_its_reason(world: Wor
     answer = await world.run(f"{write(OUT)}\n{order('rogue__send', text='x')}\n{write(IN)}", access="read")
 
     audit = [
-        (event.server, event.tool, event.verdict, event.sent)
-        for event in world.journal(answer)
-        if isinstance(event, CallFinished)
+        (event["server"], event["tool"], event.get("verdict", "allowed"), event.get("sent", True))
+        for event in events_of(world.journal(answer), "CallFinished")
     ]
     assert audit == [
         ("filesystem", "read_text_file", "allowed", True),

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import open_simulator
 from tests.support.desk import MODEL, Desk, assert_names, open_desk
+from tests.support.journals import events_of, read_journal, stop_of
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import ERAS, Answer, Era, RawClient, open_raw_client
 
@@ -296,9 +296,12 @@ async def test_a_run_can_be_read_back_from_its_journal(desk: Desk) -> None:
 
     run_id = assert_answered(answer, contains="heron-42", rounds=2, calls=1)
     path = desk.home / "runs" / f"{run_id}.jsonl"
-    outcome = rebuild_outcome(read_events(path))
-    assert (outcome.stop, outcome.rounds, outcome.calls, outcome.model) == ("answered", 2, 1, MODEL)
-    assert outcome.answer in answer.text
+    events = read_journal(path)
+    (end,) = events_of(events, "RunFinished")
+    assert end["stop"] == "answered"
+    assert end["answer"] in answer.text
+    assert [len(events_of(events, kind)) for kind in ("RoundFinished", "CallFinished")] == [2, 1]
+    assert [event["model"] for event in events_of(events, "ModelChosen")] == [MODEL]
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
@@ -418,7 +421,7 @@ async def test_cancelling_a_call_stops_the_generation_and_leaves_the_server_usab
 
     assert request.disconnected
     assert_answered(answer, contains="heron-42", rounds=2, calls=1)
-    outcomes = {rebuild_outcome(read_events(path)).stop for path in (desk.home / "runs").glob("*.jsonl")}
+    outcomes = {stop_of(read_journal(path)) for path in (desk.home / "runs").glob("*.jsonl")}
     assert outcomes == {"cancelled", "answered"}
 
 

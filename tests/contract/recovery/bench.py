@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from tests.contract.recovery.ledger_server import value_of
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
+from tests.support.journals import read_journal, stop_of
 from tests.support.raw_client import Answer, RawClient, open_raw_client
 
 LEDGER_SERVER = Path(__file__).with_name("ledger_server.py")
@@ -86,7 +86,7 @@ class Bench:
     def stops(self) -> list[str]:
         """How the runs ended, as their journals say."""
         paths = sorted((self.home / "runs").glob("*.jsonl"))
-        return sorted(rebuild_outcome(read_events(path)).stop for path in paths)
+        return sorted(stop_of(read_journal(path)) for path in paths)
 
     def work_on(self, model: str, *replies: Reply, padding: int = 0, for_good: ReplyMaker | None = None) -> None:
         """Let a model look its own name up, then give `replies`, then the right answer (or `for_good`)."""

@@ -9,11 +9,11 @@ import pytest
 import pytest_asyncio
 
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, TOOL_REMOVED
-from lmstudio_bridge.events import MessagesDropped
 from tests.contract.recovery.workshop import STRONG, WEAK, Workshop, may_answer, offered, open_workshop, said, schema_of
 from tests.contract.recovery.workshop_server import value_of
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
+from tests.support.journals import events_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,7 +51,7 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
     again = "You called shop__look_up again with the same arguments, and the result was the same."
     assert [said(request).startswith(again) for request in worked.requests[2:5]] == [True] * 3
     assert [len(request.messages) for request in worked.requests[2:4]] == [8, 6], "the repeated turns are gone"
-    assert [event for event in worked.events if isinstance(event, MessagesDropped)] == [MessagesDropped(6)]
+    assert [event["count"] for event in events_of(worked.events, "MessagesDropped")] == [6]
     assert said(worked.requests[5]) == TOOL_REMOVED
     assert worked.notices("recovery") == [f"The model repeated itself: {again}"] * 4
     assert f"The model repeated itself: {again}" in worked.answer.progress

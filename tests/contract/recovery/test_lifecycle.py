@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.events import RoundStarted, Warned
-from lmstudio_bridge.runs.journal import read_events
 from tests.contract.recovery.bench import (
     CHAT,
     LOAD,
@@ -29,6 +27,7 @@ from tests.lmstudio_sim.errors import LOAD_BROKEN, LOAD_CANCELED, LOAD_GUARDRAIL
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Stall
 from tests.lmstudio_sim.server import open_simulator
+from tests.support.journals import read_journal
 
 SMALL, BIG = "small/model", "big/model"
 
@@ -208,5 +207,5 @@ async def test_what_makes_a_model_unfit_is_said_before_any_work(tmp_path: Path) 
         assert "of the 100 tokens that tiny/model is loaded with" in answers["tiny/model"].text
         assert "is an embedding model; it cannot chat" in answers["text-embedding-nomic"].text
         for path in (bench.home / "runs").glob("*.jsonl"):
-            kinds = [type(event) for event in read_events(path)]
-            assert RoundStarted not in kinds or kinds.index(Warned) < kinds.index(RoundStarted)
+            kinds = [event["type"] for event in read_journal(path)]
+            assert "RoundStarted" not in kinds or kinds.index("Warned") < kinds.index("RoundStarted")

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from lmstudio_bridge.events import CallFinished
 from tests.contract.recovery.workshop import (
     STRONG,
     TIGHT,
@@ -26,6 +25,7 @@ from tests.lmstudio_sim.errors import plain_error
 from tests.lmstudio_sim.leaks import LEAK_FORMATS, LeakFormat, render_leak
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, TextReply
 from tests.support.desk import unfenced
+from tests.support.journals import events_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -111,7 +111,7 @@ async def test_a_leaked_call_of_a_tool_that_is_not_offered_is_not_made(
     worked = await workshop.run(STRONG, LeakReply(notation, ("crowd__look_up", HERON)))
 
     assert worked.ran == []
-    assert not any(isinstance(event, CallFinished) for event in worked.events)
+    assert not events_of(worked.events, "CallFinished")
 
 
 async def test_a_model_that_writes_its_calls_into_code_is_asked_for_json_from_then_on(workshop: Workshop) -> None:

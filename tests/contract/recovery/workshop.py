@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.events import Event, Noticed, RunFinished
-from lmstudio_bridge.runs.journal import read_events
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.scripts import ReplyFunction
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
+from tests.support.journals import Event, events_of, read_journal, stop_of
 from tests.support.raw_client import Answer, RawClient, open_raw_client
 
 SERVER = Path(__file__).with_name("workshop_server.py")
@@ -36,10 +35,11 @@ class Worked:
 
     @property
     def stop(self) -> str:
-        return next(event.stop for event in self.events if isinstance(event, RunFinished))
+        return stop_of(self.events)
 
     def notices(self, kind: str) -> list[str]:
-        return [e.notice.text for e in self.events if isinstance(e, Noticed) and e.notice.kind == kind]
+        notices = [event["notice"] for event in events_of(self.events, "Noticed")]
+        return [notice["text"] for notice in notices if notice["kind"] == kind]
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Workshop:
         assert self.sim.unused_replies(model) == 0, answer.text
         found = re.search(r"\[run (\S+) ·", answer.text)
         assert found, answer.text
-        events = read_events(self.folder / "home" / "runs" / f"{found[1]}.jsonl")
+        events = read_journal(self.folder / "home" / "runs" / f"{found[1]}.jsonl")
         requests = [each for each in self.sim.requests[seen:] if each.path == "/v1/chat/completions"]
         return Worked(answer, requests, events, ledger.read_text(encoding="utf-8").splitlines())
 
