@@ -214,6 +214,12 @@ class TemplateError(LLMResponseError):
     kind = "template"
 
 
+class ToolsUnsupportedError(LLMResponseError):
+    """The server takes no tools for this model; it may still bind a reply to a JSON Schema."""
+
+    kind = "tools_unsupported"
+
+
 class ToolSchemaError(LLMResponseError):
     """The engine could not turn a tool's schema into a grammar; one such tool fails the whole request."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -332,3 +333,29 @@ class ServerConfig:
             f"args={len(self.args)}, env={sorted(self.env)}, headers={sorted(self.headers)}, "
             f"source={str(self.source or '')!r}, scope={self.scope!r})"
         )
+
+
+def resolve_tool_name(name: str, offered: Collection[str]) -> str | None:
+    """The offered tool that a model means by a name; None if there is none, or more than one.
+
+    Models put a namespace before the name (`functions.f`) or a number behind it (`f:0`), write it in other letters or
+    with other separators, or leave the server out (`read_file` for `fs__read_file`).
+    """
+    if name in offered:
+        return name
+    plain = re.sub(r":\d+$", "", name.strip().strip("`'\""))
+    for prefix in ("functions.", "function.", "tools.", "tool.", "default_api."):
+        plain = plain.removeprefix(prefix)
+    if plain in offered:
+        return plain
+    wanted = _plain_letters(plain)
+    if not wanted:
+        return None
+    same = [each for each in offered if _plain_letters(each) == wanted]
+    if not same:
+        same = [each for each in offered if _plain_letters(each.partition("__")[2]) == wanted]
+    return same[0] if len(same) == 1 else None
+
+
+def _plain_letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())

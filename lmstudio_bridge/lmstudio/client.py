@@ -42,6 +42,9 @@ from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Message, On
 OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
 M = TypeVar("M", bound=WireModel)
 
+_BROKEN_REASONS = ("error", "abort", "aborted", "cancelled", "canceled")
+"""Finish reasons of a reply that is not whole: vLLM's and SGLang's `abort`, and `error` of several gateways."""
+
 _MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model is doing
 
 _MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | type[OpenAIModelsIn]] = {
@@ -154,7 +157,7 @@ class LLMClient:
         name = await self._name(model)
         payload = chat_request_out(request, model=name, stream=False)
         reply = await self._post("/v1/chat/completions", payload, CompletionIn, model=name)
-        accumulator = Accumulator(offered=[tool.name for tool in request.tools])
+        accumulator = Accumulator(tools=request.tools)
         accumulator.add(reply)
         return accumulator.completion()
 
@@ -182,7 +185,7 @@ class LLMClient:
         name = await self._name(model)
         url = f"{self.root_url}/v1/chat/completions"
         payload = chat_request_out(request, model=name, stream=True)
-        accumulator = Accumulator(offered=[tool.name for tool in request.tools] if recover_calls else ())
+        accumulator = Accumulator(tools=request.tools if recover_calls else ())
         decoder = ChunkDecoder()
 
         async def take(chunks: Iterable[ChatIn]) -> None:
@@ -194,7 +197,10 @@ class LLMClient:
                         await on_delta(delta)
 
         try:
-            async with self._transport.stream("/v1/chat/completions", payload, model=name) as pieces:
+            # LM Studio sends the arguments of a call only when they are whole, after a silence as long as they take.
+            async with self._transport.stream(
+                "/v1/chat/completions", payload, model=name, patient=lambda: bool(request.tools) or accumulator.empty
+            ) as pieces:
                 async for piece in pieces:
                     await take(decoder.feed(piece))
                     if decoder.done:
@@ -207,6 +213,13 @@ class LLMClient:
                 exc.retryable = False
             if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
                 raise  # else the reply is whole, and only the end of the stream is missing
+        if accumulator.finish_reason in _BROKEN_REASONS:
+            raise ModelLostError(
+                f"The server gave up on the reply (finish_reason {accumulator.finish_reason!r}).",
+                remedy="Try again; if it happens often, look at LM Studio's server log.",
+                url=url,
+                model=name,
+            )
         if decoder.foreign:
             raise unreadable_answer(url=url, model=name, detail=decoder.other)
         if not accumulator.finished and (accumulator.empty or not decoder.done):

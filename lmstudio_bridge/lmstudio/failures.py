@@ -28,6 +28,7 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     TemplateError,
     ToolSchemaError,
+    ToolsUnsupportedError,
     WrongEndpointError,
 )
 
@@ -70,6 +71,13 @@ _NO_SUCH_ROUTE = _rule(
     "LM Studio does not know this route.",
     "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
 )
+_TOO_LARGE = _rule(
+    r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process"
+    r"|(?:payload|entity) too large",
+    ContextOverflowError,
+    "The conversation does not fit into the context that the model is loaded with.",
+    "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
+)
 _BUSY = _rule(
     r"\"code\": ?50\d|\[50\d\b|engine protocol predict stream(?!.*\"code\": ?4\d\d)|loading model|slot unavailable"
     r"|overloaded",
@@ -99,12 +107,7 @@ _RULES: tuple[_Rule, ...] = (
         "LM Studio could not load the model.",
         "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantization.",
     ),
-    _rule(
-        r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process",
-        ContextOverflowError,
-        "The conversation does not fit into the context that the model is loaded with.",
-        "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
-    ),
+    _TOO_LARGE,
     _rule(
         r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be"
         r"|both content and thinking|parser error: expected|unknown test:",
@@ -121,10 +124,18 @@ _RULES: tuple[_Rule, ...] = (
         "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
     ),
     _rule(
-        r"failed to parse tool call|failed to generate a tool call|does not match the expected",
+        r"failed to parse (?:tool call|input at pos)|failed to generate a tool call|does not match the expected"
+        r"|unexpected empty grammar stack",
         LostToolCallError,
         "The model wrote a tool call that the server could not parse.",
         "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
+    ),
+    _rule(
+        r"does not support tools|enable-auto-tool-choice|tool-call-parser|tool use (?:is )?not supported"
+        r"|tools? (?:is|are) not supported|does not support (?:function|tool) calling",
+        ToolsUnsupportedError,
+        "The server does not accept tools for this model.",
+        "Use a model that is trained for tool use, or turn tool calls on in the server.",
     ),
     _NOT_PERMITTED,
     _TOKEN_REFUSED,
@@ -137,7 +148,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _rule(
         r"model (is )?(unloaded|reloaded|not loaded)|model_not_loaded|has crashed|channel error|fetch failed"
-        r"|predict request failed|^terminated\.?( \[|$)|\[cancelled\]$",
+        r"|predict request failed|error in iterating prediction stream|^terminated\.?( \[|$)|\[cancelled\]$",
         ModelLostError,
         "The model was unloaded, reloaded or crashed while it worked.",
         _RELOAD_REMEDY,
@@ -158,6 +169,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     403: _NOT_PERMITTED,
     404: _NO_SUCH_ROUTE,
     405: _NO_SUCH_ROUTE,
+    413: _TOO_LARGE,
     **dict.fromkeys((500, 502, 503, 504), _BUSY),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +41,9 @@ _START_REMEDY = (
 )
 _SILENCE_REMEDY = (
     "Check LM Studio: is the model still loading, or reading the prompt? A smaller task, a smaller model, or a higher "
-    "LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT (before the reply) or LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT (within it) helps."
+    "{limit} helps."
 )
+_FIRST_BYTE, _BETWEEN_BYTES = "LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT", "LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT"
 _CERTIFICATE_REMEDY = (
     "If it is your own server, set LMSTUDIO_BRIDGE_CA_FILE (or SSL_CERT_FILE) to a PEM file with its certificate or "
     "that of the authority that signed it, and use the host name in the certificate in LMSTUDIO_BASE_URL."
@@ -188,9 +189,16 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, route: str, payload: Mapping[str, Any], *, model: str | None = None
+        self,
+        route: str,
+        payload: Mapping[str, Any],
+        *,
+        model: str | None = None,
+        patient: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of an event stream as they come; a reply that is not streamed comes as one event.
+
+        As long as `patient` says so, a pause between two pieces may be as long as that before the first one.
 
         On a normal exit the connection is kept for the next request if the stream ends at once. An
         exception closes it, and LM Studio stops generating.
@@ -201,7 +209,7 @@ class Transport:
             response = await self._client.send(request, stream=True)
         try:
             if response.status_code == 200 and _content_type(response) == "text/event-stream":
-                stream = self._read_stream(response, wait)
+                stream = self._read_stream(response, wait, patient)
             else:
                 stream = _as_stream(await self._read_body(response, wait, may_stream=True))
             async with aclosing(stream):
@@ -250,7 +258,9 @@ class Transport:
             raise error
         return bytes(body)
 
-    async def _read_stream(self, response: httpx.Response, wait: _Wait) -> AsyncGenerator[bytes, None]:
+    async def _read_stream(
+        self, response: httpx.Response, wait: _Wait, patient: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
         pieces = response.aiter_bytes()
         while True:
             async with wait.limited():
@@ -259,7 +269,10 @@ class Transport:
                 return
             yield piece
             wait.mid_reply = True
-            wait.restart(self._timeouts.between_bytes)
+            if patient():
+                wait.restart(self._timeouts.first_byte, _FIRST_BYTE)
+            else:
+                wait.restart(self._timeouts.between_bytes, _BETWEEN_BYTES)
 
 
 @dataclass(slots=True)
@@ -269,14 +282,15 @@ class _Wait:
     url: str
     model: str | None
     seconds: float
+    limit: str = _FIRST_BYTE  # the setting that `seconds` comes from
     mid_reply: bool = False
     deadline: float = field(init=False)  # in the time of the event loop
 
     def __post_init__(self) -> None:
-        self.restart(self.seconds)
+        self.restart(self.seconds, self.limit)
 
-    def restart(self, seconds: float) -> None:
-        self.seconds = seconds
+    def restart(self, seconds: float, limit: str) -> None:
+        self.seconds, self.limit = seconds, limit
         self.deadline = asyncio.get_running_loop().time() + seconds
 
     @asynccontextmanager
@@ -316,7 +330,7 @@ class _Wait:
                 return LLMTimeoutError(
                     f"LM Studio sent nothing for {self.seconds:g} s"
                     f"{' in the middle of its reply' if self.mid_reply else ''}.",
-                    remedy=_SILENCE_REMEDY,
+                    remedy=_SILENCE_REMEDY.format(limit=self.limit),
                     url=url,
                     model=model,
                 )

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import string
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.errors import LLMResponseError
 from lmstudio_bridge.lmstudio.failures import error_from_text, error_text, unreadable_answer
 from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
 from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn
-from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta, ToolCall, Usage
+from lmstudio_bridge.messages import (
+    CallDelta,
+    Completion,
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolSpec,
+    Usage,
+    resolve_tool_name,
+)
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken server
 MAX_BAD_FRAMES = 100  # unreadable frames of one stream; LM Studio splices a few at times
@@ -210,11 +222,11 @@ class Accumulator:
     def __init__(
         self,
         *,
-        offered: Collection[str] = (),
+        tools: Sequence[ToolSpec] = (),
         new_id: Callable[[], str] = new_call_id,
         max_chars: int = MAX_REPLY_CHARS,
     ) -> None:
-        self._offered = frozenset(offered)
+        self._tools = {tool.name: tool.parameters for tool in tools}
         self._new_id = new_id
         self._max_chars = max_chars
         self._text = _Text()
@@ -231,6 +243,11 @@ class Accumulator:
         return bool(self._finish_reason)
 
     @property
+    def finish_reason(self) -> str:
+        """Why the reply ended, in the server's own word; "" before its end."""
+        return self._finish_reason
+
+    @property
     def empty(self) -> bool:
         """Whether nothing of the reply has come yet."""
         return self._chars == 0
@@ -243,7 +260,7 @@ class Accumulator:
         """
         self._model = chunk.model or self._model
         if chunk.usage:
-            self._usage = chunk.usage.to_usage()
+            self._usage = chunk.usage.to_usage() or self._usage
         deltas: list[Delta] = []
         for choice in (chunk.choices or [])[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
@@ -266,18 +283,19 @@ class Accumulator:
 
     def completion(self) -> Completion:
         """The reply so far; `finished` tells whether it is complete."""
-        text, thinking = split_reasoning(str(self._text))
+        text, thinking = split_reasoning(str(self._text), separate=bool(str(self._reasoning).strip()))
         reasoning = "\n".join(part for part in (str(self._reasoning).strip(), thinking) if part)
         calls = tuple(
-            ToolCall(call.id or self._new_id(), call.name, _repair_surrogates("".join(call.arguments)))
+            ToolCall(call.id if number == 0 and call.id else self._new_id(), call.name, arguments)
             for call in sorted(self._calls, key=lambda call: call.index)
             if call.name
+            for number, arguments in enumerate(_objects(_repair_json_text("".join(call.arguments))))
         )
-        if not calls and self._offered:
-            text, leaked = recover_calls(text, offered=self._offered.__contains__)
-            if not leaked and not text.strip():  # everything was taken for reasoning, the call too
-                reasoning, leaked = recover_calls(reasoning, offered=self._offered.__contains__)
-            calls = tuple(ToolCall(self._new_id(), call.name, _repair_surrogates(call.arguments)) for call in leaked)
+        if not calls and self._tools:
+            text, leaked = recover_calls(text, tools=self._tools)
+            if not leaked and not text.strip():  # all was taken for reasoning, the call too
+                reasoning, leaked = recover_calls(reasoning, tools=self._tools)
+            calls = tuple(ToolCall(self._new_id(), call.name, _repair_json_text(call.arguments)) for call in leaked)
         return Completion(
             text=text.strip(),
             reasoning=reasoning,
@@ -291,7 +309,7 @@ class Accumulator:
         function = piece.function
         name = (function.name or "") if function else ""
         arguments = (function.arguments or "") if function else ""
-        if isinstance(arguments, dict):
+        if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         call = self._continued(piece, name=name)
         self._chars += len(name) + len(arguments)
@@ -307,7 +325,8 @@ class Accumulator:
             self._chars += 1  # so that calls without text are bounded too
         new_name = "" if call.name else name
         call.id = call.id or (piece.id or "")
-        call.name = call.name or name
+        if not call.name or (name != call.name and not call.arguments and self._is_name(call.name + name)):
+            call.name += name  # a name in two pieces
         if arguments:
             call.arguments.append(arguments)
         return CallDelta(self._calls.index(call), new_name, _repair_surrogates(arguments))
@@ -322,7 +341,12 @@ class Accumulator:
         newest = next((call for call in reversed(self._calls) if call.index == piece.index), None)
         if newest and name and newest.name and piece.id and newest.id and piece.id != newest.id:
             return None  # a server that gives all its calls the index 0
+        if newest and name and newest.name and not piece.id and _is_object("".join(newest.arguments)):
+            return None  # the same, without ids
         return newest
+
+    def _is_name(self, name: str) -> bool:
+        return resolve_tool_name(name, self._tools) is not None
 
 
 def _repair_surrogates(text: str) -> str:
@@ -334,6 +358,45 @@ def _repair_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _repair_json_text(text: str) -> str:
+    """The same for halves that are spelled as escapes: llama.cpp refuses a history with one of them."""
+    if _HALF_ESCAPE.search(text):
+        with suppress(ValueError, RecursionError):
+            return _repair_surrogates(json.dumps(json.loads(text), ensure_ascii=False))
+    return _repair_surrogates(text)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _objects(arguments: str) -> list[str]:
+    """The arguments of a call; of one that holds several JSON objects, each: they are calls whose marks were lost.
+
+    The same object twice is one: servers send arguments in pieces, and then once more as a whole.
+    """
+    texts: dict[str, None] = {}
+    position = 0
+    while position < len(arguments):
+        try:
+            value, end = json.JSONDecoder().raw_decode(arguments, position)
+        except (ValueError, RecursionError):
+            return [arguments]
+        if not isinstance(value, dict):
+            return [arguments]
+        texts[arguments[position:end]] = None
+        while arguments[end : end + 1] in (" ", "\n", "\t", "\r", ",", ";") and end < len(arguments):
+            end += 1
+        position = end
+    return list(texts) or [arguments]
 
 
 def _with_distinct_ids(calls: tuple[ToolCall, ...], new_id: Callable[[], str]) -> tuple[ToolCall, ...]:

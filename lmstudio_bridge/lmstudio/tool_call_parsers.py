@@ -1,10 +1,12 @@
-"""Parsers for reasoning and tool calls that leaked into the text of a reply.
+"""Reasoning and tool calls that leaked into the text of a reply → reasoning, calls and clean text.
 
-LM Studio leaves `<think>` in the text when its setting "separate reasoning_content" is off or the
-template does not match, and tool calls that its own parser could not read. The formats are those of
-the models' own templates, as seen in LM Studio's issue tracker.
+LM Studio leaves `<think>` in the text when its setting "separate reasoning_content" is off or the template does not
+match, and leaves tool calls in the text that its own parser could not read (sources: LM Studio's issue tracker, and the
+chat templates of the models). The formats differ in their marks, hardly in their shape: between the marks there is JSON
+that names the tool, a name followed by JSON, a call as Python writes it, or a name with tagged parameters. So marks are
+skipped, and shapes are read.
 
-A model can write anything of any length, so every parser takes time in proportion to the text.
+A model can write anything for as long as it likes: all of this takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -12,264 +14,476 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_OPEN_THINK = re.compile(r"<(think|thinking|thought)>|<\|channel>thought\b")
-_CLOSE_THINK = re.compile(r"</(?:think|thinking|thought)>")
+from json_repair import repair_json
 
+from lmstudio_bridge.messages import JSONObject, resolve_tool_name
+
+MAX_FAILED = 20  # opening marks of one reply that may turn out to open no call
+_MAX_THOUGHTS = 100  # blocks of reasoning at the beginning of one reply
+_MAX_REPAIRED = 100_000  # characters of broken JSON that are repaired
+_MAX_PYTHON = 20_000  # characters of a call in Python's syntax
+
+# -- reasoning ------------------------------------------------------------------------------------------------------
+
+_REASONING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<\u25c1think\u25b7>", "<\u25c1/think\u25b7>"),
+)
+_LONE_CLOSING = re.compile(
+    r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
+)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_NAME = r"[\w.\-/:]+"
-_FUNCTION = re.compile(rf"\s*(?:<function=)?({_NAME})>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>")
-_INVOKE = re.compile(rf'<invoke name="({_NAME})">(.*?)(?:</invoke>|\Z)', re.DOTALL)
-_INVOKE_PARAMETER = re.compile(r'\s*<parameter name="([^"\n]+)">')
-_GLM = re.compile(rf"\s*({_NAME})\s*((?:<arg_key>.*)?)", re.DOTALL)
-_GLM_KEY = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>", re.DOTALL)
-_HARMONY = re.compile(rf"({_NAME}+).*?<\|message\|>(.*)", re.DOTALL)
-_GEMMA = re.compile(rf"\s*call:({_NAME})(\{{.*\}})\s*", re.DOTALL)
-_GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
-_GEMMA_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
-_MISTRAL = re.compile(rf"\s*+(?:\[TOOL_CALLS\])?\s*+({_NAME})\[ARGS\]\s*")
-_BETWEEN = re.compile(r"[ \t\r\n,;]*")
-_STRAY_END = re.compile(r"\s*</tool_call>")
+_FINAL = re.compile(r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final\s*(?:<\|constrain\|>\w+\s*)?<\|message\|>")
+_LEADING = re.compile(
+    r"(?:\s*(?:<\|START_RESPONSE\|>|<\|START_OF_TURN_TOKEN\|>|<\|CHATBOT_TOKEN\|>|<\|start\|>\s*assistant(?=\s*<\|channel)"
+    r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b|<s>))++"
+)
+_TRAILING = re.compile(
+    r"(?:<\|(?:im_end|endoftext|end|return|call|eot_id|eom_id|end_of_text|END_RESPONSE|END_OF_TURN_TOKEN|END_TEXT|eos"
+    r"|end_of_turn|user|observation)\|>|<end_of_turn>|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
+)
+
+
+def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
+    """`text` without its reasoning and its stray control tokens, and the reasoning.
+
+    Reasoning is a block at the beginning, or all up to a lone closing tag (the template had opened it in the prompt).
+    With `separate` the server has delivered the reasoning apart: then tags in the text are words of the answer, except
+    for a block at the very beginning. Tags in code or in JSON are words, too.
+    """
+    thoughts: list[str] = []
+    rest = _strip_tokens(text)
+    for _ in range(_MAX_THOUGHTS):
+        start = rest.lstrip()
+        marks = next((marks for marks in _REASONING if start.startswith(marks[0])), None)
+        if marks is None:
+            break
+        inside, closed, after = start[len(marks[0]) :].partition(marks[1])
+        if not closed and marks[1] == "<|end|>" and (final := _FINAL.search(inside)):
+            inside, after = inside[: final.start()], inside[final.start() :]
+        thoughts.append(inside.strip())
+        rest = _strip_tokens(after)
+    if not separate and not thoughts and (close := _lone_closing(rest)):
+        thoughts.append(rest[: close.start()].strip())
+        rest = _strip_tokens(rest[close.end() :])
+    if not thoughts and rest == text:
+        return text, ""
+    return rest.strip(), "\n".join(thought for thought in thoughts if thought)
+
+
+def _strip_tokens(text: str) -> str:
+    """Without the control tokens of a chat template before and behind a reply."""
+    while match := _LEADING.match(text) or _FINAL.match(text.lstrip()):
+        text = (text if match.re is _LEADING else text.lstrip())[match.end() :]
+    while match := _TRAILING.search(text[-200:]):
+        text = text[: max(0, len(text) - 200) + match.start()].rstrip()
+    return text
+
+
+def _lone_closing(text: str) -> re.Match[str] | None:
+    """The first closing tag, unless it is in code or the text is JSON."""
+    close = _LONE_CLOSING.search(text)
+    if close is None or text.lstrip().startswith(("{", "[")):
+        return None
+    in_code = any(span.start() <= close.start() < span.end() for span in _CODE.finditer(text))
+    return None if in_code else close
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LeakedCall:
-    """A call found in text; `arguments` is JSON text."""
+    """A call found in text: the name of an offered tool, and its arguments as JSON text."""
 
     name: str
     arguments: str
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
-    """`text` without its reasoning, and the reasoning.
+_NAME = r"[A-Za-z_][\w.\-/:]{0,127}+"
+_TOKEN = (
+    r"<\|/?[\w.\-]{1,40}\|>"  # <|tool_call_begin|>
+    r"|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>"  # DeepSeek's, with wide bars
+    r"|<\|tool_call>|<tool_call\|>"  # Gemma
+    r"|</?(?:[\w-]{1,20}:)?(?:tool_?calls?|tools|function_calls|longcat_tool_call|steptml)>"
+    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST)\]"
+)
+_WORDS = r"(?:commentary|analysis|assistant|function|json|code|xml)\b(?!\s*[(\[=])"
+_FILLER = rf"(?:\s|[,;]|{_TOKEN}|{_WORDS}|```(?:json|xml|tool_code)?(?=\s|$)|\[ARGS\])*+"
+_SKIP = re.compile(_FILLER, re.IGNORECASE)
+_NAMED = re.compile(rf"(?:recipient=|to=)?\[?({_NAME})\]?{_FILLER}(?={{)", re.IGNORECASE)
+_PYTHON = re.compile(rf"(?:print\()?\[?\s*({_NAME})\(")
+_END_OF_PYTHON = re.compile(rf"{_TOKEN}|```|\Z", re.IGNORECASE)
+_GEMMA = re.compile(rf"call:({_NAME})(?={{)")
+_GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
+_GEMMA_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
+_TAGGED = re.compile(rf'<(?:function=|invoke name="|steptml:invoke name=")({_NAME})"?\s*>', re.IGNORECASE)
+_PAIRED = re.compile(rf"({_NAME})\s*(?=<(?:arg_key|longcat_arg_key|parameter=)|</tool_call>|</longcat_tool_call>)")
+_PARAMETER = re.compile(
+    r'\s*<(?:parameter=([^>\n]+)|(?:steptml:)?parameter name="([^"\n]+)"[^>\n]*)>'
+    r"|\s*<(?:longcat_)?arg_key>(.*?)</(?:longcat_)?arg_key>\s*<(?:longcat_)?arg_value>",
+    re.DOTALL,
+)
+_END_OF_VALUE = re.compile(r"</(?:(?:steptml:)?parameter|(?:longcat_)?arg_value)>(?=\s*\Z)")
+_FOLLOWING = re.compile(
+    r"<(?:parameter=|parameter name=\")([^>\"\n]{1,128})"
+    r"|</(?:function|invoke)>(?=\s*(?:\Z|</?(?:[\w-]+:)?tool_call|<function|<invoke|</function_calls|<\||```))"
+    r"|</?(?:longcat_)?tool_call>|<(?:longcat_)?arg_key>"
+)
+_END_OF_CALL = re.compile(r"\s*</(?:function|invoke|steptml:invoke|tool_call|longcat_tool_call)>")
+_CLOSING = re.compile(rf"{_TOKEN}|</function>|\Z", re.IGNORECASE)
+_OPENING = re.compile(
+    r"<\|?(?:[\w-]{1,20}:)?(?:tool_?calls?|function_calls|longcat_tool_call)(?:\|?>)|<tools>"
+    r"|<\|(?:tool_calls?(?:_section)?_(?:begin|start)|python_tag|START_ACTION|action_start|tools_prefix)\|>"
+    r"|<\uff5ctool\u2581calls?\u2581begin\uff5c>"
+    r"|\[(?:TOOL_CALLS?|TOOL_REQUEST)\]|functools(?=\[)|```tool_code\b|\bI call (?=[\w.\-/:]{1,128} with \{)"
+    r"|(?P<kept><function=|<(?:steptml:)?invoke name=|<\|(?:channel|start)\|>(?=[^<\n]{0,40}\bto=)"
+    rf"|\[{_NAME}\]\s{{0,9}}(?={{)|(?<![\w.]){_NAME}\[ARGS\](?=\s{{0,9}}{{))",
+    re.IGNORECASE,
+)
+_WITH = re.compile(rf"({_NAME}) with (?={{)")
+_DSML = re.compile(r"<(/?)[\uff5c|]DSML[\uff5c|]")
+_STRAY_END = re.compile(rf"(?:\s*(?:{_TOKEN}|</function>|</invoke>|```))*+", re.IGNORECASE)
+_DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
 
-    The opening tag may be missing (the template put it into the prompt), and so may the closing tag
-    (the reply was truncated).
+
+def recover_calls(text: str, *, tools: Mapping[str, JSONObject]) -> tuple[str, tuple[LeakedCall, ...]]:
+    """`text` without the calls that leaked into it, and those calls, in their order.
+
+    `tools` are the names of the offered tools with their parameter schemas, which say whether a tagged value is text.
+    Only calls of offered tools count; half a call counts as none. What is in code is left alone, and bare JSON counts
+    only if it is the whole text.
     """
-    thoughts: list[str] = []
-    kept: list[str] = []
-    missing: set[str] = set()  # closing tags that do not occur again
-    position = looked = 0
-    while opening := _OPEN_THINK.search(text, looked):
-        closing = f"</{opening[1]}>" if opening[1] else "<channel|>"
-        end = -1 if closing in missing else text.find(closing, opening.end())
-        looked = opening.end()
-        if end == -1:
-            missing.add(closing)
-            continue
-        thoughts.append(text[opening.end() : end].strip())
-        kept.append(text[position : opening.start()])
-        position = looked = end + len(closing)
-    rest = "".join((*kept, text[position:]))
-    if close := _CLOSE_THINK.search(rest):
-        thoughts.insert(0, rest[: close.start()].strip())
-        rest = rest[close.end() :]
-    if opening := _OPEN_THINK.search(rest):
-        thoughts.append(rest[opening.end() :].strip())
-        rest = rest[: opening.start()]
-    if not thoughts:
-        return text, ""
-    return rest.strip(), "\n".join(thought for thought in thoughts if thought)
-
-
-def recover_calls(text: str, *, offered: Callable[[str], bool]) -> tuple[str, tuple[LeakedCall, ...]]:
-    """`text` without the calls that leaked into it, and those calls in order.
-
-    Only calls whose name is `offered` count, and none inside code. Bare JSON counts only if it is the
-    whole text.
-    """
-    taken = bytearray(len(text))
+    if "DSML" in text:
+        text = _DSML.sub(r"<\1", text)
+    reader = _Reader(text, tools)
+    in_code = bytearray(len(text))
     for match in _CODE.finditer(text):
-        _mark(taken, *match.span())
-    found: list[tuple[int, int, list[LeakedCall]]] = []
-    for opening, closing, read in _FORMATS:
-        for start, end, body in _blocks(text, opening, closing):
-            if not taken[start] and (calls := [call for call in read(body) if offered(call.name)]):
-                found.append((start, end, calls))
-                _mark(taken, start, end)
-    if found:
-        found.sort(key=lambda block: block[0])
-        return _cut(text, [(start, end) for start, end, _ in found]), tuple(call for *_, each in found for call in each)
-    bare = [call for call in _read_json(text) if offered(call.name)]
-    return ("", tuple(bare)) if bare else (text, ())
-
-
-def _blocks(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, str]]:
-    """Start, end and content of every block between the two marks; the last may be truncated."""
-    position = 0
-    while (start := text.find(opening, position)) != -1:
-        end = text.find(closing, start) if closing else -1
-        if end == -1:
-            yield start, len(text), text[start + len(opening) :]
-            return
-        start = text.rfind(opening, start, end)  # an earlier mark without an end was only mentioned
-        yield start, end + len(closing), text[start + len(opening) : end]
-        position = end + len(closing)
-
-
-def _mark(taken: bytearray, start: int, end: int) -> None:
-    taken[start:end] = b"\1" * (end - start)
+        if not match[0].startswith("```tool_code"):
+            in_code[slice(*match.span())] = b"\1" * len(match[0])
+    spans: list[tuple[int, int]] = []
+    calls: list[LeakedCall] = []
+    position = failed = 0
+    while (opening := _OPENING.search(text, position)) and failed < MAX_FAILED:
+        start = opening.start()
+        position = opening.end()
+        if in_code[start]:
+            continue
+        found, end = reader.read_block(start if opening["kept"] is not None else position)
+        if found:
+            calls += found
+            stray = _STRAY_END.match(text, end)
+            position = stray.end() if stray else end
+            spans.append((start, position))
+        else:
+            failed += 1
+            position = max(position, reader.skip(position))  # marks that follow each other open the same block
+    if calls:
+        return _cut(text, spans), tuple(calls)
+    stripped = text.strip()
+    if stripped.startswith(("{", "[")):
+        found, end = reader.read_json(len(text) - len(text.lstrip()))
+        if found and not _SKIP.sub("", text[end:], count=1).strip():
+            return "", tuple(found)
+    return text, ()
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
-    def pieces() -> Iterator[str]:
-        position = 0
-        for start, end in spans:
-            yield text[position:start]
-            position = end
-            if stray := _STRAY_END.match(text, end):  # Qwen sometimes omits the opening tag
-                position = stray.end()
-        yield text[position:]
-
-    return "".join(pieces()).strip()
+    pieces, position = [], 0
+    for start, end in spans:
+        pieces.append(text[position:start])
+        position = end
+    return "".join((*pieces, text[position:])).strip()
 
 
-def _read_json(text: str) -> list[LeakedCall]:
-    """The calls in a text of nothing but JSON: objects in a row or in a list."""
-    values: list[Any] = []
-    position = _skip(text, 0)
-    while position < len(text):
+class _Reader:
+    """Reads calls out of one text, shape by shape."""
+
+    def __init__(self, text: str, tools: Mapping[str, JSONObject]) -> None:
+        self._text = text
+        self._tools = tools
+        self._shapes = (
+            self._tagged,
+            self._gemma,
+            self._sentence,
+            self._named,
+            self.read_json,
+            self._python,
+            self._paired,
+        )
+
+    def read_block(self, position: int) -> tuple[list[LeakedCall], int]:
+        """The calls that follow each other from `position` on, and where they end."""
+        calls: list[LeakedCall] = []
+        while True:
+            start = self.skip(position)
+            for shape in self._shapes:
+                found, end = shape(start)
+                if found:
+                    calls += found
+                    position = end
+                    break
+            else:
+                return calls, position
+
+    def _resolve(self, name: str) -> str | None:
+        return resolve_tool_name(name.strip(), self._tools)
+
+    def read_json(self, position: int) -> tuple[list[LeakedCall], int]:
+        """JSON objects, one after another or in lists, that name a tool and its arguments."""
+        text = self._text
+        calls: list[LeakedCall] = []
+        end = position
+        while True:
+            start = self.skip(end)
+            if text[start : start + 1] not in ("{", "["):
+                break
+            found, after = self._json_value(start)
+            if not found:
+                return [], position
+            calls += found
+            end = after
+        return calls, end
+
+    def _json_value(self, start: int) -> tuple[list[LeakedCall], int]:
+        text = self._text
         try:
-            value, position = json.JSONDecoder().raw_decode(text, position)
+            value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
-            return []
-        values += value if isinstance(value, list) else [value]
-        position = _skip(text, position)
-    calls = [_read_call(value) for value in values]
-    return [call for call in calls if call] if all(calls) else []
+            return self._repaired_json(start)
+        if isinstance(value, list):
+            calls = [self._call_of(each, json.dumps(each, ensure_ascii=False)) for each in value]
+        else:
+            calls = [self._call_of(value, text[start:end])]
+        found = [call for call in calls if call is not None]
+        return (found, end) if found and len(found) == len(calls) else ([], start)
 
+    def _repaired_json(self, start: int) -> tuple[list[LeakedCall], int]:
+        """Broken JSON, where a closing mark says that all of it is there."""
+        text = self._text
+        close = _CLOSING.search(text, start)
+        if close is None or close.start() == len(text) or close.start() - start > _MAX_REPAIRED:
+            return [], start
+        region = text[start : close.start()].strip().removesuffix("```").rstrip()
+        try:
+            value = repair_json(region, return_objects=True, skip_json_loads=True)
+        except (ValueError, RecursionError):
+            return [], start
+        values: list[Any] = value if isinstance(value, list) else [value]
+        calls = [self._call_of(each, json.dumps(each, ensure_ascii=False)) for each in values]
+        found = [call for call in calls if call is not None]
+        return (found, close.start()) if found and len(found) == len(calls) else ([], start)
 
-def _skip(text: str, position: int) -> int:
-    """The position of the next value, after separators."""
-    between = _BETWEEN.match(text, position)
-    return between.end() if between else position
+    def _call_of(self, value: Any, source: str) -> LeakedCall | None:
+        """The call in a JSON object, under the keys that models use; `source` is the object as it was written."""
+        if not isinstance(value, dict):
+            return None
+        if isinstance(value.get("function"), dict):
+            value, source = value["function"], _member(source, "function")
+        name = next(
+            (value[key] for key in ("name", "function", "tool", "tool_name", "recipient_name") if key in value), None
+        )
+        key = next(
+            (key for key in ("arguments", "parameters", "args", "input", "params", "tool_input") if key in value), None
+        )
+        if key is None and len(value) == 1:  # {"f": {…}}
+            ((name, arguments),) = value.items()
+            if not isinstance(arguments, dict):
+                return None
+            key = name
+        if not isinstance(name, str) or key is None:
+            return None
+        arguments = value[key]
+        tool = self._resolve(name.partition("<|")[0])  # gpt-oss: f<|channel|>commentary
+        if tool is None or not isinstance(arguments, dict | str):
+            return None
+        return LeakedCall(tool, arguments if isinstance(arguments, str) else _member(source, key))
 
+    def _named(self, position: int) -> tuple[list[LeakedCall], int]:
+        """A name, then its arguments as a JSON object: DeepSeek, Kimi, Harmony, Mistral, LM Studio's own."""
+        match = _NAMED.match(self._text, position)
+        return self._with_object(match[1], match.end()) if match else ([], position)
 
-def _read_call(value: Any) -> LeakedCall | None:
-    """The call in a JSON object, under any of the keys that models use."""
-    if not isinstance(value, dict):
-        return None
-    if isinstance(value.get("function"), dict):
-        value = value["function"]
-    name = value.get("name") or value.get("function") or value.get("tool")
-    arguments = value.get("arguments", value.get("parameters"))
-    if not isinstance(name, str) or not isinstance(arguments, dict | str):
-        return None
-    name = name.partition("<|")[0].strip()  # gpt-oss: f<|channel|>commentary
-    return _call(name, arguments)
+    def _sentence(self, position: int) -> tuple[list[LeakedCall], int]:
+        """`f with {…}`, as histories in plain turns have it."""
+        match = _WITH.match(self._text, position)
+        return self._with_object(match[1], match.end()) if match else ([], position)
 
+    def _with_object(self, name: str, start: int) -> tuple[list[LeakedCall], int]:
+        tool = self._resolve(name)
+        if tool is None:
+            return [], start
+        try:
+            value, end = _DECODER.raw_decode(self._text, start)
+        except (ValueError, RecursionError):
+            close = _CLOSING.search(self._text, start)
+            if close is None or close.start() == len(self._text) or close.start() - start > _MAX_REPAIRED:
+                return [], start
+            value, end = (
+                repair_json(self._text[start : close.start()], return_objects=True, skip_json_loads=True),
+                close.start(),
+            )
+            return (
+                ([LeakedCall(tool, json.dumps(value, ensure_ascii=False))], end)
+                if isinstance(value, dict)
+                else ([], start)
+            )
+        return [LeakedCall(tool, self._text[start:end])], end
 
-def _call(name: str, arguments: dict[str, Any] | str) -> LeakedCall:
-    return LeakedCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
-
-
-def _value(text: str) -> Any:
-    """A value from a format without types: JSON if it parses, else the text."""
-    text = text.removeprefix("\n").removesuffix("\n")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _read_tagged(body: str) -> list[LeakedCall]:
-    """Inside `<tool_call>`: JSON (Hermes, Qwen 2.5), `<function=…>` (Qwen 3 Coder) or `<arg_key>` (GLM)."""
-    if body.lstrip().startswith("{"):
-        return _read_json(body)
-    if "<function=" in body:
-        return [call for piece in body.split("<function=")[1:] for call in _read_function(piece)]
-    match = _GLM.fullmatch(body)
-    return _read_pairs(match[1], match[2], _GLM_KEY, "</arg_value>") if match else []
-
-
-def _read_function(body: str) -> list[LeakedCall]:
-    match = _FUNCTION.match(body)
-    return _read_pairs(match[1], match[2], _PARAMETER, "</parameter>") if match else []
-
-
-def _read_invokes(body: str) -> list[LeakedCall]:
-    return [
-        call
-        for name, inside in _INVOKE.findall(body)
-        for call in _read_pairs(name, inside, _INVOKE_PARAMETER, "</parameter>")
-    ]
-
-
-def _read_pairs(name: str, inside: str, opening: re.Pattern[str], closing: str) -> list[LeakedCall]:
-    """The call with tagged arguments; none if it was truncated, because half a call may do harm."""
-    arguments: dict[str, Any] = {}
-    position = 0
-    while match := opening.match(inside, position):
-        end = inside.find(closing, match.end())
-        if end == -1:
-            return []
-        arguments[match[1].strip()] = _value(inside[match.end() : end])
-        position = end + len(closing)
-    return [] if inside[position:].strip() else [_call(name, arguments)]
-
-
-def _read_harmony(body: str) -> list[LeakedCall]:
-    match = _HARMONY.match(body)
-    return [_call(match[1], match[2].strip())] if match else []
-
-
-def _read_gemma(body: str) -> list[LeakedCall]:
-    """`call:f{key:<|"|>text<|"|>,other:5}`: JSON but for its quotes."""
-    match = _GEMMA.fullmatch(body)
-    if match is None:
-        return []
-    pieces = _GEMMA_STRING.split(match[2])  # every second one is a string
-    plain = [_GEMMA_KEY.sub(r'\1"\2":', piece) if n % 2 == 0 else json.dumps(piece) for n, piece in enumerate(pieces)]
-    try:
-        arguments = json.loads("".join(plain))
-    except (ValueError, RecursionError):
-        return []
-    return [_call(match[1], arguments)]
-
-
-def _read_python(body: str) -> list[LeakedCall]:
-    """`[f(x="y"), g()]` (LFM 2)."""
-    try:
-        tree = ast.parse(body.strip(), mode="eval").body
-        calls = tree.elts if isinstance(tree, ast.List) else [tree]
-        return [
-            _call(ast.unparse(each.func), {key.arg: ast.literal_eval(key.value) for key in each.keywords if key.arg})
-            for each in calls
-            if isinstance(each, ast.Call)
+    def _gemma(self, position: int) -> tuple[list[LeakedCall], int]:
+        """`call:f{key:<|"|>text<|"|>,other:5}`: JSON but for its quotes."""
+        match = _GEMMA.match(self._text, position)
+        if match is None or (tool := self._resolve(match[1])) is None:
+            return [], position
+        end = self._text.find("<tool_call|>", match.end())
+        body = self._text[match.end() : None if end == -1 else end].rstrip()
+        pieces = _GEMMA_STRING.split(body)  # every second one is a string
+        plain = [
+            _GEMMA_KEY.sub(r'\1"\2":', piece) if n % 2 == 0 else json.dumps(piece) for n, piece in enumerate(pieces)
         ]
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        return []
-
-
-def _read_mistral(body: str) -> list[LeakedCall]:
-    """`[{…}, {…}]`, or `f[ARGS]{…}` once or several times."""
-    if body.lstrip().startswith("["):
-        return _read_json(body)
-    calls: list[LeakedCall] = []
-    position = 0
-    while match := _MISTRAL.match(body, position):
         try:
-            value, position = json.JSONDecoder().raw_decode(body, match.end())
+            arguments = json.loads("".join(plain))
         except (ValueError, RecursionError):
-            break
-        if isinstance(value, dict):
-            calls.append(_call(match[1], value))
-    return calls
+            return [], position
+        return [LeakedCall(tool, json.dumps(arguments, ensure_ascii=False))], match.end() + len(body)
+
+    def _python(self, position: int) -> tuple[list[LeakedCall], int]:
+        """`[f(x="y"), g()]`, `f(x="y")`, `print(f(x="y"))`: LFM 2, Gemma 3, Llama's Python tag."""
+        match = _PYTHON.match(self._text, position)
+        if match is None or self._resolve(match[1].removeprefix("print")) is None:
+            return [], position
+        close = _END_OF_PYTHON.search(self._text, position)
+        end = close.start() if close else len(self._text)
+        if end - position > _MAX_PYTHON:
+            return [], position
+        try:
+            tree = ast.parse(self._text[position:end].strip())
+            calls = [call for statement in tree.body for call in self._python_calls(statement)]
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+            return [], position
+        return calls, end
+
+    def _python_calls(self, statement: ast.stmt) -> Iterator[LeakedCall]:
+        if not isinstance(statement, ast.Expr):
+            raise ValueError("not an expression")
+        tree = statement.value
+        if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "print" and len(tree.args) == 1:
+            tree = tree.args[0]
+        for each in tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]:
+            if not isinstance(each, ast.Call) or each.args or any(key.arg is None for key in each.keywords):
+                raise ValueError("not a call with named arguments")
+            tool = self._resolve(ast.unparse(each.func))
+            if tool is None:
+                raise ValueError("not offered")
+            arguments = {key.arg: ast.literal_eval(key.value) for key in each.keywords if key.arg}
+            yield LeakedCall(tool, json.dumps(arguments, ensure_ascii=False))
+
+    def _tagged(self, position: int) -> tuple[list[LeakedCall], int]:
+        """`<function=f>` or `<invoke name="f">`, with tagged parameters or JSON: Qwen Coder, MiniMax, Llama."""
+        match = _TAGGED.match(self._text, position)
+        if match is None:
+            return [], position
+        start = self.skip(match.end())
+        if self._text.startswith("{", start):
+            found, end = self._with_object(match[1], start)
+            close = _END_OF_CALL.match(self._text, end)
+            return found, close.end() if close else end
+        return self._pairs(match[1], match.end())
+
+    def _paired(self, position: int) -> tuple[list[LeakedCall], int]:
+        """A bare name with tagged parameters: GLM; also Qwen without its `<function=`."""
+        match = _PAIRED.match(self._text, position)
+        return self._pairs(match[1], match.end()) if match else ([], position)
+
+    def _pairs(self, name: str, start: int) -> tuple[list[LeakedCall], int]:
+        """A call with tagged arguments; none where one was cut off, for half a call may do harm."""
+        text, tool = self._text, self._resolve(name.partition(">")[0])
+        if tool is None:
+            return [], start
+        properties = self._tools[tool].get("properties")
+        schemas: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+        arguments: list[str] = []
+        position = start
+        while match := _PARAMETER.match(text, position):
+            key = (match[1] or match[2] or match[3]).strip().strip('"')
+            end = self._end_of_value(match.end(), schemas)
+            if end is None:
+                return [], start
+            value = text[match.end() : end[0]]
+            arguments.append(f"{json.dumps(key, ensure_ascii=False)}: {_tagged_value(value, schemas.get(key))}")
+            position = end[1]
+        close = _END_OF_CALL.match(text, position)
+        if close is None and text[position:].strip():
+            return [], start
+        return [LeakedCall(tool, "{" + ", ".join(arguments) + "}")], close.end() if close else len(text)
+
+    def _end_of_value(self, start: int, schemas: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Where a tagged value ends, and where what follows it begins; None if it was cut off.
+
+        At its closing tag, but a closing tag with text behind it is part of the value. A model may also forget it: then
+        at the next parameter that the tool has, or at the end of the call.
+        """
+        text, looked = self._text, start
+        while following := _FOLLOWING.search(text, looked):
+            if end := _END_OF_VALUE.search(text, looked, following.start()):
+                return end.span()
+            if following[1] is None or following[1] in schemas:
+                return following.start(), following.start()
+            looked = following.end()  # a tag inside the value
+        end = _END_OF_VALUE.search(text, looked)
+        return end.span() if end else None
+
+    def skip(self, position: int) -> int:
+        """Where the next call may begin, behind marks and what else may be between two."""
+        match = _SKIP.match(self._text, position)
+        return match.end() if match else position
 
 
-_FORMATS: tuple[tuple[str, str, Callable[[str], list[LeakedCall]]], ...] = (
-    ("<tool_call>", "</tool_call>", _read_tagged),
-    ("<function=", "</function>", _read_function),
-    ("<tools>", "</tools>", _read_json),
-    ("[TOOL_REQUEST]", "[END_TOOL_REQUEST]", _read_json),
-    ("<minimax:tool_call>", "</minimax:tool_call>", _read_invokes),
-    ("<|channel|>commentary to=functions.", "<|call|>", _read_harmony),
-    ("<|tool_call>", "<tool_call|>", _read_gemma),
-    ("<|tool_call_start|>", "<|tool_call_end|>", _read_python),
-    ("[TOOL_CALLS]", "", _read_mistral),
-)
-"""Opening mark, closing mark ("" for the end of the text), and the parser of the content."""
+def _member(source: str, key: str) -> str:
+    """The value of one member of a JSON object, as it was written."""
+    position = source.index("{") + 1
+    while True:
+        start = source.index('"', position)
+        name, end = _DECODER.raw_decode(source, start)
+        begin = re.compile(r"\s*:\s*").match(source, end)
+        assert begin is not None
+        _, position = _DECODER.raw_decode(source, begin.end())
+        if name == key:
+            return source[begin.end() : position]
+
+
+def _tagged_value(text: str, schema: Any) -> str:
+    """A value from tags, which have no types, as JSON: text where the schema wants text, else JSON if it is that."""
+    text = text.removeprefix("\n").removesuffix("\n")
+    if not _takes_text(schema):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _takes_text(schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    kind = schema.get("type")
+    if kind == "string" or (isinstance(kind, list) and "string" in kind):
+        return True
+    if any(isinstance(value, str) for value in schema.get("enum", ()) or ()) and kind is None:
+        return True
+    choices = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
+    return any(_takes_text(each) for each in choices)

@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from lmstudio_bridge.lmstudio.models import ModelInfo, ModelInstance
 from lmstudio_bridge.messages import (
@@ -179,6 +187,18 @@ class WireModel(BaseModel):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=(), coerce_numbers_to_str=True)
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _ignore_odd_values(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """An optional field with an odd value is as good as missing: it must not cost the rest of a reply."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[info.field_name or ""]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
 
 class TokenDetailsIn(WireModel):
     reasoning_tokens: int | None = None
@@ -189,15 +209,18 @@ class UsageIn(WireModel):
     completion_tokens: int | None = None
     completion_tokens_details: TokenDetailsIn | None = None
 
-    def to_usage(self) -> Usage:
+    def to_usage(self) -> Usage | None:
+        """The counts; None where the server has counted nothing, as in `"usage": {}`."""
         details = self.completion_tokens_details
+        if self.prompt_tokens is None and self.completion_tokens is None and details is None:
+            return None
         reasoning = details.reasoning_tokens if details else None
         return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, reasoning or 0)
 
 
 class FunctionIn(WireModel):
     name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = None
 
 
 class CallIn(WireModel):
@@ -209,18 +232,23 @@ class CallIn(WireModel):
 class MessageIn(WireModel):
     """A message or a delta: the same keys. gpt-oss uses `reasoning`, most others `reasoning_content`."""
 
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[CallIn] | None = None
 
     def text(self) -> str:
         if isinstance(self.content, list):
-            return "".join(str(part.get("text") or "") for part in self.content)
+            return "".join(_part_text(part) for part in self.content)
         return self.content or ""
 
     def thinking(self) -> str:
         return self.reasoning_content or self.reasoning or ""
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else ""
 
 
 class ChoiceIn(WireModel):

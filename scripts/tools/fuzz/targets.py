@@ -33,7 +33,7 @@ from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reas
 from lmstudio_bridge.lmstudio.wire import message_out
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import decode_line, read_progress, read_result, read_tools
-from lmstudio_bridge.messages import Completion, Message, ServerConfig, ServerTool, ToolCall, ToolMessage
+from lmstudio_bridge.messages import Completion, Message, ServerConfig, ServerTool, ToolCall, ToolMessage, ToolSpec
 from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.progress import describe
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
@@ -64,7 +64,9 @@ def fuzz_stream(data: bytes) -> None:
 
 def _read_stream(pieces: list[bytes]) -> Completion | str:
     numbers = count(1)
-    accumulator = Accumulator(offered=("f", "files__read"), new_id=lambda: f"call{next(numbers)}")
+    accumulator = Accumulator(
+        tools=[ToolSpec(name, "", {}) for name in ("f", "files__read")], new_id=lambda: f"call{next(numbers)}"
+    )
     decoder = ChunkDecoder(max_bad_frames=3)
     try:
         for piece in pieces:
@@ -90,7 +92,7 @@ def fuzz_dialects(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     rest, thinking = split_reasoning(text)
     assert len(rest) + len(thinking) <= len(text)
-    left, calls = recover_calls(text, offered=lambda name: len(name) < 20)
+    left, calls = recover_calls(text, tools={"list_files": {}, "f": {}, "fs__read_file": {}})
     assert calls or left == text
     for call in calls:
         assert call.name  # its halves of characters are mended by the accumulator

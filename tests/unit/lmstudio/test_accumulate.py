@@ -14,13 +14,13 @@ import pytest
 from lmstudio_bridge.errors import LLMResponseError
 from lmstudio_bridge.lmstudio.stream import MAX_CALLS, Accumulator, new_call_id
 from lmstudio_bridge.lmstudio.wire import ChatIn
-from lmstudio_bridge.messages import Completion, Delta, ToolCall, Usage
+from lmstudio_bridge.messages import Completion, Delta, ToolCall, ToolSpec, Usage
 from tests.unit.lmstudio.chunks import RECORDED, call, calls, chunk
 
 
 def accumulate(chunks: Iterable[dict[str, Any]], *, offered: Sequence[str] = ()) -> Completion:
     numbers = count(1)
-    accumulator = Accumulator(offered=offered, new_id=lambda: f"new{next(numbers)}")
+    accumulator = Accumulator(tools=[ToolSpec(name, "", {}) for name in offered], new_id=lambda: f"new{next(numbers)}")
     for each in chunks:
         accumulator.add(ChatIn.model_validate(each))
     return accumulator.completion()
@@ -271,7 +271,7 @@ def test_thinking_in_the_text_is_moved_to_the_reasoning() -> None:
 
 
 LEAK = '<tool_call>{"name":"list_files","arguments":{"path":"."}}</tool_call>'
-LEAKED = (ToolCall("new1", "list_files", '{"path": "."}'),)
+LEAKED = (ToolCall("new1", "list_files", '{"path":"."}'),)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,56 @@ def test_a_call_that_leaked_is_recovered(delta: dict[str, str], text: str, reaso
     reply = accumulate([chunk(delta, finish="stop")], offered=["list_files"])
 
     assert reply == Completion(text, reasoning, LEAKED, "stop", "m")
+
+
+def test_two_whole_calls_with_the_same_index_and_no_ids_are_two_calls() -> None:
+    pieces = [call("f", '{"a": 1}', index=0, id=""), call("g", '{"b": 2}', index=0, id="")]
+    reply = accumulate([chunk({"tool_calls": [piece]}) for piece in pieces])
+
+    assert [(each.name, each.arguments) for each in reply.calls] == [("f", '{"a": 1}'), ("g", '{"b": 2}')]
+    assert len({each.id for each in reply.calls}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "calls"),
+    [
+        ('{"a": 1}{"a": 2}', ['{"a": 1}', '{"a": 2}']),
+        ('{"a": 1}\n{"a": 2}, {"a": 3}', ['{"a": 1}', '{"a": 2}', '{"a": 3}']),
+        ('{"a": 1}{"a": 1}', ['{"a": 1}']),
+        ('{"a": 1} and so on', ['{"a": 1} and so on']),
+        ('{"a": 1}{"a": ', ['{"a": 1}{"a": ']),
+        ("", [""]),
+    ],
+)
+def test_several_objects_in_the_arguments_of_one_call_are_several_calls(arguments: str, calls: list[str]) -> None:
+    reply = accumulate([chunk({"tool_calls": [call("f", arguments, index=0, id=A)]})])
+
+    assert [(each.name, each.arguments) for each in reply.calls] == [("f", each) for each in calls]
+
+
+def test_a_name_may_come_in_two_pieces() -> None:
+    pieces = [call("list_", "", index=0, id=A), call("files", "", index=0, id=A), call("", "{}", index=0, id=A)]
+    reply = accumulate([chunk({"tool_calls": [piece]}) for piece in pieces], offered=["list_files"])
+
+    assert reply.calls == (ToolCall(A, "list_files", "{}"),)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "Yes.", "reasoning_content": 5},
+        {"content": "Yes.", "tool_calls": "none"},
+        {"content": "Yes.", "tool_calls": [{"index": "first"}]},
+        {"content": [{"type": "text", "text": "Yes."}, "", None, {"type": "x"}]},
+        {"content": ["Yes."]},
+    ],
+)
+def test_an_odd_field_costs_only_itself(delta: dict[str, Any]) -> None:
+    assert accumulate([chunk(delta, finish="stop") | {"usage": "many"}]).text == "Yes."
+
+
+def test_an_empty_usage_is_unknown_and_not_zero() -> None:
+    assert accumulate([chunk({"content": "Yes."}, finish="stop") | {"usage": {}}]).usage is None
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from lmstudio_bridge.errors import LLMError, LLMResponseError, WrongEndpointError
 from lmstudio_bridge.lmstudio.stream import MAX_BAD_FRAMES, Accumulator, ChunkDecoder, Frame, FrameDecoder
 from lmstudio_bridge.lmstudio.wire import ChatIn
-from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta
+from lmstudio_bridge.messages import CallDelta, Completion, Delta, ReasoningDelta, TextDelta, ToolSpec
 from tests.unit.lmstudio.chunks import DONE, RECORDED, RECORDED_REPLY, chunk, encode
 
 
 def decode(pieces: Iterable[bytes]) -> tuple[Completion, list[Delta], bool]:
     """The reply that the pieces of a stream make, its deltas, and whether it ended as it should."""
-    decoder, accumulator = ChunkDecoder(), Accumulator(offered=["list_files"], new_id=lambda: "new")
+    decoder, accumulator = ChunkDecoder(), Accumulator(tools=[ToolSpec("list_files", "", {})], new_id=lambda: "new")
     deltas: list[Delta] = []
     for piece in pieces:
         for each in decoder.feed(piece):

@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.lmstudio.tool_call_parsers import LeakedCall, recover_calls, split_reasoning
+from lmstudio_bridge.messages import JSONObject
 from tests.lmstudio_sim.leaks import LEAK_FORMATS, LeakFormat, render_leak
 
-OFFERED = frozenset({"list_files", "read_file"})
+OFFERED: dict[str, JSONObject] = {"list_files": {}, "read_file": {}}
 ARGUMENTS = {"path": "./größe 📁", "deep": True, "limit": 5}
 WHOLE_TEXT_ONLY = ("bare_json", "harmony_name")
 
 
 def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
-    rest, calls = recover_calls(text, offered=OFFERED.__contains__)
+    rest, calls = recover_calls(text, tools=OFFERED)
     return rest, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
@@ -34,18 +35,48 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
         ("<think>\nHm.\n</think>\n\nYes.", "Yes.", "Hm."),
         ("<think></think>Yes.", "Yes.", ""),
         ("<thinking>Hm.</thinking>Yes.", "Yes.", "Hm."),
-        ("<think>A</think>Yes<think>B</think>.", "Yes.", "A\nB"),
+        ("<think>A</think><think>B</think>Yes.", "Yes.", "A\nB"),
+        ("<think>A</think>Yes, <think>B</think>.", "Yes, <think>B</think>.", "A"),
         ("Hm.</think>Yes.", "Yes.", "Hm."),
-        ("Yes.<think>Hm.", "Yes.", "Hm."),
+        ("Yes, <think>Hm.", "Yes, <think>Hm.", ""),
         ("<think>Hm.", "", "Hm."),
-        ("A</think>Yes.<think>B", "Yes.", "A\nB"),
+        ("A</think>Yes, <think>B", "Yes, <think>B", "A"),
         ("<|channel>thought\nHm.<channel|>Yes.", "Yes.", "Hm."),
         ("<|channel>thought\nHm.", "", "Hm."),
+        ("<seed:think>Hm.</seed:think>Yes.", "Yes.", "Hm."),
+        ("[THINK]Hm.[/THINK]Yes.", "Yes.", "Hm."),
+        ("<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>", "Yes.", "Hm."),
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
+            "Yes.",
+            "Hm.",
+        ),
+        ("<|channel|>final<|message|>Yes.<|return|>", "Yes.", ""),
+        ("<|channel|>analysis<|message|>Hm.", "", "Hm."),
+        ("Yes.<|im_end|>", "Yes.", ""),
+        ("<|im_start|>assistant\nYes.<|im_end|><|endoftext|>", "Yes.", ""),
+        ("It closes with `</think>`.", "It closes with `</think>`.", ""),
+        ("Opens with `<think>`, closes with `</think>`.", "Opens with `<think>`, closes with `</think>`.", ""),
+        ('{"tag": "</think>"}', '{"tag": "</think>"}', ""),
+        ("```\n</think>\n```", "```\n</think>\n```", ""),
         ("", "", ""),
     ],
 )
 def test_thinking_is_split_from_the_answer(text: str, answer: str, thinking: str) -> None:
     assert split_reasoning(text) == (answer, thinking)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "thinking"),
+    [
+        ("The parser drops all up to </think> and keeps the rest.",) * 2 + ("",),
+        ("Tags are <think>, <step> and <plan>.",) * 2 + ("",),
+        ("<think>Hm.</think>Yes.", "Yes.", "Hm."),
+        ("Yes.<|im_end|>", "Yes.", ""),
+    ],
+)
+def test_tags_are_words_of_the_answer_where_reasoning_came_apart(text: str, answer: str, thinking: str) -> None:
+    assert split_reasoning(text, separate=True) == (answer, thinking)
 
 
 # -- calls ----------------------------------------------------------------------------------------------------------
@@ -93,7 +124,7 @@ def test_several_calls_come_in_their_order(notation: LeakFormat) -> None:
     second = render_leak(notation, name="list_files", arguments={"path": "b"})
 
     assert recover(f"One. {first}\n{second} Two.") == (
-        "One. \n Two.",
+        "One.  Two.",
         [("read_file", {"path": "a"}), ("list_files", {"path": "b"})],
     )
 
@@ -170,6 +201,108 @@ def test_what_is_no_call_is_left_alone(text: str) -> None:
     assert recover(text) == (text, [])
 
 
+WIDE = "\uff5c"  # the wide bar of DeepSeek's tokens
+N, J = "list_files", '{"path": "a.md"}'
+OTHER_FORMATS = {
+    "deepseek r1": f"<{WIDE}tool\u2581calls\u2581begin{WIDE}><{WIDE}tool\u2581call\u2581begin{WIDE}>function"
+    f"<{WIDE}tool\u2581sep{WIDE}>{N}\n```json\n{J}\n```<{WIDE}tool\u2581call\u2581end{WIDE}>"
+    f"<{WIDE}tool\u2581calls\u2581end{WIDE}>",
+    "deepseek v3.1": f"<{WIDE}tool\u2581calls\u2581begin{WIDE}><{WIDE}tool\u2581call\u2581begin{WIDE}>{N}"
+    f"<{WIDE}tool\u2581sep{WIDE}>{J}<{WIDE}tool\u2581call\u2581end{WIDE}><{WIDE}tool\u2581calls\u2581end{WIDE}>",
+    "deepseek dsml": f'<{WIDE}DSML{WIDE}function_calls>\n<{WIDE}DSML{WIDE}invoke name="{N}">\n'
+    f'<{WIDE}DSML{WIDE}parameter name="path" string="true">a.md</{WIDE}DSML{WIDE}parameter>\n'
+    f"</{WIDE}DSML{WIDE}invoke>\n"
+    f"</{WIDE}DSML{WIDE}function_calls>",
+    "kimi k2": f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{N}:0<|tool_call_argument_begin|>{J}"
+    "<|tool_call_end|><|tool_calls_section_end|>",
+    "llama python tag": f'<|python_tag|>{{"name": "{N}", "parameters": {J}}}<|eom_id|>',
+    "llama function": f"<function={N}>{J}</function>",
+    "phi 4": f'functools[{{"name": "{N}", "arguments": {J}}}]',
+    "granite 3": f'<|tool_call|>[{{"name": "{N}", "arguments": {J}}}]',
+    "nemotron": f'<TOOLCALL>[{{"name": "{N}", "arguments": {J}}}]</TOOLCALL>',
+    "command r": f'<|START_ACTION|>[{{"tool_call_id": "0", "tool_name": "{N}", "parameters": {J}}}]<|END_ACTION|>',
+    "gemma 3": f'```tool_code\n{N}(path="a.md")\n```',
+    "gemma 3, printed": f'```tool_code\nprint({N}(path="a.md"))\n```',
+    "minimax m1": f'[TOOL_CALL] {{"tool": "{N}", "args": {J}}} [/TOOL_CALL]',
+    "devstral, mark eaten": f"{N}[ARGS]{J}",
+    "lm studio, bracketed": f"[{N}]\n{J}\n[END_TOOL_REQUEST]",
+    "jamba": f'<tool_calls>[{{"name": "{N}", "arguments": {J}}}]</tool_calls>',
+    "seed oss": f"<seed:tool_call><function={N}><parameter=path>a.md</parameter></function></seed:tool_call>",
+    "function calls": f'<function_calls><invoke name="{N}"><parameter name="path">a.md</parameter></invoke>'
+    "</function_calls>",
+    "harmony, tool first": f"<|start|>assistant to=functions.{N}<|channel|>commentary json<|message|>{J}<|call|>",
+    "harmony, analysis": f"<|channel|>analysis to=functions.{N} code<|message|>{J}<|call|>",
+    "plain turns imitated": f"I call {N} with {J}",
+    "qwen, parameter not closed": f"<tool_call>\n<function={N}>\n<parameter=path>\na.md\n</function>\n</tool_call>",
+    "hermes, namespace": f'<tool_call>{{"name": "functions.{N}", "arguments": {J}}}</tool_call>',
+    "hermes, a brace short": f'<tool_call>{{"name": "{N}", "arguments": {J}</tool_call>',
+    "hermes, Python's quotes": f"<tool_call>{{'name': '{N}', 'arguments': {{'path': 'a.md'}}}}</tool_call>",
+    "hermes, fenced inside": f'<tool_call>\n```json\n{{"name": "{N}", "arguments": {J}}}\n```\n</tool_call>',
+    "one key": f'<tool_call>{{"{N}": {J}}}</tool_call>',
+    "end token": f'{{"name": "{N}", "parameters": {J}}}<|eom_id|>',
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_a_call_is_read_in_the_formats_of_other_families_and_with_common_slips(name: str) -> None:
+    assert recover(split_reasoning(OTHER_FORMATS[name])[0]) == ("", [(N, {"path": "a.md"})])
+
+
+@pytest.mark.parametrize("name", [each for each in OTHER_FORMATS if each != "end token"])
+def test_text_around_such_a_call_stays(name: str) -> None:
+    rest, calls = recover(f"First I look.\n\n{OTHER_FORMATS[name]}")
+
+    assert (rest, calls) == ("First I look.", [(N, {"path": "a.md"})])
+
+
+WRITE: dict[str, JSONObject] = {
+    "fs__write_file": {
+        "properties": {
+            "path": {"type": "string"},
+            "count": {"type": "integer"},
+            "tags": {"type": "array"},
+            "either": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "level": {"enum": ["1", "2"]},
+        }
+    }
+}
+
+
+def tagged(key: str, value: str) -> str:
+    return f"<tool_call>\n<function=write_file>\n<parameter={key}>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "arguments"),
+    [
+        ("path", "1.10", '{"path": "1.10"}'),
+        ("path", "1e5", '{"path": "1e5"}'),
+        ("path", "true", '{"path": "true"}'),
+        ("path", "NaN", '{"path": "NaN"}'),
+        ("path", '{"a": 1}', '{"path": "{\\"a\\": 1}"}'),
+        ("path", "ends with </parameter> here", '{"path": "ends with </parameter> here"}'),
+        ("path", "a <parameter=x> b", '{"path": "a <parameter=x> b"}'),
+        ("path", "a </function> b", '{"path": "a </function> b"}'),
+        ("count", "5", '{"count": 5}'),
+        ("tags", '["a"]', '{"tags": ["a"]}'),
+        ("either", "5", '{"either": "5"}'),
+        ("level", "1", '{"level": "1"}'),
+        ("unknown", "1.10", '{"unknown": 1.10}'),
+        ("unknown", "plain", '{"unknown": "plain"}'),
+    ],
+)
+def test_the_schema_says_whether_a_tagged_value_is_text(key: str, value: str, arguments: str) -> None:
+    _, calls = recover_calls(tagged(key, value), tools=WRITE)
+
+    assert calls == (LeakedCall("fs__write_file", arguments),)
+
+
+def test_arguments_stay_as_they_were_written() -> None:
+    _, calls = recover_calls('{"name":"list_files","arguments":{"version": 1.10 ,"n":1e5}}', tools=OFFERED)
+
+    assert [call.arguments for call in calls] == ['{"version": 1.10 ,"n":1e5}']
+
+
 marks = st.sampled_from(
     [
         *("<tool_call>", "</tool_call>", "<function=list_files>", "</function>", "<parameter=x>", "</parameter>"),
@@ -184,7 +317,7 @@ marks = st.sampled_from(
 @given(st.lists(marks, max_size=30).map("".join))
 def test_no_text_breaks_the_search(text: str) -> None:
     answer, _ = split_reasoning(text)
-    rest, calls = recover_calls(answer, offered=OFFERED.__contains__)
+    rest, calls = recover_calls(answer, tools=OFFERED)
 
     assert isinstance(rest, str)
     assert all(isinstance(call, LeakedCall) and call.name in OFFERED for call in calls)
@@ -216,4 +349,4 @@ def test_a_reply_without_end_is_read_in_time_that_grows_with_it(before: str, uni
     text = before + unit * (300_000 // len(unit)) + after
 
     rest, _ = split_reasoning(text)
-    recover_calls(rest, offered=lambda name: name == "f")
+    recover_calls(rest, tools={"f": {}})

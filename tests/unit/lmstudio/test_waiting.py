@@ -57,7 +57,8 @@ async def test_silence_ends_a_stream_and_it_is_not_sent_again(stall: Stall, time
             await ask(client)
 
         assert (caught.value.message, caught.value.url, caught.value.model) == (message, f"{sim.url}{CHAT}", QWEN)
-        assert "LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT" in caught.value.remedy
+        setting = "BETWEEN_BYTES" if stall.after_tokens else "FIRST_BYTE"
+        assert f"LMSTUDIO_BRIDGE_{setting}_TIMEOUT" in caught.value.remedy
         assert len(sim.requests) == 1
         await within(sim.requests[0].ended.wait())
         assert sim.requests[0].disconnected

@@ -1,0 +1,497 @@
+"""What an answer rests on: each fact in it is looked up in what the run has seen.
+
+Facts are what can be looked up to the letter: numbers, dates, times, URLs, e-mail addresses, paths, identifiers and
+quotations. Both sides are normalized (case, white space, quotes, Markdown, thousands separators). Nothing is asked of a
+model, and nothing is inferred: an answer that says something wrong with the words of its sources is not noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal, DivisionByZero, InvalidOperation
+from functools import reduce
+from operator import add, mul, sub, truediv
+from typing import TypeVar
+
+K = TypeVar("K")
+
+MAX_FACTS = 200  # facts of one answer that are looked up; more are a table that was copied
+MAX_EVIDENCE = 4 * 1024 * 1024  # characters of all results that are searched; the newest go first
+_SHORT_QUOTE = 12  # characters; a shorter quotation of one word is a word in quotes, not a quotation
+_SMALL = 10  # whole numbers below are left aside: they are counts, and stand everywhere
+_MAX_QUOTE = 400  # characters; a longer one is looked up by its beginning
+
+_MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
+_MONTH = r"(?P<month>" + "|".join(f"{name[:3]}(?:{name[3:]})?" for name in _MONTHS) + r")\.?"
+_DATES = (
+    re.compile(r"(?<!\d)(?P<year>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)"),
+    re.compile(rf"(?<!\w)(?P<d>\d{{1,2}})(?:st|nd|rd|th|\.)?(?: of)? {_MONTH}(?:,? (?P<year>\d{{4}}))?(?!\w)", re.I),
+    re.compile(rf"(?<!\w){_MONTH} (?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:,? (?P<year>\d{{4}}))?(?!\w)", re.I),
+    re.compile(r"(?<![\d.])(?P<a>\d{1,2})[/.](?P<b>\d{1,2})[/.](?P<year>\d{4})(?![\d])"),
+)
+_TIME = re.compile(
+    r"(?<![\d:.])(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?::[0-5]\d(?:[.,]\d+)?)?(?:\s?(?P<half>[ap])\.?m\b\.?)?", re.I
+)
+_URL = re.compile(r"\b(?:https?|ftp|file|git|ssh)://[^\s<>\"'`)\]}]+", re.I)
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_NUMBER = re.compile(r"\d+(?:[,._'\u2019\u00a0\u202f ]\d{3}(?!\d))*(?:[.,]\d+)*")
+_PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d[\d,._'\u2019\u00a0\u202f]*")
+_UNIT = re.compile(r"(?:[kmgt]?i?b|[kmg]?hz|[mnu]?s|min|h|d|w|v|x|px|[kcm]?m|k?g|k|%|usd|eur|gbp|[ap]m)?", re.I)
+_ORDINAL = re.compile(r"^[ \t>]*(?:\d{1,3}[.)]|#+)(?=\s)", re.MULTILINE)
+_ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d{1,3}[.)])\s+\S|^[ \t]*\|(?![ \t]*:?-)", re.MULTILINE)
+_SUM = re.compile(
+    r"(?P<left>[-+]?[\d.,]*\d(?:\s*[-+*/\u00d7\u00f7\u2212]\s*[\d.,]*\d)+)"
+    r"\s*(?:=|is|equals)\s*\**(?P<right>[-+]?[\d.,]*\d)"
+)
+_QUOTED = re.compile(r"\u201c([^\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|`+([^`\n]+)`+")
+_WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
+_EDGE = "*_~'\u2019\u2018.:!?…=#"
+_ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
+_OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
+_SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
+_QUOTES = str.maketrans(
+    {
+        **dict.fromkeys("\u201c\u201d\u201e", '"'),
+        **dict.fromkeys("\u2018\u2019", "'"),
+        **dict.fromkeys("\u2013\u2014\u2212", "-"),
+        "\\": "/",
+    }
+)
+_ESCAPES = re.compile(r"\\+([nrt\"'/\\])")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a fact of the answer was found: a file or a call, and the line in what it gave (from 1)."""
+
+    fact: str
+    where: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.fact} ← {self.where}" + ("" if self.line is None else f":{self.line}")
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """The facts of an answer, in its order: those with a source, and those that were found nowhere.
+
+    What the task itself says has no source and is not missing.
+    """
+
+    sources: tuple[Source, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Text:
+    """One text that the run has seen, searchable."""
+
+    where: str
+    raw: str
+    _normal: str | None = None
+    _flat: str | None = None
+    _numbers: dict[Decimal, int] | None = None
+    _dates: dict[tuple[int | None, int, int], int] | None = None
+    _times: dict[int, int] | None = None
+
+    @property
+    def normal(self) -> str:
+        if self._normal is None:
+            self._normal = _normalize(self.raw)
+        return self._normal
+
+    @property
+    def flat(self) -> str:
+        if self._flat is None:
+            self._flat = _flatten(self.normal)
+        return self._flat
+
+    @property
+    def numbers(self) -> dict[Decimal, int]:
+        if self._numbers is None:
+            self._numbers = _first_lines(_number_values, self.raw)
+        return self._numbers
+
+    @property
+    def dates(self) -> dict[tuple[int | None, int, int], int]:
+        if self._dates is None:
+            self._dates = _first_lines(_date_values, self.raw)
+        return self._dates
+
+    @property
+    def times(self) -> dict[int, int]:
+        if self._times is None:
+            self._times = _first_lines(_time_values, self.raw)
+        return self._times
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """Something to look up; `find` gives its line in a text, None if it is not there."""
+
+    text: str
+    find: Callable[[_Text], int | None]
+    start: int
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What a run has seen. `given` is the task and all else that was there before the first call."""
+
+    given: str
+    _results: list[_Text] = field(default_factory=list)
+
+    def add(self, where: str, text: str) -> None:
+        """Add the whole text of a result; `where` is the file or the call that it came from."""
+        self._results.append(_Text(where, text))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no result was added."""
+        return not self._results
+
+    def check(self, answer: str) -> Grounding:
+        """Look up the facts of an answer. Takes time in proportion to what was seen."""
+        given = _Text("", self.given)
+        seen, room = list[_Text](), MAX_EVIDENCE
+        for text in reversed(self._results):
+            if room > 0:
+                seen.append(_Text(text.where, text.raw[:room]) if len(text.raw) > room else text)
+                room -= len(text.raw)
+        seen.reverse()
+        counts = self._counts(answer)
+        sources: dict[str, Source] = {}
+        missing: dict[str, None] = {}
+        for fact in _facts(answer):
+            if fact.text in sources or fact.text in missing:
+                continue
+            found = next(((text.where, line) for text in seen if (line := fact.find(text)) is not None), None)
+            if found is not None:
+                sources[fact.text] = Source(fact.text, *found)
+            elif fact.find(given) is None and not _is_count(fact.text, counts):
+                missing[fact.text] = None
+        missing = {fact: None for fact in missing if not _is_shown_sum(fact, answer)}
+        return Grounding(tuple(sources.values()), tuple(missing))
+
+    def _counts(self, answer: str) -> frozenset[int]:
+        """Numbers that a reader gets by counting: lines of a result, items of the answer, calls."""
+        counts = {sum(1 for line in text.raw.splitlines() if line.strip()) for text in self._results}
+        counts |= {count - 1 for count in counts}  # without a heading
+        return frozenset({*counts, len(_ITEM.findall(answer)), len(self._results)})
+
+
+def where_of(server: str, tool: str, arguments: str) -> str:
+    """A call in a few characters: the path that it was about, else server and tool. `arguments` is JSON."""
+    try:
+        values = json.loads(arguments or "{}")
+    except ValueError:
+        values = {}
+    if isinstance(values, dict):
+        for key in ("path", "file", "file_path", "filename", "filepath", "uri", "url"):
+            if isinstance(value := values.get(key), str) and value:
+                return value
+    return f"{server} {tool}"
+
+
+def _facts(answer: str) -> Iterator[_Fact]:
+    """The facts of an answer in its order, at most `MAX_FACTS`."""
+    text = _answer_text(answer)
+    taken = bytearray(len(text))
+    facts: list[_Fact] = []
+
+    def take(start: int, end: int) -> bool:
+        if any(taken[start:end]):
+            return False
+        taken[start:end] = b"\1" * (end - start)
+        return True
+
+    for match in _ORDINAL.finditer(text):
+        take(*match.span())
+    for match in _URL.finditer(text):
+        url = match[0].rstrip(".,;:!?*_")
+        if take(match.start(), match.start() + len(url)):
+            facts.append(_Fact(url, _finder(url.rstrip("/")), match.start()))
+    for match in _MAIL.finditer(text):
+        if take(*match.span()):
+            facts.append(_Fact(match[0].rstrip("."), _finder(match[0].rstrip(".")), match.start()))
+    for start, end, values in _date_matches(text):
+        if take(start, end):
+            facts.append(_Fact(text[start:end].strip(), _date_finder(values), start))
+    for match in _TIME.finditer(text):
+        if (minutes := _minutes(match)) is not None and take(*match.span()):
+            facts.append(_Fact(match[0].strip(), _time_finder(minutes), match.start()))
+    for match in _QUOTED.finditer(text):
+        number = next(n for n in (1, 2, 3) if match[n] is not None)
+        if _is_quotation(match[number], code=number == 3) and take(*match.span()):
+            facts.append(_Fact(match[number].strip(), _quote_finder(match[number]), match.start()))
+    for match in _WORD.finditer(text):
+        word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
+        start = match.start() + match[0].find(word)
+        if word and _is_telling(word) and take(start, start + len(word)):
+            facts.append(_Fact(word, _word_finder(word), start))
+    for match in _PLAIN_NUMBER.finditer(text):
+        digits = match[0].rstrip(".,'\u2019_\u00a0\u202f")
+        if (value := _counted(digits)) is not None and take(match.start(), match.start() + len(digits)):
+            facts.append(_Fact(digits.lstrip("+$€£¥"), _number_finder(value), match.start()))
+    yield from sorted(facts, key=lambda fact: fact.start)[:MAX_FACTS]
+
+
+def _answer_text(answer: str) -> str:
+    """The text in which facts are looked for: of an answer that is JSON, its values only, one a line."""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return answer
+    return "\n".join(_leaves(value)) if isinstance(value, dict | list) else answer
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for child in value.values():
+            yield from _leaves(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _leaves(child)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)
+
+
+def _is_quotation(text: str, *, code: bool) -> bool:
+    words = text.split()
+    if code:
+        return bool(re.search(r"[A-Za-z]{2}", text)) and (len(words) > 1 or _is_telling(text.strip(_EDGE)))
+    return len(words) > 1 and len(text) >= _SHORT_QUOTE
+
+
+def _is_telling(word: str) -> bool:
+    """Whether a word is one that nobody writes without having read it: a path, a name out of code, a code."""
+    if len(word) < 3 or word.casefold().strip(".") in _ABBREVIATIONS or not re.search(r"[A-Za-z]", word):
+        return False
+    if re.fullmatch(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*", word):
+        return bool(re.search(r"^[a-z]+[a-z]*[A-Z]", word))  # camelCase; GitHub and JavaScript are words
+    if re.fullmatch(rf"[-+]?[$€£¥]?[\d.,]+{_UNIT.pattern}", word, re.I):
+        return False  # a number with its unit
+    if re.fullmatch(r"[A-Za-z]+(?:/[A-Za-z]+)", word):
+        return False  # read/write
+    if re.search(r"[A-Za-z]\d|\d[A-Za-z]", word) or re.search(r"[A-Za-z]-\d|\d-[A-Za-z]", word):
+        return not re.fullmatch(r"\d+(?:st|nd|rd|th)|\d+-(?:[a-z]+)", word, re.I)  # 2nd, 5-digit
+    if "_" in word.strip("_"):
+        return True
+    if re.search(r"[\w.~-]*[/\\][\w.~-]+", word):
+        return bool(re.search(r"[./\\~].*[./\\]|\.\w+$|^[./~\\]", word))
+    return bool(re.search(r"\w\.[A-Za-z]\w{0,9}$", word)) and not re.search(r"\.[A-Z][a-z]+$", word)  # file.ext, a.b
+
+
+def _finder(text: str) -> Callable[[_Text], int | None]:
+    wanted = _normalize(text)
+
+    def find(seen: _Text) -> int | None:
+        place = seen.normal.find(wanted)
+        return None if place < 0 else seen.normal.count("\n", 0, place) + 1
+
+    return find
+
+
+def _word_finder(word: str) -> Callable[[_Text], int | None]:
+    """Finds a word or a path; of a path that was put together from a folder and a listing, its last part."""
+    whole = _finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}", "", word))
+    parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
+    last = _finder(parts[-1]) if len(parts) > 1 else None
+    bare = _finder(re.sub(r"[(:=].*$", "", word)) if re.search(r"[(:=]", word) and "://" not in word else None
+
+    def find(seen: _Text) -> int | None:
+        for look in (whole, bare, last):
+            if look is not None and (line := look(seen)) is not None:
+                return line
+        return None
+
+    return find
+
+
+def _quote_finder(text: str) -> Callable[[_Text], int | None]:
+    """Finds a quotation, also over line ends; of one with an ellipsis, its parts."""
+    parts = [_flatten(_normalize(part)).strip(" .,:;!?'\"*_") for part in re.split(r"…|\.\.\.", text[:_MAX_QUOTE])]
+    wanted = [part for part in parts if part]
+    start = _finder(" ".join(text.split()[:2]).strip("`\"'*_.,:;"))
+
+    def find(seen: _Text) -> int | None:
+        if not wanted or any(part not in seen.flat for part in wanted):
+            return None
+        return start(seen) or 1
+
+    return find
+
+
+def _number_finder(value: Decimal) -> Callable[[_Text], int | None]:
+    return lambda seen: seen.numbers.get(abs(value))
+
+
+def _date_finder(values: Iterable[tuple[int | None, int, int]]) -> Callable[[_Text], int | None]:
+    wanted = tuple(values)
+
+    def find(seen: _Text) -> int | None:
+        for year, month, day in wanted:
+            for known, place in seen.dates.items():
+                if known[1:] == (month, day) and (year is None or known[0] is None or known[0] == year):
+                    return place
+        return None
+
+    return find
+
+
+def _time_finder(minutes: int) -> Callable[[_Text], int | None]:
+    return lambda seen: seen.times.get(minutes)
+
+
+def _first_lines(read: Callable[[str], Iterator[tuple[K, int]]], text: str) -> dict[K, int]:
+    """Each value that is in a text, with the line where it comes first."""
+    lines: dict[K, int] = {}
+    line, looked = 1, 0
+    for value, place in read(text):
+        if place >= looked:
+            line += text.count("\n", looked, place)
+            looked = place
+        lines.setdefault(value, line)
+    return lines
+
+
+def _number_values(text: str) -> Iterator[tuple[Decimal, int]]:
+    """The numbers in a text, also those in words; where a separator can mean two things, both values."""
+    for match in _NUMBER.finditer(text):
+        for value in _readings(match[0]):
+            yield value, match.start()
+
+
+def _readings(number: str) -> set[Decimal]:
+    """What a number may mean: 1,234 is 1234, or 1.234 where the comma is a decimal one; 1 2 are also two numbers."""
+    plain = re.sub(r"[ _'\u2019\u00a0\u202f]", "", number)
+    forms = {plain.replace(",", ""), plain.replace(".", "").replace(",", "."), plain}
+    forms |= set(re.split(r"[ '\u2019\u00a0\u202f]", number))
+    if number.count(".") > 1:  # a version, an address
+        forms |= set(number.split("."))
+    values = set()
+    for form in forms:
+        with suppress(InvalidOperation):
+            values.add(Decimal(form).normalize())
+    return values
+
+
+def _counted(number: str) -> Decimal | None:
+    """The value of a number in an answer, if it is one that must have been read: one digit may be a count."""
+    digits = re.sub(r"[-+\u2212$€£¥ _'\u2019\u00a0\u202f]", "", number)
+    if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", digits):
+        digits = digits.replace(",", "")
+    try:
+        value = Decimal(digits.replace(",", ".")).normalize()
+    except InvalidOperation:
+        return None
+    return None if value < _SMALL and value == value.to_integral_value() else value
+
+
+def _is_count(fact: str, counts: frozenset[int]) -> bool:
+    return fact.isascii() and fact.isdecimal() and len(fact) < 7 and int(fact) in counts
+
+
+def _is_shown_sum(fact: str, answer: str) -> bool:
+    """Whether a number is the result of a calculation that the answer shows, and that is right."""
+    wanted = _counted(fact)
+    if wanted is None:
+        return False
+    for match in _SUM.finditer(answer):
+        right = _counted(match["right"].strip("*"))
+        if right == wanted and _value_of(match["left"]) == right:
+            return True
+    return False
+
+
+def _value_of(expression: str) -> Decimal | None:
+    """The value of a chain of one kind of operation, rounded as a reader would; None for mixed ones."""
+    numbers = [_plain_decimal(part) for part in re.split(r"\s*[-+*/\u00d7\u00f7\u2212]\s*", expression.strip())]
+    operators = {"\u00d7": "*", "\u00f7": "/", "\u2212": "-"}
+    kinds = {operators.get(sign, sign) for sign in re.findall(r"(?<=[\d\s])[-+*/\u00d7\u00f7\u2212]", expression)}
+    values = [number for number in numbers if number is not None]
+    if len(kinds) != 1 or len(values) != len(numbers):
+        return None
+    try:
+        return reduce(_OPERATIONS[kinds.pop()], values).normalize()
+    except (InvalidOperation, DivisionByZero):
+        return None
+
+
+def _plain_decimal(text: str) -> Decimal | None:
+    try:
+        return Decimal(text.replace(",", ""))
+    except InvalidOperation:
+        return None
+
+
+def _date_matches(text: str) -> Iterator[tuple[int, int, set[tuple[int | None, int, int]]]]:
+    """Where dates are in a text, and which days each can mean: year (None if it is not said), month, day."""
+    for pattern in _DATES:
+        for match in pattern.finditer(text):
+            groups = match.groupdict()
+            year = int(groups["year"]) if groups.get("year") else None
+            if groups.get("month"):
+                month = next(n for n, name in enumerate(_MONTHS, 1) if name.startswith(groups["month"][:3].casefold()))
+                days = {(year, month, int(groups["d"]))}
+            elif groups.get("a"):
+                first, second = int(groups["a"]), int(groups["b"])
+                days = {(year, first, second), (year, second, first)}
+            else:
+                days = {(year, int(groups["m"]), int(groups["d"]))}
+            if days := {day for day in days if 1 <= day[1] <= 12 and 1 <= day[2] <= 31}:
+                yield match.start(), match.end(), days
+
+
+def _date_values(text: str) -> Iterator[tuple[tuple[int | None, int, int], int]]:
+    for start, _, days in sorted(_date_matches(text), key=lambda match: match[0]):
+        for day in days:
+            yield day, start
+
+
+def _time_values(text: str) -> Iterator[tuple[int, int]]:
+    for match in _TIME.finditer(text):
+        if (minutes := _minutes(match)) is not None:
+            yield minutes, match.start()
+
+
+def _minutes(match: re.Match[str]) -> int | None:
+    """A time of day in minutes after midnight."""
+    hours, half = int(match["h"]), (match["half"] or "").casefold()
+    if half and not 1 <= hours <= 12:
+        return None
+    if half:
+        hours = hours % 12 + (12 if half == "p" else 0)
+    return hours * 60 + int(match["m"])
+
+
+def _normalize(text: str) -> str:
+    """The text as it is compared: its lines stay lines."""
+    text = _ESCAPES.sub(lambda match: "\n" if match[1] == "n" else " " if match[1] in "rt" else match[1], text)
+    text = text.casefold().translate(_QUOTES).replace("**", "").replace("`", "")
+    return _SPACE.sub(" ", text)
+
+
+def _flatten(normal: str) -> str:
+    """Normalized text as one line, without quotes, for quotations that go over lines."""
+    return " ".join(normal.replace('"', "").replace("'", "").split())

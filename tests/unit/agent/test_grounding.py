@@ -1,0 +1,175 @@
+"""Facts of an answer are found in what the run has seen, whatever they look like there, or they are reported."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmstudio_bridge.agent.grounding import Evidence, Grounding, Source, where_of
+
+NOTES = """Meeting of 3 March 2025, 14:30
+code: juniper-4781
+Total: 1,234.50 EUR, 17 items, 8 GB
+Contact ada@example.com, see https://example.com/a/b?x=1
+MAX_RETRIES = 5, retryCount, config.v2.json
+The gate opens
+at dawn only.
+"""
+
+
+def check(answer: str, *, task: str = "What does notes.txt say?") -> Grounding:
+    evidence = Evidence(task)
+    evidence.add("notes.txt", NOTES)
+    evidence.add("fs list_directory", "[FILE] a.md\n[FILE] b.md\n[DIR] docs")
+    return evidence.check(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ("The code is **juniper-4781**.", 2),
+        ("`JUNIPER-4781`", 2),
+        ("It costs 1234.5 EUR.", 3),
+        ("It costs €1,234.50.", 3),
+        ("There are 17 of them.", 3),
+        ("It was on 2025-03-03.", 1),
+        ("It was on March 3, 2025.", 1),
+        ("It was on 3 March.", 1),
+        ("At 2:30 PM.", 1),
+        ("At 14:30.", 1),
+        ("Write to Ada@example.com.", 4),
+        ("See https://example.com/a/b?x=1.", 4),
+        ("MAX_RETRIES and the rest", 5),
+        ("the variable retryCount", 5),
+        ("in ./config.v2.json", 5),
+        ('It says "the gate opens at dawn".', 6),
+        ("It says \u201cThe gate \u2026 dawn only\u201d.", 6),
+    ],
+)
+def test_a_fact_has_the_line_where_it_was_read(answer: str, line: int) -> None:
+    grounding = check(answer)
+
+    assert grounding.missing == ()
+    assert [(source.where, source.line) for source in grounding.sources] == [("notes.txt", line)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("The code is juniper-4782.", "juniper-4782"),
+        ("There are 4831 items.", "4831"),
+        ("There are 4,831 items.", "4,831"),
+        ("It costs 12.50 EUR.", "12.50"),
+        ("It was on 2025-03-04.", "2025-03-04"),
+        ("It was on 4 March 2025.", "4 March 2025"),
+        ("It was on 3 March 2024.", "3 March 2024"),
+        ("At 14:45.", "14:45"),
+        ("Write to eve@example.com.", "eve@example.com"),
+        ("See https://example.com/c.", "https://example.com/c"),
+        ("MAX_TRIES is set", "MAX_TRIES"),
+        ("the variable retryTotal", "retryTotal"),
+        ("in docs/z.md", "docs/z.md"),
+        ('It says "the gate never opens".', "the gate never opens"),
+        ("Use `rm -rf build`.", "rm -rf build"),
+        ('{"code": "juniper-1", "list": [17]}', "juniper-1"),
+        ('{"total": 99}', "99"),
+    ],
+)
+def test_a_fact_that_is_nowhere_is_missing(answer: str, missing: str) -> None:
+    assert check(answer).missing == (missing,)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "The gate opens at dawn.",
+        "There are 3 of them, e.g. the first and the 2nd.",
+        "1. one\n2. two\n12. twelve",
+        "It reads and/or writes; read/write access on GitHub in JavaScript.",
+        "12 + 30 = 42",  # shown and right; its parts are looked up
+        "It is called a.md, in docs/b.md.",
+        "There are 17 items.",
+        "I read notes.txt.",
+        "A well-known, 5-digit, self-made thing: it's done.",
+        "# 12 Heading\n\n- item",
+    ],
+)
+def test_what_is_no_fact_or_can_be_counted_is_not_reported(answer: str) -> None:
+    assert check(answer, task="Add 12 and 30. What does notes.txt say?").missing == ()
+
+
+def test_what_the_task_says_needs_no_source() -> None:
+    grounding = check("PORT_9 is not in app.toml.", task="Find PORT_9 in app.toml")
+
+    assert grounding == Grounding()
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [("17 + 8 = 25", ()), ("17 + 8 = 26", ("26",)), ("17 * 8 is 136", ()), ("17 - 8 + 2 = 13", ("13",))],
+)
+def test_only_a_shown_and_right_calculation_counts(answer: str, missing: tuple[str, ...]) -> None:
+    assert check(answer).missing == missing
+
+
+@pytest.mark.parametrize(("items", "missing"), [(11, ("12",)), (12, ()), (13, ("12",))])
+def test_a_count_of_the_answers_own_items_is_right(items: int, missing: tuple[str, ...]) -> None:
+    assert check("There are 12:\n" + "\n".join("- item" for _ in range(items))).missing == missing
+
+
+def test_a_count_of_a_results_lines_is_right() -> None:
+    evidence = Evidence("How many files?")
+    evidence.add("fs list_directory", "\n".join(f"[FILE] {letter}.md" for letter in "abcdefghijk"))
+
+    assert evidence.check("There are 11 files.").missing == ()
+    assert evidence.check("There are 13 files.").missing == ("13",)
+
+
+def test_text_inside_json_is_read_without_its_escapes() -> None:
+    evidence = Evidence("Read it")
+    evidence.add("srv get", json.dumps({"text": 'path "C:\\data\\x.txt"\nkey-17 here'}))
+
+    assert evidence.check('It says key-17, in C:/data/x.txt, and "key-17 here".').missing == ()
+
+
+def test_a_source_names_place_and_line() -> None:
+    assert str(Source("juniper-4781", "notes.txt", 3)) == "juniper-4781 \u2190 notes.txt:3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ('{"path": "a.md"}', "a.md"),
+        ('{"file_path": "b.md", "limit": 3}', "b.md"),
+        ('{"query": "x"}', "fs search"),
+        ("", "fs search"),
+        ("not JSON", "fs search"),
+        ("[1]", "fs search"),
+    ],
+)
+def test_a_call_is_named_by_its_path(arguments: str, where: str) -> None:
+    assert where_of("fs", "search", arguments) == where
+
+
+words = st.text(alphabet="abcdeXYZ0123456789-_./:,'\"`*()[]{} \n\u20ac\u201c\u201d\u00d7=+", max_size=80)
+
+
+@given(words, words)
+def test_what_was_read_to_the_letter_is_never_missing(text: str, more: str) -> None:
+    evidence = Evidence("task")
+    evidence.add("x", f"{more}\n{text}\n{more}")
+
+    assert evidence.check(text).missing == ()
+
+
+@given(words, words)
+def test_any_text_can_be_checked(answer: str, seen: str) -> None:
+    evidence = Evidence(seen)
+    evidence.add("x", seen)
+    grounding = evidence.check(answer)
+
+    assert not {source.fact for source in grounding.sources} & set(grounding.missing)
