@@ -30,6 +30,8 @@ class Outcome:
     tools that were called. `brief` is how long the task was, `kept` how much stayed here that the caller
     would have had to read: the results of its calls and the definitions of the tools, each once (characters).
     Where the servers were chosen for the task, `started` says why each was, `not_started` names the others.
+    `rests_on` are the facts of the answer with where each was read, `missing` those that nothing that was read holds,
+    `coverage` how much of what the task speaks of was read.
     """
 
     stop: Stop
@@ -47,6 +49,9 @@ class Outcome:
     kept: int = field(default=0, compare=False)
     started: tuple[str, ...] = ()
     not_started: tuple[str, ...] = ()
+    rests_on: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    coverage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +253,19 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerChecked:
+    """The answer was compared with what the run has read; the last such event of a run counts.
+
+    `sources` are the facts that were found with where each was read, for a reader ("4781 ← notes.txt:3"), `missing`
+    those that were found nowhere, `coverage` how much of what the task speaks of was read, "" if it names no such set.
+    """
+
+    sources: tuple[str, ...]
+    missing: tuple[str, ...]
+    coverage: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The last event of a run, exactly once; `answer` is the model's final text, or the best text so far."""
 
@@ -277,6 +295,7 @@ Event: TypeAlias = (
     | MessagesDropped
     | JournalCut
     | Warned
+    | AnswerChecked
     | RunFinished
 )
 
@@ -302,6 +321,7 @@ class Tally:
         self._kept: dict[tuple[str, str, str], int] = {}  # by server, tool and digest: the same call counts once
         self._started: dict[str, str] = {}
         self._not_started: dict[str, None] = {}
+        self._checked = AnswerChecked((), (), "")
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
@@ -343,6 +363,8 @@ class Tally:
                 self._started.pop(server, None)
                 self._not_started.pop(server, None)
                 self._warnings.append(f"MCP server {server} was left out: {reason}")
+            case AnswerChecked():
+                self._checked = event
             case RunFinished():
                 self._end, self._ended = event, True
             case CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
@@ -373,6 +395,9 @@ class Tally:
             kept=sum(self._kept.values()),
             started=_with_reasons(self._started),
             not_started=tuple(self._not_started),
+            rests_on=self._checked.sources,
+            missing=self._checked.missing,
+            coverage=self._checked.coverage,
         )
 
 

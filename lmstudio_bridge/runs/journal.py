@@ -32,6 +32,7 @@ from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never, get_args
 
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -288,7 +289,14 @@ def audit_event(event: Event) -> Event | None:
         case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
             return event
         case (
-            MessageAdded() | MessagesDropped() | ResultsShrunk() | Noticed() | Warned() | Generating() | CallProgress()
+            MessageAdded()
+            | MessagesDropped()
+            | ResultsShrunk()
+            | Noticed()
+            | Warned()
+            | Generating()
+            | CallProgress()
+            | AnswerChecked()
         ):
             return None
         case _:

@@ -20,6 +20,7 @@ from typing import assert_never
 import anyio
 
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -149,7 +150,7 @@ async def open_progress(
 def _is_silent(event: Event) -> bool:
     """Whether it is never worth a message."""
     match event:
-        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
+        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped() | AnswerChecked():
             return True
         case _:
             return False
@@ -198,7 +199,7 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"the context is full: {len(places)} earlier results were shortened"
         case RunFinished(stop=stop):
             return f"done: {stop}"
-        case CallFinished() | MessageAdded() | MessagesDropped():
+        case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked():
             return ""
         case _:
             assert_never(event)

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -106,6 +107,16 @@ def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
         "It was lost and is back.",
         "two",
     )
+
+
+def test_last_check_of_the_answer_counts() -> None:
+    first = AnswerChecked(("1 ← a.txt:1",), ("4831",), "")
+    last = AnswerChecked(("4781 ← notes.txt:3",), (), "read 3 of 7 files in docs/")
+
+    got = outcome_of(first, last)
+
+    assert (got.rests_on, got.missing, got.coverage) == (last.sources, (), last.coverage)
+    assert outcome_of(first).missing == ("4831",)
 
 
 def test_servers_that_were_chosen_are_kept_with_what_became_of_them() -> None:

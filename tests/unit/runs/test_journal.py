@@ -23,6 +23,7 @@ from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ContextOverflowError, LLMError, SettingsError
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -95,6 +96,7 @@ ALL_KINDS: list[Event] = [
     JournalCut("The disk is full."),
     Warned("careful"),
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
+    AnswerChecked(("4781 ← notes.txt:3",), ("4831", "x"), "read 3 of 7 files in docs/"),
     RunFinished("stuck", "I look.", "", 4.0),
 ]
 

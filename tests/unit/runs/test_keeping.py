@@ -11,6 +11,7 @@ import pytest
 
 from lmstudio_bridge.errors import RunNotFoundError
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -54,6 +55,7 @@ RUN: list[Event] = [
     CallStarted(1, "c1", "fs", "read", '{"path": "WORDS"}'),
     CallFinished(1, "c1", "fs", "read", "WORDS", False, True, 0.1, "allowed", "WORDS", "access=read", "3f2a"),
     MessageAdded(ToolMessage("c1", "WORDS")),
+    AnswerChecked(("WORDS ← a.txt:1",), ("WORDS",), "read 1 of 2 files in WORDS/"),
     END,
 ]
 

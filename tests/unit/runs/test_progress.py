@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -410,6 +411,7 @@ async def test_error_of_the_block_comes_out_as_it_is() -> None:
         MessagesDropped(1),
         RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
         CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
+        AnswerChecked((), ("4831",), ""),
     ],
 )
 async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: Event) -> None:
