@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from functools import reduce
+from itertools import permutations
 from operator import add, mul, sub, truediv
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -22,6 +24,8 @@ K = TypeVar("K")
 MAX_FACTS = 200  # facts of one answer that are looked up; more are a table that was copied
 MAX_EVIDENCE = 4 * 1024 * 1024  # characters of all results that are searched; the newest go first
 _SHORT_QUOTE = 12  # characters; a shorter quotation of one word is a word in quotes, not a quotation
+_MAX_TASK = 10_000  # characters of a task in which numbers to calculate with are looked for
+_MAX_OPERANDS = 12  # numbers of a task; with more, anything could be a result of two of them
 _SMALL = 10  # whole numbers below are left aside: they are counts, and stand everywhere
 _MAX_QUOTE = 400  # characters; a longer one is looked up by its beginning
 
@@ -64,6 +68,17 @@ _QUOTED = re.compile(r"\u201c([^\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)
 _WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
 _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
+_LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
+_READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
+_LISTED = re.compile(
+    r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)"
+)
+    r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s*(?:\n|$|\s))"
+)
+_PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
+_ALL_FILES = re.compile(
+    r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
+)
 _OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
 _QUOTES = str.maketrans(
@@ -158,10 +173,38 @@ class Evidence:
 
     given: str
     _results: list[_Text] = field(default_factory=list)
+    _arguments: list[str] = field(default_factory=list)  # of calls that worked: what is in them exists
+    _listed: dict[str, set[str]] = field(default_factory=dict)  # names of files by the folder that was listed
+    _read: set[str] = field(default_factory=set)  # paths of files that were read
 
     def add(self, where: str, text: str) -> None:
         """Add the whole text of a result; `where` is the file or the call that it came from."""
         self._results.append(_Text(where, text))
+
+    def add_call(self, server: str, tool: str, arguments: str, text: str, *, is_error: bool = False) -> None:
+        """Add a call with the whole text of its result; `arguments` is JSON, as it was sent."""
+        self.add(where_of(server, tool, arguments), text)
+        if is_error:
+            return
+        self._arguments.append(arguments)
+        paths = _paths_in(arguments)
+        if _LISTS.search(tool):
+            names = {match[1] for match in _LISTED.finditer(text[:MAX_EVIDENCE])}
+            self._listed.setdefault(paths[0] if paths else ".", set()).update(names)
+        elif _READS.search(tool):
+            self._read.update(paths)
+
+    def coverage(self, task: str) -> str:
+        """How much of a folder was read, where the task is about all its files and some were not; else ""."""
+        if not _ALL_FILES.search(task):
+            return ""
+        read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
+        parts = [
+            f"read {len(names & read)} of {len(names)} files in {folder}"
+            for folder, names in self._listed.items()
+            if names & read and names - read
+        ]
+        return "; ".join(parts)
 
     @property
     def empty(self) -> bool:
@@ -170,7 +213,7 @@ class Evidence:
 
     def check(self, answer: str) -> Grounding:
         """Look up the facts of an answer. Takes time in proportion to what was seen."""
-        given = _Text("", self.given)
+        given = _Text("", "\n".join((self.given, *self._arguments)))
         seen, room = list[_Text](), MAX_EVIDENCE
         for text in reversed(self._results):
             if room > 0:
@@ -188,7 +231,9 @@ class Evidence:
                 sources[fact.text] = Source(fact.text, *found)
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
-        missing = {fact: None for fact in missing if not _is_shown_sum(fact, answer)}
+        missing = {
+            fact: None for fact in missing if not (_is_shown_sum(fact, answer) or _is_result_of_task(fact, self.given))
+        }
         return Grounding(tuple(sources.values()), tuple(missing))
 
     def _counts(self, answer: str) -> frozenset[int]:
@@ -209,6 +254,19 @@ def where_of(server: str, tool: str, arguments: str) -> str:
             if isinstance(value := values.get(key), str) and value:
                 return value
     return f"{server} {tool}"
+
+
+def _paths_in(arguments: str) -> list[str]:
+    """The texts in a call's arguments under names of paths, also in lists."""
+    try:
+        values = json.loads(arguments or "{}")
+    except ValueError:
+        return []
+    found: list[str] = []
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if _PATH_KEY.search(key):
+            found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+    return found
 
 
 def _facts(answer: str) -> Iterator[_Fact]:
@@ -421,6 +479,20 @@ def _is_shown_sum(fact: str, answer: str) -> bool:
         right = _counted(match["right"].strip("*"))
         if right == wanted and _value_of(match["left"]) == right:
             return True
+    return False
+
+
+def _is_result_of_task(fact: str, task: str) -> bool:
+    """Whether a number is what two numbers of the task give when they are added, subtracted, multiplied or divided."""
+    wanted = _counted(fact)
+    numbers = list({value for value, _ in _number_values(task[:_MAX_TASK])})[:_MAX_OPERANDS]
+    if wanted is None:
+        return False
+    for first, second in permutations(numbers, 2):
+        for operation in _OPERATIONS.values():
+            with suppress(InvalidOperation, DivisionByZero):
+                if operation(first, second).normalize() == wanted:
+                    return True
     return False
 
 

@@ -155,6 +155,59 @@ def test_a_call_is_named_by_its_path(arguments: str, where: str) -> None:
     assert where_of("fs", "search", arguments) == where
 
 
+@pytest.mark.parametrize(
+    ("task", "answer", "missing"),
+    [
+        ("What is 17 + 25?", "42", ()),
+        ("What is 17 + 25?", "It is 425.", ()),
+        ("What is 17 + 25?", "It is 43.", ("43",)),
+        ("Add 120 and 4.5.", "124.5", ()),
+    ],
+)
+def test_the_result_of_two_numbers_of_the_task_is_right(task: str, answer: str, missing: tuple[str, ...]) -> None:
+    assert Evidence(task).check(answer).missing == missing
+
+
+def listing(count: int) -> str:
+    return "\n".join(f"[FILE] note{number}.md" for number in range(count)) + "\n[DIR] old"
+
+
+@pytest.mark.parametrize(
+    ("task", "read", "coverage"),
+    [
+        ("Summarize all files in docs", 2, "read 2 of 3 files in docs"),
+        ("Summarize every note in docs", 1, "read 1 of 3 files in docs"),
+        ("Summarize all files in docs", 3, ""),
+        ("Summarize all files in docs", 0, ""),
+        ("What does note0.md say?", 1, ""),
+    ],
+)
+def test_what_was_not_read_is_said_where_the_task_is_about_all_files(task: str, read: int, coverage: str) -> None:
+    evidence = Evidence(task)
+    evidence.add_call("fs", "list_directory", '{"path": "docs"}', listing(3))
+    for number in range(read):
+        evidence.add_call("fs", "read_text_file", json.dumps({"path": f"docs/note{number}.md"}), "text")
+    evidence.add_call("fs", "read_text_file", '{"path": "docs/note2.md"}', "no such file", is_error=True)
+
+    assert evidence.coverage(task) == coverage
+
+
+def test_several_files_may_be_read_by_one_call() -> None:
+    evidence = Evidence("All files")
+    evidence.add_call("fs", "list_directory", "{}", listing(3))
+    evidence.add_call("fs", "read_multiple_files", '{"paths": ["note0.md", "note1.md"]}', "text")
+
+    assert evidence.coverage("Read all files") == "read 2 of 3 files in ."
+
+
+def test_what_a_call_that_worked_was_given_needs_no_source() -> None:
+    evidence = Evidence("Write it")
+    evidence.add_call("fs", "write_file", '{"path": "out/new_1.md", "content": "x-77"}', "done")
+    evidence.add_call("fs", "write_file", '{"path": "out/new_2.md"}', "denied", is_error=True)
+
+    assert evidence.check("I wrote x-77 to out/new_1.md and out/new_2.md.").missing == ("out/new_2.md",)
+
+
 words = st.text(alphabet="abcdeXYZ0123456789-_./:,'\"`*()[]{} \n\u20ac\u201c\u201d\u00d7=+", max_size=80)
 
 
