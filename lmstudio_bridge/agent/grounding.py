@@ -56,7 +56,7 @@ _TIME = re.compile(
 _URL = re.compile(r"\b(?:https?|ftp|file|git|ssh)://[^\s<>\"'`)\]}]+", re.I)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NUMBER = re.compile(r"\d+(?:[,._'\u2019\u00a0\u202f ]\d{3}(?!\d))*(?:[.,]\d+)*")
-_PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d[\d,._'\u2019\u00a0\u202f]*")
+_PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d+(?:[,._'\u2019\u00a0\u202f]\d{3}(?!\d))*(?:[.,]\d+)*")
 _UNIT = re.compile(r"(?:[kmgt]?i?b|[kmg]?hz|[mnu]?s|min|h|d|w|v|x|px|[kcm]?m|k?g|k|%|usd|eur|gbp|[ap]m)?", re.I)
 _ORDINAL = re.compile(r"^[ \t>]*(?:\d{1,3}[.)]|#+)(?=\s)", re.MULTILINE)
 _ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d{1,3}[.)])\s+\S|^[ \t]*\|(?![ \t]*:?-)", re.MULTILINE)
@@ -70,11 +70,7 @@ _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
 _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
-_LISTED = re.compile(
-    r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)"
-)
-    r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s*(?:\n|$|\s))"
-)
+_LISTED = re.compile(r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
 _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
@@ -210,6 +206,11 @@ class Evidence:
     def empty(self) -> bool:
         """Whether no result was added."""
         return not self._results
+
+    @property
+    def size(self) -> int:
+        """Characters of all results."""
+        return sum(len(text.raw) for text in self._results)
 
     def check(self, answer: str) -> Grounding:
         """Look up the facts of an answer. Takes time in proportion to what was seen."""

@@ -12,6 +12,7 @@ from typing import assert_never
 import anyio
 
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
+from lmstudio_bridge.agent.grounding import Evidence, Grounding
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
@@ -22,6 +23,7 @@ from lmstudio_bridge.agent.prompts import (
     FOUND_NOTHING,
     GOING_ON,
     IMAGES,
+    NOT_IN_RESULTS,
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
@@ -31,6 +33,7 @@ from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
 from lmstudio_bridge.events import (
+    AnswerChecked,
     Emit,
     Event,
     MessageAdded,
@@ -61,6 +64,8 @@ from lmstudio_bridge.text import clean_text
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
+_ASKED_FACTS = 3  # facts without a source that the model is asked about
+_LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
 _POOR_TURNS = 2  # replies without a call or an answer that are answered with a hint before the run counts as stuck
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not arrive.",
@@ -96,6 +101,8 @@ async def run(
             stop, error = await this.work(), ""
             if options.output_schema is not None and stop in ("answered", "round_limit"):
                 stop, error = await this.structure_answer(options.output_schema, stop)
+            if stop in ("answered", "round_limit"):
+                await this.report_sources()
     except TimeoutError:
         if not deadline.expired():
             raise
@@ -178,8 +185,11 @@ class _Run:
         compactor = Compactor(conversation, store=self._store, tell=self.tell, delimiter=self._delimiter)
         self._compactor = compactor
         self._requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
+        self._evidence = Evidence("\n".join(message.text for message in conversation.messages))
+        self._asked_for_sources = False  # the model is asked once about what stands in no result
         self._executor = ToolExecutor(
             tools,
+            evidence=self._evidence,
             tool_set=tool_set,
             policy=policy,
             store=self._store,
@@ -203,6 +213,7 @@ class _Run:
     async def work(self) -> Stop:
         poor_turns = 0
         hint = ""
+        said = GOING_ON
         answer_now = False
         for number in range(1, self.limits.max_rounds + 1):
             at_limit = number == self.limits.max_rounds
@@ -210,7 +221,8 @@ class _Run:
             if last and number > 1:
                 hint = ANSWER_NOW
             if hint:
-                await self.remind(hint)
+                await self.remind(hint, said=said)
+            said = GOING_ON
             await self.make_room()
             offered = () if last else self.offered()
             reply = await self._requester.request(number, self.conversation, offered)
@@ -221,6 +233,8 @@ class _Run:
                 hint, poor_turns = "", 0
                 if repetition := await self.make_calls(number, reply):
                     hint, answer_now = await self.break_repetition(repetition)
+            elif kind == "answer" and not last and (question := await self.question_sources(reply.text)):
+                hint, said = question, reply.text
             elif kind == "answer" or (last and reply.text):
                 await self.add(AssistantMessage(reply.text))
                 if at_limit and number > 1 and not answer_now:
@@ -237,6 +251,31 @@ class _Run:
                 hint = CALL_LOST if kind in ("lost_call", "announced") else EMPTY_TURN
                 await self.notice(f"{_POOR_TURN[hint]} It was reminded to go on.")
         return "round_limit"
+
+    async def question_sources(self, answer: str) -> str:
+        """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""
+        if self._asked_for_sources or self._evidence.empty:
+            return ""
+        missing = (await self.check_facts(answer)).missing
+        if not missing:
+            return ""
+        self._asked_for_sources = True
+        await self.notice(f"Not in any result: {', '.join(missing[:_ASKED_FACTS])}. The model was asked about it once.")
+        return NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
+
+    async def check_facts(self, answer: str) -> Grounding:
+        """Look up the facts of an answer in what the run has seen."""
+        answer = self._without_delimiter(clean_text(answer)[0])
+        if self._evidence.size < _LONG_EVIDENCE:
+            return self._evidence.check(answer)
+        return await anyio.to_thread.run_sync(self._evidence.check, answer)
+
+    async def report_sources(self) -> None:
+        """Tell what the final text rests on, and what of it was read nowhere."""
+        grounding = await self.check_facts(self.text_so_far())
+        coverage = self._evidence.coverage(self.conversation.task())
+        if grounding.sources or grounding.missing or coverage:
+            await self.tell(AnswerChecked(tuple(map(str, grounding.sources)), grounding.missing, coverage))
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request. What comes later stands last: the engine has read the rest."""
@@ -306,10 +345,10 @@ class _Run:
         self._detector.forget_turns(turns)
         await self.tell(MessagesDropped(count))
 
-    async def remind(self, hint: str) -> None:
-        """Give the model a hint between its turns."""
+    async def remind(self, hint: str, *, said: str = GOING_ON) -> None:
+        """Give the model a hint after what it said."""
         # Strict templates want user and assistant in turn, and don't count calls and results.
-        await self.add(AssistantMessage(GOING_ON))
+        await self.add(AssistantMessage(said))
         await self.add(UserMessage(hint))
 
     async def structure_answer(self, schema: JSONObject, stop: Stop) -> tuple[Stop, str]:

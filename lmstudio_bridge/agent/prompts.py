@@ -29,6 +29,8 @@ EMPTY_TURN = "Your reply held neither a call nor an answer. Call a tool, or answ
 
 CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; else answer the task in plain text."
 
+NOT_IN_RESULTS = "{facts}: not in any result. Look it up, or say that it is unknown."
+
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
 NOT_CALLED = " was not called, because its arguments are not right: "  # stands after the name of a tool

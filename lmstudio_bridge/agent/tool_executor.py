@@ -14,6 +14,7 @@ import anyio
 
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.conversation import holds_nothing
+from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED, TRY_AGAIN
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
@@ -80,10 +81,12 @@ class ToolExecutor:
         policy: CallPolicy,
         store: ResultStore,
         selection: ToolSelection,
+        evidence: Evidence,
         tell: Emit,
         options: RunOptions,
     ) -> None:
         self._tools = tools
+        self._evidence = evidence
         self._tool_set = tool_set
         self._policy = policy
         self._store = store
@@ -235,7 +238,7 @@ class ToolExecutor:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
-        text = await self._shown(call, prepared.tool, result, advice)
+        text = await self._shown(call, allowed, result, advice)
         await self._tell(
             CallFinished(
                 number,
@@ -254,10 +257,13 @@ class ToolExecutor:
         )
         return ToolResult(text, result.is_error, result.images)
 
-    async def _shown(self, call: ToolCall, tool: ServerTool, result: ToolResult, advice: str) -> str:
+    async def _shown(self, call: ToolCall, allowed: _AllowedCall, result: ToolResult, advice: str) -> str:
         """What the model reads of a result: cleaned, redacted, shortened if need be, with a hint where one helps."""
         cleaned, invisible = await _off_the_loop(clean_text, result.text)
-        text = self._store.show(await _off_the_loop(self._redact, cleaned)) + advice
+        whole = await _off_the_loop(self._redact, cleaned)
+        tool = allowed.prepared.tool
+        self._evidence.add_call(tool.server, tool.name, allowed.sent_arguments, whole, is_error=result.is_error)
+        text = self._store.show(whole) + advice
         if invisible:
             text += f"\n[{invisible:,} invisible characters or terminal codes were taken out of this result]"
         if result.is_error:

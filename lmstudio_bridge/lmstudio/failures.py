@@ -266,7 +266,7 @@ def error_from_response(
             detail=text[:MAX_DETAIL] if text else _plain_text(body),
             retry_after=parse_retry_after(retry_after, now=now),
         )
-    if (decoded is None and status < 500 and status not in (401, 403)) or 300 <= status < 400:
+    if (decoded is None and status < 500 and status not in (401, 403, 413)) or 300 <= status < 400:
         return WrongEndpointError(
             "The server at this address does not answer like LM Studio's API.",
             remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",

@@ -13,12 +13,13 @@ import pytest
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON, NOT_IN_RESULTS
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
+    AnswerChecked,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -736,3 +737,63 @@ async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
     assert outcome == Outcome(
         "answered", "Hello.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=11.5, warnings=("The model is small.",)
     )
+
+
+# -- what an answer rests on --------------------------------------------------------------------
+
+CODE = ToolResult("first\ncode juniper-4781")
+
+
+async def test_facts_of_the_answer_are_told_with_the_line_where_they_were_read() -> None:
+    given = case(call(("fs__read", READ_A)), say("It is juniper-4781."), tools=read_tools(CODE))
+
+    outcome = await given.go()
+
+    assert given.recorder.of(AnswerChecked) == [AnswerChecked(("juniper-4781 \u2190 a.txt:2",), (), "")]
+    assert (outcome.rests_on, outcome.missing) == (("juniper-4781 \u2190 a.txt:2",), ())
+    assert outcome.rounds == 2
+
+
+async def test_model_is_asked_once_about_a_fact_that_was_not_read() -> None:
+    wrong = say("It is juniper-1111.")
+    given = case(call(("fs__read", READ_A)), wrong, say("It is juniper-4781."), tools=read_tools(CODE))
+
+    outcome = await given.go()
+
+    assert given.model.asked[2].messages[-1] == UserMessage(NOT_IN_RESULTS.format(facts="juniper-1111"))
+    assert (outcome.stop, outcome.answer, outcome.missing) == ("answered", "It is juniper-4781.", ())
+
+
+async def test_fact_that_is_still_not_read_is_reported_with_the_answer() -> None:
+    wrong = say("It is juniper-1111.")
+    given = case(call(("fs__read", READ_A)), wrong, wrong, tools=read_tools(CODE))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is juniper-1111.", 3)
+    assert outcome.missing == ("juniper-1111",)
+
+
+@pytest.mark.parametrize(("rounds", "asked"), [(2, 2), (3, 3)])
+async def test_nothing_is_asked_about_the_answer_of_the_last_round(rounds: int, asked: int) -> None:
+    wrong = say("It is juniper-1111.")
+    given = case(call(("fs__read", READ_A)), wrong, wrong, tools=read_tools(CODE), limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert (outcome.rounds, outcome.missing) == (asked, ("juniper-1111",))
+
+
+async def test_answer_before_any_call_is_not_asked_about() -> None:
+    given = case(say("It is juniper-1111."))
+
+    outcome = await given.go()
+
+    assert (outcome.rounds, outcome.missing) == (1, ("juniper-1111",))
+
+
+async def test_fact_in_the_part_of_a_result_that_was_cut_is_found() -> None:
+    long = ToolResult("x" * 5_000 + "\njuniper-4781\n" + "y" * 5_000)
+    given = case(call(("fs__read", READ_A)), say("juniper-4781"), tools=read_tools(long), limits=limits(5, chars=500))
+
+    assert (await given.go()).rests_on == ("juniper-4781 \u2190 a.txt:2",)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
 from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED
 from lmstudio_bridge.agent.result_store import ResultStore
@@ -91,6 +92,7 @@ class Case:
             policy=self.policy,
             store=ResultStore(self.limit),
             selection=self.selection,
+            evidence=Evidence(""),
             tell=self.recorder.emit,
             options=RunOptions(
                 filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),

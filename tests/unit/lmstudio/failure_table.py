@@ -23,6 +23,7 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     TemplateError,
     ToolSchemaError,
+    ToolsUnsupportedError,
     WrongEndpointError,
 )
 from tests.lmstudio_sim import errors
@@ -105,6 +106,12 @@ OMITTED_CALL = (
     "Failed to generate a tool call (this tool call will be omitted from the response): Failed to parse tool call: "
     "Unexpected end of content."
 )
+
+FAILED_AT = (
+    'Engine protocol predict stream returned an error: {"code":500,"message":"Failed to parse input at pos 12: '
+    '</tool_call>","type":"server_error"}'
+)
+EMPTY_STACK = "Unexpected empty grammar stack after accepting piece: <|channel|>"
 
 FAILURES: tuple[Failure, ...] = (
     # -- tokens (1.3) --------------------------------------------------------------------------------------------
@@ -277,6 +284,29 @@ FAILURES: tuple[Failure, ...] = (
     row("tool format, native", "Nope.", ToolSchemaError, shape="E4", status=500, type="tool_format_generation_error"),
     row("no grammar for a tool, llama.cpp", "JSON schema conversion failed:\nUnrecognized schema: 5", ToolSchemaError),
     row("call left out", OMITTED_CALL, LostToolCallError),
+    row("call that the parser cannot read", FAILED_AT, LostToolCallError, shape="E6", status=200),
+    row("call that the grammar cannot take", EMPTY_STACK, LostToolCallError),
+    row(
+        "tools refused, Ollama",
+        "registry.ollama.ai/library/deepseek-r1:14b does not support tools",
+        ToolsUnsupportedError,
+        shape="E2",
+    ),
+    row(
+        "tools refused, vLLM",
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        ToolsUnsupportedError,
+        shape="E2",
+    ),
+    raw(
+        "request too large",
+        413,
+        "<html>413 Request Entity Too Large</html>",
+        ContextOverflowError,
+        "413",
+        content_type=HTML,
+    ),
+    row("stream that broke inside", "Error in iterating prediction stream: x", ModelLostError, shape="E6", status=200),
     row("calls in parallel, GLM", "Failed to parse tool call: Extra content after end of tool call", LostToolCallError),
     row(
         "call not readable, llama.cpp",
