@@ -40,7 +40,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import HttpTransport, statuses
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, HttpTransport, statuses
 from lmstudio_bridge.mcp_client.repair import MAX_TOOLS, read_progress, read_result, read_tools
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
@@ -61,14 +61,20 @@ class Connection:
     """
 
     def __init__(
-        self, config: ServerConfig, *, children: ChildProcesses, project: Path, environ: Mapping[str, str]
+        self,
+        config: ServerConfig,
+        *,
+        children: ChildProcesses,
+        project: Path,
+        environ: Mapping[str, str],
+        max_event: int = MAX_EVENT,
     ) -> None:
         self.ended = asyncio.Event()
         self._config = config
         self._transport = (
             StdioTransport(config, children=children, project=project, environ=environ)
             if config.transport == "stdio"
-            else HttpTransport(config)
+            else HttpTransport(config, max_event=max_event)
         )
         self._dispatcher: JSONRPCDispatcher | None = None
         self._opened = False

@@ -36,8 +36,9 @@ class HttpTransport:
     exit_reason = ""
     stderr_tail = ""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, max_event: int = MAX_EVENT) -> None:
         self._config = config
+        self._max_event = max_event
         self._noted: list[int] = []  # HTTP statuses while the connection is being opened
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
@@ -68,7 +69,7 @@ class HttpTransport:
     async def _open_http(self) -> AsyncIterator[tuple[Any, Any]]:
         async with (
             self._make_http_client() as client,
-            streamable_http_client(self._config.url, http_client=client, max_sse_event_size=MAX_EVENT) as streams,
+            streamable_http_client(self._config.url, http_client=client, max_sse_event_size=self._max_event) as streams,
         ):
             yield streams
 
@@ -113,8 +114,16 @@ class HttpTransport:
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not loopback,  # a proxy cannot reach this machine for us
-            event_hooks={"response": [_note_status, self._note_refusal, _bound_body]},
+            event_hooks={"response": [_note_status, self._note_refusal, self._bound_body]},
         )
+
+    async def _bound_body(self, response: httpx2.Response) -> None:
+        """Limit a reply that is not a stream of events, as the SDK reads it whole; each event has its own limit."""
+        if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            return
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            compressed = response.headers.get("content-encoding", "identity").lower() != "identity"
+            response.stream = BoundedStream(response.stream, 0 if compressed else self._max_event)
 
 
 class BoundedStream(httpx2.AsyncByteStream):
@@ -143,12 +152,3 @@ async def _note_status(response: httpx2.Response) -> None:
     noted = statuses.get()
     if noted is not None and response.request.method == "POST":
         noted.append(response.status_code)
-
-
-async def _bound_body(response: httpx2.Response) -> None:
-    """Limit a reply that is not a stream of events, as the SDK reads it whole; each event has a limit of its own."""
-    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-        return
-    if isinstance(response.stream, httpx2.AsyncByteStream):
-        compressed = response.headers.get("content-encoding", "identity").lower() != "identity"
-        response.stream = BoundedStream(response.stream, 0 if compressed else MAX_EVENT)

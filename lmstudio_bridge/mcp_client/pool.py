@@ -21,6 +21,7 @@ import anyio.abc
 from lmstudio_bridge.errors import DownstreamError, ServerNotConfiguredError, ServerStartError, SessionLostError
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure
+from lmstudio_bridge.mcp_client.http import MAX_EVENT
 from lmstudio_bridge.mcp_client.repair import plain_arguments
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, build_environment
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
@@ -41,7 +42,7 @@ class PoolOptions:
     """How servers are started, and how long they are kept. Times are seconds.
 
     Of `environ` the servers get a small base, and what `pass_env` names. For a server that `is_fresh`,
-    every lease starts its own, which ends with the lease.
+    every lease starts its own, which ends with the lease. `max_event` limits the bytes of an answer over HTTP.
     """
 
     project: Path
@@ -53,6 +54,7 @@ class PoolOptions:
     pass_env: Collection[str] = ()
     is_fresh: Callable[[ServerConfig], bool] = lambda config: False
     ping_timeout: float = PING_TIMEOUT
+    max_event: int = MAX_EVENT
     clock: Callable[[], float] = time.monotonic
 
 
@@ -170,7 +172,13 @@ class SessionPool:
             raise _shutting_down(config)
         if before is not None:
             before.retire()
-        connection = Connection(config, children=self._children, project=self.options.project, environ=self._environ)
+        connection = Connection(
+            config,
+            children=self._children,
+            project=self.options.project,
+            environ=self._environ,
+            max_event=self.options.max_event,
+        )
         predecessors = [other for other in self._sessions if other.config.name == config.name and not other.usable]
         session = Session(config, connection, options=self.options, predecessors=predecessors)
 

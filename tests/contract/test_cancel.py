@@ -15,8 +15,8 @@ from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, Stall, St
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, open_desk
 from tests.support.journals import Event, events_of, read_journal, stop_of
+from tests.support.processes import SLOPPY
 from tests.support.raw_client import ERAS, Era
-from tests.support.testbed import SLOPPY
 
 pytestmark = pytest.mark.npm
 

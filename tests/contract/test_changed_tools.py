@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_cli import Shell
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.support.changing_server import entry, noted, offer
 from tests.support.desk import MODEL, Desk, open_desk
 from tests.support.journals import events_of, read_journal
 from tests.support.raw_client import Answer
+from tests.support.shell import Shell
 
 READING = {"annotations": {"readOnlyHint": True}}
 LIST = {"name": "list", **READING}

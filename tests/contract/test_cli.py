@@ -4,102 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge import __version__
-from lmstudio_bridge.events import RunStarted
-from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.journals import read_journal, stop_of, write_journal
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.testbed import SLOPPY, is_running
+from tests.support.processes import SLOPPY, processes_that_name
+from tests.support.shell import LIMIT, MODEL, Shell, configure, environment, shell, sim
 
-ROOT = Path(__file__).parents[2]
-MODEL = "qwen/qwen3-4b"
-LIMIT = 60.0  # seconds until a command that does not end fails the test
-
-
-@dataclass(frozen=True)
-class Shell:
-    """A folder and an environment to run commands in."""
-
-    folder: Path
-    environ: Mapping[str, str]
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "lmstudio_bridge",
-            *arguments,
-            cwd=self.folder,
-            env=dict(self.environ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        process = await self.start(*arguments)
-        async with asyncio.timeout(LIMIT):
-            out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
-        yield sim
-
-
-@pytest.fixture
-def shell(tmp_path: Path, sim: Simulator) -> Shell:
-    (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
-    return Shell(tmp_path, environment(tmp_path, sim))
-
-
-def environment(folder: Path, sim: Simulator) -> dict[str, str]:
-    """That of a user without servers of their own."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(folder),
-        "LMSTUDIO_BASE_URL": sim.url,
-        "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
-        "LMSTUDIO_BRIDGE_TRUST": "*",
-    }
-
-
-def configure(shell: Shell, **servers: object) -> None:
-    (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
-
-
-def processes_that_name(folder: Path) -> list[int]:
-    """The servers with this folder in their command line, as far as they run."""
-    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in read_or_nothing(path)]
-    return [int(path.parent.name) for path in found if is_running(int(path.parent.name))]
-
-
-def read_or_nothing(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+__all__ = ["shell", "sim"]  # fixtures
 
 
 async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
-    assert await shell.run("--version") == (0, f"lmstudio-bridge {__version__}\n", "")
+    assert await shell.run("--version") == (0, f"lmstudio-bridge {version('lmstudio-bridge')}\n", "")
     code, out, err = await shell.run("--help")
     assert (code, err) == (0, "")
     assert all(command in out for command in ("serve", "run", "doctor", "exit codes"))
@@ -123,8 +48,7 @@ async def test_no_name_of_others_reaches_the_terminal_as_a_code(tmp_path: Path, 
         shell = Shell(tmp_path, environment(tmp_path, sim))
         configure(shell, **{name: {"command": name}, f"{name}2": {"type": name}, "x": {"command": f"${{{name}}}"}})
         (tmp_path / "lmstudio-bridge.toml").write_text(f"deny = [{json.dumps(f'{name}/x')}]", encoding="utf-8")
-        with open_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa") as journal:
-            journal.keep(RunStarted("20260101-000000-aaaaa", name, (name,), 5, "2026-01-01T00:00:00+00:00"))
+        write_journal(tmp_path / "home" / "runs", "20260101-000000-aaaaa", task=name, servers=[name])
 
         _, out, err = await shell.run(*arguments)
 
@@ -166,7 +90,7 @@ async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
     assert (len(servers), processes_that_name(shell.folder)) == (1, [])
     assert request.disconnected
     (journal,) = (shell.folder / "home" / "runs").glob("*.jsonl")
-    assert rebuild_outcome(read_events(journal)).stop == "cancelled"
+    assert stop_of(read_journal(journal)) == "cancelled"
     assert journal.stem in err.decode()
     assert "Traceback" not in err.decode()
 

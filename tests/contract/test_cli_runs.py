@@ -10,28 +10,21 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from lmstudio_bridge.events import RunStarted
-from lmstudio_bridge.runs.journal import open_journal
-from tests.contract.test_cli import LIMIT, MODEL, Shell, configure, shell
-from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import Simulator
+from tests.support.journals import write_journal
 from tests.support.npm_servers import config_entry, npm_server
+from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
 
-__all__ = ["shell"]  # a fixture
+__all__ = ["shell", "sim"]  # fixtures
 
 pytestmark = pytest.mark.npm
 
 READ = CallReply(("filesystem__read_text_file", {"path": "notes.txt"}))
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
-        yield sim
 
 
 @pytest.fixture
@@ -53,6 +46,21 @@ async def do_run(shell: Shell, sim: Simulator, answer: str = "It is heron-42.") 
     assert code == 0, err
     [new] = set(journals(shell)) - before
     return new
+
+
+@asynccontextmanager
+async def in_progress(shell: Shell, sim: Simulator, run_id: str) -> AsyncIterator[None]:
+    """The stored run is continued by another process meanwhile."""
+    before = len([each for each in sim.requests if each.path == "/v1/chat/completions"])
+    sim.script(MODEL, TextReply("never", faults=(Stall(),)))
+    process = await shell.start("continue", run_id)
+    await sim.wait_for_request(before + 1, path="/v1/chat/completions")
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(LIMIT):
+            await process.communicate()
 
 
 async def run_in_terminal(shell: Shell, *arguments: str, **environ: str) -> tuple[int, str]:
@@ -201,8 +209,7 @@ async def test_of_the_runs_of_one_second_the_last_is_that_which_was_written_to_l
     folder = desk.folder / "home" / "runs"
     names = ["20260101-000001-zzzzz", "20260101-000001-aaaaa", "20260101-000000-mmmmm"]
     for moment, name in enumerate(names):
-        with open_journal(folder, name) as journal:
-            journal.keep(RunStarted(name, "Do it.", (), 5, ""))
+        write_journal(folder, name)
         os.utime(folder / f"{name}.jsonl", (moment, moment))
 
     runs = json.loads((await desk.run("runs", "--json"))[1])
@@ -255,7 +262,7 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     days_ago = (folder / f"{old}.jsonl").stat().st_mtime - 3 * 86_400
     os.utime(folder / f"{old}.jsonl", (days_ago, days_ago))
 
-    with open_journal(folder, new):
+    async with in_progress(desk, sim, new):
         code, _, err = await desk.run("runs", "delete", new)
         assert (code, journals(desk)) == (1, sorted([old, new]))
         assert "is still in progress" in err
@@ -267,7 +274,9 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     assert (await desk.run("runs", "delete"))[0] == 2
 
 
-async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_under_way(desk: Shell) -> None:
+async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_under_way(
+    desk: Shell, sim: Simulator
+) -> None:
     folder = desk.folder / "home" / "runs"
     folder.mkdir(parents=True)
     names = ["20260101-000000-aaaaa", "20260101-000000-bbbbb", "my notes", "mine"]
@@ -275,8 +284,9 @@ async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_un
         (folder / f"{name}.jsonl").touch()
         os.utime(folder / f"{name}.jsonl", (0, 0))
     (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
+    write_journal(folder, names[0])
 
-    with open_journal(folder, names[0]):
+    async with in_progress(desk, sim, names[0]):
         os.utime(folder / f"{names[0]}.jsonl", (0, 0))
         code, out, err = await desk.run("runs", "delete", "--older-than", "1")
 

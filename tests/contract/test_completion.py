@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_cli import LIMIT, ROOT
+from tests.support.shell import LIMIT, ROOT
 
 SHELLS = ("bash", "zsh", "fish")
 COMMANDS = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_cli import ROOT, Shell
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.home import GOOD, Home, make_home, nothing_listens, sloppy
+from tests.support.shell import ROOT, Shell
 
 PROGRAMS = {
     "claude-code": "Claude Code",

@@ -22,8 +22,8 @@ import pytest
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply
 from tests.support.desk import MODEL, Desk, open_desk
 from tests.support.journals import read_journal, stop_of
+from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import ERAS, EXIT_LIMIT, RawClient
-from tests.support.testbed import SLOPPY, is_running, until_dead
 from tests.support.wheels import build_archives, find_program, uvx_command
 
 pytestmark = [

@@ -16,8 +16,8 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, StreamError, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.processes import SLOPPY
 from tests.support.raw_client import ERAS, Era, RawClient
-from tests.support.testbed import SLOPPY
 
 pytestmark = pytest.mark.npm
 

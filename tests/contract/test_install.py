@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_cli import LIMIT, ROOT, Shell
+from tests.support.shell import LIMIT, ROOT, Shell
 
 FAKE_CLAUDE = f"""#!{sys.executable}
 # `claude mcp` as 2.1.197 does it: an entry that is there is not replaced, what is not there is not removed.

@@ -25,13 +25,13 @@ import pexpect
 import pexpect.fdpexpect
 import pytest
 
-from tests.contract.test_cli import LIMIT, MODEL, ROOT
 from tests.contract.test_cli_runs import without_codes
 from tests.contract.test_install import FAKE_CLAUDE
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.npm_servers import npm_server
+from tests.support.shell import LIMIT, MODEL, ROOT
 
 pytestmark = pytest.mark.npm
 

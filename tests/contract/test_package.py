@@ -13,19 +13,22 @@ import tomllib
 import zipfile
 from email.message import Message
 from email.parser import BytesParser
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import lmstudio_bridge
-from lmstudio_bridge import __version__
 from tests.support.raw_client import ERAS, open_raw_client
 from tests.support.wheels import PACKAGE, ROOT, Archives, build_archives, find_program, uvx_command
 
-IMPORTED = Path(lmstudio_bridge.__file__).parent
-INFO = f"lmstudio_bridge-{__version__}.dist-info"
+SPEC = find_spec("lmstudio_bridge")
+assert SPEC is not None
+assert SPEC.origin is not None
+IMPORTED = Path(SPEC.origin).parent
+VERSION = version("lmstudio-bridge")
+INFO = f"lmstudio_bridge-{VERSION}.dist-info"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def test_sdist_holds_every_file_of_the_repository(sdist: dict[str, bytes]) -> No
 
 def test_metadata_say_what_the_project_says(metadata: Message, project: dict[str, Any]) -> None:
     assert metadata["Name"] == project["name"]
-    assert metadata["Version"] == __version__
+    assert metadata["Version"] == VERSION
     assert metadata["Summary"] == project["description"]
     assert metadata["Requires-Python"] == project["requires-python"]
     assert (metadata["License-Expression"], metadata["License-File"]) == ("MIT", "LICENSE")

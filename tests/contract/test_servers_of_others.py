@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_cli import ROOT, Shell
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
+from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import RawClient, open_raw_client
-from tests.support.testbed import SLOPPY, is_running, until_dead
+from tests.support.shell import ROOT, Shell
 
 MODEL = "qwen/qwen3-4b"
 CANARY = "canary-51c0ffee"

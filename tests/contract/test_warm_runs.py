@@ -16,8 +16,8 @@ import pytest
 from tests.contract.recovery.bench import CHAT, LOAD, QWEN, chat_models
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.processes import PATIENCE, SLOPPY, until_dead
 from tests.support.raw_client import RawClient, open_raw_client
-from tests.support.testbed import PATIENCE, SLOPPY, until_dead
 
 PID = CallReply(("one__pid", {}))
 DONE = TextReply("done")

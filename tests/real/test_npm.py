@@ -10,7 +10,7 @@ import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ToolResult
 from tests.support.npm_servers import npm_server
-from tests.support.testbed import open_test_pool
+from tests.unit.mcp_client.pools import open_test_pool
 
 pytestmark = pytest.mark.npm
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lmstudio_sim.models import SimModel
-from tests.support.testbed import SLOPPY
+from tests.support.processes import SLOPPY
 
 MODEL = "qwen/qwen3-4b"
 GOOD = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)

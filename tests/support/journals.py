@@ -24,3 +24,19 @@ def stop_of(events: list[Event]) -> str:
     """How the run ended; "failed" where the journal has no end."""
     last = events_of(events, "RunStarted", "RunContinued", "RunFinished")[-1]
     return str(last.get("stop", "failed"))
+
+
+def write_journal(folder: Path, run_id: str, *, task: str = "Do it.", servers: list[str] | None = None) -> Path:
+    """A journal of a run that began and has no end; its path."""
+    event = {
+        "type": "RunStarted",
+        "run_id": run_id,
+        "task": task,
+        "servers": servers or [],
+        "max_rounds": 5,
+        "started_at": "2026-01-01T00:00:00+00:00",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run_id}.jsonl"
+    path.write_text(json.dumps(event, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -25,7 +25,7 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.home import GOOD, MODEL, Home, answering, http, make_home, nothing_listens, sloppy
-from tests.support.testbed import PATIENCE, SLOPPY
+from tests.support.processes import PATIENCE, SLOPPY
 
 TOKEN = "sk-lm-abcdefgh:abcdefghijklmnopqrst"
 

@@ -15,7 +15,7 @@ import pytest
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.settings import Settings, variables_of
 from scripts.tools.commands_page import PAGE, page, parsers
-from tests.contract.test_cli import LIMIT, ROOT, Shell
+from tests.support.shell import LIMIT, ROOT, Shell
 
 PARSERS = parsers()
 

@@ -13,7 +13,7 @@ from lmstudio_bridge.messages import ServerConfig
 from lmstudio_bridge.runs.server_selection import choose_servers
 from lmstudio_bridge.settings import read_settings
 from tests.support.npm_servers import npm_server
-from tests.support.testbed import open_test_pool
+from tests.unit.mcp_client.pools import open_test_pool
 
 ROOM = read_settings({}, cwd=Path.cwd()).context_length  # characters: a quarter of the context
 BESIDE = str(Path(sys.executable).parent)

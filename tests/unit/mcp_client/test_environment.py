@@ -8,7 +8,7 @@ import os
 import pytest
 
 from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, read_depth
-from tests.support.testbed import configure, open_test_pool
+from tests.unit.mcp_client.pools import configure, open_test_pool
 
 CANARY = "canary-8d1f"
 NEVER = (

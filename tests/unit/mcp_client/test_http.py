@@ -13,10 +13,11 @@ import httpx2
 import pytest
 
 from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
-from lmstudio_bridge.mcp_client.http import MAX_EVENT, BoundedStream
+from lmstudio_bridge.mcp_client.http import BoundedStream
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
-from tests.support.testbed import PATIENCE, open_test_pool
+from tests.support.processes import PATIENCE
+from tests.unit.mcp_client.pools import open_test_pool
 
 SCRIPT = Path(__file__).with_name("http_server.py")
 
@@ -159,19 +160,19 @@ async def test_result_above_the_sdks_own_cap_passes(kind: str) -> None:
     """The SDK refuses events of more than 1 MiB unless told otherwise."""
     async with running_server(kind) as port, open_test_pool() as pool:
         await pool.open_server(configure_url(port))
-        result = await pool.call_tool("web", "big", {"size": 3_000_000})
+        result = await pool.call_tool("web", "big", {"size": 1_100_000})
 
-    assert len(result.text) == 3_000_000
+    assert len(result.text) == 1_100_000
 
 
 async def test_result_above_our_own_cap_is_an_error_that_says_so() -> None:
-    async with running_server("json") as port, open_test_pool() as pool:
+    async with running_server("json") as port, open_test_pool(max_event=2 * 1024 * 1024) as pool:
         await pool.open_server(configure_url(port))
-        result = await pool.call_tool("web", "big", {"size": MAX_EVENT})
+        result = await pool.call_tool("web", "big", {"size": 2 * 1024 * 1024})
         back = await pool.call_tool("web", "echo", {"text": "back"})
 
     assert result.is_error
-    assert "its answer is larger than 64 MiB" in result.text
+    assert "its answer is larger than 2 MiB" in result.text
     assert back == ToolResult("back")
 
 
@@ -204,7 +205,7 @@ async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server(
     async with running_server("sse") as port, open_test_pool() as pool:
         await pool.open_server(configure_url(port, "sse"))
         with pytest.raises(SessionLostError):
-            await pool.call_tool("web", "big", {"size": 3_000_000})
+            await pool.call_tool("web", "big", {"size": 1_100_000})
         assert await pool.call_tool("web", "echo", {"text": "back"}) == ToolResult("back")
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.mcp_client.stdio import MAX_QUEUED, ChildProcess, ChildProcesses, LineSplitter
-from tests.support.testbed import PATIENCE
+from tests.support.processes import PATIENCE
 
 
 @asynccontextmanager

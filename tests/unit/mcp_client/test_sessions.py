@@ -13,18 +13,8 @@ import pytest
 from lmstudio_bridge.errors import ServerNotConfiguredError, ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.messages import ServerConfig, ToolResult
-from tests.support.testbed import (
-    PATIENCE,
-    SLOPPY,
-    configure,
-    is_running,
-    make_pool,
-    messages_at,
-    names_of,
-    open_test_pool,
-    until_dead,
-    until_received,
-)
+from tests.support.processes import PATIENCE, SLOPPY, is_running, until_dead
+from tests.unit.mcp_client.pools import configure, make_pool, messages_at, names_of, open_test_pool, until_received
 
 # Calling.
 

@@ -13,14 +13,8 @@ import pytest
 
 from lmstudio_bridge.errors import DownstreamError, ServerStartError
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
-from tests.support.testbed import (
-    PATIENCE,
-    SLOPPY,
-    configure,
-    messages_at,
-    names_of,
-    open_test_pool,
-)
+from tests.support.processes import PATIENCE, SLOPPY
+from tests.unit.mcp_client.pools import configure, messages_at, names_of, open_test_pool
 
 # Starting.
 

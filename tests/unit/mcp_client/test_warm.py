@@ -15,16 +15,8 @@ import pytest
 from lmstudio_bridge.errors import DownstreamError, ServerNotConfiguredError, ServerStartError, SessionLostError
 from lmstudio_bridge.mcp_client.pool import SILENCE, Lease, OpenServer, SessionPool
 from lmstudio_bridge.messages import ServerConfig, ToolResult
-from tests.support.testbed import (
-    PATIENCE,
-    configure,
-    is_running,
-    make_pool,
-    messages_at,
-    names_of,
-    until_dead,
-    until_received,
-)
+from tests.support.processes import PATIENCE, is_running, until_dead
+from tests.unit.mcp_client.pools import configure, make_pool, messages_at, names_of, until_received
 
 SOON = 0.2  # seconds of an idle limit, so that a test can wait for its end
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_cli import LIMIT, ROOT
 from tests.support.npm_servers import npm_server
+from tests.support.shell import LIMIT, ROOT
 
 pytestmark = pytest.mark.npm
 

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: pools, configurations of the sloppy server, processes."""
+"""Session pools and configurations of the sloppy server, for the tests of `mcp_client`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from typing import Any
 
 from lmstudio_bridge.mcp_client.pool import Lease, PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.messages import ServerConfig
-
-SLOPPY = Path(__file__).with_name("sloppy_server.py")
-PATIENCE = 30.0  # seconds, for what must happen at once on a machine that is not busy
+from tests.support.processes import PATIENCE, SLOPPY
 
 
 def configure(name: str = "sloppy", /, *, env: Mapping[str, str] | None = None, **habits: Any) -> ServerConfig:
@@ -77,25 +75,3 @@ async def until_received(pool: Lease, method: str, count: int = 1) -> list[dict[
             ]
             if len(found) >= count:
                 return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return Path("/proc").is_dir() is False and _takes_signals(pid)
-    return status.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def _takes_signals(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def until_dead(pid: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while is_running(pid):  # noqa: ASYNC110  # no event tells of the end of another's child
-            await asyncio.sleep(0.01)

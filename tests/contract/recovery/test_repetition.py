@@ -1,4 +1,4 @@
-"""A model that goes in circles comes to an end, with the best answer that there is."""
+"""A model that repeats itself comes to an end, with the best answer that there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, CALL_LOST, TOOL_REMOVED
 from tests.contract.recovery.workshop import STRONG, WEAK, Workshop, may_answer, offered, open_workshop, said, schema_of
 from tests.contract.recovery.workshop_server import value_of
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
@@ -17,13 +16,23 @@ from tests.support.journals import events_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+# What the model is told.
+ANSWER_NOW = (
+    "Answer the task now in plain text, with the facts from the results above. "
+    "If a fact is missing there, say which. Tools cannot be called any more."
+)
+CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; else answer the task in plain text."
+TOOL_REMOVED = (
+    "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
+)
+
 VALUE = value_of("heron")
 ANSWER = TextReply(f"It is {VALUE}.")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def workshop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workshop]:
-    async with open_workshop(tmp_path_factory.mktemp("circles")) as workshop:
+    async with open_workshop(tmp_path_factory.mktemp("repetition")) as workshop:
         yield workshop
 
 
@@ -57,7 +66,7 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
     assert f"The model repeated itself: {again}" in worked.answer.progress
 
 
-async def test_a_circle_of_two_calls_is_named_and_the_model_finds_out(workshop: Workshop) -> None:
+async def test_a_repetition_of_two_calls_is_named_and_the_model_finds_out(workshop: Workshop) -> None:
     worked = await workshop.run(STRONG, *[look_up("heron"), look_up("crane")] * 2, ANSWER)
 
     assert worked.answer.text.startswith(f"It is {VALUE}.")

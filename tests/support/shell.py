@@ -1,0 +1,77 @@
+"""The command line as a process: a folder and an environment to run commands in, and fixtures for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.server import Simulator, open_simulator
+
+ROOT = Path(__file__).parents[2]
+MODEL = "qwen/qwen3-4b"
+LIMIT = 60.0  # seconds until a command that does not end fails the test
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder and an environment to run commands in."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lmstudio_bridge",
+            *arguments,
+            cwd=self.folder,
+            env=dict(self.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = await self.start(*arguments)
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
+        yield sim
+
+
+@pytest.fixture
+def shell(tmp_path: Path, sim: Simulator) -> Shell:
+    (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
+    return Shell(tmp_path, environment(tmp_path, sim))
+
+
+def environment(folder: Path, sim: Simulator) -> dict[str, str]:
+    """That of a user without servers of their own."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "LMSTUDIO_BASE_URL": sim.url,
+        "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
+        "LMSTUDIO_BRIDGE_TRUST": "*",
+    }
+
+
+def configure(shell: Shell, **servers: object) -> None:
+    (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
