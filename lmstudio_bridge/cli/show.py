@@ -15,7 +15,6 @@ from lmstudio_bridge.cli.terminal import print_table
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.runs.autonomous import open_agent
-from lmstudio_bridge.runs.html import render_run, tell_story
 from lmstudio_bridge.runs.journal import delete_journal, journal_path, list_journals, read_timed_events
 from lmstudio_bridge.runs.report import (
     MODEL_COLUMNS,
@@ -101,6 +100,8 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
 
 
 def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
+    from lmstudio_bridge.runs.html import render_run, tell_story  # only this needs jinja2
+
     story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
     try:
         target.write_text(render_run(stored, story), encoding="utf-8", errors="replace")
