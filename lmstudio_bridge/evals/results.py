@@ -16,7 +16,10 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One task, done by one loop. `wrong` is what its check found, "" if the task was done right."""
+    """One task, done by one loop. `wrong` is what its check found, "" if the task was done right.
+
+    `flags` is what the result said about its own answer before it, such as facts that were read nowhere.
+    """
 
     task: str
     family: str
@@ -31,10 +34,16 @@ class Attempt:
     answer: str
     error: str = ""
     run_id: str = ""  # names the journal, where there is one
+    flags: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:
         return not self.wrong
+
+    @property
+    def wrong_as_success(self) -> bool:
+        """Whether it was wrong and looked right: answered, and nothing said that it may be wrong."""
+        return bool(self.wrong) and self.stop == "answered" and not self.flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +118,21 @@ def read_results(values: Mapping[str, Any]) -> Results:
     known = Attempt.__slots__
     return Results(
         Plan(**{**plan, "loops": tuple(plan["loops"])}),
-        [Attempt(**{name: each[name] for name in known}) for each in values["attempts"]],
+        [
+            Attempt(**{name: each[name] for name in known if name in each} | {"flags": tuple(each.get("flags", ()))})
+            for each in values["attempts"]
+        ],
         dict(values["skipped"]),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Figures of several attempts: how many were right, and means per attempt."""
+    """Figures of several attempts: how many were right, how many wrong ones looked right, and means per attempt."""
 
     tasks: int
     right: int
+    wrong_as_success: int
     rounds: float
     tokens: float  # prompt and completion of all rounds
     seconds: float
@@ -128,10 +141,11 @@ class Sum:
     def of(cls, attempts: Iterable[Attempt]) -> Sum:
         each = list(attempts)
         if not each:
-            return cls(0, 0, 0.0, 0.0, 0.0)
+            return cls(0, 0, 0, 0.0, 0.0, 0.0)
         return cls(
             len(each),
             sum(one.right for one in each),
+            sum(one.wrong_as_success for one in each),
             round(fmean(one.rounds for one in each), 2),
             round(fmean(one.prompt_tokens + one.completion_tokens for one in each), 1),
             round(fmean(one.seconds for one in each), 2),
@@ -159,7 +173,7 @@ def table_rows(results: Results) -> list[list[str]]:
     paired = "baseline" in loops
     heading = ["family", "tasks"]
     for loop in loops:
-        heading += [loop, "rounds", "tokens", "seconds"]
+        heading += [loop, "wrong as success", "rounds", "tokens", "seconds"]
     rows = [[*heading, *(["only bridge", "only baseline"] if paired else [])]]
     for family in [*results.families(), ALL]:
         sums = [results.sum(family, loop) for loop in loops]
@@ -167,6 +181,7 @@ def table_rows(results: Results) -> list[list[str]]:
         for each in sums:
             row += [
                 f"{each.right} ({each.share:.0%})",
+                str(each.wrong_as_success),
                 f"{each.rounds:.1f}",
                 f"{each.tokens:,.0f}",
                 f"{each.seconds:.1f}",

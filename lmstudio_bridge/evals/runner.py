@@ -199,6 +199,7 @@ class _Runner:
             answer=outcome.answer,
             error=outcome.error,
             run_id=run_id,
+            flags=_flags(outcome),
         )
         return self._redactor.redact_fields(attempt)  # the plain loop does not redact
 
@@ -244,8 +245,15 @@ def _same_fence() -> Delimiter:
     return Delimiter("xkqvtzmw")
 
 
+def _flags(outcome: Outcome) -> tuple[str, ...]:
+    """What the result says before its answer."""
+    missing = [f"not found: {fact}" for fact in outcome.missing]
+    return tuple([*missing, *([outcome.coverage] if outcome.coverage else [])])
+
+
 def _line(attempt: Attempt) -> str:
     verdict = "right" if attempt.right else f"wrong: {attempt.wrong}"
+    verdict += f" · flagged: {'; '.join(attempt.flags)}" if attempt.flags else ""
     ended = "" if attempt.stop == "answered" else f" · {attempt.stop}"
     ended += f": {attempt.error.splitlines()[0]}" if attempt.stop == "failed" and attempt.error else ""
     tokens = attempt.prompt_tokens + attempt.completion_tokens

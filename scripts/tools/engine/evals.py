@@ -136,7 +136,7 @@ def _fetch(model: str) -> Path:
 def cell_rows(done: Iterable[tuple[Cell, Results]]) -> list[str]:
     """The table of cells in Markdown; rounds, tokens and seconds as «bridge / plain loop»."""
     heading = ["model", "template", "family", "tasks", "bridge", "plain loop", "only bridge", "only plain"]
-    heading += ["rounds", "tokens", "seconds", "date"]
+    heading += ["wrong as success", "rounds", "tokens", "seconds", "date"]
     rows = [heading, ["---"] * len(heading)]
     for cell, results in done:
         ours, plain = (results.sum(cell.family, loop) for loop in ("bridge", "baseline"))
@@ -151,6 +151,7 @@ def cell_rows(done: Iterable[tuple[Cell, Results]]) -> list[str]:
                 str(plain.right),
                 str(pairs.bridge_only),
                 str(pairs.baseline_only),
+                f"{ours.wrong_as_success} / {plain.wrong_as_success}",
                 f"{ours.rounds:.1f} / {plain.rounds:.1f}",
                 f"{ours.tokens:,.0f} / {plain.tokens:,.0f}",
                 f"{ours.seconds:.0f} / {plain.seconds:.0f}",

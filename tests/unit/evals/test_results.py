@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +22,7 @@ from lmstudio_bridge.evals.results import (
     read_results,
     table_rows,
 )
+from lmstudio_bridge.events import Stop
 
 VOID = {"meta", "line", "rect"}  # tags that need no end here
 OUTWARD = {"src", "href", "xlink:href", "action", "data", "srcset", "poster", "background"}
@@ -57,11 +59,36 @@ def test_families_come_in_the_order_of_the_suite() -> None:
 
 
 def test_sums_are_means_of_one_attempt() -> None:
-    assert PAIRED.sum("one-call", "bridge") == Sum(4, 2, 2.75, 1_100.0, 1.0)
-    assert PAIRED.sum(ALL, "bridge") == Sum(5, 3, 3.0, 1_100.0, 1.4)
-    assert PAIRED.sum("big-files", "bridge") == Sum(0, 0, 0.0, 0.0, 0.0)
+    assert PAIRED.sum("one-call", "bridge") == Sum(4, 2, 2, 2.75, 1_100.0, 1.0)
+    assert PAIRED.sum(ALL, "bridge") == Sum(5, 3, 2, 3.0, 1_100.0, 1.4)
+    assert PAIRED.sum("big-files", "bridge") == Sum(0, 0, 0, 0.0, 0.0, 0.0)
     assert PAIRED.sum("one-call", "bridge").share == 0.5
-    assert Sum(0, 0, 0.0, 0.0, 0.0).share == 0.0
+    assert Sum(0, 0, 0, 0.0, 0.0, 0.0).share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "stop", "flags", "looks_right"),
+    [
+        ("no", "answered", (), True),
+        ("", "answered", (), False),
+        ("no", "stuck", (), False),
+        ("no", "answered", ("not found: 17",), False),
+    ],
+)
+def test_wrong_answer_looks_right_unless_its_end_or_a_flag_says_otherwise(
+    wrong: str, stop: Stop, flags: tuple[str, ...], looks_right: bool
+) -> None:
+    tried = dataclasses.replace(attempt("one-call/a", "bridge", wrong), stop=stop, flags=flags)
+
+    assert tried.wrong_as_success == looks_right
+
+
+def test_results_of_before_flags_can_be_read() -> None:
+    values = PAIRED.to_json()
+    for each in values["attempts"]:
+        del each["flags"]
+
+    assert read_results(values) == PAIRED
 
 
 def test_pairs_count_only_tasks_that_both_loops_tried() -> None:
@@ -70,12 +97,12 @@ def test_pairs_count_only_tasks_that_both_loops_tried() -> None:
 
 
 def test_table_shows_both_loops_and_their_differences() -> None:
-    figures = ["rounds", "tokens", "seconds"]
+    figures = ["wrong as success", "rounds", "tokens", "seconds"]
     assert table_rows(PAIRED) == [
         ["family", "tasks", "bridge", *figures, "baseline", *figures, "only bridge", "only baseline"],
-        ["one-call", "4", "2 (50%)", "2.8", "1,100", "1.0", "2 (67%)", "2.0", "1,100", "1.0", "1", "1"],
-        ["structured", "1", "1 (100%)", "4.0", "1,100", "3.0", "0 (0%)", "2.0", "1,100", "1.0", "1", "0"],
-        ["all", "5", "3 (60%)", "3.0", "1,100", "1.4", "2 (50%)", "2.0", "1,100", "1.0", "2", "1"],
+        ["one-call", "4", "2 (50%)", "2", "2.8", "1,100", "1.0", "2 (67%)", "1", "2.0", "1,100", "1.0", "1", "1"],
+        ["structured", "1", "1 (100%)", "0", "4.0", "1,100", "3.0", "0 (0%)", "1", "2.0", "1,100", "1.0", "1", "0"],
+        ["all", "5", "3 (60%)", "2", "3.0", "1,100", "1.4", "2 (50%)", "2", "2.0", "1,100", "1.0", "2", "1"],
     ]
 
 
@@ -83,11 +110,11 @@ def test_table_of_the_bridge_alone_stands_in_columns() -> None:
     results = Results(plan("bridge"), [attempt("one-call/a", "bridge"), attempt("structured/a", "bridge", "no")])
 
     assert format_table(table_rows(results)).splitlines() == [
-        "family      tasks    bridge  rounds  tokens  seconds",
-        "----------------------------------------------------",
-        "one-call        1  1 (100%)     2.0   1,100      1.0",
-        "structured      1    0 (0%)     2.0   1,100      1.0",
-        "all             2   1 (50%)     2.0   1,100      1.0",
+        "family      tasks    bridge  wrong as success  rounds  tokens  seconds",
+        "----------------------------------------------------------------------",
+        "one-call        1  1 (100%)                 0     2.0   1,100      1.0",
+        "structured      1    0 (0%)                 1     2.0   1,100      1.0",
+        "all             2   1 (50%)                 1     2.0   1,100      1.0",
     ]
 
 

@@ -51,7 +51,7 @@ def test_demo_needs_nothing_that_only_the_developers_have() -> None:
         for package, distributions in packages_distributions().items()
         if {canonical(distribution) for distribution in distributions} <= names
     )
-    assert {"httpx", "pytest"} <= set(hidden)
+    assert {"respx", "pytest"} <= set(hidden)
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); "
         "import scripts.tools.engine.demo, scripts.tools.engine.server, tests.lmstudio_sim.server"
