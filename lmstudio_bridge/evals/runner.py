@@ -248,7 +248,7 @@ def _same_fence() -> Delimiter:
 def _flags(outcome: Outcome) -> tuple[str, ...]:
     """What the result says before its answer."""
     missing = [f"not found: {fact}" for fact in outcome.missing]
-    return tuple([*missing, *([outcome.coverage] if outcome.coverage else [])])
+    return (*missing, *([outcome.coverage] if outcome.coverage else []))
 
 
 def _line(attempt: Attempt) -> str:

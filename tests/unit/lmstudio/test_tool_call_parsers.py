@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmstudio_bridge.lmstudio.stream import Accumulator
 from lmstudio_bridge.lmstudio.tool_call_parsers import LeakedCall, recover_calls, split_reasoning
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.lmstudio.wire import ChatIn
+from lmstudio_bridge.messages import JSONObject, ToolSpec
 from tests.lmstudio_sim.leaks import LEAK_FORMATS, LeakFormat, render_leak
 
 OFFERED: dict[str, JSONObject] = {"list_files": {}, "read_file": {}}
@@ -301,6 +304,57 @@ def test_arguments_stay_as_they_were_written() -> None:
     _, calls = recover_calls('{"name":"list_files","arguments":{"version": 1.10 ,"n":1e5}}', tools=OFFERED)
 
     assert [call.arguments for call in calls] == ['{"version": 1.10 ,"n":1e5}']
+
+
+PLAIN = st.text(
+    alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="<>[]{}|`\uff5c"),
+    max_size=30,
+).filter(lambda text: text == text.strip())
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": PLAIN,
+        "count": st.integers(-(10**9), 10**9),
+        "deep": st.booleans(),
+        "tags": st.lists(PLAIN, max_size=3),
+    },
+)
+TYPED: dict[str, JSONObject] = {
+    "read_file": {
+        "properties": {
+            "path": {"type": "string"},
+            "count": {"type": "integer"},
+            "deep": {"type": "boolean"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+        }
+    }
+}
+
+
+@given(st.sampled_from([each for each in LEAK_FORMATS if each not in WHOLE_TEXT_ONLY]), VALUES, PLAIN, PLAIN)
+def test_any_call_is_read_in_any_format_between_any_words(
+    notation: LeakFormat, arguments: dict[str, Any], before: str, after: str
+) -> None:
+    text = f"{before}\n{render_leak(notation, name='read_file', arguments=arguments)}\n{after}"
+    rest, calls = recover_calls(text, tools=TYPED)
+
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("read_file", arguments)]
+    assert rest.split() == f"{before} {after}".split()
+
+
+@given(st.sampled_from(LEAK_FORMATS), VALUES, st.lists(st.integers(1, 200), max_size=5), st.booleans())
+def test_a_call_is_read_however_the_reply_is_cut_into_pieces(
+    notation: LeakFormat, arguments: dict[str, Any], cuts: list[int], thinks: bool
+) -> None:
+    text = render_leak(notation, name="read_file", arguments=arguments)
+    text = f"<think>I look into {{it}}.</think>{text}" if thinks else text
+    accumulator = Accumulator(tools=[ToolSpec(name, "", schema) for name, schema in TYPED.items()])
+    for start, end in pairwise([0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]):
+        accumulator.add(ChatIn.model_validate({"choices": [{"delta": {"content": text[start:end]}}]}))
+    reply = accumulator.completion()
+
+    assert [(call.name, json.loads(call.arguments)) for call in reply.calls] == [("read_file", arguments)]
+    assert reply.text == ""
 
 
 marks = st.sampled_from(
