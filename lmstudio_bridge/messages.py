@@ -45,8 +45,8 @@ class ToolSpec:
 class ToolCall:
     """A call that the model asked for.
 
-    `arguments` is the model's own text, byte for byte: it is replayed in the history unchanged, so
-    that the engine's prompt cache keeps working.
+    `arguments` is the model's own text. Where it is one valid JSON object it is replayed in the history byte for
+    byte, so that the engine's prompt cache keeps working.
     """
 
     id: str

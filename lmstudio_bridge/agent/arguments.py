@@ -1,7 +1,8 @@
 """A model's text for the arguments of a call → values that fit the tool's schema, or a clear refusal.
 
 Parsed strictly first; then repaired, but only if the text is complete; then coerced by the schema; then checked
-against it. Nothing is guessed: truncated text is refused, because half a file's content is worse than none.
+against it. Nothing is guessed: truncated text is refused, because half a file's content is worse than none. Where the
+schema wants a string, any other value is the text that the model wrote for it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ _FENCE = re.compile(r"```(?:json)?[ \t\r]*\n(.*?)```", re.DOTALL)
 _TUPLE = re.compile(r"\(\s*[^\w\s]")
 _AFTER_STRING = re.compile(r"\s*+(?:\Z|[,:}\]])")
 _APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
+_NUMBER = re.compile(r"(?<=[:,\[])(\s*+)(-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?)(?=\s*+[,}\]])")
+_MARK = "\ue0d5"  # a private character; stands before a number while its text is repaired
+_MARKED = re.compile(rf'"{_MARK}([^"]*)"')
+_BETWEEN = re.compile(r"[\s,:]*+")  # two values of valid JSON
+_DECODER = json.JSONDecoder(strict=False)
 
 _ALIASES: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
@@ -65,15 +71,37 @@ def read_arguments(text: str, parameters: JSONObject) -> Arguments:
         ValueError: They cannot be read without guessing; says why.
     """
     changes: list[str] = []
-    values = _read_object(text, changes)
-    values = _rename(values, parameters, changes)
+    values, source = _read_object(text, changes)
+    meant = _rename(values, parameters, changes)
     properties = parameters.get("properties", {})
-    coerced = {name: _coerce(value, properties.get(name, {}), name, changes) for name, value in values.items()}
+    reader = _Coercion(source, changes)
+    coerced = {}
+    for name, value in values.items():
+        known = meant.get(name, name)
+        coerced[known] = reader.coerce(value, properties.get(known, {}), known, (name,))
+    _check_finite(coerced)
     required = parameters.get("required", ())
     return Arguments(
         {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
         tuple(changes),
     )
+
+
+def replayable_arguments(text: str) -> str:
+    """The arguments of a call as the history must hold them: one valid JSON object.
+
+    Engines answer a history with anything else with an error, in every round (seen with llama.cpp). Valid text is
+    returned byte for byte, broken text as the object that was read from it, and unreadable text as `{}`.
+    """
+    if _is_valid_object(text):
+        return text
+    try:
+        values, source = _read_object(text, [])
+        if _is_valid_object(source):
+            return source
+        return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return "{}"
 
 
 def find_problem(values: Mapping[str, Any], schema: ObjectSchema) -> str | None:
@@ -120,7 +148,7 @@ def read_json(text: str) -> Any:
     try:
         return _load(candidate)
     except ValueError as exc:
-        return _repair(candidate, exc)
+        return _load(_repair(candidate, exc))
 
 
 def _or_null(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,33 +163,35 @@ def _count_nodes(value: Any) -> int:
     return 1 + sum(map(_count_nodes, children))
 
 
-def _read_object(text: str, changes: list[str]) -> dict[str, Any]:
+def _read_object(text: str, changes: list[str]) -> tuple[dict[str, Any], str]:
+    """The object, and the JSON text that it was read from."""
     if not text.strip():
-        return {}
+        return {}, "{}"
     try:
-        value = _load(text)
+        value = _load(text, finite=False)
     except ValueError as exc:
-        value = _repair(text, exc)
+        text = _repair(text, exc)
+        value = _load(text)
         changes.append("the JSON was repaired")
     if isinstance(value, str):  # encoded twice, as small models do
         with suppress(ValueError):
-            value = _load(value)
+            value, text = _load(value, finite=False), value
     if value is None:
-        return {}
+        return {}, "{}"
     if not isinstance(value, dict):
         raise ValueError("they must be one JSON object.")
-    return value
+    return value, text
 
 
-def _load(text: str) -> Any:
+def _load(text: str, *, finite: bool = True) -> Any:
     """The value that can be sent on as it is: Python reads more than JSON allows.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It cannot; also for NaN and numbers that are too large, unless they need not be `finite`.
     """
     try:
         value = json.loads(text, strict=False)  # line breaks inside strings are plain enough
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=not finite).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
@@ -171,11 +201,29 @@ def _load(text: str) -> Any:
     return value
 
 
-def _repair(text: str, error: ValueError) -> dict[str, Any]:
-    """The object that a slightly wrong text means: other quotes, stray commas, words around it.
+def _check_finite(values: dict[str, Any]) -> None:
+    """Numbers out of range may have become strings, as with the hash 12e4567; else they cannot be sent."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as exc:
+        raise ValueError(f"they are not valid JSON ({exc}).") from None
+
+
+def _is_valid_object(text: str) -> bool:
+    """Whether strict parsers take the text as one JSON object."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and not is_deeper(value, MAX_NESTING)
+
+
+def _repair(text: str, error: ValueError) -> str:
+    """The object that a slightly wrong text means, as JSON: other quotes, stray commas, words around it.
 
     Raises:
-        ValueError: It is cut off, or no object comes of it.
+        ValueError: It is cut off, there is more than one, or no object comes of it.
     """
     refusal = f"they are not valid JSON ({error})."
     start = text.find("{")
@@ -183,26 +231,48 @@ def _repair(text: str, error: ValueError) -> dict[str, Any]:
         raise ValueError(refusal)
     if len(_TUPLE.findall(text)) > _MAX_PARENTHESES:
         raise ValueError(refusal)
-    end = _end_of_object(text, start)
+    strings: list[tuple[int, int]] = []
+    end = _end_of_object(text, start, strings)
     if end is None:
         raise ValueError(f"they are not valid JSON: the text was cut off before the object's end ({error}).")
+    rest = text[end:].strip()
+    if "{" in rest and rest != text[start:end]:
+        raise ValueError(f"they hold more than one JSON object ({error}).")
     if "escape" in error.msg or _APOSTROPHE.search(text):
         raise ValueError(refusal)  # a path's \\n or an apostrophe as a quote: a repair would change the text
     from json_repair import repair_json  # few texts need it
 
     try:
-        value = _load(json.dumps(repair_json(text[start:end], return_objects=True, skip_json_loads=True)))
+        value = repair_json(_mark_numbers(text, start, end, strings), return_objects=True, skip_json_loads=True)
+        repaired = _MARKED.sub(r"\1", json.dumps(value, ensure_ascii=False))
+        _load(repaired)
     except (ValueError, RecursionError):
         raise ValueError(refusal) from None
     if not isinstance(value, dict) or (not value and text[start + 1 : end - 1].strip()):
         raise ValueError(refusal)
-    return value
+    return repaired
 
 
-def _end_of_object(text: str, start: int) -> int | None:
-    """Where the object that begins at `start` is closed; None if it is not, also inside an open string."""
+def _mark_numbers(text: str, start: int, end: int, strings: list[tuple[int, int]]) -> str:
+    """The object with its numbers as marked strings, so that a repair keeps their digits."""
+    if _MARK in text:
+        return text[start:end]
+    pieces: list[str] = []
+    position = start
+    for first, last in [*strings, (end, end)]:
+        pieces += _NUMBER.sub(rf'\1"{_MARK}\2"', text[position:first]), text[first:last]
+        position = last
+    return "".join(pieces)
+
+
+def _end_of_object(text: str, start: int, strings: list[tuple[int, int]]) -> int | None:
+    """Where the object that begins at `start` is closed; None if it is not, also inside an open string.
+
+    The strings in it are added to `strings`, as where they begin and end.
+    """
     depth = 0
     quote = ""
+    opened = start
     escaped = False
     for position in range(start, len(text)):
         char = text[position]
@@ -213,8 +283,9 @@ def _end_of_object(text: str, start: int) -> int | None:
         elif quote:
             if char == quote and (quote == '"' or _closes(text, position)):
                 quote = ""
+                strings.append((opened, position + 1))
         elif char == '"' or (char == "'" and not text[position - 1].isalnum()):
-            quote = char
+            quote, opened = char, position
         elif char in "{[":
             depth += 1
         elif char in "}]":
@@ -229,12 +300,12 @@ def _closes(text: str, position: int) -> bool:
     return _AFTER_STRING.match(text, position + 1) is not None
 
 
-def _rename(values: dict[str, Any], parameters: JSONObject, changes: list[str]) -> dict[str, Any]:
-    """Parameters under another usual name or spelling get their own, where exactly one fits."""
+def _rename(values: Mapping[str, Any], parameters: JSONObject, changes: list[str]) -> dict[str, str]:
+    """The parameters that other usual names or spellings mean, where exactly one fits."""
     properties = parameters.get("properties", {})
     unknown = [name for name in values if name not in properties]
     if not unknown or not properties or parameters.get("additionalProperties"):
-        return values
+        return {}
     free = [name for name in properties if name not in values]
     meant: dict[str, str] = {}
     for matches in (_same_spelling, _same_meaning):
@@ -245,7 +316,7 @@ def _rename(values: dict[str, Any], parameters: JSONObject, changes: list[str]) 
                 meant[name] = fitting[0]
                 free.remove(fitting[0])
     changes += [f"{name} was taken as {other}" for name, other in meant.items()]
-    return {meant.get(name, name): value for name, value in values.items()}
+    return meant
 
 
 def _key(name: str) -> str:
@@ -260,37 +331,83 @@ def _same_meaning(name: str, other: str) -> bool:
     return any(_key(name) in group and _key(other) in group for group in _ALIASES)
 
 
-def _coerce(value: Any, schema: Any, name: str, changes: list[str]) -> Any:
-    """The value in the type that the schema names, where that is the same value beyond doubt."""
-    if not isinstance(schema, Mapping):
+class _Coercion:
+    """Brings values into the types of a schema, where that is the same value beyond doubt.
+
+    `source` is the JSON text of the values: a string is made of what stands there. Changes are added to `changes`.
+    """
+
+    def __init__(self, source: str, changes: list[str]) -> None:
+        self._source = source
+        self._changes = changes
+
+    def coerce(self, value: Any, schema: Any, name: str, path: tuple[str | int, ...]) -> Any:
+        """The value by its schema; `name` is for the reader, `path` leads to it in the source."""
+        if not isinstance(schema, Mapping):
+            return value
+        kinds = _kinds(schema)
+        if not kinds or any(_IS_KIND.get(kind, _never)(value) for kind in kinds):
+            return self._coerce_inside(value, schema, name, path)
+        for kind in kinds:
+            if kind == "string":
+                converted = value if value is None else _written(self._source, path)
+            else:
+                converted = _TO_KIND.get(kind, _same)(value)
+            if converted is not value:
+                self._changes.append(f"{name} was given as {type(value).__name__}")
+                if kind != "string" and isinstance(value, str):
+                    return _Coercion(value, self._changes)._coerce_inside(converted, schema, name, ())
+                return self._coerce_inside(converted, schema, name, path)
         return value
-    kinds = _kinds(schema)
-    if not kinds or any(_IS_KIND.get(kind, _never)(value) for kind in kinds):
-        return _coerce_inside(value, schema, name, changes)
-    for kind in kinds:
-        converted = _TO_KIND.get(kind, _same)(value)
-        if converted is not value:
-            changes.append(f"{name} was given as {type(value).__name__}")
-            return _coerce_inside(converted, schema, name, changes)
-    return value
+
+    def _coerce_inside(self, value: Any, schema: Mapping[str, Any], name: str, path: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict) and isinstance(properties := schema.get("properties"), Mapping):
+            return {
+                key: self.coerce(item, properties.get(key, {}), f"{name}.{key}", (*path, key))
+                for key, item in value.items()
+            }
+        if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
+            return [self.coerce(item, items, f"{name}[{number}]", (*path, number)) for number, item in enumerate(value)]
+        return value
 
 
-def _coerce_inside(value: Any, schema: Mapping[str, Any], name: str, changes: list[str]) -> Any:
-    if isinstance(value, dict) and isinstance(properties := schema.get("properties"), Mapping):
-        return {key: _coerce(item, properties.get(key, {}), f"{name}.{key}", changes) for key, item in value.items()}
-    if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
-        return [_coerce(item, items, f"{name}[{number}]", changes) for number, item in enumerate(value)]
-    return value
+def _written(source: str, path: tuple[str | int, ...]) -> str:
+    """The value at a path in valid JSON as it is written there."""
+    position = _BETWEEN.match(source).end()  # type: ignore[union-attr]  # it matches the empty text
+    for step in path:
+        position = _find_child(source, position, step)
+    _, end = _DECODER.raw_decode(source, position)
+    return source[position:end]
+
+
+def _find_child(source: str, position: int, step: str | int) -> int:
+    """Where a member or an element of the object or list at `position` begins; of two members, the last one counts."""
+    found = position
+    position += 1
+    number = 0
+    while True:
+        position = _BETWEEN.match(source, position).end()  # type: ignore[union-attr]  # as above
+        if source[position] in "}]":
+            return found
+        key, position = _DECODER.raw_decode(source, position) if isinstance(step, str) else (number, position)
+        position = _BETWEEN.match(source, position).end()  # type: ignore[union-attr]  # as above
+        if key == step:
+            found = position
+        _, position = _DECODER.raw_decode(source, position)
+        number += 1
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[str]:
     kind = schema.get("type")
     if isinstance(kind, str):
         return [kind]
-    choices = schema.get("anyOf")
+    if isinstance(kind, list):
+        return [each for each in kind if isinstance(each, str)]
+    choices = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(choices, list):
         return [each["type"] for each in choices if isinstance(each, Mapping) and isinstance(each.get("type"), str)]
-    return []
+    values = schema.get("enum")
+    return ["string"] if isinstance(values, list) and values and all(isinstance(each, str) for each in values) else []
 
 
 def _never(_: Any) -> bool:
@@ -332,10 +449,6 @@ def _to_boolean(value: Any) -> Any:
     return bool(value) if value in (0, 1) and isinstance(value, int) else value
 
 
-def _to_string(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
 def _to_array(value: Any) -> Any:
     if isinstance(value, str):
         with suppress(ValueError):
@@ -357,7 +470,6 @@ _TO_KIND: Mapping[str, Callable[[Any], Any]] = {
     "integer": _to_integer,
     "number": _to_number,
     "boolean": _to_boolean,
-    "string": _to_string,
     "array": _to_array,
     "object": _to_object,
 }

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 
-from lmstudio_bridge.agent.arguments import about_arguments, read_json
+from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
@@ -48,7 +48,7 @@ class Conversation:
         return self._size
 
     def add(self, message: Message) -> None:
-        """Append a message.
+        """Append a message; the arguments of its calls become valid JSON objects, if they are not.
 
         Raises:
             ValueError: The history would become one that templates refuse: a late system message,
@@ -71,6 +71,8 @@ class Conversation:
                 ids = [call.id for call in message.calls] if isinstance(message, AssistantMessage) else []
                 if len(set(ids)) < len(ids):
                     raise ValueError(f"two calls of one turn have the same id: {', '.join(ids)}")
+        if isinstance(message, AssistantMessage) and message.calls:
+            message = AssistantMessage(message.text, tuple(map(_replayable, message.calls)))
         self._messages.append(message)
         self._size += _chars(message)
         self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
@@ -134,6 +136,10 @@ class Conversation:
             raise ValueError(f"message {index} is not a tool result")
         self._size += len(text) - len(message.text)
         self._messages[index] = ToolMessage(message.call_id, text)
+
+
+def _replayable(call: ToolCall) -> ToolCall:
+    return ToolCall(call.id, call.name, replayable_arguments(call.arguments))
 
 
 def _users_turn_after(message: Message, before: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.arguments import Arguments, read_arguments, read_json
+from lmstudio_bridge.agent.arguments import Arguments, read_arguments, read_json, replayable_arguments
 
 READ: dict[str, Any] = {
     "type": "object",
@@ -40,11 +41,25 @@ def values(text: str, parameters: dict[str, Any] = READ) -> dict[str, Any]:
         """Arguments: {"path": "a.txt"}""",
         """{"path": "a.txt"}\n</tool_call>""",
         json.dumps(json.dumps({"path": "a.txt"})),
-        """{"path": "a.txt"}{"path": "b.txt"}""",
+        """{'path': 'a.txt'}{'path': 'a.txt'}""",
     ],
 )
 def test_slightly_wrong_json_is_repaired(text: str) -> None:
     assert values(text) == {"path": "a.txt"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """{"path": "a.txt"}{"path": "b.txt"}""",
+        """{'path': 'a.txt'}\n{'path': 'b.txt'}""",
+        """[{'path': 'a.txt'}, {'path': 'b.txt'}]""",
+        """{'path': 'a.txt'} and {"path": "b""",
+    ],
+)
+def test_a_repair_never_drops_a_second_object(text: str) -> None:
+    with pytest.raises(ValueError, match="more than one JSON object"):
+        read_arguments(text, READ)
 
 
 def test_python_words_are_read_as_json_ones() -> None:
@@ -107,6 +122,9 @@ def test_valid_json_without_a_schema_is_left_as_it_is(original: dict[str, Any]) 
         ("deep", "False", False),
         ("deep", 1, True),
         ("path", 7, "7"),
+        ("path", True, "true"),
+        ("path", {"name": "demo"}, '{"name": "demo"}'),
+        ("path", ["a", 1.5], '["a", 1.5]'),
         ("tags", '["a", "b"]', ["a", "b"]),
         ("tags", "a", ["a"]),
         ("tags", ["a", 5], ["a", "5"]),
@@ -143,6 +161,129 @@ def test_values_that_are_right_or_doubtful_are_left_for_the_validator(name: str,
     text = json.dumps({"path": "a.txt", name: value})
 
     assert values(text)[name] == value
+
+
+ANY_TEXT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "version": {"type": "string"},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "one": {"enum": ["1.10", "2"]},
+        "many": {"type": "array", "items": {"type": "string"}},
+        "deep": {"type": "object", "properties": {"text": {"type": ["string", "null"]}}},
+        "number": {"type": "number"},
+        "any": {},
+    },
+}
+WRITTEN = [
+    "1.10",
+    "1e5",
+    "-0",
+    "10000000000000000000000.0",
+    "12e4567",
+    "true",
+    "false",
+    '{"a":  1.10, "a": [1e5]}',
+    "[]",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"version": %s}', lambda got: got["version"]),
+        ('{ "version" :%s , "any": 1}', lambda got: got["version"]),
+        ('{"version": "x", "version": %s}', lambda got: got["version"]),
+        ('{"Version": %s}', lambda got: got["version"]),
+        ('{"either": %s}', lambda got: got["either"]),
+        ('{"one": %s}', lambda got: got["one"]),
+        ('{"many": ["a", %s, "b"]}', lambda got: got["many"][1]),
+        ('{"any": [{"text": 1}], "deep": {"b": {}, "text": %s}}', lambda got: got["deep"]["text"]),
+        ('{"deep": "{\\"text\\": 1.10}", "version": %s}', lambda got: got["version"]),
+    ],
+)
+def test_a_value_for_a_string_is_its_text_as_written(
+    written: str, text: str, place: Callable[[dict[str, Any]], Any]
+) -> None:
+    assert place(values(text % written, ANY_TEXT)) == written
+
+
+def test_objects_that_are_encoded_as_strings_keep_what_was_written_in_them() -> None:
+    assert values(json.dumps('{"version": 1.10}'), ANY_TEXT) == {"version": "1.10"}
+    assert values('{"deep": "{\\"text\\": 1.10}"}', ANY_TEXT) == {"deep": {"text": "1.10"}}
+
+
+@pytest.mark.parametrize("digits", ["1.10", "1e5", "0.0", "-3"])
+def test_numbers_keep_their_digits_in_json_that_was_repaired(digits: str) -> None:
+    text = f"{{'version': {digits}, 'any': 'a, {digits}, b', 'number': {digits}, 'many': [{digits}]}}"
+
+    read = values(text, ANY_TEXT)
+
+    assert read == {"version": digits, "any": f"a, {digits}, b", "number": float(digits), "many": [digits]}
+
+
+def test_numbers_stay_numbers_where_the_schema_takes_them() -> None:
+    assert values('{"number": 1.10, "any": 1e5}', ANY_TEXT) == {"number": 1.1, "any": 100000.0}
+
+
+@pytest.mark.parametrize("written", ["12e4567", "NaN", "-Infinity"])
+def test_a_number_that_json_cannot_hold_is_a_text_or_refused(written: str) -> None:
+    assert values(f'{{"version": {written}}}', ANY_TEXT) == {"version": written}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        values(f'{{"any": {written}}}', ANY_TEXT)
+
+
+@given(st.recursive(st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists, max_leaves=5))
+def test_any_value_but_a_string_is_written_back_as_it_was(value: Any) -> None:
+    written = json.dumps(value, ensure_ascii=False)
+
+    read = values(f'{{"any": 1, "version": {written}}}', ANY_TEXT)
+
+    assert read["version"] == (value if isinstance(value, str) else written)
+
+
+# -- what goes back into the history ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", ' {"a" : 1.10}\n', '{"a": 1, "a": 2}', '{"a": "\\ud83d\\ude00 \u00e9"}', '{"version":true}']
+)
+def test_a_valid_object_is_replayed_byte_for_byte(text: str) -> None:
+    assert replayable_arguments(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "replayed"),
+    [
+        ("", "{}"),
+        ("null", "{}"),
+        ("[]", "{}"),
+        ("5", "{}"),
+        ("{'path': 'a.md'}", '{"path": "a.md"}'),
+        ("{'version': 1.10}", '{"version": 1.10}'),
+        ('{"path": "a.m', "{}"),
+        ('{"path": "one\ntwo"}', '{"path": "one\\ntwo"}'),
+        ('"{\\"path\\": \\"a.md\\"}"', '{"path": "a.md"}'),
+        ('```json\n{"path": "a.md"}\n```', '{"path": "a.md"}'),
+        ('{"path": "a"}{"path": "b"}', "{}"),
+        ('{"a": NaN}', "{}"),
+        ('{"a": 1e999}', "{}"),
+        ('{"a": "\\ud83d"}', "{}"),
+        ('{"a": ' * 100 + "1" + "}" * 100, "{}"),
+    ],
+)
+def test_anything_else_is_replayed_as_the_object_that_was_read_or_as_an_empty_one(text: str, replayed: str) -> None:
+    assert replayable_arguments(text) == replayed
+
+
+@given(st.text(max_size=40) | st.text("{}[]\"':,\\u0ad8 \n1.e", max_size=40))
+def test_whatever_was_sent_what_is_replayed_is_one_valid_object(text: str) -> None:
+    replayed = replayable_arguments(text)
+
+    assert isinstance(json.loads(replayed), dict)
+    replayed.encode()
+    assert replayable_arguments(replayed) == replayed
 
 
 @pytest.mark.parametrize("alias", ["file_path", "filePath", "filename", "PATH", "file"])

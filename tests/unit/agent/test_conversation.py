@@ -163,3 +163,13 @@ def takes(conversation: Conversation) -> list[bool]:
             conversation.drop_last(1)
             taken.append(True)
     return taken
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("", "{}"), ("{'a': 1.10}", '{"a": 1.10}'), ('{"a": "x', "{}"), (' { "a":1 }', ' { "a":1 }')]
+)
+def test_arguments_in_the_history_are_always_one_valid_object(sent: str, kept: str) -> None:
+    conversation = Conversation((SYSTEM, TASK, AssistantMessage("", (ToolCall("a", "fs__read", sent),))))
+
+    assert conversation.messages[-1] == AssistantMessage("", (ToolCall("a", "fs__read", kept),))
+    assert conversation.size() == Conversation(conversation.messages).size()
