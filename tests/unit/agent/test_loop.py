@@ -336,8 +336,8 @@ async def test_arguments_that_break_the_schema_never_run_a_tool() -> None:
 
     assert tools.sent == []
     assert given.results() == [
-        "fs__read was not called, because its arguments are not right: path: [5] is not of type 'string'\n"
-        'You sent: {"path": [5]}\n'
+        "fs__read was not called, because its arguments are not right: path: None is not of type 'string'\n"
+        'You sent: {"path": null}\n'
         'They must fit this schema: {"type": "object", "properties": {"path": {"type": "string"}}, '
         '"required": ["path"]}\n'
         'Call it again with arguments like: {"path": "..."}'
