@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent import schemas as cleaning
@@ -330,13 +330,11 @@ def _grown(children: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 schemas = st.recursive(st.just({"type": "string"}) | st.booleans() | anything, _grown, max_leaves=12)
 
 
-@settings(max_examples=150, deadline=None)
 @given(_grown(schemas))
 def test_any_schema_becomes_a_plain_object_schema(schema: dict[str, Any]) -> None:
     assert_plain(object_schema(schema))
 
 
-@settings(max_examples=50, deadline=None)
 @given(_grown(schemas))
 def test_plain_schema_stays_as_it_is(schema: dict[str, Any]) -> None:
     cleaned = object_schema(schema)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -122,7 +122,6 @@ any_name = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(any_name, any_name), max_size=12, unique=True), st.randoms(use_true_random=False))
 def test_any_names_become_plain_unique_stable_ones_that_lead_back(names: list[tuple[str, str]], random: Any) -> None:
     tools = [tool(server, name) for server, name in names]
@@ -244,7 +243,6 @@ def test_arguments_are_refused_beyond_a_depth(levels: int, taken: bool) -> None:
     assert takes({"type": "object"}, '{"a":' * levels + "1" + "}" * levels) is taken
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=30) | st.text('{}[]":,0eE-. \\u', max_size=20))
 def test_no_text_as_arguments_makes_the_check_raise(written: str) -> None:
     prepared = prepare([READ], "fs__read", written)
@@ -442,7 +440,6 @@ simple = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), simple, max_size=3), st.booleans())
 def test_simple_schema_always_comes_with_an_example_that_fits(properties: dict[str, Any], needed: bool) -> None:
     schema = {"type": "object", "properties": properties, "required": sorted(properties) if needed else []}

@@ -298,7 +298,7 @@ async def test_the_projects_file_is_broken(home: Home, sim: Simulator) -> None:
 
     assert (check.name, check.state) == ("MCP servers", "failed")
     assert f"{path} is not valid JSON" in check.found
-    assert "no comma after the last item" in check.remedy
+    assert "JSON allows no comments and no trailing commas" in check.remedy
 
 
 async def test_the_users_file_is_broken(home: Home, sim: Simulator) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.errors import LLMError, LLMResponseError, WrongEndpointError
@@ -56,7 +56,6 @@ def test_a_stream_cut_at_any_byte_gives_the_same_reply(line_end: str) -> None:
     assert whole[0] == RECORDED_REPLY
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(["\n", "\r\n"]), st.sets(st.integers(1, 2200)))
 def test_a_stream_cut_at_many_bytes_gives_the_same_reply(line_end: str, cuts: set[int]) -> None:
     wire = encode(RECORDED, line_end=line_end) + DONE

@@ -40,7 +40,7 @@ json_values = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(st.sampled_from(["type", "text", "data", "uri", "resource", "name", "blob"]), inner)
     ),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.mcp_client.pool import Session, Slot, SlotKey, SlotRequest, Slots
@@ -119,7 +119,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300)
 @given(bound=st.integers(1, 4), limit=st.sampled_from([0.0, LIMIT]), steps=STEPS)
 def test_whatever_happens_in_whatever_order_the_laws_hold_and_everyone_gets_an_answer(
     bound: int, limit: float, steps: list[tuple[object, ...]]

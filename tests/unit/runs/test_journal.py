@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
@@ -282,7 +282,6 @@ def test_huge_line_is_read(tmp_path: Path) -> None:
     assert read_events(write(tmp_path, [event])) == [event]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_no_file_makes_reading_raise(content: bytes) -> None:
     with TemporaryDirectory() as folder:
@@ -299,7 +298,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(range(len(ALL_KINDS))), st.data())
 def test_event_with_a_wrong_value_is_left_out_or_harmless(index: int, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
@@ -475,7 +473,6 @@ def test_last_line_cut_at_any_byte_counts_as_not_written(answered: bytes) -> Non
     assert read_bytes(answered[:-1]) == whole, "only the end of the line is missing"
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_journal_cut_at_any_byte_gives_what_was_told_until_then(answered: bytes, data: st.DataObject) -> None:
     end = data.draw(st.integers(0, len(answered)))

@@ -90,7 +90,7 @@ async def test_a_history_that_shrank_is_rebuilt_as_it_was_at_any_event(tmp_path:
     await check(tmp_path, told)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(replies=st.lists(st.sampled_from([look("a"), look("b"), FULL, say("")]), max_size=12))
 async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPathFactory, replies: list[Reply]) -> None:
     told = await record(*replies)

@@ -44,7 +44,7 @@ WORDS = [b'"', b"\\", b"{", b"}", b"[" * 2_000, b"null", b"1e999", b"NaN", b"\\u
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_spoiled_seeds_do_no_harm(target: str) -> None:
-    @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(spoiled(target))
     def check(data: bytes) -> None:
         TARGETS[target](data)

@@ -91,7 +91,7 @@ def test_sources_of_this_project_hold_no_keys_but_in_its_tests(pytestconfig: pyt
     paths = (*Path(lmstudio_bridge.__file__).parent.rglob("*.py"), *pytestconfig.rootpath.glob("*.md"))
     texts = [path.read_text(encoding="utf-8") for path in paths]
 
-    assert len(texts) > 100
+    assert len(texts) > 50
     assert [text[start:end] for text in texts for start, end, _ in find_keys(text)] == []
 
 
