@@ -26,6 +26,8 @@ MAX_EVIDENCE = 4 * 1024 * 1024  # characters of all results that are searched; t
 _SHORT_QUOTE = 12  # characters; a shorter quotation of one word is a word in quotes, not a quotation
 _MAX_TASK = 10_000  # characters of a task in which numbers to calculate with are looked for
 _MAX_OPERANDS = 12  # numbers of a task; with more, anything could be a result of two of them
+_SHOWN_FILES = 5  # files that the task names and that were not opened
+_MAX_PATH = 500  # characters; a longer text in the arguments of a call is content
 _SMALL = 10  # whole numbers below are left aside: they are counts, and stand everywhere
 _MAX_QUOTE = 400  # characters; a longer one is looked up by its beginning
 
@@ -71,6 +73,9 @@ _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no"
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
 _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
 _LISTED = re.compile(r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
+_FILE_NAME = re.compile(r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z]\w{0,4})(?![\w/(-]|\.\w)")
+_CONTENT_KEY = re.compile(r"content|text|body|data|message|value|observation", re.I)
+_NO_FILE = re.compile(r"^(?:e\.g|i\.e)$|\.(?:com|org|net|io)$|^[A-Z][a-z]+\.js$")
 _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
@@ -172,6 +177,8 @@ class Evidence:
     _arguments: list[str] = field(default_factory=list)  # of calls that worked: what is in them exists
     _listed: dict[str, set[str]] = field(default_factory=dict)  # names of files by the folder that was listed
     _read: set[str] = field(default_factory=set)  # paths of files that were read
+    _named: set[str] = field(default_factory=set)  # last parts of the texts that calls which worked were given
+    _contents: list[str] = field(default_factory=list)  # results of calls that worked and list no names
 
     def add(self, where: str, text: str) -> None:
         """Add the whole text of a result; `where` is the file or the call that it came from."""
@@ -183,23 +190,35 @@ class Evidence:
         if is_error:
             return
         self._arguments.append(arguments)
+        self._named.update(_names_in(arguments))
         paths = _paths_in(arguments)
         if _LISTS.search(tool):
             names = {match[1] for match in _LISTED.finditer(text[:MAX_EVIDENCE])}
             self._listed.setdefault(paths[0] if paths else ".", set()).update(names)
-        elif _READS.search(tool):
+            return
+        self._contents.append(text[:MAX_EVIDENCE])
+        if _READS.search(tool):
             self._read.update(paths)
 
     def coverage(self, task: str) -> str:
-        """How much of a folder was read, where the task is about all its files and some were not; else ""."""
-        if not _ALL_FILES.search(task):
-            return ""
-        read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
-        parts = [
-            f"read {len(names & read)} of {len(names)} files in {folder}"
-            for folder, names in self._listed.items()
-            if names & read and names - read
+        """What the task names and no call that worked was about; "" if there is nothing.
+
+        Files that the task names, and files of a folder where the task is about all of them.
+        """
+        opened = "\n".join(self._contents).casefold()
+        unopened = [
+            name
+            for name in dict.fromkeys(_FILE_NAME.findall(task))
+            if not (name.casefold() in self._named or name.casefold() in opened or _NO_FILE.search(name))
         ]
+        parts = [f"did not open {', '.join(unopened[:_SHOWN_FILES])}"] if unopened else []
+        if _ALL_FILES.search(task):
+            read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
+            parts += [
+                f"read {len(names & read)} of {len(names)} files in {folder}"
+                for folder, names in self._listed.items()
+                if names & read and names - read
+            ]
         return "; ".join(parts)
 
     @property
@@ -268,6 +287,18 @@ def _paths_in(arguments: str) -> list[str]:
         if _PATH_KEY.search(key):
             found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
     return found
+
+
+def _names_in(arguments: str) -> set[str]:
+    """The last parts of the short texts in a call's arguments: names of files, if they are paths."""
+    try:
+        values = json.loads(arguments or "{}")
+        texts = [text for key, value in values.items() if not _CONTENT_KEY.search(key) for text in _leaves(value)]
+    except (ValueError, RecursionError, AttributeError):
+        return set()
+    short = [text for text in texts if len(text) <= _MAX_PATH]
+    words = [word for text in short for word in (text, *re.split(r"[\s,;|:]+", text))]
+    return {re.split(r"[/\\]", word.rstrip("/\\"))[-1].casefold() for word in words}
 
 
 def _facts(answer: str) -> Iterator[_Fact]:

@@ -192,6 +192,34 @@ def test_what_was_not_read_is_said_where_the_task_is_about_all_files(task: str, 
     assert evidence.coverage(task) == coverage
 
 
+@pytest.mark.parametrize(
+    ("arguments", "coverage"),
+    [
+        ('{"path": "docs/one.txt"}', "did not open two.md"),
+        ('{"paths": ["one.txt", "C:\\\\docs\\\\TWO.md"]}', ""),
+        ('{"command": "cat one.txt two.md"}', ""),
+        ('{"path": "both.txt", "content": "' + "x" * 500 + ' one.txt two.md"}', "did not open one.txt, two.md"),
+        ('{"path": "both.txt", "content": "one.txt two.md"}', "did not open one.txt, two.md"),
+        ("[1]", "did not open one.txt, two.md"),
+    ],
+)
+def test_file_that_the_task_names_and_no_call_was_about_is_said(arguments: str, coverage: str) -> None:
+    task = "Join one.txt and docs/two.md, e.g. as in Node.js on example.com."
+    evidence = Evidence(task)
+    evidence.add_call("fs", "do_it", arguments, "done")
+    evidence.add_call("fs", "read_file", '{"path": "two.md"}', "no such file", is_error=True)
+    evidence.add_call("fs", "list_directory", '{"path": "."}', "[FILE] one.txt\n[FILE] two.md")
+
+    assert evidence.coverage(task) == coverage
+
+
+def test_file_that_a_result_tells_of_was_opened() -> None:
+    evidence = Evidence("x")
+    evidence.add_call("git", "git_show", '{"revision": "HEAD"}', "diff --git a/one.txt b/one.txt")
+
+    assert evidence.coverage("What changed in one.txt?") == ""
+
+
 def test_several_files_may_be_read_by_one_call() -> None:
     evidence = Evidence("All files")
     evidence.add_call("fs", "list_directory", "{}", listing(3))

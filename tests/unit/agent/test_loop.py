@@ -69,7 +69,7 @@ READ = ServerTool(
 )
 WRITE = ServerTool("fs", "write", "Writes a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
 
-OPENING = (SystemMessage("Use tools."), UserMessage("What is in a.txt?"))
+OPENING = (SystemMessage("Use tools."), UserMessage("What is in the file?"))
 
 HELLO = ToolResult("hello")
 
