@@ -343,11 +343,13 @@ def resolve_tool_name(name: str, offered: Collection[str]) -> str | None:
     """
     if name in offered:
         return name
-    plain = re.sub(r":\d+$", "", name.strip().strip("`'\""))
+    plain = re.sub(r":\d+$", "", name.partition("<|")[0].strip().strip("`'\""))
     for prefix in ("functions.", "function.", "tools.", "tool.", "default_api."):
         plain = plain.removeprefix(prefix)
     if plain in offered:
         return plain
+    if (spelled := re.sub(r"[^a-z0-9_]+", "_", plain.lower())) in offered:
+        return spelled
     wanted = _plain_letters(plain)
     if not wanted:
         return None

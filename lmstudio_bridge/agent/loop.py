@@ -293,7 +293,13 @@ class _Run:
             await self.add(ToolMessage(call.id, result.text))
         await self.show_images([image for result in results for image in result.images])
         made = [
-            MadeCall(call.name, call.arguments, result.text, result.is_error, FOUND_NOTHING in result.text)
+            MadeCall(
+                self._executor.resolve_name(call.name),
+                call.arguments,
+                result.text,
+                result.is_error,
+                FOUND_NOTHING in result.text,
+            )
             for call, result in zip(reply.calls, results, strict=True)
         ]
         return self._detector.add_turn(made)

@@ -30,7 +30,16 @@ from lmstudio_bridge.agent.tools import (
 )
 from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
-from lmstudio_bridge.messages import CallPolicy, Decision, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
+from lmstudio_bridge.messages import (
+    CallPolicy,
+    Decision,
+    Notice,
+    ServerTool,
+    ToolCall,
+    ToolResult,
+    ToolRunner,
+    resolve_tool_name,
+)
 from lmstudio_bridge.text import clean_text
 
 T = TypeVar("T")
@@ -105,6 +114,7 @@ class ToolExecutor:
         Calls that only read run side by side, others one after another. The same call twice in a turn
         is run once.
         """
+        calls = [ToolCall(call.id, self.resolve_name(call.name), call.arguments) for call in calls]
         results: list[ToolResult | None] = [None] * len(calls)
         first: dict[tuple[str, str], int] = {}
         for index, call in enumerate(calls):
@@ -131,6 +141,11 @@ class ToolExecutor:
                 text = "The same call stands above; its result is there." if done else _TOO_MANY
                 results[index] = await self._refuse(number, call, _Refusal(text, is_error=not done))
         return [result for result in results if result is not None]
+
+    def resolve_name(self, name: str) -> str:
+        """The name of the tool that the model means; as it is where no tool or more than one can be meant."""
+        names = [tool.name for tool in self._tool_set.tools]
+        return resolve_tool_name(name, [*names, *_OWN_NAMES]) or name
 
     def _only_reads(self, call: ToolCall) -> bool:
         if call.name in _OWN_NAMES:

@@ -20,7 +20,7 @@ from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import ObjectSchema, SchemaWork, object_schema
 from lmstudio_bridge.agent.tool_ranking import FITS, Index, tool_words
-from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec
+from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec, resolve_tool_name
 from lmstudio_bridge.text import clean_text
 
 MAX_NAME = 64  # characters
@@ -136,8 +136,9 @@ class ToolSet:
         self.similar = {name: score for name, score in named.items() if score is not None}
 
     def find(self, name: str) -> Tool | None:
-        """The tool that the model means by a name: as it is, or ignoring case and separators."""
-        return self._tools.get(name) or self._tools.get(_plain_name(name))
+        """The tool that the model means by a name, where it can mean only one."""
+        meant = resolve_tool_name(name, self._tools)
+        return None if meant is None else self._tools[meant]
 
     def prepare_call(self, call: ToolCall) -> PreparedCall | RefusedCall:
         """Find the tool and check the arguments; nothing is guessed and nothing left out."""
@@ -328,8 +329,8 @@ def finding_specs(selection: ToolSelection, unstarted: UnstartedServers | None) 
 
 
 def _plain_name(name: str) -> str:
-    """A name in the allowed characters, as a model may mean it."""
-    return _OTHERS.sub("_", name.split("<|", 1)[0].strip().lower())
+    """A name in the allowed characters."""
+    return _OTHERS.sub("_", name.strip().lower())
 
 
 def _free_name(tool: ServerTool, *, taken: Container[str]) -> str:

@@ -112,6 +112,26 @@ def finished(number: str, tool: str, text: str, *, sent: bool, is_error: bool, s
     return CallFinished(1, number, server, tool, text, is_error=is_error, sent=sent, seconds=0)
 
 
+async def test_a_tool_that_is_named_in_another_way_is_run_once_and_only_for_one_of_two_such_calls() -> None:
+    given = Case(tools := answering(ToolResult("done")))
+
+    results = await given.answer(
+        [ToolCall("c1", "functions.fs__read", '{"path": "a"}'), ToolCall("c2", "read:1", '{"path": "a"}')]
+    )
+
+    assert [result.text for result in results] == ["done", "The same call stands above; its result is there."]
+    assert len(tools.sent) == 1
+
+
+async def test_the_tools_of_the_bridge_are_found_under_other_names_too() -> None:
+    given = Case(answering(ToolResult("x" * 2_000)))
+    await given.answer([ToolCall("c1", "fs__read", '{"path": "a"}')])
+
+    [result] = await given.answer([ToolCall("c2", "functions.read_result", '{"id": "r1", "offset": 1990}')])
+
+    assert result.text.startswith("x" * 10)
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 

@@ -146,14 +146,44 @@ def test_name_is_found_as_models_spell_it(written: str) -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        ("read", "There is no tool 'read', so nothing was done. Did you mean: fs__read. Call one of them."),
+        ("get", "There is no tool 'get', so nothing was done. Did you mean: api__get, web__get. Call one of them."),
         ("fs__raed", "There is no tool 'fs__raed', so nothing was done. Did you mean: fs__read. Call one of them."),
-        ("zzz", "There is no tool 'zzz', so nothing was done. The tools are: fs__read, web__get. Call one of them."),
-        ("", "There is no tool '', so nothing was done. The tools are: fs__read, web__get. Call one of them."),
+        (
+            "zzz",
+            "There is no tool 'zzz', so nothing was done. The tools are: api__get, fs__read, web__get. "
+            "Call one of them.",
+        ),
+        (
+            "",
+            "There is no tool '', so nothing was done. The tools are: api__get, fs__read, web__get. Call one of them.",
+        ),
     ],
 )
 def test_unknown_name_is_answered_with_those_that_may_be_meant(written: str, text: str) -> None:
-    assert prepare([READ, tool("web", "get")], written) == RefusedCall(None, text)
+    assert prepare([READ, tool("web", "get"), tool("api", "get")], written) == RefusedCall(None, text)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "fs__read",
+        "read",
+        "Read",
+        "functions.fs__read",
+        "functions.read:0",
+        "fs__read:12",
+        "fs.read",
+        "FS-Read",
+        "`read`",
+        "fs__read<|channel|>commentary",
+        "default_api.fs__read",
+        " fs__read\n",
+    ],
+)
+def test_a_name_that_can_mean_only_one_tool_runs_that_tool(written: str) -> None:
+    prepared = prepare([READ, tool("web", "get")], written, '{"path": "a"}')
+
+    assert prepared == PreparedCall(READ, {"path": "a"})
 
 
 def test_unknown_name_without_any_tools_is_answered_too() -> None:
