@@ -1,139 +1,46 @@
-"""What the servers of a run may do: rule files, presets and the workspace made into one policy.
-
-Tools as the model may know them: without the secrets that their server may have put into them.
-
-What a run needs before its first round: the servers open, the model in memory, and room for the task.
-"""
+"""What a run needs before its first round: a slot, its servers, the model in memory, and room for the task."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
 import anyio
 
-from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
+from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Conversation
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.tools import ToolSet
-from lmstudio_bridge.errors import ContextOverflowError, LLMTimeoutError
-from lmstudio_bridge.events import Emit, ModelChosen, Noticed, Warned
+from lmstudio_bridge.errors import BridgeError, ContextOverflowError, LLMTimeoutError
+from lmstudio_bridge.events import Emit, ModelChosen, Noticed, RunContinued, RunStarted, Warned
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelChoice
 from lmstudio_bridge.lmstudio.queue import ModelTurns, SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
-from lmstudio_bridge.messages import Message, Notice, ServerConfig, ServerTool
-from lmstudio_bridge.runs.server_selection import Needs, RunServers, ToolSimilarity, tools_room
+from lmstudio_bridge.messages import Message, Notice, ServerTool
+from lmstudio_bridge.runs.server_selection import NamedServers, Needs, RunServers, ToolSimilarity, tools_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
-from lmstudio_bridge.security.access import Policy, Rule, preset_rules
 from lmstudio_bridge.security.redact import Redactor
-from lmstudio_bridge.security.rule_files import load_rules
-from lmstudio_bridge.security.workspace import make_workspace
-from lmstudio_bridge.settings import Settings, Surroundings
+from lmstudio_bridge.settings import Settings
 
-_LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python", "--cwd", "-C", "--with-editable"})
-"""Options of uv, npm and node whose folder is where a program is, not where it works."""
+SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
+MAX_QUEUED = 100  # runs; nobody waits for more
+_CROWDED = 0.5  # share of the context that tools and task may take before we warn
+_HOPELESS = 1.2  # more than all of it, because four characters per token is an estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Permissions:
-    """The policy of runs with certain servers, and where its rules come from."""
+class Plan:
+    """What a run is about to do; `added` are the messages that come first in the conversation."""
 
-    policy: Policy
-    paths: tuple[Path, ...]
-    warnings: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """What applies, for a reader."""
-        where = " and ".join(map(str, self.paths)) or "no file"
-        shown = [rule for rule in self.policy.rules.rules if _is_of(rule, self.paths)]
-        listed = [f"{rule.verb} {rule.pattern}" for rule in shown]
-        return [f"rules: {'; '.join(listed) or 'none'} (from {where})", f"workspace: {self.policy.workspace}"]
-
-
-def read_permissions(
-    configs: Iterable[ServerConfig], *, project: Path, environ: Mapping[str, str], policy: Policy | None = None
-) -> Permissions:
-    """What runs with these servers may do; `policy` says what else is decided, such as the access.
-
-    Raises:
-        SettingsError: A rule file cannot be used.
-    """
-    servers = list(configs)
-    files = load_rules(project=project, environ=environ)
-    folders = [*_launch_folder(project), *files.rules.folders]
-    for config in servers:
-        folders += _folders_of(config, project=project)
-    made = replace(
-        policy or Policy(),
-        rules=files.rules + preset_rules(servers),
-        workspace=make_workspace(folders, home=Surroundings(project, environ).home),
-        local={config.name: config.cwd or project for config in servers if _is_here(config)},
-    )
-    return Permissions(made, files.paths, files.warnings)
-
-
-def _is_of(rule: Rule, paths: Iterable[Path]) -> bool:
-    return rule.source in map(str, paths)
-
-
-def _launch_folder(project: Path) -> list[Path]:
-    """The project; but where a program is started from nowhere in particular, all would be its workspace."""
-    real = project.resolve()
-    return [] if real == real.parent else [project]
-
-
-def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
-    """The folders that the user gave to a server; what a project's file gives to its servers widens nothing."""
-    if config.scope == "project" or config.transport != "stdio":
-        return
-    if config.cwd is not None:
-        yield config.cwd
-    before = ""
-    for argument in config.args:
-        option, _, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
-        before = argument
-        if not value or option in _LAUNCHER_OPTIONS:
-            continue
-        folder = (config.cwd or project) / value
-        try:
-            if (os.sep in value or value.startswith(".")) and folder.is_dir():
-                yield folder
-        except OSError:  # too long for a name, or not for our eyes
-            continue
-
-
-def _is_here(config: ServerConfig) -> bool:
-    """Whether the server's paths are on this machine."""
-    if config.transport == "stdio":
-        return True
-    host = (urlsplit(config.url).hostname or "").rstrip(".")
-    try:
-        address = ipaddress.ip_address(_plain_address(host))
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    inner = getattr(address, "ipv4_mapped", None) or address
-    return inner.is_loopback or inner.is_unspecified  # 0.0.0.0 leads here too
-
-
-def _plain_address(host: str) -> str:
-    """An address in its usual form: 127.1 and 2130706433 are 127.0.0.1."""
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return host
-
-
-_CROWDED = 0.5  # share of the context that tools and task may take before we warn
-_HOPELESS = 1.2  # more than all of it, as far as four characters make a token
-SMALL_CONTEXT = 8_192  # tokens; below, tools and a few results fill it
+    start: RunStarted | RunContinued
+    servers: NamedServers
+    model: str | None
+    conversation: Conversation
+    added: tuple[Message, ...]
+    needs: Needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +53,15 @@ class Prepared:
     tools: Lease
     servers: RunServers
 
+    @property
+    def tool_chars(self) -> int | None:
+        """How many characters the offered tools may take; None if the context length is not known."""
+        context = self.model.choice.context_length
+        return None if context is None else tools_room(context)
+
 
 class Preparer:
-    """Prepares runs; they share its model loads, its turns between models and its slots."""
+    """Prepares runs; they share its queue, its model loads, its turns between models and its slots."""
 
     def __init__(
         self,
@@ -161,56 +74,60 @@ class Preparer:
     ) -> None:
         self._client = client
         self._pool = pool
-        self._redactor = redactor
+        self._settings = settings
         self._tool_cache = tool_cache
+        self._redactor = redactor
+        self._queue = RunQueue(settings.max_runs)
         self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
-        self._context_length = settings.context_length
-        self._room = tools_room(settings.context_length)  # of most models; a run's own is not known yet
         self._turns = ModelTurns()
-        self._parallel = settings.parallel
-        self._calls = settings.calls
-        self._watch_interval = settings.watch_interval
 
     async def prepare(
-        self,
-        configs: list[ServerConfig],
-        model_name: str | None,
-        tell: Emit,
-        held: AsyncExitStack,
-        *,
-        offers: Callable[[ServerTool], bool],
-        needs: Needs,
+        self, plan: Plan, *, offers: Callable[[ServerTool], bool], seconds: float, tell: Emit, held: AsyncExitStack
     ) -> Prepared:
-        """Get the model into memory while the servers start; what makes the run impossible is raised at once.
+        """Wait for a slot, then start the servers and get the model into memory at the same time.
 
-        What must be kept for the whole run is entered into `held`. `offers` says which tools the model
-        gets to know of, `needs` how the servers are chosen, and the tools if there are too many.
+        `offers` says which tools the model may know about, `seconds` is the time for all of it. What the run keeps
+        until its end is entered into `held`.
+
+        Raises:
+            LLMTimeoutError: The time is up.
+            ContextOverflowError: The tools and the task do not fit into the context.
+            BridgeError: The queue is full; or no server or no model can be used.
         """
-        lease = held.enter_context(self._pool.lease())
-        servers = RunServers(
-            configs,
-            lease=lease,
-            tool_cache=self._tool_cache,
-            tell=tell,
-            redactor=self._redactor,
-            offers=offers,
-        )
-        if needs.chooses and len(configs) > 1:
-            await servers.choose(needs, max_chars=self._room, similarity=self._similarity)
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(servers.open)
-                model, strategy = await self._pin_model(model_name, tell, held)
-        except BaseExceptionGroup as errors:
-            raise _first_leaf(errors) from None  # the group only wraps what went wrong
-        tool_set = ToolSet(servers.tools())
-        if len(tool_set.tools) > MAX_TOOLS_WEAK:
-            tool_set.note_similar(await self._similarity.compare(needs.task, servers.tools()))
-        return Prepared(model, strategy, tool_set, lease, servers)
 
-    async def _pin_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[ModelSession, Strategy]:
-        """The model to use, in memory as far as we can bring that about, and everything to know about it told."""
+        async def on_wait(text: str) -> None:
+            await tell(Noticed(Notice("queue", text)))
+
+        async with _time_limit(seconds):
+            await held.enter_async_context(self._queue.slot(on_wait=on_wait))
+            lease = held.enter_context(self._pool.lease())
+            servers = RunServers(
+                plan.servers.configs,
+                lease=lease,
+                tool_cache=self._tool_cache,
+                tell=tell,
+                redactor=self._redactor,
+                offers=offers,
+            )
+            if plan.needs.chooses and len(plan.servers.configs) > 1:
+                room = tools_room(self._settings.context_length)  # of most models; the run's own is not known yet
+                await servers.choose(plan.needs, max_chars=room, similarity=self._similarity)
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(servers.open)
+                    model, strategy = await self._prepare_model(plan.model, tell, held)
+            except BaseExceptionGroup as errors:
+                raise _first_leaf(errors) from None  # the group only wraps what went wrong
+            tool_set = ToolSet(servers.tools())
+            if len(tool_set.tools) > MAX_TOOLS_WEAK:
+                tool_set.note_similar(await self._similarity.compare(plan.needs.task, servers.tools()))
+        prepared = Prepared(model, strategy, tool_set, lease, servers)
+        await _check_room(prepared, plan.added, tell)
+        return prepared
+
+    async def _prepare_model(self, name: str | None, tell: Emit, held: AsyncExitStack) -> tuple[ModelSession, Strategy]:
+        """The model to use, loaded if possible; everything that the user should know about it is told."""
 
         async def on_notice(notice: Notice) -> None:
             await tell(Noticed(notice))
@@ -229,35 +146,73 @@ class Preparer:
             self._client,
             choice,
             slots=self._slots,
-            context_length=self._context_length,
-            parallel=self._parallel,
-            watch_interval=self._watch_interval,
+            context_length=self._settings.context_length,
+            parallel=self._settings.parallel,
+            watch_interval=self._settings.watch_interval,
         )
         choice = await model.prepare(on_notice=on_notice)
         await tell(ModelChosen(choice.name, choice.info.loaded, choice.context_length))
         for warning in _warnings(choice):
             await tell(Warned(warning))
         strategy = choose_strategy(
-            choice.info.key, trained_for_tool_use=choice.info.trained_for_tool_use, calls=self._calls
+            choice.info.key, trained_for_tool_use=choice.info.trained_for_tool_use, calls=self._settings.calls
         )
         await on_notice(Notice("strategy", f"{choice.name}: {strategy.calls} tool calls, because {strategy.reason}"))
         return model, strategy
 
 
-async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit, *, tool_chars: int | None) -> None:
-    """Say before any work starts that the tools and the task take too much of the context.
+class RunQueue:
+    """The queue of one process: `max_running` at once, `max_queued` waiting, the rest refused."""
 
-    `tool_chars` is the room for the tools that are offered, of which there may be fewer than there are.
+    def __init__(self, max_running: int, *, max_queued: int = MAX_QUEUED) -> None:
+        self._max_running = max_running
+        self._max_queued = max_queued
+        self._queued = 0
+        self._slots = anyio.Semaphore(max_running)  # first come, first served
+
+    @asynccontextmanager
+    async def slot(self, *, on_wait: Callable[[str], Awaitable[None]]) -> AsyncIterator[None]:
+        """A slot for the duration of the block; `on_wait` is told once if none is free.
+
+        Raises:
+            BridgeError: The queue is full.
+        """
+        try:
+            self._slots.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._wait(on_wait)
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _wait(self, on_wait: Callable[[str], Awaitable[None]]) -> None:
+        running = f"{self._max_running} runs are" if self._max_running > 1 else "1 run is"
+        if self._queued >= self._max_queued:
+            raise BridgeError(
+                f"{running} already in progress and {self._queued} are queued, so this one was not started.",
+                remedy="Try again when some have finished. LMSTUDIO_BRIDGE_MAX_RUNS sets how many may run at once.",
+            )
+        before = f", {self._queued} queued before this one" if self._queued else ""
+        self._queued += 1
+        try:
+            await on_wait(f"Queued: {running} already in progress{before}")
+            await self._slots.acquire()
+        finally:
+            self._queued -= 1
+
+
+async def _check_room(prepared: Prepared, added: Sequence[Message], tell: Emit) -> None:
+    """Warn if the tools and the first messages take much of the context.
 
     Raises:
         ContextOverflowError: They cannot fit at all.
     """
     choice = prepared.model.choice
-    if choice.context_length is None:
+    if choice.context_length is None or prepared.tool_chars is None:
         return
-    tools_chars = prepared.tool_set.chars
-    offered = min(tools_chars, tool_chars) if tool_chars else tools_chars
-    needed = (offered + sum(len(message.text) for message in opening)) // CHARS_PER_TOKEN
+    offered = min(prepared.tool_set.chars, prepared.tool_chars)
+    needed = (offered + sum(len(message.text) for message in added)) // CHARS_PER_TOKEN
     count = len(prepared.tool_set.tools)
     tools = f"The task and {count} tools take about {needed:,} of the {choice.context_length:,} tokens"
     remedy = "Reload the model in LM Studio with a larger context length, or name fewer MCP servers."
@@ -274,11 +229,11 @@ async def check_room(prepared: Prepared, opening: Sequence[Message], tell: Emit,
 
 
 @asynccontextmanager
-async def time_to_begin(seconds: float) -> AsyncIterator[None]:
-    """At most so many seconds until the first round.
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """At most so many seconds for the block.
 
     Raises:
-        LLMTimeoutError: They are up.
+        LLMTimeoutError: The time is up.
     """
     try:
         async with asyncio.timeout(seconds) as limit:
@@ -293,7 +248,7 @@ async def time_to_begin(seconds: float) -> AsyncIterator[None]:
 
 
 def _warnings(choice: ModelChoice) -> list[str]:
-    """What the user should know about the model before it starts to work."""
+    """What the user should know about the model before the run starts."""
     found: list[str] = []
     if choice.info.trained_for_tool_use is False:
         found.append(f"{choice.name} is not trained for tool use; a model that is will do better.")

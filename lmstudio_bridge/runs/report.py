@@ -37,8 +37,8 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import OpenServer
 from lmstudio_bridge.messages import UserMessage
 from lmstudio_bridge.runs.journal import Keep
-from lmstudio_bridge.runs.preparation import Permissions
 from lmstudio_bridge.runs.resume import StoredRun, read_run
+from lmstudio_bridge.security.permissions import Permissions
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim

@@ -1,11 +1,6 @@
-"""Which servers a task needs, judged by the tools that they had when they were last started. Pure.
+"""Which of the configured MCP servers a run works with: found, chosen for the task, and started now or later.
 
-How close tools are to a task in meaning, where LM Studio has an embedding model in memory.
-
-It only helps to rank, so nothing that goes wrong here is worth a word to anybody. A tool's vector is kept on
-disk, by a digest of the tool's words; the task's is not.
-
-The MCP servers of one run: chosen for its task, opened at its beginning, and later those that are needed yet.
+The choice is made by the tools that the servers listed when they were last started.
 """
 
 from __future__ import annotations
@@ -30,14 +25,24 @@ from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.tool_ranking import FITS, Index
 from lmstudio_bridge.agent.tools import UnstartedServers, make_tool
-from lmstudio_bridge.errors import DownstreamError, LLMError, ServerStartError, listed
+from lmstudio_bridge.errors import (
+    DownstreamError,
+    LLMError,
+    ServerNotConfiguredError,
+    ServerNotTrustedError,
+    ServerStartError,
+    listed,
+)
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.lmstudio.client import LLMClient
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
 from lmstudio_bridge.runs.tool_cache import ToolCache, shown_tools
 from lmstudio_bridge.security.redact import Redactor
+
+logger = logging.getLogger(__name__)
 
 CLOSEST = 3  # tools that count as fitting because of what they mean
 _READ = 1_024  # characters of a description, as many as the model reads
@@ -52,10 +57,66 @@ USED = "it was used before"
 NAMED = "the task names it"
 CANNOT_TELL = "nothing in the task tells which server it needs"
 
+_TOOLS_SHARE = 4  # the tools may take a quarter of the context
+MAX_VECTORS = 500  # of one model that are kept; those not used for longest go first
+MAX_BYTES = 16 * 1024 * 1024  # of one file: enough for vectors of 6,000 numbers
+_MAX_AGE = 2.0  # seconds for which the list of models is believed: a model that has gone would be loaded again
+_TIME = 3.0  # seconds; loaded embedding models need a tenth of it
+_MAX_TEXT = 1_000  # characters of a tool or a task; models cut longer ones without a word
+_PREFIXES = {"nomic": ("search_query: ", "search_document: ")}  # what these models were trained with
+
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedServers:
+    """The servers that a run may use; those that it asked for and may not; and warnings about the files."""
+
+    configs: list[ServerConfig]
+    refused: list[DownstreamError]
+    warnings: list[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the usable servers."""
+        return tuple(config.name for config in self.configs)
+
+
+def find_servers(catalog: ServerCatalog, names: tuple[str, ...] | None) -> NamedServers:
+    """The servers with these names, or all that may be used.
+
+    Raises:
+        DownstreamError: None of them can be used.
+    """
+    configs: list[ServerConfig] = []
+    refused: list[DownstreamError] = []
+    for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
+        try:
+            configs.append(catalog.require(name))
+        except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
+            refused.append(exc)
+    if not configs:
+        raise _joined(refused, "used") if refused else _nothing_configured(catalog)
+    about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]
+    return NamedServers(configs, refused, [*catalog.warnings, *about])
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run needs servers and tools for.
+
+    If it `chooses`, only the servers that the task needs are started, and those that a continued run `used` before.
+    """
+
+    task: str
+    chooses: bool
+    used: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class ServerChoice:
-    """`started` says of each server to start why, the best first; `left` are the others."""
+    """`started` maps each server to start to the reason, the best first; `left` are the others."""
 
     started: Mapping[str, str]
     left: tuple[str, ...]
@@ -69,13 +130,13 @@ def choose_servers(
     used: Collection[str] = (),
     similar: Mapping[tuple[str, str], float] | None = None,
 ) -> ServerChoice:
-    """The servers to start for a task: at least one, and all of them if the task tells nothing.
+    """The servers to start for a task: at least one, and all of them if nothing in the task tells them apart.
 
-    `known` has the tools of each server, None where they are not known: then it is started. So are those that
-    the task names, by their own name or a tool's, and those `used` before. The others are checked best
-    first, as long as one of their tools fits about as well as the best of all, until the fitting tools
-    fill the room of `max_chars`. `similar` says of tools, by server and name, how close they are to the task
-    in meaning: the closest count as fitting as well.
+    `known` maps each server to its tools, or to None if they are not known: such a server is started. So are
+    servers that the task names, by their own name or a tool's, and those `used` before. Others follow, best first,
+    if one of their tools fits about as well as the best of all, until the fitting tools have `max_chars`
+    characters. `similar` maps tools, by server and name, to how close they are to the task in meaning; the
+    closest also count as fitting.
     """
     work = SchemaWork()
     tools = [tool for each in known.values() for tool in each or ()]
@@ -108,59 +169,118 @@ def choose_servers(
     return ServerChoice(started, tuple(name for name in known if name not in started))
 
 
-def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
-    """The tools that are closest to the task in meaning, if that is known."""
-    scores = [similar.get((tool.server, tool.name), 0.0) for tool in tools]
-    ranked = sorted(range(len(tools)), key=lambda number: -scores[number])
-    return [number for number in ranked[:CLOSEST] if scores[number] > 0]
+def tools_room(context_length: int) -> int:
+    """How many characters the tools may take of a context with this many tokens."""
+    return context_length * CHARS_PER_TOKEN // _TOOLS_SHARE
 
 
-def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Collection[str]) -> str:
-    """Why this server is started whatever else fits; "" if it is not."""
-    if tools is None:
-        return UNKNOWN
-    if name in used:
-        return USED
-    # One-word names of tools (search, fetch) are ordinary words: those count as such.
-    names = [name, *(tool.name for tool in tools if re.search(r"\w[_-]\w", tool.name))]
-    return NAMED if any(_stands_in(task, each) for each in names) else ""
+class RunServers:
+    """The servers that one run may use; `offers` says which of their tools the model may know about."""
 
+    def __init__(
+        self,
+        configs: Sequence[ServerConfig],
+        *,
+        lease: Lease,
+        tool_cache: ToolCache,
+        tell: Emit,
+        redactor: Redactor,
+        offers: Callable[[ServerTool], bool],
+    ) -> None:
+        self._configs = {config.name: config for config in configs}
+        self._lease = lease
+        self._tool_cache = tool_cache
+        self._tell = tell
+        self._redactor = redactor
+        self._offers = offers
+        self._left: dict[str, tuple[ServerTool, ...]] = {}
+        self._opened: dict[str, tuple[ServerTool, ...]] = {}
+        self._failed: list[DownstreamError] = []
 
-def _stands_in(task: str, name: str) -> bool:
-    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", task, re.IGNORECASE) is not None
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The open servers, in the order of the configuration."""
+        return tuple(name for name in self._configs if name in self._opened)
 
+    def tools(self) -> tuple[ServerTool, ...]:
+        """The tools of the open servers that the model may know about."""
+        return tuple(tool for name in self.names for tool in self._opened[name])
 
-def _with_kinds(task: str) -> str:
-    """The task, and for each address and path in it what it is: tools say «url» and «file», people write them."""
-    kinds = set()
-    for word in task.split():
-        plain = word.strip("\"'`()[]{}<>«»,;:!?.")
-        if _ADDRESS.match(plain):
-            kinds.add("url")
-        elif len(plain) <= _LONGEST and _PATH.fullmatch(plain):
-            kinds.add("file")
-    return " ".join((task, *sorted(kinds)))
+    def unstarted(self) -> UnstartedServers | None:
+        """The servers that were not started, to be found and started later; None if there are none."""
+        return UnstartedServers(self._left, start=self._start_later) if self._left else None
 
+    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
+        """Decide which servers the task does not need; `open` does not start those.
 
-def _names(tools: Iterable[ServerTool]) -> str:
-    """Names for a reader; a server chooses them."""
-    return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
+        Servers are chosen until their fitting tools have `max_chars` characters.
+        """
+        known = {name: self._known_tools(config) for name, config in self._configs.items()}
+        tools = [tool for each in known.values() for tool in each or ()]
+        choice = choose_servers(
+            needs.task,
+            known,
+            max_chars=max_chars,
+            used=needs.used,
+            similar=await similarity.compare(needs.task, tools),
+        )
+        self._left = {name: known[name] or () for name in choice.left}
+        await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))
 
+    async def open(self) -> None:
+        """Start all that were chosen; if none of them starts, the others too.
 
-logger = logging.getLogger(__name__)
+        Raises:
+            DownstreamError: None could be started.
+        """
+        await self._open_all(name for name in self._configs if name not in self._left)
+        if not self._opened and self._left:
+            left, self._left = self._left, {}
+            await self._open_all(left)
+        if not self._opened:
+            error = _joined(self._failed, "started")
+            raise error from (None if error in self._failed else self._failed[-1])
 
-MAX_VECTORS = 500  # of one model that are kept; those not used for longest go first
-MAX_BYTES = 16 * 1024 * 1024  # of one file: enough for vectors of 6,000 numbers
-_MAX_AGE = 2.0  # seconds for which the list of models is believed: a model that has gone would be loaded again
-_TIME = 3.0  # seconds; loaded embedding models need a tenth of it
-_MAX_TEXT = 1_000  # characters of a tool or a task; models cut longer ones without a word
-_PREFIXES = {"nomic": ("search_query: ", "search_document: ")}  # what these models were trained with
+    async def _open_all(self, names: Iterable[str]) -> None:
+        async with anyio.create_task_group() as group:
+            for name in names:
+                group.start_soon(self._open, self._configs[name])
 
-Vector = tuple[float, ...]
+    async def _open(self, config: ServerConfig) -> None:
+        try:
+            checked = self._tool_cache.check(config, await self._lease.open_server(config, on_wait=self._on_wait))
+        except DownstreamError as exc:
+            self._failed.append(exc)
+            await self._tell(ServerFailed(config.name, exc.explain()))
+            return
+        shown = shown_tools(checked.tools, self._redactor)
+        self._opened[config.name] = tuple(filter(self._offers, shown.tools))
+        await self._tell(ServerReady(config.name, len(checked.tools)))
+        secret = shown.left_out
+        told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
+        for warning in (*checked.warnings, *told):
+            await self._tell(Warned(warning))
+
+    async def _on_wait(self, text: str) -> None:
+        await self._tell(Noticed(Notice("queue", text)))
+
+    async def _start_later(self, name: str) -> tuple[ServerTool, ...]:
+        await self._open(self._configs[name])
+        if name not in self._opened:
+            raise next(error for error in reversed(self._failed) if error.server == name)
+        return self._opened[name]
+
+    def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
+        tools = self._tool_cache.known_tools(config)
+        return None if tools is None else tuple(filter(self._offers, shown_tools(tools, self._redactor).tools))
 
 
 class ToolSimilarity:
-    """Compares tasks with tools by LM Studio's embeddings; the vectors are kept in `folder`."""
+    """Compares tasks with tools by embeddings, if LM Studio has an embedding model in memory.
+
+    It only improves a ranking, so failures are only logged at debug level. The vectors of tools are kept in `folder`,
+    by a digest of the tool's text; those of tasks are not kept.
+    """
 
     def __init__(self, client: LLMClient, *, folder: Path, seconds: float = _TIME) -> None:
         self._client = client
@@ -169,7 +289,7 @@ class ToolSimilarity:
         self._kept: dict[str, dict[str, Vector]] = {}  # by model
 
     async def compare(self, task: str, tools: Sequence[ServerTool]) -> Mapping[tuple[str, str], float]:
-        """The cosine of the task with each tool, by server and name; nothing where that cannot be had."""
+        """The cosine of the task with each tool, by server and name; empty where it cannot be computed."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._compare(task, tools)
@@ -194,7 +314,7 @@ class ToolSimilarity:
         return {key: _cosine(wanted, used[digest]) for key in texts if (digest := _digest(texts[key])) in used}
 
     async def _model(self) -> str | None:
-        """An embedding model that is in memory; a request for another would load it, and may evict the chat model."""
+        """An embedding model that is in memory: a request for another would load it, and might evict the chat model."""
         for age in (None, _MAX_AGE):
             catalog = await self._client.validator.catalog(max_age=age)
             loaded = [model.key for model in catalog.models if model.kind == "embedding" and model.loaded]
@@ -265,136 +385,67 @@ def _decode(text: str) -> Vector:
     """The vector that `_encode` wrote.
 
     Raises:
-        ValueError: It wrote no such text.
+        ValueError: The text is not such a vector.
     """
     data = b64decode(text, validate=True)
     return _unit(unpack(f"<{len(data) // 4}f", data[: len(data) // 4 * 4]))
 
 
-_TOOLS_SHARE = 4  # the tools may take a quarter of the context
+def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:
+    """The tools that are closest to the task in meaning, if that is known."""
+    scores = [similar.get((tool.server, tool.name), 0.0) for tool in tools]
+    ranked = sorted(range(len(tools)), key=lambda number: -scores[number])
+    return [number for number in ranked[:CLOSEST] if scores[number] > 0]
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a run needs servers and tools for.
-
-    If it `chooses`, only those servers are started that the task needs, and the `used` ones: those that the run
-    had before, where it goes on.
-    """
-
-    task: str
-    chooses: bool
-    used: frozenset[str] = frozenset()
+def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Collection[str]) -> str:
+    """Why this server is started in any case; "" if it is not."""
+    if tools is None:
+        return UNKNOWN
+    if name in used:
+        return USED
+    # One-word names of tools (search, fetch) are ordinary words: those count as such.
+    names = [name, *(tool.name for tool in tools if re.search(r"\w[_-]\w", tool.name))]
+    return NAMED if any(_stands_in(task, each) for each in names) else ""
 
 
-def tools_room(context_length: int) -> int:
-    """How many characters the tools may take of a context of so many tokens."""
-    return context_length * CHARS_PER_TOKEN // _TOOLS_SHARE
+def _stands_in(task: str, name: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", task, re.IGNORECASE) is not None
 
 
-class RunServers:
-    """The servers that one run may use. `offers` says which of their tools the model gets to know of."""
-
-    def __init__(
-        self,
-        configs: Sequence[ServerConfig],
-        *,
-        lease: Lease,
-        tool_cache: ToolCache,
-        tell: Emit,
-        redactor: Redactor,
-        offers: Callable[[ServerTool], bool],
-    ) -> None:
-        self._configs = {config.name: config for config in configs}
-        self._lease = lease
-        self._tool_cache = tool_cache
-        self._tell = tell
-        self._redactor = redactor
-        self._offers = offers
-        self._left: dict[str, tuple[ServerTool, ...]] = {}
-        self._opened: dict[str, tuple[ServerTool, ...]] = {}
-        self._failed: list[DownstreamError] = []
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The servers that are open, in the order in which they are configured."""
-        return tuple(name for name in self._configs if name in self._opened)
-
-    def tools(self) -> tuple[ServerTool, ...]:
-        """The tools of the open servers, as far as the model may know of them."""
-        return tuple(tool for name in self.names for tool in self._opened[name])
-
-    def unstarted(self) -> UnstartedServers | None:
-        """The servers that were left unopened, to be found and opened later."""
-        return UnstartedServers(self._left, start=self._start_later) if self._left else None
-
-    async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
-        """Leave unopened what the task does not need, as far as that can be told.
-
-        Servers are chosen until the tools that fit have `max_chars` characters.
-        """
-        known = {name: self._known_tools(config) for name, config in self._configs.items()}
-        tools = [tool for each in known.values() for tool in each or ()]
-        choice = choose_servers(
-            needs.task,
-            known,
-            max_chars=max_chars,
-            used=needs.used,
-            similar=await similarity.compare(needs.task, tools),
-        )
-        self._left = {name: known[name] or () for name in choice.left}
-        await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))
-
-    async def open(self) -> None:
-        """Open all that were not left; if none of them can be, the others too.
-
-        Raises:
-            DownstreamError: None can be opened.
-        """
-        await self._open_all(name for name in self._configs if name not in self._left)
-        if not self._opened and self._left:
-            left, self._left = self._left, {}
-            await self._open_all(left)
-        if not self._opened:
-            error = _none_left(self._failed)
-            raise error from (None if error in self._failed else self._failed[-1])
-
-    async def _open_all(self, names: Iterable[str]) -> None:
-        async with anyio.create_task_group() as group:
-            for name in names:
-                group.start_soon(self._open, self._configs[name])
-
-    async def _open(self, config: ServerConfig) -> None:
-        try:
-            checked = self._tool_cache.check(config, await self._lease.open_server(config, on_wait=self._on_wait))
-        except DownstreamError as exc:
-            self._failed.append(exc)
-            await self._tell(ServerFailed(config.name, exc.explain()))
-            return
-        shown = shown_tools(checked.tools, self._redactor)
-        self._opened[config.name] = tuple(filter(self._offers, shown.tools))
-        await self._tell(ServerReady(config.name, len(checked.tools)))
-        secret = shown.left_out
-        told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
-        for warning in (*checked.warnings, *told):
-            await self._tell(Warned(warning))
-
-    async def _on_wait(self, text: str) -> None:
-        await self._tell(Noticed(Notice("queue", text)))
-
-    async def _start_later(self, name: str) -> tuple[ServerTool, ...]:
-        await self._open(self._configs[name])
-        if name not in self._opened:
-            raise next(error for error in reversed(self._failed) if error.server == name)
-        return self._opened[name]
-
-    def _known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
-        tools = self._tool_cache.known_tools(config)
-        return None if tools is None else tuple(filter(self._offers, shown_tools(tools, self._redactor).tools))
+def _with_kinds(task: str) -> str:
+    """The task, with "url" or "file" added if it holds an address or a path: descriptions of tools use those words."""
+    kinds = set()
+    for word in task.split():
+        plain = word.strip("\"'`()[]{}<>\u00ab\u00bb,;:!?.")
+        if _ADDRESS.match(plain):
+            kinds.add("url")
+        elif len(plain) <= _LONGEST and _PATH.fullmatch(plain):
+            kinds.add("file")
+    return " ".join((task, *sorted(kinds)))
 
 
-def _none_left(failed: Sequence[DownstreamError]) -> DownstreamError:
-    if len(failed) == 1:
-        return failed[0]
-    reasons = listed([f"- {error.explain()}" for error in failed], between="\n")
-    return ServerStartError(f"None of the MCP servers could be started:\n{reasons}", server=failed[0].server)
+def _names(tools: Iterable[ServerTool]) -> str:
+    """Names for a reader; a server chooses them."""
+    return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
+
+
+def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
+    looked = ", ".join(map(str, catalog.paths)) or f".mcp.json in {catalog.project} and above it"
+    skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
+    return ServerNotConfiguredError(
+        f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
+        server="",
+        remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
+        "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "
+        "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
+    )
+
+
+def _joined(errors: Sequence[DownstreamError], done: str) -> DownstreamError:
+    """One error for several; `done` is what could not be done with any server."""
+    if len(errors) == 1:
+        return errors[0]
+    reasons = listed([f"- {error.explain()}" for error in errors], between="\n")
+    kind = ServerStartError if done == "started" else DownstreamError
+    return kind(f"None of the MCP servers could be {done}:\n{reasons}", server=errors[0].server)

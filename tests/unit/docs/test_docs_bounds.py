@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import arguments, schemas
+from lmstudio_bridge.agent import arguments, result_store, schemas
 from lmstudio_bridge.agent import conversation as results
-from lmstudio_bridge.agent import result_store as shelf
 from lmstudio_bridge.agent import structured_output as validation
 from lmstudio_bridge.agent import tool_executor as calls
 from lmstudio_bridge.agent import tools as toolbox
@@ -21,8 +20,7 @@ from lmstudio_bridge.mcp_client import connection as connections
 from lmstudio_bridge.mcp_client import http as transports
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
-from lmstudio_bridge.runs import autonomous, journal, request
-from lmstudio_bridge.runs import autonomous as places
+from lmstudio_bridge.runs import autonomous, journal, preparation, request
 from lmstudio_bridge.runs import server_selection as similarity
 from lmstudio_bridge.runs import tool_cache as catalogues
 from lmstudio_bridge.security import rule_files
@@ -38,7 +36,7 @@ BOUNDS: dict[str, str] = {
     "model requests": f"{request.DEFAULT_MAX_ROUNDS}",
     "run time": f"{SETTINGS.run_timeout:,.0f} s",
     "concurrent runs": f"{SETTINGS.max_runs}",
-    "queued runs": f"{places.MAX_QUEUED}",
+    "queued runs": f"{preparation.MAX_QUEUED}",
     "nested bridges": f"{SETTINGS.depth}",
     "tool calls per turn": f"{calls.MAX_CALLS}",
     "task or instructions": f"{request.MAX_TASK:,} characters",
@@ -67,7 +65,7 @@ BOUNDS: dict[str, str] = {
     "blocks per result": f"{content.MAX_BLOCKS:,}",
     "images per result": f"{content.MAX_IMAGES}",
     "text shown to the model per result": f"{results.MAX_CHARS:,} characters, at most a quarter of the context",
-    "result store": f"{shelf.MAX_KEPT // MI} Mi characters a run",
+    "result store": f"{result_store.MAX_KEPT // MI} Mi characters a run",
     "tools per server": f"{content.MAX_TOOLS:,}",
     "pages per tool list": f"{connections.MAX_PAGES}",
     "tool name": f"{content.MAX_NAME} characters",

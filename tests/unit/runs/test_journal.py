@@ -62,7 +62,7 @@ from lmstudio_bridge.messages import (
     Usage,
     UserMessage,
 )
-from lmstudio_bridge.runs.autonomous import Record
+from lmstudio_bridge.runs.autonomous import RunRecorder
 from lmstudio_bridge.runs.journal import journal_path, open_journal, read_events, rebuild_outcome
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
@@ -142,14 +142,14 @@ async def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:
     secret = 'hun"ter22é'
     end = RunFinished("cancelled", "", "", 1.0)
     with open_journal(tmp_path, "r1") as journal:
-        record = Record(journal, None, redactor=Redactor([secret, "cancelled"]))
-        await record.tell(Warned(f"bad key {secret}"))
-        await record.tell(CallStarted(1, "c1", "fs", "login", json.dumps({"password": secret})))
-        await record.tell(
+        run_recorder = RunRecorder(journal, None, redactor=Redactor([secret, "cancelled"]))
+        await run_recorder.tell(Warned(f"bad key {secret}"))
+        await run_recorder.tell(CallStarted(1, "c1", "fs", "login", json.dumps({"password": secret})))
+        await run_recorder.tell(
             MessageAdded(AssistantMessage(secret, (ToolCall("c1", "fs__login", json.dumps({"p": secret})),)))
         )
-        await record.tell(RunStarted("r1", "task", (secret,), 5, ""))
-        await record.tell(end)
+        await run_recorder.tell(RunStarted("r1", "task", (secret,), 5, ""))
+        await run_recorder.tell(end)
 
     assert b"hun" not in journal.path.read_bytes()
     assert read_events(journal.path) == [

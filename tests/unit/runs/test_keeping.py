@@ -25,7 +25,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import AssistantMessage, Image, SystemMessage, ToolCall, ToolMessage, Usage, UserMessage
-from lmstudio_bridge.runs.autonomous import Record
+from lmstudio_bridge.runs.autonomous import RunRecorder
 from lmstudio_bridge.runs.journal import (
     PAUSE,
     JournalPruner,
@@ -138,14 +138,14 @@ async def test_full_disk_is_told_once_to_who_waits_and_in_the_outcome(tmp_path: 
     recorder = Recorder()
 
     with open_journal(tmp_path, "r1") as journal:
-        record = Record(journal, recorder.emit, redactor=Redactor())
-        await record.tell(START)
-        await record.tell(Warned("careful"))
-        await record.tell(END)
+        run_recorder = RunRecorder(journal, recorder.emit, redactor=Redactor())
+        await run_recorder.tell(START)
+        await run_recorder.tell(Warned("careful"))
+        await run_recorder.tell(END)
 
     [cut] = [event for event in recorder.events if isinstance(event, JournalCut)]
     assert "No space left on device" in cut.reason
-    assert record.tally.outcome().warnings == (cut.reason, "careful")
+    assert run_recorder.tally.outcome().warnings == (cut.reason, "careful")
 
 
 async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path) -> N
     redactor = Redactor(secrets_of_environment({"API_KEY": "hunter22-hunter22"}))
 
     with open_journal(tmp_path, "r1") as journal:
-        record = Record(journal, recorder.emit, redactor=redactor)
+        run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
         for piece in ("the key is hunter", "22-hun", "ter22, 50%"):
-            await record.tell(CallProgress("c1", "fs", "read", piece))
+            await run_recorder.tell(CallProgress("c1", "fs", "read", piece))
 
     told = [event.text for event in recorder.events if isinstance(event, CallProgress)]
     assert told == ["the key is ", "", "[secret], 50%"]
@@ -167,9 +167,9 @@ async def test_who_waits_gets_no_secret_whatever_is_kept(tmp_path: Path, keep: K
     redactor = Redactor(["hunter22"])
 
     with open_journal(tmp_path, "r1", keep=keep) as journal:
-        record = Record(journal, recorder.emit, redactor=redactor)
-        await record.tell(Warned("hunter22"))
-        await record.tell(MessageAdded(UserMessage("look", (Image("data", "hunter22"),))))
+        run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
+        await run_recorder.tell(Warned("hunter22"))
+        await run_recorder.tell(MessageAdded(UserMessage("look", (Image("data", "hunter22"),))))
 
     assert recorder.events == [Warned("[secret]"), MessageAdded(UserMessage("look", (Image("data", "[secret]"),)))]
 

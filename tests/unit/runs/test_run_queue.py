@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.runs.autonomous import RunQueue
+from lmstudio_bridge.runs.preparation import RunQueue
 
 
 class Run:

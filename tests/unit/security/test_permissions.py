@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.runs.preparation import read_permissions
 from lmstudio_bridge.security.access import PRESETS, Policy, is_fresh
+from lmstudio_bridge.security.permissions import read_permissions
 
 
 def policy_of(*configs: ServerConfig, project: Path) -> Policy:

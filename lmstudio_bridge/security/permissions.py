@@ -1,0 +1,105 @@
+"""What the servers of a run may do: rule files, presets and the workspace, made into one policy."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.security.access import Policy, preset_rules
+from lmstudio_bridge.security.rule_files import load_rules
+from lmstudio_bridge.security.workspace import make_workspace
+from lmstudio_bridge.settings import Surroundings
+
+_LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python", "--cwd", "-C", "--with-editable"})
+"""Options of uv, npm and node that name the folder of a program, not one that it works on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """The policy of runs with certain servers, and where its rules come from."""
+
+    policy: Policy
+    paths: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """What applies, for a reader."""
+        where = " and ".join(map(str, self.paths)) or "no file"
+        sources = set(map(str, self.paths))
+        listed = [f"{rule.verb} {rule.pattern}" for rule in self.policy.rules.rules if rule.source in sources]
+        return [f"rules: {'; '.join(listed) or 'none'} (from {where})", f"workspace: {self.policy.workspace}"]
+
+
+def read_permissions(
+    configs: Iterable[ServerConfig], *, project: Path, environ: Mapping[str, str], policy: Policy | None = None
+) -> Permissions:
+    """What runs with these servers may do; `policy` holds what is decided already, such as the access.
+
+    Raises:
+        SettingsError: A rule file cannot be used.
+    """
+    servers = list(configs)
+    files = load_rules(project=project, environ=environ)
+    folders = [*_launch_folder(project), *files.rules.folders]
+    for config in servers:
+        folders += _folders_of(config, project=project)
+    made = replace(
+        policy or Policy(),
+        rules=files.rules + preset_rules(servers),
+        workspace=make_workspace(folders, home=Surroundings(project, environ).home),
+        local={config.name: config.cwd or project for config in servers if _is_here(config)},
+    )
+    return Permissions(made, files.paths, files.warnings)
+
+
+def _launch_folder(project: Path) -> list[Path]:
+    """The project, unless it is the root of the file system: then everything would be in the workspace."""
+    real = project.resolve()
+    return [] if real == real.parent else [project]
+
+
+def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
+    """The folders that the user gave to a server; those in a project's file are not trusted with more."""
+    if config.scope == "project" or config.transport != "stdio":
+        return
+    if config.cwd is not None:
+        yield config.cwd
+    before = ""
+    for argument in config.args:
+        option, _, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
+        before = argument
+        if not value or option in _LAUNCHER_OPTIONS:
+            continue
+        folder = (config.cwd or project) / value
+        try:
+            if (os.sep in value or value.startswith(".")) and folder.is_dir():
+                yield folder
+        except OSError:  # too long for a name, or not readable
+            continue
+
+
+def _is_here(config: ServerConfig) -> bool:
+    """Whether the server runs on this machine, so that its paths are ours."""
+    if config.transport == "stdio":
+        return True
+    host = (urlsplit(config.url).hostname or "").rstrip(".")
+    try:
+        address = ipaddress.ip_address(_plain_address(host))
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    inner = getattr(address, "ipv4_mapped", None) or address
+    return inner.is_loopback or inner.is_unspecified  # 0.0.0.0 reaches this machine, too
+
+
+def _plain_address(host: str) -> str:
+    """An address in its usual form: 127.1 and 2130706433 are 127.0.0.1."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return host
