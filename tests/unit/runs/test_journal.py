@@ -445,6 +445,7 @@ async def test_journal_without_its_end_counts_as_failed_with_the_text_so_far(tmp
         seconds=0.0,
         warnings=outcome.warnings,
         needed_write=outcome.needed_write,
+        missing=outcome.missing,
         sources=tuple(dict.fromkeys(f"{event.server} {event.tool}" for event in finished_calls(events))),
     )
 
