@@ -49,11 +49,11 @@ async def do_run(shell: Shell, sim: Simulator, answer: str = "It is heron-42.") 
 
 
 @asynccontextmanager
-async def in_progress(shell: Shell, sim: Simulator, run_id: str) -> AsyncIterator[None]:
-    """The stored run is continued by another process meanwhile."""
+async def in_progress(shell: Shell, sim: Simulator, *command: str) -> AsyncIterator[None]:
+    """The command waits for its model meanwhile."""
     before = len([each for each in sim.requests if each.path == "/v1/chat/completions"])
     sim.script(MODEL, TextReply("never", faults=(Stall(),)))
-    process = await shell.start("continue", run_id)
+    process = await shell.start(*command)
     await sim.wait_for_request(before + 1, path="/v1/chat/completions")
     try:
         yield
@@ -262,7 +262,7 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     days_ago = (folder / f"{old}.jsonl").stat().st_mtime - 3 * 86_400
     os.utime(folder / f"{old}.jsonl", (days_ago, days_ago))
 
-    async with in_progress(desk, sim, new):
+    async with in_progress(desk, sim, "continue", new, "Wait."):
         code, _, err = await desk.run("runs", "delete", new)
         assert (code, journals(desk)) == (1, sorted([old, new]))
         assert "is still in progress" in err
@@ -278,20 +278,18 @@ async def test_deletion_by_age_leaves_what_is_no_journal_of_a_run_and_what_is_un
     desk: Shell, sim: Simulator
 ) -> None:
     folder = desk.folder / "home" / "runs"
-    folder.mkdir(parents=True)
-    names = ["20260101-000000-aaaaa", "20260101-000000-bbbbb", "my notes", "mine"]
-    for name in names:
-        (folder / f"{name}.jsonl").touch()
-        os.utime(folder / f"{name}.jsonl", (0, 0))
-    (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
-    write_journal(folder, names[0])
 
-    async with in_progress(desk, sim, names[0]):
-        os.utime(folder / f"{names[0]}.jsonl", (0, 0))
+    async with in_progress(desk, sim, "run", "Wait.", "--mcp", "filesystem"):
+        [active] = journals(desk)
+        for name in ("20260101-000000-bbbbb", "my notes", "mine"):
+            (folder / f"{name}.jsonl").touch()
+        for path in folder.glob("*.jsonl"):
+            os.utime(path, (0, 0))
+        (folder / "20260101-000000-ccccc.jsonl").symlink_to("nowhere")
         code, out, err = await desk.run("runs", "delete", "--older-than", "1")
 
     assert (code, out, err) == (0, "Deleted: 1 of 2.\n", "")
-    assert journals(desk) == sorted([names[0], "20260101-000000-ccccc", "my notes", "mine"])
+    assert journals(desk) == sorted([active, "20260101-000000-ccccc", "my notes", "mine"])
 
 
 async def test_a_pipe_among_the_journals_is_not_waited_for(desk: Shell) -> None:
