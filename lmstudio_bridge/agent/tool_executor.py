@@ -122,11 +122,7 @@ class ToolExecutor:
         run = list(first.values())[:MAX_CALLS]
 
         async def answer(index: int) -> None:
-            checked = await self._check(calls[index])
-            if isinstance(checked, _Refusal):
-                results[index] = await self._refuse(number, calls[index], checked)
-            else:
-                results[index] = await self._run(number, calls[index], checked)
+            results[index] = await self._answer(number, calls[index])
 
         if len(run) > 1 and all(self._only_reads(calls[index]) for index in run):
             async with anyio.create_task_group() as group:
@@ -134,7 +130,7 @@ class ToolExecutor:
                     group.start_soon(answer, index)
         else:
             for index in run:
-                await answer(index)
+                results[index] = await self._answer(number, calls[index])
         for index, call in enumerate(calls):
             if results[index] is None:
                 done = first[call.name, call.arguments] in run
@@ -236,7 +232,11 @@ class ToolExecutor:
         )
         return ToolResult(refusal.text, is_error=refusal.is_error)
 
-    async def _run(self, number: int, call: ToolCall, allowed: _AllowedCall) -> ToolResult:
+    async def _answer(self, number: int, call: ToolCall) -> ToolResult:
+        """The result of one call, or the answer in its place."""
+        allowed = await self._check(call)
+        if isinstance(allowed, _Refusal):
+            return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
         server, tool = prepared.tool.server, prepared.tool.name
         started_at = self._clock()

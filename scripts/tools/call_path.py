@@ -1,7 +1,7 @@
 """Prints which of our functions stand between a tool call of the host and httpx, and between it and the MCP client SDK.
 
 `python -m scripts.tools.call_path` runs one task against the simulator, in this process. Exits with 1 if a path is
-longer than `LIMIT`. Tasks are followed to the code that started them.
+longer than `LIMIT`. Tasks are followed to the code that started them; wrappers that a decorator made do not count.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PACKAGE = "lmstudio_bridge."
 ENTRY = f"{PACKAGE}server.tools"  # where the host's call arrives
 BORDERS = {"httpx": ("httpx", "httpcore"), "MCP client SDK": ("mcp",)}
 """What a path ends in: packages of others, by name."""
+WRAPPERS = ("retry_with_backoff.<locals>.retried",)
 SENDS = {"build_request", "call_tool", "handle_async_request", "request", "send", "send_raw_request", "send_request"}
 """Functions of theirs that a path may end in."""
 TaskWork = Coroutine[Any, Any, Any] | Generator[Any, None, Any]
@@ -70,8 +71,9 @@ class PathRecorder:
         """Our functions on the stack, the outermost first, after those that started the task."""
         found = []
         while frame is not None:
-            if module_of(frame).startswith(PACKAGE) and not frame.f_code.co_name.startswith("<"):
-                found.append(name_of(frame))
+            name = name_of(frame)
+            if name.startswith(PACKAGE) and not (frame.f_code.co_name.startswith("<") or name.endswith(WRAPPERS)):
+                found.append(name)
             frame = frame.f_back
         task = asyncio.current_task()
         path = [*(self._starts.get(task, []) if task else []), *reversed(found)]
