@@ -1,14 +1,8 @@
-"""Events ↔ lines of JSON, each with the time at which it was written.
+"""Journals: the events of a run as JSON lines on disk, and back; what happened can be rebuilt from the file alone.
 
-Events of a run → JSON lines on disk, and back. What happened can be rebuilt from the file alone.
-
-One file a run, readable by its owner only, one event a line, written through at once, so that a
-crash loses nothing that was told. Streamed pieces and progress are not kept.
-
-Old journals go, so that their folder keeps within an age and a size.
-
-Several bridges may do it at once, and the folder may hold files of others: only journals that nobody
-has open are deleted.
+One file per run, readable by its owner only, one event per line with its time, flushed at once, so that a crash loses
+nothing. Streamed pieces and progress are not kept. Old journals are deleted to keep their folder within an age and a
+size; several bridges may do that at once, and only journals that nobody has open are deleted.
 """
 
 from __future__ import annotations
@@ -59,6 +53,9 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 
+if sys.platform != "win32":
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 _KINDS: dict[str, type[Any]] = {
@@ -70,37 +67,37 @@ _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kin
 
 @dataclass(frozen=True, slots=True)
 class TimedEvent:
-    """An event and when it was told, with its time zone; None where the line does not say."""
+    """An event and when it happened, with a time zone; None if the line has no valid time."""
 
     at: datetime | None
     event: Event
 
 
 def event_line(event: Event, *, at: datetime) -> str:
-    """The event as one line."""
+    """The event as one line of JSON."""
     return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
     """An event, or a message or the like in one, as JSON."""
     if isinstance(value, Image):
-        value = Image("", value.mime_type)  # megabytes that nobody would read
+        value = Image("", value.mime_type)  # megabytes that nobody reads again
     kind = type(value)
     return {"type": kind.__name__, **{name: getattr(value, name) for name in _FIELDS[kind]}}
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # made once: json.dumps makes one for each call
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # json.dumps would make one for each call
 
 
 def read_timed_events(path: Path) -> list[TimedEvent]:
-    """The events of a file; lines that cannot be read (cut by a crash, or not ours) are passed over.
+    """The events of a journal with their times; unreadable lines (cut by a crash, or not ours) are skipped.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
+        OSError: The file does not exist, or cannot be read.
     """
     events: list[TimedEvent] = []
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -112,7 +109,7 @@ def read_timed_events(path: Path) -> list[TimedEvent]:
             if isinstance(event, get_args(Event)):
                 events.append(TimedEvent(_time(value.get("at")), event))
             else:
-                logger.warning("%s, line %d is no event", path, number)
+                logger.warning("%s, line %d is not an event", path, number)
     return events
 
 
@@ -128,7 +125,7 @@ def _decode(value: Any) -> Any:
     """The value that `_fields_of` wrote.
 
     Raises:
-        KeyError, TypeError: It wrote no such value.
+        KeyError, TypeError: The value is not such JSON.
     """
     if isinstance(value, dict):
         kind = _KINDS[value["type"]]
@@ -144,7 +141,7 @@ def _decode(value: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether the value is of the annotated type; the types are those that events and messages use."""
+    """Whether the value is of the annotated type; knows the types that events and messages use."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments
@@ -157,12 +154,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
-if sys.platform != "win32":
-    import fcntl
-
-
 Keep: TypeAlias = Literal["off", "audit", "full"]
-"""What of a run is kept: nothing; that something happened, but no text; all."""
+"""What a journal keeps: nothing; what happened, but no text; everything."""
 
 MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
 _AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
@@ -172,7 +165,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
 class Journal:
-    """An open journal; `path` is its file, if it has one. `trouble` says why it stopped to hold the whole run."""
+    """An open journal, at `path`. `trouble` says why it no longer holds the whole run; "" while it does."""
 
     def __init__(
         self,
@@ -183,7 +176,7 @@ class Journal:
         clock: Callable[[], datetime],
         max_bytes: int,
     ) -> None:
-        """It may have `max_bytes`; without a `file` it keeps nothing."""
+        """`file` may grow to `max_bytes`; None keeps nothing."""
         self.path = path
         self.trouble = ""
         self._file = file
@@ -193,7 +186,7 @@ class Journal:
         self._max_bytes = max_bytes
 
     def keep(self, event: Event) -> None:
-        """Write an event, which must be without secrets. Never raises."""
+        """Write an event, which must not hold secrets. Never raises."""
         if isinstance(event, Generating | CallProgress):
             return
         if self.trouble and not isinstance(event, RunFinished):
@@ -205,7 +198,7 @@ class Journal:
     def _write(self, event: Event) -> None:
         if self._file is None:
             return
-        # A lone surrogate, which UTF-8 cannot say, becomes \udc80: as it happens, JSON's own word for it.
+        # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
         line = event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
         self._room -= len(line)
         if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
@@ -216,7 +209,7 @@ class Journal:
         try:
             self._file.write(line)
             self._file.flush()
-        except (OSError, ValueError) as exc:  # a full disk; a closed file; a sink must not raise
+        except (OSError, ValueError) as exc:  # a full disk, or a closed file: neither may end the run
             self.trouble = f"The journal cannot be written any more: {exc}."
             logger.warning("the journal %s cannot be written: %s", self.path, exc)
 
@@ -232,13 +225,13 @@ def open_journal(
 ) -> Iterator[Journal]:
     """A journal at `folder/<run_id>.jsonl`.
 
-    An earlier journal of the run is gone on with. The file is locked while it is open (not on
-    Windows), so that two processes don't work on one run. A disk that fails later, or a file of more
-    than `max_bytes`, ends the journal but for the run's last event, and never the run.
+    An existing journal of the run is continued. The file is locked while it is open (not on Windows), so that
+    two processes cannot work on the same run. If the disk fails later, or the file reaches `max_bytes`, only the
+    run's last event is still written; the run goes on.
 
     Raises:
-        SettingsError: The folder or the file cannot be made.
-        RunActiveError: Somebody else has it open: the run is under way.
+        SettingsError: The folder or the file cannot be created.
+        RunActiveError: The run is in progress, maybe in another process.
     """
     path = journal_path(folder, run_id)
     clock = now or (lambda: datetime.now(UTC))
@@ -256,19 +249,19 @@ def open_journal(
     try:
         journal = Journal(path, file=file, level=keep, clock=clock, max_bytes=max_bytes)
         if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
-            file.write(b"\n")  # a crash cut the last line; what comes now must not be lost with it
+            file.write(b"\n")  # a crash cut the last line; the next one must not be lost with it
         if keep == "audit":
             journal.keep(JournalCut(_AUDIT_ONLY))
         yield journal
     finally:
         try:
             file.close()
-        except OSError as exc:  # what a full disk did not take before, it does not take now
+        except OSError as exc:  # a full disk: what is buffered cannot be written now either
             logger.warning("the journal %s is not complete: %s", path, exc)
 
 
 def audit_event(event: Event) -> Event | None:
-    """What of an event says that something happened, and not what was said; None if nothing does."""
+    """The event without any text of the run; None if nothing is left."""
     match event:
         case RunStarted():
             return dataclasses.replace(event, task="")
@@ -304,7 +297,7 @@ def audit_event(event: Event) -> Event | None:
 
 
 def _open_locked(path: Path, run_id: str) -> BinaryIO:
-    """The file, locked; another one if somebody deleted the first between opening and locking it."""
+    """The file, locked; opened again if it was deleted between opening and locking."""
     while True:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
         file = os.fdopen(descriptor, "ab")
@@ -320,11 +313,11 @@ def _open_locked(path: Path, run_id: str) -> BinaryIO:
 
 
 def check_not_active(folder: Path, run_id: str) -> None:
-    """Look whether somebody works on the run.
+    """Check that the run is not in progress.
 
     Raises:
-        RunActiveError: Somebody does.
-        SettingsError: It is no run id.
+        RunActiveError: It is, maybe in another process.
+        SettingsError: The run id is invalid.
     """
     with suppress(OSError), hold_journal(folder, run_id):
         pass
@@ -332,12 +325,12 @@ def check_not_active(folder: Path, run_id: str) -> None:
 
 @contextmanager
 def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
-    """The file of a run, of which nobody else writes meanwhile.
+    """The file of a run, locked against writers for the duration of the block.
 
     Raises:
-        RunActiveError: Somebody works on the run.
-        SettingsError: It is no run id.
-        OSError: There is no such file, or it is not ours to write.
+        RunActiveError: The run is in progress.
+        SettingsError: The run id is invalid.
+        OSError: The file does not exist, or cannot be written.
     """
     path = journal_path(folder, run_id)
     with path.open("r+", encoding="utf-8") as file:
@@ -346,11 +339,11 @@ def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
 
 
 def delete_journal(folder: Path, run_id: str) -> bool:
-    """Take a run's journal away for good; False where there is none.
+    """Delete a run's journal; False if there is none.
 
     Raises:
-        RunActiveError: The run is under way.
-        SettingsError: It is no run id, or the file cannot be taken away.
+        RunActiveError: The run is in progress.
+        SettingsError: The run id is invalid, or the file cannot be deleted.
     """
     path = journal_path(folder, run_id)
     if not path.is_file():
@@ -362,7 +355,7 @@ def delete_journal(folder: Path, run_id: str) -> bool:
         return False
     except OSError as exc:
         raise SettingsError(
-            f"The journal {path} can't be deleted: {exc.strerror}.", remedy="Look at its folder."
+            f"The journal {path} can't be deleted: {exc.strerror}.", remedy="Check the permissions of its folder."
         ) from exc
     return True
 
@@ -387,10 +380,10 @@ def _ends_in_newline(path: Path) -> bool:
 
 
 def journal_path(folder: Path, run_id: str) -> Path:
-    """Where the journal of this run stands.
+    """The file of a run's journal.
 
     Raises:
-        SettingsError: It is no run id (and must not become a path).
+        SettingsError: The run id is invalid (and must not become a path).
     """
     if not _RUN_ID.fullmatch(run_id):
         raise SettingsError(f"Not a run id: {run_id[:80]!r}.", remedy="Copy it from the last line of a result.")
@@ -398,29 +391,29 @@ def journal_path(folder: Path, run_id: str) -> Path:
 
 
 def read_events(path: Path) -> list[Event]:
-    """The events of a journal; lines that cannot be read (cut by a crash, or not ours) are passed over.
+    """The events of a journal, as `read_timed_events`.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
+        OSError: The file does not exist, or cannot be read.
     """
     return [each.event for each in read_timed_events(path)]
 
 
 def rebuild_outcome(events: Iterable[Event]) -> Outcome:
-    """How the run ended; "failed" where the journal has no end."""
+    """How the run ended; "failed" if the journal has no end."""
     tally = Tally()
     for event in events:
         tally.add(event)
     return tally.outcome()
 
 
-PAUSE = 60.0  # seconds in which nothing is pruned again: a look costs time for each journal that there is
-MAX_FILES = 10_000  # that are looked at; a folder with more gets smaller by the next runs
-_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # what `new_run_id` gives; other files are not ours
+PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
+MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller with the next ones
+_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
 
 
 class JournalPruner:
-    """Prunes a folder for runs that begin, but not for each of many.
+    """Prunes a folder when runs start, at most once per pause.
 
     `max_age` and `pause` are seconds. `clock` is monotonic, `now` gives seconds since the epoch.
     """
@@ -444,7 +437,7 @@ class JournalPruner:
         self._due = float("-inf")
 
     async def prune(self) -> None:
-        """As `prune_journals`, unless somebody began with it less than a pause ago."""
+        """As `prune_journals`; does nothing within a pause after the last time."""
         if self._clock() < self._due:
             return
         self._due = self._clock() + self._pause
@@ -454,9 +447,9 @@ class JournalPruner:
 
 
 def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, most: int = MAX_FILES) -> None:
-    """Delete the journals that nobody wrote to for `max_age` seconds, then the oldest until all take `max_bytes`.
+    """Delete journals not written to for `max_age` seconds, then the oldest until the rest takes at most `max_bytes`.
 
-    `now` is seconds since the epoch. What cannot be read or deleted is let be.
+    `now` is seconds since the epoch. Files that cannot be read or deleted are skipped.
     """
     journals = list_journals(folder, most=most)
     total = sum(size for _, size, _ in journals)
@@ -468,12 +461,12 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
 
 
 def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, int, str]]:
-    """When each was last written to (seconds since the epoch), its bytes, and its run; the oldest first."""
+    """When each journal was last written to (seconds since the epoch), its bytes, and its run id; oldest first."""
     journals: list[tuple[float, int, str]] = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in islice(entries, most):
             if (name := _JOURNAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):  # another bridge deletes it right now
+                with suppress(OSError):  # another bridge is deleting it
                     found = entry.stat(follow_symlinks=False)
                     journals.append((found.st_mtime, found.st_size, name[1]))
     return sorted(journals)
@@ -484,6 +477,6 @@ def _delete(folder: Path, run_id: str) -> bool:
         with hold_journal(folder, run_id) as path:
             path.unlink()
     except (RunActiveError, OSError) as exc:
-        logger.debug("the journal of run %s stays: %s", run_id, exc)
+        logger.debug("the journal of run %s was not deleted: %s", run_id, exc)
         return False
     return True

@@ -1,8 +1,7 @@
-"""Events of a run → short messages for the person who waits.
+"""Events → short messages for the person who waits, in the host or at the terminal.
 
-A sink that never stalls the run: it only leaves the newest event, and those of faults that were
-mended; a task of its own sends them, at most two a second, and repeats itself before the host's idle
-clock runs out.
+The sink never stalls the run: it keeps only the newest event, and those about recoveries. A task of its own sends them,
+at most two per second, and repeats the last one before the host's idle timeout.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ from lmstudio_bridge.messages import Notice
 logger = logging.getLogger(__name__)
 
 Send = Callable[[float, str], Awaitable[None]]
-"""Sends one progress notification: a counter that only grows, and a message."""
+"""Sends one progress notification: an increasing counter, and a message."""
 
-HEARTBEAT = 15.0  # seconds; Claude Code's idle clock is far longer, other hosts' is not
-INTERVAL = 0.5  # seconds between two messages; nobody reads faster, and with many runs at once they cost
-END_LIMIT = 10.0  # seconds for what is kept to go out at the end; the answer goes the same way after it, no sooner
-_CLOSE_TIMEOUT = 1.0  # seconds for the task to end once it is cancelled
-_MAX_KEPT = 20  # messages that wait to be sent; more are no news
+HEARTBEAT = 15.0  # seconds of silence; Claude Code's idle timeout is far longer, other hosts' may not be
+INTERVAL = 0.5  # seconds between two messages; nobody reads faster
+END_LIMIT = 10.0  # seconds to send kept messages at the end; the answer follows on the same stream
+_CLOSE_TIMEOUT = 1.0  # seconds for the cancelled task to end
+_MAX_KEPT = 20  # messages waiting to be sent; older ones are dropped
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -69,15 +68,15 @@ async def open_progress(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Emit]:
-    """A sink for events whose messages go out through `send`, in a task that ends with the block.
+    """A sink for events; a task sends messages about them through `send` until the block ends.
 
     If `send` fails, nothing more is sent and the run goes on. Leaving the block waits at most `end_limit` seconds for a
-    slow host to take what must not be missed.
+    slow host to receive the messages that must not be missed.
     """
     wake = asyncio.Event()
-    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # the run id, and what was mended: never replaced by newer ones
-    newest: Event | None = None  # put into words only if it is sent: most are replaced before
-    waits = False  # for the model: what the servers do meanwhile is no news
+    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # the run id, and recoveries: not replaced by newer events
+    newest: Event | None = None  # described only when it is sent: most are replaced before
+    waits = False  # for the model: the servers' messages would hide that
     since = clock()
     max_rounds = 0
 
@@ -125,7 +124,7 @@ async def open_progress(
         try:
             async with sending:
                 await send(next(counter), text)
-        except Exception as exc:  # noqa: BLE001  # a sink: whatever is wrong with the host must not end the run
+        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the host must not end the run
             logger.debug("progress is no longer sent: %s", exc)
             return False
         return True
@@ -136,7 +135,7 @@ async def open_progress(
     try:
         yield emit
         with anyio.move_on_after(end_limit):
-            async with sending:  # the message under way arrives first
+            async with sending:  # the message in progress arrives first
                 gone = task.done()
                 task.cancel()
             while kept and not gone:

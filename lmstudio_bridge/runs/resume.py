@@ -1,4 +1,4 @@
-"""A run read back from its journal: what was asked, how it ended, and how its conversation goes on."""
+"""A stored run, read from its journal: its task, its outcome, and how to continue its conversation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outc
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What a journal says of a run; `finished` is False if the bridge ended before the run did."""
+    """A run as its journal describes it; `finished` is False if the bridge stopped before the run ended."""
 
     run_id: str
     task: str
@@ -41,11 +41,11 @@ class StoredRun:
 
 
 def read_run(folder: Path, run_id: str) -> StoredRun:
-    """The run of this id.
+    """The stored run with this id.
 
     Raises:
-        RunNotFoundError: There is no journal of it, or none that says what the run was.
-        SettingsError: It is no run id.
+        RunNotFoundError: There is no journal of it, or its first event is missing.
+        SettingsError: The run id is invalid.
     """
     path = journal_path(folder, run_id)
     try:
@@ -69,10 +69,10 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
 
 
 def rebuild_conversation(run: StoredRun) -> Conversation:
-    """The conversation as far as the journal has it; without a message if the run ended before it began.
+    """The conversation as far as the journal has it; empty if the run ended before its first message.
 
     Raises:
-        RunNotFoundError: The journal does not hold a conversation that a model would take.
+        RunNotFoundError: The journal is incomplete or damaged.
     """
     if run.cut:
         raise RunNotFoundError(f"Run {run.run_id} cannot be continued: {run.cut}", remedy="Start the task anew.")
@@ -94,15 +94,14 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
 
 
 def continuation(run: StoredRun, conversation: Conversation, *, instructions: str) -> tuple[Message, ...]:
-    """The messages to add so that a conversation that had begun can go on.
+    """The messages to add so that a conversation with at least one message can continue.
 
-    A call that had started when the bridge ended is never repeated by itself: the model is told that
-    it may have happened.
+    A call that was in progress when the bridge stopped is not repeated; the model is told that it may have happened.
     """
     added: list[Message] = [ToolMessage(call_id, _fate(run.events, call_id)) for call_id in conversation.open_calls()]
     last: Message = added[-1] if added else conversation.messages[-1]
     match last:
-        case SystemMessage():  # the bridge ended between the first two messages
+        case SystemMessage():  # the bridge stopped between the first two messages
             return (UserMessage("\n\n".join(part for part in (run.task, instructions) if part)),)
         case UserMessage() if not instructions:
             return tuple(added)  # the model had not replied yet
@@ -114,12 +113,12 @@ def continuation(run: StoredRun, conversation: Conversation, *, instructions: st
 
 
 def _fate(events: Sequence[Event], call_id: str) -> str:
-    """What became of a call without a result in the conversation."""
+    """The result to add for a call that has none in the conversation."""
     for event in reversed(events):
         if isinstance(event, CallFinished) and event.call_id == call_id:
             return event.text
         if isinstance(event, CallStarted) and event.call_id == call_id:
             return MAY_HAVE_HAPPENED
         if isinstance(event, MessageAdded) and isinstance(event.message, AssistantMessage) and event.message.calls:
-            break  # the turn that made the call: what stands before it is about others
+            break  # the turn that made the call; events before it are about other calls
     return NOT_RUN

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -434,20 +435,8 @@ async def test_journal_without_its_end_counts_as_failed_with_the_text_so_far(tmp
 
     texts = [event.text for event in events if isinstance(event, RoundFinished) and event.text]
     text = Redactor(["hunter22"]).redact(texts[-1]) if texts else ""
-    assert rebuilt == Outcome(
-        "failed",
-        text,
-        LOST,
-        outcome.model,
-        outcome.rounds,
-        outcome.calls,
-        outcome.usage,
-        seconds=0.0,
-        warnings=outcome.warnings,
-        needed_write=outcome.needed_write,
-        missing=outcome.missing,
-        sources=tuple(dict.fromkeys(f"{event.server} {event.tool}" for event in finished_calls(events))),
-    )
+    sources = tuple(dict.fromkeys(f"{event.server} {event.tool}" for event in finished_calls(events)))
+    assert rebuilt == replace(outcome, stop="failed", answer=text, error=LOST, seconds=0.0, sources=sources)
 
 
 @pytest.fixture(scope="module")
