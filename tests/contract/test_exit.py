@@ -155,7 +155,7 @@ async def open_cell(folder: Path, state: str, server: str, *, command: tuple[str
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("way", CODES)
 async def test_nothing_is_left_behind(tmp_path: Path, way: str, state: str) -> None:
-    """Issue «Exit without a trace»; a SIGKILL by the host would show as exit code -9."""
+    """A SIGKILL by the host would show as exit code -9."""
     ready = asyncio.Barrier(len(SERVERS))
     at_once = asyncio.Semaphore(1 if way == CLAUDE_CODE else len(SERVERS))  # its signals are timed
 
