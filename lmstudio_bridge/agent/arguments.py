@@ -104,6 +104,15 @@ def replayable_arguments(text: str) -> str:
         return "{}"
 
 
+def is_readable(text: str) -> bool:
+    """Whether the text holds arguments, whole, perhaps after a repair."""
+    try:
+        _read_object(text, [])
+    except ValueError:
+        return False
+    return bool(text.strip())
+
+
 def find_problem(values: Mapping[str, Any], schema: ObjectSchema) -> str | None:
     """What is wrong with arguments by the schema that the model was shown; None if nothing is.
 

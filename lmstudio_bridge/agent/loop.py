@@ -6,7 +6,7 @@ Knows the model, the tools and the policy only as Protocols, and tells everythin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 import anyio
@@ -14,6 +14,7 @@ import anyio
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
 from lmstudio_bridge.agent.grounding import Evidence, Grounding
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
+from lmstudio_bridge.agent.lost_calls import holds_lost_call
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
 from lmstudio_bridge.agent.prompts import (
@@ -25,9 +26,10 @@ from lmstudio_bridge.agent.prompts import (
     IMAGES,
     NOT_IN_RESULTS,
     TRY_ANOTHER_WAY,
+    is_own_text,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
-from lmstudio_bridge.agent.reply_checks import classify_reply
+from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
@@ -40,6 +42,7 @@ from lmstudio_bridge.events import (
     MessagesDropped,
     Noticed,
     Outcome,
+    RoundFinished,
     RunFinished,
     Stop,
     Tally,
@@ -67,6 +70,12 @@ _MAX_IMAGES = 4  # images of one turn
 _ASKED_FACTS = 3  # facts without a source that the model is asked about
 _LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
 _POOR_TURNS = 2  # replies without a call or an answer that are answered with a hint before the run counts as stuck
+_NO_ANSWER: Mapping[ReplyKind, str] = {
+    "leaked_call": "The model wrote a tool call as text, also when it was asked again. The call was not run, and there "
+    "is no answer.",
+    "own_words": "The model only repeated the bridge's own words, so there is no answer.",
+}
+"""Replies whose text is no answer, also in the last round, and why."""
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not arrive.",
     EMPTY_TURN: "The model's reply held neither a call nor an answer.",
@@ -98,7 +107,7 @@ async def run(
     error = "The bridge has a fault; its log on stderr says more."
     try:
         async with asyncio.timeout(limits.seconds) as deadline:
-            stop, error = await this.work(), ""
+            stop, error = await this.work()
             if options.output_schema is not None and stop in ("answered", "round_limit"):
                 stop, error = await this.structure_answer(options.output_schema, stop)
             if stop in ("answered", "round_limit"):
@@ -165,6 +174,7 @@ class _Run:
         self.emit = emit
         self.tally = tally
         self._delimiter = options.filters.delimiter
+        self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         self._selection = ToolSelection(
             tool_set.tools,
@@ -199,18 +209,35 @@ class _Run:
         )
 
     def text_so_far(self) -> str:
-        """The newest text of the model, also that of a reply that was cut off."""
-        return self._requester.partial_text() or self.tally.last_text
+        """The newest text of the model that may be shown, also that of a reply that was cut off."""
+        partial = self._requester.partial_text()
+        return partial if partial and self.is_presentable(partial) else self.tally.last_text
 
     def final_text(self) -> str:
         """The newest text for a reader: without delimiters and invisible characters."""
         return self._without_delimiter(clean_text(self.text_so_far())[0])
 
+    def is_presentable(self, text: str) -> bool:
+        """Whether a text is the model's own and not a call that nobody ran."""
+        return not (holds_lost_call(text, self.names()) or is_own_text(text))
+
+    def names(self) -> Collection[str]:
+        """The tools that the model may know of; none if the run has none."""
+        if not (self._executor.names or self._finding):
+            return ()
+        return {*self._executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
+
     async def tell(self, event: Event) -> None:
+        before = self.tally.last_text
         self.tally.add(event)
+        if isinstance(event, RoundFinished):
+            if event.text and not self.is_presentable(event.text):
+                self.tally.last_text = before
+            self._reasoning = "" if event.text or event.calls else event.reasoning or self._reasoning
         await self.emit(event)
 
-    async def work(self) -> Stop:
+    async def work(self) -> tuple[Stop, str]:
+        """Go through the rounds; returns how they ended, and why there is no answer if there is none."""
         poor_turns = 0
         hint = ""
         said = GOING_ON
@@ -225,32 +252,39 @@ class _Run:
             said = GOING_ON
             await self.make_room()
             offered = () if last else self.offered()
-            reply = await self._requester.request(number, self.conversation, offered)
-            kind = classify_reply(reply, tools_offered=bool(offered))
+            reply = await self._requester.request(number, self.conversation, offered, names=self.names())
+            kind = classify_reply(reply, tools_offered=bool(offered), names=self.names())
             if kind == "answer" and not self._without_delimiter(reply.text).strip():
                 kind = "empty"  # small models copy the delimiter and stop there
-            if kind == "calls" and not last:
+            if kind in ("calls", "cut_call") and reply.calls and not last:
                 hint, poor_turns = "", 0
                 if repetition := await self.make_calls(number, reply):
                     hint, answer_now = await self.break_repetition(repetition)
             elif kind == "answer" and not last and (question := await self.question_sources(reply.text)):
                 hint, said = question, reply.text
-            elif kind == "answer" or (last and reply.text):
+            elif kind == "answer" or (last and reply.text and kind not in _NO_ANSWER):
                 await self.add(AssistantMessage(reply.text))
                 if at_limit and number > 1 and not answer_now:
-                    return "round_limit"
+                    return "round_limit", ""
                 if reply.finish_reason == "length":
                     await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
-                return "answered"
-            elif answer_now:
-                return "stuck"
+                return "answered", ""
+            elif answer_now or kind == "thought_only" or (last and kind in _NO_ANSWER):
+                return await self.give_up(kind)
             else:
                 poor_turns += 1
                 if poor_turns > _POOR_TURNS:
-                    return "stuck"
-                hint = CALL_LOST if kind in ("lost_call", "announced") else EMPTY_TURN
+                    return await self.give_up(kind)
+                hint = EMPTY_TURN if kind in ("empty", "thought_only", "own_words") else CALL_LOST
                 await self.notice(f"{_POOR_TURN[hint]} It was reminded to go on.")
-        return "round_limit"
+        return "round_limit", ""
+
+    async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
+        """End a run whose model gives no answer; reasoning is better than nothing."""
+        if self._reasoning and kind in ("thought_only", "empty") and self.is_presentable(self._reasoning):
+            self.tally.last_text = self._reasoning
+            await self.tell(Warned("The reply was all reasoning; the model gave no answer outside it."))
+        return "stuck", _NO_ANSWER.get(kind, "")
 
     async def question_sources(self, answer: str) -> str:
         """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""

@@ -6,7 +6,7 @@ unchanged where the same request would fail the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 from lmstudio_bridge.agent.conversation import Compactor, Conversation
@@ -14,14 +14,16 @@ from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_re
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
 from lmstudio_bridge.agent.reply_checks import (
+    CUT_CALL,
     LOST_CALL,
     ReplyKind,
+    as_answer,
     classify_reply,
     gives_up,
     is_unfounded,
     names_call,
     plain_turns,
-    uncounted_answer,
+    without_half_call,
 )
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.errors import (
@@ -30,6 +32,7 @@ from lmstudio_bridge.errors import (
     LostToolCallError,
     TemplateError,
     ToolSchemaError,
+    ToolsUnsupportedError,
 )
 from lmstudio_bridge.events import Emit, Generating, Noticed, Phase, RetryScheduled, RoundFinished, RoundStarted
 from lmstudio_bridge.messages import (
@@ -52,13 +55,14 @@ from lmstudio_bridge.messages import (
 _MAX_PROBES = 40  # requests of a run
 _LOST: Mapping[ReplyKind, str] = {
     "lost_call": "LM Studio lost a tool call of the model; the round was asked again.",
+    "leaked_call": "The model wrote a tool call as text; the round was asked again.",
     "announced": "The model announced a tool call that did not come; the round was asked again.",
 }
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
 _MOST_UNBOUND = 2  # replies in a row that are not the JSON that was asked for, until the grammar is given up
-_MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking
+_MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking, or ended in the middle of a call
 _GENERATING_INTERVAL = 0.125  # seconds between two words about a reply that is being written; most are never shown
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
@@ -117,8 +121,12 @@ class ModelRequester:
         text = self._split_reasoning("".join(self._pieces))[0].strip()
         return partial_answer(text) if self._json_calls else text
 
-    async def request(self, number: int, conversation: Conversation, offered: Sequence[ToolSpec]) -> Completion:
+    async def request(
+        self, number: int, conversation: Conversation, offered: Sequence[ToolSpec], *, names: Collection[str] = ()
+    ) -> Completion:
         """The model's reply to the conversation, after all repairs that help.
+
+        `names` are the tools of the run: a call of one of them is looked for in the text also where none is offered.
 
         Raises:
             LLMError: There is none; `ContextOverflowError` if the history cannot be shortened any more.
@@ -134,14 +142,22 @@ class ModelRequester:
                 if reply.usage and reply.usage.prompt_tokens:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
-                kind = classify_reply(reply, tools_offered=bool(offered))
-                if kind == "lost_call" and "lost_call" in asked_again and not self._counts_tokens:
-                    return uncounted_answer(reply) or reply  # perhaps the server counts no tokens at all
-                if offered and self.asks_natively and names_call(reply, offered):
+                kind = classify_reply(reply, tools_offered=bool(offered), names=names)
+                if kind == "lost_call" and "lost_call" in asked_again:
+                    return as_answer(reply, counts_tokens=self._counts_tokens) or reply
+                if kind == "cut_call":
+                    if not self._raise_max_tokens():
+                        return without_half_call(reply)
+                    await self._notice(
+                        f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
+                    )
+                elif offered and self.asks_natively and names_call(reply, offered):
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
                     await self._notice(_LOST[kind])
+                elif kind == "leaked_call" and self.asks_natively:
+                    await self.use_json_calls("The model writes its tool calls as text")
                 elif kind == "answer" and self._is_unfounded(reply, conversation, offered, number):
                     self._must_call, self._gave_up = True, gives_up(reply.text)
                     await self._notice("The model answered without a look; the round was asked again, for a call.")
@@ -226,6 +242,8 @@ class ModelRequester:
                 await self._notice("The model's prompt template takes only plain turns; it is asked in those.")
             case ToolSchemaError():
                 await self._repair_schemas(error, offered)
+            case ToolsUnsupportedError() if self.asks_natively:
+                await self.use_json_calls("The server takes no tools for this model")
             case LostToolCallError():
                 await self._notice("LM Studio could not read a tool call of the model; the round was asked again.")
             case _:
@@ -283,12 +301,18 @@ class ModelRequester:
 
     async def _think_less(self, reply: Completion) -> None:
         """The reply was all thinking: give it more room if that ran out, else ask for less thought."""
-        if reply.finish_reason == "length" and self._max_tokens and self._max_tokens < _MAX_TOKENS:
-            self._max_tokens = min(_MAX_TOKENS, self._max_tokens * _MORE_TOKENS)
+        if reply.finish_reason == "length" and self._raise_max_tokens():
             await self._notice(f"The model only thought; it was given {self._max_tokens:,} tokens for its reply.")
         else:
             self._effort = "low"
             await self._notice("The model only thought; it was asked again for less reasoning.")
+
+    def _raise_max_tokens(self) -> bool:
+        """Give the next replies more tokens; False if they have as many as we give."""
+        if self._max_tokens is None or self._max_tokens >= _MAX_TOKENS:
+            return False
+        self._max_tokens = min(_MAX_TOKENS, self._max_tokens * _MORE_TOKENS)
+        return True
 
     async def _notice(self, text: str) -> None:
         await self._on_notice(Notice("recovery", text))
@@ -319,7 +343,9 @@ class ModelRequester:
         if read is None and reply.finish_reason != "length":
             raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
         self._unbound = 0
-        return read or Completion("", reply.text, (), LOST_CALL, reply.model, reply.usage)
+        if read is None and not reply.text.strip():
+            return reply  # all thinking
+        return read or Completion("", reply.text, (), CUT_CALL, reply.model, reply.usage)
 
     async def _send(
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None

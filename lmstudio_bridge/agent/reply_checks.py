@@ -6,22 +6,29 @@ The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
+from lmstudio_bridge.agent.arguments import is_readable
+from lmstudio_bridge.agent.lost_calls import holds_lost_call
+from lmstudio_bridge.agent.prompts import is_own_text
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
     Message,
     SystemMessage,
+    ToolCall,
     ToolMessage,
     ToolSpec,
     UserMessage,
 )
 
-ReplyKind: TypeAlias = Literal["calls", "answer", "lost_call", "announced", "thought_only", "empty"]
+ReplyKind: TypeAlias = Literal[
+    "calls", "answer", "lost_call", "leaked_call", "cut_call", "announced", "own_words", "thought_only", "empty"
+]
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
+CUT_CALL = "cut_tool_call"  # our own finish reason of a reply that ended in the middle of a call
 _ANNOUNCEMENT = re.compile(
     r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b"
     r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
@@ -41,21 +48,25 @@ _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re
 _LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
 
 
-def classify_reply(reply: Completion, *, tools_offered: bool) -> ReplyKind:
-    """What kind of reply a complete one is.
+def classify_reply(reply: Completion, *, tools_offered: bool, names: Collection[str] = ()) -> ReplyKind:
+    """What kind of reply a complete one is. `names` are the tools of the run, whether or not they were offered.
 
     A call that LM Studio could not parse is dropped silently: the reply is a 200 with the
-    preface as its text and a usage of zeros (bug-tracker #942).
+    preface as its text and a usage of zeros (bug-tracker #942). Other servers still say that it ended in a call.
     """
+    cut = reply.finish_reason == "length"
     if reply.calls:
-        return "calls"
-    uncounted = reply.usage is not None and reply.usage.completion_tokens == 0
-    if tools_offered and (uncounted or reply.finish_reason == LOST_CALL):
+        return "cut_call" if cut and not is_readable(reply.calls[-1].arguments) else "calls"
+    if reply.finish_reason == CUT_CALL:
+        return "cut_call"
+    if reply.text and holds_lost_call(reply.text, names):
+        return "cut_call" if cut and tools_offered else "leaked_call"
+    if tools_offered and (_is_uncounted(reply) or reply.finish_reason in (LOST_CALL, "tool_calls")):
         return "lost_call"
     if tools_offered and _announces_call(reply.text):
         return "announced"
     if reply.text:
-        return "answer"
+        return "own_words" if is_own_text(reply.text) else "answer"
     return "thought_only" if reply.reasoning else "empty"
 
 
@@ -69,12 +80,31 @@ def _announces_call(text: str) -> bool:
     )
 
 
-def uncounted_answer(reply: Completion) -> Completion | None:
-    """The reply as an answer without token counts; None if its text reads like the preface of a call."""
+def as_answer(reply: Completion, *, counts_tokens: bool) -> Completion | None:
+    """The reply that looked like a lost call as an answer: some servers count no tokens, or say that all ends in calls.
+
+    None if its text reads like the preface of a call, or a server that otherwise counts tokens counted none.
+    """
     last_line = reply.text.strip().rpartition("\n")[2]
-    if not reply.text or _PREFACE.search(last_line):
+    uncounted = _is_uncounted(reply)
+    if not reply.text or _PREFACE.search(last_line) or (uncounted and counts_tokens):
         return None
-    return Completion(reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, usage=None)
+    finish_reason = "stop" if reply.finish_reason == "tool_calls" else reply.finish_reason
+    usage = None if uncounted else reply.usage
+    return Completion(reply.text, reply.reasoning, reply.calls, finish_reason, reply.model, usage)
+
+
+def without_half_call(reply: Completion) -> Completion:
+    """The reply so that a call which was cut off before its arguments is refused, and not run without any."""
+    if not reply.calls or reply.calls[-1].arguments.strip():
+        return reply
+    *whole, last = reply.calls
+    calls = (*whole, ToolCall(last.id, last.name, "{"))
+    return Completion(reply.text, reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
+
+
+def _is_uncounted(reply: Completion) -> bool:
+    return reply.usage is not None and reply.usage.completion_tokens == 0
 
 
 def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec]) -> bool:

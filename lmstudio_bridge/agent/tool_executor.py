@@ -138,10 +138,16 @@ class ToolExecutor:
                 results[index] = await self._refuse(number, call, _Refusal(text, is_error=not done))
         return [result for result in results if result is not None]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tools that servers have, also of those that would have to be started first."""
+        unstarted = self._unstarted.tool_names if self._unstarted else ()
+        return frozenset((*(tool.name for tool in self._tool_set.tools), *unstarted))
+
     def resolve_name(self, name: str) -> str:
         """The name of the tool that the model means; as it is where no tool or more than one can be meant."""
-        names = [tool.name for tool in self._tool_set.tools]
-        return resolve_tool_name(name, [*names, *_OWN_NAMES]) or name
+        names = {*(tool.name for tool in self._tool_set.tools), *_OWN_NAMES}
+        return resolve_tool_name(name, names) or name
 
     def _only_reads(self, call: ToolCall) -> bool:
         if call.name in _OWN_NAMES:

@@ -290,6 +290,11 @@ class UnstartedServers:
         """Their names."""
         return tuple(self._listed)
 
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The names of their tools for the model."""
+        return tuple(tool.name for tool in self._tools.tools)
+
     def fitting(self, query: str, others: Sequence[Tool]) -> tuple[str, ...]:
         """The servers to start for a search: those of the tools that fit best, compared with the run's `others`."""
         tools = (*self._tools.tools, *others)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.conversation import Compactor, Conversation
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
 from lmstudio_bridge.agent.repetition import Step
-from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, classify_reply, plain_turns
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.untrusted import TextFilters
@@ -30,6 +31,7 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     TemplateError,
     ToolSchemaError,
+    ToolsUnsupportedError,
 )
 from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
@@ -176,6 +178,104 @@ async def test_each_round_has_its_own_second_try() -> None:
 
     assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
     assert len(asked) == 4
+
+
+SAID = Completion("The colour is teal.", finish_reason="tool_calls", model="tiny", usage=Usage(10, 5))
+LEAKED = say('I will read it.\n@@fs__read {"path": "a"}')
+
+
+async def test_a_reply_that_ends_in_calls_without_one_is_asked_for_again_once() -> None:
+    given, asked = case(SAID, ANSWER)
+
+    assert (await given.ask(), len(asked)) == (ANSWER, 2)
+
+
+async def test_a_server_that_says_calls_of_every_reply_has_its_second_answer_taken() -> None:
+    given, asked = case(SAID, SAID)
+
+    reply = await given.ask()
+
+    assert (reply.text, reply.finish_reason, len(asked)) == ("The colour is teal.", "stop", 2)
+
+
+async def test_a_call_in_the_text_is_asked_for_again_and_then_as_bound_json() -> None:
+    given, asked = case(LEAKED, LEAKED, say('{"answer": "Teal."}'))
+
+    reply = await given.requester.request(1, given.conversation, (READ,), names=["fs__read"])
+
+    assert reply.text == "Teal."
+    assert [bool(each.response_schema) for each in asked] == [False, False, True]
+
+
+async def test_a_call_in_the_text_is_seen_also_where_no_tool_is_offered_any_more() -> None:
+    given, asked = case(LEAKED, LEAKED, say(json.dumps({"answer": LEAKED.text})))
+
+    reply = await given.requester.request(5, given.conversation, (), names=["fs__read"])
+
+    assert classify_reply(reply, tools_offered=False, names=["fs__read"]) == "leaked_call"
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_server_that_takes_no_tools_is_asked_for_bound_json_at_once(refused: int) -> None:
+    error = ToolsUnsupportedError("The server does not accept tools for this model.")
+    given, asked = case(error, say('{"answer": "Teal."}')) if refused == 1 else case(error, error)
+
+    if refused == 1:
+        assert (await given.ask()).text == "Teal."
+        assert given.told() == [
+            "The server takes no tools for this model; it is asked for JSON instead of native tool calls"
+        ]
+    else:
+        with pytest.raises(ToolsUnsupportedError):
+            await given.ask()
+    assert [bool(each.tools) for each in asked] == [True, False]
+
+
+# -- calls that are cut off -------------------------------------------------------------------------------------------
+
+
+def cut(arguments: str, *before: ToolCall) -> Completion:
+    """A reply that reached the limit of tokens in the arguments of its last call."""
+    calls = (*before, ToolCall("c9", "fs__read", arguments))
+    return Completion("", calls=calls, finish_reason="length", model="tiny", usage=Usage(10, 100))
+
+
+@pytest.mark.parametrize("arguments", ["", "{", '{"path": "a', '{"path": "a"}{"pa', "{'path': 'a'"])
+async def test_a_call_that_was_cut_off_gets_more_tokens_until_it_is_whole(arguments: str) -> None:
+    whole = call(("fs__read", '{"path": "a"}'))
+    given, asked = case(cut(arguments), cut(arguments), whole, max_tokens=100)
+
+    assert await given.ask() == whole
+    assert [each.max_tokens for each in asked] == [100, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked_with"),
+    [(8_191, [8_191, 16_382, 16_384]), (8_192, [8_192, 16_384]), (8_193, [8_193, 16_384]), (16_384, [16_384])],
+)
+async def test_a_call_that_stays_cut_off_is_refused_at_the_cap_and_never_run(limit: int, asked_with: list[int]) -> None:
+    given, asked = case(*[cut("", *CALLED.calls)] * 3, max_tokens=limit)
+
+    reply = await given.ask()
+
+    assert [each.max_tokens for each in asked] == asked_with
+    assert reply.calls[0] == CALLED.calls[0], "the calls before it are whole"
+    assert not is_readable(reply.calls[1].arguments)
+
+
+async def test_a_whole_call_at_the_limit_of_tokens_is_taken() -> None:
+    given, asked = case(cut('{"path": "a"}'), max_tokens=100)
+
+    assert (await given.ask(), len(asked)) == (cut('{"path": "a"}'), 1)
+
+
+async def test_a_call_that_was_cut_off_in_bound_json_gets_more_tokens() -> None:
+    begun = Completion('{"call": "fs__read", "argum', finish_reason="length", model="tiny", usage=Usage(10, 100))
+    given, asked = case(begun, say('{"call": "fs__read", "arguments": {}}'), max_tokens=100, strategy=WEAK)
+
+    assert [each.name for each in (await given.ask()).calls] == ["fs__read"]
+    assert [each.max_tokens for each in asked] == [100, 200]
 
 
 # -- all thinking ---------------------------------------------------------------------------------------------------

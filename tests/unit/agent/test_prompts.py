@@ -38,3 +38,56 @@ def test_hints_are_short_lines_without_shouting(hint: str) -> None:
     assert hint == hint.strip()
     assert not any(word.isupper() and len(word) > 1 for word in hint.split())
     assert "\n" not in hint
+
+
+# -- texts of the bridge that come back as an answer -------------------------------------------------------------------
+
+FILLED = [text for text in prompts.own_texts() if len(text) >= 30 and "{" not in text and text == text.strip()]
+
+
+@pytest.mark.parametrize("text", FILLED)
+@pytest.mark.parametrize("form", ["{}", "{}\n{}", "**{}**", "> {}\n", "OK. {}"])
+def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
+    assert prompts.is_own_text(form.format(text, text))
+    assert prompts.is_own_text(form.format(text, text).upper())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        prompts.LOOK_FIRST.format(tool="fs__list_directory"),
+        prompts.GOING_ON,
+        prompts.NOT_IN_RESULTS.format(facts="4711, 4712"),
+        f"fs__read{prompts.NOT_CALLED}path: None is not of type 'string'",
+        prompts.system_prompt(today=TODAY, folder=PurePosixPath("/home/someone")),  # type: ignore[arg-type]
+        f"{prompts.NAME_MISSING} " * 200_000,
+    ],
+)
+def test_a_text_of_the_bridge_is_known_again_with_what_was_filled_in(text: str) -> None:
+    assert prompts.is_own_text(text)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Teal.",
+        "Nothing was found.",
+        "No output.",
+        "The call failed: ENOENT: no such file or directory, open 'a.txt'",
+        "Today is 2026-01-02.",
+        "The working folder is /home/someone.",
+        f"{prompts.NAME_MISSING} So I looked at the list of the folder, and the file is called notes.md.",
+        "!" * 8_000_000,
+        "a" + "!" * 8_000_000 + "b",
+    ],
+)
+def test_what_a_model_says_itself_is_not_taken_for_a_text_of_the_bridge(answer: str) -> None:
+    assert not prompts.is_own_text(answer)
+
+
+@pytest.mark.parametrize(("more", "own"), [(0, True), (50, True), (51, True), (52, False)])
+def test_half_of_an_answer_makes_it_the_bridges(more: int, own: bool) -> None:
+    assert len(prompts.NAME_MISSING.strip(".")) == 51
+
+    assert prompts.is_own_text(f"{prompts.NAME_MISSING}\n{'x' * more}") is own

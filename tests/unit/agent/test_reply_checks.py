@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.reply_checks import LOST_CALL, ReplyKind, classify_reply, is_unfounded, plain_turns
+from lmstudio_bridge.agent.prompts import ANSWER_NOW
+from lmstudio_bridge.agent.reply_checks import (
+    CUT_CALL,
+    LOST_CALL,
+    ReplyKind,
+    classify_reply,
+    is_unfounded,
+    plain_turns,
+)
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -21,6 +29,7 @@ from lmstudio_bridge.messages import (
 )
 
 CALL = ToolCall("c1", "fs__read", '{"path": "a.txt"}')
+HALF = ToolCall("c2", "fs__read", '{"path": "a')
 COUNTED, ZEROS = Usage(10, 5, 0), Usage()
 
 
@@ -43,11 +52,20 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("Let me sum up. The values are:\n- 42", usage=COUNTED), "answer"),
         (Completion("", "Hm, what is it?", usage=COUNTED), "thought_only"),
         (Completion("", usage=COUNTED), "empty"),
+        (Completion("I look.", finish_reason="tool_calls", usage=COUNTED), "lost_call"),
+        (Completion('<x fs__read {"path": "a"}>', usage=COUNTED), "leaked_call"),
+        (Completion('<x fs__read {"path": "a', finish_reason="length", usage=COUNTED), "cut_call"),
+        (Completion("", calls=(CALL,), finish_reason="length"), "calls"),
+        (Completion("", calls=(CALL, HALF), finish_reason="length"), "cut_call"),
+        (Completion("", calls=(HALF, CALL), finish_reason="length"), "calls"),
+        (Completion("", calls=(HALF,), finish_reason="tool_calls"), "calls"),
+        (Completion("", finish_reason=CUT_CALL), "cut_call"),
+        (Completion(ANSWER_NOW, usage=COUNTED), "own_words"),
         (Completion(""), "empty"),
     ],
 )
 def test_a_reply_amounts_to(reply: Completion, verdict: ReplyKind) -> None:
-    assert classify_reply(reply, tools_offered=True) == verdict
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"]) == verdict
 
 
 @pytest.mark.parametrize("text", ["I'll look at the file first.", "Let me read the notes first:"])
