@@ -269,7 +269,7 @@ class _Run:
                 if reply.finish_reason == "length":
                     await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
                 return "answered", ""
-            elif answer_now or kind == "thought_only" or (last and kind in _NO_ANSWER):
+            elif answer_now or (last and (kind in _NO_ANSWER or kind == "thought_only")):
                 return await self.give_up(kind)
             else:
                 poor_turns += 1

@@ -141,7 +141,8 @@ class RunReport:
                 parts = [error, so_far, *notes]
             case _:
                 parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
-                parts += [error] if outcome.stop == "context_full" else []  # how much would be needed
+                if outcome.stop in ("context_full", "stuck"):  # how much room would be needed; why nothing was taken
+                    parts.append(error)
         return "\n\n".join([*(part for part in (*parts, self._choice(), self._refusals()) if part), self._end()])
 
     def _end(self) -> str:

@@ -855,7 +855,7 @@ async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rou
 @pytest.mark.parametrize("rounds", [1, 10])
 async def test_reasoning_without_an_answer_is_given_as_the_text_so_far(rounds: int) -> None:
     thought = Completion("", "So it is teal.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
-    given = case(thought, thought, limits=limits(rounds))
+    given = case(*[thought] * 6, limits=limits(rounds))
 
     outcome = await given.go()
 
