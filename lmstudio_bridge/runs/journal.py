@@ -58,6 +58,18 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
+Keep: TypeAlias = Literal["off", "audit", "full"]
+"""What a journal keeps: nothing; what happened, but no text; everything."""
+
+MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
+MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller with the next ones
+PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
+_AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
+
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
 }
@@ -71,97 +83,6 @@ class TimedEvent:
 
     at: datetime | None
     event: Event
-
-
-def event_line(event: Event, *, at: datetime) -> str:
-    """The event as one line of JSON."""
-    return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
-
-
-def _fields_of(value: Any) -> dict[str, Any]:
-    """An event, or a message or the like in one, as JSON."""
-    if isinstance(value, Image):
-        value = Image("", value.mime_type)  # megabytes that nobody reads again
-    kind = type(value)
-    return {"type": kind.__name__, **{name: getattr(value, name) for name in _FIELDS[kind]}}
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # json.dumps would make one for each call
-
-
-def read_timed_events(path: Path) -> list[TimedEvent]:
-    """The events of a journal with their times; unreadable lines (cut by a crash, or not ours) are skipped.
-
-    Raises:
-        OSError: The file does not exist, or cannot be read.
-    """
-    events: list[TimedEvent] = []
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-                event = _decode(value)
-            except (ValueError, TypeError, KeyError, RecursionError) as exc:
-                logger.warning("%s, line %d cannot be read: %s", path, number, exc)
-                continue
-            if isinstance(event, get_args(Event)):
-                events.append(TimedEvent(_time(value.get("at")), event))
-            else:
-                logger.warning("%s, line %d is not an event", path, number)
-    return events
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return time if time.tzinfo else None
-
-
-def _decode(value: Any) -> Any:
-    """The value that `_fields_of` wrote.
-
-    Raises:
-        KeyError, TypeError: The value is not such JSON.
-    """
-    if isinstance(value, dict):
-        kind = _KINDS[value["type"]]
-        hints = _HINTS[value["type"]]
-        fields = {name: _decode(item) for name, item in value.items() if name in hints}
-        for name, item in fields.items():
-            if not _fits(item, hints[name]):
-                raise TypeError(f"{kind.__name__}.{name} cannot be {type(item).__name__}")
-        return kind(**fields)
-    if isinstance(value, list):
-        return tuple(_decode(item) for item in value)
-    return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether the value is of the annotated type; knows the types that events and messages use."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:  # tuple[X, ...]
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if arguments:  # a union
-        return any(_fits(value, each) for each in arguments)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-Keep: TypeAlias = Literal["off", "audit", "full"]
-"""What a journal keeps: nothing; what happened, but no text; everything."""
-
-MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
-_AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
-_FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
 class Journal:
@@ -191,7 +112,7 @@ class Journal:
             return
         if self.trouble and not isinstance(event, RunFinished):
             return
-        kept = audit_event(event) if self._level == "audit" else event
+        kept = _audit_event(event) if self._level == "audit" else event
         if kept is not None:
             self._write(kept)
 
@@ -199,7 +120,7 @@ class Journal:
         if self._file is None:
             return
         # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
-        line = event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
+        line = _event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
         self._room -= len(line)
         if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
             reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
@@ -260,56 +181,56 @@ def open_journal(
             logger.warning("the journal %s is not complete: %s", path, exc)
 
 
-def audit_event(event: Event) -> Event | None:
-    """The event without any text of the run; None if nothing is left."""
-    match event:
-        case RunStarted():
-            return dataclasses.replace(event, task="")
-        case RunContinued():
-            return dataclasses.replace(event, instructions="")
-        case RoundFinished():
-            return dataclasses.replace(event, text="", reasoning="", calls=())
-        case CallStarted():
-            return dataclasses.replace(event, arguments="")
-        case CallFinished():
-            return dataclasses.replace(event, text="", about="")
-        case ServerFailed():
-            return dataclasses.replace(event, reason="")
-        case RunFinished():
-            return dataclasses.replace(event, answer="", error="")
-        case ServersChosen(reasons=reasons):
-            return dataclasses.replace(event, reasons=("",) * len(reasons))
-        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
-            return event
-        case (
-            MessageAdded()
-            | MessagesDropped()
-            | ResultsShrunk()
-            | Noticed()
-            | Warned()
-            | Generating()
-            | CallProgress()
-            | AnswerChecked()
-        ):
-            return None
-        case _:
-            assert_never(event)
+def read_timed_events(path: Path) -> list[TimedEvent]:
+    """The events of a journal with their times; unreadable lines (cut by a crash, or not ours) are skipped.
+
+    Raises:
+        OSError: The file does not exist, or cannot be read.
+    """
+    events: list[TimedEvent] = []
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+                event = _decode(value)
+            except (ValueError, TypeError, KeyError, RecursionError) as exc:
+                logger.warning("%s, line %d cannot be read: %s", path, number, exc)
+                continue
+            if isinstance(event, get_args(Event)):
+                events.append(TimedEvent(_time(value.get("at")), event))
+            else:
+                logger.warning("%s, line %d is not an event", path, number)
+    return events
 
 
-def _open_locked(path: Path, run_id: str) -> BinaryIO:
-    """The file, locked; opened again if it was deleted between opening and locking."""
-    while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
-        file = os.fdopen(descriptor, "ab")
-        try:
-            _lock(file, run_id)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(descriptor)):
-                    return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+def read_events(path: Path) -> list[Event]:
+    """The events of a journal, as `read_timed_events`.
+
+    Raises:
+        OSError: The file does not exist, or cannot be read.
+    """
+    return [each.event for each in read_timed_events(path)]
+
+
+def rebuild_outcome(events: Iterable[Event]) -> Outcome:
+    """How the run ended; "failed" if the journal has no end."""
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return tally.outcome()
+
+
+def journal_path(folder: Path, run_id: str) -> Path:
+    """The file of a run's journal.
+
+    Raises:
+        SettingsError: The run id is invalid (and must not become a path).
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise SettingsError(f"Not a run id: {run_id[:80]!r}.", remedy="Copy it from the last line of a result.")
+    return folder / f"{run_id}.jsonl"
 
 
 def check_not_active(folder: Path, run_id: str) -> None:
@@ -360,56 +281,16 @@ def delete_journal(folder: Path, run_id: str) -> bool:
     return True
 
 
-def _lock(file: IO[Any], run_id: str) -> None:
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise RunActiveError(
-            f"Run {run_id} is still in progress.", remedy="Ask for it again with continue_run when it has had time."
-        ) from exc
-    except OSError as exc:  # a file system without locks
-        logger.debug("%s cannot be locked: %s", file.name, exc)
-
-
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def journal_path(folder: Path, run_id: str) -> Path:
-    """The file of a run's journal.
-
-    Raises:
-        SettingsError: The run id is invalid (and must not become a path).
-    """
-    if not _RUN_ID.fullmatch(run_id):
-        raise SettingsError(f"Not a run id: {run_id[:80]!r}.", remedy="Copy it from the last line of a result.")
-    return folder / f"{run_id}.jsonl"
-
-
-def read_events(path: Path) -> list[Event]:
-    """The events of a journal, as `read_timed_events`.
-
-    Raises:
-        OSError: The file does not exist, or cannot be read.
-    """
-    return [each.event for each in read_timed_events(path)]
-
-
-def rebuild_outcome(events: Iterable[Event]) -> Outcome:
-    """How the run ended; "failed" if the journal has no end."""
-    tally = Tally()
-    for event in events:
-        tally.add(event)
-    return tally.outcome()
-
-
-PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
-MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller with the next ones
-_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
+def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, int, str]]:
+    """When each journal was last written to (seconds since the epoch), its bytes, and its run id; oldest first."""
+    journals: list[tuple[float, int, str]] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            if (name := _JOURNAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):  # another bridge is deleting it
+                    found = entry.stat(follow_symlinks=False)
+                    journals.append((found.st_mtime, found.st_size, name[1]))
+    return sorted(journals)
 
 
 class JournalPruner:
@@ -460,16 +341,132 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
             total -= size
 
 
-def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, int, str]]:
-    """When each journal was last written to (seconds since the epoch), its bytes, and its run id; oldest first."""
-    journals: list[tuple[float, int, str]] = []
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in islice(entries, most):
-            if (name := _JOURNAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):  # another bridge is deleting it
-                    found = entry.stat(follow_symlinks=False)
-                    journals.append((found.st_mtime, found.st_size, name[1]))
-    return sorted(journals)
+def _audit_event(event: Event) -> Event | None:
+    """The event without any text of the run; None if nothing is left."""
+    match event:
+        case RunStarted():
+            return dataclasses.replace(event, task="")
+        case RunContinued():
+            return dataclasses.replace(event, instructions="")
+        case RoundFinished():
+            return dataclasses.replace(event, text="", reasoning="", calls=())
+        case CallStarted():
+            return dataclasses.replace(event, arguments="")
+        case CallFinished():
+            return dataclasses.replace(event, text="", about="")
+        case ServerFailed():
+            return dataclasses.replace(event, reason="")
+        case RunFinished():
+            return dataclasses.replace(event, answer="", error="")
+        case ServersChosen(reasons=reasons):
+            return dataclasses.replace(event, reasons=("",) * len(reasons))
+        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
+            return event
+        case (
+            MessageAdded()
+            | MessagesDropped()
+            | ResultsShrunk()
+            | Noticed()
+            | Warned()
+            | Generating()
+            | CallProgress()
+            | AnswerChecked()
+        ):
+            return None
+        case _:
+            assert_never(event)
+
+
+def _event_line(event: Event, *, at: datetime) -> str:
+    """The event as one line of JSON."""
+    return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """An event, or a message or the like in one, as JSON."""
+    if isinstance(value, Image):
+        value = Image("", value.mime_type)  # megabytes that nobody reads again
+    kind = type(value)
+    return {"type": kind.__name__, **{name: getattr(value, name) for name in _FIELDS[kind]}}
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # json.dumps would make one for each call
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
+
+
+def _decode(value: Any) -> Any:
+    """The value that `_fields_of` wrote.
+
+    Raises:
+        KeyError, TypeError: The value is not such JSON.
+    """
+    if isinstance(value, dict):
+        kind = _KINDS[value["type"]]
+        hints = _HINTS[value["type"]]
+        fields = {name: _decode(item) for name, item in value.items() if name in hints}
+        for name, item in fields.items():
+            if not _fits(item, hints[name]):
+                raise TypeError(f"{kind.__name__}.{name} cannot be {type(item).__name__}")
+        return kind(**fields)
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether the value is of the annotated type; knows the types that events and messages use."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:  # tuple[X, ...]
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_fits(value, each) for each in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _open_locked(path: Path, run_id: str) -> BinaryIO:
+    """The file, locked; opened again if it was deleted between opening and locking."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
+        file = os.fdopen(descriptor, "ab")
+        try:
+            _lock(file, run_id)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: IO[Any], run_id: str) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise RunActiveError(
+            f"Run {run_id} is still in progress.", remedy="Ask for it again with continue_run when it has had time."
+        ) from exc
+    except OSError as exc:  # a file system without locks
+        logger.debug("%s cannot be locked: %s", file.name, exc)
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _delete(folder: Path, run_id: str) -> bool:

@@ -152,7 +152,8 @@ async def test_run_id_is_not_sent_twice() -> None:
         await host.wait_for(2)
         await settle()
 
-    assert host.texts == ["run r1 · servers: fs, web", "careful"]
+    assert [text for _, text in host.got] == ["run r1 · servers: fs, web", "careful"]
+    assert host.got[0][0] < host.got[1][0], "the counter increases"
 
 
 async def test_only_the_newest_of_an_interval_is_sent() -> None:
@@ -175,119 +176,80 @@ async def test_only_the_newest_of_an_interval_is_sent() -> None:
     assert pauses.asked == [0.25, 0.25]
 
 
-async def test_counter_strictly_increases() -> None:
-    host = Host()
-    async with progress(host) as emit:
-        for number in range(5):
-            await emit(Warned(f"{number}"))
-            await host.wait_for(number + 1)
-
-    counters = [counter for counter, _ in host.got]
-    assert counters == sorted(set(counters))
-    assert len(counters) == 5
-
-
-async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up() -> None:
+@pytest.mark.parametrize(("event", "text"), [(Warned("working"), "working"), (STARTED, "run r1 · servers: fs, web")])
+async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up(event: Event, text: str) -> None:
     host, clock, pauses = Host(), ManualClock(), Pauses()
     async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
         await pauses.begun()
-        await emit(Warned("working"))
+        await emit(event)
         pauses.end()
         await pauses.begun()
         clock.now = 15.0
         pauses.end()
         await pauses.begun()
 
-    assert host.texts == ["0 s", "working", "working · 15 s"]
-
-
-async def test_heartbeat_after_the_first_message_repeats_the_run_id() -> None:
-    host, clock, pauses = Host(), ManualClock(), Pauses()
-    async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
-        await pauses.begun()
-        await emit(STARTED)
-        pauses.end()
-        await pauses.begun()
-        clock.now = 15.0
-        pauses.end()
-        await pauses.begun()
-
-    assert host.texts[1:] == ["run r1 · servers: fs, web", "run r1 · servers: fs, web · 15 s"]
+    assert host.texts == ["0 s", text, f"{text} · 15 s"]
 
 
 @pytest.mark.parametrize(
-    "event", [MessageAdded(UserMessage("x")), CallFinished(1, "c", "fs", "read", "x", False, True, 1)]
+    ("text", "shown"),
+    [
+        *(("x" * length, "x" * min(length, 200)) for length in (199, 200, 201, 100_000)),
+        ("first\n  second\r\n\tthird", "first second third"),
+    ],
+    ids=["199", "200", "201", "100,000", "lines"],
 )
-async def test_event_without_a_message_sends_nothing(event: Event) -> None:
+async def test_message_is_one_line_of_200_characters_at_most(text: str, shown: str) -> None:
     host = Host()
     async with progress(host) as emit:
-        await emit(event)
-        await settle()
-
-    assert host.got == []
-
-
-@pytest.mark.parametrize("length", [199, 200, 201, 100_000])
-async def test_message_is_cut(length: int) -> None:
-    host = Host()
-    async with progress(host) as emit:
-        await emit(Warned("x" * length))
+        await emit(Warned(text))
         await host.wait_for(1)
 
-    assert host.texts == ["x" * min(length, 200)]
-
-
-async def test_message_is_one_line() -> None:
-    host = Host()
-    async with progress(host) as emit:
-        await emit(Warned("first\n  second\r\n\tthird"))
-        await host.wait_for(1)
-
-    assert host.texts == ["first second third"]
+    assert host.texts == [shown]
 
 
 # -- what must not be missed --------------------------------------------------------------------
 
-MENDED = [Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
+RECOVERIES = [Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
 
 
-async def test_what_was_mended_is_never_replaced_by_newer_messages() -> None:
+async def test_recovery_is_never_replaced_by_newer_messages() -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
         await emit(Warned("one"))
         await pauses.begun()
-        for mended in MENDED:
-            await emit(mended)
+        for recovery in RECOVERIES:
+            await emit(recovery)
         for text in ("two", "three"):
             await emit(Warned(text))
         for _ in range(4):
             pauses.end()
             await pauses.begun()
 
-    assert host.texts == ["one", *(event.notice.text for event in MENDED), "three"]
+    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES), "three"]
 
 
-async def test_what_was_mended_at_last_is_still_sent_when_the_block_ends() -> None:
+async def test_last_recovery_is_still_sent_when_the_block_ends() -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
         await emit(Warned("one"))
         await pauses.begun()
-        for mended in MENDED:
-            await emit(mended)
+        for recovery in RECOVERIES:
+            await emit(recovery)
         await emit(Warned("two"))
 
-    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES)]
 
 
-async def test_what_was_mended_at_last_waits_for_a_host_that_is_slow() -> None:
+async def test_last_recovery_waits_for_a_host_that_is_slow() -> None:
     host = Host(hangs=True)
 
     async def block() -> None:
         async with progress(host) as emit:
             await emit(Warned("one"))
             await host.wait_for(1)
-            for mended in MENDED:
-                await emit(mended)
+            for recovery in RECOVERIES:
+                await emit(recovery)
 
     leaving = asyncio.create_task(block())
     await host.wait_for(1)
@@ -298,22 +260,24 @@ async def test_what_was_mended_at_last_waits_for_a_host_that_is_slow() -> None:
         await leaving
 
     assert before == ["one"]
-    assert host.texts == ["one", *(event.notice.text for event in MENDED)]
+    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES)]
 
 
-async def test_nothing_more_is_sent_when_the_block_is_left_by_an_error() -> None:
+async def test_error_leaves_the_block_as_it_is_and_nothing_more_is_sent() -> None:
     host, pauses = Host(), Pauses()
+    error = ValueError("of the block")
 
     async def block() -> None:
         async with progress(host, sleep=pauses.sleep) as emit:
             await emit(Warned("one"))
             await pauses.begun()
-            await emit(MENDED[0])
-            raise ValueError("of the block")
+            await emit(RECOVERIES[0])
+            raise error
 
-    with pytest.raises(ValueError, match="of the block"):
+    with pytest.raises(ValueError, match="of the block") as caught:
         await block()
 
+    assert caught.value is error
     assert host.texts == ["one"]
 
 
@@ -388,20 +352,6 @@ async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
 
     assert task.cancelled()
     assert asyncio.all_tasks() == before
-
-
-async def test_error_of_the_block_comes_out_as_it_is() -> None:
-    error = ValueError("of the block")
-
-    async def block() -> None:
-        async with progress(Host()) as emit:
-            await emit(STARTED)
-            raise error
-
-    with pytest.raises(ValueError, match="of the block") as caught:
-        await block()
-
-    assert caught.value is error
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs import tool_cache as tool_cache
-from lmstudio_bridge.runs.tool_cache import CachedTools, ToolCache, UnreadableCacheError
-from lmstudio_bridge.security.redact import MARK
+from lmstudio_bridge.runs.tool_cache import CachedTools, Shown, ToolCache, UnreadableCacheError, shown_tools
+from lmstudio_bridge.security.redact import MARK, Redactor
 from tests.support.fakes import ManualClock
 
 CONFIG = ServerConfig("git", "stdio", command="uvx", args=("mcp-server-git",), source=Path("/a"), scope="user")
@@ -220,3 +220,28 @@ def test_a_folder_that_cannot_be_written_is_only_logged(tmp_path: Path, caplog: 
 
     assert store.known_tools(CONFIG) is None
     assert "cannot be written" in caplog.text
+
+
+# -- what the model may know --------------------------------------------------------------------
+
+TOKEN = "hunter22-correct-horse"
+READ = ServerTool("fs", "read", f"Reads with {TOKEN}.", {"type": "object", "properties": {"a": {"default": TOKEN}}})
+HIDDEN = ServerTool("fs", f"read_{TOKEN}")
+PLAIN = ServerTool("fs", "list", "Lists.", title=f"List {TOKEN}")
+
+
+def test_secrets_are_redacted_and_tools_named_by_one_are_left_out() -> None:
+    shown = shown_tools((READ, HIDDEN, PLAIN), Redactor([TOKEN]))
+
+    cleaned = {"type": "object", "properties": {"a": {"default": "[secret]"}}}
+    assert shown == Shown(
+        (
+            ServerTool("fs", "read", "Reads with [secret].", cleaned),
+            ServerTool("fs", "list", "Lists.", title="List [secret]"),
+        ),
+        left_out=1,
+    )
+
+
+def test_the_name_of_a_server_stays_although_it_is_a_secret_too() -> None:
+    assert shown_tools((ServerTool("memory", "read"),), Redactor(["memory"])).tools == (ServerTool("memory", "read"),)
