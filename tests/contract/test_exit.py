@@ -75,7 +75,8 @@ class Cell:
         )
         match self.state:
             case "idle":
-                await self.client.answer_of(number)
+                answer = await self.client.answer_of(number)
+                assert not answer.is_error, answer.text
             case "while the model writes":
                 await self.client.wait_for_progress(number, "answering")
             case _:
