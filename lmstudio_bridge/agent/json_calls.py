@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from lmstudio_bridge.agent.prompts import GOING_ON
+from lmstudio_bridge.agent.prompts import GOING_ON, JSON_ANSWER, JSON_CALLS
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -82,17 +82,6 @@ _CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
 _ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
 _MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
 _HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
-
-_HOW = (
-    "Reply with one JSON object and nothing else.\n"
-    'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
-    'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
-    # Only a call: where an answer was shown too, a 0.5B model answered out of the blue.
-    'For example, for the task «How old is the letter in blue/7?»: {"call": "archive__get_age", '
-    '"arguments": {"path": "blue/7"}}\n'
-    "The tools:"
-)
-_ANSWER_ONLY = 'Reply with one JSON object: {"answer": "<text>"}'
 
 
 def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONObject:
@@ -162,7 +151,7 @@ def json_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[M
 
 def describe_tools(specs: Sequence[ToolSpec]) -> str:
     """How to reply, and the tools in one line each; small models follow few words better than schemas."""
-    return "\n".join([_HOW, *map(_line, specs)]) if specs else _ANSWER_ONLY
+    return "\n".join([JSON_CALLS, *map(_line, specs)]) if specs else JSON_ANSWER
 
 
 def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:

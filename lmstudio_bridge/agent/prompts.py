@@ -83,6 +83,56 @@ STRUCTURED_RETRY = "That does not fit the JSON Schema: {problem}\nGive the whole
 
 IMAGES = "Here are the images of the results above."
 
+JSON_CALLS = (
+    "Reply with one JSON object and nothing else.\n"
+    'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
+    'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
+    # Only a call: where an answer was shown too, a 0.5B model answered out of the blue.
+    'For example, for the task «How old is the letter in blue/7?»: {"call": "archive__get_age", '
+    '"arguments": {"path": "blue/7"}}\n'
+    "The tools:"
+)
+
+JSON_ANSWER = 'Reply with one JSON object: {"answer": "<text>"}'
+
+REPEATED_CALL = "You called {names} again with the same arguments, and the result was the same."
+
+REPEATED_CALLS = "You go in a circle: {names}, with the same arguments and the same results."
+
+REPEATED_ERROR = "{name} has failed {times} times in a row with the same error."
+
+SAME_CALL = "The same call stands above; its result is there."
+
+TOO_MANY_CALLS = "Not done: at most {most} calls in one turn. Call it again if it is still needed."
+
+HOLDS_PLACEHOLDER = (
+    "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
+    "place. Change only what stands around it, or leave it."
+)
+
+INVISIBLE = "[{count} invisible characters or terminal codes were taken out of this result]"
+
+DATA_BEGINS = "Data, up to the line {mark}:"
+
+RESULT_SHORTENED = (
+    "[… {missing} of {all} characters are not shown here. Read on with "
+    'read_result(id="{id}", offset={offset}), or find a text with search_result(id="{id}", text="…") …]'
+)
+
+NO_KEPT_RESULT = "There is no kept result {id} (there are: {known}). Call the tool again that gave it."
+
+NO_SUCH_TOOL = "There is no tool {name}, so nothing was done. {advice}"
+
+DID_YOU_MEAN = "Did you mean: {names}. Call one of them."
+
+TOOLS_ARE = "The tools are: {names}. Call one of them."
+
+MUST_FIT_SCHEMA = "They must fit this schema: {schema}"
+
+CALL_LIKE = "Call it again with arguments like: {example}"
+
+NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
+
 
 # -- telling these texts from the model's own -------------------------------------------------------------------------
 

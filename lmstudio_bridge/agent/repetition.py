@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from lmstudio_bridge.agent.prompts import REPEATED_CALL, REPEATED_CALLS, REPEATED_ERROR
+
 _SAME_ERRORS = 3  # the same error of the same tool in a row, whatever the arguments
 _LONGEST_CYCLE = 3  # turns
 _FORGIVE_AFTER = 4  # new turns in a row after which the next repetition is answered mildly again
@@ -95,8 +97,8 @@ class RepetitionDetector:
                 continue
             names = ", ".join(dict.fromkeys(call.name for turn in self._turns[-period:] for call in turn))
             if period == 1:
-                return repeated, f"You called {names} again with the same arguments, and the result was the same."
-            return repeated, f"You go in a circle: {names}, with the same arguments and the same results."
+                return repeated, REPEATED_CALL.format(names=names)
+            return repeated, REPEATED_CALLS.format(names=names)
         return None
 
     def _repeated_turns(self, period: int) -> int:
@@ -115,4 +117,4 @@ class RepetitionDetector:
             return None
         if len({(turn[0].name, turn[0].result) for turn in newest}) > 1:
             return None
-        return 1, f"{newest[0][0].name} has failed {_SAME_ERRORS} times in a row with the same error."
+        return 1, REPEATED_ERROR.format(name=newest[0][0].name, times=_SAME_ERRORS)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.prompts import NO_KEPT_RESULT, RESULT_SHORTENED
 from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 
@@ -84,11 +85,8 @@ class ResultStore:
         head = int(self._limit * _HEAD_SHARE)
         tail = self._limit - head
         missing = len(text) - head - tail
-        return (
-            f"{self._wrap(text[:head])}\n[… {missing:,} of {len(text):,} characters are not shown here. Read on with "
-            f'read_result(id="{name}", offset={head}), or find a text with search_result(id="{name}", text="…") …]\n'
-            f"{self._wrap(text[len(text) - tail :])}"
-        )
+        more = RESULT_SHORTENED.format(missing=f"{missing:,}", all=f"{len(text):,}", id=name, offset=head)
+        return f"{self._wrap(text[:head])}\n{more}\n{self._wrap(text[len(text) - tail :])}"
 
     def keep(self, text: str) -> str:
         """The id of a result that is shown no more; a text that is itself a part of a kept one has that one's."""
@@ -160,7 +158,7 @@ class ResultStore:
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(list(self._results)[-_SHOWN_NAMES:]) or "none"
-        return f"There is no kept result {_short(name)!r} (there are: {known}). Call the tool again that gave it."
+        return NO_KEPT_RESULT.format(id=repr(_short(name)), known=known)
 
 
 def _short(text: str) -> str:

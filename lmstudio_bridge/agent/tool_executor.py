@@ -16,7 +16,18 @@ from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.conversation import holds_nothing
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
-from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED, TRY_AGAIN
+from lmstudio_bridge.agent.prompts import (
+    FAILED,
+    FOUND_NOTHING,
+    HOLDS_PLACEHOLDER,
+    INVISIBLE,
+    LOOK_FIRST,
+    NAME_MISSING,
+    SAME_CALL,
+    TOO_MANY_CALLS,
+    TOOL_REMOVED,
+    TRY_AGAIN,
+)
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tools import (
     FIND_TOOLS,
@@ -45,11 +56,6 @@ from lmstudio_bridge.text import clean_text
 T = TypeVar("T")
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
-_TOO_MANY = f"Not done: at most {MAX_CALLS} calls in one turn. Call it again if it is still needed."
-_HOLDS_PLACEHOLDER = (
-    "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
-    "place. Change only what stands around it, or leave it."
-)
 _LONG = 1_000_000  # characters of a result
 _OWN = "lmstudio-bridge"  # the server name of the bridge's own tools
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
@@ -134,7 +140,7 @@ class ToolExecutor:
         for index, call in enumerate(calls):
             if results[index] is None:
                 done = first[call.name, call.arguments] in run
-                text = "The same call stands above; its result is there." if done else _TOO_MANY
+                text = SAME_CALL if done else TOO_MANY_CALLS.format(most=MAX_CALLS)
                 results[index] = await self._refuse(number, call, _Refusal(text, is_error=not done))
         return [result for result in results if result is not None]
 
@@ -168,7 +174,7 @@ class ToolExecutor:
             return _Refusal(text, True, tool.server, tool.name, decision, about_arguments(prepared.arguments))
         sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
-            return _Refusal(_HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
+            return _Refusal(HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
         return _AllowedCall(prepared, decision, sent_arguments)
 
     def _prepare(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
@@ -286,7 +292,7 @@ class ToolExecutor:
         self._evidence.add_call(tool.server, tool.name, allowed.sent_arguments, whole, is_error=result.is_error)
         text = self._store.show(whole) + advice
         if invisible:
-            text += f"\n[{invisible:,} invisible characters or terminal codes were taken out of this result]"
+            text += f"\n{INVISIBLE.format(count=f'{invisible:,}')}"
         if result.is_error:
             text = FAILED + text
             if _MISSING.search(result.text):

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lmstudio_bridge.agent.prompts import DATA_BEGINS
+
 _MARK_LENGTH = 8  # letters of a run's mark: 32 bits of chance
 _MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers: files are full of those
 
@@ -23,7 +25,7 @@ class Delimiter:
         The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
         """
         inside = text if self._is_missing(text) else re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
-        return f"Data, up to the line {self.mark}:\n{inside}\n{self.mark}"
+        return f"{DATA_BEGINS.format(mark=self.mark)}\n{inside}\n{self.mark}"
 
     def take_out(self, text: str) -> str:
         """A text of the model without the delimiters that it copied into it."""
