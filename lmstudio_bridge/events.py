@@ -11,27 +11,37 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
+from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
+from lmstudio_bridge.text import one_line
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
+OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
+INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
+UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 _STARTED_LATER = "needed on the way"
+_SHOWN_NAME = 64  # characters of a tool's name
+_SHOWN_REASON = 120  # characters of why a call failed
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended, and what it brought.
 
-    `answer` is the model's final text, or the best text so far when `stop` is not "answered".
-    `error` says why a run failed, with its remedy. `seconds` is wall time. `needed_write` are the calls
-    that were refused because the run could only read, each as a reader would name it. `sources` are the
-    tools that were called. `brief` is how long the task was, `kept` how much stayed here that the caller
-    would have had to read: the results of its calls and the definitions of the tools, each once (characters).
-    Where the servers were chosen for the task, `started` says why each was, `not_started` names the others.
-    `rests_on` are the facts of the answer with where each was read, `missing` those that nothing that was read holds,
-    `coverage` how much of what the task speaks of was read.
+    `answer` is the model's final text, or the best text so far when `stop` is not "answered". `error` says why a run
+    failed, with its remedy. `seconds` is wall time. `needed_write` are the calls that were refused because the run
+    could only read, each as a reader would name it. `sources` are the tools of which a call worked, `called` those
+    calls for a reader, grouped by tool. `failed` are the calls that failed or were refused and were not made good
+    later, each with the reason in one line; `failed_writes`: one of them was to change something.
+    `nothing_changed`: a change was tried or asked for, and nothing was changed. `notes` are those of the `warnings`
+    that a reader of the answer must know. `access` is what the run was allowed to do. `brief` is how long the task
+    was, `kept` how much stayed here that the caller would have had to read: the results of its calls and the
+    definitions of the tools, each once (characters). Where the servers were chosen for the task, `started` says why
+    each was, `not_started` names the others. `rests_on` are the facts of the answer with where each was read,
+    `missing` those that nothing that was read holds, `coverage` how much of what the task speaks of was read.
     """
 
     stop: Stop
@@ -52,6 +62,18 @@ class Outcome:
     rests_on: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     coverage: str = ""
+    called: tuple[str, ...] = field(default=(), compare=False)  # as sources and warnings, in other words
+    failed: tuple[str, ...] = ()
+    failed_writes: bool = False
+    nothing_changed: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    access: Access = field(default="write", compare=False)
+
+    def figures(self) -> str:
+        """Rounds, calls, tokens of the local model and seconds, in a few words."""
+        tokens = self.usage.prompt_tokens + self.usage.completion_tokens
+        rounds, calls = _count(self.rounds, "round"), _count(self.calls, "call")
+        return f"{rounds} · {calls} · {tokens:,} tokens · {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +206,11 @@ class CallProgress:
 class CallFinished:
     """A tool call has its result, or was answered without being sent (`sent` is False).
 
-    In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path,
-    where it was refused. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its arguments, as
-    they were sent or else as the model wrote them. `definition`: characters of the tool's name, description and schema.
+    In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path.
+    `writes`: it counts as changing something; None in journals that do not say. `reason` is why it failed or was
+    refused, in one short line. `is_lost`: it was sent, and whether it had effects is unknown. `rule` is what
+    decided about it. `digest` is the beginning of the SHA-256 of its arguments, as they were or would have been
+    sent, or else as the model wrote them. `definition`: characters of the tool's name, description and schema.
     """
 
     number: int
@@ -202,6 +226,9 @@ class CallFinished:
     rule: str = ""
     digest: str = field(default="", compare=False)  # follows from the arguments, which are told elsewhere
     definition: int = field(default=0, compare=False)  # follows from the tool
+    writes: bool | None = field(default=None, compare=False)
+    reason: str = field(default="", compare=False)  # follows from the text
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +333,9 @@ class Tally:
     """Adds up the events of a run, from its start or from where it last went on."""
 
     def __init__(self) -> None:
+        self._task = ""
+        self._access: Access = "write"
+        self._made = _MadeCalls()
         self._begin()
 
     def _begin(self) -> None:
@@ -315,8 +345,8 @@ class Tally:
         self._calls = 0
         self._usage = Usage()
         self._warnings: list[str] = []
+        self._notes: list[str] = []
         self._needed_write: list[str] = []
-        self._sources: dict[str, None] = {}
         self._brief = 0
         self._kept: dict[tuple[str, str, str], int] = {}  # by server, tool and digest: the same call counts once
         self._started: dict[str, str] = {}
@@ -333,6 +363,9 @@ class Tally:
             case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
                 self._brief = len(brief)
+                self._access = event.access
+                if brief or isinstance(event, RunStarted):  # else the same task goes on
+                    self._task, self._made = brief, _MadeCalls()
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():
@@ -340,17 +373,19 @@ class Tally:
                 self._model = event.model or self._model
                 self._usage += event.usage or Usage()
                 self.last_text = event.text or self.last_text
+                self._made.begin_turn()
             case CallFinished(sent=sent):
                 self._calls += sent
-                if sent:
-                    self._sources[f"{event.server} {event.tool}"] = None
+                self._made.add(event)
                 if sent and not event.is_error:
                     self._kept[event.server, event.tool, ""] = event.definition
                     self._kept[event.server, event.tool, event.digest or event.call_id] = len(event.text)
                 if event.verdict == "needs_write":
                     shown = f"{event.server} {event.tool}"
                     self._needed_write.append(f"{shown} ({event.about})" if event.about else shown)
-            case Warned(text=text) | JournalCut(reason=text) | Noticed(notice=Notice(kind="recovery", text=text)):
+            case Warned(text=text) | JournalCut(reason=text):
+                self._warn(text)
+            case Noticed(notice=Notice(kind="recovery", text=text)):
                 self._warnings.append(text)
             case ServersChosen():
                 self._started = dict(zip(event.started, event.reasons, strict=False))
@@ -362,7 +397,7 @@ class Tally:
             case ServerFailed(server=server, reason=reason):
                 self._started.pop(server, None)
                 self._not_started.pop(server, None)
-                self._warnings.append(f"MCP server {server} was left out: {reason}")
+                self._warn(f"MCP server {server} was left out: {reason}")
             case AnswerChecked():
                 self._checked = event
             case RunFinished():
@@ -371,6 +406,10 @@ class Tally:
                 pass
             case _:
                 assert_never(event)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._notes.append(text)
 
     @property
     def rounds(self) -> int:
@@ -390,7 +429,7 @@ class Tally:
             seconds=self._end.seconds,
             warnings=tuple(self._warnings),
             needed_write=tuple(self._needed_write),
-            sources=tuple(self._sources),
+            sources=self._made.sources(),
             brief=self._brief,
             kept=sum(self._kept.values()),
             started=_with_reasons(self._started),
@@ -398,7 +437,125 @@ class Tally:
             rests_on=self._checked.sources,
             missing=self._checked.missing,
             coverage=self._checked.coverage,
+            called=self._made.called(),
+            failed=self._made.failed(),
+            failed_writes=self._made.failed_writes(),
+            nothing_changed=self._made.changed_nothing(asked=self._access == "write" and asks_for_change(self._task)),
+            notes=tuple(self._notes),
+            access=self._access,
         )
+
+
+@dataclass(slots=True)
+class _Worked:
+    """The calls of one tool that worked: how many, and what the first and the last were about."""
+
+    count: int
+    first: str
+    last: str
+
+
+class _MadeCalls:
+    """What became of the calls of a run: those that worked, and those that failed and were not made good."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._worked: dict[tuple[str, str], _Worked] = {}  # by server and tool
+        self._failed: dict[tuple[str, str, str], tuple[int, CallFinished]] = {}  # by server, tool and what it is about
+        self._done: set[tuple[str, str, str]] = set()  # server, tool and digest of the arguments
+        self._tried_to_write = False
+        self._may_have_written = False
+
+    def begin_turn(self) -> None:
+        """The model has replied; the calls that follow are later than those before."""
+        self._turn += 1
+
+    def add(self, call: CallFinished) -> None:
+        """Take the next call."""
+        if not call.sent and (call.server == OWN_SERVER or not call.is_error):
+            return  # a tool of the bridge; a call that stands twice in a turn
+        tool = (call.server, call.tool)
+        if call.is_error:
+            self._tried_to_write |= bool(call.writes) or (call.writes is None and call.verdict == "needs_write")
+            self._may_have_written |= call.is_lost and call.writes is not False
+            if call.sent or (*tool, call.digest) not in self._done:  # else it was only made again
+                self._failed.pop((*tool, call.about), None)
+                self._failed[*tool, call.about] = self._turn, call
+            return
+        self._may_have_written |= call.writes is not False
+        self._done.add((*tool, call.digest))
+        worked = self._worked.setdefault(tool, _Worked(0, call.about, ""))
+        worked.count += 1
+        worked.last = call.about
+        self._failed.pop((*tool, call.about), None)
+        if self._failed:
+            good = [key for key, (turn, failed) in self._failed.items() if turn < self._turn and _mends(call, failed)]
+            for key in good:
+                del self._failed[key]
+
+    def sources(self) -> tuple[str, ...]:
+        """The tools of which a call worked, with their servers."""
+        return tuple(f"{server} {tool}" for server, tool in self._worked)
+
+    def called(self) -> tuple[str, ...]:
+        """The calls that worked, grouped by tool."""
+        return tuple(
+            " ".join(part for part in (self._name(*tool), _times(worked), _first_and_last(worked)) if part)
+            for tool, worked in self._worked.items()
+        )
+
+    def failed(self) -> tuple[str, ...]:
+        """The calls that were not made good, each in one line."""
+        return tuple(
+            f"{' '.join(part for part in (self._name(call.server, call.tool), one_line(call.about)) if part)}: "
+            f"{_why(call)}"
+            for _, call in self._failed.values()
+        )
+
+    def failed_writes(self) -> bool:
+        """Whether one of those was to change something."""
+        return any(call.writes for _, call in self._failed.values())
+
+    def changed_nothing(self, *, asked: bool) -> bool:
+        """Whether no call can have changed anything, although one tried to or it was `asked` for."""
+        return not self._may_have_written and (self._tried_to_write or asked)
+
+    def _name(self, server: str, tool: str) -> str:
+        """The tool's name, with its server's where several servers have a tool of that name."""
+        servers = {key[0] for key in (*self._worked, *self._failed) if key[1] == tool}
+        name = one_line(f"{server} {tool}" if len(servers) > 1 else tool)
+        return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
+
+
+def _mends(good: CallFinished, failed: CallFinished) -> bool:
+    """Whether a call that worked in a later turn is what the failed one, which could not be sent, was meant to be."""
+    if failed.rule == INVALID_ARGUMENTS:  # they may say something else first now
+        return (good.server, good.tool) == (failed.server, failed.tool)
+    if failed.rule == UNKNOWN_TOOL:
+        return good.about == failed.about and (good.writes is True or only_reads_by_name(failed.tool))
+    return False
+
+
+def _why(call: CallFinished) -> str:
+    if call.verdict == "needs_write":
+        return "needs access=write"
+    reason = one_line(call.reason).rstrip(".") or "failed"
+    reason = reason if len(reason) <= _SHOWN_REASON else f"{reason[:_SHOWN_REASON]}…"
+    return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason
+
+
+def _times(worked: _Worked) -> str:
+    return f"\N{MULTIPLICATION SIGN}{worked.count}" if worked.count > 1 else ""
+
+
+def _first_and_last(worked: _Worked) -> str:
+    abouts = list(dict.fromkeys(one_line(about) for about in (worked.first, worked.last) if about))
+    between = " … " if worked.count > len(abouts) else ", "
+    return f"({between.join(abouts)})" if abouts else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_reasons(started: Mapping[str, str]) -> tuple[str, ...]:

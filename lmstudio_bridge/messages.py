@@ -273,6 +273,10 @@ class CallPolicy(Protocol):
         """The decision for one call of this tool."""
         ...
 
+    def writes(self, tool: ServerTool) -> bool:
+        """Whether its calls count as changing something, in what is told of a run."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:

@@ -23,6 +23,7 @@ from lmstudio_bridge.agent.prompts import (
     INVISIBLE,
     LOOK_FIRST,
     NAME_MISSING,
+    NOT_CALLED,
     SAME_CALL,
     TOO_MANY_CALLS,
     TOOL_REMOVED,
@@ -39,11 +40,21 @@ from lmstudio_bridge.agent.tools import (
     definition_chars,
     read_query,
 )
-from lmstudio_bridge.errors import DownstreamError
-from lmstudio_bridge.events import CallFinished, CallProgress, CallStarted, Emit, Noticed
+from lmstudio_bridge.errors import DownstreamError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.events import (
+    INVALID_ARGUMENTS,
+    OWN_SERVER,
+    UNKNOWN_TOOL,
+    CallFinished,
+    CallProgress,
+    CallStarted,
+    Emit,
+    Noticed,
+)
 from lmstudio_bridge.messages import (
     CallPolicy,
     Decision,
+    JSONObject,
     Notice,
     ServerTool,
     ToolCall,
@@ -51,13 +62,14 @@ from lmstudio_bridge.messages import (
     ToolRunner,
     resolve_tool_name,
 )
-from lmstudio_bridge.text import clean_text
+from lmstudio_bridge.text import clean_text, one_line
 
 T = TypeVar("T")
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _LONG = 1_000_000  # characters of a result
-_OWN = "lmstudio-bridge"  # the server name of the bridge's own tools
+_READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
+_SHOWN_REASON = 200  # characters of why a call failed
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
@@ -66,14 +78,15 @@ _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exis
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a call is answered without running its tool, and what is told of it."""
+    """Why a call is answered without running its tool, and what is told of it: `reason` in one short line."""
 
     text: str
     is_error: bool = True
-    server: str = ""
-    tool: str = ""
+    source: ServerTool | None = None
+    own: bool = False
     decision: Decision = Decision("")  # noqa: RUF009  # frozen
-    about: str = ""
+    reason: str = ""
+    arguments: JSONObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +154,10 @@ class ToolExecutor:
             if results[index] is None:
                 done = first[call.name, call.arguments] in run
                 text = SAME_CALL if done else TOO_MANY_CALLS.format(most=MAX_CALLS)
-                results[index] = await self._refuse(number, call, _Refusal(text, is_error=not done))
+                tool = self._tool_set.find(call.name)
+                reason = f"more than {MAX_CALLS} calls in one turn"
+                refusal = _Refusal(text, is_error=not done, source=tool.source if tool else None, reason=reason)
+                results[index] = await self._refuse(number, call, refusal)
         return [result for result in results if result is not None]
 
     @property
@@ -171,10 +187,14 @@ class ToolExecutor:
         decision = self._policy.check_call(tool, prepared.arguments)
         if not decision.allowed:
             text = self._redact(f"Not allowed: {decision.reason} Work without it.")
-            return _Refusal(text, True, tool.server, tool.name, decision, about_arguments(prepared.arguments))
-        sent_arguments = json.dumps(prepared.arguments, ensure_ascii=False)
+            reason = self._short(decision.reason)
+            return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
+        sent_arguments = _as_json(prepared.arguments)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
-            return _Refusal(HOLDS_PLACEHOLDER, True, tool.server, tool.name, decision)
+            reason = "the placeholder of a secret would have been written"
+            return _Refusal(
+                HOLDS_PLACEHOLDER, source=tool, decision=decision, reason=reason, arguments=prepared.arguments
+            )
         return _AllowedCall(prepared, decision, sent_arguments)
 
     def _prepare(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
@@ -182,17 +202,22 @@ class ToolExecutor:
         own = self._store.answer(call) or self._selection.answer(call)
         if own is not None:
             text, is_error = own
-            return _Refusal("\n".join((text, *problems)), is_error, server=_OWN)
+            return _Refusal("\n".join((text, *problems)), is_error, own=True)
         if problems:
-            return _Refusal(f"{FAILED}{problems[0]}")
+            return _Refusal(f"{FAILED}{problems[0]}", reason="its server could not be started")
         tool = self._tool_set.find(call.name)
-        if self._selection.is_removed(tool.name if tool else call.name):
-            return _Refusal(TOOL_REMOVED)
         prepared = self._tool_set.prepare_call(call)
+        if self._selection.is_removed(tool.name if tool else call.name):
+            arguments = prepared.arguments if isinstance(prepared, PreparedCall) else None
+            source, reason = tool.source if tool else None, "its calls repeated each other"
+            return _Refusal(TOOL_REMOVED, source=source, reason=reason, arguments=arguments)
         if isinstance(prepared, RefusedCall):
-            source = prepared.tool
-            names = (source.server, source.name) if source else ("", "")
-            return _Refusal(self._redact(prepared.text), True, *names)
+            text = self._redact(prepared.text)
+            if prepared.tool is None:
+                return _Refusal(text, decision=Decision("", rule=UNKNOWN_TOOL), reason="no such tool")
+            problem = self._short(prepared.text.partition(NOT_CALLED)[2].partition("\n")[0])
+            reason = f"{INVALID_ARGUMENTS}: {problem}"
+            return _Refusal(text, source=prepared.tool, decision=Decision("", rule=INVALID_ARGUMENTS), reason=reason)
         return prepared
 
     async def _start_needed(self, call: ToolCall) -> list[str]:
@@ -226,23 +251,36 @@ class ToolExecutor:
         return [problems[server] for server in servers if server in problems]
 
     async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
+        source, arguments = refusal.source, refusal.arguments
         await self._tell(
             CallFinished(
                 number,
                 call.id,
-                refusal.server,
-                refusal.tool or call.name,
+                source.server if source else OWN_SERVER if refusal.own else "",
+                source.name if source else call.name,
                 refusal.text,
                 refusal.is_error,
                 sent=False,
                 seconds=0,
                 verdict=refusal.decision.verdict,
-                about=refusal.about,
+                about=self._about(_arguments_of(call) if arguments is None else arguments),
                 rule=refusal.decision.rule,
-                digest=_digest(call.arguments),
+                digest=_digest(call.arguments if arguments is None else _as_json(arguments)),
+                writes=source is not None and self._policy.writes(source),
+                reason=refusal.reason if refusal.is_error else "",
             )
         )
         return ToolResult(refusal.text, is_error=refusal.is_error)
+
+    def _about(self, arguments: JSONObject) -> str:
+        """What a call is about in a few words, without secrets: they are taken out before the words are cut."""
+        text = next((value for value in arguments.values() if isinstance(value, str)), "")[:_READ_OF_REASON]
+        return about_arguments({"": self._redact(clean_text(text)[0])})
+
+    def _short(self, text: str) -> str:
+        """The text in one short line, without secrets: they are taken out before it is cut."""
+        line = one_line(self._redact(clean_text(text[:_READ_OF_REASON])[0]))
+        return line if len(line) <= _SHOWN_REASON else f"{line[:_SHOWN_REASON]}…"
 
     async def _answer(self, number: int, call: ToolCall) -> ToolResult:
         """The result of one call, or the answer in its place."""
@@ -260,11 +298,12 @@ class ToolExecutor:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
-        advice = ""
+        advice, is_lost = "", False
         try:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
+            is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
         text = await self._shown(call, allowed, result, advice)
         await self._tell(
             CallFinished(
@@ -277,9 +316,13 @@ class ToolExecutor:
                 sent=True,
                 seconds=self._clock() - started_at,
                 verdict=decision.verdict,
+                about=self._about(prepared.arguments),
                 rule=decision.rule,
                 digest=_digest(sent_arguments),
                 definition=definition_chars(prepared.tool),
+                writes=self._policy.writes(prepared.tool),
+                reason=self._short(result.text.removeprefix("Error: ")) if result.is_error else "",
+                is_lost=is_lost,
             )
         )
         return ToolResult(text, result.is_error, result.images)
@@ -309,6 +352,19 @@ class ToolExecutor:
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
     """The function's result; for a long text in a thread, because it takes seconds in which other runs must go on."""
     return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+
+
+def _as_json(arguments: JSONObject) -> str:
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _arguments_of(call: ToolCall) -> JSONObject:
+    """The arguments as the model wrote them; none if they cannot be read."""
+    try:
+        values = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _digest(arguments: str) -> str:

@@ -24,6 +24,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 SHELLS = ("bash", "zsh", "fish")
 
 _EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
+_NOT_DONE = "no complete answer, nothing was changed although the task asked for it, or a change failed"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
 _MAX_NUMBER = 1_000_000
 _SHOWN_TASK = 80  # characters of a task that is too long
@@ -148,7 +149,7 @@ def build_parser() -> CommandParser:
             ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
             ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
         ),
-        exit_codes={0: "answered", 1: "no complete answer: a limit was reached, or the run failed"},
+        exit_codes={0: "answered", 1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
     )
     run.add_argument("task", type=_task, help="what to do")
@@ -170,7 +171,7 @@ def build_parser() -> CommandParser:
             ("lmstudio-bridge continue last", "resume the newest run"),
             ('lmstudio-bridge continue last "Now only those in src/"', "ask for something more"),
         ),
-        exit_codes={0: "answered", 1: "no complete answer: a limit was reached, or the run failed"},
+        exit_codes={0: "answered", 1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
     )
     resume.add_argument("run_id", help="run ID, from the last line of an answer or from `runs`; or: last")

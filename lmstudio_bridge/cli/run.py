@@ -16,21 +16,21 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
 from lmstudio_bridge.cli.terminal import can_show, open_console
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
-    CallStarted,
     Emit,
     Event,
     Noticed,
+    Outcome,
     RoundStarted,
     RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
+    Tally,
     Warned,
     fan_out,
 )
@@ -110,7 +110,12 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         to_stderr = report.outcome.stop == "failed" and not as_json
         # Flushed before the agent closes, because servers may take long to stop.
         print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-    return EXIT_OK if report.outcome.stop == "answered" else EXIT_FAILED
+    return EXIT_OK if _is_done(report.outcome) else EXIT_FAILED
+
+
+def _is_done(outcome: Outcome) -> bool:
+    """Whether there is an answer, and no change that was wanted is missing."""
+    return outcome.stop == "answered" and not outcome.nothing_changed and not outcome.failed_writes
 
 
 # -- progress ----------------------------------------------------------------------------------------------------
@@ -141,28 +146,32 @@ class _Display:
         self._console = console
         self._status = status
         self._done, self._failed = (_DONE, _FAILED) if unicode_marks else ("ok", "FAILED")
-        self._about: dict[str, str] = {}
+        self._tally = Tally()
         self._max_rounds = 0
 
     async def emit(self, event: Event) -> None:
         """Show one event as a line, as the spinner's text, or both."""
+        self._tally.add(event)
         match event:
             case RunStarted(run_id=run_id) | RunContinued(run_id=run_id):
                 self._line("", f"run {run_id}", style="dim")
             case RoundStarted(max_rounds=max_rounds):
                 self._max_rounds = max_rounds
-            case CallStarted(call_id=call_id, arguments=arguments):
-                self._about[call_id] = about_arguments(json.loads(arguments))
             case CallFinished(is_error=False):
                 size = f"{len(event.text):,} characters · {event.seconds:.1f} s"
                 self._line(self._done, f"{self._call(event)} · {size}", style="green")
             case CallFinished():
-                self._line(self._failed, f"{self._call(event)} · {event.text.partition(chr(10))[0]}", style="red")
+                self._line(
+                    self._failed,
+                    f"{self._call(event)} · {event.reason or event.text.partition(chr(10))[0]}",
+                    style="red",
+                )
             case ServerFailed(server=server, reason=reason):
                 self._line(_NOTE, f"{server} was left out: {reason.partition(chr(10))[0]}", style="yellow")
             case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._line(_NOTE, text, style="yellow")
-            case RunFinished():
+            case RunFinished(stop=stop):
+                self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")
                 return
             case _:
                 pass
@@ -170,7 +179,7 @@ class _Display:
             self._status.update(Text(one_line(text)[: self._console.width - 4]))
 
     def _call(self, event: CallFinished) -> str:
-        return " ".join(part for part in (event.server, event.tool, self._about.get(event.call_id, "")) if part)
+        return " ".join(part for part in (event.server, event.tool, event.about) if part)
 
     def _line(self, mark: str, text: str, *, style: str) -> None:
         line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))

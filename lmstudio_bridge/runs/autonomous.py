@@ -203,6 +203,8 @@ class DynamicAutonomousAgent:
             async with AsyncExitStack() as held:
                 journal = open_journal(self.runs_folder, plan.start.run_id, keep=self.settings.journal)
                 recorder = RunRecorder(held.enter_context(journal), emit, redactor=self.redactor)
+                for event in plan.earlier:
+                    recorder.tally.add(event)
                 async with _failure_recorded(recorder, started_at):
                     await recorder.tell(plan.start)
                     for error in plan.servers.refused:
@@ -291,6 +293,7 @@ class DynamicAutonomousAgent:
                 chooses=any(isinstance(event, ServersChosen) for event in stored.events),
                 used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
             ),
+            stored.events,
         )
 
     def _find_servers(self, names: tuple[str, ...] | None) -> NamedServers:

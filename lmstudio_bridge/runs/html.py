@@ -81,8 +81,9 @@ def _facts(run: StoredRun, story: Story) -> dict[str, str]:
         "MCP servers": ", ".join(run.servers),
         "rounds and calls": f"{outcome.rounds} and {outcome.calls}",
         "tokens": f"{usage.prompt_tokens:,} read, {usage.completion_tokens:,} written",
+        "changes": "nothing was changed" if outcome.nothing_changed else "",
         "time": f"{outcome.seconds:.1f} s",
-        "estimate": RunReport(run.run_id, outcome, run.servers).savings().in_words(),
+        "estimate": RunReport(run.run_id, outcome, run.servers).saved(),
     }
 
 

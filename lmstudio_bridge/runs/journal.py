@@ -353,7 +353,7 @@ def _audit_event(event: Event) -> Event | None:
         case CallStarted():
             return dataclasses.replace(event, arguments="")
         case CallFinished():
-            return dataclasses.replace(event, text="", about="")
+            return dataclasses.replace(event, text="", about="", reason="")
         case ServerFailed():
             return dataclasses.replace(event, reason="")
         case RunFinished():

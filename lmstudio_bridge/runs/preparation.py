@@ -13,7 +13,7 @@ from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Conversation
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK, Strategy, choose_strategy
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import BridgeError, ContextOverflowError, LLMTimeoutError
-from lmstudio_bridge.events import Emit, ModelChosen, Noticed, RunContinued, RunStarted, Warned
+from lmstudio_bridge.events import Emit, Event, ModelChosen, Noticed, RunContinued, RunStarted, Warned
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelChoice
 from lmstudio_bridge.lmstudio.queue import ModelTurns, SlotQueue
@@ -33,7 +33,10 @@ _HOPELESS = 1.2  # more than all of it, because four characters per token is an 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run is about to do; `added` are the messages that come first in the conversation."""
+    """What a run is about to do.
+
+    `added` are the messages that come first in the conversation, `earlier` the events of a run that is continued.
+    """
 
     start: RunStarted | RunContinued
     servers: NamedServers
@@ -41,6 +44,7 @@ class Plan:
     conversation: Conversation
     added: tuple[Message, ...]
     needs: Needs
+    earlier: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from lmstudio_bridge.events import (
     ServerFailed,
     ServerReady,
     ServersChosen,
+    Tally,
     Warned,
 )
 from lmstudio_bridge.messages import Notice
@@ -74,16 +75,18 @@ async def open_progress(
     slow host to receive the messages that must not be missed.
     """
     wake = asyncio.Event()
-    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # the run id, and recoveries: not replaced by newer events
+    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # run id, recoveries, end: not replaced by newer ones
     newest: Event | None = None  # described only when it is sent: most are replaced before
     waits = False  # for the model: the servers' messages would hide that
     since = clock()
     max_rounds = 0
+    tally = Tally()
 
     async def emit(event: Event) -> None:
         nonlocal newest, waits, since, max_rounds
         if isinstance(event, RoundStarted):
             max_rounds = event.max_rounds
+        tally.add(event)
         if waits and isinstance(event, ServerReady | ServerFailed):
             return
         waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
@@ -98,7 +101,10 @@ async def open_progress(
         wake.set()
 
     def words(event: Event | None) -> str:
-        return " ".join(describe(event, max_rounds=max_rounds).split())[:_MAX_MESSAGE] if event else ""
+        text = describe(event, max_rounds=max_rounds) if event else ""
+        if isinstance(event, RunFinished):
+            text = f"{text} · {tally.outcome().figures()}"
+        return " ".join(text.split())[:_MAX_MESSAGE]
 
     async def pump() -> None:
         nonlocal newest
@@ -157,7 +163,13 @@ def _is_silent(event: Event) -> bool:
 
 def _is_kept(event: Event) -> bool:
     match event:
-        case RunStarted() | RunContinued() | ServersChosen() | Noticed(notice=Notice(kind="recovery" | "strategy")):
+        case (
+            RunStarted()
+            | RunContinued()
+            | RunFinished()
+            | ServersChosen()
+            | Noticed(notice=Notice(kind="recovery" | "strategy"))
+        ):
             return True
         case _:
             return False
@@ -188,8 +200,8 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"round {number}/{max_rounds} · {server}: {tool} {_first_argument(arguments)}".rstrip()
         case CallProgress(server=server, tool=tool, text=text):
             return f"{server}: {tool} · {text}"
-        case CallFinished(server=server, tool=tool, is_error=True, text=text):
-            return f"{server}: {tool} failed: {text}"
+        case CallFinished(server=server, tool=tool, is_error=True, text=text, reason=reason):
+            return f"{server}: {tool} failed: {reason or text}"
         case RetryScheduled(wait=wait, reason=reason):
             return f"{reason} Trying again in {wait:.0f} s"
         case Warned(text=text) | JournalCut(reason=text) | Noticed(notice=Notice(text=text)):

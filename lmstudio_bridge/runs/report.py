@@ -35,7 +35,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import OpenServer
-from lmstudio_bridge.messages import UserMessage
+from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import StoredRun, read_run
 from lmstudio_bridge.security.permissions import Permissions
@@ -72,17 +72,22 @@ def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
 
 
 _OWN_LINES = re.compile(
-    r"^[ \t]*(?:\[(?:local model output|words of the local)|"  # the second: in results of earlier versions
-    r"\[run \w|Note:|[\d,]+ calls? needed|Servers started:|\[The answer was cut)",
+    r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*"
+    r"(?:\[(?:local model output|run \w|the answer was cut)|Note:|"
+    r"Nothing was changed|Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
+    r"The model's text so far:|The model gave no answer|"
+    r"\[words of the local|[\d,]+ calls? needed|Servers started:)",  # in results of earlier versions
     re.IGNORECASE | re.MULTILINE,
 )
 """Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
 
 _BRACKETS = re.compile(r"(\[secret[^\[\]]{0,40}\])|[\[\]]")  # but for the placeholder of a secret
-_SHOWN_NAME = 200  # characters of a name that others made
-_SHOWN_SOURCES = 10  # tools that the line about sources names
-_SHOWN_REFUSALS = 10  # calls that the line about refused ones names
-_SHOWN_SERVERS = 10  # that the line about servers names, of each kind
+_SHOWN_NAME = 200  # characters of what others wrote in a line of ours
+_SHOWN_FAILURES = 5  # calls that failed, a line each
+_SHOWN_MISSING = 8  # facts in the line about what was not found
+_SHOWN_MODEL = 80  # characters of its name in the last line
+_FOOTER = 300  # characters of the last line
+_MORE = 20  # of them, for how many tools are not named
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class RunReport:
     kept: bool = True
 
     def text(self, *, limit: int | None = None) -> str:
-        """The report for a reader: the answer, what to know about it, and one line of figures.
+        """The report for a reader: what to know about the answer, the answer, and one line that says what it is.
 
         With a `limit` in characters the answer is cut at a paragraph to keep the whole within it.
         """
@@ -107,7 +112,7 @@ class RunReport:
         note = f"\n\n[The answer was cut here; {whereabouts}.]"
         room = limit - (len(whole) - len(answer)) - len(note)
         if room < 0:  # it is not the answer that is long
-            return f"{whole[: limit - len(note) - len(self._end()) - 2]}{note}\n\n{self._end()}"
+            return f"{whole[: limit - len(note) - len(self._footer()) - 2]}{note}\n\n{self._footer()}"
         return self._text(_cut_at_paragraph(answer, room) + note)
 
     def structure(self) -> dict[str, Any]:
@@ -125,69 +130,98 @@ class RunReport:
             "seconds": round(outcome.seconds, 3),
             "warnings": list(outcome.warnings),
             "sources": list(outcome.sources),
+            "failed": list(outcome.failed),
+            "nothing_changed": outcome.nothing_changed,
+            "grounding": {
+                "sources": list(outcome.rests_on),
+                "missing": list(outcome.missing),
+                "coverage": outcome.coverage,
+            },
             "needed_write": list(outcome.needed_write),
+            "started": list(outcome.started),
             "not_started": list(outcome.not_started),
             "error": outcome.error,
         }
 
     def _text(self, answer: str) -> str:
-        outcome, error = self.outcome, _quoted(self.outcome.error)
-        notes = [_indented(f"Note: {warning}") for warning in dict.fromkeys(outcome.warnings)]
-        match outcome.stop:
-            case "answered":
-                parts = [answer, *notes]
-            case "failed" | "cancelled":
-                so_far = f"The model's text so far:\n{answer}" if answer else ""
-                parts = [error, so_far, *notes]
-            case _:
-                parts = [answer or "The model gave no answer.", *notes, f"Note: {_STOP_NOTES[outcome.stop]}"]
-                if outcome.stop in ("context_full", "stuck"):  # how much room would be needed; why nothing was taken
-                    parts.append(error)
-        return "\n\n".join([*(part for part in (*parts, self._choice(), self._refusals()) if part), self._end()])
-
-    def _end(self) -> str:
-        """The last two lines: whose words the above are, and the figures."""
-        sources = self.outcome.sources
-        called = _listed(sources, most=_SHOWN_SOURCES) if sources else "none"
-        return f"[Local model output; verify before relying on it. Tools called: {called}]\n{self.figures()}"
-
-    def _choice(self) -> str:
-        """One line about the servers, where they were chosen for the task."""
         outcome = self.outcome
-        if not (outcome.started or outcome.not_started):
-            return ""
-        left = _listed(outcome.not_started, most=_SHOWN_SERVERS)
-        others = f"; not started, nothing in the task asks for them: {left}" if left else ""
-        return f"Servers started: {_listed(outcome.started, most=_SHOWN_SERVERS) or 'none'}{others}"
+        head = "\n".join(self._head())
+        if outcome.stop == "answered":
+            parts = [head, answer]
+        else:
+            parts = [self._reason(), head, f"The model's text so far:\n{answer}" if answer.strip() else ""]
+        return "\n\n".join([*(part.strip("\n") for part in parts if part.strip()), self._footer()])
 
-    def _refusals(self) -> str:
-        """One line about the calls that were refused because the run could only read."""
-        refused = list(dict.fromkeys(self.outcome.needed_write))
-        if not refused:
-            return ""
-        total = len(self.outcome.needed_write)
-        return f"{_count(total, 'call')} needed access=write: {_listed(refused, most=_SHOWN_REFUSALS)}"
+    def _reason(self) -> str:
+        """Why a run ended without an answer."""
+        outcome, error = self.outcome, _quoted(self.outcome.error)
+        match outcome.stop:
+            case "failed" | "cancelled" | "answered":
+                return error
+            case "context_full" | "stuck" if error:  # how much room would be needed; why nothing was taken
+                return f"{_REASONS[outcome.stop]}\n{error}"
+            case _:
+                return _REASONS[outcome.stop] if outcome.answer else f"{_REASONS[outcome.stop]} {_NO_ANSWER}"
+
+    def _head(self) -> list[str]:
+        """What to know before the answer is read, a line each."""
+        outcome = self.outcome
+        lines = [_NOTHING_CHANGED[outcome.access]] if outcome.nothing_changed else []
+        if outcome.missing:
+            lines.append(f"Not found in anything that was read: {_listed(outcome.missing, most=_SHOWN_MISSING)}")
+        lines += [f"Failed: {_in_line(failed, most=_SHOWN_FAILED)}" for failed in outcome.failed[:_SHOWN_FAILURES]]
+        if (more := len(outcome.failed) - _SHOWN_FAILURES) > 0:
+            lines.append(f"and {more} more")
+        lines += [_in_line(outcome.coverage)] if outcome.coverage else []
+        return [*lines, *(_indented(f"Note: {note}") for note in dict.fromkeys(outcome.notes))]
+
+    def _footer(self) -> str:
+        """The last line: whose words the above are, and what they come from; without text of the model only the run."""
+        run_id, outcome = self.run_id, self.outcome
+        if not outcome.answer.strip():
+            return f"[run {run_id}]"
+        begin = f"[Local model output, unverified · {_named(outcome.model, most=_SHOWN_MODEL) or 'no model'} · "
+        end = f" · run {run_id}]"
+        return f"{begin}{self._called(room=_FOOTER - len(begin) - len(end))}{end}"
+
+    def _called(self, *, room: int) -> str:
+        """The calls that worked, in at most that many characters."""
+        called = [_unbroken(each) for each in self.outcome.called]
+        if not called:
+            return "no tool call worked" if self.outcome.failed or self.outcome.calls else "no tool calls"
+        if len(whole := ", ".join(called)) <= room:
+            return whole
+        room -= _MORE
+        shown = 1
+        while shown < len(called) and len(", ".join(called[: shown + 1])) <= room:
+            shown += 1
+        text = ", ".join(called[:shown])
+        text = text if len(text) <= room else f"{text[: room - 1]}…"
+        more = len(called) - shown
+        return f"{text} and {more} more" if more else text
 
     def savings(self) -> Savings:
         """What the run spared its caller, as an estimate."""
         return estimate_savings(self.outcome, given_back=len(self.outcome.answer) + len(self.outcome.error))
 
-    def figures(self) -> str:
-        """One line: run id, model, rounds, calls, tokens of the local model, seconds, and what it saved."""
-        outcome, usage = self.outcome, self.outcome.usage
-        return (
-            f"[run {self.run_id} · {outcome.model or 'no model'} · {_count(outcome.rounds, 'round')} · "
-            f"{_count(outcome.calls, 'call')} · {usage.prompt_tokens + usage.completion_tokens:,} tokens · "
-            f"{outcome.seconds:.1f} s · {self.savings().in_words()}]"
-        )
+    def saved(self) -> str:
+        """What the run spared its caller, in a few words; "" for one that brought nothing, or cost more."""
+        wasted = self.outcome.stop in ("failed", "cancelled") or self.savings().net < 0
+        return "" if wasted else self.savings().in_words()
 
 
-_STOP_NOTES = {
-    "round_limit": "the limit of rounds was reached; the answer is from what was known by then. A higher max_rounds "
+_NOTHING_CHANGED: dict[Access, str] = {
+    "write": "Nothing was changed.",
+    "read": "Nothing was changed: this run could only read.",
+}
+_SHOWN_FAILED = 260  # characters of one call that failed, with its reason
+_NO_ANSWER = "The model gave no answer."
+_REASONS = {
+    "round_limit": "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds "
     "or a smaller task helps.",
-    "deadline": "the time for the run was up; this is the text so far. A smaller task helps.",
-    "context_full": "the model's context was full; this is the text so far. Load the model with a larger context.",
-    "stuck": "the model got stuck; this is the text so far. A smaller task or another model helps.",
+    "deadline": "The time for the run was up. A smaller task helps.",
+    "context_full": "The model's context was full. Load the model with a larger context.",
+    "stuck": "The model got stuck. A smaller task or another model helps.",
 }
 
 
@@ -207,26 +241,34 @@ def _cut_at_paragraph(text: str, room: int) -> str:
 
 def _listed(names: Sequence[str], *, most: int) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(_named, names[:most]))}{more}"
+    return f"{', '.join(map(_in_line, names[:most]))}{more}"
 
 
 def _quoted(text: str) -> str:
     return _OWN_LINES.sub(r"> \g<0>", text)
 
 
-def _named(name: str) -> str:
+def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:
+    """What others wrote, as a part of a line of ours, which it cannot end."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= most else f"{plain[:most]}…"
+
+
+def _named(name: str, *, most: int = _SHOWN_NAME) -> str:
     """A name that others made, as a part of a line of ours: it can neither end the line nor its brackets."""
-    plain = " ".join(_BRACKETS.sub(lambda found: found[1] or " ", name).split())
-    return plain if len(plain) <= _SHOWN_NAME else f"{plain[:_SHOWN_NAME]}…"
+    return _in_line(_BRACKETS.sub(lambda found: found[1] or " ", name).replace("·", " "), most=most)
+
+
+def _unbroken(called: str) -> str:
+    """Calls of one tool as a part of the last line: what they are about cannot look like further calls."""
+    name, opened, about = _named(called).partition(" (")
+    name, about = name.replace(", ", " "), about.rstrip(")").replace("), ", " ").replace(") and ", " ")
+    return f"{name} ({about})" if opened else name
 
 
 def _indented(text: str) -> str:
     """A note whose further lines, which quote others, cannot be taken for lines of their own."""
     return "\n  ".join(text.splitlines())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 MAX_RUNS = 50  # the newest ones, in the list of runs
@@ -363,12 +405,13 @@ def run_text(run: StoredRun) -> str:
         f"- ended: {ended}",
         f"- model: {outcome.model}",
         f"- MCP servers: {', '.join(run.servers)}",
-        f"- rounds: {outcome.rounds}, calls: {outcome.calls}, seconds: {outcome.seconds:.1f}",
-        f"- {RunReport(run.run_id, outcome, run.servers).savings().in_words()}",
+        f"- {outcome.figures()}",
+        *(f"- {saved}" for saved in [RunReport(run.run_id, outcome, run.servers).saved()] if saved),
         "\n## Task\n",
         run.task,
         "\n## Answer\n",
         outcome.answer or "(none)",
+        *_evidence(outcome),
     ]
     if outcome.error:
         lines += ["\n## Error\n", outcome.error]
@@ -401,6 +444,22 @@ def run_text(run: StoredRun) -> str:
             case _:
                 pass
     return "\n".join(lines)
+
+
+def _evidence(outcome: Outcome) -> list[str]:
+    """What the answer rests on and what went wrong, under headings of their own."""
+    parts = {
+        "Failed calls": [*([_NOTHING_CHANGED[outcome.access]] if outcome.nothing_changed else []), *outcome.failed],
+        "Not found in anything that was read": outcome.missing,
+        "Sources": [*outcome.rests_on, *([outcome.coverage] if outcome.coverage else [])],
+        "Calls that worked": outcome.called,
+    }
+    return [
+        line
+        for title, lines in parts.items()
+        if lines
+        for line in (f"\n## {title}\n", *(f"- {_in_line(line)}" for line in lines))
+    ]
 
 
 def _shortened(text: str) -> str:

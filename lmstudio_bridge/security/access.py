@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerConfig, ServerTool
 from lmstudio_bridge.security.workspace import TooDeepError, Workspace, find_paths, is_protected
 
@@ -88,6 +89,7 @@ def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
 
 
 _SHOWN_PATH = 200  # characters of a refused path
+_PRESET = "preset for "  # begins the source of a preset's rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,16 @@ class Policy:
             f"{tool.server} {tool.name} may change things{doubt}, and this run has read access only.",
             "access=read",
         )
+
+    def writes(self, tool: ServerTool) -> bool:
+        """Whether its calls count as changing something, in what is told of a run.
+
+        Not so for tools that their server or a preset marks as reading. Of the others, many servers mark none, so
+        those whose name says that they only read do not count either.
+        """
+        if tool.read_only or only_reads_by_name(tool.name):
+            return False
+        return not any(rule.source.startswith(_PRESET) and rule.matches(tool) for rule in self.rules.rules)
 
     def _check_paths(self, tool: ServerTool, arguments: JSONObject) -> Decision | None:
         """A refusal if a path in the arguments leaves the workspace, or is protected from changes."""
@@ -216,7 +228,7 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
             continue
         preset, name = PRESETS[package], glob.escape(config.name)
         rules += Rules(
-            tuple(Rule("allow", f"{name}/{tool}", f"preset for {package}") for tool in preset.reads),
+            tuple(Rule("allow", f"{name}/{tool}", f"{_PRESET}{package}") for tool in preset.reads),
             arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
         )
     return rules

@@ -23,18 +23,30 @@ The tools, resources and prompt that the bridge offers to Claude or another MCP 
 _ANSWER = f"""\
 ## Results
 
-The text has the answer, notes, and two lines at the end:
+The text has what you should know before you read the answer, the answer, and one line that says where it comes from:
 
 ```text
-[Local model output; verify before relying on it. Tools called: filesystem read_text_file]
-[run 20261123-101236-r0fc6 · qwen3-4b · 2 rounds · 1 call · 4,873 tokens · 1.0 s · saved the caller about 900 tokens]
+Failed: write_file src/a.py: no such folder
+
+The word is heron-42, from notes.txt.
+
+[Local model output, unverified · qwen3-4b · read_text_file ×5 (a.md … e.md) · run 20261123-101236-r0fc6]
 ```
+
+| line above the answer | meaning |
+|---|---|
+| `Nothing was changed.` | the task asked for a change or the model tried one, and no such call worked |
+| `Not found in anything that was read: …` | facts of the answer that stand in no result |
+| `Failed: …` | a call that failed or was refused and was not made good later, with the reason |
+| `Note: …` | what else matters: a server that was left out, an answer that was cut off |
+
+A run that did not end with an answer says why in its first line; the text that the model had written follows.
 
 Programs find the same in the result's `_meta`, under `{REPORT_META}`:
 
 | key | meaning |
 |---|---|
-"""
+"""  # noqa: RUF001  # the multiplication sign is what results have
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
     "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled` or `failed`",
@@ -46,9 +58,13 @@ REPORT_KEYS = {
     "saved": "estimate of the tokens saved: `kept`, `spent`, and `net`; "
     "[how it is counted](claude-code.md#what-it-saves)",
     "seconds": "duration of the run",
-    "warnings": "the notes below the answer",
-    "sources": "the tools that were called, with their servers",
+    "warnings": "the notes above the answer, and the faults that the bridge recovered from",
+    "sources": "the tools of which a call worked, with their servers",
+    "failed": "calls that failed or were refused and were not made good later",
+    "nothing_changed": "whether a change was asked for or tried, and none was made",
+    "grounding": "what the answer rests on: `sources` of its facts, facts that are `missing` there, and `coverage`",
     "needed_write": 'calls that were refused because they need `access="write"`',
+    "started": "servers that were selected for the task, and why",
     "not_started": "servers that were not selected for the task",
     "error": "why it failed, and what to do",
 }

@@ -44,9 +44,13 @@ async def test_a_run_only_reads_unless_it_is_asked_to_write(desk: Desk, era: Era
         granted = await client.call("autonomous_with_mcp", **TASK, access="write")
 
     assert not refused.exists()
-    assert f"\n\n1 call needed access=write: filesystem write_file ({refused}"[:100] in without.text
+    only_read = "Nothing was changed: this run could only read.\nFailed: write_file "
+    assert without.text.startswith(f"{only_read}{refused}"[: len(only_read) + 60])
+    assert ": needs access=write\n\nIt is done.\n\n[" in without.text
+    assert without.report["nothing_changed"]
     assert allowed.read_text(encoding="utf-8") == "new"
-    assert "needed access=write" not in granted.text
+    assert granted.text.startswith("It is done.\n\n[")
+    assert (granted.report["nothing_changed"], granted.report["failed"]) == (False, [])
 
 
 @pytest.mark.npm
@@ -55,7 +59,7 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     async with desk.bridge("2026-07-28") as client:
         write_then_say(desk, "first.txt")
         first = await client.call("autonomous_with_mcp", **TASK, access="write")
-        run_id = first.text.rpartition("[run ")[2].partition(" ")[0]
+        run_id = first.text.rpartition("run ")[2].rstrip("]")
         second = write_then_say(desk, "second.txt")
         reading = await client.call("continue_run", run_id=run_id, instructions="And now the second.")
         refused = second.exists()
@@ -63,7 +67,7 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
         await client.call("continue_run", run_id=run_id, instructions="Again.", access="write")
 
     assert not refused
-    assert "1 call needed access=write" in reading.text
+    assert "needs access=write\n" in reading.text
     assert second.exists()
     [journal] = desk.journals()
     events = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]

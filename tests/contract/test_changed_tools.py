@@ -64,8 +64,8 @@ async def test_a_writing_tool_that_calls_itself_reading_still_needs_write(desk: 
 
     assert "called wipe" not in noted(tools_file(desk))
     assert "Newly marked as read-only" in second.text
-    assert "1 call needed access=write: notes wipe" in second.text
-    assert "1 call needed access=write: notes wipe" in third.text
+    assert "\nFailed: wipe: needs access=write\n" in second.text
+    assert "\nFailed: wipe: needs access=write\n" in third.text
     [result] = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
     assert "its server did not always mark it as reading" in result
 

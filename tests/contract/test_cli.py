@@ -64,7 +64,7 @@ async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: She
     code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42.\n\n[Local model output")
+    assert "It is heron-42.\n\n[Local model output" in out
     assert "servers: filesystem" in err
 
 
@@ -111,7 +111,7 @@ async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(
     code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
 
     assert code == 0, err
-    assert out.startswith("It is heron-42 ? yes.\n\n[Local model output")
+    assert "It is heron-42 ? yes.\n\n[Local model output" in out
     assert "servers: filesystem" in err
 
 
@@ -223,9 +223,31 @@ async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(
 
     code, out, err = await shell.run("run", "Write it.", *options)
 
-    assert code == 0, err
+    assert code == (0 if written else 1), err
     assert path.exists() is written
-    assert ("1 call needed access=write: filesystem write_file (" in out) is not written
+    assert out.startswith("Nothing was changed: this run could only read.\nFailed: write_file ") is not written
+
+
+@pytest.mark.npm
+@pytest.mark.parametrize("made_good", [False, True])
+async def test_a_write_that_failed_is_never_a_success(shell: Shell, sim: Simulator, made_good: bool) -> None:
+    """The model says that it wrote the file, whose folder there is not (ours)."""
+    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
+    path = shell.folder / "no" / "a.txt"
+    write = CallReply(("filesystem__write_file", {"path": str(path), "content": "x"}))
+    mend = CallReply(("filesystem__create_directory", {"path": str(path.parent)})), write
+    sim.script(MODEL, write, *(mend if made_good else ()), TextReply("I wrote the summary."))
+
+    code, out, err = await shell.run("run", "Write the summary to no/a.txt.", "--access", "write")
+
+    assert path.exists() is made_good, err
+    assert code == (0 if made_good else 1)
+    if made_good:
+        assert out.startswith("I wrote the summary.\n\n[Local model output, unverified · ")
+    else:
+        assert out.startswith("Nothing was changed.\nFailed: write_file ")
+        assert "\n\nI wrote the summary.\n\n[Local model output, unverified · " in out
+        assert " · no tool call worked · run " in out
 
 
 async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Simulator) -> None:

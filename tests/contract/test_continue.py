@@ -34,7 +34,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 def run_id_of(answer: Answer) -> str:
-    found = re.search(r"\[run (\S+) ·", answer.text)
+    found = re.search(r"\brun (\S+)\]", answer.text)
     assert found, answer.text
     return found[1]
 
@@ -237,6 +237,7 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
     assert report.pop("seconds") > 0
     assert report.pop("usage")["prompt_tokens"] > 0
     assert report.pop("run_id") in result["content"][0]["text"]
+    assert set(report.pop("grounding")) == {"sources", "missing", "coverage"}
     assert set(report.pop("saved")) == {"kept", "spent", "net"}
     assert report == {
         "stop": "answered",
@@ -246,7 +247,10 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
         "calls": 1,
         "warnings": [],
         "sources": ["filesystem read_text_file"],
+        "failed": [],
+        "nothing_changed": False,
         "needed_write": [],
+        "started": [],
         "not_started": [],
         "error": "",
     }

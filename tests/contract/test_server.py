@@ -23,10 +23,7 @@ from tests.support.raw_client import ERAS, Answer, Era, RawClient, open_raw_clie
 
 pytestmark = pytest.mark.npm
 
-FIGURES = re.compile(
-    r"\[run (?P<run_id>\S+) · (?P<model>\S+) · (?P<rounds>\d+) rounds? · (?P<calls>\d+) calls? · "
-    r"(?P<tokens>[\d,]+) tokens · (?P<seconds>[\d.]+) s · (?P<saved>[^\]]+)\]\Z"
-)
+LAST_LINE = re.compile(r"\n\n\[Local model output, unverified · (?P<model>\S+) · .+ · run (?P<run_id>\S+)\]\Z")
 
 
 @pytest.fixture(params=ERAS)
@@ -64,14 +61,16 @@ def read_then_answer(desk: Desk) -> None:
 
 
 def assert_answered(answer: Answer, *, contains: str, rounds: int, calls: int) -> str:
-    """The answer holds the text and ends in its line of figures; gives the run id."""
+    """The answer holds the text and ends in the line that says where it comes from; gives the run id."""
     assert not answer.is_error, answer.text
     assert contains in answer.text
-    figures = FIGURES.search(answer.text)
-    assert figures, answer.text
-    assert (figures["model"], int(figures["rounds"]), int(figures["calls"])) == (MODEL, rounds, calls)
-    assert int(figures["tokens"].replace(",", "")) > 0
-    return figures["run_id"]
+    last = LAST_LINE.search(answer.text)
+    assert last, answer.text
+    assert last["model"] == MODEL
+    assert (answer.report["rounds"], answer.report["calls"]) == (rounds, calls)
+    assert answer.report["usage"]["prompt_tokens"] > 0
+    assert answer.progress[-1].startswith(f"done: answered · {rounds} round"), "the figures come last"
+    return last["run_id"]
 
 
 async def test_one_server_gives_an_answer_that_only_the_file_could_give(desk: Desk, era: Era) -> None:

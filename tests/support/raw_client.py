@@ -24,11 +24,12 @@ _META = "io.modelcontextprotocol/"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a tool call brought: its text, whether it is an error, and the progress messages before it."""
+    """What a tool call brought: its text, whether it is an error, the progress messages before it, its report."""
 
     text: str
     is_error: bool
     progress: tuple[str, ...]
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -121,7 +122,8 @@ class RawClient:
         assert all(part["type"] == "text" for part in result["content"]), result
         assert "structuredContent" not in result, "Claude Code would show it instead of the text"
         text = "\n".join(part["text"] for part in result["content"])
-        return Answer(text, result.get("isError", False), tuple(self._progress[number]))
+        report = result.get("_meta", {}).get("lmstudio-bridge/report", {})
+        return Answer(text, result.get("isError", False), tuple(self._progress[number]), report)
 
     async def wait_for_progress(self, number: int, fragment: str, *, count: int = 1) -> str:
         """The first progress message of a call that contains the fragment, or the `count`-th."""

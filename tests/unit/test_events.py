@@ -71,7 +71,10 @@ def test_rounds_calls_and_tokens_are_added_up() -> None:
         RunFinished("answered", "Hello.", "", 9.5),
     )
 
-    assert got == Outcome("answered", "Hello.", "", "tiny", 3, 2, Usage(30, 5, 1), 9.5, sources=("fs read",))
+    assert got == Outcome(
+        "answered", "Hello.", "", "tiny", 3, 2, Usage(30, 5, 1), 9.5, sources=("fs read",), failed=("read: failed",)
+    )
+    assert got.figures() == "3 rounds · 2 calls · 35 tokens · 9.5 s"
 
 
 def test_model_is_the_one_that_answered_and_else_the_one_that_was_chosen() -> None:

@@ -70,7 +70,7 @@ async def test_a_change_that_lm_studio_keeps_quiet_about_is_noticed_and_the_roun
             else:
                 assert answer.is_error
                 assert answer.text.startswith(f"The model {model} was ")
-            assert f"Note: {change} Retrying (1 of 2)." in answer.text
+            assert f"{change} Retrying (1 of 2)." in answer.report["warnings"]
             assert f"{change} Retrying (1 of 2)." in answer.progress
             end = ["completed"] if times < 3 else []
             outcomes = [request.outcome for request in bench.chats(model)]

@@ -68,7 +68,7 @@ class Workshop:
         }
         answer = await self.client.call("autonomous_with_mcp", **given)
         assert self.sim.unused_replies(model) == 0, answer.text
-        found = re.search(r"\[run (\S+) ·", answer.text)
+        found = re.search(r"\brun (\S+)\]", answer.text)
         assert found, answer.text
         events = read_journal(self.folder / "home" / "runs" / f"{found[1]}.jsonl")
         requests = [each for each in self.sim.requests[seen:] if each.path == "/v1/chat/completions"]

@@ -174,9 +174,7 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
         RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
         MessageAdded(turn),
         CallStarted(1, "c1", "fs", "read", READ_A),
-        CallFinished(
-            1, "c1", "fs", "read", "hello", is_error=False, sent=True, seconds=0, verdict="allowed", rule="readOnlyHint"
-        ),
+        CallFinished(1, "c1", "fs", "read", "hello", False, True, 0, "allowed", about="a.txt", rule="readOnlyHint"),
         MessageAdded(ToolMessage("c1", "hello")),
         RoundStarted(2, 10, 4),
         RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
@@ -322,10 +320,11 @@ async def test_arguments_that_are_no_json_object_never_run_a_tool(arguments: str
 
     [result] = given.results()
     assert (outcome.stop, outcome.calls, tools.sent) == ("answered", 0, [])
+    assert outcome.failed[0].startswith("read: invalid arguments: they ")
     assert result.startswith("fs__read was not called, because its arguments are not right:")
     assert f"You sent: {arguments}\n" in result
     assert given.recorder.of(CallStarted, CallFinished) == [
-        CallFinished(1, "c1", "fs", "read", result, is_error=True, sent=False, seconds=0)
+        CallFinished(1, "c1", "fs", "read", result, is_error=True, sent=False, seconds=0, rule="invalid arguments")
     ]
 
 
@@ -355,7 +354,7 @@ async def test_unknown_tool_is_answered_with_the_names_that_there_are() -> None:
         "There is no tool 'fs__reed', so nothing was done. Did you mean: fs__read, fs__write. Call one of them."
     )
     assert given.recorder.of(CallStarted, CallFinished) == [
-        CallFinished(1, "c1", "", "fs__reed", result, is_error=True, sent=False, seconds=0)
+        CallFinished(1, "c1", "", "fs__reed", result, True, False, 0, about="a.txt", rule="unknown tool")
     ]
 
 
@@ -391,6 +390,7 @@ async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
             True,
             0,
             verdict="allowed",
+            about="a.txt",
             rule="readOnlyHint",
         )
     ]
@@ -405,7 +405,8 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
 
     outcome = await given.go()
 
-    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
+    failed = ("read a.txt: fs went away. Look at its log",)
+    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), failed=failed)
     assert given.results() == [
         "The call failed: fs went away.\nLook at its log.\n"
         "Try again once if that may help, else work without this tool."

@@ -18,7 +18,7 @@ from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
-from lmstudio_bridge.events import CallFinished, CallStarted, Noticed
+from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed
 from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult, ToolRunner
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import holds_mark
@@ -108,8 +108,10 @@ def answering(result: ToolResult | BaseException) -> FakeTools:
     return FakeTools({("fs", name): result for name in ("read", "write", "odd")})
 
 
-def finished(number: str, tool: str, text: str, *, sent: bool, is_error: bool, server: str = "fs") -> CallFinished:
-    return CallFinished(1, number, server, tool, text, is_error=is_error, sent=sent, seconds=0)
+def finished(
+    number: str, tool: str, text: str, *, sent: bool, is_error: bool, server: str = "fs", about: str = ""
+) -> CallFinished:
+    return CallFinished(1, number, server, tool, text, is_error=is_error, sent=sent, seconds=0, about=about)
 
 
 async def test_a_tool_that_is_named_in_another_way_is_run_once_and_only_for_one_of_two_such_calls() -> None:
@@ -216,7 +218,7 @@ async def test_the_same_call_twice_in_a_turn_is_run_once(name: str) -> None:
     assert results == [ToolResult("done"), ToolResult("done"), above, above]
     assert tools.sent == [Sent("fs", name, {"path": "a"}), Sent("fs", name, {"path": "b"})]
     assert given.recorder.of(CallFinished)[2:] == [
-        finished(number, f"fs__{name}", above.text, sent=False, is_error=False, server="") for number in ("c3", "c4")
+        finished(number, name, above.text, sent=False, is_error=False, about="a") for number in ("c3", "c4")
     ]
 
 
@@ -276,8 +278,8 @@ async def test_the_bridges_own_tools_never_reach_a_server() -> None:
     ]
     assert tools.sent == [Sent("fs", "read", {"path": "a"})]
     assert given.recorder.of(CallFinished)[1:] == [
-        finished(each.id, each.name, result.text, sent=False, is_error=result.is_error, server="lmstudio-bridge")
-        for each, result in zip(turn[1:], results[1:], strict=True)
+        finished(each.id, each.name, result.text, sent=False, is_error=result.is_error, server=OWN_SERVER, about=about)
+        for each, result, about in zip(turn[1:], results[1:], ("r1", "r1", "writes", ""), strict=True)
     ]
 
 
@@ -348,7 +350,7 @@ async def test_what_was_done_to_the_arguments_is_told_before_the_call() -> None:
             )
         ),
         CallStarted(1, "c1", "fs", "read", '{"path": "5"}'),
-        CallFinished(1, "c1", "fs", "read", "done", False, True, 0, verdict="allowed", rule="readOnlyHint"),
+        CallFinished(1, "c1", "fs", "read", "done", False, True, 0, verdict="allowed", about="5", rule="readOnlyHint"),
     ]
 
 
@@ -423,6 +425,6 @@ async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_en
     ]
     assert len(tools.sent) == 1
     assert audit == [
-        ("read", True, "allowed", "readOnlyHint", "", sha256(b'{"path": "a"}').hexdigest()[:16]),
-        ("write", False, "needs_write", "access=read", "b", sha256(b'{"path":"b"}').hexdigest()[:16]),
+        ("read", True, "allowed", "readOnlyHint", "a", sha256(b'{"path": "a"}').hexdigest()[:16]),
+        ("write", False, "needs_write", "access=read", "b", sha256(b'{"path": "b"}').hexdigest()[:16]),
     ]

@@ -117,6 +117,22 @@ def test_every_kind_of_event_comes_back_as_it_was_told(tmp_path: Path) -> None:
     assert read_events(write(tmp_path, ALL_KINDS)) == ALL_KINDS
 
 
+def test_what_became_of_a_call_comes_back_and_a_line_of_an_earlier_version_says_less(tmp_path: Path) -> None:
+    told = CallFinished(1, "c1", "fs", "w", "x", True, True, 1, about="a", writes=True, reason="no", is_lost=True)
+    path = write(tmp_path, [told])
+    line = json.loads(path.read_text(encoding="utf-8"))
+    earlier = {key: value for key, value in line.items() if key not in ("writes", "reason", "is_lost")}
+    old = tmp_path / "old.jsonl"
+    old.write_text(json.dumps(earlier), encoding="utf-8")
+
+    [now], [before] = read_events(path), read_events(old)
+
+    assert isinstance(now, CallFinished)
+    assert isinstance(before, CallFinished)
+    assert (now.writes, now.reason, now.is_lost) == (True, "no", True)
+    assert (before.writes, before.reason, before.is_lost, before.about) == (None, "", False, "a")
+
+
 def test_one_event_is_one_line_of_json_with_its_time_and_type(tmp_path: Path) -> None:
     path = write(tmp_path, [ServerReady("fs", 3)])
 
@@ -421,7 +437,7 @@ async def test_outcome_is_rebuilt_from_the_journal_alone(tmp_path: Path, end: st
 
 
 def finished_calls(events: list[Event]) -> list[CallFinished]:
-    return [event for event in events if isinstance(event, CallFinished) and event.sent]
+    return [event for event in events if isinstance(event, CallFinished) and event.sent and not event.is_error]
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmstudio_bridge.events import CallFinished, Event, Outcome, RunContinued, RunFinished, RunStarted, Tally
+import pytest
+
+from lmstudio_bridge.events import CallFinished, Event, Outcome, RunContinued, RunFinished, RunStarted, Stop, Tally
 from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
 from lmstudio_bridge.runs.report import OWN_TOOLS, RunReport, Savings, estimate_savings
 
+SAVED_ONE = "saved the caller about 1 tokens"
 START = RunStarted("r1", "T" * 100, ("fs",), 5, "")
 END = RunFinished("answered", "A" * 200, "", 1.0)
 
@@ -67,11 +70,26 @@ def test_savings_are_net_of_our_own_tools_the_task_and_what_comes_back() -> None
     assert estimate_savings(outcome, given_back=800) == Savings(10_000, (OWN_TOOLS + 400 + 800) // 4)
 
 
-def test_report_says_what_was_saved_or_that_nothing_was() -> None:
+@pytest.mark.parametrize(("net", "said"), [(-1, ""), (0, "saved the caller about 0 tokens"), (1, SAVED_ONE)])
+def test_run_that_cost_more_than_it_saved_says_nothing_of_it(net: int, said: str) -> None:
+    report = RunReport("r1", Outcome("answered", "", kept=(OWN_TOOLS // 4 + net) * 4), ("fs",))
+
+    assert (report.savings().net, report.saved()) == (net, said)
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"), [("answered", True), ("stuck", True), ("failed", False), ("cancelled", False)]
+)
+def test_run_that_failed_or_was_cancelled_saved_nothing(stop: Stop, says: bool) -> None:
+    assert bool(RunReport("r1", Outcome(stop, "", kept=1_000_000), ("fs",)).saved()) is says
+
+
+def test_report_says_what_was_saved() -> None:
     spent = OWN_TOOLS // 4
     much = RunReport("r1", Outcome("answered", "", kept=(spent + 2_000) * 4), ("fs",))
     nothing = RunReport("r1", Outcome("answered", "", kept=(spent - 300) * 4), ("fs",))
 
-    assert much.figures().endswith(" s · saved the caller about 2,000 tokens]")
-    assert nothing.figures().endswith(" s · cost the caller about 300 tokens more than it saved]")
+    assert much.saved() == "saved the caller about 2,000 tokens"
+    assert nothing.saved() == ""
+    assert "token" not in much.text()
     assert much.structure()["saved"] == {"kept": spent + 2_000, "spent": spent, "net": 2_000}

@@ -26,7 +26,6 @@ from tests.support.changing_server import entry, noted, offer
 from tests.support.desk import MODEL, Desk, open_desk
 from tests.support.raw_client import Answer
 
-NOT = "not started, nothing in the task asks for them: "
 TOOLS: dict[str, dict[str, Any]] = {
     "mail": {"name": "send", "description": "Send a letter to somebody."},
     "clock": {"name": "now", "description": "What time it is in a city.", "annotations": {"readOnlyHint": True}},
@@ -68,7 +67,7 @@ class AgentClient:
     async def call(self, tool: str, **arguments: Any) -> Answer:
         assert tool == "autonomous_discover_and_execute"
         report = await self.agent.run(RunRequest(**arguments))
-        return Answer(report.text(), report.outcome.stop == "failed", ())
+        return Answer(report.text(), report.outcome.stop == "failed", (), report.structure())
 
 
 @asynccontextmanager
@@ -81,6 +80,11 @@ async def open_here(desk: Desk) -> AsyncIterator[Client]:
 async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
     desk.sim.script(MODEL, *replies, DONE)
     return await client.call("autonomous_discover_and_execute", task=task, **more)
+
+
+def chosen(answer: Answer) -> tuple[list[str], list[str]]:
+    """The servers that were started, with the reasons, and those that were not."""
+    return answer.report["started"], answer.report["not_started"]
 
 
 def learn(desk: Desk) -> None:
@@ -109,9 +113,9 @@ async def test_servers_are_started_once_to_be_known_and_then_if_the_task_needs_t
         second = await discover(client, desk, LETTER)
 
     assert learnt == {"mail": 1, "clock": 1, "shop": 1}
-    assert "\n\nServers started: mail, clock, shop (its tools are not known yet)\n\n" in first.text
+    assert chosen(first) == (["mail, clock, shop (its tools are not known yet)"], [])
     assert starts(desk) == {"mail": 2, "clock": 1, "shop": 1}
-    assert f"\n\nServers started: mail (for send); {NOT}clock, shop\n\n" in second.text
+    assert chosen(second) == (["mail (for send)"], ["clock", "shop"])
     assert "starting mail (for send); not clock, shop" in second.progress
     assert offered(desk)[0] == "mail__send"
     assert "clock__now" not in offered(desk)
@@ -132,9 +136,9 @@ async def test_an_embedding_model_in_memory_helps_to_choose(desk: Desk) -> None:
         with_it = await discover(client, desk, task)
         again = await discover(client, desk, task)
 
-    assert f"Servers started: shop (for buy); {NOT}mail, clock\n" in without.text
+    assert chosen(without) == (["shop (for buy)"], ["mail", "clock"])
     for answer in (with_it, again):
-        assert "Servers started: shop (for buy), clock (for now), mail (for send)\n" in answer.text
+        assert chosen(answer) == (["shop (for buy)", "clock (for now)", "mail (for send)"], [])
     asked = [json.loads(request.body)["input"] for request in desk.sim.requests if request.path == "/v1/embeddings"]
     assert [len(texts) for texts in asked] == [4, 1], "the tools once, the task each time"
 
@@ -144,7 +148,7 @@ async def test_all_are_started_if_the_task_tells_nothing(desk: Desk) -> None:
     async with open_here(desk) as client:
         answer = await discover(client, desk, "Grüße!")
 
-    assert "Servers started: mail, clock, shop (nothing in the task tells which server it needs)\n" in answer.text
+    assert chosen(answer) == (["mail, clock, shop (nothing in the task tells which server it needs)"], [])
     assert starts(desk) == {"mail": 1, "clock": 1, "shop": 1}
     assert "find_tools" not in offered(desk)
 
@@ -156,7 +160,7 @@ async def test_servers_that_are_named_are_started_and_no_others_are_spoken_of(de
         answer = await client.call("autonomous_with_multiple_mcps", mcp_names=["clock", "shop"], task=LETTER)
 
     assert starts(desk) == {"mail": 0, "clock": 1, "shop": 1}
-    assert "started" not in answer.text
+    assert chosen(answer) == ([], [])
     assert "find_tools" not in offered(desk)
 
 
@@ -170,7 +174,7 @@ async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk
     assert "now is done" in result
     assert starts(desk) == {"mail": 1, "clock": 1, "shop": 0}
     assert noted(file(desk, "clock"))[-1] == "called now"
-    assert f"Servers started: mail (for send), clock (needed on the way); {NOT}shop\n" in answer.text
+    assert chosen(answer) == (["mail (for send)", "clock (needed on the way)"], ["shop"])
     assert offered(desk)[-1] == "clock__now", "what the engine has read stays in front"
     journal = desk.journals()[-1]
     events = read_events(journal)
@@ -217,7 +221,7 @@ async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note
     assert "exited with code 3" in first
     assert second == "No other tool fits that. Use the ones that you have.", "it is not tried again and again"
     assert "Note: MCP server clock was left out" in answer.text
-    assert f"Servers started: mail (for send); {NOT}shop\n" in answer.text
+    assert chosen(answer) == (["mail (for send)"], ["shop"])
     assert starts(desk)["clock"] == 1
 
 
@@ -246,7 +250,7 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
     clock, shop, refused = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
     assert clock == "No other tool fits that. Use the ones that you have."
     assert shop.startswith("These can be called now:\n- shop__buy")
-    assert "needed access=write: shop buy" in answer.text
+    assert "\nFailed: buy: needs access=write\n" in answer.text
     assert "Not allowed" in refused
     assert starts(desk) == {"mail": 1, "clock": 0, "shop": 1}
     assert "called buy" not in noted(file(desk, "shop"))
@@ -279,20 +283,22 @@ async def test_the_others_are_started_if_none_of_the_chosen_can_be(desk: Desk) -
 
     assert not answer.is_error
     assert starts(desk) == {"mail": 1, "clock": 1, "shop": 1}
-    either_first = [f"Servers started: {names} (needed on the way)\n" for names in ("clock, shop", "shop, clock")]
-    assert any(line in answer.text for line in either_first), answer.text
+    either_first: list[tuple[list[str], list[str]]] = [
+        ([f"{names} (needed on the way)"], []) for names in ("clock, shop", "shop, clock")
+    ]
+    assert chosen(answer) in either_first, answer.text
 
 
 async def test_a_run_that_goes_on_starts_what_it_used_and_what_it_needs_now(desk: Desk) -> None:
     learn(desk)
     async with desk.bridge("2025-11-25") as client:
         answer = await discover(client, desk, LETTER)
-    run_id = answer.text.rpartition("[run ")[2].partition(" ")[0]
+    run_id = answer.text.rpartition("run ")[2].rstrip("]")
     async with desk.bridge("2025-11-25") as client:
         desk.sim.script(MODEL, DONE)
         further = await client.call("continue_run", run_id=run_id, instructions="And order some goods.")
 
-    assert f"Servers started: mail (it was used before), shop (for buy); {NOT}clock\n" in further.text
+    assert chosen(further) == (["mail (it was used before)", "shop (for buy)"], ["clock"])
     assert starts(desk) == {"mail": 2, "clock": 0, "shop": 1}
     [begin] = [e for e in read_events(desk.journals()[-1]) if isinstance(e, RunStarted)]
     assert begin.servers == ("mail", "clock", "shop")

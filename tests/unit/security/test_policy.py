@@ -270,3 +270,23 @@ def test_without_a_folder_in_the_workspace_no_path_may_be_used(tmp_path: Path) -
     policy = Policy("write", local={"fs": tmp_path})
 
     assert policy.check_call(WRITE, {"path": "a.txt"}).verdict == "outside"
+
+
+@pytest.mark.parametrize(
+    ("name", "read_only", "writes"),
+    [
+        ("write", None, True),
+        ("write", False, True),
+        ("write", True, False),
+        ("wander", None, True),
+        ("list_notes", None, False),
+        ("sequentialthinking", None, False),
+    ],
+)
+def test_calls_count_as_writing_unless_a_mark_a_preset_or_the_name_says_otherwise(
+    name: str, read_only: bool | None, writes: bool
+) -> None:
+    preset = Rule("allow", "fs/sequentialthinking", "preset for a package")
+    own = Rule("allow", "fs/write", "lmstudio-bridge.toml")
+
+    assert Policy("read", Rules((own, preset))).writes(ServerTool("fs", name, read_only=read_only)) is writes
