@@ -205,7 +205,7 @@ async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk
 
     assert not stopped.is_error
     assert "I look at the notes first." in stopped.text
-    assert "time for the run was up" in stopped.text
+    assert "The time for the run was up" in stopped.text
     assert answer.text.startswith("It is heron-42.")
 
 

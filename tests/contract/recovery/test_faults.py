@@ -86,7 +86,7 @@ def always(reply: Reply) -> MakeReply:
 
 LOST = (3, "unloaded, reloaded or crashed")
 BROKEN_OFF = (3, "broke")
-STUCK = (6, "the model got stuck")
+STUCK = (6, "The model got stuck")
 
 FAULTS = {
     # The model is lost: got back and asked again, at most twice.
