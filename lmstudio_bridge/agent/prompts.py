@@ -139,7 +139,7 @@ NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
 _SENTENCE = 25  # characters of a sentence that nobody else writes by chance
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
 _SHORTEST = 12  # characters of a text that counts as a whole
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)\]]{0,4}\s+|\n+")
 _BLANK = re.compile(r"\{\w*\}")  # where something is filled in
 _EDGES = re.compile(r"\A[\W_]+|[\W_]+\Z")
 
