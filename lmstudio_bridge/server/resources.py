@@ -25,7 +25,7 @@ _MAX_COMPLETIONS = 100  # what the MCP specification allows
 def add_resources(
     server: MCPServer[Any], *, agent: Callable[[], Awaitable[DynamicAutonomousAgent]], redactor: Redactor
 ) -> None:
-    """Register all of it; `agent` gives the agent once the server runs, `redactor` knows its secrets.
+    """Register resources, prompt and completions; `agent` returns the agent once the server runs.
 
     Imports from `runs` are local, because listing the tools must not wait for them.
     """

@@ -16,12 +16,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.types import CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.events import Emit
 from lmstudio_bridge.messages import Access
 from lmstudio_bridge.runs.progress import open_progress
 from lmstudio_bridge.runs.request import (
@@ -42,6 +43,7 @@ from lmstudio_bridge.text import as_shown, as_utf8
 
 if TYPE_CHECKING:
     from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+    from lmstudio_bridge.runs.report import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,10 @@ MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a f
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
 
+_INTERNAL_ERROR = (
+    "Internal error in the bridge; the run was not finished.\n"
+    "Please report it with the server's stderr output (in Claude Code: `claude --debug`)."
+)
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
@@ -118,7 +124,7 @@ class BridgeServer(MCPServer[App]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """As in the SDK, but an unknown argument is refused instead of ignored."""
+        """As in the SDK, but an unknown argument is refused, and failures are text that the host's model can act on."""
         tools = await super().list_tools()
         known = next((list(tool.input_schema["properties"]) for tool in tools if tool.name == name), [])
         if known and (unknown := [given for given in arguments if given not in known]):
@@ -130,9 +136,21 @@ class BridgeServer(MCPServer[App]):
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as exc:
-            if isinstance(exc.__cause__, ValidationError):
-                return _tool_result(_invalid_arguments(name, exc.__cause__), is_error=True)
-            raise
+            if exc.__cause__ is None:
+                raise
+            unexpected = isinstance(exc, UnexpectedToolError)
+            match exc.__cause__:
+                case BridgeError() as error:
+                    text = error.explain()
+                case ValidationError() as error if not unexpected:
+                    text = _invalid_arguments(name, error)
+                case ImportError() as error:  # some parts are only imported when a run needs them
+                    logger.error("a part of the bridge could not be loaded", exc_info=error)
+                    text = incomplete_installation(error).explain()
+                case error:  # a bug must reach the user as a sentence, and stderr in full
+                    logger.error("a run failed with an unexpected error", exc_info=error)
+                    text = _INTERNAL_ERROR
+            return _tool_result(text, is_error=True)
 
 
 def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
@@ -172,9 +190,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with the tools of one of the user's MCP servers."""
-        return await _run(
-            ctx, RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
-        )
+        tokens = _tokens(max_tokens)
+        request = RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, access)
+        async with _delegation(ctx) as (agent, emit):
+            return _report_result(await agent.run(request, emit=emit))
 
     @server.tool(title="Delegate with several MCP servers", annotations=annotations, structured_output=False)
     async def autonomous_with_multiple_mcps(
@@ -189,10 +208,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with the tools of several of the user's MCP servers."""
-        servers = tuple(mcp_names)
-        return await _run(
-            ctx, RunRequest(task, servers, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
-        )
+        tokens = _tokens(max_tokens)
+        request = RunRequest(task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, access)
+        async with _delegation(ctx) as (agent, emit):
+            return _report_result(await agent.run(request, emit=emit))
 
     @server.tool(title="Delegate with all MCP servers", annotations=annotations, structured_output=False)
     async def autonomous_discover_and_execute(
@@ -206,9 +225,10 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         access: AccessArgument = "read",
     ) -> CallToolResult:
         """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
-        return await _run(
-            ctx, RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
-        )
+        tokens = _tokens(max_tokens)
+        request = RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, access)
+        async with _delegation(ctx) as (agent, emit):
+            return _report_result(await agent.run(request, emit=emit))
 
     @server.tool(title="Continue a delegated run", annotations=annotations, structured_output=False)
     async def continue_run(
@@ -226,7 +246,8 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         request = ContinueRequest(
             run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema, access
         )
-        return await _run(ctx, request)
+        async with _delegation(ctx) as (agent, emit):
+            return _report_result(await agent.run(request, emit=emit))
 
     add_resources(server, agent=server.agent, redactor=redactor)
     return server
@@ -242,8 +263,9 @@ def serve(server: BridgeServer) -> None:
         logger.info("the host is gone: nobody reads our output")
 
 
-async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> CallToolResult:
-    """Run the request as part of this tool call; every failure becomes text that the host's model can act on."""
+@asynccontextmanager
+async def _delegation(ctx: Context[App]) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
+    """The agent, and a sink for a run's events that the host is shown as progress of this tool call."""
     app = ctx.request_context.lifespan_context
     task = asyncio.current_task()
     assert task is not None
@@ -255,21 +277,12 @@ async def _run(ctx: Context[App], request: RunRequest | ContinueRequest) -> Call
     try:
         agent = await app.agent()
         async with open_progress(send, heartbeat=agent.settings.heartbeat) as emit:
-            report = await agent.run(request, emit=emit)
-    except BridgeError as exc:
-        return _tool_result(exc.explain(), is_error=True)
-    except ImportError as exc:  # some parts are only imported when a run needs them
-        logger.exception("a part of the bridge could not be loaded")
-        return _tool_result(incomplete_installation(exc).explain(), is_error=True)
-    except Exception:  # a bug must reach the user as a sentence, and stderr in full
-        logger.exception("a run failed with an unexpected error")
-        return _tool_result(
-            "Internal error in the bridge; the run was not finished.\n"
-            "Please report it with the server's stderr output (in Claude Code: `claude --debug`).",
-            is_error=True,
-        )
+            yield agent, emit
     finally:
         app.calls.discard(task)
+
+
+def _report_result(report: RunReport) -> CallToolResult:
     return _tool_result(
         report.text(limit=MAX_RESULT),
         is_error=report.outcome.stop == "failed",
