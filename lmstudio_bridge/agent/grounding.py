@@ -80,6 +80,7 @@ _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
 )
+_PLACEHOLDER = re.compile(r"\[secret[^\[\]]{0,60}\]")  # stands for a secret that nobody has read
 _OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
 _QUOTES = str.maketrans(
@@ -303,7 +304,7 @@ def _names_in(arguments: str) -> set[str]:
 
 def _facts(answer: str) -> Iterator[_Fact]:
     """The facts of an answer in its order, at most `MAX_FACTS`."""
-    text = _answer_text(answer)
+    text = _PLACEHOLDER.sub(" ", _answer_text(answer))
     taken = bytearray(len(text))
     facts: list[_Fact] = []
 

@@ -95,6 +95,7 @@ def test_a_fact_that_is_nowhere_is_missing(answer: str, missing: str) -> None:
         "There are 17 items.",
         "I read notes.txt.",
         "A well-known, 5-digit, self-made thing: it's done.",
+        "The token is [secret], the other [secret:github-token \u2026a1b2].",
         "# 12 Heading\n\n- item",
     ],
 )
