@@ -174,6 +174,7 @@ class _Run:
         self.emit = emit
         self.tally = tally
         self._delimiter = options.filters.delimiter
+        self._redact = options.filters.redact
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         self._selection = ToolSelection(
@@ -299,7 +300,7 @@ class _Run:
 
     async def check_facts(self, answer: str) -> Grounding:
         """Look up the facts of an answer in what the run has seen."""
-        answer = self._without_delimiter(clean_text(answer)[0])
+        answer = self._redact(self._without_delimiter(clean_text(answer)[0]))  # results were redacted, too
         if self._evidence.size < _LONG_EVIDENCE:
             return self._evidence.check(answer)
         return await anyio.to_thread.run_sync(self._evidence.check, answer)
