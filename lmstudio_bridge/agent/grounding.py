@@ -80,7 +80,7 @@ _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
 )
-_PLACEHOLDER = re.compile(r"\[secret[^\[\]]{0,60}\]")  # stands for a secret that nobody has read
+_NO_WORDS = re.compile(r"\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>")  # placeholders of secrets, and tags
 _OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
 _QUOTES = str.maketrans(
@@ -204,8 +204,11 @@ class Evidence:
     def coverage(self, task: str) -> str:
         """What the task names and no call that worked was about; "" if there is nothing.
 
-        Files that the task names, and files of a folder where the task is about all of them.
+        Files that the task names, and files of a folder where the task is about all of them. Without any call there is
+        nothing to say: that no tool was called says it all.
         """
+        if self.empty:
+            return ""
         opened = "\n".join(self._contents).casefold()
         unopened = [
             name
@@ -304,7 +307,7 @@ def _names_in(arguments: str) -> set[str]:
 
 def _facts(answer: str) -> Iterator[_Fact]:
     """The facts of an answer in its order, at most `MAX_FACTS`."""
-    text = _PLACEHOLDER.sub(" ", _answer_text(answer))
+    text = _NO_WORDS.sub(" ", _answer_text(answer))
     taken = bytearray(len(text))
     facts: list[_Fact] = []
 

@@ -95,6 +95,7 @@ def test_a_fact_that_is_nowhere_is_missing(answer: str, missing: str) -> None:
         "There are 17 items.",
         "I read notes.txt.",
         "A well-known, 5-digit, self-made thing: it's done.",
+        "Tags are <think>, `</think>` and <br/>.",
         "The token is [secret], the other [secret:github-token \u2026a1b2].",
         "# 12 Heading\n\n- item",
     ],
@@ -212,6 +213,10 @@ def test_file_that_the_task_names_and_no_call_was_about_is_said(arguments: str, 
     evidence.add_call("fs", "list_directory", '{"path": "."}', "[FILE] one.txt\n[FILE] two.md")
 
     assert evidence.coverage(task) == coverage
+
+
+def test_nothing_is_said_of_files_where_no_tool_was_called() -> None:
+    assert Evidence("x").coverage("Read one.txt") == ""
 
 
 def test_file_that_a_result_tells_of_was_opened() -> None:
