@@ -197,7 +197,7 @@ class _Run:
         self._compactor = compactor
         self._requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
         self._evidence = Evidence("\n".join(message.text for message in conversation.messages))
-        self._asked_for_sources = False  # the model is asked once about what stands in no result
+        self._questioned = ""  # the answer about whose facts the model was asked; that is done once
         self._executor = ToolExecutor(
             tools,
             evidence=self._evidence,
@@ -281,7 +281,10 @@ class _Run:
         return "round_limit", ""
 
     async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
-        """End a run whose model gives no answer; reasoning is better than nothing."""
+        """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""
+        if self._questioned:
+            self.tally.last_text = self._questioned
+            return "answered", ""
         if self._reasoning and kind in ("thought_only", "empty") and self.is_presentable(self._reasoning):
             self.tally.last_text = self._reasoning
             await self.tell(Warned("The reply was all reasoning; the model gave no answer outside it."))
@@ -289,12 +292,12 @@ class _Run:
 
     async def question_sources(self, answer: str) -> str:
         """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""
-        if self._asked_for_sources or self._evidence.empty:
+        if self._questioned or self._evidence.empty:
             return ""
         missing = (await self.check_facts(answer)).missing
         if not missing:
             return ""
-        self._asked_for_sources = True
+        self._questioned = answer
         await self.notice(f"Not in any result: {', '.join(missing[:_ASKED_FACTS])}. The model was asked about it once.")
         return NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
 

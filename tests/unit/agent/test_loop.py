@@ -786,6 +786,16 @@ async def test_nothing_is_asked_about_the_answer_of_the_last_round(rounds: int, 
     assert (outcome.rounds, outcome.missing) == (asked, ("juniper-1111",))
 
 
+async def test_answer_that_was_asked_about_stands_if_no_other_one_comes() -> None:
+    replies = (call(("fs__read", READ_A)), say("It is juniper-1111."), say(""), say(""), say(""))
+    given = case(*replies, tools=read_tools(CODE))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("answered", "It is juniper-1111.")
+    assert outcome.missing == ("juniper-1111",)
+
+
 async def test_answer_before_any_call_is_not_asked_about() -> None:
     given = case(say("It is juniper-1111."))
 
