@@ -77,7 +77,7 @@ async def test_who_came_first_is_served_first_and_everybody_knows_the_place(tmp_
             told = []
             for place in (1, 2, 3):
                 numbers.append(await start(client, task=f"task {place}"))
-                told.append(await client.wait_for_progress(numbers[-1], "place"))
+                told.append(await client.wait_for_progress(numbers[-1], "queued for"))
             go_on.set()
             answers = [await client.answer_of(number) for number in numbers]
 
