@@ -8,10 +8,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.cli.hosts import NAMES, SCOPES
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.runs.request import DEFAULT_MAX_ROUNDS, MAX_ROUNDS, MAX_TASK
 
@@ -501,3 +500,28 @@ def _filled(text: str) -> str:
 
 def _width() -> int:
     return min(shutil.get_terminal_size().columns - 2, _MAX_WIDTH)
+
+
+Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]
+
+
+HostScope: TypeAlias = Literal["user", "local", "project"]
+
+
+NAMES: Mapping[Host, str] = {
+    "claude-code": "Claude Code",
+    "claude-desktop": "Claude Desktop",
+    "cursor": "Cursor",
+    "vscode": "VS Code",
+    "lm-studio": "LM Studio",
+}
+
+
+SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
+    "claude-code": ("user", "local", "project"),
+    "claude-desktop": ("user",),
+    "cursor": ("user", "project"),
+    "vscode": ("user", "project"),
+    "lm-studio": ("user",),
+}
+"""Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""

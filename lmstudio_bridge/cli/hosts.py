@@ -7,34 +7,16 @@ code.visualstudio.com/docs/copilot/customization/mcp-servers, lmstudio.ai/docs/a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never, get_args
+from typing import assert_never, get_args
 
+from lmstudio_bridge.cli.arguments import NAMES, SCOPES, Host, HostScope
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE, read_state
 from lmstudio_bridge.settings import Surroundings
 
-Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]
-HostScope: TypeAlias = Literal["user", "local", "project"]
-
 HOSTS: tuple[Host, ...] = get_args(Host)
-NAMES: Mapping[Host, str] = {
-    "claude-code": "Claude Code",
-    "claude-desktop": "Claude Desktop",
-    "cursor": "Cursor",
-    "vscode": "VS Code",
-    "lm-studio": "LM Studio",
-}
-SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
-    "claude-code": ("user", "local", "project"),
-    "claude-desktop": ("user",),
-    "cursor": ("user", "project"),
-    "vscode": ("user", "project"),
-    "lm-studio": ("user",),
-}
-"""Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""
 
 
 @dataclass(frozen=True, slots=True)

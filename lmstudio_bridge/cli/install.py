@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
 
-from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, current_folder
+from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
-from lmstudio_bridge.cli.hosts import NAMES, SCOPES, HostScope, Location, find_location
+from lmstudio_bridge.cli.hosts import Location, find_location
 from lmstudio_bridge.errors import BridgeError, McpConfigError, SettingsError
 from lmstudio_bridge.files import read_text, replace_with_backup
 from lmstudio_bridge.messages import JSONObject

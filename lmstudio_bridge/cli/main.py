@@ -25,7 +25,6 @@ from lmstudio_bridge.cli.arguments import (
 )
 from lmstudio_bridge.errors import BridgeError, SettingsError
 from lmstudio_bridge.security.redact import RedactingFormatter, Redactor
-from lmstudio_bridge.settings import read_settings
 from lmstudio_bridge.text import clean_text
 
 ExitCode: TypeAlias = int | Coroutine[Any, Any, int]
@@ -82,6 +81,8 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
             return run_doctor(args, redactor)
         case "completion":
             return _print_completion(build_parser(), args.shell)
+    from lmstudio_bridge.settings import read_settings  # pydantic takes longer than --help and --version
+
     settings = read_settings(os.environ, cwd=current_folder())
     _log_to_stderr(settings.log_level, redactor)
     match args.command:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmstudio_bridge.cli.arguments import NAMES, SCOPES
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.files import find_member, read_root
-from lmstudio_bridge.cli.hosts import HOSTS, NAMES, SCOPES, Location, find_location
+from lmstudio_bridge.cli.hosts import HOSTS, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.files import read_text

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.cli.hosts import SCOPES, Host, HostScope, find_location
+from lmstudio_bridge.cli.arguments import SCOPES, Host, HostScope
+from lmstudio_bridge.cli.hosts import find_location
 from lmstudio_bridge.cli.install import Program, own_program, plan_change
 from lmstudio_bridge.errors import BridgeError, SettingsError
 from lmstudio_bridge.mcp_client.config import starts_bridge
