@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,12 +31,10 @@ from lmstudio_bridge.lmstudio.wire import (
     NativeModelsIn,
     OldNativeModelsIn,
     OpenAIModelsIn,
-    ResponseIn,
     WireModel,
     chat_request_out,
-    response_request_out,
 )
-from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Message, OnRetry, ToolChoice, ToolSpec
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, OnRetry
 
 OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
 M = TypeVar("M", bound=WireModel)
@@ -52,14 +49,6 @@ _MODEL_ROUTES: Mapping[Source, type[NativeModelsIn] | type[OldNativeModelsIn] | 
     "/api/v0/models": OldNativeModelsIn,
     "/v1/models": OpenAIModelsIn,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A reply of `/v1/responses`; pass `id` as `previous_response_id` to continue from it."""
-
-    id: str
-    completion: Completion
 
 
 @asynccontextmanager
@@ -232,34 +221,6 @@ class LLMClient:
         return accumulator.completion()
 
     @retry_with_backoff
-    async def text_completion(
-        self,
-        prompt: str,
-        *,
-        model: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] = (),
-        on_retry: OnRetry | None = None,
-    ) -> Completion:
-        """The continuation of a raw prompt, without a chat template."""
-        name = await self._name(model)
-        request: dict[str, Any] = {"model": name, "prompt": prompt, "stream": False}
-        if max_tokens is not None:
-            request["max_tokens"] = max_tokens
-        if temperature is not None:
-            request["temperature"] = temperature
-        if stop:
-            request["stop"] = list(stop)
-        reply = await self._post("/v1/completions", request, CompletionIn, model=name)
-        return Completion(
-            text=reply.choices[0].text or "",
-            finish_reason=reply.choices[0].finish_reason or "",
-            model=reply.model or "",
-            usage=reply.usage.to_usage() if reply.usage else None,
-        )
-
-    @retry_with_backoff
     async def generate_embeddings(
         self, texts: Sequence[str], *, model: str | None = None, on_retry: OnRetry | None = None
     ) -> list[list[float]]:
@@ -280,38 +241,6 @@ class LLMClient:
                 detail=f"{len(vectors)} vectors for {len(texts)} texts",
             )
         return vectors
-
-    @retry_with_backoff
-    async def create_response(
-        self,
-        messages: Sequence[Message],
-        *,
-        model: str | None = None,
-        previous_response_id: str | None = None,
-        tools: Sequence[ToolSpec] = (),
-        tool_choice: ToolChoice = "auto",
-        max_tokens: int | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Response:
-        """One reply of `/v1/responses`; tool messages go as `function_call_output` items."""
-        name = await self._name(model)
-        request = response_request_out(
-            messages,
-            model=name,
-            previous_response_id=previous_response_id,
-            tools=tools,
-            tool_choice=tool_choice,
-            max_tokens=max_tokens,
-        )
-        reply = await self._post("/v1/responses", request, ResponseIn, model=name)
-        if reply.status in ("failed", "cancelled"):
-            raise ModelLostError(
-                f"The response {reply.status}, without a reason.",
-                remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
-                url=f"{self.root_url}/v1/responses",
-                model=name,
-            )
-        return Response(reply.id, reply.to_completion())
 
     async def _name(self, model: str | None) -> str:
         return model or (await self.validator.resolve(None)).name

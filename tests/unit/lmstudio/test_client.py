@@ -142,36 +142,16 @@ async def test_reasoning_without_an_answer_is_a_reply() -> None:
         assert (reply.text, reply.reasoning, reply.finish_reason) == ("", "Hm.", "length")
 
 
-async def test_text_is_continued_without_a_template() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, TextReply(" upon a time", usage=None))
-
-        reply = await within(
-            client.text_completion("Once", model=QWEN, max_tokens=5, temperature=0.0, stop=["\n", "."])
-        )
-
-        assert (reply.text, reply.finish_reason, reply.model) == (" upon a time", "stop", QWEN)
-        assert sent(sim, "/v1/completions") == {
-            "model": QWEN,
-            "prompt": "Once",
-            "stream": False,
-            "max_tokens": 5,
-            "temperature": 0.0,
-            "stop": ["\n", "."],
-        }
-
-
 # -- which model ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion", "create_response"])
+@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion"])
 async def test_without_a_model_the_validator_chooses_once(method: str) -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
-        question = QUESTION if method == "create_response" else ChatRequest(QUESTION)
-        await within(getattr(client, method)(question))
-        await within(getattr(client, method)(question))
+        await within(getattr(client, method)(ChatRequest(QUESTION)))
+        await within(getattr(client, method)(ChatRequest(QUESTION)))
 
-        chat = {"create_response": "/v1/responses"}.get(method, "/v1/chat/completions")
+        chat = "/v1/chat/completions"
         assert [request.path for request in sim.requests] == ["/api/v1/models", chat, chat]
         assert sim.requests[-1].model == QWEN
 
@@ -179,7 +159,7 @@ async def test_without_a_model_the_validator_chooses_once(method: str) -> None:
 async def test_the_default_model_is_sent() -> None:
     models = [SimModel(QWEN, loaded=True), SimModel(GEMMA)]
     async with open_simulator(models) as sim, open_test_client(sim, default_model=GEMMA) as client:
-        assert (await within(client.text_completion("Once"))).model == GEMMA
+        assert (await within(client.chat_completion(ChatRequest(QUESTION)))).model == GEMMA
 
 
 async def test_a_reply_of_another_model_is_refused() -> None:

@@ -1,22 +1,17 @@
-"""The routes beside chat, over real sockets: lists of models, embeddings and responses."""
+"""The routes beside chat, over real sockets: lists of models and embeddings."""
 
 from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.errors import LLMResponseError, ModelLostError, ModelNotFoundError, WrongEndpointError
-from lmstudio_bridge.lmstudio.client import Response
+from lmstudio_bridge.errors import ModelNotFoundError, WrongEndpointError
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo, ModelInstance
-from lmstudio_bridge.messages import AssistantMessage, Completion, ToolCall, ToolMessage
 from tests.lmstudio_sim.models import SimModel
-from tests.lmstudio_sim.replies import CallReply, HttpReply, TextReply
+from tests.lmstudio_sim.replies import HttpReply
 from tests.lmstudio_sim.server import open_simulator
 from tests.unit.lmstudio.clients import (
     GEMMA,
-    HISTORY,
-    LIST_FILES,
     NOMIC,
-    QUESTION,
     QWEN,
     open_test_client,
     sent,
@@ -139,107 +134,3 @@ async def test_without_an_embedding_model_the_user_is_told_to_get_one() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         with pytest.raises(ModelNotFoundError, match="no embedding model"):
             await within(client.generate_embeddings(["a"]))
-
-
-# -- responses ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_response_goes_on_with_the_result_of_its_call() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, CallReply(("list_files", {"path": "."}), reasoning="Hm."), TextReply("Two files."))
-
-        first = await within(client.create_response(QUESTION, model=QWEN, tools=[LIST_FILES], max_tokens=99))
-        [call] = first.completion.calls
-        second = await within(
-            client.create_response([ToolMessage(call.id, "a.txt")], model=QWEN, previous_response_id=first.id)
-        )
-
-        assert first == Response(
-            first.id,
-            Completion(
-                "",
-                "Hm.",
-                (ToolCall(call.id, "list_files", '{"path": "."}'),),
-                "completed",
-                QWEN,
-                first.completion.usage,
-            ),
-        )
-        assert (second.completion.text, second.id != first.id) == ("Two files.", True)
-        assert [request.json for request in sim.requests] == [
-            {
-                "model": QWEN,
-                "input": [{"role": "user", "content": "List the files"}],
-                "stream": False,
-                "max_output_tokens": 99,
-                "tools": [
-                    {
-                        "type": "function",
-                        "name": "list_files",
-                        "description": "Lists a folder.",
-                        "parameters": LIST_FILES.parameters,
-                    }
-                ],
-                "tool_choice": "auto",
-            },
-            {
-                "model": QWEN,
-                "input": [{"type": "function_call_output", "call_id": call.id, "output": "a.txt"}],
-                "stream": False,
-                "previous_response_id": first.id,
-            },
-        ]
-
-
-async def test_a_whole_history_goes_to_responses_as_items() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        await within(client.create_response([*HISTORY, AssistantMessage("Two files.")], model=QWEN))
-
-        assert sim.requests[0].json == {
-            "model": QWEN,
-            "stream": False,
-            "input": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": "List the files"},
-                {
-                    "type": "function_call",
-                    "call_id": "268992578",
-                    "name": "list_files",
-                    "arguments": '{"path":"."}',
-                },
-                {"type": "function_call_output", "call_id": "268992578", "output": "a.txt\nb.txt"},
-                {"role": "assistant", "content": "Two files."},
-            ],
-        }
-
-
-async def test_a_response_may_hold_its_text_as_a_string() -> None:
-    output = [
-        {"type": "reasoning", "content": None},
-        {"type": "message", "content": "Yes"},
-        {"type": "message", "content": [{"type": "output_text", "text": "."}, {"type": "refusal"}]},
-    ]
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path("/v1/responses", HttpReply(200, {"id": "resp_x", "output": output, "error": None}))
-
-        reply = await within(client.create_response(QUESTION, model=QWEN))
-
-        assert reply == Response("resp_x", Completion("Yes."))
-
-
-@pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_a_response_that_failed_without_a_word_is_no_answer(status: str) -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path("/v1/responses", HttpReply(200, {"id": "resp_x", "status": status, "output": []}))
-
-        with pytest.raises(ModelLostError, match=f"The response {status}"):
-            await within(client.create_response(QUESTION, model=QWEN))
-
-
-async def test_an_unknown_previous_response_is_refused_with_the_servers_words() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        with pytest.raises(LLMResponseError, match="refused the request") as caught:
-            await within(client.create_response(QUESTION, model=QWEN, previous_response_id="resp_x"))
-
-        assert "resp_x" in caught.value.detail
-        assert len(sim.requests) == 1

@@ -227,9 +227,7 @@ USES: dict[str, tuple[str, Use]] = {
     "list_models": ("/v1/models", lambda client: client.list_models()),
     "chat_completion": (CHAT, lambda client: client.chat_completion(ChatRequest(QUESTION), model=QWEN)),
     "stream_chat_completion": (CHAT, ask),
-    "text_completion": ("/v1/completions", lambda client: client.text_completion("Once", model=QWEN)),
     "generate_embeddings": ("/v1/embeddings", lambda client: client.generate_embeddings(["x"], model=QWEN)),
-    "create_response": ("/v1/responses", lambda client: client.create_response(QUESTION, model=QWEN)),
 }
 
 
