@@ -196,7 +196,8 @@ class _Run:
         compactor = Compactor(conversation, store=self._store, tell=self.tell, delimiter=self._delimiter)
         self._compactor = compactor
         self._requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
-        self._evidence = Evidence("\n".join(message.text for message in conversation.messages))
+        given = [message.text for message in conversation.messages] + [tool.name for tool in tool_set.tools]
+        self._evidence = Evidence("\n".join(given))
         self._questioned = ""  # the answer about whose facts the model was asked; that is done once
         self._executor = ToolExecutor(
             tools,

@@ -98,7 +98,7 @@ async def test_cancel_stops_the_generation_and_keeps_what_was_said(
         answer = await client.answer_of(other)
 
     assert request.disconnected
-    assert answer.text.startswith("The other is done.")
+    assert answer.said.startswith("The other is done.")
     assert client.answers_to(number) == []
     events = ended(desk, "cancelled")
     kept = events_of(events, "RunFinished")[-1]["answer"]
@@ -125,7 +125,7 @@ async def test_cancel_in_a_tool_call_reaches_the_tool_and_keeps_what_was_done(
         model.release.set()
         answer = await client.answer_of(other)
 
-    assert answer.text.startswith("The other is done.")
+    assert answer.said.startswith("The other is done.")
     assert client.answers_to(number) == []
     (sent,) = messages_at_server(tmp_path, "tools/call")
     (cancelled,) = messages_at_server(tmp_path, "notifications/cancelled")
@@ -153,7 +153,7 @@ async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None
             "continue_run", run_id=desk.journals()[0].stem, instructions="Without the tool.", access="write"
         )
 
-    assert answer.text.startswith("Done without the tool.")
+    assert answer.said.startswith("Done without the tool.")
     results = [each["content"] for each in desk.chat_requests()[-1].messages if each["role"] == "tool"]
     assert len(results) == 1
     assert "may or may not have happened" in results[0]

@@ -198,7 +198,7 @@ async def test_every_message_of_a_whole_session_fits_the_schema(desk: Desk, era:
         await client.request("prompts/get", {"name": "delegate", "arguments": {"task": "count the words"}})
         await client.request("completion/complete", completion)
 
-    assert answer.text.startswith("It is heron-42.")
+    assert answer.said.startswith("It is heron-42.")
     assert answer.progress
     assert (unknown.is_error, bad.is_error) == (True, True)
     check_messages(client, era=era)

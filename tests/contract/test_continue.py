@@ -67,7 +67,7 @@ async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk:
     async with desk.bridge(era) as client:  # another process: the bridge was restarted
         second = await client.call("continue_run", run_id=run_id_of(first), instructions="Now backwards.")
 
-    assert second.text.startswith("24-noreh")
+    assert second.said.startswith("24-noreh")
     assert run_id_of(second) == run_id_of(first)
     before, after = desk.chat_requests()[-2:]
     assert after.messages[: len(before.messages)] == before.messages
@@ -87,7 +87,7 @@ async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Des
         second = await client.call("continue_run", run_id=run_id_of(first))
 
     assert "limit of rounds" in first.text
-    assert second.text.startswith("It is heron-42.")
+    assert second.said.startswith("It is heron-42.")
     messages = desk.chat_requests()[-1].messages
     assert [message["role"] for message in messages[-2:]] == ["assistant", "user"]
     assert any("heron-42" in str(message["content"]) for message in messages if message["role"] == "tool")
@@ -113,7 +113,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
     async with desk.bridge("2025-11-25") as client:
         answer = await client.call("continue_run", run_id=journal.stem)
 
-    assert answer.text.startswith("Version 7 may be deployed")
+    assert answer.said.startswith("Version 7 may be deployed")
     results = [message["content"] for message in desk.chat_requests()[-1].messages if message["role"] == "tool"]
     assert ["may or may not have happened" in results[0], "did not happen" in results[1]] == [True, True]
     assert log.read_text(encoding="utf-8") == "deploy 7\n"
@@ -161,7 +161,7 @@ async def test_a_run_that_was_killed_while_its_servers_started_begins_anew(desk:
     async with desk.bridge("2026-07-28") as client:
         answer = await client.call("continue_run", run_id=run_id, instructions="In one word.")
 
-    assert answer.text.startswith("It is heron-42.")
+    assert answer.said.startswith("It is heron-42.")
     assert desk.chat_requests()[-1].messages[-1]["content"] == f"{TASK['task']}\n\nIn one word."
 
 
@@ -206,7 +206,7 @@ async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk
     assert not stopped.is_error
     assert "I look at the notes first." in stopped.text
     assert "The time for the run was up" in stopped.text
-    assert answer.text.startswith("It is heron-42.")
+    assert answer.said.startswith("It is heron-42.")
 
 
 async def test_a_long_answer_is_cut_at_a_paragraph_and_stands_whole_in_its_resource(desk: Desk, era: Era) -> None:
@@ -299,7 +299,7 @@ async def test_run_that_was_not_kept_says_why_it_cannot_be_continued(desk: Desk,
         again = await client.call("continue_run", run_id=run_id_of(answer))
         runs = await read_resource(client, "lmstudio://runs")
 
-    assert answer.text.startswith("It is heron-42.")
+    assert answer.said.startswith("It is heron-42.")
     assert_names(again, reason)
     assert f"LMSTUDIO_BRIDGE_JOURNAL is {keep}" in runs
     kept = b"".join(path.read_bytes() for path in desk.journals())

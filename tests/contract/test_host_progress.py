@@ -145,5 +145,5 @@ async def test_a_host_that_does_not_read_holds_no_run_up(desk: Desk, era: Era) -
             await client.result_of(each)
 
     assert unread, "the pipe was full while the model was asked four times"
-    assert answer.text.startswith("Done.")
+    assert answer.said.startswith("Done.")
     assert_counts_up(client, number)

@@ -131,7 +131,7 @@ async def test_cold_servers_start_side_by_side_while_the_model_loads(house: Hous
         gate.touch()
         answer = await client.answer_of(number)
 
-    assert answer.text.startswith("done")
+    assert answer.said.startswith("done")
 
 
 async def test_a_run_keeps_its_list_of_tools_and_the_next_gets_the_new_one(house: House) -> None:

@@ -31,6 +31,21 @@ class Answer:
     progress: tuple[str, ...]
     report: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def said(self) -> str:
+        """What the model said: the text without the lines above its answer and without the last line."""
+        body = self.text.rpartition("\n\n[")[0] or self.text
+        while body.startswith(_ABOVE):
+            _, blank, rest = body.partition("\n\n")
+            if not blank:
+                break
+            body = rest
+        return body.removeprefix("The model's text so far:\n")
+
+
+_ABOVE = ("Nothing was changed", "Not found in ", "Failed: ", "Note: ", "did not open ", "read ", "The model got stuck")
+"""How the lines begin that the bridge puts above an answer."""
+
 
 @dataclass(slots=True)
 class RawClient:

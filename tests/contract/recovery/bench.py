@@ -114,7 +114,7 @@ def answer_from(request: SimRequest) -> TextReply:
 
 
 def is_right(answer: Answer, key: str) -> bool:
-    return not answer.is_error and value_of(key) in answer.text.splitlines()[0]
+    return not answer.is_error and value_of(key) in answer.said.splitlines()[0]
 
 
 def chat_models(*keys: str, loaded: bool = True, parallel: int = 4) -> list[SimModel]:

@@ -150,6 +150,6 @@ async def test_a_crash_under_several_runs_costs_each_a_request_and_one_load_toge
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 3
         assert [len(answer.report["warnings"]) for answer in answers] == [1] * 3
         assert (len(bench.loads()), sorted(sim.instances)) == (1, ["calm/model", QWEN])
-        assert calm_answer.text.startswith("calm")
+        assert calm_answer.said.startswith("calm")
         assert calm_answer.report["warnings"] == [], "a fault of one run does not show in another"
         assert [message for message in calm_answer.progress if "crash" in message] == []

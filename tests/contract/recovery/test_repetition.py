@@ -52,7 +52,7 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
 
     worked = await workshop.run(STRONG, function=never_stops, max_rounds=20)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert worked.stop == "answered"
     assert worked.ran == ["look_up heron"] * 4
     assert ["shop__look_up" in offered(request) for request in worked.requests] == [True] * 4 + [False] * 3
@@ -69,7 +69,7 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
 async def test_a_repetition_of_two_calls_is_named_and_the_model_finds_out(workshop: Workshop) -> None:
     worked = await workshop.run(STRONG, *[look_up("heron"), look_up("crane")] * 2, ANSWER)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert worked.ran == ["look_up heron", "look_up crane"] * 2
     hint = "You go in a circle: shop__look_up, with the same arguments and the same results."
     assert [said(request).startswith(hint) for request in worked.requests] == [False] * 4 + [True]
@@ -78,7 +78,7 @@ async def test_a_repetition_of_two_calls_is_named_and_the_model_finds_out(worksh
 async def test_the_same_error_again_is_named_whatever_the_arguments(workshop: Workshop) -> None:
     worked = await workshop.run(STRONG, *[look_up(key, "fail") for key in "abc"], look_up(), ANSWER)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     hint = "shop__fail has failed 3 times in a row with the same error."
     assert [said(request).startswith(hint) for request in worked.requests] == [False] * 3 + [True, False]
 
@@ -86,7 +86,7 @@ async def test_the_same_error_again_is_named_whatever_the_arguments(workshop: Wo
 async def test_calls_that_differ_are_left_alone_however_many(workshop: Workshop) -> None:
     worked = await workshop.run(STRONG, *[look_up(f"k{number}") for number in range(8)], ANSWER)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert len(worked.ran) == 8
     assert worked.notices("recovery") == []
     assert all("user" not in [m["role"] for m in request.messages[2:]] for request in worked.requests)
@@ -97,7 +97,7 @@ async def test_a_plan_that_is_announced_and_not_acted_on_is_asked_for_and_then_r
 
     worked = await workshop.run(STRONG, plan, plan, look_up(), ANSWER)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert [said(request) == CALL_LOST for request in worked.requests] == [False, False, True, False]
 
 
@@ -109,7 +109,7 @@ async def test_a_weak_model_that_repeats_itself_is_asked_for_the_answer_at_once(
 
     worked = await workshop.run(WEAK, function=never_stops, max_rounds=20)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert worked.stop == "answered"
     assert worked.ran == ["look_up heron"] * 2
     assert [may_answer(request) for request in worked.requests] == [True, True, True]
@@ -128,5 +128,5 @@ async def test_a_tool_that_only_fails_is_taken_from_a_weak_model_so_that_it_trie
 
     worked = await workshop.run(WEAK, function=fails_while_it_can, max_rounds=20)
 
-    assert worked.answer.text.startswith(f"It is {VALUE}.")
+    assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert worked.ran == ["fail heron", "fail heron", "look_up heron"]

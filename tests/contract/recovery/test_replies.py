@@ -59,7 +59,7 @@ async def test_a_call_in_the_text_is_asked_for_again_then_as_bound_json(workshop
 
     for worked in (once, twice):
         assert (worked.stop, worked.ran) == ("answered", ["look_up heron"])
-        assert worked.answer.text.startswith(RIGHT)
+        assert worked.answer.said.startswith(RIGHT)
 
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
@@ -73,7 +73,7 @@ async def test_a_call_in_the_text_is_never_the_answer_of_the_last_round(
     worked = await workshop.run(model, function=reply, max_rounds=1)
 
     assert worked.stop == "stuck"
-    assert worked.answer.text.startswith("The model gave no answer.")
+    assert worked.answer.text.startswith("The model got stuck.")
     assert "look_up" not in worked.answer.text.partition("\n[")[0]
 
 
@@ -82,7 +82,7 @@ async def test_the_words_of_the_bridge_are_never_the_answer(workshop: Workshop, 
     again = await workshop.run(STRONG, LOOK_UP, TextReply(words), TextReply(RIGHT))
     stuck = await workshop.run(STRONG, LOOK_UP, function=lambda _: TextReply(words))
 
-    assert (again.stop, again.answer.text.startswith(RIGHT)) == ("answered", True)
+    assert (again.stop, again.answer.said.startswith(RIGHT)) == ("answered", True)
     assert stuck.stop == "stuck"
     assert "only repeated the bridge's own words" in stuck.answer.text
     assert HINT not in stuck.answer.text
@@ -92,7 +92,7 @@ async def test_an_answer_that_is_only_in_the_reasoning_is_given_with_a_note(work
     worked = await workshop.run(STRONG, LOOK_UP, function=lambda _: ReasoningReply(f"So {RIGHT}", finish_reason="stop"))
 
     assert worked.stop == "stuck"
-    assert worked.answer.text.startswith(f"So {RIGHT}")
+    assert worked.answer.said.startswith(f"So {RIGHT}")
     assert "all reasoning" in worked.answer.text
 
 

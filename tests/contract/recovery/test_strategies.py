@@ -51,7 +51,7 @@ BOUND_ANSWER = bound(answer=f"It is {VALUE}.")
 
 
 def is_right(worked: Worked) -> bool:
-    return worked.answer.text.startswith(f"It is {VALUE}.") and worked.stop == "answered"
+    return worked.answer.said.startswith(f"It is {VALUE}.") and worked.stop == "answered"
 
 
 def is_told(worked: Worked, strategy: str) -> bool:
@@ -101,7 +101,7 @@ async def test_a_call_that_is_only_quoted_is_not_made(workshop: Workshop, notati
     worked = await workshop.run(STRONG, TextReply(f"One would write it so:\n```\n{leak}\n```\nThat is all."))
 
     assert worked.ran == []
-    assert worked.answer.text.startswith("One would write it so:")
+    assert worked.answer.said.startswith("One would write it so:")
 
 
 @pytest.mark.parametrize("notation", LEAK_FORMATS)
@@ -167,7 +167,7 @@ async def test_a_model_that_gave_up_may_say_so_again_after_a_look_that_failed(wo
 
     worked = await workshop.run(WEAK, no, bound(call="shop__fail", arguments=HERON), no)
 
-    assert worked.answer.text.startswith("That is impossible.")
+    assert worked.answer.said.startswith("That is impossible.")
     assert worked.ran == ["fail heron"]
     assert [may_answer(request) for request in worked.requests] == [True, False, True]
 
@@ -177,7 +177,7 @@ async def test_what_the_task_itself_says_is_answered_without_a_call(workshop: Wo
     """A forced call would change something, or make an answer of something else."""
     worked = await workshop.run(WEAK, bound(answer=answer), task="Say hello to heron. Milo has badge 6218.")
 
-    assert worked.answer.text.startswith(answer)
+    assert worked.answer.said.startswith(answer)
     assert (worked.ran, len(worked.requests)) == ([], 1)
 
 
