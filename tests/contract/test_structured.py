@@ -38,7 +38,7 @@ async def ask(desk: Desk, **arguments: Any) -> Answer:
 
 
 def answer_of(answer: Answer) -> Any:
-    return json.loads(answer.text.partition("\n\n")[0])
+    return json.loads(answer.said)
 
 
 async def test_the_last_request_is_bound_to_the_schema_and_the_answer_is_json(desk: Desk) -> None:

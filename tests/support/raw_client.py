@@ -32,6 +32,11 @@ class Answer:
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def told(self) -> str:
+        """All that a person or a program was told: the text, the progress and the report's warnings."""
+        return "\n".join((self.text, *self.progress, *self.report.get("warnings", ())))
+
+    @property
     def said(self) -> str:
         """What the model said: the text without the lines above its answer and without the last line."""
         body = self.text.rpartition("\n\n[")[0] or self.text

@@ -132,8 +132,8 @@ FAULTS = {
     "overflow/without-numbers": Fault(
         always(HttpReply(400, plain_error(OVERFLOW_PLAIN))),
         "context was full",
-        (2, "does not fit the context"),
-        (2, "does not fit the context"),
+        (2, "does not fit into the context"),
+        (2, "does not fit into the context"),
         padding=2_000,
     ),
     # The template refuses the messages: asked in plain turns, once.
@@ -183,10 +183,10 @@ async def run_all(bench: Bench, times: int | None) -> dict[str, Answer]:
 def seen(bench: Bench, name: str, answer: Answer, *, end: str) -> Seen:
     note = FAULTS[name].note
     return Seen(
-        "right" if is_right(answer, name) else end if end and end in answer.text else answer.text,
+        "right" if is_right(answer, name) else end if end and end in answer.told else answer.text,
         len(bench.chats(name)) - 1,
         bench.looked_up(name),
-        note in answer.text,
+        note in answer.told,
         any(note in message for message in answer.progress),
     )
 
@@ -225,7 +225,7 @@ async def test_a_fault_that_lasts_ends_in_one_clear_sentence(tmp_path: Path) -> 
         assert_only_the_lost_were_loaded(bench, times=2)
         errors = {name for name, answer in answers.items() if answer.is_error}
         assert errors == {name for name, fault in FAULTS.items() if fault.lasting[1] != STUCK[1]}
-        so_far = {name for name, answer in answers.items() if PARTIAL in answer.text}
+        so_far = {name for name, answer in answers.items() if PARTIAL in answer.told}
         assert so_far == {"crash/in-mid-stream", "reload/in-mid-stream", "stream-error/channel", *BROKEN}
 
 

@@ -91,11 +91,11 @@ async def test_a_load_that_fails_says_what_lm_studio_said_and_names_a_smaller_mo
 
         refused = [answers[BIG], answers["broken/model"], nothing_smaller, beside_a_loaded_one]
         assert [answer.is_error for answer in refused] == [True] * 4
-        assert "there is not enough memory" in answers[BIG].text
-        assert LOAD_GUARDRAIL in answers[BIG].text
-        assert LOAD_BROKEN in answers["broken/model"].text
+        assert "there is not enough memory" in answers[BIG].told
+        assert LOAD_GUARDRAIL in answers[BIG].told
+        assert LOAD_BROKEN in answers["broken/model"].told
         advice = f"{SMALL} is smaller: pass model='{SMALL}'."
-        assert [advice in answer.text for answer in refused] == [True, True, False, False]
+        assert [advice in answer.told for answer in refused] == [True, True, False, False]
         assert f"{SMALL} is already loaded: pass model='{SMALL}'." in beside_a_loaded_one.text
         assert is_right(after, SMALL)
         assert (bench.chats(BIG), bench.chats("broken/model")) == ([], [])
@@ -202,10 +202,10 @@ async def test_what_makes_a_model_unfit_is_said_before_any_work(tmp_path: Path) 
             "tiny/model": (True, 0),
             "text-embedding-nomic": (True, 0),
         }
-        assert "a context of only 4,096 tokens" in answers["tight/model"].text
-        assert "not trained for tool use" in answers["untrained/model"].text
-        assert "of the 100 tokens that tiny/model is loaded with" in answers["tiny/model"].text
-        assert "is an embedding model; it cannot chat" in answers["text-embedding-nomic"].text
+        assert "a context of only 4,096 tokens" in answers["tight/model"].told
+        assert "not trained for tool use" in answers["untrained/model"].told
+        assert "of the 100 tokens that tiny/model is loaded with" in answers["tiny/model"].told
+        assert "is an embedding model; it cannot chat" in answers["text-embedding-nomic"].told
         for path in (bench.home / "runs").glob("*.jsonl"):
             kinds = [event["type"] for event in read_journal(path)]
             assert "RoundStarted" not in kinds or kinds.index("Warned") < kinds.index("RoundStarted")

@@ -56,7 +56,7 @@ async def test_a_server_that_is_restarted_in_mid_reply_costs_each_run_a_request(
             assert bench.looked_up(model) == 1
             if model == BEFORE and outages == 1:
                 continue  # a request on a kept-alive connection is sent again at once, and nobody needs to know
-            assert again[model] in answer.text
+            assert again[model] in answer.told
             assert [message for message in answer.progress if again[model] in message]
         assert bench.loads() == []
 

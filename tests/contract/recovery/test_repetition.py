@@ -84,9 +84,9 @@ async def test_the_same_error_again_is_named_whatever_the_arguments(workshop: Wo
 
 
 async def test_calls_that_differ_are_left_alone_however_many(workshop: Workshop) -> None:
-    worked = await workshop.run(STRONG, *[look_up(f"k{number}") for number in range(8)], ANSWER)
+    worked = await workshop.run(STRONG, *[look_up(f"k{number}") for number in range(8)], TextReply("All looked up."))
 
-    assert worked.answer.said.startswith(f"It is {VALUE}.")
+    assert worked.answer.said == "All looked up."
     assert len(worked.ran) == 8
     assert worked.notices("recovery") == []
     assert all("user" not in [m["role"] for m in request.messages[2:]] for request in worked.requests)

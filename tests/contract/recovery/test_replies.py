@@ -93,7 +93,7 @@ async def test_an_answer_that_is_only_in_the_reasoning_is_given_with_a_note(work
 
     assert worked.stop == "stuck"
     assert worked.answer.said.startswith(f"So {RIGHT}")
-    assert "all reasoning" in worked.answer.text
+    assert "all reasoning" in worked.answer.told
 
 
 async def test_a_call_that_was_cut_off_gets_more_room(workshop: Workshop) -> None:

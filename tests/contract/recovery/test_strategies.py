@@ -202,10 +202,10 @@ async def test_a_weak_model_may_answer_after_three_rounds_without_a_result(works
     failing = [bound(call="shop__fail", arguments={"key": str(number)}) for number in range(2)]
     unknown = bound(call="shop__fail", arguments={})
 
-    worked = await workshop.run(WEAK, *failing, unknown, BOUND_ANSWER)
+    worked = await workshop.run(WEAK, *failing, unknown, BOUND_ANSWER, BOUND_ANSWER)
 
     assert is_right(worked)
-    assert [may_answer(request) for request in worked.requests] == [True, False, False, True]
+    assert [may_answer(request) for request in worked.requests] == [True, False, False, True, True]
 
 
 async def test_an_engine_that_takes_no_response_format_is_asked_natively(workshop: Workshop) -> None:
@@ -250,7 +250,7 @@ async def test_a_bound_answer_that_was_cut_off_is_given_as_far_as_it_came(worksh
     worked = await workshop.run(WEAK, BOUND_LOOK_UP, cut)
 
     assert is_right(worked)
-    assert "Note: The answer was cut off at the limit of tokens for one reply." in worked.answer.text
+    assert "Note: The answer was cut off at the limit of tokens for one reply." in worked.answer.told
 
 
 async def test_arguments_that_were_understood_otherwise_are_told(workshop: Workshop) -> None:
@@ -285,11 +285,12 @@ async def test_a_big_result_is_read_on_and_searched(workshop: Workshop) -> None:
         CallReply(("search_result", {"id": "r1", "text": "Code Word"})),
         CallReply(("read_result", {"id": "r1", "offset": place})),
         ANSWER,
+        ANSWER,
     )
 
     assert is_right(worked)
     assert worked.ran == ["big x"]
-    shown, found, page = [said(request) for request in worked.requests[1:]]
+    shown, found, page = [said(request) for request in worked.requests[1:4]]
     assert NEEDLE not in shown
     assert len(shown) < 33_000
     assert 'Read on with read_result(id="r1", offset=' in shown
@@ -324,9 +325,9 @@ async def test_calls_that_only_read_are_under_way_at_the_same_time(workshop: Wor
     """Each waits in the server for the other, and fails if it stays alone."""
     meet = [("shop__meet", {"key": key}) for key in ("one", "two")]
 
-    worked = await workshop.run(STRONG, CallReply(*meet), ANSWER)
+    worked = await workshop.run(STRONG, CallReply(*meet), TextReply("Both met."))
 
-    assert is_right(worked)
+    assert (worked.answer.said, worked.stop) == ("Both met.", "answered")
     assert [unfenced(message["content"]) for message in worked.requests[1].messages[-2:]] == [
         "one met somebody",
         "two met somebody",

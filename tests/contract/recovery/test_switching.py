@@ -95,7 +95,7 @@ async def test_a_model_whose_place_another_took_for_good_ends_the_run_and_not_in
             answer = await ask(client, QWEN)
 
         assert answer.is_error
-        assert f"LM Studio has no model named '{QWEN}'" in answer.text
+        assert f"LM Studio has no model named '{QWEN}'" in answer.told
         assert "somebody else" not in answer.text
         assert bench.looked_up(QWEN) == 1
 

@@ -180,5 +180,5 @@ def test_a_look_at_a_stack_counts_for_the_innermost_function_of_ours_whoever_run
 
     assert (samples.total, samples.libraries) == (3, {"test_bench": 3})
     shown = {re.sub(r":\d+ ", " ", place): count for place, count in samples.functions.items()}
-    assert shown == {"llm/slots.py _limit": 1, "llm/slots.py lower": 1, "(not under our code)": 1}
+    assert shown == {"lmstudio/queue.py _limit": 1, "lmstudio/queue.py lower": 1, "(not under our code)": 1}
     assert sorted(samples.under.values()) == [1, 2]
