@@ -116,7 +116,7 @@ async def test_a_bridge_that_is_killed_frees_its_slot(tmp_path: Path) -> None:
             await start(doomed)
             await soon(holding.reached)
             number = await start(other)
-            told = await other.wait_for_progress(number, "waiting for")
+            told = await other.wait_for_progress(number, "queued for")
             doomed.process.kill()
             answer = await other.answer_of(number)
             await doomed.process.wait()

@@ -151,7 +151,7 @@ async def test_an_lm_studio_without_the_load_route_loads_once_and_the_silence_is
         async with bench.bridge(LMSTUDIO_BRIDGE_PARALLEL="4") as one, bench.bridge() as other:
             first = [await start(one, QWEN) for _ in range(3)]
             await sim.wait_for_request(path=CHAT)
-            told = await first_told(one, first, "at the first request")
+            told = await first_told(one, first, "on the first request")
             await first_told(one, first, "position 2")
             second = [await start(other, QWEN) for _ in range(3)]
             await first_told(other, second, "other sessions are using all slots")
