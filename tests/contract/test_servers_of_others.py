@@ -229,7 +229,7 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
 
     assert code == 0, out + err
     out = " ".join(out.split())
-    told = "12 tools, 0 marked read-only, 0 as writing, 12 unmarked (count as writing)"
+    told = "12 tools, 0 marked read-only, 0 as writing, 12 unmarked (treated as writing)"
     assert f"MCP server mine: {told} (user scope, {state}; started in " in out
     assert f"MCP server approved: {told} (project scope, {file}; started in " in out
     assert f"MCP server theirs: left out: MCP server 'theirs' is not approved yet: its command comes from {file}" in out

@@ -118,7 +118,7 @@ async def test_runs_that_want_different_models_take_turns_where_only_one_fits(tm
             first = await start(client, first_model)
             await sim.wait_for_request(path="/v1/chat/completions")
             second = [await start(client, second_model) for _ in range(2)]
-            told = await first_told(client, second, "waiting for")
+            told = await first_told(client, second, "queued until")
             queued.set()
             answers = [await client.answer_of(number) for number in (first, *second)]
 
