@@ -187,13 +187,20 @@ def compliant(request: SimRequest) -> Reply:
     ]
     if done < len(calls):
         return CallReply(calls[done])
-    return TextReply(read)
+    return TextReply(said(request))
+
+
+def said(request: SimRequest) -> str:
+    """All results in the words of an answer: the bridge takes its own words, and calls as text, for no answer."""
+    results = " ".join(str(message["content"]) for message in request.messages if message["role"] in ("tool", "user"))
+    return f"This is all that I have read, and all that I was told: {results} There is nothing else."
 
 
 def telling(request: SimRequest) -> Reply:
     """A model that makes one call and says what it brought."""
-    read = " ".join(str(message["content"]) for message in request.messages)
-    return TextReply(read) if "tool" in str(request.messages[-1]["role"]) else CallReply(("filesystem__leak", {}))
+    if "tool" in str(request.messages[-1]["role"]):
+        return TextReply(said(request))
+    return CallReply(("filesystem__leak", {}))
 
 
 def answers_of(client: RawClient) -> str:

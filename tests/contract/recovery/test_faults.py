@@ -151,7 +151,9 @@ FAULTS = {
     "busy/stream-error": Fault(
         always(TextReply("never", faults=(StreamError(SLOT_WAIT_FAILED),))), "too busy", 3, (3, "too busy")
     ),
-    "rate-limit": Fault(always(RateLimitReply(1)), "limiting the rate of requests", 3, (5, "limiting the rate of requests")),
+    "rate-limit": Fault(
+        always(RateLimitReply(1)), "limiting the rate of requests", 3, (5, "limiting the rate of requests")
+    ),
 }
 
 
