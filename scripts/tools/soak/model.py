@@ -67,7 +67,7 @@ SAYS = {
         "was reloaded with a context",
     ),
     "substituted_model": ("Another model answered",),
-    "overflow": ("does not fit the context",),
+    "overflow": ("does not fit into the context",),
     "template": ("prompt template refused",),
     "schema": ("could not use the schema",),
     "wrong_endpoint": ("does not know this route", "does not answer like LM Studio's API"),
