@@ -33,8 +33,8 @@ class Answer:
 
     @property
     def told(self) -> str:
-        """All that a person or a program was told: the text, the progress and the report's warnings."""
-        return "\n".join((self.text, *self.progress, *self.report.get("warnings", ())))
+        """What the result tells: its text, and the warnings of its report."""
+        return "\n".join((self.text, *self.report.get("warnings", ())))
 
     @property
     def said(self) -> str:

@@ -189,9 +189,9 @@ async def run_with_engine(sample: Sample, model: RealModel) -> int:
         say(f"Engine: ready at {engine.url} after {time.monotonic() - started:.1f} s")
         answer = await delegate(sample, engine.url)
     if sample.code_word in answer.lower():  # a small model may begin the word with a capital
-        say(f"Check: the answer holds «{sample.code_word}», which stands only in {sample.notes.name}.")
+        say(f"Check: the answer holds '{sample.code_word}', which stands only in {sample.notes.name}.")
         return 0
-    say(f"Check FAILED: the file says «{sample.code_word}», and the model's answer does not. Small models do err.")
+    say(f"Check FAILED: the file says '{sample.code_word}', and the model's answer does not. Small models do err.")
     return 1
 
 
@@ -203,9 +203,9 @@ async def run_with_simulator(sample: Sample) -> int:
         await delegate(sample, url)
     lines = await anyio.Path(record).read_text(encoding="utf-8")
     if sample.code_word in lines:
-        say(f"Check: «{sample.code_word}» went from {sample.notes.name} through the bridge to the (scripted) model.")
+        say(f"Check: '{sample.code_word}' went from {sample.notes.name} through the bridge to the (scripted) model.")
         return 0
-    say(f"Check FAILED: «{sample.code_word}» from {sample.notes.name} never reached the (scripted) model.")
+    say(f"Check FAILED: '{sample.code_word}' from {sample.notes.name} never reached the (scripted) model.")
     return 1
 
 
