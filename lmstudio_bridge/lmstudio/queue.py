@@ -48,6 +48,7 @@ class _Line:
     lowered_until: float = float("-inf")
     held: int = 0
     waiting: deque[_Request] = field(default_factory=deque)
+    locks: list[filelock.BaseFileLock] = field(default_factory=list)  # of the files, by number
 
 
 class SlotQueue:
@@ -139,16 +140,19 @@ class SlotQueue:
         if self._folder is None:
             return None
         digest = hashlib.sha256(f"{self._server}\0{model}".encode()).hexdigest()[:16]
-        locks = [
-            # A soft lock would stay behind if this process died.
-            filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
-            for path in (self._folder / f"{digest}-{number}.lock" for number in range(self._limit(line)))
-        ]
         told = False
         while True:
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for lock in locks:
+                for number in range(self._limit(line)):
+                    if number == len(line.locks):  # made once: it takes half a millisecond
+                        path = self._folder / f"{digest}-{number}.lock"
+                        # A soft lock would stay behind if this process died.
+                        lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+                        line.locks.append(lock)
+                    lock = line.locks[number]
+                    if lock.is_locked:  # by another request of this process
+                        continue
                     with suppress(filelock.Timeout):
                         lock.acquire(blocking=False)
                         return lock
