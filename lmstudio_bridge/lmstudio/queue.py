@@ -148,8 +148,9 @@ class SlotQueue:
                     if number == len(line.locks):  # made once: it takes half a millisecond
                         path = self._folder / f"{digest}-{number}.lock"
                         # A soft lock would stay behind if this process died.
-                        lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
-                        line.locks.append(lock)
+                        line.locks.append(
+                            filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+                        )
                     lock = line.locks[number]
                     if lock.is_locked:  # by another request of this process
                         continue
