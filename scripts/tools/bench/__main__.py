@@ -28,7 +28,7 @@ from scripts.tools.bench.task import task_of
 DOCUMENT = CHECKOUT / "docs" / "performance.md"
 OUTPUT = CHECKOUT / "bench-results"
 SCALES = {"full": FULL, "quick": QUICK, "smallest": SMALLEST}
-PEER_BAR = 0.5  # of the best peer's warm cost per round
+PEER_BAR = 0.25  # of the best peer's warm cost per round
 _PROFILE_ROUNDS = 100  # of a run
 _PROFILE_RUNS = 15
 

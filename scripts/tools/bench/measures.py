@@ -43,6 +43,7 @@ BARE = "bare server"
 _WARM_UP = 5  # rounds that are not counted: a process's first ones are dearer
 _EARLY = (2, 8)  # rounds between which a history has about 10 messages
 _LATE = 30  # rounds before the end, at which a long history is looked at
+MAX_CPU = 5.0  # ms of a round; nobody notices less beside a model
 _MILLI = 1_000.0
 
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Subject]]
@@ -65,7 +66,7 @@ def in_turn(names: Sequence[str], number: int) -> list[str]:
 
 async def measure_start(desk: Desk, plan: Plan, tell: Tell) -> list[Figure]:
     """From spawn to the answer to tools/list, ours and a bare server's; and the size of that answer."""
-    wall = Figure("start", "spawn → tools/list", "ms", reference=BARE, bar=1.10, note="a one-tool server of the SDK")
+    wall = Figure("start", "spawn → tools/list", "ms", reference=BARE, bar=1.25, note="a one-tool server of the SDK")
     cpu = Figure("start-cpu", "spawn → tools/list, CPU", "ms", reference=BARE)
     size = Figure("tools-list", "tools/list of the bridge", "bytes", reference="")
     commands = {BRIDGE: BRIDGE_COMMAND, BARE: (BRIDGE_COMMAND[0], str(TOOL_SERVER))}
@@ -89,7 +90,7 @@ async def measure_start(desk: Desk, plan: Plan, tell: Tell) -> list[Figure]:
 
 async def measure_cold(desk: Desk, plan: Plan, tell: Tell, peers: Mapping[str, Sequence[str]]) -> list[Figure]:
     """From the start of a process to the answer of a run of one round, its MCP server started on the way."""
-    wall = Figure("cold", "cold run of one round", "ms", bar=1.15, note="process start → answer")
+    wall = Figure("cold", "cold run of one round", "ms", note="process start → answer")
     cpu = Figure("cold-cpu", "cold run of one round, CPU", "ms")
     known = openers(desk, peers)
     del known[STREAMING]
@@ -161,8 +162,8 @@ async def open_subjects(
 
 async def measure_warm(desk: Desk, plan: Plan, tell: Tell, subjects: Mapping[str, Subject]) -> list[Figure]:
     """The cost of a round in a process that is warm, and of a whole run of one round there."""
-    wall = Figure("warm", "warm cost per round", "ms", bar=1.3, note="request, call, result; wall time")
-    cpu = Figure("warm-cpu", "warm cost per round, CPU", "ms", bar=1.3, note="of the process itself")
+    wall = Figure("warm", "warm cost per round", "ms", note="request, call, result; wall time")
+    cpu = Figure("warm-cpu", "warm cost per round, CPU", "ms", note="of the process itself")
     run = Figure("warm-run", "warm run of one round", "ms", note="what a run costs beside its rounds is in it")
     size = Figure("bytes", "bytes sent per request", "bytes", note=f"mean of a run of {plan.warm_rounds} rounds")
     for number in range(plan.warm_passes):
@@ -185,10 +186,10 @@ async def measure_crowd(desk: Desk, plan: Plan, tell: Tell, subjects: Mapping[st
     """Many runs at once, in processes that do nothing else before it; then their peak memory; then still more runs."""
     many = f"{plan.crowd_runs} x {plan.crowd_rounds} rounds at once"
     wall = Figure("crowd", many, "ms")
-    cpu = Figure("crowd-cpu", f"{many}, CPU", "ms", bar=1.3)
+    cpu = Figure("crowd-cpu", f"{many}, CPU", "ms")
     memory = Figure("memory", "peak memory", "MiB", bar=1.3, note=f"resident, after {many}")
     more = f"{plan.big_crowd_runs} x {plan.crowd_rounds} rounds at once"
-    big = Figure("big-crowd", more, "ms", bar=1.3)
+    big = Figure("big-crowd", more, "ms")
     tail = Figure("big-crowd-p99", f"{more}: p99 of a round", "ms")
     apart = Figure(
         "big-crowd-apart",
@@ -235,8 +236,16 @@ def _ends(requests: Sequence[Request]) -> list[float]:
 async def measure_growth(desk: Desk, plan: Plan, tell: Tell, subjects: Mapping[str, Subject]) -> list[Figure]:
     """What a round costs with a long history, over one with about 10 messages; of each subject for itself."""
     title = f"growth of a round from 10 to {plan.growth_messages:,} messages"
-    wall = Figure("growth", title, "x", reference="", bar=1.5, note="each subject over itself")
+    wall = Figure("growth", title, "x", reference="", note="each subject over itself")
     cpu = Figure("growth-cpu", f"{title}, CPU", "x", reference="", note="of the process itself")
+    short = Figure("round-10", "CPU of a round at 10 messages", "ms", reference="", bar=MAX_CPU)
+    long = Figure(
+        f"round-{plan.growth_messages}",
+        f"CPU of a round at {plan.growth_messages:,} messages",
+        "ms",
+        reference="",
+        bar=MAX_CPU,
+    )
     rounds = plan.growth_messages // 2
     for number in range(plan.growth_passes):
         tell(f"growth {number + 1} of {plan.growth_passes}")
@@ -251,7 +260,9 @@ async def measure_growth(desk: Desk, plan: Plan, tell: Tell, subjects: Mapping[s
             late = (await desk.model.record())[-min(_LATE, rounds - 1) :]
             for figure, of in ((wall, _wall), (cpu, _cpu)):
                 add_sample(figure, name, _steps(late, of) / _steps(early, of))
-    return [wall, cpu]
+            add_sample(short, name, _steps(early, _cpu) * _MILLI)
+            add_sample(long, name, _steps(late, _cpu) * _MILLI)
+    return [wall, cpu, short, long]
 
 
 def _wall(request: Request) -> float:
