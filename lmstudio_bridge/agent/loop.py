@@ -57,7 +57,9 @@ from lmstudio_bridge.messages import (
     JSONObject,
     Message,
     Notice,
+    ToolCall,
     ToolMessage,
+    ToolResult,
     ToolRunner,
     ToolSpec,
     UserMessage,
@@ -107,7 +109,19 @@ async def run(
     error = "The bridge has a fault; its log on stderr says more."
     try:
         async with asyncio.timeout(limits.seconds) as deadline:
-            stop, error = await this.work()
+            for number in range(1, limits.max_rounds + 1):
+                offered = await this.begin_round(number)
+                reply = await this.requester.request(number, conversation, offered, names=this.names())
+                kind = this.classify(reply, offered)
+                if kind in ("calls", "cut_call") and reply.calls and not this.last:
+                    await this.add(AssistantMessage(reply.text, reply.calls))
+                    results = await this.executor.execute(number, reply.calls)
+                    await this.take_results(reply.calls, results)
+                elif ended := await this.take_text(number, reply, kind):
+                    stop, error = ended
+                    break
+            else:
+                stop, error = "round_limit", ""
             if options.output_schema is not None and stop in ("answered", "round_limit"):
                 stop, error = await this.structure_answer(options.output_schema, stop)
             if stop in ("answered", "round_limit"):
@@ -173,8 +187,13 @@ class _Run:
         self.limits = limits
         self.emit = emit
         self.tally = tally
+        self.last = False  # whether this round is for the answer only
         self._delimiter = options.filters.delimiter
         self._redact = options.filters.redact
+        self._answer_now = False  # the next round is the last, whatever the limit
+        self._hint = ""  # for the model, before the next request
+        self._said = GOING_ON  # what the model said before the hint
+        self._poor_turns = 0  # replies in a row without a call or an answer
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         self._selection = ToolSelection(
@@ -195,11 +214,11 @@ class _Run:
         )
         compactor = Compactor(conversation, store=self._store, tell=self.tell, delimiter=self._delimiter)
         self._compactor = compactor
-        self._requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
+        self.requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
         given = [message.text for message in conversation.messages] + [tool.name for tool in tool_set.tools]
         self._evidence = Evidence("\n".join(given))
         self._questioned = ""  # the answer about whose facts the model was asked; that is done once
-        self._executor = ToolExecutor(
+        self.executor = ToolExecutor(
             tools,
             evidence=self._evidence,
             tool_set=tool_set,
@@ -212,7 +231,7 @@ class _Run:
 
     def text_so_far(self) -> str:
         """The newest text of the model that may be shown, also that of a reply that was cut off."""
-        partial = self._requester.partial_text()
+        partial = self.requester.partial_text()
         return partial if partial and self.is_presentable(partial) else self.tally.last_text
 
     def final_text(self) -> str:
@@ -225,9 +244,9 @@ class _Run:
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""
-        if not (self._executor.names or self._finding):
+        if not (self.executor.names or self._finding):
             return ()
-        return {*self._executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
+        return {*self.executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
 
     async def tell(self, event: Event) -> None:
         before = self.tally.last_text
@@ -238,48 +257,44 @@ class _Run:
             self._reasoning = "" if event.text or event.calls else event.reasoning or self._reasoning
         await self.emit(event)
 
-    async def work(self) -> tuple[Stop, str]:
-        """Go through the rounds; returns how they ended, and why there is no answer if there is none."""
-        poor_turns = 0
-        hint = ""
-        said = GOING_ON
-        answer_now = False
-        for number in range(1, self.limits.max_rounds + 1):
-            at_limit = number == self.limits.max_rounds
-            last = at_limit or answer_now
-            if last and number > 1:
-                hint = ANSWER_NOW
-            if hint:
-                await self.remind(hint, said=said)
-            said = GOING_ON
-            await self.make_room()
-            offered = () if last else self.offered()
-            reply = await self._requester.request(number, self.conversation, offered, names=self.names())
-            kind = classify_reply(reply, tools_offered=bool(offered), names=self.names())
-            if kind == "answer" and not self._without_delimiter(reply.text).strip():
-                kind = "empty"  # small models copy the delimiter and stop there
-            if kind in ("calls", "cut_call") and reply.calls and not last:
-                hint, poor_turns = "", 0
-                if repetition := await self.make_calls(number, reply):
-                    hint, answer_now = await self.break_repetition(repetition)
-            elif kind == "answer" and not last and (question := await self.question_sources(reply.text)):
-                hint, said = question, reply.text
-            elif kind == "answer" or (last and reply.text and kind not in _NO_ANSWER):
-                await self.add(AssistantMessage(reply.text))
-                if at_limit and number > 1 and not answer_now:
-                    return "round_limit", ""
-                if reply.finish_reason == "length":
-                    await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
-                return "answered", ""
-            elif answer_now or (last and (kind in _NO_ANSWER or kind == "thought_only")):
-                return await self.give_up(kind)
-            else:
-                poor_turns += 1
-                if poor_turns > _POOR_TURNS:
-                    return await self.give_up(kind)
-                hint = EMPTY_TURN if kind in ("empty", "thought_only", "own_words") else CALL_LOST
-                await self.notice(f"{_POOR_TURN[hint]} It was reminded to go on.")
-        return "round_limit", ""
+    async def begin_round(self, number: int) -> Sequence[ToolSpec]:
+        """Give the model what it has to be told first; returns the tools to offer: none in the last round."""
+        self.last = self._answer_now or number == self.limits.max_rounds
+        if self.last and number > 1:
+            self._hint = ANSWER_NOW
+        if self._hint:
+            await self.remind(self._hint, said=self._said)
+        self._said = GOING_ON
+        await self.make_room()
+        return () if self.last else self.offered()
+
+    def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> ReplyKind:
+        """What kind of reply it is."""
+        kind = classify_reply(reply, tools_offered=bool(offered), names=self.names())
+        if kind == "answer" and not self._without_delimiter(reply.text).strip():
+            return "empty"  # small models copy the delimiter and stop there
+        return kind
+
+    async def take_text(self, number: int, reply: Completion, kind: ReplyKind) -> tuple[Stop, str] | None:
+        """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
+        if kind == "answer" and not self.last and (question := await self.question_sources(reply.text)):
+            self._hint, self._said = question, reply.text
+            return None
+        if kind == "answer" or (self.last and reply.text and kind not in _NO_ANSWER):
+            await self.add(AssistantMessage(reply.text))
+            if number == self.limits.max_rounds and number > 1 and not self._answer_now:
+                return "round_limit", ""
+            if reply.finish_reason == "length":
+                await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
+            return "answered", ""
+        if self._answer_now or (self.last and (kind in _NO_ANSWER or kind == "thought_only")):
+            return await self.give_up(kind)
+        self._poor_turns += 1
+        if self._poor_turns > _POOR_TURNS:
+            return await self.give_up(kind)
+        self._hint = EMPTY_TURN if kind in ("empty", "thought_only", "own_words") else CALL_LOST
+        await self.notice(f"{_POOR_TURN[self._hint]} It was reminded to go on.")
+        return None
 
     async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
         """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""
@@ -324,24 +339,24 @@ class _Run:
         reading = () if self._weak and self._store.is_empty else RESULT_TOOLS
         return (*first, *reading, *self._finding, *found)
 
-    async def make_calls(self, number: int, reply: Completion) -> Repetition | None:
-        """Run the calls of a turn; returns what they repeat, if anything."""
-        await self.add(AssistantMessage(reply.text, reply.calls))
-        results = await self._executor.execute(number, reply.calls)
-        for call, result in zip(reply.calls, results, strict=True):
+    async def take_results(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> None:
+        """Show the model the results of its calls, and take a step if they repeat earlier ones."""
+        self._hint, self._poor_turns = "", 0
+        for call, result in zip(calls, results, strict=True):
             await self.add(ToolMessage(call.id, result.text))
         await self.show_images([image for result in results for image in result.images])
         made = [
             MadeCall(
-                self._executor.resolve_name(call.name),
+                self.executor.resolve_name(call.name),
                 call.arguments,
                 result.text,
                 result.is_error,
                 FOUND_NOTHING in result.text,
             )
-            for call, result in zip(reply.calls, results, strict=True)
+            for call, result in zip(calls, results, strict=True)
         ]
-        return self._detector.add_turn(made)
+        if repetition := self._detector.add_turn(made):
+            await self.break_repetition(repetition)
 
     async def show_images(self, images: Sequence[Image]) -> None:
         """Show the images of a turn's results to a model that sees; others have read what they are."""
@@ -352,18 +367,19 @@ class _Run:
 
     async def make_room(self) -> None:
         """Shorten old results in one big step before the context is full: each step costs the prompt cache."""
-        room = room_to_keep(self.limits.context_length, counted=self._requester.counted, size=self.conversation.size())
+        room = room_to_keep(self.limits.context_length, counted=self.requester.counted, size=self.conversation.size())
         if room is None:
             return
         if compacted := await self._compactor.compact(to_chars=room):
             await self.notice(f"The model's context was nearly full; {compacted} earlier results were shortened.")
 
-    async def break_repetition(self, repetition: Repetition) -> tuple[str, bool]:
-        """Take the step against the repetition; returns the hint for the next round, and whether it is the last."""
-        hint = f"{repetition.text} {TRY_ANOTHER_WAY}"
-        if repetition.step == Step.ANSWER_NOW and not self._requester.asks_natively:
+    async def break_repetition(self, repetition: Repetition) -> None:
+        """Take the step against the repetition, and leave a hint for the next round."""
+        self._hint = f"{repetition.text} {TRY_ANOTHER_WAY}"
+        if repetition.step == Step.ANSWER_NOW and not self.requester.asks_natively:
             await self.notice("The model repeated itself; it was asked to answer from what it knew.")
-            return ANSWER_NOW, True
+            self._answer_now = True
+            return
         await self.notice(f"The model repeated itself: {repetition.text}")
         match repetition.step:
             case Step.REMIND:
@@ -373,10 +389,9 @@ class _Run:
             case Step.REMOVE_TOOL:
                 self._selection.remove(repetition.tools)
             case Step.ANSWER_NOW:
-                await self._requester.use_json_calls("The model repeats its calls")
+                await self.requester.use_json_calls("The model repeats its calls")
             case _:
                 assert_never(repetition.step)
-        return hint, False
 
     async def prune(self, turns: int) -> None:
         """Take the newest turns with calls out of the history, with their results and all between them."""
@@ -402,7 +417,7 @@ class _Run:
         from lmstudio_bridge.agent.structured_output import StructuredOutputError, request_structured_output
 
         async def ask() -> str:
-            return await self._requester.request_bound(self.tally.rounds + 1, self.conversation, schema)
+            return await self.requester.request_bound(self.tally.rounds + 1, self.conversation, schema)
 
         try:
             self.tally.last_text = await request_structured_output(schema, ask=ask, add=self.add)

@@ -10,14 +10,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.types import CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool as RegisteredTool
+from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
@@ -43,7 +44,6 @@ from lmstudio_bridge.text import as_shown, as_utf8
 
 if TYPE_CHECKING:
     from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
-    from lmstudio_bridge.runs.report import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +104,82 @@ _ANNOTATIONS: dict[Access, ToolAnnotations] = {
 """Tool annotations by the most access that a call may ask for. Claude Code runs read-only tools in parallel."""
 
 
-class BridgeServer(MCPServer[App]):
-    """MCPServer with compact tool schemas, and errors that name the invalid argument and what it must be."""
+def autonomous_with_mcp(
+    mcp_name: ServerName,
+    task: Task,
+    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_tokens: MaxTokens = "auto",
+    model: Model = None,
+    timeout: Timeout = None,
+    output_schema: OutputSchema = None,
+    access: AccessArgument = "read",
+) -> RunRequest:
+    """Let the local model do a task with the tools of one of the user's MCP servers."""
+    return RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
 
-    app: App | None = None  # set while the server runs
+
+def autonomous_with_multiple_mcps(
+    mcp_names: ServerNames,
+    task: Task,
+    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_tokens: MaxTokens = "auto",
+    model: Model = None,
+    timeout: Timeout = None,
+    output_schema: OutputSchema = None,
+    access: AccessArgument = "read",
+) -> RunRequest:
+    """Let the local model do a task with the tools of several of the user's MCP servers."""
+    return RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+
+
+def autonomous_discover_and_execute(
+    task: Task,
+    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_tokens: MaxTokens = "auto",
+    model: Model = None,
+    timeout: Timeout = None,
+    output_schema: OutputSchema = None,
+    access: AccessArgument = "read",
+) -> RunRequest:
+    """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
+    return RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+
+
+def continue_run(
+    run_id: RunId,
+    instructions: Instructions = None,
+    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_tokens: MaxTokens = "auto",
+    model: Model = None,
+    timeout: Timeout = None,
+    output_schema: OutputSchema = None,
+    access: AccessArgument = "read",
+) -> ContinueRequest:
+    """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
+    tokens = _tokens(max_tokens)
+    return ContinueRequest(run_id, instructions or "", max_rounds, tokens, model, timeout, output_schema, access)
+
+
+def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
+    return None if max_tokens == "auto" else max_tokens
+
+
+_TOOLS: Mapping[str, Callable[..., RunRequest | ContinueRequest]] = {
+    "Delegate with one MCP server": autonomous_with_mcp,
+    "Delegate with several MCP servers": autonomous_with_multiple_mcps,
+    "Delegate with all MCP servers": autonomous_discover_and_execute,
+    "Continue a delegated run": continue_run,
+}
+"""The tools by title: each makes the request from its arguments, and its docstring is its description."""
+
+
+class BridgeServer(MCPServer[App]):
+    """MCPServer whose tools hand tasks to the agent, with compact schemas, and with errors that say what to do."""
+
+    def __init__(self, tools: Sequence[RegisteredTool], **options: Any) -> None:
+        super().__init__("lmstudio-bridge", tools=list(tools), **options)
+        self.app: App | None = None  # set while the server runs
+        self._delegations = {tool.name: tool for tool in tools}
 
     async def agent(self) -> DynamicAutonomousAgent:
         """The agent; raises BridgeError where it could not be opened."""
@@ -123,34 +195,44 @@ class BridgeServer(MCPServer[App]):
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        """As in the SDK, but an unknown argument is refused, and failures are text that the host's model can act on."""
-        tools = await super().list_tools()
-        known = next((list(tool.input_schema["properties"]) for tool in tools if tool.name == name), [])
-        if known and (unknown := [given for given in arguments if given not in known]):
+    ) -> CallToolResult:
+        """Delegate a task. Unknown arguments are refused, and failures are text that the host's model can act on.
+
+        Raises:
+            ToolError: There is no such tool.
+        """
+        tool = self._delegations.get(name)
+        if tool is None:
+            raise ToolError(f"Unknown tool: {name}")
+        known = list(tool.parameters["properties"])
+        if unknown := [given for given in arguments if given not in known]:
             near = get_close_matches(unknown[0], known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             return _tool_result(
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
         try:
-            return await super().call_tool(name, arguments, context)
-        except ToolError as exc:
-            if exc.__cause__ is None:
-                raise
-            unexpected = isinstance(exc, UnexpectedToolError)
-            match exc.__cause__:
-                case BridgeError() as error:
-                    text = error.explain()
-                case ValidationError() as error if not unexpected:
-                    text = _invalid_arguments(name, error)
-                case ImportError() as error:  # some parts are only imported when a run needs them
-                    logger.error("a part of the bridge could not be loaded", exc_info=error)
-                    text = incomplete_installation(error).explain()
-                case error:  # a bug must reach the user as a sentence, and stderr in full
-                    logger.error("a run failed with an unexpected error", exc_info=error)
-                    text = _INTERNAL_ERROR
-            return _tool_result(text, is_error=True)
+            request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
+        except ValidationError as exc:
+            return _tool_result(_invalid_arguments(name, exc), is_error=True)
+        assert context is not None
+        try:
+            async with _delegation(context) as (agent, emit):
+                report = await agent.run(request, emit=emit)
+                return _tool_result(
+                    report.text(limit=MAX_RESULT),
+                    is_error=report.outcome.stop == "failed",
+                    meta={REPORT_META: report.structure()},
+                )
+        except BridgeError as exc:
+            text = exc.explain()
+        except ImportError as exc:  # some parts are only imported when a run needs them
+            logger.error("a part of the bridge could not be loaded", exc_info=exc)
+            text = incomplete_installation(exc).explain()
+        except Exception as exc:  # a bug must reach the user as a sentence, and stderr in full
+            logger.error("a run failed with an unexpected error", exc_info=exc)
+            text = _INTERNAL_ERROR
+        return _tool_result(text, is_error=True)
 
 
 def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
@@ -166,89 +248,18 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
             server.app = app
             yield app
 
+    annotations = _ANNOTATIONS[settings.max_access]
     server = BridgeServer(
-        "lmstudio-bridge",
+        [
+            RegisteredTool.from_function(function, title=title, annotations=annotations, structured_output=False)
+            for title, function in _TOOLS.items()
+        ],
         title="LM Studio bridge",
         version=__version__,
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
         log_level="WARNING",
     )
-
-    annotations = _ANNOTATIONS[settings.max_access]
-
-    @server.tool(title="Delegate with one MCP server", annotations=annotations, structured_output=False)
-    async def autonomous_with_mcp(
-        mcp_name: ServerName,
-        task: Task,
-        ctx: Context[App],
-        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
-        max_tokens: MaxTokens = "auto",
-        model: Model = None,
-        timeout: Timeout = None,
-        output_schema: OutputSchema = None,
-        access: AccessArgument = "read",
-    ) -> CallToolResult:
-        """Let the local model do a task with the tools of one of the user's MCP servers."""
-        tokens = _tokens(max_tokens)
-        request = RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, access)
-        async with _delegation(ctx) as (agent, emit):
-            return _report_result(await agent.run(request, emit=emit))
-
-    @server.tool(title="Delegate with several MCP servers", annotations=annotations, structured_output=False)
-    async def autonomous_with_multiple_mcps(
-        mcp_names: ServerNames,
-        task: Task,
-        ctx: Context[App],
-        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
-        max_tokens: MaxTokens = "auto",
-        model: Model = None,
-        timeout: Timeout = None,
-        output_schema: OutputSchema = None,
-        access: AccessArgument = "read",
-    ) -> CallToolResult:
-        """Let the local model do a task with the tools of several of the user's MCP servers."""
-        tokens = _tokens(max_tokens)
-        request = RunRequest(task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, access)
-        async with _delegation(ctx) as (agent, emit):
-            return _report_result(await agent.run(request, emit=emit))
-
-    @server.tool(title="Delegate with all MCP servers", annotations=annotations, structured_output=False)
-    async def autonomous_discover_and_execute(
-        task: Task,
-        ctx: Context[App],
-        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
-        max_tokens: MaxTokens = "auto",
-        model: Model = None,
-        timeout: Timeout = None,
-        output_schema: OutputSchema = None,
-        access: AccessArgument = "read",
-    ) -> CallToolResult:
-        """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
-        tokens = _tokens(max_tokens)
-        request = RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, access)
-        async with _delegation(ctx) as (agent, emit):
-            return _report_result(await agent.run(request, emit=emit))
-
-    @server.tool(title="Continue a delegated run", annotations=annotations, structured_output=False)
-    async def continue_run(
-        run_id: RunId,
-        ctx: Context[App],
-        instructions: Instructions = None,
-        max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
-        max_tokens: MaxTokens = "auto",
-        model: Model = None,
-        timeout: Timeout = None,
-        output_schema: OutputSchema = None,
-        access: AccessArgument = "read",
-    ) -> CallToolResult:
-        """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
-        request = ContinueRequest(
-            run_id, instructions or "", max_rounds, _tokens(max_tokens), model, timeout, output_schema, access
-        )
-        async with _delegation(ctx) as (agent, emit):
-            return _report_result(await agent.run(request, emit=emit))
-
     add_resources(server, agent=server.agent, redactor=redactor)
     return server
 
@@ -264,7 +275,7 @@ def serve(server: BridgeServer) -> None:
 
 
 @asynccontextmanager
-async def _delegation(ctx: Context[App]) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
+async def _delegation(ctx: Context[App, Any]) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
     """The agent, and a sink for a run's events that the host is shown as progress of this tool call."""
     app = ctx.request_context.lifespan_context
     task = asyncio.current_task()
@@ -280,14 +291,6 @@ async def _delegation(ctx: Context[App]) -> AsyncIterator[tuple[DynamicAutonomou
             yield agent, emit
     finally:
         app.calls.discard(task)
-
-
-def _report_result(report: RunReport) -> CallToolResult:
-    return _tool_result(
-        report.text(limit=MAX_RESULT),
-        is_error=report.outcome.stop == "failed",
-        meta={REPORT_META: report.structure()},
-    )
 
 
 def _tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:
@@ -328,7 +331,3 @@ def _invalid_arguments(tool: str, error: ValidationError) -> str:
         given = "" if problem["type"] == "missing" else f" (given: {str(problem['input'])[:_SHOWN_INPUT]!r})"
         lines.append(f"- {name}: {problem['msg']}{given}")
     return "\n".join(lines)
-
-
-def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
-    return None if max_tokens == "auto" else max_tokens
