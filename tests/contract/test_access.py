@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, open_desk
-from tests.support.raw_client import ERAS, Era, open_raw_client
+from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
+from tests.support.raw_client import Era
+
+__all__ = ["desk", "era", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = {"mcp_name": "filesystem", "task": "Write it."}
-
-
-@pytest.fixture(params=ERAS)
-def era(request: pytest.FixtureRequest) -> Era:
-    value: Era = request.param
-    return value
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        yield desk
 
 
 def write_then_say(desk: Desk, name: str) -> Path:
@@ -35,7 +26,6 @@ def write_then_say(desk: Desk, name: str) -> Path:
     return path
 
 
-@pytest.mark.npm
 async def test_a_run_only_reads_unless_it_is_asked_to_write(desk: Desk, era: Era) -> None:
     async with desk.bridge(era) as client:
         refused = write_then_say(desk, "refused.txt")
@@ -53,10 +43,9 @@ async def test_a_run_only_reads_unless_it_is_asked_to_write(desk: Desk, era: Era
     assert (granted.report["nothing_changed"], granted.report["failed"]) == (False, [])
 
 
-@pytest.mark.npm
 async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     """A run that could write before must not write later without being asked."""
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         write_then_say(desk, "first.txt")
         first = await client.call("autonomous_with_mcp", **TASK, access="write")
         run_id = first.text.rpartition("run ")[2].rstrip("]")
@@ -74,10 +63,9 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     assert [event["access"] for event in events if "access" in event] == ["write", "read", "write"]
 
 
-@pytest.mark.npm
-async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk, era: Era) -> None:
+async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk) -> None:
     write_then_say(desk, "a.txt")
-    async with desk.bridge(era, LMSTUDIO_BRIDGE_MAX_ACCESS="read") as client:
+    async with desk.bridge(LMSTUDIO_BRIDGE_MAX_ACCESS="read") as client:
         answers = [
             await client.call("autonomous_with_mcp", **TASK, access="write"),
             await client.call("continue_run", run_id="some-run", access="write"),
@@ -90,8 +78,8 @@ async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk, era: Era) -> N
     assert {tool["annotations"]["readOnlyHint"] for tool in listed["tools"]} == {True}
 
 
-async def test_an_unknown_access_is_named() -> None:
-    async with open_raw_client(era="2026-07-28", environ={}) as client:
+async def test_an_unknown_access_is_named(desk: Desk) -> None:
+    async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", **TASK, access="admin")
 
     assert_names(answer, "access", "'read' or 'write'", "'admin'")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,23 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, Stall, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.desk import MODEL, Desk, desk, era, shared_bridges
 from tests.support.journals import Event, events_of, read_journal, stop_of
 from tests.support.processes import SLOPPY
-from tests.support.raw_client import ERAS, Era
+from tests.support.raw_client import Era
 
-pytestmark = pytest.mark.npm
+__all__ = ["desk", "era", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 PATIENCE = 30.0  # seconds, for what happens within one on a machine that is not busy
 SLOWLY = StreamOptions(token_delay_seconds=0.01)
 
 
-@pytest.fixture(params=ERAS)
-def era(request: pytest.FixtureRequest) -> Era:
-    value: Era = request.param
-    return value
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        habits = {"log": str(tmp_path / "server.log")}
-        desk.configure(sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps(habits)]})
-        yield desk
+@pytest.fixture(autouse=True)
+def sloppy(desk: Desk, tmp_path: Path) -> None:
+    habits = {"log": str(tmp_path / "server.log")}
+    desk.configure(sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps(habits)]})
 
 
 class Model:
@@ -138,7 +131,7 @@ async def test_cancel_in_a_tool_call_reaches_the_tool_and_keeps_what_was_done(
 
 
 async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None:
-    """Esc, then another wish: nothing of the work is lost (issue «Nothing is lost»)."""
+    """Esc, then another wish: nothing of the work is lost."""
     call = ("sloppy__progress", {"steps": 1, "message": "it is under way"})
     Model(desk, CallReply(call))
     async with desk.bridge(era) as client:

@@ -5,32 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, open_desk
+from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.raw_client import ERAS, Answer, Era, RawClient
+from tests.support.raw_client import Answer, Era, RawClient
 
-pytestmark = pytest.mark.npm
+__all__ = ["desk", "era", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = {"mcp_name": "filesystem", "task": "What is the code word?"}
-
-
-@pytest.fixture(params=ERAS)
-def era(request: pytest.FixtureRequest) -> Era:
-    value: Era = request.param
-    return value
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        yield desk
 
 
 def run_id_of(answer: Answer) -> str:
@@ -57,14 +45,14 @@ async def test_a_finished_answer_can_be_fetched_again_without_asking_the_model(d
     assert len(desk.chat_requests()) == asked == 1
 
 
-async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk: Desk, era: Era) -> None:
+async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk: Desk) -> None:
     desk.sim.script(
         MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
     )
-    async with desk.bridge(era) as client:
+    async with desk.bridge() as client:
         first = await client.call("autonomous_with_mcp", **TASK)
     desk.sim.script(MODEL, TextReply("24-noreh"))
-    async with desk.bridge(era) as client:  # another process: the bridge was restarted
+    async with desk.bridge(fresh=True) as client:  # another process: the bridge was restarted
         second = await client.call("continue_run", run_id=run_id_of(first), instructions="Now backwards.")
 
     assert second.said.startswith("24-noreh")
@@ -81,7 +69,7 @@ async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Des
     desk.sim.script(
         MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("I only read it so far.")
     )
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         first = await client.call("autonomous_with_mcp", **TASK, max_rounds=2)
         desk.sim.script(MODEL, TextReply("It is heron-42."))
         second = await client.call("continue_run", run_id=run_id_of(first))
@@ -100,7 +88,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
     log = desk.project / "calls.log"
     desk.configure(slow={"command": "python3", "args": [str(slow), str(log)]})
     desk.sim.script(MODEL, CallReply(("slow__deploy", {"version": "7"}), ("slow__deploy", {"version": "8"})))
-    async with desk.bridge("2026-07-28", checked=False) as client:
+    async with desk.bridge(fresh=True, checked=False) as client:
         number = await client.start_call(
             "autonomous_with_mcp", mcp_name="slow", task="Deploy 7, then 8.", access="write"
         )
@@ -110,7 +98,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
     (journal,) = (desk.home / "runs").glob("*.jsonl")
     desk.sim.script(MODEL, TextReply("Version 7 may be deployed; 8 is not."))
 
-    async with desk.bridge("2025-11-25") as client:
+    async with desk.bridge() as client:
         answer = await client.call("continue_run", run_id=journal.stem)
 
     assert answer.said.startswith("Version 7 may be deployed")
@@ -120,7 +108,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
 
 
 SLOW_SERVER = """
-import json, sys, time
+import json, sys
 
 def send(message):
     print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
@@ -141,7 +129,7 @@ for line in sys.stdin:
             token = params["_meta"]["progressToken"]
             progress = {"progressToken": token, "progress": 1, "message": "written to the log"}
             send({"method": "notifications/progress", "params": progress})
-            time.sleep(600)
+            sys.stdin.read()  # until the bridge is gone
         case _:
             continue
     send({"id": message["id"], "result": result})
@@ -150,7 +138,7 @@ for line in sys.stdin:
 
 async def test_a_run_that_was_killed_while_its_servers_started_begins_anew(desk: Desk) -> None:
     desk.configure(filesystem={"command": "python3", "args": ["-c", "import sys; sys.stdin.read()"]})
-    async with desk.bridge("2026-07-28", checked=False) as client:
+    async with desk.bridge(fresh=True, checked=False) as client:
         number = await client.start_call("autonomous_with_mcp", **TASK)
         run_id = (await client.wait_for_progress(number, "run ")).split()[1]
         client.process.kill()
@@ -158,7 +146,7 @@ async def test_a_run_that_was_killed_while_its_servers_started_begins_anew(desk:
     desk.configure(filesystem=config_entry(npm_server("filesystem"), str(desk.project)))
     desk.sim.script(MODEL, TextReply("It is heron-42."))
 
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         answer = await client.call("continue_run", run_id=run_id, instructions="In one word.")
 
     assert answer.said.startswith("It is heron-42.")
@@ -168,7 +156,7 @@ async def test_a_run_that_was_killed_while_its_servers_started_begins_anew(desk:
 async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:
     release = asyncio.Event()
     desk.sim.script(MODEL, TextReply("It is heron-42.", faults=(Stall(until=release),)))
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_mcp", **TASK)
         message = await client.wait_for_progress(number, "run ")
         run_id = message.split()[1]
@@ -184,7 +172,7 @@ async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:
 
 @pytest.mark.parametrize("run_id", ["20200101-000000-none0", "../../etc/passwd", "x/../y"])
 async def test_an_unknown_run_id_is_a_clear_error(desk: Desk, run_id: str) -> None:
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         answer = await client.call("continue_run", run_id=run_id)
 
     assert answer.is_error
@@ -294,7 +282,7 @@ async def test_run_that_was_not_kept_says_why_it_cannot_be_continued(desk: Desk,
     desk.sim.script(
         MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
     )
-    async with desk.bridge("2026-07-28", LMSTUDIO_BRIDGE_JOURNAL=keep) as client:
+    async with desk.bridge(LMSTUDIO_BRIDGE_JOURNAL=keep) as client:
         answer = await client.call("autonomous_with_mcp", **TASK)
         again = await client.call("continue_run", run_id=run_id_of(answer))
         runs = await read_resource(client, "lmstudio://runs")

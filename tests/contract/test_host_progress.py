@@ -6,37 +6,29 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, StreamError, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.desk import MODEL, Desk, desk, era, shared_bridges
 from tests.support.processes import SLOPPY
-from tests.support.raw_client import ERAS, Era, RawClient
+from tests.support.raw_client import Era, RawClient
 
-pytestmark = pytest.mark.npm
+__all__ = ["desk", "era", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = {"mcp_name": "sloppy", "task": "Do something.", "access": "write"}
 SLOWLY = StreamOptions(token_delay_seconds=0.01)
 SECONDS = re.compile(r" · \d+ s\Z")
 
 
-@pytest.fixture(params=ERAS)
-def era(request: pytest.FixtureRequest) -> Era:
-    value: Era = request.param
-    return value
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        desk.configure(sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps({})]})
-        yield desk
+@pytest.fixture(autouse=True)
+def sloppy(desk: Desk) -> None:
+    desk.configure(sloppy={"command": sys.executable, "args": [str(SLOPPY), json.dumps({})]})
 
 
 def assert_counts_up(client: RawClient, number: int) -> None:
@@ -70,13 +62,13 @@ async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) ->
     assert_counts_up(client, number)
 
 
-async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk, era: Era) -> None:
+async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk) -> None:
     desk.sim.models[MODEL].parallel = 1
     release = asyncio.Event()
     lost = TextReply("x", faults=(StreamError("Model unloaded."),))
     desk.sim.script(MODEL, TextReply("The first.", faults=(Stall(until=release),)), lost)
     desk.sim.script(MODEL, TextReply("The second."))
-    async with desk.bridge(era, LMSTUDIO_BRIDGE_PARALLEL="1") as client:
+    async with desk.bridge(LMSTUDIO_BRIDGE_PARALLEL="1") as client:
         first = await client.start_call("autonomous_with_mcp", **TASK)
         await desk.sim.wait_for_request(1, path="/v1/chat/completions")
         second = await client.start_call("autonomous_with_mcp", **TASK)
@@ -88,9 +80,9 @@ async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk, era: Era) 
     assert any("Model unloaded. Retrying (1 of 2)." in message for message in answers[1].progress)
 
 
-async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(desk: Desk, era: Era) -> None:
+async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(desk: Desk) -> None:
     desk.sim.script(MODEL, TextReply("never", faults=(Stall(before_headers=True),)))
-    async with desk.bridge(era, LMSTUDIO_BRIDGE_HEARTBEAT="0.2") as client:
+    async with desk.bridge(LMSTUDIO_BRIDGE_HEARTBEAT="0.2") as client:
         number = await client.start_call("autonomous_with_mcp", **TASK)
         await client.wait_for_progress(number, "reading the prompt · ", count=3)
         await client.cancel(number)
@@ -114,7 +106,7 @@ async def test_a_fast_model_makes_at_most_four_messages_a_second(desk: Desk) -> 
     """Two thousand pieces; the seconds are the run's own, so that a slow machine is no excuse and no harm."""
     pieces = StreamOptions(fragment_chars=5, token_delay_seconds=0.0005)
     desk.sim.script(MODEL, TextReply("word " * 2_000, stream=pieces))
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_mcp", **TASK)
         result = await client.result_of(number)
 
@@ -124,7 +116,7 @@ async def test_a_fast_model_makes_at_most_four_messages_a_second(desk: Desk) -> 
     assert_counts_up(client, number)
 
 
-async def test_a_host_that_does_not_read_holds_no_run_up(desk: Desk, era: Era) -> None:
+async def test_a_host_that_does_not_read_holds_no_run_up(desk: Desk) -> None:
     """Its pipe is full, so that not one progress message gets through; the run works on all the same."""
 
     def reply(request: SimRequest) -> CallReply | TextReply:
@@ -133,7 +125,7 @@ async def test_a_host_that_does_not_read_holds_no_run_up(desk: Desk, era: Era) -
         return CallReply(("sloppy__raw", {"result": {"content": [{"type": "text", "text": "ok"}]}}))
 
     desk.sim.script_fn(MODEL, reply)
-    async with desk.bridge(era, options={"buffer_limit": 32_768}) as client:
+    async with desk.bridge(options={"buffer_limit": 32_768}) as client:
         client.reading.clear()
         lists = [await client.start("tools/list", {}) for _ in range(80)]  # their answers are some 300 KB
         number = await client.start_call("autonomous_with_mcp", **TASK)

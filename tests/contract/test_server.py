@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,16 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import open_simulator
-from tests.support.desk import MODEL, Desk, assert_names, open_desk
+from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
 from tests.support.journals import events_of, read_journal, stop_of
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.raw_client import ERAS, Answer, Era, RawClient, open_raw_client
+from tests.support.raw_client import Answer, Era
 
-pytestmark = pytest.mark.npm
+__all__ = ["desk", "era", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 LAST_LINE = re.compile(r"\n\n\[Local model output, unverified · (?P<model>\S+) · .+ · run (?P<run_id>\S+)\]\Z")
-
-
-@pytest.fixture(params=ERAS)
-def era(request: pytest.FixtureRequest) -> Era:
-    value: Era = request.param
-    return value
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        yield desk
 
 
 def last_result(request: SimRequest) -> str:
@@ -159,7 +148,7 @@ async def test_every_request_repeats_the_one_before_it_byte_for_byte(desk: Desk)
         CallReply(("filesystem__get_file_info", json.dumps({"path": desk.notes}))),
         TextReply("done"),
     )
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Look at the notes.")
 
     bodies = [json.loads(request.body) for request in desk.chat_requests()]
@@ -195,7 +184,7 @@ async def test_bad_arguments_of_the_model_never_run_a_tool(desk: Desk) -> None:
         CallReply(("filesystem__no_such_tool", {})),
         TextReply("I could not."),
     )
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Write x.txt.")
 
     assert_answered(answer, contains="I could not", rounds=4, calls=0)
@@ -253,30 +242,28 @@ async def test_servers_that_all_failed_end_the_run_while_the_model_still_loads(d
     never = asyncio.Event()
     desk.sim.models["slow/model"] = SimModel("slow/model", load_delay=never)
     desk.configure(broken={"command": "node", "args": ["-e", "process.exit(3)"]})
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="broken", model="slow/model", task="Anything.")
 
     assert_names(answer, "'broken'", "exited with code 3")
 
 
-async def test_a_wrong_base_url_is_recognised_behind_its_status_200(desk: Desk, era: Era) -> None:
-    async with desk.bridge(era, LMSTUDIO_BASE_URL=f"{desk.sim.url}/lmstudio/v1") as client:
+async def test_a_wrong_base_url_is_recognised_behind_its_status_200(desk: Desk) -> None:
+    async with desk.bridge(LMSTUDIO_BASE_URL=f"{desk.sim.url}/lmstudio/v1") as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
 
     assert_names(answer, "Unexpected endpoint or method", "/lmstudio", "Check LMSTUDIO_BASE_URL")
 
 
-async def test_a_missing_token_is_asked_for_and_a_right_one_is_never_shown(
-    tmp_path: Path, desk: Desk, era: Era
-) -> None:
+async def test_a_missing_token_is_asked_for_and_a_right_one_is_never_shown(desk: Desk) -> None:
     token = "sk-lm-abcd1234:abcdefghij0123456789"
     model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
     async with open_simulator([model], token=token) as guarded:
         guarded.script(MODEL, CallReply(("filesystem__list_allowed_directories", {})), TextReply(f"It is {token}."))
         desk.environ["LMSTUDIO_BASE_URL"] = guarded.url
-        async with desk.bridge(era) as client:
+        async with desk.bridge() as client:
             refused = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
-        async with desk.bridge(era, LM_API_TOKEN=token, LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
+        async with desk.bridge(LM_API_TOKEN=token, LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
             answered = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Anything.")
 
     assert_names(refused, "refused the API token", "API token is required", "LM_API_TOKEN")
@@ -327,10 +314,9 @@ async def test_a_run_can_be_read_back_from_its_journal(desk: Desk) -> None:
         ({"mcp_name": "filesystem", "task": "x", "max_round": 3}, ["'max_round'", "Did you mean 'max_rounds'"]),
     ],
 )
-async def test_a_bad_argument_is_named(
-    bridge_without_work: RawClient, arguments: dict[str, Any], named: list[str]
-) -> None:
-    answer = await bridge_without_work.call("autonomous_with_mcp", **arguments)
+async def test_a_bad_argument_is_named(desk: Desk, arguments: dict[str, Any], named: list[str]) -> None:
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", **arguments)
 
     assert_names(answer, *named)
     assert "pydantic" not in answer.text
@@ -340,24 +326,18 @@ async def test_a_bad_argument_is_named(
     ("number", "named"),
     [(99, ["and 79 more"]), (100, ["and 80 more"]), (101, ["mcp_names", "at most 100 items"])],
 )
-async def test_a_call_may_name_so_many_servers(bridge_without_work: RawClient, number: int, named: list[str]) -> None:
+async def test_a_call_may_name_so_many_servers(desk: Desk, number: int, named: list[str]) -> None:
     names = [f"server-{n}" for n in range(number)]
-    answer = await bridge_without_work.call("autonomous_with_multiple_mcps", mcp_names=names, task="x")
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_multiple_mcps", mcp_names=names, task="x")
 
     assert_names(answer, *named)
     assert len(answer.text) < 10_000
 
 
-@pytest.fixture
-async def bridge_without_work() -> AsyncIterator[RawClient]:
-    """Not a fixture that yields an SDK client: those cannot be left by another task than entered them."""
-    async with open_raw_client(era="2026-07-28", environ={}) as client:
-        yield client
-
-
-async def test_the_tools_cost_their_caller_little_and_say_what_they_take(era: Era) -> None:
+async def test_the_tools_cost_their_caller_little_and_say_what_they_take(desk: Desk, era: Era) -> None:
     """The limit of 6 KB for all tools is ours: the earlier bridge took 82 KB of every session."""
-    async with open_raw_client(era=era, environ={}) as client:
+    async with desk.bridge(era) as client:
         listed = await client.request("tools/list", {})
 
     assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_000
@@ -377,8 +357,8 @@ async def test_the_tools_cost_their_caller_little_and_say_what_they_take(era: Er
         assert tool["annotations"]["readOnlyHint"] is False
 
 
-async def test_the_server_says_who_it_is_and_when_delegating_pays(era: Era) -> None:
-    async with open_raw_client(era=era, environ={}) as client:
+async def test_the_server_says_who_it_is_and_when_delegating_pays(desk: Desk, era: Era) -> None:
+    async with desk.bridge(era) as client:
         pass
 
     opening = client.lines[0]["result"]
@@ -423,22 +403,3 @@ async def test_cancelling_a_call_stops_the_generation_and_leaves_the_server_usab
     assert_answered(answer, contains="heron-42", rounds=2, calls=1)
     outcomes = {stop_of(read_journal(path)) for path in (desk.home / "runs").glob("*.jsonl")}
     assert outcomes == {"cancelled", "answered"}
-
-
-@pytest.fixture(autouse=True)
-def no_process_is_left(tmp_path: Path) -> Iterator[None]:
-    """Every server that a test started names the test's folder, or is a child of ours; none may survive it."""
-    yield
-    left = [
-        command
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(tmp_path).encode() in (command := _read_or_nothing(path))
-    ]
-    assert left == []
-
-
-def _read_or_nothing(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +10,12 @@ import pytest
 from tests.lmstudio_sim.errors import plain_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, open_desk
+from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
 from tests.support.raw_client import Answer
 
-pytestmark = pytest.mark.npm
+__all__ = ["desk", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 SCHEMA = {
     "type": "object",
@@ -26,14 +26,8 @@ RIGHT = {"word": "heron-42", "length": 8}
 TASK = {"mcp_name": "filesystem", "task": "What is the code word?", "output_schema": SCHEMA}
 
 
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as desk:
-        yield desk
-
-
 async def ask(desk: Desk, **arguments: Any) -> Answer:
-    async with desk.bridge("2026-07-28") as client:
+    async with desk.bridge() as client:
         return await client.call("autonomous_with_mcp", **{**TASK, **arguments})
 
 

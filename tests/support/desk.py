@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
+import pytest_asyncio
 
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.raw_client import Answer, Era, RawClient, open_raw_client
+from tests.support.processes import processes_that_name, until_dead
+from tests.support.raw_client import ERAS, Answer, Era, RawClient, open_raw_client
 
 MODEL = "qwen/qwen3-4b"
+
+
+@dataclass
+class SharedBridges:
+    """The bridges that the tests of a module share, one for each era, started when a test first asks for it.
+
+    Every test has a simulator of its own, on the same port; MCP servers stay open from test to test.
+    """
+
+    folder: Path
+    stack: AsyncExitStack
+    port: int = 0
+    environ: dict[str, str] = field(default_factory=dict)
+    clients: dict[Era, RawClient] = field(default_factory=dict)
+
+    async def client(self, era: Era) -> RawClient:
+        if era not in self.clients:
+            opening = open_raw_client(era=era, environ=self.environ)
+            self.clients[era] = await self.stack.enter_async_context(opening)
+        return self.clients[era]
 
 
 @dataclass
@@ -27,6 +52,7 @@ class Desk:
     home: Path
     sim: Simulator
     environ: dict[str, str] = field(default_factory=dict)
+    shared: SharedBridges | None = None
 
     @property
     def notes(self) -> str:
@@ -47,27 +73,38 @@ class Desk:
 
     @asynccontextmanager
     async def bridge(
-        self, era: Era, *, checked: bool = True, options: Mapping[str, Any] | None = None, **environ: str
+        self,
+        era: Era = ERAS[-1],
+        *,
+        fresh: bool = False,
+        checked: bool = True,
+        options: Mapping[str, Any] | None = None,
+        **environ: str,
     ) -> AsyncIterator[RawClient]:
         """The bridge as a process; `checked`: that it wrote nothing but protocol to stdout.
 
-        `options` are those of `open_raw_client`.
+        It is a shared one if there are such and nothing else is asked for: `fresh`, settings in `environ`, or
+        `options` of `open_raw_client`.
         """
-        async with open_raw_client(era=era, environ={**self.environ, **environ}, **(options or {})) as client:
-            yield client
+        shared, settings = self.shared, {**self.environ, **environ}
+        if shared and settings == shared.environ and not (fresh or options):
+            yield (client := await shared.client(era))
+        else:
+            async with open_raw_client(era=era, environ=settings, **(options or {})) as client:
+                yield client
         if checked:
             assert client.stray == [], "stdout belongs to the protocol"
             assert self.sim.failures == []
 
 
 @asynccontextmanager
-async def open_desk(folder: Path) -> AsyncIterator[Desk]:
+async def open_desk(folder: Path, *, port: int = 0) -> AsyncIterator[Desk]:
     """A desk in `folder`: notes.txt with a code word, the filesystem and memory servers, one loaded model."""
     project = folder / "project"
-    project.mkdir()
+    project.mkdir(exist_ok=True)
     (project / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
     model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
-    async with open_simulator([model]) as sim:
+    async with open_simulator([model], port=port) as sim:
         desk = Desk(project, folder / "home", sim)
         desk.environ = {
             "LMSTUDIO_BASE_URL": f"{sim.url}/v1",
@@ -81,6 +118,37 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
             memory=config_entry(npm_server("memory"), env={"MEMORY_FILE_PATH": str(folder / "memory.jsonl")}),
         )
         yield desk
+
+
+# -- fixtures: a desk for each test of a module, and bridges for all of them ---------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_bridges(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SharedBridges]:
+    """Every server that a test starts names its folder, or is a child of the bridge; none may survive the module."""
+    folder = tmp_path_factory.mktemp("desk")
+    async with AsyncExitStack() as stack:
+        yield SharedBridges(folder, stack)
+    for pid in processes_that_name(folder):
+        await until_dead(pid)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def desk(shared_bridges: SharedBridges) -> AsyncIterator[Desk]:
+    """A desk without anything of earlier tests. The module's tests need `pytest.mark.asyncio(loop_scope="module")`."""
+    for path in shared_bridges.folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    async with open_desk(shared_bridges.folder, port=shared_bridges.port) as desk:
+        shared_bridges.port = desk.sim.port
+        shared_bridges.environ = dict(desk.environ)
+        desk.shared = shared_bridges
+        yield desk
+
+
+@pytest.fixture(params=ERAS)
+def era(request: pytest.FixtureRequest) -> Era:
+    value: Era = request.param
+    return value
 
 
 def assert_names(answer: Answer, *fragments: str) -> None:

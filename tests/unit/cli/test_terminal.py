@@ -18,12 +18,15 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)])
-def test_a_terminal_has_colours_unless_the_environment_says_no(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], coloured: bool
+@pytest.mark.parametrize(
+    ("term", "environ", "coloured"),
+    [("xterm", {}, True), ("xterm", {"NO_COLOR": ""}, True), ("xterm", {"NO_COLOR": "1"}, False), ("dumb", {}, False)],
+)
+def test_a_terminal_has_colours_unless_it_or_the_environment_says_no(
+    monkeypatch: pytest.MonkeyPatch, term: str, environ: dict[str, str], coloured: bool
 ) -> None:
-    """The environment that counts is the one that is given, not the process's."""
-    monkeypatch.setenv("TERM", "xterm")
+    """The NO_COLOR that counts is the one that is given, not the process's."""
+    monkeypatch.setenv("TERM", term)
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
 

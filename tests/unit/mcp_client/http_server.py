@@ -56,7 +56,7 @@ async def release(number: int) -> str:
 
 @server.tool(structured_output=False)
 async def was_cancelled() -> str:
-    return str(cancelled)
+    return " ".join(map(str, cancelled))
 
 
 @server.tool(structured_output=False)
