@@ -215,21 +215,6 @@ def _is_hollow(value: object) -> bool:
             return value in (None, "")
 
 
-def cap_result(text: str, limit: int) -> str:
-    """`text`, or its head and tail within `limit` characters and a line that says what is missing."""
-    if not text.strip():
-        return "(no output)"  # an empty tool message upsets some templates
-    if len(text) <= limit:
-        return text
-    head = limit * 3 // 4
-    tail = limit - head
-    left_out = len(text) - head - tail
-    return (
-        f"{text[:head]}\n[… {left_out:,} of {len(text):,} characters left out here; ask for a smaller part "
-        f"if you need them …]\n{text[len(text) - tail :]}"
-    )
-
-
 _WORTH_COMPACTING = 240  # characters; the line that replaces a result takes about half as many
 
 

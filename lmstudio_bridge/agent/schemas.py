@@ -16,9 +16,6 @@ from urllib.parse import unquote
 from lmstudio_bridge.messages import JSONObject, ToolSpec
 from lmstudio_bridge.text import clean_text
 
-KEPT = ("type", "description", "enum", "minimum", "maximum", "properties", "required", "items", "additionalProperties")
-"""The keywords that are kept, with `anyOf`; all others are left out, `const` becomes an `enum`."""
-
 MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
 MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have some thousand
 _MAX_HOPS = 16  # references that lead to nothing but the next one

@@ -8,14 +8,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from lmstudio_bridge.errors import (
     LLMError,
     LLMResponseError,
     LLMTimeoutError,
     ModelLostError,
-    ModelNotFoundError,
     ModelSubstitutedError,
     WrongEndpointError,
 )
@@ -26,7 +25,6 @@ from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep, retry_with_backof
 from lmstudio_bridge.lmstudio.stream import Accumulator, ChunkDecoder
 from lmstudio_bridge.lmstudio.wire import (
     ChatIn,
-    CompletionIn,
     EmbeddingsIn,
     NativeModelsIn,
     OldNativeModelsIn,
@@ -79,7 +77,7 @@ async def open_client(
 class LLMClient:
     """LM Studio's OpenAI-compatible routes, and the routes that list its models.
 
-    `model` is a concrete name from `validator.resolve`; None lets the validator choose.
+    `model` is a concrete name from `validator.resolve`.
     Every method raises a kind of `LLMError`, with the URL, the model, the status and the server's own
     words. Retryable failures have been retried before.
     """
@@ -139,23 +137,11 @@ class LLMClient:
         self.validator.forget()
 
     @retry_with_backoff
-    async def chat_completion(
-        self, request: ChatRequest, *, model: str | None = None, on_retry: OnRetry | None = None
-    ) -> Completion:
-        """One reply, whole."""
-        name = await self._name(model)
-        payload = chat_request_out(request, model=name, stream=False)
-        reply = await self._post("/v1/chat/completions", payload, CompletionIn, model=name)
-        accumulator = Accumulator(tools=request.tools)
-        accumulator.add(reply)
-        return accumulator.completion()
-
-    @retry_with_backoff
     async def stream_chat_completion(
         self,
         request: ChatRequest,
         *,
-        model: str | None = None,
+        model: str,
         on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         accepts_model: Callable[[str], bool] | None = None,
@@ -171,16 +157,15 @@ class LLMClient:
             ModelSubstitutedError: `accepts_model` refused the name in the reply.
             LLMError: In its other kinds.
         """
-        name = await self._name(model)
         url = f"{self.root_url}/v1/chat/completions"
-        payload = chat_request_out(request, model=name, stream=True)
+        payload = chat_request_out(request, model=model)
         accumulator = Accumulator(tools=request.tools if recover_calls else ())
         decoder = ChunkDecoder()
 
         async def take(chunks: Iterable[ChatIn]) -> None:
             for chunk in chunks:
                 if accepts_model and chunk.model and not accepts_model(chunk.model):
-                    raise _substituted(name, chunk.model)
+                    raise _substituted(model, chunk.model)
                 for delta in accumulator.add(chunk):
                     if on_delta:
                         await on_delta(delta)
@@ -188,7 +173,7 @@ class LLMClient:
         try:
             # LM Studio sends the arguments of a call only when they are whole, after a silence as long as they take.
             async with self._transport.stream(
-                "/v1/chat/completions", payload, model=name, patient=lambda: bool(request.tools) or accumulator.empty
+                "/v1/chat/completions", payload, model=model, patient=lambda: bool(request.tools) or accumulator.empty
             ) as pieces:
                 async for piece in pieces:
                     await take(decoder.feed(piece))
@@ -197,7 +182,7 @@ class LLMClient:
                 else:
                     await take(decoder.flush())
         except LLMError as exc:
-            exc.url, exc.model = exc.url or url, exc.model or name
+            exc.url, exc.model = exc.url or url, exc.model or model
             if not accumulator.empty:
                 exc.retryable = False
             if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
@@ -207,59 +192,31 @@ class LLMClient:
                 f"The server gave up on the reply (finish_reason {accumulator.finish_reason!r}).",
                 remedy="Try again; if it happens often, look at LM Studio's server log.",
                 url=url,
-                model=name,
+                model=model,
             )
         if decoder.foreign:
-            raise unreadable_answer(url=url, model=name, detail=decoder.other)
+            raise unreadable_answer(url=url, model=model, detail=decoder.other)
         if not accumulator.finished and (accumulator.empty or not decoder.done):
             raise ModelLostError(
                 "The reply broke off before its end.",
                 remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
                 url=url,
-                model=name,
+                model=model,
             )
         return accumulator.completion()
 
-    @retry_with_backoff
-    async def generate_embeddings(
-        self, texts: Sequence[str], *, model: str | None = None, on_retry: OnRetry | None = None
-    ) -> list[list[float]]:
-        """One vector per text, in their order. Without a model, an embedding model is chosen, a loaded one first.
+    async def embed(self, texts: Sequence[str], *, model: str) -> list[list[float]]:
+        """One vector per text, in their order; not retried, for callers that can do without the vectors.
 
         LM Studio silently truncates texts that exceed the loaded context (seen on 0.4.25).
         """
-        return await self.embed(texts, model=model or await self._embedding_model())
-
-    async def embed(self, texts: Sequence[str], *, model: str) -> list[list[float]]:
-        """As `generate_embeddings`, without retries: for callers that can do without the vectors."""
-        reply = await self._post("/v1/embeddings", {"model": model, "input": list(texts)}, EmbeddingsIn, model=model)
-        vectors = reply.vectors()
+        url = f"{self.root_url}/v1/embeddings"
+        payload = {"model": model, "input": list(texts)}
+        body = await self._transport.request("POST", "/v1/embeddings", payload, model=model)
+        vectors = _read(EmbeddingsIn, body, url=url, model=model).vectors()
         if len(vectors) != len(texts):
-            raise unreadable_answer(
-                url=f"{self.root_url}/v1/embeddings",
-                model=model,
-                detail=f"{len(vectors)} vectors for {len(texts)} texts",
-            )
+            raise unreadable_answer(url=url, model=model, detail=f"{len(vectors)} vectors for {len(texts)} texts")
         return vectors
-
-    async def _name(self, model: str | None) -> str:
-        return model or (await self.validator.resolve(None)).name
-
-    async def _embedding_model(self) -> str:
-        for refresh in (False, True):
-            catalog = await self.validator.catalog(refresh=refresh)
-            models = [model for model in catalog.models if model.kind == "embedding"]
-            if models:  # loading another one might evict the chat model
-                return next((model for model in models if model.loaded), models[0]).key
-        raise ModelNotFoundError(
-            "LM Studio has no embedding model.",
-            remedy="Download one in LM Studio, for example nomic-embed-text-v1.5.",
-            url=catalog.url,
-        )
-
-    async def _post(self, route: str, payload: Mapping[str, Any], shape: type[M], *, model: str) -> M:
-        body = await self._transport.request("POST", route, payload, model=model)
-        return _read(shape, body, url=self.root_url + route, model=model)
 
 
 def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:

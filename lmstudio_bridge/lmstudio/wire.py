@@ -11,7 +11,6 @@ from typing import Any, Literal, NotRequired, TypedDict, assert_never
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -101,8 +100,8 @@ class ChatRequestOut(TypedDict):
     model: str
     messages: list[MessageOut]
     stream: bool
+    stream_options: StreamOptionsOut
     tools: NotRequired[list[ToolOut]]
-    stream_options: NotRequired[StreamOptionsOut]
     max_tokens: NotRequired[int]
     temperature: NotRequired[float]
     reasoning_effort: NotRequired[str]
@@ -146,15 +145,14 @@ def tool_out(tool: ToolSpec) -> ToolOut:
     }
 
 
-def chat_request_out(request: ChatRequest, *, model: str, stream: bool) -> ChatRequestOut:
-    """A chat request; `tool_choice` is sent only with tools."""
+def chat_request_out(request: ChatRequest, *, model: str) -> ChatRequestOut:
+    """A request for a streamed reply; `tool_choice` is sent only with tools."""
     payload: ChatRequestOut = {
         "model": model,
         "messages": [message_out(message) for message in request.messages],
-        "stream": stream,
+        "stream": True,
+        "stream_options": {"include_usage": True},
     }
-    if stream:
-        payload["stream_options"] = {"include_usage": True}
     if request.max_tokens is not None:
         payload["max_tokens"] = request.max_tokens
     if request.temperature is not None:
@@ -249,22 +247,15 @@ def _part_text(part: Any) -> str:
 class ChoiceIn(WireModel):
     delta: MessageIn | None = None
     message: MessageIn | None = None
-    text: str | None = None  # /v1/completions
     finish_reason: str | None = None
 
 
 class ChatIn(WireModel):
-    """A chunk of a stream or a whole reply of chat/completions or completions."""
+    """A chunk of a stream, or a whole reply, which comes from a server that ignores `stream`."""
 
     model: str | None = None
     choices: list[ChoiceIn] | None = None
     usage: UsageIn | None = None
-
-
-class CompletionIn(ChatIn):
-    """A whole reply of chat/completions or completions, which has at least one choice."""
-
-    choices: list[ChoiceIn] = Field(min_length=1)
 
 
 class EmbeddingIn(WireModel):

@@ -9,7 +9,6 @@ from tests.lmstudio_sim.errors import (
     PredictionFailedError,
     RequestRefusedError,
     native_error,
-    openai_error,
 )
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.state import Instance, ModelState
@@ -37,19 +36,6 @@ def list_openai_models(state: ModelState) -> JsonObject:
 def list_v0_models(state: ModelState) -> JsonObject:
     """GET /api/v0/models."""
     return {"object": "list", "data": [_v0_entry(state, model) for model in state.models.values()]}
-
-
-def show_v0_model(state: ModelState, name: str) -> JsonObject:
-    """GET /api/v0/models/{id}.
-
-    Raises:
-        RequestRefusedError: 404.
-    """
-    model = state.find_model(name)
-    if model is None:
-        text = f'Model "{name}" not found.'
-        raise RequestRefusedError(404, openai_error(text, param="model", code="model_not_found"))
-    return _v0_entry(state, model)
 
 
 def list_native_models(state: ModelState) -> JsonObject:

@@ -112,11 +112,6 @@ def openai_error(
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
-def responses_error(message: str) -> JsonObject:
-    """E3: a runtime failure of /v1/responses (500)."""
-    return openai_error(message, type="internal_error", code="unknown")
-
-
 def native_error(
     message: str, *, type: str = "invalid_request", code: str | None = None, param: str | None = None
 ) -> JsonObject:

@@ -1,4 +1,4 @@
-"""The bodies and SSE frames of /v1/chat/completions, /v1/completions and their /api/v0 twins."""
+"""The bodies and SSE frames of /v1/chat/completions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from tests.lmstudio_sim.errors import JsonObject, stream_error
 from tests.lmstudio_sim.pieces import Piece
@@ -48,25 +47,6 @@ class Turn:
         return self.reply.model or self.instance.id
 
 
-class Framing(Protocol):
-    """How one route writes a turn, whole or in frames."""
-
-    def whole(self) -> JsonObject:
-        """The body of a plain reply."""
-
-    def opening(self) -> list[bytes]:
-        """Frames before the first piece."""
-
-    def piece(self, piece: Piece) -> list[bytes]:
-        """Frames of one delta."""
-
-    def closing(self) -> list[bytes]:
-        """Frames after the last delta; at least one."""
-
-    def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
-        """Frames of a failure in mid-stream; at least one."""
-
-
 def data_frame(body: object, *, event: str | None = None, line_end: str = "\n") -> bytes:
     """One SSE frame."""
     data = body.encode("utf-8") if isinstance(body, str) else encode_json(body)
@@ -84,23 +64,17 @@ def encode_json(body: object, *, indent: int | None = None) -> bytes:
         return json.dumps(body, indent=indent, separators=separators).encode("ascii")
 
 
-def error_frames(message: str, *, duplicate: bool, done: bool, line_end: str = "\n") -> list[bytes]:
-    """E6."""
-    frame = data_frame(stream_error(message, duplicate=duplicate), event="error", line_end=line_end)
-    return [frame, DONE] if done else [frame]
-
-
 class ChatFraming:
-    """Chat completions, as recorded from 0.4.21. `full_stats` adds what /api/v0 adds."""
+    """How a turn is written, whole or in frames, as recorded from 0.4.21."""
 
-    def __init__(self, turn: Turn, *, full_stats: bool = False) -> None:
+    def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._full_stats = full_stats
         self._id = f"chatcmpl-{turn.ids.base36(21)}"
         self._call_ids = [turn.ids.digits(9) if call.id is None else call.id for call in turn.reply.calls]
         self._role_sent = False
 
     def whole(self) -> JsonObject:
+        """The body of a plain reply."""
         reply = self._turn.reply
         message: JsonObject = {"role": "assistant", "content": reply.text}
         if reply.reasoning:
@@ -120,14 +94,12 @@ class ChatFraming:
             "model": self._turn.model,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}],
             "usage": render_usage(self._turn.usage),
-            **render_extras(self._turn, full=self._full_stats),
+            "stats": {},
             "system_fingerprint": self._turn.model,
         }
 
-    def opening(self) -> list[bytes]:
-        return []
-
-    def piece(self, piece: Piece) -> list[bytes]:
+    def piece(self, piece: Piece) -> bytes:
+        """The frame of one delta."""
         options = self._turn.reply.stream
         delta: JsonObject = {}
         if not self._role_sent or (options.repeat_role and piece.kind != "call"):
@@ -140,9 +112,10 @@ class ChatFraming:
                 delta["content"] = piece.fragment
             case "call":
                 delta["tool_calls"] = [self._call_delta(piece)]
-        return [self._chunk(delta)]
+        return self._chunk(delta)
 
     def closing(self) -> list[bytes]:
+        """The frames after the last delta."""
         options = self._turn.reply.stream
         frames = [self._chunk({}, finish_reason=self._turn.reply.finish)]
         asked = (self._turn.body.get("stream_options") or {}).get("include_usage")
@@ -151,7 +124,10 @@ class ChatFraming:
         return [*frames, self._frame("[DONE]")] if options.done else frames
 
     def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
-        return error_frames(message, duplicate=duplicate, done=done, line_end=self._turn.reply.stream.line_end)
+        """The frames of a failure in mid-stream (E6)."""
+        line_end = self._turn.reply.stream.line_end
+        frame = data_frame(stream_error(message, duplicate=duplicate), event="error", line_end=line_end)
+        return [frame, DONE] if done else [frame]
 
     def _call_delta(self, piece: Piece) -> JsonObject:
         options = self._turn.reply.stream
@@ -190,48 +166,6 @@ class ChatFraming:
         return data_frame(body, line_end=self._turn.reply.stream.line_end)
 
 
-class TextFraming:
-    """Text completions: reasoning and calls are of no use here, only the text is sent."""
-
-    def __init__(self, turn: Turn, *, full_stats: bool = False) -> None:
-        self._turn = turn
-        self._full_stats = full_stats
-        self._id = f"cmpl-{turn.ids.base36(21)}"
-
-    def whole(self) -> JsonObject:
-        finish = "length" if self._turn.reply.finish == "length" else "stop"
-        return self._completion(
-            self._turn.reply.text,
-            finish_reason=finish,
-            usage=render_usage(self._turn.usage),
-            **render_extras(self._turn, full=self._full_stats),
-        )
-
-    def opening(self) -> list[bytes]:
-        return []
-
-    def piece(self, piece: Piece) -> list[bytes]:
-        return [data_frame(self._completion(piece.fragment))] if piece.kind == "text" else []
-
-    def closing(self) -> list[bytes]:
-        finish = "length" if self._turn.reply.finish == "length" else "stop"
-        frames = [data_frame(self._completion("", finish_reason=finish))]
-        return [*frames, DONE] if self._turn.reply.stream.done else frames
-
-    def failure(self, message: str, *, duplicate: bool = False, done: bool = False) -> list[bytes]:
-        return error_frames(message, duplicate=duplicate, done=done)
-
-    def _completion(self, text: str, *, finish_reason: str | None = None, **more: Any) -> JsonObject:
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._turn.created,
-            "model": self._turn.model,
-            "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}],
-            **more,
-        }
-
-
 def render_usage(usage: Usage) -> JsonObject:
     """Usage in the OpenAI shape; all zeros come without details, as recorded for a dropped call."""
     body: JsonObject = {
@@ -242,29 +176,6 @@ def render_usage(usage: Usage) -> JsonObject:
     if usage != Usage():
         body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
     return body
-
-
-def render_extras(turn: Turn, *, full: bool) -> JsonObject:
-    """`stats`, empty on /v1; on /api/v0 filled, with `model_info` and `runtime` beside it."""
-    if not full:
-        return {"stats": {}}
-    model = turn.instance.model
-    stops = {"tool_calls": "toolCalls", "length": "maxPredictedTokensReached"}
-    return {
-        "stats": {
-            "tokens_per_second": 50.0,
-            "time_to_first_token": 0.1,
-            "generation_time": turn.usage.completion / 50.0,
-            "stop_reason": stops.get(turn.reply.finish, "eosFound"),
-        },
-        "model_info": {
-            "arch": model.architecture,
-            "quant": model.quantization,
-            "format": model.format,
-            "context_length": turn.instance.context_length,
-        },
-        "runtime": {"name": f"sim-{model.format}", "version": "2.0.0", "supported_formats": [model.format]},
-    }
 
 
 def join_frames(frames: Iterable[bytes]) -> bytes:

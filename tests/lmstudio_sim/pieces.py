@@ -22,7 +22,6 @@ class Piece:
     fragment: str
     index: int = 0
     opens: bool = False
-    closes: bool = False
 
 
 def cut_pieces(reply: Completion) -> Iterator[Piece]:
@@ -45,15 +44,15 @@ def cut_pieces(reply: Completion) -> Iterator[Piece]:
 def _cut(kind: Literal["reasoning", "text"], text: str, *, size: int) -> Iterator[Piece]:
     fragments = _fragments(text, size=size)
     for n, fragment in enumerate(fragments):
-        yield Piece(kind, fragment, opens=n == 0, closes=n == len(fragments) - 1)
+        yield Piece(kind, fragment, opens=n == 0)
 
 
 def _cut_call(reply: Completion, index: int) -> Iterator[Piece]:
     text = reply.calls[index].argument_text
     fragments = _fragments(text, size=reply.stream.argument_fragment_chars or max(len(text), 1))
-    yield Piece("call", "", index=index, opens=True, closes=not fragments)
-    for n, fragment in enumerate(fragments):
-        yield Piece("call", fragment, index=index, closes=n == len(fragments) - 1)
+    yield Piece("call", "", index=index, opens=True)
+    for fragment in fragments:
+        yield Piece("call", fragment, index=index)
 
 
 def _fragments(text: str, *, size: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from tests.lmstudio_sim.errors import ENGINE_TERMINATED, PredictionFailedError
-from tests.lmstudio_sim.framing import Framing, data_frame, encode_json, join_frames
+from tests.lmstudio_sim.framing import ChatFraming, data_frame, encode_json, join_frames
 from tests.lmstudio_sim.http import CutError, Exchange
 from tests.lmstudio_sim.pieces import cut_pieces
 from tests.lmstudio_sim.replies import BadFrame, Completion, CutSocket, EndEarly, Fault, HttpReply, Stall, StreamError
@@ -52,7 +52,7 @@ async def send_http_reply(exchange: Exchange, reply: HttpReply) -> None:
     await exchange.send(reply.status, body, content_type=content_type, headers=dict(reply.headers))
 
 
-async def play_whole(exchange: Exchange, reply: Completion, framing: Framing) -> None:
+async def play_whole(exchange: Exchange, reply: Completion, framing: ChatFraming) -> None:
     """Answer a request without `stream`.
 
     Raises:
@@ -83,7 +83,7 @@ async def play_whole(exchange: Exchange, reply: Completion, framing: Framing) ->
     await exchange.send(200, body, content_type=JSON_TYPE)
 
 
-async def play_stream(exchange: Exchange, reply: Completion, framing: Framing) -> None:
+async def play_stream(exchange: Exchange, reply: Completion, framing: ChatFraming) -> None:
     """Answer a request with `stream`.
 
     Raises:
@@ -92,7 +92,7 @@ async def play_stream(exchange: Exchange, reply: Completion, framing: Framing) -
     await _StreamPlayer(exchange, reply, framing).play()
 
 
-async def fail_stream(exchange: Exchange, framing: Framing, message: str, *, lost_stream: LostStream) -> None:
+async def fail_stream(exchange: Exchange, framing: ChatFraming, message: str, *, lost_stream: LostStream) -> None:
     """End a stream, begun or not, because its generation failed."""
     if not exchange.headers_sent:
         await exchange.open_stream()
@@ -101,7 +101,7 @@ async def fail_stream(exchange: Exchange, framing: Framing, message: str, *, los
 
 
 class _StreamPlayer:
-    def __init__(self, exchange: Exchange, reply: Completion, framing: Framing) -> None:
+    def __init__(self, exchange: Exchange, reply: Completion, framing: ChatFraming) -> None:
         self._exchange = exchange
         self._reply = reply
         self._framing = framing
@@ -111,8 +111,6 @@ class _StreamPlayer:
     async def play(self) -> None:
         await self._meet(fault for fault in self._reply.faults if _before_headers(fault))
         await self._exchange.open_stream()
-        for frame in self._framing.opening():
-            await self._send(frame)
         waiting = [fault for fault in self._reply.faults if not _before_headers(fault)]
         for piece in cut_pieces(self._reply):
             due = [fault for fault in waiting if fault.after_tokens <= self._sent]
@@ -124,8 +122,7 @@ class _StreamPlayer:
                 await asyncio.sleep(self._reply.stream.token_delay_seconds)
             self._sent += 1
             self._exchange.request.tokens_sent = self._sent
-            for frame in self._framing.piece(piece):
-                await self._send(frame)
+            await self._send(self._framing.piece(piece))
         await self._meet(waiting)
         if self._ended:
             return

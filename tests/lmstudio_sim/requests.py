@@ -30,8 +30,6 @@ class SimRequest:
     instance_id: str | None = None
     tokens_sent: int = 0
     """Delta frames written so far."""
-    items: list[JsonObject] = field(default_factory=list)
-    """On /v1/responses: all items of the conversation, those of earlier responses first."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the request has a slot and its generation begins."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)

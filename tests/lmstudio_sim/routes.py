@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 from urllib.parse import unquote
 
 from tests.lmstudio_sim.catalogue import (
@@ -14,7 +12,6 @@ from tests.lmstudio_sim.catalogue import (
     list_openai_models,
     list_v0_models,
     load_model,
-    show_v0_model,
     unload_instance,
 )
 from tests.lmstudio_sim.errors import (
@@ -27,23 +24,15 @@ from tests.lmstudio_sim.errors import (
     malformed_token,
     native_error,
     plain_error,
-    responses_error,
     unexpected_endpoint,
 )
-from tests.lmstudio_sim.framing import ChatFraming, Framing, Ids, TextFraming, Turn
+from tests.lmstudio_sim.framing import ChatFraming, Ids, Turn
 from tests.lmstudio_sim.http import CutError, Exchange
 from tests.lmstudio_sim.pieces import count_prompt_tokens, count_usage
 from tests.lmstudio_sim.playback import LostStream, fail_stream, play_stream, play_whole, send_http_reply
 from tests.lmstudio_sim.prompts import check_prompt
 from tests.lmstudio_sim.replies import Completion, HttpReply, Usage
 from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.responses import (
-    ResponsesFraming,
-    ResponseStore,
-    check_response_request,
-    input_items,
-    to_messages,
-)
 from tests.lmstudio_sim.scripts import ReplyScript
 from tests.lmstudio_sim.state import Instance, ModelState
 from tests.lmstudio_sim.validation import check_chat, tool_schemas
@@ -63,23 +52,6 @@ class Site:
     slot_wait_seconds: float
     lost_stream: LostStream
     ids: Ids = field(default_factory=Ids)
-    responses: ResponseStore = field(default_factory=ResponseStore)
-
-
-class Endpoint(Protocol):
-    """What differs between the generating routes."""
-
-    def check(self, request: SimRequest, body: JsonObject) -> None:
-        """Raise RequestRefusedError for a body that is wrong in itself."""
-
-    def messages(self, request: SimRequest, body: JsonObject) -> Sequence[JsonObject]:
-        """The conversation as the template sees it; empty if no template is used."""
-
-    def frame(self, request: SimRequest, turn: Turn) -> Framing:
-        """The framing for one turn."""
-
-    def failure(self, message: str) -> tuple[int, JsonObject]:
-        """Status and body of a failed plain request."""
 
 
 async def answer(site: Site, exchange: Exchange) -> None:
@@ -110,8 +82,6 @@ async def _route(site: Site, exchange: Exchange) -> None:
             await _send(exchange, list_openai_models(site.state))
         case "GET", "/api/v0/models" if before_native:
             await _send(exchange, list_v0_models(site.state))
-        case "GET", _ if before_native and path.startswith("/api/v0/models/"):
-            await _send(exchange, show_v0_model(site.state, path.removeprefix("/api/v0/models/")))
         case "GET", "/api/v1/models" if native:
             await _send(exchange, list_native_models(site.state))
         case "POST", "/api/v1/models/load" if native:
@@ -119,18 +89,8 @@ async def _route(site: Site, exchange: Exchange) -> None:
         case "POST", "/api/v1/models/unload" if native:
             await _send(exchange, unload_instance(site.state, _native_body(request), cause=MODEL_UNLOADED))
         case "POST", "/v1/chat/completions":
-            await _generate(site, exchange, _ChatEndpoint(old_build=site.native is False))
-        case "POST", "/v1/completions":
-            await _generate(site, exchange, _TextEndpoint())
+            await _generate(site, exchange)
         case "POST", "/v1/embeddings":
-            await _embed(site, exchange)
-        case "POST", "/v1/responses":
-            await _generate(site, exchange, _ResponsesEndpoint(site.responses))
-        case "POST", "/api/v0/chat/completions" if before_native:
-            await _generate(site, exchange, _ChatEndpoint(old_build=site.native is False, full_stats=True))
-        case "POST", "/api/v0/completions" if before_native:
-            await _generate(site, exchange, _TextEndpoint(full_stats=True))
-        case "POST", "/api/v0/embeddings" if before_native:
             await _embed(site, exchange)
         case _ if before_native:
             await _send(exchange, unexpected_endpoint(request.method, request.path))
@@ -167,19 +127,20 @@ def _native_body(request: SimRequest) -> JsonObject:
     return request.json
 
 
-async def _generate(site: Site, exchange: Exchange, endpoint: Endpoint) -> None:
+async def _generate(site: Site, exchange: Exchange) -> None:
     request, body = exchange.request, _body(exchange.request)
-    endpoint.check(request, body)
+    check_chat(body, old_build=site.native is False)
     instance: Instance | None = None
-    framing: Framing | None = None
+    framing: ChatFraming | None = None
     created = int(time.time())
     try:
         instance = await site.state.resolve(request.model, ttl_seconds=_ttl(body))
         request.instance_id = instance.id
-        framing = endpoint.frame(request, Turn(instance, Completion(), body, Usage(), created, site.ids))
+        framing = ChatFraming(Turn(instance, Completion(), body, Usage(), created, site.ids))
         site.state.touch(instance)
         async with instance.hold_slot(wait_seconds=site.slot_wait_seconds):
-            messages = endpoint.messages(request, body)
+            renamed = {"developer": "system"}  # as the template sees them
+            messages = [{**each, "role": renamed.get(each["role"], each["role"])} for each in request.messages]
             prompt_tokens = count_prompt_tokens(messages, tools=body.get("tools"))
             schemas = tool_schemas(body)
             check_prompt(instance, messages, schemas=schemas, prompt_tokens=prompt_tokens, streams=request.streams)
@@ -189,7 +150,7 @@ async def _generate(site: Site, exchange: Exchange, endpoint: Endpoint) -> None:
                 await send_http_reply(exchange, reply)
                 return
             usage = count_usage(reply, prompt_tokens=prompt_tokens)
-            framing = endpoint.frame(request, Turn(instance, reply, body, usage, created, site.ids))
+            framing = ChatFraming(Turn(instance, reply, body, usage, created, site.ids))
             if request.streams:
                 await play_stream(exchange, reply, framing)
             else:
@@ -201,8 +162,7 @@ async def _generate(site: Site, exchange: Exchange, endpoint: Endpoint) -> None:
         if request.streams and framing is not None:
             await fail_stream(exchange, framing, error.message, lost_stream=site.lost_stream if lost else "error")
         else:
-            status, failure = endpoint.failure(error.message)
-            await send_http_reply(exchange, HttpReply(status, failure))
+            await send_http_reply(exchange, HttpReply(400, plain_error(error.message)))
         if lost:
             request.outcome = "killed"
     finally:
@@ -253,62 +213,3 @@ def _embedding(text: str, instance: Instance) -> list[float]:
         sums[place % EMBEDDING_SIZE] += ord(character)
     length = sum(each * each for each in sums) ** 0.5 or 1.0
     return [each / length for each in sums]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChatEndpoint:
-    old_build: bool
-    full_stats: bool = False
-
-    def check(self, request: SimRequest, body: JsonObject) -> None:
-        check_chat(body, old_build=self.old_build)
-
-    def messages(self, request: SimRequest, body: JsonObject) -> Sequence[JsonObject]:
-        renamed = {"developer": "system"}
-        return [{**each, "role": renamed.get(each["role"], each["role"])} for each in request.messages]
-
-    def frame(self, request: SimRequest, turn: Turn) -> Framing:
-        return ChatFraming(turn, full_stats=self.full_stats)
-
-    def failure(self, message: str) -> tuple[int, JsonObject]:
-        return 400, plain_error(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TextEndpoint:
-    full_stats: bool = False
-
-    def check(self, request: SimRequest, body: JsonObject) -> None:
-        if not isinstance(body.get("prompt"), str):
-            raise RequestRefusedError(400, plain_error("'prompt' field is required"))
-
-    def messages(self, request: SimRequest, body: JsonObject) -> Sequence[JsonObject]:
-        return [{"role": "user", "content": body["prompt"]}]
-
-    def frame(self, request: SimRequest, turn: Turn) -> Framing:
-        return TextFraming(turn, full_stats=self.full_stats)
-
-    def failure(self, message: str) -> tuple[int, JsonObject]:
-        return 400, plain_error(message)
-
-
-@dataclass(frozen=True, slots=True)
-class _ResponsesEndpoint:
-    store: ResponseStore
-
-    def check(self, request: SimRequest, body: JsonObject) -> None:
-        check_response_request(body)
-        previous = body.get("previous_response_id")
-        earlier = self.store.recall(previous) if isinstance(previous, str) else []
-        request.items = [*earlier, *input_items(body)]
-
-    def messages(self, request: SimRequest, body: JsonObject) -> Sequence[JsonObject]:
-        return to_messages(request.items, instructions=body.get("instructions"))
-
-    def frame(self, request: SimRequest, turn: Turn) -> Framing:
-        framing = ResponsesFraming(turn)
-        self.store.keep(framing.id, [*request.items, *framing.output])
-        return framing
-
-    def failure(self, message: str) -> tuple[int, JsonObject]:
-        return 500, responses_error(message)

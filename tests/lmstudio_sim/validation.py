@@ -37,8 +37,7 @@ def check_chat(body: JsonObject, *, old_build: bool) -> None:
 def tool_schemas(body: JsonObject) -> list[JsonObject]:
     """Every JSON schema in a chat request that becomes a grammar."""
     tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
-    # /v1/responses has the function's fields in the tool itself.
-    found = [(tool.get("function") or tool).get("parameters") for tool in tools]
+    found = [(tool.get("function") or {}).get("parameters") for tool in tools]
     wanted = body.get("response_format") or {}
     found.append((wanted.get("json_schema") or {}).get("schema"))
     return [schema for schema in found if isinstance(schema, dict)]

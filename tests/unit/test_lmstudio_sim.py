@@ -33,7 +33,6 @@ from tests.lmstudio_sim.replies import (
     Fault,
     HttpReply,
     LeakReply,
-    LengthReply,
     RateLimitReply,
     Reply,
     Stall,
@@ -204,16 +203,12 @@ async def test_openai_list_has_all_models_with_jit_and_loaded_ones_without() -> 
 async def test_v0_list_tells_state_type_and_loaded_context() -> None:
     async with open_simulator(three_models()) as sim, open_client(sim) as client:
         entries = (await client.get("/api/v0/models")).json()["data"]
-        one = (await client.get(f"/api/v0/models/{QWEN}")).json()
-        missing = await client.get("/api/v0/models/none")
     assert [(e["id"], e["type"], e["state"], e.get("loaded_context_length")) for e in entries] == [
         (QWEN, "llm", "loaded", 4096),
         (GEMMA, "vlm", "not-loaded", None),
         (NOMIC, "embeddings", "not-loaded", None),
     ]
-    assert one == entries[0]
-    assert one["capabilities"] == ["tool_use"]
-    assert missing.status_code == 404
+    assert entries[0]["capabilities"] == ["tool_use"]
 
 
 async def test_v0_list_shows_a_model_that_is_loading() -> None:
@@ -221,10 +216,10 @@ async def test_v0_list_shows_a_model_that_is_loading() -> None:
     async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
         chat = asyncio.create_task(post_chat(client))
         await sim.wait_for_request(1)
-        assert (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loading"
+        assert (await client.get("/api/v0/models")).json()["data"][0]["state"] == "loading"
         release.set()
         assert (await chat).status_code == 200
-        assert (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loaded"
+        assert (await client.get("/api/v0/models")).json()["data"][0]["state"] == "loaded"
 
 
 async def test_native_list_has_instances_with_their_config() -> None:
@@ -379,7 +374,7 @@ async def test_an_idle_jit_model_is_unloaded_when_its_ttl_is_over() -> None:
         await post_chat(client, ttl=0.05)
 
         async def wait_until_gone() -> None:
-            while (await client.get(f"/api/v0/models/{QWEN}")).json()["state"] == "loaded":
+            while (await client.get("/api/v0/models")).json()["data"][0]["state"] == "loaded":
                 pass
 
         await within(wait_until_gone())
@@ -623,18 +618,6 @@ async def test_leaked_calls_are_text_with_the_name_and_no_call(
     assert "read_file" in hidden["reasoning_content"]
 
 
-async def test_text_completions_answer_whole_and_streamed(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("a text of some length"), TextReply("a text of some length"))
-    whole = (await client.post("/v1/completions", json={"model": QWEN, "prompt": "Once"})).json()
-    frames = read_frames(
-        (await client.post("/v1/completions", json={"model": QWEN, "prompt": "Once", "stream": True})).text
-    )
-    assert (whole["object"], whole["choices"][0]["text"]) == ("text_completion", "a text of some length")
-    assert "".join(frame["choices"][0]["text"] for frame in frames[:-1]) == "a text of some length"
-    assert (frames[-2]["choices"][0]["finish_reason"], frames[-1]) == ("stop", "[DONE]")
-    assert (await client.post("/v1/completions", json={"model": QWEN})).status_code == 400
-
-
 async def test_embeddings_have_zero_usage_and_cut_long_text_silently() -> None:
     async with open_simulator(three_models()) as sim, open_client(sim) as client:
         texts = ["a" * 64, "a" * 64 + "beyond the context"]
@@ -707,10 +690,7 @@ async def test_a_prompt_longer_than_the_context_fails_at_the_token(chars: int, f
     async with open_simulator([SimModel(QWEN, loaded=True, context_length=100)]) as sim, open_client(sim) as client:
         plain = await post_chat(client, messages=messages)
         stream = await post_chat(client, messages=messages, stream=True)
-        responses = await client.post("/v1/responses", json={"model": QWEN, "input": "x" * chars})
-    assert (plain.status_code, stream.status_code, responses.status_code) == (
-        (200, 200, 200) if fits else (400, 200, 500)
-    )
+    assert (plain.status_code, stream.status_code) == ((200, 200) if fits else (400, 200))
     if not fits:
         assert plain.json() == {"error": errors.OVERFLOW_PLAIN}
         assert stream.text == (
@@ -718,7 +698,6 @@ async def test_a_prompt_longer_than_the_context_fails_at_the_token(chars: int, f
             "than the context length (n_keep: 101>= n_ctx: 100). Try to load the model with a larger context length, "
             'or provide a shorter input."}}\n\n'
         )
-        assert responses.json() == errors.responses_error(errors.OVERFLOW_PLAIN)
 
 
 USER, ASSISTANT = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
@@ -1025,69 +1004,6 @@ async def test_unload_kills_the_ones_in_line_too() -> None:
         await within(sim.requests[0].started.wait())
         sim.unload(QWEN)
         assert [(await chat).json() for chat in chats] == [{"error": "Model unloaded."}] * 3
-
-
-# -- responses -----------------------------------------------------------------------------------------------------
-
-
-async def post_response(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
-    return await client.post("/v1/responses", json={"model": QWEN, **body})
-
-
-async def test_responses_run_a_tool_turn_over_previous_response_id(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, CallReply(("f", {"a": 1}), reasoning="hm"), TextReply("done"))
-    first = (await post_response(client, input="go", instructions="be brief")).json()
-    kinds = [item["type"] for item in first["output"]]
-    call = first["output"][1]
-    assert (first["status"], kinds, call["name"], call["arguments"]) == (
-        "completed",
-        ["reasoning", "function_call"],
-        "f",
-        '{"a": 1}',
-    )
-    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "1"}
-    second = (await post_response(client, input=[result], previous_response_id=first["id"])).json()
-    assert second["output"][0]["content"][0]["text"] == "done"
-    assert second["previous_response_id"] == first["id"]
-    assert [item["type"] for item in sim.requests[1].items] == [
-        "message",
-        "reasoning",
-        "function_call",
-        "function_call_output",
-    ]
-
-
-async def test_responses_refuse_an_unknown_previous_id(client: httpx.AsyncClient) -> None:
-    reply = await post_response(client, input="x", previous_response_id="resp_x")
-    text = (
-        "Prediction history node with id 'resp_x' not found while attempting to build chat history chain that includes "
-        "this node."
-    )
-    assert (reply.status_code, reply.json()) == (
-        400,
-        errors.openai_error(text, param="previous_response_id", code="previous_response_not_found"),
-    )
-
-
-async def test_responses_cut_off_by_length_still_say_completed(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, LengthReply("half a"))
-    reply = (await post_response(client, input="x", max_output_tokens=2)).json()
-    assert (reply["status"], reply["incomplete_details"]) == ("completed", None)
-
-
-async def test_responses_report_failures_as_500_or_as_an_event(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("x", faults=(StreamError("boom"),)), TextReply("x", faults=(StreamError("boom"),)))
-    plain = await post_response(client, input="x")
-    assert (plain.status_code, plain.json()) == (500, errors.responses_error("boom"))
-
-
-async def test_responses_refuse_what_lm_studio_refuses(client: httpx.AsyncClient) -> None:
-    bare_text = await post_response(client, input="x", text={})
-    assert (bare_text.status_code, bare_text.json()["error"]["param"]) == (400, "text.format")
-    assert (await post_response(client)).status_code == 400
-    mcp = await post_response(client, input="x", tools=[{"type": "mcp", "server_label": "playwright"}])
-    assert mcp.status_code == 403
-    assert mcp.json()["error"]["message"].startswith("Permission denied to use plugin 'mcp/playwright'.")
 
 
 # -- records, load, process ----------------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ class PuppetModel:
         spoiled = replace(
             request, messages=self._spoiled(request.messages), tool_choice="none", max_tokens=1, temperature=0.0
         )
-        body = chat_request_out(spoiled, model=self.name, stream=False)
+        body: dict[str, Any] = {**chat_request_out(spoiled, model=self.name), "stream": False}
+        del body["stream_options"]
         response = await self.http.post("/v1/chat/completions", json=body)
         response.raise_for_status()
         reply: dict[str, Any] = response.json()

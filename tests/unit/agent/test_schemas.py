@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent import schemas as cleaning
-from lmstudio_bridge.agent.schemas import KEPT, MAX_NODES, SchemaWork
+from lmstudio_bridge.agent.schemas import MAX_NODES, SchemaWork
 from lmstudio_bridge.messages import JSONObject
 
+KEPT = {
+    *("type", "description", "enum", "minimum", "maximum"),
+    *("properties", "required", "items", "additionalProperties", "anyOf"),
+}
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 
 
@@ -36,7 +40,7 @@ def assert_plain(schema: dict[str, Any]) -> None:
     nodes = list(nodes_of(schema))
     assert len(nodes) <= 2 * MAX_NODES  # a choice between forms offers the properties of all
     for node in nodes:
-        assert set(node) <= {*KEPT, "anyOf"}
+        assert set(node) <= KEPT
         assert node.get("type", "string") in TYPES
         assert set(node.get("required", [])) <= set(node.get("properties", {}))
         assert len(node.get("anyOf", [{}, {}])) > 1

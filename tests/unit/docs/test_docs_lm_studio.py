@@ -126,7 +126,7 @@ async def test_what_the_user_reads_of_a_broken_connection_stands_in_its_row(kind
         # One more than the tries: the first may be sent again on a fresh connection.
         sim.script(QWEN, *[TextReply("Half an answer.", faults=(fault,))] * (POLICY.attempts + 1))
         with pytest.raises(LLMError) as caught:
-            await within(client.stream_chat_completion(ChatRequest(QUESTION)))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
     assert caught.value.kind == kind
     assert f"*{plain(caught.value.message)}*" in ROWS[kind][0]

@@ -54,18 +54,6 @@ async def test_a_server_that_is_off_is_tried_three_times() -> None:
         assert "Start the server in LM Studio" in caught.value.explain()
 
 
-async def test_a_server_that_is_off_is_not_tried_more_often_without_a_model() -> None:
-    """Listing the models has its tries; the request that wanted the list does not multiply them."""
-    time = FakeTime()
-    async with open_simulator() as sim, open_test_client(sim, time=time) as client:
-        await sim.stop()
-
-        with pytest.raises(LLMConnectionError):
-            await within(client.stream_chat_completion(ChatRequest(QUESTION)))
-
-        assert time.slept == [1.0, 2.0]
-
-
 async def test_a_server_that_comes_back_is_found() -> None:
     retries: list[Retry] = []
     async with open_simulator() as sim, open_test_client(sim) as client:
@@ -120,16 +108,6 @@ async def test_a_stream_cut_after_its_first_byte_is_not_sent_again(after_tokens:
             await ask(client)
 
         assert (len(sim.requests), caught.value.url, caught.value.model) == (1, f"{sim.url}{CHAT}", QWEN)
-
-
-async def test_a_whole_reply_cut_in_the_middle_is_not_sent_again() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, TextReply("A long answer.", faults=(CutSocket(after_tokens=1),)))
-
-        with pytest.raises(ModelLostError, match="broke in the middle"):
-            await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
-
-        assert len(sim.requests) == 1
 
 
 async def test_a_server_that_stops_in_mid_stream_has_lost_the_reply() -> None:

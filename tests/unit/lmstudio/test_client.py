@@ -62,12 +62,11 @@ async def test_a_chat_request_is_sent_in_the_safe_form() -> None:
         }
 
 
-@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion"])
-async def test_a_reply_comes_whole(method: str) -> None:
+async def test_a_reply_comes_whole() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         sim.script(QWEN, CallReply(("list_files", {"path": "./größe 📁"}), text="\n\n", reasoning="I müßte 📁 look."))
 
-        reply = await within(getattr(client, method)(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
+        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
 
         [call] = reply.calls
         assert reply == Completion(
@@ -82,12 +81,11 @@ async def test_a_reply_comes_whole(method: str) -> None:
         assert (reply.usage.reasoning_tokens, len(call.id), call.id.isdecimal()) == (4, 9, True)
 
 
-@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion"])
-async def test_a_call_that_leaked_is_recovered_over_the_wire(method: str) -> None:
+async def test_a_call_that_leaked_is_recovered_over_the_wire() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         sim.script(QWEN, LeakReply("qwen_coder", ("list_files", {"path": "."}), preface="Let me look."))
 
-        reply = await within(getattr(client, method)(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
+        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
 
         assert (reply.text, [(call.name, call.arguments) for call in reply.calls]) == (
             "Let me look.",
@@ -95,10 +93,9 @@ async def test_a_call_that_leaked_is_recovered_over_the_wire(method: str) -> Non
         )
 
 
-@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion"])
-async def test_half_a_character_in_the_history_does_not_break_the_request(method: str) -> None:
+async def test_half_a_character_in_the_history_does_not_break_the_request() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
-        reply = await within(getattr(client, method)(ChatRequest([UserMessage("a\ud83d")]), model=QWEN))
+        reply = await within(client.stream_chat_completion(ChatRequest([UserMessage("a\ud83d")]), model=QWEN))
 
         assert reply.text == "Hello from the simulator."
         assert sim.requests[0].messages == [{"role": "user", "content": "a?"}]
@@ -110,7 +107,7 @@ async def test_half_a_character_in_a_whole_reply_does_not_break_it() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         sim.script_path("/v1/chat/completions", HttpReply(200, body, content_type="application/json"))
 
-        reply = await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
+        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert reply == Completion("a", finish_reason="length")
 
@@ -143,23 +140,6 @@ async def test_reasoning_without_an_answer_is_a_reply() -> None:
 
 
 # -- which model ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["chat_completion", "stream_chat_completion"])
-async def test_without_a_model_the_validator_chooses_once(method: str) -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        await within(getattr(client, method)(ChatRequest(QUESTION)))
-        await within(getattr(client, method)(ChatRequest(QUESTION)))
-
-        chat = "/v1/chat/completions"
-        assert [request.path for request in sim.requests] == ["/api/v1/models", chat, chat]
-        assert sim.requests[-1].model == QWEN
-
-
-async def test_the_default_model_is_sent() -> None:
-    models = [SimModel(QWEN, loaded=True), SimModel(GEMMA)]
-    async with open_simulator(models) as sim, open_test_client(sim, default_model=GEMMA) as client:
-        assert (await within(client.chat_completion(ChatRequest(QUESTION)))).model == GEMMA
 
 
 async def test_a_reply_of_another_model_is_refused() -> None:
@@ -219,7 +199,7 @@ async def test_a_wrong_base_url_is_named_when_models_are_listed() -> None:
 async def test_a_missing_or_wrong_token_is_told_at_once(token: str | None, words: str) -> None:
     async with open_simulator(token=TOKEN) as sim, open_test_client(sim, api_token=token) as client:
         with pytest.raises(AuthError) as caught:
-            await within(client.stream_chat_completion(ChatRequest(QUESTION)))
+            await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
         assert words in caught.value.detail
         assert (caught.value.status, len(sim.requests)) == (401, 1)
@@ -233,6 +213,6 @@ async def test_a_usage_of_zeros_is_kept_for_the_loop_to_see() -> None:
     }
     async with open_simulator() as sim, open_test_client(sim) as client:
         sim.script_path("/v1/chat/completions", HttpReply(200, body))
-        reply = await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
+        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
     assert reply == Completion("I'll look.", finish_reason="stop", usage=Usage())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.errors import ModelNotFoundError, WrongEndpointError
+from lmstudio_bridge.errors import WrongEndpointError
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo, ModelInstance
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply
@@ -82,7 +82,7 @@ async def test_whatever_answers_in_place_of_a_native_route_is_passed_over(reply:
 
 async def test_texts_become_vectors_in_their_order() -> None:
     async with open_simulator(MODELS) as sim, open_test_client(sim) as client:
-        vectors = await within(client.generate_embeddings(["a", "b"]))
+        vectors = await within(client.embed(["a", "b"], model=NOMIC))
 
         assert [len(vector) for vector in vectors] == [8, 8]
         assert sent(sim, "/v1/embeddings") == {"model": NOMIC, "input": ["a", "b"]}
@@ -93,7 +93,7 @@ async def test_vectors_are_put_into_the_order_of_their_index() -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
 
-        assert await within(client.generate_embeddings(["a", "b"], model=NOMIC)) == [[0.0], [1.0]]
+        assert await within(client.embed(["a", "b"], model=NOMIC)) == [[0.0], [1.0]]
 
 
 async def test_vectors_without_an_index_keep_their_order() -> None:
@@ -101,7 +101,7 @@ async def test_vectors_without_an_index_keep_their_order() -> None:
         data = [{"embedding": [1.0], "index": None}, {"embedding": [0.0]}]
         sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
 
-        assert await within(client.generate_embeddings(["a", "b"], model=NOMIC)) == [[1.0], [0.0]]
+        assert await within(client.embed(["a", "b"], model=NOMIC)) == [[1.0], [0.0]]
 
 
 async def test_fewer_vectors_than_texts_are_refused() -> None:
@@ -109,28 +109,6 @@ async def test_fewer_vectors_than_texts_are_refused() -> None:
         sim.script_path("/v1/embeddings", HttpReply(200, {"data": [{"embedding": [1.0], "index": 0}]}))
 
         with pytest.raises(WrongEndpointError) as caught:
-            await within(client.generate_embeddings(["a", "b"], model=NOMIC))
+            await within(client.embed(["a", "b"], model=NOMIC))
 
         assert caught.value.detail == "1 vectors for 2 texts"
-
-
-async def test_an_embedding_model_that_is_loaded_goes_first() -> None:
-    models = [SimModel(NOMIC, type="embedding"), SimModel("text-embedding-bge", type="embedding", loaded=True)]
-    async with open_simulator(models) as sim, open_test_client(sim) as client:
-        await within(client.generate_embeddings(["a"]))
-
-        assert sim.requests[-1].model == "text-embedding-bge"
-
-
-async def test_an_embedding_model_that_was_just_downloaded_is_found() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        await within(client.validator.catalog())
-        sim.models[NOMIC] = SimModel(NOMIC, type="embedding")
-
-        assert len(await within(client.generate_embeddings(["a"]))) == 1
-
-
-async def test_without_an_embedding_model_the_user_is_told_to_get_one() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        with pytest.raises(ModelNotFoundError, match="no embedding model"):
-            await within(client.generate_embeddings(["a"]))

@@ -64,17 +64,6 @@ async def test_silence_ends_a_stream_and_it_is_not_sent_again(stall: Stall, time
         assert sim.requests[0].disconnected
 
 
-async def test_silence_ends_a_whole_reply() -> None:
-    async with open_simulator() as sim, open_test_client(sim, timeouts=FIRST) as client:
-        sim.script(QWEN, TextReply("No.", faults=(Stall(),)))
-
-        with pytest.raises(LLMTimeoutError):
-            await within(client.chat_completion(ChatRequest(QUESTION), model=QWEN))
-
-        await within(sim.requests[0].ended.wait())
-        assert (len(sim.requests), sim.requests[0].disconnected) == (1, True)
-
-
 async def test_silence_after_the_finish_reason_does_not_spoil_an_answer() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
