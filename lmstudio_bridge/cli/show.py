@@ -14,7 +14,6 @@ from lmstudio_bridge.cli.arguments import EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import print_table
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import load_servers
-from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.journal import delete_journal, journal_path, list_journals, read_timed_events
 from lmstudio_bridge.runs.report import (
     MODEL_COLUMNS,
@@ -39,6 +38,8 @@ _DAY = 86_400  # seconds
 
 async def show_models(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """List the models in LM Studio."""
+    from lmstudio_bridge.runs.autonomous import open_agent  # imports the MCP SDK: a second that `runs` need not wait
+
     async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
         catalog = await agent.client.validator.catalog(refresh=True)
     if args.json:

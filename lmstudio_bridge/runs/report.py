@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.events import (
@@ -34,11 +34,13 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
-from lmstudio_bridge.mcp_client.pool import OpenServer
 from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import StoredRun, read_run
 from lmstudio_bridge.security.permissions import Permissions
+
+if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` need not wait
+    from lmstudio_bridge.mcp_client.pool import OpenServer
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim

@@ -56,19 +56,7 @@ async def test_no_name_of_others_reaches_the_terminal_as_a_code(tmp_path: Path, 
     assert not set(out + err) & {"\x1b", "\u202e", "\x9b"}
 
 
-@pytest.mark.npm
-async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: Shell, sim: Simulator) -> None:
-    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
-    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "notes.txt"})), TextReply("It is heron-42."))
-
-    code, out, err = await shell.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
-
-    assert code == 0, err
-    assert "It is heron-42.\n\n[Local model output" in out
-    assert "servers: filesystem" in err
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
     shell: Shell, sim: Simulator, number: signal.Signals, code: int
 ) -> None:
@@ -104,11 +92,15 @@ async def test_a_failure_is_told_on_stderr_with_its_remedy(shell: Shell) -> None
 
 
 @pytest.mark.npm
-async def test_a_terminal_that_cannot_show_a_character_does_not_cost_the_answer(shell: Shell, sim: Simulator) -> None:
+async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: Shell, sim: Simulator) -> None:
+    """A terminal that cannot show a character does not cost the answer."""
     configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
-    sim.script(MODEL, TextReply("It is heron-42 → yes."))
+    sim.script(
+        MODEL, CallReply(("filesystem__read_text_file", {"path": "notes.txt"})), TextReply("It is heron-42 → yes.")
+    )
+    narrow = Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"})
 
-    code, out, err = await Shell(shell.folder, {**shell.environ, "PYTHONIOENCODING": "ascii"}).run("run", "What is it?")
+    code, out, err = await narrow.run("run", "What is the code word?", "--mcp", "filesystem", "--max-rounds", "5")
 
     assert code == 0, err
     assert "It is heron-42 ? yes.\n\n[Local model output" in out
@@ -159,18 +151,11 @@ async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Sh
     assert "http://127.0.0.1:1234/v1" in err
 
 
-@pytest.mark.parametrize(
-    ("task", "problem"),
-    [
-        ("", "task: String should have at least 1 character (given: '')"),
-        ("x" * 10_001, f"task: String should have at most 10000 characters (given: {'x' * 80!r})"),
-    ],
-)
-async def test_a_task_that_is_none_is_told_as_over_mcp(shell: Shell, task: str, problem: str) -> None:
-    code, out, err = await shell.run("run", task)
+async def test_a_task_that_is_none_is_told_as_over_mcp(shell: Shell) -> None:
+    code, out, err = await shell.run("run", "x" * 10_001)
 
     assert (code, out) == (2, "")
-    assert problem in err
+    assert f"task: String should have at most 10000 characters (given: {'x' * 80!r})" in err
 
 
 @pytest.mark.parametrize(
@@ -199,33 +184,15 @@ async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
 
 
 @pytest.mark.npm
-async def test_doctor_says_which_rule_is_wrong(shell: Shell) -> None:
-    configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
-    (shell.folder / "lmstudio-bridge.toml").write_text("deny = 1", encoding="utf-8")
-
-    code, out, _ = await shell.run("doctor")
-
-    assert code == 1
-    assert (
-        f"\N{HEAVY BALLOT X} Rules: {shell.folder / 'lmstudio-bridge.toml'}, line 1: deny must be a list of strings"
-        in out
-    )
-
-
-@pytest.mark.npm
-@pytest.mark.parametrize(("options", "written"), [((), False), (("--access", "write"), True)])
-async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(
-    shell: Shell, sim: Simulator, options: tuple[str, ...], written: bool
-) -> None:
+async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(shell: Shell, sim: Simulator) -> None:
     configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
     path = shell.folder / "a.txt"
     sim.script(MODEL, CallReply(("filesystem__write_file", {"path": str(path), "content": "x"})), TextReply("Done."))
 
-    code, out, err = await shell.run("run", "Write it.", *options)
+    code, out, _ = await shell.run("run", "Write it.")
 
-    assert code == (0 if written else 1), err
-    assert path.exists() is written
-    assert out.startswith("Nothing was changed: this run could only read.\nFailed: write_file ") is not written
+    assert (code, path.exists()) == (1, False)
+    assert out.startswith("Nothing was changed: this run could only read.\nFailed: write_file ")
 
 
 @pytest.mark.npm
