@@ -1,7 +1,7 @@
 """Facts of a run, in the order in which they happen, and the outcome that they add up to.
 
 `Event` is a closed union: a `match` on it ends in `assert_never`. Events are told to one awaited
-sink (`Emit`); `fan_out` makes one sink of several. Sinks never raise and never stall. The outcome of
+sink (`Emit`). Sinks never raise and never stall. The outcome of
 a run is what its events add up to (`Tally`): it can be rebuilt from a journal alone, also from one that a crash cut.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
-from lmstudio_bridge.text import one_line
+from lmstudio_bridge.text import one_line, shortened
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
@@ -524,7 +524,7 @@ class _MadeCalls:
         """The tool's name, with its server's where several servers have a tool of that name."""
         servers = {key[0] for key in (*self._worked, *self._failed) if key[1] == tool}
         name = one_line(f"{server} {tool}" if len(servers) > 1 else tool)
-        return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
+        return shortened(name, _SHOWN_NAME)
 
 
 def _mends(good: CallFinished, failed: CallFinished) -> bool:
@@ -539,8 +539,7 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
 def _why(call: CallFinished) -> str:
     if call.verdict == "needs_write":
         return "needs access=write"
-    reason = one_line(call.reason).rstrip(".") or "failed"
-    reason = reason if len(reason) <= _SHOWN_REASON else f"{reason[:_SHOWN_REASON]}…"
+    reason = shortened(one_line(call.reason).rstrip(".") or "failed", _SHOWN_REASON)
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason
 
 
@@ -564,13 +563,3 @@ def _with_reasons(started: Mapping[str, str]) -> tuple[str, ...]:
     for server, reason in started.items():
         names.setdefault(reason, []).append(server)
     return tuple(f"{', '.join(same)} ({reason})" for reason, same in names.items())
-
-
-def fan_out(*sinks: Emit) -> Emit:
-    """One sink that tells each of `sinks` in turn, in the order given."""
-
-    async def emit(event: Event) -> None:
-        for sink in sinks:
-            await sink(event)
-
-    return emit

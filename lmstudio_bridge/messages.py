@@ -16,20 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from lmstudio_bridge.errors import LLMError
 
-
-def is_deeper(value: object, levels: int) -> bool:
-    """Whether a JSON value has more levels than that; a plain value has none."""
-    if isinstance(value, Mapping):
-        return levels == 0 or any(is_deeper(child, levels - 1) for child in value.values())
-    if isinstance(value, list | tuple):
-        return levels == 0 or any(is_deeper(child, levels - 1) for child in value)
-    return False
-
-
 JSONObject: TypeAlias = Mapping[str, Any]
-
-ToolChoice: TypeAlias = Literal["none", "auto", "required"]
-"""The only values that LM Studio accepts; the object form is answered with 400 (LM Studio reference, 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +106,6 @@ class ChatRequest:
     temperature: float | None = None
     reasoning_effort: str | None = None
     response_schema: JSONObject | None = None
-    tool_choice: ToolChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +165,8 @@ class CallDelta:
 
 Delta: TypeAlias = TextDelta | ReasoningDelta | CallDelta
 
+OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -222,7 +210,7 @@ class ChatModel(Protocol):
         self,
         request: ChatRequest,
         *,
-        on_delta: Callable[[Delta], Awaitable[None]] | None = None,
+        on_delta: OnDelta | None = None,
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
@@ -337,6 +325,15 @@ class ServerConfig:
             f"args={len(self.args)}, env={sorted(self.env)}, headers={sorted(self.headers)}, "
             f"source={str(self.source or '')!r}, scope={self.scope!r})"
         )
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value has more levels than that; a plain value has none."""
+    if isinstance(value, Mapping):
+        return levels == 0 or any(is_deeper(child, levels - 1) for child in value.values())
+    if isinstance(value, list | tuple):
+        return levels == 0 or any(is_deeper(child, levels - 1) for child in value)
+    return False
 
 
 def resolve_tool_name(name: str, offered: Collection[str]) -> str | None:

@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return " ".join(clean_text(text)[0].split())
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, cut after that many characters if it is longer; an ellipsis says so."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def as_utf8(text: str) -> str:
     """The text with "?" for lone surrogates: UTF-8 cannot encode them, and the MCP SDK's writer would fail.
 

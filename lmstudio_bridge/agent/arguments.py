@@ -16,6 +16,7 @@ from typing import Any
 
 from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.messages import JSONObject, is_deeper
+from lmstudio_bridge.text import shortened
 
 MAX_NESTING = 64  # levels in arguments; far below what JSON encoders on the way can take
 MAX_CHECKS = 200_000  # schemas times values that they are held against; each takes a few microseconds
@@ -142,8 +143,7 @@ def find_problem(values: Mapping[str, Any], schema: ObjectSchema) -> str | None:
 def about_arguments(arguments: Mapping[str, Any]) -> str:
     """The first argument that is a text, in a few words: mostly a path or a name."""
     text = next((value for value in arguments.values() if isinstance(value, str)), "")
-    words = " ".join(text.split())
-    return words if len(words) <= _SHOWN_ABOUT else f"{words[:_SHOWN_ABOUT]}…"
+    return shortened(" ".join(text.split()), _SHOWN_ABOUT)
 
 
 def read_json(text: str) -> Any:

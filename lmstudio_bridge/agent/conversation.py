@@ -17,6 +17,19 @@ from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
+CHARS_PER_TOKEN = 4  # a rough average over English text and code
+MAX_CHARS = 40_000  # of one result, where the context is large or unknown
+MIN_CHARS = 1_000  # of one result, however small the context
+_SHARE = 4  # one result may take a quarter of the context
+_FULL = 0.8  # share of the context at which old results are shortened
+_ROOMY = 0.5  # share of it that is taken afterwards
+_WORTH_COMPACTING = 240  # characters; the line that replaces a result takes about half as many
+_NOTHING = 200  # characters; what is longer holds something
+_NO_MATCH = re.compile(
+    r"(?:no|0|nothing)\b[^.\n]{0,60}\b(?:match|matches|results?|found|hits?|entries|files?)\b[^.\n]{0,60}\.?",
+    re.IGNORECASE,
+)
+
 
 class Conversation:
     """One system message, the task, then turns.
@@ -138,38 +151,40 @@ class Conversation:
         self._messages[index] = ToolMessage(message.call_id, text)
 
 
-def _replayable(call: ToolCall) -> ToolCall:
-    return ToolCall(call.id, call.name, replayable_arguments(call.arguments))
+class Compactor:
+    """Makes room in the conversation of a run.
 
+    The only code that changes a history other than at its end: the engine must read it anew from
+    there, so it is done rarely and in big steps.
+    """
 
-def _users_turn_after(message: Message, before: bool) -> bool:
-    """Whether the model is to speak after this message."""
-    match message:
-        case UserMessage():
-            return True
-        case AssistantMessage(calls=()):
-            return False
-        case _:
-            return before
+    def __init__(
+        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter | None = None
+    ) -> None:
+        self._conversation = conversation
+        self._store = store
+        self._tell = tell
+        self._delimiter = delimiter
 
+    async def compact(self, *, to_chars: int) -> int:
+        """Bring the history down to that many characters, if its results allow; returns how many were compacted."""
+        compacted = self._conversation.shrink(to_chars=to_chars, compact=self._line)
+        if compacted:
+            await self._tell(ResultsShrunk(tuple(compacted), tuple(compacted.values())))
+        return len(compacted)
 
-def _chars(message: Message) -> int:
-    calls = message.calls if isinstance(message, AssistantMessage) else ()
-    return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)
+    def _line(self, message: ToolMessage, call: ToolCall, room: int) -> str:
+        """What replaces a result: one line, after as much of the result as the room allows."""
+        if len(message.text) <= _WORTH_COMPACTING:
+            return message.text
+        text = (self._delimiter.take_out(message.text) if self._delimiter else message.text).rstrip("\n")
+        called = " ".join((call.name, _about(call))).strip()
+        line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
+        head = text[: max(0, room - len(line) - len(self._wrap("")) - 8)]
+        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
 
-
-CHARS_PER_TOKEN = 4  # a rough average over English text and code
-MAX_CHARS = 40_000  # of one result, where the context is large or unknown
-MIN_CHARS = 1_000  # of one result, however small the context
-_SHARE = 4  # one result may take a quarter of the context
-_FULL = 0.8  # share of the context at which old results are shortened
-_ROOMY = 0.5  # share of it that is taken afterwards
-
-_NOTHING = 200  # characters; what is longer holds something
-_NO_MATCH = re.compile(
-    r"(?:no|0|nothing)\b[^.\n]{0,60}\b(?:match|matches|results?|found|hits?|entries|files?)\b[^.\n]{0,60}\.?",
-    re.IGNORECASE,
-)
+    def _wrap(self, text: str) -> str:
+        return self._delimiter.wrap(text) if self._delimiter else text
 
 
 def result_limit(context_length: int | None) -> int:
@@ -215,43 +230,24 @@ def _is_hollow(value: object) -> bool:
             return value in (None, "")
 
 
-_WORTH_COMPACTING = 240  # characters; the line that replaces a result takes about half as many
+def _replayable(call: ToolCall) -> ToolCall:
+    return ToolCall(call.id, call.name, replayable_arguments(call.arguments))
 
 
-class Compactor:
-    """Makes room in the conversation of a run.
+def _users_turn_after(message: Message, before: bool) -> bool:
+    """Whether the model is to speak after this message."""
+    match message:
+        case UserMessage():
+            return True
+        case AssistantMessage(calls=()):
+            return False
+        case _:
+            return before
 
-    The only code that changes a history other than at its end: the engine must read it anew from
-    there, so it is done rarely and in big steps.
-    """
 
-    def __init__(
-        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter | None = None
-    ) -> None:
-        self._conversation = conversation
-        self._store = store
-        self._tell = tell
-        self._delimiter = delimiter
-
-    async def compact(self, *, to_chars: int) -> int:
-        """Bring the history down to that many characters, if its results allow; returns how many were compacted."""
-        compacted = self._conversation.shrink(to_chars=to_chars, compact=self._line)
-        if compacted:
-            await self._tell(ResultsShrunk(tuple(compacted), tuple(compacted.values())))
-        return len(compacted)
-
-    def _line(self, message: ToolMessage, call: ToolCall, room: int) -> str:
-        """What replaces a result: one line, after as much of the result as the room allows."""
-        if len(message.text) <= _WORTH_COMPACTING:
-            return message.text
-        text = (self._delimiter.take_out(message.text) if self._delimiter else message.text).rstrip("\n")
-        called = " ".join((call.name, _about(call))).strip()
-        line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
-        head = text[: max(0, room - len(line) - len(self._wrap("")) - 8)]
-        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
-
-    def _wrap(self, text: str) -> str:
-        return self._delimiter.wrap(text) if self._delimiter else text
+def _chars(message: Message) -> int:
+    calls = message.calls if isinstance(message, AssistantMessage) else ()
+    return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)
 
 
 def _about(call: ToolCall) -> str:

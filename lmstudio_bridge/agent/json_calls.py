@@ -34,7 +34,14 @@ CallStyle: TypeAlias = Literal["native", "grammar"]
 
 MAX_TOOLS_WEAK = 16  # tools that a model which is weak at calling can tell apart
 SMALL_MODEL = 3.0  # billions of parameters; up to here, native calls mostly fail
+_MAX_BRANCHES = 40  # tools that get a branch of the grammar each; more make it slow to build
+_DESCRIPTION = 160  # characters of a tool's description
+_FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+_CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
+_ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
+_MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
+_HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +79,6 @@ def parameters_in_billions(name: str) -> float | None:
     """The size in a model's name: 0.5 for qwen2.5-coder-0.5b, None if there is none."""
     sizes = [float(number) / (1000 if unit.lower() == "m" else 1) for number, unit in _SIZE.findall(name)]
     return max(sizes, default=None)
-
-
-_MAX_BRANCHES = 40  # tools that get a branch of the grammar each; more make it slow to build
-_DESCRIPTION = 160  # characters of a tool's description
-_FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
-
-_CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
-_ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
-_MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
-_HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
 
 
 def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONObject:

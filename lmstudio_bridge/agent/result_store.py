@@ -10,6 +10,7 @@ from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.prompts import NO_KEPT_RESULT, RESULT_SHORTENED
 from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.messages import ToolCall, ToolSpec
+from lmstudio_bridge.text import shortened
 
 MAX_KEPT = 64 * 1024 * 1024  # characters of all results of a run that are kept; older ones go first
 _NAMES = ("read_result", "search_result")
@@ -142,7 +143,7 @@ class ResultStore:
         matches = re.finditer(re.escape(wanted), text, re.IGNORECASE)
         found = [match.span() for match in islice(matches, _MAX_HITS + 1)]  # a letter may occur millions of times
         if not found:
-            return f"{_short(wanted)!r} does not occur in {name}.", False
+            return f"{shortened(wanted, _SHOWN_WORDS)!r} does not occur in {name}.", False
         context = min(_HIT_CONTEXT, max(20, self._limit // (3 * min(len(found), _MAX_HITS))))
         shown: list[str] = []
         room = self._limit
@@ -158,8 +159,4 @@ class ResultStore:
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(list(self._results)[-_SHOWN_NAMES:]) or "none"
-        return NO_KEPT_RESULT.format(id=repr(_short(name)), known=known)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_WORDS else f"{text[:_SHOWN_WORDS]}…"
+        return NO_KEPT_RESULT.format(id=repr(shortened(name, _SHOWN_WORDS)), known=known)

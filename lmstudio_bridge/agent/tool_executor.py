@@ -62,7 +62,7 @@ from lmstudio_bridge.messages import (
     ToolRunner,
     resolve_tool_name,
 )
-from lmstudio_bridge.text import clean_text, one_line
+from lmstudio_bridge.text import clean_text, one_line, shortened
 
 T = TypeVar("T")
 
@@ -279,8 +279,7 @@ class ToolExecutor:
 
     def _short(self, text: str) -> str:
         """The text in one short line, without secrets: they are taken out before it is cut."""
-        line = one_line(self._redact(clean_text(text[:_READ_OF_REASON])[0]))
-        return line if len(line) <= _SHOWN_REASON else f"{line[:_SHOWN_REASON]}…"
+        return shortened(one_line(self._redact(clean_text(text[:_READ_OF_REASON])[0])), _SHOWN_REASON)
 
     async def _answer(self, number: int, call: ToolCall) -> ToolResult:
         """The result of one call, or the answer in its place."""

@@ -29,7 +29,7 @@ from lmstudio_bridge.agent.prompts import (
 from lmstudio_bridge.agent.schemas import ObjectSchema, SchemaWork, object_schema
 from lmstudio_bridge.agent.tool_ranking import FITS, Index, tool_words
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec, resolve_tool_name
-from lmstudio_bridge.text import clean_text
+from lmstudio_bridge.text import clean_text, shortened
 
 MAX_NAME = 64  # characters
 MAX_DESCRIPTION = 1_024  # characters of a tool's description that the model reads
@@ -162,13 +162,12 @@ class ToolSet:
         return PreparedCall(tool.source, arguments.values, arguments.changes)
 
     def _unknown_tool(self, name: str) -> str:
-        shown = name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
         plain = _plain_name(name[:_SHOWN_NAME])
         near = [offered for offered in self._tools if offered.endswith(f"__{plain}")]
         near = near or get_close_matches(plain, self._tools, n=3, cutoff=0.5)
         names = ", ".join(near or list(self._tools)[:_SHOWN_NAMES])
         advice = (DID_YOU_MEAN if near else TOOLS_ARE).format(names=names) if names else "There are no tools at all."
-        return NO_SUCH_TOOL.format(name=repr(shown), advice=advice)
+        return NO_SUCH_TOOL.format(name=repr(shortened(name, _SHOWN_NAME)), advice=advice)
 
 
 def definition_chars(tool: ServerTool) -> int:
@@ -383,9 +382,8 @@ def _best(ranked: Sequence[Tool], *, room: float, most: int) -> list[Tool]:
 
 
 def _invalid_arguments(tool: Tool, call: ToolCall, problem: str) -> str:
-    shown = problem if len(problem) <= _SHOWN_PROBLEM else f"{problem[:_SHOWN_PROBLEM]}…"
     lines = [
-        f"{tool.name}{NOT_CALLED}{shown}",
+        f"{tool.name}{NOT_CALLED}{shortened(problem, _SHOWN_PROBLEM)}",
         f"You sent: {call.arguments[:_SHOWN_ARGUMENTS]}",
         MUST_FIT_SCHEMA.format(schema=json.dumps(tool.spec.parameters, ensure_ascii=False)),
     ]

@@ -32,13 +32,12 @@ from lmstudio_bridge.events import (
     ServerFailed,
     Tally,
     Warned,
-    fan_out,
 )
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.progress import describe, open_progress
-from lmstudio_bridge.runs.report import find_run
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.runs.resume import find_run
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line
@@ -84,11 +83,6 @@ def _read_schema(name: str) -> dict[str, Any]:
 async def _run(settings: Settings, request: RunRequest | ContinueRequest, redactor: Redactor, *, as_json: bool) -> int:
     run_id = ""
 
-    async def remember_id(event: Event) -> None:
-        nonlocal run_id
-        if isinstance(event, RunStarted | RunContinued):
-            run_id = event.run_id
-
     if sys.stderr.isatty():
         display = open_display(sys.stderr, environ=os.environ)
     else:
@@ -96,7 +90,13 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
     async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
         try:
             async with display as show:
-                emit = fan_out(remember_id, show)
+
+                async def emit(event: Event) -> None:
+                    nonlocal run_id
+                    if isinstance(event, RunStarted | RunContinued):
+                        run_id = event.run_id
+                    await show(event)
+
                 report = await agent.run(request, emit=emit)
         except asyncio.CancelledError:
             if run_id:

@@ -19,16 +19,14 @@ from lmstudio_bridge.runs.report import (
     MODEL_COLUMNS,
     RUN_COLUMNS,
     SERVER_COLUMNS,
-    find_run,
     model_json,
     model_rows,
-    newest_runs,
     run_json,
     run_row,
     run_text,
     server_rows,
 )
-from lmstudio_bridge.runs.resume import StoredRun
+from lmstudio_bridge.runs.resume import StoredRun, find_run, newest_runs
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from lmstudio_bridge.errors import (
     LLMError,
@@ -32,9 +32,8 @@ from lmstudio_bridge.lmstudio.wire import (
     WireModel,
     chat_request_out,
 )
-from lmstudio_bridge.messages import ChatRequest, Completion, Delta, OnRetry
+from lmstudio_bridge.messages import ChatRequest, Completion, OnDelta, OnRetry
 
-OnDelta: TypeAlias = Callable[[Delta], Awaitable[None]]
 M = TypeVar("M", bound=WireModel)
 
 _BROKEN_REASONS = ("error", "abort", "aborted", "cancelled", "canceled")

@@ -52,6 +52,10 @@ class ModelInfo:
         """Whether an instance is in memory; None where the server does not report it."""
         return None if self.instances is None else bool(self.instances)
 
+    def possible_context(self, wanted: int) -> int:
+        """The context to load the model with: as much as is wanted, as far as it can (tokens)."""
+        return min(wanted, self.max_context_length or wanted)
+
     def names(self) -> tuple[str, ...]:
         """Every name under which LM Studio accepts this model."""
         return (self.key, *self.variants, *(instance.id for instance in self.instances or ()))

@@ -25,10 +25,10 @@ from lmstudio_bridge.errors import (
     ServerBusyError,
     WrongEndpointError,
 )
-from lmstudio_bridge.lmstudio.client import LLMClient, OnDelta
+from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance
 from lmstudio_bridge.lmstudio.queue import SlotQueue
-from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Notice, OnNotice, OnRetry, Retry
+from lmstudio_bridge.messages import ChatRequest, Completion, Delta, Notice, OnDelta, OnNotice, OnRetry, Retry
 
 DEFAULT_CONTEXT_LENGTH = 16_384  # tokens; enough for tools and several results
 MAX_RESENDS = 2  # of one request whose model was lost; after a second crash it is not an accident
@@ -193,7 +193,7 @@ class ModelSession:
         return self.choice
 
     async def _load(self) -> None:
-        wanted = min(self._context_length, self.choice.info.max_context_length or self._context_length)
+        wanted = self.choice.info.possible_context(self._context_length)
         try:
             await self._client.load_model(self.choice.name, context_length=wanted)
         except ModelLoadError as exc:

@@ -24,7 +24,6 @@ from lmstudio_bridge.messages import (
     Message,
     SystemMessage,
     ToolCall,
-    ToolChoice,
     ToolMessage,
     ToolSpec,
     Usage,
@@ -106,7 +105,7 @@ class ChatRequestOut(TypedDict):
     temperature: NotRequired[float]
     reasoning_effort: NotRequired[str]
     response_format: NotRequired[ResponseFormatOut]
-    tool_choice: NotRequired[ToolChoice]
+    tool_choice: NotRequired[Literal["auto"]]
 
 
 def message_out(message: Message) -> MessageOut:
@@ -164,7 +163,7 @@ def chat_request_out(request: ChatRequest, *, model: str) -> ChatRequestOut:
         payload["response_format"] = {"type": "json_schema", "json_schema": schema}
     if request.tools:
         payload["tools"] = [tool_out(tool) for tool in request.tools]
-        payload["tool_choice"] = request.tool_choice
+        payload["tool_choice"] = "auto"
     return payload
 
 

@@ -19,6 +19,22 @@ from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.messages import Scope, ServerConfig, Transport
 from lmstudio_bridge.settings import Surroundings
 
+MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own
+MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
+
+_TRANSPORTS: Mapping[str, Transport] = {
+    "stdio": "stdio",
+    "http": "http",
+    "streamable-http": "http",
+    "streamable_http": "http",
+    "streamablehttp": "http",
+    "sse": "sse",
+}
+_UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
+"""Keys that VS Code or Claude Code support and we do not, although a server may need them."""
+
+_SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
+
 _BRIDGE = re.compile(r"lmstudio[-_]bridge(\.exe|\.cmd|\.git|/__main__\.py)?([@=<>~!\[;].*)?", re.IGNORECASE)
 _BEFORE_BRIDGE = frozenset({"--from", "--directory", "--project", "--with", "--with-editable", "--spec", "-m", "run"})
 _BEFORE_SCRIPT = frozenset({"-c", "-lc", "-ic", "/c"})
@@ -49,23 +65,6 @@ def _names_bridge(word: str) -> bool:
     word = word.replace("\\", "/").rstrip("/")
     start = max(word.lower().rfind("/lmstudio-bridge"), word.lower().rfind("/lmstudio_bridge")) + 1
     return _BRIDGE.fullmatch(word, start) is not None
-
-
-MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own
-MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
-
-_TRANSPORTS: Mapping[str, Transport] = {
-    "stdio": "stdio",
-    "http": "http",
-    "streamable-http": "http",
-    "streamable_http": "http",
-    "streamablehttp": "http",
-    "sse": "sse",
-}
-_UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
-"""Keys that VS Code or Claude Code support and we do not, although a server may need them."""
-
-_SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,201 @@ from lmstudio_bridge.mcp_client.config import ConfigFile, read_entries, read_fil
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
+PROJECT_FILE = ".mcp.json"
+LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
+"""Below the home folder; the second is that of older versions."""
+
+TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
 ALL_SERVERS = frozenset({"*", "all"})
 """Values of the bridge's own setting that approve every server of the project."""
+_HOW_TO_ADD = (
+    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
+    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCatalog:
+    """All configured servers; each name is in one of `servers`, `unapproved` and `skipped`.
+
+    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` has, for each
+    server that cannot be used, the reason as a sentence. `paths` are the files that were read.
+    `warnings` are about files, `server_warnings` about servers that can still be used.
+    """
+
+    project: Path
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    unapproved: Mapping[str, ServerConfig] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def require(self, name: str) -> ServerConfig:
+        """The server of that name.
+
+        Raises:
+            ServerNotTrustedError: it is in the project's file, and nobody has approved it.
+            ServerNotConfiguredError: it does not exist, or was skipped.
+        """
+        if name in self.servers:
+            return self.servers[name]
+        if name in self.unapproved:
+            raise self.refusal(name)
+        known = sorted(self.servers)
+        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
+        if name in self.skipped:
+            raise ServerNotConfiguredError(
+                f"MCP server '{name}' cannot be used: {self.skipped[name]}",
+                server=name,
+                configured=known,
+                remedy=choice,
+            )
+        lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
+        hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
+        if self.paths:
+            looked = f"in {' or '.join(str(path) for path in self.paths)}"
+        else:
+            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
+        raise ServerNotConfiguredError(
+            f"No MCP server named '{name}' is configured {looked}.",
+            server=name,
+            configured=known,
+            remedy=f"{hint}{choice}",
+        )
+
+    def refusal(self, name: str) -> ServerNotTrustedError:
+        """Why an unapproved server is not started, and how to approve it."""
+        config = self.unapproved[name]
+        what = "command" if config.transport == "stdio" else "address"
+        folder = config.source.parent if config.source else self.project
+        return ServerNotTrustedError(
+            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
+            server=name,
+            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
+            f"`claude mcp list` shows its state), or set {TRUST_VARIABLE}={name} for the bridge.",
+        )
+
+
+def load_servers(
+    *, explicit: Path | None, project: Path, environ: Mapping[str, str], trusted: Sequence[str] = ()
+) -> ServerCatalog:
+    """Read the explicit file if there is one, else those of Claude Code and LM Studio.
+
+    If several define the same name, the first wins: local scope of `~/.claude.json`, the project's
+    `.mcp.json`, user scope, LM Studio. `trusted` names servers of the project's file that may start
+    without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
+
+    Raises:
+        McpConfigError: the explicit file is missing, or it or the project's cannot be used.
+    """
+    around = Surroundings(project, environ)
+    if explicit is not None:
+        return merge_files([read_file(explicit.expanduser(), scope="explicit", around=around)], project=project)
+    warnings: list[str] = []
+    claude = read_state(around, warnings=warnings)
+    local = _read_claude(claude, "local", around=around, trusted=trusted, warnings=warnings)
+    user = _read_claude(claude, "user", around=around, trusted=trusted, warnings=warnings)
+    others = [*user, *_read_lm_studio(around, warnings=warnings)]
+    found = find_project_file(project)
+    if found is None:
+        catalog = merge_files([*local, *others], project=project)
+    else:
+        whole = read_file(found, scope="project", around=around)
+        approvals = read_approvals(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
+        catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
+        catalog = _add_unapproved(catalog, whole, approvals)
+    return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
+
+
+def find_project_file(project: Path) -> Path | None:
+    """The nearest `.mcp.json` in the project or above it, as Claude Code 2.1.330 finds it."""
+    folders = (project, *project.parents)
+    return next((folder / PROJECT_FILE for folder in folders if (folder / PROJECT_FILE).is_file()), None)
+
+
+def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:
+    """One catalog of several files; the first that has a name decides about it."""
+    servers: dict[str, ServerConfig] = {}
+    skipped: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        decided = {*servers, *skipped}
+        servers |= {name: config for name, config in file.servers.items() if name not in decided}
+        skipped |= {name: reason for name, reason in file.skipped.items() if name not in decided}
+        warnings |= {name: told for name, told in file.warnings.items() if name not in decided}
+    paths = tuple(dict.fromkeys(file.path for file in files))
+    return ServerCatalog(project, servers, skipped, paths=paths, server_warnings=warnings)
+
+
+def _only_allowed(file: ConfigFile, approvals: Approvals) -> ConfigFile:
+    """The approved part of the project's file: what is not approved must not hide a server of the user's own."""
+    return ConfigFile(
+        file.path,
+        {name: config for name, config in file.servers.items() if approvals.allows(name)},
+        {name: reason for name, reason in file.skipped.items() if approvals.allows(name)},
+        {name: told for name, told in file.warnings.items() if approvals.allows(name)},
+    )
+
+
+def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approvals) -> ServerCatalog:
+    """The catalog, with the servers of the project's file that may not start, and why."""
+    held = {name: config for name, config in file.servers.items() if not approvals.allows(name)}
+    warnings = dict(catalog.server_warnings)
+    for name in held.keys() & catalog.servers.keys():
+        if catalog.servers[name].scope != "local":
+            source = catalog.servers[name].source
+            warning = f"MCP server '{name}' is taken from {source}: its entry in {file.path} is not approved"
+            warnings[name] = (*warnings.get(name, ()), warning)
+    reasons = dict(file.skipped)
+    reasons |= {name: f"it is disabled in {path}." for name, path in approvals.rejected.items() if name in held}
+    reasons |= catalog.skipped
+    waiting = held.keys() - approvals.rejected.keys() - catalog.servers.keys()
+    return replace(
+        catalog,
+        skipped={name: reason for name, reason in reasons.items() if name not in {*waiting, *catalog.servers}},
+        unapproved={name: config for name, config in held.items() if name in waiting},
+        server_warnings=warnings,
+    )
+
+
+def _read_claude(
+    claude: ClaudeState, scope: Scope, *, around: Surroundings, trusted: Sequence[str], warnings: list[str]
+) -> list[ConfigFile]:
+    """The user's own servers in `.claude.json`: for this project ("local"), or for all ("user")."""
+    if claude.path is None or not claude.root:
+        return []
+    known = claude.nearest_entry(around.project)
+    entries = (known if scope == "local" else claude.root).get("mcpServers") or {}
+    file = _read_or_warn(entries, path=claude.path, scope=scope, around=around, warnings=warnings)
+    disabled = {*names_in(known, "disabledMcpServers")} - {*trusted}
+    off = {name: f"it is disabled for this project in {claude.path}." for name in file.servers if name in disabled}
+    servers = {name: config for name, config in file.servers.items() if name not in off}
+    return [replace(file, servers=servers, skipped={**file.skipped, **off})]
+
+
+def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:
+    """LM Studio's own servers, which are in Cursor's format."""
+    if around.home is None:
+        return []
+    for path in (around.home / below for below in LM_STUDIO_FILES):
+        root = read_object(path, warnings=warnings)
+        if root is not None:
+            entries = root.get("mcpServers", root.get("servers", {}))
+            return [_read_or_warn(entries, path=path, scope="lmstudio", around=around, warnings=warnings)]
+    return []
+
+
+def _read_or_warn(
+    entries: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]
+) -> ConfigFile:
+    """The entries, or none and a warning: a broken file must not hide the others."""
+    try:
+        return read_entries(entries, path=path, scope=scope, around=around)
+    except McpConfigError as exc:
+        warnings.append(exc.message)
+        return ConfigFile(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,203 +361,3 @@ def is_tracked(path: Path) -> bool:
     name = path.relative_to(top).as_posix().encode()
     # Version 4 of the index omits what a name has in common with the one before it.
     return any(name in index or index[4:8] == b"\0\0\0\4" for index in indexes)
-
-
-LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
-"""Below the home folder; the second is that of older versions."""
-
-
-def load_servers(
-    *, explicit: Path | None, project: Path, environ: Mapping[str, str], trusted: Sequence[str] = ()
-) -> ServerCatalog:
-    """Read the explicit file if there is one, else those of Claude Code and LM Studio.
-
-    If several define the same name, the first wins: local scope of `~/.claude.json`, the project's
-    `.mcp.json`, user scope, LM Studio. `trusted` names servers of the project's file that may start
-    without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
-
-    Raises:
-        McpConfigError: the explicit file is missing, or it or the project's cannot be used.
-    """
-    around = Surroundings(project, environ)
-    if explicit is not None:
-        return merge_files([read_file(explicit.expanduser(), scope="explicit", around=around)], project=project)
-    warnings: list[str] = []
-    claude = read_state(around, warnings=warnings)
-    local = _read_claude(claude, "local", around=around, trusted=trusted, warnings=warnings)
-    user = _read_claude(claude, "user", around=around, trusted=trusted, warnings=warnings)
-    others = [*user, *_read_lm_studio(around, warnings=warnings)]
-    found = find_project_file(project)
-    if found is None:
-        catalog = merge_files([*local, *others], project=project)
-    else:
-        whole = read_file(found, scope="project", around=around)
-        approvals = read_approvals(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
-        catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
-        catalog = _add_unapproved(catalog, whole, approvals)
-    return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
-
-
-def find_project_file(project: Path) -> Path | None:
-    """The nearest `.mcp.json` in the project or above it, as Claude Code 2.1.330 finds it."""
-    folders = (project, *project.parents)
-    return next((folder / PROJECT_FILE for folder in folders if (folder / PROJECT_FILE).is_file()), None)
-
-
-def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:
-    """One catalog of several files; the first that has a name decides about it."""
-    servers: dict[str, ServerConfig] = {}
-    skipped: dict[str, str] = {}
-    warnings: dict[str, tuple[str, ...]] = {}
-    for file in files:
-        decided = {*servers, *skipped}
-        servers |= {name: config for name, config in file.servers.items() if name not in decided}
-        skipped |= {name: reason for name, reason in file.skipped.items() if name not in decided}
-        warnings |= {name: told for name, told in file.warnings.items() if name not in decided}
-    paths = tuple(dict.fromkeys(file.path for file in files))
-    return ServerCatalog(project, servers, skipped, paths=paths, server_warnings=warnings)
-
-
-def _only_allowed(file: ConfigFile, approvals: Approvals) -> ConfigFile:
-    """The approved part of the project's file: what is not approved must not hide a server of the user's own."""
-    return ConfigFile(
-        file.path,
-        {name: config for name, config in file.servers.items() if approvals.allows(name)},
-        {name: reason for name, reason in file.skipped.items() if approvals.allows(name)},
-        {name: told for name, told in file.warnings.items() if approvals.allows(name)},
-    )
-
-
-def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approvals) -> ServerCatalog:
-    """The catalog, with the servers of the project's file that may not start, and why."""
-    held = {name: config for name, config in file.servers.items() if not approvals.allows(name)}
-    warnings = dict(catalog.server_warnings)
-    for name in held.keys() & catalog.servers.keys():
-        if catalog.servers[name].scope != "local":
-            source = catalog.servers[name].source
-            warning = f"MCP server '{name}' is taken from {source}: its entry in {file.path} is not approved"
-            warnings[name] = (*warnings.get(name, ()), warning)
-    reasons = dict(file.skipped)
-    reasons |= {name: f"it is disabled in {path}." for name, path in approvals.rejected.items() if name in held}
-    reasons |= catalog.skipped
-    waiting = held.keys() - approvals.rejected.keys() - catalog.servers.keys()
-    return replace(
-        catalog,
-        skipped={name: reason for name, reason in reasons.items() if name not in {*waiting, *catalog.servers}},
-        unapproved={name: config for name, config in held.items() if name in waiting},
-        server_warnings=warnings,
-    )
-
-
-def _read_claude(
-    claude: ClaudeState, scope: Scope, *, around: Surroundings, trusted: Sequence[str], warnings: list[str]
-) -> list[ConfigFile]:
-    """The user's own servers in `.claude.json`: for this project ("local"), or for all ("user")."""
-    if claude.path is None or not claude.root:
-        return []
-    known = claude.nearest_entry(around.project)
-    entries = (known if scope == "local" else claude.root).get("mcpServers") or {}
-    file = _read_or_warn(entries, path=claude.path, scope=scope, around=around, warnings=warnings)
-    disabled = {*names_in(known, "disabledMcpServers")} - {*trusted}
-    off = {name: f"it is disabled for this project in {claude.path}." for name in file.servers if name in disabled}
-    servers = {name: config for name, config in file.servers.items() if name not in off}
-    return [replace(file, servers=servers, skipped={**file.skipped, **off})]
-
-
-def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:
-    """LM Studio's own servers, which are in Cursor's format."""
-    if around.home is None:
-        return []
-    for path in (around.home / below for below in LM_STUDIO_FILES):
-        root = read_object(path, warnings=warnings)
-        if root is not None:
-            entries = root.get("mcpServers", root.get("servers", {}))
-            return [_read_or_warn(entries, path=path, scope="lmstudio", around=around, warnings=warnings)]
-    return []
-
-
-def _read_or_warn(
-    entries: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]
-) -> ConfigFile:
-    """The entries, or none and a warning: a broken file must not hide the others."""
-    try:
-        return read_entries(entries, path=path, scope=scope, around=around)
-    except McpConfigError as exc:
-        warnings.append(exc.message)
-        return ConfigFile(path)
-
-
-PROJECT_FILE = ".mcp.json"
-
-
-TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
-
-
-_HOW_TO_ADD = (
-    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
-    "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCatalog:
-    """All configured servers; each name is in one of `servers`, `unapproved` and `skipped`.
-
-    `unapproved` are servers of the project's file that nobody has approved yet. `skipped` has, for each
-    server that cannot be used, the reason as a sentence. `paths` are the files that were read.
-    `warnings` are about files, `server_warnings` about servers that can still be used.
-    """
-
-    project: Path
-    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    unapproved: Mapping[str, ServerConfig] = field(default_factory=dict)
-    paths: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
-    server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def require(self, name: str) -> ServerConfig:
-        """The server of that name.
-
-        Raises:
-            ServerNotTrustedError: it is in the project's file, and nobody has approved it.
-            ServerNotConfiguredError: it does not exist, or was skipped.
-        """
-        if name in self.servers:
-            return self.servers[name]
-        if name in self.unapproved:
-            raise self.refusal(name)
-        known = sorted(self.servers)
-        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
-        if name in self.skipped:
-            raise ServerNotConfiguredError(
-                f"MCP server '{name}' cannot be used: {self.skipped[name]}",
-                server=name,
-                configured=known,
-                remedy=choice,
-            )
-        lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
-        hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
-        if self.paths:
-            looked = f"in {' or '.join(str(path) for path in self.paths)}"
-        else:
-            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
-        raise ServerNotConfiguredError(
-            f"No MCP server named '{name}' is configured {looked}.",
-            server=name,
-            configured=known,
-            remedy=f"{hint}{choice}",
-        )
-
-    def refusal(self, name: str) -> ServerNotTrustedError:
-        """Why an unapproved server is not started, and how to approve it."""
-        config = self.unapproved[name]
-        what = "command" if config.transport == "stdio" else "address"
-        folder = config.source.parent if config.source else self.project
-        return ServerNotTrustedError(
-            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
-            server=name,
-            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
-            f"`claude mcp list` shows its state), or set {TRUST_VARIABLE}={name} for the bridge.",
-        )

@@ -27,7 +27,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Usage, UserMessage
 from lmstudio_bridge.runs.journal import TimedEvent
-from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.report import report_of
 from lmstudio_bridge.runs.resume import StoredRun
 from lmstudio_bridge.text import clean_text, one_line
 
@@ -83,7 +83,7 @@ def _facts(run: StoredRun, story: Story) -> dict[str, str]:
         "tokens": f"{usage.prompt_tokens:,} read, {usage.completion_tokens:,} written",
         "changes": "nothing was changed" if outcome.nothing_changed else "",
         "time": f"{outcome.seconds:.1f} s",
-        "estimate": RunReport(run.run_id, outcome, run.servers).saved(),
+        "estimate": report_of(run).saved(),
     }
 
 

@@ -74,82 +74,97 @@ async def open_progress(
     If `send` fails, nothing more is sent and the run goes on. Leaving the block waits at most `end_limit` seconds for a
     slow host to receive the messages that must not be missed.
     """
-    wake = asyncio.Event()
-    kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # run id, recoveries, end: not replaced by newer ones
-    newest: Event | None = None  # described only when it is sent: most are replaced before
-    waits = False  # for the model: the servers' messages would hide that
-    since = clock()
-    max_rounds = 0
-    tally = Tally()
-
-    async def emit(event: Event) -> None:
-        nonlocal newest, waits, since, max_rounds
-        if isinstance(event, RoundStarted):
-            max_rounds = event.max_rounds
-        tally.add(event)
-        if waits and isinstance(event, ServerReady | ServerFailed):
-            return
-        waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
-        if _is_silent(event):
-            return
-        since = clock()
-        if _is_kept(event):
-            kept.append(event)
-            newest = None
-        else:
-            newest = event
-        wake.set()
-
-    def words(event: Event | None) -> str:
-        text = describe(event, max_rounds=max_rounds) if event else ""
-        if isinstance(event, RunFinished):
-            text = f"{text} · {tally.outcome().figures()}"
-        return " ".join(text.split())[:_MAX_MESSAGE]
-
-    async def pump() -> None:
-        nonlocal newest
-        shown = ""
-        while True:
-            try:
-                async with asyncio.timeout(heartbeat):
-                    await wake.wait()
-                if kept:
-                    text = words(kept.popleft())
-                else:
-                    text, newest = words(newest), None
-                shown = text or shown
-            except TimeoutError:
-                text = f"{shown} · {clock() - since:.0f} s".removeprefix(" · ")
-            if not (kept or newest):
-                wake.clear()
-            if text and not await send_safely(text):
-                return
-            await sleep(interval)
-
-    async def send_safely(text: str) -> bool:
-        try:
-            async with sending:
-                await send(next(counter), text)
-        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the host must not end the run
-            logger.debug("progress is no longer sent: %s", exc)
-            return False
-        return True
-
-    counter = itertools.count(1)
-    sending = asyncio.Lock()
-    task = asyncio.create_task(pump())  # no task group: it would wrap the errors of the block
+    progress = _Progress(send, clock=clock)
+    # No task group: it would wrap the errors of the block.
+    task = asyncio.create_task(progress.keep_sending(heartbeat=heartbeat, interval=interval, sleep=sleep))
     try:
-        yield emit
+        yield progress.emit
         with anyio.move_on_after(end_limit):
-            async with sending:  # the message in progress arrives first
-                gone = task.done()
-                task.cancel()
-            while kept and not gone:
-                gone = not await send_safely(words(kept.popleft()))
+            await progress.finish(task)
     finally:
         task.cancel()
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
             await asyncio.wait([task])
+
+
+class _Progress:
+    """What is still to be said about a run."""
+
+    def __init__(self, send: Send, *, clock: Callable[[], float]) -> None:
+        self._send = send
+        self._clock = clock
+        self._counter = itertools.count(1)
+        self._sending = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # run id, recoveries, end: not replaced by newer ones
+        self._newest: Event | None = None  # described only when it is sent: most are replaced before
+        self._waits = False  # for the model: the servers' messages would hide that
+        self._since = clock()
+        self._max_rounds = 0
+        self._tally = Tally()
+
+    async def emit(self, event: Event) -> None:
+        """Take the next event; never waits."""
+        if isinstance(event, RoundStarted):
+            self._max_rounds = event.max_rounds
+        self._tally.add(event)
+        if self._waits and isinstance(event, ServerReady | ServerFailed):
+            return
+        self._waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
+        if _is_silent(event):
+            return
+        self._since = self._clock()
+        if _is_kept(event):
+            self._kept.append(event)
+            self._newest = None
+        else:
+            self._newest = event
+        self._wake.set()
+
+    async def keep_sending(
+        self, *, heartbeat: float, interval: float, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Send messages, and the last one again after `heartbeat` seconds of silence; ends when sending fails."""
+        shown = ""
+        while True:
+            try:
+                async with asyncio.timeout(heartbeat):
+                    await self._wake.wait()
+                if self._kept:
+                    text = self._words(self._kept.popleft())
+                else:
+                    text, self._newest = self._words(self._newest), None
+                shown = text or shown
+            except TimeoutError:
+                text = f"{shown} · {self._clock() - self._since:.0f} s".removeprefix(" · ")
+            if not (self._kept or self._newest):
+                self._wake.clear()
+            if text and not await self._send_safely(text):
+                return
+            await sleep(interval)
+
+    async def finish(self, task: asyncio.Task[None]) -> None:
+        """Send what must not be missed, in place of the task that sends otherwise."""
+        async with self._sending:  # the message in progress arrives first
+            gone = task.done()
+            task.cancel()
+        while self._kept and not gone:
+            gone = not await self._send_safely(self._words(self._kept.popleft()))
+
+    def _words(self, event: Event | None) -> str:
+        text = describe(event, max_rounds=self._max_rounds) if event else ""
+        if isinstance(event, RunFinished):
+            text = f"{text} · {self._tally.outcome().figures()}"
+        return " ".join(text.split())[:_MAX_MESSAGE]
+
+    async def _send_safely(self, text: str) -> bool:
+        try:
+            async with self._sending:
+                await self._send(next(self._counter), text)
+        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the host must not end the run
+            logger.debug("progress is no longer sent: %s", exc)
+            return False
+        return True
 
 
 def _is_silent(event: Event) -> bool:

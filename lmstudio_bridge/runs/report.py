@@ -1,13 +1,10 @@
-"""What a run spared its caller: an estimate in tokens, net of what the bridge itself costs.
+"""What is told of runs, models and servers: RunReport for the caller, and tables and pages for people.
 
-Counted for the caller are the results of the calls that went well and the definitions of the tools that were
-called, each once: an agent that had done the work itself would have read them. Against it stand the definitions of
-the bridge's own tools, the task, and all that comes back. Not counted, in favour of honesty: what such an agent would
-have written to make the calls, and that it reads its whole context again with each of them.
-
-How a request went, for a reader and as data: RunReport.
-
-What a person may want to read about the bridge's world: models, servers, runs. As Markdown text.
+A report also says what the run spared its caller: an estimate in tokens, net of what the bridge itself costs. Counted
+are the results of the calls that went well and the definitions of the tools that were called, each once: an agent that
+had done the work itself would have read them. Against it stand the definitions of the bridge's own tools, the task,
+and all that comes back. Not counted, in favour of honesty: what such an agent would have written to make the calls,
+and that it reads its whole context again with each of them.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -36,8 +32,9 @@ from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
-from lmstudio_bridge.runs.resume import StoredRun, read_run
+from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.security.permissions import Permissions
+from lmstudio_bridge.text import shortened
 
 if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` need not wait
     from lmstudio_bridge.mcp_client.pool import OpenServer
@@ -45,6 +42,48 @@ if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim
 OWN_TOOLS = 5_900  # characters of our own tool definitions; tests/contract/test_server.py holds them below 6,000
+
+MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
+RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
+SERVER_COLUMNS = ("server", "transport", "state", "from")
+_NOT_KEPT: dict[Keep, str] = {
+    "full": "",
+    "audit": "LMSTUDIO_BRIDGE_JOURNAL is audit: of new runs no task, answer or result is kept.",
+    "off": "LMSTUDIO_BRIDGE_JOURNAL is off: new runs are not kept.",
+}
+_SHOWN_TASK = 80  # characters of a task in the list of runs
+_SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
+
+_BRACKETS = re.compile(r"(\[secret[^\[\]]{0,40}\])|[\[\]]")  # but for the placeholder of a secret
+_SHOWN_NAME = 200  # characters of what others wrote in a line of ours
+_SHOWN_FAILURES = 5  # calls that failed, a line each
+_SHOWN_MISSING = 8  # facts in the line about what was not found
+_SHOWN_MODEL = 80  # characters of its name in the last line
+_FOOTER = 300  # characters of the last line
+_MORE = 20  # of them, for how many tools are not named
+_SHOWN_FAILED = 260  # characters of one call that failed, with its reason
+
+_NOTHING_CHANGED: dict[Access, str] = {
+    "write": "Nothing was changed.",
+    "read": "Nothing was changed: this run could only read.",
+}
+_NO_ANSWER = "The model gave no answer."
+_REASONS = {
+    "round_limit": "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds "
+    "or a smaller task helps.",
+    "deadline": "The time for the run was up. A smaller task helps.",
+    "context_full": "The model's context was full. Load the model with a larger context.",
+    "stuck": "The model got stuck. A smaller task or another model helps.",
+}
+_OWN_LINES = re.compile(
+    r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*"
+    r"(?:\[(?:local model output|run \w|the answer was cut)|Note:|"
+    r"Nothing was changed|Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
+    r"The model's text so far:|The model gave no answer|"
+    r"\[words of the local|[\d,]+ calls? needed|Servers started:)",  # in results of earlier versions
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +110,6 @@ def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
     """What a run saved that ended like this, where `given_back` characters went to the caller."""
     spent = OWN_TOOLS + outcome.brief + given_back
     return Savings(outcome.kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
-
-
-_OWN_LINES = re.compile(
-    r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*"
-    r"(?:\[(?:local model output|run \w|the answer was cut)|Note:|"
-    r"Nothing was changed|Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
-    r"The model's text so far:|The model gave no answer|"
-    r"\[words of the local|[\d,]+ calls? needed|Servers started:)",  # in results of earlier versions
-    re.IGNORECASE | re.MULTILINE,
-)
-"""Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
-
-_BRACKETS = re.compile(r"(\[secret[^\[\]]{0,40}\])|[\[\]]")  # but for the placeholder of a secret
-_SHOWN_NAME = 200  # characters of what others wrote in a line of ours
-_SHOWN_FAILURES = 5  # calls that failed, a line each
-_SHOWN_MISSING = 8  # facts in the line about what was not found
-_SHOWN_MODEL = 80  # characters of its name in the last line
-_FOOTER = 300  # characters of the last line
-_MORE = 20  # of them, for how many tools are not named
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,19 +232,9 @@ class RunReport:
         return "" if wasted else self.savings().in_words()
 
 
-_NOTHING_CHANGED: dict[Access, str] = {
-    "write": "Nothing was changed.",
-    "read": "Nothing was changed: this run could only read.",
-}
-_SHOWN_FAILED = 260  # characters of one call that failed, with its reason
-_NO_ANSWER = "The model gave no answer."
-_REASONS = {
-    "round_limit": "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds "
-    "or a smaller task helps.",
-    "deadline": "The time for the run was up. A smaller task helps.",
-    "context_full": "The model's context was full. Load the model with a larger context.",
-    "stuck": "The model got stuck. A smaller task or another model helps.",
-}
+def report_of(run: StoredRun) -> RunReport:
+    """The report of a stored run."""
+    return RunReport(run.run_id, run.outcome, run.servers)
 
 
 def run_uri(run_id: str) -> str:
@@ -252,8 +262,7 @@ def _quoted(text: str) -> str:
 
 def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:
     """What others wrote, as a part of a line of ours, which it cannot end."""
-    plain = " ".join(text.split())
-    return plain if len(plain) <= most else f"{plain[:most]}…"
+    return shortened(" ".join(text.split()), most)
 
 
 def _named(name: str, *, most: int = _SHOWN_NAME) -> str:
@@ -271,19 +280,6 @@ def _unbroken(called: str) -> str:
 def _indented(text: str) -> str:
     """A note whose further lines, which quote others, cannot be taken for lines of their own."""
     return "\n  ".join(text.splitlines())
-
-
-MAX_RUNS = 50  # the newest ones, in the list of runs
-MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
-RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
-SERVER_COLUMNS = ("server", "transport", "state", "from")
-_NOT_KEPT: dict[Keep, str] = {
-    "full": "",
-    "audit": "LMSTUDIO_BRIDGE_JOURNAL is audit: of new runs no task, answer or result is kept.",
-    "off": "LMSTUDIO_BRIDGE_JOURNAL is off: new runs are not kept.",
-}
-_SHOWN_TASK = 80  # characters of a task in the list of runs
-_SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
 
 
 def models_text(catalog: ModelCatalog) -> str:
@@ -351,50 +347,16 @@ def run_row(run: StoredRun) -> list[str]:
     """One row, under `RUN_COLUMNS`; tokens are the local model's, `saved` is net and an estimate."""
     outcome = run.outcome
     tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
-    saved = RunReport(run.run_id, outcome, run.servers).savings().net
+    saved = report_of(run).savings().net
     ended = outcome.stop if run.finished else "not finished"
     return [run.run_id, ended, outcome.model, f"{tokens:,}", f"{saved:,}", _first_line(run.task)]
 
 
 def run_json(run: StoredRun) -> dict[str, Any]:
     """A run for a program: as in a result's `_meta`, with task, answer, and when it began."""
-    report = RunReport(run.run_id, run.outcome, run.servers).structure()
+    report = report_of(run).structure()
     about = {"started_at": run.started_at, "finished": run.finished, "task": run.task, "answer": run.outcome.answer}
     return {**report, **about}
-
-
-def find_run(folder: Path, name: str) -> StoredRun:
-    """The run of that id; "last" is the newest one.
-
-    Raises:
-        RunNotFoundError: There is none.
-        SettingsError: It is no run id.
-    """
-    if name != "last":
-        return read_run(folder, name)
-    run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
-    if run is None:
-        raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
-    return run
-
-
-def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
-    """The newest runs whose journals can be read, newest first."""
-    paths = sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
-    for path in paths[:most]:
-        try:
-            yield read_run(folder, path.stem)
-        except BridgeError:
-            continue
-
-
-def _recency(journal: Path) -> tuple[str, int, str]:
-    """Greater for a newer run. A name tells the second; of the runs of one, that which was written to last is newer."""
-    try:
-        written = journal.stat().st_mtime_ns
-    except OSError:  # another bridge deletes it right now
-        written = 0
-    return journal.name[: len("yyyymmdd-hhmmss")], written, journal.name
 
 
 def run_text(run: StoredRun) -> str:
@@ -408,7 +370,7 @@ def run_text(run: StoredRun) -> str:
         f"- model: {outcome.model}",
         f"- MCP servers: {', '.join(run.servers)}",
         f"- {outcome.figures()}",
-        *(f"- {saved}" for saved in [RunReport(run.run_id, outcome, run.servers).saved()] if saved),
+        *(f"- {saved}" for saved in [report_of(run).saved()] if saved),
         "\n## Task\n",
         run.task,
         "\n## Answer\n",
@@ -469,8 +431,7 @@ def _shortened(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= _SHOWN_TASK else f"{line[:_SHOWN_TASK]}…"
+    return shortened(text.strip().partition("\n")[0], _SHOWN_TASK)
 
 
 def _table(head: Sequence[str], rows: list[list[str]], *, empty: str) -> str:

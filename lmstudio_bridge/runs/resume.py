@@ -1,14 +1,14 @@
-"""A stored run, read from its journal: its task, its outcome, and how to continue its conversation."""
+"""Stored runs, read from their journals: finding them, their outcome, and how to continue their conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.prompts import GO_ON, GOING_ON, MAY_HAVE_HAPPENED, NOT_RUN
-from lmstudio_bridge.errors import RunNotFoundError
+from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -24,6 +24,8 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outcome
+
+MAX_RUNS = 50  # the newest ones, in a list of runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,40 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
     return StoredRun(
         run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events), cut
     )
+
+
+def find_run(folder: Path, name: str) -> StoredRun:
+    """The run of that id; "last" is the newest one.
+
+    Raises:
+        RunNotFoundError: There is none.
+        SettingsError: It is no run id.
+    """
+    if name != "last":
+        return read_run(folder, name)
+    run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
+    if run is None:
+        raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
+    return run
+
+
+def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
+    """The newest runs whose journals can be read, newest first."""
+    paths = sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
+    for path in paths[:most]:
+        try:
+            yield read_run(folder, path.stem)
+        except BridgeError:
+            continue
+
+
+def _recency(journal: Path) -> tuple[str, int, str]:
+    """Greater for a newer run. A name tells the second; of the runs of one, that which was written to last is newer."""
+    try:
+        written = journal.stat().st_mtime_ns
+    except OSError:  # another bridge deletes it right now
+        written = 0
+    return journal.name[: len("yyyymmdd-hhmmss")], written, journal.name
 
 
 def rebuild_conversation(run: StoredRun) -> Conversation:

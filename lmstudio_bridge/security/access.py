@@ -20,6 +20,8 @@ from lmstudio_bridge.security.workspace import TooDeepError, Workspace, find_pat
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
+_SHOWN_PATH = 200  # characters of a refused path
+_PRESET = "preset for "  # begins the source of a preset's rules
 _STRICTEST_FIRST: tuple[Verb, ...] = ("hide", "deny", "allow")
 
 
@@ -78,18 +80,6 @@ class Rules:
             {**self.arguments, **{key: names for key, names in other.arguments.items() if key not in self.arguments}},
             {**other.more_arguments, **self.more_arguments},
         )
-
-
-def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
-    """Server and tool are compared separately, so that a `/` in a name cannot shift them."""
-    server, _, name = pattern.partition("/")
-    if exactly:
-        return fnmatchcase(tool.server, server) and fnmatchcase(tool.name, name)
-    return fnmatchcase(tool.server.casefold(), server.casefold()) and fnmatchcase(tool.name.casefold(), name.casefold())
-
-
-_SHOWN_PATH = 200  # characters of a refused path
-_PRESET = "preset for "  # begins the source of a preset's rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +148,14 @@ class Policy:
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
         return None
+
+
+def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
+    """Server and tool are compared separately, so that a `/` in a name cannot shift them."""
+    server, _, name = pattern.partition("/")
+    if exactly:
+        return fnmatchcase(tool.server, server) and fnmatchcase(tool.name, name)
+    return fnmatchcase(tool.server.casefold(), server.casefold()) and fnmatchcase(tool.name.casefold(), name.casefold())
 
 
 @dataclass(frozen=True, slots=True)

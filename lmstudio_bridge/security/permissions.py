@@ -86,9 +86,12 @@ def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
 
 def _is_here(config: ServerConfig) -> bool:
     """Whether the server runs on this machine, so that its paths are ours."""
-    if config.transport == "stdio":
-        return True
-    host = (urlsplit(config.url).hostname or "").rstrip(".")
+    return config.transport == "stdio" or is_here(config.url)
+
+
+def is_here(url: str) -> bool:
+    """Whether the host of a URL is this machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         address = ipaddress.ip_address(_plain_address(host))
     except ValueError:

@@ -124,7 +124,7 @@ async def _names(agent: DynamicAutonomousAgent, argument: str) -> list[str]:
         case "server":
             return sorted(agent.configured_servers().servers)
         case "run_id":
-            from lmstudio_bridge.runs.report import MAX_RUNS, newest_runs
+            from lmstudio_bridge.runs.resume import MAX_RUNS, newest_runs
 
             return [run.run_id for run in newest_runs(agent.runs_folder, most=MAX_RUNS)]
         case _:

@@ -30,7 +30,6 @@ from lmstudio_bridge.events import (
     Stop,
     Tally,
     Warned,
-    fan_out,
 )
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
 
@@ -159,23 +158,3 @@ def test_every_event_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.text = "b"  # type: ignore[misc]  # the very point
     assert all(kind.__setattr__ is not object.__setattr__ for kind in get_args(Event))
-
-
-async def test_sinks_are_told_one_after_the_other() -> None:
-    told: list[tuple[str, Event]] = []
-
-    async def first(event: Event) -> None:
-        told.append(("first", event))
-
-    async def second(event: Event) -> None:
-        told.append(("second", event))
-
-    emit = fan_out(first, second)
-    await emit(Warned("a"))
-    await emit(Warned("b"))
-
-    assert told == [("first", Warned("a")), ("second", Warned("a")), ("first", Warned("b")), ("second", Warned("b"))]
-
-
-async def test_no_sink_at_all_is_a_sink() -> None:
-    await fan_out()(Warned("a"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -21,6 +19,7 @@ from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, Source
 from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
 from lmstudio_bridge.messages import ChatRequest, Completion, ToolSpec, UserMessage
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
+from lmstudio_bridge.security.permissions import is_here
 from lmstudio_bridge.settings import Settings, Surroundings
 
 HOPELESS_CONTEXT = 2_048  # tokens; the tools of one server and the task need more
@@ -98,15 +97,6 @@ def _unreachable(exc: LLMError, settings: Settings, around: Surroundings) -> Che
             "To try the bridge without LM Studio, run scripts/demo in the bridge's repository.",
         )
     return check
-
-
-def is_here(url: str) -> bool:
-    """Whether the host of a URL is this machine (a loopback address)."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def is_installed(around: Surroundings) -> bool:
@@ -196,7 +186,7 @@ def _not_loaded(choice: ModelChoice, settings: Settings, *, jit: bool | None) ->
     name = choice.info.key
     by_hand = _BY_HAND.format(name=name, tokens=_ROOMY_CONTEXT)
     if choice.source == "/api/v1/models":
-        wanted = min(settings.context_length, choice.info.max_context_length or settings.context_length)
+        wanted = choice.info.possible_context(settings.context_length)
         return Check(
             "model",
             "Loading",
@@ -272,7 +262,7 @@ async def check_call(
 async def _call(client: LLMClient, settings: Settings) -> Completion:
     choice = await client.validator.resolve(None)
     if choice.info.loaded is False and choice.source == "/api/v1/models":
-        wanted = min(settings.context_length, choice.info.max_context_length or settings.context_length)
+        wanted = choice.info.possible_context(settings.context_length)
         await client.load_model(choice.name, context_length=wanted)
         choice = await client.validator.resolve(choice.wanted)
     return await client.stream_chat_completion(

@@ -108,10 +108,8 @@ class PuppetModel:
         on_retry: OnRetry | None = None,
         on_notice: OnNotice,
     ) -> Completion:
-        spoiled = replace(
-            request, messages=self._spoiled(request.messages), tool_choice="none", max_tokens=1, temperature=0.0
-        )
-        body: dict[str, Any] = {**chat_request_out(spoiled, model=self.name), "stream": False}
+        spoiled = replace(request, messages=self._spoiled(request.messages), max_tokens=1, temperature=0.0)
+        body: dict[str, Any] = {**chat_request_out(spoiled, model=self.name), "stream": False, "tool_choice": "none"}
         del body["stream_options"]
         response = await self.http.post("/v1/chat/completions", json=body)
         response.raise_for_status()

@@ -16,7 +16,7 @@ import pytest
 from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.doctor.command import examine
-from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, check_call, check_lms, is_here
+from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, check_call, check_lms
 from lmstudio_bridge.lmstudio.client import open_client
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.security.redact import Redactor
@@ -571,8 +571,3 @@ async def test_a_deep_look_is_not_made_where_nobody_answers(home: Home) -> None:
     checks = await examine_home(home, await nothing_listens(), deep=True)
 
     assert [check.name for check in checks if check.area == "deep"] == []
-
-
-def test_loopback_addresses_are_this_machine() -> None:
-    urls = ["http://127.0.0.1:1234", "http://localhost:1", "http://[::1]:1", "http://10.0.0.5:1234", "http://box:1"]
-    assert [is_here(url) for url in urls] == [True, True, True, False, False]
