@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from lmstudio_bridge.cli.arguments import EXIT_OK
 from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.evals.attempts import Limits
 from lmstudio_bridge.evals.page import save_results
 from lmstudio_bridge.evals.results import Loop, Results, format_table, table_rows
 from lmstudio_bridge.evals.runner import EvalRequest, run_eval
@@ -58,9 +59,7 @@ def read_request(args: argparse.Namespace) -> EvalRequest:
         seed=args.seed,
         model=args.model,
         loops=loops,
-        max_rounds=args.max_rounds,
-        max_tokens=args.max_tokens,
-        seconds=float(args.seconds),
+        limits=Limits(args.max_rounds, args.max_tokens, float(args.seconds)),
         parallel=args.parallel,
         commands=read_commands(args.server),
     )

@@ -31,6 +31,18 @@ from lmstudio_bridge.messages import (
 
 SYSTEM_PROMPT = "You are a helpful assistant. Use the tools to do what the user asks for."
 
+EXAMPLES: tuple[Message, ...] = (
+    UserMessage("What is the weather in Oslo?"),
+    AssistantMessage("", (ToolCall("example1", "get_weather", '{"city": "Oslo"}'),)),
+    ToolMessage("example1", "rain, 7 degrees"),
+    AssistantMessage("It is raining in Oslo, at 7 degrees."),
+    UserMessage("Read /data/report.md and tell me its author."),
+    AssistantMessage("", (ToolCall("example2", "read_document", '{"path": "/data/report.md"}'),)),
+    ToolMessage("example2", "Quarterly report\nAuthor: Ida Holm\nCosts fell by 4 %."),
+    AssistantMessage("The author of the report is Ida Holm."),
+)
+"""Two worked examples with invented tools, as turns before the task."""
+
 
 async def run_plain_loop(
     text: str,
@@ -42,17 +54,22 @@ async def run_plain_loop(
     max_rounds: int,
     max_tokens: int,
     seconds: float,
+    examples: tuple[Message, ...] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Do a task; every end except cancellation is an outcome. `max_tokens` is per reply."""
+    """Do a task; every end except cancellation is an outcome. `max_tokens` is per reply.
+
+    `examples` are turns before the task.
+    """
     began = clock()
     stop: Stop = "failed"
     error = ""
+    messages = [SystemMessage(SYSTEM_PROMPT), *examples, UserMessage(text)]
     with pool.lease() as lease:
         loop = _PlainLoop(client, lease, max_tokens=max_tokens)
         try:
             async with asyncio.timeout(seconds):
-                stop = await loop.work(text, servers, model, max_rounds)
+                stop = await loop.work(messages, servers, model, max_rounds)
         except TimeoutError:
             stop, error = "deadline", f"The run reached its limit of {seconds:g} s."
         except BridgeError as exc:
@@ -73,13 +90,14 @@ class _PlainLoop:
         self.calls = 0
         self.usage = Usage()
 
-    async def work(self, text: str, servers: Iterable[ServerConfig], model: str | None, max_rounds: int) -> Stop:
+    async def work(
+        self, messages: list[Message], servers: Iterable[ServerConfig], model: str | None, max_rounds: int
+    ) -> Stop:
         self.model = (await self._client.validator.resolve(model)).name
         tools = [tool for config in servers for tool in await self._lease.open_server(config)]
         specs = ToolSet(tools).specs
         # The tool set sorts its specs by server and name.
         by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
-        messages: list[Message] = [SystemMessage(SYSTEM_PROMPT), UserMessage(text)]
         for number in range(1, max_rounds + 1):
             reply = await self._client.stream_chat_completion(
                 ChatRequest(messages, tools=specs, max_tokens=self._max_tokens), model=self.model, recover_calls=False

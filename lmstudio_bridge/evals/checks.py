@@ -92,8 +92,8 @@ def _times(text: str) -> set[tuple[int, int]]:
     return found
 
 
-def says_json(expected: Any) -> Check:
-    """The answer is this JSON and nothing else; a code fence around it is allowed."""
+def says_json(expected: Any, *, any_order: bool = False) -> Check:
+    """The answer is this JSON and nothing else; a code fence around it is allowed, and lists `any_order` if told so."""
 
     def check(world: World) -> str:
         text = world.answer.strip()
@@ -103,9 +103,19 @@ def says_json(expected: Any) -> Check:
             found = json.loads(text)
         except (ValueError, RecursionError):
             return "the answer is not JSON"
-        return "" if found == expected else f"the JSON of the answer is not {json.dumps(expected)[:_SHOWN]}"
+        same = _sorted(found) == _sorted(expected) if any_order else found == expected
+        return "" if same else f"the JSON of the answer is not {json.dumps(expected)[:_SHOWN]}"
 
     return check
+
+
+def _sorted(value: Any) -> Any:
+    """The value with its lists in one order."""
+    if isinstance(value, dict):
+        return {key: _sorted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return sorted(map(_sorted, value), key=lambda each: json.dumps(each, sort_keys=True))
+    return value
 
 
 def is_impossible() -> Check:

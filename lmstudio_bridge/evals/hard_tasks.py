@@ -246,6 +246,7 @@ def commit_change(rng: Random) -> Task:
         ),
         commits=(Commit("Begin", {"list.txt": "bread\n", "other.txt": "x\n"}),),
         unstaged={"list.txt": f"bread\n{word}\n"},
+        changes=True,
     )
 
 

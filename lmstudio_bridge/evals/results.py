@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from lmstudio_bridge.evals.suite import FAMILIES
 from lmstudio_bridge.events import Stop
 
-Loop: TypeAlias = Literal["bridge", "baseline"]
+Loop: TypeAlias = str
+"""What does the tasks: "bridge", "baseline", or another one that is compared with them."""
+
 ALL = "all"
 
 

@@ -107,6 +107,7 @@ def remember_person(rng: Random) -> Task:
         ("memory",),
         remembers(name, word),
         Solution((use("memory", "create_entities", entities=[entity]),), f"I have saved {name}."),
+        changes=True,
     )
 
 
@@ -281,6 +282,7 @@ def two_friends(rng: Random) -> Task:
             ),
             "Both are saved.",
         ),
+        changes=True,
     )
 
 
@@ -298,6 +300,7 @@ def new_branch(rng: Random) -> Task:
             f"The branch is {name}.",
         ),
         commits=(Commit("Begin", {"list.txt": "x\n"}),),
+        changes=True,
     )
 
 
@@ -323,6 +326,7 @@ def file_to_memory(rng: Random) -> Task:
             "It is saved.",
         ),
         files={"person.txt": f"{name} lives in {town}.\n"},
+        changes=True,
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from random import Random
 
-from lmstudio_bridge.evals import hard_tasks, simple_tasks
+from lmstudio_bridge.evals import bulk_tasks, hard_tasks, lookup_tasks, simple_tasks
 from lmstudio_bridge.evals.tasks import Maker, Task
 
 FAMILIES: Mapping[str, tuple[Maker, ...]] = {
@@ -19,6 +19,13 @@ FAMILIES: Mapping[str, tuple[Maker, ...]] = {
     "impossible": hard_tasks.IMPOSSIBLE_TASKS,
     "big-results": hard_tasks.BIG_RESULTS,
     "structured": simple_tasks.STRUCTURED,
+    "find-text": lookup_tasks.FIND_TEXT,
+    "all-files": bulk_tasks.ALL_FILES,
+    "edit-everywhere": bulk_tasks.EDIT_EVERYWHERE,
+    "compare": lookup_tasks.COMPARE,
+    "totals": bulk_tasks.TOTALS,
+    "not-there": lookup_tasks.NOT_THERE,
+    "schema": bulk_tasks.SCHEMA,
 }
 
 

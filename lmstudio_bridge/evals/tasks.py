@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.messages import Access, JSONObject
 
 REPOSITORY = "repo"
 """The folder of a task's git repository, inside the task's folder."""
@@ -65,8 +65,8 @@ class Task:
     """Something to do. The suite sets `name` and `family`.
 
     `files` exist at the start, by their path in the task's folder. At the end, the files must be the same, or
-    `files_after` if given, with no others. `schema` describes the answer if the task wants JSON; the bridge gets it,
-    the plain loop has only the text.
+    `files_after` if given, with no others. `changes` if it changes something else, such as the memory. `schema`
+    describes the answer if the task wants JSON; the bridge gets it, the plain loop has only the text.
     """
 
     text: str
@@ -78,9 +78,15 @@ class Task:
     memory: tuple[Mapping[str, Any], ...] = ()  # entities and relations, as the memory server keeps them
     commits: tuple[Commit, ...] = ()
     unstaged: Mapping[str, str] = field(default_factory=dict)  # files of the repository changed after its last commit
+    changes: bool = False
     schema: JSONObject | None = None
     name: str = ""
     family: str = ""
+
+    @property
+    def access(self) -> Access:
+        """What a run of this task must be allowed to do."""
+        return "write" if self.changes or self.files_after is not None else "read"
 
 
 Maker: TypeAlias = Callable[[Random], Task]
@@ -105,6 +111,21 @@ def object_of(**properties: JSONObject) -> JSONObject:
 def use(server: str, tool: str, **arguments: Any) -> Call:
     """Short for `Call`."""
     return Call(server, tool, arguments)
+
+
+def list_files(folder: str) -> Call:
+    """The call that lists a folder."""
+    return use("filesystem", "list_directory", path=folder)
+
+
+def read_file(path: str) -> Call:
+    """The call that reads a file."""
+    return use("filesystem", "read_text_file", path=path)
+
+
+def read_files(paths: Iterable[str]) -> Call:
+    """The call that reads several files."""
+    return use("filesystem", "read_multiple_files", paths=sorted(paths))
 
 
 # -- words and numbers --------------------------------------------------------------------------------------------

@@ -1,34 +1,56 @@
-"""`lmstudio-bridge eval` against the real engine: small models under several chat templates, bridge and plain loop.
+"""The eval tasks with the real engine: small models under several chat templates, by the bridge and by others.
 
-`scripts/evals` runs it. A cell is one model under one template with one family of tasks; what it brought is kept, and
-it is not run again unless that is asked for. In the end the table of docs/evals.md is written anew from all cells.
+`scripts/evals` runs it. Each attempt is appended to a file as it ends, and is not made again while it is there, so that
+an interrupted run goes on where it stopped. The tables are made from that file.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
-import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby, product
 from pathlib import Path
 
 import anyio
+import httpx2
 
-from lmstudio_bridge.evals.page import save_results
-from lmstudio_bridge.evals.results import Results, read_results
-from lmstudio_bridge.evals.suite import FAMILIES
+from lmstudio_bridge import __version__
+from lmstudio_bridge.evals.attempts import LOOPS, Attempts, Limits, Work
+from lmstudio_bridge.evals.results import format_table
+from lmstudio_bridge.evals.runner import describe
+from lmstudio_bridge.evals.sandbox import SERVERS, claim_root
+from lmstudio_bridge.evals.suite import FAMILIES, make_suite
+from lmstudio_bridge.evals.tasks import Task
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.settings import read_settings
+from scripts.tools.bench.subjects import BenchError
+from scripts.tools.engine.eval_results import (
+    Cell,
+    Key,
+    Line,
+    append_line,
+    as_markdown,
+    changes,
+    compare,
+    read_lines,
+    table,
+)
+from scripts.tools.engine.meter import open_meter
+from scripts.tools.engine.peer import PEER, peer_work
 from scripts.tools.engine.server import CHECKOUT, TEMPLATES, EngineError, open_engine
 from scripts.tools.engine.weights import MODELS, WeightsError, fetch_weights, show_progress
 from tests.support.npm_servers import npm_server
 
-CELLS = CHECKOUT / "eval-results" / "cells"
+RESULTS = CHECKOUT / "eval-results" / "attempts.jsonl"
 DOCUMENT = CHECKOUT / "docs" / "evals.md"
-BEGIN, END = "<!-- cells: scripts/evals writes what follows -->", "<!-- end of cells -->"
+BEGIN, END = "<!-- results: scripts/evals --write makes what follows -->", "<!-- end of results -->"
 
 STOCK = "stock"
 """The template inside the model's own file."""
@@ -37,182 +59,241 @@ TEMPLATES_OF = {
     "qwen2.5-coder-0.5b": (STOCK, "bare_json", "worked_examples"),
     "qwen2.5-coder-1.5b": (STOCK, "bare_json", "example_turns"),
 }
-CONTEXT = 32_768  # tokens, for two slots: one for the bridge's prompts, one for the plain loop's
-LIMITS = ("--max-rounds", "8", "--max-tokens", "512")
-SECONDS = 300  # of one task
+BRIDGE = "bridge"
+SUBJECTS = (*LOOPS, PEER)
+STRATEGIES = ("auto", "native", "grammar")
+"""Values of LMSTUDIO_BRIDGE_CALLS; all subjects but the bridge call natively."""
+
+CONTEXT = 32_768  # tokens, for two slots
+MAX_ROUNDS, MAX_TOKENS = 8, 512
+SECONDS = 1_200  # so long that a busy machine does not decide
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One model under one chat template with one family of tasks."""
+class Selection:
+    """Which attempts are wanted."""
 
-    model: str
-    template: str
-    family: str
+    models: tuple[str, ...] = (min(TEMPLATES_OF),)
+    templates: tuple[str, ...] = (STOCK,)
+    strategies: tuple[str, ...] = ("auto",)
+    subjects: tuple[str, ...] = (BRIDGE,)
+    families: tuple[str, ...] = tuple(FAMILIES)
+    seeds: tuple[int, ...] = (1,)
+    tasks: int | None = None
+    only: str = ""
 
-    @property
-    def name(self) -> str:
-        return f"{self.model}/{self.template}/{self.family}"
-
-    @property
-    def chat_template(self) -> Path | None:
-        return None if self.template == STOCK else TEMPLATES / f"{self.template}.jinja"
-
-    def folder(self, cells: Path) -> Path:
-        return cells / self.model / self.template / self.family
-
-
-def all_cells(models: Iterable[str], families: Iterable[str]) -> list[Cell]:
-    """The cells of these models and families, those of one engine next to each other."""
-    names = list(families)
-    return [Cell(model, template, family) for model in models for template in TEMPLATES_OF[model] for family in names]
-
-
-def read_cell(cell: Cell, cells: Path) -> Results | None:
-    """What was kept of a cell; None if there is nothing, or only a part of it."""
-    path = cell.folder(cells) / "results.json"
-    if not path.exists():
-        return None
-    results = read_results(json.loads(path.read_text(encoding="utf-8")))
-    tried = len(results.attempts) // len(results.plan.loops) + len(results.skipped)
-    return results if tried == results.plan.tasks else None
+    def attempts(self) -> Iterator[tuple[Key, Task]]:
+        """The attempts in the order in which they are made: those of one engine next to each other."""
+        for model, template in product(self.models, self.templates):
+            if template not in TEMPLATES_OF[model]:
+                continue
+            for strategy, subject, family, seed in product(self.strategies, self.subjects, self.families, self.seeds):
+                calls = strategy if subject == BRIDGE else "native"
+                for task in make_suite(seed=seed, families=[family], most=self.tasks):
+                    if self.only in task.name:
+                        yield Key(Cell(model, template, calls, subject, family), seed, task.name), task
 
 
-def eval_command(
-    cell: Cell, folder: Path, *, tasks: int | None, seed: int, seconds: int, baseline: bool = True
-) -> list[str]:
-    """The command of one cell, after `lmstudio-bridge`; its results go into `folder`."""
-    words = ["eval", "--model", cell.model, "--family", cell.family, "--seed", str(seed), *LIMITS]
-    words += ["--baseline"] if baseline else []
-    words += ["--seconds", str(seconds), *(["--tasks", str(tasks)] if tasks else [])]
-    return [*words, "--output", str(folder)]
+def whole_matrix(tasks: int | None) -> tuple[Selection, ...]:
+    """All families under the stock template by all subjects; one-call also under other templates and with native calls.
+
+    Three seeds of all of it.
+    """
+    models = tuple(TEMPLATES_OF)
+    templates = tuple(dict.fromkeys(name for names in TEMPLATES_OF.values() for name in names))
+    seeds = (1, 2, 3)
+    return (
+        Selection(models, subjects=SUBJECTS, seeds=seeds, tasks=tasks),
+        Selection(models, templates, ("auto", "native"), SUBJECTS, ("one-call",), seeds, tasks),
+    )
 
 
-def join_results(new: Results, old: Results) -> Results:
-    """The bridge's attempts of one run, and the plain loop's of another: those do not depend on the bridge."""
-    plain = [attempt for attempt in old.attempts if attempt.loop == "baseline"]
-    return Results(dataclasses.replace(new.plan, loops=old.plan.loops), [*new.attempts, *plain], new.skipped)
+# -- running ----------------------------------------------------------------------------------------------------------
 
 
-def server_options() -> list[str]:
+async def run_attempts(todo: Mapping[Key, Task], results: Path, *, limits: Limits, threads: int) -> None:
+    """Make attempts and append each to the file; an engine runs for each model and template.
+
+    Raises:
+        EngineError: The engine can't be had, or has ended; attempts that it did not see through are not kept.
+    """
+    version = describe_version()
+    number = 0
+    engines = groupby(todo.items(), lambda item: (item[0].cell.model, item[0].cell.template))
+    with claim_root() as root:
+        for (model, template), items in engines:
+            gguf = await anyio.to_thread.run_sync(_fetch, model)
+            async with AsyncExitStack() as stack:
+                engine = await stack.enter_async_context(
+                    open_engine(
+                        gguf,
+                        alias=model,
+                        context_length=CONTEXT,
+                        chat_template=None if template == STOCK else TEMPLATES / f"{template}.jinja",
+                        threads=threads,
+                    )
+                )
+                meter = await stack.enter_async_context(open_meter(engine.url))
+                for key, task in items:
+                    number += 1
+                    attempts = open_attempts(meter.url, key.cell.strategy, results.parent / "home")
+                    try:
+                        before = await meter.read()
+                        attempt = await attempts.make(
+                            task,
+                            key.cell.subject,
+                            work_of(key.cell.subject, meter.url),
+                            root / "task",
+                            model=model,
+                            limits=limits,
+                        )
+                        used = await meter.read() - before
+                    except (httpx2.HTTPError, TimeoutError) as exc:
+                        raise EngineError("the engine has ended or hangs", remedy="run the same command again") from exc
+                    line = Line(key, attempt, used.requests, used.evaluated, used.generated, version, today())
+                    append_line(results, line)
+                    said = f"{describe(attempt)} · {used.requests} requests · {used.evaluated:,} evaluated"
+                    print(f"[{number}/{len(todo)}] seed {key.seed} · {said}", file=sys.stderr, flush=True)
+
+
+def open_attempts(url: str, strategy: str, home: Path) -> Attempts:
+    """The bridge's attempts with the engine at this address."""
+    environ = {
+        **os.environ,
+        "LMSTUDIO_BASE_URL": url,
+        "LMSTUDIO_BRIDGE_HOME": str(home),
+        "LMSTUDIO_BRIDGE_CALLS": strategy,
+    }
+    return Attempts(read_settings(environ, cwd=CHECKOUT), environ, Redactor(), server_commands())
+
+
+def work_of(subject: str, url: str) -> Work:
+    return LOOPS[subject] if subject in LOOPS else peer_work(url)
+
+
+def server_commands() -> dict[str, tuple[str, ...]]:
     """How the suite's servers are started that scripts/setup has installed."""
-    commands = {name: npm_server(name) for name in ("filesystem", "memory", "everything")}
+    commands = {**SERVERS, **{name: tuple(npm_server(name)) for name in ("filesystem", "memory", "everything")}}
     for name in ("git", "time"):
         script = shutil.which(f"mcp-server-{name}", path=str(Path(sys.executable).parent))
-        if script is not None:  # else the command's own way, with uvx
-            commands[name] = [script]
-    return [f"--server={name}={shlex.join(command)}" for name, command in commands.items()]
+        if script is not None:  # else with uvx
+            commands[name] = (script,)
+    return commands
 
 
-async def run_cells(
-    todo: Sequence[Cell], cells: Path, *, tasks: int | None, seed: int, seconds: int, threads: int, bridge: bool
-) -> bool:
-    """Run cells one after the other, an engine started for each; whether all of them ran."""
-    ran = True
-    for number, cell in enumerate(todo, 1):
-        print(f"== {cell.name} ({number} of {len(todo)})", file=sys.stderr, flush=True)
-        gguf = await anyio.to_thread.run_sync(_fetch, cell.model)
-        async with open_engine(
-            gguf, alias=cell.model, context_length=CONTEXT, chat_template=cell.chat_template, threads=threads
-        ) as engine:
-            old = read_cell(cell, cells) if bridge else None
-            folder = cell.folder(cells) / "bridge" if old else cell.folder(cells)
-            words = eval_command(cell, folder, tasks=tasks, seed=seed, seconds=seconds, baseline=old is None)
-            words += server_options()
-            environ = {**os.environ, "LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_HOME": str(cells / "home")}
-            command = [sys.executable, "-m", "lmstudio_bridge", *words]
-            done = await anyio.run_process(command, cwd=CHECKOUT, env=environ, stdout=None, stderr=None, check=False)
-            ran = ran and done.returncode == 0
-            if old and done.returncode == 0:
-                new = read_results(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-                save_results(join_results(new, old), cell.folder(cells))
-    return ran
+def describe_version() -> str:
+    """The version, with the commit of this checkout and whether it was changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    return f"{__version__} {done.stdout.strip()}".strip()
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _fetch(model: str) -> Path:
     return fetch_weights(MODELS[model], report=show_progress)
 
 
-def cell_rows(done: Iterable[tuple[Cell, Results]]) -> list[str]:
-    """The table of cells in Markdown; rounds, tokens and seconds as «bridge / plain loop»."""
-    heading = ["model", "template", "family", "tasks", "bridge", "plain loop", "only bridge", "only plain"]
-    heading += ["wrong as success", "rounds", "tokens", "seconds", "date"]
-    rows = [heading, ["---"] * len(heading)]
-    for cell, results in done:
-        ours, plain = (results.sum(cell.family, loop) for loop in ("bridge", "baseline"))
-        pairs = results.pairs(cell.family)
-        rows.append(
-            [
-                cell.model,
-                cell.template,
-                cell.family,
-                str(ours.tasks),
-                f"**{ours.right}**",
-                str(plain.right),
-                str(pairs.bridge_only),
-                str(pairs.baseline_only),
-                f"{ours.wrong_as_success} / {plain.wrong_as_success}",
-                f"{ours.rounds:.1f} / {plain.rounds:.1f}",
-                f"{ours.tokens:,.0f} / {plain.tokens:,.0f}",
-                f"{ours.seconds:.0f} / {plain.seconds:.0f}",
-                results.plan.began[:10],
-            ]
-        )
-    return [f"| {' | '.join(row)} |" for row in rows]
+# -- the command ------------------------------------------------------------------------------------------------------
 
 
-def write_document(document: Path, rows: Sequence[str]) -> None:
+def write_document(document: Path, rows: list[str]) -> None:
     """Put the table between its marks."""
     text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    table = "\n".join(rows)
-    document.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    table_text = "\n".join(rows)
+    document.write_text(f"{before}{BEGIN}\n\n{table_text}\n\n{END}{after}", encoding="utf-8")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/evals", description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", action="append", choices=sorted(TEMPLATES_OF), help="default: the smallest")
-    parser.add_argument("--family", action="append", choices=list(FAMILIES), help="default: one-call")
-    parser.add_argument("--all", action="store_true", help="all models and families: hours")
+    default = Selection()
+
+    def add_choice(name: str, known: tuple[str, ...], default: tuple[str, ...], text: str = "") -> None:
+        shown = "all" if default == known else ", ".join(default)
+        parser.add_argument(
+            f"--{name}", type=lambda value: _chosen(value, known), metavar="A,B",
+            help=f"{text}of {', '.join(known)} (default: {shown})",
+        )  # fmt: skip
+
+    templates = tuple(dict.fromkeys(name for names in TEMPLATES_OF.values() for name in names))
+    add_choice("models", tuple(TEMPLATES_OF), default.models)
+    add_choice("templates", templates, default.templates)
+    add_choice("strategies", STRATEGIES, default.strategies, "how the bridge asks for calls: ")
+    add_choice("subjects", SUBJECTS, default.subjects)
+    add_choice("families", tuple(FAMILIES), default.families)
+    parser.add_argument("--seeds", type=_seeds, metavar="1,2", help="default: 1")
+    parser.add_argument("--tasks", type=int, metavar="N", help="the first N tasks of each family (default: all)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tasks in whose family/name this stands")
+    parser.add_argument("--all", action="store_true", help="the whole matrix of docs/evals.md, three seeds: days")
+    parser.add_argument("--again", action="store_true", help="also the attempts that are there already")
+    parser.add_argument("--rounds", type=int, default=MAX_ROUNDS, metavar="N", help=f"most of a task ({MAX_ROUNDS})")
+    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"most of a task ({SECONDS})")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the engine (2)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where attempts are kept")
+    parser.add_argument("--table", action="store_true", help="run nothing, show the table of what is selected")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only cells in whose model/template/family this stands"
+        "--compare", type=Path, metavar="FILE", help="run nothing, compare an earlier file with this one"
     )
-    parser.add_argument("--tasks", type=int, metavar="N", help="most tasks of a family (default: all)")
-    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"most of one task ({SECONDS})")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the engine; 1 on a busy machine (2)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S")
-    parser.add_argument("--again", action="store_true", help="also the cells that are there already")
-    parser.add_argument("--bridge", action="store_true", help="with --again: only the bridge, not the plain loop")
-    parser.add_argument("--cells", type=Path, default=CELLS, metavar="FOLDER", help="where results are kept")
-    parser.add_argument("--table", action="store_true", help="run nothing, only write the table of what is there")
+    parser.add_argument("--write", action="store_true", help="write the table of docs/evals.md from all attempts")
     return parser.parse_args(arguments)
+
+
+def _chosen(value: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return names
+
+
+def _seeds(value: str) -> tuple[int, ...]:
+    return tuple(map(int, value.split(",")))
+
+
+def selections(options: argparse.Namespace) -> tuple[Selection, ...]:
+    """What the options ask for."""
+    if options.all:
+        return whole_matrix(options.tasks)
+    names = ("models", "templates", "strategies", "subjects", "families", "seeds", "tasks", "only")
+    return (Selection(**{name: value for name in names if (value := getattr(options, name))}),)
 
 
 def main() -> int:
     options = parse_options()
-    everything = all_cells(sorted(TEMPLATES_OF), FAMILIES)
-    models = sorted(TEMPLATES_OF) if options.all else options.model or [min(TEMPLATES_OF)]
-    families = list(FAMILIES) if options.all else options.family or ["one-call"]
-    todo = [cell for cell in all_cells(models, families) if options.only in cell.name and not options.table]
-    todo = [cell for cell in todo if options.again or read_cell(cell, options.cells) is None]
+    chosen = {key: task for selection in selections(options) for key, task in selection.attempts()}
+    done = read_lines(options.results)
+    if not (options.table or options.compare or options.write):
+        todo = {key: task for key, task in chosen.items() if options.again or key not in done}
+        print(f"{len(todo)} attempts to make, {len(chosen) - len(todo)} are there", file=sys.stderr)
+        limits = Limits(options.rounds, MAX_TOKENS, float(options.seconds))
 
-    async def run_all() -> bool:
-        chosen = {name: getattr(options, name) for name in ("tasks", "seed", "seconds", "threads", "bridge")}
-        return await run_cells(todo, options.cells, **chosen)
+        async def run_all() -> None:
+            await run_attempts(todo, options.results, limits=limits, threads=options.threads)
 
-    try:
-        ran = anyio.run(run_all)
-    except (EngineError, WeightsError) as exc:
-        print(f"\n{exc}\n{exc.remedy}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130  # as shells expect
-    finally:
-        done = [(cell, results) for cell in everything if (results := read_cell(cell, options.cells)) is not None]
-        if done:
-            write_document(DOCUMENT, cell_rows(done))
-    return 0 if ran else 1
+        try:
+            anyio.run(run_all)
+        except (EngineError, WeightsError) as exc:
+            print(f"\n{exc}\n{exc.remedy}", file=sys.stderr)
+            return 1
+        except BenchError as exc:
+            print(f"\n{exc}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130  # as shells expect
+        done = read_lines(options.results)
+    if options.write:
+        write_document(DOCUMENT, as_markdown(table(done)))
+        return 0
+    wanted = {key: line for key, line in done.items() if key in chosen}
+    if options.compare:
+        before = read_lines(options.compare)
+        print(format_table(compare(before, wanted)), *changes(before, wanted), sep="\n")
+    else:
+        print(format_table(table(wanted)))
+    return 0
 
 
 if __name__ == "__main__":

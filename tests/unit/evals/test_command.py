@@ -15,6 +15,7 @@ import pytest
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.cli.eval import read_commands, read_request
 from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.evals.attempts import Limits
 from lmstudio_bridge.evals.sandbox import SERVERS
 from lmstudio_bridge.evals.suite import make_suite
 from tests.unit.evals.desk import Desk, open_desk, server_options
@@ -31,7 +32,7 @@ def test_without_options_all_tasks_are_done_once_by_the_bridge_alone() -> None:
 
     assert [task.name for task in request.tasks] == [task.name for task in make_suite(seed=1)]
     assert (request.seed, request.model, request.loops) == (1, None, ("bridge",))
-    assert (request.max_rounds, request.max_tokens, request.seconds, request.parallel) == (15, 2_048, 300.0, 1)
+    assert (request.limits, request.parallel) == (Limits(15, 2_048, 300.0), 1)
     assert request.commands == SERVERS
 
 
@@ -50,7 +51,7 @@ def test_options_choose_tasks_limits_and_loops() -> None:
         task.text for task in make_suite(seed=7, families=["structured", "one-call"], most=2)
     ]
     assert (request.seed, request.model, request.loops) == (7, "m", ("bridge", "baseline"))
-    assert (request.max_rounds, request.max_tokens, request.seconds, request.parallel) == (4, 99, 5.0, 3)
+    assert (request.limits, request.parallel) == (Limits(4, 99, 5.0), 3)
     assert request.commands == {**SERVERS, "time": ("my time", "-x")}
 
 

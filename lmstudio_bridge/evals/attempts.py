@@ -1,0 +1,174 @@
+"""One attempt: a task in a sandbox of its own, done by a loop, and checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from lmstudio_bridge.agent.untrusted import Delimiter
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.evals.baseline import EXAMPLES, run_plain_loop
+from lmstudio_bridge.evals.checks import find_fault
+from lmstudio_bridge.evals.results import Attempt, Loop
+from lmstudio_bridge.evals.sandbox import Sandbox, open_sandbox
+from lmstudio_bridge.evals.tasks import Task, World
+from lmstudio_bridge.events import Event, Outcome, RunStarted
+from lmstudio_bridge.messages import Message
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.request import RunRequest
+from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.settings import Settings
+
+Now: TypeAlias = Callable[[], datetime]
+
+_START_SECONDS = 180.0  # for a server to start; npx and uvx may have to download it first
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one attempt; `max_tokens` is per reply."""
+
+    max_rounds: int = 15
+    max_tokens: int = 2_048
+    seconds: float = 300.0
+
+
+@dataclass(slots=True)
+class Job:
+    """A task to do, with what a loop may use. The loop sets `run_id` if it keeps a journal."""
+
+    task: Task
+    sandbox: Sandbox
+    agent: DynamicAutonomousAgent
+    model: str | None
+    limits: Limits
+    run_id: str = ""
+
+
+Work: TypeAlias = Callable[[Job], Awaitable[Outcome]]
+"""Does a task."""
+
+
+class Attempts:
+    """Makes attempts with the bridge's settings; `commands` start the MCP servers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        redactor: Redactor,
+        commands: Mapping[str, tuple[str, ...]],
+        now: Now = lambda: datetime.now(UTC),
+    ) -> None:
+        start = max(_START_SECONDS, settings.server_start_timeout)
+        self._settings = settings.model_copy(update={"server_start_timeout": start, "run_timeout": 86_400.0})
+        self._environ = environ
+        self._commands = commands
+        self._now = now
+        self.redactor = redactor
+
+    async def make(
+        self, task: Task, loop: Loop, work: Work, root: Path, *, model: str | None, limits: Limits
+    ) -> Attempt:
+        """Let a loop do a task in the folder `root`, which is made for it and removed; an error is an outcome."""
+        with open_sandbox(root, task, commands=self._commands) as sandbox:
+            async with self.open_bridge(sandbox) as agent:
+                job = Job(task, sandbox, agent, model, limits)
+                began = self._now()
+                try:
+                    outcome = await work(job)
+                except BridgeError as exc:
+                    outcome = Outcome("failed", error=exc.explain())
+                ended = self._now()
+            world = World(sandbox.folder, sandbox.memory, outcome.answer, outcome.calls, began, ended)
+            wrong = await asyncio.to_thread(find_fault, task, world)
+        attempt = Attempt(
+            task=task.name,
+            family=task.family,
+            loop=loop,
+            wrong=wrong,
+            stop=outcome.stop,
+            rounds=outcome.rounds,
+            calls=outcome.calls,
+            prompt_tokens=outcome.usage.prompt_tokens,
+            completion_tokens=outcome.usage.completion_tokens,
+            seconds=round(outcome.seconds, 3),
+            answer=outcome.answer,
+            error=outcome.error,
+            run_id=job.run_id,
+            flags=_flags(outcome),
+        )
+        return self.redactor.redact_fields(attempt)  # the plain loop does not redact
+
+    def open_bridge(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
+        """The bridge, configured for this sandbox."""
+        changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
+        return open_agent(
+            self._settings.model_copy(update=changes),
+            environ=self._environ,
+            redactor=self.redactor,
+            make_delimiter=_same_delimiter,
+        )
+
+
+def _same_delimiter() -> Delimiter:
+    """The same in every run, so that the same seed gives the same prompts."""
+    return Delimiter("xkqvtzmw")
+
+
+def _flags(outcome: Outcome) -> tuple[str, ...]:
+    """What the result says before its answer."""
+    missing = [f"not found: {fact}" for fact in outcome.missing]
+    return (*missing, *([outcome.coverage] if outcome.coverage else []))
+
+
+# -- the loops --------------------------------------------------------------------------------------------------------
+
+
+async def run_bridge(job: Job) -> Outcome:
+    """The bridge; a task that changes nothing is delegated as one that may only read, as is the default."""
+
+    async def on_event(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            job.run_id = event.run_id
+
+    request = RunRequest(
+        job.task.text,
+        job.task.servers,
+        max_rounds=job.limits.max_rounds,
+        max_tokens=job.limits.max_tokens,
+        model=job.model,
+        seconds=job.limits.seconds,
+        output_schema=job.task.schema,
+        access=job.task.access,
+    )
+    return (await job.agent.run(request, emit=on_event)).outcome
+
+
+async def run_baseline(job: Job, *, examples: tuple[Message, ...] = ()) -> Outcome:
+    """The plain loop, which offers all tools."""
+    catalog = job.agent.configured_servers()
+    return await run_plain_loop(
+        job.task.text,
+        client=job.agent.client,
+        pool=job.agent.pool,
+        servers=[catalog.require(name) for name in job.task.servers],
+        model=job.model,
+        max_rounds=job.limits.max_rounds,
+        max_tokens=job.limits.max_tokens,
+        seconds=job.limits.seconds,
+        examples=examples,
+    )
+
+
+LOOPS: Mapping[Loop, Work] = {
+    "bridge": run_bridge,
+    "baseline": run_baseline,
+    "baseline-examples": partial(run_baseline, examples=EXAMPLES),
+}

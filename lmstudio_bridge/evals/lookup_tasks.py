@@ -1,0 +1,411 @@
+"""Tasks that look something up, as people delegate them: find text, compare, and notice that something is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from lmstudio_bridge.evals.answers import says_differences, says_not_there, says_together
+from lmstudio_bridge.evals.checks import all_of, called, says
+from lmstudio_bridge.evals.tasks import (
+    NAMES,
+    REPOSITORY,
+    TOWNS,
+    WORDS,
+    Call,
+    Commit,
+    Maker,
+    Solution,
+    Task,
+    list_files,
+    numbers,
+    person,
+    read_file,
+    read_files,
+    use,
+)
+
+
+def source_files(rng: Random, count: int) -> dict[str, list[str]]:
+    """Python files in the folder src, as lines: each defines two functions that nobody asks for."""
+    names = rng.sample(WORDS, count)
+    files = {}
+    for name in names:
+        one, two = rng.sample(range(10, 100), 2)
+        files[f"src/{name}.py"] = [
+            f"LIMIT = {one}",
+            "",
+            f"def open_{name}(size):",
+            f"    return size + {two}",
+            "",
+            f"def close_{name}(size):",
+            f"    return size - {two}",
+        ]
+    return files
+
+
+def joined(files: dict[str, list[str]]) -> dict[str, str]:
+    """The files as text."""
+    return {name: "\n".join(lines) + "\n" for name, lines in files.items()}
+
+
+def base(path: str) -> str:
+    """The name of a file without its folder."""
+    return path.rpartition("/")[2]
+
+
+# -- find text --------------------------------------------------------------------------------------------------------
+# The folder, file or commit in which something stands, and all that stands there.
+
+
+def defining_file(rng: Random) -> Task:
+    files = source_files(rng, 5)
+    right, *others = rng.sample(sorted(files), 5)
+    name = f"parse_{numbers(rng, 1)[0]}"
+    files[right] += ["", f"def {name}(text):", "    return text.split()"]
+    for other in others[:2]:
+        files[other] += ["", f"print({name}('{base(other)}'))"]
+    return Task(
+        f"Which file in the folder src defines the function {name}? Answer with the name of that file only.",
+        ("filesystem",),
+        says(base(right), never=map(base, others)),
+        Solution((list_files("src"), read_files(files)), right),
+        files=joined(files),
+    )
+
+
+def all_todos(rng: Random) -> Task:
+    files = source_files(rng, 5)
+    places = rng.sample(sorted(files), 3)
+    todos = [f"check the {word} {number}" for word, number in zip(rng.sample(WORDS, 4), numbers(rng, 4), strict=True)]
+    for place, todo in zip([*places, places[0]], todos, strict=True):
+        files[place] += ["", f"# TODO: {todo}"]
+    groups = {place: [todo] for place, todo in zip(places, todos, strict=False)}
+    groups[places[0]].append(todos[3])
+    return Task(
+        "List all TODO comments in the files of the folder src, each with the name of its file.",
+        ("filesystem",),
+        says_together(
+            {base(place): found for place, found in groups.items()},
+            never=[base(name) for name in files if name not in groups],
+        ),
+        Solution(
+            (list_files("src"), read_files(files)),
+            "\n".join(f"- {place}: {todo}" for place, found in groups.items() for todo in found),
+        ),
+        files=joined(files),
+    )
+
+
+def failed_orders(rng: Random) -> Task:
+    orders = numbers(rng, 30, digits=6)
+    failed = sorted(rng.sample(orders, 5))
+    lines = [
+        f"10:{minute:02} {'ERROR' if order in failed else 'INFO'} order {order} "
+        + ("failed: " if order in failed else "stored: ")
+        + rng.choice(WORDS)
+        for minute, order in enumerate(orders)
+    ]
+    return Task(
+        "Five orders failed according to the file shop.log. Give me the numbers of these five orders.",
+        ("filesystem",),
+        says(*failed, never=[order for order in orders if order not in failed]),
+        Solution((read_file("shop.log"),), ", ".join(map(str, failed))),
+        files={"shop.log": "\n".join(lines) + "\n"},
+    )
+
+
+def setting_in_folder(rng: Random) -> Task:
+    names = [f"{word}.ini" for word in rng.sample(WORDS, 5)]
+    ports = numbers(rng, 5)
+    limit, other = numbers(rng, 2, digits=3)
+    files = {f"conf/{name}": f"[main]\nport = {port}\n" for name, port in zip(names, ports, strict=True)}
+    files[f"conf/{names[2]}"] += f"retry_limit = {limit}\n"
+    files[f"conf/{names[3]}"] += f"retry_delay = {other}\n"
+    return Task(
+        "One file in the folder conf sets retry_limit. Which file is it, and what is the value?",
+        ("filesystem",),
+        says(names[2], limit, never=[*(name for name in names if name != names[2]), other]),
+        Solution((list_files("conf"), read_files(files)), f"{names[2]} sets it to {limit}."),
+        files=files,
+    )
+
+
+def introducing_commit(rng: Random) -> Task:
+    words = rng.sample(WORDS, 5)
+    setting = f"{rng.choice(WORDS)}_size"
+    messages = [f"Tune the {word}" for word in words]
+    place = rng.randrange(1, 4)
+    text = "[main]\n"
+    commits = []
+    for number, message in enumerate(messages):
+        text += f"{setting} = {numbers(rng, 1)[0]}\n" if number == place else f"{words[number]} = {number}\n"
+        commits.append(Commit(message, {"app.ini": text}))
+    shows = [use("git", "git_show", repo_path=REPOSITORY, revision=f"HEAD~{4 - n}") for n in range(place + 1)]
+    return Task(
+        f"In the git repository in the folder {REPOSITORY}, which commit added the setting {setting} to app.ini? "
+        "Answer with the message of that commit only.",
+        ("git",),
+        says(messages[place], never=[each for each in messages if each != messages[place]]),
+        Solution((use("git", "git_log", repo_path=REPOSITORY), *shows), messages[place]),
+        commits=tuple(commits),
+    )
+
+
+def files_with_customer(rng: Random) -> Task:
+    names = [f"{word}.txt" for word in rng.sample(WORDS, 6)]
+    wanted, near = (f"K-{number}" for number in numbers(rng, 2))
+    places = rng.sample(names, 2)
+    files = {f"mail/{name}": f"Dear {rng.choice(NAMES)},\nthe {rng.choice(WORDS)} is here.\n" for name in names}
+    for name in names:
+        files[f"mail/{name}"] += f"Customer: {wanted if name in places else near}\n"
+    return Task(
+        f"Which files in the folder mail mention the customer {wanted}? List their names.",
+        ("filesystem",),
+        says(*places, never=[name for name in names if name not in places]),
+        Solution((list_files("mail"), read_files(files)), " and ".join(places)),
+        files=files,
+    )
+
+
+FIND_TEXT: tuple[Maker, ...] = (
+    defining_file,
+    all_todos,
+    failed_orders,
+    setting_in_folder,
+    introducing_commit,
+    files_with_customer,
+)
+
+
+# -- compare ----------------------------------------------------------------------------------------------------------
+# What differs between two files, and nothing that does not.
+
+
+def two_configs(rng: Random) -> Task:
+    return _differing(rng, ("dev.ini", "prod.ini"), "{key} = {value}", WORDS, "settings")
+
+
+def two_json_files(rng: Random) -> Task:
+    return _differing(rng, ("old.json", "new.json"), '  "{key}": "{value}",', WORDS, "settings")
+
+
+def changed_prices(rng: Random) -> Task:
+    return _differing(rng, ("may.csv", "june.csv"), "{key},{value}", WORDS, "prices")
+
+
+def _differing(rng: Random, names: tuple[str, str], form: str, words: Sequence[str], things: str) -> Task:
+    """Two files with eight entries each, of which three differ."""
+    keys = rng.sample(words, 8)
+    values = dict(zip(keys, numbers(rng, 8), strict=True))
+    others = dict(zip(rng.sample(keys, 3), (number + 1 for number in numbers(rng, 3, digits=5)), strict=True))
+    sides = (values, {**values, **others})
+    files = {
+        name: "\n".join(form.format(key=key, value=value) for key, value in side.items()) + "\n"
+        for name, side in zip(names, sides, strict=True)
+    }
+    if names[0].endswith(".json"):
+        files = {name: "{\n" + text.rstrip(",\n") + "\n}\n" for name, text in files.items()}
+    found = {key: (values[key], other) for key, other in others.items()}
+    return Task(
+        f"Compare the files {names[0]} and {names[1]}. Which {things} differ? Give both values of each.",
+        ("filesystem",),
+        says_differences(found, equal=keys - others.keys(), names=names),
+        Solution(
+            (read_file(names[0]), read_file(names[1])),
+            "\n".join(f"- {key}: {a} in {names[0]}, {b} in {names[1]}" for key, (a, b) in found.items()),
+        ),
+        files=files,
+    )
+
+
+def only_in_first(rng: Random) -> Task:
+    names = rng.sample(NAMES, 9)
+    gone, new, stay = names[:2], names[2:4], names[4:]
+    files = {
+        "members-2025.txt": "\n".join(rng.sample([*stay, *gone], 7)) + "\n",
+        "members-2026.txt": "\n".join(rng.sample([*stay, *new], 7)) + "\n",
+    }
+    return Task(
+        "Which names are in members-2025.txt but not in members-2026.txt? Answer with these names only.",
+        ("filesystem",),
+        says(*gone, never=[*new, *stay]),
+        Solution(tuple(map(read_file, files)), " and ".join(gone)),
+        files=files,
+    )
+
+
+def missing_settings(rng: Random) -> Task:
+    keys = [f"{word.upper()}_URL" for word in rng.sample(WORDS, 7)]
+    missing = sorted(rng.sample(keys, 2))
+    files = {
+        "example.env": "".join(f"{key}=\n" for key in keys),
+        "local.env": "".join(f"{key}={rng.choice(TOWNS)}\n" for key in sorted(keys) if key not in missing),
+    }
+    return Task(
+        "Which settings of example.env are missing in local.env? Answer with their names only.",
+        ("filesystem",),
+        says(*missing, never=[key for key in keys if key not in missing]),
+        Solution(tuple(map(read_file, files)), "\n".join(missing)),
+        files=files,
+    )
+
+
+def uncommitted_change(rng: Random) -> Task:
+    keys = rng.sample(WORDS, 6)
+    before = dict(zip(keys, numbers(rng, 6), strict=True))
+    key = rng.choice(keys)
+    after = {**before, key: numbers(rng, 1, digits=5)[0]}
+    old, new = ("".join(f"{name} = {value}\n" for name, value in side.items()) for side in (before, after))
+    return Task(
+        f"In the git repository in the folder {REPOSITORY}, one setting of app.ini was changed and not committed yet. "
+        "Which one, and what are its old and its new value?",
+        ("git",),
+        says_differences({key: (before[key], after[key])}, equal=before.keys() - {key}, names=("old", "new")),
+        Solution(
+            (use("git", "git_diff_unstaged", repo_path=REPOSITORY),),
+            f"The setting {key}: its old value is {before[key]}, its new value is {after[key]}.",
+        ),
+        commits=(Commit("Begin", {"app.ini": old}),),
+        unstaged={"app.ini": new},
+    )
+
+
+COMPARE: tuple[Maker, ...] = (
+    two_configs,
+    only_in_first,
+    missing_settings,
+    two_json_files,
+    changed_prices,
+    uncommitted_change,
+)
+
+
+# -- not there --------------------------------------------------------------------------------------------------------
+# The fact is not there, and something like it is.
+
+
+def no_fax(rng: Random) -> Task:
+    first, second = rng.sample(NAMES, 2)
+    phone, other, fax = numbers(rng, 3, digits=6)
+    text = f"{first}\n  phone: {phone}\n\n{second}\n  phone: {other}\n  fax: {fax}\n"
+    return _absent(
+        f"What is the fax number of {first} in the file contacts.txt?",
+        "fax",
+        (read_file("contacts.txt"),),
+        f"The file contacts.txt has no fax number of {first}.",
+        never=(phone, other, fax),
+        files={"contacts.txt": text},
+    )
+
+
+def no_setting(rng: Random) -> Task:
+    limit, retries, port = numbers(rng, 3)
+    text = f"[server]\nport = {port}\nmax_connections = {limit}\n\n[client]\nretry_delay = {retries}\n"
+    return _absent(
+        "Which value does the setting max_retries have in server.ini?",
+        "max_retries",
+        (read_file("server.ini"),),
+        "The setting max_retries is not in server.ini.",
+        never=(limit, retries, port),
+        files={"server.ini": text},
+    )
+
+
+def no_definition(rng: Random) -> Task:
+    files = source_files(rng, 4)
+    name = f"render_{numbers(rng, 1)[0]}"
+    place = rng.choice(sorted(files))
+    files[place] += ["", f"print({name}(4))"]
+    return _absent(
+        f"Which file in the folder src defines the function {name}?",
+        name,
+        (list_files("src"), read_files(files)),
+        f"No file in src defines {name}; {place} only calls it.",
+        never=map(base, files),
+        files=joined(files),
+    )
+
+
+def phone_but_no_email(rng: Random) -> Task:
+    names = rng.sample(NAMES, 3)
+    phones = numbers(rng, 3, digits=6)
+    lines = [f"{name}, phone {phone}" for name, phone in zip(names, phones, strict=True)]
+    mails = [f"{name.lower()}@example.com" for name in names]
+    lines = [line if line.startswith(names[1]) else f"{line}, {mail}" for line, mail in zip(lines, mails, strict=True)]
+    return _absent(
+        f"Give me the phone number and the email address of {names[1]} from team.txt.",
+        "email",
+        (read_file("team.txt"),),
+        f"The phone number is {phones[1]}. There is no email address.",
+        never=mails,
+        files={"team.txt": "\n".join(lines) + "\n"},
+        says_too=(phones[1],),
+    )
+
+
+def unknown_birthday(rng: Random) -> Task:
+    first, second = rng.sample(NAMES, 2)
+    badge, year = numbers(rng, 1)[0], rng.randrange(1950, 2000)
+    return _absent(
+        f"Look into the memory: in which year was {first} born?",
+        "born",
+        (use("memory", "search_nodes", query=first),),
+        f"The memory does not say when {first} was born.",
+        never=(year, badge),
+        server="memory",
+        memory=(person(first, f"has the badge {badge}"), person(second, f"was born in {year}")),
+    )
+
+
+def no_such_commit(rng: Random) -> Task:
+    words = rng.sample(WORDS, 5)
+    authors = rng.sample(NAMES, 4)
+    commits = [
+        Commit(f"Add the {word}", {"list.txt": f"{word}\n"}, author)
+        for word, author in zip(words[:4], authors, strict=True)
+    ]
+    return _absent(
+        f"Who made the commit that adds the {words[4]}? The git repository is in the folder {REPOSITORY}.",
+        words[4],
+        (use("git", "git_log", repo_path=REPOSITORY),),
+        f"There is no commit that adds the {words[4]}.",
+        never=authors,
+        server="git",
+        commits=tuple(commits),
+    )
+
+
+def _absent(
+    text: str,
+    subject: str,
+    looks: tuple[Call, ...],
+    answer: str,
+    *,
+    never: Iterable[object],
+    server: str = "filesystem",
+    files: dict[str, str] | None = None,
+    memory: tuple[Mapping[str, Any], ...] = (),
+    commits: tuple[Commit, ...] = (),
+    says_too: tuple[object, ...] = (),
+) -> Task:
+    return Task(
+        text,
+        (server,),
+        all_of(says(*says_too), says_not_there(subject, never=never), called(at_least=1)),
+        Solution(looks, answer),
+        files=files or {},
+        memory=memory,
+        commits=commits,
+    )
+
+
+NOT_THERE: tuple[Maker, ...] = (
+    no_fax,
+    no_setting,
+    no_definition,
+    phone_but_no_email,
+    unknown_birthday,
+    no_such_commit,
+)
