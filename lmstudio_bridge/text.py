@@ -32,6 +32,17 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def repair_surrogates(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced, so that it can be encoded."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def as_utf8(text: str) -> str:
     """The text with "?" for lone surrogates: UTF-8 cannot encode them, and the MCP SDK's writer would fail.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmstudio_bridge.agent.schemas import ObjectSchema
+from lmstudio_bridge.json_text import written_json
 from lmstudio_bridge.messages import JSONObject, is_deeper
 from lmstudio_bridge.text import shortened
 
@@ -34,8 +35,6 @@ _APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
 _NUMBER = re.compile(r"(?<=[:,\[])(\s*+)(-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?)(?=\s*+[,}\]])")
 _MARK = "\ue0d5"  # a private character; stands before a number while its text is repaired
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
-_BETWEEN = re.compile(r"[\s,:]*+")  # two values of valid JSON
-_DECODER = json.JSONDecoder(strict=False)
 
 _ALIASES: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
@@ -359,7 +358,7 @@ class _Coercion:
             return self._coerce_inside(value, schema, name, path)
         for kind in kinds:
             if kind == "string":
-                converted = value if value is None else _written(self._source, path)
+                converted = value if value is None else written_json(self._source, *path)
             else:
                 converted = _TO_KIND.get(kind, _same)(value)
             if converted is not value:
@@ -378,32 +377,6 @@ class _Coercion:
         if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
             return [self.coerce(item, items, f"{name}[{number}]", (*path, number)) for number, item in enumerate(value)]
         return value
-
-
-def _written(source: str, path: tuple[str | int, ...]) -> str:
-    """The value at a path in valid JSON as it is written there."""
-    position = _BETWEEN.match(source).end()  # type: ignore[union-attr]  # it matches the empty text
-    for step in path:
-        position = _find_child(source, position, step)
-    _, end = _DECODER.raw_decode(source, position)
-    return source[position:end]
-
-
-def _find_child(source: str, position: int, step: str | int) -> int:
-    """Where a member or an element of the object or list at `position` begins; of two members, the last one counts."""
-    found = position
-    position += 1
-    number = 0
-    while True:
-        position = _BETWEEN.match(source, position).end()  # type: ignore[union-attr]  # as above
-        if source[position] in "}]":
-            return found
-        key, position = _DECODER.raw_decode(source, position) if isinstance(step, str) else (number, position)
-        position = _BETWEEN.match(source, position).end()  # type: ignore[union-attr]  # as above
-        if key == step:
-            found = position
-        _, position = _DECODER.raw_decode(source, position)
-        number += 1
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[str]:

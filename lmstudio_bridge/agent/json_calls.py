@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from lmstudio_bridge.agent.prompts import GOING_ON, JSON_ANSWER, JSON_CALLS
 from lmstudio_bridge.agent.repetition import Step
+from lmstudio_bridge.json_text import written_json
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -29,6 +30,7 @@ from lmstudio_bridge.messages import (
     ToolSpec,
     UserMessage,
 )
+from lmstudio_bridge.text import repair_surrogates
 
 CallStyle: TypeAlias = Literal["native", "grammar"]
 
@@ -40,7 +42,6 @@ _FIRST_SENTENCE = re.compile(r"(.+?[.!?])(\s|$)", re.DOTALL)
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 _CHARACTER = r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
 _ANSWER_BEGUN = re.compile(rf'\s*\{{\s*"answer"\s*:\s*"({_CHARACTER}*)')
-_MEMBER = re.compile(rf'[\s,]*("{_CHARACTER}*")\s*:\s*')
 _HALF_PAIR = re.compile(r"[\ud800-\udbff]\Z")  # the first half of a character of which the second is still to come
 
 
@@ -163,11 +164,11 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | 
         return None
     match value:
         case {"call": str(name), **rest}:
-            arguments = _raw_member(text[start:end], "arguments") if "arguments" in rest else "{}"
-            return _changed(reply, text="", calls=(ToolCall(new_id(), _whole_characters(name), arguments),))
+            arguments = written_json(text[start:end], "arguments") if "arguments" in rest else "{}"
+            return _changed(reply, text="", calls=(ToolCall(new_id(), repair_surrogates(name), arguments),))
         case {"answer": answer}:
             written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-            return _changed(reply, text=_whole_characters(written), calls=())
+            return _changed(reply, text=repair_surrogates(written), calls=())
         case _:
             return None
 
@@ -178,28 +179,11 @@ def partial_answer(text: str) -> str:
     if match is None:
         return ""
     begun = str(json.loads(f'"{match[1]}"', strict=False))
-    return _whole_characters(_HALF_PAIR.sub("", begun))
+    return repair_surrogates(_HALF_PAIR.sub("", begun))
 
 
 def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
     return Completion(text.strip(), reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
-
-
-def _raw_member(text: str, name: str) -> str:
-    """The value of a member of a JSON object as the model wrote it, so that its own bytes are replayed."""
-    decoder = json.JSONDecoder(strict=False)
-    raw = ""
-    position = 1
-    while match := _MEMBER.match(text, position):
-        _, position = decoder.raw_decode(text, match.end())
-        if json.loads(match[1], strict=False) == name:
-            raw = text[match.end() : position]  # of two, the last one counts
-    return raw
-
-
-def _whole_characters(text: str) -> str:
-    """Without the halves of characters, which JSON can encode and UTF-8 cannot."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _encoded(call: ToolCall) -> str:

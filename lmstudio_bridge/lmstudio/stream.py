@@ -28,12 +28,14 @@ from lmstudio_bridge.messages import (
     Usage,
     resolve_tool_name,
 )
+from lmstudio_bridge.text import repair_surrogates
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken server
 MAX_BAD_FRAMES = 100  # unreadable frames of one stream; LM Studio splices a few at times
 MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply; more is an endless stream
 MAX_CALLS = 1_000  # of one reply; more is an endless stream
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
+_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class _Text:
         """Add a piece, which must not be empty; returns the part that is complete, with what was held back."""
         piece = self._half + piece
         self._half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
-        whole = _repair_surrogates(piece.removesuffix(self._half) if self._half else piece)
+        whole = repair_surrogates(piece.removesuffix(self._half) if self._half else piece)
         if whole:
             self._pieces.append(whole)
         return whole
@@ -329,7 +331,7 @@ class Accumulator:
             call.name += name  # a name in two pieces
         if arguments:
             call.arguments.append(arguments)
-        return CallDelta(self._calls.index(call), new_name, _repair_surrogates(arguments))
+        return CallDelta(self._calls.index(call), new_name, repair_surrogates(arguments))
 
     def _continued(self, piece: CallIn, *, name: str) -> _Call | None:
         """The call that this piece continues, or None if it begins a new one."""
@@ -349,26 +351,12 @@ class Accumulator:
         return resolve_tool_name(name, self._tools) is not None
 
 
-def _repair_surrogates(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates replaced, so that it can be encoded."""
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
 def _repair_json_text(text: str) -> str:
     """The same for halves that are spelled as escapes: llama.cpp refuses a history with one of them."""
     if _HALF_ESCAPE.search(text):
         with suppress(ValueError, RecursionError):
-            return _repair_surrogates(json.dumps(json.loads(text), ensure_ascii=False))
-    return _repair_surrogates(text)
+            return repair_surrogates(json.dumps(json.loads(text), ensure_ascii=False))
+    return repair_surrogates(text)
 
 
 def _is_object(text: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 
 from json_repair import repair_json
 
+from lmstudio_bridge.json_text import written_json
 from lmstudio_bridge.messages import JSONObject, resolve_tool_name
 
 MAX_FAILED = 20  # opening marks of one reply that may turn out to open no call
@@ -291,7 +292,7 @@ class _Reader:
         if not isinstance(value, dict):
             return None
         if isinstance(value.get("function"), dict):
-            value, source = value["function"], _member(source, "function")
+            value, source = value["function"], written_json(source, "function")
         name = next(
             (value[key] for key in ("name", "function", "tool", "tool_name", "recipient_name") if key in value), None
         )
@@ -309,7 +310,7 @@ class _Reader:
         tool = self._resolve(name.partition("<|")[0])  # gpt-oss: f<|channel|>commentary
         if tool is None or not isinstance(arguments, dict | str):
             return None
-        return LeakedCall(tool, arguments if isinstance(arguments, str) else _member(source, key))
+        return LeakedCall(tool, arguments if isinstance(arguments, str) else written_json(source, key))
 
     def _named(self, position: int) -> tuple[list[LeakedCall], int]:
         """A name, then its arguments as a JSON object: DeepSeek, Kimi, Harmony, Mistral, LM Studio's own."""
@@ -449,19 +450,6 @@ class _Reader:
         """Where the next call may begin, behind marks and what else may be between two."""
         match = _SKIP.match(self._text, position)
         return match.end() if match else position
-
-
-def _member(source: str, key: str) -> str:
-    """The value of one member of a JSON object, as it was written."""
-    position = source.index("{") + 1
-    while True:
-        start = source.index('"', position)
-        name, end = _DECODER.raw_decode(source, start)
-        begin = re.compile(r"\s*:\s*").match(source, end)
-        assert begin is not None
-        _, position = _DECODER.raw_decode(source, begin.end())
-        if name == key:
-            return source[begin.end() : position]
 
 
 def _tagged_value(text: str, schema: Any) -> str:

@@ -1,4 +1,4 @@
-"""LM Studio's JSON, in (pydantic) and out (TypedDict).
+"""LM Studio's JSON, in (pydantic) and out.
 
 Replies are read liberally: unknown keys are ignored, and every key may be missing, null or in another
 server's form. What we send is strict: the form that is safe for every template family seen.
@@ -6,7 +6,7 @@ server's form. What we send is strict: the form that is safe for every template 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict, assert_never
+from typing import Any, assert_never
 
 from pydantic import (
     BaseModel,
@@ -33,82 +33,7 @@ from lmstudio_bridge.messages import (
 # -- out ----------------------------------------------------------------------------------------
 
 
-class FunctionOut(TypedDict):
-    name: str
-    arguments: str
-
-
-class CallOut(TypedDict):
-    id: str
-    type: Literal["function"]
-    function: FunctionOut
-
-
-class TextPartOut(TypedDict):
-    type: Literal["text"]
-    text: str
-
-
-class ImageURLOut(TypedDict):
-    url: str
-
-
-class ImagePartOut(TypedDict):
-    type: Literal["image_url"]
-    image_url: ImageURLOut
-
-
-class MessageOut(TypedDict):
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[TextPartOut | ImagePartOut]
-    tool_calls: NotRequired[list[CallOut]]
-    tool_call_id: NotRequired[str]
-
-
-class FunctionSpecOut(TypedDict):
-    name: str
-    description: str
-    parameters: Any
-
-
-class ToolOut(TypedDict):
-    type: Literal["function"]
-    function: FunctionSpecOut
-
-
-class StreamOptionsOut(TypedDict):
-    include_usage: bool
-
-
-class JSONSchemaOut(TypedDict):
-    name: str
-    strict: bool
-    schema: Any
-
-
-class ResponseFormatOut(TypedDict):
-    """LM Studio takes only `json_schema` and `text` here; `json_object` is a 400."""
-
-    type: Literal["json_schema"]
-    json_schema: JSONSchemaOut
-
-
-class ChatRequestOut(TypedDict):
-    """`POST /v1/chat/completions`; `max_tokens` in tokens, absent for no limit of ours."""
-
-    model: str
-    messages: list[MessageOut]
-    stream: bool
-    stream_options: StreamOptionsOut
-    tools: NotRequired[list[ToolOut]]
-    max_tokens: NotRequired[int]
-    temperature: NotRequired[float]
-    reasoning_effort: NotRequired[str]
-    response_format: NotRequired[ResponseFormatOut]
-    tool_choice: NotRequired[Literal["auto"]]
-
-
-def message_out(message: Message) -> MessageOut:
+def message_out(message: Message) -> dict[str, Any]:
     """One message; `content` is a string, for old builds of LM Studio reject null, or parts with images.
 
     LM Studio takes images as base64 in user messages only, never as the URL of a site.
@@ -119,7 +44,7 @@ def message_out(message: Message) -> MessageOut:
         case UserMessage(text, ()):
             return {"role": "user", "content": text}
         case UserMessage(text, images):
-            shown: list[TextPartOut | ImagePartOut] = [{"type": "text", "text": text}]
+            shown: list[dict[str, Any]] = [{"type": "text", "text": text}]
             shown += [
                 {"type": "image_url", "image_url": {"url": f"data:{image.mime_type};base64,{image.data}"}}
                 for image in images
@@ -136,7 +61,7 @@ def message_out(message: Message) -> MessageOut:
             assert_never(message)
 
 
-def tool_out(tool: ToolSpec) -> ToolOut:
+def tool_out(tool: ToolSpec) -> dict[str, Any]:
     """One tool in the nested form of chat completions."""
     return {
         "type": "function",
@@ -144,9 +69,12 @@ def tool_out(tool: ToolSpec) -> ToolOut:
     }
 
 
-def chat_request_out(request: ChatRequest, *, model: str) -> ChatRequestOut:
-    """A request for a streamed reply; `tool_choice` is sent only with tools."""
-    payload: ChatRequestOut = {
+def chat_request_out(request: ChatRequest, *, model: str) -> dict[str, Any]:
+    """`POST /v1/chat/completions`, for a streamed reply; `tool_choice` is sent only with tools.
+
+    LM Studio answers `tool_choice` as an object and a `response_format` of the type `json_object` with 400.
+    """
+    payload: dict[str, Any] = {
         "model": model,
         "messages": [message_out(message) for message in request.messages],
         "stream": True,
@@ -159,7 +87,7 @@ def chat_request_out(request: ChatRequest, *, model: str) -> ChatRequestOut:
     if request.reasoning_effort is not None:
         payload["reasoning_effort"] = request.reasoning_effort
     if request.response_schema is not None:
-        schema: JSONSchemaOut = {"name": "reply", "strict": True, "schema": request.response_schema}
+        schema = {"name": "reply", "strict": True, "schema": request.response_schema}
         payload["response_format"] = {"type": "json_schema", "json_schema": schema}
     if request.tools:
         payload["tools"] = [tool_out(tool) for tool in request.tools]
@@ -167,7 +95,7 @@ def chat_request_out(request: ChatRequest, *, model: str) -> ChatRequestOut:
     return payload
 
 
-def _call_out(call: ToolCall) -> CallOut:
+def _call_out(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 

@@ -1,0 +1,41 @@
+"""Parts of JSON as they are written, so that what a model wrote can be kept byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_DECODER = json.JSONDecoder(strict=False)  # models write raw line breaks in strings
+_BETWEEN = re.compile(r"[\s,:]*+")  # two values of valid JSON
+
+
+def written_json(source: str, *path: str | int) -> str:
+    """The value at a path of valid JSON as it is written there; of two members of one name, the last one counts."""
+    position = _skip(source, 0)
+    for step in path:
+        position = _find_child(source, position, step)
+    _, end = _DECODER.raw_decode(source, position)
+    return source[position:end]
+
+
+def _find_child(source: str, position: int, step: str | int) -> int:
+    """Where a member or an element of the object or list at `position` begins."""
+    found = position
+    position += 1
+    number = 0
+    while True:
+        position = _skip(source, position)
+        if source[position] in "}]":
+            return found
+        key, position = _DECODER.raw_decode(source, position) if isinstance(step, str) else (number, position)
+        position = _skip(source, position)
+        if key == step:
+            found = position
+        _, position = _DECODER.raw_decode(source, position)
+        number += 1
+
+
+def _skip(source: str, position: int) -> int:
+    match = _BETWEEN.match(source, position)
+    assert match is not None  # it matches the empty text
+    return match.end()
