@@ -147,7 +147,7 @@ async def test_a_host_that_remembers_us_as_a_legacy_peer_skips_the_probe() -> No
     check_messages(client, era=LEGACY)
 
 
-@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18"])
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-06-18"])
 async def test_older_hosts_are_served_in_the_version_that_they_ask_for(version: str) -> None:
     async with unopened(LEGACY) as client:
         params = {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT_INFO}

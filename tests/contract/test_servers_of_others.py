@@ -23,7 +23,7 @@ from tests.support.shell import ROOT, Shell
 
 MODEL = "qwen/qwen3-4b"
 CANARY = "canary-51c0ffee"
-BIG = 20_000_000  # characters of one result
+BIG = 5_000_000  # characters of one result
 
 
 @dataclass
@@ -180,25 +180,20 @@ def touching(desk: Desk) -> dict[str, Any]:
     return {"command": sys.executable, "args": ["-c", f"open({str(desk.home / 'touched')!r}, 'w')"]}
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments"),
-    [
-        ("autonomous_with_mcp", {"mcp_name": "theirs"}),
-        ("autonomous_with_multiple_mcps", {"mcp_names": ["theirs"]}),
-        ("autonomous_discover_and_execute", {}),
-    ],
-)
-async def test_unapproved_server_is_refused_with_the_way_to_approve_it(
-    desk: Desk, tool: str, arguments: dict[str, Any]
-) -> None:
+async def test_unapproved_server_is_refused_with_the_way_to_approve_it(desk: Desk) -> None:
     desk.write("project/.mcp.json", {"mcpServers": {"theirs": touching(desk)}})
     async with desk.bridge() as client:
-        answer = await client.call(tool, task="Anything.", **arguments)
+        answers = [
+            await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything."),
+            await client.call("autonomous_with_multiple_mcps", mcp_names=["theirs"], task="Anything."),
+            await client.call("autonomous_discover_and_execute", task="Anything."),
+        ]
 
-    assert answer.is_error
-    assert "'theirs' is not approved yet" in answer.text
-    assert "Approve it in Claude Code" in answer.text
-    assert "LMSTUDIO_BRIDGE_TRUST=theirs" in answer.text
+    for answer in answers:
+        assert answer.is_error
+        assert "'theirs' is not approved yet" in answer.text
+        assert "Approve it in Claude Code" in answer.text
+        assert "LMSTUDIO_BRIDGE_TRUST=theirs" in answer.text
     assert not (desk.home / "touched").exists()
 
 
@@ -264,8 +259,7 @@ async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: 
 # Secrets.
 
 
-@pytest.mark.parametrize("level", ["warning", "debug"])
-async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk, level: str) -> None:
+async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk) -> None:
     secret = {"SETTING": CANARY, "API_KEY": f"key-{CANARY}"}
     words = f"import os, sys; print('SETTING is', os.environ['SETTING'], file=sys.stderr); sys.exit('{CANARY}')"
     speaks = {"command": sys.executable, "args": ["-c", words], "env": secret}
@@ -274,7 +268,7 @@ async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk, level: str) 
         ".claude.json", {"mcpServers": {"speaks": speaks, "nowhere": nowhere, "works": {**sloppy(), "env": secret}}}
     )
     calls_in_turn(desk, ("fail", {"error": {"code": -1, "message": f"bad key key-{CANARY}"}}))
-    async with desk.bridge(LMSTUDIO_BRIDGE_LOG_LEVEL=level) as client:
+    async with desk.bridge(LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
         answer = await client.call("autonomous_discover_and_execute", task="Anything.")
 
     assert "I am done." in answer.text

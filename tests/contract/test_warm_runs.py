@@ -94,23 +94,27 @@ async def servers_shown(client: RawClient) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    ("environ", "starts"),
-    [({}, 1), ({"LMSTUDIO_BRIDGE_SERVER_IDLE": "0"}, 2), ({"LMSTUDIO_BRIDGE_FRESH": "one"}, 2)],
-    ids=["kept", "no idle time", "fresh"],
-)
-async def test_a_second_run_with_the_same_server_starts_none(
-    house: House, environ: dict[str, str], starts: int
-) -> None:
-    async with house.bridge(None, **environ) as client:
+async def test_a_second_run_with_the_same_server_starts_none_unless_it_must_be_fresh(house: House) -> None:
+    async with house.bridge(LMSTUDIO_BRIDGE_FRESH="two") as client:
         house.sim.script(QWEN, PID, DONE, PID, DONE)
         assert [await run(client, "one") for _ in range(2)] == ["done", "done"]
         shown = await servers_shown(client)
+        unused = house.starts("two")
+        house.sim.script(QWEN, DONE, DONE)
+        assert [await run(client, "two") for _ in range(2)] == ["done", "done"]
 
-    assert len(house.starts("one")) == starts
-    assert house.starts("two") == []
-    assert ("| one | stdio | usable; open, unused for " in shown) is (starts == 1)
+    assert (len(house.starts("one")), unused, len(house.starts("two"))) == (1, [], 2)
+    assert "| one | stdio | usable; open, unused for " in shown
     assert "| two | stdio | usable |" in shown
+
+
+async def test_without_idle_time_every_run_starts_its_servers(house: House) -> None:
+    async with house.bridge(LMSTUDIO_BRIDGE_SERVER_IDLE="0") as client:
+        house.sim.script(QWEN, DONE, DONE)
+        assert [await run(client, "one") for _ in range(2)] == ["done", "done"]
+        assert "| one | stdio | usable |" in await servers_shown(client)
+
+    assert len(house.starts("one")) == 2
 
 
 async def test_cold_servers_start_side_by_side_while_the_model_loads(house: House) -> None:

@@ -27,9 +27,9 @@ async def test_a_run_makes_the_engine_read_nothing_twice() -> None:
     ways: tuple[Way, ...] = ("native", "grammar")
 
     async with open_engine(gguf, alias=weights.name, chat_template=TEMPLATES / "bare_json.jinja") as engine:
-        costs = [await measure(way, url=engine.url, model=weights.name, calls=3, words=40) for way in ways]
+        costs = [await measure(way, url=engine.url, model=weights.name, calls=2, words=40) for way in ways]
 
-    assert [len(cost.requests) for cost in costs] == [4, 4]
+    assert [len(cost.requests) for cost in costs] == [3, 3]
     assert [cost.evaluated <= 1.1 * cost.longest for cost in costs] == [True, True], costs
 
 
@@ -43,6 +43,9 @@ async def test_a_real_model_reads_a_real_file_and_answers_with_what_only_the_fil
     notes.write_text(f"Minutes of the meeting.\nThe launch code word is {CODE_WORD}.\n", encoding="utf-8")
     servers = {"filesystem": config_entry(npm_server("filesystem"), str(project))}
     (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+    # The engine takes seconds for the definition of each tool.
+    hidden = ["filesystem/read_m*", "filesystem/read_file", "filesystem/list_*_*", "filesystem/directory_tree"]
+    (project / "lmstudio-bridge.toml").write_text(f"hide = {json.dumps(hidden)}\n", encoding="utf-8")
 
     async with open_engine(gguf, alias=weights.name, chat_template=template) as engine:
         environ = {
