@@ -197,7 +197,7 @@ def says_not_there(subject: str, *, never: Iterable[object] = ()) -> Check:
             return f"the answer does not say that there is no {subject}"
         if excuse := _EXCUSE.search(text):
             return f"the answer is an excuse: {excuse[0]}"
-        for clause in re.split(r"[.;,]\s|\n|\bbut\b|\bonly\b", text):
+        for clause in re.split(r"[.;,!?]\s|\n|\bbut\b|\bonly\b", text):
             given = [str(each) for each in values if _spans(clause, each)]
             if given and _spans(clause, subject) and not _DENIAL.search(clause):
                 return f"the answer gives {', '.join(given)} as {subject}"
