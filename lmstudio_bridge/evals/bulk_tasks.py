@@ -313,7 +313,7 @@ def column_total(rng: Random) -> Task:
 
 
 def rows_with_state(rng: Random) -> Task:
-    count = rng.randrange(5, 9)
+    count = rng.randrange(4, 13)
     states = rng.sample(["solved"] * count + ["closed"] * (17 - count) + ["unsolved"] * 2, 19)
     rows = [f"T-{number},{state}" for number, state in zip(numbers(rng, 19), states, strict=True)]
     return _totalled(
