@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal
 from random import Random
+from typing import Any
 
 from lmstudio_bridge.evals.answers import says_number, says_together
 from lmstudio_bridge.evals.checks import all_of, files_only, says, says_json
@@ -37,7 +38,6 @@ def three_into_table(rng: Random) -> Task:
     files, rows = _people(rng, 3)
     return Task(
         f"Read {', '.join(files)}. Make one table of them with the columns name, town and badge.",
-        ("filesystem",),
         says_together({name: [town, badge] for name, town, badge in rows}),
         Solution(
             (read_files(files),),
@@ -65,7 +65,6 @@ def status_of_each(rng: Random) -> Task:
     }
     return Task(
         "What is the status in each of the files in the folder jobs? Give me every file with its status.",
-        ("filesystem",),
         says_together({name: [state] for name, state in zip(names, states, strict=True)}),
         Solution(
             (list_files("jobs"), read_files(files)),
@@ -81,7 +80,6 @@ def count_by_extension(rng: Random) -> Task:
     files = {f"data/{next(words)}.{ext}": "x\n" for ext, count in counts.items() for _ in range(count)}
     return Task(
         "Count the files in the folder data by extension: how many are there of each?",
-        ("filesystem",),
         says_together({ext: [count] for ext, count in counts.items()}),
         Solution((list_files("data"),), ", ".join(f"{count} .{ext} files" for ext, count in counts.items())),
         files=files,
@@ -95,7 +93,6 @@ def owner_of_each_folder(rng: Random) -> Task:
     }
     return Task(
         "Each folder here has a README.md that names its owner. Who owns which folder? List all.",
-        ("filesystem",),
         says_together({folder: [owner] for folder, owner in zip(folders, owners, strict=True)}),
         Solution(
             (list_files("."), read_files(files)),
@@ -112,7 +109,6 @@ def highest_of_all(rng: Random) -> Task:
     best = max(zip(scores, names, strict=True))
     return Task(
         "Which file in the folder scores has the highest score? Answer with that file and its score only.",
-        ("filesystem",),
         says(*best, never=[name for name in names if name != best[1]]),
         Solution((list_files("scores"), read_files(files)), f"{best[1]} with {best[0]}"),
         files=files,
@@ -126,7 +122,6 @@ def follow_references(rng: Random) -> Task:
     files = dict(zip(names, [*texts, f"port = {port}\n", f"port = {wrong}\n"], strict=True))
     return Task(
         f"The file {names[0]} includes another file, and so on. Follow the includes. Which port is set at the end?",
-        ("filesystem",),
         says(port, never=[wrong]),
         Solution(tuple(map(read_file, names[:4])), f"The port is {port}."),
         files=files,
@@ -134,13 +129,8 @@ def follow_references(rng: Random) -> Task:
 
 
 ALL_FILES: tuple[Maker, ...] = (
-    three_into_table,
-    count_by_extension,
-    status_of_each,
-    follow_references,
-    owner_of_each_folder,
-    highest_of_all,
-)
+    three_into_table, count_by_extension, status_of_each, follow_references, owner_of_each_folder, highest_of_all,
+)  # fmt: skip
 
 
 # -- edit everywhere --------------------------------------------------------------------------------------------------
@@ -245,7 +235,6 @@ def _edited(text: str, files: dict[str, str], *edits: tuple[str, str]) -> Task:
     looks = (list_files(next(iter(files)).partition("/")[0]),) if all("/" in name for name in files) else ()
     return Task(
         text,
-        ("filesystem",),
         files_only,
         Solution((*looks, read_files(files), *calls), "It is changed everywhere."),
         files=files,
@@ -254,13 +243,8 @@ def _edited(text: str, files: dict[str, str], *edits: tuple[str, str]) -> Task:
 
 
 EDIT_EVERYWHERE: tuple[Maker, ...] = (
-    rename_constant,
-    rename_in_all_files,
-    change_host,
-    change_year,
-    switch_all_off,
-    remove_debug_lines,
-)
+    rename_constant, rename_in_all_files, change_host, change_year, switch_all_off, remove_debug_lines,
+)  # fmt: skip
 
 
 # -- totals -----------------------------------------------------------------------------------------------------------
@@ -376,7 +360,6 @@ def _totalled(
     """The answer is a number, and the first of `names` but none of the second."""
     return Task(
         text,
-        ("filesystem",),
         all_of(says_number(total, never=never), says(*names[0], never=names[1])),
         Solution(looks or (read_file(next(iter(files))),), " ".join([*names[0], f"It is {total:,}."])),
         files=files,
@@ -384,13 +367,8 @@ def _totalled(
 
 
 TOTALS: tuple[Maker, ...] = (
-    customer_total,
-    rows_with_state,
-    sum_over_files,
-    column_total,
-    difference_of_two,
-    best_customer,
-)
+    customer_total, rows_with_state, sum_over_files, column_total, difference_of_two, best_customer,
+)  # fmt: skip
 
 
 # -- schema -----------------------------------------------------------------------------------------------------------
@@ -494,7 +472,6 @@ def commits_as_json(rng: Random) -> Task:
         {"commits": last},
         object_of(commits=_list_of(object_of(author=_TEXT, message=_TEXT))),
         use("git", "git_log", repo_path=REPOSITORY, max_count=3),
-        server="git",
         commits=tuple(commits),
     )
 
@@ -503,31 +480,11 @@ def _list_of(items: JSONObject) -> JSONObject:
     return {"type": "array", "items": items}
 
 
-def _as_json(
-    text: str,
-    answer: JSONObject,
-    schema: JSONObject,
-    *looks: Call,
-    files: dict[str, str] | None = None,
-    server: str = "filesystem",
-    commits: tuple[Commit, ...] = (),
-) -> Task:
-    return Task(
-        text,
-        (server,),
-        says_json(answer, any_order=True),
-        Solution(looks, json.dumps(answer)),
-        files=files or {},
-        commits=commits,
-        schema=schema,
-    )
+def _as_json(text: str, answer: JSONObject, schema: JSONObject, *looks: Call, **world: Any) -> Task:
+    check = says_json(answer, any_order=True)
+    return Task(text, check, Solution(looks, json.dumps(answer)), schema=schema, **world)
 
 
 SCHEMA: tuple[Maker, ...] = (
-    config_as_json,
-    people_as_json,
-    todos_as_json,
-    order_as_json,
-    counts_as_json,
-    commits_as_json,
-)
+    config_as_json, people_as_json, todos_as_json, order_as_json, counts_as_json, commits_as_json,
+)  # fmt: skip

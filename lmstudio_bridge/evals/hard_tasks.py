@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from lmstudio_bridge.evals.checks import (
-    IMPOSSIBLE,
-    all_of,
-    called,
-    files_only,
-    is_impossible,
-    last_commit_is,
-    says,
-)
+from lmstudio_bridge.evals.checks import IMPOSSIBLE, all_of, called, files_only, is_impossible, last_commit_is, says
 from lmstudio_bridge.evals.tasks import (
     NAMES,
     REPOSITORY,
@@ -29,6 +20,7 @@ from lmstudio_bridge.evals.tasks import (
     line_of_words,
     numbers,
     person,
+    read_file,
     use,
 )
 
@@ -46,9 +38,8 @@ def find_error(rng: Random) -> Task:
     lines[place + 9] = f"{place + 9:05} INFO payment of order {other} done"
     return Task(
         "The file app.log is long. One line in it is an ERROR. The payment of which order failed? Tell me its number.",
-        ("filesystem",),
         says(order, never=[other]),
-        Solution((use("filesystem", "read_text_file", path="app.log"),), f"Order {order}."),
+        Solution((read_file("app.log"),), f"Order {order}."),
         files={"app.log": "\n".join(lines) + "\n"},
     )
 
@@ -59,35 +50,9 @@ def last_line(rng: Random) -> Task:
     lines += [f"closed with {before}", f"closed with {code}"]
     return Task(
         "The file day.log is long. With which word was it closed in its last line?",
-        ("filesystem",),
         says(code, never=[before]),
         Solution((use("filesystem", "read_text_file", path="day.log", tail=2),), f"With {code}."),
         files={"day.log": "\n".join(lines) + "\n"},
-    )
-
-
-def which_report(rng: Random) -> Task:
-    names = [f"report-{word}.txt" for word in rng.sample(WORDS, 5)]
-    customer = f"{rng.choice(NAMES)}-{numbers(rng, 1)[0]}"
-    right = rng.choice(names)
-    files: dict[str, str] = {}
-    for name in names:
-        lines = [line_of_words(rng) for _ in range(200)]
-        if name == right:
-            lines[rng.randrange(50, 150)] = f"customer {customer} paid"
-        files[name] = "\n".join(lines) + "\n"
-    return Task(
-        f"One of the report files names the customer {customer}. Which file is it? Tell me only its name.",
-        ("filesystem",),
-        says(right, never=[name for name in names if name != right]),
-        Solution(
-            (
-                use("filesystem", "list_directory", path="."),
-                use("filesystem", "read_multiple_files", paths=sorted(names)),
-            ),
-            right,
-        ),
-        files=files,
     )
 
 
@@ -98,9 +63,8 @@ def price_of_item(rng: Random) -> Task:
     rows = [f"{item},{rng.choice(WORDS)},{price}" for item, price in zip(items, prices, strict=True)]
     return Task(
         f"The file prices.csv has one row for each item. What is the price of item {items[place]}?",
-        ("filesystem",),
         says(prices[place], never=(prices[place - 1], prices[place + 1])),
-        Solution((use("filesystem", "read_text_file", path="prices.csv"),), f"The price is {prices[place]}."),
+        Solution((read_file("prices.csv"),), f"The price is {prices[place]}."),
         files={"prices.csv": "\n".join(["item,name,price", *rows]) + "\n"},
     )
 
@@ -113,20 +77,16 @@ def deep_file(rng: Random) -> Task:
     files[place] = f"The code is {code}\n"
     return Task(
         f"Somewhere in the folders here there is a file named {name}.txt. Find it and tell me the code in it.",
-        ("filesystem",),
         says(code, never=[wrong]),
         Solution(
-            (
-                use("filesystem", "search_files", path=".", pattern=f"**/{name}.txt"),
-                use("filesystem", "read_text_file", path=place),
-            ),
+            (use("filesystem", "search_files", path=".", pattern=f"**/{name}.txt"), read_file(place)),
             f"The code is {code}.",
         ),
         files=files,
     )
 
 
-BIG_FILES: tuple[Maker, ...] = (deep_file, last_line, find_error, which_report, price_of_item)
+BIG_FILES: tuple[Maker, ...] = (deep_file, last_line, find_error, price_of_item)
 
 
 # -- edit and verify --------------------------------------------------------------------------------------------------
@@ -139,37 +99,12 @@ def change_port(rng: Random) -> Task:
     after = before.replace(str(old), str(new))
     return Task(
         f"In the file config.ini, change the port from {old} to {new}. Then read the file and check that it is right.",
-        ("filesystem",),
         files_only,
         Solution(
-            (
-                _edit("config.ini", f"port = {old}", f"port = {new}"),
-                use("filesystem", "read_text_file", path="config.ini"),
-            ),
-            f"The port is {new} now.",
+            (_edit("config.ini", f"port = {old}", f"port = {new}"), read_file("config.ini")), f"The port is {new} now."
         ),
         files={"config.ini": before},
         files_after={"config.ini": after},
-    )
-
-
-def change_name(rng: Random) -> Task:
-    old, new = rng.sample(NAMES, 2)
-    before = f"Dear {old},\n\nthank you for the cake. It was good, {old}.\n\nSee you soon, {old}!\n"
-    return Task(
-        f"In the file letter.txt, change the name {old} to {new} everywhere. Leave all else as it is.",
-        ("filesystem",),
-        files_only,
-        Solution(
-            (
-                _edit("letter.txt", f"Dear {old}", f"Dear {new}"),
-                _edit("letter.txt", f"good, {old}", f"good, {new}"),
-                _edit("letter.txt", f"soon, {old}", f"soon, {new}"),
-            ),
-            "The name is changed in three places.",
-        ),
-        files={"letter.txt": before},
-        files_after={"letter.txt": before.replace(old, new)},
     )
 
 
@@ -179,7 +114,6 @@ def add_line(rng: Random) -> Task:
     before = "\n".join(lines) + "\n"
     return Task(
         f"Add this line at the end of the file todo.md: {new}",
-        ("filesystem",),
         files_only,
         Solution((_edit("todo.md", lines[-1], f"{lines[-1]}\n{new}"),), "The line is added."),
         files={"todo.md": before},
@@ -192,40 +126,13 @@ def turn_off(rng: Random) -> Task:
     before = f'{{\n  "debug": true,\n  "verbose": true,\n  "size": {size}\n}}\n'
     return Task(
         "In the file settings.json, set debug to false. Leave all else as it is. Tell me which size stands there.",
-        ("filesystem",),
         says(size),
         Solution(
-            (
-                use("filesystem", "read_text_file", path="settings.json"),
-                _edit("settings.json", '"debug": true', '"debug": false'),
-            ),
+            (read_file("settings.json"), _edit("settings.json", '"debug": true', '"debug": false')),
             f"The size is {size}.",
         ),
         files={"settings.json": before},
         files_after={"settings.json": before.replace('"debug": true', '"debug": false')},
-    )
-
-
-def rename_function(rng: Random) -> Task:
-    old, new = (f"make_{word}" for word in rng.sample(WORDS, 2))
-    files = {
-        "shop.py": f"def {old}(size):\n    return size * 2\n",
-        "main.py": f"from shop import {old}\n\nprint({old}(4))\n",
-    }
-    return Task(
-        f"In the files shop.py and main.py, rename the function {old} to {new} everywhere.",
-        ("filesystem",),
-        files_only,
-        Solution(
-            (
-                _edit("shop.py", f"def {old}", f"def {new}"),
-                _edit("main.py", f"import {old}", f"import {new}"),
-                _edit("main.py", f"print({old}", f"print({new}"),
-            ),
-            "The function is renamed.",
-        ),
-        files=files,
-        files_after={name: text.replace(old, new) for name, text in files.items()},
     )
 
 
@@ -235,7 +142,6 @@ def commit_change(rng: Random) -> Task:
     return Task(
         f"In the git repository in the folder {REPOSITORY}, the file list.txt has changed. "
         f"Stage it and commit it with this message: {message}",
-        ("git",),
         last_commit_is(message, changed=["list.txt"]),
         Solution(
             (
@@ -254,7 +160,7 @@ def _edit(path: str, old: str, new: str) -> Call:
     return use("filesystem", "edit_file", path=path, edits=[{"oldText": old, "newText": new}])
 
 
-EDIT_AND_VERIFY: tuple[Maker, ...] = (change_port, add_line, turn_off, change_name, rename_function, commit_change)
+EDIT_AND_VERIFY: tuple[Maker, ...] = (change_port, add_line, turn_off, commit_change)
 
 
 # -- impossible -------------------------------------------------------------------------------------------------------
@@ -267,20 +173,8 @@ def missing_file(rng: Random) -> Task:
     there, missing = (f"{code}.txt" for code in codes(rng, 2))
     return _impossible(
         f"Read the file {missing} and tell me the code in it.",
-        ("filesystem",),
-        use("filesystem", "read_text_file", path=missing),
+        read_file(missing),
         files={there: "The code is not here.\n"},
-    )
-
-
-def missing_fact(rng: Random) -> Task:
-    first, second, third = rng.sample(NAMES, 3)
-    a, b = numbers(rng, 2, digits=6)
-    return _impossible(
-        f"Read the file phones.txt and tell me the phone number of {third}.",
-        ("filesystem",),
-        use("filesystem", "read_text_file", path="phones.txt"),
-        files={"phones.txt": f"{first}: {a}\n{second}: {b}\n"},
     )
 
 
@@ -289,42 +183,30 @@ def unknown_person(rng: Random) -> Task:
     a, b = numbers(rng, 2)
     return _impossible(
         f"Look into the memory and tell me the badge number of {third}.",
-        ("memory",),
         use("memory", "search_nodes", query=third),
         memory=(person(first, f"has the badge number {a}"), person(second, f"has the badge number {b}")),
     )
 
 
 def no_such_tool(rng: Random) -> Task:
-    return _impossible(f"Send {rng.choice(NAMES)} an e-mail with this line: «{line_of_words(rng, 3)}».", ("time",))
+    return _impossible(
+        f"Send {rng.choice(NAMES)} an e-mail with this line: «{line_of_words(rng, 3)}».", servers=("time",)
+    )
 
 
 def no_such_zone(rng: Random) -> Task:
     return _impossible(
         f"Use the tool to get the time now in the time zone Moon/{rng.choice(NAMES)}.",
-        ("time",),
         use("time", "get_current_time", timezone="Moon/Crater"),
     )
 
 
-def _impossible(
-    text: str,
-    servers: tuple[str, ...],
-    *looks: Call,
-    files: dict[str, str] | None = None,
-    memory: tuple[Mapping[str, Any], ...] = (),
-) -> Task:
-    return Task(
-        f"{text} {_OTHERWISE}",
-        servers,
-        all_of(is_impossible(), called(at_least=1 if looks else 0)),
-        Solution(looks, IMPOSSIBLE),
-        files=files or {},
-        memory=memory,
-    )
+def _impossible(text: str, *looks: Call, **world: Any) -> Task:
+    check = all_of(is_impossible(), called(at_least=1 if looks else 0))
+    return Task(f"{text} {_OTHERWISE}", check, Solution(looks, IMPOSSIBLE), **world)
 
 
-IMPOSSIBLE_TASKS: tuple[Maker, ...] = (missing_file, missing_fact, unknown_person, no_such_tool, no_such_zone)
+IMPOSSIBLE_TASKS: tuple[Maker, ...] = (missing_file, unknown_person, no_such_tool, no_such_zone)
 
 
 # -- big results ------------------------------------------------------------------------------------------------------
@@ -348,7 +230,6 @@ def old_commit(rng: Random) -> Task:
     return Task(
         f"There is a git repository in the folder {REPOSITORY}, with {_COMMITS} commits. "
         f"Who is the author of the commit with the message that begins with: Change number {words[place]}",
-        ("git",),
         says(authors[place], never=others),
         Solution((use("git", "git_log", repo_path=REPOSITORY, max_count=_COMMITS),), f"It is {authors[place]}."),
         commits=tuple(commits),
@@ -367,7 +248,6 @@ def whole_graph(rng: Random) -> Task:
     near = (people[place - 1], people[place + 1])
     return Task(
         f"The memory knows {len(people)} people. Only one of them lives in {town}. Who is it?",
-        ("memory",),
         says(people[place], never=near),
         Solution((use("memory", "read_graph"),), f"It is {people[place]}."),
         memory=tuple(memory),
@@ -382,7 +262,6 @@ def whole_tree(rng: Random) -> Task:
     files[f"{place}/{wanted}"] = "x\n"
     return Task(
         f"There are {len(folders)} folders here, with many files. In which folder is the file {wanted}?",
-        ("filesystem",),
         says(place, never=[folder for folder in folders if folder != place]),
         Solution((use("filesystem", "directory_tree", path="."),), f"It is in the folder {place}."),
         files=files,
@@ -398,7 +277,6 @@ def long_diff(rng: Random) -> Task:
     return Task(
         f"In the git repository in the folder {REPOSITORY}, the file book.txt has many changes that are not staged. "
         "One of them changes the password. What is the new password?",
-        ("git",),
         says(code),
         Solution((use("git", "git_diff_unstaged", repo_path=REPOSITORY),), f"It is {code}."),
         commits=(Commit("Begin", {"book.txt": "\n".join(before) + "\n"}),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -68,7 +68,6 @@ def defining_file(rng: Random) -> Task:
         files[other] += ["", f"print({name}('{base(other)}'))"]
     return Task(
         f"Which file in the folder src defines the function {name}? Answer with the name of that file only.",
-        ("filesystem",),
         says(base(right), never=map(base, others)),
         Solution((list_files("src"), read_files(files)), right),
         files=joined(files),
@@ -85,7 +84,6 @@ def all_todos(rng: Random) -> Task:
     groups[places[0]].append(todos[3])
     return Task(
         "List all TODO comments in the files of the folder src, each with the name of its file.",
-        ("filesystem",),
         says_together(
             {base(place): found for place, found in groups.items()},
             never=[base(name) for name in files if name not in groups],
@@ -109,7 +107,6 @@ def failed_orders(rng: Random) -> Task:
     ]
     return Task(
         "Five orders failed according to the file shop.log. Give me the numbers of these five orders.",
-        ("filesystem",),
         says(*failed, never=[order for order in orders if order not in failed]),
         Solution((read_file("shop.log"),), ", ".join(map(str, failed))),
         files={"shop.log": "\n".join(lines) + "\n"},
@@ -125,7 +122,6 @@ def setting_in_folder(rng: Random) -> Task:
     files[f"conf/{names[3]}"] += f"retry_delay = {other}\n"
     return Task(
         "One file in the folder conf sets retry_limit. Which file is it, and what is the value?",
-        ("filesystem",),
         says(names[2], limit, never=[*(name for name in names if name != names[2]), other]),
         Solution((list_files("conf"), read_files(files)), f"{names[2]} sets it to {limit}."),
         files=files,
@@ -146,7 +142,6 @@ def introducing_commit(rng: Random) -> Task:
     return Task(
         f"In the git repository in the folder {REPOSITORY}, which commit added the setting {setting} to app.ini? "
         "Answer with the message of that commit only.",
-        ("git",),
         says(messages[place], never=[each for each in messages if each != messages[place]]),
         Solution((use("git", "git_log", repo_path=REPOSITORY), *shows), messages[place]),
         commits=tuple(commits),
@@ -162,7 +157,6 @@ def files_with_customer(rng: Random) -> Task:
         files[f"mail/{name}"] += f"Customer: {wanted if name in places else near}\n"
     return Task(
         f"Which files in the folder mail mention the customer {wanted}? List their names.",
-        ("filesystem",),
         says(*places, never=[name for name in names if name not in places]),
         Solution((list_files("mail"), read_files(files)), " and ".join(places)),
         files=files,
@@ -170,13 +164,8 @@ def files_with_customer(rng: Random) -> Task:
 
 
 FIND_TEXT: tuple[Maker, ...] = (
-    defining_file,
-    all_todos,
-    failed_orders,
-    setting_in_folder,
-    introducing_commit,
-    files_with_customer,
-)
+    defining_file, all_todos, failed_orders, setting_in_folder, introducing_commit, files_with_customer,
+)  # fmt: skip
 
 
 # -- compare ----------------------------------------------------------------------------------------------------------
@@ -210,7 +199,6 @@ def _differing(rng: Random, names: tuple[str, str], form: str, words: Sequence[s
     found = {key: (values[key], other) for key, other in others.items()}
     return Task(
         f"Compare the files {names[0]} and {names[1]}. Which {things} differ? Give both values of each.",
-        ("filesystem",),
         says_differences(found, equal=keys - others.keys(), names=names),
         Solution(
             (read_file(names[0]), read_file(names[1])),
@@ -229,7 +217,6 @@ def only_in_first(rng: Random) -> Task:
     }
     return Task(
         "Which names are in members-2025.txt but not in members-2026.txt? Answer with these names only.",
-        ("filesystem",),
         says(*gone, never=[*new, *stay]),
         Solution(tuple(map(read_file, files)), " and ".join(gone)),
         files=files,
@@ -245,7 +232,6 @@ def missing_settings(rng: Random) -> Task:
     }
     return Task(
         "Which settings of example.env are missing in local.env? Answer with their names only.",
-        ("filesystem",),
         says(*missing, never=[key for key in keys if key not in missing]),
         Solution(tuple(map(read_file, files)), "\n".join(missing)),
         files=files,
@@ -261,7 +247,6 @@ def uncommitted_change(rng: Random) -> Task:
     return Task(
         f"In the git repository in the folder {REPOSITORY}, one setting of app.ini was changed and not committed yet. "
         "Which one, and what are its old and its new value?",
-        ("git",),
         says_differences({key: (before[key], after[key])}, equal=before.keys() - {key}, names=("old", "new")),
         Solution(
             (use("git", "git_diff_unstaged", repo_path=REPOSITORY),),
@@ -273,13 +258,8 @@ def uncommitted_change(rng: Random) -> Task:
 
 
 COMPARE: tuple[Maker, ...] = (
-    two_configs,
-    only_in_first,
-    missing_settings,
-    two_json_files,
-    changed_prices,
-    uncommitted_change,
-)
+    two_configs, only_in_first, missing_settings, two_json_files, changed_prices, uncommitted_change,
+)  # fmt: skip
 
 
 # -- not there --------------------------------------------------------------------------------------------------------
@@ -354,7 +334,6 @@ def unknown_birthday(rng: Random) -> Task:
         (use("memory", "search_nodes", query=first),),
         f"The memory does not say when {first} was born.",
         never=(year, badge),
-        server="memory",
         memory=(person(first, f"has the badge {badge}"), person(second, f"was born in {year}")),
     )
 
@@ -372,7 +351,6 @@ def no_such_commit(rng: Random) -> Task:
         (use("git", "git_log", repo_path=REPOSITORY),),
         f"There is no commit that adds the {words[4]}.",
         never=authors,
-        server="git",
         commits=tuple(commits),
     )
 
@@ -384,28 +362,11 @@ def _absent(
     answer: str,
     *,
     never: Iterable[object],
-    server: str = "filesystem",
-    files: dict[str, str] | None = None,
-    memory: tuple[Mapping[str, Any], ...] = (),
-    commits: tuple[Commit, ...] = (),
     says_too: tuple[object, ...] = (),
+    **world: Any,
 ) -> Task:
-    return Task(
-        text,
-        (server,),
-        all_of(says(*says_too), says_not_there(subject, never=never), called(at_least=1)),
-        Solution(looks, answer),
-        files=files or {},
-        memory=memory,
-        commits=commits,
-    )
+    check = all_of(says(*says_too), says_not_there(subject, never=never), called(at_least=1))
+    return Task(text, check, Solution(looks, answer), **world)
 
 
-NOT_THERE: tuple[Maker, ...] = (
-    no_fax,
-    no_setting,
-    no_definition,
-    phone_but_no_email,
-    unknown_birthday,
-    no_such_commit,
-)
+NOT_THERE: tuple[Maker, ...] = (no_fax, no_setting, no_definition, phone_but_no_email, unknown_birthday, no_such_commit)

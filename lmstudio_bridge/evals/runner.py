@@ -128,7 +128,7 @@ class _Runner:
         if "git" in servers and shutil.which("git") is None:
             servers.remove("git")
             broken["git"] = "git is not installed"
-        probe = Task("", tuple(sorted(servers)), files_only, Solution((), ""))
+        probe = Task("", files_only, Solution((), ""), tuple(sorted(servers)))
         with open_sandbox(self._root / "probe", probe, commands=self._request.commands) as sandbox:
             async with self._attempts.open_bridge(sandbox) as agent:
                 choice = await agent.client.validator.resolve(self._request.model)

@@ -43,5 +43,6 @@ def make_suite(*, seed: int, families: Iterable[str] = (), most: int | None = No
         for maker in FAMILIES[family][:most]:
             name = maker.__name__.replace("_", "-")
             task = maker(Random(f"{seed}/{family}/{name}"))
-            tasks.append(dataclasses.replace(task, name=f"{family}/{name}", family=family))
+            servers = task.servers or tuple(sorted({call.server for call in task.solution.calls}))
+            tasks.append(dataclasses.replace(task, name=f"{family}/{name}", family=family, servers=servers))
     return tasks

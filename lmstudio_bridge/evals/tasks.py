@@ -62,7 +62,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to do. The suite sets `name` and `family`.
+    """Something to do. The suite sets `name` and `family`, and `servers` to those of the solution if none are given.
 
     `files` exist at the start, by their path in the task's folder. At the end, the files must be the same, or
     `files_after` if given, with no others. `changes` if it changes something else, such as the memory. `schema`
@@ -70,9 +70,9 @@ class Task:
     """
 
     text: str
-    servers: tuple[str, ...]
     check: Check
     solution: Solution
+    servers: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     files_after: Mapping[str, str] | None = None
     memory: tuple[Mapping[str, Any], ...] = ()  # entities and relations, as the memory server keeps them
@@ -100,12 +100,7 @@ def person(name: str, *observations: str) -> Mapping[str, Any]:
 
 def object_of(**properties: JSONObject) -> JSONObject:
     """The JSON Schema of an object with these properties and no others."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def use(server: str, tool: str, **arguments: Any) -> Call:

@@ -42,8 +42,8 @@ def test_options_choose_tasks_limits_and_loops() -> None:
     request = read_request(build_parser().parse_args([*words.split(), "--server=time='my time' -x"]))
 
     assert [task.name for task in request.tasks] == [
-        "structured/name-and-age",
         "structured/sum-as-json",
+        "structured/time-as-json",
         "one-call/read-code",
         "one-call/add-numbers",
     ]

@@ -13,9 +13,9 @@ from lmstudio_bridge.evals.tasks import Commit, Solution, Task, person
 
 TASK = Task(
     "Do it.",
-    ("filesystem", "git", "memory"),
     files_only,
     Solution((), ""),
+    ("filesystem", "git", "memory"),
     files={"box/a.txt": "one\n"},
     memory=(person("Ana", "likes tea"),),
     commits=(Commit("Begin", {"b.txt": "two\n"}),),
