@@ -82,7 +82,7 @@ async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Des
 
 
 async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happened(desk: Desk) -> None:
-    """Never repeated by itself: the call may have had effects (issue: nothing is lost)."""
+    """Never repeated by itself: the call may have had effects."""
     slow = desk.project / "slow.py"
     slow.write_text(SLOW_SERVER, encoding="utf-8")
     log = desk.project / "calls.log"

@@ -12,7 +12,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,24 +22,18 @@ from tests.lmstudio_sim import errors
 from tests.lmstudio_sim.leaks import LEAK_FORMATS
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import (
-    BadFrame,
     Call,
     CallReply,
     CutSocket,
     DroppedCallReply,
     EndEarly,
-    EndlessReply,
     Fault,
-    HttpReply,
     LeakReply,
-    RateLimitReply,
-    Reply,
     Stall,
     StreamError,
     StreamOptions,
     TextReply,
 )
-from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 
 QWEN = "qwen/qwen3-4b"
@@ -136,17 +129,6 @@ async def test_another_server_has_neither_native_api_nor_greeting() -> None:
         assert (await post_chat(client)).status_code == 200
 
 
-async def test_an_idle_connection_is_closed_though_keep_alive_was_promised() -> None:
-    async with open_simulator(keep_alive_seconds=0.05) as sim:
-        reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
-        try:
-            writer.write(b"GET /lmstudio-greeting HTTP/1.1\r\nHost: sim\r\n\r\n")
-            answer = await within(reader.read())  # returns because the server closes
-        finally:
-            writer.close()
-    assert b"Connection: keep-alive" in answer
-
-
 # -- authentication ------------------------------------------------------------------------------------------------
 
 TOKEN = "sk-lm-abcd1234:abcdefghij0123456789"
@@ -211,17 +193,6 @@ async def test_v0_list_tells_state_type_and_loaded_context() -> None:
     assert entries[0]["capabilities"] == ["tool_use"]
 
 
-async def test_v0_list_shows_a_model_that_is_loading() -> None:
-    release = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
-        chat = asyncio.create_task(post_chat(client))
-        await sim.wait_for_request(1)
-        assert (await client.get("/api/v0/models")).json()["data"][0]["state"] == "loading"
-        release.set()
-        assert (await chat).status_code == 200
-        assert (await client.get("/api/v0/models")).json()["data"][0]["state"] == "loaded"
-
-
 async def test_native_list_has_instances_with_their_config() -> None:
     async with open_simulator(three_models()) as sim, open_client(sim) as client:
         models = (await client.get("/api/v1/models")).json()["models"]
@@ -281,11 +252,6 @@ async def test_native_routes_answer_404_for_names_they_do_not_know(
 ) -> None:
     reply = await client.post(f"/api/v1/models/{path}", json=body)
     assert (reply.status_code, reply.json()["error"]["type"]) == (404, "model_not_found")
-
-
-async def test_unload_takes_an_instance_away(client: httpx.AsyncClient, sim: Simulator) -> None:
-    reply = await client.post("/api/v1/models/unload", json={"instance_id": QWEN})
-    assert (reply.json(), sim.instances) == ({"instance_id": QWEN}, {})
 
 
 async def test_memory_guardrail_fails_manual_and_jit_loads() -> None:
@@ -381,15 +347,6 @@ async def test_an_idle_jit_model_is_unloaded_when_its_ttl_is_over() -> None:
         assert sim.instances == {}
 
 
-async def test_concurrent_first_requests_share_one_load() -> None:
-    release = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
-        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
-        await sim.wait_for_request(3)
-        release.set()
-        assert [(await chat).json()["model"] for chat in chats] == [QWEN] * 3
-
-
 async def test_concurrent_first_requests_may_load_an_instance_each() -> None:
     """Reported in lmstudio-bug-tracker #1751."""
     release = asyncio.Event()
@@ -410,12 +367,6 @@ async def test_auto_evict_kills_the_request_of_the_other_jit_model() -> None:
         reply = await victim
         assert (reply.status_code, reply.json()) == (400, {"error": "Model unloaded."})
         assert list(sim.instances) == [GEMMA]
-
-
-async def test_auto_evict_spares_models_loaded_by_hand() -> None:
-    async with open_simulator([SimModel(QWEN, loaded=True), SimModel(GEMMA)]) as sim, open_client(sim) as client:
-        await post_chat(client, GEMMA)
-        assert list(sim.instances) == [QWEN, GEMMA]
 
 
 async def test_a_load_overtaken_by_another_is_canceled() -> None:
@@ -478,22 +429,6 @@ async def test_a_stream_comes_in_the_recorded_order(client: httpx.AsyncClient, s
     assert (usage["choices"], usage["usage"]["prompt_tokens"], done) == ([], 4, "[DONE]")
 
 
-async def test_replies_are_used_in_order_then_the_function_then_the_default(
-    client: httpx.AsyncClient, sim: Simulator
-) -> None:
-    def echo(request: SimRequest) -> Reply:
-        return TextReply(f"echo {request.messages[-1]['content']}")
-
-    sim.script("*", TextReply("any"))
-    sim.script(QWEN, TextReply("one"), TextReply("two"))
-    sim.script_fn(QWEN, echo)
-    texts = [(await post_chat(client)).json()["choices"][0]["message"]["content"] for _ in range(4)]
-    sim.script_fn(QWEN, None)
-    texts.append((await post_chat(client)).json()["choices"][0]["message"]["content"])
-    assert texts == ["one", "two", "any", "echo List the files", "Hello from the simulator."]
-    assert sim.unused_replies(QWEN) == 0
-
-
 STREAM_VARIANTS: list[tuple[str, StreamOptions, list[dict[str, Any]]]] = [
     (
         "fragments",
@@ -546,23 +481,6 @@ async def test_calls_are_streamed_in_every_shape_seen(
     sim.script(QWEN, CallReply(Call("f", {"a": 1}, id="123456789"), stream=options))
     frames = await stream_chat(client)
     assert [call for delta in deltas(frames) for call in delta.get("tool_calls", [])] == wanted
-
-
-async def test_parallel_calls_can_be_interleaved(client: httpx.AsyncClient, sim: Simulator) -> None:
-    options = StreamOptions(interleave_calls=True, argument_fragment_chars=4)
-    sim.script(QWEN, CallReply(("f", {"a": 1}), ("g", {}), stream=options))
-    calls = [call for delta in deltas(await stream_chat(client)) for call in delta.get("tool_calls", [])]
-    assert [(call["index"], call["function"]["arguments"]) for call in calls] == [
-        (0, ""),
-        (1, ""),
-        (0, '{"a"'),
-        (1, "{}"),
-        (0, ": 1}"),
-    ]
-
-
-async def test_usage_chunk_comes_only_if_asked_for(client: httpx.AsyncClient) -> None:
-    assert not any("usage" in frame for frame in await stream_chat(client) if isinstance(frame, dict))
 
 
 async def test_writes_can_be_split_inside_a_character(client: httpx.AsyncClient, sim: Simulator) -> None:
@@ -764,14 +682,6 @@ async def test_schemas_the_engine_cannot_take_kill_the_request(
         assert frames == [{"error": {"message": text}}]
 
 
-async def test_images_need_a_vision_model() -> None:
-    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    messages = [{"role": "user", "content": [{"type": "text", "text": "see"}, part]}]
-    for vision, status in ((False, 400), (True, 200)):
-        async with open_simulator([SimModel(QWEN, loaded=True, vision=vision)]) as sim, open_client(sim) as client:
-            assert (await post_chat(client, messages=messages)).status_code == status
-
-
 # -- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -816,51 +726,12 @@ async def test_a_cut_socket_tears_the_stream(client: httpx.AsyncClient, sim: Sim
     assert (await post_chat(client)).status_code == 200
 
 
-async def test_a_cut_socket_tears_a_plain_body(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("text", faults=(CutSocket(),)), HttpReply(200, {"a": 1}, faults=(CutSocket(),)))
-    for _ in range(2):
-        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
-            await post_chat(client)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_connection_can_die_before_the_headers(client: httpx.AsyncClient, sim: Simulator, stream: bool) -> None:
-    sim.script(QWEN, TextReply("x", faults=(CutSocket(before_headers=True),)))
-    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
-        await post_chat(client, stream=stream)
-
-
 async def test_a_stream_can_end_with_neither_finish_nor_done(client: httpx.AsyncClient, sim: Simulator) -> None:
     fault = EndEarly(after_tokens=1)
     sim.script(QWEN, TextReply("a long enough text", faults=(fault,)), TextReply("x", faults=(fault,)))
     frames = await stream_chat(client)
     assert [frame["choices"][0]["finish_reason"] for frame in frames] == [None]
     assert (await post_chat(client)).json() == {"error": "terminated"}
-
-
-async def test_bad_frames_come_between_good_ones(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("a long enough text", faults=(BadFrame(after_tokens=1),)))
-    frames = await stream_chat(client)
-    assert [type(frame) for frame in frames] == [dict, str, dict, dict, str]
-    assert (content(frames), frames[1], frames[-1]) == ("a long enough text", '{"id":"chatcmpl-', "[DONE]")
-
-
-@pytest.mark.parametrize(
-    ("retry_after", "header"),
-    [
-        (2, "2"),
-        (datetime(2026, 10, 21, 7, 28, tzinfo=UTC), "Wed, 21 Oct 2026 07:28:00 GMT"),
-        ("soon", "soon"),
-        (None, None),
-    ],
-    ids=["seconds", "date", "nonsense", "none"],
-)
-async def test_rate_limits_say_when_to_come_back(
-    client: httpx.AsyncClient, sim: Simulator, retry_after: float | datetime | str | None, header: str | None
-) -> None:
-    sim.script("*", RateLimitReply(retry_after))
-    reply = await post_chat(client)
-    assert (reply.status_code, reply.headers.get("retry-after")) == (429, header)
 
 
 # -- losing the model, the client, the server ----------------------------------------------------------------------
@@ -893,21 +764,6 @@ async def test_requests_in_flight_die_with_their_instance(
     assert (await post_chat(client)).status_code == 200  # loaded again on demand
 
 
-async def test_a_lost_stream_may_also_end_without_a_word() -> None:
-    async with open_simulator(lost_stream="end") as sim, open_client(sim) as client:
-        sim.script(QWEN, TextReply("a long enough text", faults=(Stall(after_tokens=1),)))
-        stream = asyncio.create_task(stream_chat(client))
-        await within((await sim.wait_for_request(1)).started.wait())
-        sim.unload(QWEN)
-        assert all("error" not in frame for frame in await stream)
-
-
-async def test_reload_changes_the_context(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.reload(QWEN, context_length=16384)
-    config = (await client.get("/api/v1/models")).json()["models"][0]["loaded_instances"][0]["config"]
-    assert config["context_length"] == 16384
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_hangs_up_stops_the_generation(sim: Simulator, stream: bool) -> None:
     sim.script(QWEN, TextReply("never", faults=(Stall(),)))
@@ -920,49 +776,6 @@ async def test_a_client_that_hangs_up_stops_the_generation(sim: Simulator, strea
         await within(request.ended.wait())
     assert (request.disconnected, request.completed) == (True, False)
     assert sim.instances[QWEN].flights == set()
-
-
-async def test_an_endless_stream_stops_when_the_client_hangs_up(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, EndlessReply())
-    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
-        lines = reply.aiter_lines()
-        for _ in range(100):
-            await anext(lines)
-    await within(sim.requests[0].ended.wait())
-    assert sim.requests[0].disconnected
-
-
-async def test_a_client_that_hangs_up_while_the_model_loads_is_noticed_and_the_load_goes_on() -> None:
-    release = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, load_delay=release)]) as sim, open_client(sim) as client:
-        chat = asyncio.create_task(post_chat(client))
-        request = await sim.wait_for_request(1)
-        chat.cancel()
-        await within(request.ended.wait())
-        release.set()
-        assert (await post_chat(client)).json()["model"] == QWEN
-    assert request.disconnected
-
-
-async def test_stop_cuts_active_requests_and_start_serves_the_same_port(sim: Simulator) -> None:
-    sim.script(
-        QWEN, TextReply("a long enough text", faults=(Stall(after_tokens=1),)), TextReply("x", faults=(Stall(),))
-    )
-    url = sim.url
-    async with open_client(sim) as client:
-        stream = asyncio.create_task(stream_chat(client))
-        plain = asyncio.create_task(post_chat(client))
-        for number in (1, 2):
-            await within((await sim.wait_for_request(number)).started.wait())
-        await sim.stop()
-        for chat in (stream, plain):
-            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-                await chat
-        with pytest.raises(httpx.ConnectError):
-            await client.get("/v1/models")
-        await sim.start()
-        assert (sim.url, (await client.get("/v1/models")).status_code) == (url, 200)
-    assert [request.outcome for request in sim.requests[:2]] == ["cut", "cut"]
 
 
 # -- slots ---------------------------------------------------------------------------------------------------------
@@ -995,30 +808,7 @@ async def test_waiting_too_long_for_a_slot_fails_like_the_engine() -> None:
     assert reply.json()["error"].startswith('Engine protocol predict stream returned an error: {"code":500,')
 
 
-async def test_unload_kills_the_ones_in_line_too() -> None:
-    models = [SimModel(QWEN, loaded=True, parallel=1)]
-    async with open_simulator(models, jit=False) as sim, open_client(sim) as client:
-        sim.script(QWEN, TextReply("x", faults=(Stall(),)))
-        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
-        await sim.wait_for_request(3)
-        await within(sim.requests[0].started.wait())
-        sim.unload(QWEN)
-        assert [(await chat).json() for chat in chats] == [{"error": "Model unloaded."}] * 3
-
-
 # -- records, load, process ----------------------------------------------------------------------------------------
-
-
-async def test_leaving_the_simulator_ends_every_task_and_stalled_request() -> None:
-    async with open_simulator() as sim:
-        sim.script(QWEN, TextReply("never", faults=(Stall(),)))
-        async with open_client(sim) as client:
-            before = asyncio.all_tasks()
-            chat = asyncio.create_task(post_chat(client))
-            await within((await sim.wait_for_request(1)).started.wait())
-            await sim.stop()
-            await asyncio.gather(chat, return_exceptions=True)
-            assert asyncio.all_tasks() == before
 
 
 async def test_the_simulator_runs_as_its_own_process(tmp_path: Path) -> None:

@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import loop
-from lmstudio_bridge.agent import model_request as probing
-from lmstudio_bridge.agent import model_request as rounds
 from lmstudio_bridge.errors import LLMError
 from lmstudio_bridge.lmstudio.failures import error_from_response
 from lmstudio_bridge.lmstudio.http import Timeouts
-from lmstudio_bridge.lmstudio.queue import LOWERED_FOR
 from lmstudio_bridge.lmstudio.retry import RetryPolicy
-from lmstudio_bridge.lmstudio.session import MAX_RESENDS
 from lmstudio_bridge.messages import ChatRequest
 from lmstudio_bridge.settings import Settings
 from tests.lmstudio_sim.errors import MODEL_UNLOADED
@@ -86,27 +81,6 @@ def test_no_words_are_quoted_that_nobody_says(kind: str) -> None:
     said = "\n".join(each.words + each.body.decode() for each in FAILURES if each.kind == kind)
     said = said.casefold().replace('\\"', '"')
     assert [quote for quote in re.findall("`(.*?)`", ROWS[kind][1]) if quote.casefold() not in said] == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "numbers"),
-    [
-        ("unreachable", [f"asks {POLICY.attempts} times", f"{POLICY.base:g} and {POLICY.base * 2:g} seconds"]),
-        ("model_lost", [f"asks again: {MAX_RESENDS} times"]),
-        ("substituted_model", [f"asks again: {MAX_RESENDS} times"]),
-        (
-            "busy",
-            [f"asks {POLICY.attempts} times", f"{LOWERED_FOR:g} seconds", f"asks again {MAX_RESENDS} times"],
-        ),
-        ("rate_limited", [f"at most {POLICY.rate_limit_cap:g} seconds", f"{POLICY.rate_limit_attempts} tries"]),
-        ("schema", [f"at most {probing._MAX_PROBES} small requests"]),
-        ("empty_turn", [f"reminds the model, {loop._POOR_TURNS} times", "twice the tokens"]),
-        ("lost_tool_call", [f"reminds the model, {loop._POOR_TURNS} times"]),
-    ],
-)
-def test_the_numbers_are_those_of_the_code(kind: str, numbers: list[str]) -> None:
-    assert [number for number in numbers if number not in ROWS[kind][2]] == []
-    assert rounds._MORE_TOKENS == 2
 
 
 @pytest.mark.parametrize(
