@@ -48,7 +48,7 @@ def as_utf8(text: str) -> str:
 
     They come from JavaScript programs that truncate text: in errors of LM Studio, in names, in old journals.
     """
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def as_shown(text: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.untrusted import Delimiter
+from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
@@ -159,7 +159,7 @@ class Compactor:
     """
 
     def __init__(
-        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter | None = None
+        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter = NO_DELIMITER
     ) -> None:
         self._conversation = conversation
         self._store = store
@@ -177,14 +177,11 @@ class Compactor:
         """What replaces a result: one line, after as much of the result as the room allows."""
         if len(message.text) <= _WORTH_COMPACTING:
             return message.text
-        text = (self._delimiter.take_out(message.text) if self._delimiter else message.text).rstrip("\n")
+        text = self._delimiter.take_out(message.text).rstrip("\n")
         called = " ".join((call.name, _about(call))).strip()
         line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
-        head = text[: max(0, room - len(line) - len(self._wrap("")) - 8)]
-        return (f"{self._wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
-
-    def _wrap(self, text: str) -> str:
-        return self._delimiter.wrap(text) if self._delimiter else text
+        head = text[: max(0, room - len(line) - len(self._delimiter.wrap("")) - 8)]
+        return (f"{self._delimiter.wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
 
 
 def result_limit(context_length: int | None) -> int:

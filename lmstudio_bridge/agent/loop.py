@@ -236,7 +236,7 @@ class _Run:
 
     def final_text(self) -> str:
         """The newest text for a reader: without delimiters and invisible characters."""
-        return self._without_delimiter(clean_text(self.text_so_far())[0])
+        return self._delimiter.take_out(clean_text(self.text_so_far())[0])
 
     def is_presentable(self, text: str) -> bool:
         """Whether a text is the model's own and not a call that nobody ran."""
@@ -271,7 +271,7 @@ class _Run:
     def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> ReplyKind:
         """What kind of reply it is."""
         kind = classify_reply(reply, tools_offered=bool(offered), names=self.names())
-        if kind == "answer" and not self._without_delimiter(reply.text).strip():
+        if kind == "answer" and not self._delimiter.take_out(reply.text).strip():
             return "empty"  # small models copy the delimiter and stop there
         return kind
 
@@ -319,7 +319,7 @@ class _Run:
 
     async def check_facts(self, answer: str) -> Grounding:
         """Look up the facts of an answer in what the run has seen."""
-        answer = self._redact(self._without_delimiter(clean_text(answer)[0]))  # results were redacted, too
+        answer = self._redact(self._delimiter.take_out(clean_text(answer)[0]))  # results were redacted, too
         if self._evidence.size < _LONG_EVIDENCE:
             return self._evidence.check(answer)
         return await anyio.to_thread.run_sync(self._evidence.check, answer)
@@ -431,6 +431,3 @@ class _Run:
     async def add(self, message: Message) -> None:
         self.conversation.add(message)
         await self.tell(MessageAdded(message))
-
-    def _without_delimiter(self, text: str) -> str:
-        return self._delimiter.take_out(text) if self._delimiter else text

@@ -8,7 +8,7 @@ from itertools import islice
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.prompts import NO_KEPT_RESULT, RESULT_SHORTENED
-from lmstudio_bridge.agent.untrusted import Delimiter
+from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
 from lmstudio_bridge.messages import ToolCall, ToolSpec
 from lmstudio_bridge.text import shortened
 
@@ -62,7 +62,7 @@ class ResultStore:
         *,
         max_kept: int = MAX_KEPT,
         history: Iterable[str] = (),
-        delimiter: Delimiter | None = None,
+        delimiter: Delimiter = NO_DELIMITER,
     ) -> None:
         self._limit = limit
         self._delimiter = delimiter
@@ -81,13 +81,13 @@ class ResultStore:
         if not text.strip():
             return "(no output)"  # an empty tool message upsets some templates
         if len(text) <= self._limit:
-            return self._wrap(text)
+            return self._delimiter.wrap(text)
         name = self._put(text)
         head = int(self._limit * _HEAD_SHARE)
         tail = self._limit - head
         missing = len(text) - head - tail
         more = RESULT_SHORTENED.format(missing=f"{missing:,}", all=f"{len(text):,}", id=name, offset=head)
-        return f"{self._wrap(text[:head])}\n{more}\n{self._wrap(text[len(text) - tail :])}"
+        return f"{self._delimiter.wrap(text[:head])}\n{more}\n{self._delimiter.wrap(text[len(text) - tail :])}"
 
     def keep(self, text: str) -> str:
         """The id of a result that is shown no more; a text that is itself a part of a kept one has that one's."""
@@ -111,9 +111,6 @@ class ResultStore:
         except (ValueError, TypeError) as exc:
             return f"{call.name} was not done: {exc}", True
 
-    def _wrap(self, text: str) -> str:
-        return self._delimiter.wrap(text) if self._delimiter else text
-
     def _put(self, text: str) -> str:
         self._count += 1
         name = f"r{self._count}"
@@ -132,7 +129,10 @@ class ResultStore:
             return f"{name} has {len(text):,} characters; offset must be from 0 to {len(text) - 1}.", True
         end = min(len(text), offset + self._limit)
         more = f"read on with offset={end}" if end < len(text) else "this is its end"
-        return f"{self._wrap(text[offset:end])}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]", False
+        return (
+            f"{self._delimiter.wrap(text[offset:end])}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]",
+            False,
+        )
 
     def _search(self, name: str, wanted: str) -> tuple[str, bool]:
         text = self._results.get(name)
@@ -155,7 +155,7 @@ class ResultStore:
             shown.append(line)
             room -= len(line) + 1
         more = f"\n[there are more, the next at {found[len(shown)][0]}]" if len(shown) < len(found) else ""
-        return self._wrap("\n".join(shown)) + more, False
+        return self._delimiter.wrap("\n".join(shown)) + more, False
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(list(self._results)[-_SHOWN_NAMES:]) or "none"

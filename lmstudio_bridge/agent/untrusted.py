@@ -15,7 +15,7 @@ _MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers
 
 @dataclass(frozen=True, slots=True)
 class Delimiter:
-    """Goes around all untrusted content of a run. `mark` is a word that no honest text contains."""
+    """Goes around all untrusted content of a run. `mark` is a word that no honest text contains; "" leaves it bare."""
 
     mark: str
 
@@ -24,6 +24,8 @@ class Delimiter:
 
         The line before it names the mark in a sentence: small models copied a bare line in place of an answer.
         """
+        if not self.mark:
+            return text
         inside = text if self._is_missing(text) else re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
         return f"{DATA_BEGINS.format(mark=self.mark)}\n{inside}\n{self.mark}"
 
@@ -36,7 +38,10 @@ class Delimiter:
 
     def _is_missing(self, text: str) -> bool:
         """Whether the mark does not occur in any letter case, as is nearly always so: then no pattern is needed."""
-        return self.mark.casefold() not in text.casefold()
+        return not self.mark or self.mark.casefold() not in text.casefold()
+
+
+NO_DELIMITER = Delimiter("")
 
 
 def new_delimiter() -> Delimiter:
@@ -57,11 +62,11 @@ class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
 
     `redact` takes secrets out of what tools return, and `holds_placeholder` finds what it put in their place.
-    `delimiter` goes around tool results; None leaves them as they are. `split_reasoning` separates a model's text
+    `delimiter` goes around tool results. `split_reasoning` separates a model's text
     from its reasoning.
     """
 
     redact: Callable[[str], str] = str
     holds_placeholder: Callable[[str], bool] = _holds_none
     split_reasoning: Callable[[str], tuple[str, str]] = _without_reasoning
-    delimiter: Delimiter | None = None
+    delimiter: Delimiter = NO_DELIMITER

@@ -20,6 +20,25 @@ EXIT_USAGE = 2  # argparse's own
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 
+Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]
+HostScope: TypeAlias = Literal["user", "local", "project"]
+
+NAMES: Mapping[Host, str] = {
+    "claude-code": "Claude Code",
+    "claude-desktop": "Claude Desktop",
+    "cursor": "Cursor",
+    "vscode": "VS Code",
+    "lm-studio": "LM Studio",
+}
+SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
+    "claude-code": ("user", "local", "project"),
+    "claude-desktop": ("user",),
+    "cursor": ("user", "project"),
+    "vscode": ("user", "project"),
+    "lm-studio": ("user",),
+}
+"""Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""
+
 SHELLS = ("bash", "zsh", "fish")
 
 _EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
@@ -500,28 +519,3 @@ def _filled(text: str) -> str:
 
 def _width() -> int:
     return min(shutil.get_terminal_size().columns - 2, _MAX_WIDTH)
-
-
-Host: TypeAlias = Literal["claude-code", "claude-desktop", "cursor", "vscode", "lm-studio"]
-
-
-HostScope: TypeAlias = Literal["user", "local", "project"]
-
-
-NAMES: Mapping[Host, str] = {
-    "claude-code": "Claude Code",
-    "claude-desktop": "Claude Desktop",
-    "cursor": "Cursor",
-    "vscode": "VS Code",
-    "lm-studio": "LM Studio",
-}
-
-
-SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
-    "claude-code": ("user", "local", "project"),
-    "claude-desktop": ("user",),
-    "cursor": ("user", "project"),
-    "vscode": ("user", "project"),
-    "lm-studio": ("user",),
-}
-"""Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""

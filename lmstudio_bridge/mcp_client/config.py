@@ -154,7 +154,7 @@ def read_json(path: Path) -> Any:
 
 
 def _scalar_to_text(value: object) -> object:
-    """Node programs accept numbers and booleans in git_folder of strings, so people write them."""
+    """Node programs accept numbers and booleans in place of strings, so people write them."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value

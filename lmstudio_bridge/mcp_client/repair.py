@@ -15,6 +15,7 @@ from mcp.types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, j
 from pydantic import ValidationError
 
 from lmstudio_bridge.messages import Image, ServerTool, ToolResult, is_deeper
+from lmstudio_bridge.text import as_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
         cut = len(text) - MAX_TEXT
         text = f"{text[:MAX_TEXT]}\n[the last {cut:,} characters of this result were left out]"
     is_error = raw.get("isError") is True
-    return ToolResult(_clean(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
+    return ToolResult(as_utf8(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
 
 
 def _is_text(block: object) -> bool:
@@ -201,7 +202,7 @@ def read_progress(progress: float, total: float | None, message: str | None) -> 
     """A progress notification as one short line."""
     counted = f"{progress:g}/{total:g}" if total else f"{progress:g}"
     text = f"{counted} {message}" if message else counted
-    return _clean(" ".join(text.split())[:PROGRESS_LENGTH])
+    return as_utf8(" ".join(text.split())[:PROGRESS_LENGTH])
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if is_deeper(arguments, MAX_ARGUMENT_LEVELS):
         raise ValueError("This is nested too deeply to be sent.")
     try:
-        plain: dict[str, Any] = json.loads(_clean(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
+        plain: dict[str, Any] = json.loads(as_utf8(json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
     except (TypeError, ValueError) as exc:
         raise ValueError(f"These arguments cannot be sent as JSON: {exc}") from exc
     return plain
@@ -228,9 +229,4 @@ def _compact(value: object) -> str:
 
 
 def _text_of(value: object) -> str:
-    return _clean(value) if isinstance(value, str) else ""
-
-
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which JavaScript servers leave where they cut a text; UTF-8 has none."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return as_utf8(value) if isinstance(value, str) else ""

@@ -17,8 +17,6 @@ from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.tools import FIND_TOOLS, Tool, ToolSelection, make_tool
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
-NO_PARAMETERS = {"type": "object", "properties": {}}
-
 
 def tool(name: str, description: str = "", **properties: object) -> ToolSpec:
     return ToolSpec(name, description, {"type": "object", "properties": properties})
