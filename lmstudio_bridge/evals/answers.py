@@ -20,7 +20,7 @@ _CLAUSE = re.compile(r"[,;|\n]|\. | and | but | while | vs\.? | versus ", re.IGN
 _LINE = re.compile(r"\n")
 _SAME = re.compile(r"\b(same|equal|identical|unchanged|match|matches|in both|no difference)\b", re.IGNORECASE)
 _DENIAL = re.compile(
-    r"\b(?:no|not|none|nothing|nowhere|never|neither|cannot|unable|unknown|missing|absent|empty|lacks?|without"
+    r"\b(?:no|not|none|nobody|nothing|nowhere|never|neither|cannot|unable|unknown|missing|absent|empty|lacks?|without"
     r"|impossible|null|n/a)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
@@ -184,23 +184,25 @@ def says_differences(
     return check
 
 
-def says_not_there(subject: str, *, never: Iterable[object] = ()) -> Check:
+def says_not_there(*subject: str, never: Iterable[object] = (), of_others: Iterable[str] = ()) -> Check:
     """The answer says that something was not found, not that it was not looked for, and gives no value for it.
 
-    What else was found may be said: one of `never` counts only in a clause that names the subject and denies nothing.
+    What else was found may be said: one of `never` counts only in a clause that has a word of the subject, denies
+    nothing, and does not speak of others.
     """
-    values = tuple(never)
+    values, others = tuple(never), tuple(of_others)
 
     def check(world: World) -> str:
         text = _without_list_numbers(world.answer)
         if not _DENIAL.search(text):
-            return f"the answer does not say that there is no {subject}"
+            return f"the answer does not say that there is no {subject[0]}"
         if excuse := _EXCUSE.search(text):
             return f"the answer is an excuse: {excuse[0]}"
         for clause in re.split(r"[.;,!?]\s|\n|\bbut\b|\bonly\b", text):
             given = [str(each) for each in values if _spans(clause, each)]
-            if given and _spans(clause, subject) and not _DENIAL.search(clause):
-                return f"the answer gives {', '.join(given)} as {subject}"
+            about = any(_spans(clause, word) for word in subject) and not any(_spans(clause, name) for name in others)
+            if given and about and not _DENIAL.search(clause):
+                return f"the answer gives {', '.join(given)} as {subject[0]}"
         return ""
 
     return check

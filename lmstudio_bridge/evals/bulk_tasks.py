@@ -278,7 +278,7 @@ def customer_total(rng: Random) -> Task:
     return _totalled(
         f"What is the total amount of the customer {names[0]} in orders.csv?",
         total,
-        never={*others, sum(others) + total} - {total},
+        never=[sum(others) + total],
         files={"orders.csv": _csv(rows)},
     )
 
@@ -291,7 +291,6 @@ def column_total(rng: Random) -> Task:
     return _totalled(
         "How many hours are in timesheet.csv in total?",
         sum(hours, Decimal(0)),
-        never=(sum(hours[:-1], Decimal(0)), sum(hours[1:], Decimal(0))),
         files={"timesheet.csv": "\n".join(["date,name,hours", *rows]) + "\n"},
     )
 
@@ -301,8 +300,9 @@ def rows_with_state(rng: Random) -> Task:
     states = rng.sample(["solved"] * count + ["closed"] * (17 - count) + ["unsolved"] * 2, 19)
     rows = [f"T-{number},{state}" for number, state in zip(numbers(rng, 19), states, strict=True)]
     return _totalled(
-        "How many tickets in the file tickets.csv are solved?",
+        "How many tickets in the file tickets.csv are solved? Say only how many.",
         count,
+        never=(17 - count, count + 2, 2),
         files={"tickets.csv": "\n".join(["ticket,state", *rows]) + "\n"},
     )
 
@@ -330,7 +330,7 @@ def difference_of_two(rng: Random) -> Task:
     return _totalled(
         f"How much higher is the total amount of {more} than that of {less} in orders.csv?",
         total - other,
-        never={total + other} - {total - other},
+        never=[total + other],
         files={"orders.csv": _csv(rows)},
     )
 
@@ -342,7 +342,6 @@ def best_customer(rng: Random) -> Task:
     return _totalled(
         "Which customer has the highest total amount in orders.csv, and what is it? Name that customer only.",
         _sum(rows, best),
-        never={_sum(rows, other) for other in others} - {_sum(rows, best)},
         files={"orders.csv": _csv(rows)},
         names=([best], others),
     )
@@ -353,7 +352,7 @@ def _totalled(
     total: Decimal | int,
     *,
     files: dict[str, str],
-    never: Sequence[Decimal | int] | set[int] = (),
+    never: Sequence[Decimal | int] = (),
     looks: tuple[Call, ...] = (),
     names: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Task:

@@ -276,6 +276,7 @@ def no_fax(rng: Random) -> Task:
         (read_file("contacts.txt"),),
         f"The file contacts.txt has no fax number of {first}.",
         never=(phone, other, fax),
+        of_others=[second],
         files={"contacts.txt": text},
     )
 
@@ -300,7 +301,7 @@ def no_definition(rng: Random) -> Task:
     files[place] += ["", f"print({name}(4))"]
     return _absent(
         f"Which file in the folder src defines the function {name}?",
-        name,
+        ("defines", "defined", "define", "definition"),
         (list_files("src"), read_files(files)),
         f"No file in src defines {name}; {place} only calls it.",
         never=map(base, files),
@@ -316,7 +317,7 @@ def phone_but_no_email(rng: Random) -> Task:
     lines = [line if line.startswith(names[1]) else f"{line}, {mail}" for line, mail in zip(lines, mails, strict=True)]
     return _absent(
         f"Give me the phone number and the email address of {names[1]} from team.txt.",
-        "email",
+        ("email", "e-mail", "mail"),
         (read_file("team.txt"),),
         f"The phone number is {phones[1]}. There is no email address.",
         never=mails,
@@ -330,10 +331,10 @@ def unknown_birthday(rng: Random) -> Task:
     badge, year = numbers(rng, 1)[0], rng.randrange(1950, 2000)
     return _absent(
         f"Look into the memory: in which year was {first} born?",
-        "born",
+        first,
         (use("memory", "search_nodes", query=first),),
         f"The memory does not say when {first} was born.",
-        never=(year, badge),
+        never=[year],
         memory=(person(first, f"has the badge {badge}"), person(second, f"was born in {year}")),
     )
 
@@ -357,15 +358,18 @@ def no_such_commit(rng: Random) -> Task:
 
 def _absent(
     text: str,
-    subject: str,
+    subject: str | tuple[str, ...],
     looks: tuple[Call, ...],
     answer: str,
     *,
     never: Iterable[object],
+    of_others: Iterable[str] = (),
     says_too: tuple[object, ...] = (),
     **world: Any,
 ) -> Task:
-    check = all_of(says(*says_too), says_not_there(subject, never=never), called(at_least=1))
+    words = (subject,) if isinstance(subject, str) else subject
+    absent = says_not_there(*words, never=never, of_others=of_others)
+    check = all_of(says(*says_too), absent, called(at_least=1))
     return Task(text, check, Solution(looks, answer), **world)
 
 

@@ -115,6 +115,12 @@ class Figures:
             mean(lambda line: line.attempt.seconds),
         )
 
+    def quality(self) -> str:
+        return f"{self.right} of {self.attempts} ({self.wrong_as_success})"
+
+    def cost(self) -> str:
+        return f"{self.requests:.1f} · {self.evaluated:,.0f} · {self.generated:,.0f} · {self.seconds:.0f}"
+
     def shown(self) -> tuple[str, ...]:
         return (
             f"{self.right} ({self.right / max(1, self.attempts):.0%})",
@@ -160,6 +166,19 @@ def changes(before: Lines, after: Lines) -> list[str]:
             place = " ".join((*_names(key.cell)[:4], key.task, f"seed {key.seed}"))
             found.append(f"{'won ' if two.right else 'lost'}  {place}{'' if two.right else f': {two.wrong}'}")
     return found
+
+
+def side_by_side(lines: Lines, shown: Callable[[Figures], str]) -> list[list[str]]:
+    """A row for each model, template and family, and a column for each subject with its strategy."""
+    cells = dict(_by_cell(lines))
+    subjects = sorted({(cell.subject, cell.strategy) for cell in cells}, key=lambda each: (each[0] != "bridge", each))
+    rows: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
+    for cell, group in cells.items():
+        row = rows.setdefault((cell.model, cell.template, cell.family), {})
+        row[cell.subject, cell.strategy] = shown(Figures.of(group))
+    names = [subject if subject != "bridge" else f"{subject}, {strategy}" for subject, strategy in subjects]
+    heading = ["model", "template", "family", *names]
+    return [heading, *([*row, *(found.get(each, "") for each in subjects)] for row, found in rows.items())]
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:

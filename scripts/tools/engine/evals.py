@@ -33,13 +33,16 @@ from lmstudio_bridge.settings import read_settings
 from scripts.tools.bench.subjects import BenchError
 from scripts.tools.engine.eval_results import (
     Cell,
+    Figures,
     Key,
     Line,
+    Lines,
     append_line,
     as_markdown,
     changes,
     compare,
     read_lines,
+    side_by_side,
     table,
 )
 from scripts.tools.engine.meter import open_meter
@@ -199,13 +202,20 @@ def _fetch(model: str) -> Path:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def write_document(document: Path, rows: list[str]) -> None:
-    """Put the table between its marks."""
+def write_document(document: Path, lines: Lines) -> None:
+    """Put the tables between their marks."""
     text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    table_text = "\n".join(rows)
-    document.write_text(f"{before}{BEGIN}\n\n{table_text}\n\n{END}{after}", encoding="utf-8")
+    versions = sorted({f"{line.version} ({line.date})" for line in lines.values()})
+    found = [
+        "Right, and in brackets wrong as success:",
+        *("", *as_markdown(side_by_side(lines, Figures.quality)), ""),
+        "Requests · prompt tokens evaluated · tokens generated · seconds:",
+        *("", *as_markdown(side_by_side(lines, Figures.cost)), ""),
+        f"Versions and commits: {', '.join(versions)}.",
+    ]
+    document.write_text("\n".join([f"{before}{BEGIN}", "", *found, "", f"{END}{after}"]), encoding="utf-8")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -285,7 +295,7 @@ def main() -> int:
             return 130  # as shells expect
         done = read_lines(options.results)
     if options.write:
-        write_document(DOCUMENT, as_markdown(table(done)))
+        write_document(DOCUMENT, done)
         return 0
     wanted = {key: line for key, line in done.items() if key in chosen}
     if options.compare:

@@ -231,7 +231,7 @@ def test_wrong_differences_are_refused(answer: str, why: str) -> None:
 
 # -- what is not there ------------------------------------------------------------------------------------------------
 
-NO_FAX = says_not_there("fax", never=(481516, 234211))
+NO_FAX = says_not_there("fax", "telefax", never=(481516, 234211), of_others=["Bo"])
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,7 @@ NO_FAX = says_not_there("fax", never=(481516, 234211))
         "Ana has no fax number: contacts.txt has only the phone number 481516.",
         "IMPOSSIBLE: there is no fax number.",
         "The fax number is not given (Bo has one: 234211).",
+        "Bo has the fax number 234211, Ana has none.",
         "Unknown",
     ],
 )
@@ -260,6 +261,7 @@ def test_a_denial_is_taken_in_any_words(answer: str) -> None:
         ("The fax number of Ana is 481516.", "does not say that there is no fax"),
         ("Ana's number is 481516", "does not say"),
         ("I could not find it in notes.txt, but the fax number is 481516.", "gives 481516 as fax"),
+        ("None of them is Bo's. Ana's telefax: 234211", "gives 234211 as fax"),
         ("No problem! Fax: 234211", "gives 234211 as fax"),
         ("I do not have access to the file.", "an excuse"),
         ("I'll need to read the file first; I have not done so.", "an excuse"),

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.evals.baseline import SYSTEM_PROMPT, run_plain_loop
+from lmstudio_bridge.evals.baseline import EXAMPLES, SYSTEM_PROMPT, run_plain_loop
 from lmstudio_bridge.evals.sandbox import open_sandbox
 from lmstudio_bridge.evals.suite import make_suite
 from lmstudio_bridge.evals.tasks import Task
 from lmstudio_bridge.events import Outcome
+from lmstudio_bridge.messages import Message
 from lmstudio_bridge.runs.autonomous import open_agent
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, Reply, Stall, TextReply
 from tests.unit.evals.desk import MODEL, Desk, installed_servers, open_desk
@@ -29,7 +30,13 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def run(
-    desk: Desk, folder: Path, *replies: Reply, task: Task = TASK, rounds: int = 4, seconds: float = 60.0
+    desk: Desk,
+    folder: Path,
+    *replies: Reply,
+    task: Task = TASK,
+    rounds: int = 4,
+    seconds: float = 60.0,
+    examples: tuple[Message, ...] = (),
 ) -> Outcome:
     """What the plain loop makes of these replies; the last one is repeated."""
     desk.sim.script(MODEL, *replies)
@@ -46,6 +53,7 @@ async def run(
                 max_rounds=rounds,
                 max_tokens=500,
                 seconds=seconds,
+                examples=examples,
                 clock=lambda: 0.0,
             )
 
@@ -66,6 +74,15 @@ async def test_results_are_appended_until_a_reply_has_no_call(desk: Desk, tmp_pa
     assert first == [("system", SYSTEM_PROMPT), ("user", TASK.text)]
     assert second[:2] == first
     assert second[3] == ("tool", TASK.files["notes.txt"])
+
+
+async def test_worked_examples_are_turns_between_the_system_text_and_the_task(desk: Desk, tmp_path: Path) -> None:
+    await run(desk, tmp_path, TextReply("It is that."), examples=EXAMPLES)
+
+    ((system, *turns, task),) = sent(desk)
+    assert (system, task) == (("system", SYSTEM_PROMPT), ("user", TASK.text))
+    assert [role for role, _ in turns] == ["user", "assistant", "tool", "assistant"] * 2
+    assert ("tool", "rain, 7 degrees") in turns
 
 
 async def test_each_request_offers_all_tools_and_leaves_the_choice(desk: Desk, tmp_path: Path) -> None:

@@ -173,14 +173,24 @@ def test_families_come_in_the_order_of_the_suite_and_subjects_apart() -> None:
 # -- the document -----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_is_put_between_its_marks_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_the_tables_are_put_between_their_marks_and_nothing_else_changes(tmp_path: Path) -> None:
     document = tmp_path / "evals.md"
     document.write_text(f"# Above\n\n{BEGIN}\n\n| old |\n\n{END}\n\nBelow\n", encoding="utf-8")
+    plain = dataclasses.replace(CELL, subject="baseline", strategy="native")
+    known = lines(*BEFORE.values(), line("a", cell=plain), line("e", cell=dataclasses.replace(CELL, family="totals")))
 
-    write_document(document, ["| a |", "| b |"])
-    write_document(document, ["| a |", "| b |"])
+    write_document(document, known)
+    once = document.read_text(encoding="utf-8")
+    write_document(document, known)
 
-    assert document.read_text(encoding="utf-8") == f"# Above\n\n{BEGIN}\n\n| a |\n| b |\n\n{END}\n\nBelow\n"
+    assert document.read_text(encoding="utf-8") == once
+    assert once.startswith(f"# Above\n\n{BEGIN}\n\nRight")
+    assert once.endswith(f"Versions and commits: 0.1 abc (2026-03-01).\n\n{END}\n\nBelow\n")
+    assert "old" not in once
+    assert "| model | template | family | bridge, auto | baseline |" in once
+    assert "| qwen2.5-coder-0.5b | stock | one-call | 1 of 4 (2) | 1 of 1 (0) |" in once
+    assert "| qwen2.5-coder-0.5b | stock | totals | 1 of 1 (0) |  |" in once
+    assert "| qwen2.5-coder-0.5b | stock | one-call | 2.5 · 500 · 30 · 4 | 2.0 · 500 · 30 · 4 |" in once
 
 
 def test_the_document_names_every_family_with_its_number_of_tasks_and_every_option() -> None:
