@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
@@ -262,16 +260,6 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
     )
     add_resources(server, agent=server.agent, redactor=redactor)
     return server
-
-
-def serve(server: BridgeServer) -> None:
-    """Serve on stdio until the host closes stdin, sends a signal or is gone."""
-    if sys.platform != "win32":
-        os.set_blocking(sys.stdin.fileno(), True)  # whoever shares it may have made it non-blocking
-    try:
-        server.run("stdio")
-    except* BrokenPipeError:
-        logger.info("the host is gone: nobody reads our output")
 
 
 @asynccontextmanager
