@@ -431,7 +431,7 @@ def order_as_json(rng: Random) -> Task:
     name, seller = rng.sample(NAMES, 2)
     number, other = numbers(rng, 2, digits=6)
     items = dict(zip(rng.sample(WORDS, 2), rng.sample(range(2, 30), 2), strict=True))
-    wanted = " and ".join(f"{count} boxes of {item}" for item, count in items.items())
+    wanted = "".join(f"- {item}: {count}\n" for item, count in items.items())
     return _as_json(
         "Read mail.txt. Give me the order in it. "
         f'{_ONLY} {{"customer": "...", "order": 0, "items": [{{"item": "...", "count": 0}}]}}',
@@ -439,7 +439,7 @@ def order_as_json(rng: Random) -> Task:
         object_of(customer=_TEXT, order=_NUMBER, items=_list_of(object_of(item=_TEXT, count=_NUMBER))),
         read_file("mail.txt"),
         files={
-            "mail.txt": f"Dear {seller},\n\nplease send me {wanted}. The order number is {number} "
+            "mail.txt": f"Dear {seller},\n\nplease send me:\n{wanted}\nThe order number is {number} "
             f"(the last one was {other}).\n\nYours, {name}\n"
         },
     )
