@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,8 +11,10 @@ from typing import Any, TypeAlias
 
 from lmstudio_bridge.evals.results import Attempt
 from lmstudio_bridge.evals.suite import FAMILIES
+from lmstudio_bridge.evals.tasks import Task
 
 ALL = "all"
+_FIGURES = ("requests", "evaluated", "generated", "version", "date", "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One attempt. `requests`, `evaluated` and `generated` (tokens) are the engine's own figures."""
+    """One attempt. `requests`, `evaluated` and `generated` (tokens) are the engine's own figures.
+
+    `digest` stands for the task: one that was changed since is another one under the same name.
+    """
 
     key: Key
     attempt: Attempt
@@ -45,10 +51,11 @@ class Line:
     generated: int
     version: str
     date: str
+    digest: str
 
     def to_json(self) -> str:
         values = {**asdict(self.key.cell), "seed": self.key.seed, **asdict(self.attempt), "right": self.attempt.right}
-        figures = {name: getattr(self, name) for name in ("requests", "evaluated", "generated", "version", "date")}
+        figures = {name: getattr(self, name) for name in _FIGURES}
         return json.dumps(values | figures, ensure_ascii=False)
 
 
@@ -70,8 +77,14 @@ def _read_line(text: str) -> Line | None:
         return None
     cell = Cell(**{name: values[name] for name in Cell.__slots__})
     attempt = Attempt(**{name: values[name] for name in Attempt.__slots__} | {"flags": tuple(values["flags"])})
-    figures = {name: values[name] for name in ("requests", "evaluated", "generated", "version", "date")}
+    figures = {name: values.get(name, "") for name in _FIGURES}
     return Line(Key(cell, values["seed"], values["task"]), attempt, **figures)
+
+
+def digest_of(task: Task) -> str:
+    """A short hash of what a task asks for, of its world and of what is right."""
+    parts = (task.text, task.files, task.files_after, task.memory, task.commits, task.unstaged, task.solution)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def append_line(path: Path, line: Line) -> None:
@@ -147,7 +160,7 @@ def table(lines: Lines) -> list[list[str]]:
 
 def compare(before: Lines, after: Lines) -> list[list[str]]:
     """The same with both figures in each column, of the attempts that both files have."""
-    both = before.keys() & after.keys()
+    both = _in_both(before, after)
     old = dict(_by_cell({key: before[key] for key in both}))
     rows = [[*_HEADING, *COLUMNS]]
     for cell, group in _by_cell({key: after[key] for key in both}):
@@ -160,12 +173,16 @@ def compare(before: Lines, after: Lines) -> list[list[str]]:
 def changes(before: Lines, after: Lines) -> list[str]:
     """The attempts that are right in one of two files and wrong in the other, a line for each."""
     found = []
-    for key in sorted(before.keys() & after.keys(), key=lambda key: (_order(key.cell), key.task, key.seed)):
+    for key in sorted(_in_both(before, after), key=lambda key: (_order(key.cell), key.task, key.seed)):
         one, two = before[key].attempt, after[key].attempt
         if one.right != two.right:
             place = " ".join((*_names(key.cell)[:4], key.task, f"seed {key.seed}"))
             found.append(f"{'won ' if two.right else 'lost'}  {place}{'' if two.right else f': {two.wrong}'}")
     return found
+
+
+def _in_both(before: Lines, after: Lines) -> list[Key]:
+    return [key for key, line in after.items() if key in before and before[key].digest == line.digest]
 
 
 def side_by_side(lines: Lines, shown: Callable[[Figures], str]) -> list[list[str]]:

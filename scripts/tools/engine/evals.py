@@ -41,6 +41,7 @@ from scripts.tools.engine.eval_results import (
     as_markdown,
     changes,
     compare,
+    digest_of,
     read_lines,
     side_by_side,
     table,
@@ -153,7 +154,8 @@ async def run_attempts(todo: Mapping[Key, Task], results: Path, *, limits: Limit
                         used = await meter.read() - before
                     except (httpx2.HTTPError, TimeoutError) as exc:
                         raise EngineError("the engine has ended or hangs", remedy="run the same command again") from exc
-                    line = Line(key, attempt, used.requests, used.evaluated, used.generated, version, today())
+                    figures = (used.requests, used.evaluated, used.generated)
+                    line = Line(key, attempt, *figures, version, today(), digest_of(task))
                     append_line(results, line)
                     said = f"{describe(attempt)} · {used.requests} requests · {used.evaluated:,} evaluated"
                     print(f"[{number}/{len(todo)}] seed {key.seed} · {said}", file=sys.stderr, flush=True)
@@ -276,7 +278,8 @@ def main() -> int:
     chosen = {key: task for selection in selections(options) for key, task in selection.attempts()}
     done = read_lines(options.results)
     if not (options.table or options.compare or options.write):
-        todo = {key: task for key, task in chosen.items() if options.again or key not in done}
+        known = {key for key, task in chosen.items() if key in done and done[key].digest == digest_of(task)}
+        todo = {key: task for key, task in chosen.items() if options.again or key not in known}
         print(f"{len(todo)} attempts to make, {len(chosen) - len(todo)} are there", file=sys.stderr)
         limits = Limits(options.rounds, MAX_TOKENS, float(options.seconds))
 

@@ -23,6 +23,7 @@ from scripts.tools.engine.eval_results import (
     as_markdown,
     changes,
     compare,
+    digest_of,
     read_lines,
     table,
 )
@@ -46,11 +47,18 @@ CELL = Cell("qwen2.5-coder-0.5b", "stock", "auto", "bridge", "one-call")
 
 
 def line(
-    task: str, wrong: str = "", *, seed: int = 1, requests: int = 2, cell: Cell = CELL, stop: Stop = "answered"
+    task: str,
+    wrong: str = "",
+    *,
+    seed: int = 1,
+    requests: int = 2,
+    cell: Cell = CELL,
+    stop: Stop = "answered",
+    digest: str = "1",
 ) -> Line:
     name = f"{cell.family}/{task}"
     attempt = Attempt(name, cell.family, cell.subject, wrong, stop, 2, 1, 900, 30, 4.0, "one\ntwo")
-    return Line(Key(cell, seed, name), attempt, requests, 500, 30, "0.1 abc", "2026-03-01")
+    return Line(Key(cell, seed, name), attempt, requests, 500, 30, "0.1 abc", "2026-03-01", digest)
 
 
 def lines(*each: Line) -> Lines:
@@ -155,6 +163,14 @@ def test_a_comparison_takes_what_both_have_and_names_what_was_won_and_lost() -> 
         "lost  qwen2.5-coder-0.5b stock auto bridge one-call/a seed 1: other",
         "won   qwen2.5-coder-0.5b stock auto bridge one-call/b seed 1",
     ]
+
+
+def test_a_task_that_was_changed_is_another_one() -> None:
+    first, same, other = (make_suite(seed=seed, families=["totals"], most=1)[0] for seed in (1, 1, 2))
+
+    assert digest_of(first) == digest_of(same) != digest_of(other)
+    assert compare(lines(line("a", digest="1")), lines(line("a", digest="2"))) == [table({})[0]]
+    assert changes(lines(line("a", digest="1")), lines(line("a", "no", digest="2"))) == []
 
 
 def test_families_come_in_the_order_of_the_suite_and_subjects_apart() -> None:
