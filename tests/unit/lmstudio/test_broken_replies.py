@@ -69,14 +69,6 @@ async def test_a_server_that_comes_back_is_found() -> None:
         assert [(retry.attempt, retry.wait, type(retry.error)) for retry in retries] == [(1, 1.0, LLMConnectionError)]
 
 
-async def test_an_idle_connection_that_the_server_closed_does_no_harm() -> None:
-    async with open_simulator(keep_alive_seconds=0.01) as sim, open_test_client(sim) as client:
-        await within(client.list_models())
-        await within(sim.requests[0].ended.wait())
-
-        assert (await ask(client)).text == "Hello from the simulator."
-
-
 # -- connections that are cut ---------------------------------------------------------------------------------------
 
 

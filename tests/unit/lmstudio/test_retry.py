@@ -170,17 +170,6 @@ async def test_other_failures_come_out_at_once(error: Exception) -> None:
     assert (caller.tries, caller.time.slept) == (1, [])
 
 
-async def test_a_passing_failure_may_end_in_a_lasting_one() -> None:
-    lasting = ModelLostError("lost")
-    caller = Caller([gone(), lasting])
-
-    with pytest.raises(ModelLostError) as caught:
-        await caller.call("yes")
-
-    assert caught.value is lasting
-    assert caller.tries == 2
-
-
 async def test_the_error_of_the_last_try_comes_out_and_is_done_with_retries() -> None:
     failures = [LLMConnectionError(f"gone {number}") for number in (1, 2, 3)]
     caller = Caller([*failures])
@@ -237,18 +226,3 @@ async def test_each_retry_is_told_before_its_pause() -> None:
     await caller.call("yes", on_retry=on_retry)
 
     assert told == [(Retry(1, 5.0, first), []), (Retry(2, 2.0, second), [5.0])]
-
-
-async def test_without_a_failure_nobody_is_told_and_nothing_sleeps() -> None:
-    caller = Caller([])
-    told: list[Retry] = []
-
-    async def on_retry(retry: Retry) -> None:
-        told.append(retry)
-
-    assert await caller.call("yes", on_retry=on_retry) == "yes"
-    assert (told, caller.time.slept) == ([], [])
-
-
-def test_a_retried_method_keeps_its_name_and_its_words() -> None:
-    assert (Caller.call.__name__, Caller.call.__doc__) == ("call", "Says its word back.")

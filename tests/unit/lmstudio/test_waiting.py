@@ -11,9 +11,7 @@ import pytest
 from lmstudio_bridge.errors import LLMRateLimitError, LLMTimeoutError, ServerBusyError
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
-from lmstudio_bridge.lmstudio.retry import RetryPolicy
 from lmstudio_bridge.messages import ChatRequest, Completion, Delta, TextDelta
-from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import (
     EndlessReply,
     HttpReply,
@@ -24,7 +22,7 @@ from tests.lmstudio_sim.replies import (
 )
 from tests.lmstudio_sim.server import open_simulator
 from tests.unit.lmstudio.chunks import chunk, encode
-from tests.unit.lmstudio.clients import NO_JITTER, QUESTION, QWEN, SHORT, FakeTime, open_test_client, within
+from tests.unit.lmstudio.clients import QUESTION, QWEN, SHORT, FakeTime, open_test_client, within
 
 CHAT = "/v1/chat/completions"
 LONG = 60.0  # seconds; a limit that no test reaches
@@ -133,19 +131,6 @@ async def test_a_slow_listener_holds_the_stream_back_and_loses_nothing() -> None
         assert told == [TextDelta("A lon"), TextDelta("g ans"), TextDelta("wer.")]
 
 
-async def test_twenty_streams_run_at_the_same_time() -> None:
-    gate = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, loaded=True, parallel=20)]) as sim, open_test_client(sim) as client:
-        sim.script(QWEN, *[TextReply(f"{number}", faults=(Stall(until=gate),)) for number in range(20)])
-
-        asking = [asyncio.create_task(ask(client)) for _ in range(20)]
-        await sim.wait_for_request(20)
-        gate.set()
-
-        replies = await within(asyncio.gather(*asking))
-        assert sorted(int(reply.text) for reply in replies) == list(range(20))
-
-
 # -- pauses that the server asks for --------------------------------------------------------------------------------
 
 
@@ -176,15 +161,6 @@ async def test_a_limited_request_is_tried_five_times_with_the_pauses_that_were_a
         assert (caught.value.status, caught.value.retryable) == (429, False)
 
 
-async def test_a_limit_that_is_lifted_lets_the_request_through() -> None:
-    time = FakeTime()
-    async with open_simulator() as sim, open_test_client(sim, time=time) as client:
-        sim.script_path(CHAT, *[RateLimitReply(2)] * 4)
-
-        assert (await ask(client)).text == "Hello from the simulator."
-        assert time.slept == [2.0] * 4
-
-
 async def test_a_busy_server_may_ask_for_a_pause_too() -> None:
     time = FakeTime()
     async with open_simulator() as sim, open_test_client(sim, time=time) as client:
@@ -195,16 +171,3 @@ async def test_a_busy_server_may_ask_for_a_pause_too() -> None:
             await ask(client)
 
         assert time.slept == [7.0, 7.0]
-
-
-async def test_tries_end_when_their_time_is_up() -> None:
-    time = FakeTime()
-    policy = RetryPolicy(jitter=0.0, total=20.0)
-    async with open_simulator() as sim, open_test_client(sim, time=time, policy=policy) as client:
-        sim.script_path(CHAT, *[RateLimitReply(9)] * 9)
-
-        with pytest.raises(LLMRateLimitError):
-            await ask(client)
-
-        assert time.slept == [9.0, 9.0]
-        assert NO_JITTER.rate_limit_attempts == 5

