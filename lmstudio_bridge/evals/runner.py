@@ -58,27 +58,19 @@ async def run_eval(
         return await _Runner(request, attempts, root, say, keep, now).work()
 
 
+@dataclass(frozen=True, slots=True)
 class _Runner:
     """One eval in progress."""
 
-    def __init__(
-        self,
-        request: EvalRequest,
-        attempts: Attempts,
-        root: Path,
-        say: Say,
-        keep: Callable[[Results], None],
-        now: Now,
-    ) -> None:
-        self._request = request
-        self._attempts = attempts
-        self._root = root
-        self._say = say
-        self._keep = keep
-        self._now = now
+    request: EvalRequest
+    attempts: Attempts
+    root: Path
+    say: Say
+    keep: Callable[[Results], None]
+    now: Now
 
     async def work(self) -> Results:
-        request = self._request
+        request = self.request
         model, broken = await self._look_ahead()
         plan = Plan(
             model=model,
@@ -89,7 +81,7 @@ class _Runner:
             seconds=request.limits.seconds,
             parallel=request.parallel,
             tasks=len(request.tasks),
-            began=self._now().isoformat("T", "seconds"),
+            began=self.now().isoformat("T", "seconds"),
             version=__version__,
         )
         results = Results(plan)
@@ -99,18 +91,18 @@ class _Runner:
                 results.skipped[task.name] = missing[0]
             else:
                 waiting += [(task, loop) for loop in request.loops]
-        self._keep(results)  # fails now rather than after the first task
+        self.keep(results)  # fails now rather than after the first task
         total = len(waiting)
         queue = iter(waiting)
 
         async def worker(number: int) -> None:
             for task, loop in queue:
-                attempt = await self._attempts.make(
-                    task, loop, LOOPS[loop], self._root / f"task-{number}", model=request.model, limits=request.limits
+                attempt = await self.attempts.make(
+                    task, loop, LOOPS[loop], self.root / f"task-{number}", model=request.model, limits=request.limits
                 )
                 results.attempts.append(attempt)
-                self._say(f"[{len(results.attempts)}/{total}] {describe(attempt)}")
-                self._keep(results)
+                self.say(f"[{len(results.attempts)}/{total}] {describe(attempt)}")
+                self.keep(results)
 
         async with anyio.create_task_group() as workers:
             for number in range(1, request.parallel + 1):
@@ -123,26 +115,26 @@ class _Runner:
         Raises:
             BridgeError: The model can't be used, or all servers fail.
         """
-        servers = {server for task in self._request.tasks for server in task.servers}
+        servers = {server for task in self.request.tasks for server in task.servers}
         broken: dict[str, str] = {}
         if "git" in servers and shutil.which("git") is None:
             servers.remove("git")
             broken["git"] = "git is not installed"
         probe = Task("", files_only, Solution((), ""), tuple(sorted(servers)))
-        with open_sandbox(self._root / "probe", probe, commands=self._request.commands) as sandbox:
-            async with self._attempts.open_bridge(sandbox) as agent:
-                choice = await agent.client.validator.resolve(self._request.model)
-                self._say(f"{choice.name}: {len(self._request.tasks)} tasks; starting {', '.join(probe.servers)} once")
+        with open_sandbox(self.root / "probe", probe, commands=self.request.commands) as sandbox:
+            async with self.attempts.open_bridge(sandbox) as agent:
+                choice = await agent.client.validator.resolve(self.request.model)
+                self.say(f"{choice.name}: {len(self.request.tasks)} tasks; starting {', '.join(probe.servers)} once")
                 with agent.pool.lease() as lease:
                     opened = await lease.open_servers(
                         agent.configured_servers().require(name) for name in probe.servers
                     )
         for name, outcome in opened.items():
             if isinstance(outcome, DownstreamError):
-                broken[name] = self._attempts.redactor.redact(outcome.explain())
-                self._say(f"left out: {broken[name]}")
+                broken[name] = self.attempts.redactor.redact(outcome.explain())
+                self.say(f"left out: {broken[name]}")
                 if all(isinstance(each, DownstreamError) for each in opened.values()):
-                    raise self._attempts.redactor.redact_error(outcome)
+                    raise self.attempts.redactor.redact_error(outcome)
         return choice.name, broken
 
 

@@ -24,6 +24,7 @@ from lmstudio_bridge.evals.tasks import (
     REPOSITORY,
     TOWNS,
     WORDS,
+    Call,
     Commit,
     Maker,
     Solution,
@@ -64,17 +65,20 @@ def add_numbers(rng: Random) -> Task:
 
 
 def convert_time(rng: Random) -> Task:
-    source, target = rng.sample(sorted(OFFSETS), 2)
-    minutes = rng.randrange(1_440)
-    there = minutes - OFFSETS[source] + OFFSETS[target]
+    source, target, minutes, there, convert = _conversion(rng)
     return Task(
         f"It is {clock(minutes)} in {source}. What time is it then in {target}?",
         says_time(there),
-        Solution(
-            (use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target),),
-            f"It is {clock(there)} there.",
-        ),
+        Solution((convert,), f"It is {clock(there)} there."),
     )
+
+
+def _conversion(rng: Random) -> tuple[str, str, int, int, Call]:
+    """Two time zones, a time of day in each as minutes, and the call that converts it."""
+    source, target = rng.sample(sorted(OFFSETS), 2)
+    minutes = rng.randrange(1_440)
+    call = use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target)
+    return source, target, minutes, minutes - OFFSETS[source] + OFFSETS[target], call
 
 
 def time_now(rng: Random) -> Task:
@@ -296,10 +300,7 @@ def add_from_file(rng: Random) -> Task:
 
 
 def meeting_time(rng: Random) -> Task:
-    source, target = rng.sample(sorted(OFFSETS), 2)
-    minutes = rng.randrange(1_440)
-    there = minutes - OFFSETS[source] + OFFSETS[target]
-    convert = use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target)
+    source, target, minutes, there, convert = _conversion(rng)
     return Task(
         f"The file meeting.txt says when the meeting is. What time is that in {target}?",
         says_time(there),
@@ -390,10 +391,8 @@ def sum_as_json(rng: Random) -> Task:
 
 
 def time_as_json(rng: Random) -> Task:
-    source, target = rng.sample(sorted(OFFSETS), 2)
-    minutes = rng.randrange(1_440)
-    there = clock(minutes - OFFSETS[source] + OFFSETS[target])
-    convert = use("time", "convert_time", source_timezone=source, time=clock(minutes), target_timezone=target)
+    source, target, minutes, later, convert = _conversion(rng)
+    there = clock(later)
     return Task(
         f"It is {clock(minutes)} in {source}. What time is it in {target}? "
         f'{_ONLY} {{"zone": "{target}", "time": "HH:MM"}}',
