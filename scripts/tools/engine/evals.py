@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -286,6 +287,7 @@ def main() -> int:
         async def run_all() -> None:
             await run_attempts(todo, options.results, limits=limits, threads=options.threads)
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it also cleans up
         try:
             anyio.run(run_all)
         except (EngineError, WeightsError) as exc:

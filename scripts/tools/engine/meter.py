@@ -38,6 +38,7 @@ class Meter:
     def __init__(self, engine_url: str) -> None:
         self._engine_url = engine_url
         self._requests = 0
+        self._connections: set[asyncio.Task[None]] = set()
         self.url = ""
 
     async def read(self) -> Reading:
@@ -55,8 +56,19 @@ class Meter:
                 await asyncio.sleep(_POLL_SECONDS)
         return Reading(self._requests, _metric(text, "prompt_tokens_total"), _metric(text, "tokens_predicted_total"))
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of a client."""
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection of a client."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def close(self) -> None:
+        """End all connections."""
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parts = urlsplit(self._engine_url)
         try:
             inner_reader, inner_writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -98,8 +110,11 @@ def _metric(text: str, name: str) -> int:
 async def open_meter(engine_url: str) -> AsyncIterator[Meter]:
     """A meter in front of an engine, on a loopback port of its own."""
     meter = Meter(engine_url)
-    server = await asyncio.start_server(meter.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(meter.accept, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         meter.url = f"http://127.0.0.1:{port}"
-        yield meter
+        try:
+            yield meter
+        finally:
+            await meter.close()
