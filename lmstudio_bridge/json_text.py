@@ -18,6 +18,17 @@ def written_json(source: str, *path: str | int) -> str:
     return source[position:end]
 
 
+def written_items(source: str) -> list[str]:
+    """The elements of a valid JSON list, each as it is written."""
+    items: list[str] = []
+    position = _skip(source, _skip(source, 0) + 1)
+    while source[position] != "]":
+        _, end = _DECODER.raw_decode(source, position)
+        items.append(source[position:end])
+        position = _skip(source, end)
+    return items
+
+
 def _find_child(source: str, position: int, step: str | int) -> int:
     """Where a member or an element of the object or list at `position` begins."""
     found = position

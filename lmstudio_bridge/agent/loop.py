@@ -6,11 +6,13 @@ Knows the model, the tools and the policy only as Protocols, and tells everythin
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 import anyio
 
+from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
 from lmstudio_bridge.agent.grounding import Evidence, Grounding
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
@@ -76,6 +78,8 @@ _NO_ANSWER: Mapping[ReplyKind, str] = {
     "leaked_call": "The model wrote a tool call as text, also when it was asked again. The call was not run, and there "
     "is no answer.",
     "own_words": "The model only repeated the bridge's own words, so there is no answer.",
+    "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
+    "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
 }
 """Replies whose text is no answer, also in the last round, and why."""
 _POOR_TURN = {
@@ -270,7 +274,11 @@ class _Run:
 
     def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> ReplyKind:
         """What kind of reply it is."""
-        kind = classify_reply(reply, tools_offered=bool(offered), names=self.names())
+        if self.last:  # calls cannot be made any more: what the text is without them counts
+            reply = dataclasses.replace(reply, calls=())
+        kind = classify_reply(
+            reply, tools_offered=bool(offered), names=self.names(), messages=self.conversation.messages
+        )
         if kind == "answer" and not self._delimiter.take_out(reply.text).strip():
             return "empty"  # small models copy the delimiter and stop there
         return kind
@@ -287,7 +295,7 @@ class _Run:
             if reply.finish_reason == "length":
                 await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
             return "answered", ""
-        if self._answer_now or (self.last and (kind in _NO_ANSWER or kind == "thought_only")):
+        if self._answer_now or (self.last and kind in _NO_ANSWER) or self.is_final(kind, reply):
             return await self.give_up(kind)
         self._poor_turns += 1
         if self._poor_turns > _POOR_TURNS:
@@ -295,6 +303,15 @@ class _Run:
         self._hint = EMPTY_TURN if kind in ("empty", "thought_only", "own_words") else CALL_LOST
         await self.notice(f"{_POOR_TURN[self._hint]} It was reminded to go on.")
         return None
+
+    def is_final(self, kind: ReplyKind, reply: Completion) -> bool:
+        """Whether a reminder would bring nothing: the server refuses, or the model only thinks, asked again or not."""
+        if kind == "thought_only":
+            is_plan = not self.is_presentable(reply.reasoning) or announces_call(
+                reply.reasoning[-LONGEST:], self.names()
+            )
+            return reply.finish_reason != "length" and not is_plan
+        return kind == "filtered"
 
     async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
         """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""

@@ -2,20 +2,26 @@
 
 The parsers of `lmstudio` read the notations that are known. What they leave is looked at here for one thing only: does
 the reply, at its beginning or its end, hold something other than prose that names a tool where a call would name it?
-That is a call that nobody has run, and never an answer.
+That is a call that nobody has run, and never an answer. So is what stands before a result that the model made up, and,
+whatever tool it names, the markup of a call or a JSON object that can be nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 _HEAD = 8_000  # characters at the beginning of a reply that are looked at
 _TAIL = 30_000  # characters at its end
 _MOST_NAMES = 30  # names of tools in each of them that are looked at
 _AROUND = 120  # characters before and behind a name
 _MOST_PLAIN = 2_000  # characters of arguments that stand in no brackets
+_MOST_PLACES = 20  # of marks and of JSON values that are looked at
+_MOST_BREAKS = 6  # of made-up results
 
 _WORD = re.compile(r"[A-Za-z_][\w-]*+")
 _NAMESPACE = re.compile(r"([A-Za-z_][\w-]*)(?:[./:]|::)\Z")
@@ -26,18 +32,27 @@ _KEYS = (
 )
 # "name": "X", tool=X, <function=X, Action: X
 _KEY_BEFORE = re.compile(rf"(?:\A|[\W_])(?:{_KEYS})[\"'`]?\s{{0,3}}(?:[:=]|=>)\s{{0,3}}[\"'`]?\Z", re.IGNORECASE)
-_LABEL_BEFORE = re.compile(rf"(?:\A|\n)[^\w\n]{{0,6}}(?:{_KEYS})[*_`]{{0,2}}\s*:\s*[*_`\"']{{0,3}}\Z", re.IGNORECASE)
+_LABEL_BEFORE = re.compile(rf"(?:\A|\n)[^\w\n]{{0,6}}(?:{_KEYS})[*_`]{{0,2}}\s*[:=]\s*[*_`\"']{{0,3}}\Z", re.IGNORECASE)
 _KEYED_LINES = re.compile(
-    r"[\"'`*_]{0,3}[ \t]*(?:\n[ \t]*[-*]?[ \t]*(?!(?:final )?answer|result|output|observation|source)"
-    r"[\w \"'-]{1,40}[:=][^\n]*)+\s*\Z",
+    r"[\"'`*_]{0,3}[ \t]*(?:\n+(?:\[[\w. ]{1,40}\]\n)?[ \t]*[-*]?[ \t]*"
+    r"(?!(?:final )?answer|result|output|observation|source)[\w \"'-]{1,40}[:=][^\n]*)+\s*\Z",
     re.IGNORECASE,
 )
+_DEFINED = re.compile(r"[\"']\s{0,3},\s{0,9}[\"']description[\"']\s{0,3}:")  # "X", "description": …
 _AS_KEY = re.compile(r"[\"']\s{0,3}:\s{0,3}[{\[]")  # "X": {
 _OBJECT_AFTER = re.compile(r"([^{.!?]{0,80})\{")  # X … {
 _GROUP_AFTER = re.compile(r"[\"'`*]{0,2}\s?\(")  # X(
-_PAIRS_AFTER = re.compile(
-    r"(?:[ \t,]+[\w-]{1,40}\s?[=:]\s?(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+))+[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z"
+_VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
+_PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
+    r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
+    rf"(?:[ \t,:]+(?:[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
+    r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z"
 )
+_VALUES_AFTER = re.compile(  # a.md, "a.md"
+    r"[\"'`]?:?(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|[\w-]*[./\\][\w./\\-]*[\w/])){1,3}[ \t]*\W{0,20}\Z"
+)
+_STATEMENT_AFTER = re.compile(r"\((?=[^\n]{0,300}?[\"'={])[^\n]{0,400}\)[^\w\n]{0,3}(?:\n|\Z)")  # (path="a.md");
+_FILLED_GROUP = re.compile(r"\((?:\)|[^\n]{0,300}?[\"'={])")  # (path="a.md"
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
     r"with|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
@@ -51,12 +66,46 @@ _INTENT = re.compile(
     re.IGNORECASE,
 )
 _LINE_START = re.compile(
-    r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call|tool[ _]?calls?|function[ _]?call|action|run|use|invoke|step)\b"
-    r"|\b\w{1,20} ?= ?(?=\S*\Z)){0,12}\Z",
+    r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|step)\b"
+    r"|\b(?:(?:const|let|var) )?\w{1,20} ?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
 _MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|[^\w])*+\Z")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
+_CODE = re.compile(r"^[ \t]*```(?!tool_\w).*?^[ \t]*```[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_BEHIND = re.compile(
+    # a result that the model made up, or what it says while it waits for one
+    r"\n[^\w\n]{0,12}(?:(?:tool|function|call|api)[ _-]?)?(?:"
+    r"(?:observations?|results?|outputs?|responses?|returns?|returned|thought|user|assistant)(?: \d+| of [^\n:]{1,80})?"
+    r"[^\n\w]{0,8}(?:[:>\]]|\n)"
+    r"|(?:I will|I'll|let me|once|please (?:run|execute|wait|call|provide|give|share)|wait(?:ing)?)\b)"
+    r"|\n[ \t]*(?:[-=]>|\u2192)",
+    re.IGNORECASE,
+)
+_REACT = re.compile(
+    r"^[^\w\n]{0,6}Action(?: \d+)?[*_]{0,2}:[^\n]{1,200}\n+"
+    r"[^\w\n]{0,6}(?:Action[ _]Input|Observation)(?: \d+)?[*_]{0,2}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_MARK = (
+    r"<\|?/?(?:[\w-]{1,20}[:_])?(?:tool_?calls?|function_?calls?|start_function_call|use_mcp_tool)\b[^<>\n]{0,200}>"
+    r"|<(?:\w{1,20}:)?(?:function|invoke)(?:=| name=)[^<>\n]{0,200}>|</(?:function|invoke|parameter|arg_value)>"
+    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST)\]|functools(?=\[\{)"
+    r"|<\|/?(?:tool_\w{1,40}|tools_prefix|python_tag|python_start|start_action|action_start|plugin|recipient|call)\|>"
+    r"|<[\uff5c|](?:tool\u2581|DSML)[^<>\n]{1,60}>"
+    r"|<\|(?:channel|start)\|>[^<\n]{0,40}\bto="
+)
+"""Marks of a call, in whatever notation of which they are."""
+_MARK_FIRST = re.compile(rf"(?:{_MARK}|```tool_\w)", re.IGNORECASE)
+_MARK_IN_LINE = re.compile(rf"^[ \t]*(?:{_MARK}|```tool_\w)", re.IGNORECASE | re.MULTILINE)
+_MARK_LAST = re.compile(rf"(?:\A|[\n.!?:>\]}})])[ \t]*(?:{_MARK})\Z", re.IGNORECASE)
+_LONGEST_MARK = 300  # characters
+_JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
+_NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "params", "input", "tool_input", "action_input")
+_OTHER_KEYS = frozenset({"id", "type", "tool_call_id", "call_id", "index", "thought", "reasoning"})
+_DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
 _QUOTES = "\"'`*_(\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _PROSE_MARKS = ").,;:!?%\u2026\u2013\u2014"
 _OPENERS, _CLOSERS = "{[(", "}])"
@@ -99,9 +148,10 @@ class _Finder:
         if not text or not self._names:
             return False
         tail = text[-_TAIL:]
-        if self._ends_in_call(tail):
+        if self._ends_in_call(tail) or self._begins_with_call(text[:_HEAD]) or _holds_unmistakable(tail):
             return True
-        return not text[0].isalnum() and self._begins_with_call(text[:_HEAD])
+        breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
+        return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
 
     def _ends_in_call(self, text: str) -> bool:
         block = _last_fence(text)
@@ -120,18 +170,24 @@ class _Finder:
                 return False
             if named.certain and _MARKS_ONLY.match(re.sub(rf"\b(?:{_KEYS})\b", "", before, flags=re.IGNORECASE)):
                 after = text[named.end : named.end + _AROUND]
-                return text[0] in "<{" or bool(_object_after(after)) or bool(_GROUP_AFTER.match(after))
+                if not text[0].isalnum() and bool(_object_after(after)):
+                    return True
+                if text[0] in "<[{" and _FILLED_GROUP.match(after):
+                    return True
+            if named.certain and _LINE_START.match(before) and _STATEMENT_AFTER.match(text, named.end):
+                return True
         return False
 
     def _find_names(self, text: str, *, last: bool) -> list[_Named]:
         found = []
         for match in _WORD.finditer(text):
-            known = self._names.get(_letters(match[0]))
+            word = _letters(match[0])
+            known = self._names.get(word) or self._names.get(word.removeprefix("function"))  # a mark between was eaten
             if known is None:
                 continue
             name, certain = known
             start = match.start()
-            full = _letters(match[0]) == _letters(name)
+            full = word.endswith(_letters(name))
             if not full and (space := _NAMESPACE.search(text, max(0, start - 60), start)):
                 owner = _letters(space[1])
                 if owner in self._servers:
@@ -171,18 +227,90 @@ class _Finder:
                 return not before.strip(_QUOTES + " \t\n[") and "=" in rest
             return any(each.search(before) for each in (_KEY_BEFORE, _LINE_START, _INTENT))
         if _KEY_BEFORE.search(before) or (before[-1:] in "\"'" and _AS_KEY.match(after)):
+            if _DEFINED.match(after):
+                return False
             if _ends_structured(rest) and (named.certain or _has_arguments(text)):
                 return True
-            labeled = named.certain and bool(_LABEL_BEFORE.search(before))
-            return labeled and bool(_KEYED_LINES.match(rest[:_MOST_PLAIN]))
-        if not named.certain:
-            return False
+            if named.certain and _LABEL_BEFORE.search(before) and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
+                return True
+        return named.certain and self._is_plain_call(text, named, before, after)
+
+    def _is_plain_call(self, text: str, named: _Named, before: str, after: str) -> bool:
+        """Whether a name without an object, a group or a key is called by the marks or the line in which it stands."""
+        rest = text[named.end :]
         is_cell = (before[-1:], after[:1]) == ("|", "|")
         if _is_mark(before[-1:]) and _is_mark(after[:1]) and not is_cell and not after.startswith("]("):
             return _ends_structured(rest) and bool(re.search(r"\w", rest))
         if before.endswith(("[[", "<", "<<", "{{")) and _ends_structured(rest):
             return True
-        return bool(_LINE_START.search(before)) and bool(_PAIRS_AFTER.match(rest[:_MOST_PLAIN]))
+        start = _LINE_START.search(before)
+        if start is None:
+            return False
+        if re.match(r"\s*<", rest) and _ends_structured(rest):
+            return True
+        if _PAIRS_AFTER.match(rest[:_MOST_PLAIN]):
+            return True
+        if "\n" not in text[: named.start].strip() and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
+            return True
+        is_only = len(self._find_names(text, last=True)) == 1 and "\n" not in rest.strip()
+        if is_only and _VALUES_AFTER.match(rest[:_MOST_PLAIN]):
+            return True
+        called = re.search(r"\b(?:call|calls|calling|invoke|invoking|execute|executing)\b", start[0], re.IGNORECASE)
+        return is_only and bool(called) and bool(re.fullmatch(r"\W{0,40}", rest))
+
+
+def _holds_unmistakable(text: str) -> bool:
+    """Whether the text is, or ends in, markup or JSON that is a call whatever it names. Code is only shown."""
+    if _MARK_FIRST.match(text) or _MARK_LAST.search(text[-_LONGEST_MARK:]):
+        return True
+    plain = _CODE.sub("code", text)
+    if _REACT.search(plain):
+        return True
+    for mark in islice(_MARK_IN_LINE.finditer(plain), _MOST_PLACES):
+        if _ends_structured(plain[mark.start() :]) or plain.endswith(")") or _BEHIND.search(plain, mark.end()):
+            return True
+    block = _last_fence(text)
+    if block is not None:
+        before = text[: block[0]].rpartition("\n")[0].strip()
+        if (not before or _INTENT.search(before.rstrip(".:! \n"))) and _is_call_json(text[slice(*block)].strip()):
+            return True
+    return any(_is_call_json(plain[start.end() :]) for start in islice(_JSON_LINE.finditer(plain), _MOST_PLACES))
+
+
+def _is_call_json(text: str) -> bool:
+    """Whether the text is JSON that can only be a call, with nothing behind it but marks or a made-up result."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    values = list(_wrapped_values(value))
+    if not (values and all(map(_is_call_object, values))):
+        return False
+    return _is_over(text[end:]) or bool(_BEHIND.match(text[end:].lstrip(" \t")))
+
+
+def _wrapped_values(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = value.get("tool_calls", value.get("tool_uses", [value]))
+    yield from value if isinstance(value, list) else ()
+
+
+def _is_call_object(value: Any) -> bool:
+    """Whether a JSON value names something and gives it arguments, and says nothing else."""
+    if not isinstance(value, dict):
+        return False
+    if isinstance(value.get("function"), dict):
+        return _is_call_object(value["function"])
+    keys = set(value) - _OTHER_KEYS
+    named, given = keys & set(_NAME_KEYS), keys & set(_ARGUMENT_KEYS)
+    if len(keys) != 2 or not named or not given:
+        return False
+    name, arguments = value[named.pop()], value[given.pop()]
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w.:/-]{0,127}", name):
+        return False
+    if isinstance(arguments, str):
+        return arguments.lstrip().startswith("{")
+    return isinstance(arguments, dict) and not {"properties", "type"} <= set(arguments)
 
 
 def _letters(name: str) -> str:

@@ -142,7 +142,7 @@ class ModelRequester:
                 if reply.usage and reply.usage.prompt_tokens:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
-                kind = classify_reply(reply, tools_offered=bool(offered), names=names)
+                kind = classify_reply(reply, tools_offered=bool(offered), names=names, messages=conversation.messages)
                 if kind == "lost_call" and "lost_call" in asked_again:
                     return as_answer(reply, counts_tokens=self._counts_tokens) or reply
                 if kind == "cut_call":
@@ -155,6 +155,7 @@ class ModelRequester:
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
+                    self._must_call = self._json_calls and bool(offered)
                     await self._notice(_LOST[kind])
                 elif kind == "leaked_call" and self.asks_natively:
                     await self.use_json_calls("The model writes its tool calls as text")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
+from lmstudio_bridge.agent.announcements import announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.lost_calls import holds_lost_call
 from lmstudio_bridge.agent.prompts import is_own_text
@@ -24,16 +25,22 @@ from lmstudio_bridge.messages import (
 )
 
 ReplyKind: TypeAlias = Literal[
-    "calls", "answer", "lost_call", "leaked_call", "cut_call", "announced", "own_words", "thought_only", "empty"
+    "calls",
+    "answer",
+    "lost_call",
+    "leaked_call",
+    "cut_call",
+    "announced",
+    "own_words",
+    "filtered",
+    "thought_only",
+    "empty",
 ]
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 CUT_CALL = "cut_tool_call"  # our own finish reason of a reply that ended in the middle of a call
-_ANNOUNCEMENT = re.compile(
-    r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to|now i|next,? i|first,? i)\b"
-    r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
-    re.IGNORECASE,
-)
+_ENDS_IN_CALL = (LOST_CALL, "tool_calls", "function_call")
+_FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
 _FILE = re.compile(r"(?<![\w.])[\w-]{2,}\.[A-Za-z]\w{0,4}\b")
@@ -45,12 +52,14 @@ _GAVE_UP = re.compile(
     re.IGNORECASE,
 )
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
-_LONGEST_ANNOUNCEMENT = 400  # characters; a longer text is an answer, however it ends
 
 
-def classify_reply(reply: Completion, *, tools_offered: bool, names: Collection[str] = ()) -> ReplyKind:
+def classify_reply(
+    reply: Completion, *, tools_offered: bool, names: Collection[str] = (), messages: Sequence[Message] = ()
+) -> ReplyKind:
     """What kind of reply a complete one is. `names` are the tools of the run, whether or not they were offered.
 
+    `messages` are the conversation so far: what the reply repeats from the task or a result announces nothing.
     A call that LM Studio could not parse is dropped silently: the reply is a 200 with the
     preface as its text and a usage of zeros (bug-tracker #942). Other servers still say that it ended in a call.
     """
@@ -61,23 +70,16 @@ def classify_reply(reply: Completion, *, tools_offered: bool, names: Collection[
         return "cut_call"
     if reply.text and holds_lost_call(reply.text, names):
         return "cut_call" if cut and tools_offered else "leaked_call"
-    if tools_offered and (_is_uncounted(reply) or reply.finish_reason in (LOST_CALL, "tool_calls")):
+    if tools_offered and (_is_uncounted(reply) or reply.finish_reason in _ENDS_IN_CALL):
         return "lost_call"
-    if tools_offered and _announces_call(reply.text):
+    if reply.finish_reason in _FILTERED:
+        return "filtered"
+    told = (message.text for message in messages if not isinstance(message, AssistantMessage))
+    if (tools_offered or names) and announces_call(reply.text, names, read=told):
         return "announced"
     if reply.text:
         return "own_words" if is_own_text(reply.text) else "answer"
     return "thought_only" if reply.reasoning else "empty"
-
-
-def _announces_call(text: str) -> bool:
-    """Whether the text says what will be done next and stops there."""
-    last_line = text.strip().rpartition("\n")[2]
-    return (
-        len(text) <= _LONGEST_ANNOUNCEMENT
-        and last_line.endswith((":", "…", "..."))
-        and bool(_ANNOUNCEMENT.search(last_line))
-    )
 
 
 def as_answer(reply: Completion, *, counts_tokens: bool) -> Completion | None:
@@ -89,7 +91,7 @@ def as_answer(reply: Completion, *, counts_tokens: bool) -> Completion | None:
     uncounted = _is_uncounted(reply)
     if not reply.text or _PREFACE.search(last_line) or (uncounted and counts_tokens):
         return None
-    finish_reason = "stop" if reply.finish_reason == "tool_calls" else reply.finish_reason
+    finish_reason = "stop" if reply.finish_reason in _ENDS_IN_CALL else reply.finish_reason
     usage = None if uncounted else reply.usage
     return Completion(reply.text, reply.reasoning, reply.calls, finish_reason, reply.model, usage)
 

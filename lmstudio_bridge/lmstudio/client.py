@@ -30,6 +30,7 @@ from lmstudio_bridge.lmstudio.wire import (
     OldNativeModelsIn,
     OpenAIModelsIn,
     WireModel,
+    WrittenFloat,
     chat_request_out,
 )
 from lmstudio_bridge.messages import ChatRequest, Completion, OnDelta, OnRetry
@@ -220,7 +221,8 @@ class LLMClient:
 
 def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) -> M:
     try:
-        return shape.model_validate(json.loads(body))  # pydantic's own JSON reader refuses half characters
+        # Pydantic's own JSON reader refuses half characters.
+        return shape.model_validate(json.loads(body, parse_float=WrittenFloat))
     except ValueError as exc:
         raise unreadable_answer(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from lmstudio_bridge.errors import LLMResponseError
 from lmstudio_bridge.lmstudio.failures import error_from_text, error_text, unreadable_answer
 from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
-from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn
+from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn, ChoiceIn, MessageIn, WrittenFloat, as_written
 from lmstudio_bridge.messages import (
     CallDelta,
     Completion,
@@ -165,7 +165,8 @@ class ChunkDecoder:
 
     def _read_chunk(self, frame: Frame) -> ChatIn | None:
         try:
-            decoded = json.loads(frame.data)  # pydantic's JSON reader refuses half of a surrogate pair
+            # Pydantic's JSON reader refuses half of a surrogate pair, and loses how a number was written.
+            decoded = json.loads(frame.data, parse_float=WrittenFloat)
             text = error_text(decoded)
             if text is None and frame.event != "error":
                 return ChatIn.model_validate(decoded)
@@ -236,6 +237,7 @@ class Accumulator:
         self._calls: list[_Call] = []  # in order of arrival
         self._model = ""
         self._finish_reason = ""
+        self._choice: int | None = None  # the index of the choice that counts
         self._usage: Usage | None = None
         self._chars = 0
 
@@ -264,24 +266,32 @@ class Accumulator:
         if chunk.usage:
             self._usage = chunk.usage.to_usage() or self._usage
         deltas: list[Delta] = []
-        for choice in (chunk.choices or [])[:1]:
+        if choice := self._own_choice(chunk.choices or []):
             self._finish_reason = choice.finish_reason or self._finish_reason
             message = choice.delta or choice.message
-            if message is None:
-                continue
-            thinking, text = message.thinking(), message.text()
-            self._chars += len(thinking) + len(text)
-            if thinking and (whole := self._reasoning.add(thinking)):
-                deltas.append(ReasoningDelta(whole))
-            if text and (whole := self._text.add(text)):
-                deltas.append(TextDelta(whole))
-            deltas += [self._add_call(call) for call in message.tool_calls or []]
+            deltas += self._add_message(message) if message else []
         if self._chars > self._max_chars:
             raise LLMResponseError(
                 f"The reply did not end within {self._max_chars:,} characters.",
                 remedy="The model repeats itself endlessly: set max_tokens, or use another model.",
             )
         return deltas
+
+    def _own_choice(self, choices: Sequence[ChoiceIn]) -> ChoiceIn | None:
+        """The part of a chunk that belongs to the reply: one is asked for, and of several the first counts."""
+        if choices and self._choice is None:
+            self._choice = choices[0].index
+        return next((each for each in choices if self._choice is None or each.index in (None, self._choice)), None)
+
+    def _add_message(self, message: MessageIn) -> list[Delta]:
+        deltas: list[Delta] = []
+        thinking, text = message.thinking(), message.text()
+        self._chars += len(thinking) + len(text)
+        if thinking and (whole := self._reasoning.add(thinking)):
+            deltas.append(ReasoningDelta(whole))
+        if text and (whole := self._text.add(text)):
+            deltas.append(TextDelta(whole))
+        return [*deltas, *map(self._add_call, message.calls())]
 
     def completion(self) -> Completion:
         """The reply so far; `finished` tells whether it is complete."""
@@ -312,7 +322,7 @@ class Accumulator:
         name = (function.name or "") if function else ""
         arguments = (function.arguments or "") if function else ""
         if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
+            arguments = as_written(arguments)
         call = self._continued(piece, name=name)
         self._chars += len(name) + len(arguments)
         if call is None:

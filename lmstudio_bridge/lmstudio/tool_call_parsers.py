@@ -20,7 +20,7 @@ from typing import Any
 
 from json_repair import repair_json
 
-from lmstudio_bridge.json_text import written_json
+from lmstudio_bridge.json_text import written_items, written_json
 from lmstudio_bridge.messages import JSONObject, resolve_tool_name
 
 MAX_FAILED = 20  # opening marks of one reply that may turn out to open no call
@@ -46,14 +46,16 @@ _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
 )
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_FINAL = re.compile(r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final\s*(?:<\|constrain\|>\w+\s*)?<\|message\|>")
+_FINAL = re.compile(
+    r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final\s*(?:<\|constrain\|>\s*(?:json|text|markdown)\s*)?<\|message\|>"
+)
 _LEADING = re.compile(
     r"(?:\s*(?:<\|START_RESPONSE\|>|<\|START_OF_TURN_TOKEN\|>|<\|CHATBOT_TOKEN\|>|<\|start\|>\s*assistant(?=\s*<\|channel)"
     r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b|<s>))++"
 )
 _TRAILING = re.compile(
-    r"(?:<\|(?:im_end|endoftext|end|return|call|eot_id|eom_id|end_of_text|END_RESPONSE|END_OF_TURN_TOKEN|END_TEXT|eos"
-    r"|end_of_turn|user|observation)\|>|<end_of_turn>|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
+    r"(?:<\|(?:im_end|endoftext|end|return|eot_id|eom_id|end_of_text|END_RESPONSE|END_OF_TURN_TOKEN|END_TEXT|eos"
+    r"|end_of_turn|user|observation)\|>|<end_of_turn>|</s>|\[\|endofturn\|\]|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
 )
 
 
@@ -118,11 +120,12 @@ _TOKEN = (
     r"<\|/?[\w.\-]{1,40}\|>"  # <|tool_call_begin|>
     r"|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>"  # DeepSeek's, with wide bars
     r"|<\|tool_call>|<tool_call\|>"  # Gemma
+    r"|\[\|[\w.\-]{1,40}\|\]"  # EXAONE
     r"|</?(?:[\w-]{1,20}:)?(?:tool_?calls?|tools|function_calls|longcat_tool_call|steptml)>"
     r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST)\]"
 )
 _WORDS = r"(?:commentary|analysis|assistant|function|json|code|xml)\b(?!\s*[(\[=])"
-_FILLER = rf"(?:\s|[,;]|{_TOKEN}|{_WORDS}|```(?:json|xml|tool_code)?(?=\s|$)|\[ARGS\])*+"
+_FILLER = rf"(?:\s|[,;]|{_TOKEN}|{_WORDS}|```(?:json|xml|tool_code)?(?=\s|$)|\[CALL_ID\]\w{{1,40}}|\[ARGS\])*+"
 _SKIP = re.compile(_FILLER, re.IGNORECASE)
 _NAMED = re.compile(rf"(?:recipient=|to=)?\[?({_NAME})\]?{_FILLER}(?={{)", re.IGNORECASE)
 _PYTHON = re.compile(rf"(?:print\()?\[?\s*({_NAME})\(")
@@ -130,7 +133,7 @@ _END_OF_PYTHON = re.compile(rf"{_TOKEN}|```|\Z", re.IGNORECASE)
 _GEMMA = re.compile(rf"call:({_NAME})(?={{)")
 _GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 _GEMMA_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
-_TAGGED = re.compile(rf'<(?:function=|invoke name="|steptml:invoke name=")({_NAME})"?\s*>', re.IGNORECASE)
+_TAGGED = re.compile(rf'<(?:function=|(?:function|invoke|steptml:invoke) name=")({_NAME})"?\s*>', re.IGNORECASE)
 _PAIRED = re.compile(rf"({_NAME})\s*(?=<(?:arg_key|longcat_arg_key|parameter=)|</tool_call>|</longcat_tool_call>)")
 _PARAMETER = re.compile(
     r'\s*<(?:parameter=([^>\n]+)|(?:steptml:)?parameter name="([^"\n]+)"[^>\n]*)>'
@@ -139,20 +142,26 @@ _PARAMETER = re.compile(
 )
 _END_OF_VALUE = re.compile(r"</(?:(?:steptml:)?parameter|(?:longcat_)?arg_value)>(?=\s*\Z)")
 _FOLLOWING = re.compile(
-    r"<(?:parameter=|parameter name=\")([^>\"\n]{1,128})"
-    r"|</(?:function|invoke)>(?=\s*(?:\Z|</?(?:[\w-]+:)?tool_call|<function|<invoke|</function_calls|<\||```))"
+    r"<(?:parameter=|(?:steptml:)?parameter name=\")([^>\"\n]{1,128})"
+    r"|</(?:function|(?:steptml:)?invoke)>(?=\s*(?:\Z|</?(?:[\w-]+:)?tool_call|<function|<invoke|</function_calls|<\||```))"
     r"|</?(?:longcat_)?tool_call>|<(?:longcat_)?arg_key>"
 )
 _END_OF_CALL = re.compile(r"\s*</(?:function|invoke|steptml:invoke|tool_call|longcat_tool_call)>")
 _CLOSING = re.compile(rf"{_TOKEN}|</function>|\Z", re.IGNORECASE)
 _OPENING = re.compile(
     r"<\|?(?:[\w-]{1,20}:)?(?:tool_?calls?|function_calls|longcat_tool_call)(?:\|?>)|<tools>"
-    r"|<\|(?:tool_calls?(?:_section)?_(?:begin|start)|python_tag|START_ACTION|action_start|tools_prefix)\|>"
+    r"|<\|(?:tool_calls?(?:_section)?_(?:begin|start)|python_tag|python_start|START_ACTION|action_start|tools_prefix)\|>"
     r"|<\uff5ctool\u2581calls?\u2581begin\uff5c>"
     r"|\[(?:TOOL_CALLS?|TOOL_REQUEST)\]|functools(?=\[)|```tool_code\b|\bI call (?=[\w.\-/:]{1,128} with \{)"
-    r"|(?P<kept><function=|<(?:steptml:)?invoke name=|<\|(?:channel|start)\|>(?=[^<\n]{0,40}\bto=)"
-    rf"|\[{_NAME}\]\s{{0,9}}(?={{)|(?<![\w.]){_NAME}\[ARGS\](?=\s{{0,9}}{{))",
+    r"|(?P<kept><function(?:=| name=)|<(?:steptml:)?invoke name=|<\|(?:channel|start)\|>(?=[^<\n]{0,40}\bto=)"
+    rf"|\[{_NAME}\]\s{{0,9}}(?={{)|(?<![\w.]){_NAME}(?:\[CALL_ID\]\w{{1,40}})?\[ARGS\](?=\s{{0,9}}{{))",
     re.IGNORECASE,
+)
+_MADE_UP = re.compile(
+    r"<\|?/?(?:tool_response|tool_result|tool_output|function_result|observation|result)\w{0,20}\|?>"
+    r"|^\W{0,12}(?:(?:tool|function)[ _-]?)?(?:observations?|results?|outputs?|responses?)\b"
+    r"(?: of [^\n:]{1,80})?\W{0,8}(?::|$)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _WITH = re.compile(rf"({_NAME}) with (?={{)")
 _DSML = re.compile(r"<(/?)[\uff5c|]DSML[\uff5c|]")
@@ -161,8 +170,10 @@ _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are comm
 
 
 def recover_calls(text: str, *, tools: Mapping[str, JSONObject]) -> tuple[str, tuple[LeakedCall, ...]]:
-    """`text` without the calls that leaked into it, and those calls, in their order.
+    """The `text` before the calls that leaked into it, and those calls, in their order.
 
+    What a model writes behind a call was written without its result. So it is left out; and behind a result that the
+    model made up itself, further calls are left out, too.
     `tools` are the names of the offered tools with their parameter schemas, which say whether a tagged value is text.
     Only calls of offered tools count; half a call counts as none. What is in code is left alone, and bare JSON counts
     only if it is the whole text.
@@ -174,11 +185,13 @@ def recover_calls(text: str, *, tools: Mapping[str, JSONObject]) -> tuple[str, t
     for match in _CODE.finditer(text):
         if not match[0].startswith("```tool_code"):
             in_code[slice(*match.span())] = b"\1" * len(match[0])
-    spans: list[tuple[int, int]] = []
     calls: list[LeakedCall] = []
+    begin = len(text)
     position = failed = 0
     while (opening := _OPENING.search(text, position)) and failed < MAX_FAILED:
         start = opening.start()
+        if calls and _MADE_UP.search(text, position, start):
+            break
         position = opening.end()
         if in_code[start]:
             continue
@@ -187,26 +200,19 @@ def recover_calls(text: str, *, tools: Mapping[str, JSONObject]) -> tuple[str, t
             calls += found
             stray = _STRAY_END.match(text, end)
             position = stray.end() if stray else end
-            spans.append((start, position))
+            begin = min(begin, start)
         else:
             failed += 1
             position = max(position, reader.skip(position))  # marks that follow each other open the same block
     if calls:
-        return _cut(text, spans), tuple(calls)
+        return text[:begin].strip(), tuple(calls)
     stripped = text.strip()
     if stripped.startswith(("{", "[")):
-        found, end = reader.read_json(len(text) - len(text.lstrip()))
-        if found and not _SKIP.sub("", text[end:], count=1).strip():
-            return "", tuple(found)
+        for read in (reader.read_json, reader.read_python):
+            found, end = read(len(text) - len(text.lstrip()))
+            if found and not _SKIP.sub("", text[end:], count=1).strip():
+                return "", tuple(found)
     return text, ()
-
-
-def _cut(text: str, spans: list[tuple[int, int]]) -> str:
-    pieces, position = [], 0
-    for start, end in spans:
-        pieces.append(text[position:start])
-        position = end
-    return "".join((*pieces, text[position:])).strip()
 
 
 class _Reader:
@@ -221,7 +227,7 @@ class _Reader:
             self._sentence,
             self._named,
             self.read_json,
-            self._python,
+            self.read_python,
             self._paired,
         )
 
@@ -240,7 +246,7 @@ class _Reader:
                 return calls, position
 
     def _resolve(self, name: str) -> str | None:
-        return resolve_tool_name(name.strip(), self._tools)
+        return resolve_tool_name(name.strip().removesuffix(".call"), self._tools)  # Llama: f.call(x="y")
 
     def read_json(self, position: int) -> tuple[list[LeakedCall], int]:
         """JSON objects, one after another or in lists, that name a tool and its arguments."""
@@ -264,10 +270,14 @@ class _Reader:
             value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             return self._repaired_json(start)
-        if isinstance(value, list):
-            calls = [self._call_of(each, json.dumps(each, ensure_ascii=False)) for each in value]
-        else:
-            calls = [self._call_of(value, text[start:end])]
+        source = text[start:end]
+        for key in ("tool_calls", "tool_uses"):
+            if isinstance(value, dict) and isinstance(value.get(key), list):
+                value, source = value[key], written_json(source, key)
+        sources = written_items(source) if isinstance(value, list) else [source]
+        calls = [
+            self._call_of(*each) for each in zip(value if isinstance(value, list) else [value], sources, strict=True)
+        ]
         found = [call for call in calls if call is not None]
         return (found, end) if found and len(found) == len(calls) else ([], start)
 
@@ -360,7 +370,7 @@ class _Reader:
             return [], position
         return [LeakedCall(tool, json.dumps(arguments, ensure_ascii=False))], match.end() + len(body)
 
-    def _python(self, position: int) -> tuple[list[LeakedCall], int]:
+    def read_python(self, position: int) -> tuple[list[LeakedCall], int]:
         """`[f(x="y"), g()]`, `f(x="y")`, `print(f(x="y"))`: LFM 2, Gemma 3, Llama's Python tag."""
         match = _PYTHON.match(self._text, position)
         if match is None or self._resolve(match[1].removeprefix("print")) is None:

@@ -6,6 +6,7 @@ server's form. What we send is strict: the form that is safe for every template 
 
 from __future__ import annotations
 
+import json
 from typing import Any, assert_never
 
 from pydantic import (
@@ -28,6 +29,7 @@ from lmstudio_bridge.messages import (
     ToolSpec,
     Usage,
     UserMessage,
+    is_deeper,
 )
 
 # -- out ----------------------------------------------------------------------------------------
@@ -99,6 +101,40 @@ def _call_out(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
+# -- in: numbers ---------------------------------------------------------------------------------
+
+
+_MAX_NESTING = 200  # levels; no tool takes so many
+
+
+class WrittenFloat(float):
+    """A number of JSON that keeps its digits: 1.10 is not 1.1 where it is the version of something."""
+
+    source: str
+
+    def __new__(cls, source: str) -> WrittenFloat:
+        number = super().__new__(cls, source)
+        number.source = source
+        return number
+
+
+def as_written(value: Any) -> str:
+    """A JSON value as text, its numbers with the digits that they came with unless it is nested too deeply."""
+    return json.dumps(value, ensure_ascii=False) if is_deeper(value, _MAX_NESTING) else _written(value)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{_written(key)}: {_written(each)}' for key, each in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(_written, value))}]"
+        case WrittenFloat():
+            return value.source
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
 # -- in: completions ----------------------------------------------------------------------------
 
 
@@ -156,6 +192,12 @@ class MessageIn(WireModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[CallIn] | None = None
+    function_call: FunctionIn | None = None  # its older form
+
+    def calls(self) -> list[CallIn]:
+        if self.function_call and not self.tool_calls:
+            return [CallIn(index=0, function=self.function_call)]
+        return self.tool_calls or []
 
     def text(self) -> str:
         if isinstance(self.content, list):
@@ -172,6 +214,7 @@ def _part_text(part: Any) -> str:
 
 
 class ChoiceIn(WireModel):
+    index: int | None = None
     delta: MessageIn | None = None
     message: MessageIn | None = None
     finish_reason: str | None = None

@@ -891,3 +891,68 @@ async def test_a_call_that_was_cut_off_for_good_never_runs() -> None:
         if isinstance(message, AssistantMessage)
         for each in message.calls
     )
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 10])
+async def test_a_reply_that_only_says_what_comes_next_is_no_answer(rounds: int) -> None:
+    given = case(*[say("Let me read the file.")] * 10, limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("stuck", "Let me read the file.")
+    assert outcome.error.startswith("The model only said what it would do next")
+
+
+async def test_a_sentence_of_a_result_that_sounds_like_a_plan_is_an_answer() -> None:
+    note = "I will read the file tomorrow."
+    given = case(
+        call(("fs__read", READ_A)), say(note), tools=FakeTools({("fs", "read"): ToolResult(f"Dear Ada, {note}")})
+    )
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("answered", note)
+
+
+@pytest.mark.parametrize(("reason", "rounds"), [("content_filter", 1), ("content_filter", 10), ("safety", 10)])
+async def test_a_reply_that_a_filter_stopped_is_the_text_so_far(reason: str, rounds: int) -> None:
+    given = case(Completion("It is", finish_reason=reason, model="tiny", usage=Usage(10, 5)), limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("stuck", "It is")
+    assert "content filter" in outcome.error
+
+
+async def test_reasoning_without_an_answer_is_asked_for_once_more_and_no_reminders_follow() -> None:
+    thought = Completion("", "So it is teal.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
+    given = case(thought, thought)
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer, len(given.model.asked)) == ("stuck", "So it is teal.", 2)
+
+
+async def test_reasoning_that_plans_a_call_is_reminded_to_make_it() -> None:
+    thought = Completion("", "I need to read the file.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
+    given = case(
+        thought, thought, call(("fs__read", READ_A)), say("It says hello."), tools=FakeTools({("fs", "read"): HELLO})
+    )
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("answered", "It says hello.")
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_the_words_before_a_call_in_the_last_round_are_no_answer(rounds: int) -> None:
+    read = Completion(
+        "Let me read it.", calls=(ToolCall("c1", "fs__read", READ_A),), finish_reason="tool_calls", model="tiny"
+    )
+    tools = FakeTools({("fs", "read"): HELLO})
+    given = case(*[read] * 4, tools=tools, limits=limits(rounds))
+
+    outcome = await given.go()
+
+    assert outcome.stop == "stuck"
+    assert len(tools.sent) == rounds - 1

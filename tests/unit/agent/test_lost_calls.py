@@ -59,6 +59,67 @@ CALLS = [
     f"```python\n{N}(path='a.md')\n```",
     f"```yaml\nname: {N}\narguments:\n  path: a.md\n```",
     f'```\n{{"name": "{N}", "arguments": {J}}}',
+    # without markup
+    f"$ {N} --path a.md",
+    f"> {N} --path=a.md",
+    f'({N} :path "a.md")',
+    f"*** CALL {N} ***",
+    f"*** CALL {N} path=a.md ***",
+    f"{N} path=a.md",
+    f'{N} path: "a.md"',
+    f"{N} a.md",
+    f"/{N} a.md",
+    f"\u2192 {N}: a.md",
+    f"Use tool: {N}, path: a.md",
+    f'*calls {N} with path="a.md"*',
+    f"```bash\n{N} --path a.md\n```",
+    f"```\n$ {N} a.md\n```",
+    # with marks eaten
+    f"function{N}\n```json\n{J}\n```",
+    f"{N}\n<arg_key>path</arg_key>\n<arg_value>a.md</arg_value>\n</tool_call>",
+    f"commentary to=functions.{N} json{J}",
+    f"functions.{N}:0{J}",
+    f">>>{N}\n{J}",
+    f"<|recipient|> {N}\n<|content|> {J}",
+    f"\u273fFUNCTION\u273f: {N}\n\u273fARGS\u273f: {J}",
+    f"<start_function_call>call:{N}{{path:<escape>a.md<escape>}}<end_function_call>",
+]
+MADE_UP = [
+    "Result: The colour is red.\nThe colour is red.",
+    "Observation: red\nThought: I know the answer.\nFinal Answer: red",
+    "<tool_response>\nred\n</tool_response>\nThe colour is red.",
+    "**Output:** red\n\nThe colour is red.",
+    '-> "red"\n\nThe colour is red.',
+    f"Result of {N}:\nred\nThe colour is red.",
+    "[Result: red]\nThe colour is red.",
+    "I will wait for the result.",
+    "Please run this call and tell me what it says.",
+]
+WITHOUT_NAME = [
+    '<tool_call>\n{"name": "open_file", "arguments": {"path": "a.md"}}\n</tool_call>',
+    "<tool_call>\n<function=open_file>\n<parameter=path>\na.md\n</parameter>\n</function>\n</tool_call>",
+    "<tool_call>open_file\n<arg_key>path</arg_key>\n<arg_value>a.md</arg_value>\n</tool_call>",
+    '[TOOL_CALLS]open_file[ARGS]{"path": "a.md"}',
+    '<|channel|>commentary to=functions.open_file <|constrain|>json<|message|>{"path": "a.md"}<|call|>',
+    '<|tool_calls_section_begin|><|tool_call_begin|>functions.open_file:0<|tool_call_argument_begin|>{"path": "a.md"}',
+    '<function_calls><invoke name="open_file"><parameter name="path">a.md</parameter></invoke></function_calls>',
+    '<|tool_call_start|>[open_file(path="a.md")]<|tool_call_end|>',
+    '<|python_tag|>open_file.call(path="a.md")',
+    '<|python_tag|>print(open("a.md").read())',
+    '```tool_code\nopen_file(path="a.md")\n```',
+    'Action: open_file\nAction Input: {"path": "a.md"}',
+    "Action 1: Search[a.md]\nObservation 1: red\nAction 2: Finish[red]",
+    '{"name": "open_file", "arguments": {"path": "a.md"}}',
+    '{"tool": "open_file", "args": {"path": "a.md"}}',
+    '[{"name": "open_file", "parameters": {"path": "a.md"}}]',
+    '{"type": "function", "function": {"name": "open_file", "arguments": "{\\"path\\": \\"a.md\\"}"}}',
+    '{"tool_calls": [{"name": "open_file", "arguments": {}}]}',
+    '{"name": "open_file", "arguments": {"path": "a.md"}}\nResult: red\nThe colour is red.',
+    "<tool_call>\n</tool_call>",
+    "<tool_call>",
+    "</tool_call>",
+    '{"path": "a.md"}\n</tool_call>',
+    '{"path": "a.md"}<|call|>',
 ]
 
 
@@ -68,6 +129,36 @@ def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: st
     if call == "add(a=1, b=2)":
         before = ""  # such a word is a call only where it stands alone
     assert holds_lost_call(before + call, NAMES)
+
+
+@pytest.mark.parametrize("behind", MADE_UP)
+@pytest.mark.parametrize(
+    "call",
+    [
+        f'{{"name": "{N}", "arguments": {J}}}',
+        f'```json\n{{"name": "{N}", "arguments": {J}}}\n```',
+        f'{N}(path="a.md")',
+        f"```python\nprint({N}(path='a.md'))\n```",
+        f"Action: {N}\nAction Input: {J}",
+        f"Action: {N}\nAction Input: a.md",
+        f"I call {N} with {J}",
+        f"{N} path=a.md",
+    ],
+)
+def test_a_call_is_found_before_a_result_that_the_model_made_up(call: str, behind: str) -> None:
+    for before in ("", "I'll read the note first.\n\n"):
+        assert holds_lost_call(f"{before}{call}\n{behind}", NAMES)
+
+
+@pytest.mark.parametrize("call", WITHOUT_NAME)
+def test_what_can_only_be_a_call_is_one_whatever_it_names(call: str) -> None:
+    for before in ("", "I'll open it.\n", "I'll open it.\n\n"):
+        assert holds_lost_call(before + call, NAMES)
+
+
+def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> None:
+    assert holds_lost_call("I read the note.\n</tool_call>", NAMES)
+    assert holds_lost_call("I read the note.</function></tool_call>", NAMES)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +195,43 @@ def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: st
         "The names are: list, add and search.",
         '{"name": "demo", "version": "1.0.0"}',
         '{"name": "add", "stars": 5}',
+        f"One would write it so:\n```\n{N}(path='a.md')\n```\nThat is all.",
+        f'It is written so:\n```\n<tool_call>\n{{"name": "{N}", "arguments": {J}}}\n</tool_call>\n```\nThat is all.',
+        'Hermes models write `<tool_call>{"name": "f", "arguments": {}}</tool_call>`, and it is parsed.',
+        "The template closes the block with `</tool_call>`",
+        "The template closes the block with </tool_call>",
+        "Calls stand between <tool_call> and </tool_call>; the README says so in line 12.",
+        "It looks for `[TOOL_CALLS]` first and for `<|python_tag|>` else.",
+        "The file shows the format:\n\n```\nAction: search\nAction Input: cats\nObservation: ...\n```\n\nIt is ReAct.",
+        "It ends so:\n```\n<tool_call>\n{}\n</tool_call>\n```",
+        "The colour is teal.\n</answer>",
+        "<answer>teal</answer>",
+        "<answer>\nThe colour is teal.\n</answer>",
+        f"<answer>{N} says teal</answer>",
+        "Thought: I know it now.\nFinal Answer: teal",
+        '{"mcpServers": {"notes": {"command": "python", "args": ["server.py"]}}}',
+        'It is:\n```json\n{"name": "web", "command": ["python"], "args": ["--port", "80"]}\n```',
+        '{"command": "npm", "args": ["run", "build"], "cwd": "/srv"}',
+        '{"function": "parse", "arguments": ["text", "strict"], "returns": "Tree"}',
+        '{"name": "getUser", "parameters": {"type": "object", "properties": {}}}',
+        '{"name": "getUser", "parameters": {"id": {"type": "string"}}, "description": "Gets a user"}',
+        f'{{"tools": [{{"name": "{N}", "description": "Reads a note", "parameters": {{"path": "string"}}}}]}}',
+        '{"event": "call", "name": "login", "params": {"user": "ada"}, "time": "10:00"}',
+        f"`{N}(path: str) -> str` reads a note.",
+        f"I called {N} with {J}.\n\nResult: the colour is teal.",
+        f"The colour is teal.\n\n(Tool used: {N}, path: a.md)",
+        f"I could not read a.md: {N} failed with `ENOENT: no such file`.",
+        f"The calls were:\n- {N} (path: a.md): worked\n- notes__write_note (path: b.md): failed",
+        f"1. `{N}` \u2192 teal\n2. `notes__list_notes` \u2192 a.md, b.md",
+        "```\nINFO calling tool read_note path=a.md\nINFO done\n```\nThe log shows one call.",
+        "It is called in main.py:\n\n```python\nnote = read_note('a.md')\nprint(note)\n```\n\nSo it prints the note.",
+        f"\u6211\u4f7f\u7528\u4e86 {N} \u8bfb\u53d6 a.md, teal",
+        "<p>teal</p>\n<ul><li>function</li></ul>",
+        "<Callout>\nThe colour is teal.\n</Callout>",
+        "```html\n<answer>teal</answer>\n```",
+        "LOG_LEVEL=debug\nPORT=80",
+        "Result: teal",
+        "Observation: the log ends at 12:00.\nResult: nothing was lost.",
         "",
         "   ",
     ],
@@ -122,14 +250,31 @@ def test_a_call_that_opens_a_reply_is_one_whatever_is_said_behind_it() -> None:
 
 
 def test_a_name_that_two_servers_share_is_that_of_no_tool() -> None:
-    call = '{"name": "read", "arguments": {"path": "a"}}'
+    call = "read(path='a')"
 
     assert not holds_lost_call(call, ("fs__read", "web__read"))
     assert holds_lost_call(call, ("fs__read", "web__get"))
 
 
 @pytest.mark.parametrize(
-    "unit", ["<", "<!>", "{", f"{N}(", f"{N}{{", f'"{N}": {{', "```\n", "[", f"{N} a=b ", "\\", "("]
+    "unit",
+    [
+        "<",
+        "<!>",
+        "{",
+        f"{N}(",
+        f"{N}(\nResult:\n",
+        "<tool_call>\n",
+        "{\n",
+        "`a",
+        f"{N}{{",
+        f'"{N}": {{',
+        "```\n",
+        "[",
+        f"{N} a=b ",
+        "\\",
+        "(",
+    ],
 )
 def test_a_reply_of_any_length_is_looked_at_in_bounded_time(unit: str) -> None:
     holds_lost_call(unit * (8_000_000 // len(unit)), NAMES)

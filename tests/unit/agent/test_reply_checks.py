@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -61,6 +62,12 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("", calls=(HALF,), finish_reason="tool_calls"), "calls"),
         (Completion("", finish_reason=CUT_CALL), "cut_call"),
         (Completion(ANSWER_NOW, usage=COUNTED), "own_words"),
+        (Completion("Let me read the note.", usage=COUNTED), "announced"),
+        (Completion("fs__read", usage=COUNTED), "announced"),
+        (Completion("I look.", finish_reason="function_call", usage=COUNTED), "lost_call"),
+        (Completion("It is", finish_reason="content_filter", usage=COUNTED), "filtered"),
+        (Completion("", finish_reason="content_filter", usage=COUNTED), "filtered"),
+        (Completion("", calls=(CALL,), finish_reason="content_filter"), "calls"),
         (Completion(""), "empty"),
     ],
 )
@@ -72,6 +79,24 @@ def test_a_reply_amounts_to(reply: Completion, verdict: ReplyKind) -> None:
 @pytest.mark.parametrize("usage", [COUNTED, ZEROS])
 def test_no_call_can_be_lost_where_no_tool_was_offered(text: str, usage: Usage) -> None:
     assert classify_reply(Completion(text, usage=usage), tools_offered=False) == "answer"
+
+
+@pytest.mark.parametrize("said", [UserMessage, lambda text: ToolMessage("c1", text)])
+def test_a_sentence_that_was_read_announces_nothing(said: Callable[[str], Message]) -> None:
+    reply = Completion("I will read the file tomorrow.", usage=COUNTED)
+    seen = [said("The note says: I will read the file tomorrow. Yours, Ada")]
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"]) == "announced"
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=seen) == "answer"
+    own = [AssistantMessage(reply.text)]
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=own) == "announced"
+
+
+def test_what_comes_next_is_no_answer_also_where_no_tool_is_offered_any_more() -> None:
+    reply = Completion("Let me read the note.", usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=False, names=["fs__read"]) == "announced"
+    assert classify_reply(reply, tools_offered=False) == "answer"
 
 
 @pytest.mark.parametrize(("length", "verdict"), [(399, "announced"), (400, "announced"), (401, "answer")])

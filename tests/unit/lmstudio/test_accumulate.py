@@ -5,6 +5,7 @@ Forms are those of docs/lm-studio.md, section 3.5, unless a test says otherwise.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import LLMResponseError
-from lmstudio_bridge.lmstudio.stream import MAX_CALLS, Accumulator, new_call_id
+from lmstudio_bridge.lmstudio.stream import MAX_CALLS, Accumulator, ChunkDecoder, new_call_id
 from lmstudio_bridge.lmstudio.wire import ChatIn
 from lmstudio_bridge.messages import Completion, Delta, ToolCall, ToolSpec, Usage
 from tests.unit.lmstudio.chunks import RECORDED, call, calls, chunk
@@ -82,6 +83,17 @@ FORMS: dict[str, tuple[list[dict[str, Any]], tuple[ToolCall, ...]]] = {
     "with arguments as an object": (
         [calls({"index": 0, "id": A, "function": {"name": "list_files", "arguments": {"path": "ß"}}})],
         (ToolCall(A, "list_files", '{"path": "ß"}'),),
+    ),
+    "with numbers in an object": (
+        [calls({"index": 0, "id": A, "function": {"name": "list_files", "arguments": {"v": [1.5, 2], "n": {}}}})],
+        (ToolCall(A, "list_files", '{"v": [1.5, 2], "n": {}}'),),
+    ),
+    "in the older form": (
+        [
+            chunk({"function_call": {"name": "list_files", "arguments": '{"path":'}}),
+            chunk({"function_call": {"arguments": '"."}'}}),
+        ],
+        (ToolCall("new1", "list_files", '{"path":"."}'),),
     ),
     "in parallel, one after the other": (
         [
@@ -380,3 +392,42 @@ def test_half_a_character_in_a_call_that_leaked_is_mended() -> None:
     [call] = accumulate([chunk({"content": '[TOOL_CALLS]f[ARGS]{"\\ud83da": 1}'})], offered=["f"]).calls
 
     assert call.arguments == '{"\ufffda": 1}'
+
+
+def test_numbers_of_an_object_keep_their_digits() -> None:
+    deep = '{"a": ' * 300 + "1.10" + "}" * 300
+    written = '{"version": 1.10, "n": [1e5, -0.0, 2, 12345678901234567890], "s": "\u00df", "x": null}'
+    for arguments, expected in ((written, written), (deep, deep.replace("1.10", "1.1"))):
+        frame = json.dumps(calls(call("f", "ARGUMENTS", index=0, id=A))).replace('"ARGUMENTS"', arguments)
+        decoder, accumulator = ChunkDecoder(), Accumulator()
+        for each in decoder.feed(f"data: {frame}\n\n".encode()):
+            accumulator.add(each)
+
+        assert [each.arguments for each in accumulator.completion().calls] == [expected]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk({"content": "It is teal."}, finish="stop")],
+        [{"choices": [], "usage": {"completion_tokens": 3}}, chunk({"content": "It is teal."}), chunk(finish="stop")],
+        [{"choices": []}, {"choices": None}, chunk({"content": "It is teal."}, finish="stop"), {"choices": []}],
+        [chunk({"role": "assistant", "content": None}), chunk({"content": "It is teal."}), chunk(finish="stop")],
+        [{"choices": [{"index": 0, "delta": None}]}, chunk({"content": "It is teal."}, finish="stop")],
+        [chunk({"content": "It is teal."}, finish="stop"), chunk(finish="stop"), chunk()],
+        [chunk({"content": "It is "}), chunk(finish="stop"), chunk({"content": "teal."})],
+        [chunk({"content": "It is "}, finish=""), chunk({"content": "teal."}, finish="stop")],
+        [chunk({"content": "It is teal.", "tool_calls": None, "reasoning_content": ["odd"]}, finish="stop")],
+        [{"choices": [{"index": 0, "delta": "odd"}]}, chunk({"content": "It is teal."}, finish="stop")],
+        [{"choices": [{"index": 0, "message": {"content": "It is teal."}, "finish_reason": "stop"}]}],
+        [
+            {"choices": [{"index": 0, "delta": {"content": "It is "}}, {"index": 1, "delta": {"content": "Not "}}]},
+            {"choices": [{"index": 1, "delta": {"content": "red."}, "finish_reason": "length"}]},
+            {"choices": [{"index": 0, "delta": {"content": "teal."}, "finish_reason": "stop"}]},
+        ],
+    ],
+)
+def test_the_text_of_an_odd_stream_is_whole_and_is_that_of_one_choice(chunks: list[dict[str, Any]]) -> None:
+    reply = accumulate(chunks)
+
+    assert (reply.text, reply.finish_reason) == ("It is teal.", "stop")

@@ -127,7 +127,7 @@ def test_several_calls_come_in_their_order(notation: LeakFormat) -> None:
     second = render_leak(notation, name="list_files", arguments={"path": "b"})
 
     assert recover(f"One. {first}\n{second} Two.") == (
-        "One.  Two.",
+        "One.",
         [("read_file", {"path": "a"}), ("list_files", {"path": "b"})],
     )
 
@@ -242,6 +242,14 @@ OTHER_FORMATS = {
     "hermes, Python's quotes": f"<tool_call>{{'name': '{N}', 'arguments': {{'path': 'a.md'}}}}</tool_call>",
     "hermes, fenced inside": f'<tool_call>\n```json\n{{"name": "{N}", "arguments": {J}}}\n```\n</tool_call>',
     "one key": f'<tool_call>{{"{N}": {J}}}</tool_call>',
+    "step 3": f'<steptml:invoke name="{N}"><steptml:parameter name="path">a.md</steptml:parameter></steptml:invoke>',
+    "olmo 3": f'<function_calls>{N}(path="a.md")</function_calls>',
+    "mistral, with an id": f"[TOOL_CALLS]{N}[CALL_ID]VvvODy9mT[ARGS]{J}",
+    "mistral, with an id, mark eaten": f"{N}[CALL_ID]VvvODy9mT[ARGS]{J}",
+    "llama 3, code": f'<|python_tag|>{N}.call(path="a.md")',
+    "llama 4": f'<|python_start|>[{N}(path="a.md")]<|python_end|>',
+    "a name as attribute": f'<function name="{N}">\n<parameter name="path">a.md</parameter>\n</function>',
+    "exaone": f'<tool_call>{{"name": "{N}", "arguments": {J}}}</tool_call>[|endofturn|]',
     "end token": f'{{"name": "{N}", "parameters": {J}}}<|eom_id|>',
 }
 
@@ -300,10 +308,43 @@ def test_the_schema_says_whether_a_tagged_value_is_text(key: str, value: str, ar
     assert calls == (LeakedCall("fs__write_file", arguments),)
 
 
-def test_arguments_stay_as_they_were_written() -> None:
-    _, calls = recover_calls('{"name":"list_files","arguments":{"version": 1.10 ,"n":1e5}}', tools=OFFERED)
+@pytest.mark.parametrize(
+    "text",
+    ["CALL", "[CALL]", '{"tool_calls": [CALL, CALL]}', "<tool_call>CALL</tool_call>", "<tools>[ CALL , CALL ]</tools>"],
+)
+def test_arguments_stay_as_they_were_written(text: str) -> None:
+    call = '{"name":"list_files","arguments":{"version": 1.10 ,"n":1e5}}'
 
-    assert [call.arguments for call in calls] == ['{"version": 1.10 ,"n":1e5}']
+    _, calls = recover_calls(text.replace("CALL", call), tools=OFFERED)
+
+    assert {call.arguments for call in calls} == {'{"version": 1.10 ,"n":1e5}'}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[list_files(path="a.md")]',
+        '[list_files(path="a.md")]<|eot_id|>',
+        '{"tool_calls": [{"name": "list_files", "arguments": {"path": "a.md"}}]}',
+        '{"tool_uses": [{"recipient_name": "functions.list_files", "parameters": {"path": "a.md"}}]}',
+    ],
+)
+def test_a_call_without_marks_is_read_where_it_is_the_whole_text(text: str) -> None:
+    assert recover(split_reasoning(text)[0]) == ("", [("list_files", {"path": "a.md"})])
+    assert recover(f"Like {text} here.")[1] == []
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["<tool_response>red</tool_response>", "Result: red", "**Observation:** red", "Result of list_files:\nred"],
+)
+def test_neither_a_result_that_the_model_made_up_nor_what_rests_on_it_is_taken(result: str) -> None:
+    call = '<tool_call>{"name":"list_files","arguments":{}}</tool_call>'
+    other = '<tool_call>{"name":"read_file","arguments":{}}</tool_call>'
+
+    assert recover(f"I look.\n{call}\n{result}\nIt is red.") == ("I look.", [("list_files", {})])
+    assert recover(f"I look.\n{call}\n{result}\n{other}") == ("I look.", [("list_files", {})])
+    assert recover(f"I look.\n{call}\nAnd then:\n{other}")[1] == [("list_files", {}), ("read_file", {})]
 
 
 PLAIN = st.text(
@@ -339,7 +380,7 @@ def test_any_call_is_read_in_any_format_between_any_words(
     rest, calls = recover_calls(text, tools=TYPED)
 
     assert [(call.name, json.loads(call.arguments)) for call in calls] == [("read_file", arguments)]
-    assert rest.split() == f"{before} {after}".split()
+    assert rest.split() == before.split()  # what stands behind was written without the call's result
 
 
 @given(st.sampled_from(LEAK_FORMATS), VALUES, st.lists(st.integers(1, 200), max_size=5), st.booleans())

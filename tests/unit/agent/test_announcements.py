@@ -1,0 +1,105 @@
+"""Replies that only say which call comes next, and answers that sound like it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmstudio_bridge.agent.announcements import LONGEST, announces_call
+
+NAMES = ("notes__read_note", "notes__list_notes")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "To answer this, I'll need to access the file a.md.",
+        "Let me read the file.",
+        "Let me read the note a.md to find out which colour it names.",
+        "I will read the note a.md now.",
+        "First, I'll look at a.md.",
+        "I'm going to check the note.",
+        "Okay, let me look at the note first.",
+        "Sure! I'll read the note a.md and tell you the colour.",
+        "Sure, I can help with that. Let me read the note.",
+        "I need to see a.md first.",
+        "I should check whether a.md exists.",
+        "I'll read a.md now. One moment please.",
+        "Let me check the note. Please wait a moment.",
+        "I'll start by reading the note.",
+        "I'll start by reading the note:",
+        "Let's open it.",
+        "The note a.md is short.\n\nNext, I will read b.md.",
+        "The user wants the colour in a.md. I need to use the read_note tool.",
+        "I will use the tool for that.",
+        "I will now call notes__read_note with path a.md",
+        "I'll call `notes__read_note` with path `a.md`.",
+        'Calling notes__read_note with path "a.md"',
+        "Reading the note a.md...",
+        "Reading the note\u2026",
+        "notes__read_note",
+        "`notes__read_note`",
+        "Ich werde jetzt die Notiz lesen.",
+        "Lass mich in der Datei nachsehen.",
+        "Ik ga het bestand lezen.",
+        "Je vais lire la note a.md.",
+        "Voy a leer la nota a.md.",
+        "Vou ler a nota.",
+        "Najpierw przeczytam plik.",
+        "\u041f\u0440\u043e\u0447\u0438\u0442\u0430\u044e a.md.",
+        "\u8ba9\u6211\u5148\u8bfb\u53d6 a.md \u6587\u4ef6\u3002",
+        "\u597d\u7684\uff0c\u6211\u5c06\u67e5\u770b\u6587\u4ef6\u3002",
+        "\u307e\u305a\u3001\u30d5\u30a1\u30a4\u30eb\u3092\u8aad\u307f\u307e\u3059\u3002",
+    ],
+)
+def test_what_comes_next_is_told_from_an_answer(text: str) -> None:
+    assert announces_call(text, NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The colour is teal.",
+        "The colour is teal. Let me know if you need anything else.",
+        "I will be brief: the colour is teal.",
+        "I will not read the file, since the task forbids it.",
+        "I'll stop here.",
+        "Let me sum up: the colour is teal.",
+        "I need more information: which note do you mean?",
+        "I need to see the log to say more. Please share it.",
+        "I will read b.md too if you want.",
+        "Once you confirm, I'll write the file.",
+        "I cannot read b.md, because it does not exist.",
+        "I have read all notes. Next, you should run the tests.",
+        "The note says: Let me read the file.",
+        'The plan says: "I will read the note a.md."',
+        "\u201cI will read the note.\u201d",
+        "You need to read CONTRIBUTING.md first.",
+        "Read the README, then run make.",
+        "I read the note: it is teal.",
+        "I used notes__read_note.",
+        "I will use the name teal.",
+        "They call it teal.",
+        "Reading is fun.",
+        "Calling it teal would be wrong.",
+        "She said that she will read it.",
+        "The next step of the plan is to read the notes.",
+        "Die Notiz nennt teal. Ich werde nichts \u00e4ndern.",
+        "La note parle de ce que je vais lire.",
+        "a.md \u4e2d\u63d0\u5230\u7684\u989c\u8272\u662f\u9752\u8272\u3002",
+        "read_note",
+    ],
+)
+def test_an_answer_stays_one(text: str) -> None:
+    assert not announces_call(text, NAMES)
+
+
+@pytest.mark.parametrize(("length", "announced"), [(LONGEST, True), (LONGEST + 1, False)])
+def test_a_long_text_is_an_answer_however_it_ends(length: int, announced: bool) -> None:
+    ending = " Let me read it."
+
+    assert announces_call("x" * (length - len(ending) - 1) + "." + ending) is announced
+
+
+def test_what_was_read_is_a_quotation() -> None:
+    assert not announces_call("Let me read the file.", read=["Translate: Let me read the file."])
