@@ -145,7 +145,9 @@ FAULTS = {
     ),
     # All was thinking: more tokens or less effort, once; then the model is reminded.
     "thinking/length": Fault(always(ReasoningReply("Hm, the value")), "only thought", 3, STUCK),
-    "thinking/stop": Fault(always(ReasoningReply("Hm", finish_reason="stop")), "only thought", 3, STUCK),
+    "thinking/stop": Fault(
+        always(ReasoningReply("Hm", finish_reason="stop")), "only thought", (2, STUCK[1]), (2, STUCK[1])
+    ),
     # The server is busy: asked again after a pause.
     "busy/refusal": Fault(always(HttpReply(400, plain_error(SLOT_WAIT_FAILED))), "too busy", 3, (3, "too busy")),
     "busy/stream-error": Fault(

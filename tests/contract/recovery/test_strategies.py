@@ -33,6 +33,8 @@ VALUE = value_of("heron")
 ANSWER = TextReply(f"It is {VALUE}.")
 HERON = {"key": "heron"}
 LOOK_UP = CallReply(("shop__look_up", HERON))
+LOOK = "The model answered without a look; the round was asked again, for a call."
+ANNOUNCED = "The model announced a tool call that did not come; the round was asked again."
 REFUSED = "'response_format.type' must be 'json_schema' or 'text'"
 
 
@@ -148,10 +150,14 @@ async def test_a_weak_model_is_asked_for_json_at_once(workshop: Workshop) -> Non
 
 
 @pytest.mark.parametrize(
-    "made_up", ["It is 4711.", "It is heron_value.txt.", "That is impossible.", "I have looked it up.", "shop__look_up"]
+    ("made_up", "told"),
+    [
+        *((text, LOOK) for text in ("It is 4711.", "It is heron_value.txt.", "That is impossible.", "I have looked.")),
+        *((text, ANNOUNCED) for text in ("shop__look_up", "Let me look it up.")),
+    ],
 )
 async def test_what_a_weak_model_cannot_know_without_a_call_is_asked_for_again_as_a_call(
-    workshop: Workshop, made_up: str
+    workshop: Workshop, made_up: str, told: str
 ) -> None:
     worked = await workshop.run(WEAK, bound(answer=made_up), BOUND_LOOK_UP, BOUND_ANSWER)
 
@@ -159,7 +165,7 @@ async def test_what_a_weak_model_cannot_know_without_a_call_is_asked_for_again_a
     assert worked.ran == ["look_up heron"]
     assert [may_answer(request) for request in worked.requests] == [True, False, True]
     assert worked.requests[0].messages == worked.requests[1].messages
-    assert "The model answered without a look; the round was asked again, for a call." in worked.notices("recovery")
+    assert told in worked.notices("recovery")
 
 
 async def test_a_model_that_gave_up_may_say_so_again_after_a_look_that_failed(workshop: Workshop) -> None:
