@@ -73,15 +73,16 @@ _BEGINNINGS = tuple(
 
 
 def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str] = ()) -> bool:
-    """Whether the text says which look or which change comes next and stops there, or is only the name of a tool.
+    """Whether the text says which look or which change comes next and stops there, or hardly more than names a tool.
 
     A sentence that stands in what was `read` is a quotation. So are those behind a colon or in quotes.
     """
     text = text.strip()
     if len(text) > LONGEST:
         return False
-    if text.strip("`*\"'.: ") in names:
-        return True
+    words = text.split(maxsplit=2)
+    if 1 <= len(words) <= 2 and words[0].strip("`*\"'.:") in names:
+        return True  # the name of a tool, perhaps with one argument
     if _OPEN_END.search(text.rpartition("\n")[2]):
         return True
     sentences = [each.strip() for each in _SENTENCE_END.split(text)]

@@ -207,7 +207,7 @@ class _Finder:
             return False
         first = names[0]
         alone = first.certain and not code[: first.start].strip("\"'`<[{(@#-* \t")
-        return alone and bool(re.match(r"[\"'`]?\s*[\n{(\[<:]", code[first.end :])) and bool(code[first.end :].strip())
+        return alone and bool(re.match(r"[\"'`]?[ \t]*(?:\n[^\n]*)?[{(\[<:=]", code[first.end :]))
 
     def _is_call(self, text: str, named: _Named) -> bool:
         before = text[max(0, named.start - _AROUND) : named.start]
@@ -252,6 +252,8 @@ class _Finder:
             return True
         if "\n" not in text[: named.start].strip() and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
             return True
+        if re.search(r"[$/@>\u2192][ \t]*\Z", start[0]) and re.fullmatch(r":?[ \t]+\S+\s*(?:```)?", rest):
+            return True  # $ f a
         is_only = len(self._find_names(text, last=True)) == 1 and "\n" not in rest.strip()
         if is_only and _VALUES_AFTER.match(rest[:_MOST_PLAIN]):
             return True

@@ -143,6 +143,7 @@ class ModelRequester:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
                 kind = classify_reply(reply, tools_offered=bool(offered), names=names, messages=conversation.messages)
+                names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
                     return as_answer(reply, counts_tokens=self._counts_tokens) or reply
                 if kind == "cut_call":
@@ -157,7 +158,7 @@ class ModelRequester:
                     asked_again.add("lost_call")
                     self._must_call = self._json_calls and bool(offered)
                     await self._notice(_LOST[kind])
-                elif kind == "leaked_call" and self.asks_natively:
+                elif self.asks_natively and (kind == "leaked_call" or (kind == "announced" and names_tool)):
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind == "answer" and self._is_unfounded(reply, conversation, offered, number):
                     self._must_call, self._gave_up = True, gives_up(reply.text)

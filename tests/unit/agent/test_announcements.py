@@ -38,6 +38,7 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "Reading the note\u2026",
         "notes__read_note",
         "`notes__read_note`",
+        "notes__read_note a",
         "Ich werde jetzt die Notiz lesen.",
         "Lass mich in der Datei nachsehen.",
         "Ik ga het bestand lezen.",
