@@ -7,6 +7,7 @@ a run is what its events add up to (`Tally`): it can be rebuilt from a journal a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
@@ -183,13 +184,18 @@ class RoundFinished:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A tool call is about to leave for its server; `arguments` is what is really sent, as JSON."""
+    """A tool call is about to leave for its server; `arguments` is what is really sent, as JSON.
+
+    `about` and `writes` are as in `CallFinished`: they tell what may have happened where that never comes.
+    """
 
     number: int
     call_id: str
     server: str
     tool: str
     arguments: str
+    about: str = field(default="", compare=False)  # follows from the arguments
+    writes: bool | None = field(default=None, compare=False)  # follows from the tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,12 +364,15 @@ class Tally:
     def add(self, event: Event) -> None:
         """Take the next event."""
         match event:
-            case Generating() | MessageAdded() | RoundStarted() | CallStarted():  # the most frequent come first
+            case Generating() | MessageAdded() | RoundStarted():  # the most frequent come first
                 pass
+            case CallStarted():
+                self._made.start(event)
             case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
                 self._brief = len(brief)
                 self._access = event.access
+                self._made.end_open()
                 if brief or isinstance(event, RunStarted):  # else the same task goes on
                     self._task, self._made = brief, _MadeCalls()
             case ModelChosen(model=model):
@@ -401,6 +410,7 @@ class Tally:
             case AnswerChecked():
                 self._checked = event
             case RunFinished():
+                self._made.end_open()
                 self._end, self._ended = event, True
             case CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
                 pass
@@ -418,6 +428,7 @@ class Tally:
 
     def outcome(self) -> Outcome:
         """What the events so far amount to; a run without its last event counts as failed."""
+        made = self._made if self._ended else self._made.ended()
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -429,7 +440,7 @@ class Tally:
             seconds=self._end.seconds,
             warnings=tuple(self._warnings),
             needed_write=tuple(self._needed_write),
-            sources=self._made.sources(),
+            sources=made.sources(),
             brief=self._brief,
             kept=sum(self._kept.values()),
             started=_with_reasons(self._started),
@@ -437,10 +448,10 @@ class Tally:
             rests_on=self._checked.sources,
             missing=self._checked.missing,
             coverage=self._checked.coverage,
-            called=self._made.called(),
-            failed=self._made.failed(),
-            failed_writes=self._made.failed_writes(),
-            nothing_changed=self._made.changed_nothing(asked=self._access == "write" and asks_for_change(self._task)),
+            called=made.called(),
+            failed=made.failed(),
+            failed_writes=made.failed_writes(),
+            nothing_changed=made.changed_nothing(asked=self._access == "write" and asks_for_change(self._task)),
             notes=tuple(self._notes),
             access=self._access,
         )
@@ -463,6 +474,7 @@ class _MadeCalls:
         self._worked: dict[tuple[str, str], _Worked] = {}  # by server and tool
         self._failed: dict[tuple[str, str, str], tuple[int, CallFinished]] = {}  # by server, tool and what it is about
         self._done: set[tuple[str, str, str]] = set()  # server, tool and digest of the arguments
+        self._open: dict[str, CallStarted] = {}  # by id: sent, and without a result yet
         self._tried_to_write = False
         self._may_have_written = False
 
@@ -470,8 +482,36 @@ class _MadeCalls:
         """The model has replied; the calls that follow are later than those before."""
         self._turn += 1
 
+    def start(self, call: CallStarted) -> None:
+        """Take a call that is about to be sent."""
+        self._open[call.call_id] = call
+
+    def end_open(self) -> None:
+        """No more results come: calls that were to change something may have done it or not."""
+        for call in list(self._open.values()):
+            if call.writes is False or (call.writes is None and only_reads_by_name(call.tool)):
+                continue
+            self.add(
+                CallFinished(
+                    call.number,
+                    call.call_id,
+                    call.server,
+                    call.tool,
+                    "",
+                    is_error=True,
+                    sent=True,
+                    seconds=0,
+                    about=call.about,
+                    writes=True,
+                    reason="no result came",
+                    is_lost=True,
+                )
+            )
+        self._open.clear()
+
     def add(self, call: CallFinished) -> None:
         """Take the next call."""
+        self._open.pop(call.call_id, None)
         if not call.sent and (call.server == OWN_SERVER or not call.is_error):
             return  # a tool of the bridge; a call that stands twice in a turn
         tool = (call.server, call.tool)
@@ -492,6 +532,12 @@ class _MadeCalls:
             good = [key for key, (turn, failed) in self._failed.items() if turn < self._turn and _mends(call, failed)]
             for key in good:
                 del self._failed[key]
+
+    def ended(self) -> _MadeCalls:
+        """The same if no more results come."""
+        copied = copy.deepcopy(self)
+        copied.end_open()
+        return copied
 
     def sources(self) -> tuple[str, ...]:
         """The tools of which a call worked, with their servers."""

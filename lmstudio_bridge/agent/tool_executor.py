@@ -296,7 +296,8 @@ class ToolExecutor:
         if prepared.changes:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
-        await self._tell(CallStarted(number, call.id, server, tool, sent_arguments))
+        about, writes = self._about(prepared.arguments), self._policy.writes(prepared.tool)
+        await self._tell(CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
         advice, is_lost = "", False
         try:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
@@ -315,11 +316,11 @@ class ToolExecutor:
                 sent=True,
                 seconds=self._clock() - started_at,
                 verdict=decision.verdict,
-                about=self._about(prepared.arguments),
+                about=about,
                 rule=decision.rule,
                 digest=_digest(sent_arguments),
                 definition=definition_chars(prepared.tool),
-                writes=self._policy.writes(prepared.tool),
+                writes=writes,
                 reason=self._short(result.text.removeprefix("Error: ")) if result.is_error else "",
                 is_lost=is_lost,
             )

@@ -351,7 +351,7 @@ def _audit_event(event: Event) -> Event | None:
         case RoundFinished():
             return dataclasses.replace(event, text="", reasoning="", calls=())
         case CallStarted():
-            return dataclasses.replace(event, arguments="")
+            return dataclasses.replace(event, arguments="", about="")
         case CallFinished():
             return dataclasses.replace(event, text="", about="", reason="")
         case ServerFailed():

@@ -139,7 +139,7 @@ def test_servers_that_were_chosen_are_kept_with_what_became_of_them() -> None:
         MessageAdded(UserMessage("x")),
         RoundStarted(1, 5, 3),
         Generating(1, "thinking", 1, 0.5),
-        CallStarted(1, "c1", "fs", "read", "{}"),
+        CallStarted(1, "c1", "fs", "read", "{}", "a.txt", writes=False),
         CallProgress("c1", "fs", "read", "50%"),
         RetryScheduled(1, 1.0, "busy"),
         Noticed(Notice("loading", "It is being loaded.")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from lmstudio_bridge.events import (
     OWN_SERVER,
     UNKNOWN_TOOL,
     CallFinished,
+    CallStarted,
     Event,
     Outcome,
     RoundFinished,
@@ -218,3 +220,52 @@ def test_run_that_goes_on_with_its_task_keeps_what_was_changed_and_what_failed()
 
     assert (goes_on.nothing_changed, goes_on.failed) == (False, ("write b: no folder",))
     assert (further.nothing_changed, further.failed) == (True, ())
+
+
+# -- calls without a result -------------------------------------------------------------------------------------------
+
+
+def sent(tool: str = "write", *, writes: bool | None = True, about: str = "a") -> CallStarted:
+    return CallStarted(1, "c", "fs", tool, "{}", about, writes)
+
+
+def unfinished(*events: Event) -> Outcome:
+    """The outcome of a run whose journal was cut off."""
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return tally.outcome()
+
+
+@pytest.mark.parametrize("outcome", [outcome_of, unfinished])
+def test_change_whose_result_never_came_may_have_happened(outcome: Callable[..., Outcome]) -> None:
+    got = outcome(start("Write it into a.txt."), sent())
+
+    assert got.failed == ("write a: no result came (it may have had effects)",)
+    assert (got.failed_writes, got.nothing_changed, got.sources, got.called) == (True, False, (), ())
+
+
+@pytest.mark.parametrize(
+    ("call", "failed"),
+    [
+        (sent("read", writes=False), ()),
+        (sent("list_issues", writes=None, about=""), ()),
+        (sent("do_it", writes=None, about=""), ("do_it: no result came (it may have had effects)",)),
+    ],
+)
+def test_look_whose_result_never_came_has_changed_nothing(call: CallStarted, failed: tuple[str, ...]) -> None:
+    assert outcome_of(start("Write it into a.txt."), call).failed == failed
+    assert outcome_of(start("Write it into a.txt."), call).nothing_changed is not bool(failed)
+
+
+def test_call_that_got_its_result_is_not_without_one() -> None:
+    assert outcome_of(start(), sent(), write("a")).failed == ()
+    assert outcome_of(start(), sent(), write("a", is_error=True)).failed == ("write a: no folder",)
+
+
+def test_change_without_a_result_is_made_good_when_the_run_goes_on() -> None:
+    before: list[Event] = [start("Write it into a.txt."), sent(), go_on()]
+
+    assert outcome_of(*before).failed == ("write a: no result came (it may have had effects)",)
+    assert outcome_of(*before, sent(), write("a")).failed == ()
+    assert outcome_of(start(), sent(), go_on("Something else.")).failed == ()

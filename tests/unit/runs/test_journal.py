@@ -133,6 +133,21 @@ def test_what_became_of_a_call_comes_back_and_a_line_of_an_earlier_version_says_
     assert (before.writes, before.reason, before.is_lost, before.about) == (None, "", False, "a")
 
 
+def test_a_call_without_a_result_comes_back_with_what_it_was_about(tmp_path: Path) -> None:
+    told = CallStarted(1, "c1", "fs", "w", "{}", "a.txt", writes=True)
+    path = write(tmp_path, [told])
+    line = json.loads(path.read_text(encoding="utf-8"))
+    old = tmp_path / "old.jsonl"
+    old.write_text(json.dumps({key: line[key] for key in line if key not in ("about", "writes")}), encoding="utf-8")
+
+    [now], [before] = read_events(path), read_events(old)
+
+    assert isinstance(now, CallStarted)
+    assert isinstance(before, CallStarted)
+    assert (now.about, now.writes) == ("a.txt", True)
+    assert (before.about, before.writes) == ("", None)
+
+
 def test_one_event_is_one_line_of_json_with_its_time_and_type(tmp_path: Path) -> None:
     path = write(tmp_path, [ServerReady("fs", 3)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ContextOverflowError
-from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted
+from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted, Tally
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
-from lmstudio_bridge.runs.journal import open_journal
+from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
@@ -109,3 +110,46 @@ async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_
         conversation.add(message)
 
     assert conversation.messages == (OPENING[0], UserMessage("What is in the files?\n\nBe short."))
+
+
+OK = ToolResult("The colour is teal.")
+LEAK = say('{"name": "fs__read", "arguments": {"path": "a"}}')
+ENDS: dict[str, list[Reply]] = {
+    "answered": [look("a"), say("It is teal.")],
+    "a change that failed": [call(("fs__write", '{"path": "b"}')), say("I wrote it.")],
+    "invalid arguments, then right ones": [call(("fs__write", "{")), look("a"), say("It is teal.")],
+    "an unknown tool": [call(("fs__open", '{"path": "a"}')), say("It is teal.")],
+    "a call in the text": [look("a"), *[LEAK] * 15],
+    "a plan": [look("a"), *[say("Let me read b.")] * 9],
+    "facts that were not read": [look("a"), say("It is 48312."), say("It is 48312.")],
+    "a change without a result": [look("a"), call(("fs__write", '{"path": "never"}'))],
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_stored_events_add_up_to_the_outcome_that_was_told(tmp_path: Path, name: str) -> None:
+    answers = {("fs", "read"): OK, ("fs", "write"): None if "without" in name else ToolResult("No.", is_error=True)}
+    write = ServerTool("fs", "write", "Writes.", {"type": "object", "properties": {"path": {"type": "string"}}})
+    tally = Tally()
+    with open_journal(tmp_path, "r1") as journal:
+
+        async def keep(event: Event) -> None:
+            journal.keep(event)
+
+        tally.add(START)
+        await keep(START)
+        outcome = await run(
+            Conversation(OPENING),
+            model=ScriptedModel(*ENDS[name]),
+            tools=FakeTools(answers),
+            tool_set=ToolSet([READ, write]),
+            policy=Policy("write"),
+            limits=Limits(9, 0 if "without" in name else 3_600, 3_000),
+            emit=keep,
+            tally=tally,
+        )
+
+    rebuilt = rebuild_outcome(read_events(tmp_path / "r1.jsonl"))
+
+    assert dataclasses.asdict(rebuilt) == dataclasses.asdict(outcome)
+    assert bool(outcome.failed) is ("change" in name or "unknown" in name or "invalid" in name)
