@@ -21,7 +21,7 @@ _ASKS = re.compile(
     rf"(?P<verb>{_CHANGES})\b(?!\s+(?:up|out|operations?|access|permissions?)\b)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_SENTENCES = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
+_SENTENCES = re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 _QUESTION = re.compile(
     r"\s*(?:what|which|who|whose|where|when|why|how|does|do|did|is|are|was|were|has|have|should|may)\b.*\?[\"')\]]*\s*",
     re.IGNORECASE | re.DOTALL,
@@ -37,6 +37,46 @@ _DESTINATION = re.compile(
     r"\b(?:files?|folders?|director(?:y|ies)|database|repository|notes?|issue|page|disk)\b|\S\.\w{1,5}\b|[/\\]\w",
     re.IGNORECASE,
 )
+# Other languages, with the verbs that mean nothing but a change; "write" and "create" only with a file behind them.
+_CHANGES_ELSEWHERE = (
+    # German, Dutch
+    "ändere|bearbeite|benenne|ersetze|lösche|entferne|verschiebe|aktualisiere|korrigiere|speichere|kopiere|überschreibe"
+    "|wijzig|bewerk|hernoem|vervang|verwijder|verplaats|kopieer|overschrijf"
+    # French, Spanish, Italian, Portuguese
+    "|(?:modifie|renomme|remplace|supprime|efface|déplace|corrige|enregistre|copie)[rz]?"
+    "|edit[ae]|cambia|renombra|reemplaza|borra|elimina|mueve|actualiza|corrige|guarda|copia|sobrescribe"
+    "|modifica|rinomina|sostituisci|cancella|rimuovi|sposta|aggiorna|correggi|salva|sovrascrivi"
+    "|altere|renomeie|substitua|apague|exclua|remova|mova|atualize|corrija|salve|copie"
+    # Polish, Russian
+    "|zmień|edytuj|zamień|usuń|przenieś|zaktualizuj|popraw|skopiuj|nadpisz"
+    "|(?:измени|отредактируй|переименуй|замени|удали|перемести|обнови|исправь|сохрани|скопируй)(?:те)?"
+)
+_MAKES_ELSEWHERE = (
+    "schreib|schreibe|erstelle|lege|schrijf|maak|écris|écrivez|crée|créez|escribe|crea|scrivi|escreva|crie|zapisz|utwórz"
+    "|stwórz|(?:создай|запиши)(?:те)?"
+)
+_FILES_ELSEWHERE = (
+    r"dat(?:ei(?:en)?)|ordner|verzeichnis|bestand|map|fichier|dossier|archivo|fichero|carpeta|file|cartella|arquivo"
+    r"|ficheiro|pasta|plik|folder|файл|папку|\S*\w\.[a-z]\w{0,4}"
+)
+_BEFORE_ELSEWHERE = (
+    "bitte|und|dann|danach|anschließend|alsjeblieft|en|dan|daarna|et|puis|ensuite|veuillez|y|luego|después|por favor"
+    "|e|poi|per favore|depois|então|i|potem|następnie|proszę|и|затем|потом|пожалуйста"
+)
+_ASKS_ELSEWHERE = re.compile(
+    rf"(?:^[\s>*\-\d.)(]*|[,;:]\s*|\b(?:{_BEFORE_ELSEWHERE})\s+)(?:"
+    rf"(?:{_CHANGES_ELSEWHERE})\b(?!.{{0,40}}\b(?:nichts|nicht|keine?n?|niets|niet|geen|rien|nada|niente|niczego|ничего)\b)"
+    rf"|(?:{_MAKES_ELSEWHERE})\s+(?:\w+\s+){{0,2}}(?:{_FILES_ELSEWHERE})\b)",
+    re.IGNORECASE,
+)
+_ASKS_IN_CHINESE_OR_JAPANESE = re.compile(
+    r"(?:^[\s>*\-\d.)(]*|[\uff0c\u3001,;\uff1b\uff1a:]\s*|然后|并且?|再)(?:请|帮我|请你)*"
+    r"(?:修改|编辑|重命名|替换|删除|移动|更新|修复|覆盖|写入|保存到|创建.{0,20}(?:文件|目录))"
+    r"|把.{1,80}?(?:改成|改为|改名|重命名|写入|写到|替换|删除|删掉|移动|移到|保存|复制到|添加到|加到)"
+    r"|(?:書き込|編集|削除|変更|移動|更新|修正|保存|置換|置き換え|上書き|名前を変更)(?:し|んで|え)?(?:て)?"
+    r"(?:ください|下さい|おいて)"
+)
+_QUESTION_ELSEWHERE = re.compile("[?\uff1f][\"')\\]]*\\s*\\Z")
 _READING = re.compile(
     "read|get|list|search|find|show|view|describe|count|query|lookup|look|fetch|status|info|diff|explain|compare|"
     "validate|ls|cat|stat|tree|glob|grep|head|tail|inspect|browse|history"
@@ -55,7 +95,14 @@ def asks_for_change(task: str) -> bool:
     Questions do not, nor does "write a summary" where no file or the like is named for it: that is the answer.
     """
     sentences = (sentence[:_MAX_SENTENCE] for sentence in _SENTENCES.split(task) if not _QUESTION.fullmatch(sentence))
-    return any(map(_sentence_asks, sentences))
+    return any(_sentence_asks(sentence) or _asks_elsewhere(sentence) for sentence in sentences)
+
+
+def _asks_elsewhere(sentence: str) -> bool:
+    """The same in the languages that are read most after English; where it is not plain, it is no change."""
+    if _QUESTION_ELSEWHERE.search(sentence):
+        return False
+    return bool(_ASKS_ELSEWHERE.search(sentence) or _ASKS_IN_CHINESE_OR_JAPANESE.search(sentence))
 
 
 def _sentence_asks(sentence: str) -> bool:

@@ -1,5 +1,7 @@
 """Which words ask for a change, and which names say that a tool only reads."""
 
+# ruff: noqa: RUF001  # other languages have letters that look like those of English
+
 from __future__ import annotations
 
 import pytest
@@ -58,6 +60,80 @@ def test_task_that_plainly_asks_for_a_change(task: str) -> None:
     ],
 )
 def test_task_that_only_asks_to_read(task: str) -> None:
+    assert not asks_for_change(task)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Lösche den Ordner tmp.",
+        "Lies a.txt und ersetze X durch Y.",
+        "Bitte benenne a.txt in b.txt um.",
+        "Erstelle die Datei a.txt mit dem Wort teal.",
+        "Verwijder a.txt.",
+        "Lees a.txt en vervang X door Y.",
+        "Maak het bestand a.txt.",
+        "Supprimez le fichier a.txt.",
+        "Lis a.txt, puis remplace X par Y.",
+        "Veuillez modifier la ligne 3.",
+        "Crée le fichier a.txt.",
+        "Borra la carpeta tmp.",
+        "Lee a.txt y reemplaza X por Y.",
+        "Por favor elimina a.txt.",
+        "Elimina il file a.txt.",
+        "Leggi a.txt e sostituisci X con Y.",
+        "Apague o arquivo a.txt.",
+        "Leia a.txt e substitua X por Y.",
+        "Usuń plik a.txt.",
+        "Przeczytaj a.txt i zamień X na Y.",
+        "Удали файл a.txt.",
+        "Прочитай a.txt и замени X на Y.",
+        "请删除 a.txt 文件。",
+        "读取 a.txt，然后修改第三行。",
+        "把 a.txt 重命名为 b.txt。",
+        "创建一个文件 a.txt。",
+        "a.txt を削除してください。",
+        "設定を変更してください。",
+    ],
+)
+def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> None:
+    assert asks_for_change(task)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Lies a.txt und fasse die Datei zusammen.",
+        "Lies a.txt und ändere nichts.",
+        "Erstelle eine Liste der Dateien in docs.",
+        "Schreibe eine Zusammenfassung von docs/a.md.",
+        "Wie lösche ich eine Datei?",
+        "Welche Funktion löscht und ersetzt Dateien?",
+        "Lees a.txt en vat het samen.",
+        "Maak een lijst van de bestanden.",
+        "Lis a.txt et résume le fichier.",
+        "Écris un résumé de docs/a.md.",
+        "Qui modifie le fichier et le supprime ?",
+        "Ne modifie rien.",
+        "Lee a.txt y dime qué dice.",
+        "Crea una lista de los archivos.",
+        "¿Quién borra los archivos y edita a.txt?",
+        "Leggi a.txt e dimmi cosa dice.",
+        "Scrivi un riassunto di docs/a.md.",
+        "Leia a.txt e resuma o arquivo.",
+        "Przeczytaj a.txt i streść go.",
+        "Прочитай a.txt и перескажи его.",
+        "Кто удалил файл?",
+        "请读取 a.txt 并总结内容。",
+        "哪个函数会删除文件？",
+        "请列出最近修改的文件。",
+        "写一个总结。",
+        "a.txt を読んで、要約してください。",
+        "最近変更されたファイルを一覧にしてください。",
+        "Quelle est la copie la plus récente de a.txt ?",
+    ],
+)
+def test_task_that_only_asks_to_read_in_another_language(task: str) -> None:
     assert not asks_for_change(task)
 
 

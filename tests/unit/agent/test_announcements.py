@@ -1,5 +1,7 @@
 """Replies that only say which call comes next, and answers that sound like it."""
 
+# ruff: noqa: RUF001  # other languages have letters that look like those of English
+
 from __future__ import annotations
 
 import pytest
@@ -35,7 +37,7 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "I'll call `notes__read_note` with path `a.md`.",
         'Calling notes__read_note with path "a.md"',
         "Reading the note a.md...",
-        "Reading the note\u2026",
+        "Reading the note…",
         "notes__read_note",
         "`notes__read_note`",
         "notes__read_note a",
@@ -46,10 +48,10 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "Voy a leer la nota a.md.",
         "Vou ler a nota.",
         "Najpierw przeczytam plik.",
-        "\u041f\u0440\u043e\u0447\u0438\u0442\u0430\u044e a.md.",
-        "\u8ba9\u6211\u5148\u8bfb\u53d6 a.md \u6587\u4ef6\u3002",
-        "\u597d\u7684\uff0c\u6211\u5c06\u67e5\u770b\u6587\u4ef6\u3002",
-        "\u307e\u305a\u3001\u30d5\u30a1\u30a4\u30eb\u3092\u8aad\u307f\u307e\u3059\u3002",
+        "Прочитаю a.md.",
+        "让我先读取 a.md 文件。",
+        "好的，我将查看文件。",
+        "まず、ファイルを読みます。",
     ],
 )
 def test_what_comes_next_is_told_from_an_answer(text: str) -> None:
@@ -85,9 +87,9 @@ def test_what_comes_next_is_told_from_an_answer(text: str) -> None:
         "Calling it teal would be wrong.",
         "She said that she will read it.",
         "The next step of the plan is to read the notes.",
-        "Die Notiz nennt teal. Ich werde nichts \u00e4ndern.",
+        "Die Notiz nennt teal. Ich werde nichts ändern.",
         "La note parle de ce que je vais lire.",
-        "a.md \u4e2d\u63d0\u5230\u7684\u989c\u8272\u662f\u9752\u8272\u3002",
+        "a.md 中提到的颜色是青色。",
         "read_note",
     ],
 )
