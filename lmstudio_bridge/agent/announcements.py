@@ -57,18 +57,11 @@ _BEGINNINGS = tuple(
         r"(?:vou|deixe-me|preciso) (?:primeiro )?(?:ler|abrir|verificar|procurar|buscar|consultar|chamar)\b",
         # Polish, Russian
         r"(?:najpierw |teraz )?(?:przeczytam|sprawdzę|otworzę|wyszukam|poszukam)\b",
-        r"(?:сначала |сейчас )?(?:я )?"
-        r"(?:прочитаю|открою"
-        r"|проверю|посмотрю"
-        r"|найду)\b",
+        r"(?:сначала |сейчас )?(?:я )?(?:прочитаю|открою|проверю|посмотрю|найду)\b",
         # Chinese, Japanese
-        r"(?:好的|首先|现在|接下来)?[,，、]?"
-        r"(?:让我|我将|我会|我来|我先|我需要|我要)"
-        r"(?:先|现在|来|使用|调用)*"
-        r"(?:读取|读|查看|看|检查|打开|搜索|查找|获取"
-        r"|访问|列出|\w*工具)",
-        r"(?:まず|次に|では)[、,]?.{0,60}[をで]"
-        r"(?:読み(?:込み|取り)?|確認し|開き|検索し|調べ)ます",
+        r"(?:好的|首先|现在|接下来)?[,，、]?(?:让我|我将|我会|我来|我先|我需要|我要)(?:先|现在|来|使用|调用)*"
+        r"(?:读取|读|查看|看|检查|打开|搜索|查找|获取|访问|列出|\w*工具)",
+        r"(?:まず|次に|では)[、,]?.{0,60}[をで](?:読み(?:込み|取り)?|確認し|開き|検索し|調べ)ます",
     )
 )
 """Beginnings of sentences in which a model says which call it makes next, in the languages of which most is read."""
