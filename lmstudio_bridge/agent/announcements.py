@@ -15,6 +15,7 @@ _OPEN_END = re.compile(
     r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
     re.IGNORECASE,
 )
+_STEP = re.compile(r"^\W{0,6}(?:step )?\d[.):]\W{0,3}(?:call|use|run|invoke) (?:the )?[`*]*(\w+)", re.I | re.M)
 _WAIT = re.compile(
     r"(?:one moment|just a moment|please wait|please hold|wait a moment|hold on|give me a (?:moment|second)|stand by)\b"
     r"[^.!?\n]{0,40}[.!…]*",
@@ -78,6 +79,8 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
     words = text.split(maxsplit=2)
     if 1 <= len(words) <= 2 and words[0].strip("`*\"'.:") in names:
         return True  # the name of a tool, perhaps with one argument
+    if any(step[1] in names for step in _STEP.finditer(text)):
+        return True
     if _OPEN_END.search(text.rpartition("\n")[2]):
         return True
     sentences = [each.strip() for each in _SENTENCE_END.split(text)]

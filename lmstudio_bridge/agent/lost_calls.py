@@ -46,13 +46,15 @@ _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
 _PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
     r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
     rf"(?:[ \t,:]+(?:[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
-    r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z"
+    r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z",
+    re.IGNORECASE,
 )
 _VALUES_AFTER = re.compile(  # a.md, "a.md"
     r"[\"'`]?:?(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|[\w-]*[./\\][\w./\\-]*[\w/])){1,3}[ \t]*\W{0,20}\Z"
 )
 _STATEMENT_AFTER = re.compile(r"\((?=[^\n]{0,300}?[\"'={])[^\n]{0,400}\)[^\w\n]{0,3}(?:\n|\Z)")  # (path="a.md");
-_FILLED_GROUP = re.compile(r"\((?:\)|[^\n]{0,300}?[\"'={])")  # (path="a.md"
+_FILLED_GROUP = re.compile(r"[\"'`*]{0,2}\s?\([^\n]{0,300}?[\"'={]")  # (path="a.md"
+_KEYED_GROUP = re.compile(r"[\"'`*]{0,2}\s?\([^\n]{0,300}?(?:\w[\"']?\s?[=:]|\{)")
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
     r"with|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
@@ -67,7 +69,8 @@ _INTENT = re.compile(
 )
 _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
-    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|step)\b"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|step|command|aufruf|appel|llamada|chiamata|chamada"
+    r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
@@ -77,8 +80,10 @@ _CODE = re.compile(r"^[ \t]*```(?!tool_\w).*?^[ \t]*```[^\n]*$|`[^`\n]+`", re.MU
 _BEHIND = re.compile(
     # a result that the model made up, or what it says while it waits for one
     r"\n[^\w\n]{0,12}(?:(?:tool|function|call|api)[ _-]?)?(?:"
-    r"(?:observations?|results?|outputs?|responses?|returns?|returned|thought|user|assistant)(?: \d+| of [^\n:]{1,80})?"
-    r"[^\n\w]{0,8}(?:[:>\]]|\n)"
+    r"(?:observations?|results?|outputs?|responses?|returns?|returned|thought|user|assistant|ergebnis|ausgabe"
+    r"|r\u00e9sultat|sortie|resultado|salida|risultato|sa\u00edda|wynik|resultaat|\u0440\u0435\u0437\u0443\u043b\u044c\u0442\u0430\u0442"
+    r"|\u7ed3\u679c|\u7d50\u679c|\u8f93\u51fa|\u51fa\u529b|\u8fd4\u56de)(?: \d+| of [^\n:]{1,80})?"
+    r"[^\n\w]{0,8}(?:[:\uff1a>\]]|\n)"
     r"|(?:I will|I'll|let me|once|please (?:run|execute|wait|call|provide|give|share)|wait(?:ing)?)\b)"
     r"|\n[ \t]*(?:[-=]>|\u2192)",
     re.IGNORECASE,
@@ -95,10 +100,13 @@ _MARK = (
     r"|<\|/?(?:tool_\w{1,40}|tools_prefix|python_tag|python_start|start_action|action_start|plugin|recipient|call)\|>"
     r"|<[\uff5c|](?:tool\u2581|DSML)[^<>\n]{1,60}>"
     r"|<\|(?:channel|start)\|>[^<\n]{0,40}\bto="
+    r"|commentary to=\w|I call [\w.\-/:]{1,128} with (?=\{)"
 )
 """Marks of a call, in whatever notation of which they are."""
 _MARK_FIRST = re.compile(rf"(?:{_MARK}|```tool_\w)", re.IGNORECASE)
-_MARK_IN_LINE = re.compile(rf"^[ \t]*(?:{_MARK}|```tool_\w)", re.IGNORECASE | re.MULTILINE)
+_MARK_IN_LINE = re.compile(
+    rf"^[ \t]*(?:{_MARK}|```tool_\w|functions\.\w{{1,64}}\s?[({{])", re.IGNORECASE | re.MULTILINE
+)
 _MARK_LAST = re.compile(rf"(?:\A|[\n.!?:>\]}})])[ \t]*(?:{_MARK})\Z", re.IGNORECASE)
 _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
@@ -113,12 +121,16 @@ _OPENERS, _CLOSERS = "{[(", "}])"
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A place where a tool is named. `certain` says that the word can hardly be anything but the tool's name."""
+    """A place where a tool is named.
+
+    `certain` says that the word can hardly be anything but the tool's name, `full` that its server is named, too.
+    """
 
     start: int
     end: int
     name: str
     certain: bool
+    full: bool
 
 
 def holds_lost_call(text: str, names: Collection[str]) -> bool:
@@ -162,8 +174,9 @@ class _Finder:
     def _begins_with_call(self, text: str) -> bool:
         """Whether the text opens with a call, whatever is said behind it."""
         if text.startswith(("```", "~~~")):
-            body, _, _ = text.partition("\n")[2].partition("\n```")
-            return self._is_call_in_code(body)
+            body, _, behind = text.partition("\n")[2].partition("\n```")
+            full = any(named.full for named in self._find_names(body, last=False))
+            return (full or not behind.strip()) and not text.startswith("```diff") and self._is_call_in_code(body)
         for named in self._find_names(text, last=False):
             before = text[: named.start]
             if "\n\n" in before or len(before) > _AROUND:
@@ -172,7 +185,7 @@ class _Finder:
                 after = text[named.end : named.end + _AROUND]
                 if not text[0].isalnum() and bool(_object_after(after)):
                     return True
-                if text[0] in "<[{" and _FILLED_GROUP.match(after):
+                if text[0] in "<[{" and (_FILLED_GROUP.match(after) or after.startswith("()")):
                     return True
             if named.certain and _LINE_START.match(before) and _STATEMENT_AFTER.match(text, named.end):
                 return True
@@ -194,7 +207,7 @@ class _Finder:
                     certain = True
                 elif owner not in _NAMESPACES and text[start - 1] == ".":
                     continue  # a method of something else
-            found.append(_Named(start, match.end(), name, certain))
+            found.append(_Named(start, match.end(), name, certain, full or "__" not in name))
         return found[-_MOST_NAMES:] if last else found[:_MOST_NAMES]
 
     def _is_call_in_code(self, code: str) -> bool:
@@ -207,7 +220,7 @@ class _Finder:
             return False
         first = names[0]
         alone = first.certain and not code[: first.start].strip("\"'`<[{(@#-* \t")
-        return alone and bool(re.match(r"[\"'`]?[ \t]*(?:\n[^\n]*)?[{(\[<:=]", code[first.end :]))
+        return alone and bool(re.match(r"[\"'`]?[ \t]*(?:\n[^\n]*)?[{\[<:=]", code[first.end :]))
 
     def _is_call(self, text: str, named: _Named) -> bool:
         before = text[max(0, named.start - _AROUND) : named.start]
@@ -223,6 +236,8 @@ class _Finder:
         if group := _GROUP_AFTER.match(after):
             if not _ends_here(text, named.end + group.end() - 1):
                 return False
+            if not named.full and before.strip(_QUOTES + " \n") and not _KEYED_GROUP.match(rest):
+                return False  # `f()` in a list of functions, f(x) in a program
             if not named.certain:
                 return not before.strip(_QUOTES + " \t\n[") and "=" in rest
             return any(each.search(before) for each in (_KEY_BEFORE, _LINE_START, _INTENT))
@@ -240,7 +255,8 @@ class _Finder:
         rest = text[named.end :]
         is_cell = (before[-1:], after[:1]) == ("|", "|")
         if _is_mark(before[-1:]) and _is_mark(after[:1]) and not is_cell and not after.startswith("]("):
-            return _ends_structured(rest) and bool(re.search(r"\w", rest))
+            words = _WORD.findall(re.sub(r"</?\w+>", "", rest)) or re.findall(r"\d", rest)
+            return _ends_structured(rest) and any(_letters(word) not in self._names for word in words)
         if before.endswith(("[[", "<", "<<", "{{")) and _ends_structured(rest):
             return True
         start = _LINE_START.search(before)
@@ -311,7 +327,7 @@ def _is_call_object(value: Any) -> bool:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w.:/-]{0,127}", name):
         return False
     if isinstance(arguments, str):
-        return arguments.lstrip().startswith("{")
+        return arguments.lstrip().startswith("{") or "action_input" in value
     return isinstance(arguments, dict) and not {"properties", "type"} <= set(arguments)
 
 

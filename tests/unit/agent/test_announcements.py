@@ -41,6 +41,8 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "notes__read_note",
         "`notes__read_note`",
         "notes__read_note a",
+        "Step 1: Call notes__read_note with path=a.md.\nStep 2: Answer the question.",
+        "Plan:\n1. Use notes__read_note to read a.md\n2. Report the colour.",
         "Ich werde jetzt die Notiz lesen.",
         "Lass mich in der Datei nachsehen.",
         "Ik ga het bestand lezen.",
