@@ -15,7 +15,10 @@ _OPEN_END = re.compile(
     r"[^.!?\n]*(?:[:…]|\.\.\.)\s*\Z",
     re.IGNORECASE,
 )
-_STEP = re.compile(r"^\W{0,6}(?:step )?\d[.):]\W{0,3}(?:call|use|run|invoke) (?:the )?[`*]*(\w+)", re.I | re.M)
+_STEP = re.compile(
+    r"^\W{0,6}(?:step )?\d[.):]\W{0,3}(?:(?:call|use|run|invoke) (?:the )?[`*]*(\w+)|[`*]*(\w+)\([^\n]*=[^\n]*\)\W*$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _WAIT = re.compile(
     r"(?:one moment|just a moment|please wait|please hold|wait a moment|hold on|give me a (?:moment|second)|stand by)\b"
     r"[^.!?\n]{0,40}[.!…]*",
@@ -49,6 +52,8 @@ _BEGINNINGS = tuple(
         r"(?:(?:zuerst |jetzt |nun )?(?:ich werde|werde ich|lass mich|lassen sie mich)"
         r" (?=.*?\b(?:lesen|öffnen|ansehen|prüfen|suchen|nachsehen|aufrufen|abrufen)\b)"
         r"|(?:ik ga|ik zal|laat me) (?=.*?\b(?:lezen|openen|bekijken|controleren|zoeken|aanroepen)\b))",
+        r"(?:ich (?:rufe|nutze|verwende)|j'(?:appelle|utilise)|llamo|chiamo|chamo|вызываю|我(?:调用|使用))\b"
+        r"(?=.*?\w_\w)",
         # French, Spanish, Italian, Portuguese
         r"(?:je vais|laissez-moi) (?:d'abord |maintenant )?"
         r"(?:lire|ouvrir|vérifier|chercher|consulter|examiner|appeler|regarder)\b",
@@ -79,7 +84,7 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
     words = text.split(maxsplit=2)
     if 1 <= len(words) <= 2 and words[0].strip("`*\"'.:") in names:
         return True  # the name of a tool, perhaps with one argument
-    if any(step[1] in names for step in _STEP.finditer(text)):
+    if any((step[1] or step[2]) in names for step in _STEP.finditer(text)):
         return True
     if _OPEN_END.search(text.rpartition("\n")[2]):
         return True

@@ -71,7 +71,7 @@ _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
     r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|step|command|aufruf|appel|llamada|chiamata|chamada"
     r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
-    r"|\b(?:(?:const|let|var) )?\w{1,20} ?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
+    r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
 _MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|[^\w])*+\Z")
@@ -90,9 +90,12 @@ _BEHIND = re.compile(
 )
 _REACT = re.compile(
     r"^[^\w\n]{0,6}Action(?: \d+)?[*_]{0,2}:[^\n]{1,200}\n+"
-    r"[^\w\n]{0,6}(?:Action[ _]Input|Observation)(?: \d+)?[*_]{0,2}:",
+    r"[^\w\n]{0,6}(?:Action[ _]Input|Observation)(?: \d+)?[*_]{0,2}:"
+    r"|^Tool: \w*_\w*\n(?:Tool )?(?:Input|Args|Arguments|Parameters):",
     re.IGNORECASE | re.MULTILINE,
 )
+_CALL_LIST = re.compile(r"\[[A-Za-z_][\w.]{0,80}\(\w+=[\"'\d\[{][^\n]{0,2000}\)\]")  # [f(x="y")]
+_COMMENT = re.compile(r"^[ \t]*(?:#|//)[^\n]*$", re.MULTILINE)
 _MARK = (
     r"<\|?/?(?:[\w-]{1,20}[:_])?(?:tool_?calls?|function_?calls?|start_function_call|use_mcp_tool)\b[^<>\n]{0,200}>"
     r"|<(?:\w{1,20}:)?(?:function|invoke)(?:=| name=)[^<>\n]{0,200}>|</(?:function|invoke|parameter|arg_value)>"
@@ -212,7 +215,7 @@ class _Finder:
 
     def _is_call_in_code(self, code: str) -> bool:
         """Whether a code block is a call, and not a program or a list that names tools."""
-        code = code.strip()
+        code = _COMMENT.sub("", code).strip()
         names = self._find_names(code, last=True)
         if any(self._is_call(code, named) for named in names):
             return True
@@ -246,7 +249,8 @@ class _Finder:
                 return False
             if _ends_structured(rest) and (named.certain or _has_arguments(text)):
                 return True
-            if named.certain and _LABEL_BEFORE.search(before) and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
+            argument = _KEYED_LINES.match(rest[:_MOST_PLAIN]) or re.fullmatch(r"[ \t]+\S+\s*", rest[:_MOST_PLAIN])
+            if named.certain and _LABEL_BEFORE.search(before) and argument:
                 return True
         return named.certain and self._is_plain_call(text, named, before, after)
 
@@ -282,6 +286,8 @@ def _holds_unmistakable(text: str) -> bool:
     if _MARK_FIRST.match(text) or _MARK_LAST.search(text[-_LONGEST_MARK:]):
         return True
     plain = _CODE.sub("code", text)
+    if _CALL_LIST.fullmatch(text):
+        return True
     if _REACT.search(plain):
         return True
     for mark in islice(_MARK_IN_LINE.finditer(plain), _MOST_PLACES):

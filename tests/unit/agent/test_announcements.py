@@ -42,6 +42,8 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "`notes__read_note`",
         "notes__read_note a",
         "Step 1: Call notes__read_note with path=a.md.\nStep 2: Answer the question.",
+        '1. notes__read_note(path="a.md")\n2. Answer.',
+        "Ich rufe notes__read_note mit path=a.md auf.",
         "Plan:\n1. Use notes__read_note to read a.md\n2. Report the colour.",
         "Ich werde jetzt die Notiz lesen.",
         "Lass mich in der Datei nachsehen.",
@@ -92,6 +94,8 @@ def test_what_comes_next_is_told_from_an_answer(text: str) -> None:
         "Die Notiz nennt teal. Ich werde nichts ändern.",
         "La note parle de ce que je vais lire.",
         "a.md 中提到的颜色是青色。",
+        "1. notes__read_note(path): reads a note\n2. notes__list_notes(): lists them",
+        "我使用了 notes__read_note",
         "read_note",
     ],
 )

@@ -74,6 +74,9 @@ CALLS = [
     f"\u2192 {N}: a.md",
     f"Use tool: {N}, path: a.md",
     f"Command: {N} a.md",
+    f"Command: {N} a",
+    f'```go\nresult := {N}("a.md")\n```',
+    f'```python\nnote = {N}("a.md")\n# The note says red.\n```',
     f"EXECUTE {N} WITH path = a.md",
     f'*calls {N} with path="a.md"*',
     f"```bash\n{N} --path a.md\n```",
@@ -124,6 +127,7 @@ WITHOUT_NAME = [
     'functions.open_file({"path": "a.md"})',
     'commentary to=functions.open_file json{"path": "a.md"}',
     '```json\n{"action": "Search", "action_input": "the colour of a.md"}\n```',
+    "Tool: read_file\nInput: a.md",
     "<tool_call>\n</tool_call>",
     "<tool_call>",
     "</tool_call>",
@@ -163,6 +167,12 @@ def test_a_call_is_found_before_a_result_that_the_model_made_up(call: str, behin
 def test_what_can_only_be_a_call_is_one_whatever_it_names(call: str) -> None:
     for before in ("", "I'll open it.\n", "I'll open it.\n\n"):
         assert holds_lost_call(before + call, NAMES)
+
+
+def test_a_list_of_calls_as_the_whole_reply_is_one_whatever_it_names() -> None:
+    assert holds_lost_call('[open_file(path="a.md")]', NAMES)
+    assert not holds_lost_call('The list is [open_file(path="a.md")].', NAMES)
+    assert not holds_lost_call("run(debug=True)", NAMES)
 
 
 def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> None:
