@@ -278,6 +278,10 @@ class JournalCut:
     reason: str
 
 
+READ_ONLY = "The task asks for a change, but this run could only read: call it with access=write to allow changes."
+"""A warning at the start of a run; left out of an outcome that says that nothing was changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Warned:
     """Something that the user should know, and that did not end the run."""
@@ -429,6 +433,8 @@ class Tally:
     def outcome(self) -> Outcome:
         """What the events so far amount to; a run without its last event counts as failed."""
         made = self._made if self._ended else self._made.ended()
+        asked = self._access == "write" and asks_for_change(self._task)
+        nothing_changed = made.changed_nothing(asked=asked)
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -451,8 +457,8 @@ class Tally:
             called=made.called(),
             failed=made.failed(),
             failed_writes=made.failed_writes(),
-            nothing_changed=made.changed_nothing(asked=self._access == "write" and asks_for_change(self._task)),
-            notes=tuple(self._notes),
+            nothing_changed=nothing_changed,
+            notes=tuple(note for note in self._notes if note != READ_ONLY or not nothing_changed),
             access=self._access,
         )
 

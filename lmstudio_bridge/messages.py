@@ -261,6 +261,10 @@ class CallPolicy(Protocol):
         """The decision for one call of this tool."""
         ...
 
+    def may_run(self, tool: ServerTool) -> bool:
+        """Whether calls of this tool can be allowed at all."""
+        ...
+
     def writes(self, tool: ServerTool) -> bool:
         """Whether its calls count as changing something, in what is told of a run."""
         ...

@@ -59,6 +59,9 @@ _URL = re.compile(r"\b(?:https?|ftp|file|git|ssh)://[^\s<>\"'`)\]}]+", re.I)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NUMBER = re.compile(r"\d+(?:[,._'\u2019\u00a0\u202f ]\d{3}(?!\d))*(?:[.,]\d+)*")
 _PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d+(?:[,._'\u2019\u00a0\u202f]\d{3}(?!\d))*(?:[.,]\d+)*")
+_SPACED_NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\w.,]*\d)")
+_SCALES: Mapping[str, int] = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_ROUNDED_NUMBER = re.compile(rf"(?<![\w.,])(?P<number>\d+(?:\.\d+)?) (?P<scale>{'|'.join(_SCALES)})\b", re.I)
 _UNIT = re.compile(r"(?:[kmgt]?i?b|[kmg]?hz|[mnu]?s|min|h|d|w|v|x|px|[kcm]?m|k?g|k|%|usd|eur|gbp|[ap]m)?", re.I)
 _ORDINAL = re.compile(r"^[ \t>]*(?:\d{1,3}[.)]|#+)(?=\s)", re.MULTILINE)
 _ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d{1,3}[.)])\s+\S|^[ \t]*\|(?![ \t]*:?-)", re.MULTILINE)
@@ -68,6 +71,7 @@ _SUM = re.compile(
 )
 _QUOTED = re.compile(r"\u201c([^\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|`+([^`\n]+)`+")
 _WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
+_LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name of a file
 _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
@@ -179,6 +183,7 @@ class Evidence:
     _listed: dict[str, set[str]] = field(default_factory=dict)  # names of files by the folder that was listed
     _read: set[str] = field(default_factory=set)  # paths of files that were read
     _named: set[str] = field(default_factory=set)  # last parts of the texts that calls which worked were given
+    _tried: set[str] = field(default_factory=set)  # the same of all calls, also those that failed
     _contents: list[str] = field(default_factory=list)  # results of calls that worked and list no names
 
     def add(self, where: str, text: str) -> None:
@@ -188,11 +193,12 @@ class Evidence:
     def add_call(self, server: str, tool: str, arguments: str, text: str, *, is_error: bool = False) -> None:
         """Add a call with the whole text of its result; `arguments` is JSON, as it was sent."""
         self.add(where_of(server, tool, arguments), text)
+        self._tried.update(_names_in(arguments))
         if is_error:
             return
         self._arguments.append(arguments)
         self._named.update(_names_in(arguments))
-        paths = _paths_in(arguments)
+        paths = paths_in(arguments)
         if _LISTS.search(tool):
             names = {match[1] for match in _LISTED.finditer(text[:MAX_EVIDENCE])}
             self._listed.setdefault(paths[0] if paths else ".", set()).update(names)
@@ -200,6 +206,34 @@ class Evidence:
         self._contents.append(text[:MAX_EVIDENCE])
         if _READS.search(tool):
             self._read.update(paths)
+
+    def add_files(self, paths: Iterable[str]) -> None:
+        """Add files that were read whole, whether or not the model was shown them."""
+        for path in paths:
+            self._read.add(path)
+            self._named.add(PurePosixPath(path).name.casefold())
+            self._tried.add(PurePosixPath(path).name.casefold())
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The paths of the files that were read."""
+        return frozenset(self._read)
+
+    def unread(self, task: str) -> tuple[str, ...]:
+        """Names of files that the task is about and that no call tried to read: named ones, or all of a folder."""
+        opened = "\n".join(self._contents).casefold()
+        names = [
+            name
+            for name in dict.fromkeys(_FILE_NAME.findall(task))
+            if not (name.casefold() in self._tried or name.casefold() in opened or _NO_FILE.search(name))
+        ]
+        if _ALL_FILES.search(task):
+            read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
+            for listed in self._listed.values():
+                names += [
+                    name for name in sorted(listed - read) if listed & read and name.casefold() not in self._tried
+                ]
+        return tuple(dict.fromkeys(names))
 
     def coverage(self, task: str) -> str:
         """What the task names and no call that worked was about; "" if there is nothing.
@@ -280,7 +314,7 @@ def where_of(server: str, tool: str, arguments: str) -> str:
     return f"{server} {tool}"
 
 
-def _paths_in(arguments: str) -> list[str]:
+def paths_in(arguments: str) -> list[str]:
     """The texts in a call's arguments under names of paths, also in lists."""
     try:
         values = json.loads(arguments or "{}")
@@ -338,9 +372,17 @@ def _facts(answer: str) -> Iterator[_Fact]:
             facts.append(_Fact(match[number].strip(), _quote_finder(match[number]), match.start()))
     for match in _WORD.finditer(text):
         word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
+        word = _LINE_NUMBER.sub(r"\1", word)
         start = match.start() + match[0].find(word)
         if word and _is_telling(word) and take(start, start + len(word)):
             facts.append(_Fact(word, _word_finder(word), start))
+    for match in _SPACED_NUMBER.finditer(text):
+        if take(*match.span()):
+            facts.append(_Fact(match[0], _spaced_finder(match[0]), match.start()))
+    for match in _ROUNDED_NUMBER.finditer(text):
+        if take(*match.span()):
+            finder = _rounded_finder(match["number"], _SCALES[match["scale"].casefold()])
+            facts.append(_Fact(match[0], finder, match.start()))
     for match in _PLAIN_NUMBER.finditer(text):
         digits = match[0].rstrip(".,'\u2019_\u00a0\u202f")
         if (value := _counted(digits)) is not None and take(match.start(), match.start() + len(digits)):
@@ -354,7 +396,7 @@ def _answer_text(answer: str) -> str:
         value = json.loads(answer)
     except (ValueError, RecursionError):
         return answer
-    return "\n".join(_leaves(value)) if isinstance(value, dict | list) else answer
+    return "\n".join(_leaves(value)) if isinstance(value, dict | list | str) else answer
 
 
 def _leaves(value: object) -> Iterator[str]:
@@ -436,6 +478,32 @@ def _quote_finder(text: str) -> Callable[[_Text], int | None]:
     return find
 
 
+def _spaced_finder(text: str) -> Callable[[_Text], int | None]:
+    """Finds 1 234 567 as one number, or as the numbers 1, 234 and 567."""
+    whole = _number_finder(Decimal(text.replace(" ", "")))
+    parts = [_number_finder(Decimal(part).normalize()) for part in text.split()]
+
+    def find(seen: _Text) -> int | None:
+        if (line := whole(seen)) is not None:
+            return line
+        lines = [part(seen) for part in parts]
+        return None if None in lines else lines[0]
+
+    return find
+
+
+def _rounded_finder(number: str, scale: int) -> Callable[[_Text], int | None]:
+    """Finds 1.2 million also as a number that is rounded to it."""
+    wanted = Decimal(number)
+    half = Decimal(1).scaleb(-len(number.partition(".")[2])) / 2
+
+    def find(seen: _Text) -> int | None:
+        close = (line for value, line in seen.numbers.items() if abs(value / scale - wanted) <= half)
+        return next(close, seen.numbers.get(wanted.normalize()))
+
+    return find
+
+
 def _number_finder(value: Decimal) -> Callable[[_Text], int | None]:
     return lambda seen: seen.numbers.get(abs(value))
 
@@ -481,8 +549,8 @@ def _readings(number: str) -> set[Decimal]:
     plain = re.sub(r"[ _'\u2019\u00a0\u202f]", "", number)
     forms = {plain.replace(",", ""), plain.replace(".", "").replace(",", "."), plain}
     forms |= set(re.split(r"[ '\u2019\u00a0\u202f]", number))
-    if number.count(".") > 1:  # a version, an address
-        forms |= set(number.split("."))
+    if number.count(".") > 1:  # of version 3.11.7, also 3.11
+        forms.add(".".join(number.split(".")[:2]))
     values = set()
     for form in forms:
         with suppress(InvalidOperation):

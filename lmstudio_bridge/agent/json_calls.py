@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from lmstudio_bridge.agent.prompts import GOING_ON, JSON_ANSWER, JSON_CALLS
+from lmstudio_bridge.agent.prompts import ANSWER_SCHEMA, GOING_ON, JSON_ANSWER, JSON_CALLS
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.json_text import written_json
 from lmstudio_bridge.messages import (
@@ -82,9 +82,14 @@ def parameters_in_billions(name: str) -> float | None:
     return max(sizes, default=None)
 
 
-def reply_schema(specs: Sequence[ToolSpec], *, must_call: bool = False) -> JSONObject:
-    """The JSON Schema of a reply: one branch a tool, and one for the answer unless a call is a must."""
-    answer = _object({"answer": {"type": "string"}})
+def reply_schema(
+    specs: Sequence[ToolSpec], *, must_call: bool = False, answer_schema: JSONObject | None = None
+) -> JSONObject:
+    """The JSON Schema of a reply: one branch a tool, and one for the answer unless a call is a must.
+
+    `answer_schema` is what the answer must fit; without one it is text.
+    """
+    answer = _object({"answer": {"type": "string"} if answer_schema is None else answer_schema})
     if not specs:
         return answer
     if len(specs) > _MAX_BRANCHES:
@@ -119,16 +124,18 @@ def _lean(schema: Any) -> Any:
     return lean
 
 
-def json_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[Message]:
+def json_turns(
+    messages: Sequence[Message], specs: Sequence[ToolSpec], *, answer_schema: JSONObject | None = None
+) -> list[Message]:
     """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
     turns: list[Message] = []
     names: dict[str, str] = {}
     if not isinstance(next(iter(messages), None), SystemMessage):
-        turns.append(SystemMessage(describe_tools(specs)))
+        turns.append(SystemMessage(describe_tools(specs, answer_schema)))
     for message in messages:
         match message:
             case SystemMessage(text):
-                turn: Message = SystemMessage(f"{text}\n{describe_tools(specs)}")
+                turn: Message = SystemMessage(f"{text}\n{describe_tools(specs, answer_schema)}")
             case UserMessage():
                 turn = message
             case ToolMessage(call_id, text):
@@ -147,13 +154,19 @@ def json_turns(messages: Sequence[Message], specs: Sequence[ToolSpec]) -> list[M
     return turns
 
 
-def describe_tools(specs: Sequence[ToolSpec]) -> str:
+def describe_tools(specs: Sequence[ToolSpec], answer_schema: JSONObject | None = None) -> str:
     """How to reply, and the tools in one line each; small models follow few words better than schemas."""
-    return "\n".join([JSON_CALLS, *map(_line, specs)]) if specs else JSON_ANSWER
+    lines = [JSON_CALLS, *map(_line, specs)] if specs else [JSON_ANSWER]
+    if answer_schema is not None:
+        lines.append(ANSWER_SCHEMA.format(schema=json.dumps(answer_schema, ensure_ascii=False)))
+    return "\n".join(lines)
 
 
-def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | None:
-    """The call or the answer in the JSON of a reply; None if it is not such JSON."""
+def read_reply(reply: Completion, *, new_id: Callable[[], str], as_json: bool = False) -> Completion | None:
+    """The call or the answer in the JSON of a reply; None if it is not such JSON.
+
+    An answer of text is that text; `as_json` keeps it as JSON.
+    """
     text = reply.text.strip() or reply.reasoning  # reasoning models put it there at times
     start = text.find("{")
     try:
@@ -167,7 +180,7 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str]) -> Completion | 
             arguments = written_json(text[start:end], "arguments") if "arguments" in rest else "{}"
             return _changed(reply, text="", calls=(ToolCall(new_id(), repair_surrogates(name), arguments),))
         case {"answer": answer}:
-            written = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+            written = answer if isinstance(answer, str) and not as_json else json.dumps(answer, ensure_ascii=False)
             return _changed(reply, text=repair_surrogates(written), calls=())
         case _:
             return None

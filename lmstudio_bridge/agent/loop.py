@@ -13,8 +13,11 @@ from typing import assert_never
 import anyio
 
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
+from lmstudio_bridge.agent.arguments import read_arguments
+from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
-from lmstudio_bridge.agent.grounding import Evidence, Grounding
+from lmstudio_bridge.agent.first_call import first_tools, is_done_by, names_file
+from lmstudio_bridge.agent.grounding import Evidence, Grounding, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.lost_calls import holds_lost_call
 from lmstudio_bridge.agent.model_request import ModelRequester
@@ -27,6 +30,7 @@ from lmstudio_bridge.agent.prompts import (
     GOING_ON,
     IMAGES,
     NOT_IN_RESULTS,
+    NOT_READ,
     TRY_ANOTHER_WAY,
     is_own_text,
 )
@@ -71,6 +75,7 @@ from lmstudio_bridge.text import clean_text
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
+_ASKED_FILES = 5  # files that the model is asked to read
 _ASKED_FACTS = 3  # facts without a source that the model is asked about
 _LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
 _POOR_TURNS = 2  # replies without a call or an answer that are answered with a hint before the run counts as stuck
@@ -200,12 +205,15 @@ class _Run:
         self._poor_turns = 0  # replies in a row without a call or an answer
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
+        usable = usable_tools(tool_set.tools, may_run=policy.may_run)
+        composites = CompositeTools(usable)
         self._selection = ToolSelection(
-            tool_set.tools,
+            composites.add_to(usable),
             conversation.task(),
             max_chars=limits.tool_chars,
             max_tools=MAX_TOOLS_WEAK if self._weak else None,
             best_first=self._weak,
+            paths_first=self._weak and names_file(conversation.task()),
             similar=tool_set.similar,
         )
         self._first = frozenset(spec.name for spec in self._selection.offered)
@@ -221,6 +229,10 @@ class _Run:
         self.requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
         given = [message.text for message in conversation.messages] + [tool.name for tool in tool_set.tools]
         self._evidence = Evidence("\n".join(given))
+        self._seen_lines: set[str] = set()  # of all results
+        self._seen_files: frozenset[str] = frozenset()  # before the last turn
+        self._asked_to_read = False  # about files that were not read; that is done once
+        self._unchecked = ""  # the answer that was given then
         self._questioned = ""  # the answer about whose facts the model was asked; that is done once
         self.executor = ToolExecutor(
             tools,
@@ -229,6 +241,7 @@ class _Run:
             policy=policy,
             store=self._store,
             selection=self._selection,
+            composites=composites,
             tell=self.tell,
             options=options,
         )
@@ -285,9 +298,11 @@ class _Run:
 
     async def take_text(self, number: int, reply: Completion, kind: ReplyKind) -> tuple[Stop, str] | None:
         """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
-        if kind == "answer" and not self.last and (question := await self.question_sources(reply.text)):
-            self._hint, self._said = question, reply.text
-            return None
+        if kind == "answer" and not self.last:
+            question = await self.question_coverage(reply.text) or await self.question_sources(reply.text)
+            if question:
+                self._hint, self._said = question, reply.text
+                return None
         if kind == "answer" or (self.last and reply.text and kind not in _NO_ANSWER):
             await self.add(AssistantMessage(reply.text))
             if number == self.limits.max_rounds and number > 1 and not self._answer_now:
@@ -315,13 +330,28 @@ class _Run:
 
     async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
         """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""
-        if self._questioned:
-            self.tally.last_text = self._questioned
+        if answer := self._questioned or self._unchecked:
+            self.tally.last_text = answer
             return "answered", ""
         if self._reasoning and kind in ("thought_only", "empty") and self.is_presentable(self._reasoning):
             self.tally.last_text = self._reasoning
             await self.tell(Warned("The reply was all reasoning; the model gave no answer outside it."))
         return "stuck", _NO_ANSWER.get(kind, "")
+
+    async def question_coverage(self, answer: str) -> str:
+        """What to ask the model about files that the task is about and that were not read; "" if there are none."""
+        if (
+            self._asked_to_read
+            or self._evidence.empty
+            or not (unread := self._evidence.unread(self.conversation.task()))
+        ):
+            return ""
+        self._asked_to_read = True
+        self._unchecked = answer
+        shown = ", ".join(unread[:_ASKED_FILES])
+        await self.notice(f"Not read yet: {shown}. The model was asked to read that first.")
+        self.requester.require_call()
+        return NOT_READ.format(files=shown)
 
     async def question_sources(self, answer: str) -> str:
         """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""
@@ -368,12 +398,31 @@ class _Run:
                 call.arguments,
                 result.text,
                 result.is_error,
-                FOUND_NOTHING in result.text,
+                FOUND_NOTHING in result.text or (call.name == "find_text" and "\n" not in result.text),
+                self.is_known(call, result),
             )
             for call, result in zip(calls, results, strict=True)
         ]
+        for result in results:
+            self._seen_lines.update(map(str.strip, result.text.splitlines()))
+        self._seen_files = self._evidence.files
         if repetition := self._detector.add_turn(made):
             await self.break_repetition(repetition)
+        elif self._weak and len(self._detector.turns) == 1 and len(made) == 1 and self.is_done_by(made[0]):
+            self._answer_now = True
+
+    def is_done_by(self, call: MadeCall) -> bool:
+        """Whether the first call, which the words of the task chose, has brought all that was asked for."""
+        task = self.conversation.task()
+        if call.is_error or (call.name == "find_text" and "\n" not in call.result and not _is_in(call.arguments, task)):
+            return False  # what was not found may have been looked for in other words
+        return [spec.name for spec in first_tools(task, self.offered())] == [call.name] and is_done_by(task, call.name)
+
+    def is_known(self, call: ToolCall, result: ToolResult) -> bool:
+        """Whether a call read only files that were read before, and its result has no line that was not seen."""
+        paths = paths_in(call.arguments)
+        known = bool(paths) and self._seen_files.issuperset(paths)
+        return known and self._seen_lines.issuperset(map(str.strip, result.text.splitlines()))
 
     async def show_images(self, images: Sequence[Image]) -> None:
         """Show the images of a turn's results to a model that sees; others have read what they are."""
@@ -437,7 +486,9 @@ class _Run:
             return await self.requester.request_bound(self.tally.rounds + 1, self.conversation, schema)
 
         try:
-            self.tally.last_text = await request_structured_output(schema, ask=ask, add=self.add)
+            self.tally.last_text = await request_structured_output(
+                schema, given=self.text_so_far(), ask=ask, add=self.add
+            )
         except StructuredOutputError as exc:
             return "failed", str(exc)
         return stop, ""
@@ -448,3 +499,11 @@ class _Run:
     async def add(self, message: Message) -> None:
         self.conversation.add(message)
         await self.tell(MessageAdded(message))
+
+
+def _is_in(arguments: str, task: str) -> bool:
+    """Whether the text that was searched for stands in the task."""
+    try:
+        return str(read_arguments(arguments, {"type": "object"}).values.get("text")).casefold() in task.casefold()
+    except ValueError:
+        return False

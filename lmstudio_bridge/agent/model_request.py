@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 from lmstudio_bridge.agent.conversation import Compactor, Conversation
+from lmstudio_bridge.agent.first_call import first_tools
 from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_reply, reply_schema
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
@@ -25,7 +26,7 @@ from lmstudio_bridge.agent.reply_checks import (
     plain_turns,
     without_half_call,
 )
-from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.schemas import object_schema, simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMResponseError,
@@ -86,6 +87,8 @@ class ModelRequester:
         self._split_reasoning = options.filters.split_reasoning
         self._clock = options.clock
         self._json_calls = options.strategy.calls == "grammar"
+        self._described: Sequence[ToolSpec] = ()  # the tools in the system text, which stays the same in all requests
+        self._answer_schema = None if options.output_schema is None else _answer_schema(options.output_schema)
         self._json_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
         self._must_call = False  # the next reply must be a call
@@ -110,6 +113,10 @@ class ModelRequester:
     def asks_natively(self) -> bool:
         """Whether the model is asked for native tool calls, and could be asked otherwise."""
         return not (self._json_calls or self._json_refused)
+
+    def require_call(self) -> None:
+        """Take only a call as the next reply, if the model is asked for JSON and is offered tools."""
+        self._must_call = True
 
     async def use_json_calls(self, reason: str) -> None:
         """Ask for tool calls as constrained JSON from now on."""
@@ -201,6 +208,10 @@ class ModelRequester:
             if self._unbound < _MOST_UNBOUND:
                 await self._notice("The reply was not the JSON that was asked for; the round was asked again.")
                 return
+        elif self._answer_schema is not None:
+            self._answer_schema = None
+            await self._notice("The engine could not bind the answer to the output schema; it is checked at the end.")
+            return
         elif isinstance(error, ToolSchemaError) and not self._simple:
             self._simple = True
             await self._notice("The engine could not bind replies to the tools' schemas; it was given simpler ones.")
@@ -329,9 +340,15 @@ class ModelRequester:
         """Messages, tools and response schema of a request for a call or an answer."""
         if not self._json_calls:
             return plain_turns(conversation.messages) if self._plain else conversation.messages, specs, None
+        self._described = self._described or specs
         must_call = self._must_call or (_only_failed(conversation, number) and not self._gave_up)
         self._must_call = False
-        return json_turns(conversation.messages, specs), (), reply_schema(specs, must_call=must_call)
+        allowed = specs
+        if not _has_called(conversation) and (first := first_tools(conversation.task(), specs)):
+            must_call, allowed = True, first
+        schema = self._answer_schema
+        turns = json_turns(conversation.messages, self._described, answer_schema=schema)
+        return turns, (), reply_schema(allowed, must_call=must_call, answer_schema=schema)
 
     def _read(self, reply: Completion) -> Completion:
         """The reply with the call or the answer that its constrained JSON holds.
@@ -339,7 +356,7 @@ class ModelRequester:
         Raises:
             _UnboundReplyError: It is not such JSON.
         """
-        read = read_reply(reply, new_id=self._new_id)
+        read = read_reply(reply, new_id=self._new_id, as_json=self._answer_schema is not None)
         if read is None and reply.finish_reason == "length" and (begun := partial_answer(reply.text)):
             read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
         if read is None and reply.finish_reason != "length":
@@ -408,6 +425,18 @@ class ModelRequester:
                 seconds,
             )
         )
+
+
+def _answer_schema(schema: JSONObject) -> JSONObject:
+    """An output schema as engines can take it, like the schemas of tools."""
+    parameters = object_schema({"type": "object", "properties": {"answer": schema}}).parameters
+    answer: JSONObject = parameters["properties"]["answer"]
+    return answer
+
+
+def _has_called(conversation: Conversation) -> bool:
+    """Whether a tool was called yet."""
+    return any(isinstance(message, ToolMessage) for message in conversation.messages)
 
 
 def _only_failed(conversation: Conversation, number: int) -> bool:

@@ -95,6 +95,12 @@ JSON_CALLS = (
 
 JSON_ANSWER = 'Reply with one JSON object: {"answer": "<text>"}'
 
+ANSWER_SCHEMA = "The answer is not text but JSON that fits this schema: {schema}"
+
+NOT_READ = "You have not read {files}. Read that first, or answer again if the task does not need it."
+
+UNDOES_EDIT = "Not done: it would undo your earlier change of {path}."
+
 REPEATED_CALL = "You called {names} again with the same arguments, and the result was the same."
 
 REPEATED_CALLS = "You go in a circle: {names}, with the same arguments and the same results."

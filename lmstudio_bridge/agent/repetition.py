@@ -7,7 +7,7 @@ the repeated turns out of the history helps (prime-agent #1326, hermes-agent #67
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from lmstudio_bridge.agent.prompts import REPEATED_CALL, REPEATED_CALLS, REPEATED_ERROR
@@ -35,6 +35,7 @@ class MadeCall:
     result: str
     is_error: bool
     found_nothing: bool = False
+    known: bool = field(default=False, compare=False)  # the result holds nothing that was not read before
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,32 @@ class Repetition:
 
 
 class RepetitionDetector:
-    """Watches the turns of one run. `first_step` is stronger for models that don't heed reminders."""
+    """Watches the turns of one run.
+
+    `first_step` is stronger for models that don't heed reminders. For them any call counts that was made before with
+    the same result, or that brought nothing new: they go through the same files again in place of an answer.
+    """
 
     def __init__(self, *, first_step: Step = Step.REMIND) -> None:
         self._first_step = first_step
+        self._made: set[tuple[str, str, str]] = set()  # name, arguments and result
         self._turns: list[tuple[MadeCall, ...]] = []
         self._taken: set[str] = set()
         self._seen: set[tuple[MadeCall, ...]] = set()
         self._step = first_step
         self._new_turns = 0
 
+    @property
+    def turns(self) -> Sequence[tuple[MadeCall, ...]]:
+        """The turns with calls so far, without those that were forgotten."""
+        return self._turns
+
     def add_turn(self, calls: Sequence[MadeCall]) -> Repetition | None:
         """Take the next turn with its results; what was noticed, if anything."""
         turn = tuple(calls)
         self._turns.append(turn)
-        found = self._repetition() or self._same_error()
+        found = self._repetition() or self._same_error() or self._nothing_new(turn)
+        self._made.update((call.name, call.arguments, call.result) for call in turn)
         self._new_turns = 0 if turn in self._seen else self._new_turns + 1
         if self._new_turns >= _FORGIVE_AFTER:
             self._step = self._first_step
@@ -89,6 +101,14 @@ class RepetitionDetector:
         """The newest turns were taken out of the history."""
         if count:
             del self._turns[-count:]
+
+    def _nothing_new(self, turn: Sequence[MadeCall]) -> tuple[int, str] | None:
+        """Whether a model that does not heed reminders has made a call again that worked, or read the same again."""
+        if self._first_step != Step.ANSWER_NOW or any(call.is_error or call.found_nothing for call in turn):
+            return None
+        if all(call.known or (call.name, call.arguments, call.result) in self._made for call in turn):
+            return 1, REPEATED_CALL.format(names=", ".join(dict.fromkeys(call.name for call in turn)))
+        return None
 
     def _repetition(self) -> tuple[int, str] | None:
         for period in range(1, _LONGEST_CYCLE + 1):

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from lmstudio_bridge.agent.announcements import announces_call
 from lmstudio_bridge.agent.arguments import is_readable
+from lmstudio_bridge.agent.first_call import names_file
 from lmstudio_bridge.agent.lost_calls import holds_lost_call
 from lmstudio_bridge.agent.prompts import is_own_text
 from lmstudio_bridge.messages import (
@@ -43,7 +44,6 @@ _ENDS_IN_CALL = (LOST_CALL, "tool_calls", "function_call")
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
-_FILE = re.compile(r"(?<![\w.])[\w-]{2,}\.[A-Za-z]\w{0,4}\b")
 _WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)
 _DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
 _GAVE_UP = re.compile(
@@ -116,7 +116,7 @@ def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec
     holds a number or a name with digits, dots or the like that stands nowhere in `known`: it is made up.
     Nor can a task be answered so that names a file, or asks for a tool to be used.
     """
-    if _FILE.search(task) or _WANTS_TOOL.search(task):
+    if names_file(task) or _WANTS_TOOL.search(task):
         return True
     if gives_up(answer) or _CLAIM.search(answer) or any(spec.name in answer for spec in tools):
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -56,14 +57,20 @@ class StructuredOutputError(ValueError):
 
 
 async def request_structured_output(
-    schema: JSONObject, *, ask: Callable[[], Awaitable[str]], add: Callable[[Message], Awaitable[None]]
+    schema: JSONObject, *, given: str, ask: Callable[[], Awaitable[str]], add: Callable[[Message], Awaitable[None]]
 ) -> str:
-    """The answer as JSON text that fits the schema. `ask` sends the conversation, `add` appends to it.
+    """The answer as JSON text that fits the schema: the `given` one if it does, else as the model puts it.
+
+    `ask` sends the conversation, `add` appends to it.
 
     Raises:
         StructuredOutputError: None of the replies fits.
     """
     checked = OutputSchema(schema)
+    with suppress(ValueError):
+        value = read_json(given)
+        if not checked.find_problem(value):
+            return json.dumps(value, ensure_ascii=False)
     hint = STRUCTURED_ANSWER.format(schema=json.dumps(schema, ensure_ascii=False))
     problem = ""
     for _ in range(_REQUESTS):

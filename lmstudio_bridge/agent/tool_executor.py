@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 
 from lmstudio_bridge.agent.arguments import about_arguments
+from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
@@ -28,12 +29,14 @@ from lmstudio_bridge.agent.prompts import (
     TOO_MANY_CALLS,
     TOOL_REMOVED,
     TRY_AGAIN,
+    UNDOES_EDIT,
 )
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tools import (
     FIND_TOOLS,
     PreparedCall,
     RefusedCall,
+    Tool,
     ToolSelection,
     ToolSet,
     UnstartedServers,
@@ -71,7 +74,9 @@ _LONG = 1_000_000  # characters of a result
 _READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
 _SHOWN_REASON = 200  # characters of why a call failed
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
+_INNER_TEXT = 4_000  # characters of the result of an inner call that are told
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
+_PATH = re.compile(r"path|file", re.IGNORECASE)
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
@@ -109,6 +114,7 @@ class ToolExecutor:
         policy: CallPolicy,
         store: ResultStore,
         selection: ToolSelection,
+        composites: CompositeTools,
         evidence: Evidence,
         tell: Emit,
         options: RunOptions,
@@ -119,12 +125,15 @@ class ToolExecutor:
         self._policy = policy
         self._store = store
         self._selection = selection
+        self._composites = composites
         self._unstarted = options.unstarted
         self._starting = anyio.Lock()
         self._tell = tell
         self._redact = options.filters.redact
         self._holds_placeholder = options.filters.holds_placeholder
         self._clock = options.clock
+        self._may_undo = options.strategy.calls == "native"
+        self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
         self._has_found = False  # whether any call of this process brought something
 
     async def execute(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
@@ -164,16 +173,19 @@ class ToolExecutor:
     def names(self) -> frozenset[str]:
         """The names of all tools that servers have, also of those that would have to be started first."""
         unstarted = self._unstarted.tool_names if self._unstarted else ()
-        return frozenset((*(tool.name for tool in self._tool_set.tools), *unstarted))
+        tools = (*self._tool_set.tools, *self._composites.tools)
+        return frozenset((*(tool.name for tool in tools), *unstarted))
 
     def resolve_name(self, name: str) -> str:
         """The name of the tool that the model means; as it is where no tool or more than one can be meant."""
-        names = {*(tool.name for tool in self._tool_set.tools), *_OWN_NAMES}
+        names = {*(tool.name for tool in (*self._tool_set.tools, *self._composites.tools)), *_OWN_NAMES}
         return resolve_tool_name(name, names) or name
 
     def _only_reads(self, call: ToolCall) -> bool:
         if call.name in _OWN_NAMES:
             return True
+        if composite := self._composites.find(call.name):
+            return composite.source.read_only is True
         prepared = self._tool_set.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
@@ -190,12 +202,19 @@ class ToolExecutor:
             reason = self._short(decision.reason)
             return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
         sent_arguments = _as_json(prepared.arguments)
+        if not self._may_undo and (undone := self._find_undone(prepared.arguments)):
+            text, reason = UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
+            return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
             reason = "the placeholder of a secret would have been written"
             return _Refusal(
                 HOLDS_PLACEHOLDER, source=tool, decision=decision, reason=reason, arguments=prepared.arguments
             )
         return _AllowedCall(prepared, decision, sent_arguments)
+
+    def _find_undone(self, arguments: JSONObject) -> str:
+        """The path of an edit that puts an old text back which this run replaced; small models do that."""
+        return next((path for path, old, new in find_edits(arguments) if (path, new, old) in self._edits), "")
 
     def _prepare(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
         """The call ready to run, or the answer in its place; `problems` are those of servers started for it."""
@@ -281,8 +300,13 @@ class ToolExecutor:
         """The text in one short line, without secrets: they are taken out before it is cut."""
         return shortened(one_line(self._redact(clean_text(text[:_READ_OF_REASON])[0])), _SHOWN_REASON)
 
-    async def _answer(self, number: int, call: ToolCall) -> ToolResult:
-        """The result of one call, or the answer in its place."""
+    async def _answer(self, number: int, call: ToolCall, *, inner: bool = False) -> ToolResult:
+        """The result of one call, or the answer in its place.
+
+        The result of an `inner` call, one of a composite tool, is returned as the server sent it.
+        """
+        if not inner and self._composites.find(call.name) and not self._selection.is_removed(call.name):
+            return await self._run_composite(number, call)
         allowed = await self._check(call)
         if isinstance(allowed, _Refusal):
             return await self._refuse(number, call, allowed)
@@ -304,7 +328,9 @@ class ToolExecutor:
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
-        text = await self._shown(call, allowed, result, advice)
+        if not result.is_error:
+            self._edits.update(find_edits(prepared.arguments))
+        text = result.text[:_INNER_TEXT] if inner else await self._shown(call, allowed, result, advice)
         await self._tell(
             CallFinished(
                 number,
@@ -325,7 +351,47 @@ class ToolExecutor:
                 is_lost=is_lost,
             )
         )
-        return ToolResult(text, result.is_error, result.images)
+        return result if inner else ToolResult(text, result.is_error, result.images)
+
+    async def _run_composite(self, number: int, call: ToolCall) -> ToolResult:
+        """The result of a call of one of the bridge's own tools that call servers' tools."""
+        count = 0
+        started_at = self._clock()
+
+        async def run_inner(tool: Tool, arguments: JSONObject) -> ToolResult:
+            nonlocal count
+            count += 1
+            inner = ToolCall(f"{call.id}.{count}", tool.name, _as_json(arguments))
+            return await self._answer(number, inner, inner=True)
+
+        result = await self._composites.run(call, inner=run_inner)
+        own = self._redact(clean_text(result.text)[0])
+        data = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, result.data))[0])
+        for where, text in result.seen:
+            self._evidence.add(where, await _off_the_loop(self._redact, text))
+        self._evidence.add(call.name, f"{own}\n{data}")
+        self._evidence.add_files(result.looked_at)
+        text = f"{FAILED}{own}" if result.is_error else own
+        if data:
+            text += f"\n{self._store.show(data)}"
+        self._has_found |= bool(data) and not result.is_error
+        await self._tell(
+            CallFinished(
+                number,
+                call.id,
+                OWN_SERVER,
+                call.name,
+                text,
+                result.is_error,
+                sent=False,
+                seconds=self._clock() - started_at,
+                about=self._about(_arguments_of(call)),
+                digest=_digest(call.arguments),
+                writes=False,
+                reason=self._short(own) if result.is_error else "",
+            )
+        )
+        return ToolResult(text, result.is_error)
 
     async def _shown(self, call: ToolCall, allowed: _AllowedCall, result: ToolResult, advice: str) -> str:
         """What the model reads of a result: cleaned, redacted, shortened if need be, with a hint where one helps."""
@@ -352,6 +418,21 @@ class ToolExecutor:
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
     """The function's result; for a long text in a thread, because it takes seconds in which other runs must go on."""
     return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+
+
+def find_edits(arguments: JSONObject) -> Iterator[tuple[str, str, str]]:
+    """Path, old and new text of the replacements in a call's arguments, such as `oldText` and `newText`."""
+    path = next((each for name, each in arguments.items() if _PATH.search(name) and isinstance(each, str)), "")
+    pending: list[object] = [arguments]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            texts = {name.lower()[:3]: each for name, each in value.items() if isinstance(each, str)}
+            if "old" in texts and "new" in texts:
+                yield path, texts["old"], texts["new"]
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
 
 
 def _as_json(arguments: JSONObject) -> str:

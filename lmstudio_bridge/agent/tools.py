@@ -38,6 +38,7 @@ _SHOWN_PROBLEM = 500  # characters of the reason; a validator's message can quot
 _SHOWN_NAME = 100  # characters of an unknown name
 _SHOWN_NAMES = 20
 _OTHERS = re.compile(r"[^a-z0-9_]+")
+_PATH_NAME = re.compile(r"path|file|folder|dir(?:ectory)?s?$", re.IGNORECASE)
 _DEPRECATED = re.compile(r"\bdeprecated\b", re.IGNORECASE)
 _LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that list names, best first
 _FOUND_AT_ONCE = 5  # tools that one search brings in
@@ -70,6 +71,16 @@ class Tool:
         return self.spec.name
 
     @property
+    def is_deprecated(self) -> bool:
+        """Whether its description says so."""
+        return _DEPRECATED.search(self.spec.description) is not None
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether one of its arguments is a path."""
+        return takes_path(self.spec)
+
+    @property
     def chars(self) -> int:
         """How long its name, description and schema are (characters)."""
         return len(self.spec.name) + len(self.spec.description) + self.schema.chars
@@ -78,6 +89,11 @@ class Tool:
     def words(self) -> Sequence[str]:
         """The words that it is ranked by."""
         return tool_words(self.spec.name, self.spec.description, self.spec.parameters["properties"])
+
+
+def takes_path(spec: ToolSpec) -> bool:
+    """Whether one of the tool's arguments is a path, by its name."""
+    return any(map(_PATH_NAME.search, spec.parameters["properties"]))
 
 
 def make_tool(source: ServerTool, *, name: str, description: str, work: SchemaWork) -> Tool:
@@ -179,8 +195,8 @@ class ToolSelection:
     """The tools on offer: all that fit, else the best for the task, in the order of the tool set.
 
     `max_chars` limits their names, descriptions and schemas together, `max_tools` their number; None
-    is no limit. `best_first` orders them by the task: small models take the first. `similar` says
-    of tools how close they are to the task in meaning.
+    is no limit. `best_first` orders them by the task: small models take the first; `paths_first` puts those that take
+    a path before the others. `similar` says of tools how close they are to the task in meaning.
     """
 
     def __init__(
@@ -191,6 +207,7 @@ class ToolSelection:
         max_chars: int | None = None,
         max_tools: int | None = None,
         best_first: bool = False,
+        paths_first: bool = False,
         similar: Mapping[str, float] | None = None,
     ) -> None:
         self._tools = tuple(tools)
@@ -199,7 +216,10 @@ class ToolSelection:
         most = len(self._tools) if max_tools is None else max_tools
         chosen = self._tools
         if best_first or len(chosen) > most or sum(tool.chars for tool in chosen) > room:
-            ranked = sorted(Index(self._tools).rank(task, similar=similar), key=_is_deprecated)
+            ranked = sorted(
+                Index(self._tools).rank(task, similar=similar),
+                key=lambda tool: (tool.is_deprecated, paths_first and not tool.takes_path),
+            )
             chosen = tuple(_best(ranked, room=room, most=most))
             if not best_first:
                 names = {tool.name for tool in chosen}
@@ -362,10 +382,6 @@ def _free_name(tool: ServerTool, *, taken: Container[str]) -> str:
 def _required(spec: ToolSpec) -> Sequence[str]:
     names: Sequence[str] = spec.parameters.get("required", ())
     return names
-
-
-def _is_deprecated(tool: Tool) -> bool:
-    return _DEPRECATED.search(tool.spec.description) is not None
 
 
 def _best(ranked: Sequence[Tool], *, room: float, most: int) -> list[Tool]:

@@ -17,6 +17,7 @@ from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import system_prompt
+from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.errors import (
     BridgeError,
@@ -24,6 +25,7 @@ from lmstudio_bridge.errors import (
     RunNotFoundError,
 )
 from lmstudio_bridge.events import (
+    READ_ONLY,
     CallFinished,
     CallProgress,
     Emit,
@@ -39,6 +41,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.intent import asks_for_change
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
@@ -214,6 +217,8 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, offers=permissions.policy.offers, seconds=seconds, tell=recorder.tell, held=held
                     )
+                if _needs_writing(plan.start, prepared.tool_set, permissions.policy):
+                    await recorder.tell(Warned(READ_ONLY))
                 await self._add_messages(plan, recorder)
                 outcome = await run(
                     plan.conversation,
@@ -411,6 +416,16 @@ def _check_output_schema(schema: JSONObject) -> None:
         OutputSchema(schema)
     except ValueError as exc:
         raise BridgeError(f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none.") from exc
+
+
+def _needs_writing(start: RunStarted | RunContinued, tool_set: ToolSet, policy: Policy) -> bool:
+    """Whether a run that only reads is asked to change something, and there are tools that could."""
+    task = start.task if isinstance(start, RunStarted) else start.instructions
+    return (
+        start.access == "read"
+        and asks_for_change(task)
+        and any(policy.writes(tool.source) and not policy.may_run(tool.source) for tool in tool_set.tools)
+    )
 
 
 def _timestamp() -> str:

@@ -153,8 +153,8 @@ def _fate(events: Sequence[Event], call_id: str) -> str:
     for event in reversed(events):
         if isinstance(event, CallFinished) and event.call_id == call_id:
             return event.text
-        if isinstance(event, CallStarted) and event.call_id == call_id:
-            return MAY_HAVE_HAPPENED
+        if isinstance(event, CallStarted) and event.call_id.partition(".")[0] == call_id:
+            return MAY_HAVE_HAPPENED  # also where it is a call that a composite tool made
         if isinstance(event, MessageAdded) and isinstance(event.message, AssistantMessage) and event.message.calls:
             break  # the turn that made the call; events before it are about other calls
     return NOT_RUN

@@ -121,6 +121,13 @@ class Policy:
             "access=read",
         )
 
+    def may_run(self, tool: ServerTool) -> bool:
+        """Whether calls of this tool can be allowed at all, whatever their arguments."""
+        rule = self.rules.find(tool)
+        if rule is not None:
+            return rule.verb == "allow"
+        return bool(tool.read_only) or self.access == "write"
+
     def writes(self, tool: ServerTool) -> bool:
         """Whether its calls count as changing something, in what is told of a run.
 

@@ -98,8 +98,18 @@ async def test_all_configured_servers_are_discovered(desk: Desk, era: Era) -> No
         answer = await client.call("autonomous_discover_and_execute", task="What is the code word?")
 
     assert_answered(answer, contains="heron-42", rounds=2, calls=1)
-    offered = {tool["function"]["name"].partition("__")[0] for tool in desk.chat_requests()[0].tools}
-    assert offered == {"filesystem", "memory", "read_result", "search_result"}
+    names = {tool["function"]["name"] for tool in desk.chat_requests()[0].tools}
+    assert {name.partition("__")[0] for name in names if "__" in name} == {"filesystem", "memory"}
+    assert {name for name in names if "__" not in name} == {
+        "calculate",
+        "compare_files",
+        "count_files",
+        "find_text",
+        "read_files",
+        "read_result",
+        "search_result",
+        "total_column",
+    }
 
 
 async def test_a_second_run_works_like_the_first(desk: Desk, era: Era) -> None:

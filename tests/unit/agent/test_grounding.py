@@ -260,3 +260,30 @@ def test_any_text_can_be_checked(answer: str, seen: str) -> None:
     grounding = evidence.check(answer)
 
     assert not {source.fact for source in grounding.sources} & set(grounding.missing)
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("1 234 567 people", ()),
+        ("1.2 million people", ()),
+        ("1.23 million people", ()),
+        ("about 1 million people", ()),
+        ("1.24 million people", ("1.24 million",)),
+        ("1 234 568 people", ("1 234 568",)),
+        ("lines 12 345", ()),
+        ("version 3.11", ()),
+        ("10 lines", ("10",)),
+    ],
+)
+def test_numbers_are_found_grouped_rounded_and_as_the_beginning_of_a_version(
+    answer: str, missing: tuple[str, ...]
+) -> None:
+    evidence = Evidence("How many?")
+    evidence.add("a.txt", "people: 1,234,567\nlines 12 and 345\nPython 3.11.10\n" + "x\n" * 40)
+
+    assert evidence.check(answer).missing == missing
+
+
+def test_an_answer_that_is_a_json_text_is_no_quotation() -> None:
+    assert check('"The code is juniper-4781 and nothing else."').missing == ()

@@ -57,7 +57,7 @@ from lmstudio_bridge.messages import (
 from tests.support.fakes import Asked, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
 
 READ = ToolSpec("fs__read", "Reads.", {"type": "object", "properties": {"path": {"type": "string", "enum": ["a"]}}})
-OPENING: tuple[Message, ...] = (SystemMessage("Use tools."), UserMessage("What is in a.txt?"))
+OPENING: tuple[Message, ...] = (SystemMessage("Use tools."), UserMessage("What is in the file?"))
 WEAK = Strategy("grammar", Step.ANSWER_NOW, "for these tests")
 CALLED = AssistantMessage("", (ToolCall("c1", "fs__read", "{}"),))
 ANSWER = say("Hello.")

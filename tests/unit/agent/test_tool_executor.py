@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
 from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED
@@ -91,6 +92,7 @@ class Case:
             tool_set=toolbox,
             policy=self.policy,
             store=ResultStore(self.limit),
+            composites=CompositeTools(()),
             selection=self.selection,
             evidence=Evidence(""),
             tell=self.recorder.emit,

@@ -1,0 +1,540 @@
+"""Tools of the bridge itself, made of the file tools of the user's servers: one call in place of many.
+
+Small models lose their way in a chain of list, read, read, read, and cannot count or add up. Each inner call goes
+through `CallInner`: it is checked, told and counted like a call of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Protocol
+
+import anyio
+
+from lmstudio_bridge.agent.arguments import find_problem, read_arguments
+from lmstudio_bridge.agent.prompts import NOT_CALLED
+from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.agent.text_operations import (
+    add_up,
+    calculate,
+    cut_line,
+    defines,
+    find_differences,
+    find_lines,
+    holds_any,
+    looser_searches,
+    replace_all,
+    show_changes,
+)
+from lmstudio_bridge.agent.tools import Tool, make_tool
+from lmstudio_bridge.events import OWN_SERVER
+from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult
+
+MAX_FILES = 400  # of one call
+MAX_FOLDERS = 200
+MAX_DEPTH = 12  # folders below the first
+MAX_CHARS = 8 * 1024 * 1024  # of all files of one call
+MAX_HITS = 60  # lines that are shown
+_AT_ONCE = 8  # inner calls
+_SHOWN_FAILURES = 5
+_SHOWN_DEFINITIONS = 3
+_SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
+_BINARY = re.compile(
+    r"\.(?:png|jpe?g|gif|webp|ico|bmp|pdf|zip|t?gz|bz2|xz|7z|jar|whl|so|dylib|dll|exe|bin|o|a|pyc|class|woff2?|[ot]tf|"
+    r"mp[34]|mov|avi|wav|flac|ogg|sqlite|db|parquet)",
+    re.IGNORECASE,
+)
+_READERS = ("read_text_file", "read_file", "get_file_contents", "view_file", "open_file", "cat_file")
+_LISTERS = ("list_directory", "list_files", "list_dir", "list_folder", "ls")
+_WRITERS = ("write_file", "write_text_file", "save_file", "create_file")
+_PATH_NAME = re.compile(r"path|file|dir|folder|uri", re.IGNORECASE)
+_CONTENT_NAME = re.compile(r"content|text|data|body", re.IGNORECASE)
+_ALIKE: Mapping[str, re.Pattern[str]] = {
+    "find_text": re.compile(r"grep|search_(?:text|content|code|in_files)|find_text|find_in_files"),
+    "compare_files": re.compile(r"compare|diff_files|file_diff"),
+    "count_files": re.compile(r"count_files|file_count"),
+    "calculate": re.compile(r"calculat|evaluate_expression"),
+    "replace_text": re.compile(r"replace_(?:text|all|in_file)|(?:search|find)_and_replace"),
+}
+"""Names of servers' tools that do the same: where there is one, the bridge adds none."""
+_LISTED = re.compile(r"(?:\[(?P<kind>FILE|DIR|DIRECTORY)\]\s*|[-*]\s+)?(?P<name>\S.*?)(?:\s{2,}\d[\d.,]*\s*[KMG]?B)?")
+
+
+class CallInner(Protocol):
+    """Runs one call of a server's tool; a failure is a result with `is_error`. The text is as the server sent it."""
+
+    async def __call__(self, tool: Tool, arguments: JSONObject) -> ToolResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompositeResult:
+    """What a call of such a tool gave.
+
+    `text` is the bridge's own, `data` comes from files and is untrusted. `seen` are the texts that it rests on, by
+    file; `looked_at` are all files that were read.
+    """
+
+    text: str
+    data: str = ""
+    is_error: bool = False
+    seen: tuple[tuple[str, str], ...] = ()
+    looked_at: tuple[str, ...] = ()
+
+
+def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]) -> tuple[Tool, ...]:
+    """The tools that may run and are not deprecated; all of them if that leaves none."""
+    usable = tuple(tool for tool in tools if may_run(tool.source))
+    return tuple(tool for tool in usable if not tool.is_deprecated) or usable or tuple(tools)
+
+
+def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
+    schema = {"type": "object", "properties": parameters, "required": list(parameters)}
+    return ServerTool(OWN_SERVER, name, description, schema, read_only=name != "replace_text")
+
+
+def _text(description: str) -> JSONObject:
+    return {"type": "string", "description": description}
+
+
+_READING = (
+    _spec(
+        "find_text",
+        "Find a text in all files of a folder and of its subfolders. Gives each line with its file and number.",
+        text=_text("The text to find, in any letter case; a|b finds both"),
+        folder=_text("The folder to search, or a file"),
+    ),
+    _spec(
+        "read_files",
+        "Read several text files at once.",
+        paths={"type": "array", "items": {"type": "string"}, "description": "Files; * stands for any characters"},
+    ),
+    _spec(
+        "compare_files",
+        "Compare two text files. Gives every difference.",
+        path_a=_text("A file"),
+        path_b=_text("Another file"),
+    ),
+    _spec(
+        "count_files",
+        "Count the files in a folder and in its subfolders, by extension.",
+        folder=_text("The folder"),
+    ),
+    _spec(
+        "total_column",
+        "Add up the numbers in a column of a CSV file, or count its rows.",
+        path=_text("The CSV file"),
+        column=_text("Name of the column to add up; empty to count rows"),
+        where=_text("column=value for only those rows; empty for all rows"),
+    ),
+)
+_CALCULATE = _spec("calculate", "Calculate exactly.", expression=_text("For example 12.5*(3+4)"))
+_REPLACE = _spec(
+    "replace_text",
+    "Replace a text everywhere in a file, or in all files of a folder.",
+    path=_text("The file or the folder"),
+    old=_text("The text to replace"),
+    new=_text("The text to put in its place"),
+)
+
+
+class CompositeTools:
+    """The tools that can be made of a run's tools, and their calls.
+
+    `tools` are those of the servers that may run.
+    """
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._files = _find_file_tools(tools)
+        self._edits: set[tuple[str, str, str]] = set()  # file, old and new text of each replacement
+        names = [tool.source.name.lower() for tool in tools]
+        made: list[ServerTool] = []
+        if self._files is not None:
+            made = [*_READING, *([_REPLACE] if self._files.write else []), _CALCULATE]
+        work = SchemaWork()
+        self.tools: tuple[Tool, ...] = tuple(
+            make_tool(source, name=source.name, description=source.description, work=work)
+            for source in made
+            if not (source.name in _ALIKE and any(map(_ALIKE[source.name].search, names)))
+        )
+
+    def add_to(self, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+        """These before the servers' tools, without those that they stand for."""
+        replaced = {"read_multiple_files"} if self.find("read_files") else set()
+        return (*self.tools, *(tool for tool in tools if tool.source.name not in replaced))
+
+    def find(self, name: str) -> Tool | None:
+        """The tool of that name."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    async def run(self, call: ToolCall, *, inner: CallInner) -> CompositeResult:
+        """The result of a call of one of these tools; what is wrong with the call is a result, too."""
+        tool = self.find(call.name)
+        assert tool is not None
+        try:
+            values = read_arguments(call.arguments, tool.spec.parameters).values
+            if problem := find_problem(values, tool.schema):
+                raise ValueError(problem)
+        except ValueError as exc:
+            return CompositeResult(f"{call.name}{NOT_CALLED}{exc}", is_error=True)
+        try:
+            if call.name == "calculate":
+                text = calculate(values["expression"])
+                return CompositeResult(text, seen=(("calculate", text),))
+            assert self._files is not None
+            return await self._run_on_files(call.name, values, _Files(self._files, inner))
+        except ValueError as exc:
+            return CompositeResult(str(exc), is_error=True)
+
+    async def _run_on_files(self, name: str, values: Mapping[str, Any], files: _Files) -> CompositeResult:
+        match name:
+            case "find_text":
+                return await _find_text(files, values["text"], values["folder"])
+            case "read_files":
+                return await _read_files(files, values["paths"])
+            case "compare_files":
+                return await _compare_files(files, values["path_a"], values["path_b"])
+            case "count_files":
+                return await _count_files(files, values["folder"])
+            case "total_column":
+                return await _total_column(files, values["path"], values["column"], values["where"])
+            case _:
+                return await _replace_text(files, values["path"], values["old"], values["new"], edits=self._edits)
+
+
+async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
+    wanted = [part.strip() for part in text.split("|") if part.strip()]
+    if not wanted:
+        raise ValueError("The text to find is empty.")
+    found = await files.read_below(folder)
+    hits, quoted = _search(found, holds_any(wanted)), " or ".join(map(repr, wanted))
+    for words, matches in () if hits else looser_searches(text):
+        if hits := _search(found, matches):
+            quoted = f"{quoted} was not found, but {words}"
+            break
+    seen = {path: found.texts[path] for path in dict.fromkeys(path for path, _, _ in hits)}
+    searched = f"{_count(len(found.texts), 'file')} searched in {_shown(folder)}{found.problems()}"
+    looked_at = tuple(found.texts)
+    if not hits:
+        return CompositeResult(f"{quoted} was not found: {searched}.", looked_at=looked_at)
+    definitions = [f"{path}:{number}" for path, number, line in hits if defines(line, wanted)]
+    hits.sort(key=lambda hit: f"{hit[0]}:{hit[1]}" not in definitions)
+    defined = f"; defined in {', '.join(definitions)}" if 0 < len(definitions) <= _SHOWN_DEFINITIONS else ""
+    searched += f". The first {MAX_HITS} are" if len(hits) > MAX_HITS else ""
+    head = f"{quoted}{defined}: {_count(len(hits), 'line')} in {_count(len(seen), 'file')}; {searched}:"
+    lines = "\n".join(f"{path}:{number}: {line}" for path, number, line in hits[:MAX_HITS])
+    return CompositeResult(head, lines, seen=tuple(seen.items()), looked_at=looked_at)
+
+
+def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[str, int, str]]:
+    """Path, number and text of the lines that pass a test."""
+    return [
+        (path, number, line) for path, content in found.texts.items() for number, line in find_lines(content, matches)
+    ]
+
+
+async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
+    wanted: dict[str, None] = {}
+    for path in paths:
+        wanted.update(dict.fromkeys(await files.match(path) if "*" in path else [_tidy(path)]))
+    found = await files.read(list(wanted))
+    if len(paths) == 1 and not found.texts and not found.failed[_tidy(paths[0])].startswith("ENOENT"):
+        found = await files.read_below(paths[0])  # a folder
+    if not found.texts:
+        raise ValueError(f"No file was read{found.problems()}.")
+    data = "\n".join(f"== {path} ==\n{text.rstrip()}" for path, text in found.texts.items())
+    head = f"{_count(len(found.texts), 'file')} read{found.problems()}."
+    return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
+
+
+async def _compare_files(files: _Files, first: str, second: str) -> CompositeResult:
+    one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
+    found = await anyio.to_thread.run_sync(find_differences, one, other)
+    names = f"{one[0]} and {other[0]}"
+    text = f"{_count(len(found), 'difference')} between {names}, and no others:" if found else f"{names} are the same."
+    return CompositeResult(text, "\n".join(found), seen=(one, other), looked_at=(one[0], other[0]))
+
+
+async def _count_files(files: _Files, folder: str) -> CompositeResult:
+    paths = await files.walk(folder)
+    by_extension = Counter(PurePosixPath(path).suffix.lower() or "no extension" for path in paths)
+    lines = "\n".join(f"{extension}: {count}" for extension, count in sorted(by_extension.items()))
+    text = f"{_count(len(paths), 'file')} in {_shown(folder)} and its subfolders:"
+    return CompositeResult(text, lines, seen=(("count_files", "\n".join([text, lines, *paths])),))
+
+
+async def _total_column(files: _Files, path: str, column: str, where: str) -> CompositeResult:
+    path = _tidy(path)
+    content = await files.read_one(path)
+    text = f"{path}: {add_up(content, column, where)}"
+    return CompositeResult(text, seen=((path, content), ("total_column", text)), looked_at=(path,))
+
+
+async def _replace_text(
+    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]]
+) -> CompositeResult:
+    if not old or old == new:
+        raise ValueError("The text to replace is empty." if not old else "Old and new text are the same.")
+    found = await files.read_below(path)
+    lines: list[str] = []
+    diffs: list[str] = []
+    changed: dict[str, str] = {}
+    for name, text in found.texts.items():
+        replaced = replace_all(text, old, new)
+        if not replaced.count:
+            continue
+        if (name, new, old) in edits:
+            raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {name}.")
+        problem = await files.write(name, replaced.text)
+        if problem:
+            lines.append(f"{name}: {problem}")
+            continue
+        edits.add((name, old, new))
+        longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
+        lines.append(f"{name}: {_count(replaced.count, 'place')} replaced{longer}")
+        diffs.append(show_changes(name, text, replaced.text))
+        changed[name] = replaced.text
+    if not lines:
+        searched = f"{_count(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
+        raise ValueError(f"Nothing was changed: {old!r} was not found ({searched}).")
+    return CompositeResult(
+        "\n".join([f"{_count(len(changed), 'file')} changed{found.problems()}.", *lines]),
+        "\n".join(diffs),
+        is_error=len(changed) < len(lines),
+        seen=tuple(changed.items()),
+        looked_at=tuple(found.texts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _FileTools:
+    """The tools of one server for text files; `paths` and `content` are names of their arguments."""
+
+    read: Tool
+    listing: Tool
+    write: Tool | None
+    content: str
+    paths: Mapping[str, str]  # by the name of the tool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The texts of files by path, and why others could not be read."""
+
+    texts: Mapping[str, str]
+    failed: Mapping[str, str]
+
+    def problems(self) -> str:
+        """What to say of those that could not be read."""
+        parts = [f"{path} could not be read ({reason})" for path, reason in self.failed.items()]
+        more = len(parts) - _SHOWN_FAILURES
+        parts = [*parts[:_SHOWN_FAILURES], f"{more} more could not be read"] if more > 0 else parts
+        return "".join(f"; {part}" for part in parts)
+
+
+class _Files:
+    """The files of one call: walked, read and written with the inner tools. Errors are `ValueError`, for the model."""
+
+    def __init__(self, tools: _FileTools, inner: CallInner) -> None:
+        self._tools = tools
+        self._inner = inner
+
+    async def read_one(self, path: str) -> str:
+        """The text of a file."""
+        found = await self.read([path])
+        if path not in found.texts:
+            raise ValueError(f"{path} could not be read: {found.failed[path]}")
+        return found.texts[path]
+
+    async def read(self, paths: Sequence[str]) -> _Found:
+        """The texts of files, in the order of the paths."""
+        results: dict[str, ToolResult] = {}
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def read(path: str) -> None:
+            async with limiter:
+                results[path] = await self._call(self._tools.read, path)
+
+        async with anyio.create_task_group() as group:
+            for path in dict.fromkeys(paths[:MAX_FILES]):
+                group.start_soon(read, path)
+        texts: dict[str, str] = {}
+        failed = dict.fromkeys(paths[MAX_FILES:], f"more than {MAX_FILES} files at once")
+        room = MAX_CHARS
+        for path in dict.fromkeys(paths[:MAX_FILES]):
+            result = results[path]
+            if result.is_error:
+                failed[path] = _first_line(result.text)
+            elif len(result.text) > room:
+                failed[path] = "too long"
+            else:
+                texts[path] = result.text
+                room -= len(result.text)
+        return _Found(texts, failed)
+
+    async def read_below(self, path: str) -> _Found:
+        """The text files of a folder and of its subfolders; of a path that is a file, that file."""
+        try:
+            found = [each for each in await self.walk(path) if not _BINARY.fullmatch(PurePosixPath(each).suffix)]
+        except ValueError:
+            files = await self.read([_tidy(path)])
+            if not files.texts:
+                raise
+            return files
+        return await self.read(found)
+
+    async def match(self, pattern: str) -> list[str]:
+        """The files that a pattern such as src/*.py or src/**/*.py names."""
+        pattern = _tidy(pattern)
+        fixed = pattern[: pattern.index("*")].rpartition("/")[0]
+        wanted = _compile_glob(pattern)
+        found = [path for path in await self.walk(fixed or ".") if wanted.fullmatch(path)]
+        if not found:
+            raise ValueError(f"No file matches {pattern!r}.")
+        return found
+
+    async def walk(self, folder: str) -> list[str]:
+        """The paths of the files of a folder and of its subfolders, sorted."""
+        files: list[str] = []
+        level = [_tidy(folder)]
+        listed = 0
+        for depth in range(MAX_DEPTH):
+            listed += len(level)
+            if listed > MAX_FOLDERS:
+                raise ValueError(f"{_shown(folder)} holds more than {MAX_FOLDERS} folders; name a smaller one.")
+            results = await self._list(level)
+            below: list[str] = []
+            for path, result in results.items():
+                if result.is_error and not depth:
+                    raise ValueError(f"{_shown(folder)} could not be listed: {_first_line(result.text)}")
+                for name, is_folder in () if result.is_error else read_listing(result.text):
+                    whole = name if path == "." else f"{path.rstrip('/')}/{name}"
+                    if not is_folder:
+                        files.append(whole)
+                    elif name not in _SKIPPED:
+                        below.append(whole)
+            if len(files) > MAX_FILES:
+                raise ValueError(f"{_shown(folder)} holds more than {MAX_FILES} files; name a smaller folder.")
+            level = below
+        return sorted(files)
+
+    async def _list(self, folders: Sequence[str]) -> dict[str, ToolResult]:
+        results: dict[str, ToolResult] = {}
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def ask(path: str) -> None:
+            async with limiter:
+                results[path] = await self._call(self._tools.listing, path)
+
+        async with anyio.create_task_group() as group:
+            for path in folders:
+                group.start_soon(ask, path)
+        return {path: results[path] for path in folders}
+
+    async def write(self, path: str, text: str) -> str:
+        """Write a file and read it again; returns what went wrong."""
+        tool = self._tools.write
+        assert tool is not None
+        result = await self._call(tool, path, {self._tools.content: text})
+        if result.is_error:
+            return f"not changed, {_first_line(result.text)}"
+        now = await self._call(self._tools.read, path)
+        return "" if now.text.rstrip() == text.rstrip() else "written, but it does not hold what was written"
+
+    async def _call(self, tool: Tool, path: str, more: JSONObject | None = None) -> ToolResult:
+        return await self._inner(tool, {self._tools.paths[tool.name]: path, **(more or {})})
+
+
+def _find_file_tools(tools: Sequence[Tool]) -> _FileTools | None:
+    """The file tools of the first server that has one to read a text file and one to list a folder."""
+    for server in dict.fromkeys(tool.source.server for tool in tools):
+        own = [tool for tool in tools if tool.source.server == server]
+        read, listing = _pick(own, _READERS, takes=1), _pick(own, _LISTERS, takes=1)
+        write = _pick(own, _WRITERS, takes=2)
+        if read is None or listing is None:
+            continue
+        content = next((name for name in _required(write) if _CONTENT_NAME.search(name)), "") if write else ""
+        write = write if content else None
+        paths = {tool.name: _path_argument(tool, content) for tool in (read, listing, write) if tool}
+        return _FileTools(read, listing, write, content, paths) if all(paths.values()) else None
+    return None
+
+
+def _pick(tools: Sequence[Tool], names: Sequence[str], *, takes: int) -> Tool | None:
+    """The tool with the first of these names that requires at most so many arguments."""
+    named = {tool.source.name.lower(): tool for tool in tools if len(_required(tool)) <= takes}
+    return next((named[name] for name in names if name in named), None)
+
+
+def _required(tool: Tool) -> Sequence[str]:
+    names: Sequence[str] = tool.spec.parameters.get("required", ())
+    return names
+
+
+def _path_argument(tool: Tool, content: str) -> str:
+    names = (*_required(tool), *tool.spec.parameters["properties"])
+    return next((name for name in names if name != content and _PATH_NAME.search(name)), "")
+
+
+def read_listing(text: str) -> Iterator[tuple[str, bool]]:
+    """The names in the listing of a folder, and which are folders.
+
+    Known forms: `[FILE] name` and `[DIR] name` (@modelcontextprotocol/server-filesystem), JSON lists of names or of
+    objects with a name and a type, and one name a line, where folders end in a slash.
+    """
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        entries = None
+    if isinstance(entries, dict):
+        entries = next((value for value in entries.values() if isinstance(value, list)), None)
+    found = map(_read_entry, entries) if isinstance(entries, list) else map(_read_line, text.splitlines())
+    for path, is_folder in found:
+        name = path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        if name not in ("", ".", ".."):
+            yield name, is_folder
+
+
+def _read_entry(entry: object) -> tuple[str, bool]:
+    if not isinstance(entry, dict):
+        return str(entry), str(entry).endswith("/")
+    name, kind = str(entry.get("name") or entry.get("path") or ""), str(entry.get("type") or entry.get("kind") or "")
+    return name, kind.lower().startswith(("dir", "folder")) or bool(entry.get("is_dir")) or name.endswith("/")
+
+
+def _read_line(line: str) -> tuple[str, bool]:
+    match = _LISTED.fullmatch(line.strip())
+    if match is None:
+        return "", False
+    return match["name"], (match["kind"] or "").upper().startswith("DIR") or match["name"].endswith("/")
+
+
+def _compile_glob(pattern: str) -> re.Pattern[str]:
+    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
+
+
+def _tidy(path: str) -> str:
+    """A path without ./ before it and / behind it; the working folder is `.`."""
+    tidy = path.strip().replace("\\", "/")
+    while tidy.startswith("./"):
+        tidy = tidy[2:].lstrip("/")
+    return tidy.rstrip("/") or ("/" if tidy.startswith("/") else ".")
+
+
+def _shown(folder: str) -> str:
+    tidy = _tidy(folder)
+    return "the working folder" if tidy == "." else tidy
+
+
+def _first_line(text: str) -> str:
+    return cut_line(text.strip().partition("\n")[0]) or "no reason given"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,73 @@
+"""Which tools a small model may begin with, by the words of the task.
+
+Small models begin with any tool, or with the first that they see, and take its result for the answer. Where the task
+plainly says what it is about, the grammar of the first request allows only the tools that fit, and where one call does
+all, the next reply is the answer. Strong models are free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lmstudio_bridge.agent.tools import takes_path
+from lmstudio_bridge.messages import ToolSpec
+
+_FILE = re.compile(r"(?<![\w.])(?:[\w-]{2,}\.[A-Za-z]|[\w-]\.[A-Za-z]{2})[A-Za-z0-9]{0,4}\b(?![.(]\w)")  # not e.g.
+_FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
+_NAME = re.compile(
+    r"\b(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|(?:TODO|FIXME|HACK)s?|[A-Za-z]+-\d{2,}\w*)\b"  # names out of code, codes
+    r"|[\"'`\u201c][^\"'`\u201d\n]{2,60}[\"'`\u201d]"  # a text in quotes
+)
+_COMPARES = re.compile(
+    r"\b(?:compar\w+|differ\w*|diff|but not in|only in|missing (?:in|from)|in both)\b", re.IGNORECASE
+)
+_TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
+_COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
+_REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
+_RENAMES_FILE = re.compile(r"\brenam\w+ (?:the )?(?:file|folder)\b", re.IGNORECASE)
+_EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
+_ALL = re.compile(
+    r"\b(?:all|each|every|which)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|folder)\b",
+    re.IGNORECASE,
+)
+
+
+_GOES_ON = re.compile(
+    r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
+)
+
+
+def names_file(task: str) -> bool:
+    """Whether a task names a file."""
+    return bool(_FILE.search(_FORM.sub(" ", task)))
+
+
+def is_done_by(task: str, tool: str) -> bool:
+    """Whether a task that had to begin with this tool needs no other: its result holds all that was asked for.
+
+    Small models do not stop there: they read the same again file by file, and lose what they had.
+    """
+    if _GOES_ON.search(task):
+        return False
+    return tool != "read_files" or not _TOTALS.search(task)
+
+
+def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
+    """The tools that the first call may be of; none where the task does not say."""
+    task = _FORM.sub(" ", task)
+    files = len(set(_FILE.findall(task)))
+    named = bool(_NAME.search(_FILE.sub(" ", task)))
+    writes = any(spec.name == "replace_text" for spec in offered)
+    wanted = (
+        ("replace_text", _REPLACES.search(task) and not _RENAMES_FILE.search(task)),
+        ("compare_files", not writes and files >= 2 and _COMPARES.search(task)),
+        ("total_column", not writes and ".csv" in task.lower() and _TOTALS.search(task)),
+        ("count_files", not writes and _COUNTS.search(task)),
+        ("find_text", not writes and not files and named),
+        ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _ALL.search(task)))),
+    )
+    for name, fits in wanted:
+        if fits and (found := [spec for spec in offered if spec.name == name]):
+            return found
+    return [spec for spec in offered if takes_path(spec)] if files else ()

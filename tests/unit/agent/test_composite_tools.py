@@ -1,0 +1,321 @@
+"""The bridge's own tools over files: what they give, what they call for it, and where they are offered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from lmstudio_bridge.agent.composite_tools import (
+    MAX_FILES,
+    MAX_HITS,
+    CompositeResult,
+    CompositeTools,
+    read_listing,
+    usable_tools,
+)
+from lmstudio_bridge.agent.tools import Tool, ToolSet
+from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult
+
+
+def server_tool(name: str, *required: str, read_only: bool = True, description: str = "") -> ServerTool:
+    schema = {
+        "type": "object",
+        "properties": {each: {"type": "string"} for each in required},
+        "required": list(required),
+    }
+    return ServerTool("fs", name, description, schema, read_only=read_only)
+
+
+READ = server_tool("read_text_file", "path")
+LIST = server_tool("list_directory", "path")
+WRITE = server_tool("write_file", "path", "content", read_only=False)
+
+
+@dataclass
+class Disk:
+    """Files behind the three tools, and the calls that came."""
+
+    files: dict[str, str]
+    locked: frozenset[str] = frozenset()
+    calls: list[tuple[str, JSONObject]] = field(default_factory=list)
+
+    async def __call__(self, tool: Tool, arguments: JSONObject) -> ToolResult:
+        self.calls.append((tool.source.name, arguments))
+        path = arguments["path"]
+        if path in self.locked:
+            return ToolResult(f"EACCES: {path}\nmore", is_error=True)
+        match tool.source.name:
+            case "list_directory":
+                prefix = "" if path == "." else f"{path}/"
+                below = [name.removeprefix(prefix) for name in self.files if name.startswith(prefix)]
+                if not below:
+                    return ToolResult("ENOENT: no such folder", is_error=True)
+                lines = {f"[DIR] {name.split('/')[0]}" if "/" in name else f"[FILE] {name}" for name in below}
+                return ToolResult("\n".join(sorted(lines)))
+            case "write_file":
+                self.files[path] = arguments["content"]
+                return ToolResult("Successfully wrote")
+            case _:
+                if path not in self.files:
+                    return ToolResult("ENOENT: no such file", is_error=True)
+                return ToolResult(self.files[path])
+
+    async def call(self, name: str, *, tools: CompositeTools | None = None, **arguments: object) -> CompositeResult:
+        tools = tools or composites()
+        return await tools.run(ToolCall("c1", name, json.dumps(arguments)), inner=self)
+
+
+def composites(*sources: ServerTool) -> CompositeTools:
+    return CompositeTools(ToolSet(sources or (READ, LIST, WRITE)).tools)
+
+
+def names(tools: CompositeTools) -> list[str]:
+    return [tool.name for tool in tools.tools]
+
+
+SOURCES = {
+    "src/a.py": "LIMIT = 3\nprint(LIMIT)\n",
+    "src/deep/b.py": "# todo: LIMIT_SIZE\nx = 1\n",
+    "src/logo.png": "LIMIT",
+    "src/node_modules/x.js": "LIMIT",
+    "notes.md": "nothing here\n",
+}
+
+
+class TestOffer:
+    def test_all_are_offered_where_files_can_be_read_listed_and_written(self) -> None:
+        assert names(composites()) == [
+            "find_text",
+            "read_files",
+            "compare_files",
+            "count_files",
+            "total_column",
+            "replace_text",
+            "calculate",
+        ]
+
+    def test_nothing_is_replaced_where_nothing_can_be_written(self) -> None:
+        assert "replace_text" not in names(composites(READ, LIST))
+
+    @pytest.mark.parametrize("sources", [(READ,), (LIST,), (server_tool("read_text_file", "path", "mode"), LIST)])
+    def test_none_is_offered_without_a_tool_to_read_and_one_to_list(self, sources: tuple[ServerTool, ...]) -> None:
+        assert not names(composites(*sources))
+
+    def test_none_is_offered_that_a_server_has_itself(self) -> None:
+        found = names(composites(READ, LIST, server_tool("grep", "pattern"), server_tool("calculate", "expression")))
+        assert "find_text" not in found
+        assert "calculate" not in found
+        assert "read_files" in found
+
+    def test_they_stand_before_the_servers_tools_and_in_place_of_one(self) -> None:
+        given = ToolSet([READ, LIST, server_tool("read_multiple_files", "paths")]).tools
+        assert [tool.name for tool in CompositeTools(given).add_to(given)][-2:] == [
+            "fs__list_directory",
+            "fs__read_text_file",
+        ]
+
+    @pytest.mark.parametrize(
+        ("may_run", "usable"),
+        [
+            (lambda tool: True, ["list_directory", "write_file"]),
+            (lambda tool: bool(tool.read_only), ["list_directory"]),
+            (lambda tool: False, ["list_directory", "read_file", "write_file"]),
+        ],
+    )
+    def test_only_tools_that_may_run_and_are_not_deprecated_are_usable(
+        self, may_run: Callable[[ServerTool], bool], usable: list[str]
+    ) -> None:
+        old = server_tool("read_file", "path", description="DEPRECATED: use read_text_file.")
+        found = usable_tools(ToolSet([LIST, WRITE, old]).tools, may_run=may_run)
+        assert [tool.source.name for tool in found] == usable
+
+
+class TestFindText:
+    async def test_lines_are_given_with_file_and_number(self) -> None:
+        found = await Disk(SOURCES).call("find_text", text="limit", folder="src")
+        assert found.text == "'limit'; defined in src/a.py:1: 3 lines in 2 files; 2 files searched in src:"
+        assert found.data.splitlines() == [
+            "src/a.py:1: LIMIT = 3",
+            "src/a.py:2: print(LIMIT)",
+            "src/deep/b.py:1: # todo: LIMIT_SIZE",
+        ]
+        assert dict(found.seen) == {name: SOURCES[name] for name in ("src/a.py", "src/deep/b.py")}
+
+    async def test_what_is_not_there_is_said_with_where_it_was_looked_for(self) -> None:
+        found = await Disk(SOURCES).call("find_text", text="FIXME|XXX", folder=".")
+        assert (found.text, found.is_error) == (
+            "'FIXME' or 'XXX' was not found: 3 files searched in the working folder.",
+            False,
+        )
+        assert found.looked_at == ("notes.md", "src/a.py", "src/deep/b.py")
+
+    async def test_a_text_with_the_marks_of_a_comment_is_found_without_them(self) -> None:
+        found = await Disk(SOURCES).call("find_text", text="// TODO", folder="src")
+        assert found.text == "'// TODO' was not found, but 'TODO': 1 line in 1 file; 2 files searched in src:"
+        assert found.data == "src/deep/b.py:1: # todo: LIMIT_SIZE"
+
+    async def test_a_file_can_be_searched_alone(self) -> None:
+        found = await Disk(SOURCES).call("find_text", text="print", folder="./src/a.py")
+        assert found.data == "src/a.py:2: print(LIMIT)"
+
+    async def test_a_file_that_cannot_be_read_is_named(self) -> None:
+        found = await Disk(SOURCES, locked=frozenset({"src/a.py"})).call("find_text", text="x =", folder="src")
+        assert "src/a.py could not be read (EACCES: src/a.py)" in found.text
+
+    async def test_a_folder_that_is_not_there_is_an_error(self) -> None:
+        found = await Disk(SOURCES).call("find_text", text="x", folder="lib")
+        assert (found.text, found.is_error) == ("lib could not be listed: ENOENT: no such folder", True)
+
+    async def test_definitions_come_first_where_there_are_too_many_lines(self) -> None:
+        disk = Disk({"a.py": "use(it)\n" * MAX_HITS, "b.py": "def it():\n"})
+        found = await disk.call("find_text", text="it", folder=".")
+        assert found.data.splitlines()[0] == "b.py:1: def it():"
+        assert len(found.data.splitlines()) == MAX_HITS
+        assert f"The first {MAX_HITS} are" in found.text
+
+    @pytest.mark.parametrize(("count", "is_error"), [(MAX_FILES, False), (MAX_FILES + 1, True)])
+    async def test_a_folder_with_too_many_files_is_refused(self, count: int, is_error: bool) -> None:
+        disk = Disk({f"f{number}.txt": "x" for number in range(count)})
+        assert (await disk.call("find_text", text="y", folder=".")).is_error is is_error
+
+
+class TestReadFiles:
+    async def test_files_and_patterns_are_read_at_once(self) -> None:
+        found = await Disk(SOURCES).call("read_files", paths=["src/**/*.py", "notes.md"])
+        assert found.text == "3 files read."
+        assert found.data.startswith("== src/a.py ==\nLIMIT = 3\nprint(LIMIT)\n== src/deep/b.py ==")
+
+    async def test_one_star_stays_in_a_folder(self) -> None:
+        found = await Disk(SOURCES).call("read_files", paths=["src/*.py"])
+        assert found.looked_at == ("src/a.py",)
+
+    async def test_a_missing_file_is_named_and_the_others_are_read(self) -> None:
+        found = await Disk(SOURCES).call("read_files", paths=["notes.md", "gone.md"])
+        assert found.text == "1 file read; gone.md could not be read (ENOENT: no such file)."
+
+    async def test_a_folder_stands_for_the_text_files_in_it(self) -> None:
+        disk = Disk(SOURCES)
+
+        async def refuse_folders(tool: Tool, arguments: JSONObject) -> ToolResult:
+            if tool.source.name == "read_text_file" and arguments["path"] == "src":
+                return ToolResult("EISDIR: illegal operation on a directory", is_error=True)
+            return await disk(tool, arguments)
+
+        found = await composites().run(ToolCall("c1", "read_files", '{"paths": ["src/"]}'), inner=refuse_folders)
+        assert found.looked_at == ("src/a.py", "src/deep/b.py")
+
+    @pytest.mark.parametrize("paths", [["*.rs"], ["gone.md"]])
+    async def test_nothing_to_read_is_an_error(self, paths: list[str]) -> None:
+        assert (await Disk(SOURCES).call("read_files", paths=paths)).is_error
+
+
+async def test_two_files_are_compared() -> None:
+    disk = Disk({"a.json": '{"port": 1, "host": "x"}', "b.json": '{"host": "x", "port": 2}'})
+    found = await disk.call("compare_files", path_a="a.json", path_b="b.json")
+    assert found.text == "1 difference between a.json and b.json, and no others:"
+    assert found.data == "port: 1 in a.json, 2 in b.json"
+
+
+async def test_equal_files_are_said_to_be_the_same() -> None:
+    found = await Disk({"a": "x", "b": "x"}).call("compare_files", path_a="a", path_b="b")
+    assert (found.text, found.data) == ("a and b are the same.", "")
+
+
+async def test_files_are_counted_by_extension() -> None:
+    found = await Disk(SOURCES).call("count_files", folder="src")
+    assert found.text == "3 files in src and its subfolders:"
+    assert found.data == ".png: 1\n.py: 2"
+
+
+async def test_a_column_is_added_up_and_the_sum_counts_as_seen() -> None:
+    disk = Disk({"o.csv": "who,sum\nA,1.5\nB,2\nA,3\n"})
+    found = await disk.call("total_column", path="o.csv", column="sum", where="who=A")
+    assert found.text == "o.csv: Total of sum where who=A: 4.5 (2 of 3 rows)"
+    assert ("total_column", found.text) in found.seen
+
+
+async def test_an_expression_is_calculated_without_any_inner_call() -> None:
+    disk = Disk({})
+    assert (await disk.call("calculate", expression="2*21")).text == "2*21 = 42"
+    assert not disk.calls
+
+
+class TestReplaceText:
+    async def test_all_places_in_all_files_are_replaced_and_shown(self) -> None:
+        disk = Disk(dict(SOURCES))
+        found = await disk.call("replace_text", path="src", old="LIMIT", new="MAX")
+        assert found.text.splitlines() == [
+            "2 files changed.",
+            "src/a.py: 2 places replaced",
+            "src/deep/b.py: 1 place replaced",
+        ]
+        assert disk.files["src/a.py"] == "MAX = 3\nprint(MAX)\n"
+        assert "+MAX = 3" in found.data
+        assert disk.files["src/logo.png"] == "LIMIT"
+
+    async def test_nothing_is_written_where_the_text_is_not_there(self) -> None:
+        disk = Disk(dict(SOURCES))
+        found = await disk.call("replace_text", path="notes.md", old="LIMIT", new="MAX")
+        assert found.is_error
+        assert found.text == "Nothing was changed: 'LIMIT' was not found (1 file searched in notes.md)."
+        assert "write_file" not in [name for name, _ in disk.calls]
+
+    async def test_a_replacement_is_not_undone(self) -> None:
+        disk, tools = Disk({"a.py": "one\n"}), composites()
+        assert not (await disk.call("replace_text", tools=tools, path="a.py", old="one", new="two")).is_error
+        undone = await disk.call("replace_text", tools=tools, path="a.py", old="two", new="one")
+        assert undone.is_error
+        assert undone.text.startswith("Not done: it would undo your replacement")
+        assert disk.files["a.py"] == "two\n"
+
+    async def test_a_write_that_fails_is_an_error_that_names_the_file(self) -> None:
+        disk = Disk({"a.py": "one"})
+
+        async def refuse(tool: Tool, arguments: JSONObject) -> ToolResult:
+            if tool.source.name == "write_file":
+                return ToolResult("EROFS: read-only", is_error=True)
+            return await disk(tool, arguments)
+
+        call = ToolCall("c1", "replace_text", json.dumps({"path": "a.py", "old": "one", "new": "two"}))
+        found = await composites().run(call, inner=refuse)
+        assert found.is_error
+        assert found.text.splitlines() == ["0 files changed.", "a.py: not changed, EROFS: read-only"]
+
+    async def test_a_write_that_did_nothing_is_noticed(self) -> None:
+        disk = Disk({"a.py": "one"})
+
+        async def forget(tool: Tool, arguments: JSONObject) -> ToolResult:
+            return ToolResult("ok") if tool.source.name == "write_file" else await disk(tool, arguments)
+
+        call = ToolCall("c1", "replace_text", json.dumps({"path": "a.py", "old": "one", "new": "two"}))
+        found = await composites().run(call, inner=forget)
+        assert found.is_error
+        assert "does not hold what was written" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("find_text", "{"), ("find_text", '{"text": 1}'), ("read_files", '{"paths": "a"}')]
+)
+async def test_invalid_arguments_are_a_result_or_read_liberally(name: str, arguments: str) -> None:
+    found = await composites().run(ToolCall("c1", name, arguments), inner=Disk({"a": "x"}))
+    assert found.is_error is (name == "find_text")
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("[FILE] a b.txt\n[DIR] src", [("a b.txt", False), ("src", True)]),
+        ("[FILE] a.txt      1.2 KB\n[DIR] src", [("a.txt", False), ("src", True)]),
+        ('["a.txt", "src/"]', [("a.txt", False), ("src", True)]),
+        ('[{"name": "a", "type": "file"}, {"name": "s", "type": "directory"}]', [("a", False), ("s", True)]),
+        ('{"entries": [{"path": "x/a"}, {"name": "s", "is_dir": true}]}', [("a", False), ("s", True)]),
+        ("a.txt\nsrc/\n\n", [("a.txt", False), ("src", True)]),
+        ("- a.txt\n- src/", [("a.txt", False), ("src", True)]),
+        (".\n..", []),
+    ],
+)
+def test_listings_of_many_forms_are_read(text: str, entries: list[tuple[str, bool]]) -> None:
+    assert list(read_listing(text)) == entries

@@ -1,0 +1,94 @@
+"""What a small model may begin with, by the words of the task."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmstudio_bridge.agent.first_call import first_tools, names_file
+from lmstudio_bridge.messages import ToolSpec
+
+PATH = {"type": "object", "properties": {"path": {"type": "string"}}}
+NONE = {"type": "object", "properties": {}}
+READING = [
+    *(ToolSpec(name, "", PATH) for name in ("find_text", "read_files", "compare_files", "count_files", "total_column")),
+    ToolSpec("fs__read_text_file", "", PATH),
+    ToolSpec("clock__now", "", NONE),
+]
+WRITING = [ToolSpec("replace_text", "", PATH), *READING]
+
+
+@pytest.mark.parametrize(
+    ("task", "tool"),
+    [
+        ("Which file defines parse_header?", "find_text"),
+        ("Where is maxRetries set?", "find_text"),
+        ("List all TODOs with their files.", "find_text"),
+        ('Find the sentence "the gate opens at dawn".', "find_text"),
+        ("Which letters mention the order K-6638?", "find_text"),
+        ("Read a.txt, b.txt and c.txt into one table.", "read_files"),
+        ("What is the status in each of the files in jobs?", "read_files"),
+        ("Which file in the folder scores has the highest score?", "read_files"),
+        ("Compare dev.ini and prod.ini.", "compare_files"),
+        ("Which names are in a.txt but not in b.txt?", "compare_files"),
+        ("Count the files in src by extension.", "count_files"),
+        ("How many Python files are there?", "count_files"),
+        ("What is the total amount of Meyer in orders.csv?", "total_column"),
+        ("How many tickets in tickets.csv are solved?", "total_column"),
+    ],
+)
+def test_a_task_that_says_what_it_is_about_begins_with_the_tool_for_it(task: str, tool: str) -> None:
+    assert [spec.name for spec in first_tools(task, READING)] == [tool]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Rename MAX_SIZE to LIMIT in all files.",
+        "Replace old.example.com by new.example.com in conf.",
+        "Change the port in a.ini from 1 to 2.",
+    ],
+)
+def test_a_replacement_begins_with_the_tool_for_it_where_it_is_offered(task: str) -> None:
+    assert [spec.name for spec in first_tools(task, WRITING)] == ["replace_text"]
+    assert "replace_text" not in [spec.name for spec in first_tools(task, READING)]
+
+
+@pytest.mark.parametrize("task", ["Which port is set in config.json?", "Rename the file a.txt to b.txt."])
+def test_a_task_that_names_a_file_begins_with_a_tool_that_takes_a_path(task: str) -> None:
+    names = [spec.name for spec in first_tools(task, WRITING)]
+    assert "fs__read_text_file" in names
+    assert "clock__now" not in names
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "What time is it in Tokyo?",
+        "Say hello to Goran.",
+        "How many are 4 apples and 2 apples?",
+        'Where does Kofi live? Answer only with JSON like this: {"name": "Kofi", "file": "a.txt"}',
+        "Add 22279 and 64165 with the tool.",
+    ],
+)
+def test_any_tool_may_come_first_where_the_task_does_not_say(task: str) -> None:
+    assert not first_tools(task, READING)
+
+
+def test_nothing_is_restricted_to_a_tool_that_is_not_offered() -> None:
+    assert not first_tools("Which file defines parse_header?", [ToolSpec("clock__now", "", NONE)])
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("Read notes.txt.", True),
+        ("Read docs/a-b.md now", True),
+        ("Ask example.com.", True),
+        ("Version 3.11 of it", False),
+        ("Call os.path.join()", False),
+        ('Answer like {"file": "a.txt"}', False),
+        ("Nothing. Here", False),
+    ],
+)
+def test_names_of_files_are_told_from_other_words(task: str, names: bool) -> None:
+    assert names_file(task) is names

@@ -1,0 +1,152 @@
+"""What composite tools do with texts: find, compare, replace, add up, calculate."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmstudio_bridge.agent.text_operations import (
+    MAX_COMPARED,
+    add_up,
+    calculate,
+    defines,
+    find_differences,
+    find_lines,
+    holds_any,
+    looser_searches,
+    replace_all,
+    show_changes,
+)
+
+ORDERS = 'customer,amount,day\nMeyer,10.50,2\nAbel,"1,200.00",3\nMeyer,0.30,4\nAbel,,5\n'
+
+
+def test_lines_are_found_in_any_letter_case_and_by_any_of_the_texts() -> None:
+    text = "one\n  # TODO: mend\nthree\nfixme later\n"
+    assert list(find_lines(text, holds_any(["todo", "FIXME"]))) == [(2, "# TODO: mend"), (4, "fixme later")]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_definition"),
+    [("def load(path):", True), ("class Load:", True), ("LOAD = 3", True), ("x = load(y)", False), ("reload", False)],
+)
+def test_definitions_are_told_from_uses(line: str, is_definition: bool) -> None:
+    assert defines(line, ["load"]) is is_definition
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "found"),
+    [
+        ("// TODO", "# TODO: mend", ["'TODO'"]),
+        ("all TODOs", "# todo: mend", ["'TODO'"]),
+        ("gate, opening", "the opening of the gate", ["'gate' and 'opening'"]),
+        ("function parse_1579", "def parse_1579(text):", ["'parse_1579'"]),
+        ("the gate", "a door", []),
+    ],
+)
+def test_a_text_that_is_nowhere_as_written_is_looked_for_by_its_words(text: str, line: str, found: list[str]) -> None:
+    assert [words for words, matches in looser_searches(text) if matches(line)][:1] == found
+
+
+def test_a_word_is_replaced_where_it_is_whole_and_the_rest_is_counted() -> None:
+    done = replace_all("MAX = 1\nMAX_SIZE = MAX\n", "MAX", "LIMIT")
+    assert (done.text, done.count, done.left) == ("LIMIT = 1\nMAX_SIZE = LIMIT\n", 2, 1)
+
+
+def test_a_part_of_words_is_replaced_where_it_is_nowhere_whole() -> None:
+    assert replace_all("colours, colourful", "colour", "color").text == "colors, colorful"
+
+
+def test_a_replacement_is_taken_to_the_letter() -> None:
+    assert replace_all("a.b a", "a", r"\1$&").text == r"\1$&.b \1$&"
+
+
+def test_changed_lines_are_shown_without_context() -> None:
+    assert show_changes("a.py", "x\ny\nz\n", "x\nY\nz\n") == "+++ a.py\n@@ -2 +2 @@\n-y\n+Y"
+
+
+def test_settings_are_compared_by_name_whatever_their_order() -> None:
+    first = ("a.ini", "[web]\nport = 80\nhost = x\n[db]\nport = 1\n")
+    second = ("b.ini", "[db]\nport = 2\n[web]\nhost = x\nport = 80\ndebug = yes\n")
+    assert find_differences(first, second) == ["db.port: 1 in a.ini, 2 in b.ini", "web.debug: only in b.ini (yes)"]
+
+
+def test_json_objects_are_compared_by_name() -> None:
+    found = find_differences(("a.json", '{"a": 1, "b": {"c": [1]}}'), ("b.json", '{"b": {"c": [2]}, "a": 1}'))
+    assert found == ["b.c: [1] in a.json, [2] in b.json"]
+
+
+def test_other_texts_are_compared_by_line() -> None:
+    found = find_differences(("a.md", "one\ntwo\nthree\n"), ("b.md", "one\n2\nthree\nfour\n"))
+    assert found == ["a.md:2: two", "  b.md:2: 2", "only in b.md:4: four"]
+
+
+def test_equal_texts_have_no_difference() -> None:
+    assert find_differences(("a", "x\n"), ("b", "x")) == []
+
+
+@pytest.mark.parametrize(("lines", "refused"), [(MAX_COMPARED, False), (MAX_COMPARED + 1, True)])
+def test_texts_that_take_too_long_are_not_compared(lines: int, refused: bool) -> None:
+    long = ("a", "\n".join(["a line of prose"] * lines))
+    if refused:
+        with pytest.raises(ValueError, match="too long"):
+            find_differences(long, ("b", "other"))
+    else:
+        assert find_differences(long, long) == []
+
+
+def test_a_column_is_added_up_exactly() -> None:
+    assert add_up(ORDERS, "Amount") == (
+        "Total of amount: 1210.80 (3 of 4 rows; 1 without a number left out)\nBy customer: Abel 1200.00, Meyer 10.80"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "count"), [("", "4 of 4 rows"), ("customer=Meyer", "2 of 4 rows where customer=Meyer")]
+)
+def test_rows_are_counted_without_a_column(where: str, count: str) -> None:
+    assert add_up(ORDERS, " ", where) == count
+
+
+@pytest.mark.parametrize("where", ["customer=meyer", "Customer = 'Meyer'", "customer == Meyer"])
+def test_only_rows_that_are_asked_for_are_added_up(where: str) -> None:
+    assert add_up(ORDERS, "amount", where).endswith(": 10.80 (2 of 4 rows)")
+
+
+@pytest.mark.parametrize(
+    ("column", "where", "says"),
+    [
+        ("price", "", "the columns are: customer, amount, day"),
+        ("amount", "client=Meyer", "no column 'client'"),
+        ("amount", "customer=Zorn", "The values of customer are: Abel, Meyer"),
+        ("amount", "Meyer", "column=value"),
+        ("customer", "", "holds no numbers"),
+    ],
+)
+def test_a_total_that_cannot_be_had_says_what_there_is(column: str, where: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        add_up(ORDERS, column, where)
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ("12.5*(3+4)", "12.5*(3+4) = 87.5"),
+        ("0.1+0.2", "0.1+0.2 = 0.3"),
+        ("1,234 + 1", "1234 + 1 = 1235"),
+        ("3 \u00d7 4 =", "3 * 4 = 12"),
+        ("2^10", "2**10 = 1024"),
+        ("sum(1, 2, 3)", "sum(1, 2, 3) = 6"),
+        ("round(10/3, 2)", "round(10/3, 2) = 3.33"),
+    ],
+)
+def test_expressions_are_calculated(expression: str, result: str) -> None:
+    assert calculate(expression) == result
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "1/0", "9**9**9**9", "open", "'a'*10", "[1]*9", "().__class__", "__import__('os')", "1 if", "1" * 501, "1<2"],
+)
+def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        calculate(expression)
