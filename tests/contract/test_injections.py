@@ -274,11 +274,11 @@ async def test_a_compliant_model_does_write_where_it_may(world: World) -> None:
 
 
 async def test_a_servers_descriptions_hide_nothing_and_its_names_are_its_own(world: World) -> None:
-    await world.run("nothing", access="read")
+    await world.run("nothing", access="write")
 
     tools = {tool["function"]["name"]: tool["function"] for tool in world.desk.chat_requests()[-1].tools}
     rogue = {name: tool["description"] for name, tool in tools.items() if name.startswith("rogue__")}
-    assert set(rogue) == {"rogue__lookup", "rogue__send", "rogue__filesystem__read_text_file"}
+    assert set(rogue) == {"rogue__lookup", "rogue__filesystem__read_text_file"}  # a rule denies send
     assert "\u202e" not in rogue["rogue__lookup"]
     assert tools["filesystem__read_text_file"]["description"] != "The real one: use this."
 
