@@ -33,6 +33,12 @@ _ALL = re.compile(
 )
 
 
+_ABOUT_FILE = re.compile(
+    r"\b(?:size|large|big|bytes|modified|created|newest|oldest|exists?|somewhere|(?:which|what) folder|where is)\b",
+    re.I,
+)
+_READ_ONE = ("find_text", "read_files", "total_column")
+_READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
 _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
@@ -70,4 +76,9 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     for name, fits in wanted:
         if fits and (found := [spec for spec in offered if spec.name == name]):
             return found
-    return [spec for spec in offered if takes_path(spec)] if files else ()
+    if not files:
+        return ()
+    taking = [spec for spec in offered if takes_path(spec)]
+    if writes or files > 1 or _ABOUT_FILE.search(task):
+        return taking
+    return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking

@@ -175,9 +175,10 @@ class _Fact:
 
 @dataclass(slots=True)
 class Evidence:
-    """What a run has seen. `given` is the task and all else that was there before the first call."""
+    """What a run has seen. `given` is all that was there before the first call, `task` the part that asks for something."""
 
     given: str
+    task: str = ""
     _results: list[_Text] = field(default_factory=list)
     _arguments: list[str] = field(default_factory=list)  # of calls that worked: what is in them exists
     _listed: dict[str, set[str]] = field(default_factory=dict)  # names of files by the folder that was listed
@@ -290,7 +291,9 @@ class Evidence:
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
         missing = {
-            fact: None for fact in missing if not (_is_shown_sum(fact, answer) or _is_result_of_task(fact, self.given))
+            fact: None
+            for fact in missing
+            if not (_is_shown_sum(fact, answer) or _is_result_of_task(fact, self.task or self.given))
         }
         return Grounding(tuple(sources.values()), tuple(missing))
 

@@ -19,6 +19,7 @@ MAX_COMPARED = 20_000  # lines of a text; comparing takes time in proportion to 
 _EXACTLY_COMPARED = 1_000_000  # lines times lines; above, lines that are very frequent are taken less exactly
 _LINE = 240  # characters of a line that is shown
 _MAX_EXPRESSION = 500  # characters
+_ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
 _WORD = re.compile(r"\w+")
 _SETTING = re.compile(r"(?:export\s+)?[\"']?([\w.-]+)[\"']?\s*[=:]\s*(.*?)\s*,?")
@@ -104,9 +105,13 @@ def find_differences(first: tuple[str, str], second: tuple[str, str]) -> list[st
     JSON objects, and lines such as `name = value` below headings, are compared by their names.
     """
     one, other = _settings(first[1]), _settings(second[1])
+    if one is None or other is None:
+        one, other = _table(first[1]), _table(second[1])
     if one is not None and other is not None:
         return list(_differing_settings((first[0], one), (second[0], other)))
     lines, others = first[1].splitlines(), second[1].splitlines()
+    if _is_list(lines) and _is_list(others):
+        return [*_only_in(first[0], lines, others), *_only_in(second[0], others, lines)]
     if max(len(lines), len(others)) > MAX_COMPARED:
         raise ValueError(f"A file has more than {MAX_COMPARED:,} lines, which is too long to compare.")
     return list(_differing_lines((first[0], lines), (second[0], others)))
@@ -121,6 +126,34 @@ def _differing_settings(first: tuple[str, Mapping[str, str]], second: tuple[str,
             yield f"{name}: only in {other_path} ({other[name]})"
         elif one[name] != other[name]:
             yield f"{name}: {one[name]} in {path}, {other[name]} in {other_path}"
+
+
+def _only_in(path: str, lines: Sequence[str], others: Sequence[str]) -> Iterator[str]:
+    """The lines that only the first of two lists has."""
+    known = {line.strip() for line in others}
+    if only := [line.strip() for line in lines if line.strip() and line.strip() not in known]:
+        yield f"only in {path}: {', '.join(only)}"
+
+
+def _is_list(lines: Sequence[str]) -> bool:
+    """Whether a text is a list of short items, each once, in which the order tells nothing."""
+    items = [line.strip() for line in lines if line.strip()]
+    return len(set(items)) == len(items) and all(len(item) <= _ITEM and not item.endswith((".", ":")) for item in items)
+
+
+def _table(text: str) -> dict[str, str] | None:
+    """The cells of a CSV text by the first cell of their row and the heading; None if it is none with unique rows."""
+    if "," not in text and ";" not in text and "\t" not in text:
+        return None
+    try:
+        heading, *rows = _rows(text)
+    except ValueError:
+        return None
+    if len({row[0] for row in rows}) < len(rows) or len(heading) < 2:
+        return None
+    if any(len(line) != len(heading) for line in csv.reader(io.StringIO(text)) if line):
+        return None
+    return {f"{row[0]} {name}": cell for row in rows for name, cell in zip(heading[1:], row[1:], strict=True)}
 
 
 def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:
@@ -177,22 +210,20 @@ def add_up(text: str, column: str, where: str = "") -> str:
     Without a `column` the rows are counted. Totals of all rows come with those by the values of other columns.
     """
     rows = _rows(text)
-    number = _column(rows[0], column) if column.strip() else None
     taken = rows[1:]
     if where.strip():
-        name, equals, value = where.partition("=")
-        if not equals:
-            raise ValueError("where must be column=value, or empty for all rows.")
-        key, wanted = _column(rows[0], name), value.strip("= ").strip("'\"").casefold()
+        key, wanted = _condition_of(rows, where)
         taken = [row for row in taken if row[key].strip().casefold() == wanted]
         if not taken:
             known = ", ".join(sorted({row[key].strip() for row in rows[1:]})[:_SHOWN_VALUES])
             raise ValueError(f"No row has {where.strip()}. The values of {rows[0][key]} are: {known}")
-    if number is None:
+        where = f"{rows[0][key].strip()}={taken[0][key].strip()}"
+    number = _find_column(rows[0], column) if column.strip() else None
+    if column.strip() and number is None and not where.strip():
+        raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(rows[0])}")
+    numbers = [] if number is None else [each for row in taken if (each := _decimal(row[number])) is not None]
+    if number is None or not numbers:
         return f"{len(taken)} of {len(rows) - 1} rows{_condition(where)}"
-    numbers = [amount for row in taken if (amount := _decimal(row[number])) is not None]
-    if not numbers:
-        raise ValueError(f"The column {rows[0][number]} holds no numbers.")
     without = len(taken) - len(numbers)
     skipped = f"; {without} without a number left out" if without else ""
     counted = f"{len(numbers)} of {len(rows) - 1} rows{skipped}"
@@ -230,12 +261,28 @@ def _rows(text: str) -> list[list[str]]:
     return [(row + [""] * width)[:width] for row in rows]
 
 
-def _column(heading: Sequence[str], name: str) -> int:
+def _condition_of(rows: Sequence[Sequence[str]], where: str) -> tuple[int, str]:
+    """The column and the value, in small letters, that `column=value` means.
+
+    A column that is not there is found by the value, if only one column holds it: small models guess its name.
+    """
+    name, equals, value = where.partition("=")
+    if not equals:
+        name, value = "", where
+    wanted = value.strip("= ").strip("'\"").casefold()
+    if (key := _find_column(rows[0], name)) is not None:
+        return key, wanted
+    holding = [key for key in range(len(rows[0])) if any(row[key].strip().casefold() == wanted for row in rows[1:])]
+    if len(holding) != 1:
+        raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(rows[0])}")
+    return holding[0], wanted
+
+
+def _find_column(heading: Sequence[str], name: str) -> int | None:
+    """The number of the column of that name; None if there is none."""
     names = [each.strip().casefold() for each in heading]
-    wanted = name.strip().strip("'\"").casefold()
-    if wanted not in names:
-        raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(heading)}")
-    return names.index(wanted)
+    wanted = name.strip().strip("'\"`").casefold()
+    return names.index(wanted) if wanted in names else None
 
 
 def _decimal(text: str) -> Decimal | None:

@@ -61,6 +61,16 @@ def test_a_task_that_names_a_file_begins_with_a_tool_that_takes_a_path(task: str
 
 
 @pytest.mark.parametrize(
+    ("task", "others"),
+    [("Which port is set in config.json?", False), ("How large is config.json?", True), ("Where is a.txt?", True)],
+)
+def test_a_question_about_one_file_begins_with_reading_it(task: str, others: bool) -> None:
+    names = [spec.name for spec in first_tools(task, READING)]
+    assert {"fs__read_text_file", "find_text"} <= set(names)
+    assert ("count_files" in names) is others
+
+
+@pytest.mark.parametrize(
     "task",
     [
         "What time is it in Tokyo?",

@@ -287,3 +287,10 @@ def test_numbers_are_found_grouped_rounded_and_as_the_beginning_of_a_version(
 
 def test_an_answer_that_is_a_json_text_is_no_quotation() -> None:
     assert check('"The code is juniper-4781 and nothing else."').missing == ()
+
+
+def test_only_numbers_of_the_task_itself_are_calculated_with() -> None:
+    evidence = Evidence("Today is 2026-11-30. Folder 1.\nWhich value has it?", "Which value has it?")
+    evidence.add("a.txt", "size: 73")
+
+    assert evidence.check("The value is 10.").missing == ("10",)
