@@ -175,7 +175,7 @@ class _Fact:
 
 @dataclass(slots=True)
 class Evidence:
-    """What a run has seen. `given` is all that was there before the first call, `task` the part that asks for something."""
+    """What a run has seen. `given` is all that was there before the first call, `task` the task in it."""
 
     given: str
     task: str = ""
@@ -290,12 +290,9 @@ class Evidence:
                 sources[fact.text] = Source(fact.text, *found)
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
-        missing = {
-            fact: None
-            for fact in missing
-            if not (_is_shown_sum(fact, answer) or _is_result_of_task(fact, self.task or self.given))
-        }
-        return Grounding(tuple(sources.values()), tuple(missing))
+        task = self.task or self.given
+        nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or _is_result_of_task(f, task))]
+        return Grounding(tuple(sources.values()), tuple(nowhere))
 
     def _counts(self, answer: str) -> frozenset[int]:
         """Numbers that a reader gets by counting: lines of a result, items of the answer, calls."""
