@@ -20,12 +20,34 @@ Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full",
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
+ChangeKind: TypeAlias = Literal["created", "changed", "moved", "deleted", "unchanged"]
+
 OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
 INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 _STARTED_LATER = "needed on the way"
 _SHOWN_NAME = 64  # characters of a tool's name
 _SHOWN_REASON = 120  # characters of why a call failed
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """What became of one file or folder that a writing call named.
+
+    `path` is relative to the folder of its `FilesChanged` if it is below it, as is `source`, from where it was moved.
+    `before` and `after` are what was there, as `runs.changes` writes it. `added` and `removed` count lines of text.
+    `diff` is unified and may be cut. `kept`: what was there before can be put back.
+    """
+
+    path: str
+    kind: ChangeKind
+    before: str = ""
+    after: str = ""
+    added: int = 0
+    removed: int = 0
+    diff: str = ""
+    source: str = ""
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +60,9 @@ class Outcome:
     calls for a reader, grouped by tool. `failed` are the calls that failed or were refused and were not made good
     later, each with the reason in one line; `failed_writes`: one of them was to change something.
     `nothing_changed`: a change was tried or asked for, and nothing was changed. `notes` are those of the `warnings`
-    that a reader of the answer must know. `access` is what the run was allowed to do. `brief` is how long the task
-    was, `kept` how much stayed here that the caller would have had to read: the results of its calls and the
+    that a reader of the answer must know. `access` is what the run was allowed to do. `changes` are the files that its
+    writing calls named, `not_kept` what an undo does not cover; `undone`: they were put back. `brief` is how long the
+    task was, `kept` how much stayed here that the caller would have had to read: the results of its calls and the
     definitions of the tools, each once (characters). Where the servers were chosen for the task, `started` says why
     each was, `not_started` names the others. `rests_on` are the facts of the answer with where each was read,
     `missing` those that nothing that was read holds, `coverage` how much of what the task speaks of was read.
@@ -69,6 +92,9 @@ class Outcome:
     nothing_changed: bool = False
     notes: tuple[str, ...] = field(default=(), compare=False)
     access: Access = field(default="write", compare=False)
+    changes: tuple[FileChange, ...] = ()
+    not_kept: tuple[str, ...] = ()
+    undone: bool = False
 
     def figures(self) -> str:
         """Rounds, calls, tokens of the local model and seconds, in a few words."""
@@ -303,6 +329,25 @@ class AnswerChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """What the writing calls of a run changed, told before its end; or what an undo put back, after it (`is_undo`).
+
+    `folder` is the absolute path of the project. `not_kept` are calls and files that an undo does not cover, for a
+    reader. `is_complete`: each of the calls was about files, and all that they named were compared.
+    """
+
+    folder: str
+    changes: tuple[FileChange, ...]
+    not_kept: tuple[str, ...] = ()
+    is_complete: bool = False
+    is_undo: bool = False
+
+    def left_all(self) -> bool:
+        """Whether the calls left every file as it was, for all that is known."""
+        return self.is_complete and bool(self.changes) and all(each.kind == "unchanged" for each in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The last event of a run, exactly once; `answer` is the model's final text, or the best text so far."""
 
@@ -333,6 +378,7 @@ Event: TypeAlias = (
     | JournalCut
     | Warned
     | AnswerChecked
+    | FilesChanged
     | RunFinished
 )
 
@@ -362,6 +408,8 @@ class Tally:
         self._started: dict[str, str] = {}
         self._not_started: dict[str, None] = {}
         self._checked = AnswerChecked((), (), "")
+        self._files = FilesChanged("", ())
+        self._undone = False
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
 
@@ -413,6 +461,10 @@ class Tally:
                 self._warn(f"MCP server {server} was left out: {reason}")
             case AnswerChecked():
                 self._checked = event
+            case FilesChanged(is_undo=True):
+                self._undone = not self._undone
+            case FilesChanged():
+                self._files = event
             case RunFinished():
                 self._made.end_open()
                 self._end, self._ended = event, True
@@ -434,7 +486,7 @@ class Tally:
         """What the events so far amount to; a run without its last event counts as failed."""
         made = self._made if self._ended else self._made.ended()
         asked = self._access == "write" and asks_for_change(self._task)
-        nothing_changed = made.changed_nothing(asked=asked)
+        nothing_changed = self._files.left_all() or made.changed_nothing(asked=asked)
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -460,6 +512,9 @@ class Tally:
             nothing_changed=nothing_changed,
             notes=tuple(note for note in self._notes if note != READ_ONLY or not nothing_changed),
             access=self._access,
+            changes=self._files.changes,
+            not_kept=self._files.not_kept,
+            undone=self._undone,
         )
 
 

@@ -86,6 +86,16 @@ _CHANGING = re.compile(
     "buy|book|order|put|convert|cancel|close|click|type|fill|submit|start|stop|kill|restart|enable|disable|"
     "upsert|sync|import"
 )
+_FILE_CHANGING = re.compile(
+    "write|edit|create|change|modify|overwrite|rewrite|update|replace|append|prepend|insert|patch|apply|move|rename|"
+    "copy|delete|remove|save|make|mkdir|rm|rmdir|mv|cp|touch|truncate|trash|unlink"
+)
+_OUTWARD = re.compile(
+    "upload|send|push|post|publish|share|commit|stage|attach|import|load|index|ingest|run|exec|execute|start|git|"
+    "issue|comment|message|note|memory|entit(?:y|ies)|record|row|table|task|ticket|event|page|observations?|relations?"
+)
+_TAKING_AWAY = re.compile("move|rename|mv|delete|remove|rm|rmdir|trash|unlink")
+_FOLDER_MAKING = re.compile("mkdir|directory|directories|dir|folder|folders")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -118,5 +128,26 @@ def _sentence_asks(sentence: str) -> bool:
 
 def only_reads_by_name(tool: str) -> bool:
     """Whether a tool's name has a word for reading and none for changing something, as `list_issues`."""
-    words = [word.lower() for word in _WORDS.findall(tool)]
+    words = _words(tool)
     return any(map(_READING.fullmatch, words)) and not any(map(_CHANGING.fullmatch, words))
+
+
+def changes_files_by_name(tool: str) -> bool:
+    """Whether a tool's name has a word for changing files, and none for an effect elsewhere, as `upload_file`."""
+    words = _words(tool)
+    return any(map(_FILE_CHANGING.fullmatch, words)) and not any(map(_OUTWARD.fullmatch, words))
+
+
+def takes_away_by_name(tool: str) -> bool:
+    """Whether a tool's name says that it moves or deletes something: with a folder, all that is in it."""
+    return any(map(_TAKING_AWAY.fullmatch, _words(tool)))
+
+
+def makes_folder_by_name(tool: str) -> bool:
+    """Whether a tool's name says that it makes a folder, and changes none that is there."""
+    words = _words(tool)
+    return any(map(_FOLDER_MAKING.fullmatch, words)) and not any(map(_TAKING_AWAY.fullmatch, words))
+
+
+def _words(tool: str) -> list[str]:
+    return [word.lower() for word in _WORDS.findall(tool)]

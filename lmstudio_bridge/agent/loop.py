@@ -87,6 +87,7 @@ _NO_ANSWER: Mapping[ReplyKind, str] = {
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
 }
 """Replies whose text is no answer, also in the last round, and why."""
+_NOT_COMPARED = "It took too long to compare the files that the run may have changed, so its changes are not listed."
 _POOR_TURN = {
     CALL_LOST: "The model's tool call did not arrive.",
     EMPTY_TURN: "The model's reply held neither a call nor an answer.",
@@ -146,6 +147,7 @@ async def run(
         full = isinstance(exc, ContextOverflowError) and this.text_so_far()
         stop, error = "context_full" if full else "failed", exc.explain()
     finally:
+        await this.report_changes(options)
         outcome = await finish_run(
             this.tell,
             this.tally,
@@ -377,6 +379,16 @@ class _Run:
         coverage = self._evidence.coverage(self.conversation.task())
         if grounding.sources or grounding.missing or coverage:
             await self.tell(AnswerChecked(tuple(map(str, grounding.sources)), grounding.missing, coverage))
+
+    async def report_changes(self, options: RunOptions) -> None:
+        """Tell what the run changed, whatever else is being cancelled."""
+        if options.watch is None:
+            return
+        with anyio.move_on_after(options.finish_timeout, shield=True) as limit:
+            if changed := await options.watch.finish():
+                await self.tell(changed)
+        if limit.cancelled_caught:
+            await self.tell(Warned(_NOT_COMPARED))
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request. What comes later stands last: the engine has read the rest."""

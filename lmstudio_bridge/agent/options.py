@@ -5,13 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.tools import UnstartedServers
 from lmstudio_bridge.agent.untrusted import TextFilters
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.events import FilesChanged
+from lmstudio_bridge.messages import JSONObject, ServerTool
 
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
+
+
+class ChangeWatch(Protocol):
+    """Sees which files a run changes; `lmstudio_bridge.runs.changes.ChangeRecorder` is one."""
+
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
+        """Keep what a writing call is about to change. Never raises."""
+        ...
+
+    async def finish(self) -> FilesChanged | None:
+        """What was changed; None if there was no such call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ class RunOptions:
     `strategy` is how the model is asked at first. With an `output_schema` the answer is JSON that fits it, or the
     run has failed. `unstarted` are servers that can still be started. `started_at` is the time by `clock` at which
     the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
-    get for the last event.
+    get for the last event, and `watch` for its comparison.
     """
 
     strategy: Strategy = NATIVE
@@ -51,3 +65,4 @@ class RunOptions:
     clock: Callable[[], float] = time.monotonic
     started_at: float | None = None
     finish_timeout: float = FINISH_TIMEOUT
+    watch: ChangeWatch | None = None

@@ -132,6 +132,7 @@ class ToolExecutor:
         self._redact = options.filters.redact
         self._holds_placeholder = options.filters.holds_placeholder
         self._clock = options.clock
+        self._watch = options.watch
         self._may_undo = options.strategy.calls == "native"
         self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
         self._has_found = False  # whether any call of this process brought something
@@ -312,6 +313,8 @@ class ToolExecutor:
             return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
         server, tool = prepared.tool.server, prepared.tool.name
+        if self._watch and self._policy.writes(prepared.tool):
+            await self._watch.before_call(prepared.tool, prepared.arguments)
         started_at = self._clock()
 
         async def on_progress(text: str) -> None:

@@ -198,14 +198,16 @@ def build_parser() -> CommandParser:
     _add_runs(
         add(
             "runs",
-            "list, show and delete past runs",
+            "list, show, undo and delete past runs",
             """
             Shows past runs, from the shell and from Claude Code: `runs` lists the newest, `runs show` prints one in
-            full, `runs delete` deletes journals permanently. A run in progress is never deleted.
+            full, `runs undo` puts back the files that one changed, `runs delete` deletes journals permanently. A run in
+            progress is never deleted.
             """,
             examples=(
                 ("lmstudio-bridge runs", "the newest runs, how each ended, and what it saved"),
                 ("lmstudio-bridge runs show last", "task, answer, and each round with its calls"),
+                ("lmstudio-bridge runs undo last", "put back the files that the newest run changed"),
                 ("lmstudio-bridge runs delete --older-than 30", "journals older than 30 days"),
             ),
             variables=("LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
@@ -343,24 +345,45 @@ def _add_runs(parser: CommandParser) -> None:
             examples=(
                 ("lmstudio-bridge runs show last", "the newest run"),
                 ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
+                ("lmstudio-bridge runs show last --diff", "what it changed"),
             ),
         ),
     )
     show.add_argument("run_id", help="run ID, or: last")
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
     show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
+    show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
+    undo = actions.add_parser(
+        "undo",
+        help="put back the files that a run changed",
+        **_texts(
+            """
+            Puts back the files that a run changed, or takes back its last undo. The change is shown as a diff, and you
+            are asked before anything is written. Files that were changed since are named and left alone, as is all
+            that is not a file in the workspace.
+            """,
+            examples=(
+                ("lmstudio-bridge runs undo last", "the newest run"),
+                ("lmstudio-bridge runs undo last --yes", "without asking"),
+            ),
+            exit_codes={0: "undone", 1: "you declined, or not all could be undone"},
+        ),
+    )
+    undo.add_argument("run_id", help="run ID, or: last")
+    undo.add_argument("--yes", action="store_true", help="don't ask before writing")
     delete = actions.add_parser(
         "delete",
         help="delete journals",
         **_texts(
-            "Deletes journals of runs permanently. Deleted runs can't be shown or continued.",
+            "Deletes journals of runs permanently. Deleted runs can't be shown, continued or undone.",
             examples=(("lmstudio-bridge runs delete --older-than 30", "all runs older than 30 days"),),
         ),
     )
     delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID, or: last")
     delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
     show.summary, delete.summary = "show one run in full", "delete journals"
-    parser.commands = {"show": show, "delete": delete}
+    undo.summary = "put back the files that a run changed"
+    parser.commands = {"show": show, "undo": undo, "delete": delete}
 
 
 def _add_install(parser: CommandParser) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.cli.hosts import Location, find_location
+from lmstudio_bridge.cli.terminal import agrees
 from lmstudio_bridge.errors import BridgeError, McpConfigError, SettingsError
 from lmstudio_bridge.files import read_text, replace_with_backup
 from lmstudio_bridge.messages import JSONObject
@@ -327,8 +328,7 @@ def _apply(change: Change, args: argparse.Namespace, *, question: str) -> int:
         if not sys.stdin.isatty():
             _say("Nothing was written: there is no terminal to ask on. Use --yes to write without asking.")
             return EXIT_USAGE
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        if not agrees(question):
             _say("Nothing was written.")
             return EXIT_FAILED
     location = change.location

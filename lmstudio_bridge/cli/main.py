@@ -95,7 +95,9 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
 
             if args.command == "models":
                 return show.show_models(settings, args, redactor)
-            return (show.show_runs if args.command == "runs" else show.show_servers)(settings, args)
+            if args.command == "runs":
+                return show.show_runs(settings, args, redactor)
+            return show.show_servers(settings, args)
         case "eval":
             from lmstudio_bridge.cli.eval import run_evals
 

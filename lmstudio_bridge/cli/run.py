@@ -23,6 +23,7 @@ from lmstudio_bridge.events import (
     CallFinished,
     Emit,
     Event,
+    FilesChanged,
     Noticed,
     Outcome,
     RoundStarted,
@@ -36,6 +37,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.progress import describe, open_progress
+from lmstudio_bridge.runs.report import shown_changes
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import find_run
 from lmstudio_bridge.security.redact import Redactor
@@ -82,6 +84,7 @@ def _read_schema(name: str) -> dict[str, Any]:
 
 async def _run(settings: Settings, request: RunRequest | ContinueRequest, redactor: Redactor, *, as_json: bool) -> int:
     run_id = ""
+    has_changed = False
 
     if sys.stderr.isatty():
         display = open_display(sys.stderr, environ=os.environ)
@@ -92,9 +95,10 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
             async with display as show:
 
                 async def emit(event: Event) -> None:
-                    nonlocal run_id
+                    nonlocal run_id, has_changed
                     if isinstance(event, RunStarted | RunContinued):
                         run_id = event.run_id
+                    has_changed |= isinstance(event, FilesChanged) and bool(shown_changes(event.changes))
                     await show(event)
 
                 report = await agent.run(request, emit=emit)
@@ -102,6 +106,8 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
             if run_id:
                 resume = f"lmstudio-bridge continue {run_id}"
                 print(f"Interrupted. What was done is kept; resume it with: {resume}", file=sys.stderr, flush=True)
+                if has_changed and settings.journal == "full":
+                    print(f"It changed files; undo that with: lmstudio-bridge runs undo {run_id}", file=sys.stderr)
             raise
         if as_json:
             text = json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False)

@@ -7,18 +7,29 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from lmstudio_bridge.cli.arguments import EXIT_OK, EXIT_USAGE
-from lmstudio_bridge.cli.terminal import print_table
+from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from lmstudio_bridge.cli.terminal import agrees, print_table
 from lmstudio_bridge.errors import RunActiveError, SettingsError
+from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.mcp_client.discovery import load_servers
-from lmstudio_bridge.runs.journal import delete_journal, journal_path, list_journals, read_timed_events
+from lmstudio_bridge.runs.journal import (
+    check_not_active,
+    copies_folder,
+    delete_journal,
+    journal_path,
+    list_journals,
+    open_journal,
+    read_timed_events,
+)
 from lmstudio_bridge.runs.report import (
     MODEL_COLUMNS,
     RUN_COLUMNS,
     SERVER_COLUMNS,
+    diff_lines,
     model_json,
     model_rows,
     run_json,
@@ -66,12 +77,14 @@ def show_servers(settings: Settings, args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def show_runs(settings: Settings, args: argparse.Namespace) -> int:
-    """List, show or delete runs, as `args.action` says."""
+def show_runs(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    """List, show, undo or delete runs, as `args.action` says."""
     folder = settings.home / "runs"
     match args.action:
         case "show":
             return _show_run(folder, args)
+        case "undo":
+            return _undo_run(settings, args, redactor)
         case "delete":
             return _delete_runs(folder, args)
         case _:
@@ -93,9 +106,54 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         _write_page(folder, stored, Path(args.html))
     elif args.as_json:
         print(json.dumps(run_json(stored), ensure_ascii=False))
+    elif args.diff:
+        print(clean_text("\n".join(diff_lines(stored.events)) or "This run changed no files.")[0])
     else:
         print(clean_text(run_text(stored))[0])
     return EXIT_OK
+
+
+def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    from lmstudio_bridge.runs.autonomous import configured_secrets, read_servers  # as in `show_models`
+    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, plan_undo
+
+    redactor.learn(configured_secrets(settings, os.environ))
+    read_servers(settings, environ=os.environ, redactor=redactor)
+    folder = settings.home / "runs"
+    stored = find_run(folder, args.run_id)
+    check_not_active(folder, stored.run_id)
+    if not any(isinstance(event, FilesChanged) for event in stored.events) and (stored.cut or not stored.finished):
+        reason = stored.cut or "The bridge ended before the run did."
+        print(f"It is not known what this run changed: {reason}", file=sys.stderr)
+        return EXIT_FAILED
+    # Of what an undo takes away there are copies, too.
+    copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
+    plan = plan_undo(stored.events, copies=copies, redact=redactor.redact)
+    planned = FilesChanged(str(plan.folder), plan.changes)
+    print(clean_text("\n".join(diff_lines([planned])) or "There is nothing to undo.")[0])
+    _say_left(plan.left)
+    if not plan.steps:
+        return EXIT_FAILED if plan.left else EXIT_OK
+    if not args.yes:
+        if not sys.stdin.isatty():
+            print("Nothing was undone: there is no terminal to ask on. Use --yes to undo it.", file=sys.stderr)
+            return EXIT_USAGE
+        if not agrees("Put these files back?"):
+            print("Nothing was undone.", file=sys.stderr)
+            return EXIT_FAILED
+    with open_journal(folder, stored.run_id) as journal:
+        done = apply_undo(plan, copies=copies, redact=redactor.redact)
+        if done.changes:
+            journal.keep(redactor.redact_fields(done))
+    _say_left(each for each in done.not_kept if each not in plan.left)
+    again = f"To take it back: lmstudio-bridge runs undo {stored.run_id}"
+    print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
+    return EXIT_FAILED if done.not_kept or journal.trouble else EXIT_OK
+
+
+def _say_left(reasons: Iterable[str]) -> None:
+    for reason in reasons:
+        print(f"Left alone: {one_line(reason)}", file=sys.stderr)
 
 
 def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:

@@ -50,7 +50,8 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, JSONObject, Message, ServerConfig, SystemMessage, UserMessage
-from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, open_journal
+from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies
+from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, copies_folder, open_journal
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
@@ -136,7 +137,7 @@ class DynamicAutonomousAgent:
         self.redactor = redactor
         self.settings = settings
         self._environ = environ
-        values = _configured_secrets(settings, environ)
+        values = configured_secrets(settings, environ)
         redactor.learn(values)
         self.tool_cache = ToolCache(settings.home / "catalogues", values=values)
         self._preparer = Preparer(client, pool, settings=settings, tool_cache=self.tool_cache, redactor=redactor)
@@ -156,17 +157,7 @@ class DynamicAutonomousAgent:
         Raises:
             McpConfigError: A file cannot be used.
         """
-        catalog = load_servers(
-            explicit=self.settings.mcp_config,
-            project=self.settings.project,
-            environ=self._environ,
-            trusted=self.settings.trust,
-        )
-        for config in (*catalog.servers.values(), *catalog.unapproved.values()):
-            self.redactor.learn(
-                secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
-            )
-        return catalog
+        return read_servers(self.settings, environ=self._environ, redactor=self.redactor)
 
     def permissions(self, configs: Iterable[ServerConfig], *, access: Access = "read") -> Permissions:
         """What a run with these servers may do, by the rule files as they are now.
@@ -234,11 +225,25 @@ class DynamicAutonomousAgent:
                         unstarted=prepared.servers.unstarted(),
                         filters=TextFilters(self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()),
                         started_at=started_at,
+                        watch=self._watch(plan.start.run_id, permissions.policy),
                     ),
                     tally=recorder.tally,
                 )
-        kept = self.settings.journal == "full"
-        return RunReport(plan.start.run_id, self.redactor.redact_fields(outcome), prepared.servers.names, kept=kept)
+        return RunReport(
+            plan.start.run_id,
+            self.redactor.redact_fields(outcome),
+            prepared.servers.names,
+            kept=self.settings.journal == "full",
+            can_undo=self.settings.journal == "full" and recorder.is_whole,
+        )
+
+    def _watch(self, run_id: str, policy: Policy) -> ChangeRecorder:
+        """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
+        if self.settings.journal == "full":
+            copies = Copies(copies_folder(self.runs_folder, run_id))
+        else:
+            copies = Copies(None, max_bytes=MAX_IN_MEMORY)
+        return ChangeRecorder(policy, copies=copies, redact=self.redactor.redact)
 
     @contextmanager
     def _redacted_errors(self) -> Iterator[None]:
@@ -355,6 +360,11 @@ class RunRecorder:
         self._progress: dict[str, RedactedStream] = {}  # by call: a secret may arrive in pieces
         self._cut = False
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the journal has all that was told."""
+        return not self._journal.trouble
+
     async def tell(self, event: Event) -> None:
         """Add an event to the tally, and pass it on."""
         self.tally.add(event)
@@ -401,7 +411,21 @@ async def _failure_recorded(recorder: RunRecorder, started_at: float) -> AsyncIt
         raise
 
 
-def _configured_secrets(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> ServerCatalog:
+    """The MCP servers as the configuration files name them now; the redactor learns their secrets.
+
+    Raises:
+        McpConfigError: A file cannot be used.
+    """
+    catalog = load_servers(
+        explicit=settings.mcp_config, project=settings.project, environ=environ, trusted=settings.trust
+    )
+    for config in (*catalog.servers.values(), *catalog.unapproved.values()):
+        redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
+    return catalog
+
+
+def configured_secrets(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Secrets that no server's entry holds: LM Studio's token, and the variables passed on to servers."""
     token = [settings.api_token.get_secret_value()] if settings.api_token else []
     return [*token, *secrets_of_environment(passed_variables(environ, settings.pass_env))]

@@ -27,7 +27,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Usage, UserMessage
 from lmstudio_bridge.runs.journal import TimedEvent
-from lmstudio_bridge.runs.report import report_of
+from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
 from lmstudio_bridge.text import clean_text, one_line
 
@@ -68,6 +68,7 @@ def render_run(run: StoredRun, story: Story) -> str:
         notes=[*story.notes, *(note for each in story.rounds for note in each.notes)],
         timeline=draw_timeline(story),
         tokens=draw_tokens(story),
+        changes="\n".join(diff_lines(run.events)),
     )
 
 

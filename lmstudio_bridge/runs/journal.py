@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,8 @@ from lmstudio_bridge.events import (
     CallProgress,
     CallStarted,
     Event,
+    FileChange,
+    FilesChanged,
     Generating,
     JournalCut,
     MessageAdded,
@@ -71,7 +74,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
 
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice)
+    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice, FileChange)
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
@@ -233,6 +236,15 @@ def journal_path(folder: Path, run_id: str) -> Path:
     return folder / f"{run_id}.jsonl"
 
 
+def copies_folder(folder: Path, run_id: str) -> Path:
+    """The folder beside a run's journal with copies of the files that it changed; it goes when the journal goes.
+
+    Raises:
+        SettingsError: The run id is invalid.
+    """
+    return journal_path(folder, run_id).with_suffix(".files")
+
+
 def check_not_active(folder: Path, run_id: str) -> None:
     """Check that the run is not in progress.
 
@@ -271,6 +283,7 @@ def delete_journal(folder: Path, run_id: str) -> bool:
         return False
     check_not_active(folder, run_id)
     try:
+        _remove_copies(folder, run_id)
         path.unlink()
     except FileNotFoundError:  # another bridge was faster
         return False
@@ -282,14 +295,17 @@ def delete_journal(folder: Path, run_id: str) -> bool:
 
 
 def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, int, str]]:
-    """When each journal was last written to (seconds since the epoch), its bytes, and its run id; oldest first."""
+    """When each journal was last written to (seconds since the epoch), its bytes, and its run id; oldest first.
+
+    The bytes are with the copies of files.
+    """
     journals: list[tuple[float, int, str]] = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in islice(entries, most):
             if (name := _JOURNAL.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
                 with suppress(OSError):  # another bridge is deleting it
                     found = entry.stat(follow_symlinks=False)
-                    journals.append((found.st_mtime, found.st_size, name[1]))
+                    journals.append((found.st_mtime, found.st_size + _copied_bytes(folder, name[1]), name[1]))
     return sorted(journals)
 
 
@@ -360,6 +376,11 @@ def _audit_event(event: Event) -> Event | None:
             return dataclasses.replace(event, answer="", error="")
         case ServersChosen(reasons=reasons):
             return dataclasses.replace(event, reasons=("",) * len(reasons))
+        case FilesChanged(changes=changes):
+            counted = tuple(
+                FileChange("", each.kind, added=each.added, removed=each.removed, kept=False) for each in changes
+            )
+            return dataclasses.replace(event, folder="", changes=counted, not_kept=())
         case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
             return event
         case (
@@ -472,8 +493,20 @@ def _ends_in_newline(path: Path) -> bool:
 def _delete(folder: Path, run_id: str) -> bool:
     try:
         with hold_journal(folder, run_id) as path:
+            _remove_copies(folder, run_id)
             path.unlink()
     except (RunActiveError, OSError) as exc:
         logger.debug("the journal of run %s was not deleted: %s", run_id, exc)
         return False
     return True
+
+
+def _remove_copies(folder: Path, run_id: str) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(copies_folder(folder, run_id))
+
+
+def _copied_bytes(folder: Path, run_id: str) -> int:
+    with suppress(OSError), os.scandir(copies_folder(folder, run_id)) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    return 0

@@ -25,6 +25,7 @@ from lmstudio_bridge.events import (
     CallStarted,
     Emit,
     Event,
+    FilesChanged,
     Generating,
     JournalCut,
     MessageAdded,
@@ -170,7 +171,9 @@ class _Progress:
 def _is_silent(event: Event) -> bool:
     """Whether it is never worth a message."""
     match event:
-        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped() | AnswerChecked():
+        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
+            return True
+        case AnswerChecked() | FilesChanged():
             return True
         case _:
             return False
@@ -225,7 +228,7 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return f"the context is full: {len(places)} earlier results were shortened"
         case RunFinished(stop=stop):
             return f"done: {stop}"
-        case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked():
+        case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():
             return ""
         case _:
             assert_never(event)

@@ -13,12 +13,16 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, get_args
 
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
+    ChangeKind,
+    Event,
+    FileChange,
+    FilesChanged,
     JournalCut,
     MessageAdded,
     Noticed,
@@ -34,7 +38,7 @@ from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.security.permissions import Permissions
-from lmstudio_bridge.text import shortened
+from lmstudio_bridge.text import one_line, shortened
 
 if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` need not wait
     from lmstudio_bridge.mcp_client.pool import OpenServer
@@ -67,6 +71,10 @@ _NOTHING_CHANGED: dict[Access, str] = {
     "write": "Nothing was changed.",
     "read": "Nothing was changed: this run could only read.",
 }
+_SHOWN_CHANGES = 8  # files in the line about what was changed
+_SHOWN_DIFF = 40  # lines of it below the answer
+_SHOWN_DIFF_LINE = 200  # characters of one
+_LISTED_CHANGES = 200  # files for a program
 _NO_ANSWER = "The model gave no answer."
 _REASONS = {
     "round_limit": "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds "
@@ -78,7 +86,8 @@ _REASONS = {
 _OWN_LINES = re.compile(
     r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*"
     r"(?:\[(?:local model output|run \w|the answer was cut)|Note:|"
-    r"Nothing was changed|Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
+    r"Nothing was changed|Changed:|Not changed:|Undone since:|Undo with:|Undo does not cover:|"
+    r"Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
     r"The model's text so far:|The model gave no answer|"
     r"\[words of the local|[\d,]+ calls? needed|Servers started:)",  # in results of earlier versions
     re.IGNORECASE | re.MULTILINE,
@@ -114,12 +123,16 @@ def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """How a request went; `servers` are those whose tools were offered. `kept`: its journal has the answer."""
+    """How a request went; `servers` are those whose tools were offered.
+
+    `kept`: its journal has the answer. `can_undo`: what it changed can be put back, as far as copies were kept.
+    """
 
     run_id: str
     outcome: Outcome
     servers: tuple[str, ...]
     kept: bool = True
+    can_undo: bool = True
 
     def text(self, *, limit: int | None = None) -> str:
         """The report for a reader: what to know about the answer, the answer, and one line that says what it is.
@@ -154,6 +167,7 @@ class RunReport:
             "sources": list(outcome.sources),
             "failed": list(outcome.failed),
             "nothing_changed": outcome.nothing_changed,
+            "changes": _changes_json(outcome.changes),
             "grounding": {
                 "sources": list(outcome.rests_on),
                 "missing": list(outcome.missing),
@@ -172,6 +186,7 @@ class RunReport:
             parts = [head, answer]
         else:
             parts = [self._reason(), head, f"The model's text so far:\n{answer}" if answer.strip() else ""]
+        parts += self._changes()
         return "\n\n".join([*(part.strip("\n") for part in parts if part.strip()), self._footer()])
 
     def _reason(self) -> str:
@@ -188,7 +203,7 @@ class RunReport:
     def _head(self) -> list[str]:
         """What to know before the answer is read, a line each."""
         outcome = self.outcome
-        lines = [_NOTHING_CHANGED[outcome.access]] if outcome.nothing_changed else []
+        lines = [_nothing_changed(outcome)] if outcome.nothing_changed else []
         if outcome.missing:
             lines.append(f"Not found in anything that was read: {_listed(outcome.missing, most=_SHOWN_MISSING)}")
         lines += [f"Failed: {_in_line(failed, most=_SHOWN_FAILED)}" for failed in outcome.failed[:_SHOWN_FAILURES]]
@@ -196,6 +211,39 @@ class RunReport:
             lines.append(f"and {more} more")
         lines += [_in_line(outcome.coverage)] if outcome.coverage else []
         return [*lines, *(_indented(f"Note: {note}") for note in dict.fromkeys(outcome.notes))]
+
+    def _changes(self) -> list[str]:
+        """Which files were changed and how, with a small diff, and how to undo it."""
+        outcome = self.outcome
+        changed = shown_changes(outcome.changes)
+        if not changed or not changed[0].path:  # the journal has only numbers
+            return []
+        lines = [f"{'Undone since' if outcome.undone else 'Changed'}: {_listed_changes(changed)}"]
+        if unchanged := [each for each in outcome.changes if each.kind == "unchanged"]:
+            lines.append(f"Not changed: {_listed([each.path for each in unchanged], most=_SHOWN_CHANGES)}")
+        if self.can_undo and not outcome.undone and any(each.kept for each in changed):
+            lines.append(f"Undo with: lmstudio-bridge runs undo {self.run_id}")
+            if outcome.not_kept:
+                lines.append(f"Undo does not cover: {_listed(outcome.not_kept, most=_SHOWN_CHANGES)}")
+        return ["\n".join(lines), self._short_diff(changed)]
+
+    def _short_diff(self, changed: Sequence[FileChange]) -> str:
+        """The changed lines in a fenced block; "" if there are none that can be shown."""
+        # Without context, each line begins with a mark, so that none can look like one of ours.
+        lines = [
+            shortened(one_line(line), _SHOWN_DIFF_LINE)
+            for each in changed
+            for line in each.diff.split("\n")
+            if line[:1] in ("-", "+", "@")
+        ]
+        if not lines:
+            return ""
+        hidden = len(lines) - _SHOWN_DIFF
+        if hidden > 0:
+            where = f"`lmstudio-bridge runs show {self.run_id} --diff` has them" if self.kept else "journals are off"
+            lines[_SHOWN_DIFF:] = [f"… {hidden:,} more lines; {where}"]
+        text = "\n".join(lines)
+        return f"{_fence(text)}diff\n{text}\n{_fence(text)}"
 
     def _footer(self) -> str:
         """The last line: whose words the above are, and what they come from; without text of the model only the run."""
@@ -230,6 +278,63 @@ class RunReport:
         """What the run spared its caller, in a few words; "" for one that brought nothing, or cost more."""
         wasted = self.outcome.stop in ("failed", "cancelled") or self.savings().net < 0
         return "" if wasted else self.savings().in_words()
+
+
+def shown_changes(changes: Iterable[FileChange]) -> list[FileChange]:
+    """Those that changed something, without folders of which a file is told."""
+    changed = [each for each in changes if each.kind != "unchanged"]
+    parents = {parent for each in changed for path in (each.path, each.source) for parent in PurePath(path).parents}
+    return [each for each in changed if PurePath(each.path) not in parents]
+
+
+def _listed_changes(changed: Sequence[FileChange]) -> str:
+    more = f" and {len(changed) - _SHOWN_CHANGES} more" if len(changed) > _SHOWN_CHANGES else ""
+    return ", ".join(map(_change_line, changed[:_SHOWN_CHANGES])) + more
+
+
+def _change_line(change: FileChange) -> str:
+    """A changed file and how it changed, as a part of a line of ours."""
+    kind = {"changed": "", "moved": f"moved from {_in_line(change.source)}"}.get(change.kind, change.kind)
+    added = f"+{change.added:,}" if change.added else ""
+    removed = f"\N{MINUS SIGN}{change.removed:,}" if change.removed else ""
+    counts = " ".join(part for part in (added, removed) if part)
+    return f"{_in_line(change.path)} ({', '.join(part for part in (kind, counts) if part) or 'changed'})"
+
+
+def _nothing_changed(outcome: Outcome) -> str:
+    """That nothing was changed, with the files that calls which worked left as they were."""
+    named = [each.path for each in outcome.changes if each.path]
+    if not named:
+        return _NOTHING_CHANGED[outcome.access]
+    verb = "is as it was" if len(named) == 1 else "are as they were"
+    return f"Nothing was changed: {_listed(named, most=_SHOWN_CHANGES)} {verb}."
+
+
+def _changes_json(changes: Sequence[FileChange]) -> dict[str, Any]:
+    """How many files were changed in each way, and which."""
+    shown = [*shown_changes(changes), *(each for each in changes if each.kind == "unchanged")]
+    kinds: tuple[ChangeKind, ...] = get_args(ChangeKind)
+    files = [
+        {"path": each.path, "kind": each.kind, "added": each.added, "removed": each.removed, "source": each.source}
+        for each in shown[:_LISTED_CHANGES]
+    ]
+    return {**{kind: sum(each.kind == kind for each in shown) for kind in kinds}, "files": files}
+
+
+def diff_lines(events: Iterable[Event]) -> list[str]:
+    """What a run changed, and what an undo put back, with whole diffs; empty if nothing was changed."""
+    lines: list[str] = []
+    for event in events:
+        if isinstance(event, FilesChanged) and event.folder and (changed := shown_changes(event.changes)):
+            lines += ["Undone:"] if event.is_undo else []
+            for change in changed:
+                lines += [_change_line(change), *([change.diff] if change.diff else [])]
+    return lines
+
+
+def _fence(text: str) -> str:
+    """A fence of Markdown that nothing in the text closes."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def report_of(run: StoredRun) -> RunReport:
@@ -377,6 +482,8 @@ def run_text(run: StoredRun) -> str:
         outcome.answer or "(none)",
         *_evidence(outcome),
     ]
+    if diff := "\n".join(diff_lines(run.events)):
+        lines += ["\n## Changes\n", f"{_fence(diff)}diff", diff, _fence(diff)]
     if outcome.error:
         lines += ["\n## Error\n", outcome.error]
     lines.append("\n## What was done\n")
@@ -413,7 +520,7 @@ def run_text(run: StoredRun) -> str:
 def _evidence(outcome: Outcome) -> list[str]:
     """What the answer rests on and what went wrong, under headings of their own."""
     parts = {
-        "Failed calls": [*([_NOTHING_CHANGED[outcome.access]] if outcome.nothing_changed else []), *outcome.failed],
+        "Failed calls": [*([_nothing_changed(outcome)] if outcome.nothing_changed else []), *outcome.failed],
         "Not found in anything that was read": outcome.missing,
         "Sources": [*outcome.rests_on, *([outcome.coverage] if outcome.coverage else [])],
         "Calls that worked": outcome.called,

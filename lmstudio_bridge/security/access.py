@@ -138,6 +138,15 @@ class Policy:
             return False
         return not any(rule.source.startswith(_PRESET) and rule.matches(tool) for rule in self.rules.rules)
 
+    def places(self, tool: ServerTool, arguments: JSONObject) -> tuple[Path, ...]:
+        """Where on disk the paths in the arguments can be; none for a server that is not on this machine."""
+        base = self.local.get(tool.server)
+        if base is None:
+            return ()
+        names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
+        paths = find_paths(arguments, names=names, more=more)
+        return tuple(dict.fromkeys(place for path in paths for place in self.workspace.places(path, base=base)))
+
     def _check_paths(self, tool: ServerTool, arguments: JSONObject) -> Decision | None:
         """A refusal if a path in the arguments leaves the workspace, or is protected from changes."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)

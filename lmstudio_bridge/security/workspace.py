@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,33 @@ class Workspace:
         quotation marks around it, `~`, file: URLs), so every way to read it must stay inside.
         """
         found: list[Path] = []
+        for full in self._forms(text, base=base):
+            try:
+                real = Path(os.path.realpath(full))
+            except (ValueError, OSError):  # a null byte; a loop of links
+                return None
+            folder = self._folder_of(real)
+            if folder is None:
+                return None
+            found.append(real.relative_to(folder))
+        return found
+
+    def places(self, text: str, *, base: Path) -> Iterator[Path]:
+        """Where on disk a path can be, in every way to read it; of a link also its own place. Only what is inside."""
+        for full in self._forms(text, base=base):
+            with suppress(ValueError, OSError):
+                real, folder = Path(os.path.realpath(full)), Path(os.path.realpath(os.path.dirname(full)))
+                link = [folder / os.path.basename(full)] if os.path.islink(full) else []
+                yield from (each for each in (real, *link) if self._folder_of(each) is not None)
+
+    def _forms(self, text: str, *, base: Path) -> Iterator[str]:
         for reading in _readings(text, home=self.home):
             bases = (base, *self.folders) if ".." not in Path(reading).parts else (base,)
-            for full in (form for each in bases for form in _ways_up(each / reading)):
-                try:
-                    real = Path(os.path.realpath(full))
-                except (ValueError, OSError):  # a null byte; a loop of links
-                    return None
-                folder = next((folder for folder in self.folders if real.is_relative_to(folder)), None)
-                if folder is None:
-                    return None
-                found.append(real.relative_to(folder))
-        return found
+            for each in bases:
+                yield from _ways_up(each / reading)
+
+    def _folder_of(self, real: Path) -> Path | None:
+        return next((folder for folder in self.folders if real.is_relative_to(folder)), None)
 
     def __str__(self) -> str:
         """The folders, for messages."""

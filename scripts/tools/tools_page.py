@@ -62,6 +62,8 @@ REPORT_KEYS = {
     "sources": "the tools of which a call worked, with their servers",
     "failed": "calls that failed or were refused and were not made good later",
     "nothing_changed": "whether a change was asked for or tried, and none was made",
+    "changes": "how many files were `created`, `changed`, `moved`, `deleted`, or left `unchanged` by calls that named "
+    "them, and `files` with their lines",
     "grounding": "what the answer rests on: `sources` of its facts, facts that are `missing` there, and `coverage`",
     "needed_write": 'calls that were refused because they need `access="write"`',
     "started": "servers that were selected for the task, and why",

@@ -39,7 +39,7 @@ async def test_a_run_only_reads_unless_it_is_asked_to_write(desk: Desk, era: Era
     assert ": needs access=write\n\nIt is done.\n\n[" in without.text
     assert without.report["nothing_changed"]
     assert allowed.read_text(encoding="utf-8") == "new"
-    assert granted.text.startswith("It is done.\n\n[")
+    assert granted.text.startswith("It is done.\n\nChanged: allowed.txt (created, +1)\n")
     assert (granted.report["nothing_changed"], granted.report["failed"]) == (False, [])
 
 

@@ -210,7 +210,8 @@ async def test_a_write_that_failed_is_never_a_success(shell: Shell, sim: Simulat
     assert path.exists() is made_good, err
     assert code == (0 if made_good else 1)
     if made_good:
-        assert out.startswith("I wrote the summary.\n\n[Local model output, unverified · ")
+        assert out.startswith("I wrote the summary.\n\nChanged: no/a.txt (created, +1)\n")
+        assert "\n\n[Local model output, unverified · " in out
     else:
         assert out.startswith("Nothing was changed.\nFailed: write_file ")
         assert "\n\nI wrote the summary.\n\n[Local model output, unverified · " in out

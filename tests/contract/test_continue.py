@@ -226,6 +226,7 @@ async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> N
     assert report.pop("usage")["prompt_tokens"] > 0
     assert report.pop("run_id") in result["content"][0]["text"]
     assert set(report.pop("grounding")) == {"sources", "missing", "coverage"}
+    assert report.pop("changes")["files"] == []
     assert set(report.pop("saved")) == {"kept", "spent", "net"}
     assert report == {
         "stop": "answered",

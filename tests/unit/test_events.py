@@ -12,6 +12,8 @@ from lmstudio_bridge.events import (
     CallProgress,
     CallStarted,
     Event,
+    FileChange,
+    FilesChanged,
     Generating,
     MessageAdded,
     ModelChosen,
@@ -149,3 +151,37 @@ def test_servers_that_were_chosen_are_kept_with_what_became_of_them() -> None:
 )
 def test_other_events_do_not_change_the_outcome(event: Event) -> None:
     assert outcome_of(event) == outcome_of()
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+WRITTEN = CallFinished(1, "c1", "fs", "write", "ok", False, True, 1.0, about="a.txt", writes=True)
+SAME = FileChange("a.txt", "unchanged", "file 644 1:2", "file 644 1:2")
+NEW = FileChange("b.txt", "created", "", "file 644 1:2")
+
+
+def test_writes_that_left_their_files_as_they_were_changed_nothing() -> None:
+    told = FilesChanged("/work", (SAME,), is_complete=True)
+
+    got = outcome_of(WRITTEN, told)
+
+    assert (got.nothing_changed, got.changes) == (True, (SAME,))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        FilesChanged("/work", (SAME, NEW), is_complete=True),
+        FilesChanged("/work", (SAME,), ("what git commit did",)),
+        FilesChanged("/work", (), is_complete=True),
+    ],
+)
+def test_writes_that_changed_something_or_may_have_are_no_reason_to_say_that_nothing_was(told: FilesChanged) -> None:
+    assert not outcome_of(WRITTEN, told).nothing_changed
+
+
+def test_each_undo_takes_the_last_one_back() -> None:
+    changed, undo = FilesChanged("/work", (NEW,)), FilesChanged("/work", (NEW,), is_undo=True)
+
+    assert [outcome_of(changed, *[undo] * times).undone for times in range(3)] == [False, True, False]
+    assert outcome_of(changed, undo).changes == (NEW,)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
+from lmstudio_bridge.intent import (
+    asks_for_change,
+    changes_files_by_name,
+    makes_folder_by_name,
+    only_reads_by_name,
+    takes_away_by_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +159,28 @@ def test_name_that_says_that_the_tool_only_reads(name: str) -> None:
 )
 def test_other_name(name: str) -> None:
     assert not only_reads_by_name(name)
+
+
+@pytest.mark.parametrize(
+    ("tool", "files", "takes_away", "makes_folder"),
+    [
+        ("write_file", True, False, False),
+        ("moveFile", True, True, False),
+        ("delete_directory", True, True, False),
+        ("create_directory", True, False, True),
+        ("mkdir", True, False, True),
+        ("upload_file", False, False, False),
+        ("git_commit", False, False, False),
+        ("create_entities", False, False, False),
+        ("delete_issue", False, True, False),
+        ("read_text_file", False, False, False),
+    ],
+)
+def test_names_of_tools_tell_what_they_do_to_files(
+    tool: str, files: bool, takes_away: bool, makes_folder: bool
+) -> None:
+    assert (changes_files_by_name(tool), takes_away_by_name(tool), makes_folder_by_name(tool)) == (
+        files,
+        takes_away,
+        makes_folder,
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
+from lmstudio_bridge.runs.journal import list_journals
 from lmstudio_bridge.settings import Settings, variables_of
 
 _LIBRARIES = ("mcp", "httpx", "pydantic")
@@ -66,7 +67,7 @@ def check_journals(settings: Settings) -> Check:
             f"{runs} is not writable: {problem}.",
             "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
         )
-    sizes = [path.stat().st_size for path in runs.glob("*.jsonl")] if runs.is_dir() else []
+    sizes = [size for _, size, _ in list_journals(runs)]
     bounds = f"kept for {settings.journal_days:g} days, at most {settings.journal_mb:,} MB"
     found = f"{runs}: {len(sizes):,} runs, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"
     return Check("journals", "Journals", "ok", found)

@@ -13,7 +13,7 @@ import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
-from lmstudio_bridge.agent.options import Limits, RunOptions
+from lmstudio_bridge.agent.options import ChangeWatch, Limits, RunOptions
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON, NAME_MISSING, NOT_IN_RESULTS
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
@@ -26,6 +26,7 @@ from lmstudio_bridge.events import (
     CallStarted,
     Emit,
     Event,
+    FilesChanged,
     Generating,
     MessageAdded,
     Outcome,
@@ -43,6 +44,7 @@ from lmstudio_bridge.messages import (
     ChatRequest,
     Completion,
     Delta,
+    JSONObject,
     Message,
     OnNotice,
     OnRetry,
@@ -89,6 +91,7 @@ class Case:
     sink: Emit | None = None
     clock: ManualClock = field(default_factory=ManualClock)
     finish_timeout: float = 3600
+    watch: ChangeWatch | None = None
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(OPENING)
@@ -110,6 +113,7 @@ class Case:
                 filters=TextFilters(redact=self.redact, split_reasoning=split_reasoning),
                 clock=self.clock,
                 finish_timeout=self.finish_timeout,
+                watch=self.watch,
             ),
         )
 
@@ -956,3 +960,55 @@ async def test_the_words_before_a_call_in_the_last_round_are_no_answer(rounds: i
 
     assert outcome.stop == "stuck"
     assert len(tools.sent) == rounds - 1
+
+
+# -- changes ----------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A `ChangeWatch` that notes what it saw; if it hangs, its comparison never comes to an end."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.seen: list[tuple[str, object]] = []
+        self._hangs = hangs
+
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
+        self.seen.append((tool.name, arguments))
+
+    async def finish(self) -> FilesChanged | None:
+        if self._hangs:
+            await asyncio.Event().wait()
+        return FilesChanged("/work", ())
+
+
+async def test_only_calls_that_write_are_watched_and_what_changed_is_told_before_the_end() -> None:
+    watch = Watch()
+    tools = FakeTools({("fs", "read"): HELLO, ("fs", "write"): HELLO})
+    calls = call(("fs__read", '{"path": "a"}'), ("fs__write", '{"path": "b"}'))
+    given = case(calls, say("Done."), tools=tools, watch=watch)
+
+    await given.go()
+
+    assert watch.seen == [("write", {"path": "b"})]
+    assert [type(event) for event in given.recorder.events[-2:]] == [FilesChanged, RunFinished]
+
+
+async def test_what_changed_is_told_when_the_run_is_cancelled() -> None:
+    given = case(Streamed(()), watch=Watch())
+
+    task = asyncio.create_task(given.go())
+    await given.model.waiting.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert [type(event) for event in given.recorder.events[-2:]] == [FilesChanged, RunFinished]
+
+
+async def test_comparison_that_takes_too_long_is_said_and_does_not_hold_up_the_end() -> None:
+    given = case(say("Done."), watch=Watch(hangs=True), finish_timeout=0.01)
+
+    got = await given.go()
+
+    assert got.stop == "answered"
+    assert "took too long to compare" in got.notes[0]

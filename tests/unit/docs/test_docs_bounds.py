@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import arguments, result_store, schemas
+from lmstudio_bridge.agent import arguments, options, result_store, schemas
 from lmstudio_bridge.agent import conversation as results
 from lmstudio_bridge.agent import structured_output as validation
 from lmstudio_bridge.agent import tool_executor as calls
@@ -20,7 +20,7 @@ from lmstudio_bridge.mcp_client import connection as connections
 from lmstudio_bridge.mcp_client import http as transports
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
-from lmstudio_bridge.runs import autonomous, journal, preparation, request
+from lmstudio_bridge.runs import autonomous, changes, diffs, journal, preparation, request
 from lmstudio_bridge.runs import server_selection as similarity
 from lmstudio_bridge.runs import tool_cache as catalogues
 from lmstudio_bridge.security import rule_files
@@ -31,6 +31,7 @@ from lmstudio_bridge.settings import read_settings
 ROOT = Path(__file__).parents[3]
 SETTINGS = read_settings({}, cwd=ROOT)
 MI = 1024 * 1024
+M = 1_000_000
 
 BOUNDS: dict[str, str] = {
     "model requests": f"{request.DEFAULT_MAX_ROUNDS}",
@@ -82,8 +83,14 @@ BOUNDS: dict[str, str] = {
     "patterns per `output_schema`": f"{validation.MAX_PATTERNS}",
     "file of MCP servers": f"{entries.MAX_BYTES // MI} MiB",
     "rules file": f"{rule_files.MAX_BYTES // MI} MiB",
+    "copies of the files that one run changes": f"{changes.MAX_BYTES // M} MB, {changes.MAX_FILE // M} MB each; "
+    f"{changes.MAX_IN_MEMORY // M} MB in all without a full journal",
+    "a folder that is moved or deleted": f"{changes.MAX_FILES:,} files and folders",
+    "diffs of one run": f"{changes.MAX_DIFFS:,} characters, {diffs.MAX_DIFF:,} each; {diffs.MAX_TEXT // M} MB and "
+    f"{diffs.MAX_LINES:,} lines of text per file, {changes.MAX_COMPARED // M} MB in all",
+    "comparing files at the end of a run": f"{options.FINISH_TIMEOUT:.0f} seconds, {changes.MAX_READ // M} MB",
     "one journal": f"{journal.MAX_BYTES // MI} MiB",
-    "all journals": f"{SETTINGS.journal_mb} MB, {SETTINGS.journal_days:.0f} days",
+    "all journals, with copies of files": f"{SETTINGS.journal_mb} MB, {SETTINGS.journal_days:.0f} days",
 }
 
 

@@ -30,6 +30,8 @@ from lmstudio_bridge.events import (
     CallStarted,
     Emit,
     Event,
+    FileChange,
+    FilesChanged,
     Generating,
     JournalCut,
     MessageAdded,
@@ -98,6 +100,7 @@ ALL_KINDS: list[Event] = [
     Warned("careful"),
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
     AnswerChecked(("4781 ← notes.txt:3",), ("4831", "x"), "read 3 of 7 files in docs/"),
+    FilesChanged("/work", (FileChange("a.txt", "moved", "x", "y", 1, 2, "+x", "b.txt", False),), ("c",), True),
     RunFinished("stuck", "I look.", "", 4.0),
 ]
 

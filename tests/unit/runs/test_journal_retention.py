@@ -16,6 +16,8 @@ from lmstudio_bridge.events import (
     CallProgress,
     CallStarted,
     Event,
+    FileChange,
+    FilesChanged,
     JournalCut,
     MessageAdded,
     RoundFinished,
@@ -30,6 +32,7 @@ from lmstudio_bridge.runs.journal import (
     PAUSE,
     JournalPruner,
     Keep,
+    delete_journal,
     list_journals,
     open_journal,
     prune_journals,
@@ -56,6 +59,7 @@ RUN: list[Event] = [
     CallFinished(1, "c1", "fs", "read", "WORDS", False, True, 0.1, "allowed", "WORDS", "access=read", "3f2a"),
     MessageAdded(ToolMessage("c1", "WORDS")),
     AnswerChecked(("WORDS ← a.txt:1",), ("WORDS",), "read 1 of 2 files in WORDS/"),
+    FilesChanged("/WORDS", (FileChange("WORDS", "changed", "link WORDS", "", 1, 2, "WORDS", "WORDS"),), ("WORDS",)),
     END,
 ]
 
@@ -81,8 +85,10 @@ def test_audit_keeps_what_was_done_and_no_text(tmp_path: Path) -> None:
         "RoundFinished",
         "CallStarted",
         "CallFinished",
+        "FilesChanged",
         "RunFinished",
     ]
+    assert FilesChanged("", (FileChange("", "changed", added=1, removed=2, kept=False),)) in read_events(path)
     assert CallFinished(1, "c1", "fs", "read", "", False, True, 0.1, "allowed", "", "access=read") in read_events(path)
     assert b'"digest": "3f2a"' in path.read_bytes()
 
@@ -184,6 +190,25 @@ def old_journal(folder: Path, number: int, *, age: float, size: int = 10) -> Pat
     path.write_bytes(b"x" * size)
     os.utime(path, ((100 - age) * DAY, (100 - age) * DAY))
     return path
+
+
+def add_copies(journal: Path, size: int) -> Path:
+    """Copies of files beside a journal; their folder."""
+    copies = journal.with_suffix(".files")
+    copies.mkdir()
+    (copies / "a").write_bytes(b"x" * size)
+    return copies
+
+
+def test_copies_of_files_count_and_go_with_their_journal(tmp_path: Path) -> None:
+    old, new = old_journal(tmp_path / "runs", 1, age=2), old_journal(tmp_path / "runs", 2, age=1)
+    gone, kept = add_copies(old, 90), add_copies(new, 90)
+
+    assert [size for _, size, _ in list_journals(tmp_path / "runs")] == [100, 100]
+    assert prune(tmp_path / "runs", max_bytes=199) == [kept.name, new.name]
+    assert (gone.exists(), kept.exists()) == (False, True)
+    assert delete_journal(tmp_path / "runs", new.stem)
+    assert not kept.exists()
 
 
 def prune(folder: Path, *, days: float = 30, max_bytes: int = 1_000, most: int = 100) -> list[str]:

@@ -17,6 +17,7 @@ from lmstudio_bridge.events import (
     CallStarted,
     Emit,
     Event,
+    FilesChanged,
     Generating,
     MessageAdded,
     MessagesDropped,
@@ -362,6 +363,7 @@ async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
         RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
         CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
         AnswerChecked((), ("4831",), ""),
+        FilesChanged("/work", ()),
     ],
 )
 async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: Event) -> None:

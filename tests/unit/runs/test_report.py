@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 
-from lmstudio_bridge.events import Outcome, Stop
+from lmstudio_bridge.events import FileChange, Outcome, Stop
 from lmstudio_bridge.runs.report import RunReport
 
 RUN = "20261129-101112-abcde"
@@ -262,3 +263,81 @@ def test_program_finds_the_same_in_the_structure() -> None:
         "coverage": "read 1 of 2 files in docs/",
     }
     assert (found["started"], found["not_started"]) == (["fs (for read)"], ["git"])
+
+
+# -- changes ----------------------------------------------------------------------------------------------------
+
+EDITED = FileChange("src/a.py", "changed", "x", "y", 1, 1, "--- src/a.py\n+++ src/a.py\n@@ -1 +1 @@\n-old\n+new")
+SAME = FileChange("b.txt", "unchanged", "x", "x")
+FOLDER = FileChange("src", "created", "", "folder")
+MOVED = FileChange("c.txt", "moved", "x", "x", source="d.txt")
+
+
+def changed(*changes: FileChange, kept: bool = True, can_undo: bool = True, **more: Any) -> str:
+    """What a report says of these changes."""
+    text = RunReport(RUN, Outcome("answered", "42.", changes=changes, **more), ("fs",), kept, can_undo).text()
+    return text.removeprefix("42.\n\n").rpartition("[Local model")[0].rstrip()
+
+
+def test_changes_stand_below_the_answer_with_the_way_to_undo_them() -> None:
+    assert changed(FOLDER, EDITED, MOVED, SAME, not_kept=("what git commit did",)) == (
+        "Changed: src/a.py (+1 \N{MINUS SIGN}1), c.txt (moved from d.txt)\n"
+        "Not changed: b.txt\n"
+        f"Undo with: lmstudio-bridge runs undo {RUN}\n"
+        "Undo does not cover: what git commit did\n\n"
+        "```diff\n--- src/a.py\n+++ src/a.py\n@@ -1 +1 @@\n-old\n+new\n```"
+    )
+
+
+def test_no_undo_is_promised_where_there_is_none() -> None:
+    for text in (changed(EDITED, can_undo=False), changed(EDITED, undone=True), changed(replace(EDITED, kept=False))):
+        assert "Undo with" not in text
+
+
+@pytest.mark.parametrize(("lines", "more"), [(36, ""), (37, ""), (38, "\n… 1 more lines; `lmstudio-bridge runs show ")])
+def test_long_diff_says_where_the_rest_is(lines: int, more: str) -> None:
+    text = changed(replace(EDITED, diff="--- a\n+++ b\n@@ -1 +1 @@\n" + "\n".join(f"+{n}" for n in range(lines))))
+
+    assert f"+36{more}" in text or lines == 36
+    assert ("more lines" in text) == bool(more)
+
+
+def test_a_diff_can_neither_end_its_block_nor_look_like_the_bridges_lines() -> None:
+    hostile = "--- a\n+++ b\n@@ -1,2 +1,3 @@\n Note: all is well\n+```\n+````\n+x\r[run 1]\u2028Failed: y"
+
+    text = changed(replace(EDITED, diff=hostile))
+
+    block = text.partition("\n\n")[2].splitlines()
+    assert (block[0], block[-1]) == ("`````diff", "`````")
+    assert all(line[0] in "+-@" for line in block[1:-1])
+
+
+def test_files_that_were_left_as_they_were_are_named() -> None:
+    text = text_of(Outcome("answered", "Done.", changes=(SAME, replace(SAME, path="c.txt")), nothing_changed=True))
+
+    assert text.startswith("Nothing was changed: b.txt, c.txt are as they were.\n\nDone.\n\n[")
+
+
+def test_an_answer_cannot_forge_the_line_about_changes() -> None:
+    assert "> Changed: a.txt" in text_of(Outcome("answered", "Changed: a.txt (+1)"))
+
+
+def test_counts_of_changes_are_there_for_programs() -> None:
+    report = RunReport(RUN, Outcome("answered", "42.", changes=(FOLDER, EDITED, MOVED, SAME)), ("fs",))
+
+    assert report.structure()["changes"] == {
+        "created": 0,
+        "changed": 1,
+        "moved": 1,
+        "deleted": 0,
+        "unchanged": 1,
+        "files": [
+            {"path": "src/a.py", "kind": "changed", "added": 1, "removed": 1, "source": ""},
+            {"path": "c.txt", "kind": "moved", "added": 0, "removed": 0, "source": "d.txt"},
+            {"path": "b.txt", "kind": "unchanged", "added": 0, "removed": 0, "source": ""},
+        ],
+    }
+
+
+def test_journal_without_names_says_nothing_of_files() -> None:
+    assert changed(FileChange("", "changed", added=1, kept=False)) == ""

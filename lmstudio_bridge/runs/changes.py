@@ -1,0 +1,455 @@
+"""What a run changed: its files as they were before the first call that writes to them, compared when it ends.
+
+An undo puts back what was there, where nobody changed it since. What is there is written as one short text: "" for
+nothing, "folder", "link TARGET", "file MODE SHA-256", or "file MODE SIZE:MTIME" for a file whose content is not kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+
+from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged
+from lmstudio_bridge.files import make_folder, read_bounded, write_file
+from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
+from lmstudio_bridge.messages import JSONObject, ServerTool
+from lmstudio_bridge.runs.diffs import make_diff
+from lmstudio_bridge.security.access import Policy
+
+MAX_BYTES = 50_000_000  # of the copies of one run
+MAX_IN_MEMORY = 10_000_000  # of those of a run that may leave none on disk
+MAX_FILE = 10_000_000  # bytes of one copy
+MAX_FILES = 1_000  # and folders, in a folder that is moved or deleted
+MAX_READ = 200_000_000  # bytes that are read to compare
+MAX_COMPARED = 4_000_000  # bytes of text that are compared by line; takes a second
+MAX_DIFFS = 200_000  # characters of all diffs
+
+_ABSENT, _FOLDER, _UNKNOWN = "", "folder", "unknown"
+_KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
+_FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
+
+State: TypeAlias = str
+Content: TypeAlias = Callable[[Path, State], bytes | None]
+
+
+class Copies:
+    """Copies of files, named after the SHA-256 of their content; in memory if there is no folder for them.
+
+    They take `max_bytes` at most, each `max_file`.
+    """
+
+    def __init__(self, folder: Path | None, *, max_bytes: int = MAX_BYTES, max_file: int = MAX_FILE) -> None:
+        self.max_file = max_file
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._room: int | None = None
+        self._in_memory: dict[str, bytes] = {}
+
+    def add(self, data: bytes) -> bool:
+        """Keep a content; whether there is a copy of it now."""
+        digest = hashlib.sha256(data).hexdigest()
+        if self.get(f"file 0 {digest}") is not None:
+            return True
+        try:
+            if self._room is None:
+                self._room = self._max_bytes - sum(self._sizes())
+            if len(data) > min(self._room, self.max_file):
+                return False
+            if self._folder is None:
+                self._in_memory[digest] = data
+            else:
+                make_folder(self._folder)
+                write_file(self._folder / digest, data)
+        except OSError:  # a full disk: nothing is kept, and the run goes on
+            return False
+        self._room -= len(data)
+        return True
+
+    def get(self, state: State) -> bytes | None:
+        """The content of a file in that state; None if there is no copy, or a damaged one."""
+        found = _KEPT_FILE.fullmatch(state)
+        if found is None:
+            return None
+        if self._folder is None:
+            return self._in_memory.get(found[1])
+        try:
+            data = read_bounded(self._folder / found[1], max_bytes=self.max_file, follow_links=False)
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == found[1] else None
+
+    def restores(self, state: State) -> bool:
+        """Whether that state can be put back."""
+        return state in (_ABSENT, _FOLDER) or state.startswith("link ") or self.get(state) is not None
+
+    def _sizes(self) -> Iterator[int]:
+        if self._folder is not None and self._folder.is_dir():
+            yield from (each.lstat().st_size for each in self._folder.iterdir())
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was there before a call: states by path, the paths that it named, and the folders of which all is known."""
+
+    states: dict[Path, State] = field(default_factory=dict)
+    named: set[Path] = field(default_factory=set)
+    folders: set[Path] = field(default_factory=set)
+    problems: dict[str, None] = field(default_factory=dict)
+    is_complete: bool = True
+
+
+class ChangeRecorder:
+    """Keeps what the writing calls of a run are about to change, and compares it at the end.
+
+    Disk and comparison are left to threads, which only return what they found: a cancelled one may still be at work.
+    """
+
+    def __init__(self, policy: Policy, *, copies: Copies, redact: Callable[[str], str]) -> None:
+        self._policy = policy
+        self._copies = copies
+        self._redact = redact
+        self._folder = policy.workspace.folders[0] if policy.workspace.folders else Path(os.sep)
+        self._seen = _Seen()
+        self._calls: list[set[Path]] = []  # what each call named
+
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
+        """Keep what the call is about to change, unless an earlier one has changed it."""
+        known = frozenset(self._seen.states)
+        found = await anyio.to_thread.run_sync(self._look, tool, arguments, known, abandon_on_cancel=True)
+        self._calls.append(found.named)
+        self._seen.states.update(found.states)
+        self._seen.named |= found.named
+        self._seen.folders |= found.folders
+        self._seen.problems.update(found.problems)
+        self._seen.is_complete &= found.is_complete
+
+    async def finish(self) -> FilesChanged | None:
+        """What was changed since; None if there was no writing call."""
+        if not self._calls:
+            return None
+        return await anyio.to_thread.run_sync(self._compare, abandon_on_cancel=True)
+
+    def _look(self, tool: ServerTool, arguments: JSONObject, known: frozenset[Path]) -> _Seen:
+        seen = _Seen(is_complete=changes_files_by_name(tool.name))
+        places = self._policy.places(tool, arguments)
+        call = f"what {tool.server} {tool.name} did"
+        for path in places:
+            seen.named.add(path)
+            for each in (*_missing_parents(path), path):
+                if each not in known:
+                    seen.states[each] = self._keep(each, seen)
+            if not _is_folder(path) or makes_folder_by_name(tool.name):
+                continue
+            below = list_below(path) if takes_away_by_name(tool.name) else None
+            if below is not None:
+                seen.folders.add(path)
+                seen.states.update({each: self._keep(each, seen) for each in below if each not in known})
+            elif takes_away_by_name(tool.name):
+                seen.problems[f"{self._name(path)} (too many files)"] = None
+            else:
+                seen.problems[call] = None
+        if not places:
+            seen.problems[call] = None
+        seen.is_complete &= not seen.problems
+        return seen
+
+    def _keep(self, path: Path, seen: _Seen) -> State:
+        state, data = look_at(path, max_bytes=self._copies.max_file)
+        if data is not None and not self._copies.add(data):
+            state, data = look_at(path, max_bytes=-1)
+        if _FILE.fullmatch(state) and data is None:
+            seen.problems[f"{self._name(path)} (too large)"] = None
+        elif state == _UNKNOWN:
+            seen.problems[f"{self._name(path)} (not readable)"] = None
+        return state
+
+    def _compare(self) -> FilesChanged:
+        before, named = dict(self._seen.states), frozenset(self._seen.named)
+        problems, complete = dict(self._seen.problems), self._seen.is_complete
+        room = MAX_READ
+        after: dict[Path, State] = {}
+
+        def look(path: Path, earlier: State) -> None:
+            nonlocal room
+            after[path], data = _UNKNOWN, None
+            if room > 0:
+                after[path], data = _look_as(path, earlier, max_bytes=self._copies.max_file)
+                room -= len(data or b"")
+            if after[path] == _UNKNOWN != earlier:
+                problems[f"{self._name(path)} (not compared)"] = None
+
+        for path, earlier in before.items():
+            look(path, earlier)
+        made = {path for path in named if not before[path] and after[path] == _FOLDER}
+        for folder in sorted(path for path in self._seen.folders | made if after[path] == _FOLDER):
+            below = list_below(folder)
+            if below is None:
+                problems[f"{self._name(folder)} (too many files)"] = None
+            for path in below or ():
+                if path not in before:
+                    before[path] = _ABSENT
+                    look(path, _ABSENT)
+        # What is nowhere on this disk may be a path of the server's own, of which nothing is known.
+        complete &= all(any(before[path] or after[path] for path in call) for call in self._calls)
+        # A copied file is not worth telling, nor is one of the same name in another folder of the workspace.
+        without_effect = [call for call in self._calls if all(before[path] == after[path] for path in call)]
+        changes = compare_states(
+            before,
+            after,
+            folder=self._folder,
+            contents=(
+                lambda _, state: self._copies.get(state),
+                lambda path, _: look_at(path, max_bytes=self._copies.max_file)[1],
+            ),
+            redact=self._redact,
+            copies=self._copies,
+            named=frozenset().union(*without_effect),
+        )
+        complete &= _UNKNOWN not in before.values() and _UNKNOWN not in after.values()
+        return FilesChanged(str(self._folder), changes, tuple(problems), complete)
+
+    def _name(self, path: Path) -> str:
+        return _shown(path, self._folder)
+
+
+def compare_states(
+    before: Mapping[Path, State],
+    after: Mapping[Path, State],
+    *,
+    folder: Path,
+    contents: tuple[Content, Content],
+    redact: Callable[[str], str],
+    copies: Copies,
+    named: frozenset[Path] = frozenset(),
+) -> tuple[FileChange, ...]:
+    """What became of each path, sorted; of those that are as they were only the `named` files.
+
+    `contents` give what a file held before and after.
+    """
+    sources = _find_moves(before, after)
+    moved = frozenset(sources.values())
+    room, to_compare = MAX_DIFFS, MAX_COMPARED
+    changes: list[FileChange] = []
+    for path in sorted(before):
+        was, now, name = before[path], after[path], _shown(path, folder)
+        if _UNKNOWN in (was, now) or path in moved:
+            continue
+        if source := sources.get(path):
+            kept = copies.restores(now)
+            changes.append(FileChange(name, "moved", now, now, source=_shown(source, folder), kept=kept))
+        elif was == now:
+            if path in named and _FILE.fullmatch(was):
+                changes.append(FileChange(name, "unchanged", was, now))
+        else:
+            kind: ChangeKind = "created" if not was else "changed" if now else "deleted"
+            change = FileChange(name, kind, was, now, kept=copies.restores(was))
+            old, new = (get(path, state) for get, state in zip(contents, (was, now), strict=True))
+            size = len(old or b"") + len(new or b"")
+            if (
+                (old is not None or new is not None)
+                and _is_read(was, old)
+                and _is_read(now, new)
+                and size <= to_compare
+            ):
+                to_compare -= size
+                diff = make_diff(name, old, new, redact=redact)
+                text = diff.text if len(diff.text) <= room else ""
+                room -= len(text)
+                change = replace(change, added=diff.added, removed=diff.removed, diff=text)
+            changes.append(change)
+    return tuple(changes)
+
+
+def _find_moves(before: Mapping[Path, State], after: Mapping[Path, State]) -> dict[Path, Path]:
+    """Where the files that are new were before: files with the same content that are gone."""
+    gone: dict[State, list[Path]] = {}
+    for path, state in before.items():
+        if state not in (_ABSENT, _FOLDER, _UNKNOWN) and after[path] == _ABSENT:
+            gone.setdefault(state, []).append(path)
+    sources: dict[Path, Path] = {}
+    for path, state in after.items():
+        if before[path] == _ABSENT and (same := gone.get(state)):
+            sources[path] = next((each for each in same if each.name == path.name), same[0])
+            same.remove(sources[path])
+    return sources
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What an undo can put back: `steps` have what is there and what will be. `left` is left alone, with the reason."""
+
+    folder: Path
+    steps: Mapping[Path, tuple[State, State]]
+    changes: tuple[FileChange, ...]
+    left: tuple[str, ...]
+
+
+def plan_undo(events: Iterable[Event], *, copies: Copies, redact: Callable[[str], str]) -> Undo:
+    """How to undo what a run changed, or its last undo. Of what is there now, a copy is kept for the next undo."""
+    told = [each for each in events if isinstance(each, FilesChanged) and each.folder]
+    told = [event for event in told if event.changes or not event.is_undo]
+    since = next((n for n, event in enumerate(reversed(told)) if event.is_undo), len(told))
+    told = told[len(told) - (since or 1) :] if told else []
+    folder = Path(told[-1].folder) if told else Path()
+    left = dict.fromkeys(each for event in told if not event.is_undo for each in event.not_kept)
+    steps: dict[Path, tuple[State, State]] = {}
+    for path, (before, after) in _add_up(told).items():
+        now, data = _look_as(path, after, max_bytes=copies.max_file)
+        if now == before:
+            continue
+        problem = ""
+        if now != after:
+            problem = "changed since"
+        elif not copies.restores(before):
+            problem = "no copy was kept"
+        elif _FILE.fullmatch(now) and (data is None or not copies.add(data)):
+            problem = "too large to keep a copy of what is there now"
+        if problem:
+            left[f"{_shown(path, folder)} ({problem})"] = None
+        else:
+            steps[path] = now, before
+    return Undo(folder, steps, _compare_steps(steps, folder, copies, redact), tuple(left))
+
+
+def apply_undo(undo: Undo, *, copies: Copies, redact: Callable[[str], str]) -> FilesChanged:
+    """Put back what still is as it was planned for; what was done, and in `not_kept` what was left alone, and why."""
+    done: dict[Path, tuple[State, State]] = {}
+    left = list(undo.left)
+    for path, (now, then) in sorted(undo.steps.items(), key=_order):
+        try:
+            if _look_as(path, now, max_bytes=copies.max_file)[0] != now:
+                raise OSError(errno.EBUSY, "changed since")
+            _put_back(path, now, then, copies)
+            done[path] = now, then
+        except OSError as exc:
+            left.append(f"{_shown(path, undo.folder)} ({exc.strerror or exc})")
+    return FilesChanged(str(undo.folder), _compare_steps(done, undo.folder, copies, redact), tuple(left), is_undo=True)
+
+
+def _compare_steps(
+    steps: Mapping[Path, tuple[State, State]], folder: Path, copies: Copies, redact: Callable[[str], str]
+) -> tuple[FileChange, ...]:
+    def content(_: Path, state: State) -> bytes | None:
+        return copies.get(state)
+
+    states = [{path: pair[side] for path, pair in steps.items()} for side in (0, 1)]
+    return compare_states(*states, folder=folder, contents=(content, content), redact=redact, copies=copies)
+
+
+def _add_up(events: Iterable[FilesChanged]) -> dict[Path, tuple[State, State]]:
+    """What the events did to each path: before the first, after the last. What others did between is not undone."""
+    total: dict[Path, tuple[State, State]] = {}
+    for event in events:
+        folder = Path(event.folder)
+        for change in event.changes:
+            steps = [(folder / change.path, change.before, change.after)]
+            if change.kind == "moved":
+                steps = [
+                    (folder / change.source, change.before, _ABSENT),
+                    (folder / change.path, _ABSENT, change.after),
+                ]
+            for path, before, after in steps:
+                earlier = total.get(path)
+                total[path] = (earlier[0] if earlier and earlier[1] == before else before), after
+    return {path: (before, after) for path, (before, after) in total.items() if before != after}
+
+
+def _order(step: tuple[Path, tuple[State, State]]) -> tuple[int, int]:
+    """Files away first, then folders from the top, files, and at last folders that have become empty."""
+    path, (now, then) = step
+    depth = len(path.parts)
+    if then == _ABSENT:
+        return (3, -depth) if now == _FOLDER else (0, depth)
+    return (1 if then == _FOLDER else 2), depth
+
+
+def _put_back(path: Path, now: State, then: State, copies: Copies) -> None:
+    data = copies.get(then)
+    if data is None and not copies.restores(then):
+        raise OSError(errno.ENOENT, "its copy is gone")
+    if now == _FOLDER:
+        path.rmdir()
+    elif now and data is None:
+        path.unlink()
+    if data is not None:
+        write_file(path, data, mode=int(then.split()[1], 8), flush=True)
+    elif then == _FOLDER:
+        path.mkdir()
+    elif then:
+        path.symlink_to(then.removeprefix("link "))
+
+
+def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
+    """What is at a path, and the content of a file of at most `max_bytes`. Links are not followed. Never raises."""
+    try:
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            return _FOLDER, None
+        if stat.S_ISLNK(found.st_mode):
+            return f"link {os.readlink(path)}", None
+        if not stat.S_ISREG(found.st_mode):
+            return _UNKNOWN, None
+        kind = f"file {stat.S_IMODE(found.st_mode):o}"
+        if found.st_size > max_bytes:
+            return f"{kind} {found.st_size}:{found.st_mtime_ns}", None
+        data = read_bounded(path, max_bytes=max_bytes, follow_links=False)
+        return f"{kind} {hashlib.sha256(data).hexdigest()}", data
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # also a null byte in a name
+        return _ABSENT, None
+    except OSError as exc:
+        return (_ABSENT if exc.errno == errno.ENAMETOOLONG else _UNKNOWN), None
+
+
+def _look_as(path: Path, earlier: State, *, max_bytes: int) -> tuple[State, bytes | None]:
+    """What is at a path, in the form of an earlier state; unknown if a link leads there now."""
+    if Path(os.path.realpath(path.parent)) != path.parent:
+        return _UNKNOWN, None
+    was_read = not _FILE.fullmatch(earlier) or _KEPT_FILE.fullmatch(earlier)
+    return look_at(path, max_bytes=max_bytes if was_read else -1)
+
+
+def list_below(folder: Path) -> list[Path] | None:
+    """All files and folders below a folder; None if they are more than `MAX_FILES`, or cannot be listed."""
+    found: list[Path] = []
+    pending = [folder]
+    try:
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if len(found) == MAX_FILES:
+                        return None
+                    found.append(Path(entry.path))
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(found[-1])
+    except OSError:
+        return None
+    return found
+
+
+def _missing_parents(path: Path) -> Iterator[Path]:
+    for parent in path.parents:
+        if os.path.lexists(parent):
+            return
+        yield parent
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _is_read(state: State, content: bytes | None) -> bool:
+    """Whether the content of a file in that state is there, if it is one."""
+    return content is not None or not _FILE.fullmatch(state)
+
+
+def _shown(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

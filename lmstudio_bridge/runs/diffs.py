@@ -1,0 +1,125 @@
+"""Unified diffs of what others wrote: bounded in time and length, without secrets, line ends as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TypeAlias
+
+from lmstudio_bridge.text import one_line
+
+MAX_TEXT = 1_000_000  # bytes of a file; longer ones are not compared by line
+MAX_LINES = 100_000  # of a file; each takes a hundred bytes of memory
+MAX_DIFF = 50_000  # characters of the diff of one file
+_EXACTLY_COMPARED = 1_000_000  # lines times lines: up to a second in the worst case
+_CONTEXT = 3  # lines
+_NO_NEWLINE = "\\ No newline at end of file"
+
+_Range: TypeAlias = tuple[int, int, int, int]  # lines of the old text and those of the new one in their place
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """The lines that were added and removed, and the text for a reader."""
+
+    added: int
+    removed: int
+    text: str
+
+
+def make_diff(path: str, old: bytes | None, new: bytes | None, *, redact: Callable[[str], str]) -> Diff:
+    """The difference between two contents of a file, of which None stands for no file."""
+    if old == new:
+        return Diff(0, 0, "")
+    name = one_line(path)
+    head = f"--- {'/dev/null' if old is None else name}\n+++ {'/dev/null' if new is None else name}\n"
+    if any(len(each) > MAX_TEXT or each.count(b"\n") > MAX_LINES for each in (old or b"", new or b"")):
+        return Diff(0, 0, f"{head}Too long to be compared by line.")
+    texts = [_decode(each or b"") for each in (old, new)]
+    if texts[0] is None or texts[1] is None:
+        return Diff(0, 0, f"{head}Not text: {len(old or b''):,} bytes before, {len(new or b''):,} now.")
+    # Secrets first: between the marks of a diff, those of several lines would not be found.
+    before, after = _lines(redact(texts[0])), _lines(redact(texts[1]))
+    ranges = list(_changed_ranges(before, after))
+    if not ranges and old and new:
+        return Diff(0, 0, f"{head}Only secrets differ, which are not shown.")
+    shown = list(_hunks(before, after, ranges))
+    added, removed = sum(d - c for _, _, c, d in ranges), sum(b - a for a, b, _, _ in ranges)
+    return Diff(added, removed, head + _cut(shown))
+
+
+def _decode(data: bytes) -> str | None:
+    if b"\0" in data:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _lines(text: str) -> list[str]:
+    """The lines with their ends. Only a line feed ends one, as in git."""
+    *lines, last = text.split("\n")
+    return [*(f"{line}\n" for line in lines), *([last] if last else [])]
+
+
+def _changed_ranges(old: Sequence[str], new: Sequence[str]) -> Iterator[_Range]:
+    start, shorter = 0, min(len(old), len(new))
+    while start < shorter and old[start] == new[start]:
+        start += 1
+    same = 0
+    while same < shorter - start and old[-1 - same] == new[-1 - same]:
+        same += 1
+    a, b = old[start : len(old) - same], new[start : len(new) - same]
+    if len(a) * len(b) <= _EXACTLY_COMPARED:
+        found = [each[1:] for each in SequenceMatcher(None, a, b).get_opcodes() if each[0] != "equal"]
+    elif len(a) == len(b):  # as after a replacement within lines
+        found = [(n, n + 1, n, n + 1) for n in range(len(a)) if a[n] != b[n]]
+    else:
+        found = [(0, len(a), 0, len(b))]
+    yield from ((i + start, j + start, k + start, m + start) for i, j, k, m in found)
+
+
+def _hunks(old: Sequence[str], new: Sequence[str], ranges: Sequence[_Range]) -> Iterator[str]:
+    hunks: list[list[_Range]] = []
+    for each in ranges:
+        if hunks and each[0] - hunks[-1][-1][1] <= 2 * _CONTEXT:
+            hunks[-1].append(each)
+        else:
+            hunks.append([each])
+    for hunk in hunks:
+        before = min(_CONTEXT, hunk[0][0])
+        start, end = hunk[0][0] - before, min(len(old), hunk[-1][1] + _CONTEXT)
+        new_start = hunk[0][2] - before
+        new_end = hunk[-1][3] + end - hunk[-1][1]
+        yield f"@@ -{_span(start, end)} +{_span(new_start, new_end)} @@"
+        for a, b, c, d in hunk:
+            yield from (line for each in old[start:a] for line in _marked(" ", each))
+            yield from (line for each in old[a:b] for line in _marked("-", each))
+            yield from (line for each in new[c:d] for line in _marked("+", each))
+            start = b
+        yield from (line for each in old[start:end] for line in _marked(" ", each))
+
+
+def _span(start: int, end: int) -> str:
+    count = end - start
+    first = start + 1 if count else start
+    return str(first) if count == 1 else f"{first},{count}"
+
+
+def _marked(mark: str, line: str) -> Iterator[str]:
+    """The line behind its mark. A carriage return stays visible, because it may be all that differs."""
+    text = line.removesuffix("\n")
+    yield mark + text.replace("\r", "\N{SYMBOL FOR CARRIAGE RETURN}")
+    if text == line:
+        yield _NO_NEWLINE
+
+
+def _cut(lines: Sequence[str]) -> str:
+    room = MAX_DIFF
+    for number, line in enumerate(lines):
+        room -= len(line) + 1
+        if room < 0:
+            return "\n".join([*lines[:number], f"… {len(lines) - number:,} more lines"])
+    return "\n".join(lines)

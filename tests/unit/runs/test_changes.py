@@ -1,0 +1,510 @@
+"""What a run changed in files: kept before its writing calls, compared at its end, put back by an undo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmstudio_bridge.events import FileChange, FilesChanged
+from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.runs import changes
+from lmstudio_bridge.runs.changes import ChangeRecorder, Copies, Undo, apply_undo, list_below, plan_undo
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.workspace import make_workspace
+
+WRITE = ServerTool("fs", "write_file")
+MOVE = ServerTool("fs", "move_file")
+DELETE = ServerTool("fs", "delete_path")
+MAKE = ServerTool("fs", "create_directory")
+
+
+class Run:
+    """A run in a project folder, with copies beside it."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = 1_000, max_file: int = 100, kept: bool = True) -> None:
+        self.project = folder / "project"
+        self.project.mkdir(exist_ok=True)
+        self.copies = Copies(folder / "copies" if kept else None, max_bytes=max_bytes, max_file=max_file)
+        self.redact: Callable[[str], str] = lambda text: text.replace("sekret", "[secret]")
+        policy = Policy("write", workspace=make_workspace([self.project]), local={"fs": self.project})
+        self._recorder = ChangeRecorder(policy, copies=self.copies, redact=self.redact)
+        self.events: list[FilesChanged] = []
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    async def before(self, tool: ServerTool, **arguments: Any) -> None:
+        await self._recorder.before_call(tool, arguments)
+
+    async def edit(self, name: str, content: str | bytes) -> None:
+        """A call that writes a file."""
+        await self.before(WRITE, path=name)
+        self.write(name, content)
+
+    async def end(self) -> FilesChanged:
+        changed = await self._recorder.finish()
+        assert changed is not None
+        self.events.append(changed)
+        return changed
+
+    async def changed(self) -> list[tuple[str, str, int, int]]:
+        return [(each.path, each.kind, each.added, each.removed) for each in (await self.end()).changes]
+
+    def plan(self) -> Undo:
+        return plan_undo(self.events, copies=self.copies, redact=self.redact)
+
+    def undo(self) -> FilesChanged:
+        done = apply_undo(self.plan(), copies=self.copies, redact=self.redact)
+        self.events.append(done)
+        return done
+
+    def tree(self) -> dict[str, bytes | str]:
+        """All that is in the project: contents of files, targets of links."""
+
+        def content(path: Path) -> bytes | str:
+            return f"-> {os.readlink(path)}" if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
+
+        return {str(path.relative_to(self.project)): content(path) for path in self.project.rglob("*")}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+# -- what is seen -----------------------------------------------------------------------------------------------
+
+
+async def test_run_without_a_writing_call_changed_nothing_that_is_told(tmp_path: Path) -> None:
+    policy = Policy("write", workspace=make_workspace([tmp_path]), local={"fs": tmp_path})
+
+    assert await ChangeRecorder(policy, copies=Copies(None), redact=str).finish() is None
+
+
+async def test_each_kind_of_change_is_told_with_its_lines(run: Run) -> None:
+    run.write("changed.txt", "a\nb\nc\n")
+    run.write("same.txt", "same\n")
+    gone, moved = run.write("gone.txt", "one\ntwo\n"), run.write("moved.txt", "moved\n")
+    await run.edit("changed.txt", "a\nB\nc\nd\n")
+    await run.edit("same.txt", "same\n")
+    await run.edit("new.txt", "x\n")
+    await run.before(DELETE, path="gone.txt")
+    gone.unlink()
+    await run.before(MOVE, source="moved.txt", destination="there.txt")
+    moved.rename(run.project / "there.txt")
+
+    told = await run.end()
+
+    assert [(each.path, each.kind, each.added, each.removed, each.source) for each in told.changes] == [
+        ("changed.txt", "changed", 2, 1, ""),
+        ("gone.txt", "deleted", 0, 2, ""),
+        ("new.txt", "created", 1, 0, ""),
+        ("same.txt", "unchanged", 0, 0, ""),
+        ("there.txt", "moved", 0, 0, "moved.txt"),
+    ]
+    assert told.changes[0].diff == "--- changed.txt\n+++ changed.txt\n@@ -1,3 +1,4 @@\n a\n-b\n+B\n c\n+d"
+    assert (told.folder, told.not_kept, told.is_complete, told.left_all()) == (str(run.project), (), True, False)
+
+
+async def test_only_what_was_there_before_the_first_call_counts(run: Run) -> None:
+    run.write("a.txt", "first\n")
+    await run.edit("a.txt", "second\n")
+    await run.edit("a.txt", "first\n")
+
+    told = await run.end()
+
+    assert [each.kind for each in told.changes] == ["unchanged"]
+    assert told.left_all()
+
+
+async def test_writes_that_may_have_changed_something_else_are_no_reason_to_say_that_nothing_was(run: Run) -> None:
+    run.write("a.txt", "same\n")
+    await run.edit("a.txt", "same\n")
+    await run.before(ServerTool("fs", "upload_file"), path="a.txt")
+
+    assert not (await run.end()).left_all()
+
+
+async def test_path_that_is_nowhere_here_may_be_one_of_the_server(run: Run) -> None:
+    await run.before(WRITE, path="vault/note.md")
+
+    told = await run.end()
+
+    assert (told.changes, told.left_all()) == ((), False)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a.txt/b.txt", "", ".", "\n", "\ud83d"])
+async def test_path_that_cannot_be_looked_at_stops_nothing(run: Run, path: str) -> None:
+    run.write("a.txt", "a")
+    await run.before(WRITE, path=path)
+
+    assert (await run.end()).changes == ()
+
+
+async def test_source_of_a_copy_is_not_told(run: Run) -> None:
+    run.write("a.txt", "a")
+    await run.before(ServerTool("fs", "copy_file"), source="a.txt", destination="b.txt")
+    run.write("b.txt", "a")
+
+    assert await run.changed() == [("b.txt", "created", 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (ServerTool("github", "create_issue"), {"path": "a.txt"}),
+        (ServerTool("fs", "create_entities"), {"entities": []}),
+        (ServerTool("fs", "git_commit"), {"repo_path": "."}),
+    ],
+)
+async def test_calls_that_name_no_file_here_are_told(run: Run, tool: ServerTool, arguments: dict[str, Any]) -> None:
+    run.write("a.txt", "a")
+    await run.before(tool, **arguments)
+
+    told = await run.end()
+
+    assert told.not_kept == (f"what {tool.server} {tool.name} did",)
+    assert not told.is_complete
+
+
+async def test_moved_and_deleted_folders_are_told_with_their_files(run: Run) -> None:
+    run.write("old/a.txt", "a\n")
+    run.write("old/b/c.txt", "c\n")
+    run.write("gone/d.txt", "d\n")
+    before = run.tree()
+    await run.before(MOVE, source="old", destination="new")
+    (run.project / "old").rename(run.project / "new")
+    await run.before(DELETE, path="gone")
+    (run.project / "gone/d.txt").unlink()
+    (run.project / "gone").rmdir()
+
+    told = await run.end()
+
+    files = {each.path: each.kind for each in told.changes if each.before != "folder" and each.after != "folder"}
+    assert files == {"gone/d.txt": "deleted", "new/a.txt": "moved", "new/b/c.txt": "moved"}
+    assert (told.not_kept, told.is_complete) == ((), True)
+    changed = run.tree()
+    run.undo()
+    assert run.tree() == before
+    run.undo()
+    assert run.tree() == changed
+
+
+async def test_new_folders_above_a_new_file_go_with_it(run: Run) -> None:
+    await run.before(MAKE, path="x")
+    (run.project / "x").mkdir()
+    await run.edit("x/y/z.txt", "z")
+    await run.end()
+
+    run.undo()
+
+    assert run.tree() == {}
+
+
+# -- content of every kind ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        (b"a\r\nb\r\n", b"a\r\nB\r\n", ["-b\N{SYMBOL FOR CARRIAGE RETURN}", "+B\N{SYMBOL FOR CARRIAGE RETURN}"]),
+        (b"a\r\n", b"a\n", ["-a\N{SYMBOL FOR CARRIAGE RETURN}", "+a"]),
+        (b"a\n", b"a", ["-a", "+a", "\\ No newline at end of file"]),
+        (b"a\xff", b"b", ["Not text: 2 bytes before, 1 now."]),
+        (b"a\0", b"b", ["Not text: 2 bytes before, 1 now."]),
+        (b"a sekret\n", b"b sekret\n", ["-a [secret]", "+b [secret]"]),
+        (
+            b"sekret",
+            b"sekretsekret".replace(b"sekretsekret", b"[secret]"),
+            ["Only secrets differ, which are not shown."],
+        ),
+        ("\u2028\u00e4\n".encode(), "\u2028\u00fc\n".encode(), ["-\u2028\u00e4", "+\u2028\u00fc"]),
+    ],
+)
+async def test_diff_shows_what_differs_and_undo_puts_back_every_byte(
+    run: Run, old: bytes, new: bytes, lines: list[str]
+) -> None:
+    path = run.write("a.txt", old)
+    path.chmod(0o750)
+    await run.edit("a.txt", new)
+
+    [change] = (await run.end()).changes
+
+    assert [line for line in change.diff.split("\n")[2:] if line[:1] not in ("@", " ")] == lines
+    run.undo()
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (old, 0o750)
+
+
+async def test_mode_is_a_change_and_is_put_back(run: Run) -> None:
+    path = run.write("a.sh", "x")
+    path.chmod(0o644)
+    await run.before(ServerTool("fs", "change_mode"), path="a.sh")
+    path.chmod(0o755)
+
+    assert await run.changed() == [("a.sh", "changed", 0, 0)]
+    run.undo()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+# -- links -------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_outside_is_read_through_a_link(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("private", encoding="utf-8")
+    (run.project / "link").symlink_to(outside)
+    (run.project / "folder").symlink_to(tmp_path)
+    await run.before(DELETE, path="folder")
+    await run.before(WRITE, path="folder/outside.txt")
+    await run.before(WRITE, path="link")
+
+    told = await run.end()
+
+    assert told.changes == ()
+    assert not list((tmp_path / "copies").glob("*"))
+
+
+async def test_deleted_link_is_put_back_and_its_target_left_alone(run: Run) -> None:
+    run.write("target.txt", "x")
+    (run.project / "link").symlink_to("target.txt")
+    before = run.tree()
+    await run.before(DELETE, path="link")
+    (run.project / "link").unlink()
+
+    assert ("link", "deleted", 0, 0) in await run.changed()
+    run.undo()
+    assert run.tree() == before
+
+
+async def test_undo_follows_no_link_that_was_put_in_a_folders_place(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    gone = run.write("sub/a.txt", "mine")
+    await run.before(DELETE, path="sub/a.txt")
+    gone.unlink()
+    await run.end()
+    gone.parent.rmdir()
+    gone.parent.symlink_to(outside)
+
+    done = run.undo()
+
+    assert (done.changes, done.not_kept) == ((), ("sub/a.txt (changed since)",))
+    assert list(outside.iterdir()) == []
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "kept"), [(99, True), (100, True), (101, False)])
+async def test_a_file_is_kept_up_to_a_size(run: Run, size: int, kept: bool) -> None:
+    path = run.write("a.txt", "x" * size)
+    await run.edit("a.txt", "y")
+
+    told = await run.end()
+
+    assert [each.kept for each in told.changes] == [kept]
+    assert told.not_kept == (() if kept else ("a.txt (too large)",))
+    done = run.undo()
+    assert path.read_text(encoding="utf-8") == ("x" * size if kept else "y")
+    assert bool(done.changes) == kept
+
+
+@pytest.mark.parametrize(("last", "kept"), [(49, True), (50, True), (51, False)])
+async def test_files_of_a_run_are_kept_up_to_a_size(tmp_path: Path, last: int, kept: bool) -> None:
+    run = Run(tmp_path, max_bytes=150)
+    run.write("a.txt", "a" * 100)
+    run.write("b.txt", "b" * last)
+    await run.edit("a.txt", "")
+    await run.edit("b.txt", "")
+
+    assert [each.kept for each in (await run.end()).changes] == [True, kept]
+
+
+async def test_the_room_is_that_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    first = Run(tmp_path, max_bytes=150)
+    first.write("a.txt", "a" * 100)
+    first.write("b.txt", "b" * 51)
+    await first.edit("a.txt", "")
+    continued = Run(tmp_path, max_bytes=150)
+    await continued.edit("b.txt", "")
+
+    assert [each.kept for each in (await continued.end()).changes] == [False]
+
+
+@pytest.mark.parametrize(("more", "listed"), [(-1, True), (0, True), (1, False)])
+def test_folder_is_listed_up_to_a_number_of_files(tmp_path: Path, more: int, listed: bool) -> None:
+    for number in range(changes.MAX_FILES + more):
+        (tmp_path / str(number)).touch()
+
+    assert (list_below(tmp_path) is not None) == listed
+
+
+async def test_large_file_that_is_left_as_it_was_counts_as_unchanged_but_not_as_nothing_changed(run: Run) -> None:
+    run.write("a.txt", "x" * 101)
+    await run.before(WRITE, path="a.txt")
+
+    told = await run.end()
+
+    assert ([each.kind for each in told.changes], told.left_all()) == (["unchanged"], False)
+
+
+async def test_new_file_that_is_too_large_to_keep_is_not_taken_away(run: Run) -> None:
+    await run.edit("a.txt", "x" * 101)
+    await run.end()
+
+    done = run.undo()
+
+    assert done.not_kept == ("a.txt (too large to keep a copy of what is there now)",)
+    assert (run.project / "a.txt").exists()
+
+
+async def test_full_disk_keeps_nothing_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "copies").write_text("no folder", encoding="utf-8")
+    run = Run(tmp_path)
+    run.write("a.txt", "a")
+    await run.edit("a.txt", "b")
+
+    told = await run.end()
+
+    assert ([(each.kind, each.kept) for each in told.changes]) == [("changed", False)]
+
+
+async def test_without_a_folder_for_copies_the_change_is_seen_and_nothing_is_written(tmp_path: Path) -> None:
+    run = Run(tmp_path, kept=False)
+    run.write("a.txt", "a\n")
+    await run.edit("a.txt", "b\n")
+
+    assert await run.changed() == [("a.txt", "changed", 1, 1)]
+    assert not (tmp_path / "copies").exists()
+
+
+async def test_names_of_copies_say_nothing(run: Run, tmp_path: Path) -> None:
+    run.write("password-hunter2.txt", "a")
+    await run.edit("password-hunter2.txt", "b")
+
+    [copy] = (tmp_path / "copies").iterdir()
+
+    assert len(copy.name) == 64
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+# -- undo --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_changed_since_is_named_and_left_alone(run: Run) -> None:
+    run.write("a.txt", "a")
+    run.write("b.txt", "b")
+    await run.edit("a.txt", "A")
+    await run.edit("b.txt", "B")
+    await run.end()
+    run.write("a.txt", "mine")
+
+    done = run.undo()
+
+    assert ([each.path for each in done.changes], done.not_kept) == (["b.txt"], ("a.txt (changed since)",))
+    assert run.tree() == {"a.txt": b"mine", "b.txt": b"b"}
+
+
+async def test_undo_says_what_it_does_not_cover(run: Run) -> None:
+    await run.before(ServerTool("github", "create_issue"), title="x")
+    await run.end()
+
+    assert (run.plan().steps, run.plan().left) == ({}, ("what github create_issue did",))
+
+
+async def test_undo_that_could_do_nothing_is_not_what_the_next_one_takes_back(run: Run) -> None:
+    run.write("a.txt", "a")
+    await run.edit("a.txt", "A")
+    await run.end()
+    run.write("a.txt", "mine")
+    run.undo()
+    run.write("a.txt", "A")
+
+    run.undo()
+
+    assert run.tree() == {"a.txt": b"a"}
+
+
+async def test_what_changes_between_the_question_and_the_answer_is_left_alone(run: Run) -> None:
+    run.write("a.txt", "a")
+    await run.edit("a.txt", "A")
+    await run.end()
+    plan = run.plan()
+    run.write("a.txt", "mine")
+
+    done = apply_undo(plan, copies=run.copies, redact=run.redact)
+
+    assert (done.changes, done.not_kept) == ((), ("a.txt (changed since)",))
+    assert run.tree() == {"a.txt": b"mine"}
+
+
+async def test_new_folder_that_is_in_use_stays(run: Run) -> None:
+    await run.edit("new/a.txt", "a")
+    await run.end()
+    run.write("new/mine.txt", "mine")
+
+    done = run.undo()
+
+    assert run.tree() == {"new": "folder", "new/mine.txt": b"mine"}
+    [reason] = done.not_kept
+    assert reason.startswith("new (")
+
+
+async def test_undo_takes_all_parts_of_a_run_together_and_each_undo_can_be_undone(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write("a.txt", "1")
+    await run.edit("a.txt", "2")
+    await run.end()
+    continued = Run(tmp_path)
+    continued.events = run.events
+    await continued.edit("a.txt", "3")
+    await continued.end()
+
+    contents: list[bytes | str] = []
+    for _ in range(3):
+        continued.undo()
+        contents += continued.tree().values()
+
+    assert contents == [b"1", b"3", b"1"]
+
+
+async def test_what_others_wrote_between_two_parts_of_a_run_is_not_undone(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write("a.txt", "1")
+    await run.edit("a.txt", "2")
+    await run.end()
+    run.write("a.txt", "mine")
+    continued = Run(tmp_path)
+    continued.events = run.events
+    await continued.edit("a.txt", "3")
+    await continued.end()
+
+    continued.undo()
+
+    assert continued.tree() == {"a.txt": b"mine"}
+
+
+async def test_damaged_copy_is_not_put_back(run: Run, tmp_path: Path) -> None:
+    run.write("a.txt", "a")
+    await run.edit("a.txt", "A")
+    await run.end()
+    [copy] = (tmp_path / "copies").iterdir()
+    copy.write_text("forged", encoding="utf-8")
+
+    done = run.undo()
+
+    assert done.not_kept == ("a.txt (no copy was kept)",)
+    assert run.tree() == {"a.txt": b"A"}
+
+
+def test_journal_without_names_undoes_nothing(run: Run) -> None:
+    run.events = [FilesChanged("", (FileChange("", "changed", added=1, kept=False),))]
+
+    assert run.plan().steps == {}
