@@ -341,12 +341,12 @@ class _Run:
         return "stuck", _NO_ANSWER.get(kind, "")
 
     async def question_coverage(self, answer: str) -> str:
-        """What to ask the model about files that the task is about and that were not read; "" if there are none."""
-        if (
-            self._asked_to_read
-            or self._evidence.empty
-            or not (unread := self._evidence.unread(self.conversation.task()))
-        ):
+        """What to ask the model about files that the task is about and that were not read; "" if there are none.
+
+        Only where some were read: a model that reads none may have its reasons, and the result will say so.
+        """
+        unread = self._evidence.unread(self.conversation.task()) if self._evidence.files else ()
+        if self._asked_to_read or not unread:
             return ""
         self._asked_to_read = True
         self._unchecked = answer

@@ -167,7 +167,12 @@ class ModelRequester:
                     await self._notice(_LOST[kind])
                 elif self.asks_natively and (kind == "leaked_call" or (kind == "announced" and names_tool)):
                     await self.use_json_calls("The model writes its tool calls as text")
-                elif kind == "answer" and self._is_unfounded(reply, conversation, offered, number):
+                elif (
+                    kind == "answer"
+                    and "unfounded" not in asked_again  # an engine may ignore the grammar
+                    and self._is_unfounded(reply, conversation, offered, number)
+                ):
+                    asked_again.add("unfounded")
                     self._must_call, self._gave_up = True, gives_up(reply.text)
                     await self._notice("The model answered without a look; the round was asked again, for a call.")
                 elif kind == "thought_only" and "thought_only" not in asked_again:

@@ -519,3 +519,12 @@ async def test_a_broken_text_is_kept_until_the_next_one_comes(texts: list[str], 
 
     assert given.requester.partial_text() == so_far
     assert given.told() == ["Lost."] * len(texts)
+
+
+async def test_an_engine_that_ignores_the_grammar_is_insisted_on_a_call_only_once_a_round() -> None:
+    answer = say('{"answer": "Blue."}')
+    history = (SystemMessage("Use tools."), UserMessage("What is in notes.txt?"))
+    given, asked = case(answer, answer, strategy=WEAK, history=history)
+
+    assert (await given.ask()).text == "Blue."
+    assert len(asked) == 2
