@@ -208,6 +208,10 @@ class Evidence:
         if _READS.search(tool):
             self._read.update(paths)
 
+    def add_failed_change(self, arguments: str) -> None:
+        """Add a call that was to change something and failed: what it was about is told elsewhere, not as unread."""
+        self._named.update(_names_in(arguments))
+
     def add_files(self, paths: Iterable[str]) -> None:
         """Add files that were read whole, whether or not the model was shown them."""
         for path in paths:

@@ -272,6 +272,8 @@ class ToolExecutor:
 
     async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
         source, arguments = refusal.source, refusal.arguments
+        if source is not None and self._policy.writes(source):
+            self._evidence.add_failed_change(call.arguments)
         await self._tell(
             CallFinished(
                 number,
@@ -331,6 +333,8 @@ class ToolExecutor:
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
+        if result.is_error and self._policy.writes(prepared.tool):
+            self._evidence.add_failed_change(sent_arguments)
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))
         text = result.text[:_INNER_TEXT] if inner else await self._shown(call, allowed, result, advice)

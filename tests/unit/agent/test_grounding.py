@@ -215,6 +215,14 @@ def test_file_that_the_task_names_and_no_call_was_about_is_said(arguments: str, 
     assert evidence.coverage(task) == coverage
 
 
+def test_file_that_could_not_be_changed_is_not_said_to_be_unread() -> None:
+    evidence = Evidence("Write out.md")
+    evidence.add("fs", "something")
+    evidence.add_failed_change('{"path": "docs/out.md", "content": "x"}')
+
+    assert evidence.coverage("Write out.md") == ""
+
+
 def test_nothing_is_said_of_files_where_no_tool_was_called() -> None:
     assert Evidence("x").coverage("Read one.txt") == ""
 
