@@ -111,7 +111,7 @@ def find_differences(first: tuple[str, str], second: tuple[str, str]) -> list[st
         return list(_differing_settings((first[0], one), (second[0], other)))
     lines, others = first[1].splitlines(), second[1].splitlines()
     if _is_list(lines) and _is_list(others):
-        return [*_only_in(first[0], lines, others), *_only_in(second[0], others, lines)]
+        return [*_only_in((first[0], lines), (second[0], others)), *_only_in((second[0], others), (first[0], lines))]
     if max(len(lines), len(others)) > MAX_COMPARED:
         raise ValueError(f"A file has more than {MAX_COMPARED:,} lines, which is too long to compare.")
     return list(_differing_lines((first[0], lines), (second[0], others)))
@@ -121,18 +121,18 @@ def _differing_settings(first: tuple[str, Mapping[str, str]], second: tuple[str,
     (path, one), (other_path, other) = first, second
     for name in dict.fromkeys((*one, *other)):
         if name not in other:
-            yield f"{name}: only in {path} ({one[name]})"
+            yield f"{name}: in {path} but not in {other_path} ({one[name]})"
         elif name not in one:
-            yield f"{name}: only in {other_path} ({other[name]})"
+            yield f"{name}: in {other_path} but not in {path} ({other[name]})"
         elif one[name] != other[name]:
             yield f"{name}: {one[name]} in {path}, {other[name]} in {other_path}"
 
 
-def _only_in(path: str, lines: Sequence[str], others: Sequence[str]) -> Iterator[str]:
+def _only_in(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:
     """The lines that only the first of two lists has."""
-    known = {line.strip() for line in others}
-    if only := [line.strip() for line in lines if line.strip() and line.strip() not in known]:
-        yield f"only in {path}: {', '.join(only)}"
+    known = {line.strip() for line in second[1]}
+    if only := [line.strip() for line in first[1] if line.strip() and line.strip() not in known]:
+        yield f"in {first[0]} but not in {second[0]}: {', '.join(only)}"
 
 
 def _is_list(lines: Sequence[str]) -> bool:
@@ -168,9 +168,9 @@ def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequen
                 yield f"{path}:{left + 1}: {cut_line(lines[left])}"
                 yield f"  {other_path}:{right + 1}: {cut_line(others[right])}"
             elif left < b:
-                yield f"only in {path}:{left + 1}: {cut_line(lines[left])}"
+                yield f"in {path} but not in {other_path}: line {left + 1}: {cut_line(lines[left])}"
             else:
-                yield f"only in {other_path}:{right + 1}: {cut_line(others[right])}"
+                yield f"in {other_path} but not in {path}: line {right + 1}: {cut_line(others[right])}"
 
 
 def _settings(text: str) -> dict[str, str] | None:

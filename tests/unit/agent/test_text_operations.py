@@ -67,7 +67,10 @@ def test_changed_lines_are_shown_without_context() -> None:
 def test_settings_are_compared_by_name_whatever_their_order() -> None:
     first = ("a.ini", "[web]\nport = 80\nhost = x\n[db]\nport = 1\n")
     second = ("b.ini", "[db]\nport = 2\n[web]\nhost = x\nport = 80\ndebug = yes\n")
-    assert find_differences(first, second) == ["db.port: 1 in a.ini, 2 in b.ini", "web.debug: only in b.ini (yes)"]
+    assert find_differences(first, second) == [
+        "db.port: 1 in a.ini, 2 in b.ini",
+        "web.debug: in b.ini but not in a.ini (yes)",
+    ]
 
 
 def test_json_objects_are_compared_by_name() -> None:
@@ -77,17 +80,17 @@ def test_json_objects_are_compared_by_name() -> None:
 
 def test_other_texts_are_compared_by_line() -> None:
     found = find_differences(("a.md", "One.\nTwo.\nThree.\n"), ("b.md", "One.\n2.\nThree.\nFour.\n"))
-    assert found == ["a.md:2: Two.", "  b.md:2: 2.", "only in b.md:4: Four."]
+    assert found == ["a.md:2: Two.", "  b.md:2: 2.", "in b.md but not in a.md: line 4: Four."]
 
 
 def test_lists_are_compared_whatever_their_order() -> None:
     found = find_differences(("a.txt", "Ada\nBo\nCy\n"), ("b.txt", "Dan\nCy\nAda\n"))
-    assert found == ["only in a.txt: Bo", "only in b.txt: Dan"]
+    assert found == ["in a.txt but not in b.txt: Bo", "in b.txt but not in a.txt: Dan"]
 
 
 def test_tables_are_compared_by_their_first_column() -> None:
     found = find_differences(("a.csv", "item,price\nnut,1\nbolt,2\n"), ("b.csv", "item,price\nbolt,3\nnut,1\npin,4\n"))
-    assert found == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: only in b.csv (4)"]
+    assert found == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: in b.csv but not in a.csv (4)"]
 
 
 def test_equal_texts_have_no_difference() -> None:
