@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
@@ -72,6 +72,14 @@ _SUM = re.compile(
 _QUOTED = re.compile(r"\u201c([^\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|`+([^`\n]+)`+")
 _WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
 _LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name of a file
+_FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
+_ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
+_CAPITALIZED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
+_BLANK_LINES = re.compile(r"\n[ \t]*\n")
+_RECORD = 12  # lines of a record; longer parts are prose
+_DENIES = re.compile(
+    r"\b(?:no|not|none|never|nothing|nowhere|cannot|unknown|missing|IMPOSSIBLE)\b|n['\u2019]t\b", re.IGNORECASE
+)
 _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
@@ -294,9 +302,38 @@ class Evidence:
                 sources[fact.text] = Source(fact.text, *found)
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
+        missing |= dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen)))
         task = self.task or self.given
         nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or _is_result_of_task(f, task))]
         return Grounding(tuple(sources.values()), tuple(nowhere))
+
+    def _unread_names(self, answer: str) -> Iterator[str]:
+        """Names out of code, and codes, that the task asks about and that stand in no result.
+
+        A value that an answer gives for such a name is that of another. None if the answer denies.
+        """
+        if not self.task or _DENIES.search(answer):
+            return
+        for name in dict.fromkeys(_ASKED_NAME.findall(_FORM.sub(" ", self.task))):
+            find = _finder(name)
+            if not any(find(text) is not None for text in self._results) and name not in "\n".join(self._arguments):
+                yield name
+
+    def _misplaced(self, sources: Mapping[str, Source], seen: Sequence[_Text]) -> Iterator[str]:
+        """Numbers and codes that stand only in records of others than the one person or thing that the task names.
+
+        Records are the parts of a text between blank lines.
+        """
+        names = set(_CAPITALIZED.findall(self.task))
+        records = [part for text in seen for part in _BLANK_LINES.split(text.raw) if part.strip()]
+        named = {name: [part for part in records if name in part] for name in names}
+        known = [name for name, parts in named.items() if 0 < len(parts) < len(records)]
+        if len(known) != 1 or any(part.count("\n") > _RECORD for part in records):
+            return
+        for fact in sources:
+            holding = [part for part in records if fact in part] if re.search(r"\d", fact) else []
+            if holding and not any(part in named[known[0]] for part in holding):
+                yield f"{known[0]} with {fact}"
 
     def _counts(self, answer: str) -> frozenset[int]:
         """Numbers that a reader gets by counting: lines of a result, items of the answer, calls."""

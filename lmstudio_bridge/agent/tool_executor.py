@@ -376,7 +376,8 @@ class ToolExecutor:
         data = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, result.data))[0])
         for where, text in result.seen:
             self._evidence.add(where, await _off_the_loop(self._redact, text))
-        self._evidence.add(call.name, f"{own}\n{data}")
+        # Of a search only what was found: the text that was looked for may be nowhere.
+        self._evidence.add(call.name, data if call.name == "find_text" else f"{own}\n{data}")
         self._evidence.add_files(result.looked_at)
         text = f"{FAILED}{own}" if result.is_error else own
         if data:

@@ -302,3 +302,70 @@ def test_only_numbers_of_the_task_itself_are_calculated_with() -> None:
     evidence.add("a.txt", "size: 73")
 
     assert evidence.check("The value is 10.").missing == ("10",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("It is 2426.", ("max_retries",)),
+        ("max_retries is not set.", ()),
+        ("There is no such setting.", ()),
+    ],
+)
+def test_a_name_that_the_task_asks_about_must_stand_in_a_result(answer: str, missing: tuple[str, ...]) -> None:
+    task = "Which value does the setting max_retries have in server.ini?"
+    evidence = Evidence(task, task)
+    evidence.add("server.ini", "wait = 2426\nport = 80")
+
+    assert evidence.check(answer).missing == missing
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Read my_notes.txt.",
+        "Read src/my_module/a.py.",
+        'Answer like this: {"total_amount": 0}',
+        "Rename old_name to new_name.",
+        "Say it in words.",
+    ],
+)
+def test_names_of_files_and_of_keys_and_names_that_were_written_are_no_such_names(task: str) -> None:
+    evidence = Evidence(task, task)
+    evidence.add_call("fs", "edit", '{"path": "a.py", "old": "old_name", "new": "new_name"}', "done")
+
+    assert evidence.check("All done.").missing == ()
+
+
+CONTACTS = "Emil\n  phone: 778158\n\nLena\n  phone: 315291\n  fax: 738403\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("The fax number of Emil is 738403.", ("Emil with 738403",)),
+        ("Emil has the phone 778158 and no fax.", ()),
+    ],
+)
+def test_a_number_in_the_record_of_another_is_said(answer: str, missing: tuple[str, ...]) -> None:
+    task = "What is the fax number of Emil in the file contacts.txt?"
+    evidence = Evidence(task, task)
+    evidence.add("contacts.txt", CONTACTS)
+
+    assert evidence.check(answer).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("Which numbers do Emil and Lena have?", CONTACTS),
+        ("Which fax number is in the file?", CONTACTS),
+        ("What is the fax of Emil?", "Emil, 778158, fax 738403\nLena, 315291\n"),
+        ("What is the fax of Emil?", "Emil\n" + "text\n" * 20 + "\nfax 738403"),
+    ],
+)
+def test_records_are_compared_only_where_the_task_names_one_of_them(task: str, text: str) -> None:
+    evidence = Evidence(task, task)
+    evidence.add("contacts.txt", text)
+
+    assert evidence.check("It is 738403.").missing == ()
