@@ -25,7 +25,9 @@ _COMPARES = re.compile(
 _TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
 _COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
 _REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
-_RENAMES_FILE = re.compile(r"\brenam\w+ (?:the )?(?:file|folder)\b", re.IGNORECASE)
+_RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
+_MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
+_FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
 _ALL = re.compile(
     r"\b(?:all|each|every|which)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|folder)\b",
@@ -76,9 +78,11 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     for name, fits in wanted:
         if fits and (found := [spec for spec in offered if spec.name == name]):
             return found
-    if not files:
+    if _RENAMES_FILE.search(task) and (found := [spec for spec in offered if _MOVES.search(spec.name)]):
+        return found
+    if not files and not _FOLDER.search(task):
         return ()
     taking = [spec for spec in offered if takes_path(spec)]
-    if writes or files > 1 or _ABOUT_FILE.search(task):
+    if writes or files != 1 or _ABOUT_FILE.search(task):
         return taking
     return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking

@@ -53,6 +53,18 @@ def test_a_replacement_begins_with_the_tool_for_it_where_it_is_offered(task: str
     assert "replace_text" not in [spec.name for spec in first_tools(task, READING)]
 
 
+@pytest.mark.parametrize("task", ["Rename the file a.txt to b.txt.", "Move the file a.txt into docs."])
+def test_a_file_is_renamed_or_moved_by_the_tool_for_it(task: str) -> None:
+    move = ToolSpec("fs__move_file", "", PATH)
+    assert list(first_tools(task, [*WRITING, move])) == [move]
+
+
+def test_a_task_about_a_folder_begins_with_a_tool_that_takes_a_path() -> None:
+    names = [spec.name for spec in first_tools("There is one file in the folder box. What is its name?", READING)]
+    assert "count_files" in names
+    assert "clock__now" not in names
+
+
 @pytest.mark.parametrize("task", ["Which port is set in config.json?", "Rename the file a.txt to b.txt."])
 def test_a_task_that_names_a_file_begins_with_a_tool_that_takes_a_path(task: str) -> None:
     names = [spec.name for spec in first_tools(task, WRITING)]
