@@ -41,6 +41,12 @@ _ABOUT_FILE = re.compile(
 )
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
+_DELETES = re.compile(r"(?:^|_)(?:delete|remove|drop|purge|erase|truncate)(?:_|$)", re.IGNORECASE)
+_DELETES_TASK = re.compile(
+    r"delet|remov|drop|purg|eras|clear|clean|empty|forget|undo|l\u00f6sch|entfern|supprim|effac|borra|elimin|cancell|"
+    r"rimuov|apag|verwijder|usu|\u0443\u0434\u0430\u043b|\u5220|\u524a\u9664|\u6d88",
+    re.IGNORECASE,
+)
 _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
@@ -49,6 +55,16 @@ _GOES_ON = re.compile(
 def names_file(task: str) -> bool:
     """Whether a task names a file."""
     return bool(_FILE.search(_FORM.sub(" ", task)))
+
+
+def asks_to_delete(task: str) -> bool:
+    """Whether a task has a word for deleting, in any of ten languages."""
+    return bool(_DELETES_TASK.search(task))
+
+
+def deletes(name: str) -> bool:
+    """Whether a tool deletes something, by its name."""
+    return bool(_DELETES.search(name))
 
 
 def is_done_by(task: str, tool: str) -> bool:

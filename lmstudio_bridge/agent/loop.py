@@ -16,7 +16,7 @@ from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
-from lmstudio_bridge.agent.first_call import first_tools, is_done_by, names_file
+from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.lost_calls import holds_lost_call
@@ -208,6 +208,8 @@ class _Run:
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         usable = usable_tools(tool_set.tools, may_run=policy.may_run)
+        if self._weak and not asks_to_delete(conversation.task()):  # they delete what they have just made
+            usable = tuple(tool for tool in usable if not deletes(tool.source.name)) or usable
         composites = CompositeTools(usable)
         self._selection = ToolSelection(
             composites.add_to(usable),

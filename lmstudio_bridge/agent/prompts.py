@@ -62,6 +62,8 @@ LOOK_FIRST = "The name may be wrong: take it as the task gives it, or see with {
 
 FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
+SHORTER_SEARCH = "Nothing was found with all of these words. With {query} alone:"
+
 TOOL_REMOVED = (
     "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
 )

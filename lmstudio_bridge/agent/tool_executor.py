@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import anyio
@@ -26,6 +27,7 @@ from lmstudio_bridge.agent.prompts import (
     NAME_MISSING,
     NOT_CALLED,
     SAME_CALL,
+    SHORTER_SEARCH,
     TOO_MANY_CALLS,
     TOOL_REMOVED,
     TRY_AGAIN,
@@ -74,10 +76,14 @@ _LONG = 1_000_000  # characters of a result
 _READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
 _SHOWN_REASON = 200  # characters of why a call failed
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
+_SHORTER = 2  # searches with fewer words
 _INNER_TEXT = 4_000  # characters of the result of an inner call that are told
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _PATH = re.compile(r"path|file", re.IGNORECASE)
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
+_QUERY = re.compile(r"query|search|text|keyword|term|^q$", re.IGNORECASE)
+_WORDS = re.compile(r"[\w@.-]*\w")
+_NO_SEARCH = frozenset(["the", "and", "for", "with", "number", "name", "what", "which", "who", "where", "how", "from"])
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
@@ -337,7 +343,11 @@ class ToolExecutor:
             self._evidence.add_failed_change(sent_arguments)
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))
+        shorter = ""
+        if not inner and not self._may_undo and _is_empty_search(prepared.tool, result):
+            shorter, result = await self._search_shorter(number, call, prepared, result)
         text = result.text[:_INNER_TEXT] if inner else await self._shown(call, allowed, result, advice)
+        text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         await self._tell(
             CallFinished(
                 number,
@@ -359,6 +369,20 @@ class ToolExecutor:
             )
         )
         return result if inner else ToolResult(text, result.is_error, result.images)
+
+    async def _search_shorter(
+        self, number: int, call: ToolCall, prepared: PreparedCall, result: ToolResult
+    ) -> tuple[str, ToolResult]:
+        """Search again with fewer of the words: small models search for whole phrases, and repeat them.
+
+        Returns the words that found something and what they found, or "" and the `result` that there was.
+        """
+        for count, (name, query) in enumerate(islice(shorter_queries(prepared.arguments), _SHORTER), 1):
+            arguments = _as_json({**prepared.arguments, name: query})
+            found = await self._answer(number, ToolCall(f"{call.id}.{count}", call.name, arguments), inner=True)
+            if not (found.is_error or holds_nothing(found.text)):
+                return query, found
+        return "", result
 
     async def _run_composite(self, number: int, call: ToolCall) -> ToolResult:
         """The result of a call of one of the bridge's own tools that call servers' tools."""
@@ -426,6 +450,21 @@ class ToolExecutor:
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
     """The function's result; for a long text in a thread, because it takes seconds in which other runs must go on."""
     return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+
+
+def _is_empty_search(tool: ServerTool, result: ToolResult) -> bool:
+    return tool.read_only is True and bool(_SEARCHES.search(tool.name)) and holds_nothing(result.text)
+
+
+def shorter_queries(arguments: JSONObject) -> Iterator[tuple[str, str]]:
+    """The argument with the words of a search, and single words to put in their place: names first, then the longest."""
+    for name, value in arguments.items():
+        if isinstance(value, str) and _QUERY.search(name) and len(words := _WORDS.findall(value)) > 1:
+            names = [word for word in words if not word.islower()]
+            for word in dict.fromkeys((*names, *sorted(words, key=len, reverse=True))):
+                if len(word) > 2 and word.lower() not in _NO_SEARCH:
+                    yield name, word
+            return
 
 
 def find_edits(arguments: JSONObject) -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import ANSWER_NOW
 from lmstudio_bridge.agent.repetition import MadeCall, RepetitionDetector, Step
-from lmstudio_bridge.agent.tool_executor import find_edits
+from lmstudio_bridge.agent.tool_executor import find_edits, shorter_queries
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import ToolSchemaError
 from lmstudio_bridge.events import CallFinished, CallStarted, Outcome
@@ -44,6 +44,7 @@ class FileTools(FakeTools):
     def __init__(self, files: dict[str, str]) -> None:
         super().__init__()
         self.files = files
+        self.found: dict[str, str] = {}
 
     async def call_tool(
         self, server: str, tool: str, arguments: Mapping[str, Any], *, on_progress: object = None
@@ -60,6 +61,8 @@ class FileTools(FakeTools):
                 return ToolResult("written")
             case "edit" | "now":
                 return ToolResult("done")
+            case "search_notes":
+                return ToolResult(self.found.get(arguments["query"], ""))
             case _:
                 return ToolResult("ENOENT", is_error=True)
 
@@ -83,13 +86,14 @@ class Given:
         self._policy = Policy("write" if access == "write" else "read")
         self._schema = output_schema
         self._rounds = rounds
+        self.more: tuple[ServerTool, ...] = ()
 
     async def go(self) -> Outcome:
         return await run(
             self.conversation,
             model=self.model,
             tools=self.tools,
-            tool_set=ToolSet([READ, LIST, WRITE, EDIT, CLOCK]),
+            tool_set=ToolSet([READ, LIST, WRITE, EDIT, CLOCK, *self.more]),
             policy=self._policy,
             limits=Limits(self._rounds, 3_600, 10_000),
             emit=self.recorder.emit,
@@ -156,6 +160,17 @@ async def test_the_first_call_of_a_task_that_names_a_file_takes_a_path() -> None
     assert "calculate" not in first
     assert {"answer", "clock__now"} <= set(second)
     assert outcome.answer == "80"
+
+
+@pytest.mark.parametrize(
+    ("task", "offered"), [("Save a note.", False), ("Delete the note.", True), ("L\u00f6sche die Notiz.", True)]
+)
+async def test_tools_that_delete_are_offered_only_for_tasks_that_say_so(task: str, offered: bool) -> None:
+    given = Given(answer("Done."), task=task, files={}, access="write")
+    given.more = (file_tool("delete_note", "path", read_only=False),)
+    await given.go()
+
+    assert ("fs__delete_note" in given.branches(0)) is offered
 
 
 # -- the prompt stays -------------------------------------------------------------------------------------------------
@@ -357,6 +372,41 @@ async def test_an_edit_that_undoes_an_earlier_one_is_not_made() -> None:
 )
 def test_replacements_are_found_in_arguments(arguments: JSONObject, edits: list[tuple[str, str, str]]) -> None:
     assert list(find_edits(arguments)) == edits
+
+
+# -- searches ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_search_that_finds_nothing_with_all_its_words_is_made_again_with_fewer() -> None:
+    search = ServerTool(
+        "fs",
+        "search_notes",
+        "Search.",
+        {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
+        read_only=True,
+    )
+    given = Given(call("fs__search_notes", query="Emil badge number"), answer("1321"), task="Emil's badge?", files={})
+    given.more = (search,)
+    given.tools.found = {"Emil": "Emil: badge 1321"}
+    outcome = await given.go()
+
+    assert [sent.arguments["query"] for sent in given.tools.sent] == ["Emil badge number", "Emil"]
+    assert isinstance(shown := given.model.asked[1].messages[-1], UserMessage)
+    assert "With Emil alone:\nEmil: badge 1321" in shown.text
+    assert outcome.answer == "1321"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queries"),
+    [
+        ({"query": "Emil badge number"}, ["Emil", "badge"]),
+        ({"query": "the opening hours"}, ["opening", "hours"]),
+        ({"query": "Emil"}, []),
+        ({"path": "a b"}, []),
+    ],
+)
+def test_names_are_searched_for_first(arguments: JSONObject, queries: list[str]) -> None:
+    assert [query for _, query in shorter_queries(arguments)] == queries
 
 
 # -- composite tools in a run -----------------------------------------------------------------------------------------
