@@ -457,7 +457,7 @@ def _is_empty_search(tool: ServerTool, result: ToolResult) -> bool:
 
 
 def shorter_queries(arguments: JSONObject) -> Iterator[tuple[str, str]]:
-    """The argument with the words of a search, and single words to put in their place: names first, then the longest."""
+    """The argument with the words of a search, and single words instead: names first, then the longest."""
     for name, value in arguments.items():
         if isinstance(value, str) and _QUERY.search(name) and len(words := _WORDS.findall(value)) > 1:
             names = [word for word in words if not word.islower()]
