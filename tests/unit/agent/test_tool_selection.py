@@ -320,3 +320,11 @@ def test_what_shows_the_names_for_a_tool_is_of_its_server_and_takes_what_it_take
 
     assert selection.listing_tool("fs__read") == found
     assert [selection.listing_tool(spec.name) for spec in others if spec.name == found] in ([], [""])
+
+
+def test_tools_that_take_a_path_come_first_where_the_task_names_a_file() -> None:
+    move = tool("fs__move_file", "Move or rename.", source={"type": "string"}, destination={"type": "string"})
+    read = tool("fs__read_text", "Read.", path={"type": "string"})
+
+    offered = select((TIME, read, move), "What time? Rename a.txt.", best_first=True, paths_first=True).offered
+    assert names(offered) == ["fs__move_file", "fs__read_text", "time__now"]
