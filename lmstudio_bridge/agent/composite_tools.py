@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import translate
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -62,7 +63,23 @@ _ALIKE: Mapping[str, re.Pattern[str]] = {
     "replace_text": re.compile(r"replace_(?:text|all|in_file)|(?:search|find)_and_replace"),
 }
 """Names of servers' tools that do the same: where there is one, the bridge adds none."""
-_LISTED = re.compile(r"(?:\[(?P<kind>FILE|DIR|DIRECTORY)\]\s*|[-*]\s+)?(?P<name>\S.*?)(?:\s{2,}\d[\d.,]*\s*[KMG]?B)?")
+_LISTED = re.compile(r"(?:\[(?P<kind>FILE|DIR|DIRECTORY)\]\s*|[-*]\s+)?(?P<name>\S.*)")
+_SIZE = re.compile(r"(?<=\S)\s{2,}\d[\d.,]*\s*[KMG]?B\Z")  # behind a name
+_NUMBERED = re.compile(r"\s*(\d+)(?:\t|\s*[:|\u2192])")  # a line as some tools show it
+_NO_OUTPUT = "(no output)"  # what stands for the text of an empty file
+
+
+_TOO_LONG = ToolResult("too long", is_error=True)
+
+
+class HoldsText(Protocol):
+    """Whether the file that the arguments of a tool name holds just this text; None where that cannot be known."""
+
+    async def __call__(self, tool: Tool, arguments: JSONObject, text: str) -> bool | None: ...
+
+
+async def _unknown(tool: Tool, arguments: JSONObject, text: str) -> bool | None:
+    return None
 
 
 class CallInner(Protocol):
@@ -171,8 +188,11 @@ class CompositeTools:
         """The tool of that name."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
-    async def run(self, call: ToolCall, *, inner: CallInner) -> CompositeResult:
-        """The result of a call of one of these tools; what is wrong with the call is a result, too."""
+    async def run(self, call: ToolCall, *, inner: CallInner, holds: HoldsText = _unknown) -> CompositeResult:
+        """The result of a call of one of these tools; what is wrong with the call is a result, too.
+
+        With `holds` no file is written that the server's tool does not give as it is.
+        """
         tool = self.find(call.name)
         assert tool is not None
         try:
@@ -186,7 +206,7 @@ class CompositeTools:
                 text = calculate(values["expression"])
                 return CompositeResult(text, seen=(("calculate", text),))
             assert self._files is not None
-            return await self._run_on_files(call.name, values, _Files(self._files, inner))
+            return await self._run_on_files(call.name, values, _Files(self._files, inner, holds))
         except ValueError as exc:
             return CompositeResult(str(exc), is_error=True)
 
@@ -211,9 +231,9 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     if not wanted:
         raise ValueError("The text to find is empty.")
     found = await files.read_below(folder)
-    hits, quoted = _search(found, holds_any(wanted)), " or ".join(map(repr, wanted))
+    hits, quoted = await _search(found, holds_any(wanted)), " or ".join(map(repr, wanted))
     for words, matches in () if hits else looser_searches(text):
-        if hits := _search(found, matches):
+        if hits := await _search(found, matches):
             quoted = f"{quoted} was not found, but {words}"
             break
     seen = {path: found.texts[path] for path in dict.fromkeys(path for path, _, _ in hits)}
@@ -230,11 +250,15 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     return CompositeResult(head, lines, seen=tuple(seen.items()), looked_at=looked_at)
 
 
-def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[str, int, str]]:
+async def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[str, int, str]]:
     """Path, number and text of the lines that pass a test."""
-    return [
-        (path, number, line) for path, content in found.texts.items() for number, line in find_lines(content, matches)
-    ]
+
+    def search() -> list[tuple[str, int, str]]:
+        texts = found.texts.items()
+        return [(path, number, line) for path, content in texts for number, line in find_lines(content, matches)]
+
+    # In a thread: megabytes take a second in which other runs must go on.
+    return await anyio.to_thread.run_sync(search, abandon_on_cancel=True)
 
 
 async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
@@ -242,7 +266,7 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     for path in paths:
         wanted.update(dict.fromkeys(await files.match(path) if "*" in path else [_tidy(path)]))
     found = await files.read(list(wanted))
-    if len(paths) == 1 and not found.texts and not found.failed[_tidy(paths[0])].startswith("ENOENT"):
+    if len(paths) == 1 and not found.texts and not found.failed.get(_tidy(paths[0]), "ENOENT").startswith("ENOENT"):
         found = await files.read_below(paths[0])  # a folder
     if not found.texts:
         raise ValueError(f"No file was read{found.problems()}.")
@@ -253,17 +277,25 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
 
 async def _compare_files(files: _Files, first: str, second: str) -> CompositeResult:
     one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
-    found = await anyio.to_thread.run_sync(find_differences, one, other)
+    found = await anyio.to_thread.run_sync(find_differences, one, other, abandon_on_cancel=True)
     names = f"{one[0]} and {other[0]}"
-    text = f"{_count(len(found), 'difference')} between {names}, and no others:" if found else f"{names} are the same."
-    return CompositeResult(text, "\n".join(found), seen=(one, other), looked_at=(one[0], other[0]))
+    text = (
+        f"{_count(found.count, 'difference')} between {names}, and no others"
+        if found.count
+        else f"{names} are the same"
+    )
+    text += f", except in {found.left_out}" if found.left_out else ""
+    text += ":" if found.count else "."
+    return CompositeResult(text, "\n".join(found.lines), seen=(one, other), looked_at=(one[0], other[0]))
 
 
 async def _count_files(files: _Files, folder: str) -> CompositeResult:
     paths = await files.walk(folder)
     by_extension = Counter(PurePosixPath(path).suffix.lower() or "no extension" for path in paths)
     lines = "\n".join(f"{extension}: {count}" for extension, count in sorted(by_extension.items()))
-    text = f"{_count(len(paths), 'file')} in {_shown(folder)} and its subfolders:"
+    without = f", without {', '.join(files.skipped[:_SHOWN_FAILURES])}" if files.skipped else ""
+    problems = _Found({}, files.unlisted).problems()
+    text = f"{_count(len(paths), 'file')} in {_shown(folder)} and its subfolders{without}{problems}:"
     return CompositeResult(text, lines, seen=(("count_files", "\n".join([text, lines, *paths])),))
 
 
@@ -283,21 +315,23 @@ async def _replace_text(
     lines: list[str] = []
     diffs: list[str] = []
     changed: dict[str, str] = {}
-    for name, text in found.texts.items():
-        replaced = replace_all(text, old, new)
-        if not replaced.count:
-            continue
-        if (name, new, old) in edits:
-            raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {name}.")
-        problem = await files.write(name, replaced.text)
+    made = {name: replaced for name, text in found.texts.items() if (replaced := replace_all(text, old, new)).count}
+    if undone := next((name for name in made if (name, new, old) in edits), ""):
+        raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
+    for name, replaced in made.items():
+        problem, is_written = await files.write(name, replaced.text, old=found.texts[name])
         if problem:
             lines.append(f"{name}: {problem}")
+            if is_written:
+                break  # the tool does not write what it is given: no other file may come to harm
             continue
         edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
         lines.append(f"{name}: {_count(replaced.count, 'place')} replaced{longer}")
-        diffs.append(show_changes(name, text, replaced.text))
+        diffs.append(show_changes(name, found.texts[name], replaced.text))
         changed[name] = replaced.text
+    if left := len(made) - len(lines):
+        lines.append(f"{_count(left, 'file')} left as before.")
     if not lines:
         searched = f"{_count(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
         raise ValueError(f"Nothing was changed: {old!r} was not found ({searched}).")
@@ -339,9 +373,12 @@ class _Found:
 class _Files:
     """The files of one call: walked, read and written with the inner tools. Errors are `ValueError`, for the model."""
 
-    def __init__(self, tools: _FileTools, inner: CallInner) -> None:
+    def __init__(self, tools: _FileTools, inner: CallInner, holds: HoldsText) -> None:
         self._tools = tools
         self._inner = inner
+        self._holds = holds
+        self.unlisted: dict[str, str] = {}  # folders below one that was walked, and why they could not be listed
+        self.skipped: list[str] = []  # folders that were left aside
 
     async def read_one(self, path: str) -> str:
         """The text of a file."""
@@ -357,7 +394,8 @@ class _Files:
 
         async def read(path: str) -> None:
             async with limiter:
-                results[path] = await self._call(self._tools.read, path)
+                is_full = sum(len(result.text) for result in results.values()) > MAX_CHARS
+                results[path] = _TOO_LONG if is_full else await self._call(self._tools.read, path)
 
         async with anyio.create_task_group() as group:
             for path in dict.fromkeys(paths[:MAX_FILES]):
@@ -370,9 +408,9 @@ class _Files:
             if result.is_error:
                 failed[path] = _first_line(result.text)
             elif len(result.text) > room:
-                failed[path] = "too long"
+                failed[path] = _TOO_LONG.text
             else:
-                texts[path] = result.text
+                texts[path] = "" if result.text == _NO_OUTPUT else result.text
                 room -= len(result.text)
         return _Found(texts, failed)
 
@@ -385,14 +423,15 @@ class _Files:
             if not files.texts:
                 raise
             return files
-        return await self.read(found)
+        files = await self.read(found)
+        return _Found(files.texts, {**self.unlisted, **files.failed})
 
     async def match(self, pattern: str) -> list[str]:
         """The files that a pattern such as src/*.py or src/**/*.py names."""
         pattern = _tidy(pattern)
         fixed = pattern[: pattern.index("*")].rpartition("/")[0]
         wanted = _compile_glob(pattern)
-        found = [path for path in await self.walk(fixed or ".") if wanted.fullmatch(path)]
+        found = [path for path in await self.walk(fixed or ".") if wanted(path)]
         if not found:
             raise ValueError(f"No file matches {pattern!r}.")
         return found
@@ -411,15 +450,21 @@ class _Files:
             for path, result in results.items():
                 if result.is_error and not depth:
                     raise ValueError(f"{_shown(folder)} could not be listed: {_first_line(result.text)}")
-                for name, is_folder in () if result.is_error else read_listing(result.text):
+                if result.is_error:
+                    self.unlisted[path] = _first_line(result.text)
+                    continue
+                for name, is_folder in read_listing(result.text):
                     whole = name if path == "." else f"{path.rstrip('/')}/{name}"
                     if not is_folder:
                         files.append(whole)
-                    elif name not in _SKIPPED:
+                    elif name in _SKIPPED:
+                        self.skipped.append(whole)
+                    else:
                         below.append(whole)
             if len(files) > MAX_FILES:
                 raise ValueError(f"{_shown(folder)} holds more than {MAX_FILES} files; name a smaller folder.")
             level = below
+        self.unlisted.update(dict.fromkeys(level, f"more than {MAX_DEPTH} folders deep"))
         return sorted(files)
 
     async def _list(self, folders: Sequence[str]) -> dict[str, ToolResult]:
@@ -435,18 +480,34 @@ class _Files:
                 group.start_soon(ask, path)
         return {path: results[path] for path in folders}
 
-    async def write(self, path: str, text: str) -> str:
-        """Write a file and read it again; returns what went wrong."""
+    async def write(self, path: str, text: str, *, old: str) -> tuple[str, bool]:
+        """Write a file that was read as `old`, and read it again; what went wrong, and whether it was written."""
         tool = self._tools.write
         assert tool is not None
+        named = {self._tools.paths[tool.name]: path}
+        held = await self._holds(tool, named, old)
+        if held is False or (held is None and _is_decorated(old)):
+            return "not changed, because it cannot be read exactly as it is", False
         result = await self._call(tool, path, {self._tools.content: text})
         if result.is_error:
-            return f"not changed, {_first_line(result.text)}"
-        now = await self._call(self._tools.read, path)
-        return "" if now.text.rstrip() == text.rstrip() else "written, but it does not hold what was written"
+            return f"not changed, {_first_line(result.text)}", False
+        held = await self._holds(tool, named, text)
+        if held is None:
+            held = (await self._call(self._tools.read, path)).text.rstrip() == text.rstrip()
+        return "" if held else "written, but it does not hold what was written", True
 
     async def _call(self, tool: Tool, path: str, more: JSONObject | None = None) -> ToolResult:
         return await self._inner(tool, {self._tools.paths[tool.name]: path, **(more or {})})
+
+
+def _is_decorated(text: str) -> bool:
+    """Whether a text seems not to be just what the file holds: bytes were replaced, or its lines are numbered."""
+    numbers = [_NUMBERED.match(line) for line in text.splitlines()]
+    return "\ufffd" in text or (
+        len(numbers) > 1
+        and all(numbers)
+        and [int(match[1]) for match in numbers if match] == list(range(1, len(numbers) + 1))
+    )
 
 
 def _find_file_tools(tools: Sequence[Tool]) -> _FileTools | None:
@@ -510,13 +571,37 @@ def _read_line(line: str) -> tuple[str, bool]:
     match = _LISTED.fullmatch(line.strip())
     if match is None:
         return "", False
-    return match["name"], (match["kind"] or "").upper().startswith("DIR") or match["name"].endswith("/")
+    name = _SIZE.sub("", match["name"])
+    return name, (match["kind"] or "").upper().startswith("DIR") or name.endswith("/")
 
 
-def _compile_glob(pattern: str) -> re.Pattern[str]:
-    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
+def _compile_glob(pattern: str) -> Callable[[str], bool]:
+    """The test whether a path fits a pattern. In time linear to the path, however many stars there are."""
+    names = re.sub(r"\*\*+(?=[^/*])", "**/*", pattern).split("/")
+    parts = [None if name == "**" else re.compile(translate(name.replace("[", "[[]"))) for name in names]
+
+    def skip_folders(reached: set[int]) -> set[int]:
+        """With what comes behind each `**` reached, which may stand for no folder."""
+        for number, part in enumerate(parts):
+            if number in reached and part is None:
+                reached.add(number + 1)
+        return reached
+
+    def fits(path: str) -> bool:
+        reached = skip_folders({0})
+        for name in path.split("/"):
+            followed: set[int] = set()
+            for number in reached:
+                if number == len(parts):
+                    continue
+                if (part := parts[number]) is None:
+                    followed.add(number)
+                elif part.match(name):
+                    followed.add(number + 1)
+            reached = skip_folders(followed)
+        return len(parts) in reached
+
+    return fits
 
 
 def _tidy(path: str) -> str:

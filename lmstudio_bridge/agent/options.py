@@ -23,6 +23,10 @@ class ChangeWatch(Protocol):
         """Keep what a writing call is about to change. Never raises."""
         ...
 
+    async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
+        """Whether the file that the arguments name holds just this text; None if it is not on this machine."""
+        ...
+
     async def finish(self) -> FilesChanged | None:
         """What was changed; None if there was no such call."""
         ...

@@ -5,24 +5,31 @@ Errors are `ValueError` with a sentence for the model.
 
 from __future__ import annotations
 
+import ast
 import csv
-import difflib
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
 
-MAX_COMPARED = 20_000  # lines of a text; comparing takes time in proportion to their product
-_EXACTLY_COMPARED = 1_000_000  # lines times lines; above, lines that are very frequent are taken less exactly
+from lmstudio_bridge.agent.line_diff import differing_ranges
+from lmstudio_bridge.text import one_line, shortened
+
+MAX_COMPARED = 20_000  # lines of a text
 _LINE = 240  # characters of a line that is shown
 _MAX_EXPRESSION = 500  # characters
 _ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
+_CELL = 60  # characters of a cell that is shown
+_MAX_DIGITS = 100  # of a number in a table
+_MAX_POWER = 4_000  # digits of a result; Python writes 4,300
 _WORD = re.compile(r"\w+")
-_SETTING = re.compile(r"(?:export\s+)?[\"']?([\w.-]+)[\"']?\s*[=:]\s*(.*?)\s*,?")
+_SETTING = re.compile(r"(?:export\s+)?[\"']?([\w.-]+)[\"']?\s*[=:](.*)")
+_COMMENT = ("#", ";", "//")
 _HEADING = re.compile(r"\[\[?([^\[\]]+)\]?\]")
 _DEFINES = r"\b(?:def|class|function|func|fn|const|let|var|type|struct|enum|interface)\s+"
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "^": "**"})
@@ -84,7 +91,12 @@ def defines(line: str, wanted: Iterable[str]) -> bool:
 
 
 def replace_all(text: str, old: str, new: str) -> Replaced:
-    """Replace a text everywhere; a word only where it is a whole one, if it is one anywhere."""
+    """Replace a text everywhere; a word only where it is a whole one, if it is one anywhere.
+
+    Line ends of `old` and `new` are those of the text.
+    """
+    if text.count("\r\n") == text.count("\n") > 0:
+        old, new = (re.sub(r"\r?\n", "\r\n", each) for each in (old, new))
     total = text.count(old)
     if _WORD.fullmatch(old):
         replaced, whole = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
@@ -95,26 +107,57 @@ def replace_all(text: str, old: str, new: str) -> Replaced:
 
 def show_changes(path: str, old: str, new: str) -> str:
     """The changed lines, as in a unified diff without context."""
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), path, path, lineterm="", n=0)
-    return "\n".join(cut_line(line) for line in lines if not line.startswith("---"))
+    lines, others = old.splitlines(), new.splitlines()
+    shown = [f"+++ {path}"]
+    for a, b, c, d in differing_ranges(lines, others):
+        shown.append(f"@@ -{_span(a, b)} +{_span(c, d)} @@")
+        shown += [f"-{line}" for line in lines[a:b]]
+        shown += [f"+{line}" for line in others[c:d]]
+    return "\n".join(map(cut_line, shown)) if len(shown) > 1 else ""
 
 
-def find_differences(first: tuple[str, str], second: tuple[str, str]) -> list[str]:
-    """Each difference of two files, given as path and text.
+def _span(start: int, end: int) -> str:
+    """A range of lines as unified diffs write it."""
+    count = end - start
+    return str(end) if count == 1 else f"{start + 1 if count else start},{count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """The differences of two texts: how many, and lines that tell all of them.
+
+    `left_out` is what was not compared, "" if the texts do not differ in it.
+    """
+
+    count: int
+    lines: Sequence[str]
+    left_out: str = ""
+
+
+def find_differences(first: tuple[str, str], second: tuple[str, str]) -> Differences:
+    """The differences of two files, given as path and text.
 
     JSON objects, and lines such as `name = value` below headings, are compared by their names.
     """
     one, other = _settings(first[1]), _settings(second[1])
+    left_out = "comments" if _comments(first[1]) != _comments(second[1]) else ""
     if one is None or other is None:
-        one, other = _table(first[1]), _table(second[1])
+        one, other, left_out = _table(first[1]), _table(second[1]), ""
+    if first[1] == second[1]:
+        return Differences(0, ())
     if one is not None and other is not None:
-        return list(_differing_settings((first[0], one), (second[0], other)))
+        found = list(_differing_settings((first[0], one), (second[0], other)))
+        return Differences(len(found), found, left_out or ("" if found else "order or spacing"))
     lines, others = first[1].splitlines(), second[1].splitlines()
     if _is_list(lines) and _is_list(others):
-        return [*_only_in((first[0], lines), (second[0], others)), *_only_in((second[0], others), (first[0], lines))]
+        left, right = _only_in(lines, others), _only_in(others, lines)
+        told = [f"in {first[0]} but not in {second[0]}: {', '.join(left)}"] if left else []
+        told += [f"in {second[0]} but not in {first[0]}: {', '.join(right)}"] if right else []
+        return Differences(len(left) + len(right), told, "" if told else "order or spacing")
     if max(len(lines), len(others)) > MAX_COMPARED:
         raise ValueError(f"A file has more than {MAX_COMPARED:,} lines, which is too long to compare.")
-    return list(_differing_lines((first[0], lines), (second[0], others)))
+    found = list(_differing_lines((first[0], lines), (second[0], others)))
+    return Differences(len(found), found, "" if found else "line ends")
 
 
 def _differing_settings(first: tuple[str, Mapping[str, str]], second: tuple[str, Mapping[str, str]]) -> Iterator[str]:
@@ -128,11 +171,10 @@ def _differing_settings(first: tuple[str, Mapping[str, str]], second: tuple[str,
             yield f"{name}: {one[name]} in {path}, {other[name]} in {other_path}"
 
 
-def _only_in(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:
+def _only_in(lines: Sequence[str], others: Sequence[str]) -> list[str]:
     """The lines that only the first of two lists has."""
-    known = {line.strip() for line in second[1]}
-    if only := [line.strip() for line in first[1] if line.strip() and line.strip() not in known]:
-        yield f"in {first[0]} but not in {second[0]}: {', '.join(only)}"
+    known = {line.strip() for line in others}
+    return [line.strip() for line in lines if line.strip() and line.strip() not in known]
 
 
 def _is_list(lines: Sequence[str]) -> bool:
@@ -146,27 +188,23 @@ def _table(text: str) -> dict[str, str] | None:
     if "," not in text and ";" not in text and "\t" not in text:
         return None
     try:
-        heading, *rows = _rows(text)
+        heading, *rows = _rows(text, whole=True)
     except ValueError:
         return None
     if len({row[0] for row in rows}) < len(rows) or len(heading) < 2:
-        return None
-    if any(len(line) != len(heading) for line in csv.reader(io.StringIO(text)) if line):
         return None
     return {f"{row[0]} {name}": cell for row in rows for name, cell in zip(heading[1:], row[1:], strict=True)}
 
 
 def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:
     (path, lines), (other_path, others) = first, second
-    long = len(lines) * len(others) > _EXACTLY_COMPARED
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, lines, others, autojunk=long).get_opcodes():
-        if kind == "equal":
-            continue
+    for a, b, c, d in differing_ranges(lines, others):
         for number in range(max(b - a, d - c)):
             left, right = a + number, c + number
             if left < b and right < d:
-                yield f"{path}:{left + 1}: {cut_line(lines[left])}"
-                yield f"  {other_path}:{right + 1}: {cut_line(others[right])}"
+                yield (
+                    f"{path}:{left + 1}: {cut_line(lines[left])}\n  {other_path}:{right + 1}: {cut_line(others[right])}"
+                )
             elif left < b:
                 yield f"in {path} but not in {other_path}: line {left + 1}: {cut_line(lines[left])}"
             else:
@@ -176,32 +214,46 @@ def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequen
 def _settings(text: str) -> dict[str, str] | None:
     """The settings in a text by name; None if it holds anything else."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        if isinstance(value, dict):
+            return dict(_flat(value))
     except (ValueError, RecursionError):
         value = None
     if value is not None:
-        return dict(_flat(value)) if isinstance(value, dict) else None
+        return None
     found: dict[str, str] = {}
     section = ""
     for line in text.splitlines():
         plain = line.strip()
-        if not plain or plain.startswith(("#", ";", "//")):
+        if not plain or plain.startswith(_COMMENT):
             continue
         if heading := _HEADING.fullmatch(plain):
             section = f"{heading[1].strip()}."
         elif (setting := _SETTING.fullmatch(plain)) and line[:1].strip() and section + setting[1] not in found:
-            found[section + setting[1]] = setting[2]
+            found[section + setting[1]] = setting[2].strip().removesuffix(",").rstrip()
         else:
             return None
     return found or None
 
 
+def _comments(text: str) -> list[str]:
+    return [plain for line in text.splitlines() if (plain := line.strip()).startswith(_COMMENT)]
+
+
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, child in value.items():
+        whole = prefix + (json.dumps(name, ensure_ascii=False) if "." in name else name)
         if isinstance(child, dict) and child:
-            yield from _flat(child, f"{prefix}{name}.")
+            yield from _flat(child, f"{whole}.")
         else:
-            yield f"{prefix}{name}", json.dumps(child, ensure_ascii=False)
+            yield whole, json.dumps(child, ensure_ascii=False)
 
 
 def add_up(text: str, column: str, where: str = "") -> str:
@@ -209,26 +261,36 @@ def add_up(text: str, column: str, where: str = "") -> str:
 
     Without a `column` the rows are counted. Totals of all rows come with those by the values of other columns.
     """
-    rows = _rows(text)
+    with localcontext() as context:
+        context.prec = 3 * _MAX_DIGITS  # exact, whatever the numbers and however many
+        return _add_up(_rows(text), column, where)
+
+
+def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
     taken = rows[1:]
     if where.strip():
         key, wanted = _condition_of(rows, where)
         taken = [row for row in taken if row[key].strip().casefold() == wanted]
         if not taken:
-            known = ", ".join(sorted({row[key].strip() for row in rows[1:]})[:_SHOWN_VALUES])
-            raise ValueError(f"No row has {where.strip()}. The values of {rows[0][key]} are: {known}")
-        where = f"{rows[0][key].strip()}={taken[0][key].strip()}"
+            known = ", ".join(sorted({_cell(row[key]) for row in rows[1:]})[:_SHOWN_VALUES])
+            raise ValueError(f"No row has {where.strip()}. The values of {_cell(rows[0][key])} are: {known}")
+        where = f"{_cell(rows[0][key])}={_cell(taken[0][key])}"
     number = _find_column(rows[0], column) if column.strip() else None
     if column.strip() and number is None and not where.strip():
-        raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(rows[0])}")
+        raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
     numbers = [] if number is None else [each for row in taken if (each := _decimal(row[number])) is not None]
     if number is None or not numbers:
         return f"{len(taken)} of {len(rows) - 1} rows{_condition(where)}"
     without = len(taken) - len(numbers)
     skipped = f"; {without} without a number left out" if without else ""
     counted = f"{len(numbers)} of {len(rows) - 1} rows{skipped}"
-    total = f"Total of {rows[0][number]}{_condition(where)}: {sum(numbers, Decimal(0)):f} ({counted})"
+    total = f"Total of {_cell(rows[0][number])}{_condition(where)}: {sum(numbers, Decimal(0)):f} ({counted})"
     return "\n".join([total, *([] if where.strip() else _totals_by_value(rows, number))])
+
+
+def _cell(text: str) -> str:
+    """A cell as it is shown in the bridge's own words: short and in one line, because others wrote it."""
+    return shortened(one_line(text), _CELL)
 
 
 def _condition(where: str) -> str:
@@ -244,20 +306,24 @@ def _totals_by_value(rows: Sequence[Sequence[str]], number: int) -> Iterator[str
             totals[value] = totals.get(value, Decimal(0)) + (_decimal(row[number]) or Decimal(0))
         if key != number and len(totals) <= min(_SHOWN_VALUES, (len(rows) - 1) * 2 // 3):
             ordered = sorted(totals.items(), key=lambda item: -item[1])
-            yield f"By {name.strip()}: {', '.join(f'{value} {total:f}' for value, total in ordered)}"
+            yield f"By {_cell(name)}: {', '.join(f'{_cell(value)} {total:f}' for value, total in ordered)}"
 
 
-def _rows(text: str) -> list[list[str]]:
-    """The rows of a CSV text, the heading first, all of its length."""
+def _rows(text: str, *, whole: bool = False) -> list[list[str]]:
+    """The rows of a CSV text, the heading first, all of its length; with `whole` they have to be so in the text."""
     lines = text.strip().splitlines()
+    heading = re.sub(r'"[^"]*"', "", lines[0]) if lines else ""
+    delimiter = max(",;\t|", key=heading.count)
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter, skipinitialspace=True)
     try:
-        dialect: Any = csv.Sniffer().sniff("\n".join(lines[:20]), delimiters=",;\t|")
-    except csv.Error:
-        dialect = csv.excel
-    rows = [row for row in csv.reader(io.StringIO("\n".join(lines)), dialect, skipinitialspace=True) if any(row)]
+        rows = [row for row in reader if any(row)]
+    except csv.Error as exc:  # such as a cell above the module's limit
+        raise ValueError(f"The file could not be read as CSV: {exc}.") from exc
     if len(rows) < 2:
         raise ValueError("The file has no rows with a heading above them.")
     width = len(rows[0])
+    if whole and any(len(row) != width for row in rows):
+        raise ValueError("The rows differ in length.")
     return [(row + [""] * width)[:width] for row in rows]
 
 
@@ -274,7 +340,7 @@ def _condition_of(rows: Sequence[Sequence[str]], where: str) -> tuple[int, str]:
         return key, wanted
     holding = [key for key in range(len(rows[0])) if any(row[key].strip().casefold() == wanted for row in rows[1:])]
     if len(holding) != 1:
-        raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(rows[0])}")
+        raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
     return holding[0], wanted
 
 
@@ -287,13 +353,15 @@ def _find_column(heading: Sequence[str], name: str) -> int | None:
 
 def _decimal(text: str) -> Decimal | None:
     plain = re.sub(r"[\s$€£¥%_]", "", text)
+    if len(plain) > _MAX_DIGITS:
+        return None
     if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", plain):
         plain = plain.replace(",", "")
     try:
         value = Decimal(plain.replace(",", "."))
     except InvalidOperation:
         return None
-    return value if value.is_finite() else None
+    return value if value.is_finite() and abs(value.adjusted()) <= _MAX_DIGITS else None
 
 
 def calculate(expression: str) -> str:
@@ -305,11 +373,18 @@ def calculate(expression: str) -> str:
     plain = plain.translate(_SIGNS).strip().removesuffix("=").strip()
     if len(plain) > _MAX_EXPRESSION or re.search(r"[\"'\[{]", plain):
         raise ValueError("Only numbers, + - * / ** % and parentheses can be calculated, in a short expression.")
-    evaluator = SimpleEval(operators=DEFAULT_OPERATORS, functions=dict(_FUNCTIONS), names={})
+    operators = {**DEFAULT_OPERATORS, ast.Pow: _power}
+    evaluator = SimpleEval(operators=operators, functions=dict(_FUNCTIONS), names={})
     try:
         value = evaluator.eval(plain)
-    except (InvalidExpression, ArithmeticError, SyntaxError, TypeError, ValueError) as exc:
+    except (InvalidExpression, ArithmeticError, SyntaxError, TypeError, ValueError, RecursionError) as exc:
         raise ValueError(f"{expression!r} could not be calculated: {exc}") from exc
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{expression!r} is not a number.")
-    return f"{plain} = {value if isinstance(value, int) else f'{value:.12g}'}"
+    return f"{plain} = {value if isinstance(value, int) else f'{value:.15g}'}"
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and isinstance(exponent, int) and abs(exponent) * base.bit_length() > _MAX_POWER * 3:
+        raise ValueError("the result is too large")
+    return base**exponent

@@ -395,7 +395,10 @@ class ToolExecutor:
             inner = ToolCall(f"{call.id}.{count}", tool.name, _as_json(arguments))
             return await self._answer(number, inner, inner=True)
 
-        result = await self._composites.run(call, inner=run_inner)
+        async def holds(tool: Tool, arguments: JSONObject, text: str) -> bool | None:
+            return await self._watch.holds(tool.source, arguments, text) if self._watch else None
+
+        result = await self._composites.run(call, inner=run_inner, holds=holds)
         own = self._redact(clean_text(result.text)[0])
         data = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, result.data))[0])
         for where, text in result.seen:

@@ -132,11 +132,21 @@ class ChangeRecorder:
         self._seen.problems.update(found.problems)
         self._seen.is_complete &= found.is_complete
 
+    async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
+        """Whether the file that the arguments name holds just this text; None if it is not on this machine."""
+        return await anyio.to_thread.run_sync(self._holds, tool, arguments, text, abandon_on_cancel=True)
+
     async def finish(self) -> FilesChanged | None:
         """What was changed since; None if there was no writing call."""
         if not self._calls:
             return None
         return await anyio.to_thread.run_sync(self._compare, abandon_on_cancel=True)
+
+    def _holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
+        data = text.encode("utf-8", "surrogatepass")
+        states = [look_at(place, max_bytes=len(data)) for place in self._policy.places(tool, arguments)]
+        files = [content for state, content in states if _FILE.fullmatch(state)]
+        return any(content == data for content in files) if files else None
 
     def _look(self, tool: ServerTool, arguments: JSONObject, known: frozenset[Path]) -> _Seen:
         seen = _Seen(is_complete=changes_files_by_name(tool.name))

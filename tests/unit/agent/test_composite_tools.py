@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from lmstudio_bridge.agent.composite_tools import (
+    MAX_CHARS,
+    MAX_DEPTH,
     MAX_FILES,
     MAX_HITS,
     CompositeResult,
@@ -165,6 +167,22 @@ class TestFindText:
         found = await Disk(SOURCES, locked=frozenset({"src/a.py"})).call("find_text", text="x =", folder="src")
         assert "src/a.py could not be read (EACCES: src/a.py)" in found.text
 
+    async def test_a_folder_that_cannot_be_listed_is_named(self) -> None:
+        disk = Disk(SOURCES, locked=frozenset({"src/deep"}))
+        found = await disk.call("find_text", text="FIXME", folder="src")
+        assert found.text == (
+            "'FIXME' was not found: 1 file searched in src; src/deep could not be read (EACCES: src/deep)."
+        )
+        counted = await disk.call("count_files", folder="src")
+        assert "src/deep could not be read" in counted.text
+
+    @pytest.mark.parametrize(("depth", "found"), [(MAX_DEPTH - 1, True), (MAX_DEPTH, False)])
+    async def test_a_folder_that_lies_too_deep_is_named(self, depth: int, found: bool) -> None:
+        folder = "/".join(["d"] * depth)
+        result = await Disk({f"{folder}/a.txt": "it"}).call("find_text", text="it", folder=".")
+        assert bool(result.data) is found
+        assert (f"{folder} could not be read (more than {MAX_DEPTH} folders deep)" in result.text) is not found
+
     async def test_a_folder_that_is_not_there_is_an_error(self) -> None:
         found = await Disk(SOURCES).call("find_text", text="x", folder="lib")
         assert (found.text, found.is_error) == ("lib could not be listed: ENOENT: no such folder", True)
@@ -207,6 +225,35 @@ class TestReadFiles:
         found = await composites().run(ToolCall("c1", "read_files", '{"paths": ["src/"]}'), inner=refuse_folders)
         assert found.looked_at == ("src/a.py", "src/deep/b.py")
 
+    @pytest.mark.parametrize(
+        ("pattern", "names"),
+        [
+            ("**", ["a.py", "d/a.py", "d/e/a[1].py"]),
+            ("**/*.py", ["a.py", "d/a.py", "d/e/a[1].py"]),
+            ("**.py", ["a.py", "d/a.py", "d/e/a[1].py"]),
+            ("d/**/a*", ["d/a.py", "d/e/a[1].py"]),
+            ("d/*/a[1]*", ["d/e/a[1].py"]),
+            ("*/a.py", ["d/a.py"]),
+        ],
+    )
+    async def test_patterns_are_those_of_a_shell(self, pattern: str, names: list[str]) -> None:
+        found = await Disk(dict.fromkeys(("a.py", "d/a.py", "d/e/a[1].py"), "x")).call("read_files", paths=[pattern])
+        assert found.looked_at == tuple(names)
+
+    @pytest.mark.parametrize("pattern", ["*a" * 30 + "*b", "**/" * 30 + "b", "**" * 30 + "b"])
+    async def test_a_pattern_of_many_stars_takes_no_time(self, pattern: str) -> None:
+        assert (await Disk({f"{'a' * 200}/{'a/' * 9}c": "x"}).call("read_files", paths=[pattern])).is_error
+
+    async def test_a_pattern_whose_files_cannot_be_read_is_an_error(self) -> None:
+        found = await Disk({"a.py": "x"}, locked=frozenset({"a.py"})).call("read_files", paths=["*.py"])
+        assert found.text == "No file was read; a.py could not be read (EACCES: a.py)."
+
+    async def test_no_more_is_read_than_can_be_held(self) -> None:
+        disk = Disk({f"f{number:02}": "x" * (MAX_CHARS // 2) for number in range(40)})
+        found = await disk.call("read_files", paths=["*"])
+        assert found.looked_at == ("f00", "f01")
+        assert len([name for name, _ in disk.calls if name == "read_text_file"]) < 20
+
     @pytest.mark.parametrize("paths", [["*.rs"], ["gone.md"]])
     async def test_nothing_to_read_is_an_error(self, paths: list[str]) -> None:
         assert (await Disk(SOURCES).call("read_files", paths=paths)).is_error
@@ -226,7 +273,7 @@ async def test_equal_files_are_said_to_be_the_same() -> None:
 
 async def test_files_are_counted_by_extension() -> None:
     found = await Disk(SOURCES).call("count_files", folder="src")
-    assert found.text == "3 files in src and its subfolders:"
+    assert found.text == "3 files in src and its subfolders, without src/node_modules:"
     assert found.data == ".png: 1\n.py: 2"
 
 
@@ -284,6 +331,55 @@ class TestReplaceText:
         assert found.is_error
         assert found.text.splitlines() == ["0 files changed.", "a.py: not changed, EROFS: read-only"]
 
+    @pytest.mark.parametrize("old", ["1\tone\n2\ttwo", "1: one\n2: two\n", "   1 | one\n   2 | two", "caf\ufffd one"])
+    async def test_a_file_that_is_not_read_as_it_is_is_not_written(self, old: str) -> None:
+        disk = Disk({"a.py": old})
+        found = await disk.call("replace_text", path="a.py", old="one", new="two")
+        assert found.is_error
+        assert "a.py: not changed, because it cannot be read exactly as it is" in found.text
+        assert disk.files == {"a.py": old}
+
+    @pytest.mark.parametrize(("held", "is_written"), [(True, True), (False, False), (None, False)])
+    async def test_whoever_knows_the_file_decides_whether_it_was_read_as_it_is(
+        self, held: bool | None, is_written: bool
+    ) -> None:
+        disk = Disk({"a.txt": "1: one\n2: two\n"})
+
+        async def holds(tool: Tool, arguments: JSONObject, text: str) -> bool | None:
+            return held and disk.files[arguments["path"]] == text
+
+        call = ToolCall("c1", "replace_text", json.dumps({"path": "a.txt", "old": "one", "new": "1"}))
+        found = await composites().run(call, inner=disk, holds=holds)
+        assert found.is_error is not is_written
+        assert disk.files["a.txt"].startswith("1: 1\n") is is_written
+
+    async def test_the_text_for_an_empty_file_is_not_taken_for_its_content(self) -> None:
+        disk = Disk({"a.py": "(no output)"})
+        assert (await disk.call("replace_text", path="a.py", old="output", new="x")).is_error
+        assert disk.files == {"a.py": "(no output)"}
+
+    async def test_nothing_is_written_where_one_of_the_files_would_be_changed_back(self) -> None:
+        disk, tools = Disk({"a.py": "two\n", "b.py": "one\n"}), composites()
+        await disk.call("replace_text", tools=tools, path="b.py", old="one", new="two")
+        assert (await disk.call("replace_text", tools=tools, path=".", old="two", new="one")).is_error
+        assert disk.files == {"a.py": "two\n", "b.py": "two\n"}
+
+    async def test_no_other_file_is_written_once_a_file_does_not_hold_what_was_written(self) -> None:
+        disk = Disk({"a.py": "one", "b.py": "one", "c.py": "one"})
+
+        async def cut(tool: Tool, arguments: JSONObject) -> ToolResult:
+            short = {"content": arguments["content"][:1]} if "content" in arguments else {}
+            return await disk(tool, {**arguments, **short})
+
+        call = ToolCall("c1", "replace_text", json.dumps({"path": ".", "old": "one", "new": "two"}))
+        found = await composites().run(call, inner=cut)
+        assert found.text.splitlines() == [
+            "0 files changed.",
+            "a.py: written, but it does not hold what was written",
+            "2 files left as before.",
+        ]
+        assert disk.files == {"a.py": "t", "b.py": "one", "c.py": "one"}
+
     async def test_a_write_that_did_nothing_is_noticed(self) -> None:
         disk = Disk({"a.py": "one"})
 
@@ -315,6 +411,7 @@ async def test_invalid_arguments_are_a_result_or_read_liberally(name: str, argum
         ("a.txt\nsrc/\n\n", [("a.txt", False), ("src", True)]),
         ("- a.txt\n- src/", [("a.txt", False), ("src", True)]),
         (".\n..", []),
+        (f"a{' ' * 100_000}b", [(f"a{' ' * 100_000}b", False)]),
     ],
 )
 def test_listings_of_many_forms_are_read(text: str, entries: list[tuple[str, bool]]) -> None:

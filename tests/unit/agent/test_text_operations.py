@@ -6,6 +6,7 @@ import pytest
 
 from lmstudio_bridge.agent.text_operations import (
     MAX_COMPARED,
+    Differences,
     add_up,
     calculate,
     defines,
@@ -67,7 +68,7 @@ def test_changed_lines_are_shown_without_context() -> None:
 def test_settings_are_compared_by_name_whatever_their_order() -> None:
     first = ("a.ini", "[web]\nport = 80\nhost = x\n[db]\nport = 1\n")
     second = ("b.ini", "[db]\nport = 2\n[web]\nhost = x\nport = 80\ndebug = yes\n")
-    assert find_differences(first, second) == [
+    assert find_differences(first, second).lines == [
         "db.port: 1 in a.ini, 2 in b.ini",
         "web.debug: in b.ini but not in a.ini (yes)",
     ]
@@ -75,26 +76,56 @@ def test_settings_are_compared_by_name_whatever_their_order() -> None:
 
 def test_json_objects_are_compared_by_name() -> None:
     found = find_differences(("a.json", '{"a": 1, "b": {"c": [1]}}'), ("b.json", '{"b": {"c": [2]}, "a": 1}'))
-    assert found == ["b.c: [1] in a.json, [2] in b.json"]
+    assert found.lines == ["b.c: [1] in a.json, [2] in b.json"]
 
 
 def test_other_texts_are_compared_by_line() -> None:
     found = find_differences(("a.md", "One.\nTwo.\nThree.\n"), ("b.md", "One.\n2.\nThree.\nFour.\n"))
-    assert found == ["a.md:2: Two.", "  b.md:2: 2.", "in b.md but not in a.md: line 4: Four."]
+    assert (found.count, found.lines) == (2, ["a.md:2: Two.\n  b.md:2: 2.", "in b.md but not in a.md: line 4: Four."])
 
 
 def test_lists_are_compared_whatever_their_order() -> None:
     found = find_differences(("a.txt", "Ada\nBo\nCy\n"), ("b.txt", "Dan\nCy\nAda\n"))
-    assert found == ["in a.txt but not in b.txt: Bo", "in b.txt but not in a.txt: Dan"]
+    assert (found.count, found.lines) == (2, ["in a.txt but not in b.txt: Bo", "in b.txt but not in a.txt: Dan"])
 
 
 def test_tables_are_compared_by_their_first_column() -> None:
     found = find_differences(("a.csv", "item,price\nnut,1\nbolt,2\n"), ("b.csv", "item,price\nbolt,3\nnut,1\npin,4\n"))
-    assert found == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: in b.csv but not in a.csv (4)"]
+    assert found.lines == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: in b.csv but not in a.csv (4)"]
 
 
 def test_equal_texts_have_no_difference() -> None:
-    assert find_differences(("a", "x\n"), ("b", "x")) == []
+    assert find_differences(("a", "x\n"), ("b", "x\n")) == Differences(0, ())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left_out"),
+    [
+        ("port = 1\n# one\n", "port = 1\n# two\n", "comments"),
+        ('{"a": 1, "b": 2}', '{"b": 2, "a": 1}', "order or spacing"),
+        ("Ada\nBo\n", "Bo\nAda\n", "order or spacing"),
+        ("Some words.\n", "Some words.\r\n", "line ends"),
+    ],
+)
+def test_what_was_not_compared_is_said_where_the_texts_differ_in_it(first: str, second: str, left_out: str) -> None:
+    assert find_differences(("a", first), ("b", second)) == Differences(0, [], left_out)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('{"a.b": 1}', '{"a": {"b": 1}}'),
+        ('{"a": 1, "a": 2}', '{"a": 2}'),
+        ('{"a":' * 3_000 + "1" + "}" * 3_000, '{"a": 1}'),
+    ],
+)
+def test_json_that_names_cannot_tell_apart_differs(first: str, second: str) -> None:
+    assert find_differences(("a.json", first), ("b.json", second)).count
+
+
+def test_a_setting_with_much_white_space_is_read_at_once() -> None:
+    value = f"a{' ' * 100_000}b"
+    assert find_differences(("a", f"k = {value}"), ("b", "k = 1")).lines == [f"k: {value} in a, 1 in b"]
 
 
 @pytest.mark.parametrize(("lines", "refused"), [(MAX_COMPARED, False), (MAX_COMPARED + 1, True)])
@@ -104,7 +135,34 @@ def test_texts_that_take_too_long_are_not_compared(lines: int, refused: bool) ->
         with pytest.raises(ValueError, match="too long"):
             find_differences(long, ("b", "other"))
     else:
-        assert find_differences(long, long) == []
+        assert find_differences(long, ("b", long[1])) == Differences(0, ())
+
+
+def test_the_line_ends_of_a_text_are_kept() -> None:
+    assert replace_all("a\r\nb\r\n", "a\nb", "x\ny\nz").text == "x\r\ny\r\nz\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "total"),
+    [
+        ("a,b\nx,1e9999999\ny,2\n", "Total of b: 2 (1 of 2 rows; 1 without a number left out)"),
+        (f"a,b\nx,{10**99}\ny,0.5\n", f"Total of b: {10**99}.5 (2 of 2 rows)"),
+        ("a,b\n" + ',"' * 50_000 + "1\n", "1 of 1 rows"),
+        ('"a, b";c\nx;1,5\n', "Total of c: 1.5 (1 of 1 rows)"),
+    ],
+)
+def test_hostile_numbers_and_quotes_are_no_trouble(text: str, total: str) -> None:
+    assert add_up(text, text.partition("\n")[0][-1]).startswith(total)
+
+
+def test_a_cell_that_is_too_long_is_an_error_in_words() -> None:
+    with pytest.raises(ValueError, match="could not be read as CSV"):
+        add_up(f"a,b\n{'x' * 200_000},1\n", "b")
+
+
+def test_cells_are_shown_in_one_short_line() -> None:
+    text = f'who,"sum\nof all {"x" * 100}"\nA,1\n'
+    assert max(map(len, add_up(text, f"sum\nof all {'x' * 100}").splitlines())) < 120
 
 
 def test_a_column_is_added_up_exactly() -> None:
@@ -151,6 +209,7 @@ def test_a_total_that_cannot_be_had_says_what_there_is(column: str, where: str, 
         ("0.1+0.2", "0.1+0.2 = 0.3"),
         ("1,234 + 1", "1234 + 1 = 1235"),
         ("3 \u00d7 4 =", "3 * 4 = 12"),
+        ("99999999999.99*10", "99999999999.99*10 = 999999999999.9"),
         ("2^10", "2**10 = 1024"),
         ("sum(1, 2, 3)", "sum(1, 2, 3) = 6"),
         ("round(10/3, 2)", "round(10/3, 2) = 3.33"),
@@ -162,7 +221,21 @@ def test_expressions_are_calculated(expression: str, result: str) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "1/0", "9**9**9**9", "open", "'a'*10", "[1]*9", "().__class__", "__import__('os')", "1 if", "1" * 501, "1<2"],
+    [
+        "",
+        "1/0",
+        "9**9**9**9",
+        "open",
+        "'a'*10",
+        "[1]*9",
+        "().__class__",
+        "__import__('os')",
+        "1 if",
+        "1" * 501,
+        "1<2",
+        "3999999**999999",
+        "1e400",
+    ],
 )
 def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

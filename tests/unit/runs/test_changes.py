@@ -43,6 +43,9 @@ class Run:
     async def before(self, tool: ServerTool, **arguments: Any) -> None:
         await self._recorder.before_call(tool, arguments)
 
+    async def holds(self, name: str, text: str) -> bool | None:
+        return await self._recorder.holds(WRITE, {"path": name}, text)
+
     async def edit(self, name: str, content: str | bytes) -> None:
         """A call that writes a file."""
         await self.before(WRITE, path=name)
@@ -86,6 +89,26 @@ async def test_run_without_a_writing_call_changed_nothing_that_is_told(tmp_path:
     policy = Policy("write", workspace=make_workspace([tmp_path]), local={"fs": tmp_path})
 
     assert await ChangeRecorder(policy, copies=Copies(None), redact=str).finish() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "held"),
+    [
+        ("a\r\n", "a\r\n", True),
+        ("\ufeffa\n", "a\n", False),
+        ("a\n", "a", False),
+        ("a", "1\ta", False),
+        (b"caf\xe9", "caf\ufffd", False),
+        ("long", "lo", False),
+    ],
+)
+async def test_a_file_holds_only_its_very_text(run: Run, content: str | bytes, text: str, held: bool) -> None:
+    run.write("a.txt", content)
+    assert await run.holds("a.txt", text) is held
+
+
+async def test_what_a_file_holds_that_is_not_here_is_unknown(run: Run) -> None:
+    assert await run.holds("a.txt", "") is None
 
 
 async def test_each_kind_of_change_is_told_with_its_lines(run: Run) -> None:
