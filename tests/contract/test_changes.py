@@ -205,6 +205,51 @@ async def test_changes_of_a_composite_tool_are_seen(desk: Shell, sim: Simulator)
     assert "Changed: notes.txt (+1 \N{MINUS SIGN}1)\n" in out
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"heron-42\r\nend\r\n", b"egret-7\r\nend\r\n"),
+        (b"\xef\xbb\xbfheron-42", b"\xef\xbb\xbfegret-7"),
+        ("\u200bheron-42\u202e\u2028\n\n\n".encode(), "\u200begret-7\u202e\u2028\n\n\n".encode()),
+        (b"heron-42 \x00\x1b[31m\n", b"egret-7 \x00\x1b[31m\n"),
+        (b"caf\xe9 heron-42\n", b"caf\xe9 heron-42\n"),
+        (b"sekret-value-9931 heron-42\n", b"sekret-value-9931 egret-7\n"),
+    ],
+)
+async def test_a_replacement_keeps_every_other_byte(desk: Shell, sim: Simulator, before: bytes, after: bytes) -> None:
+    (desk.folder / "notes.txt").write_bytes(before)
+    replace = ("replace_text", {"path": "notes.txt", "old": "heron-42", "new": "egret-7"})
+
+    _, out, _ = await change(desk, sim, replace, LM_API_TOKEN="sekret-value-9931")
+
+    assert (desk.folder / "notes.txt").read_bytes() == after
+    assert "sekret-value-9931" not in out
+
+
+async def test_a_composite_tool_stays_in_the_workspace_and_off_protected_files(desk: Shell, sim: Simulator) -> None:
+    outside = desk.folder.parent / "outside.txt"
+    outside.write_text(WORD, encoding="utf-8")
+    (desk.folder / "link.txt").symlink_to(outside)
+    protected = desk.folder / ".mcp.json"
+    before = protected.read_bytes()
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("replace_text", {"path": path, "old": old, "new": "egret-7"})
+        for path, old in ((str(outside), "heron"), ("../outside.txt", "heron"), (".", "args"), ("link.txt", "heron"))
+    ]
+    calls += [
+        ("find_text", {"text": "heron", "folder": "../"}),
+        ("read_files", {"paths": ["../*.txt", "../outside.txt"]}),
+    ]
+
+    await change(desk, sim, *calls)
+
+    assert outside.read_text(encoding="utf-8") == WORD
+    assert protected.read_bytes() == before
+    results = [each["content"] for each in json.loads(sim.requests[-1].body)["messages"] if each["role"] == "tool"]
+    assert len(results) == len(calls)
+    assert all(each.startswith("The call failed: ") and "launch code" not in each for each in results)
+
+
 async def test_secrets_do_not_reach_the_diff(desk: Shell, sim: Simulator) -> None:
     (desk.folder / "notes.txt").write_text("token: sekret-value-9931\nheron-42\n", encoding="utf-8")
 
