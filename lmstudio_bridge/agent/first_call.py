@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from lmstudio_bridge.agent.tools import takes_path
 from lmstudio_bridge.messages import ToolSpec
 
-_FILE = re.compile(r"(?<![\w.])(?:[\w-]{2,}\.[A-Za-z]|[\w-]\.[A-Za-z]{2})[A-Za-z0-9]{0,4}\b(?![.(]\w)")  # not e.g.
+_FILE = re.compile(r"(?<![\w.])(?:[\w-]{2,100}\.[A-Za-z]|[\w-]\.[A-Za-z]{2})[A-Za-z0-9]{0,4}\b(?![.(]\w)")  # not e.g.
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _NAME = re.compile(
     r"\b(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|(?:TODO|FIXME|HACK)s?|[A-Za-z]+-\d{2,}\w*)\b"  # names out of code, codes

@@ -27,6 +27,7 @@ _SHORT_QUOTE = 12  # characters; a shorter quotation of one word is a word in qu
 _MAX_TASK = 10_000  # characters of a task in which numbers to calculate with are looked for
 _MAX_OPERANDS = 12  # numbers of a task; with more, anything could be a result of two of them
 _SHOWN_FILES = 5  # files that the task names and that were not opened
+_MAX_WORD = 1_000  # characters; a longer one is a model that goes on and on
 _MAX_PATH = 500  # characters; a longer text in the arguments of a call is content
 _SMALL = 10  # whole numbers below are left aside: they are counts, and stand everywhere
 _MAX_QUOTE = 400  # characters; a longer one is looked up by its beginning
@@ -56,7 +57,7 @@ _TIME = re.compile(
     r"(?<![\d:.])(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?::[0-5]\d(?:[.,]\d+)?)?(?:\s?(?P<half>[ap])\.?m\b\.?)?", re.I
 )
 _URL = re.compile(r"\b(?:https?|ftp|file|git|ssh)://[^\s<>\"'`)\]}]+", re.I)
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NUMBER = re.compile(r"\d+(?:[,._'\u2019\u00a0\u202f ]\d{3}(?!\d))*(?:[.,]\d+)*")
 _PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d+(?:[,._'\u2019\u00a0\u202f]\d{3}(?!\d))*(?:[.,]\d+)*")
 _SPACED_NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\w.,]*\d)")
@@ -66,10 +67,10 @@ _UNIT = re.compile(r"(?:[kmgt]?i?b|[kmg]?hz|[mnu]?s|min|h|d|w|v|x|px|[kcm]?m|k?g
 _ORDINAL = re.compile(r"^[ \t>]*(?:\d{1,3}[.)]|#+)(?=\s)", re.MULTILINE)
 _ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d{1,3}[.)])\s+\S|^[ \t]*\|(?![ \t]*:?-)", re.MULTILINE)
 _SUM = re.compile(
-    r"(?P<left>[-+]?[\d.,]*\d(?:\s*[-+*/\u00d7\u00f7\u2212]\s*[\d.,]*\d)+)"
-    r"\s*(?:=|is|equals)\s*\**(?P<right>[-+]?[\d.,]*\d)"
+    r"(?<![\d.,])(?P<left>[-+]?[\d.,]{0,40}\d(?:\s{0,3}[-+*/\u00d7\u00f7\u2212]\s{0,3}[\d.,]{0,40}\d){1,50})"
+    r"\s{0,3}(?:=|is|equals)\s{0,3}\*{0,3}(?P<right>[-+]?[\d.,]{0,40}\d)"
 )
-_QUOTED = re.compile(r"\u201c([^\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|`+([^`\n]+)`+")
+_QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|(?<!`)`+([^`\n]+)`+")
 _WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
 _LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name of a file
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
@@ -84,7 +85,7 @@ _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
 _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
-_LISTED = re.compile(r"(?:^|\n)[^\w./\n]*(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
+_LISTED = re.compile(r"(?:^|\n)[^\w./\n]{0,80}(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
 _FILE_NAME = re.compile(r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z]\w{0,4})(?![\w/(-]|\.\w)")
 _CONTENT_KEY = re.compile(r"content|text|body|data|message|value|observation", re.I)
 _NO_FILE = re.compile(r"^(?:e\.g|i\.e)$|\.(?:com|org|net|io)$|^[A-Z][a-z]+\.js$")
@@ -462,10 +463,14 @@ def _is_quotation(text: str, *, code: bool) -> bool:
 
 def _is_telling(word: str) -> bool:
     """Whether a word is one that nobody writes without having read it: a path, a name out of code, a code."""
-    if len(word) < 3 or word.casefold().strip(".") in _ABBREVIATIONS or not re.search(r"[A-Za-z]", word):
+    if (
+        not 3 <= len(word) <= _MAX_WORD
+        or word.casefold().strip(".") in _ABBREVIATIONS
+        or not re.search(r"[A-Za-z]", word)
+    ):
         return False
     if re.fullmatch(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*", word):
-        return bool(re.search(r"^[a-z]+[a-z]*[A-Z]", word))  # camelCase; GitHub and JavaScript are words
+        return bool(re.search(r"^[a-z]+[A-Z]", word))  # camelCase; GitHub and JavaScript are words
     if re.fullmatch(rf"[-+]?[$€£¥]?[\d.,]+{_UNIT.pattern}", word, re.I):
         return False  # a number with its unit
     if re.fullmatch(r"[A-Za-z]+(?:/[A-Za-z]+)", word):

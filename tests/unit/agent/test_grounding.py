@@ -369,3 +369,18 @@ def test_records_are_compared_only_where_the_task_names_one_of_them(task: str, t
     evidence.add("contacts.txt", text)
 
     assert evidence.check("It is 738403.").missing == ()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "1", "_", "a_", "a.", "1.", "1+", "1,", "1-", "{", '"', "`", "(", "\u201c", "fs__read", "'", "=", "**", "|"],
+)
+def test_a_long_text_of_one_piece_is_looked_through_in_linear_time(piece: str) -> None:
+    text = piece * (100_000 // len(piece))
+    evidence = Evidence(text, text)
+    for tool in ("read_text_file", "list_directory"):
+        evidence.add_call("fs", tool, '{"path": "a"}', text)
+    facts = 'the number 12345 and "a long quoted text here" in foo.py'
+    assert evidence.check(facts).missing == ("12345", "a long quoted text here", "foo.py")
+    Evidence("", "").check(text)
+    assert not evidence.coverage("Read a.")
