@@ -71,7 +71,7 @@ _SUM = re.compile(
     r"\s{0,3}(?:=|is|equals)\s{0,3}\*{0,3}(?P<right>[-+]?[\d.,]{0,40}\d)"
 )
 _QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|(?<!`)`+([^`\n]+)`+")
-_WORD = re.compile(r"[^\s,;|\"\u201c\u201d`<>{}()\[\]]+")
+_WORD = re.compile(r"[^\s,;+|\"\u201c\u201d`<>{}()\[\]]+")
 _LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name of a file
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
@@ -93,7 +93,9 @@ _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
 )
-_NO_WORDS = re.compile(r"\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>")  # placeholders of secrets, and tags
+_NO_WORDS = re.compile(  # headings of diffs, placeholders of secrets, tags
+    r"@@(?: [-+]\d{1,9}(?:,\d{1,9})?){0,2}(?: @@)?|\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>"
+)
 _OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
 _QUOTES = str.maketrans(

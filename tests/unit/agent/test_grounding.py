@@ -384,3 +384,11 @@ def test_a_long_text_of_one_piece_is_looked_through_in_linear_time(piece: str) -
     assert evidence.check(facts).missing == ("12345", "a long quoted text here", "foo.py")
     Evidence("", "").check(text)
     assert not evidence.coverage("Read a.")
+
+
+def test_a_diff_that_was_copied_in_one_line_is_read_word_by_word() -> None:
+    evidence = Evidence("Rename it.")
+    evidence.add("a.py", "-import MAPLE_LIMIT\n+import JUNIPER_LIMIT\n@@ -3 +3 @@\n-print(MAPLE_LIMIT)")
+    answer = "Done: @@ -1 +1 @@-import MAPLE_LIMIT+import JUNIPER_LIMIT@@ -3 +3 @@-print(MAPLE_LIMIT)"
+
+    assert evidence.check(answer).missing == ()
