@@ -259,7 +259,8 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 def add_up(text: str, column: str, where: str = "") -> str:
     """The total of a column of a CSV text in words; `where` is `column=value`, for the rows that count.
 
-    Without a `column` the rows are counted. Totals of all rows come with those by the values of other columns.
+    Without a `column` the rows are counted; small models name the wrong one, so for one without numbers the totals of
+    those that have them come with the count. Totals of all rows come with those by the values of other columns.
     """
     with localcontext() as context:
         context.prec = 3 * _MAX_DIGITS  # exact, whatever the numbers and however many
@@ -280,12 +281,22 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
         raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
     numbers = [] if number is None else [each for row in taken if (each := _decimal(row[number])) is not None]
     if number is None or not numbers:
-        return f"{len(taken)} of {len(rows) - 1} rows{_condition(where)}"
+        counted = f"{len(taken)} of {len(rows) - 1} rows{_condition(where)}"
+        totals = ", ".join(_totals_of_numbers(rows[0], taken)) if where.strip() and column.strip() else ""
+        return f"{counted}. Totals: {totals}" if totals else counted
     without = len(taken) - len(numbers)
     skipped = f"; {without} without a number left out" if without else ""
     counted = f"{len(numbers)} of {len(rows) - 1} rows{skipped}"
     total = f"Total of {_cell(rows[0][number])}{_condition(where)}: {sum(numbers, Decimal(0)):f} ({counted})"
     return "\n".join([total, *([] if where.strip() else _totals_by_value(rows, number))])
+
+
+def _totals_of_numbers(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The totals of the columns that hold nothing but numbers."""
+    for key, name in enumerate(heading):
+        numbers = [_decimal(row[key]) for row in rows]
+        if None not in numbers:
+            yield f"{_cell(name)} {sum((each for each in numbers if each is not None), Decimal(0)):f}"
 
 
 def _cell(text: str) -> str:

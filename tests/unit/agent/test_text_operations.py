@@ -178,7 +178,8 @@ def test_rows_are_counted_without_a_column(where: str, count: str) -> None:
 
 @pytest.mark.parametrize("column", ["customer", "status"])
 def test_rows_are_counted_where_the_column_has_no_numbers_or_is_not_there(column: str) -> None:
-    assert add_up(ORDERS, column, "customer=Abel") == "2 of 4 rows where customer=Abel"
+    assert add_up(ORDERS, column, "customer=Abel") == "2 of 4 rows where customer=Abel. Totals: day 8"
+    assert add_up(ORDERS, column, "customer=Meyer").endswith("Totals: amount 10.80, day 6")
 
 
 @pytest.mark.parametrize(
