@@ -41,8 +41,13 @@ def message_out(message: Message) -> dict[str, Any]:
     LM Studio takes images as base64 in user messages only, never as the URL of a site.
     """
     match message:
-        case SystemMessage(text):
-            return {"role": "system", "content": text}
+        case ToolMessage():  # the most frequent first: a history of 1,000 messages takes a millisecond
+            return {"role": "tool", "tool_call_id": message.call_id, "content": message.text}
+        case AssistantMessage():
+            turn: dict[str, Any] = {"role": "assistant", "content": message.text}
+            if message.calls:
+                turn["tool_calls"] = [_call_out(call) for call in message.calls]
+            return turn
         case UserMessage(text, ()):
             return {"role": "user", "content": text}
         case UserMessage(text, images):
@@ -53,12 +58,8 @@ def message_out(message: Message) -> dict[str, Any]:
                 if image.data  # a run that is continued does not have them
             ]
             return {"role": "user", "content": shown}
-        case ToolMessage(call_id, text):
-            return {"role": "tool", "tool_call_id": call_id, "content": text}
-        case AssistantMessage(text, ()):
-            return {"role": "assistant", "content": text}
-        case AssistantMessage(text, calls):
-            return {"role": "assistant", "content": text, "tool_calls": [_call_out(call) for call in calls]}
+        case SystemMessage():
+            return {"role": "system", "content": message.text}
         case _:
             assert_never(message)
 
