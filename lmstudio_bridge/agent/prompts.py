@@ -50,7 +50,7 @@ NOT_IN_RESULTS = "{facts}: not in any result. Look it up, or say that it is unkn
 
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
-NOT_CALLED = " was not called, because its arguments are not right: "  # stands after the name of a tool
+NOT_CALLED = " was not called: invalid arguments: "  # stands after the name of a tool
 
 FAILED = "The call failed: "  # stands before what a tool reports as an error
 
@@ -90,7 +90,7 @@ JSON_CALLS = (
     'To call a tool: {"call": "<tool>", "arguments": {...}}\n'
     'When you know the answer, or no tool is needed: {"answer": "<text>"}\n'
     # Only a call: where an answer was shown too, a 0.5B model answered out of the blue.
-    'For example, for the task «How old is the letter in blue/7?»: {"call": "archive__get_age", '
+    'For example, for the task "How old is the letter in blue/7?": {"call": "archive__get_age", '
     '"arguments": {"path": "blue/7"}}\n'
     "The tools:"
 )
@@ -105,17 +105,17 @@ UNDOES_EDIT = "Not done: it would undo your earlier change of {path}."
 
 REPEATED_CALL = "You called {names} again with the same arguments, and the result was the same."
 
-REPEATED_CALLS = "You go in a circle: {names}, with the same arguments and the same results."
+REPEATED_CALLS = "You repeated these calls: {names}, with the same arguments and the same results."
 
 REPEATED_ERROR = "{name} has failed {times} times in a row with the same error."
 
-SAME_CALL = "The same call stands above; its result is there."
+SAME_CALL = "The same call was made above; its result is there."
 
 TOO_MANY_CALLS = "Not done: at most {most} calls in one turn. Call it again if it is still needed."
 
 HOLDS_PLACEHOLDER = (
-    "Not done: [secret…] stands for a secret that is kept from you. Written anywhere, it would take the secret's "
-    "place. Change only what stands around it, or leave it."
+    "Not done: [secret…] is a placeholder for a secret that is kept from you. Written to a file, it would replace the "
+    "secret. Change only the text around it, or leave it."
 )
 
 INVISIBLE = "[{count} invisible characters or terminal codes were taken out of this result]"

@@ -71,7 +71,7 @@ async def test_a_repetition_of_two_calls_is_named_and_the_model_finds_out(worksh
 
     assert worked.answer.said.startswith(f"It is {VALUE}.")
     assert worked.ran == ["look_up heron", "look_up crane"] * 2
-    hint = "You go in a circle: shop__look_up, with the same arguments and the same results."
+    hint = "You repeated these calls: shop__look_up, with the same arguments and the same results."
     assert [said(request).startswith(hint) for request in worked.requests] == [False] * 4 + [True]
 
 

@@ -325,7 +325,7 @@ async def test_arguments_that_are_no_json_object_never_run_a_tool(arguments: str
     [result] = given.results()
     assert (outcome.stop, outcome.calls, tools.sent) == ("answered", 0, [])
     assert outcome.failed[0].startswith("read: invalid arguments: they ")
-    assert result.startswith("fs__read was not called, because its arguments are not right:")
+    assert result.startswith("fs__read was not called: invalid arguments:")
     assert f"You sent: {arguments}\n" in result
     assert given.recorder.of(CallStarted, CallFinished) == [
         CallFinished(1, "c1", "fs", "read", result, is_error=True, sent=False, seconds=0, rule="invalid arguments")
@@ -340,7 +340,7 @@ async def test_arguments_that_break_the_schema_never_run_a_tool() -> None:
 
     assert tools.sent == []
     assert given.results() == [
-        "fs__read was not called, because its arguments are not right: path: None is not of type 'string'\n"
+        "fs__read was not called: invalid arguments: path: None is not of type 'string'\n"
         'You sent: {"path": null}\n'
         'They must fit this schema: {"type": "object", "properties": {"path": {"type": "string"}}, '
         '"required": ["path"]}\n'

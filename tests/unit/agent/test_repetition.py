@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
 
 AGAIN = "You called {} again with the same arguments, and the result was the same."
-CIRCLE = "You go in a circle: {}, with the same arguments and the same results."
+CIRCLE = "You repeated these calls: {}, with the same arguments and the same results."
 FAILING = "{} has failed 3 times in a row with the same error."
 
 

@@ -123,7 +123,7 @@ async def test_a_tool_that_is_named_in_another_way_is_run_once_and_only_for_one_
         [ToolCall("c1", "functions.fs__read", '{"path": "a"}'), ToolCall("c2", "read:1", '{"path": "a"}')]
     )
 
-    assert [result.text for result in results] == ["done", "The same call stands above; its result is there."]
+    assert [result.text for result in results] == ["done", "The same call was made above; its result is there."]
     assert len(tools.sent) == 1
 
 
@@ -147,7 +147,7 @@ async def test_placeholder_of_a_secret_is_not_written_in_its_place(tool: str, se
     [result] = await given.answer(calls((tool, f"KEY={mark}")))
 
     assert (len(tools.sent) == 1) is sent
-    assert ("stands for a secret that is kept from you" in result.text) is not sent
+    assert ("is a placeholder for a secret that is kept from you" in result.text) is not sent
 
 
 @pytest.mark.parametrize("size", [999_999, 1_000_000, 1_000_001])
@@ -216,7 +216,7 @@ async def test_the_same_call_twice_in_a_turn_is_run_once(name: str) -> None:
 
     results = await given.answer(calls((name, "a"), (name, "b"), (name, "a"), (name, "a")))
 
-    above = ToolResult("The same call stands above; its result is there.")
+    above = ToolResult("The same call was made above; its result is there.")
     assert results == [ToolResult("done"), ToolResult("done"), above, above]
     assert tools.sent == [Sent("fs", name, {"path": "a"}), Sent("fs", name, {"path": "b"})]
     assert given.recorder.of(CallFinished)[2:] == [
@@ -321,7 +321,7 @@ async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() ->
     [
         ("fs__reed", "{}", "There is no tool 'fs__reed'"),
         ("fs__read", "{", "fs__read was not called"),
-        ("fs__read", '{"path": null, "x": "secret"}', "fs__read was not called, because its arguments are not right: "),
+        ("fs__read", '{"path": null, "x": "secret"}', "fs__read was not called: invalid arguments: "),
     ],
 )
 async def test_a_call_that_cannot_be_run_is_answered_without_being_sent(

@@ -262,9 +262,7 @@ def test_arguments_that_are_no_json_object_are_refused_with_the_reason(written: 
     first, sent, *_ = refusal({"type": "object"}, written).split("\n")
 
     # Newer Pythons add the value to their words about numbers that are out of range.
-    assert re.sub(r"(compliant): \w+", r"\1", first) == (
-        f"s__t was not called, because its arguments are not right: {problem}"
-    )
+    assert re.sub(r"(compliant): \w+", r"\1", first) == (f"s__t was not called: invalid arguments: {problem}")
     assert sent == f"You sent: {written[:300]}"
 
 
@@ -287,7 +285,7 @@ COUNT = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}
 
 def test_refusal_quotes_problem_arguments_schema_and_an_example() -> None:
     assert refusal(COUNT, '{"n": 2}') == (
-        "s__t was not called, because its arguments are not right: n: 2 is less than the minimum of 3\n"
+        "s__t was not called: invalid arguments: n: 2 is less than the minimum of 3\n"
         'You sent: {"n": 2}\n'
         'They must fit this schema: {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, '
         '"required": ["n"]}\n'
@@ -300,7 +298,7 @@ def test_place_of_a_problem_is_named() -> None:
 
     text = refusal(schema, '{"edits": [{"line": 1}, {"line": "two"}]}')
 
-    assert "not right: edits.1.line: 'two' is not of type 'integer'\n" in text
+    assert "invalid arguments: edits.1.line: 'two' is not of type 'integer'\n" in text
 
 
 def test_long_arguments_are_quoted_in_part() -> None:
