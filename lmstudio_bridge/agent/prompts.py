@@ -19,7 +19,7 @@ def is_own_text(text: str) -> bool:
     anyone might write, of fewer than 25 characters, count as the model's own.
     """
     text = text[:_LOOKED_AT]
-    if _plain(text) in _OWN_TEXTS:
+    if _plain(text) in _OWN_TEXTS or all(word in text for word in _EXAMPLE):
         return True
     sentences = [plain for sentence in _SENTENCE_END.split(text) if (plain := _plain(sentence))]
     own = sum(len(each) for each in sentences if len(each) >= _SENTENCE and _is_own_sentence(each))
@@ -147,6 +147,7 @@ NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
 _SENTENCE = 25  # characters of a sentence that nobody else writes by chance
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
 _SHORTEST = 12  # characters of a text that counts as a whole
+_EXAMPLE = ("letter", "blue/7")  # of the example in JSON_CALLS, which a 0.5B model answered
 _SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)\]]{0,4}\s+|\n+")
 _BLANK = re.compile(r"\{\w*\}")  # where something is filled in
 _EDGES = re.compile(r"\A[\W_]+|[\W_]+\Z")

@@ -91,3 +91,8 @@ def test_half_of_an_answer_makes_it_the_bridges(more: int, own: bool) -> None:
     assert len(prompts.NAME_MISSING.strip(".")) == 51
 
     assert prompts.is_own_text(f"{prompts.NAME_MISSING}\n{'x' * more}") is own
+
+
+def test_an_answer_to_the_example_in_the_prompt_is_no_answer() -> None:
+    assert prompts.is_own_text("The letter in blue/7 is 20 years old.")
+    assert not prompts.is_own_text("The file is in blue/7.")
