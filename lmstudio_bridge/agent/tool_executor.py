@@ -346,7 +346,10 @@ class ToolExecutor:
         shorter = ""
         if not inner and not self._may_undo and _is_empty_search(prepared.tool, result):
             shorter, result = await self._search_shorter(number, call, prepared, result)
-        text = result.text[:_INNER_TEXT] if inner else await self._shown(call, allowed, result, advice)
+        if inner:  # what is told is cut only after secrets were taken out: half of one would not be known
+            text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
+        else:
+            text = await self._shown(call, allowed, result, advice)
         text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         await self._tell(
             CallFinished(

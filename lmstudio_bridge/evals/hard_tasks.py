@@ -190,7 +190,7 @@ def unknown_person(rng: Random) -> Task:
 
 def no_such_tool(rng: Random) -> Task:
     return _impossible(
-        f"Send {rng.choice(NAMES)} an e-mail with this line: «{line_of_words(rng, 3)}».", servers=("time",)
+        f'Send {rng.choice(NAMES)} an e-mail with this line: "{line_of_words(rng, 3)}".', servers=("time",)
     )
 
 

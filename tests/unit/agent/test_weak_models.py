@@ -16,6 +16,7 @@ from lmstudio_bridge.agent.prompts import ANSWER_NOW
 from lmstudio_bridge.agent.repetition import MadeCall, RepetitionDetector, Step
 from lmstudio_bridge.agent.tool_executor import find_edits, shorter_queries
 from lmstudio_bridge.agent.tools import ToolSet
+from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolSchemaError
 from lmstudio_bridge.events import CallFinished, CallStarted, Outcome
 from lmstudio_bridge.messages import JSONObject, ServerTool, SystemMessage, ToolResult, UserMessage
@@ -97,7 +98,12 @@ class Given:
             policy=self._policy,
             limits=Limits(self._rounds, 3_600, 10_000),
             emit=self.recorder.emit,
-            options=RunOptions(strategy=WEAK, output_schema=self._schema, clock=ManualClock()),
+            options=RunOptions(
+                strategy=WEAK,
+                output_schema=self._schema,
+                clock=ManualClock(),
+                filters=TextFilters(redact=lambda text: text.replace("hunter2", "[secret]")),
+            ),
         )
 
     def branches(self, request: int) -> list[str]:
@@ -422,6 +428,17 @@ async def test_each_inner_call_is_told_and_counted_like_one_of_the_model() -> No
     assert started == ["c00000001.1", "c00000001.2", "c00000001.3"]
     assert outcome.calls == 3
     assert any(source.startswith("a.txt") for source in outcome.rests_on)
+
+
+@pytest.mark.parametrize("start", [3_993, 3_994, 3_997, 3_999, 4_000])
+async def test_a_secret_is_told_in_no_part_where_an_inner_result_is_cut(start: int) -> None:
+    files = {"a.txt": f"{'x' * start}hunter2\nTODO"}
+    given = Given(call("find_text", text="todo", folder="."), answer("a.txt"), task="List all TODOs.", files=files)
+    await given.go()
+
+    told = [event.text for event in given.recorder.events if isinstance(event, CallFinished)]
+    assert len(told) == 3
+    assert not any("hun" in text or text.endswith("xh") for text in told)
 
 
 async def test_an_inner_call_that_may_not_run_is_refused_like_one_of_the_model() -> None:
