@@ -206,10 +206,16 @@ def _encoded(call: ToolCall) -> str:
 def _line(spec: ToolSpec) -> str:
     required = spec.parameters.get("required", ())
     properties = spec.parameters.get("properties", {})
-    parameters = [" ".join(f"{name}: {_type(properties[name])}".split()) for name in required or properties]
+    parameters = [_parameter(name, properties[name]) for name in required or properties]
     first = _FIRST_SENTENCE.match(spec.description.strip())
     description = " ".join((first[1] if first else spec.description).split())[:_DESCRIPTION]
     return f"- {spec.name}({', '.join(parameters)}): {description}"
+
+
+def _parameter(name: str, schema: Any) -> str:
+    has_default = isinstance(schema, Mapping) and "default" in schema
+    default = f" = {json.dumps(schema['default'], ensure_ascii=False)}" if has_default else ""
+    return " ".join(f"{name}: {_type(schema)}{default}".split())
 
 
 def _type(schema: Any) -> str:

@@ -21,6 +21,7 @@ MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have
 _MAX_HOPS = 16  # references that lead to nothing but the next one
 _DEPTHS = (12, 8, 6, 4, 3, 2, 1)  # of nesting, references followed; deeper becomes "anything"
 _MAX_ENUM = 4_000  # characters of an enum's values; a longer list is left out
+_MAX_DEFAULT = 200  # characters of a default value as JSON; a longer one is not shown
 _MAX_NUMBER = 2**53  # beyond, engines disagree about what a number is
 _MAX_DESCRIPTION = 1_024  # characters
 _MAX_RAW_DESCRIPTION = 16_384  # characters, before what cannot be seen is taken out
@@ -132,7 +133,28 @@ class _Cleaner:
             cleaned = _single_type(cleaned)
         if any(choice.get("type") == "null" for union in _UNIONS for choice in cleaned.get(union, ())):
             self.dropped_null = True
+        if cleaned.get("required"):
+            self._release_defaulted(schema.get("properties"), cleaned, path)
         return cleaned if _COMBINING.isdisjoint(cleaned) else _flatten(cleaned)
+
+    def _release_defaulted(self, properties: Any, cleaned: dict[str, Any], path: frozenset[str]) -> None:
+        """Show the defaults of required parameters, and require those no more.
+
+        Zod 4 lists parameters with a default as required, because its schemas describe what it makes of the input;
+        the servers accept calls without them.
+        """
+        if not isinstance(properties, _OBJECTS):
+            return
+        defaulted = set()
+        for name in dict.fromkeys(cleaned["required"]):
+            given = properties.get(name)
+            given = self._resolve(given, path)[0] if isinstance(given, _OBJECTS) else {}
+            if "default" not in given:
+                continue
+            defaulted.add(name)
+            if name in cleaned.get("properties", {}) and _is_plain_default(given["default"]):
+                cleaned["properties"][name]["default"] = given["default"]
+        cleaned["required"] = [name for name in cleaned["required"] if name not in defaulted]
 
     def _resolve(self, schema: JSONObject, path: frozenset[str]) -> tuple[JSONObject, frozenset[str]]:
         """The schema that a local `$ref` points to, with the reference's own siblings on top."""
@@ -201,6 +223,15 @@ def _plain_values(values: list[Any]) -> list[Any] | None:
     plain = all(value is None or isinstance(value, str | int | float) for value in values)
     plain = plain and not any(clean_text(value)[1] for value in values if isinstance(value, str))
     return values if values and plain and size <= _MAX_ENUM else None
+
+
+def _is_plain_default(value: Any) -> bool:
+    """Whether a default can be shown: short, and without anything that a reader does not see."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return len(text) <= _MAX_DEFAULT and not clean_text(text)[1]
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {

@@ -306,6 +306,7 @@ def test_a_tool_is_one_line_with_what_it_requires_and_its_first_sentence() -> No
         ({"type": "array"}, "[string]"),
         ({"type": "object", "properties": {"x": {"type": "string"}}}, "{x: string}"),
         ({"type": "object"}, "object"),
+        ({"type": "integer", "default": 20}, "integer = 20"),
         ({}, "string"),
         (True, "string"),
     ],

@@ -15,7 +15,7 @@ from lmstudio_bridge.agent.schemas import MAX_NODES, SchemaWork
 from lmstudio_bridge.messages import JSONObject
 
 KEPT = {
-    *("type", "description", "enum", "minimum", "maximum"),
+    *("type", "description", "enum", "minimum", "maximum", "default"),
     *("properties", "required", "items", "additionalProperties", "anyOf"),
 }
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
@@ -108,6 +108,41 @@ def test_parts_of_all_of_become_one_object() -> None:
     }
 
     assert property_of(schema) == {"type": "object", "properties": {"y": NUMBER, "x": STRING}, "required": ["y", "x"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"type": "integer", "default": 20}, {"type": "integer", "default": 20}),
+        ({"type": "boolean", "default": False}, {"type": "boolean", "default": False}),
+        ({"type": ["string", "null"], "default": None}, {"type": "string", "default": None}),
+        ({"type": "array", "default": []}, {"type": "array", "default": []}),
+        ({"$ref": "#/$defs/limit"}, {"type": "integer", "default": 5}),
+        ({"type": "string", "default": "x" * 198}, {"type": "string", "default": "x" * 198}),
+        ({"type": "string", "default": "x" * 199}, {"type": "string"}),
+        ({"type": "string", "default": "a\u202eb"}, {"type": "string"}),
+        ({"type": "number", "default": float("nan")}, {"type": "number"}),
+    ],
+)
+def test_required_parameter_with_a_default_may_be_left_out(given: dict[str, Any], shown: dict[str, Any]) -> None:
+    """As in the schemas of Zod 4, whose servers accept calls without it."""
+    root = {
+        "properties": {"path": STRING, "a": given},
+        "required": ["a", "path"],
+        "$defs": {"limit": {"type": "integer", "default": 5}},
+    }
+    assert object_schema(root) == {
+        "type": "object",
+        "properties": {"path": STRING, "a": shown},
+        "required": ["path"],
+    }
+    nested = object_schema({"properties": {"box": root}, "$defs": root["$defs"]})
+    assert nested["properties"]["box"] == {"properties": {"path": STRING, "a": shown}, "required": ["path"]}
+
+
+def test_default_of_an_optional_parameter_is_not_shown() -> None:
+    root = {"properties": {"path": STRING, "limit": {"type": "integer", "default": 5}}, "required": ["path"]}
+    assert object_schema(root)["properties"]["limit"] == {"type": "integer"}
 
 
 def test_property_may_be_named_like_a_keyword() -> None:

@@ -346,6 +346,17 @@ def test_what_is_not_shown_or_takes_too_long_is_left_to_the_server(schema: dict[
     assert takes(schema, arguments)
 
 
+def test_call_without_a_required_argument_that_has_a_default_is_sent() -> None:
+    limit = {"type": "integer", "default": 20}
+    search = tool("s", "search", {"properties": {"query": {"type": "string"}, "limit": limit}, "required": ["limit"]})
+
+    prepared = prepare([search], "s__search", '{"query": "tea"}')
+
+    assert isinstance(prepared, PreparedCall)
+    assert prepared.arguments == {"query": "tea"}
+    assert isinstance(prepare([search], "s__search", '{"limit": "many"}'), RefusedCall)
+
+
 @pytest.mark.parametrize(("nodes", "checked"), [(-1, True), (0, True), (1, False)])
 def test_arguments_are_checked_up_to_a_bound(nodes: int, checked: bool) -> None:
     """So many schemas times so many values, here two."""
