@@ -27,6 +27,7 @@
     + ServerNotTrustedError
     + ServerStartError
     + SessionLostError
+      - SessionExpiredError
     + ToolTimeoutError
 
 A message says what happened and to what; the remedy says what the user can do about it.
@@ -294,6 +295,10 @@ class ServerStartError(DownstreamError):
 
 class SessionLostError(DownstreamError):
     """A server went away during a call, which may or may not have had effects."""
+
+
+class SessionExpiredError(SessionLostError):
+    """A server no longer knows our session, and so did not execute the call."""
 
 
 class ToolTimeoutError(DownstreamError):

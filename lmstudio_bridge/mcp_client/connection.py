@@ -40,7 +40,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import MAX_EVENT, HttpTransport, statuses
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, statuses
 from lmstudio_bridge.mcp_client.repair import MAX_TOOLS, read_progress, read_result, read_tools
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
@@ -162,6 +162,7 @@ class Connection:
         """Call a tool; an error that the tool or the server reports is a result.
 
         Raises:
+            SessionExpiredError: the server does not know the session any more, and did not execute the call.
             SessionLostError: the server went away; the call may or may not have had effects.
             ToolTimeoutError: no result in time; the server was told to cancel.
         """
@@ -263,7 +264,7 @@ class Connection:
 
         Raises:
             MCPError: the server answered with an error, or the connection ended before it was open.
-            SessionLostError: the connection had been open, and was lost.
+            SessionExpiredError, SessionLostError: the connection had been open, and was lost.
         """
         assert self._dispatcher is not None
         headers = {} if method == "initialize" else {MCP_PROTOCOL_VERSION_HEADER: self._version}
@@ -281,33 +282,37 @@ class Connection:
         options = {**(options or {}), "headers": headers}
         if not self._opened:
             return await self._dispatcher.send_raw_request(method, params, options)
-        answered: list[int] = []
+        answered: list[Answered] = []
         token = statuses.set(answered)
         try:
             return await self._dispatcher.send_raw_request(method, params, options)
         except MCPError as exc:
             if self._is_lost(exc, answered):
-                raise self._loss_by(answered).lost_error(self._config.name, target or method) from exc
+                raise self._loss_by(answered, target or method) from exc
             raise
         finally:
             statuses.reset(token)
 
-    def _is_lost(self, exc: MCPError, answered: list[int]) -> bool:
+    def _is_lost(self, exc: MCPError, answered: list[Answered]) -> bool:
         """Whether an error means that the connection is gone, and not only that one request failed."""
         if self.lost:
             return True
         if self._transport.detects_exit:
             return False  # a server may send the code CONNECTION_CLOSED as well
-        if answered and answered[-1] >= 400:
+        if answered and answered[-1].status >= 400:
             return exc.code != INVALID_PARAMS
         return exc.code == CONNECTION_CLOSED
 
-    def _loss_by(self, answered: list[int]) -> Failure:
+    def _loss_by(self, answered: list[Answered], what: str) -> SessionLostError:
         """How the connection was lost in a request that got these HTTP statuses."""
+        server = self._config.name
         match answered[-1:]:
-            case [404]:  # from a server that was restarted and does not know our session any more
-                return Failure("answered with HTTP 404")
-            case [status] if status >= 400:
-                return failures.explain_status(status, config=self._config)
+            # The specification's word for an expired session (2025-11-25, Session Management).
+            case [Answered(status=404, in_session=True)]:
+                return Failure("does not know the session any more (HTTP 404)").expired_error(server, what)
+            case [Answered(status=404)]:
+                return Failure("answered with HTTP 404").lost_error(server, what)
+            case [Answered(status=status)] if status >= 400:
+                return failures.explain_status(status, config=self._config).lost_error(server, what)
             case _:
-                return self.loss
+                return self.loss.lost_error(server, what)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit, urlunsplit
 
-from lmstudio_bridge.errors import ServerStartError, SessionLostError
+from lmstudio_bridge.errors import ServerStartError, SessionExpiredError, SessionLostError
 from lmstudio_bridge.messages import ServerConfig
 
 SECRET_LENGTH = 6  # characters; shorter values ("1", "true") are hardly secrets, and hiding them would garble texts
@@ -49,12 +49,20 @@ class Failure:
         )
 
     def lost_error(self, server: str, tool: str) -> SessionLostError:
-        """For the caller of a tool."""
+        """For the caller of a tool, which may have run."""
         return SessionLostError(
             f"MCP server '{server}' {self.reason} during the call of '{tool}'. "
             "The call may or may not have had effects: check before it is made again.",
             server=server,
             remedy=self.remedy or "The server is started again for the next call.",
+        )
+
+    def expired_error(self, server: str, tool: str) -> SessionExpiredError:
+        """For the caller of a tool, which did not run."""
+        return SessionExpiredError(
+            f"MCP server '{server}' {self.reason} during the call of '{tool}'. The call was not executed.",
+            server=server,
+            remedy=self.remedy,
         )
 
 

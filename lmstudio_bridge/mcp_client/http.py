@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 from mcp.client.sse import sse_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
 
 from lmstudio_bridge.mcp_client import failures
@@ -21,7 +22,16 @@ from lmstudio_bridge.messages import ServerConfig
 MAX_EVENT = 64 * 1024 * 1024  # bytes of one event, as of one line over stdio
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
 
-statuses: ContextVar[list[int] | None] = ContextVar("statuses", default=None)
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The HTTP status of an answer; `in_session` where the request named a session."""
+
+    status: int
+    in_session: bool = False
+
+
+statuses: ContextVar[list[Answered] | None] = ContextVar("statuses", default=None)
 """The HTTP statuses that answered the current request.
 
 The SDK turns all of them into the same JSON-RPC errors, but it sends each message in the context of
@@ -39,7 +49,7 @@ class HttpTransport:
     def __init__(self, config: ServerConfig, *, max_event: int = MAX_EVENT) -> None:
         self._config = config
         self._max_event = max_event
-        self._noted: list[int] = []  # HTTP statuses while the connection is being opened
+        self._noted: list[Answered] = []  # HTTP statuses while the connection is being opened
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
     def open_streams(self) -> AbstractAsyncContextManager[tuple[Any, Any]]:
@@ -54,8 +64,8 @@ class HttpTransport:
         match exc:
             case httpx2.HTTPStatusError():
                 return failures.explain_status(exc.response.status_code, config=config)
-            case _ if self._noted and self._noted[-1] >= 300:
-                return failures.explain_status(self._noted[-1], config=config, words=words)
+            case _ if self._noted and self._noted[-1].status >= 300:
+                return failures.explain_status(self._noted[-1].status, config=config, words=words)
             case UnicodeEncodeError():  # nothing else in a request comes from the entry
                 return failures.explain_header(config=config)
             case httpx2.SSEError():
@@ -151,4 +161,4 @@ async def _note_status(response: httpx2.Response) -> None:
     """Remember a status for the request that it answers; the SDK's own GET and DELETE answer none."""
     noted = statuses.get()
     if noted is not None and response.request.method == "POST":
-        noted.append(response.status_code)
+        noted.append(Answered(response.status_code, MCP_SESSION_ID in response.request.headers))

@@ -18,7 +18,13 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.abc
 
-from lmstudio_bridge.errors import DownstreamError, ServerNotConfiguredError, ServerStartError, SessionLostError
+from lmstudio_bridge.errors import (
+    DownstreamError,
+    ServerNotConfiguredError,
+    ServerStartError,
+    SessionExpiredError,
+    SessionLostError,
+)
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.http import MAX_EVENT
@@ -266,13 +272,15 @@ class Lease:
     ) -> ToolResult:
         """Call a tool of a server that `open_server` has opened; a lost session is reopened first.
 
-        `timeout` is seconds; it defaults to the server's own, then to the pool's. A call is never sent
-        twice. An error that the tool or the server reports is a result with `is_error`.
+        `timeout` is seconds; it defaults to the server's own, then to the pool's. A call is sent
+        twice only where the server did not execute it, because it had forgotten the session. An error that the tool
+        or the server reports is a result with `is_error`.
 
         Raises:
             SessionLostError: the server went away; the call may or may not have had effects.
             ToolTimeoutError: no result in time; the server was told to cancel.
             ServerStartError: the session was lost before, and the server did not start again.
+            DownstreamError: the server forgot the new session, too.
         """
         if server not in self._held:
             raise ServerNotConfiguredError(
@@ -283,11 +291,22 @@ class Lease:
             plain = plain_arguments(arguments)
         except ValueError as exc:
             return ToolResult(str(exc), is_error=True)
-        session = self._pool.session_at(slot, config)
-        await session.wait_ready()
         seconds = timeout or config.timeout or self._pool.options.call_timeout
-        with session.calling():
-            return await session.connection.call_tool(tool, plain, seconds=seconds, on_progress=on_progress)
+
+        async def call() -> ToolResult:
+            session = self._pool.session_at(slot, config)
+            await session.wait_ready()
+            with session.calling():
+                return await session.connection.call_tool(tool, plain, seconds=seconds, on_progress=on_progress)
+
+        try:
+            return await call()
+        except SessionExpiredError as exc:
+            logger.info("%s It is sent again in a new session.", exc)
+        try:
+            return await call()
+        except SessionExpiredError as exc:
+            raise DownstreamError(exc.message, server=server) from exc
 
     def end(self) -> None:
         """Release all servers; those that others use, or that are kept for the next run, stay open."""

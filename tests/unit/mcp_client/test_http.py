@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lmstudio_bridge.errors import ServerStartError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.errors import DownstreamError, ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client.http import BoundedStream
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
@@ -84,8 +84,14 @@ async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[byt
 
 
 @asynccontextmanager
-async def failing_in_calls(status: str, transport: Transport) -> AsyncIterator[int]:
-    """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status."""
+async def failing_in_calls(
+    status: str, transport: Transport, *, forgets: int = 0, executed: list[str] | None = None
+) -> AsyncIterator[int]:
+    """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status.
+
+    With `forgets`, it has sessions: it answers calls in so many of them with the status, and executes the next.
+    """
+    sessions: list[str] = []
     events: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,19 +105,28 @@ async def failing_in_calls(status: str, transport: Transport) -> AsyncIterator[i
         else:
             length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
             message = json.loads(await reader.readexactly(length))
+            extra = ""
+            if forgets and message["method"] == "initialize":
+                sessions.append(f"s{len(sessions)}")
+                extra = f"mcp-session-id: {sessions[-1]}\r\n"
             result = {
                 "initialize": {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x"}},
                 "tools/list": {"tools": [{"name": "act"}]},
             }.get(message["method"])
             text = json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result})
-            if message["method"] == "tools/call":
+            if message["method"] == "tools/call" and forgets and len(sessions) > forgets:
+                assert executed is not None
+                executed.append(message["params"]["name"])
+                text = text.replace("null", '{"content": [{"type": "text", "text": "done"}]}')
+                writer.write(respond("200 OK", text, "application/json"))
+            elif message["method"] == "tools/call":
                 writer.write(respond(status))
             elif result is None or transport == "sse":
                 writer.write(respond("202 Accepted"))
                 if result is not None:
                     events[-1].write(f"event: message\ndata: {text}\n\n".encode())
             else:
-                writer.write(respond("200 OK", text, "application/json"))
+                writer.write(respond("200 OK", text, "application/json", extra))
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -249,13 +264,11 @@ async def test_server_that_dies_in_a_call_and_returns_is_reached_again(servers: 
 
 
 async def test_server_that_was_restarted_is_reached_again(servers: Servers) -> None:
-    """It does not know the old session any more and says so with HTTP 404; after a long silence it costs no call."""
+    """It does not know the old session any more and says so with HTTP 404, also after a long silence."""
     now = 0.0
     async with open_test_pool(clock=lambda: now) as pool:
         await pool.open_server(configure_url(servers.port()))
         servers.restart()
-        with pytest.raises(SessionLostError, match="HTTP 404"):
-            await pool.call_tool("web", "echo", {"text": "lost"})
         back = await pool.call_tool("web", "echo", {"text": "back"})
 
         servers.restart()
@@ -315,6 +328,38 @@ async def test_status_of_a_call_is_told_apart(transport: Transport, status: str,
         with pytest.raises(SessionLostError, match=reason):
             await pool.call_tool("web", "act", {})
         assert [tool.name for tool in await pool.open_server(config)] == ["act"]
+
+
+async def test_call_in_an_expired_session_is_sent_again_in_a_new_one() -> None:
+    executed: list[str] = []
+    async with (
+        failing_in_calls("404 Not Found", "http", forgets=1, executed=executed) as port,
+        open_test_pool() as pool,
+    ):
+        await pool.open_server(configure_url(port))
+        result = await pool.call_tool("web", "act", {})
+
+    assert (result, executed) == (ToolResult("done"), ["act"])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "text"),
+    [
+        ("404 Not Found", DownstreamError, "The call was not executed"),
+        ("500 Internal Server Error", SessionLostError, "may or may not have had effects"),
+    ],
+)
+async def test_call_is_sent_twice_at_most_and_only_where_it_was_not_executed(
+    status: str, kind: type[DownstreamError], text: str
+) -> None:
+    executed: list[str] = []
+    async with failing_in_calls(status, "http", forgets=2, executed=executed) as port, open_test_pool() as pool:
+        await pool.open_server(configure_url(port))
+        with pytest.raises(kind, match=text) as caught:
+            await pool.call_tool("web", "act", {})
+
+    assert type(caught.value) is kind
+    assert executed == []
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
