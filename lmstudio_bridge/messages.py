@@ -265,8 +265,8 @@ class CallPolicy(Protocol):
         """Whether calls of this tool can be allowed at all."""
         ...
 
-    def writes(self, tool: ServerTool) -> bool:
-        """Whether its calls count as changing something, in what is told of a run."""
+    def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
+        """Whether its calls, or the one with these arguments, count as changing something, in what is told of a run."""
         ...
 
 

@@ -278,7 +278,7 @@ class ToolExecutor:
 
     async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
         source, arguments = refusal.source, refusal.arguments
-        if source is not None and self._policy.writes(source):
+        if source is not None and self._policy.writes(source, arguments):
             self._evidence.add_failed_change(call.arguments)
         await self._tell(
             CallFinished(
@@ -294,7 +294,7 @@ class ToolExecutor:
                 about=self._about(_arguments_of(call) if arguments is None else arguments),
                 rule=refusal.decision.rule,
                 digest=_digest(call.arguments if arguments is None else _as_json(arguments)),
-                writes=source is not None and self._policy.writes(source),
+                writes=source is not None and self._policy.writes(source, arguments),
                 reason=refusal.reason if refusal.is_error else "",
             )
         )
@@ -321,7 +321,7 @@ class ToolExecutor:
             return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
         server, tool = prepared.tool.server, prepared.tool.name
-        if self._watch and self._policy.writes(prepared.tool):
+        if self._watch and self._policy.writes(prepared.tool, prepared.arguments):
             await self._watch.before_call(prepared.tool, prepared.arguments)
         started_at = self._clock()
 
@@ -331,7 +331,7 @@ class ToolExecutor:
         if prepared.changes:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
-        about, writes = self._about(prepared.arguments), self._policy.writes(prepared.tool)
+        about, writes = self._about(prepared.arguments), self._policy.writes(prepared.tool, prepared.arguments)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
         advice, is_lost = "", False
         try:
@@ -339,7 +339,7 @@ class ToolExecutor:
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
-        if result.is_error and self._policy.writes(prepared.tool):
+        if result.is_error and self._policy.writes(prepared.tool, prepared.arguments):
             self._evidence.add_failed_change(sent_arguments)
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))

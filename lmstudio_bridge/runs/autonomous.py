@@ -58,8 +58,9 @@ from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import StoredRun, continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers
 from lmstudio_bridge.runs.tool_cache import ToolCache
-from lmstudio_bridge.security.access import Policy, is_fresh
+from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import Permissions, read_permissions
+from lmstudio_bridge.security.presets import is_fresh
 from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
 from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
 from lmstudio_bridge.settings import Settings

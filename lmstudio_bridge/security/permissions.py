@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lmstudio_bridge.messages import ServerConfig
-from lmstudio_bridge.security.access import Policy, preset_rules
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.presets import preset_rules
 from lmstudio_bridge.security.rule_files import load_rules
 from lmstudio_bridge.security.workspace import make_workspace
 from lmstudio_bridge.settings import Surroundings

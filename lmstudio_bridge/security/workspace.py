@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from lmstudio_bridge.messages import JSONObject
+from lmstudio_bridge.messages import JSONObject, is_deeper
 
 PATH_WORDS = frozenset(
     (
@@ -39,6 +39,25 @@ _AROUND = "".join(each for each in map(chr, range(0x3001)) if each.isspace() or 
 _IGNORED = re.compile(r"[\t\r\n]")  # inside a URL, by browsers and Node
 _FILE_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:)*?file:(.*)", re.IGNORECASE | re.DOTALL)  # also view-source:file:
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
+_OUTPUT = re.compile(r"outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
+_OUTPUT_WORDS = frozenset({"out", "output", "save", "write", "export", "dump", "dest", "destination"})
+"""Before a word for a path: `export_path`, `destFile`."""
+_EITHER = frozenset({"filename", "localpath", "localfile", "localdir"})
+_SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
+_NO_OUTPUT = frozenset(
+    (
+        *("format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit"),
+        *("units", "limit", "size", "length", "level", "fields", "columns", "count", "tokens", "detail", "id", "ids"),
+        *("url", "urls", "date", "order", "by"),
+    )
+)
+"""Ends of names such as `output_format` and `download_url`, which name no file."""
+_FORMATS = frozenset(
+    (
+        *("json", "yaml", "xml", "csv", "tsv", "text", "txt", "plain", "markdown", "md", "html", "table", "raw"),
+        *("wide", "name", "names", "full", "summary", "compact", "content", "none", "true", "false", "inline"),
+    )
+)
 MAX_DEPTH = 32  # levels of nested arguments; deeper ones are refused
 
 
@@ -136,6 +155,46 @@ def find_paths(arguments: JSONObject, *, names: frozenset[str] | None, more: fro
                 yield from walk(item, named, depth + 1)
 
     yield from walk(dict(arguments), False, 0)
+
+
+def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
+    """The name of the first argument that says which file a tool writes, at any depth; None if there is none."""
+    if is_deeper(arguments, MAX_DEPTH):
+        return None  # such a call is refused where paths are looked for
+    properties = schema.get("properties")
+    required = schema.get("required")
+    known = properties if isinstance(properties, dict) else {}
+    needed = required if isinstance(required, list) else ()
+
+    def find(values: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+        for name, value in values.items():
+            stated = known.get(name)
+            if _names_output(str(name), value, stated if isinstance(stated, dict) else {}, is_required=name in needed):
+                return str(name)
+            inner = value if isinstance(value, list | tuple) else [value]
+            for each in inner:
+                if isinstance(each, dict) and (found := find(each, {})):
+                    return found
+        return None
+
+    return find(arguments, known)
+
+
+def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool) -> bool:
+    """Whether an argument with this name, value and schema says which file to write."""
+    words = [word.lower() for word in _WORD.findall(name)] or [""]
+    if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
+        return False
+    if words[0] in ("save", "download"):
+        return True  # {"save": true}, {"save_to": "a.txt"}
+    if isinstance(value, bool):
+        return False
+    if _OUTPUT.fullmatch(words[0]):
+        return not (isinstance(value, str) and value.lower() in _FORMATS)
+    if "".join(words) in _EITHER:  # what a tool must have is what it reads
+        described = str(schema.get("description", ""))
+        return not is_required and (not described or _SAVES.search(described) is not None)
+    return not _OUTPUT_WORDS.isdisjoint(words[:-1]) and _names_path(words[-1])
 
 
 def _names_path(name: str) -> bool:

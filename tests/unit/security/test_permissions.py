@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.security.access import PRESETS, Policy, is_fresh
+from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import read_permissions
+from lmstudio_bridge.security.presets import PRESETS, is_fresh
 
 
 def policy_of(*configs: ServerConfig, project: Path) -> Policy:
@@ -135,6 +136,19 @@ def test_a_name_with_the_signs_of_a_glob_gets_rules_for_itself_alone(tmp_path: P
 
     assert policy.check_call(ServerTool("*", "read_graph"), {}).verdict == "allowed"
     assert policy.check_call(ServerTool("other", "read_graph"), {}).verdict == "needs_write"
+
+
+@pytest.mark.parametrize(
+    ("package", "tool"), [("@zereight/mcp-gitlab", "download_attachment"), ("mongodb-mcp-server", "export")]
+)
+def test_tools_that_are_known_to_save_files_write_whatever_their_mark(tmp_path: Path, package: str, tool: str) -> None:
+    policy = policy_of(stdio("-y", package, name="it"), project=tmp_path)
+    marked = ServerTool("it", tool, read_only=True)
+
+    assert policy.check_call(marked, {}).verdict == "needs_write"
+    assert not policy.may_run(marked)
+    assert policy.writes(marked)
+    assert policy.check_call(ServerTool("it", "find", read_only=True), {}).allowed
 
 
 def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:

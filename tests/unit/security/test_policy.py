@@ -37,6 +37,62 @@ def test_access_is_to_read_unless_said_otherwise() -> None:
     assert Policy() == Policy("read")
 
 
+# -- arguments that name an output file -----------------------------------------------------------
+
+SNAPSHOT = {"properties": {"filename": {"type": "string", "description": "Save snapshot to markdown file."}}}
+READS_FILE = {"properties": {"filename": {"type": "string"}}, "required": ["filename"]}
+SEARCHES = {"properties": {"filename": {"type": "string", "description": "Name of the file to look for"}}}
+OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema", "argument"),
+    [
+        ({"filename": "a.md"}, SNAPSHOT, "filename"),
+        ({"filename": "a.md"}, {}, "filename"),
+        ({"fileName": "a.md"}, {}, "fileName"),
+        ({"output": "a.md"}, {}, "output"),
+        ({"outputFile": "a.md"}, {}, "outputFile"),
+        ({"output_dir": "x"}, {}, "output_dir"),
+        ({"outdir": "x"}, {}, "outdir"),
+        ({"save_to": "x"}, {}, "save_to"),
+        ({"save": True}, {}, "save"),
+        ({"savePath": "x"}, {}, "savePath"),
+        ({"download_path": "x"}, {}, "download_path"),
+        ({"local_path": "x"}, {}, "local_path"),
+        ({"export_path": "x"}, {}, "export_path"),
+        ({"options": {"output_file": "x"}}, {}, "output_file"),
+        ({"pages": [{"save_as": "x"}]}, {}, "save_as"),
+        ({"filename": "a.md"}, READS_FILE, None),
+        ({"filename": "a.md"}, SEARCHES, None),
+        ({"filename": ""}, SNAPSHOT, None),
+        ({"output": "wide"}, OUTPUT_FORMAT, None),
+        ({"output": "json"}, {}, None),
+        ({"output_format": "x", "output_mode": "content"}, {}, None),
+        ({"download_url": "https://example.com/a"}, {}, None),
+        ({"save": False, "output": 3, "saved": "x"}, {}, None),
+        ({"path": "a.md", "query": "output", "destination": "Rome"}, {}, None),
+    ],
+)
+def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
+    arguments: JSONObject, schema: JSONObject, argument: str | None
+) -> None:
+    """Playwright's read-only tools overwrite the file that `filename` names (seen in 0.0.4x)."""
+    tool = ServerTool("browser", "snapshot", read_only=True, input_schema=schema)
+    decision = Policy("read").check_call(tool, arguments)
+
+    if argument is None:
+        assert decision == READING
+        assert not Policy("read").writes(tool, arguments)
+    else:
+        assert decision.verdict == "needs_write"
+        assert f"writes a file if it is given {argument!r}" in decision.reason
+        assert Policy("read").writes(tool, arguments)
+    assert Policy("write").check_call(tool, arguments).allowed
+    assert Policy("read").may_run(tool)
+    assert Policy("read").check_call(tool, {}) == READING
+
+
 # -- rules --------------------------------------------------------------------------------------
 
 
@@ -235,6 +291,15 @@ def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, pat
 
     assert policy.check_call(READ, {"path": path}) == READING
     assert policy.check_call(WRITE, {"path": path}).verdict == "denied"
+    assert policy.check_call(READ, {"filename": path}).verdict == "denied"  # although it is marked read-only
+
+
+def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_free_them(tmp_path: Path) -> None:
+    arguments: JSONObject = {"path": ".mcp.json"}
+
+    for source, verdict in (("preset for a package", "allowed"), ("mine", "denied")):
+        policy = at_work(tmp_path, Rules((Rule("allow", "fs/write", source),)))
+        assert policy.check_call(WRITE, arguments).verdict == verdict
 
 
 def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
