@@ -1,12 +1,32 @@
-"""Parts of JSON as they are written, so that what a model wrote can be kept byte for byte."""
+"""JSON as people write it, with comments; and its parts as they are written, kept byte for byte."""
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 _DECODER = json.JSONDecoder(strict=False)  # models write raw line breaks in strings
 _BETWEEN = re.compile(r"[\s,:]*+")  # two values of valid JSON
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_COMMENT = re.compile(rf"({_STRING})|//[^\r\n]*+|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_TRAILING_COMMA = re.compile(rf"({_STRING}|[\[{{,]\s*+,)|,(?=\s*+[}}\]])", re.DOTALL)  # not that of `[,]`
+_IN_LINE = re.compile(r"[^\r\n]")
+
+
+def load_commented(text: str) -> Any:
+    """The value of JSON that may have comments and trailing commas, as many editors allow them (JSONC).
+
+    Raises:
+        json.JSONDecodeError: It is something else; the position is that in `text`.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass  # blanks take the place of what plain JSON does not have, so that positions stay
+    text = _COMMENT.sub(lambda match: match[1] or _IN_LINE.sub(" ", match[0]), text)
+    return json.loads(_TRAILING_COMMA.sub(lambda match: match[1] or " ", text))
 
 
 def written_json(source: str, *path: str | int) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from lmstudio_bridge.errors import McpConfigError
 from lmstudio_bridge.files import read_bounded
+from lmstudio_bridge.json_text import load_commented
 from lmstudio_bridge.messages import Scope, ServerConfig, Transport
 from lmstudio_bridge.settings import Surroundings
 
@@ -83,9 +84,12 @@ def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
     Raises:
         McpConfigError: it cannot be read, is not JSON, or has another shape.
     """
-    root = read_json(path)
-    entries = root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
-    return read_entries(entries, path=path, scope=scope, around=around)
+    return read_entries(entries_of(read_json(path)), path=path, scope=scope, around=around)
+
+
+def entries_of(root: object) -> object:
+    """The value that should be the object of entries."""
+    return root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
 
 
 def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundings) -> ConfigFile:
@@ -128,7 +132,7 @@ def read_json(path: Path) -> Any:
         McpConfigError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
+        return load_commented(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} does not exist.",
@@ -145,7 +149,7 @@ def read_json(path: Path) -> Any:
         raise McpConfigError(
             f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
             path=str(path),
-            remedy="Correct it there; JSON allows no comments and no trailing commas.",
+            remedy="Correct it there.",
         ) from exc
     except (ValueError, RecursionError) as exc:
         raise McpConfigError(

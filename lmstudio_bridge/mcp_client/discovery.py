@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
-from lmstudio_bridge.mcp_client.config import ConfigFile, read_entries, read_file, read_json
+from lmstudio_bridge.mcp_client.config import ConfigFile, entries_of, read_entries, read_file, read_json
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
@@ -76,16 +76,24 @@ class ServerCatalog:
         lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
         hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
-        if self.paths:
-            looked = f"in {' or '.join(str(path) for path in self.paths)}"
-        else:
-            looked = f"because no {PROJECT_FILE} was found in {self.project} or above it"
         raise ServerNotConfiguredError(
-            f"No MCP server named '{name}' is configured {looked}.",
+            f"No MCP server named '{name}' is configured. {self.looked}",
             server=name,
             configured=known,
             remedy=f"{hint}{choice}",
         )
+
+    @property
+    def looked(self) -> str:
+        """Where servers were looked for, and which of these files could not be read, as sentences."""
+        if self.paths:
+            places = f"Looked in: {', '.join(map(str, self.paths))}."
+        else:
+            places = (
+                f"There is no {PROJECT_FILE} in {self.project} or above it, and no file of your own with servers "
+                "of Claude Code or LM Studio."
+            )
+        return " ".join([places, *self.warnings])
 
     def refusal(self, name: str) -> ServerNotTrustedError:
         """Why an unapproved server is not started, and how to approve it."""
@@ -110,7 +118,7 @@ def load_servers(
     without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
 
     Raises:
-        McpConfigError: the explicit file is missing, or it or the project's cannot be used.
+        McpConfigError: the explicit file is missing or cannot be used.
     """
     around = Surroundings(project, environ)
     if explicit is not None:
@@ -124,7 +132,7 @@ def load_servers(
     if found is None:
         catalog = merge_files([*local, *others], project=project)
     else:
-        whole = read_file(found, scope="project", around=around)
+        whole = _read_own(found, scope="project", around=around, warnings=warnings) or ConfigFile(found)
         approvals = read_approvals(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
         catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
         catalog = _add_unapproved(catalog, whole, approvals)
@@ -202,11 +210,17 @@ def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[Config
     if around.home is None:
         return []
     for path in (around.home / below for below in LM_STUDIO_FILES):
-        root = read_object(path, warnings=warnings)
-        if root is not None:
-            entries = root.get("mcpServers", root.get("servers", {}))
-            return [_read_or_warn(entries, path=path, scope="lmstudio", around=around, warnings=warnings)]
+        if (file := _read_own(path, scope="lmstudio", around=around, warnings=warnings)) is not None:
+            return [file]
     return []
+
+
+def _read_own(path: Path, *, scope: Scope, around: Surroundings, warnings: list[str]) -> ConfigFile | None:
+    """A file that holds servers only, in which `{}` is none; None if it is missing or cannot be read."""
+    root = read_object(path, warnings=warnings)
+    if root is None:
+        return None
+    return _read_or_warn(entries_of(root) if root else {}, path=path, scope=scope, around=around, warnings=warnings)
 
 
 def _read_or_warn(
@@ -216,7 +230,7 @@ def _read_or_warn(
     try:
         return read_entries(entries, path=path, scope=scope, around=around)
     except McpConfigError as exc:
-        warnings.append(exc.message)
+        warnings.append(f"{exc.message} {exc.remedy}")
         return ConfigFile(path)
 
 

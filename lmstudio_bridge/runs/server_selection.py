@@ -431,10 +431,9 @@ def _names(tools: Iterable[ServerTool]) -> str:
 
 
 def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
-    looked = ", ".join(map(str, catalog.paths)) or f".mcp.json in {catalog.project} and above it"
     skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
     return ServerNotConfiguredError(
-        f"There is no MCP server to work with. Looked in: {looked}.{skipped}",
+        f"There is no MCP server to work with. {catalog.looked}{skipped}",
         server="",
         remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
         "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "

@@ -198,7 +198,7 @@ async def test_unapproved_server_is_refused_with_the_way_to_approve_it(desk: Des
 
 
 async def test_broken_file_of_the_user_is_told_in_the_result(desk: Desk) -> None:
-    (desk.home / ".claude.json").write_text('{"mcpServers": {},}', encoding="utf-8")
+    (desk.home / ".claude.json").write_text('{"mcpServers": {},,}', encoding="utf-8")
     desk.write(".lmstudio/mcp.json", {"mcpServers": {"mine": sloppy()}})
     calls_in_turn(desk)
     async with desk.bridge() as client:

@@ -10,11 +10,10 @@ from typing import Any
 
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES
 from lmstudio_bridge.cli.doctor.checks import Check
-from lmstudio_bridge.cli.files import find_member, read_root
+from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import HOSTS, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.files import read_text
 from lmstudio_bridge.mcp_client.config import starts_bridge
 from lmstudio_bridge.mcp_client.discovery import read_approvals, read_object, read_state
 from lmstudio_bridge.settings import Surroundings
@@ -33,12 +32,9 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
                 location = find_location(host, scope, around=around, platform=platform)
             except SettingsError:  # no home folder
                 continue
-            try:
-                servers = _read_servers(location)
-            except (SettingsError, ValueError) as exc:
-                problem = exc.message if isinstance(exc, SettingsError) else f"{location.path} can't be read: {exc}."
+            servers, problem = _read_servers(location)
+            if problem:
                 yield Check("programs", f"Registration in {NAMES[host]}", "warning", problem, "Fix that file.")
-                continue
             for name, entry in servers.items():
                 if isinstance(entry, dict) and _starts_us(entry):
                     found = True
@@ -78,16 +74,16 @@ def _plugin_file(around: Surroundings) -> Path | None:
     return None
 
 
-def _read_servers(location: Location) -> Mapping[str, Any]:
-    """The servers at that location.
-
-    Raises:
-        SettingsError: The file cannot be read.
-        ValueError: It is not valid JSON, or not of the expected shape.
-    """
-    text = read_text(location.path)
-    servers = find_member(read_root((text or "").removeprefix("\ufeff")), location.keys)
-    return servers if isinstance(servers, dict) else {}
+def _read_servers(location: Location) -> tuple[Mapping[str, Any], str]:
+    """The servers at that location, or none and why its file cannot be used."""
+    problems: list[str] = []
+    root = read_object(location.path, warnings=problems)
+    try:
+        servers = find_member(dict(root or {}), location.keys)
+    except ValueError as exc:
+        problems.append(f"{location.path} can't be used: {exc}.")
+        servers = None
+    return servers if isinstance(servers, dict) else {}, " ".join(problems)
 
 
 def _starts_us(entry: Mapping[str, Any]) -> bool:

@@ -293,12 +293,23 @@ async def sim() -> AsyncIterator[Simulator]:
 
 async def test_the_projects_file_is_broken(home: Home, sim: Simulator) -> None:
     path = home.write("project/.mcp.json", '{"mcpServers": {,}}')
+    home.write(".lmstudio/mcp.json", {"mcpServers": {"notes": sloppy()}})
 
     (check,) = [check for check in wrong(await examine_home(home, sim.url)) if check.area == "servers"]
 
-    assert (check.name, check.state) == ("MCP servers", "failed")
-    assert f"{path} is not valid JSON" in check.found
-    assert "JSON allows no comments and no trailing commas" in check.remedy
+    assert (check.name, check.state) == ("MCP servers", "warning")
+    assert f"{path} is not valid JSON: " in check.found
+    assert "line 1, column 17" in check.found
+
+
+async def test_a_programs_file_with_comments_is_read(home: Home, sim: Simulator) -> None:
+    path = home.write(
+        ".cursor/mcp.json", '{"mcpServers": {"me": {"command": "gone", "args": ["lmstudio-bridge"]}, /* x */}}'
+    )
+
+    checks = await examine_home(home, sim.url)
+
+    assert f"'me' in {path} (user scope) starts 'gone', which does not exist." in [check.found for check in checks]
 
 
 async def test_the_users_file_is_broken(home: Home, sim: Simulator) -> None:

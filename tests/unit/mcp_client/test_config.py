@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError
+from lmstudio_bridge.json_text import load_commented
 from lmstudio_bridge.mcp_client.config import ConfigFile, starts_bridge
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers, merge_files
 from lmstudio_bridge.messages import ServerConfig
@@ -226,23 +229,53 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"mcpServers": {\n  "a": {},\n}}', "Expecting property name|trailing comma|Illegal trailing comma"),
-        ('{\n  // comment\n}', "at line 2, column 3"),
+        ('{"mcpServers": {\n  "a": {},,\n}}', "at line 2, column 11"),
+        ('{"mcpServers": {,}}', "at line 1, column 17"),
+        ('{\n  /* two\n lines */ "mcpServers": x // y\n}', "at line 3, column 25"),
+        ('{"a": "// no comment, }\n', "Unterminated string|Invalid control character"),
         ("", "at line 1, column 1"),
         ("[]", "has no object 'mcpServers'"),
         ("{}", "has no object 'mcpServers'"),
+        ('{"flat": {"command": "x"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )  # fmt: skip
-def test_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, content: str, problem: str) -> None:
-    path = write(tmp_path / ".mcp.json", content)
+def test_named_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, content: str, problem: str) -> None:
+    path = write(tmp_path / "named.json", content)
     with pytest.raises(McpConfigError, match=problem) as caught:
-        load_servers(explicit=None, project=tmp_path, environ={})
+        load_servers(explicit=path, project=tmp_path, environ={})
 
     assert caught.value.path == str(path)
     assert str(path) in caught.value.message
     assert caught.value.remedy
+
+
+def test_comments_and_trailing_commas_are_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / ".mcp.json",
+        """// as VS Code writes it
+        {"servers": { /* one
+          more */ "web": {"url": "https://127.0.0.1//x", /* , } */}, // ]
+          "files": {"command": "x", "args": ["a", "/*b*/", ",]", "\\"//", ], },
+        }, }
+        /* to the end""",
+    )
+    catalog = load_servers(explicit=path, project=tmp_path, environ={})
+
+    assert catalog.servers["web"].url == "https://127.0.0.1//x"
+    assert catalog.servers["files"].args == ("a", "/*b*/", ",]", '"//')
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(alphabet='a"\\/*,]}\n'),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='"/*,}', max_size=4), inner),
+        max_leaves=8,
+    )
+)
+def test_comments_change_no_value(value: object) -> None:
+    assert load_commented(f"// first\n{json.dumps(value, indent=1)}/* last */") == value
 
 
 def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
@@ -285,7 +318,7 @@ def test_unknown_name_gets_near_ones_and_the_list(tmp_path: Path) -> None:
     with pytest.raises(ServerNotConfiguredError) as caught:
         catalog.require("memori")
 
-    assert caught.value.message == f"No MCP server named 'memori' is configured in {tmp_path / '.mcp.json'}."
+    assert caught.value.message == f"No MCP server named 'memori' is configured. Looked in: {tmp_path / '.mcp.json'}."
     assert caught.value.remedy == "Did you mean 'Memory'? Configured: Memory, files."
     assert caught.value.configured == ("Memory", "files")
 
@@ -301,7 +334,10 @@ def test_missing_project_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerNotConfiguredError) as caught:
         catalog.require("x")
 
-    assert f"because no .mcp.json was found in {tmp_path} or above it" in caught.value.message
+    assert caught.value.message == (
+        f"No MCP server named 'x' is configured. There is no .mcp.json in {tmp_path} or above it, and no file of your "
+        "own with servers of Claude Code or LM Studio."
+    )
     assert caught.value.remedy.startswith("No MCP server is configured: add one in Claude Code")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError
+from lmstudio_bridge.errors import ServerNotConfiguredError, ServerNotTrustedError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 
 
@@ -152,7 +153,7 @@ def test_explicit_file_is_trusted_and_everything_else_is_left_alone(machine: Mac
     [
         ('{"projects": {},\n "x": }', "is not valid JSON: Expecting value at line 2, column 7."),
         ("[]", "is ignored: it is not a JSON object."),
-        ('{"mcpServers": 7}', "has no object 'mcpServers'."),
+        ('{"mcpServers": 7}', "has no object 'mcpServers'. It should look like"),
     ],
 )
 @pytest.mark.parametrize("name", [".claude.json", ".lmstudio/mcp.json"])
@@ -165,15 +166,35 @@ def test_broken_file_of_the_user_is_a_warning_and_hides_no_other(
     catalog = machine.load("files")
 
     assert sorted(catalog.servers) == ["files", "mine"]
-    assert catalog.warnings == (f"{broken} {warning}",)
+    (told,) = catalog.warnings
+    assert told.startswith(f"{broken} {warning}")
 
 
-def test_broken_file_of_the_project_is_an_error(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ("{", "is not valid JSON: .* at line 1, column 2"),
+        ('{"mine": {"command": "theirs"}}', "has no object 'mcpServers'"),
+        ('{"mcpServers": []}', "has no object 'mcpServers'"),
+        ("7", "is ignored: it is not a JSON object"),
+        ("{}", None),
+        ('{"mcpServers": {}}', None),
+    ],
+)
+def test_project_file_that_cannot_be_used_hides_no_server_of_the_user(
+    machine: Machine, content: str, warning: str | None
+) -> None:
     machine.claude(**servers("mine"))
-    machine.write("work/project/.mcp.json", "{")
+    broken = machine.write("work/project/.mcp.json", content)
+    catalog = machine.load("*")
 
-    with pytest.raises(McpConfigError, match="line 1, column 2"):
-        machine.load()
+    assert scopes(catalog) == {"mine": "user"}
+    if warning is None:
+        assert catalog.warnings == ()
+    else:
+        assert re.match(f"{re.escape(str(broken))} {warning}", "".join(catalog.warnings))
+        with pytest.raises(ServerNotConfiguredError, match=warning):
+            catalog.require("theirs")
 
 
 def test_odd_entries_for_projects_are_let_pass(machine: Machine) -> None:
@@ -358,7 +379,7 @@ def test_unapproved_entry_that_cannot_be_used_hides_no_server_either(machine: Ma
 
 
 def test_broken_settings_are_a_warning_and_approve_nothing(machine: Machine) -> None:
-    path = machine.write(".claude/settings.json", '{"enableAllProjectMcpServers": true,}')
+    path = machine.write(".claude/settings.json", '{"enableAllProjectMcpServers": true,,}')
     catalog = machine.load()
 
     assert scopes(catalog) == {}
