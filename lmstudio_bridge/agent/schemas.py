@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lmstudio_bridge.messages import JSONObject, ToolSpec
-from lmstudio_bridge.text import clean_text
+from lmstudio_bridge.text import clean_text, shortened
 
 MAX_NODES = 2_000  # schemas in one schema; each costs the model's context, and references can multiply without end
 MAX_WORK = 200_000  # schemas looked at for all tools of a run; honest ones have some thousand
@@ -191,7 +191,9 @@ def _plain_type(value: Any) -> str | list[str] | None:
 
 
 def _plain_description(value: Any) -> str | None:
-    return clean_text(value[:_MAX_RAW_DESCRIPTION])[0][:_MAX_DESCRIPTION] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return shortened(clean_text(value[:_MAX_RAW_DESCRIPTION])[0], _MAX_DESCRIPTION)
 
 
 def _plain_number(value: Any) -> int | float | None:

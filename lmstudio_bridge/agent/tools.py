@@ -149,7 +149,7 @@ class ToolSet:
         added: list[Tool] = []
         for _, source in sorted(distinct.items()):
             name = _free_name(source, taken=self._tools)
-            description = clean_text(source.description)[0][:MAX_DESCRIPTION]
+            description = shortened(clean_text(source.description)[0], MAX_DESCRIPTION)
             self._tools[name] = make_tool(source, name=name, description=description, work=self._work)
             added.append(self._tools[name])
         return tuple(added)

@@ -41,7 +41,7 @@ from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, statuses
-from lmstudio_bridge.mcp_client.repair import MAX_TOOLS, read_progress, read_result, read_tools
+from lmstudio_bridge.mcp_client.repair import MAX_TOOLS, read_error, read_progress, read_result, read_tools
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
@@ -187,7 +187,7 @@ class Connection:
                 remedy="If it needs longer, set `timeout` (milliseconds) in the server's entry.",
             ) from exc
         except MCPError as exc:
-            return ToolResult(exc.message or f"Error {exc.code}", is_error=True)
+            return read_error(exc.message, exc.code, exc.data)
         finally:
             finished = True
 

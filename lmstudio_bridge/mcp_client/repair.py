@@ -6,9 +6,12 @@ model can read.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mcp.types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
+_TEXT_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?(?:json|xml|yaml|x-yaml|toml|javascript|sql|x-sh|x-ndjson)")
 _HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 PROGRESS_LENGTH = 200  # characters of a progress text
 MAX_TOOLS = 1_000  # of one server; honest ones have up to some hundred
@@ -31,6 +35,7 @@ MAX_LEVELS = 64  # of a tool's schema as JSON
 MAX_ARGUMENT_LEVELS = 200  # of the arguments of a call; pydantic encodes about 250
 MAX_BLOCKS = 1_000  # of a result's content
 MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
+_REPEATED = 100  # characters of a value that is not repeated beside others if the text holds it
 MAX_IMAGES = 16  # of a result; a model is shown fewer
 
 
@@ -118,6 +123,15 @@ def _repair_schema(schema: object) -> dict[str, Any]:
     return repaired
 
 
+def read_error(message: str, code: int, data: object) -> ToolResult:
+    """An error in place of a result, with its `data`: servers put there what is wrong with the arguments."""
+    text = message or f"Error {code}"
+    more = data if isinstance(data, str) else "" if data is None else _compact(data)
+    if more and more not in text:
+        text = f"{text}\n{more[:MAX_TEXT]}"
+    return ToolResult(as_utf8(text), is_error=True)
+
+
 def read_result(raw: Mapping[str, Any]) -> ToolResult:
     """A result of tools/call as text and images."""
     if raw.get("resultType") == "input_required":
@@ -134,8 +148,8 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
         texts.append(_read_block(block, images))
     parts = [text for text in texts if text]
     structured = raw.get("structuredContent")
-    if structured is not None and not any(_is_text(block) for block in blocks):
-        parts.append(_compact(structured))
+    if structured is not None and (more := _not_in_content(structured, blocks)) is not None:
+        parts.append(_compact(more))
     if left_out > 0:
         parts.append(f"[{left_out:,} more blocks of this result were left out]")
     text = "\n".join(parts)
@@ -146,10 +160,50 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
     return ToolResult(as_utf8(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
 
 
-def _is_text(block: object) -> bool:
-    return isinstance(block, str) or (
-        isinstance(block, dict) and block.get("type") == "text" and bool(block.get("text"))
-    )
+def _not_in_content(structured: object, blocks: list[Any]) -> object | None:
+    """What the structured content says beyond the content; None if nothing.
+
+    Most servers repeat it as JSON text; the official filesystem server repeats the text as {"content": …}, and SDKs
+    put what is not an object into {"result": …}.
+    """
+    texts = [text for block in blocks if (text := _text_in(block))]
+    said: list[Any] = [blocks] if blocks else []
+    if texts:
+        decoded = list(map(_decode_json, texts))
+        said += ["\n".join(texts), texts, *texts, decoded, *decoded, {}]
+    with suppress(RecursionError):
+        if structured in said:
+            return None
+        if isinstance(structured, dict):
+            enough = 0 if len(structured) == 1 else _REPEATED  # {"count": 1, "page": 1} is not what the text "1" says
+            said_keys = {key for key, value in structured.items() if value in said and len(_compact(value)) >= enough}
+            structured = {key: value for key, value in structured.items() if key not in said_keys}
+            return structured if structured or not said_keys else None
+    return structured
+
+
+def _decode_json(text: str) -> Any:
+    """The JSON value of a text; the text itself if it is none."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return text
+
+
+def _text_in(block: object) -> str:
+    if isinstance(block, dict):
+        return _text_of(block.get("text")) if block.get("type") == "text" else ""
+    return _text_of(block)
+
+
+def _decode_text(blob: str, mime_type: str) -> str | None:
+    """The text in a resource that was sent as base64; None if it is not text."""
+    kind = mime_type.partition(";")[0].strip().lower()
+    if not kind.startswith("text/") and not _TEXT_TYPE.fullmatch(kind):
+        return None
+    try:
+        return base64.b64decode(blob, validate=True).decode("utf-8")
+    except ValueError:
+        return None
 
 
 def _read_block(block: object, images: list[Image]) -> str:
@@ -182,6 +236,8 @@ def _read_resource(resource: Mapping[str, Any], images: list[Image]) -> str:
     match resource:
         case {"text": str() as text}:
             return f"[resource: {uri}]\n{text}"
+        case {"blob": str() as blob} if (decoded := _decode_text(blob, mime_type)) is not None:
+            return f"[resource: {uri}]\n{decoded}"
         case {"blob": str() as blob}:
             if mime_type.startswith("image/"):
                 images.append(Image(blob, mime_type))

@@ -208,12 +208,12 @@ def test_at_most_twenty_names_are_listed(count: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
-def test_description_is_cut_at_its_limit(extra: int) -> None:
+def test_cut_description_is_marked(extra: int) -> None:
     long = ServerTool("s", "t", "d" * (MAX_DESCRIPTION + extra))
 
     [spec] = ToolSet([long]).specs
 
-    assert len(spec.description) == min(MAX_DESCRIPTION, MAX_DESCRIPTION + extra)
+    assert spec.description == ("d" * MAX_DESCRIPTION + "…" if extra > 0 else long.description)
 
 
 # -- reading arguments --------------------------------------------------------------------------

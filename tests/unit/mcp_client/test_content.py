@@ -19,6 +19,7 @@ from lmstudio_bridge.mcp_client.repair import (
     MAX_TOOLS,
     NO_OUTPUT,
     plain_arguments,
+    read_error,
     read_progress,
     read_result,
     read_tools,
@@ -87,7 +88,7 @@ def test_images_are_named_in_the_text_and_kept() -> None:
     ("raw", "expected"),
     [
         ({"structuredContent": {"a": 1}}, ToolResult('{"a":1}')),
-        ({"structuredContent": {"a": 1}, "content": [{"type": "text", "text": "one"}]}, ToolResult("one")),
+        ({"structuredContent": {"a": 1}, "content": [{"type": "text", "text": "one"}]}, ToolResult('one\n{"a":1}')),
         ({"structuredContent": {}, "content": [{"type": "text", "text": ""}]}, ToolResult("{}")),
         ({"content": [], "isError": True}, ToolResult(NO_OUTPUT, is_error=True)),
         ({"content": [], "isError": "yes"}, ToolResult(NO_OUTPUT)),
@@ -97,6 +98,75 @@ def test_images_are_named_in_the_text_and_kept() -> None:
 )
 def test_whole_result_is_read(raw: dict[str, Any], expected: ToolResult) -> None:
     assert read_result(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("structured", "texts", "beside"),
+    [
+        ({"a": [1, 2.0]}, ['{ "a": [1, 2] }'], ""),
+        ({"content": "the text"}, ["the text"], ""),  # @modelcontextprotocol/server-filesystem
+        ({"content": "first\nsecond"}, ["first", "second"], ""),
+        ({"result": 5}, ["5"], ""),  # the SDKs, for what is not an object
+        ({"result": ["1", "b"]}, ["1", "b"], ""),
+        ({"result": [{"a": 1}, "b"]}, ['{"a": 1}', "b"], ""),
+        ({}, ["done"], ""),
+        ({"content": "other"}, ["the text"], '\n{"content":"other"}'),
+        ({"count": 1, "page": 1}, ["1"], '\n{"count":1,"page":1}'),
+        ({"content": "x" * 98, "size": 98}, ["x" * 98], '\n{"size":98}'),
+        ({"content": "x" * 97, "size": 97}, ["x" * 97], f'\n{{"content":"{"x" * 97}","size":97}}'),
+        ({"rows": []}, ["none"], '\n{"rows":[]}'),
+        ([1], ["one"], "\n[1]"),
+    ],
+)
+def test_structured_content_is_shown_where_the_text_does_not_hold_it(
+    structured: object, texts: list[str], beside: str
+) -> None:
+    raw = {"content": [{"type": "text", "text": text} for text in texts], "structuredContent": structured}
+
+    assert read_result(raw).text == "\n".join(texts) + beside
+
+
+def test_images_are_not_repeated_as_structured_content() -> None:
+    blocks = [{"type": "image", "data": PNG, "mimeType": "image/png"}]
+
+    assert read_result({"content": blocks, "structuredContent": {"content": blocks}}).text == (
+        "[image: image/png, 8 bytes]"
+    )
+    assert read_result({"content": [], "structuredContent": {"content": []}}).text == '{"content":[]}'
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "blob", "text"),
+    [
+        ("text/csv", "YSxi", "[resource: x:1]\na,b"),
+        ("text/plain; charset=utf-8", "w6k=", "[resource: x:1]\né"),
+        ("application/json", "e30=", "[resource: x:1]\n{}"),
+        ("application/ld+json", "e30=", "[resource: x:1]\n{}"),
+        ("text/plain", "/w==", "[resource: x:1, text/plain, 1 bytes]"),
+        ("text/plain", "no base64", "[resource: x:1, text/plain, 6 bytes]"),
+        ("application/pdf", "YSxi", "[resource: x:1, application/pdf, 3 bytes]"),
+    ],
+)
+def test_text_sent_as_base64_is_read(mime_type: str, blob: str, text: str) -> None:
+    block = {"type": "resource", "resource": {"uri": "x:1", "blob": blob, "mimeType": mime_type}}
+
+    assert read_result({"content": [block]}) == ToolResult(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "data", "text"),
+    [
+        ("bad", None, "bad"),
+        ("", None, "Error 7"),
+        ("bad", {"path": "missing"}, 'bad\n{"path":"missing"}'),
+        ("bad", "path is missing", "bad\npath is missing"),
+        ("bad: path is missing", "path is missing", "bad: path is missing"),
+        ("bad", "", "bad"),
+        ("bad", HALF_A_LETTER, "bad\n?"),
+    ],
+)
+def test_error_comes_with_its_data(message: str, data: object, text: str) -> None:
+    assert read_error(message, 7, data) == ToolResult(text, is_error=True)
 
 
 def test_image_with_structured_content_says_both() -> None:
@@ -109,7 +179,7 @@ def test_half_a_letter_becomes_a_question_mark() -> None:
     """JavaScript servers leave one where they cut a text; UTF-8 cannot say it."""
     raw = {"content": [{"type": "text", "text": HALF_A_LETTER}], "structuredContent": {HALF_A_LETTER: 1}}
 
-    assert read_result(raw) == ToolResult("?")
+    assert read_result(raw) == ToolResult('?\n{"?":1}')
     assert read_result({**raw, "content": []}) == ToolResult('{"?":1}')
     assert plain_arguments({HALF_A_LETTER: [HALF_A_LETTER]}) == {"?": ["?"]}
 

@@ -50,11 +50,13 @@ async def test_json_rpc_error_is_a_result_with_the_servers_words(code: int) -> N
     """-32000 and -32001 are also what the SDK uses for a lost connection and a timeout."""
     async with open_test_pool() as pool:
         await pool.open_server(configure())
-        result = await pool.call_tool("sloppy", "fail", {"error": {"code": code, "message": "not like that"}})
+        result = await pool.call_tool(
+            "sloppy", "fail", {"error": {"code": code, "message": "not like that", "data": [7]}}
+        )
         pid = await pool.call_tool("sloppy", "pid", {})
         again = await pool.call_tool("sloppy", "pid", {})
 
-    assert result == ToolResult("not like that", is_error=True)
+    assert result == ToolResult("not like that\n[7]", is_error=True)
     assert pid == again
 
 
