@@ -36,6 +36,19 @@ _UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
 
 _SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
+_INSTEAD = f"The bridge does not read that. Copy the servers into a JSON file. {_SHAPE}"
+_OTHER_SUFFIXES: Mapping[str, str] = {
+    ".toml": "Codex (TOML)",
+    ".yaml": "Continue (YAML)",
+    ".yml": "Continue (YAML)",
+}
+_OTHER_KEYS: Mapping[str, str] = {
+    "context_servers": "Zed",
+    "mcp": "opencode, or of VS Code's settings.json",
+    "mcp_servers": "Codex",
+}
+"""The programs whose files have an object of that name in place of `mcpServers`."""
+
 _BRIDGE = re.compile(r"lmstudio[-_]bridge(\.exe|\.cmd|\.git|/__main__\.py)?([@=<>~!\[;].*)?", re.IGNORECASE)
 _BEFORE_BRIDGE = frozenset({"--from", "--directory", "--project", "--with", "--with-editable", "--spec", "-m", "run"})
 _BEFORE_SCRIPT = frozenset({"-c", "-lc", "-ic", "/c"})
@@ -84,21 +97,23 @@ def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
     Raises:
         McpConfigError: it cannot be read, is not JSON, or has another shape.
     """
-    return read_entries(entries_of(read_json(path)), path=path, scope=scope, around=around)
+    if (program := _OTHER_SUFFIXES.get(path.suffix.lower())) is not None:
+        raise McpConfigError(f"{path} is in the format of {program}.", path=str(path), remedy=_INSTEAD)
+    return read_root(read_json(path), path=path, scope=scope, around=around)
 
 
-def entries_of(root: object) -> object:
-    """The value that should be the object of entries."""
-    return root.get("mcpServers", root.get("servers")) if isinstance(root, dict) else None
-
-
-def read_entries(entries: object, *, path: Path, scope: Scope, around: Surroundings) -> ConfigFile:
-    """The entries of an object `mcpServers` in that file.
+def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -> ConfigFile:
+    """The entries of the decoded file; `{}` has none.
 
     Raises:
-        McpConfigError: it is not an object.
+        McpConfigError: it has another shape.
     """
+    known = root if isinstance(root, dict) else {}
+    entries = known.get("mcpServers", known.get("servers", {} if root == {} else None))
     if not isinstance(entries, dict):
+        for key, program in _OTHER_KEYS.items():
+            if entries is None and isinstance(known.get(key), dict):
+                raise McpConfigError(f"{path} is in the format of {program}.", path=str(path), remedy=_INSTEAD)
         raise McpConfigError(f"{path} has no object 'mcpServers'.", path=str(path), remedy=_SHAPE)
     servers: dict[str, ServerConfig] = {}
     skipped: dict[str, str] = {}
@@ -132,7 +147,14 @@ def read_json(path: Path) -> Any:
         McpConfigError: it cannot be read, or is not JSON.
     """
     try:
-        return load_commented(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
+        data = read_bounded(path, max_bytes=MAX_BYTES)
+        if not (encoding := json.detect_encoding(data)).startswith("utf-8"):
+            raise McpConfigError(
+                f"{path} is not UTF-8 but {encoding.upper()}.",
+                path=str(path),
+                remedy="Save it as UTF-8; PowerShell does so with `Set-Content -Encoding utf8`.",
+            )
+        return load_commented(data.decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} does not exist.",

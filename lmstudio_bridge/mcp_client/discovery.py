@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
-from lmstudio_bridge.mcp_client.config import ConfigFile, entries_of, read_entries, read_file, read_json
+from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_json, read_root
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
@@ -197,8 +197,8 @@ def _read_claude(
     if claude.path is None or not claude.root:
         return []
     known = claude.nearest_entry(around.project)
-    entries = (known if scope == "local" else claude.root).get("mcpServers") or {}
-    file = _read_or_warn(entries, path=claude.path, scope=scope, around=around, warnings=warnings)
+    root = {"mcpServers": (known if scope == "local" else claude.root).get("mcpServers") or {}}
+    file = _read_or_warn(root, path=claude.path, scope=scope, around=around, warnings=warnings)
     disabled = {*names_in(known, "disabledMcpServers")} - {*trusted}
     off = {name: f"it is disabled for this project in {claude.path}." for name in file.servers if name in disabled}
     servers = {name: config for name, config in file.servers.items() if name not in off}
@@ -216,19 +216,15 @@ def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[Config
 
 
 def _read_own(path: Path, *, scope: Scope, around: Surroundings, warnings: list[str]) -> ConfigFile | None:
-    """A file that holds servers only, in which `{}` is none; None if it is missing or cannot be read."""
+    """A file that holds servers only; None if it is missing or cannot be read."""
     root = read_object(path, warnings=warnings)
-    if root is None:
-        return None
-    return _read_or_warn(entries_of(root) if root else {}, path=path, scope=scope, around=around, warnings=warnings)
+    return None if root is None else _read_or_warn(root, path=path, scope=scope, around=around, warnings=warnings)
 
 
-def _read_or_warn(
-    entries: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]
-) -> ConfigFile:
+def _read_or_warn(root: object, *, path: Path, scope: Scope, around: Surroundings, warnings: list[str]) -> ConfigFile:
     """The entries, or none and a warning: a broken file must not hide the others."""
     try:
-        return read_entries(entries, path=path, scope=scope, around=around)
+        return read_root(root, path=path, scope=scope, around=around)
     except McpConfigError as exc:
         warnings.append(f"{exc.message} {exc.remedy}")
         return ConfigFile(path)

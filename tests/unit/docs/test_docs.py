@@ -18,7 +18,7 @@ import lmstudio_bridge
 from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import Outcome, Stop
-from lmstudio_bridge.mcp_client.config import read_entries
+from lmstudio_bridge.mcp_client.config import read_root
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import Surroundings, read_settings
@@ -130,7 +130,7 @@ def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
     for block in re.findall(r"^```json\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL):
         match json.loads(block):
             case {"mcpServers": entries}:
-                found = read_entries(entries, path=tmp_path / ".mcp.json", scope="project", around=around)
+                found = read_root({"mcpServers": entries}, path=tmp_path / ".mcp.json", scope="project", around=around)
                 assert set(found.servers) == set(entries), found
             case {"permissions": {"allow": [*rules]}}:
                 assert all(str(rule).startswith("mcp__lmstudio-bridge__") for rule in rules)

@@ -235,7 +235,6 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"a": "// no comment, }\n', "Unterminated string|Invalid control character"),
         ("", "at line 1, column 1"),
         ("[]", "has no object 'mcpServers'"),
-        ("{}", "has no object 'mcpServers'"),
         ('{"flat": {"command": "x"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
         ("[" * 100_000, "nested too deeply"),
@@ -278,9 +277,43 @@ def test_comments_change_no_value(value: object) -> None:
     assert load_commented(f"// first\n{json.dumps(value, indent=1)}/* last */") == value
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "program"),
+    [
+        ("settings.json", '{"context_servers": {"a": {"command": "x"}}, /* Zed allows this */}', "Zed"),
+        ("opencode.json", '{"mcp": {"a": {"type": "local", "command": ["x"]}}}', "opencode"),
+        ("settings.json", '{"mcp": {"servers": {"a": {"command": "x"}}}}', "VS Code's settings.json"),
+        ("config.toml", '[mcp_servers.a]\ncommand = "x"', "Codex (TOML)"),
+        ("config.yaml", "mcpServers:\n  - name: a", "Continue (YAML)"),
+        ("a.yml", "name: a", "Continue (YAML)"),
+    ],
+)
+def test_format_of_another_program_is_refused_by_its_name(
+    tmp_path: Path, name: str, content: str, program: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(McpConfigError) as caught:
+        load_servers(explicit=path, project=tmp_path, environ={})
+
+    assert caught.value.message.startswith(f"{path} is in the format of ")
+    assert program in caught.value.message
+    assert "Copy the servers into a JSON file" in caught.value.remedy
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_file_of_another_encoding_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes('{"mcpServers": {}}'.encode(encoding))
+    with pytest.raises(McpConfigError) as caught:
+        load_servers(explicit=path, project=tmp_path, environ={})
+
+    assert f"is not UTF-8 but {encoding.upper()}" in caught.value.message
+    assert "Save it as UTF-8" in caught.value.remedy
+
+
 def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_bytes(b"\xff\xfe{")
+    path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(McpConfigError, match="not UTF-8"):
         load_servers(explicit=path, project=tmp_path, environ={})
 
