@@ -298,7 +298,8 @@ class ServerConfig:
     """One configured server, ready to be opened: variables are expanded, the transport is known.
 
     `timeout` is seconds for each call, None where the file does not say. `source` is the file that
-    it stands in.
+    it stands in. Of the server's tools, runs have `only_tools` (None: all) without the `disabled_tools`.
+    `notes` say what of the entry is not used; nothing need be done about them.
     """
 
     name: str
@@ -313,6 +314,13 @@ class ServerConfig:
     source: Path | None = None
     scope: Scope | None = None
     disabled: bool = False
+    only_tools: tuple[str, ...] | None = None
+    disabled_tools: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def has_tool(self, name: str) -> bool:
+        """Whether runs may have the tool of that name, as far as the entry says."""
+        return name not in self.disabled_tools and (self.only_tools is None or name in self.only_tools)
 
     @property
     def digest(self) -> str:

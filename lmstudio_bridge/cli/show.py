@@ -70,9 +70,8 @@ def show_servers(settings: Settings, args: argparse.Namespace) -> int:
         print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
     else:
         print_table(sys.stdout, SERVER_COLUMNS, rows, environ=os.environ, empty="No MCP servers are configured.")
-    warnings = [each for warnings in catalog.server_warnings.values() for each in warnings]
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    for line in (*catalog.warnings, *warnings, *remedies):
+    for line in (*catalog.warnings, *catalog.remarks, *remedies):
         print(one_line(line), file=sys.stderr)
     return EXIT_OK
 

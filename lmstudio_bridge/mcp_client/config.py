@@ -33,6 +33,8 @@ _TRANSPORTS: Mapping[str, Transport] = {
 }
 _UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
 """Keys that VS Code or Claude Code support and we do not, although a server may need them."""
+_ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
+"""Keys with which other programs let tools run without asking."""
 
 _SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
@@ -208,6 +210,10 @@ class _Entry(BaseModel):
     headers: _Texts = {}
     timeout: float | None = None
     disabled: bool | None = None
+    enabled: bool | None = None
+    disabledTools: list[str] | None = None
+    excludeTools: list[str] | None = None
+    includeTools: list[str] | None = None
 
 
 def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, scope: Scope) -> ServerConfig:
@@ -232,7 +238,15 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
         timeout=expansion.seconds(raw.timeout),
         source=path,
         scope=scope,
-        disabled=raw.disabled is True,
+        disabled=raw.disabled is True or raw.enabled is False,
+        only_tools=None if raw.includeTools is None else tuple(raw.includeTools),
+        disabled_tools=(*(raw.disabledTools or ()), *(raw.excludeTools or ())),
+        notes=tuple(
+            f"MCP server '{name}' in {path}: '{key}' is not used; what a run may call is decided by its access and "
+            "by lmstudio-bridge.toml."
+            for key in _ALLOWING_KEYS
+            if entry.get(key)
+        ),
     )
 
 

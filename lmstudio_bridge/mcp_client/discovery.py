@@ -84,6 +84,12 @@ class ServerCatalog:
         )
 
     @property
+    def remarks(self) -> list[str]:
+        """What there is to say about the servers that can be used: warnings first, then notes."""
+        warnings = [each for told in self.server_warnings.values() for each in told]
+        return [*warnings, *(note for config in self.servers.values() for note in config.notes)]
+
+    @property
     def looked(self) -> str:
         """Where servers were looked for, and which of these files could not be read, as sentences."""
         if self.paths:

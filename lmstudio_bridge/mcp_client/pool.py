@@ -225,8 +225,9 @@ class Lease:
         self._held: dict[str, tuple[ServerConfig, Slot]] = {}
 
     async def open_server(self, config: ServerConfig, *, on_wait: OnWait | None = None) -> tuple[ServerTool, ...]:
-        """The server's tools; it is started first if it does not run, or runs with another configuration.
+        """The server's tools, without those that its entry disables.
 
+        It is started first if it does not run, or runs with another configuration.
         `on_wait` gets a message if all slots are in use.
 
         Raises:
@@ -287,6 +288,8 @@ class Lease:
                 f"MCP server '{server}' has not been opened.", server=server, configured=tuple(self._held)
             )
         config, slot = self._held[server]
+        if not config.has_tool(tool):
+            return ToolResult(f"Tool '{tool}' is disabled in {config.source}.", is_error=True)
         try:
             plain = plain_arguments(arguments)
         except ValueError as exc:
@@ -321,7 +324,7 @@ class Lease:
             self._held.pop(config.name, None)
             self._pool.release(self, slot)
             raise
-        return await session.fetch_tools()
+        return tuple(tool for tool in await session.fetch_tools() if config.has_tool(tool.name))
 
 
 class Session:

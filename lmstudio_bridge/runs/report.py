@@ -416,8 +416,7 @@ def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Itera
     """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
     text = _table(SERVER_COLUMNS, server_rows(catalog, opened), empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    about = [each for told in catalog.server_warnings.values() for each in told]
-    warnings = [*catalog.warnings, *permissions.warnings, *about]
+    warnings = [*catalog.warnings, *permissions.warnings, *catalog.remarks]
     rules = [f"- {line}" for line in permissions.lines()]
     return "\n".join(
         [text, "", *rules, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)]

@@ -88,14 +88,14 @@ class ToolCache:
         return self._folder / f"{digest[:32]}.json"
 
     def known_tools(self, config: ServerConfig) -> tuple[ServerTool, ...] | None:
-        """The tools that a server listed within the last 30 days; None if there is no such listing."""
+        """The enabled tools that a server listed within the last 30 days; None if there is no such listing."""
         try:
             cached = self.read(config)
         except UnreadableCacheError:
             return None
         if cached is None or not 0 <= self._clock() - cached.listed_at < MAX_AGE:
             return None
-        return cached.tools
+        return tuple(tool for tool in cached.tools if config.has_tool(tool.name))
 
     def check(self, config: ServerConfig, tools: Sequence[ServerTool]) -> CheckedTools:
         """Compare the tools that a server lists now with those that it listed before, and store them."""

@@ -78,6 +78,8 @@ async def check_servers(
             yield Check("servers", name, "ok", f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)")
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
+        for note in config.notes:
+            yield Check("servers", name, "ok", note)
 
 
 def _counted(tools: Sequence[ServerTool]) -> str:

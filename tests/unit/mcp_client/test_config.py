@@ -102,7 +102,8 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
         tmp_path,
         {
             "off": {"command": "x", "disabled": True},
-            "on": {"command": "x", "disabled": False},
+            "not on": {"command": "x", "enabled": False},
+            "on": {"command": "x", "disabled": False, "enabled": True},
             "asks": {"url": "https://127.0.0.1", "headers": {"Authorization": "Bearer ${input:token}"}},
         },
     )
@@ -111,6 +112,7 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
     assert list(catalog.servers) == ["on"]
     assert catalog.skipped == {
         "off": f"it is disabled in {path}.",
+        "not on": f"it is disabled in {path}.",
         "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can ask for.",
     }
 
@@ -175,6 +177,29 @@ def test_words_of_cursor_and_vs_code_are_understood(tmp_path: Path) -> None:
     config = load_one(tmp_path, {"command": "x", "args": [text]}, HOME="/home/ada")
 
     assert config.args == (f"{tmp_path}|{tmp_path.name}|/home/ada|${{env:workspaceFolder}}",)
+
+
+def test_tools_of_an_entry_can_be_disabled(tmp_path: Path) -> None:
+    config = load_one(tmp_path, {"command": "x", "disabledTools": ["a"], "excludeTools": ["b"]})
+    assert [config.has_tool(name) for name in "abc"] == [False, False, True]
+
+    config = load_one(tmp_path, {"command": "x", "includeTools": ["a", "b"], "excludeTools": ["b"]})
+    assert [config.has_tool(name) for name in "abc"] == [True, False, False]
+
+
+def test_list_of_disabled_tools_that_is_none_is_not_ignored(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"one": {"command": "x", "disabledTools": "delete"}})
+
+    assert "disabledTools: Input should be a valid list" in catalog.skipped["one"]
+
+
+def test_keys_that_allow_tools_in_other_programs_are_named_as_not_used(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"one": {"command": "x", "autoApprove": ["a"], "alwaysAllow": ["a"], "trust": False}})
+
+    assert [note.partition(";")[0] for note in catalog.remarks] == [
+        f"MCP server 'one' in {tmp_path / '.mcp.json'}: '{key}' is not used" for key in ("autoApprove", "alwaysAllow")
+    ]
+    assert catalog.server_warnings == {}
 
 
 def test_key_that_a_server_may_need_and_we_do_not_read_is_warned_about(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +388,16 @@ async def test_call_under_way_when_the_pool_ends_is_lost() -> None:
         await until_received(pool, "hold")
     with pytest.raises(SessionLostError):
         await call
+
+
+async def test_disabled_tools_are_neither_listed_nor_called() -> None:
+    async with open_test_pool() as pool:
+        every = names_of(await pool.open_server(configure()))
+        config = replace(configure(), disabled_tools=("die",), source=Path("mcp.json"))
+        left = names_of(await pool.open_server(config))
+        refused = await pool.call_tool("sloppy", "die", {})
+        received = await messages_at(pool)
+
+    assert left == [name for name in every if name != "die"] != every
+    assert (refused.text, refused.is_error) == ("Tool 'die' is disabled in mcp.json.", True)
+    assert not [message for message in received if (message.get("params") or {}).get("name") == "die"]

@@ -51,6 +51,13 @@ def test_what_is_written_is_read_again(store: ToolCache) -> None:
     assert store.known_tools(CONFIG) == (LOG, ODD)
 
 
+def test_disabled_tools_are_not_known(store: ToolCache) -> None:
+    write(store, LOG, ODD)
+
+    assert store.known_tools(replace(CONFIG, disabled_tools=("odd",))) == (LOG,)
+    assert store.known_tools(replace(CONFIG, only_tools=("log",))) == (LOG,)
+
+
 def test_a_server_that_was_never_listed_has_no_cache(store: ToolCache) -> None:
     assert store.read(CONFIG) is None
     assert store.known_tools(CONFIG) is None
