@@ -120,6 +120,8 @@ HOLDS_PLACEHOLDER = (
 
 INVISIBLE = "[{count} invisible characters or terminal codes were taken out of this result]"
 
+SERVER_NOTES = "Notes of the MCP server {server} on its tools:"
+
 DATA_BEGINS = "Data, up to the line {mark}:"
 
 RESULT_SHORTENED = (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lmstudio_bridge.agent.prompts import DATA_BEGINS
+from lmstudio_bridge.agent.prompts import DATA_BEGINS, SERVER_NOTES
+from lmstudio_bridge.text import clean_text, one_line, shortened
 
+MAX_INSTRUCTIONS = 2_000  # characters of one server's instructions
 _MARK_LENGTH = 8  # letters of a run's mark: 32 bits of chance
 _MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers: files are full of those
 
@@ -47,6 +50,21 @@ NO_DELIMITER = Delimiter("")
 def new_delimiter() -> Delimiter:
     """A new delimiter, for one run."""
     return Delimiter("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))
+
+
+def wrap_instructions(instructions: Mapping[str, str], *, room: int) -> str:
+    """What servers say about the use of their tools, by server, each delimited; they share `room` characters.
+
+    The mark follows from the text: with a new one for each run, engines could not reuse the beginning of the prompt.
+    """
+    shown = {server: cleaned for server, text in instructions.items() if (cleaned := clean_text(text)[0].strip())}
+    share = min(MAX_INSTRUCTIONS, room // max(1, len(shown)))
+    digest = hashlib.sha256(repr(shown).encode("utf-8", "replace")).digest()
+    delimiter = Delimiter("".join(_MARK_LETTERS[byte % len(_MARK_LETTERS)] for byte in digest[:_MARK_LENGTH]))
+    return "\n".join(
+        f"{SERVER_NOTES.format(server=one_line(server))}\n{delimiter.wrap(shortened(text, share))}"
+        for server, text in shown.items()
+    )
 
 
 def _without_reasoning(text: str) -> tuple[str, str]:

@@ -41,7 +41,14 @@ from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, statuses
-from lmstudio_bridge.mcp_client.repair import MAX_TOOLS, read_error, read_progress, read_result, read_tools
+from lmstudio_bridge.mcp_client.repair import (
+    MAX_TOOLS,
+    read_error,
+    read_instructions,
+    read_progress,
+    read_result,
+    read_tools,
+)
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
@@ -70,6 +77,7 @@ class Connection:
         max_event: int = MAX_EVENT,
     ) -> None:
         self.ended = asyncio.Event()
+        self.instructions = ""  # of the server, about the use of its tools
         self._config = config
         self._transport = (
             StdioTransport(config, children=children, project=project, environ=environ)
@@ -230,6 +238,7 @@ class Connection:
         # A version that we do not know is accepted: tools/list and tools/call are in all of them.
         version = raw.get("protocolVersion")
         self._version = version if isinstance(version, str) else LATEST_HANDSHAKE_VERSION
+        self.instructions = read_instructions(raw)
         assert self._dispatcher is not None
         headers = {MCP_PROTOCOL_VERSION_HEADER: self._version}
         await self._dispatcher.notify("notifications/initialized", None, {"headers": headers})

@@ -262,6 +262,11 @@ class Lease:
                 tasks.start_soon(open_one, config)
         return outcomes
 
+    def instructions(self, server: str) -> str:
+        """What an open server says about the use of its tools; "" if it says nothing."""
+        _, slot = self._held[server]
+        return slot.session.connection.instructions if slot.session else ""
+
     async def call_tool(
         self,
         server: str,

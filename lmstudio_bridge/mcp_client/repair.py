@@ -99,6 +99,11 @@ def read_tools(server: str, entries: Iterable[object]) -> tuple[ServerTool, ...]
     return tuple(tools.values())
 
 
+def read_instructions(answer: Mapping[str, Any]) -> str:
+    """What the server says about the use of its tools, in its answer to `initialize`."""
+    return _text_of(answer.get("instructions"))[:MAX_DESCRIPTION]
+
+
 def _too_much(schema: Mapping[str, Any]) -> str:
     """Why a schema is too large; "" if it is not."""
     if is_deeper(schema, MAX_LEVELS):

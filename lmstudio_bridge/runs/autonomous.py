@@ -18,7 +18,7 @@ from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
-from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
+from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter, wrap_instructions
 from lmstudio_bridge.errors import (
     BridgeError,
     NestedBridgeError,
@@ -56,7 +56,7 @@ from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import StoredRun, continuation, read_run, rebuild_conversation
-from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers
+from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import Permissions, read_permissions
@@ -211,7 +211,7 @@ class DynamicAutonomousAgent:
                     )
                 if _needs_writing(plan.start, prepared.tool_set, permissions.policy):
                     await recorder.tell(Warned(READ_ONLY))
-                await self._add_messages(plan, recorder)
+                await self._add_messages(plan, prepared, recorder)
                 outcome = await run(
                     plan.conversation,
                     model=prepared.model,
@@ -325,12 +325,16 @@ class DynamicAutonomousAgent:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self.settings.project))
         return SystemMessage(prompt), UserMessage(task)
 
-    async def _add_messages(self, plan: Plan, recorder: RunRecorder) -> None:
-        """Add the first messages to the conversation, without secrets."""
+    async def _add_messages(self, plan: Plan, prepared: Prepared, recorder: RunRecorder) -> None:
+        """Add the first messages to the conversation, without secrets; the servers' instructions to the system's."""
         added = tuple(self.redactor.redact_fields(message) for message in plan.added)
         if added != plan.added:
             await recorder.tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
+        room = instructions_room(prepared.model.choice.context_length)
+        notes = wrap_instructions(prepared.servers.instructions(), room=room)
         for message in added:
+            if notes and isinstance(message, SystemMessage):
+                message = SystemMessage(f"{message.text}\n{notes}")
             plan.conversation.add(message)
             await recorder.tell(MessageAdded(message))
 

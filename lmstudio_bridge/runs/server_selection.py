@@ -58,6 +58,8 @@ NAMED = "the task names it"
 CANNOT_TELL = "nothing in the task tells which server it needs"
 
 _TOOLS_SHARE = 4  # the tools may take a quarter of the context
+_INSTRUCTIONS_SHARE = 16  # what servers say about their tools may take a sixteenth
+_INSTRUCTIONS = 2_000  # characters, where the context length is not known
 MAX_VECTORS = 500  # of one model that are kept; those not used for longest go first
 MAX_BYTES = 16 * 1024 * 1024  # of one file: enough for vectors of 6,000 numbers
 _MAX_AGE = 2.0  # seconds for which the list of models is believed: a model that has gone would be loaded again
@@ -174,6 +176,11 @@ def tools_room(context_length: int) -> int:
     return context_length * CHARS_PER_TOKEN // _TOOLS_SHARE
 
 
+def instructions_room(context_length: int | None) -> int:
+    """How many characters the instructions of servers may take of a context with this many tokens."""
+    return _INSTRUCTIONS if context_length is None else context_length * CHARS_PER_TOKEN // _INSTRUCTIONS_SHARE
+
+
 class RunServers:
     """The servers that one run may use; `offers` says which of their tools the model may know about."""
 
@@ -205,6 +212,12 @@ class RunServers:
     def tools(self) -> tuple[ServerTool, ...]:
         """The tools of the open servers that the model may know about."""
         return tuple(tool for name in self.names for tool in self._opened[name])
+
+    def instructions(self) -> Mapping[str, str]:
+        """What the open servers say about the use of their tools, without secrets; only of those with such tools."""
+        return {
+            name: self._redactor.redact(self._lease.instructions(name)) for name in self.names if self._opened[name]
+        }
 
     def unstarted(self) -> UnstartedServers | None:
         """The servers that were not started, to be found and started later; None if there are none."""

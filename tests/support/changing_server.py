@@ -19,16 +19,16 @@ def note(line: str) -> None:
         log.write(f"{line}\n")
 
 
-def entry(file: Path, *tools: dict[str, Any]) -> dict[str, Any]:
+def entry(file: Path, *tools: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The server's entry in a .mcp.json; its tools are written to `file`."""
-    offer(file, *tools)
+    offer(file, *tools, **more)
     return {"command": sys.executable, "args": ["-S", __file__, str(file)]}
 
 
-def offer(file: Path, *tools: dict[str, Any]) -> None:
-    """Let it have these tools at its next start; a schema and a description are filled in."""
+def offer(file: Path, *tools: dict[str, Any], **more: Any) -> None:
+    """Let it have these tools at its next start; a schema and a description are filled in. `more` is for initialize."""
     whole = [{"description": f"Does {tool['name']}.", "inputSchema": {"type": "object"}, **tool} for tool in tools]
-    file.write_text(json.dumps({"tools": whole}), encoding="utf-8")
+    file.write_text(json.dumps({"tools": whole, "initialize": more}), encoding="utf-8")
 
 
 def noted(file: Path) -> list[str]:
@@ -51,6 +51,7 @@ def main() -> None:
                 info = {"name": "changing", "version": "1"}
                 version = params["protocolVersion"]
                 result: dict[str, Any] = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
+                result |= content["initialize"]
             case "tools/list":
                 result = {"tools": content["tools"]}
             case "tools/call":

@@ -25,6 +25,7 @@ HABITS: dict[str, Any] = {
     "stubborn": False,  # ignores SIGTERM and the end of its input
     "modern": False,  # protocol 2026-07-28 only
     "version": None,  # another protocol version than the one asked for
+    "initialize": {},  # more in the answer to it
     "pages": None,  # tools/list: a list of result objects; the cursor is the index of the next
     "endless": False,  # tools/list: always the same next cursor
     "close_stdout": False,  # closes its output at start, and stays
@@ -148,7 +149,10 @@ def handle(message: dict[str, Any]) -> None:
     elif method == "initialize":
         version = habits["version"] or params["protocolVersion"]
         info = {"name": "sloppy", "version": "0"}
-        answer(number, {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info})
+        answer(
+            number,
+            {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info, **habits["initialize"]},
+        )
     elif method == "tools/list":
         list_tools(number, params)
     elif method == "tools/call":

@@ -13,7 +13,7 @@ from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import EMPTY_TURN
 from lmstudio_bridge.agent.tools import ToolSet
-from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
+from lmstudio_bridge.agent.untrusted import MAX_INSTRUCTIONS, Delimiter, TextFilters, new_delimiter, wrap_instructions
 from lmstudio_bridge.messages import SystemMessage, UserMessage
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.text import clean_text
@@ -38,6 +38,35 @@ def test_no_text_holds_the_mark_of_its_fence(text: str) -> None:
     assert wrapped.lower().count("gkvztwxm") == 2
     assert wrapped.startswith("Data, up to the line gkvztwxm:\n")
     assert wrapped.endswith("\ngkvztwxm")
+
+
+NOTES = re.compile(r"Notes of the MCP server fs on its tools:\nData, up to the line ([a-z]{8}):\n(.*)\n\1", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "shown"),
+    [
+        (" Search first.\u202e\n", 100, "Search first."),
+        ("x" * 100, 100, "x" * 100),
+        ("x" * 101, 100, "x" * 100 + "…"),
+        ("x" * MAX_INSTRUCTIONS, 10_000, "x" * MAX_INSTRUCTIONS),
+        ("x" * (MAX_INSTRUCTIONS + 1), 10_000, "x" * MAX_INSTRUCTIONS + "…"),
+    ],
+)
+def test_instructions_of_a_server_are_delimited_and_bounded(text: str, room: int, shown: str) -> None:
+    found = NOTES.fullmatch(wrap_instructions({"fs": text, "silent": " "}, room=room))
+
+    assert found
+    assert found[2] == shown
+
+
+def test_servers_share_the_room_for_instructions_and_cannot_forge_the_mark() -> None:
+    both = wrap_instructions({"fs": "1" * 60, "web": "2" * 60}, room=100)
+    mark = both.splitlines()[-1]
+
+    assert (both.count("1"), both.count("2")) == (50, 50)
+    assert both.count(mark) == 4
+    assert wrap_instructions({}, room=100) == ""
 
 
 @pytest.mark.parametrize("spelling", ["SKVZTWXM", "\u017fkvztwxm", "s\u212avztwxm"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge import errors
-from lmstudio_bridge.agent import arguments, options, result_store, schemas
+from lmstudio_bridge.agent import arguments, options, result_store, schemas, untrusted
 from lmstudio_bridge.agent import conversation as results
 from lmstudio_bridge.agent import structured_output as validation
 from lmstudio_bridge.agent import tool_executor as calls
@@ -71,6 +71,7 @@ BOUNDS: dict[str, str] = {
     "pages per tool list": f"{connections.MAX_PAGES}",
     "tool name": f"{content.MAX_NAME} characters",
     "tool description": f"{toolbox.MAX_DESCRIPTION:,} characters",
+    "instructions of a server": f"{untrusted.MAX_INSTRUCTIONS:,} characters each, together a sixteenth of the context",
     "tool schema": f"{content.MAX_SCHEMA:,} characters, {content.MAX_LEVELS} levels",
     "subschemas per tool schema": f"{schemas.MAX_NODES:,}",
     "subschemas per run": f"{schemas.MAX_WORK:,}",

@@ -20,6 +20,7 @@ from lmstudio_bridge.mcp_client.repair import (
     NO_OUTPUT,
     plain_arguments,
     read_error,
+    read_instructions,
     read_progress,
     read_result,
     read_tools,
@@ -167,6 +168,11 @@ def test_text_sent_as_base64_is_read(mime_type: str, blob: str, text: str) -> No
 )
 def test_error_comes_with_its_data(message: str, data: object, text: str) -> None:
     assert read_error(message, 7, data) == ToolResult(text, is_error=True)
+
+
+@pytest.mark.parametrize(("answer", "text"), [({}, ""), ({"instructions": None}, ""), ({"instructions": "Be"}, "Be")])
+def test_instructions_are_text(answer: dict[str, Any], text: str) -> None:
+    assert read_instructions(answer) == text
 
 
 def test_image_with_structured_content_says_both() -> None:

@@ -61,6 +61,14 @@ async def test_json_rpc_error_is_a_result_with_the_servers_words(code: int) -> N
     assert pid == again
 
 
+async def test_instructions_of_a_server_are_known_once_it_is_open() -> None:
+    async with open_test_pool() as pool:
+        await pool.open_server(configure(initialize={"instructions": "Search first."}))
+        await pool.open_server(configure("plain"))
+
+        assert [pool.instructions("sloppy"), pool.instructions("plain")] == ["Search first.", ""]
+
+
 async def test_lone_surrogates_survive_in_neither_direction() -> None:
     """JavaScript servers cut texts inside of a character; a model's arguments may be cut as well."""
     async with open_test_pool() as pool:

@@ -77,6 +77,23 @@ async def open_here(desk: Desk) -> AsyncIterator[Client]:
         yield AgentClient(agent)
 
 
+async def test_instructions_of_a_server_are_in_the_system_message(desk: Desk) -> None:
+    """The same text in each run, so that engines can reuse it."""
+    desk.configure(
+        mail=entry(file(desk, "mail"), TOOLS["mail"], instructions="Letters need a stamp."),
+        clock=entry(file(desk, "clock"), TOOLS["clock"]),
+    )
+    async with open_here(desk) as client:
+        for _ in range(2):
+            await discover(client, desk, LETTER)
+    first, again = (str(request.messages[0]["content"]) for request in desk.chat_requests())
+
+    assert "Notes of the MCP server mail on its tools:\nData, up to the line " in first
+    assert "\nLetters need a stamp.\n" in first
+    assert "server clock" not in first
+    assert again == first
+
+
 async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
     desk.sim.script(MODEL, *replies, DONE)
     return await client.call("autonomous_discover_and_execute", task=task, **more)
