@@ -300,21 +300,18 @@ class Lease:
         except ValueError as exc:
             return ToolResult(str(exc), is_error=True)
         seconds = timeout or config.timeout or self._pool.options.call_timeout
-
-        async def call() -> ToolResult:
+        expired: SessionExpiredError | None = None
+        for _ in range(2):
             session = self._pool.session_at(slot, config)
             await session.wait_ready()
-            with session.calling():
-                return await session.connection.call_tool(tool, plain, seconds=seconds, on_progress=on_progress)
-
-        try:
-            return await call()
-        except SessionExpiredError as exc:
-            logger.info("%s It is sent again in a new session.", exc)
-        try:
-            return await call()
-        except SessionExpiredError as exc:
-            raise DownstreamError(exc.message, server=server) from exc
+            try:
+                with session.calling():
+                    return await session.connection.call_tool(tool, plain, seconds=seconds, on_progress=on_progress)
+            except SessionExpiredError as exc:
+                logger.info("%s", exc)
+                expired = exc
+        assert expired is not None
+        raise DownstreamError(expired.message, server=server) from expired
 
     def end(self) -> None:
         """Release all servers; those that others use, or that are kept for the next run, stay open."""
