@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lmstudio_bridge.errors import McpConfigError
 from lmstudio_bridge.files import read_bounded
@@ -197,16 +197,19 @@ _Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
 
 
 class _Entry(BaseModel):
-    """An entry as it is in the file; keys that we do not use are ignored."""
+    """An entry as it is in the file; keys that we do not use are ignored.
+
+    Gemini CLI writes `httpUrl`, Windsurf `serverUrl`, some others `transport`.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
-    type: str | None = None
+    type: str | None = Field(None, validation_alias=AliasChoices("type", "transport", "transportType"))
     command: str | None = None
     args: list[_Text] | None = None
     env: _Texts = {}
     cwd: str | None = None
-    url: str | None = None
+    url: str | None = Field(None, validation_alias=AliasChoices("httpUrl", "url", "serverUrl"))
     headers: _Texts = {}
     timeout: float | None = None
     disabled: bool | None = None

@@ -105,18 +105,39 @@ class Connection:
     async def open(self) -> AsyncIterator[None]:
         """Start or reach the server, initialize, and list its tools; has no timeout of its own.
 
+        A server that refuses the first message over streamable HTTP is tried as an older one, over SSE.
         What it raises is the SDK's, often in nested exception groups: see `explain`.
         """
-        async with self._transport.open_streams() as (read, write), anyio.create_task_group() as tasks:
+        try:
+            async with self._open_once(self._transport):
+                yield
+            return
+        except Exception:
+            older = self._transport.as_older() if isinstance(self._transport, HttpTransport) else None
+            if self._opened or older is None:
+                raise
+        newer, self._transport = self._transport, older
+        try:
+            async with self._open_once(older):
+                yield
+        except Exception:
+            if not self._opened:
+                self._transport = newer  # that it is no older server explains nothing
+            raise
+
+    @asynccontextmanager
+    async def _open_once(self, transport: StdioTransport | HttpTransport) -> AsyncIterator[None]:
+        ended = asyncio.Event()  # that of this attempt, after which another may follow
+        async with transport.open_streams() as (read, write), anyio.create_task_group() as tasks:
             self._dispatcher = JSONRPCDispatcher(read, write)
-            await tasks.start(self._receive, self._dispatcher)
+            await tasks.start(self._receive, self._dispatcher, ended)
             await self._initialize()
             await self._list_tools()
-            self._opened = True
+            self.ended, self._opened = ended, True
             try:
                 yield
             finally:
-                self.ended.set()  # before the streams end and wake up those who wait for an answer
+                ended.set()  # before the streams end and wake up those who wait for an answer
             tasks.cancel_scope.cancel()
 
     def explain(self, exc: Exception, *, seconds: float) -> Failure:
@@ -200,12 +221,16 @@ class Connection:
             finished = True
 
     async def _receive(
-        self, dispatcher: JSONRPCDispatcher, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        dispatcher: JSONRPCDispatcher,
+        ended: asyncio.Event,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         try:
             await dispatcher.run(self._answer, self._take_notification, task_status=task_status)
         finally:
-            self.ended.set()
+            ended.set()
 
     async def _answer(self, context: Any, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Answer a request of the server: we declare no capabilities, so only a ping is valid."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from lmstudio_bridge.messages import ServerConfig
 
 MAX_EVENT = 64 * 1024 * 1024  # bytes of one event, as of one line over stdio
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
+_OLDER_REFUSALS = ([400], [404], [405])  # MCP 2025-11-25, basic/transports, "Backwards Compatibility"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class HttpTransport:
         """Streams to read messages from and to write them to; leaving the block ends the session."""
         statuses.set(self._noted)
         return self._open_sse() if self._config.transport == "sse" else self._open_http()
+
+    def as_older(self) -> HttpTransport | None:
+        """The transport over SSE, if the server refused the first message in the way of older servers."""
+        first = [answered.status for answered in self._noted]
+        if self._config.transport == "sse" or first not in _OLDER_REFUSALS:
+            return None
+        return HttpTransport(replace(self._config, transport="sse"), max_event=self._max_event)
 
     def explain(self, exc: BaseException) -> Failure | None:
         """Why the server could not be reached, if the transport knows."""

@@ -68,6 +68,10 @@ def test_entry_of_claude_code_is_read(tmp_path: Path) -> None:
         ({"url": "http://127.0.0.1", "type": "streamableHttp"}, "http"),
         ({"url": "http://127.0.0.1", "type": "sse"}, "sse"),
         ({"url": "http://127.0.0.1", "type": "SSE"}, "sse"),
+        ({"url": "http://127.0.0.1", "transport": "sse"}, "sse"),
+        ({"url": "http://127.0.0.1", "transportType": "streamable-http"}, "http"),
+        ({"serverUrl": "http://127.0.0.1"}, "http"),
+        ({"httpUrl": "http://127.0.0.1", "url": "http://127.0.0.1/sse"}, "http"),
     ],
 )
 def test_transport_is_said_or_inferred(tmp_path: Path, entry: object, transport: str) -> None:
@@ -163,6 +167,11 @@ def test_timeout_is_milliseconds(tmp_path: Path, milliseconds: int | None, secon
 
     assert catalog.servers["one"].timeout == seconds
     assert bool(catalog.server_warnings) is (milliseconds is not None and seconds is None)
+
+
+@pytest.mark.parametrize("key", ["url", "serverUrl", "httpUrl"])
+def test_address_is_read_under_each_name(tmp_path: Path, key: str) -> None:
+    assert load_one(tmp_path, {key: "http://127.0.0.1/${A}"}, A="mcp").url == "http://127.0.0.1/mcp"
 
 
 def test_folder_may_stand_below_the_home(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -300,6 +301,40 @@ async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, respon
     assert reason in caught.value.message
     assert f"http://127.0.0.1:{port}/" in caught.value.message
     assert "secret" not in caught.value.explain()
+
+
+async def test_older_server_is_reached_over_sse_whatever_its_entry_says(servers: Servers) -> None:
+    async with open_test_pool() as pool:
+        config = replace(configure_url(servers.port("sse"), "sse"), transport="http")
+        tools = await pool.open_server(config)
+        result = await pool.call_tool("web", "echo", {"text": "there"})
+        with pytest.raises(SessionLostError):
+            await pool.call_tool("web", "die", {})
+        servers.restart("sse")
+        back = await pool.call_tool("web", "echo", {"text": "back"})
+
+    assert len(tools) == 7
+    assert (result, back) == (ToolResult("there"), ToolResult("back"))
+
+
+@pytest.mark.parametrize(
+    ("status", "methods"),
+    [
+        (400, "POST GET"),
+        (401, "POST"),
+        (403, "POST"),
+        (404, "POST GET"),
+        (405, "POST GET"),
+        (406, "POST"),
+        (500, "POST"),
+    ],
+)
+async def test_sse_is_tried_after_the_refusals_that_the_specification_names(status: int, methods: str) -> None:
+    async with answering(respond(f"{status} No")) as (port, heads), open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match=f"HTTP {status}"):
+            await pool.open_server(configure_url(port))
+
+    assert [head.split()[0].decode() for head in heads] == methods.split()
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
