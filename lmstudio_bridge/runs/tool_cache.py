@@ -5,7 +5,8 @@ is configured, and how it is started or reached; secrets of `env` and `headers` 
 the file.
 
 A server may be approved with harmless tools and then change them. New descriptions and arguments are
-reported; a tool that was not marked as read-only before goes on to count as writing.
+reported, each once; a tool that was not marked as read-only before goes on to count as writing. What that takes is a
+few bytes for each tool that was ever listed, and is kept however long the listing is.
 """
 
 from __future__ import annotations
@@ -16,20 +17,25 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
+from lmstudio_bridge.agent.tools import MAX_DESCRIPTION
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_entry
+from lmstudio_bridge.text import clean_text
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024 * 1024  # of one file; the tools of honest servers take a hundredth of it
+MAX_HISTORY = 20_000  # tools that a server ever listed; read-only marks of further ones are not believed
 MAX_FILES = 200  # the oldest are deleted first; an entry that was changed or removed leaves its file behind
 MAX_DEPTH = 64  # levels of a schema that is stored
 MAX_AGE = 30 * 24 * 3600.0  # seconds; after that the server has probably been updated
@@ -37,6 +43,9 @@ REFRESH = 24 * 3600.0  # seconds after which an unchanged listing is written aga
 
 _SHOWN_TOOLS = 8  # of each kind of change
 _SHOWN_NAME = 60  # characters of a tool's name
+_FORMAT = 2
+_SEEN = 32  # digests of what a tool once looked like
+_WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")  # times, dates and counts in a description do not count as a change
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
@@ -48,15 +57,30 @@ _NEW = "New"
 _ORDER = (_MARKED, _UNMARKED, _DESCRIPTION, _ARGUMENTS, _ANNOTATIONS, _NEW)
 
 
-@dataclass(frozen=True, slots=True)
-class CachedTools:
-    """The tools of one server; `gone` are those that it listed once. `listed_at` is seconds since the epoch.
+class ToolHistory(BaseModel):
+    """What is remembered of a tool for as long as the file exists.
 
-    `read_only` of a tool is what the server said, even if the tool is `doubted`.
+    `unmarked` says that it was listed without a read-only mark at least once, `seen` has digests of what it looked
+    like.
     """
 
-    tools: tuple[ServerTool, ...]
-    gone: tuple[ServerTool, ...] = ()
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    unmarked: bool
+    seen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTools:
+    """The tools of one server; None if they were too large to be stored. `listed_at` is seconds since the epoch.
+
+    `read_only` of a tool is what the server said, even if the tool is `doubted`. `history` has every tool that was
+    ever listed, by `tool_key`; unless `complete`, there were more than are kept.
+    """
+
+    tools: tuple[ServerTool, ...] | None
+    history: Mapping[str, ToolHistory] = field(default_factory=dict)
+    complete: bool = True
     listed_at: float = 0.0
 
 
@@ -83,7 +107,7 @@ class ToolCache:
     def path(self, config: ServerConfig) -> Path:
         """The file of this server, whether or not it exists."""
         how = [config.command, *config.args] if config.transport == "stdio" else [config.url]
-        identity = [config.name, config.scope, str(config.source), config.transport, *how]
+        identity = [_FORMAT, config.name, config.scope, str(config.source), config.transport, *how]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         return self._folder / f"{digest[:32]}.json"
 
@@ -93,37 +117,45 @@ class ToolCache:
             cached = self.read(config)
         except UnreadableCacheError:
             return None
-        if cached is None or not 0 <= self._clock() - cached.listed_at < MAX_AGE:
+        if cached is None or cached.tools is None or not 0 <= self._clock() - cached.listed_at < MAX_AGE:
             return None
         return tuple(tool for tool in cached.tools if config.has_tool(tool.name))
 
     def check(self, config: ServerConfig, tools: Sequence[ServerTool]) -> CheckedTools:
         """Compare the tools that a server lists now with those that it listed before, and store them."""
         now = self.storable(config, tools)
-        warnings: tuple[str, ...] = ()
+        warnings: list[str] = []
         try:
             before = self.read(config)
         except UnreadableCacheError as exc:
             before = None
-            warnings = (
+            warnings.append(
                 f"The last listing of MCP server '{config.name}' cannot be read, "
                 f"so changes of its tools go unnoticed: {exc}",
             )
-        if before is None:
-            self.write(config, CachedTools(now))
-            return CheckedTools(tuple(tools), warnings)
-        known = {tool.name: tool for tool in (*before.gone, *before.tools)}
-        now = tuple(replace(tool, doubted=_is_doubted(known.get(tool.name), tool)) for tool in now)
-        names = {tool.name for tool in now}
-        gone = tuple(tool for name, tool in known.items() if name not in names)
-        fresh = 0 <= self._clock() - before.listed_at < REFRESH
-        if not fresh or (now, gone) != (before.tools, before.gone):
-            self.write(config, CachedTools(now, gone))
-        checked = tuple(
-            replace(tool, read_only=False, doubted=True) if stored.doubted else tool
-            for tool, stored in zip(tools, now, strict=True)
+        known = before or CachedTools(None)
+        history, changes = _compare(known, dict(zip(map(tool_key, tools), now, strict=True)))
+        complete = known.complete and len(history) <= MAX_HISTORY
+        history = dict(islice(history.items(), MAX_HISTORY))
+        if before is not None:
+            warnings += _warnings(config.name, changes)
+        doubts = [_is_doubted(tool, known, history) for tool in tools]
+        cached = CachedTools(
+            tuple(replace(tool, doubted=doubt) for tool, doubt in zip(now, doubts, strict=True)), history, complete
         )
-        return CheckedTools(checked, _warnings(config.name, known, now))
+        fresh = 0 <= self._clock() - known.listed_at < REFRESH
+        if (not fresh or cached != replace(known, listed_at=0.0)) and (problem := self.write(config, cached)):
+            doubts = [_is_doubted(tool, known, known.history) for tool in tools]
+            if any(doubts):
+                warnings.append(
+                    f"What MCP server '{config.name}' lists could not be recorded, "
+                    f"so new read-only marks of its tools are not believed: {problem}"
+                )
+        checked = tuple(
+            replace(tool, read_only=False, doubted=True) if doubt else tool
+            for tool, doubt in zip(tools, doubts, strict=True)
+        )
+        return CheckedTools(checked, tuple(warnings))
 
     def read(self, config: ServerConfig) -> CachedTools | None:
         """The stored tools of a server; None if there is no file.
@@ -140,12 +172,12 @@ class ToolCache:
             why = str(exc) if isinstance(exc, OSError) else "it is damaged, or not one of ours"
             logger.warning("the tool cache of MCP server %s in %s cannot be read: %s", config.name, path, why)
             raise UnreadableCacheError(f"{path}: {why}") from exc
-        tools = [(tool.gone, ServerTool(config.name, **tool.model_dump(exclude={"gone"}))) for tool in stored.tools]
-        return CachedTools(
-            tuple(tool for gone, tool in tools if not gone),
-            tuple(tool for gone, tool in tools if gone),
-            stored.listed_at,
+        tools = (
+            None
+            if stored.tools is None
+            else tuple(ServerTool(config.name, **tool.model_dump()) for tool in stored.tools)
         )
+        return CachedTools(tools, stored.history, stored.complete, stored.listed_at)
 
     def storable(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot express."""
@@ -162,19 +194,16 @@ class ToolCache:
             for tool in tools
         )
 
-    def write(self, config: ServerConfig, cached: CachedTools) -> None:
-        """Replace the file of a server; `cached` must be `storable`. A failing disk is only logged.
+    def write(self, config: ServerConfig, cached: CachedTools) -> str:
+        """Replace the file of a server; `cached` must be `storable`. Returns why it could not be written, or "".
 
-        Tools that are gone are dropped if the file would be too large.
+        If the file would be too large, the tools are left out, then what they looked like.
         """
-        tools = [{**asdict(tool), "gone": False} for tool in cached.tools]
-        gone = [{**asdict(tool), "gone": True} for tool in cached.gone]
-        data = self._encode(config, [*tools, *gone])
-        if len(data) > MAX_BYTES:
-            data = self._encode(config, tools)
-        if len(data) > MAX_BYTES:
-            logger.warning("the tools of MCP server %s are too large to be stored", config.name)
-            return
+        marks = {key: ToolHistory(unmarked=each.unmarked) for key, each in cached.history.items()}
+        for part in (cached, replace(cached, tools=None), replace(cached, tools=None, history=marks)):
+            data = self._encode(config, part)
+            if len(data) <= MAX_BYTES:
+                break
         path = self.path(config)
         try:
             make_folder(self._folder)
@@ -183,12 +212,22 @@ class ToolCache:
             write_file(path, data)
         except OSError as exc:
             logger.warning("the tool cache of MCP server %s cannot be written: %s", config.name, exc)
+            return str(exc)
+        return ""
 
-    def _encode(self, config: ServerConfig, tools: list[dict[str, Any]]) -> bytes:
-        for tool in tools:
-            tool.pop("server", None)
-        name = _plain_text(config.name, Redactor(()))
-        return json.dumps({"version": 1, "server": name, "listed_at": self._clock(), "tools": tools}).encode()
+    def _encode(self, config: ServerConfig, cached: CachedTools) -> bytes:
+        tools = None if cached.tools is None else [asdict(tool) for tool in cached.tools]
+        for tool in tools or ():
+            del tool["server"]
+        stored = {
+            "version": _FORMAT,
+            "server": _plain_text(config.name, Redactor(())),
+            "listed_at": self._clock(),
+            "complete": cached.complete,
+            "history": {key: each.model_dump() for key, each in cached.history.items()},
+            "tools": tools,
+        }
+        return json.dumps(stored).encode()
 
     def _delete_oldest(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda path: path.lstat().st_mtime)
@@ -230,16 +269,17 @@ class _StoredTool(BaseModel):
     read_only: bool | None
     hints: dict[str, bool]
     doubted: bool
-    gone: bool
 
 
 class _Stored(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    version: Literal[1]
+    version: Literal[2]
     server: str  # for human readers
     listed_at: float
-    tools: list[_StoredTool]
+    complete: bool
+    history: dict[str, ToolHistory]
+    tools: list[_StoredTool] | None
 
 
 class _TooDeepError(Exception):
@@ -277,45 +317,89 @@ def _plain_value(value: Any, redactor: Redactor, levels: int) -> Any:
             return value
 
 
-def _is_doubted(before: ServerTool | None, now: ServerTool) -> bool:
-    """Whether a read-only mark is not believed, because the tool existed without it; only a user's rule lifts that."""
-    if before is None or now.read_only is not True:
+def tool_key(tool: ServerTool) -> str:
+    """What stands for a tool in the history: of the same length for every name."""
+    return _digest(tool.name)
+
+
+def _is_doubted(tool: ServerTool, known: CachedTools, history: Mapping[str, ToolHistory]) -> bool:
+    """Whether a read-only mark is not believed; only a user's rule lifts that.
+
+    `known` says whether the tool was ever listed without it, `history` whether it is on record from now on.
+    """
+    if tool.read_only is not True:
         return False
-    return before.doubted or before.read_only is not True
+    key = tool_key(tool)
+    past = known.history.get(key)
+    return past.unmarked if past is not None else not known.complete or key not in history
 
 
-def _warnings(server: str, known: Mapping[str, ServerTool], tools: Iterable[ServerTool]) -> tuple[str, ...]:
-    found: dict[str, list[str]] = {}
-    for tool in tools:
-        for kind in _kinds(known.get(tool.name), tool):
-            found.setdefault(kind, []).append(tool.name)
-    if not found:
+def _compare(
+    known: CachedTools, now: Mapping[str, ServerTool]
+) -> tuple[dict[str, ToolHistory], Mapping[str, Sequence[str]]]:
+    """The history with the tools as they are now, and the names of the tools for each kind of change."""
+    history = dict(known.history)
+    changes: dict[str, list[str]] = {}
+    work = SchemaWork()
+    for key, tool in now.items():
+        past = history.get(key)
+        looks = _looks(tool, work)
+        kinds = [_NEW] if past is None else _kinds(past, tool, looks)
+        for kind in kinds:
+            changes.setdefault(kind, []).append(tool.name)
+        seen = past.seen if past else ()
+        history[key] = ToolHistory(
+            unmarked=tool.read_only is not True or (past is not None and past.unmarked),
+            seen=(*seen, *(look for look in looks.values() if look not in seen))[-_SEEN:],
+        )
+    return history, changes
+
+
+def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
+    """For each kind of change, a digest of what must change for it: what the model is shown, and the annotations.
+
+    Words of default values may come in any order, as they do from Python sets.
+    """
+    description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
+    shown = object_schema(tool.input_schema, work=work).parameters if work.left > 0 else tool.input_schema
+    return {
+        _DESCRIPTION: "d" + _digest(_NUMBER.sub("0", f"{tool.title}\n{description}")),
+        _ARGUMENTS: "a" + _digest(json.dumps(_sorted_defaults(shown), sort_keys=True)),
+        _ANNOTATIONS: "h" + _digest(json.dumps(dict(tool.hints), sort_keys=True)),
+        _MARKED if tool.read_only is True else _UNMARKED: "m1" if tool.read_only is True else "m0",
+    }
+
+
+def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, str]) -> list[str]:
+    """What has changed about a tool since it was listed before; nothing that it has been before."""
+    if not past.seen:  # the file was too large for it
+        return [_MARKED] if tool.read_only is True and past.unmarked else []
+    return [kind for kind, look in looks.items() if look not in past.seen]
+
+
+def _sorted_defaults(schema: Any) -> Any:
+    match schema:
+        case dict():
+            return {
+                key: sorted(_WORD.findall(json.dumps(value))) if key == "default" else _sorted_defaults(value)
+                for key, value in schema.items()
+            }
+        case list():
+            return list(map(_sorted_defaults, schema))
+        case _:
+            return schema
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _warnings(server: str, changes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    if not changes:
         return ()
-    told = [f"{kind}: {_names(found[kind])}." for kind in _ORDER if kind in found]
-    advice = "" if set(found) == {_NEW} else " Check whether you still trust it."
+    told = [f"{kind}: {_names(changes[kind])}." for kind in _ORDER if kind in changes]
+    advice = "" if set(changes) == {_NEW} else " Check whether you still trust it."
     return (f"The tools of MCP server '{server}' have changed. {' '.join(told)}{advice}",)
-
-
-def _kinds(before: ServerTool | None, now: ServerTool) -> list[str]:
-    """What has changed about one tool."""
-    if before is None:
-        return [_NEW]
-    kinds: list[str] = []
-    if now.doubted and not before.doubted:
-        kinds.append(_MARKED)
-    if before.read_only is True and now.read_only is not True:
-        kinds.append(_UNMARKED)
-    if _words(before) != _words(now):
-        kinds.append(_DESCRIPTION)
-    if before.input_schema != now.input_schema:
-        kinds.append(_ARGUMENTS)
-    if before.hints != now.hints:
-        kinds.append(_ANNOTATIONS)
-    return kinds
-
-
-def _words(tool: ServerTool) -> str:
-    return _NUMBER.sub("0", f"{tool.title}\n{tool.description}")
 
 
 def _names(names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.progress import describe
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import choose_servers
-from lmstudio_bridge.runs.tool_cache import CheckedTools, ToolCache, UnreadableCacheError
+from lmstudio_bridge.runs.tool_cache import CheckedTools, ToolCache, UnreadableCacheError, tool_key
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.rule_files import FILE, load_rules
@@ -290,8 +290,8 @@ def fuzz_changes(data: bytes) -> None:
             _check_words(warning)
         for said, counted in zip(tools, taken.tools, strict=True):
             assert counted.name == said.name
-            known = [tool for tool in (*before.tools, *before.gone) if tool.name == said.name] if before else []
-            assert not (counted.read_only and known and known[-1].read_only is not True)
+            past = before.history.get(tool_key(said)) if before else None
+            assert not (counted.read_only and past and past.unmarked)
         assert store.check(config, tools) == CheckedTools(taken.tools)
         _choose(store.known_tools(config), task)
 
@@ -333,7 +333,7 @@ def fuzz_catalogue(data: bytes) -> None:
         with suppress(UnreadableCacheError):
             catalogue = store.read(config)
             assert catalogue is not None
-            for spec in ToolSet((*catalogue.tools, *catalogue.gone)).specs:
+            for spec in ToolSet(catalogue.tools or ()).specs:
                 _check_json([spec.name, spec.description, spec.parameters])
 
 

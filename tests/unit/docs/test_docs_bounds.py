@@ -77,6 +77,7 @@ BOUNDS: dict[str, str] = {
     "subschemas per run": f"{schemas.MAX_WORK:,}",
     "cached tool embeddings": f"{similarity.MAX_VECTORS} of one embedding model",
     "tool cache on disk": f"{catalogues.MAX_BYTES // MI} MiB, {catalogues.MAX_FILES} servers",
+    "tools a server ever listed": f"{catalogues.MAX_HISTORY:,}",
     "`output_schema`": f"{validation.MAX_SCHEMA:,} characters, {validation.MAX_LEVELS} levels",
     "checks of one call's arguments": f"{arguments.MAX_CHECKS:,}",
     "steps per check of an answer": f"{validation.MAX_STEPS:,}",

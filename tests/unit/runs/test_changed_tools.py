@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.runs.tool_cache import REFRESH, CheckedTools, ToolCache
+from lmstudio_bridge.runs.tool_cache import (
+    MAX_HISTORY,
+    REFRESH,
+    CachedTools,
+    CheckedTools,
+    ToolCache,
+    ToolHistory,
+)
 
 CONFIG = ServerConfig("notes", "stdio", command="notes")
 LIST = ServerTool("notes", "list", "Lists all notes.", read_only=True)
@@ -86,6 +93,70 @@ def test_numbers_in_a_description_are_no_news(store: ToolCache) -> None:
     assert take(store, replace(LIST, description="Lists 12 notes; it is 17:03.")).warnings == ()
 
 
+def test_nothing_is_told_twice(store: ToolCache) -> None:
+    """Some servers write sets into their descriptions, in another order at each start."""
+    take(store, LIST)
+    [told] = take(store, replace(LIST, description="Lists notes, all.")).warnings
+
+    assert told == f"{BEGIN}Different description: 'list'.{END}"
+    for description in (LIST.description, "Lists notes, all."):
+        assert take(store, replace(LIST, description=description)).warnings == ()
+    assert take(store).warnings == ()
+    assert take(store, LIST).warnings == (), "it was only away"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"properties": {"a": {"default": "x, y"}}}, {"properties": {"a": {"default": "other"}}}, False),
+        ({"properties": {"a": {"pattern": "a"}}}, {"properties": {"a": {"pattern": "b"}}}, False),
+        (
+            {"properties": {"a": {"default": "{'x', 'y'}"}}, "required": ["a"]},
+            {"properties": {"a": {"default": "{'y', 'x'}"}}, "required": ["a"]},
+            False,
+        ),
+        (
+            {"properties": {"a": {"default": "x"}}, "required": ["a"]},
+            {"properties": {"a": {"default": "/etc"}}, "required": ["a"]},
+            True,
+        ),
+        ({"properties": {"a": {"description": "x"}}}, {"properties": {"a": {"description": "y"}}}, True),
+    ],
+)
+def test_only_what_the_model_is_shown_of_a_schema_is_compared(
+    store: ToolCache, one: dict[str, Any], other: dict[str, Any], told: bool
+) -> None:
+    take(store, replace(LIST, input_schema={"type": "object", **one}))
+
+    warnings = take(store, replace(LIST, input_schema={"type": "object", **other})).warnings
+    assert warnings == ((f"{BEGIN}Different arguments: 'list'.{END}",) if told else ())
+
+
+def test_a_list_that_is_too_large_to_be_stored_hides_no_change(store: ToolCache) -> None:
+    padding = [
+        ServerTool("notes", f"pad{number}", "x" * 16_000, {"type": "object", "title": "x" * 60_000})
+        for number in range(60)
+    ]
+    take(store, WIPE, *padding)
+
+    assert store.known_tools(CONFIG) is None
+    for _ in range(2):
+        assert take(store, WIPE, *padding).warnings == ()
+    checked = take(store, replace(NOW_READS, description="Harmless."), *padding)
+    assert checked.tools[0] == replace(DOUBTED, description="Harmless.")
+    assert checked.warnings == (f"{BEGIN}{MARKED}: 'wipe'. Different description: 'wipe'.{END}",)
+
+
+def test_marks_of_more_tools_than_are_kept_are_not_believed(store: ToolCache) -> None:
+    others = {f"{number:016x}": ToolHistory(unmarked=False) for number in range(MAX_HISTORY - 1)}
+    store.write(CONFIG, CachedTools((), others))
+    last, more = replace(LIST, name="last"), replace(LIST, name="more")
+
+    for tools in ((last, more), (more, last)):
+        doubted = {tool.name for tool in take(store, *tools).tools if tool.doubted}
+        assert doubted == {"more"}
+
+
 def test_a_new_tool_is_mentioned_and_believed(store: ToolCache) -> None:
     take(store, LIST)
 
@@ -115,7 +186,7 @@ def test_a_mark_that_came_and_went_is_not_believed_when_it_comes_again(store: To
     take(store, WIPE)
     take(store, NOW_READS)
 
-    assert take(store, WIPE) == CheckedTools((WIPE,), (f"{BEGIN}No longer marked as read-only: 'wipe'.{END}",))
+    assert take(store, WIPE) == CheckedTools((WIPE,)), "as it was first"
     assert take(store, NOW_READS).tools == (DOUBTED,)
 
 

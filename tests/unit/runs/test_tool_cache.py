@@ -13,7 +13,14 @@ import pytest
 
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs import tool_cache as tool_cache
-from lmstudio_bridge.runs.tool_cache import CachedTools, Shown, ToolCache, UnreadableCacheError, shown_tools
+from lmstudio_bridge.runs.tool_cache import (
+    CachedTools,
+    Shown,
+    ToolCache,
+    ToolHistory,
+    UnreadableCacheError,
+    shown_tools,
+)
 from lmstudio_bridge.security.redact import MARK, Redactor
 from tests.support.fakes import ManualClock
 
@@ -43,7 +50,8 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def test_what_is_written_is_read_again(store: ToolCache) -> None:
-    kept = CachedTools((LOG, ODD), gone=(replace(LOG, name="blame", read_only=None),))
+    history = {"0123": ToolHistory(unmarked=True, seen=("d1", "a2")), "4567": ToolHistory(unmarked=False)}
+    kept = CachedTools((LOG, ODD), history, complete=False)
 
     store.write(CONFIG, kept)
 
@@ -98,6 +106,7 @@ def test_secrets_of_an_entry_are_in_neither_the_name_nor_the_file(store: ToolCac
     assert not any(word in path.read_text(encoding="utf-8") for word in ("tok-123456", "abc-def-ghi", CANARY))
     kept = store.read(CONFIG)
     assert kept is not None
+    assert kept.tools is not None
     assert kept.tools[0].description == f"{MARK} {MARK}"
 
 
@@ -116,6 +125,7 @@ def test_a_schema_that_is_too_deep_is_not_kept(store: ToolCache, levels: int, wh
 
     kept = store.read(CONFIG)
     assert kept is not None
+    assert kept.tools is not None
     assert (kept.tools[0].input_schema == nested(levels)) is whole
 
 
@@ -127,10 +137,12 @@ def test_a_schema_that_is_too_deep_is_not_kept(store: ToolCache, levels: int, wh
         b"null",
         b"[]",
         b"\xff\xfe",
+        b'{"version": 1, "server": "git", "listed_at": 0, "complete": true, "history": {}, "tools": []}',
+        b'{"version": 2, "server": "git", "listed_at": "soon", "complete": true, "history": {}, "tools": []}',
+        b'{"version": 2, "server": "git", "listed_at": 0, "complete": true, "history": {}, "tools": [{"name": "log"}]}',
+        b'{"version": 2, "server": "git", "listed_at": 0, "complete": true, "history": {"x": 1}, "tools": []}',
         b'{"version": 2, "server": "git", "listed_at": 0, "tools": []}',
-        b'{"version": 1, "server": "git", "listed_at": "soon", "tools": []}',
-        b'{"version": 1, "server": "git", "listed_at": 0, "tools": [{"name": "log"}]}',
-        b'{"version": 1, "server": "git", "listed_at": 0, "tools": ' + b"[" * 100_000,
+        b'{"version": 2, "server": "git", "listed_at": 0, "tools": ' + b"[" * 100_000,
     ],
 )
 def test_a_file_that_we_would_not_write_is_not_believed(
@@ -182,16 +194,28 @@ def test_a_file_has_a_most_of_bytes(store: ToolCache, more: int, read: bool) -> 
     assert (store.known_tools(CONFIG) == (LOG,)) is read
 
 
-def test_tools_that_are_gone_are_forgotten_before_the_others_and_too_many_are_not_kept(
-    store: ToolCache, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("description", "seen", "kept_tools", "kept_seen"),
+    [(100, 1, True, True), (tool_cache.MAX_BYTES, 1, False, True), (100, tool_cache.MAX_BYTES, False, False)],
+)
+def test_names_and_marks_are_kept_however_much_else_there_is(
+    store: ToolCache, description: int, seen: int, kept_tools: bool, kept_seen: bool
 ) -> None:
-    big = replace(LOG, name="big", description="x" * tool_cache.MAX_BYTES)
+    tools = (replace(LOG, description="x" * description),)
+    history = {"0123": ToolHistory(unmarked=True, seen=("s" * seen,))}
 
-    store.write(CONFIG, CachedTools((LOG,), gone=(big,)))
-    assert store.read(CONFIG) == CachedTools((LOG,))
-    store.write(CONFIG, CachedTools((big,)))
-    assert store.read(CONFIG) == CachedTools((LOG,))
-    assert "too large to be stored" in caplog.text
+    assert store.write(CONFIG, CachedTools(tools, history)) == ""
+    assert store.read(CONFIG) == CachedTools(
+        tools if kept_tools else None, history if kept_seen else {"0123": ToolHistory(unmarked=True)}
+    )
+    assert store.known_tools(CONFIG) == (tools if kept_tools else None)
+
+
+def test_the_largest_history_fits_into_a_file(store: ToolCache) -> None:
+    history = {f"{number:016x}": ToolHistory(unmarked=False) for number in range(tool_cache.MAX_HISTORY)}
+
+    assert store.write(CONFIG, CachedTools(None, history)) == ""
+    assert store.path(CONFIG).stat().st_size < tool_cache.MAX_BYTES
 
 
 @pytest.mark.parametrize(("age", "known"), [(-1.0, False), (0.0, True), (0.999, True), (1.0, False)])
@@ -227,6 +251,15 @@ def test_a_folder_that_cannot_be_written_is_only_logged(tmp_path: Path, caplog: 
 
     assert store.known_tools(CONFIG) is None
     assert "cannot be written" in caplog.text
+
+
+def test_a_mark_that_cannot_be_recorded_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+
+    checked = ToolCache(tmp_path / "file" / "catalogues").check(CONFIG, (LOG,))
+
+    assert checked.tools == (replace(LOG, read_only=False, doubted=True),)
+    assert "read-only marks of its tools are not believed: " in checked.warnings[-1]
 
 
 # -- what the model may know --------------------------------------------------------------------
