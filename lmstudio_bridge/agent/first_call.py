@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lmstudio_bridge.agent.tools import takes_path
 from lmstudio_bridge.messages import ToolSpec
@@ -41,6 +42,13 @@ _ABOUT_FILE = re.compile(
 )
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
+_NEWEST_COMMIT = re.compile(
+    r"\b(?:message|subject|author|date|hash|sha|id|who|when)\b[^.?!\n]{0,60}(?<!since )(?<!since the )(?<!before the )"
+    r"\b(?:last|latest|newest|most recent) commit\b",
+    re.IGNORECASE,
+)
+_LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
+_COUNTS_ENTRIES = ("max_count", "limit", "perPage", "per_page")  # as parameters of git servers are called
 _DELETES = re.compile(r"(?:^|_)(?:delete|remove|drop|purge|erase|truncate)(?:_|$)", re.IGNORECASE)
 _DELETES_TASK = re.compile(
     r"delet|remov|drop|purg|eras|clear|clean|empty|forget|undo|l\u00f6sch|entfern|supprim|effac|borra|elimin|cancell|"
@@ -96,9 +104,24 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
             return found
     if _RENAMES_FILE.search(task) and (found := [spec for spec in offered if _MOVES.search(spec.name)]):
         return found
+    if _NEWEST_COMMIT.search(task) and (
+        found := [one for spec in offered if _LOG.search(spec.name) and (one := _one_entry(spec))]
+    ):
+        return found
     if not files and not _FOLDER.search(task):
         return ()
     taking = [spec for spec in offered if takes_path(spec)]
     if writes or files != 1 or _ABOUT_FILE.search(task):
         return taking
     return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking
+
+
+def _one_entry(spec: ToolSpec) -> ToolSpec | None:
+    """A log's tool that gives one entry, the newest: of several, small models take the last that they read."""
+    properties = spec.parameters.get("properties", {})
+    for name in _COUNTS_ENTRIES:
+        if name in properties:
+            required = {*spec.parameters.get("required", ()), name}
+            bound = {**properties, name: {"type": "integer", "enum": [1]}}
+            return replace(spec, parameters={**spec.parameters, "properties": bound, "required": sorted(required)})
+    return None

@@ -19,7 +19,7 @@ from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_
 from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
-from lmstudio_bridge.agent.lost_calls import holds_lost_call
+from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
 from lmstudio_bridge.agent.prompts import (
@@ -261,7 +261,7 @@ class _Run:
 
     def is_presentable(self, text: str) -> bool:
         """Whether a text is the model's own and not a call that nobody ran."""
-        return not (holds_lost_call(text, self.names()) or is_own_text(text))
+        return not (holds_leaked_call(text, self.names()) or is_own_text(text))
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from lmstudio_bridge.agent.announcements import announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
-from lmstudio_bridge.agent.lost_calls import holds_lost_call
+from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
 from lmstudio_bridge.agent.prompts import is_own_text
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -68,7 +68,7 @@ def classify_reply(
         return "cut_call" if cut and not is_readable(reply.calls[-1].arguments) else "calls"
     if reply.finish_reason == CUT_CALL:
         return "cut_call"
-    if reply.text and holds_lost_call(reply.text, names):
+    if reply.text and holds_leaked_call(reply.text, names):
         return "cut_call" if cut and tools_offered else "leaked_call"
     if tools_offered and (_is_uncounted(reply) or reply.finish_reason in _ENDS_IN_CALL):
         return "lost_call"

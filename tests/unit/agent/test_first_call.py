@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.agent.first_call import first_tools, names_file
+from lmstudio_bridge.agent.json_calls import reply_schema
 from lmstudio_bridge.messages import ToolSpec
 
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}}
@@ -114,3 +115,43 @@ def test_nothing_is_restricted_to_a_tool_that_is_not_offered() -> None:
 )
 def test_names_of_files_are_told_from_other_words(task: str, names: bool) -> None:
     assert names_file(task) is names
+
+
+LOG = ToolSpec(
+    "git__git_log",
+    "",
+    {
+        "type": "object",
+        "properties": {"repo_path": {"type": "string"}, "max_count": {"type": "integer", "default": 10}},
+        "required": ["repo_path"],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "There is a git repository in the folder repo. What is the message of its last commit?",
+        "Who made the most recent commit in repo?",
+        "When was the latest commit made?",
+    ],
+)
+def test_of_a_log_only_the_newest_commit_is_read_where_the_task_asks_for_it(task: str) -> None:
+    (log,) = first_tools(task, [*READING, LOG])
+    assert log.name == LOG.name
+    assert log.parameters["properties"]["max_count"] == {"type": "integer", "enum": [1]}
+    assert log.parameters["required"] == ["max_count", "repo_path"]
+    assert reply_schema([log])["anyOf"][0]["properties"]["arguments"]["properties"]["max_count"]["enum"] == [1]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Which messages do the last commits have?",
+        "What is the message of the last 3 commits?",
+        "Which files did the last commit change?",
+        "What is the author of each change since the last commit?",
+    ],
+)
+def test_other_questions_about_commits_leave_the_log_as_it_is(task: str) -> None:
+    assert LOG.name not in [spec.name for spec in first_tools(task, [LOG])] or LOG in first_tools(task, [LOG])

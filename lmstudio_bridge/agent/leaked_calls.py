@@ -136,7 +136,7 @@ class _Named:
     full: bool
 
 
-def holds_lost_call(text: str, names: Collection[str]) -> bool:
+def holds_leaked_call(text: str, names: Collection[str]) -> bool:
     """Whether the reply is, or ends in, something other than prose that names one of the tools as a call would."""
     return _Finder(names).holds_call(text)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.lost_calls import holds_lost_call
+from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
 
 N = "notes__read_note"
 NAMES = (N, "notes__list_notes", "notes__write_note", "math__add", "fs__list", "search_result", "find_tools")
@@ -141,7 +141,7 @@ WITHOUT_NAME = [
 def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: str) -> None:
     if call == "add(a=1, b=2)":
         before = ""  # such a word is a call only where it stands alone
-    assert holds_lost_call(before + call, NAMES)
+    assert holds_leaked_call(before + call, NAMES)
 
 
 @pytest.mark.parametrize("behind", MADE_UP)
@@ -160,24 +160,24 @@ def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: st
 )
 def test_a_call_is_found_before_a_result_that_the_model_made_up(call: str, behind: str) -> None:
     for before in ("", "I'll read the note first.\n\n"):
-        assert holds_lost_call(f"{before}{call}\n{behind}", NAMES)
+        assert holds_leaked_call(f"{before}{call}\n{behind}", NAMES)
 
 
 @pytest.mark.parametrize("call", WITHOUT_NAME)
 def test_what_can_only_be_a_call_is_one_whatever_it_names(call: str) -> None:
     for before in ("", "I'll open it.\n", "I'll open it.\n\n"):
-        assert holds_lost_call(before + call, NAMES)
+        assert holds_leaked_call(before + call, NAMES)
 
 
 def test_a_list_of_calls_as_the_whole_reply_is_one_whatever_it_names() -> None:
-    assert holds_lost_call('[open_file(path="a.md")]', NAMES)
-    assert not holds_lost_call('The list is [open_file(path="a.md")].', NAMES)
-    assert not holds_lost_call("run(debug=True)", NAMES)
+    assert holds_leaked_call('[open_file(path="a.md")]', NAMES)
+    assert not holds_leaked_call('The list is [open_file(path="a.md")].', NAMES)
+    assert not holds_leaked_call("run(debug=True)", NAMES)
 
 
 def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> None:
-    assert holds_lost_call("I read the note.\n</tool_call>", NAMES)
-    assert holds_lost_call("I read the note.</function></tool_call>", NAMES)
+    assert holds_leaked_call("I read the note.\n</tool_call>", NAMES)
+    assert holds_leaked_call("I read the note.</function></tool_call>", NAMES)
 
 
 @pytest.mark.parametrize(
@@ -265,23 +265,23 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
     ],
 )
 def test_an_answer_that_mentions_a_tool_or_shows_other_code_stays_an_answer(answer: str) -> None:
-    assert not holds_lost_call(answer, NAMES)
+    assert not holds_leaked_call(answer, NAMES)
 
 
 def test_without_tools_nothing_is_a_call() -> None:
-    assert not holds_lost_call(CALLS[0], ())
+    assert not holds_leaked_call(CALLS[0], ())
 
 
 def test_a_call_that_opens_a_reply_is_one_whatever_is_said_behind_it() -> None:
-    assert holds_lost_call(f'```json\n{{"name": "{N}", "arguments": {J}}}\n```\nThis will read the note.', NAMES)
-    assert holds_lost_call(f'{{"name": "{N}", "arguments": {J}}}\n\nThis will read the note.', NAMES)
+    assert holds_leaked_call(f'```json\n{{"name": "{N}", "arguments": {J}}}\n```\nThis will read the note.', NAMES)
+    assert holds_leaked_call(f'{{"name": "{N}", "arguments": {J}}}\n\nThis will read the note.', NAMES)
 
 
 def test_a_name_that_two_servers_share_is_that_of_no_tool() -> None:
     call = "read(path='a')"
 
-    assert not holds_lost_call(call, ("fs__read", "web__read"))
-    assert holds_lost_call(call, ("fs__read", "web__get"))
+    assert not holds_leaked_call(call, ("fs__read", "web__read"))
+    assert holds_leaked_call(call, ("fs__read", "web__get"))
 
 
 @pytest.mark.parametrize(
@@ -305,13 +305,13 @@ def test_a_name_that_two_servers_share_is_that_of_no_tool() -> None:
     ],
 )
 def test_a_reply_of_any_length_is_looked_at_in_bounded_time(unit: str) -> None:
-    holds_lost_call(unit * (8_000_000 // len(unit)), NAMES)
-    holds_lost_call(unit * (30_000 // len(unit)) + "x", NAMES)
+    holds_leaked_call(unit * (8_000_000 // len(unit)), NAMES)
+    holds_leaked_call(unit * (30_000 // len(unit)) + "x", NAMES)
 
 
 @given(st.text(max_size=200))
 def test_text_without_the_name_of_a_tool_is_never_a_call(text: str) -> None:
-    assert not holds_lost_call(text, ("zzqserver__zzqtool",)) or "zzqtool" in text
+    assert not holds_leaked_call(text, ("zzqserver__zzqtool",)) or "zzqtool" in text
 
 
 @given(
@@ -323,4 +323,4 @@ def test_text_without_the_name_of_a_tool_is_never_a_call(text: str) -> None:
 def test_any_invented_marks_around_a_name_with_an_object_are_a_call(
     opened: str, closed: str, prose: str, end: str
 ) -> None:
-    assert holds_lost_call(f"{prose}{opened}{N}{closed}{J}{end}", NAMES)
+    assert holds_leaked_call(f"{prose}{opened}{N}{closed}{J}{end}", NAMES)
