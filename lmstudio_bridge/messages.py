@@ -289,7 +289,7 @@ Access: TypeAlias = Literal["read", "write"]
 Transport: TypeAlias = Literal["stdio", "http", "sse"]
 
 
-Scope: TypeAlias = Literal["explicit", "local", "project", "user", "lmstudio"]
+Scope: TypeAlias = Literal["explicit", "local", "project", "user", "plugin", "lmstudio"]
 """How the file was found that a server stands in; the names are Claude Code's own, where it has one."""
 
 

@@ -33,6 +33,7 @@ _TRANSPORTS: Mapping[str, Transport] = {
 }
 _UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
 """Keys that VS Code or Claude Code support and we do not, although a server may need them."""
+_USER_CONFIG = "user_config."  # begins what Claude Code asks for when a plugin is installed
 _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
 """Keys with which other programs let tools run without asking."""
 
@@ -127,9 +128,10 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
         except ValueError as exc:
             skipped[name] = f"its entry in {path} is malformed: {exc}."
             continue
-        if expansion.inputs:
-            wanted = ", ".join(f"${{input:{wish}}}" for wish in sorted(expansion.inputs))
-            skipped[name] = f"its entry in {path} uses {wanted}, which only VS Code can ask for."
+        if expansion.asked:
+            wanted = ", ".join(sorted(expansion.asked))
+            program = "Claude Code" if _USER_CONFIG in wanted else "VS Code"
+            skipped[name] = f"its entry in {path} uses {wanted}, which only {program} can ask for."
         elif config.disabled:
             skipped[name] = f"it is disabled in {path}."
         elif starts_bridge(config.command, config.args):
@@ -179,6 +181,21 @@ def read_json(path: Path) -> Any:
         raise McpConfigError(
             f"{path} is not valid JSON: it is not UTF-8, or nested too deeply.", path=str(path), remedy=_SHAPE
         ) from exc
+
+
+def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
+    """The object in a file; None if the file is missing, or cannot be used, which is a warning."""
+    try:
+        if not path.exists():
+            return None
+        root = read_json(path)
+    except (McpConfigError, OSError) as exc:
+        warnings.append(exc.message if isinstance(exc, McpConfigError) else f"{path} cannot be read: {exc.strerror}.")
+        return None
+    if isinstance(root, dict):
+        return root
+    warnings.append(f"{path} is ignored: it is not a JSON object.")
+    return None
 
 
 def _scalar_to_text(value: object) -> object:
@@ -281,7 +298,7 @@ class _Expansion:
         self.around = around
         self._unset: set[str] = set()
         self._ignored_timeout: float | None = None
-        self.inputs: set[str] = set()
+        self.asked: set[str] = set()
 
     def expand(self, text: str) -> str:
         return self._PATTERN.sub(self._replace, text)
@@ -289,8 +306,8 @@ class _Expansion:
     def _replace(self, match: re.Match[str]) -> str:
         name: str = match["name"]
         default: str | None = match["default"]
-        if match["kind"] == "input":
-            self.inputs.add(name)
+        if match["kind"] == "input" or name.startswith(_USER_CONFIG):
+            self.asked.add(match[0])
             return match[0]
         value = self.around.environ.get(name)
         if value is None and not match["kind"]:

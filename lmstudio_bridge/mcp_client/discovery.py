@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
-from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_json, read_root
+from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_object, read_root
+from lmstudio_bridge.mcp_client.plugins import installed_plugins, read_plugin
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
@@ -33,6 +35,10 @@ ALL_SERVERS = frozenset({"*", "all"})
 _HOW_TO_ADD = (
     "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
     "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
+)
+_ONLY_CLAUDE_CODE = (
+    "Servers that only Claude Code knows, by `--mcp-config` or from claude.ai, must also be in one of these files "
+    "(`claude mcp add`)."
 )
 
 
@@ -60,18 +66,19 @@ class ServerCatalog:
             ServerNotTrustedError: it is in the project's file, and nobody has approved it.
             ServerNotConfiguredError: it does not exist, or was skipped.
         """
+        name = self._spelled(name)
         if name in self.servers:
             return self.servers[name]
         if name in self.unapproved:
             raise self.refusal(name)
         known = sorted(self.servers)
-        choice = f"Configured: {listed(known)}." if known else _HOW_TO_ADD
+        choice = f"Configured: {listed(known)}. {_ONLY_CLAUDE_CODE}" if known else _HOW_TO_ADD
         if name in self.skipped:
             raise ServerNotConfiguredError(
                 f"MCP server '{name}' cannot be used: {self.skipped[name]}",
                 server=name,
                 configured=known,
-                remedy=choice,
+                remedy=f"Configured: {listed(known)}." if known else _HOW_TO_ADD,
             )
         lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
@@ -83,6 +90,12 @@ class ServerCatalog:
             remedy=f"{hint}{choice}",
         )
 
+    def _spelled(self, name: str) -> str:
+        """The configured name that it means: Claude Code shows `a.b` as `a_b` in the names of tools."""
+        known = (*self.servers, *self.unapproved, *self.skipped)
+        same = [each for each in known if _as_in_tools(each) == _as_in_tools(name)]
+        return same[0] if len(same) == 1 and name not in known else name
+
     @property
     def remarks(self) -> list[str]:
         """What there is to say about the servers that can be used: warnings first, then notes."""
@@ -93,7 +106,7 @@ class ServerCatalog:
     def looked(self) -> str:
         """Where servers were looked for, and which of these files could not be read, as sentences."""
         if self.paths:
-            places = f"Looked in: {', '.join(map(str, self.paths))}."
+            places = f"Looked in: {listed([*map(str, self.paths)])}."
         else:
             places = (
                 f"There is no {PROJECT_FILE} in {self.project} or above it, and no file of your own with servers "
@@ -120,7 +133,7 @@ def load_servers(
     """Read the explicit file if there is one, else those of Claude Code and LM Studio.
 
     If several define the same name, the first wins: local scope of `~/.claude.json`, the project's
-    `.mcp.json`, user scope, LM Studio. `trusted` names servers of the project's file that may start
+    `.mcp.json`, user scope, enabled plugins, LM Studio. `trusted` names servers of the project's file that may start
     without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
 
     Raises:
@@ -133,7 +146,8 @@ def load_servers(
     claude = read_state(around, warnings=warnings)
     local = _read_claude(claude, "local", around=around, trusted=trusted, warnings=warnings)
     user = _read_claude(claude, "user", around=around, trusted=trusted, warnings=warnings)
-    others = [*user, *_read_lm_studio(around, warnings=warnings)]
+    plugins = _read_plugins(claude, around=around, trusted=trusted, warnings=warnings)
+    others = [*user, *plugins, *_read_lm_studio(around, warnings=warnings)]
     found = find_project_file(project)
     if found is None:
         catalog = merge_files([*local, *others], project=project)
@@ -205,10 +219,47 @@ def _read_claude(
     known = claude.nearest_entry(around.project)
     root = {"mcpServers": (known if scope == "local" else claude.root).get("mcpServers") or {}}
     file = _read_or_warn(root, path=claude.path, scope=scope, around=around, warnings=warnings)
-    disabled = {*names_in(known, "disabledMcpServers")} - {*trusted}
+    return [_without_disabled(file, claude, around=around, trusted=trusted)]
+
+
+def _without_disabled(
+    file: ConfigFile, claude: ClaudeState, *, around: Surroundings, trusted: Sequence[str]
+) -> ConfigFile:
+    """The file without the servers that the user has switched off in Claude Code for this project."""
+    disabled = {*names_in(claude.nearest_entry(around.project), "disabledMcpServers")} - {*trusted}
     off = {name: f"it is disabled for this project in {claude.path}." for name in file.servers if name in disabled}
     servers = {name: config for name, config in file.servers.items() if name not in off}
-    return [replace(file, servers=servers, skipped={**file.skipped, **off})]
+    return replace(file, servers=servers, skipped={**file.skipped, **off})
+
+
+def _read_plugins(
+    claude: ClaudeState, *, around: Surroundings, trusted: Sequence[str], warnings: list[str]
+) -> list[ConfigFile]:
+    """The servers of the plugins that the user has enabled in Claude Code.
+
+    A project's checked-in settings enable only what the user has installed for that project.
+    """
+    if claude.folder is None:
+        return []
+    installed = installed_plugins(claude.folder, project=around.project, warnings=warnings)
+    enabled: dict[str, bool] = {}
+    settings = around.project / ".claude"
+    trusts = claude.trusts_folder(around.project)
+    for path in (claude.folder / "settings.json", settings / "settings.json", settings / "settings.local.json"):
+        said = (read_object(path, warnings=warnings) or {}).get("enabledPlugins")
+        own = path.parent == claude.folder or (trusts and path.stem == "settings.local" and not is_tracked(path))
+        for key, on in said.items() if isinstance(said, dict) else ():
+            place = installed[key].is_for if key in installed else None
+            for_project = trusts and place is not None and around.project.is_relative_to(place)
+            if on is False or (on is True and (own or for_project)):
+                enabled[key] = on
+    files = [
+        file
+        for key, plugin in installed.items()
+        if enabled.get(key)
+        for file in read_plugin(plugin, around=around, warnings=warnings)
+    ]
+    return [_without_disabled(file, claude, around=around, trusted=trusted) for file in files]
 
 
 def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:
@@ -334,25 +385,14 @@ def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
     return ClaudeState(path, folder, read_object(path, warnings=warnings) or {})
 
 
-def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
-    """The object in a file; None if the file is missing, or cannot be used, which is a warning."""
-    try:
-        if not path.exists():
-            return None
-        root = read_json(path)
-    except (McpConfigError, OSError) as exc:
-        warnings.append(exc.message if isinstance(exc, McpConfigError) else f"{path} cannot be read: {exc.strerror}.")
-        return None
-    if isinstance(root, dict):
-        return root
-    warnings.append(f"{path} is ignored: it is not a JSON object.")
-    return None
-
-
 def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:
     """The names in a list of `.claude.json` or of a settings file."""
     value = source.get(key)
     yield from (name for name in (value if isinstance(value, list) else []) if isinstance(name, str))
+
+
+def _as_in_tools(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
 def is_tracked(path: Path) -> bool:

@@ -91,13 +91,15 @@ def find_servers(catalog: ServerCatalog, names: tuple[str, ...] | None) -> Named
     Raises:
         DownstreamError: None of them can be used.
     """
-    configs: list[ServerConfig] = []
+    found: dict[str, ServerConfig] = {}  # two spellings of one name are one server
     refused: list[DownstreamError] = []
     for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
         try:
-            configs.append(catalog.require(name))
+            config = catalog.require(name)
+            found[config.name] = config
         except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
             refused.append(exc)
+    configs = [*found.values()]
     if not configs:
         raise _joined(refused, "used") if refused else _nothing_configured(catalog)
     about = [warning for config in configs for warning in catalog.server_warnings.get(config.name, ())]

@@ -66,8 +66,8 @@ def _launch_folder(project: Path) -> list[Path]:
 
 
 def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
-    """The folders that the user gave to a server; those in a project's file are not trusted with more."""
-    if config.scope == "project" or config.transport != "stdio":
+    """The folders that the user gave to a server; those of projects and plugins are not trusted with more."""
+    if config.scope in ("project", "plugin") or config.transport != "stdio":
         return
     if config.cwd is not None:
         yield config.cwd

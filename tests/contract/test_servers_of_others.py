@@ -197,6 +197,24 @@ async def test_unapproved_server_is_refused_with_the_way_to_approve_it(desk: Des
     assert not (desk.home / "touched").exists()
 
 
+@pytest.mark.parametrize("name", ["plugin:kit:tools", "plugin_kit_tools"])
+async def test_server_of_an_enabled_plugin_is_used_by_the_names_that_claude_code_shows(desk: Desk, name: str) -> None:
+    folder = desk.home / "kit"
+    (desk.home / "kit").mkdir()
+    (folder / "server.py").symlink_to(SLOPPY)
+    entry = {"command": sys.executable, "args": ["${CLAUDE_PLUGIN_ROOT}/server.py", "{}"]}
+    desk.write("kit/.mcp.json", {"tools": entry})
+    installed = {"plugins": {"kit@market": [{"scope": "user", "installPath": str(folder)}]}}
+    desk.write(".claude/plugins/installed_plugins.json", installed)
+    desk.write(".claude/settings.json", {"enabledPlugins": {"kit@market": True}})
+    calls_in_turn(desk)
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name=name, task="Anything.")
+
+    assert not answer.is_error
+    assert "plugin_kit_tools__pid" in offered(chat_requests(desk.sim)[0])
+
+
 async def test_broken_file_of_the_user_is_told_in_the_result(desk: Desk) -> None:
     (desk.home / ".claude.json").write_text('{"mcpServers": {},,}', encoding="utf-8")
     desk.write(".lmstudio/mcp.json", {"mcpServers": {"mine": sloppy()}})

@@ -14,8 +14,8 @@ from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import HOSTS, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.mcp_client.config import starts_bridge
-from lmstudio_bridge.mcp_client.discovery import read_approvals, read_object, read_state
+from lmstudio_bridge.mcp_client.config import read_object, starts_bridge
+from lmstudio_bridge.mcp_client.discovery import read_approvals, read_state
 from lmstudio_bridge.settings import Surroundings
 
 

@@ -386,7 +386,10 @@ def test_unknown_name_gets_near_ones_and_the_list(tmp_path: Path) -> None:
         catalog.require("memori")
 
     assert caught.value.message == f"No MCP server named 'memori' is configured. Looked in: {tmp_path / '.mcp.json'}."
-    assert caught.value.remedy == "Did you mean 'Memory'? Configured: Memory, files."
+    assert caught.value.remedy == (
+        "Did you mean 'Memory'? Configured: Memory, files. Servers that only Claude Code knows, by `--mcp-config` or "
+        "from claude.ai, must also be in one of these files (`claude mcp add`)."
+    )
     assert caught.value.configured == ("Memory", "files")
 
 

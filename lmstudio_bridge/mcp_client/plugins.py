@@ -1,0 +1,93 @@
+"""The servers that Claude Code's plugins bring along, named as there: `plugin:PLUGIN:SERVER`.
+
+A plugin's folder is the one that Claude Code has recorded; it has its servers in `.mcp.json`, in `plugin.json`, or in
+files that this names (code.claude.com/docs/en/plugins-reference, and Claude Code 2.1.332).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lmstudio_bridge.errors import McpConfigError
+from lmstudio_bridge.mcp_client.config import ConfigFile, read_object, read_root
+from lmstudio_bridge.settings import Surroundings
+
+_MANIFEST = Path(".claude-plugin", "plugin.json")
+_SERVERS = ".mcp.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One installed plugin: `key` is `NAME@MARKETPLACE`; `is_for` is the project that it was installed for, if any."""
+
+    key: str
+    folder: Path
+    data: Path
+    is_for: Path | None = None
+
+
+def installed_plugins(claude: Path, *, project: Path, warnings: list[str]) -> Mapping[str, Plugin]:
+    """The plugins that are recorded in Claude Code's own folder, by key; of several, the one for this project."""
+    root = read_object(claude / "plugins" / "installed_plugins.json", warnings=warnings) or {}
+    plugins = root.get("plugins")
+    found: dict[str, Plugin] = {}
+    for key, records in plugins.items() if isinstance(plugins, dict) else ():
+        data = claude / "plugins" / "data" / re.sub(r"[^A-Za-z0-9_-]", "-", key)
+        candidates = [
+            Plugin(key, Path(record["installPath"]), data, Path(place) if isinstance(place, str) and place else None)
+            for record in (records if isinstance(records, list) else [records])
+            if isinstance(record, dict) and isinstance(record.get("installPath"), str)
+            for place in [record.get("projectPath")]
+        ]
+        fitting = [each for each in candidates if each.is_for is not None and project.is_relative_to(each.is_for)]
+        general = [each for each in candidates if each.is_for is None]
+        if chosen := (*fitting, *general, *candidates):
+            found[key] = chosen[0]
+    return found
+
+
+def read_plugin(plugin: Plugin, *, around: Surroundings, warnings: list[str]) -> list[ConfigFile]:
+    """The servers of a plugin; what cannot be read is a warning."""
+    variables = {"CLAUDE_PLUGIN_ROOT": str(plugin.folder), "CLAUDE_PLUGIN_DATA": str(plugin.data)}
+    around = Surroundings(around.project, {**around.environ, **variables})
+    manifest = read_object(plugin.folder / _MANIFEST, warnings=warnings) or {}
+    name = manifest.get("name")
+    prefix = f"plugin:{name if isinstance(name, str) and name else plugin.key.partition('@')[0]}:"
+    files: list[ConfigFile] = []
+    for path, root in _places(plugin.folder, manifest, warnings=warnings):
+        entries = root.get("mcpServers", root)  # a plugin's file may leave it out
+        named = {f"{prefix}{server}": entry for server, entry in entries.items()} if isinstance(entries, dict) else None
+        try:
+            file = read_root({"mcpServers": named}, path=path, scope="plugin", around=around)
+        except McpConfigError as exc:
+            warnings.append(f"{exc.message} {exc.remedy}")
+            continue
+        servers = {
+            server: replace(config, env={**variables, **config.env}) if config.transport == "stdio" else config
+            for server, config in file.servers.items()
+        }
+        files.append(replace(file, servers=servers))
+    return files
+
+
+def _places(
+    folder: Path, manifest: Mapping[str, object], *, warnings: list[str]
+) -> Iterator[tuple[Path, Mapping[str, object]]]:
+    """Where a plugin names servers, and what is there; the first that has a name decides about it."""
+    said = manifest.get("mcpServers")
+    paths = [folder / _SERVERS]
+    for each in said if isinstance(said, list) else [said]:
+        if isinstance(each, dict):
+            yield folder / _MANIFEST, {"mcpServers": each}
+        elif isinstance(each, str):
+            path = folder / each
+            if path.suffix == ".json" and path.is_file():
+                paths.insert(0, path)
+            else:
+                warnings.append(f"{folder / _MANIFEST} names {each!r}, which is not a JSON file in the plugin.")
+    for path in dict.fromkeys(paths):
+        if (root := read_object(path, warnings=warnings)) is not None:
+            yield path, root
