@@ -264,12 +264,15 @@ class RunServers:
     async def _open(self, config: ServerConfig) -> None:
         try:
             checked = self._tool_cache.check(config, await self._lease.open_server(config, on_wait=self._on_wait))
+            shown = shown_tools(checked.tools, self._redactor)
+            offered = tuple(filter(self._offers, shown.tools))
+            if not offered:
+                raise _no_tools(config, listed=len(checked.tools))
         except DownstreamError as exc:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, exc.explain()))
             return
-        shown = shown_tools(checked.tools, self._redactor)
-        self._opened[config.name] = tuple(filter(self._offers, shown.tools))
+        self._opened[config.name] = offered
         await self._tell(ServerReady(config.name, len(checked.tools)))
         secret = shown.left_out
         told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
@@ -443,6 +446,23 @@ def _with_kinds(task: str) -> str:
 def _names(tools: Iterable[ServerTool]) -> str:
     """Names for a reader; a server chooses them."""
     return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
+
+
+def _no_tools(config: ServerConfig, *, listed: int) -> DownstreamError:
+    """The error for a server with which a run would only answer from the model's memory."""
+    if listed:
+        return DownstreamError(
+            f"MCP server '{config.name}' has no tool that the model may know: your rules hide them, "
+            "or their names hold secrets.",
+            server=config.name,
+            remedy="Change the rules in lmstudio-bridge.toml, or leave this server out.",
+        )
+    disabled = " that is enabled in its entry" if config.disabled_tools or config.only_tools else ""
+    return DownstreamError(
+        f"MCP server '{config.name}' offers no tool{disabled}.",
+        server=config.name,
+        remedy="Check its settings and its documentation: a model can use only tools, not resources or prompts.",
+    )
 
 
 def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:

@@ -75,7 +75,12 @@ async def check_servers(
             checked = agent.tool_cache.check(config, outcome)
             warnings += checked.warnings
             origin = f"{config.scope} scope, {config.source}"
-            yield Check("servers", name, "ok", f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)")
+            yield Check(
+                "servers",
+                name,
+                "ok" if checked.tools else "warning",
+                f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)",
+            )
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
         for note in config.notes:

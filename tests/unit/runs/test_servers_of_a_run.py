@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import read_tools
@@ -240,6 +241,32 @@ async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note
     assert "Note: MCP server clock was left out" in answer.text
     assert chosen(answer) == (["mail (for send)"], ["shop"])
     assert starts(desk)["clock"] == 1
+
+
+async def test_a_server_without_tools_is_left_out_with_a_note(desk: Desk) -> None:
+    offer(file(desk, "clock"))
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER)
+
+    assert "Note: MCP server clock was left out" in answer.text
+    assert "MCP server 'clock' offers no tool." in answer.text
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [("", "MCP server 'clock' offers no tool."), ('hide = ["clock/*"]\n', "your rules hide them")],
+)
+async def test_a_run_does_not_begin_where_no_server_has_tools(desk: Desk, rules: str, reason: str) -> None:
+    desk.configure(clock=entry(file(desk, "clock"), *([TOOLS["clock"]] if rules else [])))
+    folder = desk.home.parent / ".config" / "lmstudio-bridge"
+    folder.mkdir(parents=True)
+    (folder / "lmstudio-bridge.toml").write_text(rules, encoding="utf-8")
+    async with open_here(desk) as client:
+        with pytest.raises(DownstreamError) as caught:
+            await discover(client, desk, LETTER)
+
+    assert reason in caught.value.message
+    assert desk.chat_requests() == []
 
 
 async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Desk) -> None:
