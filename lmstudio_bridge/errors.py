@@ -80,6 +80,10 @@ class NestedBridgeError(BridgeError):
     """A bridge started by a bridge is asked to run a task, which could recurse forever."""
 
 
+class NoToolMayRunError(BridgeError):
+    """No tool of the servers may run with the access of the run."""
+
+
 class LLMError(BridgeError):
     """A request to LM Studio failed.
 

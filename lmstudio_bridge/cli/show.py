@@ -36,8 +36,11 @@ from lmstudio_bridge.runs.report import (
     run_row,
     run_text,
     server_rows,
+    unusable_servers,
 )
 from lmstudio_bridge.runs.resume import StoredRun, find_run, newest_runs
+from lmstudio_bridge.runs.tool_cache import ToolCache
+from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line
@@ -71,7 +74,12 @@ def show_servers(settings: Settings, args: argparse.Namespace) -> int:
     else:
         print_table(sys.stdout, SERVER_COLUMNS, rows, environ=os.environ, empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    for line in (*catalog.warnings, *catalog.remarks, *remedies):
+    try:
+        permissions = read_permissions(catalog.servers.values(), project=settings.project, environ=os.environ)
+        unusable = unusable_servers(catalog, permissions, ToolCache(settings.home / "catalogues"))
+    except SettingsError as exc:  # a rule file cannot be used
+        unusable = [exc.explain()]
+    for line in (*catalog.warnings, *catalog.remarks, *remedies, *unusable):
         print(one_line(line), file=sys.stderr)
     return EXIT_OK
 

@@ -207,7 +207,7 @@ class DynamicAutonomousAgent:
                     for warning in (*plan.servers.warnings, *permissions.warnings):
                         await recorder.tell(Warned(warning))
                     prepared = await self._preparer.prepare(
-                        plan, offers=permissions.policy.offers, seconds=seconds, tell=recorder.tell, held=held
+                        plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
                 if _needs_writing(plan.start, prepared.tool_set, permissions.policy):
                     await recorder.tell(Warned(READ_ONLY))

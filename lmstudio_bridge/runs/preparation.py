@@ -19,9 +19,10 @@ from lmstudio_bridge.lmstudio.models import ModelChoice
 from lmstudio_bridge.lmstudio.queue import ModelTurns, SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelSession
 from lmstudio_bridge.mcp_client.pool import Lease, SessionPool
-from lmstudio_bridge.messages import Message, Notice, ServerTool
+from lmstudio_bridge.messages import Message, Notice
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, RunServers, ToolSimilarity, tools_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
+from lmstudio_bridge.security.permissions import Permissions
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
 
@@ -87,21 +88,27 @@ class Preparer:
         self._turns = ModelTurns()
 
     async def prepare(
-        self, plan: Plan, *, offers: Callable[[ServerTool], bool], seconds: float, tell: Emit, held: AsyncExitStack
+        self, plan: Plan, *, permissions: Permissions, seconds: float, tell: Emit, held: AsyncExitStack
     ) -> Prepared:
         """Wait for a slot, then start the servers and get the model into memory at the same time.
 
-        `offers` says which tools the model may know about, `seconds` is the time for all of it. What the run keeps
-        until its end is entered into `held`.
+        `permissions` say which tools the model may know about and use, `seconds` is the time for all of it. What the
+        run keeps until its end is entered into `held`.
 
         Raises:
             LLMTimeoutError: The time is up.
             ContextOverflowError: The tools and the task do not fit into the context.
+            NoToolMayRunError: A new run could call no tool at all.
             BridgeError: The queue is full; or no server or no model can be used.
         """
 
         async def on_wait(text: str) -> None:
             await tell(Noticed(Notice("queue", text)))
+
+        async def open_servers() -> None:
+            await servers.open()
+            if isinstance(plan.start, RunStarted):  # who asks about an earlier run may need no tool
+                permissions.check_usable(servers.known_tools())
 
         async with _time_limit(seconds):
             await held.enter_async_context(self._queue.slot(on_wait=on_wait))
@@ -112,14 +119,14 @@ class Preparer:
                 tool_cache=self._tool_cache,
                 tell=tell,
                 redactor=self._redactor,
-                offers=offers,
+                offers=permissions.policy.offers,
             )
             if plan.needs.chooses and len(plan.servers.configs) > 1:
                 room = tools_room(self._settings.context_length)  # of most models; the run's own is not known yet
                 await servers.choose(plan.needs, max_chars=room, similarity=self._similarity)
             try:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(servers.open)
+                    group.start_soon(open_servers)
                     model, strategy = await self._prepare_model(plan.model, tell, held)
             except BaseExceptionGroup as errors:
                 raise _first_leaf(errors) from None  # the group only wraps what went wrong

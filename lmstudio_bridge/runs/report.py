@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
+from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -37,6 +38,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
+from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import Permissions
 from lmstudio_bridge.text import one_line, shortened
 
@@ -412,15 +414,29 @@ def _model_row(model: ModelInfo) -> list[str]:
     return [model.key, model.kind, states[model.loaded], contexts or most, slots, tools]
 
 
-def servers_text(catalog: ServerCatalog, permissions: Permissions, opened: Iterable[OpenServer]) -> str:
+def servers_text(
+    catalog: ServerCatalog, permissions: Permissions, opened: Iterable[OpenServer], tool_cache: ToolCache
+) -> str:
     """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
     text = _table(SERVER_COLUMNS, server_rows(catalog, opened), empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
-    warnings = [*catalog.warnings, *permissions.warnings, *catalog.remarks]
+    unusable = unusable_servers(catalog, permissions, tool_cache)
+    warnings = [*catalog.warnings, *permissions.warnings, *catalog.remarks, *unusable]
     rules = [f"- {line}" for line in permissions.lines()]
     return "\n".join(
         [text, "", *rules, *(f"\n{remedy}" for remedy in remedies), *(f"\nWarning: {each}" for each in warnings)]
     )
+
+
+def unusable_servers(catalog: ServerCatalog, permissions: Permissions, tool_cache: ToolCache) -> list[str]:
+    """A sentence for each server of whose tools, as it listed them last, none may run with read access."""
+    found = []
+    for config in catalog.servers.values():
+        try:
+            permissions.check_usable(tool_cache.known_tools(config) or ())
+        except NoToolMayRunError as exc:
+            found.append(exc.explain())
+    return found
 
 
 def server_rows(catalog: ServerCatalog, opened: Iterable[OpenServer] = ()) -> list[list[str]]:

@@ -215,6 +215,10 @@ class RunServers:
         """The tools of the open servers that the model may know about."""
         return tuple(tool for name in self.names for tool in self._opened[name])
 
+    def known_tools(self) -> tuple[ServerTool, ...]:
+        """The same, and those of the servers that are not started."""
+        return (*self.tools(), *(tool for tools in self._left.values() for tool in tools))
+
     def instructions(self) -> Mapping[str, str]:
         """What the open servers say about the use of their tools, without secrets; only of those with such tools."""
         return {

@@ -6,6 +6,8 @@ well-known servers.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -48,7 +50,8 @@ class Rules:
 
     `folders` are part of the workspace. `arguments` maps a pattern to the arguments that are paths, instead of those
     with the usual names; `more_arguments` to arguments that are paths in addition. `writing` are patterns of tools
-    that write whatever their server says.
+    that write whatever their server says. `conditions` map a pattern to an argument and what its text must match
+    for a call to count as reading, where a preset lets it run.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -56,6 +59,7 @@ class Rules:
     arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     more_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
+    conditions: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
 
     def find(self, tool: ServerTool) -> Rule | None:
         """The rule that decides about a tool: hide wins over deny, deny over allow."""
@@ -72,11 +76,16 @@ class Rules:
         named = [names for pattern, names in self.more_arguments.items() if _matches(pattern, tool, exactly=False)]
         return frozenset().union(*named)
 
-    def only_reads(self, tool: ServerTool) -> bool:
-        """Whether its server or a preset says that it only reads."""
+    def only_reads(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
+        """Whether its server or a preset says that the tool, or the call with these arguments, only reads."""
         if any(_matches(pattern, tool, exactly=False) for pattern in self.writing):
             return False
-        return bool(tool.read_only) or any(rule.source.startswith(PRESET) and rule.matches(tool) for rule in self.rules)
+        if tool.read_only:
+            return True
+        if not any(rule.source.startswith(PRESET) and rule.matches(tool) for rule in self.rules):
+            return False
+        needed = [each for pattern, each in self.conditions.items() if _matches(pattern, tool, exactly=True)]
+        return arguments is None or all(form.fullmatch(_text(arguments.get(name, ""))) for name, form in needed)
 
     def __add__(self, other: Rules) -> Rules:
         """These rules, then the others."""
@@ -86,6 +95,7 @@ class Rules:
             {**self.arguments, **{key: names for key, names in other.arguments.items() if key not in self.arguments}},
             {**other.more_arguments, **self.more_arguments},
             self.writing | other.writing,
+            {**self.conditions, **other.conditions},
         )
 
 
@@ -115,7 +125,7 @@ class Policy:
         if rule is not None and rule.verb != "allow":
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
         output = find_output(arguments, tool.input_schema)
-        reads = self.rules.only_reads(tool) and output is None
+        reads = self.rules.only_reads(tool, arguments) and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
             return refusal
         if rule is not None and (reads or not rule.source.startswith(PRESET)):
@@ -149,7 +159,7 @@ class Policy:
             return True
         if any(_matches(pattern, tool, exactly=False) for pattern in self.rules.writing):
             return True
-        return not (self.rules.only_reads(tool) or only_reads_by_name(tool.name))
+        return not (self.rules.only_reads(tool, arguments) or only_reads_by_name(tool.name))
 
     def places(self, tool: ServerTool, arguments: JSONObject) -> tuple[Path, ...]:
         """Where on disk the paths in the arguments can be; none for a server that is not on this machine."""
@@ -177,6 +187,10 @@ class Policy:
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
         return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import glob
 import ipaddress
+import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.errors import NoToolMayRunError
+from lmstudio_bridge.intent import only_reads_by_name
+from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.presets import preset_rules
-from lmstudio_bridge.security.rule_files import load_rules
+from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.workspace import make_workspace
 from lmstudio_bridge.settings import Surroundings
 
 _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python", "--cwd", "-C", "--with-editable"})
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
+_SUGGESTED = 40  # tools in a rule that is suggested
+
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """The policy of runs with certain servers, and where its rules come from."""
+    """The policy of runs with certain servers, where its rules come from, and the file for the user's own."""
 
     policy: Policy
     paths: tuple[Path, ...]
     warnings: tuple[str, ...]
+    own: Path | None
 
     def lines(self) -> list[str]:
         """What applies, for a reader."""
@@ -35,6 +42,29 @@ class Permissions:
         sources = set(map(str, self.paths))
         listed = [f"{rule.verb} {rule.pattern}" for rule in self.policy.rules.rules if rule.source in sources]
         return [f"rules: {'; '.join(listed) or 'none'} (from {where})", f"workspace: {self.policy.workspace}"]
+
+    def check_usable(self, tools: Sequence[ServerTool]) -> None:
+        """Check that there is no tool, or one that may run.
+
+        Raises:
+            NoToolMayRunError: None may run; it names the rule that would change that.
+        """
+        if not tools or any(map(self.policy.may_run, tools)):
+            return
+        servers = ", ".join(dict.fromkeys(tool.server for tool in tools))
+        free = [tool for tool in tools if self.policy.rules.find(tool) is None]
+        if not free:
+            where = " or ".join(map(str, self.paths))
+            raise NoToolMayRunError(
+                f"No tool of {servers} may run: your rules deny them.", remedy=f"Change the rules in {where}."
+            )
+        reading = [tool for tool in free if only_reads_by_name(tool.name)] or free
+        patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in reading[:_SUGGESTED]]
+        rule = f"allow = {json.dumps(patterns, ensure_ascii=False)}"
+        raise NoToolMayRunError(
+            f"No tool of {servers} may run with read access: none is marked as read-only by its server.",
+            remedy=f"Ask with access=write, or put those that only read into {self.own or FILE}: {rule}",
+        )
 
 
 def read_permissions(
@@ -45,7 +75,7 @@ def read_permissions(
     Raises:
         SettingsError: A rule file cannot be used.
     """
-    servers = list(configs)
+    servers, around = list(configs), Surroundings(project, environ)
     files = load_rules(project=project, environ=environ)
     folders = [*_launch_folder(project), *files.rules.folders]
     for config in servers:
@@ -53,10 +83,10 @@ def read_permissions(
     made = replace(
         policy or Policy(),
         rules=files.rules + preset_rules(servers),
-        workspace=make_workspace(folders, home=Surroundings(project, environ).home),
+        workspace=make_workspace(folders, home=around.home),
         local={config.name: config.cwd or project for config in servers if _is_here(config)},
     )
-    return Permissions(made, files.paths, files.warnings)
+    return Permissions(made, files.paths, files.warnings, user_file(around))
 
 
 def _launch_folder(project: Path) -> list[Path]:

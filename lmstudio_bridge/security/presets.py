@@ -16,58 +16,149 @@ from lmstudio_bridge.security.access import PRESET, Rule, Rules
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One well-known server; `reason` explains the preset.
+    """One well-known server; `why` explains the preset.
 
     `reads` are tools that may run with read access, `writes` those that write although their server marks them as
-    reading. `paths` maps a glob over the server's tools to the arguments that
-    are paths, instead of those with the usual names. Each run starts a `fresh` server for itself.
+    reading. `only_if` maps one of the `reads` to an argument and what its text must match for that. `paths` maps a
+    glob over the server's tools to the arguments that are paths, instead of those with the usual names. Each run
+    starts a `fresh` server for itself.
     """
 
-    reason: str
+    why: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    only_if: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fresh: bool = False
 
 
+_NO_PATHS: Mapping[str, tuple[str, ...]] = {"*": ()}
 _BROWSER = "its open page belongs to one run, and no other run must click in it"
+_OPENS_ADDRESSES = "it marks no tool; those that open any address are left out, because it can carry away what was read"
+_ONE_QUERY = re.compile(r"\s*(?:select|with|explain|show|table|values)\b[^;]*;?\s*", re.IGNORECASE)
+_ONE_SELECT = re.compile(r"\s*(?:select|from|show|describe|summarize)\b[^;]*;?\s*", re.IGNORECASE)
 
+# Tools as in the versions of November 2026, and those of older versions that had other names.
 PRESETS: Mapping[str, Preset] = {
     "@modelcontextprotocol/server-filesystem": Preset(
         "versions before 2025.11 mark no tool",
         reads=(
-            "read_file",
-            "read_text_file",
-            "read_media_file",
-            "read_multiple_files",
-            "list_directory",
-            "list_directory_with_sizes",
-            "directory_tree",
-            "search_files",
-            "get_file_info",
-            "list_allowed_directories",
+            *("read_file", "read_text_file", "read_media_file", "read_multiple_files"),
+            *("list_directory", "list_directory_with_sizes", "directory_tree"),
+            *("search_files", "get_file_info", "list_allowed_directories"),
         ),
     ),
     "@modelcontextprotocol/server-memory": Preset(
         "versions before 2025.11 mark no tool; the user configures its only file, so no argument is a path",
         reads=("read_graph", "search_nodes", "open_nodes"),
-        paths={"*": ()},
+        paths=_NO_PATHS,
     ),
     "@modelcontextprotocol/server-sequential-thinking": Preset(
-        "it keeps thoughts in memory and touches nothing else", reads=("sequentialthinking",), paths={"*": ()}
+        "it keeps thoughts in memory and touches nothing else", reads=("sequentialthinking",), paths=_NO_PATHS
     ),
     "@modelcontextprotocol/server-github": Preset(
-        "its paths are in repositories on GitHub, not on this machine", paths={"*": ()}
+        "it marks no tool; its paths are in repositories on GitHub, not on this machine",
+        reads=(
+            *("get_file_contents", "get_issue", "get_pull_request", "get_pull_request_comments"),
+            *("get_pull_request_files", "get_pull_request_reviews", "get_pull_request_status"),
+            *("list_commits", "list_issues", "list_pull_requests"),
+            *("search_code", "search_issues", "search_repositories", "search_users"),
+        ),
+        paths=_NO_PATHS,
     ),
+    "@modelcontextprotocol/server-postgres": Preset(
+        "it marks no tool; its transactions only read, which a second statement could end",
+        reads=("query",),
+        only_if={"query": ("sql", _ONE_QUERY)},
+        paths=_NO_PATHS,
+    ),
+    "@modelcontextprotocol/server-slack": Preset(
+        "it marks no tool",
+        reads=(
+            *("slack_list_channels", "slack_get_channel_history", "slack_get_thread_replies"),
+            *("slack_get_users", "slack_get_user_profile"),
+        ),
+        paths=_NO_PATHS,
+    ),
+    "@modelcontextprotocol/server-brave-search": Preset(
+        "it marks no tool", reads=("brave_web_search", "brave_local_search"), paths=_NO_PATHS
+    ),
+    "@brave/brave-search-mcp-server": Preset(
+        "older versions mark no tool",
+        reads=(
+            *("brave_web_search", "brave_local_search", "brave_news_search", "brave_image_search"),
+            *("brave_video_search", "brave_place_search", "brave_summarizer", "brave_llm_context"),
+        ),
+        paths=_NO_PATHS,
+    ),
+    "tavily-mcp": Preset(
+        _OPENS_ADDRESSES,
+        reads=("tavily_search", "tavily-search", "tavily_research"),
+        paths=_NO_PATHS,
+    ),
+    "duckduckgo-mcp-server": Preset(_OPENS_ADDRESSES, reads=("search",), paths=_NO_PATHS),
+    "firecrawl-mcp": Preset(
+        "its scraping is not marked because of its actions, such as clicks",
+        reads=("firecrawl_scrape",),
+        only_if={"firecrawl_scrape": ("actions", re.compile(r"|\[\]|null"))},
+        paths={"firecrawl_parse": ("filePath",), "*": ()},
+    ),
+    "@notionhq/notion-mcp-server": Preset(
+        "it marks only what is sent with GET",
+        reads=("API-post-search", "API-query-data-source", "API-post-database-query"),
+        paths=_NO_PATHS,
+    ),
+    "mcp-obsidian": Preset(
+        "it marks no tool; its paths are in the vault",
+        reads=(
+            *("obsidian_list_files_in_vault", "obsidian_list_files_in_dir", "obsidian_get_file_contents"),
+            *("obsidian_batch_get_file_contents", "obsidian_simple_search", "obsidian_complex_search"),
+            *("obsidian_search_by_tag", "obsidian_get_frontmatter", "obsidian_get_periodic_note"),
+            *("obsidian_get_recent_periodic_notes", "obsidian_get_recent_changes", "read_notes", "search_notes"),
+        ),
+        paths=_NO_PATHS,
+    ),
+    "obsidian-mcp": Preset(
+        "it marks no tool; its paths are in the vault",
+        reads=("read-note", "search-vault", "list-available-vaults"),
+        paths=_NO_PATHS,
+    ),
+    "awslabs.aws-documentation-mcp-server": Preset(
+        "it marks no tool, and opens only addresses of AWS's documentation",
+        reads=(
+            *("read_documentation", "read_sections", "search_table", "search_documentation", "recommend"),
+            "get_available_services",
+        ),
+        paths=_NO_PATHS,
+    ),
+    "markitdown-mcp": Preset(
+        "it marks no tool; only files may be converted, because an address can carry away what was read",
+        reads=("convert_to_markdown",),
+        only_if={"convert_to_markdown": ("uri", re.compile(r"\s*(?:file|data):.*", re.IGNORECASE | re.DOTALL))},
+    ),
+    "mcp-server-sqlite": Preset(
+        "it marks no tool, and takes nothing but SELECT for read_query",
+        reads=("read_query", "list_tables", "describe_table"),
+        paths=_NO_PATHS,
+    ),
+    "mcp-server-motherduck": Preset(
+        "its queries are marked only if it was started with --read-only",
+        reads=("execute_query", "query"),
+        only_if={"execute_query": ("sql", _ONE_SELECT), "query": ("query", _ONE_SELECT)},
+    ),
+    "@kazuph/mcp-taskmanager": Preset(
+        "it marks no tool", reads=("list_requests", "get_next_task", "open_task_details"), paths=_NO_PATHS
+    ),
+    "@eslint/mcp": Preset("it runs the project's eslint.config.js, so its tool is not listed as reading"),
     "mcp-server-git": Preset(
         "these pass nothing to git that it could read as options; in older versions git_diff and git_log write files",
         reads=("git_status", "git_diff_unstaged", "git_diff_staged"),
         paths={"*": ("repo_path", "files")},
     ),
-    "mcp-server-time": Preset("it only tells the time", reads=("get_current_time", "convert_time"), paths={"*": ()}),
+    "mcp-server-time": Preset("it only tells the time", reads=("get_current_time", "convert_time"), paths=_NO_PATHS),
     "mcp-server-fetch": Preset(
         "its URLs are not paths; its tool is not listed as reading, because a URL can carry away what was read",
-        paths={"*": ()},
+        paths=_NO_PATHS,
     ),
     "@playwright/mcp": Preset(_BROWSER, fresh=True),
     "chrome-devtools-mcp": Preset(_BROWSER, fresh=True),
@@ -90,6 +181,7 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
         rules += Rules(
             tuple(Rule("allow", f"{name}/{tool}", f"{PRESET}{package}") for tool in preset.reads),
             writing=frozenset(f"{name}/{tool}" for tool in preset.writes),
+            conditions={f"{name}/{tool}": condition for tool, condition in preset.only_if.items()},
             arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
         )
     return rules

@@ -166,7 +166,7 @@ async def test_discovery_goes_on_without_an_unapproved_server_and_names_it(desk:
     desk.write(".claude.json", {"mcpServers": {"mine": sloppy()}})
     calls_in_turn(desk)
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Anything.")
+        answer = await client.call("autonomous_discover_and_execute", task="Anything.", access="write")
 
     assert not answer.is_error
     assert "I am done." in answer.text
@@ -186,7 +186,7 @@ async def test_unapproved_server_is_refused_with_the_way_to_approve_it(desk: Des
         answers = [
             await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything."),
             await client.call("autonomous_with_multiple_mcps", mcp_names=["theirs"], task="Anything."),
-            await client.call("autonomous_discover_and_execute", task="Anything."),
+            await client.call("autonomous_discover_and_execute", task="Anything.", access="write"),
         ]
 
     for answer in answers:
@@ -242,7 +242,7 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
 
     assert code == 0, out + err
     out = " ".join(out.split())
-    told = "12 tools, 0 marked read-only, 0 as writing, 12 unmarked (treated as writing)"
+    told = "12 tools, 1 marked read-only, 0 as writing, 11 unmarked (treated as writing)"
     assert f"MCP server mine: {told} (user scope, {state}; started in " in out
     assert f"MCP server approved: {told} (project scope, {file}; started in " in out
     assert f"MCP server theirs: left out: MCP server 'theirs' is not approved yet: its command comes from {file}" in out
@@ -287,7 +287,7 @@ async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk) -> None:
     )
     calls_in_turn(desk, ("fail", {"error": {"code": -1, "message": f"bad key key-{CANARY}"}}))
     async with desk.bridge(LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Anything.")
+        answer = await client.call("autonomous_discover_and_execute", task="Anything.", access="write")
 
     assert "I am done." in answer.text
     assert "SETTING is ***" in answer.text

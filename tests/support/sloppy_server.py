@@ -37,6 +37,7 @@ HABITS: dict[str, Any] = {
 }
 TOOLS: list[dict[str, Any]] = [
     {"name": name, "description": f"The tool {name}.", "inputSchema": {"type": "object"}}
+    | ({"annotations": {"readOnlyHint": True}} if name == "pid" else {})  # so that read runs can begin
     for name in ("raw", "hold", "meet", "received", "die", "big", "progress", "fail", "pid", "spawn", "change", "env")
 ]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 
 from lmstudio_bridge.cli.doctor.checks import Check, failed_check
-from lmstudio_bridge.errors import BridgeError, DownstreamError
+from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
@@ -65,6 +66,9 @@ async def check_servers(
             return clock() - began, exc
         return clock() - began, tools
 
+    permissions = None
+    with suppress(SettingsError):  # said where the rules are checked
+        permissions = agent.permissions(catalog.servers.values())
     outcomes = await asyncio.gather(*map(start, catalog.servers.values()))
     for config, (seconds, outcome) in zip(catalog.servers.values(), outcomes, strict=True):
         name = f"MCP server {config.name}"
@@ -81,6 +85,11 @@ async def check_servers(
                 "ok" if checked.tools else "warning",
                 f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)",
             )
+            try:
+                if permissions is not None:
+                    permissions.check_usable(checked.tools)
+            except NoToolMayRunError as exc:
+                yield Check("servers", name, "warning", exc.message, exc.remedy)
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
         for note in config.notes:

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from lmstudio_bridge.errors import DownstreamError
+from lmstudio_bridge.cli.doctor.servers import check_servers
+from lmstudio_bridge.errors import DownstreamError, NoToolMayRunError
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import read_tools
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.report import unusable_servers
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.settings import read_settings
@@ -246,7 +248,7 @@ async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note
 async def test_a_server_without_tools_is_left_out_with_a_note(desk: Desk) -> None:
     offer(file(desk, "clock"))
     async with open_here(desk) as client:
-        answer = await discover(client, desk, LETTER)
+        answer = await discover(client, desk, LETTER, access="write")
 
     assert "Note: MCP server clock was left out" in answer.text
     assert "MCP server 'clock' offers no tool." in answer.text
@@ -285,7 +287,7 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
     learn(desk)
     rules = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
     rules.parent.mkdir(parents=True)
-    rules.write_text('hide = ["clock/*"]\n', encoding="utf-8")
+    rules.write_text('hide = ["clock/*"]\nallow = ["mail/*"]\n', encoding="utf-8")
     async with open_here(desk) as client:
         answer = await discover(
             client, desk, LETTER, find("time in a city"), find("order goods"), CallReply(("shop__buy", {}))
@@ -303,7 +305,8 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
 async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> None:
     learn(desk)
     async with desk.bridge("2025-11-25", LMSTUDIO_BRIDGE_TRUST="mail,shop") as client:
-        await discover(client, desk, "What time is it in the city, and send a letter.", find("time in a city"))
+        task = "What time is it in the city, and send a letter."
+        await discover(client, desk, task, find("time in a city"), access="write")
 
     assert starts(desk)["clock"] == 0
     assert "clock__now" not in offered(desk)
@@ -358,3 +361,38 @@ async def test_a_server_that_fails_is_told_once(desk: Desk) -> None:
     assert "exited with code 3" in first
     assert "There is no tool 'clock__now'" in second
     assert len([e for e in read_events(desk.journals()[-1]) if isinstance(e, ServerFailed)]) == 1
+
+
+async def test_a_run_does_not_begin_if_no_tool_may_run_and_names_the_rule_that_changes_it(desk: Desk) -> None:
+    """A small model would spend its rounds on refused calls, and then guess (seen with 13 of 47 servers)."""
+    desk.configure(**{name: entry(file(desk, name), TOOLS[name]) for name in ("mail", "shop")})
+    async with open_here(desk) as client:
+        with pytest.raises(NoToolMayRunError) as caught:
+            await discover(client, desk, LETTER)
+        requests = desk.chat_requests()
+        rule = caught.value.remedy.rpartition(": ")[2]
+        own = Path(desk.environ["HOME"]) / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+        own.parent.mkdir(parents=True)
+        own.write_text(rule, encoding="utf-8")
+        answer = await discover(client, desk, LETTER)
+
+    assert requests == []
+    assert "No tool of mail, shop may run with read access" in caught.value.message
+    assert rule == 'allow = ["mail/send", "shop/buy"]'
+    assert not answer.is_error
+    outcome = rebuild_outcome(read_events(desk.journals()[0]))
+    assert (outcome.stop, caught.value.message in outcome.error) == ("failed", True)
+
+
+async def test_doctor_and_the_list_of_servers_warn_of_one_of_which_no_tool_may_run(desk: Desk) -> None:
+    learn(desk)
+    environ = {**os.environ, **desk.environ}
+    async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
+        catalog = agent.configured_servers()
+        permissions = agent.permissions(catalog.servers.values())
+        listed = unusable_servers(catalog, permissions, agent.tool_cache)
+        warned = [check async for check in check_servers(agent, catalog) if check.state == "warning"]
+
+    assert [line.partition(" may")[0] for line in listed] == ["No tool of mail", "No tool of shop"]
+    assert [check.name for check in warned] == ["MCP server mail", "MCP server shop"]
+    assert all('allow = ["' in text for text in (*listed, *(check.remedy for check in warned)))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.errors import NoToolMayRunError
+from lmstudio_bridge.messages import JSONObject, ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.presets import PRESETS, is_fresh
@@ -151,10 +152,87 @@ def test_tools_that_are_known_to_save_files_write_whatever_their_mark(tmp_path: 
     assert policy.check_call(ServerTool("it", "find", read_only=True), {}).allowed
 
 
+@pytest.mark.parametrize(
+    ("package", "tool", "arguments", "verdict"),
+    [
+        ("@modelcontextprotocol/server-github@2025.4.8", "list_issues", {}, "allowed"),
+        ("@modelcontextprotocol/server-github@2025.4.8", "create_issue", {}, "needs_write"),
+        ("@modelcontextprotocol/server-postgres", "query", {"sql": "select 1;"}, "allowed"),
+        ("@modelcontextprotocol/server-postgres", "query", {"sql": "COMMIT; DROP TABLE a"}, "needs_write"),
+        ("@modelcontextprotocol/server-postgres", "query", {"sql": "SELECT 1; DROP TABLE a"}, "needs_write"),
+        ("@modelcontextprotocol/server-postgres", "query", {"sql": "COPY a TO PROGRAM 'sh'"}, "needs_write"),
+        ("@modelcontextprotocol/server-postgres", "query", {}, "needs_write"),
+        ("@modelcontextprotocol/server-slack", "slack_get_users", {}, "allowed"),
+        ("@modelcontextprotocol/server-slack", "slack_post_message", {}, "needs_write"),
+        ("@brave/brave-search-mcp-server", "brave_news_search", {}, "allowed"),
+        ("tavily-mcp@0.2.22", "tavily_search", {}, "allowed"),
+        ("tavily-mcp", "tavily_extract", {}, "needs_write"),
+        ("duckduckgo-mcp-server", "search", {}, "allowed"),
+        ("duckduckgo-mcp-server", "fetch_content", {}, "needs_write"),
+        ("mcp-obsidian", "obsidian_get_file_contents", {"filepath": "/Notes/a.md"}, "allowed"),
+        ("mcp-obsidian", "obsidian_delete_file", {"filepath": "a.md"}, "needs_write"),
+        ("awslabs.aws-documentation-mcp-server@latest", "read_documentation", {}, "allowed"),
+        ("markitdown-mcp", "convert_to_markdown", {"uri": "file:a.pdf"}, "allowed"),
+        ("markitdown-mcp", "convert_to_markdown", {"uri": "file:///etc/passwd"}, "outside"),
+        ("markitdown-mcp", "convert_to_markdown", {"uri": "https://example.com/?q=1"}, "needs_write"),
+        ("mcp-server-sqlite", "read_query", {"query": "SELECT 1"}, "allowed"),
+        ("mcp-server-sqlite", "write_query", {"query": "DELETE FROM a"}, "needs_write"),
+        ("@eslint/mcp", "lint-files", {"filePaths": ["a.js"]}, "needs_write"),
+        ("@kazuph/mcp-taskmanager", "list_requests", {}, "allowed"),
+        ("@notionhq/notion-mcp-server", "API-post-search", {}, "allowed"),
+        ("@notionhq/notion-mcp-server", "API-post-page", {}, "needs_write"),
+        ("firecrawl-mcp", "firecrawl_scrape", {"url": "https://example.com"}, "allowed"),
+        ("firecrawl-mcp", "firecrawl_scrape", {"actions": [{"type": "click"}]}, "needs_write"),
+        ("mcp-server-motherduck", "execute_query", {"sql": "SELECT 1"}, "allowed"),
+        ("mcp-server-motherduck", "execute_query", {"sql": "WITH a AS (SELECT 1) INSERT INTO b FROM a"}, "needs_write"),
+    ],
+)
+def test_servers_that_mark_no_tool_have_presets_for_those_that_only_read(
+    tmp_path: Path, package: str, tool: str, arguments: JSONObject, verdict: str
+) -> None:
+    policy = policy_of(stdio("-y", package, name="it"), project=tmp_path)
+
+    assert policy.check_call(ServerTool("it", tool), arguments).verdict == verdict
+
+
+def test_where_no_tool_may_run_the_rule_that_would_change_it_is_named(tmp_path: Path) -> None:
+    around = {"HOME": str(tmp_path / "home")}
+    own = tmp_path / "home" / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    tools = [ServerTool("my [shop]", "list_orders"), ServerTool("my [shop]", "cancel_order")]
+
+    with pytest.raises(NoToolMayRunError) as caught:
+        read_permissions([], project=tmp_path, environ=around).check_usable(tools)
+    assert caught.value.message == (
+        "No tool of my [shop] may run with read access: none is marked as read-only by its server."
+    )
+    before, rule = caught.value.remedy.split(f"{own}: ")
+    assert before == "Ask with access=write, or put those that only read into "
+
+    own.parent.mkdir(parents=True)
+    own.write_text(rule, encoding="utf-8")
+    permissions = read_permissions([], project=tmp_path, environ=around)
+    permissions.check_usable(tools)
+    assert [permissions.policy.may_run(tool) for tool in tools] == [True, False]
+
+
+def test_where_rules_deny_every_tool_the_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "lmstudio-bridge.toml").write_text('deny = ["shop/*"]', encoding="utf-8")
+    permissions = read_permissions([], project=tmp_path, environ={}, policy=Policy("write"))
+
+    with pytest.raises(NoToolMayRunError, match="No tool of shop may run: your rules deny them") as caught:
+        permissions.check_usable([ServerTool("shop", "buy")])
+    assert str(tmp_path / "lmstudio-bridge.toml") in caught.value.remedy
+
+
+@pytest.mark.parametrize("tools", [[], [ServerTool("a", "list", read_only=True), ServerTool("a", "write")]])
+def test_one_tool_that_may_run_is_enough(tmp_path: Path, tools: list[ServerTool]) -> None:
+    read_permissions([], project=tmp_path, environ={}).check_usable(tools)
+
+
 def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
     documents = (Path(__file__).parents[3] / "docs" / "security.md").read_text(encoding="utf-8")
 
-    assert all(preset.reason and f"| `{package}` |" in documents for package, preset in PRESETS.items())
+    assert all(preset.why and f"| `{package}` |" in documents for package, preset in PRESETS.items())
 
 
 @pytest.mark.parametrize(
