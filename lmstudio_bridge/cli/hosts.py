@@ -7,6 +7,7 @@ code.visualstudio.com/docs/copilot/customization/mcp-servers, lmstudio.ai/docs/a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never, get_args
@@ -14,9 +15,11 @@ from typing import assert_never, get_args
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, Host, HostScope
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE, read_state
-from lmstudio_bridge.settings import Surroundings
+from lmstudio_bridge.settings import Surroundings, variables_of
 
 HOSTS: tuple[Host, ...] = get_args(Host)
+SERVERS_VARIABLE, *_ALIASES = variables_of("mcp_config")
+"""In the bridge's entry, it names the file with the host's servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,15 @@ class Location:
     scope: HostScope
     path: Path
     keys: tuple[str, ...]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the bridge finds the servers in this file only if its settings name it."""
+        return self.host in ("claude-desktop", "cursor", "vscode")
+
+    def should_be_named(self, env: Mapping[str, str]) -> bool:
+        """Whether these settings leave the host's servers out; those of a project may be somebody else's."""
+        return self.is_unknown and self.scope == "user" and not {SERVERS_VARIABLE, *_ALIASES} & env.keys()
 
 
 def find_location(host: Host, scope: HostScope, *, around: Surroundings, platform: str) -> Location:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
-from lmstudio_bridge.cli.hosts import Location, find_location
+from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.terminal import agrees
 from lmstudio_bridge.errors import BridgeError, McpConfigError, SettingsError
 from lmstudio_bridge.files import read_text, replace_with_backup
@@ -93,6 +93,8 @@ def install(args: argparse.Namespace) -> int:
     """Show the change, ask, and write; the exit code."""
     location = _location(args, args.scope or "user")
     env = _entry_variables(args)
+    if location.should_be_named(env):
+        env[SERVERS_VARIABLE] = str(location.path)
     check_shareable(env, location)
     program = own_program(
         argv0=sys.argv[0], prefix=sys.prefix, scripts=sysconfig.get_path("scripts"), python=sys.executable
@@ -120,6 +122,16 @@ def install(args: argparse.Namespace) -> int:
             "This makes the bridge available in LM Studio's own chat: a model there hands tasks to a model of the "
             "same LM Studio, which then keeps two models loaded or unloads the one that is waiting. The bridge skips "
             "its own entry, so it never calls itself."
+        )
+    if env.get(SERVERS_VARIABLE) == str(location.path):
+        _say(
+            "The bridge will use the servers in this file. "
+            f"With --env {SERVERS_VARIABLE}= it uses those of Claude Code and LM Studio instead."
+        )
+    elif location.is_unknown and location.scope == "project":
+        _say(
+            "The bridge will use your servers of Claude Code and LM Studio, and not those in this file, which everyone "
+            "who works on the project can change."
         )
     if "archive-v" in sys.prefix or program.command == "uvx":
         _say("The first start with uvx can be slow. Run `uvx lmstudio-bridge --version` once to speed up later starts.")

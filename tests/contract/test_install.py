@@ -131,7 +131,8 @@ async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
         entry["command"], *entry["args"], "--version", cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     assert (await started.communicate())[0].startswith(b"lmstudio-bridge ")
-    assert entry["env"] == {"LMSTUDIO_BASE_URL": "http://10.0.0.5:1234"}
+    named = {} if host in ("claude-code", "lm-studio") else {"LMSTUDIO_BRIDGE_MCP_CONFIG": str(file)}
+    assert entry["env"] == {"LMSTUDIO_BASE_URL": "http://10.0.0.5:1234", **named}
     assert entry.get("type") == ("stdio" if host in ("claude-code", "vscode") else None)
     assert (list(after), stat.S_IMODE(file.stat().st_mode)) == (list(known), 0o640)
     (copy,) = backups(file)
@@ -149,6 +150,52 @@ async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
         file.name,
         *(copy.name for copy in backups(file)),
     }
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "root"),
+    [
+        ("claude-code", ".claude.json", "mcpServers"),
+        ("claude-desktop", ".config/Claude/claude_desktop_config.json", "mcpServers"),
+        ("cursor", ".cursor/mcp.json", "mcpServers"),
+        ("vscode", ".config/Code/User/mcp.json", "servers"),
+        ("lm-studio", ".lmstudio/mcp.json", "mcpServers"),
+    ],
+)
+async def test_the_bridge_finds_the_servers_of_the_program_that_starts_it(
+    shell: Shell, host: str, path: str, root: str
+) -> None:
+    file = write(home(shell) / path, {root: {"mine": {"command": "x"}}})
+    assert (await shell.run("install", host, "--yes"))[0] == 0
+
+    entry = read(file)[root]["lmstudio-bridge"]
+    started = Shell(shell.folder, {**shell.environ, **entry.get("env", {})})
+    code, out, err = await started.run("servers", "--json")
+
+    assert code == 0, err
+    states = {server["server"]: server["state"] for server in json.loads(out)}
+    assert states["mine"] == "usable"
+    assert "starts the bridge itself" in states["lmstudio-bridge"]
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "said"),
+    [
+        (("--scope", "project"), None, "not those in this file, which everyone who works on the project can change"),
+        (("--env", "LMSTUDIO_BRIDGE_MCP_CONFIG="), {"LMSTUDIO_BRIDGE_MCP_CONFIG": ""}, ""),
+        (("--env", "MCP_JSON_PATH=/other.json"), {"MCP_JSON_PATH": "/other.json"}, ""),
+    ],
+)
+async def test_a_projects_file_or_one_chosen_otherwise_is_not_named_in_the_entry(
+    shell: Shell, options: tuple[str, ...], env: Any, said: str
+) -> None:
+    code, out, err = await shell.run("install", "cursor", "--yes", *options)
+
+    assert code == 0, out + err
+    above = shell.folder if "project" in options else home(shell)
+    assert read(above / ".cursor" / "mcp.json")["mcpServers"]["lmstudio-bridge"].get("env") == env
+    assert said in err
+    assert "will use the servers in this file" not in err
 
 
 async def test_installing_twice_changes_nothing_and_keeps_what_was_added_by_hand(shell: Shell) -> None:
@@ -197,7 +244,9 @@ async def test_a_dry_run_shows_a_diff_and_writes_nothing(shell: Shell) -> None:
 
     code, out, err = await shell.run("install", "cursor", "--dry-run", "--model", "qwen")
 
-    assert (code, err) == (0, "Nothing was written (--dry-run).\n")
+    assert code == 0
+    assert err.startswith("The bridge will use the servers in this file.")
+    assert err.endswith("\nNothing was written (--dry-run).\n")
     assert out.startswith(f"--- {file}\n+++ {file}\n@@ ")
     assert '+        "DEFAULT_MODEL": "qwen"' in out
     assert '       "command": "…"' in out  # of another server
@@ -275,7 +324,8 @@ async def test_a_file_that_is_not_plain_json_is_left_alone_and_there_is_somethin
     assert (code, out) == (1, "")
     assert f"VS Code's file {file}" in err
     assert json.loads(err[err.index("\n{") :])["servers"]["lmstudio-bridge"]["env"] == {
-        "LM_API_TOKEN": "<LM_API_TOKEN>"
+        "LM_API_TOKEN": "<LM_API_TOKEN>",
+        "LMSTUDIO_BRIDGE_MCP_CONFIG": str(file),
     }
     assert "geheim" not in err
     assert file.read_text(encoding="utf-8") == text

@@ -11,7 +11,7 @@ from typing import Any
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.files import find_member
-from lmstudio_bridge.cli.hosts import HOSTS, Location, find_location
+from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.config import read_object, starts_bridge
@@ -121,7 +121,20 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
         )
     env = entry.get("env")
     given = {str(key): str(value) for key, value in env.items()} if isinstance(env, dict) else {}
-    other = [key for key, value in given.items() if value != around.environ.get(key) and "${" not in value]
+    if location.should_be_named(given):
+        return Check(
+            "programs",
+            f"Registration in {title}",
+            "warning",
+            f"{found}. It starts the bridge without {SERVERS_VARIABLE}, so the servers of {title} are not used.",
+            f"`lmstudio-bridge install {location.host}` adds it.",
+        )
+    own_servers = given.get(SERVERS_VARIABLE) == str(location.path)
+    other = [
+        key
+        for key, value in given.items()
+        if value != around.environ.get(key) and "${" not in value and not (own_servers and key == SERVERS_VARIABLE)
+    ]
     if other:
         return Check(
             "programs",
@@ -130,4 +143,5 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
             f"{found}. It starts the bridge with settings that were not checked here: {', '.join(other)}.",
             "To check them, set the same variables in this shell first.",
         )
-    return Check("programs", f"Registration in {title}", "ok", f"{found}, starts {command!r}")
+    servers = f"; to check the servers there, set {SERVERS_VARIABLE} to that file" if own_servers else ""
+    return Check("programs", f"Registration in {title}", "ok", f"{found}, starts {command!r}{servers}")

@@ -522,6 +522,24 @@ async def test_a_program_starts_the_bridge_with_other_settings(home: Home, sim: 
     assert check.found.endswith("with settings that were not checked here: LM_API_TOKEN.")
 
 
+@pytest.mark.parametrize(
+    ("env", "state"),
+    [({}, "warning"), ({"LMSTUDIO_BRIDGE_MCP_CONFIG": ""}, "ok"), ({"MCP_JSON_PATH": "${HOME}/mine.json"}, "ok")],
+)
+async def test_a_program_starts_the_bridge_without_its_servers(
+    home: Home, sim: Simulator, env: dict[str, str], state: str
+) -> None:
+    home.write(".cursor/mcp.json", {"mcpServers": {"l": {"command": "lmstudio-bridge", "env": env}}})
+    home.write(".claude.json", {"mcpServers": {"notes": sloppy()}})
+
+    check = only(await examine_home(home, sim.url, LMSTUDIO_BRIDGE_MCP_CONFIG=""), "Registration in Cursor")
+
+    assert check.state == state
+    if state == "warning":
+        assert check.found.endswith("without LMSTUDIO_BRIDGE_MCP_CONFIG, so the servers of Cursor are not used.")
+        assert check.remedy == "`lmstudio-bridge install cursor` adds it."
+
+
 @pytest.mark.parametrize("approved", [False, True])
 async def test_the_bridge_in_a_projects_file_waits_for_approval(home: Home, sim: Simulator, approved: bool) -> None:
     path = home.write("project/.mcp.json", {"mcpServers": {"lmstudio-bridge": {"command": "lmstudio-bridge"}}})
