@@ -21,7 +21,7 @@ from typing import Any
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
 from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_object, read_root
-from lmstudio_bridge.mcp_client.plugins import installed_plugins, read_plugin
+from lmstudio_bridge.mcp_client.plugins import Plugin, installed_plugins, read_plugin
 from lmstudio_bridge.messages import Scope, ServerConfig
 from lmstudio_bridge.settings import Surroundings
 
@@ -235,31 +235,42 @@ def _without_disabled(
 def _read_plugins(
     claude: ClaudeState, *, around: Surroundings, trusted: Sequence[str], warnings: list[str]
 ) -> list[ConfigFile]:
-    """The servers of the plugins that the user has enabled in Claude Code.
-
-    A project's checked-in settings enable only what the user has installed for that project.
-    """
+    """The servers of the plugins that are enabled in Claude Code; those that only the project enables are skipped."""
     if claude.folder is None:
         return []
     installed = installed_plugins(claude.folder, project=around.project, warnings=warnings)
-    enabled: dict[str, bool] = {}
-    settings = around.project / ".claude"
-    trusts = claude.trusts_folder(around.project)
-    for path in (claude.folder / "settings.json", settings / "settings.json", settings / "settings.local.json"):
+    enabled = _enabling_settings(claude, installed, project=around.project, warnings=warnings)
+    files: list[ConfigFile] = []
+    for key, (path, counts) in enabled.items():
+        for file in read_plugin(installed[key], around=around, warnings=warnings):
+            if not counts:
+                reason = f"its plugin is enabled only in {path}; `claude plugin install {key}` enables it for you."
+                file = ConfigFile(file.path, skipped=dict.fromkeys((*file.servers, *file.skipped), reason))
+            files.append(_without_disabled(file, claude, around=around, trusted=trusted))
+    return files
+
+
+def _enabling_settings(
+    claude: ClaudeState, installed: Mapping[str, Plugin], *, project: Path, warnings: list[str]
+) -> Mapping[str, tuple[Path, bool]]:
+    """For each enabled plugin, the settings that enable it, and whether they count.
+
+    A project's checked-in settings enable only what the user has installed for that project.
+    """
+    assert claude.folder is not None
+    enabled: dict[str, tuple[Path, bool]] = {}
+    trusts = claude.trusts_folder(project)
+    for folder, name in ((claude.folder, ""), (project / ".claude", ""), (project / ".claude", ".local")):
+        path = folder / f"settings{name}.json"
         said = (read_object(path, warnings=warnings) or {}).get("enabledPlugins")
-        own = path.parent == claude.folder or (trusts and path.stem == "settings.local" and not is_tracked(path))
+        own = folder == claude.folder or (trusts and name == ".local" and not is_tracked(path))
         for key, on in said.items() if isinstance(said, dict) else ():
-            place = installed[key].is_for if key in installed else None
-            for_project = trusts and place is not None and around.project.is_relative_to(place)
-            if on is False or (on is True and (own or for_project)):
-                enabled[key] = on
-    files = [
-        file
-        for key, plugin in installed.items()
-        if enabled.get(key)
-        for file in read_plugin(plugin, around=around, warnings=warnings)
-    ]
-    return [_without_disabled(file, claude, around=around, trusted=trusted) for file in files]
+            if on is False:
+                enabled.pop(key, None)
+            elif on is True and key in installed:
+                counts = own or (trusts and installed[key].is_made_for(project))
+                enabled[key] = (path, True) if counts else enabled.get(key, (path, False))
+    return enabled
 
 
 def _read_lm_studio(around: Surroundings, *, warnings: list[str]) -> list[ConfigFile]:

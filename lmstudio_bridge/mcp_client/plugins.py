@@ -28,6 +28,10 @@ class Plugin:
     data: Path
     is_for: Path | None = None
 
+    def is_made_for(self, project: Path) -> bool:
+        """Whether the user has installed it for this project, and not for all."""
+        return self.is_for is not None and project.is_relative_to(self.is_for)
+
 
 def installed_plugins(claude: Path, *, project: Path, warnings: list[str]) -> Mapping[str, Plugin]:
     """The plugins that are recorded in Claude Code's own folder, by key; of several, the one for this project."""
@@ -42,7 +46,7 @@ def installed_plugins(claude: Path, *, project: Path, warnings: list[str]) -> Ma
             if isinstance(record, dict) and isinstance(record.get("installPath"), str)
             for place in [record.get("projectPath")]
         ]
-        fitting = [each for each in candidates if each.is_for is not None and project.is_relative_to(each.is_for)]
+        fitting = [each for each in candidates if each.is_made_for(project)]
         general = [each for each in candidates if each.is_for is None]
         if chosen := (*fitting, *general, *candidates):
             found[key] = chosen[0]

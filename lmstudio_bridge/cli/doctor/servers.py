@@ -14,7 +14,7 @@ from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
 _ADD = "Add one to Claude Code, for example with `claude mcp add`."
-_HARMLESS = ("it is disabled ", "starts the bridge itself")
+_HARMLESS = ("it is disabled ", "its plugin is enabled only in ", "starts the bridge itself")
 """Parts of the reasons for skipping a server that need no action."""
 
 

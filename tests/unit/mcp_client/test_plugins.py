@@ -30,8 +30,8 @@ def record(machine: Machine, *installs: dict[str, Any]) -> None:
     machine.write(".claude/plugins/installed_plugins.json", {"version": 2, "plugins": {KEY: places}})
 
 
-def enable(machine: Machine, path: str, on: Any = True) -> None:
-    machine.write(path, {"enabledPlugins": {KEY: on}})
+def enable(machine: Machine, path: str, on: Any = True) -> Path:
+    return machine.write(path, {"enabledPlugins": {KEY: on}})
 
 
 def folder_of(machine: Machine) -> Path:
@@ -155,9 +155,12 @@ def test_checked_in_settings_enable_only_what_the_user_installed_for_the_project
 ) -> None:
     put(machine, ".mcp.json", servers("files"))
     enable(machine, ".claude/settings.json", None)
-    enable(machine, "work/project/.claude/settings.json")
+    path = enable(machine, "work/project/.claude/settings.json")
     machine.claude({"hasTrustDialogAccepted": trusted})
     assert scopes(machine.load()) == {}
+    assert machine.load().skipped == {
+        NAME: f"its plugin is enabled only in {path}; `claude plugin install {KEY}` enables it for you."
+    }
 
     record(machine, {"scope": "project", "projectPath": str(machine.home / place)})
     assert bool(scopes(machine.load())) is found
