@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit, urlunsplit
@@ -30,7 +31,7 @@ _INSTALLS = {
     "python3": "Is Python installed under that name?",
     "docker": "Is Docker installed?",
 }
-_FETCHERS = frozenset({"npx", "bunx", "uvx", "uv", "pipx", "docker"})
+_FETCHERS = frozenset({"npx", "npm", "pnpm", "pnpx", "bunx", "deno", "uvx", "uv", "pipx", "docker", "podman"})
 """Commands that download their server on the first start."""
 
 
@@ -66,6 +67,12 @@ class Failure:
         )
 
 
+def installer_of(config: ServerConfig) -> str:
+    """The command that downloads this server on its first start; "" if it needs none."""
+    program = _program(config)
+    return program if config.transport == "stdio" and program in _FETCHERS else ""
+
+
 def target_of(config: ServerConfig) -> str:
     """The command or address; without arguments, user or query, which may contain secrets."""
     if config.transport == "stdio":
@@ -96,6 +103,11 @@ def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path)
             f"could not be started: its folder {cwd} does not exist, or cannot be entered", f"Correct `cwd`{where}."
         )
     code = exc.errno if isinstance(exc, OSError) else None
+    if code == errno.ENOENT and (first := _first_word(config.command)):
+        return Failure(
+            f"could not be started: its `command` is a whole command line, which begins with {first}",
+            f'Split it{where}: `"command": "{first}"`, and each of the other words as a text in the list `args`.',
+        )
     if code == errno.ENOENT:
         hint = _INSTALLS.get(_program(config), "Is it installed?")
         return Failure(
@@ -123,8 +135,8 @@ def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Fail
 def explain_silence(seconds: float, *, config: ServerConfig, stderr_tail: str = "") -> Failure:
     """A server that did not answer in time."""
     remedy = "If it needs longer, raise LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT (seconds)."
-    if config.transport == "stdio" and _program(config) in _FETCHERS:
-        remedy = f"`{_program(config)}` may still be downloading it: run its command once in a terminal. {remedy}"
+    if installer := installer_of(config):
+        remedy = f"`{installer}` may still be downloading it: run its command once in a terminal. {remedy}"
     elif config.transport == "http":
         remedy = 'If it is an older SSE server, set `"type": "sse"` in its entry.'
     return Failure(
@@ -154,6 +166,11 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
             )
         case 404 | 405:
             return explain_wrong_url(f"HTTP {status}", config=config)
+        case 429:
+            return Failure(
+                f"({target}) refused the request because there were too many (HTTP 429){said}",
+                "Wait a few minutes and try again; if it happens often, check the limits of your plan at that service.",
+            )
         case _ if status >= 500:
             return Failure(f"({target}) failed with HTTP {status}{said}", "Check the log of that server.")
         case _:
@@ -193,6 +210,12 @@ def explain_answer(words: str, *, config: ServerConfig, stderr_tail: str = "") -
         "See the documentation of that server.",
         hide_secrets(stderr_tail, config),
     )
+
+
+def _first_word(command: str) -> str:
+    """The program in a whole command line; "" if the text is one program, perhaps with spaces in its path."""
+    first, _, rest = command.strip().partition(" ")
+    return first if rest and (first in _INSTALLS or shutil.which(first)) else ""
 
 
 def _program(config: ServerConfig) -> str:

@@ -26,7 +26,7 @@ from lmstudio_bridge.errors import (
     SessionLostError,
 )
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
-from lmstudio_bridge.mcp_client.failures import Failure
+from lmstudio_bridge.mcp_client.failures import Failure, installer_of
 from lmstudio_bridge.mcp_client.http import MAX_EVENT
 from lmstudio_bridge.mcp_client.repair import plain_arguments
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, build_environment
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 CLOSE_LIMIT = 3.0  # seconds; a child process takes about one, an HTTP server is told with one request
 SILENCE = 60.0  # seconds without an answer, after which a server is pinged before it is used again
 PING_TIMEOUT = 5.0  # seconds
+
+INSTALL_TIMEOUT = 300.0  # seconds for a command that may have to download its server first
 
 OnWait: TypeAlias = Callable[[str], Awaitable[None]]
 
@@ -49,6 +51,8 @@ class PoolOptions:
 
     Of `environ` the servers get a small base, and what `pass_env` names. For a server that `is_fresh`,
     every lease starts its own, which ends with the lease. `max_event` limits the bytes of an answer over HTTP.
+    `install_timeout`, if it is longer than `start_timeout`, is for the first start of a command such as `npx`, and
+    for the next after a failed one.
     """
 
     project: Path
@@ -60,6 +64,7 @@ class PoolOptions:
     pass_env: Collection[str] = ()
     is_fresh: Callable[[ServerConfig], bool] = lambda config: False
     ping_timeout: float = PING_TIMEOUT
+    install_timeout: float = INSTALL_TIMEOUT
     max_event: int = MAX_EVENT
     clock: Callable[[], float] = time.monotonic
 
@@ -102,6 +107,7 @@ class SessionPool:
         self._environ = build_environment(options.environ, passed=options.pass_env)
         self._slots = Slots(limit=options.max_servers, idle_limit=options.idle_limit)
         self._sessions: set[Session] = set()  # also those that are about to end
+        self._failed: set[str] = set()  # digests of the entries whose last start failed
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -169,8 +175,8 @@ class SessionPool:
         self._slots.release(lease, now=self.options.clock(), slot=slot)
         self._settle()
 
-    def session_at(self, slot: Slot, config: ServerConfig) -> Session:
-        """The session of a slot; a new one if there is none, or if it was lost."""
+    def session_at(self, slot: Slot, config: ServerConfig, *, is_new: bool = False) -> Session:
+        """The session of a slot; a new one if there is none, or if it was lost. See `Lease.open_server`."""
         before = slot.session
         if before is not None and before.usable:
             return before
@@ -187,9 +193,12 @@ class SessionPool:
         )
         predecessors = [other for other in self._sessions if other.config.name == config.name and not other.usable]
         session = Session(config, connection, options=self.options, predecessors=predecessors)
+        if installer_of(config) and (is_new or config.digest in self._failed):
+            session.start_timeout = max(self.options.start_timeout, self.options.install_timeout)
 
         def on_end() -> None:
             self._sessions.discard(session)
+            (self._failed.add if session.failed else self._failed.discard)(config.digest)
             if slot.session is session:
                 slot.session = None
                 self._slots.ended(slot)
@@ -224,11 +233,14 @@ class Lease:
         self._pool = pool
         self._held: dict[str, tuple[ServerConfig, Slot]] = {}
 
-    async def open_server(self, config: ServerConfig, *, on_wait: OnWait | None = None) -> tuple[ServerTool, ...]:
+    async def open_server(
+        self, config: ServerConfig, *, on_wait: OnWait | None = None, is_new: bool = False
+    ) -> tuple[ServerTool, ...]:
         """The server's tools, without those that its entry disables.
 
         It is started first if it does not run, or runs with another configuration.
-        `on_wait` gets a message if all slots are in use.
+        With `is_new`, it may never have been started on this machine, and gets the time to be installed.
+        `on_wait` gets a message if all slots are in use, and if the server may have to be installed.
 
         Raises:
             ServerStartError: it did not start, or did not list its tools within the start timeout; or
@@ -239,6 +251,9 @@ class Lease:
         self._held[config.name] = config, slot
         if before is not None and before[1] is not slot:
             self._pool.release(self, before[1])
+        session = self._pool.session_at(slot, config, is_new=is_new)
+        if on_wait is not None and session.installs:
+            await on_wait(f"installing: {installer_of(config)} downloads MCP server {config.name} on its first start")
         try:
             return await self._fetch_tools(config, slot)
         except SessionLostError:  # it went away unnoticed; listing tools again has no effects
@@ -342,6 +357,7 @@ class Session:
         self.config = config
         self.connection = connection
         self.closed = asyncio.Event()
+        self.start_timeout = options.start_timeout
         self._options = options
         self._predecessors = predecessors
         self._scope = anyio.CancelScope()
@@ -357,6 +373,16 @@ class Session:
     def usable(self) -> bool:
         """Whether it is starting or ready, and takes new calls."""
         return not (self._failure or self._retired or self._stopped.is_set() or self.connection.lost)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be started."""
+        return self._failure is not None
+
+    @property
+    def installs(self) -> bool:
+        """Whether it is starting, with time to be installed."""
+        return not self._settled.is_set() and self.start_timeout > self._options.start_timeout
 
     async def wait_ready(self) -> None:
         """Wait until it is open; a canceled waiter affects neither the others nor the start.
@@ -435,7 +461,7 @@ class Session:
         self._predecessors = ()
 
     async def _keep_open(self) -> None:
-        async with asyncio.timeout(self._options.start_timeout) as limit, self.connection.open():
+        async with asyncio.timeout(self.start_timeout) as limit, self.connection.open():
             limit.reschedule(None)
             self._heard_at = self._options.clock()
             self._settled.set()
@@ -461,7 +487,7 @@ class Session:
 
     def _explain(self, exc: Exception) -> Failure:
         try:
-            return self.connection.explain(exc, seconds=self._options.start_timeout)
+            return self.connection.explain(exc, seconds=self.start_timeout)
         except Exception:  # nothing may leave the task, not even a fault in the explanation
             logger.exception("the failure of MCP server %s cannot be explained", self.config.name)
             return Failure(f"could not be started ({type(exc).__name__})")

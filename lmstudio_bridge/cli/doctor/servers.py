@@ -61,7 +61,8 @@ async def check_servers(
         began = clock()
         try:
             with agent.pool.lease() as lease:
-                tools = await lease.open_server(config)
+                is_new = agent.tool_cache.known_tools(config) is None
+                tools = await lease.open_server(config, is_new=is_new)
         except DownstreamError as exc:
             return clock() - began, exc
         return clock() - began, tools

@@ -18,6 +18,7 @@ from lmstudio_bridge.lmstudio import stream as accumulate
 from lmstudio_bridge.mcp_client import config as entries
 from lmstudio_bridge.mcp_client import connection as connections
 from lmstudio_bridge.mcp_client import http as transports
+from lmstudio_bridge.mcp_client import pool as pools
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
 from lmstudio_bridge.runs import autonomous, changes, diffs, journal, preparation, request
@@ -56,6 +57,7 @@ BOUNDS: dict[str, str] = {
     "nesting of arguments": f"{arguments.MAX_NESTING}",
     "nesting searched for paths": f"{paths.MAX_DEPTH}",
     "arguments that are repaired": f"{arguments.MAX_REPAIR:,} characters",
+    "first start with `npx`, `uvx`, `docker` and the like": f"{pools.INSTALL_TIMEOUT:.0f} s",
     "server start": f"{SETTINGS.server_start_timeout:.0f} s",
     "one tool call": f"{SETTINGS.tool_timeout:.0f} s",
     "open servers": f"{SETTINGS.max_servers}",

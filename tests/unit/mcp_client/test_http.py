@@ -288,6 +288,7 @@ async def test_server_that_was_restarted_is_reached_again(servers: Servers) -> N
         (respond("403 Forbidden"), "requires sign-in (HTTP 403)"),
         (respond("404 Not Found"), "is not an MCP endpoint: HTTP 404"),
         (respond("405 Method Not Allowed"), "is not an MCP endpoint: HTTP 405"),
+        (respond("429 Too Many Requests"), "because there were too many (HTTP 429)"),
         (respond("500 Internal Server Error"), "failed with HTTP 500"),
         (respond("302 Found", extra="location: http://127.0.0.1:9/other\r\n"), "answered with HTTP 302"),
         (respond("200 OK", "<html>welcome</html>", "text/html"), "is not an MCP endpoint"),

@@ -164,6 +164,62 @@ async def test_servers_start_at_the_same_time(tmp_path: Path) -> None:
     assert [len(names_of(tools)) for tools in outcomes.values()] == [12, 12]
 
 
+@pytest.mark.parametrize("command", ["npx -y @scope/server --token=abc", f"{sys.executable} server.py"])
+async def test_whole_command_line_in_command_is_to_be_split(command: str) -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(ServerConfig("files", "stdio", command=command))
+
+    first = command.split()[0]
+    assert caught.value.message.endswith(f"its `command` is a whole command line, which begins with {first}.")
+    assert f'`"command": "{first}"`' in caught.value.remedy
+    assert "abc" not in caught.value.explain()
+
+
+async def test_missing_program_with_a_blank_in_its_path_is_not_a_command_line() -> None:
+    async with open_test_pool() as pool:
+        with pytest.raises(ServerStartError, match="command not found: /no such/program"):
+            await pool.open_server(ServerConfig("files", "stdio", command="/no such/program"))
+
+
+def installing(folder: Path, ready: Path, program: str = "npx") -> ServerConfig:
+    """A server that such a program starts, and that answers once the file is there."""
+    command = folder / program
+    habits = json.dumps({"wait_for": str(ready)})
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -S {SLOPPY} '{habits}'\n", encoding="utf-8")
+    command.chmod(0o700)
+    return ServerConfig("files", "stdio", command=str(command))
+
+
+async def test_first_start_gets_the_time_to_be_installed(tmp_path: Path) -> None:
+    """It begins before another server that takes too long, and answers after that was given up."""
+    told: list[str] = []
+
+    async def on_wait(text: str) -> None:
+        told.append(text)
+        with pytest.raises(ServerStartError, match=r"within 0\.3 seconds"):
+            await pool.open_server(configure(hang=True))
+        (tmp_path / "ready").touch()
+
+    async with open_test_pool(start_timeout=0.3, install_timeout=PATIENCE) as pool:
+        config = installing(tmp_path, tmp_path / "ready")
+        tools = await pool.open_server(config, on_wait=on_wait, is_new=True)
+        await pool.open_server(config, on_wait=on_wait, is_new=True)
+
+    assert "raw" in names_of(tools)
+    assert told == ["installing: npx downloads MCP server files on its first start"]
+
+
+@pytest.mark.parametrize("program", ["npx", "python"])
+async def test_only_a_start_that_may_install_gets_more_time(tmp_path: Path, program: str) -> None:
+    config = installing(tmp_path, tmp_path / "never", program)
+    async with open_test_pool(start_timeout=0.3, install_timeout=0.6) as pool:
+        for is_new, seconds in ((False, "0.3"), (False, "0.6"), (True, "0.6")):
+            limit = seconds if program == "npx" else "0.3"
+            with pytest.raises(ServerStartError, match=f"within {limit} seconds"):
+                await pool.open_server(config, is_new=is_new)
+
+
 # Environment.
 
 
