@@ -120,10 +120,9 @@ class Connection:
         try:
             async with self._open_once(older):
                 yield
-        except Exception:
+        finally:
             if not self._opened:
                 self._transport = newer  # that it is no older server explains nothing
-            raise
 
     @asynccontextmanager
     async def _open_once(self, transport: StdioTransport | HttpTransport) -> AsyncIterator[None]:

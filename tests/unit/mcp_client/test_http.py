@@ -338,6 +338,24 @@ async def test_sse_is_tried_after_the_refusals_that_the_specification_names(stat
     assert [head.split()[0].decode() for head in heads] == methods.split()
 
 
+async def test_refusal_explains_a_server_whose_events_are_not_those_of_sse() -> None:
+    """A newer server streams events, too, and never says where messages go."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            writer.write(respond("400 Bad Request"))
+            writer.close()
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, open_test_pool(start_timeout=1.0) as pool:
+        with pytest.raises(ServerStartError, match="answered with HTTP 400"):
+            await pool.open_server(configure_url(server.sockets[0].getsockname()[1]))
+
+
 @pytest.mark.parametrize("transport", ["http", "sse"])
 async def test_refused_credentials_are_told_apart_from_missing_ones(transport: Transport) -> None:
     async with answering(respond("401 Unauthorized")) as (port, heads), open_test_pool() as pool:
