@@ -16,7 +16,14 @@ from typing import Literal, TypeAlias
 
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
-from lmstudio_bridge.security.workspace import TooDeepError, Workspace, find_output, find_paths, is_protected
+from lmstudio_bridge.security.workspace import (
+    TooDeepError,
+    Workspace,
+    find_output,
+    find_paths,
+    is_address,
+    is_protected,
+)
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
@@ -174,7 +181,7 @@ class Policy:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         try:
-            paths = list(find_paths(arguments, names=names, more=more))
+            paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True))
         except TooDeepError as exc:
             return Decision("denied", f"{exc}.", "workspace")
         for path in paths:
@@ -183,7 +190,7 @@ class Policy:
             if locations is None:
                 reason = f"{shown!r} is outside of what this run may touch ({self.workspace})."
                 return Decision("outside", reason, "workspace")
-            if not reads and any(map(is_protected, locations)):
+            if not reads and not is_address(path) and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,17 @@ PATH_WORDS = frozenset(
 If its value is an ordinary URL, it counts as a relative path, which does no harm.
 """
 
+TEXT_WORDS = frozenset(
+    (
+        *("content", "contents", "text", "texts", "body", "message", "messages", "query", "queries", "sql", "code"),
+        *("pattern", "patterns", "regex", "regexp", "search", "title", "description", "prompt", "question", "thought"),
+        *("comment", "comments", "summary", "note", "notes", "payload", "headers", "header", "data", "rows", "cells"),
+        *("selector", "xpath", "expression", "formula", "separator", "delimiter", "sep", "replacement"),
+        *("observations", "task", "instructions"),
+    )
+)
+"""An argument is text, whatever it looks like, if its name ends in such a word: `content`, `old_text`, `sqlQuery`."""
+
 PROTECTED = frozenset(
     (".git", ".claude", ".claude.json", ".cursor", ".mcp.json", "mcp.json", ".vscode", "lmstudio-bridge.toml")
 )
@@ -32,12 +44,20 @@ PROTECTED = frozenset(
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ENDINGS = ("path", "paths", "file", "files", "dir", "dirs", "folder", "folders", "directory", "directories")
+_BEGINNINGS = ("file", "path", "folder")
 _NOT_PATHS = frozenset({"xpath"})
 _MEMBER = "name"  # what a path is called inside a path argument: {"files": [{"name": "a.txt"}]}
 _AROUND = "".join(each for each in map(chr, range(0x3001)) if each.isspace() or each < " ") + "\ufeff\"'"
 """What servers and browsers strip from both sides."""
 _IGNORED = re.compile(r"[\t\r\n]")  # inside a URL, by browsers and Node
 _FILE_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:)*?file:(.*)", re.IGNORECASE | re.DOTALL)  # also view-source:file:
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/\s]", re.IGNORECASE)  # with a host, so not a file
+_SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+:)*([a-z][a-z0-9+.-]+):(/.*)", re.IGNORECASE | re.DOTALL)
+_DATABASE = re.compile(r"sql|db|redis|mongo", re.IGNORECASE)  # sqlite:///a.db is relative, sqlite:////a.db is not
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w+%[/\\])")
+"""How text begins that only looks like a path: `~10 items`, `\\d+`, `$5`, `100 %`."""
+_MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
 _OUTPUT = re.compile(r"outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
 _OUTPUT_WORDS = frozenset({"out", "output", "save", "write", "export", "dump", "dest", "destination"})
@@ -125,10 +145,14 @@ def is_protected(path: Path) -> bool:
     return any(part.partition(":")[0].rstrip(" .").casefold() in PROTECTED for part in path.parts)
 
 
-def find_paths(arguments: JSONObject, *, names: frozenset[str] | None, more: frozenset[str]) -> Iterator[str]:
+def find_paths(
+    arguments: JSONObject, *, names: frozenset[str] | None, more: frozenset[str], by_value: bool = False
+) -> Iterator[str]:
     """All paths in the arguments, at any depth.
 
-    `names` are the arguments that are paths; None decides by the usual names. `more` are paths in any case.
+    `names` are the arguments that are paths; None decides by the usual names. `more` are paths in any case. Where no
+    `names` are given, `by_value` also yields whatever a server could read as a path, unless the argument is text by
+    its name, and the parts of lists that are written as JSON or with commas.
 
     Raises:
         TooDeepError: The arguments are nested too deeply.
@@ -139,22 +163,58 @@ def find_paths(arguments: JSONObject, *, names: frozenset[str] | None, more: fro
             return True
         return name in names if names is not None else _names_path(name)
 
-    def walk(value: Any, named: bool, depth: int) -> Iterator[str]:
+    def walk(value: Any, named: bool, text: bool, depth: int) -> Iterator[str]:
         if depth > MAX_DEPTH:
             raise TooDeepError("the arguments are nested too deeply")
         if isinstance(value, str):
-            if named or (names is None and _file_url(_bare(value)) is not None):
-                yield value
+            yield from read(value, named, text, depth)
         elif isinstance(value, dict):
             for key, item in value.items():
+                name = str(key)
                 if named:
-                    yield str(key)  # {"files": {"a.txt": "its text"}}
-                yield from walk(item, is_path(str(key)) or (named and key == _MEMBER), depth + 1)
+                    yield name  # {"files": {"a.txt": "its text"}}
+                elif depth and by_value and names is None and not text and _may_be_path(name):
+                    yield name
+                path = is_path(name) or (named and key == _MEMBER)
+                yield from walk(item, path, not path and (text or _last_word(name) in TEXT_WORDS), depth + 1)
         elif isinstance(value, list | tuple):
             for item in value:
-                yield from walk(item, named, depth + 1)
+                yield from walk(item, named, text, depth + 1)
 
-    yield from walk(dict(arguments), False, 0)
+    def read(value: str, named: bool, text: bool, depth: int) -> Iterator[str]:
+        if named or (names is None and _file_url(_bare(value)) is not None):
+            yield value
+        elif not by_value or names is not None or text:
+            return
+        elif _may_be_path(value):
+            yield value
+        if by_value:
+            parts, divided = _parts(value, named=named)
+            yield from divided
+            yield from walk(parts, named, text, depth + 1)
+
+    yield from walk(dict(arguments), False, False, 0)
+
+
+def _parts(value: str, *, named: bool) -> tuple[Any, list[str]]:
+    """What a text holds as JSON, and the parts of a list with commas."""
+    if value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value), []
+        except (ValueError, RecursionError):
+            pass
+    if not named and len(value) > _MAX_PATH:
+        return None, []
+    parts = [part.strip() for part in re.split(r"[,;\n]" if named else "[,;]", value)]
+    if len(parts) == 1 or (not named and any(len(part.split()) > 1 for part in parts)):
+        return None, []  # a sentence is no list
+    return None, [part for part in parts if part and (named or _may_be_path(part))]
+
+
+def _may_be_path(text: str) -> bool:
+    """Whether a server could read a text as a path; a relative one that stays inside does no harm."""
+    bare = _bare(text)
+    return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
 def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
@@ -182,7 +242,7 @@ def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
 
 def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool) -> bool:
     """Whether an argument with this name, value and schema says which file to write."""
-    words = [word.lower() for word in _WORD.findall(name)] or [""]
+    words = _words(name)
     if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
         return False
     if words[0] in ("save", "download"):
@@ -198,9 +258,27 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
 
 
 def _names_path(name: str) -> bool:
-    """Whether an argument of this name is usually a path."""
-    word = (_WORD.findall(name) or [""])[-1].lower()
-    return word in PATH_WORDS or (word.endswith(_ENDINGS) and word not in _NOT_PATHS)
+    """Whether an argument of this name is usually a path: `file_path`, `pathname`, `file_list`, but not `file_type`."""
+    words = _words(name)
+    if words[-1] in PATH_WORDS or (words[-1].endswith(_ENDINGS) and words[-1] not in _NOT_PATHS):
+        return True
+    return words[-1] not in TEXT_WORDS | _NO_OUTPUT | _NOT_PATHS and any(
+        word.startswith(_BEGINNINGS) or word in _ENDINGS for word in words
+    )
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)] or [""]
+
+
+def _last_word(name: str) -> str:
+    return _words(name)[-1]
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a URL with a host, which names no file: `https://example.com/.git/config`."""
+    bare = _bare(text)
+    return _ADDRESS.match(bare) is not None and _file_url(bare) is None and ".." not in re.split(r"[/\\]", bare)
 
 
 def _bare(text: str) -> str:
@@ -227,6 +305,10 @@ def _readings(text: str, *, home: Path | None) -> Iterator[str]:
         rest = url.removeprefix("//")
         _, slash, path = rest.partition("/") if url.startswith("//") else ("", "", url)
         readings += [rest, unquote(rest), unquote(re.split("[?#]", slash + path)[0])]
+    elif found := _SCHEME.fullmatch(bare):
+        readings += _after_scheme(found[1], found[2])
+    if _DRIVE.match(bare) and os.name != "nt":
+        yield os.sep  # the system has no drives
     for reading in dict.fromkeys(readings):
         yield reading
         first, *parts = Path(reading).parts or (".",)
@@ -235,3 +317,12 @@ def _readings(text: str, *, home: Path | None) -> Iterator[str]:
             yield str(home.joinpath(*parts)) if first == "~" and home is not None else os.sep
         if _VARIABLE.match(reading):
             yield os.sep  # it may lead anywhere
+
+
+def _after_scheme(scheme: str, rest: str) -> Iterator[str]:
+    """The path in `sqlite:////a.db` or `app:/a`; none if there is a host."""
+    slashes = len(rest) - len(rest.lstrip("/"))
+    if slashes == 3 and _DATABASE.search(scheme):
+        yield rest[slashes:]
+    elif slashes != 2:
+        yield rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,14 @@ def at_work(project: Path, rules: Rules | None = None) -> Policy:
         {"path": 7, "paths": None},
         {"xpath": "//div[@id='a']", "price": "$5"},
         {"files": [{"name": "a.txt", "content": "/* ~ */"}]},
+        {"note_text": "/etc/passwd", "commit_message": "../x", "old_text": "~/a", "new_text": '["/etc"]'},
+        {"input": "see a/b or ~10 items", "about": "~10 items", "amount": "$5", "rate": "% of /all", "class": "\\d+/x"},
+        {"input": "Compare /a, /b and ../c, please.", "lines": "/a\n/b"},
+        {"location": "sub/a.txt", "document": "{project}/a.txt", "filters": {"kind": "a/b"}},
+        {"file_list": "a.txt, sub/b.txt", "items": '["a.txt", "{project}/b.txt"]'},
+        {"file_type": "pdf", "file_content": "/etc/passwd", "profile": "default", "direction": "north"},
+        {"database": "sqlite:///data.db", "server": "https://example.com/a", "store": "postgresql://host/db"},
+        {"sources": ["https://example.com/a.git/.git/config"]},
     ],
 )
 def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONObject) -> None:
@@ -227,6 +236,35 @@ def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONO
         {"file_1": "/etc/passwd"},
         {"outdir": "/etc"},
         {"files": [{"name": "/etc/passwd", "content": "x"}]},
+        {"file_name": "/etc/passwd"},
+        {"pathname": "/etc/passwd"},
+        {"file_list": ["/etc/passwd"]},
+        {"output": "/etc/passwd"},
+        {"save_to": "../x"},
+        {"location": "/etc"},
+        {"location": "/"},
+        {"database": "/outside.db"},
+        {"database": "sqlite:////outside.db"},
+        {"database_url": "jdbc:sqlite:/outside.db"},
+        {"store": "duckdb:///../outside.db"},
+        {"document": "~"},
+        {"document": "~/a.md"},
+        {"document": "~root"},
+        {"document": "$HOME/a.md"},
+        {"document": "C:\\Users\\me"},
+        {"document": "\\\\server\\share\\a"},
+        {"reference_doc": ".."},
+        {"reference_doc": "a/../../b"},
+        {"reference_doc": "link/a.md"},
+        {"filters": {"from": "/etc"}},
+        {"filters": {"/etc/passwd": 1}},
+        {"items": '["a.txt", "/outside"]'},
+        {"items": '{"one": {"two": ["/outside"]}}'},
+        {"items": "a.txt, /outside"},
+        {"items": "a.txt;/outside"},
+        {"paths": "a.txt, my notes, /outside"},
+        {"paths": "a.txt\n/outside"},
+        {"file_path": '["/outside"]'},
     ],
 )
 @pytest.mark.parametrize("tool", [READ, WRITE])
@@ -291,6 +329,9 @@ def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, pat
 
     assert policy.check_call(READ, {"path": path}) == READING
     assert policy.check_call(WRITE, {"path": path}).verdict == "denied"
+    assert policy.check_call(WRITE, {"document": path}).verdict == "denied"
+    assert policy.check_call(WRITE, {"items": json.dumps([path])}).verdict == "denied"
+    assert policy.check_call(WRITE, {"content": path}) == WRITING
     assert policy.check_call(READ, {"filename": path}).verdict == "denied"  # although it is marked read-only
 
 
@@ -321,6 +362,19 @@ def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
 def test_rules_say_which_arguments_are_paths(tmp_path: Path, rules: Rules, verdict: Verdict) -> None:
     """What a project's file adds to them cannot be taken away (ours: it can only tighten)."""
     assert at_work(tmp_path, rules).check_call(WRITE, {"path": "/docs/a.md"}).verdict == verdict
+
+
+def test_where_rules_name_the_paths_other_values_are_not_judged(tmp_path: Path) -> None:
+    policy = at_work(tmp_path, Rules(arguments={"fs/*": frozenset({"file"})}))
+
+    assert policy.check_call(WRITE, {"location": "/docs/a.md", "file": "a.txt"}) == WRITING
+    assert policy.check_call(WRITE, {"location": "/docs/a.md", "file": "a.txt, /b"}).verdict == "outside"
+
+
+def test_a_path_that_only_looks_like_one_is_not_a_place_to_watch(tmp_path: Path) -> None:
+    arguments: JSONObject = {"path": "a.txt", "label": "b.txt", "content": "c.txt"}
+
+    assert at_work(tmp_path).places(WRITE, arguments) == (tmp_path / "a.txt",)
 
 
 def test_arguments_nested_too_deeply_to_look_through_are_refused(tmp_path: Path) -> None:
