@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -20,6 +21,8 @@ from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.messages import ServerConfig
 
 MAX_EVENT = 64 * 1024 * 1024  # bytes of one event, as of one line over stdio
+_PIECE = 64 * 1024  # bytes that are unpacked at once
+_SHOWN_CODING = 40  # characters
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
 _OLDER_REFUSALS = ([400], [404], [405])  # MCP 2025-11-25, basic/transports, "Backwards Compatibility"
 
@@ -50,6 +53,7 @@ class HttpTransport:
     def __init__(self, config: ServerConfig, *, max_event: int = MAX_EVENT) -> None:
         self._config = config
         self._max_event = max_event
+        self._unreadable = ""  # why an answer is not read; the SDK tells it only of answers that are no stream
         self._noted: list[Answered] = []  # HTTP statuses while the connection is being opened
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
@@ -74,6 +78,8 @@ class HttpTransport:
                 return failures.explain_status(exc.response.status_code, config=config)
             case _ if self._noted and self._noted[-1].status >= 300:
                 return failures.explain_status(self._noted[-1].status, config=config, words=words)
+            case _ if self._unreadable:
+                return failures.explain_answer(self._unreadable, config=config)
             case UnicodeEncodeError():  # nothing else in a request comes from the entry
                 return failures.explain_header(config=config)
             case httpx2.SSEError():
@@ -128,7 +134,7 @@ class HttpTransport:
         """A client for one server; the arguments are timeouts that `sse_client` suggests, which are not wanted."""
         loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
         return httpx2.AsyncClient(
-            headers={"Accept-Encoding": "identity", **self._config.headers},  # compression could hide any size
+            headers={"Accept-Encoding": "identity", **self._config.headers},
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not loopback,  # a proxy cannot reach this machine for us
@@ -136,23 +142,31 @@ class HttpTransport:
         )
 
     async def _bound_body(self, response: httpx2.Response) -> None:
-        """Limit a reply that is not a stream of events, as the SDK reads it whole; each event has its own limit."""
-        if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        """Limit a reply that is not a stream of events, as the SDK reads it whole; each event has its own limit.
+
+        Some servers compress although we ask for plain text. The HTTP client would unpack any size at once.
+        """
+        is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        coding = response.headers.pop("content-encoding", "identity").strip().lower()
+        body = response.stream
+        if not isinstance(body, httpx2.AsyncByteStream) or (is_stream and coding == "identity"):
             return
-        if isinstance(response.stream, httpx2.AsyncByteStream):
-            compressed = response.headers.get("content-encoding", "identity").lower() != "identity"
-            response.stream = BoundedStream(response.stream, 0 if compressed else self._max_event)
+        if coding == "identity":
+            response.stream = BoundedStream(body, self._max_event)
+        elif coding in ("gzip", "x-gzip") and not is_stream:
+            response.stream = BoundedStream(GunzippedStream(body), self._max_event)
+        else:
+            self._unreadable = f"its answer is compressed ({coding[:_SHOWN_CODING]})"
+            response.stream = BoundedStream(body, 0, self._unreadable)
 
 
 class BoundedStream(httpx2.AsyncByteStream):
     """The bytes of a reply, up to a limit. Raises `StreamError`, which the SDK makes the answer of that request."""
 
-    def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
+    def __init__(self, inner: httpx2.AsyncByteStream, limit: int, problem: str = "") -> None:
         self._inner = inner
         self._left = limit
-        self._problem = (
-            f"its answer is larger than {limit // (1024 * 1024)} MiB" if limit else "its answer is compressed"
-        )
+        self._problem = problem or f"its answer is larger than {limit // (1024 * 1024)} MiB"
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._inner:
@@ -160,6 +174,29 @@ class BoundedStream(httpx2.AsyncByteStream):
             if self._left < 0:
                 raise httpx2.StreamError(self._problem)
             yield piece
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class GunzippedStream(httpx2.AsyncByteStream):
+    """What a gzip file holds, in small pieces. Raises `StreamError` if it is not one, or is cut off."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            async for piece in self._inner:
+                while piece and not unpacker.eof:
+                    yield unpacker.decompress(piece, _PIECE)
+                    piece = unpacker.unconsumed_tail
+            yield unpacker.flush()
+        except zlib.error as exc:
+            raise httpx2.StreamError(f"its answer is not valid gzip: {exc}") from exc
+        if not unpacker.eof:
+            raise httpx2.StreamError("its answer is cut off")
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import httpx2
 import pytest
 
 from lmstudio_bridge.errors import DownstreamError, ServerStartError, SessionLostError, ToolTimeoutError
-from lmstudio_bridge.mcp_client.http import BoundedStream
+from lmstudio_bridge.mcp_client.http import BoundedStream, GunzippedStream
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
 from tests.support.processes import PATIENCE
@@ -86,7 +87,7 @@ async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[byt
 
 @asynccontextmanager
 async def failing_in_calls(
-    status: str, transport: Transport, *, forgets: int = 0, executed: list[str] | None = None
+    status: str, transport: Transport, *, forgets: int = 0, executed: list[str] | None = None, gzips: bool = False
 ) -> AsyncIterator[int]:
     """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status.
 
@@ -127,7 +128,9 @@ async def failing_in_calls(
                 if result is not None:
                     events[-1].write(f"event: message\ndata: {text}\n\n".encode())
             else:
-                writer.write(respond("200 OK", text, "application/json", extra))
+                coding = "content-encoding: gzip\r\n" if gzips else ""
+                body = gzip.compress(text.encode()) if gzips else text
+                writer.write(respond("200 OK", body, "application/json", extra + coding))
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -140,11 +143,12 @@ async def failing_in_calls(
         await server.wait_closed()
 
 
-def respond(status: str, body: str = "", kind: str = "text/plain", extra: str = "") -> bytes:
+def respond(status: str, body: str | bytes = "", kind: str = "text/plain", extra: str = "") -> bytes:
+    body = body.encode() if isinstance(body, str) else body
     head = (
         f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{extra}\r\n"
     )
-    return (head + body).encode()
+    return head.encode() + body
 
 
 def configure_url(port: int, transport: Transport = "http", **headers: str) -> ServerConfig:
@@ -229,13 +233,57 @@ async def test_an_answer_is_read_up_to_the_bound(size: int, fits: bool) -> None:
             [piece async for piece in stream]
 
 
-async def test_an_answer_that_is_packed_although_we_asked_for_plain_is_not_unpacked() -> None:
-    packed = respond("200 OK", "not gzip at all", "application/json", extra="content-encoding: gzip\r\n")
-    async with answering(packed) as (port, heads), open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="its answer is compressed"):
+@pytest.mark.parametrize(
+    ("coding", "kind", "body", "reason"),
+    [
+        ("gzip", "application/json", b"not gzip at all", "its answer is not valid gzip"),
+        ("gzip", "application/json", gzip.compress(b'{"a": 1}')[:-9], "its answer is cut off"),
+        ("gzip, gzip", "application/json", gzip.compress(gzip.compress(b"{}")), r"is compressed \(gzip, gzip\)"),
+        ("br", "application/json", b"anything", r"is compressed \(br\)"),
+        ("gzip", "text/event-stream", gzip.compress(b"data: {}\n\n"), r"is compressed \(gzip\)"),
+    ],
+)
+async def test_compressed_answer_that_cannot_be_read_within_bounds_is_refused(
+    coding: str, kind: str, body: bytes, reason: str
+) -> None:
+    async with (
+        answering(respond("200 OK", body, kind, f"content-encoding: {coding}\r\n")) as (port, heads),
+        open_test_pool() as pool,
+    ):
+        with pytest.raises(ServerStartError, match=reason):
             await pool.open_server(configure_url(port))
 
     assert b"accept-encoding: identity" in heads[0].lower()
+
+
+async def test_answer_that_is_gzipped_although_we_asked_for_plain_is_read() -> None:
+    async with failing_in_calls("500 Unused", "http", gzips=True) as port, open_test_pool() as pool:
+        assert [tool.name for tool in await pool.open_server(configure_url(port))] == ["act"]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(999_999, True), (1_000_000, True), (1_000_001, False)])
+async def test_gzipped_answer_is_bounded_by_what_it_unpacks_to(size: int, fits: bool) -> None:
+    """In pieces that are small, however much a piece of the packed answer holds."""
+
+    class Pieces(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            packed = gzip.compress(b"x" * size)
+            for start in range(0, len(packed), 100):
+                yield packed[start : start + 100]
+
+    sizes: list[int] = []
+
+    async def read() -> None:
+        async for piece in BoundedStream(GunzippedStream(Pieces()), 1_000_000):
+            sizes.append(len(piece))
+
+    if fits:
+        await read()
+        assert sum(sizes) == size
+    else:
+        with pytest.raises(httpx2.StreamError, match="larger"):
+            await read()
+    assert max(sizes) <= 65_536
 
 
 async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server(servers: Servers) -> None:
