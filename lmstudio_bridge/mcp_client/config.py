@@ -144,8 +144,8 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
     return ConfigFile(path, servers, skipped, warnings)
 
 
-def read_json(path: Path) -> Any:
-    """The decoded file; `Any` because it is someone else's.
+def read_json(path: Path, *, comments: bool = True) -> Any:
+    """The decoded file, which may have comments and trailing commas; `Any` because it is someone else's.
 
     Raises:
         McpConfigError: it cannot be read, or is not JSON.
@@ -158,7 +158,7 @@ def read_json(path: Path) -> Any:
                 path=str(path),
                 remedy="Save it as UTF-8; PowerShell does so with `Set-Content -Encoding utf8`.",
             )
-        return load_commented(data.decode("utf-8-sig"))
+        return (load_commented if comments else json.loads)(data.decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} does not exist.",
@@ -183,12 +183,12 @@ def read_json(path: Path) -> Any:
         ) from exc
 
 
-def read_object(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
+def read_object(path: Path, *, warnings: list[str], comments: bool = True) -> Mapping[str, Any] | None:
     """The object in a file; None if the file is missing, or cannot be used, which is a warning."""
     try:
         if not path.exists():
             return None
-        root = read_json(path)
+        root = read_json(path, comments=comments)
     except (McpConfigError, OSError) as exc:
         warnings.append(exc.message if isinstance(exc, McpConfigError) else f"{path} cannot be read: {exc.strerror}.")
         return None

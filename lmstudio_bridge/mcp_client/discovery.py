@@ -262,7 +262,7 @@ def _enabling_settings(
     trusts = claude.trusts_folder(project)
     for folder, name in ((claude.folder, ""), (project / ".claude", ""), (project / ".claude", ".local")):
         path = folder / f"settings{name}.json"
-        said = (read_object(path, warnings=warnings) or {}).get("enabledPlugins")
+        said = (read_own_file(path, warnings=warnings) or {}).get("enabledPlugins")
         own = folder == claude.folder or (trusts and name == ".local" and not is_tracked(path))
         for key, on in said.items() if isinstance(said, dict) else ():
             if on is False:
@@ -332,16 +332,16 @@ def read_approvals(
 
     if claude.folder is not None:
         path = claude.folder / "settings.json"
-        take(path, read_object(path, warnings=warnings), approves=True)
+        take(path, read_own_file(path, warnings=warnings), approves=True)
     # Not from above the file: an approval of `files` there is not meant for the `files` here.
     folders = [folder for folder in (project, *project.parents) if folder.is_relative_to(file.parent)]
     for folder in folders:
         take(claude.path, claude.entry_of(folder), approves=True)
         path = folder / ".claude" / "settings.local.json"
-        local = read_object(path, warnings=warnings)
+        local = read_own_file(path, warnings=warnings)
         take(path, local, approves=local is not None and claude.trusts_folder(folder) and not is_tracked(path))
         path = folder / ".claude" / "settings.json"
-        take(path, read_object(path, warnings=warnings), approves=False)
+        take(path, read_own_file(path, warnings=warnings), approves=False)
     return Approvals(
         named=frozenset(trusted),
         approved=frozenset(name for source in approving for name in names_in(source, "enabledMcpjsonServers")),
@@ -393,7 +393,15 @@ def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
         folder, path = around.home / ".claude", around.home / ".claude.json"
     else:
         return ClaudeState()
-    return ClaudeState(path, folder, read_object(path, warnings=warnings) or {})
+    return ClaudeState(path, folder, read_own_file(path, warnings=warnings) or {})
+
+
+def read_own_file(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
+    """The object in a file of Claude Code's own, as by `read_object`.
+
+    Claude Code (2.1.332) reads no comments and no trailing commas there, so such a file approves nothing.
+    """
+    return read_object(path, warnings=warnings, comments=False)
 
 
 def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:

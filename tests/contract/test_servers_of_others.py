@@ -216,7 +216,7 @@ async def test_server_of_an_enabled_plugin_is_used_by_the_names_that_claude_code
 
 
 async def test_broken_file_of_the_user_is_told_in_the_result(desk: Desk) -> None:
-    (desk.home / ".claude.json").write_text('{"mcpServers": {},,}', encoding="utf-8")
+    (desk.home / ".claude.json").write_text('{"mcpServers": {},}', encoding="utf-8")
     desk.write(".lmstudio/mcp.json", {"mcpServers": {"mine": sloppy()}})
     calls_in_turn(desk)
     async with desk.bridge() as client:

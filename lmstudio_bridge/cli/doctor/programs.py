@@ -15,7 +15,7 @@ from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_lo
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.config import read_object, starts_bridge
-from lmstudio_bridge.mcp_client.discovery import read_approvals, read_state
+from lmstudio_bridge.mcp_client.discovery import read_approvals, read_own_file, read_state
 from lmstudio_bridge.settings import Surroundings
 
 
@@ -67,7 +67,7 @@ def _plugin_file(around: Surroundings) -> Path | None:
     if (user := read_state(around, warnings=[]).folder) is not None:
         folders.append(user)
     for path in (folder / name for folder in folders for name in ("settings.local.json", "settings.json")):
-        plugins = (read_object(path, warnings=[]) or {}).get("enabledPlugins")
+        plugins = (read_own_file(path, warnings=[]) or {}).get("enabledPlugins")
         for name, on in plugins.items() if isinstance(plugins, dict) else ():
             if on is True and str(name).partition("@")[0] == NAME:
                 return path

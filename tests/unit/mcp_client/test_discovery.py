@@ -197,6 +197,14 @@ def test_project_file_that_cannot_be_used_hides_no_server_of_the_user(
             catalog.require("theirs")
 
 
+def test_state_with_a_trailing_comma_approves_nothing(machine: Machine) -> None:
+    approving = json.dumps({"enabledMcpjsonServers": ["files"], "hasTrustDialogAccepted": True})
+    machine.write(".claude.json", f'{{"projects": {{{json.dumps(str(machine.project))}: {approving},}}}}')
+    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
+
+    assert scopes(machine.load()) == {}
+
+
 def test_odd_entries_for_projects_are_let_pass(machine: Machine) -> None:
     machine.write(".claude.json", {"projects": {str(machine.project): 7}, **servers("mine")})
     assert scopes(machine.load()) == {"mine": "user"}
@@ -378,8 +386,10 @@ def test_unapproved_entry_that_cannot_be_used_hides_no_server_either(machine: Ma
     assert machine.load().skipped == {}
 
 
-def test_broken_settings_are_a_warning_and_approve_nothing(machine: Machine) -> None:
-    path = machine.write(".claude/settings.json", '{"enableAllProjectMcpServers": true,,}')
+@pytest.mark.parametrize("end", [",}", "/* x */}", ""])
+def test_broken_settings_are_a_warning_and_approve_nothing(machine: Machine, end: str) -> None:
+    """Claude Code reads neither comments nor trailing commas there, so such a file approves nothing there, too."""
+    path = machine.write(".claude/settings.json", f'{{"enableAllProjectMcpServers": true{end}')
     catalog = machine.load()
 
     assert scopes(catalog) == {}

@@ -125,6 +125,14 @@ def test_plugin_that_is_not_enabled_has_no_servers(machine: Machine, on: object)
     assert scopes(machine.load()) == {}
 
 
+def test_settings_that_claude_code_cannot_read_enable_nothing(machine: Machine) -> None:
+    put(machine, ".mcp.json", servers("files"))
+    machine.write(".claude/settings.json", f'{{"enabledPlugins": {{"{KEY}": true,}}}}')
+
+    assert scopes(machine.load()) == {}
+    assert len(machine.load().warnings) == 1
+
+
 @pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
 def test_project_can_switch_a_plugin_off(machine: Machine, name: str) -> None:
     put(machine, ".mcp.json", servers("files"))
