@@ -241,12 +241,14 @@ Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
 class Decision:
     """Whether a call may run; `reason` is a sentence for the model and the user where it may not.
 
-    `rule` is what decided: one of the user's rules, or the name of a built-in one.
+    `rule` is what decided: one of the user's rules, or the name of a built-in one. `remedy` is for the user only: the
+    setting that would allow the call.
     """
 
     verdict: Verdict
     reason: str = ""
     rule: str = ""
+    remedy: str = ""
 
     @property
     def allowed(self) -> bool:

@@ -55,6 +55,7 @@ from lmstudio_bridge.events import (
     CallStarted,
     Emit,
     Noticed,
+    Warned,
 )
 from lmstudio_bridge.messages import (
     CallPolicy,
@@ -140,6 +141,7 @@ class ToolExecutor:
         self._clock = options.clock
         self._watch = options.watch
         self._may_undo = options.strategy.calls == "native"
+        self._told: set[str] = set()  # remedies
         self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
         self._has_found = False  # whether any call of this process brought something
 
@@ -278,6 +280,9 @@ class ToolExecutor:
 
     async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
         source, arguments = refusal.source, refusal.arguments
+        if (remedy := refusal.decision.remedy) and remedy not in self._told:
+            self._told.add(remedy)
+            await self._tell(Warned(self._redact(clean_text(remedy)[0])))
         if source is not None and self._policy.writes(source, arguments):
             self._evidence.add_failed_change(call.arguments)
         await self._tell(

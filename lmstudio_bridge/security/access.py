@@ -6,6 +6,7 @@ well-known servers.
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Mapping
@@ -113,13 +114,15 @@ class Policy:
     With `read` access, only tools that their server marks as read-only may run, and those that a rule allows. A tool
     without the mark counts as writing, as in the MCP specification (`readOnlyHint` defaults to false), and so does a
     call whose arguments name a file to write: Playwright's read-only tools take a `filename`. `local` are
-    the servers on this machine, each with its working folder: their paths must stay in the workspace.
+    the servers on this machine, each with its working folder: their paths must stay in the workspace. Of a server in a
+    container the folder is None: its paths are not those of this machine, but it may have been given the workspace, so
+    that protected files are off limits by their names.
     """
 
     access: Access = "read"
     rules: Rules = field(default_factory=Rules)
     workspace: Workspace = field(default_factory=lambda: Workspace(()))
-    local: Mapping[str, Path] = field(default_factory=dict)
+    local: Mapping[str, Path | None] = field(default_factory=dict)
 
     def offers(self, tool: ServerTool) -> bool:
         """Whether the model may know about the tool."""
@@ -184,16 +187,26 @@ class Policy:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True))
         except TooDeepError as exc:
             return Decision("denied", f"{exc}.", "workspace")
+        base = self.local[tool.server]
         for path in paths:
-            locations = self.workspace.locate(path, base=self.local[tool.server])
+            locations = [Path(path)] if base is None else self.workspace.locate(path, base=base)
             shown = path[:_SHOWN_PATH]
             if locations is None:
                 reason = f"{shown!r} is outside of what this run may touch ({self.workspace})."
-                return Decision("outside", reason, "workspace")
+                return Decision("outside", reason, "workspace", _remedy(tool))
             if not reads and not is_address(path) and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
         return None
+
+
+def _remedy(tool: ServerTool) -> str:
+    pattern = json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
+    return (
+        f"{tool.server} {tool.name} was kept to the workspace. To change that in your lmstudio-bridge.toml, add the "
+        f"folder to `folders` of [paths], or below [paths.arguments] name its arguments that are paths on this disk: "
+        f"{pattern} = [] means none."
+    )
 
 
 def _text(value: object) -> str:

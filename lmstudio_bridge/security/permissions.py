@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from lmstudio_bridge.errors import NoToolMayRunError
@@ -24,6 +24,9 @@ from lmstudio_bridge.settings import Surroundings
 _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python", "--cwd", "-C", "--with-editable"})
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
+_CONTAINERS = frozenset({"docker", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
+_WRAPPERS = frozenset({"sudo", "env", "cmd", "cmd.exe", "/c", "c", "wsl", "wsl.exe"})
+"""Before the command: `cmd /c docker run …`."""
 _SUGGESTED = 40  # tools in a rule that is suggested
 
 
@@ -84,7 +87,11 @@ def read_permissions(
         policy or Policy(),
         rules=files.rules + preset_rules(servers),
         workspace=make_workspace(folders, home=around.home),
-        local={config.name: config.cwd or project for config in servers if _is_here(config)},
+        local={
+            config.name: None if _is_contained(config) else config.cwd or project
+            for config in servers
+            if _is_here(config)
+        },
     )
     return Permissions(made, files.paths, files.warnings, user_file(around))
 
@@ -118,6 +125,13 @@ def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
 def _is_here(config: ServerConfig) -> bool:
     """Whether the server runs on this machine, so that its paths are ours."""
     return config.transport == "stdio" or is_here(config.url)
+
+
+def _is_contained(config: ServerConfig) -> bool:
+    """Whether the command starts the server in a container or on another machine, so that its paths are not ours."""
+    words = [PurePath(word.replace("\\", "/")).name for word in (config.command, *config.args)]
+    starts = [word for word in words if word not in _WRAPPERS and "=" not in word]
+    return bool(starts) and starts[0].removesuffix(".exe") in _CONTAINERS
 
 
 def is_here(url: str) -> bool:

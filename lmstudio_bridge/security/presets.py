@@ -164,7 +164,13 @@ PRESETS: Mapping[str, Preset] = {
     "chrome-devtools-mcp": Preset(_BROWSER, fresh=True),
     "@modelcontextprotocol/server-puppeteer": Preset(_BROWSER, fresh=True),
     "@zereight/mcp-gitlab": Preset(
-        "download_attachment is marked as reading and saves a file", writes=("download_attachment",)
+        "its downloads are marked as reading and save files; other paths are in repositories on GitLab",
+        writes=("download_attachment", "download_job_artifacts"),
+        paths={"upload_markdown": ("file_path",), "*": ("local_path",)},
+    ),
+    "@modelcontextprotocol/server-gitlab": Preset("its paths are in repositories on GitLab", paths=_NO_PATHS),
+    "basic-memory": Preset(
+        "its paths are in its own projects", paths={"create_memory_project": ("project_path",), "*": ()}
     ),
     "mongodb-mcp-server": Preset("export is marked as reading and saves a file", writes=("export",)),
 }

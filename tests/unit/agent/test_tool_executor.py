@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
-from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed
+from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed, Warned
 from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult, ToolRunner
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import holds_mark
@@ -430,3 +431,13 @@ async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_en
         ("read", True, "allowed", "readOnlyHint", "a", sha256(b'{"path": "a"}').hexdigest()[:16]),
         ("write", False, "needs_write", "access=read", "b", sha256(b'{"path": "b"}').hexdigest()[:16]),
     ]
+
+
+async def test_the_setting_that_lifts_a_refusal_is_told_once_and_not_to_the_model() -> None:
+    given = Case(answering(ToolResult("done")), policy=Policy("read", local={"fs": Path("/")}))
+
+    results = await given.answer(calls(("read", "/etc/a"), ("read", "/etc/b")))
+
+    [warning] = [event.text for event in given.recorder.events if isinstance(event, Warned)]
+    assert '"fs/read" = []' in warning
+    assert all("Not allowed" in result.text and "[paths" not in result.text for result in results)

@@ -85,6 +85,52 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
     assert ("fs" in policy_of(config, project=tmp_path).local) is local
 
 
+@pytest.mark.parametrize(
+    ("command", "contained"),
+    [
+        ("docker run -i --rm mcp/filesystem /projects", True),
+        ("/usr/bin/docker run -i mcp/filesystem /projects", True),
+        ("sudo podman run -i mcp/filesystem", True),
+        ("cmd /c docker.exe run -i mcp/filesystem", True),
+        ("ssh host mcp-server", True),
+        ("npx -y docker", False),
+        ("node docker/server.js", False),
+        ("dockerize run", False),
+    ],
+)
+def test_servers_in_containers_have_paths_of_their_own(tmp_path: Path, command: str, contained: bool) -> None:
+    first, *args = command.split()
+    config = ServerConfig("fs", "stdio", command=first, args=tuple(args), scope="user")
+    policy = policy_of(config, project=tmp_path)
+    verdict = policy.check_call(ServerTool("fs", "read", read_only=True), {"path": "/projects/a.txt"}).verdict
+
+    assert verdict == ("allowed" if contained else "outside")
+
+
+@pytest.mark.parametrize(
+    ("package", "tool", "arguments", "verdict"),
+    [
+        ("basic-memory", "list_directory", {"dir_name": "/"}, "allowed"),
+        ("basic-memory", "create_memory_project", {"project_path": "/"}, "outside"),
+        ("tavily-mcp", "tavily_map", {"select_paths": ["/docs/.*"]}, "allowed"),
+        ("@zereight/mcp-gitlab", "get_file_contents", {"file_path": "/src/x.ts"}, "allowed"),
+        ("@zereight/mcp-gitlab", "upload_markdown", {"file_path": "/src/x.ts"}, "outside"),
+        ("@zereight/mcp-gitlab", "download_attachment", {"local_path": "/src"}, "outside"),
+        ("@modelcontextprotocol/server-gitlab", "get_file_contents", {"file_path": "/src/x.ts"}, "allowed"),
+        ("mcp-obsidian", "obsidian_get_file_contents", {"filepath": "/Notes/a.md"}, "allowed"),
+        ("firecrawl-mcp", "firecrawl_parse", {"filePath": "/etc/passwd"}, "outside"),
+    ],
+)
+def test_paths_of_servers_that_are_about_something_else_are_not_judged(
+    tmp_path: Path, package: str, tool: str, arguments: JSONObject, verdict: str
+) -> None:
+    policy = read_permissions(
+        [stdio("-y", package, name="it")], project=tmp_path, environ={}, policy=Policy("write")
+    ).policy
+
+    assert policy.check_call(ServerTool("it", tool), arguments).verdict == verdict
+
+
 # -- presets ------------------------------------------------------------------------------------
 
 

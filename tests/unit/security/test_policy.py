@@ -300,9 +300,20 @@ def filled(value: object, project: Path) -> dict[str, object]:
 def test_a_refusal_names_the_path_and_the_workspace(tmp_path: Path) -> None:
     policy = at_work(tmp_path)
 
-    assert policy.check_call(READ, {"path": "/etc/passwd"}) == Decision(
-        "outside", f"'/etc/passwd' is outside of what this run may touch ({tmp_path}).", "workspace"
-    )
+    decision = policy.check_call(READ, {"path": "/etc/passwd"})
+
+    assert (decision.verdict, decision.rule) == ("outside", "workspace")
+    assert decision.reason == f"'/etc/passwd' is outside of what this run may touch ({tmp_path})."
+    assert '"fs/read" = []' in decision.remedy
+
+
+def test_paths_in_a_container_are_not_ours_but_protected_files_are_by_name(tmp_path: Path) -> None:
+    policy = Policy("write", workspace=make_workspace([tmp_path]), local={"fs": None})
+
+    assert policy.check_call(WRITE, {"path": "/projects/a.txt"}) == WRITING
+    assert policy.check_call(READ, {"path": "/projects/.git/config"}) == READING
+    assert policy.check_call(WRITE, {"path": "/projects/.git/config"}).verdict == "denied"
+    assert policy.places(WRITE, {"path": "/projects/a.txt"}) == ()
 
 
 def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
