@@ -38,6 +38,7 @@ _SHOWN_PROBLEM = 500  # characters of the reason; a validator's message can quot
 _SHOWN_NAME = 100  # characters of an unknown name
 _SHOWN_NAMES = 20
 _OTHERS = re.compile(r"[^a-z0-9_]+")
+_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PATH_NAME = re.compile(r"path|file|folder|dir(?:ectory)?s?$|^(?:source|destination)$", re.IGNORECASE)
 _DEPRECATED = re.compile(r"\bdeprecated\b", re.IGNORECASE)
 _LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that list names, best first
@@ -361,7 +362,11 @@ def finding_specs(selection: ToolSelection, unstarted: UnstartedServers | None) 
 
 
 def _plain_name(name: str) -> str:
-    """A name in the allowed characters."""
+    """A name in the allowed characters; letters of other scripts become those that sound like them."""
+    if not name.isascii():
+        from anyascii import anyascii  # few names need it
+
+        name = _NEW_WORD.sub("_", anyascii(name))  # ideographs become words that begin with a capital letter
     return _OTHERS.sub("_", name.strip().lower())
 
 

@@ -72,7 +72,10 @@ def test_tools_are_offered_in_the_order_of_their_names() -> None:
         ("My Server", "Read-File", "my_server__read_file"),
         ("a.b", "c.d/e", "a_b__c_d_e"),
         ("", "", "server__tool"),
-        ("日本", "読む", "server__tool"),
+        ("日本", "读取文件", "ri_ben__du_qu_wen_jian"),
+        ("файлы", "читать файл", "fayly__chitat_fayl"),
+        ("Größe", "café_search", "grosse__cafe_search"),
+        ("\u3000", "\ufe0f", "server__tool"),
         ("_x_", "__y__", "x__y"),
     ],
 )
