@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -38,9 +39,16 @@ TEXT_WORDS = frozenset(
 """An argument is text, whatever it looks like, if its name ends in such a word: `content`, `old_text`, `sqlQuery`."""
 
 PROTECTED = frozenset(
-    (".git", ".claude", ".claude.json", ".cursor", ".mcp.json", "mcp.json", ".vscode", "lmstudio-bridge.toml")
+    (
+        *(".git", ".gitmodules", ".gitconfig", ".husky", ".github/workflows"),
+        *(".claude", ".claude.json", ".claude-plugin", ".mcp.json", "mcp.json", ".cursor", ".codex", ".gemini"),
+        *("claude.md", "claude.local.md", "agents.md", "gemini.md", ".cursorrules", ".windsurfrules"),
+        *(".vscode", ".idea", ".devcontainer", ".devcontainer.json", ".envrc", ".npmrc", ".ripgreprc"),
+        *(".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile", ".zshenv"),
+        *("lmstudio-bridge.toml", "copilot-instructions.md"),
+    )
 )
-"""What makes other programs run commands, or decides what a run may do: only read-only tools may name it."""
+"""What makes other programs run commands, instructs agents, or decides what a run may do: it is read, not changed."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ENDINGS = ("path", "paths", "file", "files", "dir", "dirs", "folder", "folders", "directory", "directories")
@@ -138,11 +146,13 @@ def make_workspace(folders: Iterable[Path], *, home: Path | None = None) -> Work
 
 
 def is_protected(path: Path) -> bool:
-    """Whether only read-only tools may name this path, which is relative to a workspace folder.
+    """Whether this path, which is relative to a workspace folder, is only to be read.
 
     Windows takes `.git.`, `.git ` and `.git::$DATA` for `.git`.
     """
-    return any(part.partition(":")[0].rstrip(" .").casefold() in PROTECTED for part in path.parts)
+    parts = [part.partition(":")[0].rstrip(" .").casefold() for part in path.parts]
+    pairs = (f"{one}/{two}" for one, two in pairwise(parts))
+    return not PROTECTED.isdisjoint(parts) or not PROTECTED.isdisjoint(pairs)
 
 
 def find_paths(

@@ -331,6 +331,20 @@ def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
         "sub/.git",
         "link",
         ".git./config",
+        ".husky/pre-commit",
+        ".idea/workspace.xml",
+        ".envrc",
+        ".gitmodules",
+        "web/.npmrc",
+        ".bashrc",
+        ".profile",
+        ".zshrc",
+        ".codex/config.toml",
+        ".devcontainer/devcontainer.json",
+        ".github/workflows/ci.yml",
+        "CLAUDE.md",
+        "sub/AGENTS.md",
+        ".claude-plugin/plugin.json",
         ".git::$DATA",
     ],
 )
@@ -344,6 +358,17 @@ def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, pat
     assert policy.check_call(WRITE, {"items": json.dumps([path])}).verdict == "denied"
     assert policy.check_call(WRITE, {"content": path}) == WRITING
     assert policy.check_call(READ, {"filename": path}).verdict == "denied"  # although it is marked read-only
+
+
+@pytest.mark.parametrize("path", [".github/README.md", "workflows/a.yml", "claude.txt", ".gitignore", "AGENTS.md.bak"])
+def test_other_files_with_such_names_may_be_changed(tmp_path: Path, path: str) -> None:
+    assert at_work(tmp_path).check_call(WRITE, {"path": path}) == WRITING
+
+
+def test_a_page_with_such_an_address_may_be_opened(tmp_path: Path) -> None:
+    arguments: JSONObject = {"url": "https://github.com/a/b/blob/main/.github/workflows/ci.yml"}
+
+    assert at_work(tmp_path).check_call(WRITE, arguments) == WRITING
 
 
 def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_free_them(tmp_path: Path) -> None:
