@@ -64,6 +64,40 @@ _INHERITED = frozenset(
     }
 )
 _INHERITED_PREFIXES = ("LC_", "XDG_")
+SELECTORS = frozenset(
+    {
+        *("KUBECONFIG", "KUBE_CONFIG_PATH", "KUBE_CONTEXT", "HELM_NAMESPACE", "TALOSCONFIG"),
+        *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"),
+        *("AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"),
+        *("CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "CLOUDSDK_CORE_PROJECT", "CLOUDSDK_CORE_ACCOUNT"),
+        *("AZURE_CONFIG_DIR", "AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_ID"),
+        *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "CONTAINER_HOST"),
+        *("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE", "PGPASSFILE", "PGSSLMODE"),
+        *("GH_HOST", "GITLAB_HOST", "VAULT_ADDR", "VAULT_NAMESPACE", "CONSUL_HTTP_ADDR", "NOMAD_ADDR", "TF_WORKSPACE"),
+    }
+)
+"""Variables that say which cluster, account or database is meant, and hold no secret themselves.
+
+Without them a server would not fail, but work on the default: `~/.kube/config` in place of `KUBECONFIG`.
+"""
+
+_CREDENTIALS = re.compile(r"://[^/\s]*@")  # in DOCKER_HOST, for example
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "gh": ("github",),
+    "pg": ("postgres", "postgresql"),
+    "postgres": ("postgresql",),
+    "database": ("postgres", "postgresql", "mysql", "sqlite", "database"),
+    "kube": ("kubernetes", "k8s", "kubectl"),
+    "google": ("gcp", "gcloud", "gdrive", "gmail"),
+    "dd": ("datadog",),
+    "hf": ("huggingface",),
+}
+"""What servers call the service whose variables begin so."""
+_NO_SERVICE = frozenset(
+    {"mcp", "npm", "node", "npx", "uv", "uvx", "python", "home", "user", "path", "server", "docker"}
+)
+
 _NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
 _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
 
@@ -71,7 +105,7 @@ _Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
 
 
 def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
-    """What every server gets of our environment: a small base, and the variables that `passed` names.
+    """What every server gets of our environment: a small base, `SELECTORS`, and the variables that `passed` names.
 
     Claude Code gives its servers, and so the bridge, its whole environment, with its API key and its
     session (seen in 2.1.330). None of that is passed on.
@@ -83,7 +117,26 @@ def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ())
         for name, value in environ.items()
         if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
     }
+    base |= {name: value for name, value in environ.items() if name in SELECTORS and not _CREDENTIALS.search(value)}
     return base | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
+
+
+def find_withheld(config: ServerConfig, environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> list[str]:
+    """The names of variables that a stdio server does not get, and by their names is likely to want."""
+    if config.transport != "stdio":
+        return []
+    given = {*build_environment(environ, passed=passed), *config.env}
+    words = set(re.findall(r"[a-z0-9]+", " ".join((config.name, config.command, *config.args)).casefold()))
+
+    def is_wanted(name: str) -> bool:
+        service = "pg" if name.startswith("PG") else name.partition("_")[0].casefold()
+        return service not in _NO_SERVICE and not words.isdisjoint({service, *_OTHER_NAMES.get(service, ())})
+
+    return sorted(
+        name
+        for name in environ
+        if name not in given and name not in _NEVER and not name.startswith(_NEVER_PREFIXES) and is_wanted(name)
+    )
 
 
 def passed_variables(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:

@@ -97,7 +97,7 @@ async def check_chain(
         return
     for check in (*check_catalog(catalog), *check_rules(agent, [*catalog.servers.values()])):
         yield redactor.redact_fields(check)
-    async for check in check_servers(agent, catalog):
+    async for check in check_servers(agent, catalog, environ=environ):
         yield redactor.redact_fields(check)
 
 

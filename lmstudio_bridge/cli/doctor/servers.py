@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from lmstudio_bridge.cli.doctor.checks import Check, failed_check
 from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
+from lmstudio_bridge.mcp_client.stdio import find_withheld
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
@@ -53,7 +54,11 @@ def check_rules(agent: DynamicAutonomousAgent, configs: Sequence[ServerConfig]) 
 
 
 async def check_servers(
-    agent: DynamicAutonomousAgent, catalog: ServerCatalog, *, clock: Callable[[], float] = time.monotonic
+    agent: DynamicAutonomousAgent,
+    catalog: ServerCatalog,
+    *,
+    environ: Mapping[str, str],
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Check]:
     """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
 
@@ -93,6 +98,9 @@ async def check_servers(
                 yield Check("servers", name, "warning", exc.message, exc.remedy)
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
+        if withheld := find_withheld(config, environ, passed=agent.settings.pass_env):
+            found = f"not passed on to it: {', '.join(withheld)}"
+            yield Check("servers", name, "ok", found, "If it needs them: LMSTUDIO_BRIDGE_PASS_ENV, or its own env.")
         for note in config.notes:
             yield Check("servers", name, "ok", note)
 

@@ -600,3 +600,14 @@ async def test_a_deep_look_is_not_made_where_nobody_answers(home: Home) -> None:
     checks = await examine_home(home, await nothing_listens(), deep=True)
 
     assert [check.name for check in checks if check.area == "deep"] == []
+
+
+async def test_variables_that_a_server_is_likely_to_want_and_does_not_get_are_named(home: Home, sim: Simulator) -> None:
+    home.servers(github=sloppy())
+
+    checks = await examine_home(home, sim.url, GITHUB_TOKEN="geheim-1234", KUBECONFIG="/k")
+
+    [check] = [check for check in checks if "not passed on" in check.found]
+    assert (check.name, check.state) == ("MCP server github", "ok")
+    assert check.found == "not passed on to it: GITHUB_TOKEN"
+    assert "LMSTUDIO_BRIDGE_PASS_ENV" in check.remedy

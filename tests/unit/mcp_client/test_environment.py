@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, read_depth
+from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, find_withheld, read_depth
+from lmstudio_bridge.messages import ServerConfig
 from tests.unit.mcp_client.pools import configure, open_test_pool
 
 CANARY = "canary-8d1f"
@@ -70,3 +71,53 @@ def test_server_cannot_set_the_depth_back() -> None:
 
 def test_shell_functions_are_not_handed_on() -> None:
     assert "TERM" not in build_environment({"TERM": "() { echo; }"})
+
+
+def test_selectors_are_passed_on_because_a_server_would_work_on_something_else_without_them() -> None:
+    """A run used the production cluster of `~/.kube/config`, although the shell had another KUBECONFIG (ours)."""
+    environ = {
+        "KUBECONFIG": "/home/me/test.yaml",
+        "AWS_PROFILE": "test",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+        "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json",
+        "DOCKER_HOST": "ssh://build",
+        "PGHOST": f"postgres://me:{CANARY}@host",
+        "PGPASSWORD": CANARY,
+    }
+
+    built = build_environment(environ)
+
+    assert built.items() >= {(name, environ[name]) for name in ("KUBECONFIG", "AWS_PROFILE", "DOCKER_HOST")}
+    assert built["GOOGLE_APPLICATION_CREDENTIALS"] == "/home/me/key.json"
+    assert CANARY not in str(built)
+
+
+@pytest.mark.parametrize(
+    ("args", "withheld"),
+    [
+        ("-y @modelcontextprotocol/server-github", ["GH_TOKEN", "GITHUB_TOKEN"]),
+        ("-y @modelcontextprotocol/server-postgres", ["DATABASE_URL", "PGPASSWORD"]),
+        ("-y @brave/brave-search-mcp-server", []),  # passed on by a setting
+        ("awslabs.aws-api-mcp-server", ["AWS_SECRET_ACCESS_KEY"]),
+        ("-y something-else", []),
+    ],
+)
+def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, withheld: list[str]) -> None:
+    names = [
+        "GITHUB_TOKEN",
+        "GH_TOKEN",
+        "GH_HOST",
+        "PGPASSWORD",
+        "DATABASE_URL",
+        "BRAVE_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_PROFILE",
+        "ANTHROPIC_API_KEY",
+        "MCP_TIMEOUT",
+        "HOME",
+    ]
+    config = ServerConfig("it", "stdio", command="npx", args=tuple(args.split()), env={"AWS_OTHER": "x"})
+
+    found = find_withheld(config, dict.fromkeys(names, "x"), passed=("BRAVE_*",))
+
+    assert found == withheld

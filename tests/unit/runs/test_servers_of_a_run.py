@@ -391,7 +391,7 @@ async def test_doctor_and_the_list_of_servers_warn_of_one_of_which_no_tool_may_r
         catalog = agent.configured_servers()
         permissions = agent.permissions(catalog.servers.values())
         listed = unusable_servers(catalog, permissions, agent.tool_cache)
-        warned = [check async for check in check_servers(agent, catalog) if check.state == "warning"]
+        warned = [check async for check in check_servers(agent, catalog, environ={}) if check.state == "warning"]
 
     assert [line.partition(" may")[0] for line in listed] == ["No tool of mail", "No tool of shop"]
     assert [check.name for check in warned] == ["MCP server mail", "MCP server shop"]

@@ -12,7 +12,6 @@ from lmstudio_bridge.messages import JSONObject, ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.presets import PRESETS, is_fresh
-from lmstudio_bridge.security.workspace import PROTECTED
 
 
 def policy_of(*configs: ServerConfig, project: Path) -> Policy:
@@ -274,12 +273,6 @@ def test_where_rules_deny_every_tool_the_files_are_named(tmp_path: Path) -> None
 @pytest.mark.parametrize("tools", [[], [ServerTool("a", "list", read_only=True), ServerTool("a", "write")]])
 def test_one_tool_that_may_run_is_enough(tmp_path: Path, tools: list[ServerTool]) -> None:
     read_permissions([], project=tmp_path, environ={}).check_usable(tools)
-
-
-def test_every_protected_file_stands_in_the_documents() -> None:
-    documents = (Path(__file__).parents[3] / "docs" / "security.md").read_text(encoding="utf-8").casefold()
-
-    assert [name for name in PROTECTED if f"`{name}`" not in documents] == []
 
 
 def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
