@@ -87,6 +87,12 @@ _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
 _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
 _LISTED = re.compile(r"(?:^|\n)[^\w./\n]{0,80}(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
 _FILE_NAME = re.compile(r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z]\w{0,4})(?![\w/(-]|\.\w)")
+_MADE = re.compile(
+    r"\b(?:new (?:text )?file|create|write(?: \w+){0,3} (?:to|into|in)|save(?: \w+){0,3} (?:to|as|in|into))"
+    r"(?: (?:an?|the|file|called|named)){0,3}[ '\"`]*\Z",
+    re.I,
+)
+"""What stands before the name of a file that is still to be made."""
 _CONTENT_KEY = re.compile(r"content|text|body|data|message|value|observation", re.I)
 _NO_FILE = re.compile(r"^(?:e\.g|i\.e)$|\.(?:com|org|net|io)$|^[A-Z][a-z]+\.js$")
 _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
@@ -240,7 +246,9 @@ class Evidence:
         opened = "\n".join(self._contents).casefold()
         names = [
             name
-            for name in dict.fromkeys(_FILE_NAME.findall(task))
+            for name in dict.fromkeys(
+                found[1] for found in _FILE_NAME.finditer(task) if not _MADE.search(task, 0, found.start())
+            )
             if not (name.casefold() in self._tried or name.casefold() in opened or _NO_FILE.search(name))
         ]
         if _ALL_FILES.search(task):

@@ -207,7 +207,7 @@ class ToolExecutor:
         tool = prepared.tool
         decision = self._policy.check_call(tool, prepared.arguments)
         if not decision.allowed:
-            text = self._redact(f"Not allowed: {decision.reason} Work without it.")
+            text = self._redact(f"Not allowed: {decision.reason} Continue without it.")
             reason = self._short(decision.reason)
             return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
         sent_arguments = _as_json(prepared.arguments)

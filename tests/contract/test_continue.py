@@ -103,7 +103,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
 
     assert answer.said.startswith("Version 7 may be deployed")
     results = [message["content"] for message in desk.chat_requests()[-1].messages if message["role"] == "tool"]
-    assert ["may or may not have happened" in results[0], "did not happen" in results[1]] == [True, True]
+    assert ["may or may not have taken effect" in results[0], "had no effect" in results[1]] == [True, True]
     assert log.read_text(encoding="utf-8") == "deploy 7\n"
 
 

@@ -19,12 +19,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # What the model is told.
 ANSWER_NOW = (
     "Answer the task now in plain text, with the facts from the results above. "
-    "If a fact is missing there, say which. Tools cannot be called any more."
+    "If a fact is missing there, say which. You can no longer call tools."
 )
-CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now; else answer the task in plain text."
-TOOL_REMOVED = (
-    "Not done: this tool cannot be called any more, because its calls only repeated each other. Work without it."
-)
+CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now. Otherwise, answer the task in plain text."
+TOOL_REMOVED = "Not done: this tool can no longer be called, because its calls kept repeating. Continue without it."
 
 VALUE = value_of("heron")
 ANSWER = TextReply(f"It is {VALUE}.")
@@ -98,7 +96,7 @@ async def test_a_plan_that_is_announced_and_not_acted_on_is_asked_for_and_then_r
     worked = await workshop.run(STRONG, plan, plan, look_up(), ANSWER)
 
     assert worked.answer.said.startswith(f"It is {VALUE}.")
-    assert [said(request) == CALL_LOST for request in worked.requests] == [False, False, True, False]
+    assert [CALL_LOST in said(request) for request in worked.requests] == [False, False, True, False]
 
 
 async def test_a_weak_model_that_repeats_itself_is_asked_for_the_answer_at_once(workshop: Workshop) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 VALUE = value_of("heron")
 RIGHT = f"It is {VALUE}."
 LOOK_UP = CallReply(("shop__look_up", {"key": "heron"}))
-HINT = "The name may be wrong: take it as the task gives it."
+HINT = "The name may be wrong; use it exactly as the task gives it."
 LEAKS = {
     "prose and bare JSON": 'I look.\n\n{"name": "shop__look_up", "arguments": {"key": "heron"}}',
     "a code block": 'I look.\n```json\n{"tool": "look_up", "args": {"key": "heron"}}\n```',

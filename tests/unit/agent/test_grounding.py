@@ -223,6 +223,21 @@ def test_file_that_could_not_be_changed_is_not_said_to_be_unread() -> None:
     assert evidence.coverage("Write out.md") == ""
 
 
+@pytest.mark.parametrize(
+    ("task", "unread"),
+    [
+        ("Read a.txt. Write a new file both.txt with its line.", ("a.txt",)),
+        ("Read a.txt and create the file 'both.txt'.", ("a.txt",)),
+        ("Write the first line of it to both.txt.", ("both.txt",)),
+        ("Write the line to both.txt.", ()),
+        ("Save it as both.txt, after a.txt.", ("a.txt",)),
+        ("Write what a.txt and both.txt say.", ("a.txt", "both.txt")),
+    ],
+)
+def test_a_file_that_is_still_to_be_made_need_not_be_read(task: str, unread: tuple[str, ...]) -> None:
+    assert Evidence(task).unread(task) == unread
+
+
 def test_nothing_is_said_of_files_where_no_tool_was_called() -> None:
     assert Evidence("x").coverage("Read one.txt") == ""
 

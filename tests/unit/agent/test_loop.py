@@ -369,7 +369,7 @@ async def test_call_that_the_policy_refuses_is_answered_with_the_reason() -> Non
 
     outcome = await given.go()
 
-    refusal = "Not allowed: fs write may change things, and this run has read access only. Work without it."
+    refusal = "Not allowed: fs write may change things, and this run has read access only. Continue without it."
     assert outcome.calls == 1
     assert outcome.needed_write == ("fs write (b.txt)",)
     assert given.results() == [refusal, "hello"]
@@ -413,7 +413,7 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
     assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), failed=failed)
     assert given.results() == [
         "The call failed: fs went away.\nLook at its log.\n"
-        "Try again once if that may help, else work without this tool."
+        "Try again once if that may help. Otherwise, continue without this tool."
     ]
 
 

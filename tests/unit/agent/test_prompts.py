@@ -86,9 +86,9 @@ def test_what_a_model_says_itself_is_not_taken_for_a_text_of_the_bridge(answer: 
     assert not prompts.is_own_text(answer)
 
 
-@pytest.mark.parametrize(("more", "own"), [(0, True), (50, True), (51, True), (52, False)])
+@pytest.mark.parametrize(("more", "own"), [(0, True), (57, True), (58, True), (59, False)])
 def test_half_of_an_answer_makes_it_the_bridges(more: int, own: bool) -> None:
-    assert len(prompts.NAME_MISSING.strip(".")) == 51
+    assert len(prompts.NAME_MISSING.strip(".")) == 58
 
     assert prompts.is_own_text(f"{prompts.NAME_MISSING}\n{'x' * more}") is own
 

@@ -46,7 +46,7 @@ def test_a_result_over_the_limit_is_kept_and_shown_by_its_head_and_tail(length: 
 
     cut = (
         f"{'h' * 70}\n[… 1 of 101 characters are not shown here. Read on with "
-        'read_result(id="r1", offset=70), or find a text with search_result(id="r1", text="…") …]\n'
+        'read_result(id="r1", offset=70), or search it with search_result(id="r1", text="…") …]\n'
         f"{'t' * 30}"
     )
     assert shown == (text if whole else cut)

@@ -292,7 +292,7 @@ async def test_a_call_that_the_policy_refuses_is_not_sent(name: str) -> None:
 
     results = await given.answer(calls((name, "a"), ("read", "a")))
 
-    refusal = f"Not allowed: fs {name} may change things, and this run has read access only. Work without it."
+    refusal = f"Not allowed: fs {name} may change things, and this run has read access only. Continue without it."
     assert results == [ToolResult(refusal, is_error=True), ToolResult("done")]
     assert tools.sent == [Sent("fs", "read", {"path": "a"})]
 
