@@ -35,7 +35,8 @@ MAX_LEVELS = 64  # of a tool's schema as JSON
 MAX_ARGUMENT_LEVELS = 200  # of the arguments of a call; pydantic encodes about 250
 MAX_BLOCKS = 1_000  # of a result's content
 MAX_TEXT = 16 * 1024 * 1024  # characters of a result; the model reads pages of it
-_REPEATED = 100  # characters of a value that is not repeated beside others if the text holds it
+_REPEATED = 100  # characters of a value that is not repeated beside others if it is the text
+_MAX_COMPARED = 4 * 1024 * 1024  # characters of text that are read as JSON to compare them with structured content
 MAX_IMAGES = 16  # of a result; a model is shown fewer
 
 
@@ -174,16 +175,18 @@ def _not_in_content(structured: object, blocks: list[Any]) -> object | None:
     texts = [text for block in blocks if (text := _text_in(block))]
     said: list[Any] = [blocks] if blocks else []
     if texts:
-        decoded = list(map(_decode_json, texts))
+        decoded = list(map(_decode_json, texts)) if sum(map(len, texts)) <= _MAX_COMPARED else []
         said += ["\n".join(texts), texts, *texts, decoded, *decoded, {}]
     with suppress(RecursionError):
         if structured in said:
             return None
-        if isinstance(structured, dict):
-            enough = 0 if len(structured) == 1 else _REPEATED  # {"count": 1, "page": 1} is not what the text "1" says
-            said_keys = {key for key, value in structured.items() if value in said and len(_compact(value)) >= enough}
-            structured = {key: value for key, value in structured.items() if key not in said_keys}
-            return structured if structured or not said_keys else None
+        match structured:
+            case dict() if len(structured) == 1 and next(iter(structured.values())) in said:
+                return None
+            case dict():
+                long = {text for text in ("\n".join(texts), *texts) if len(text) >= _REPEATED}
+                rest = {key: value for key, value in structured.items() if not (type(value) is str and value in long)}
+                return rest if rest or not structured else None
     return structured
 
 

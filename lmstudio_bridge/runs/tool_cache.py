@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
-from lmstudio_bridge.agent.tools import MAX_DESCRIPTION
+from lmstudio_bridge.agent.tools import MAX_DESCRIPTION, definition_chars
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.redact import Redactor
@@ -44,6 +44,7 @@ REFRESH = 24 * 3600.0  # seconds after which an unchanged listing is written aga
 _SHOWN_TOOLS = 8  # of each kind of change
 _SHOWN_NAME = 60  # characters of a tool's name
 _FORMAT = 2
+_MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")  # times, dates and counts in a description do not count as a change
@@ -123,7 +124,9 @@ class ToolCache:
 
     def check(self, config: ServerConfig, tools: Sequence[ServerTool]) -> CheckedTools:
         """Compare the tools that a server lists now with those that it listed before, and store them."""
-        now = self.storable(config, tools)
+        too_large = sum(map(definition_chars, tools)) > MAX_BYTES
+        # Of such tools only digests are stored. To redact them could take a minute.
+        now = tuple(tools) if too_large else self.storable(config, tools)
         warnings: list[str] = []
         try:
             before = self.read(config)
@@ -140,9 +143,8 @@ class ToolCache:
         if before is not None:
             warnings += _warnings(config.name, changes)
         doubts = [_is_doubted(tool, known, history) for tool in tools]
-        cached = CachedTools(
-            tuple(replace(tool, doubted=doubt) for tool, doubt in zip(now, doubts, strict=True)), history, complete
-        )
+        stored = tuple(replace(tool, doubted=doubt) for tool, doubt in zip(now, doubts, strict=True))
+        cached = CachedTools(None if too_large else stored, history, complete)
         fresh = 0 <= self._clock() - known.listed_at < REFRESH
         if (not fresh or cached != replace(known, listed_at=0.0)) and (problem := self.write(config, cached)):
             doubts = [_is_doubted(tool, known, known.history) for tool in tools]
@@ -340,7 +342,7 @@ def _compare(
     """The history with the tools as they are now, and the names of the tools for each kind of change."""
     history = dict(known.history)
     changes: dict[str, list[str]] = {}
-    work = SchemaWork()
+    work = SchemaWork(_MAX_WORK)
     for key, tool in now.items():
         past = history.get(key)
         looks = _looks(tool, work)
@@ -361,10 +363,13 @@ def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
     Words of default values may come in any order, as they do from Python sets.
     """
     description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
-    shown = object_schema(tool.input_schema, work=work).parameters if work.left > 0 else tool.input_schema
+    if work.left > 0:
+        shown = _sorted_defaults(object_schema(tool.input_schema, work=work).parameters)
+    else:
+        shown = tool.input_schema
     return {
         _DESCRIPTION: "d" + _digest(_NUMBER.sub("0", f"{tool.title}\n{description}")),
-        _ARGUMENTS: "a" + _digest(json.dumps(_sorted_defaults(shown), sort_keys=True)),
+        _ARGUMENTS: "a" + _digest(json.dumps(shown, sort_keys=True)),
         _ANNOTATIONS: "h" + _digest(json.dumps(dict(tool.hints), sort_keys=True)),
         _MARKED if tool.read_only is True else _UNMARKED: "m1" if tool.read_only is True else "m0",
     }
