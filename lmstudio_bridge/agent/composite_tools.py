@@ -27,6 +27,7 @@ from lmstudio_bridge.agent.text_operations import (
     defines,
     find_differences,
     find_lines,
+    find_missing,
     holds_any,
     looser_searches,
     replace_all,
@@ -110,7 +111,8 @@ def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]
 
 
 def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
-    schema = {"type": "object", "properties": parameters, "required": list(parameters)}
+    required = [each for each in parameters if "default" not in parameters[each]]
+    schema = {"type": "object", "properties": parameters, "required": required}
     return ServerTool(OWN_SERVER, name, description, schema, read_only=name != "replace_text")
 
 
@@ -135,6 +137,7 @@ _READING = (
         "Compare two text files. Gives every difference.",
         path_a=_text("A file"),
         path_b=_text("Another file"),
+        only_in_a={"type": "boolean", "default": False, "description": "Only what path_a has and path_b has not"},
     ),
     _spec(
         "count_files",
@@ -217,7 +220,8 @@ class CompositeTools:
             case "read_files":
                 return await _read_files(files, values["paths"])
             case "compare_files":
-                return await _compare_files(files, values["path_a"], values["path_b"])
+                only_first = values.get("only_in_a", False)
+                return await _compare_files(files, values["path_a"], values["path_b"], only_first=only_first)
             case "count_files":
                 return await _count_files(files, values["folder"])
             case "total_column":
@@ -275,8 +279,13 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
 
 
-async def _compare_files(files: _Files, first: str, second: str) -> CompositeResult:
+async def _compare_files(files: _Files, first: str, second: str, *, only_first: bool) -> CompositeResult:
     one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
+    if only_first:
+        missing = await anyio.to_thread.run_sync(find_missing, one[1], other[1], abandon_on_cancel=True)
+        text = f"{_count(len(missing), 'line') if missing else 'Nothing'} in {one[0]} but not in {other[0]}"
+        text += ":" if missing else "."
+        return CompositeResult(text, "\n".join(missing), seen=(one, other), looked_at=(one[0], other[0]))
     found = await anyio.to_thread.run_sync(find_differences, one, other, abandon_on_cancel=True)
     names = f"{one[0]} and {other[0]}"
     text = (

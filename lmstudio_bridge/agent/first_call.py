@@ -49,6 +49,12 @@ _NEWEST_COMMIT = re.compile(
 )
 _LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
 _COUNTS_ENTRIES = ("max_count", "limit", "perPage", "per_page")  # as parameters of git servers are called
+_PATH = r"[\"'`]?([\w./-]*\w\.\w{1,5})[\"'`]?"
+_ONLY_IN_FIRST = re.compile(
+    rf"\bin {_PATH},? (?:but|and|that are) not in {_PATH}"
+    rf"|\b(?:of|in|from) {_PATH} (?:is|are) (?:missing|not) (?:in|from) {_PATH}",
+    re.IGNORECASE,
+)
 _DELETES = re.compile(r"(?:^|_)(?:delete|remove|drop|purge|erase|truncate)(?:_|$)", re.IGNORECASE)
 _DELETES_TASK = re.compile(
     r"delet|remov|drop|purg|eras|clear|clean|empty|forget|undo|l\u00f6sch|entfern|supprim|effac|borra|elimin|cancell|"
@@ -101,7 +107,7 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     )
     for name, fits in wanted:
         if fits and (found := [spec for spec in offered if spec.name == name]):
-            return found
+            return [_one_sided(found[0], task)] if name == "compare_files" else found
     if _RENAMES_FILE.search(task) and (found := [spec for spec in offered if _MOVES.search(spec.name)]):
         return found
     if _NEWEST_COMMIT.search(task) and (
@@ -114,6 +120,24 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     if writes or files != 1 or _ABOUT_FILE.search(task):
         return taking
     return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking
+
+
+def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:
+    """The tool that compares, bound to what only the first file has where the task asks for that.
+
+    Of all differences, small models give those of the wrong side.
+    """
+    match = _ONLY_IN_FIRST.search(task)
+    properties = spec.parameters.get("properties", {})
+    if match is None or _FOLDER.search(task) or "only_in_a" not in properties:
+        return spec
+    first, second = [path for path in match.groups() if path]
+    bound = {
+        "path_a": {"type": "string", "enum": [first]},
+        "path_b": {"type": "string", "enum": [second]},
+        "only_in_a": {"type": "boolean", "enum": [True]},
+    }
+    return replace(spec, parameters={**spec.parameters, "properties": bound, "required": list(bound)})
 
 
 def _one_entry(spec: ToolSpec) -> ToolSpec | None:

@@ -160,6 +160,14 @@ def find_differences(first: tuple[str, str], second: tuple[str, str]) -> Differe
     return Differences(len(found), found, "" if found else "line ends")
 
 
+def find_missing(first: str, second: str) -> list[str]:
+    """What the first of two texts has and the second has not: settings by their names, else lines."""
+    one, other = _settings(first), _settings(second)
+    if one is not None and other is not None:
+        return [f"{name} = {value}" if value else name for name, value in one.items() if name not in other]
+    return list(map(cut_line, _only_in(first.splitlines(), second.splitlines())))
+
+
 def _differing_settings(first: tuple[str, Mapping[str, str]], second: tuple[str, Mapping[str, str]]) -> Iterator[str]:
     (path, one), (other_path, other) = first, second
     for name in dict.fromkeys((*one, *other)):

@@ -155,3 +155,44 @@ def test_of_a_log_only_the_newest_commit_is_read_where_the_task_asks_for_it(task
 )
 def test_other_questions_about_commits_leave_the_log_as_it_is(task: str) -> None:
     assert LOG.name not in [spec.name for spec in first_tools(task, [LOG])] or LOG in first_tools(task, [LOG])
+
+
+COMPARE = ToolSpec(
+    "compare_files",
+    "",
+    {
+        "type": "object",
+        "properties": {
+            "path_a": {"type": "string"},
+            "path_b": {"type": "string"},
+            "only_in_a": {"type": "boolean", "default": False},
+        },
+        "required": ["path_a", "path_b"],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "first", "second"),
+    [
+        ("Which names are in a.txt but not in b.txt?", "a.txt", "b.txt"),
+        ("Which settings of conf/example.env are missing in local.env?", "conf/example.env", "local.env"),
+        ("List the lines in `new.md`, but not in `old.md`.", "new.md", "old.md"),
+    ],
+)
+def test_a_question_for_one_side_of_a_comparison_gets_that_side_only(task: str, first: str, second: str) -> None:
+    (spec,) = first_tools(task, [COMPARE, *READING[3:]])
+    values = {name: schema["enum"] for name, schema in spec.parameters["properties"].items()}
+    assert values == {"path_a": [first], "path_b": [second], "only_in_a": [True]}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "What differs between a.txt and b.txt?",
+        "In the folder conf, which names are in a.txt but not in b.txt?",
+        "Which names are in only one of a.txt and b.txt, but not in both?",
+    ],
+)
+def test_other_comparisons_are_not_bound(task: str) -> None:
+    assert list(first_tools(task, [COMPARE])) == [COMPARE]

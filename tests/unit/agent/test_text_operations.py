@@ -12,6 +12,7 @@ from lmstudio_bridge.agent.text_operations import (
     defines,
     find_differences,
     find_lines,
+    find_missing,
     holds_any,
     looser_searches,
     replace_all,
@@ -241,3 +242,17 @@ def test_expressions_are_calculated(expression: str, result: str) -> None:
 def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         calculate(expression)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "missing"),
+    [
+        ("Ada\nBo\nCy\n", "Cy\nDan\nAda\n", ["Bo"]),
+        ("A=\nB=2\nC=3\n", "C=4\n", ["A", "B = 2"]),
+        ('{"a": 1, "b": 2}', '{"a": 3}', ["b = 2"]),
+        ("One.\nTwo lines.\n", "One.\n", ["Two lines."]),
+        ("A=1\n", "A=2\nB=1\n", []),
+    ],
+)
+def test_what_only_the_first_of_two_files_has_is_found(first: str, second: str, missing: list[str]) -> None:
+    assert find_missing(first, second) == missing
