@@ -19,6 +19,7 @@ from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import Outcome, Stop
 from lmstudio_bridge.mcp_client.config import read_root
+from lmstudio_bridge.mcp_client.stdio import SELECTORS
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import Surroundings, read_settings
@@ -90,7 +91,7 @@ def test_the_tools_page_lists_every_key_of_the_report() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_environment_variable_in_the_documents_exists(name: str) -> None:
-    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS, *settings_page.variables()}
+    known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", *OTHERS, *SELECTORS, *settings_page.variables()}
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(spans(name))))
     assert named - known == set()
 
