@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -101,6 +101,9 @@ _NO_SERVICE = frozenset(
 _NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
 _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
 
+_GIT_SAFETY = {"safe.bareRepository": "explicit", "core.fsmonitor": "false", "core.hooksPath": os.devnull}
+_NPX_SHELL = Path(__file__).with_name("npx_shell.sh")
+
 _Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
 
 
@@ -156,6 +159,39 @@ def add_own(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str
     return {**environ, **own, DEPTH_VARIABLE: environ.get(DEPTH_VARIABLE, "1")}
 
 
+def add_git_safety(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment with settings that keep git from running what a repository brings along.
+
+    Without them `git status` runs the `core.fsmonitor` of a committed folder that looks like a bare repository. They
+    follow the GIT_CONFIG_* that are there; a key that is set there is left alone.
+    """
+    count = env.get("GIT_CONFIG_COUNT", "0") or "0"
+    if not (count.isascii() and count.isdigit()) or len(count) > 4:
+        return dict(env)  # git will say so
+    there = {env.get(f"GIT_CONFIG_KEY_{number}", "").casefold() for number in range(int(count))}
+    missing = [(key, value) for key, value in _GIT_SAFETY.items() if key.casefold() not in there]
+    added = {"GIT_CONFIG_COUNT": str(int(count) + len(missing))}
+    for number, (key, value) in enumerate(missing, start=int(count)):
+        added |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return {**env, **added}
+
+
+def guarded_arguments(config: ServerConfig, *, project: Path, home: str | None) -> tuple[str, ...]:
+    """The arguments to start a server with; npx of the user's own entry takes nothing from the project.
+
+    Otherwise it would run the package that the repository has in `node_modules`, find `node` and `git` there, and ask
+    the registry that its `.npmrc` names. The working directory stays the project, because relative paths depend on it.
+    """
+    is_npx = PurePath(config.command.replace("\\", "/")).name in ("npx", "npx.cmd")
+    if not is_npx or config.scope in ("project", "plugin") or config.cwd is not None or "--prefix" in config.args:
+        return config.args
+    folders = [folder for folder in (project, *project.parents) if str(folder) != home]
+    if not any((folder / name).exists() for folder in folders for name in ("node_modules", ".npmrc")):
+        return config.args
+    shell = () if sys.platform == "win32" else ("--script-shell", str(_NPX_SHELL))
+    return ("--prefix", project.anchor, *shell, *config.args)
+
+
 def read_depth(environ: Mapping[str, str]) -> int:
     """How many bridges are above us; 0 if the variable is missing or not a number."""
     text = environ.get(DEPTH_VARIABLE, "")
@@ -178,7 +214,8 @@ class StdioTransport:
         self._config = config
         self._children = children
         self._cwd = config.cwd or project
-        self._env = add_own(environ, config.env)
+        self._env = add_git_safety(add_own(environ, config.env))
+        self._args = guarded_arguments(config, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
 
     @property
@@ -194,11 +231,11 @@ class StdioTransport:
         """
         config = self._config
         if sys.platform == "win32":
-            server = StdioServerParameters(command=config.command, args=list(config.args), env=self._env, cwd=self._cwd)
+            server = StdioServerParameters(command=config.command, args=list(self._args), env=self._env, cwd=self._cwd)
             async with stdio_client(server) as streams:
                 yield streams
             return
-        async with self._children.open_child(config.command, config.args, env=self._env, cwd=self._cwd) as child:
+        async with self._children.open_child(config.command, self._args, env=self._env, cwd=self._cwd) as child:
             self._child = child
             arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
             write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
