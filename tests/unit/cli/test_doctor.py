@@ -355,6 +355,15 @@ async def test_a_server_never_answers(home: Home, sim: Simulator) -> None:
     assert only(checks, "MCP server good").found.startswith("12 tools, 1 marked read-only, 0 as writing, 11 unmarked")
 
 
+async def test_a_server_has_no_tools(home: Home, sim: Simulator) -> None:
+    home.servers(notes=sloppy(pages=[{"tools": []}]))
+
+    (check,) = wrong(await examine_home(home, sim.url))
+
+    assert (check.name, check.state) == ("MCP server notes", "warning")
+    assert check.found.startswith("0 tools")
+
+
 async def test_servers_are_started_at_the_same_time(home: Home, sim: Simulator) -> None:
     """Each waits for the other to have started."""
 
