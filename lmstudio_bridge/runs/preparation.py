@@ -119,7 +119,7 @@ class Preparer:
                 tool_cache=self._tool_cache,
                 tell=tell,
                 redactor=self._redactor,
-                offers=permissions.policy.offers,
+                permissions=permissions,
             )
             if plan.needs.chooses and len(plan.servers.configs) > 1:
                 room = tools_room(self._settings.context_length)  # of most models; the run's own is not known yet

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
 from lmstudio_bridge.runs.tool_cache import ToolCache, shown_tools
+from lmstudio_bridge.security.permissions import Permissions
 from lmstudio_bridge.security.redact import Redactor
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def instructions_room(context_length: int | None) -> int:
 
 
 class RunServers:
-    """The servers that one run may use; `offers` says which of their tools the model may know about."""
+    """The servers that one run may use; `permissions` say which of their tools the model may know about."""
 
     def __init__(
         self,
@@ -194,14 +195,15 @@ class RunServers:
         tool_cache: ToolCache,
         tell: Emit,
         redactor: Redactor,
-        offers: Callable[[ServerTool], bool],
+        permissions: Permissions,
     ) -> None:
         self._configs = {config.name: config for config in configs}
         self._lease = lease
         self._tool_cache = tool_cache
         self._tell = tell
         self._redactor = redactor
-        self._offers = offers
+        self._permissions = permissions
+        self._offers = permissions.policy.offers
         self._left: dict[str, tuple[ServerTool, ...]] = {}
         self._opened: dict[str, tuple[ServerTool, ...]] = {}
         self._failed: list[DownstreamError] = []
@@ -282,7 +284,7 @@ class RunServers:
         await self._tell(ServerReady(config.name, len(checked.tools)))
         secret = shown.left_out
         told = (f"{config.name}: {secret} of its tools left out, because their names hold a secret.",) if secret else ()
-        for warning in (*checked.warnings, *told):
+        for warning in (*checked.warnings, *told, *self._permissions.find_unused(config.name, checked.tools)):
             await self._tell(Warned(warning))
 
     async def _on_wait(self, text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,6 +44,15 @@ class Rule:
     def __str__(self) -> str:
         return f'{self.verb} "{self.pattern}" ({self.source})'
 
+    def fits_server(self, server: str) -> bool:
+        """Whether it can apply to a tool of this server."""
+        return any(_fits(each, server, exactly=self.verb == "allow") for each, _ in _splits(self.pattern))
+
+    def names_server(self, server: str) -> bool:
+        """Whether it is about this server alone, and not about all that a `*` fits."""
+        names = (server.casefold(), glob.escape(server).casefold())
+        return any(each.casefold() in names for each, _ in _splits(self.pattern))
+
     def matches(self, tool: ServerTool) -> bool:
         """Whether it applies to this tool.
 
@@ -73,6 +82,14 @@ class Rules:
         """The rule that decides about a tool: hide wins over deny, deny over allow."""
         matching = [rule for rule in self.rules if rule.matches(tool)]
         return min(matching, key=lambda rule: _STRICTEST_FIRST.index(rule.verb), default=None)
+
+    def find_unused(self, server: str, tools: Collection[ServerTool]) -> list[Rule]:
+        """The rules that name this server and fit none of its tools."""
+        return [
+            rule
+            for rule in self.rules
+            if not rule.source.startswith(PRESET) and rule.names_server(server) and not any(map(rule.matches, tools))
+        ]
 
     def path_arguments(self, tool: ServerTool) -> frozenset[str] | None:
         """The names of the tool's arguments that are paths; None to decide by the usual names."""
@@ -214,8 +231,19 @@ def _text(value: object) -> str:
 
 
 def _matches(pattern: str, tool: ServerTool, *, exactly: bool) -> bool:
-    """Server and tool are compared separately, so that a `/` in a name cannot shift them."""
-    server, _, name = pattern.partition("/")
-    if exactly:
-        return fnmatchcase(tool.server, server) and fnmatchcase(tool.name, name)
-    return fnmatchcase(tool.server.casefold(), server.casefold()) and fnmatchcase(tool.name.casefold(), name.casefold())
+    """Server and tool are compared separately; where names have a `/`, each `/` of the pattern may divide them."""
+    return any(
+        _fits(server, tool.server, exactly=exactly) and _fits(name, tool.name, exactly=exactly)
+        for server, name in _splits(pattern)
+    )
+
+
+def _splits(pattern: str) -> list[tuple[str, str]]:
+    return [(pattern[:at], pattern[at + 1 :]) for at, each in enumerate(pattern) if each == "/"]
+
+
+def _fits(pattern: str, text: str, *, exactly: bool) -> bool:
+    """As a glob, or as it is: a name can have a `[`."""
+    if not exactly:
+        pattern, text = pattern.casefold(), text.casefold()
+    return pattern == text or fnmatchcase(text, pattern)

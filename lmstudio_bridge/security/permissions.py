@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.access import PRESET, Policy
 from lmstudio_bridge.security.presets import preset_rules
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.workspace import make_workspace
@@ -45,6 +45,20 @@ class Permissions:
         sources = set(map(str, self.paths))
         listed = [f"{rule.verb} {rule.pattern}" for rule in self.policy.rules.rules if rule.source in sources]
         return [f"rules: {'; '.join(listed) or 'none'} (from {where})", f"workspace: {self.policy.workspace}"]
+
+    def find_unused(self, server: str, tools: Sequence[ServerTool]) -> list[str]:
+        """A warning for each rule that names this server and fits none of its tools: it may be misspelled."""
+        unused = self.policy.rules.find_unused(server, tools)
+        return [f"The rule {rule} fits no tool of {server}." for rule in unused]
+
+    def find_unknown(self, servers: Collection[str]) -> list[str]:
+        """A warning for each rule that fits none of these servers."""
+        rules = [rule for rule in self.policy.rules.rules if not rule.source.startswith(PRESET)]
+        return [
+            f"The rule {rule} fits none of the configured servers."
+            for rule in rules
+            if not any(rule.fits_server(server) for server in servers)
+        ]
 
     def check_usable(self, tools: Sequence[ServerTool]) -> None:
         """Check that there is no tool, or one that may run.

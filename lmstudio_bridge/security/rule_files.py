@@ -54,10 +54,10 @@ def load_rules(*, project: Path, environ: Mapping[str, str]) -> RuleFiles:
     around = Surroundings(project, environ)
     rules, paths, warnings = Rules(), [], []
     own = user_file(around)
-    if own is not None and own.is_file():
+    if own is not None and _is_there(own):
         rules += _read(own, around=around)
         paths.append(own)
-    found = next((folder / FILE for folder in (project, *project.parents) if (folder / FILE).is_file()), None)
+    found = next((folder / FILE for folder in (project, *project.parents) if _is_there(folder / FILE)), None)
     if found is not None and found not in paths:
         stated = _read(found, around=around)
         tight = tuple(rule for rule in stated.rules if rule.verb != "allow")
@@ -77,6 +77,17 @@ def user_file(around: Surroundings) -> Path | None:
     if sys.platform == "win32" and (roaming := around.environ.get("APPDATA", "").strip()):
         return Path(roaming) / "lmstudio-bridge" / FILE
     return around.home / ".config" / "lmstudio-bridge" / FILE if around.home else None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything: a dead link, a folder or a pipe is no file, but somebody meant it to be one."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.parent.is_symlink() and not path.parent.exists()
+    except OSError:
+        return True  # the error in reading it says why
+    return True
 
 
 def _read(path: Path, *, around: Surroundings) -> Rules:

@@ -95,7 +95,7 @@ async def check_chain(
     except DownstreamError as exc:
         yield redactor.redact_fields(failed_check("servers", "MCP servers", exc))
         return
-    for check in (*check_catalog(catalog), *check_rules(agent, [*catalog.servers.values()])):
+    for check in (*check_catalog(catalog), *check_rules(agent, catalog)):
         yield redactor.redact_fields(check)
     async for check in check_servers(agent, catalog, environ=environ):
         yield redactor.redact_fields(check)

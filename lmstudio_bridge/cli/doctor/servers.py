@@ -39,17 +39,18 @@ def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
         yield Check("servers", f"MCP server {name}", "ok" if harmless else "warning", f"left out: {reason}", remedy)
 
 
-def check_rules(agent: DynamicAutonomousAgent, configs: Sequence[ServerConfig]) -> Iterator[Check]:
+def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterator[Check]:
     """Check the rule files and the workspace."""
     try:
-        permissions = agent.permissions(configs)
+        permissions = agent.permissions(catalog.servers.values())
     except BridgeError as exc:
         yield failed_check("rules", "Rules", exc)
         return
     for line in permissions.lines():
         subject, _, found = line.partition(": ")
         yield Check("rules", subject.capitalize(), "ok", found)
-    for warning in permissions.warnings:
+    unknown = permissions.find_unknown([*catalog.servers, *catalog.unapproved, *catalog.skipped])
+    for warning in (*permissions.warnings, *unknown):
         yield Check("rules", "Rules", "warning", warning)
 
 
@@ -91,11 +92,12 @@ async def check_servers(
                 "ok" if checked.tools else "warning",
                 f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)",
             )
-            try:
-                if permissions is not None:
+            if permissions is not None:
+                warnings += permissions.find_unused(config.name, checked.tools)
+                try:
                     permissions.check_usable(checked.tools)
-            except NoToolMayRunError as exc:
-                yield Check("servers", name, "warning", exc.message, exc.remedy)
+                except NoToolMayRunError as exc:
+                    yield Check("servers", name, "warning", exc.message, exc.remedy)
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
         if withheld := find_withheld(config, environ, passed=agent.settings.pass_env):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from lmstudio_bridge.cli.doctor.servers import check_servers
+from lmstudio_bridge.cli.doctor.servers import check_rules, check_servers
 from lmstudio_bridge.errors import DownstreamError, NoToolMayRunError
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
 from lmstudio_bridge.mcp_client.discovery import load_servers
@@ -396,3 +396,22 @@ async def test_doctor_and_the_list_of_servers_warn_of_one_of_which_no_tool_may_r
     assert [line.partition(" may")[0] for line in listed] == ["No tool of mail", "No tool of shop"]
     assert [check.name for check in warned] == ["MCP server mail", "MCP server shop"]
     assert all('allow = ["' in text for text in (*listed, *(check.remedy for check in warned)))
+
+
+async def test_rules_that_fit_nothing_are_named_in_the_answer_and_by_doctor(desk: Desk) -> None:
+    """Somebody meant to forbid something with them."""
+    own = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('deny = ["mail/sent", "shp/*", "*/nothing"]\n', encoding="utf-8")
+    environ = {**os.environ, **desk.environ}
+    async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
+        answer = await discover(AgentClient(agent), desk, LETTER, access="write")
+        catalog = agent.configured_servers()
+        checks = [*check_rules(agent, catalog), *[each async for each in check_servers(agent, catalog, environ={})]]
+
+    misspelled = f'The rule deny "mail/sent" ({own}) fits no tool of mail.'
+    assert f"Note: {misspelled}" in answer.text
+    warned = [check.found for check in checks if check.state == "warning"]
+    assert misspelled in warned
+    assert f'The rule deny "shp/*" ({own}) fits none of the configured servers.' in warned
+    assert '"*/nothing"' not in f"{warned}{answer.text}"

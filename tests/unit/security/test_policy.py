@@ -145,6 +145,39 @@ def test_a_look_alike_is_denied_with_its_model_and_never_allowed_with_it(
     assert ruled("read", (verb, "fs/write")).check_call(tool, {}).verdict == verdict
 
 
+@pytest.mark.parametrize("verb", ["deny", "allow"])
+@pytest.mark.parametrize(
+    ("pattern", "tool"),
+    [
+        ("my [shop]/list", ServerTool("my [shop]", "list")),
+        ("my [[]shop]/list", ServerTool("my [shop]", "list")),
+        ("team/shop/list", ServerTool("team/shop", "list")),
+        ("team/*/list", ServerTool("team/shop", "list")),
+        ("shop/orders/list", ServerTool("shop", "orders/list")),
+        ("shop/get[0]", ServerTool("shop", "get[0]")),
+    ],
+)
+def test_names_with_a_slash_or_a_bracket_are_matched(verb: Verb, pattern: str, tool: ServerTool) -> None:
+    assert ruled("read", (verb, pattern)).check_call(tool, {}).verdict == {"deny": "denied", "allow": "allowed"}[verb]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "unused"),
+    [
+        ("fs/wirte", True),
+        ("FS/wirte_*", True),
+        ("fs/write", False),
+        ("fs/*", False),
+        ("*/wirte", False),
+        ("b/x", False),
+    ],
+)
+def test_a_rule_that_names_a_server_and_fits_none_of_its_tools_is_found(pattern: str, unused: bool) -> None:
+    rules = ruled("read", ("deny", pattern)).rules
+
+    assert bool(rules.find_unused("fs", [ServerTool("fs", "write")])) is unused
+
+
 @pytest.mark.parametrize(("verb", "offered"), [("hide", False), ("deny", True), ("allow", True)])
 def test_only_what_is_hidden_is_not_offered(verb: Verb, offered: bool) -> None:
     assert ruled("write", (verb, "fs/write")).offers(ServerTool("fs", "write")) is offered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,3 +164,43 @@ def test_a_file_that_is_no_text_is_an_error(desk: Desk) -> None:
 
     with pytest.raises(SettingsError, match="cannot be read"):
         desk.load()
+
+
+@pytest.mark.parametrize("kind", ["dead link", "folder", "pipe", "loop"])
+@pytest.mark.parametrize("whose", ["own", "project"])
+def test_what_stands_in_the_place_of_a_rule_file_and_is_none_is_an_error(desk: Desk, whose: str, kind: str) -> None:
+    """Ignored, it would allow what somebody meant to forbid."""
+    path = desk.own if whose == "own" else desk.project / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match kind:
+        case "dead link":
+            path.symlink_to("nowhere")
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path.symlink_to(path)
+
+    with pytest.raises(SettingsError, match="cannot be read") as caught:
+        desk.load()
+    assert caught.value.message.startswith(str(path))
+
+
+def test_a_dead_link_to_the_folder_of_the_rules_is_an_error(desk: Desk) -> None:
+    desk.own.parent.parent.mkdir(parents=True)
+    desk.own.parent.symlink_to("nowhere")
+
+    with pytest.raises(SettingsError, match="cannot be read"):
+        desk.load()
+
+
+def test_a_configuration_folder_that_is_none_has_no_rules(desk: Desk) -> None:
+    assert desk.load(XDG_CONFIG_HOME=os.devnull) == RuleFiles()
+
+
+def test_a_link_to_a_rule_file_is_followed(desk: Desk) -> None:
+    desk.own.parent.mkdir(parents=True)
+    desk.own.symlink_to(desk.write(desk.home / "rules.toml", 'deny = ["a/b"]'))
+
+    assert desk.load().rules.rules == (Rule("deny", "a/b", str(desk.own)),)
