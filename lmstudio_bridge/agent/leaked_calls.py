@@ -69,12 +69,15 @@ _INTENT = re.compile(
 )
 _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
-    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|step|command|aufruf|appel|llamada|chiamata|chamada"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|aufruf|appel|llamada|chiamata|chamada"
     r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
 _MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|[^\w])*+\Z")
+_LATEX = re.compile(
+    r"\\(?:boxed|text(?:tt|bf)?|mathrm|operatorname)\{([^{}\n]{0,80})\}|\\boxed\{|\\[()\[\]]"
+)  # around a call
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
 _CODE = re.compile(r"^[ \t]*```(?!tool_\w).*?^[ \t]*```[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _BEHIND = re.compile(
@@ -159,7 +162,7 @@ class _Finder:
         self._servers = {_letters(name.partition("__")[0]) for name in names if "__" in name}
 
     def holds_call(self, text: str) -> bool:
-        text = text.strip()
+        text = _LATEX.sub(r"\1", text).strip() if "\\" in text else text.strip()
         if not text or not self._names:
             return False
         tail = text[-_TAIL:]

@@ -90,6 +90,9 @@ CALLS = [
     f"<|recipient|> {N}\n<|content|> {J}",
     f"\u273fFUNCTION\u273f: {N}\n\u273fARGS\u273f: {J}",
     f"<start_function_call>call:{N}{{path:<escape>a.md<escape>}}<end_function_call>",
+    rf"\( \text{{{N}}}(\text{{path}}=\"a.md\") \)",
+    rf"\boxed{{{N}(path=\"a.md\")}}",
+    f'Simulating {N}(path="a.md")...',
 ]
 MADE_UP = [
     "Result: The colour is red.\nThe colour is red.",
@@ -184,6 +187,7 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
     "answer",
     [
         "The colour is teal.",
+        r"The sum is \(\boxed{4711}\).",
         f"I used {N} to read a.md. The colour is teal.",
         f"I read it with `{N}`.",
         f"The colour is teal (from {N}).",
