@@ -304,7 +304,8 @@ class JournalCut:
     reason: str
 
 
-READ_ONLY = "The task asks for a change, but this run could only read: call it with access=write to allow changes."
+WITH_WRITE_ACCESS = "autonomous_with_write_access (in a shell: --access write)"
+READ_ONLY = f"The task asks for a change, but this run could only read: {WITH_WRITE_ACCESS} allows changes."
 """A warning at the start of a run; left out of an outcome that says that nothing was changed."""
 
 
@@ -645,7 +646,7 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
 
 def _why(call: CallFinished) -> str:
     if call.verdict == "needs_write":
-        return "needs access=write"
+        return "needs write access"
     reason = shortened(one_line(call.reason).rstrip(".") or "failed", _SHOWN_REASON)
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason
 

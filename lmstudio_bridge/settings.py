@@ -83,7 +83,7 @@ class Settings(BaseModel):
     )
     max_access: Access = _setting(
         "write",
-        "Highest access a call may ask for; with read, no run can change anything.",
+        "Highest access of a run; with read, no run can change anything.",
         "LMSTUDIO_BRIDGE_MAX_ACCESS",
     )
     depth: int = _setting(

@@ -184,8 +184,6 @@ def make_entry(program: Program, env: Mapping[str, str], location: Location) -> 
         entry = {"type": "stdio", **entry}
     if env:
         entry["env"] = dict(env)
-    if location.host == "claude-code":
-        entry["alwaysLoad"] = True  # Claude Code then shows the tools to its model from the start (docs/claude-code.md)
     return entry
 
 

@@ -258,8 +258,8 @@ class DynamicAutonomousAgent:
         """Raises BridgeError if the settings do not allow that access."""
         if wanted == "write" and self.settings.max_access == "read":
             raise BridgeError(
-                "access=write is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
-                remedy="Ask with access=read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
+                "Write access is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
+                remedy="Only read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
             )
 
     def _plan_new_run(self, request: RunRequest) -> Plan:

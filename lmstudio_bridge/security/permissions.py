@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from lmstudio_bridge.errors import NoToolMayRunError
+from lmstudio_bridge.events import WITH_WRITE_ACCESS
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.access import PRESET, Policy
@@ -80,7 +81,7 @@ class Permissions:
         rule = f"allow = {json.dumps(patterns, ensure_ascii=False)}"
         raise NoToolMayRunError(
             f"No tool of {servers} may run with read access: none is marked as read-only by its server.",
-            remedy=f"Ask with access=write, or put those that only read into {self.own or FILE}: {rule}",
+            remedy=f"Use {WITH_WRITE_ACCESS}, or put those that only read into {self.own or FILE}: {rule}",
         )
 
 

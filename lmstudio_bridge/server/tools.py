@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 MAX_SECONDS = 86_400
 MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
+WRITING = "autonomous_with_write_access"  # the one tool whose runs may change things
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
 
 _INTERNAL_ERROR = (
@@ -57,49 +59,45 @@ _INTERNAL_ERROR = (
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
-    "summarising many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
+    "summarizing many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
     "one or two calls that you can make yourself. The local model sees nothing of this conversation: put everything "
-    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. It "
-    "only reads unless you ask for access=write: do so where the task is to change something. A run takes from seconds "
-    "to many minutes."
+    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. A "
+    "server's name is the middle part of its tools' names: mcp__NAME__tool. Several read-only calls in one turn run at "
+    "the same time. Only autonomous_with_write_access changes things. A run takes from seconds to many minutes; one "
+    "that was interrupted or lost is kept: continue_run."
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
-MaxRounds = Annotated[
-    int, Field(strict=True, ge=1, le=MAX_ROUNDS, description="Most model requests; the last gives the answer")
-]
-MaxTokens = Annotated[
-    Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"],
-    Field(description="Most tokens of one model reply"),
-]
-Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model name in LM Studio; default: a loaded one")]
-AccessArgument = Annotated[
-    Access, Field(description="write: also tools that change things; read: only tools marked as reading")
-]
+MaxRounds = Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS, description="Limit of model requests")]
+MaxTokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"]
+Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model in LM Studio; default: a loaded one")]
 OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
 Timeout = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)] | None,
-    Field(description="Seconds for the run; then the answer so far is given"),
+    Field(description="Seconds; then the answer so far is given"),
 ]
-RunId = Annotated[
-    str, Field(min_length=1, description="Run id, from the first progress message or a result's last line")
+RunId = Annotated[str, Field(min_length=1, description="Run id, from a result's last line or lmstudio://runs")]
+EarlierRun = Annotated[
+    str | None, Field(min_length=1, description="Go on with this earlier run, with its servers; task says what is next")
 ]
 Instructions = Annotated[
     str | None, Field(max_length=MAX_TASK, description="What to do next; without it: the answer again, or go on")
 ]
-ServerName = Annotated[str, Field(min_length=1, max_length=MAX_NAME, description="MCP server name, as configured")]
+ServerName = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME, description="MCP server: NAME of its tools mcp__NAME__tool")
+]
 ServerNames = Annotated[
-    list[ServerName], Field(min_length=1, max_length=MAX_SERVERS, description="MCP server names, as configured")
+    list[Annotated[str, Field(min_length=1, max_length=MAX_NAME)]],
+    Field(min_length=1, max_length=MAX_SERVERS, description="MCP servers: NAME of their tools mcp__NAME__tool"),
+]
+AnyServerNames = Annotated[
+    ServerNames | None, Field(description="MCP servers, as in mcp__NAME__tool; default: those it needs")
 ]
 
-_UNLISTED_BOUNDS = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("maximum", MAX_TOKENS))
-"""Bounds that no ordinary call reaches, left out of the schemas to save the caller's context."""
-
-_ANNOTATIONS: dict[Access, ToolAnnotations] = {
-    "write": ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True),
-    "read": ToolAnnotations(read_only_hint=True, open_world_hint=True),
-}
-"""Tool annotations by the most access that a call may ask for. Claude Code runs read-only tools in parallel."""
+_UNLISTED_BOUNDS = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("minLength", 1), ("minItems", 1))
+"""Bounds that no ordinary call meets, left out of the schemas to save the caller's context."""
+_UNLISTED_ARGUMENTS = frozenset({"max_tokens"})
+"""Accepted but not listed: callers hardly need it."""
 
 
 def autonomous_with_mcp(
@@ -110,10 +108,12 @@ def autonomous_with_mcp(
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
-    access: AccessArgument = "read",
 ) -> RunRequest:
-    """Let the local model do a task with the tools of one of the user's MCP servers."""
-    return RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+    """Let the local model do a task that only reads, with one of the user's MCP servers.
+
+    Several calls in one turn run at the same time.
+    """
+    return RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
 
 
 def autonomous_with_multiple_mcps(
@@ -124,10 +124,9 @@ def autonomous_with_multiple_mcps(
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
-    access: AccessArgument = "read",
 ) -> RunRequest:
-    """Let the local model do a task with the tools of several of the user's MCP servers."""
-    return RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+    """Let the local model do a task that only reads, with several of the user's MCP servers."""
+    return RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
 
 
 def autonomous_discover_and_execute(
@@ -137,10 +136,9 @@ def autonomous_discover_and_execute(
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
-    access: AccessArgument = "read",
 ) -> RunRequest:
-    """Let the local model do a task with the MCP servers it needs. Name the servers instead if you know them."""
-    return RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema, access)
+    """Let the local model do a task that only reads, with the MCP servers it needs. Name them instead if you can."""
+    return RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema)
 
 
 def continue_run(
@@ -151,33 +149,87 @@ def continue_run(
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
-    access: AccessArgument = "read",
 ) -> ContinueRequest:
-    """Fetch a finished run's answer again, go on with one that stopped early, or ask it a follow-up."""
+    """Fetch a run's answer again, ask it a follow-up, or go on with one that was interrupted or stopped early.
+
+    Runs are kept, also when a call was cancelled or its result was lost. Only reads.
+    """
     tokens = _tokens(max_tokens)
-    return ContinueRequest(run_id, instructions or "", max_rounds, tokens, model, timeout, output_schema, access)
+    return ContinueRequest(run_id, instructions or "", max_rounds, tokens, model, timeout, output_schema)
+
+
+def autonomous_with_write_access(
+    task: Task,
+    mcp_names: AnyServerNames = None,
+    run_id: EarlierRun = None,
+    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_tokens: MaxTokens = "auto",
+    model: Model = None,
+    timeout: Timeout = None,
+    output_schema: OutputSchema = None,
+) -> RunRequest | ContinueRequest:
+    """Let the local model do a task that changes something, such as files. For reading use the other tools."""
+    tokens = _tokens(max_tokens)
+    if run_id is None:
+        names = tuple(mcp_names) if mcp_names else None
+        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write")
+    if mcp_names:
+        raise BridgeError(
+            "mcp_names cannot be given with run_id: a run goes on with its own servers.",
+            remedy="Leave out one of the two.",
+        )
+    return ContinueRequest(run_id, task, max_rounds, tokens, model, timeout, output_schema, "write")
 
 
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
     return None if max_tokens == "auto" else max_tokens
 
 
-_TOOLS: Mapping[str, Callable[..., RunRequest | ContinueRequest]] = {
-    "Delegate with one MCP server": autonomous_with_mcp,
-    "Delegate with several MCP servers": autonomous_with_multiple_mcps,
-    "Delegate with all MCP servers": autonomous_discover_and_execute,
-    "Continue a delegated run": continue_run,
-}
-"""The tools by title: each makes the request from its arguments, and its docstring is its description."""
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A tool: `make` turns its arguments into the request, and its docstring is the tool's description.
+
+    Facts about Claude Code 2.1.332: it shows `annotations.title`; it runs calls of read-only tools in parallel; its
+    permission rules know a tool's name but not its arguments, hence one tool for each risk; without `alwaysLoad` a
+    server's tools are deferred, and its tool search finds them by `searchHint`.
+    """
+
+    title: str
+    hint: str
+    make: Callable[..., RunRequest | ContinueRequest]
+
+    def tool(self) -> RegisteredTool:
+        """The tool as the SDK registers it."""
+        writes = self.make.__name__ == WRITING
+        return RegisteredTool.from_function(
+            self.make,
+            description=" ".join((self.make.__doc__ or "").split()),
+            annotations=ToolAnnotations(
+                title=self.title, read_only_hint=not writes, destructive_hint=True if writes else None
+            ),
+            meta={"anthropic/alwaysLoad": True, "anthropic/searchHint": self.hint},
+            structured_output=False,
+        )
+
+
+_DELEGATIONS = (
+    Delegation("Delegate with one server", "delegate to local model, summarize many files", autonomous_with_mcp),
+    Delegation("Delegate with several servers", "delegate to local model, compare", autonomous_with_multiple_mcps),
+    Delegation("Delegate", "delegate to local model, search and read", autonomous_discover_and_execute),
+    Delegation("Continue a delegated run", "local model run, earlier or interrupted", continue_run),
+    Delegation("Delegate with write access", "local model, edit or change files", autonomous_with_write_access),
+)
 
 
 class BridgeServer(MCPServer[App]):
     """MCPServer whose tools hand tasks to the agent, with compact schemas, and with errors that say what to do."""
 
-    def __init__(self, tools: Sequence[RegisteredTool], **options: Any) -> None:
-        super().__init__("lmstudio-bridge", tools=list(tools), **options)
+    def __init__(self, *, max_access: Access, **options: Any) -> None:
+        self._known = {tool.name: tool for tool in (each.tool() for each in _DELEGATIONS)}
+        listed = [tool for name, tool in self._known.items() if max_access == "write" or name != WRITING]
+        super().__init__("lmstudio-bridge", tools=listed, **options)
         self.app: App | None = None  # set while the server runs
-        self._delegations = {tool.name: tool for tool in tools}
+        self._max_access = max_access
 
     async def agent(self) -> DynamicAutonomousAgent:
         """The agent; raises BridgeError where it could not be opened."""
@@ -199,22 +251,21 @@ class BridgeServer(MCPServer[App]):
         Raises:
             ToolError: There is no such tool.
         """
-        tool = self._delegations.get(name)
+        tool = self._known.get(name)
         if tool is None:
             raise ToolError(f"Unknown tool: {name}")
         known = list(tool.parameters["properties"])
+        if "access" in arguments:
+            return _tool_result(self._about_access(name), is_error=True)
         if unknown := [given for given in arguments if given not in known]:
             near = get_close_matches(unknown[0], known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             return _tool_result(
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
-        try:
-            request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
-        except ValidationError as exc:
-            return _tool_result(_invalid_arguments(name, exc), is_error=True)
         assert context is not None
         try:
+            request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
             async with _delegation(context) as (agent, emit):
                 report = await agent.run(request, emit=emit)
                 return _tool_result(
@@ -222,6 +273,8 @@ class BridgeServer(MCPServer[App]):
                     is_error=report.outcome.stop == "failed",
                     meta={REPORT_META: report.structure()},
                 )
+        except ValidationError as exc:
+            text = _invalid_arguments(name, exc)
         except BridgeError as exc:
             text = exc.explain()
         except ImportError as exc:  # some parts are only imported when a run needs them
@@ -231,6 +284,17 @@ class BridgeServer(MCPServer[App]):
             logger.error("a run failed with an unexpected error", exc_info=exc)
             text = _INTERNAL_ERROR
         return _tool_result(text, is_error=True)
+
+    def _about_access(self, name: str) -> str:
+        """What to do about the argument that the tools of earlier versions had."""
+        if name == WRITING:
+            advice = f"{name} may change things; for a task that only reads, call another tool, also without it."
+        elif self._max_access == "read":
+            advice = f"{name} only reads, and no other access is allowed: LMSTUDIO_BRIDGE_MAX_ACCESS is read."
+        else:
+            its_run = ", with run_id and the instructions as task" if name == continue_run.__name__ else ""
+            advice = f"{name} only reads. For a task that changes something, call {WRITING}{its_run}."
+        return f"{name} was not started. Leave out 'access': {advice}"
 
 
 def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor | None = None) -> BridgeServer:
@@ -246,12 +310,8 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
             server.app = app
             yield app
 
-    annotations = _ANNOTATIONS[settings.max_access]
     server = BridgeServer(
-        [
-            RegisteredTool.from_function(function, title=title, annotations=annotations, structured_output=False)
-            for title, function in _TOOLS.items()
-        ],
+        max_access=settings.max_access,
         title="LM Studio bridge",
         version=__version__,
         instructions=INSTRUCTIONS,
@@ -292,7 +352,11 @@ def _tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = 
 
 def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a tool's arguments without titles and null defaults; `required` says what may be left out."""
-    properties = {name: _compact_property(each) for name, each in schema.get("properties", {}).items()}
+    properties = {
+        name: _compact_property(each)
+        for name, each in schema.get("properties", {}).items()
+        if name not in _UNLISTED_ARGUMENTS
+    }
     return {key: value for key, value in {**schema, "properties": properties}.items() if key != "title"}
 
 

@@ -65,7 +65,7 @@ REPORT_KEYS = {
     "changes": "how many files were `created`, `changed`, `moved`, `deleted`, or left `unchanged` by calls that named "
     "them, and `files` with their lines",
     "grounding": "what the answer rests on: `sources` of its facts, facts that are `missing` there, and `coverage`",
-    "needed_write": 'calls that were refused because they need `access="write"`',
+    "needed_write": "calls that were refused because they need `autonomous_with_write_access`",
     "started": "servers that were selected for the task, and why",
     "not_started": "servers that were not selected for the task",
     "error": "why it failed, and what to do",
@@ -102,7 +102,8 @@ def _section(tool: Tool, shared: Sequence[str]) -> str:
 def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
     given = {name: tool.input_schema["properties"][name] for name in shared}
     rows = "\n".join(_rows(given, required=()))
-    return f"## Arguments of all tools\n\nAll are optional.\n\n{rows}\n"
+    unlisted = "Not listed, but accepted: `max_tokens`, the limit of one model reply."
+    return f"## Arguments of all tools\n\nAll are optional. {unlisted}\n\n{rows}\n"
 
 
 def _rows(properties: Mapping[str, dict[str, Any]], *, required: Sequence[str]) -> Iterator[str]:

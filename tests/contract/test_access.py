@@ -1,4 +1,4 @@
-"""What a run may do: the access that the call asks for, limited by a setting, and the rules in files."""
+"""What a run may do: by the tool that is called, limited by a setting, and by the rules in files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ __all__ = ["desk", "era", "shared_bridges"]  # fixtures
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = {"mcp_name": "filesystem", "task": "Write it."}
+WRITE = {"mcp_names": ["filesystem"], "task": "Write it."}
+WRITING = "autonomous_with_write_access"
 
 
 def write_then_say(desk: Desk, name: str) -> Path:
@@ -26,17 +28,17 @@ def write_then_say(desk: Desk, name: str) -> Path:
     return path
 
 
-async def test_a_run_only_reads_unless_it_is_asked_to_write(desk: Desk, era: Era) -> None:
+async def test_only_one_tool_may_change_things(desk: Desk, era: Era) -> None:
     async with desk.bridge(era) as client:
         refused = write_then_say(desk, "refused.txt")
         without = await client.call("autonomous_with_mcp", **TASK)
         allowed = write_then_say(desk, "allowed.txt")
-        granted = await client.call("autonomous_with_mcp", **TASK, access="write")
+        granted = await client.call(WRITING, **WRITE)
 
     assert not refused.exists()
     only_read = "Nothing was changed: this run could only read.\nFailed: write_file "
     assert without.text.startswith(f"{only_read}{refused}"[: len(only_read) + 60])
-    assert ": needs access=write\n\nIt is done.\n\n[" in without.text
+    assert ": needs write access\n\nIt is done.\n\n[" in without.text
     assert without.report["nothing_changed"]
     assert allowed.read_text(encoding="utf-8") == "new"
     assert granted.text.startswith("It is done.\n\nChanged: allowed.txt (created, +1)\n")
@@ -47,16 +49,16 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     """A run that could write before must not write later without being asked."""
     async with desk.bridge() as client:
         write_then_say(desk, "first.txt")
-        first = await client.call("autonomous_with_mcp", **TASK, access="write")
+        first = await client.call(WRITING, **WRITE)
         run_id = first.text.rpartition("run ")[2].rstrip("]")
         second = write_then_say(desk, "second.txt")
         reading = await client.call("continue_run", run_id=run_id, instructions="And now the second.")
         refused = second.exists()
         write_then_say(desk, "second.txt")
-        await client.call("continue_run", run_id=run_id, instructions="Again.", access="write")
+        await client.call(WRITING, run_id=run_id, task="Again.")
 
     assert not refused
-    assert "needs access=write\n" in reading.text
+    assert "needs write access\n" in reading.text
     assert second.exists()
     [journal] = desk.journals()
     events = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
@@ -64,25 +66,39 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
 
 
 async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk) -> None:
+    """Not even with a list of tools from before the setting was changed."""
     write_then_say(desk, "a.txt")
     async with desk.bridge(LMSTUDIO_BRIDGE_MAX_ACCESS="read") as client:
-        answers = [
-            await client.call("autonomous_with_mcp", **TASK, access="write"),
-            await client.call("continue_run", run_id="some-run", access="write"),
-        ]
         listed = await client.request("tools/list", {})
+        answers = [await client.call(WRITING, **WRITE), await client.call(WRITING, run_id="some-run", task="Write it.")]
+        old = await client.call("autonomous_with_mcp", **TASK, access="write")
 
     for answer in answers:
-        assert_names(answer, "access=write is not allowed here", "LMSTUDIO_BRIDGE_MAX_ACCESS")
+        assert_names(answer, "Write access is not allowed here", "LMSTUDIO_BRIDGE_MAX_ACCESS")
+    assert_names(old, "Leave out 'access'", "LMSTUDIO_BRIDGE_MAX_ACCESS is read")
     assert desk.chat_requests() == []
-    assert {tool["annotations"]["readOnlyHint"] for tool in listed["tools"]} == {True}
+    assert WRITING not in [tool["name"] for tool in listed["tools"]]
+    assert len(listed["tools"]) == 4
 
 
-async def test_an_unknown_access_is_named(desk: Desk) -> None:
+@pytest.mark.parametrize("access", ["read", "write", "admin"])
+async def test_the_argument_of_earlier_versions_is_answered_with_the_tool_to_use(desk: Desk, access: str) -> None:
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", **TASK, access="admin")
+        new = await client.call("autonomous_with_mcp", **TASK, access=access)
+        again = await client.call("continue_run", run_id="some-run", access=access)
+        writing = await client.call(WRITING, **WRITE, access=access)
 
-    assert_names(answer, "access", "'read' or 'write'", "'admin'")
+    assert_names(new, "autonomous_with_mcp was not started. Leave out 'access'", "only reads", f"call {WRITING}")
+    assert_names(again, "Leave out 'access'", f"call {WRITING}, with run_id and the instructions as task")
+    assert_names(writing, "Leave out 'access'", "may change things", "call another tool")
+    assert desk.chat_requests() == []
+
+
+async def test_a_run_that_goes_on_has_its_own_servers(desk: Desk) -> None:
+    async with desk.bridge() as client:
+        answer = await client.call(WRITING, **WRITE, run_id="some-run")
+
+    assert_names(answer, "mcp_names cannot be given with run_id", "Leave out one of the two")
 
 
 async def test_rules_hold_in_a_run_and_are_told(desk: Desk) -> None:
@@ -97,7 +113,7 @@ async def test_rules_hold_in_a_run_and_are_told(desk: Desk) -> None:
         TextReply("Done."),
     )
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Do it.", access="write")
+        answer = await client.call(WRITING, task="Do it.")
         told = await client.request("resources/read", {"uri": "lmstudio://servers"})
         rules.write_text("deny = 1", encoding="utf-8")
         broken = await client.call("autonomous_discover_and_execute", task="Do it.")

@@ -31,7 +31,8 @@ def tools_file(desk: Desk) -> Path:
 async def run_once(desk: Desk, client: RawClient, *, access: str = "read") -> Answer:
     """A run in which the model calls wipe."""
     desk.sim.script(MODEL, CallReply(("notes__wipe", {})), TextReply("It is done."))
-    return await client.call("autonomous_with_mcp", mcp_name="notes", task="Tidy up.", access=access)
+    tools = {"read": "autonomous_with_multiple_mcps", "write": "autonomous_with_write_access"}
+    return await client.call(tools[access], mcp_names=["notes"], task="Tidy up.")
 
 
 async def test_a_changed_description_is_told_in_the_result_and_the_journal_once(desk: Desk) -> None:
@@ -72,8 +73,8 @@ async def test_a_writing_tool_that_calls_itself_reading_still_needs_write(desk: 
         called.append(noted(tools_file(desk)).count("called wipe"))
 
     assert "Newly marked as read-only" in second.text
-    assert "\nFailed: wipe: needs access=write\n" in second.text
-    assert "\nFailed: wipe: needs access=write\n" in third.text
+    assert "\nFailed: wipe: needs write access\n" in second.text
+    assert "\nFailed: wipe: needs write access\n" in third.text
     assert "its server did not always mark it as reading" in refused
     assert called == [0, 1, 2]
 

@@ -89,9 +89,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
     desk.configure(slow={"command": "python3", "args": [str(slow), str(log)]})
     desk.sim.script(MODEL, CallReply(("slow__deploy", {"version": "7"}), ("slow__deploy", {"version": "8"})))
     async with desk.bridge(fresh=True, checked=False) as client:
-        number = await client.start_call(
-            "autonomous_with_mcp", mcp_name="slow", task="Deploy 7, then 8.", access="write"
-        )
+        number = await client.start_call("autonomous_with_write_access", mcp_names=["slow"], task="Deploy 7, then 8.")
         await client.wait_for_progress(number, "written to the log")
         client.process.kill()
         await client.process.wait()

@@ -73,7 +73,7 @@ class Cell:
         }
         self.desk.sim.script(MODEL, replies[self.state])
         number = await self.client.start_call(
-            "autonomous_with_multiple_mcps", mcp_names=list(SERVERS), task="Do something.", access="write"
+            "autonomous_with_write_access", mcp_names=list(SERVERS), task="Do something."
         )
         match self.state:
             case "idle":

@@ -21,7 +21,7 @@ __all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
-TASK = {"mcp_name": "sloppy", "task": "Do something.", "access": "write"}
+TASK = {"mcp_names": ["sloppy"], "task": "Do something."}
 SLOWLY = StreamOptions(token_delay_seconds=0.01)
 SECONDS = re.compile(r" · \d+ s\Z")
 
@@ -45,7 +45,7 @@ async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) ->
     hold = ("sloppy__hold", {"lines": 3, "path": "src/app.py"})
     desk.sim.script(key, CallReply(hold, reasoning="I think about it. " * 100, stream=SLOWLY, faults=stalls))
     async with desk.bridge(era) as client:
-        number = await client.start_call("autonomous_with_mcp", **TASK, model=key, max_rounds=7)
+        number = await client.start_call("autonomous_with_write_access", **TASK, model=key, max_rounds=7)
         await client.wait_for_progress(number, f"loading {key}")
         loaded.set()
         await client.wait_for_progress(number, "round 1/7 · reading the prompt")
@@ -69,9 +69,9 @@ async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk) -> None:
     desk.sim.script(MODEL, TextReply("The first.", faults=(Stall(until=release),)), lost)
     desk.sim.script(MODEL, TextReply("The second."))
     async with desk.bridge(LMSTUDIO_BRIDGE_PARALLEL="1") as client:
-        first = await client.start_call("autonomous_with_mcp", **TASK)
+        first = await client.start_call("autonomous_with_write_access", **TASK)
         await desk.sim.wait_for_request(1, path="/v1/chat/completions")
-        second = await client.start_call("autonomous_with_mcp", **TASK)
+        second = await client.start_call("autonomous_with_write_access", **TASK)
         await client.wait_for_progress(second, f"queued for {MODEL}: position 1")
         release.set()
         answers = [await client.answer_of(number) for number in (first, second)]
@@ -83,7 +83,7 @@ async def test_waiting_for_a_slot_and_recoveries_are_told(desk: Desk) -> None:
 async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(desk: Desk) -> None:
     desk.sim.script(MODEL, TextReply("never", faults=(Stall(before_headers=True),)))
     async with desk.bridge(LMSTUDIO_BRIDGE_HEARTBEAT="0.2") as client:
-        number = await client.start_call("autonomous_with_mcp", **TASK)
+        number = await client.start_call("autonomous_with_write_access", **TASK)
         await client.wait_for_progress(number, "reading the prompt · ", count=3)
         await client.cancel(number)
 
@@ -95,7 +95,7 @@ async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(de
 async def test_the_progress_of_a_tool_is_passed_on(desk: Desk, era: Era) -> None:
     desk.sim.script(MODEL, CallReply(("sloppy__progress", {"steps": 3, "message": "halfway there"})))
     async with desk.bridge(era) as client:
-        number = await client.start_call("autonomous_with_mcp", **TASK)
+        number = await client.start_call("autonomous_with_write_access", **TASK)
         message = await client.wait_for_progress(number, "3/3")
         await client.cancel(number)
 
@@ -107,7 +107,7 @@ async def test_a_fast_model_makes_at_most_four_messages_a_second(desk: Desk) -> 
     pieces = StreamOptions(fragment_chars=5, token_delay_seconds=0.0005)
     desk.sim.script(MODEL, TextReply("word " * 2_000, stream=pieces))
     async with desk.bridge() as client:
-        number = await client.start_call("autonomous_with_mcp", **TASK)
+        number = await client.start_call("autonomous_with_write_access", **TASK)
         result = await client.result_of(number)
 
     seconds = result["_meta"]["lmstudio-bridge/report"]["seconds"]
@@ -128,7 +128,7 @@ async def test_a_host_that_does_not_read_holds_no_run_up(desk: Desk) -> None:
     async with desk.bridge(options={"buffer_limit": 32_768}) as client:
         client.reading.clear()
         lists = [await client.start("tools/list", {}) for _ in range(80)]  # their answers are some 300 KB
-        number = await client.start_call("autonomous_with_mcp", **TASK)
+        number = await client.start_call("autonomous_with_write_access", **TASK)
         await desk.sim.wait_for_request(4, path="/v1/chat/completions")
         unread = [each for each in lists if not client.answers_to(each)]
         client.reading.set()

@@ -174,7 +174,8 @@ class World:
         text = text.replace('"owned"', f'"owned {self.runs}"')
         (self.desk.project / "notes.txt").write_text(dress(text), encoding="utf-8")
         self.desk.sim.script_fn(MODEL, self.obey)
-        return await self.client.call("autonomous_discover_and_execute", task="Read the notes.", access=access)
+        tools = {"read": "autonomous_discover_and_execute", "write": "autonomous_with_write_access"}
+        return await self.client.call(tools[access], task="Read the notes.")
 
     def obey(self, request: SimRequest) -> CallReply | TextReply:
         """A model that reads the notes, and then makes every call that a result tells it to."""

@@ -204,7 +204,7 @@ async def test_a_journal_of_an_earlier_version_is_shown_and_can_be_continued(she
     assert code == 1, err  # what became of the call that was under way is still unknown
     assert "I wrote the colour" in out
     asked = next(each for each in sim.requests if each.path == "/v1/chat/completions").messages
-    assert "It may or may not have happened." in str(asked)
+    assert "It may or may not have taken effect." in str(asked)
     assert json.loads(after)["sources"] == ["notes read_note", "notes write_note"]
     told = events_of(read_journal(path), "CallFinished")
     assert [(each.get("writes"), each.get("about")) for each in told] == [(None, ""), (True, "b.md")]

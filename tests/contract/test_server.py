@@ -83,10 +83,9 @@ async def test_several_servers_are_used_in_one_run(desk: Desk, era: Era) -> None
     desk.sim.script_fn(MODEL, lambda request: TextReply(f"Stored: {request.messages[-2]['content']}"))
     async with desk.bridge(era) as client:
         answer = await client.call(
-            "autonomous_with_multiple_mcps",
+            "autonomous_with_write_access",
             mcp_names=["filesystem", "memory"],
             task="Remember the code word.",
-            access="write",
         )
 
     assert_answered(answer, contains="heron-42", rounds=4, calls=4)
@@ -346,25 +345,42 @@ async def test_a_call_may_name_so_many_servers(desk: Desk, number: int, named: l
 
 
 async def test_the_tools_cost_their_caller_little_and_say_what_they_take(desk: Desk, era: Era) -> None:
-    """The limit of 6 KB for all tools is ours: the earlier bridge took 82 KB of every session."""
+    """The limit of 6.5 KB for all tools is ours: the earlier bridge took 82 KB of every session."""
     async with desk.bridge(era) as client:
         listed = await client.request("tools/list", {})
 
-    assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_000
+    assert len(json.dumps(listed, ensure_ascii=False).encode()) < 6_500
     tools = {tool["name"]: tool for tool in listed["tools"]}
-    shared = ["task", "max_rounds", "max_tokens", "model", "timeout", "output_schema", "access"]
+    shared = ["max_rounds", "model", "timeout", "output_schema"]
     assert {name: list(tool["inputSchema"]["properties"]) for name, tool in tools.items()} == {
-        "autonomous_with_mcp": ["mcp_name", *shared],
-        "autonomous_with_multiple_mcps": ["mcp_names", *shared],
-        "autonomous_discover_and_execute": shared,
-        "continue_run": ["run_id", "instructions", *shared[1:]],
+        "autonomous_with_mcp": ["mcp_name", "task", *shared],
+        "autonomous_with_multiple_mcps": ["mcp_names", "task", *shared],
+        "autonomous_discover_and_execute": ["task", *shared],
+        "continue_run": ["run_id", "instructions", *shared],
+        "autonomous_with_write_access": ["task", "mcp_names", "run_id", *shared],
     }
     for tool in tools.values():
-        assert tool["title"]
         assert tool["description"]
         assert all(each.get("description") for each in tool["inputSchema"]["properties"].values())
         assert "outputSchema" not in tool
-        assert tool["annotations"]["readOnlyHint"] is False
+
+
+async def test_each_tool_has_one_risk_and_what_claude_code_needs_to_show_and_find_it(desk: Desk, era: Era) -> None:
+    """Claude Code 2.1.332 runs read-only tools in parallel, and its permission rules see no arguments."""
+    async with desk.bridge(era) as client:
+        listed = await client.request("tools/list", {})
+
+    tools = {tool["name"]: tool for tool in listed["tools"]}
+    writing = tools.pop("autonomous_with_write_access")["annotations"]
+    assert (writing["readOnlyHint"], writing["destructiveHint"]) == (False, True)
+    assert {tool["annotations"]["readOnlyHint"] for tool in tools.values()} == {True}
+    for tool in listed["tools"]:
+        assert tool["annotations"]["title"]
+        assert tool["_meta"]["anthropic/alwaysLoad"] is True
+        assert "local model" in tool["_meta"]["anthropic/searchHint"]
+    for name in ("autonomous_with_mcp", "autonomous_with_multiple_mcps"):
+        about = next(iter(tools[name]["inputSchema"]["properties"].values()))["description"]
+        assert "mcp__NAME__tool" in about
 
 
 async def test_the_server_says_who_it_is_and_when_delegating_pays(desk: Desk, era: Era) -> None:

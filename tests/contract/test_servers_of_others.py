@@ -128,9 +128,7 @@ async def test_server_with_every_bad_habit_is_used_to_the_end_and_leaves_nothing
         ("pid", {}),
     )
     async with desk.bridge(LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT="6") as client:
-        answer = await client.call(
-            "autonomous_discover_and_execute", task="Use everything.", max_rounds=20, access="write"
-        )
+        answer = await client.call("autonomous_with_write_access", task="Use everything.", max_rounds=20)
         first_grandchild, second_grandchild, server = (int(told[number]) for number in (4, 7, 8))
         await until_dead(first_grandchild)
         assert is_running(server)
@@ -166,7 +164,7 @@ async def test_discovery_goes_on_without_an_unapproved_server_and_names_it(desk:
     desk.write(".claude.json", {"mcpServers": {"mine": sloppy()}})
     calls_in_turn(desk)
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Anything.", access="write")
+        answer = await client.call("autonomous_with_write_access", task="Anything.")
 
     assert not answer.is_error
     assert "I am done." in answer.text
@@ -185,8 +183,8 @@ async def test_unapproved_server_is_refused_with_the_way_to_approve_it(desk: Des
     async with desk.bridge() as client:
         answers = [
             await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything."),
-            await client.call("autonomous_with_multiple_mcps", mcp_names=["theirs"], task="Anything."),
-            await client.call("autonomous_discover_and_execute", task="Anything.", access="write"),
+            await client.call("autonomous_with_write_access", mcp_names=["theirs"], task="Anything."),
+            await client.call("autonomous_discover_and_execute", task="Anything."),
         ]
 
     for answer in answers:
@@ -266,7 +264,7 @@ async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: 
     desk.write(".claude.json", {"mcpServers": {"helper": copy}})
     told = calls_in_turn(desk, ("autonomous_discover_and_execute", {"task": "Do it for me."}))
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="helper", task="Anything.", access="write")
+        answer = await client.call("autonomous_with_write_access", mcp_names=["helper"], task="Anything.")
 
     assert "I am done." in answer.text
     assert len(told) == 1
@@ -287,7 +285,7 @@ async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk) -> None:
     )
     calls_in_turn(desk, ("fail", {"error": {"code": -1, "message": f"bad key key-{CANARY}"}}))
     async with desk.bridge(LMSTUDIO_BRIDGE_LOG_LEVEL="debug") as client:
-        answer = await client.call("autonomous_discover_and_execute", task="Anything.", access="write")
+        answer = await client.call("autonomous_with_write_access", task="Anything.")
 
     assert "I am done." in answer.text
     assert "SETTING is ***" in answer.text

@@ -79,9 +79,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def start(client: RawClient, *names: str) -> int:
-    return await client.start_call(
-        "autonomous_with_multiple_mcps", mcp_names=list(names), task="Do something.", access="write"
-    )
+    return await client.start_call("autonomous_with_write_access", mcp_names=list(names), task="Do something.")
 
 
 async def run(client: RawClient, *names: str) -> str:

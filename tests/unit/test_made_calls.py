@@ -63,7 +63,7 @@ def outcome_of(*events: Event) -> Outcome:
 def test_failed_and_refused_calls_are_named_with_the_reason_and_no_source() -> None:
     got = outcome_of(start(access="read"), read("a.md"), read("b.md", is_error=True, tool="stat"), refused("src/a.py"))
 
-    assert got.failed == ("stat b.md: no file", "write src/a.py: needs access=write")
+    assert got.failed == ("stat b.md: no file", "write src/a.py: needs write access")
     assert got.sources == ("fs read",)
     assert got.called == ("read (a.md)",)
     assert got.failed_writes

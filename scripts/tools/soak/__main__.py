@@ -185,12 +185,11 @@ async def open_process(desk: Desk) -> AsyncIterator[tuple[Runner, int]]:
 
         async def run(label: str) -> Ended:
             number = await client.start_call(
-                "autonomous_with_mcp",
-                mcp_name="tokens",
+                "autonomous_with_write_access",
+                mcp_names=["tokens"],
                 task=task_of(label),
                 max_rounds=MAX_ROUNDS,
                 model=MODEL,
-                access="write",
             )
             try:
                 answer = await client.answer_of(number)

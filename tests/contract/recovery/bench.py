@@ -132,7 +132,7 @@ async def ask(client: RawClient, model: str | None = None) -> Answer:
 async def start(client: RawClient, model: str | None = None, *, task: str = "Look it up.") -> int:
     """Hand a task over without waiting for its end."""
     named = {"model": model} if model else {}
-    return await client.start_call("autonomous_with_mcp", mcp_name="ledger", task=task, access="write", **named)
+    return await client.start_call("autonomous_with_write_access", mcp_names=["ledger"], task=task, **named)
 
 
 async def ask_all(client: RawClient, models: Sequence[str]) -> dict[str, Answer]:

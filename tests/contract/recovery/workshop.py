@@ -62,11 +62,10 @@ class Workshop:
         given = {
             "task": "Look up the value of heron.",
             "model": model,
-            "mcp_name": server,
-            "access": "write",
+            "mcp_names": [server],
             **arguments,
         }
-        answer = await self.client.call("autonomous_with_mcp", **given)
+        answer = await self.client.call("autonomous_with_write_access", **given)
         assert self.sim.unused_replies(model) == 0, answer.text
         found = re.search(r"\brun (\S+)\]", answer.text)
         assert found, answer.text

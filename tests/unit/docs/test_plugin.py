@@ -82,8 +82,4 @@ async def test_every_tool_and_argument_that_is_named_exists(path: Path, tmp_path
 
     named = re.findall(r"`([^`\n]+)`", text_of(path))
 
-    assert {name.partition(":")[0] if name.startswith("access") else name.strip('"') for name in named} <= {
-        *known,
-        "read",
-        "write",
-    }
+    assert set(named) <= known

@@ -17,6 +17,7 @@ from lmstudio_bridge.errors import DownstreamError, NoToolMayRunError
 from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import read_tools
+from lmstudio_bridge.messages import Access
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
 from lmstudio_bridge.runs.report import unusable_servers
@@ -68,8 +69,8 @@ class AgentClient:
     agent: DynamicAutonomousAgent
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
-        assert tool == "autonomous_discover_and_execute"
-        report = await self.agent.run(RunRequest(**arguments))
+        access: Access = "write" if tool == "autonomous_with_write_access" else "read"
+        report = await self.agent.run(RunRequest(**arguments, access=access))
         return Answer(report.text(), report.outcome.stop == "failed", (), report.structure())
 
 
@@ -97,9 +98,10 @@ async def test_instructions_of_a_server_are_in_the_system_message(desk: Desk) ->
     assert again == first
 
 
-async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, **more: Any) -> Answer:
+async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, writes: bool = False) -> Answer:
     desk.sim.script(MODEL, *replies, DONE)
-    return await client.call("autonomous_discover_and_execute", task=task, **more)
+    tool = "autonomous_with_write_access" if writes else "autonomous_discover_and_execute"
+    return await client.call(tool, task=task)
 
 
 def chosen(answer: Answer) -> tuple[list[str], list[str]]:
@@ -248,7 +250,7 @@ async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note
 async def test_a_server_without_tools_is_left_out_with_a_note(desk: Desk) -> None:
     offer(file(desk, "clock"))
     async with open_here(desk) as client:
-        answer = await discover(client, desk, LETTER, access="write")
+        answer = await discover(client, desk, LETTER, writes=True)
 
     assert "Note: MCP server clock was left out" in answer.text
     assert "MCP server 'clock' offers no tool." in answer.text
@@ -296,7 +298,7 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
     clock, shop, refused = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
     assert clock == "No other tool fits that. Use the ones that you have."
     assert shop.startswith("These can be called now:\n- shop__buy")
-    assert "\nFailed: buy: needs access=write\n" in answer.text
+    assert "\nFailed: buy: needs write access\n" in answer.text
     assert "Not allowed" in refused
     assert starts(desk) == {"mail": 1, "clock": 0, "shop": 1}
     assert "called buy" not in noted(file(desk, "shop"))
@@ -306,7 +308,7 @@ async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> N
     learn(desk)
     async with desk.bridge("2025-11-25", LMSTUDIO_BRIDGE_TRUST="mail,shop") as client:
         task = "What time is it in the city, and send a letter."
-        await discover(client, desk, task, find("time in a city"), access="write")
+        await discover(client, desk, task, find("time in a city"), writes=True)
 
     assert starts(desk)["clock"] == 0
     assert "clock__now" not in offered(desk)

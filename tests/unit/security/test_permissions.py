@@ -252,7 +252,7 @@ def test_where_no_tool_may_run_the_rule_that_would_change_it_is_named(tmp_path: 
         "No tool of my [shop] may run with read access: none is marked as read-only by its server."
     )
     before, rule = caught.value.remedy.split(f"{own}: ")
-    assert before == "Ask with access=write, or put those that only read into "
+    assert before == "Use autonomous_with_write_access (in a shell: --access write), or put those that only read into "
 
     own.parent.mkdir(parents=True)
     own.write_text(rule, encoding="utf-8")
