@@ -2,8 +2,8 @@
 
 A project's `.mcp.json` is somebody else's code, so its servers need the user's approval: in Claude Code,
 whose rules are followed (code.claude.com/docs/en/mcp, "Project server approvals and workspace trust"), or
-by the bridge's own setting. In a trusted folder Claude Code lets checked-in settings approve servers; we do
-not, because a later pull may change both files.
+by the bridge's own setting. Only approvals outside of the project count: `.claude/settings.local.json`, in which
+Claude Code keeps some, may have come with the project (in an archive, through a link, in a repository of any kind).
 
 Claude Code's own files are only read. A missing one is ignored, a broken one is a warning. Where they are and
 what they mean: Claude Code 2.1.330 and the page above.
@@ -58,6 +58,7 @@ class ServerCatalog:
     paths: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    approvals: Approvals = field(default_factory=lambda: Approvals())
 
     def require(self, name: str) -> ServerConfig:
         """The server of that name.
@@ -119,12 +120,16 @@ class ServerCatalog:
         config = self.unapproved[name]
         what = "command" if config.transport == "stdio" else "address"
         folder = config.source.parent if config.source else self.project
-        return ServerNotTrustedError(
-            f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}.",
-            server=name,
-            remedy=f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
-            f"`claude mcp list` shows its state), or set {TRUST_VARIABLE}={name} for the bridge.",
+        message = f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}."
+        remedy = f"et {TRUST_VARIABLE}={name} for the bridge."
+        if (inside := self.approvals.inside(name)) is not None:
+            message += f" {inside} approves it, which does not count: that file may have come with the project."
+            return ServerNotTrustedError(message, server=name, remedy=f"If you know what it starts, s{remedy}")
+        remedy = (
+            f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
+            f"`claude mcp list` shows its state), or s{remedy}"
         )
+        return ServerNotTrustedError(message, server=name, remedy=remedy)
 
 
 def load_servers(
@@ -207,6 +212,7 @@ def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approva
         skipped={name: reason for name, reason in reasons.items() if name not in {*waiting, *catalog.servers}},
         unapproved={name: config for name, config in held.items() if name in waiting},
         server_warnings=warnings,
+        approvals=approvals,
     )
 
 
@@ -255,7 +261,7 @@ def _enabling_settings(
 ) -> Mapping[str, tuple[Path, bool]]:
     """For each enabled plugin, the settings that enable it, and whether they count.
 
-    A project's checked-in settings enable only what the user has installed for that project.
+    A project's settings enable only what the user has installed for that project.
     """
     assert claude.folder is not None
     enabled: dict[str, tuple[Path, bool]] = {}
@@ -263,12 +269,11 @@ def _enabling_settings(
     for folder, name in ((claude.folder, ""), (project / ".claude", ""), (project / ".claude", ".local")):
         path = folder / f"settings{name}.json"
         said = (read_own_file(path, warnings=warnings) or {}).get("enabledPlugins")
-        own = folder == claude.folder or (trusts and name == ".local" and not is_tracked(path))
         for key, on in said.items() if isinstance(said, dict) else ():
             if on is False:
                 enabled.pop(key, None)
             elif on is True and key in installed:
-                counts = own or (trusts and installed[key].is_made_for(project))
+                counts = folder == claude.folder or (trusts and installed[key].is_made_for(project))
                 enabled[key] = (path, True) if counts else enabled.get(key, (path, False))
     return enabled
 
@@ -302,51 +307,56 @@ def _read_or_warn(root: object, *, path: Path, scope: Scope, around: Surrounding
 class Approvals:
     """Which servers of a project's file may start.
 
-    `named` is the bridge's own setting. `rejected` has the file that rejects each name.
+    `named` is the bridge's own setting, `approving` are files of Claude Code that approve servers, `in_project` those
+    whose approvals do not count. `rejected` has the file that rejects each name.
     """
 
     named: frozenset[str] = frozenset()
-    approved: frozenset[str] = frozenset()
-    approves_all: bool = False
+    approving: tuple[tuple[Path, Mapping[str, Any]], ...] = ()
+    in_project: tuple[tuple[Path, Mapping[str, Any]], ...] = ()
     rejected: Mapping[str, Path] = field(default_factory=dict)
 
     def allows(self, name: str) -> bool:
         """Whether it may start; a name in the bridge's own setting takes precedence over Claude Code."""
         if name in self.named or name in self.rejected:
             return name in self.named
-        return self.approves_all or name in self.approved or bool(self.named & ALL_SERVERS)
+        return _approving(self.approving, name) is not None or bool(self.named & ALL_SERVERS)
+
+    def inside(self, name: str) -> Path | None:
+        """The file in the project that approves it, which does not count."""
+        return _approving(self.in_project, name)
+
+
+def _approving(files: Sequence[tuple[Path, Mapping[str, Any]]], name: str) -> Path | None:
+    for path, said in files:
+        if said.get("enableAllProjectMcpServers") is True or name in names_in(said, "enabledMcpjsonServers"):
+            return path
+    return None
 
 
 def read_approvals(
     file: Path, *, project: Path, claude: ClaudeState, trusted: Sequence[str], warnings: list[str]
 ) -> Approvals:
     """The approvals for the servers of `file`, which was found in the project or above it."""
-    approving: list[Mapping[str, Any]] = []
-    rejecting: list[tuple[Path, Mapping[str, Any]]] = []
-
-    def take(path: Path | None, source: Mapping[str, Any] | None, *, approves: bool) -> None:
-        if path is not None and source:
-            rejecting.append((path, source))
-            if approves:
-                approving.append(source)
-
+    outside: list[tuple[Path, Mapping[str, Any]]] = []
+    inside: list[tuple[Path, Mapping[str, Any]]] = []
     if claude.folder is not None:
         path = claude.folder / "settings.json"
-        take(path, read_own_file(path, warnings=warnings), approves=True)
+        outside.append((path, read_own_file(path, warnings=warnings) or {}))
     # Not from above the file: an approval of `files` there is not meant for the `files` here.
-    folders = [folder for folder in (project, *project.parents) if folder.is_relative_to(file.parent)]
-    for folder in folders:
-        take(claude.path, claude.entry_of(folder), approves=True)
-        path = folder / ".claude" / "settings.local.json"
-        local = read_own_file(path, warnings=warnings)
-        take(path, local, approves=local is not None and claude.trusts_folder(folder) and not is_tracked(path))
-        path = folder / ".claude" / "settings.json"
-        take(path, read_own_file(path, warnings=warnings), approves=False)
+    for folder in (each for each in (project, *project.parents) if each.is_relative_to(file.parent)):
+        if claude.path is not None:
+            outside.append((claude.path, claude.entry_of(folder) or {}))
+        for name in ("settings.local.json", "settings.json"):
+            path = folder / ".claude" / name
+            inside.append((path, read_own_file(path, warnings=warnings) or {}))
     return Approvals(
         named=frozenset(trusted),
-        approved=frozenset(name for source in approving for name in names_in(source, "enabledMcpjsonServers")),
-        approves_all=any(source.get("enableAllProjectMcpServers") is True for source in approving),
-        rejected={name: path for path, source in rejecting for name in names_in(source, "disabledMcpjsonServers")},
+        approving=tuple(outside),
+        in_project=tuple(inside),
+        rejected={
+            name: path for path, said in (*outside, *inside) for name in names_in(said, "disabledMcpjsonServers")
+        },
     )
 
 
@@ -412,27 +422,3 @@ def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:
 
 def _as_in_tools(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
-
-
-def is_tracked(path: Path) -> bool:
-    """Whether git tracks that file, so that it came with the repository; True also if that is unknown.
-
-    Git itself is not asked: a repository's own configuration can make it start programs.
-    """
-    for top in path.parents:
-        git_folder = top / ".git"
-        if git_folder.exists():
-            break
-    else:
-        return False
-    try:
-        if git_folder.is_file():  # a worktree or a submodule: "gitdir: <path>"
-            git_folder = top / git_folder.read_text(encoding="utf-8").partition("gitdir:")[2].strip()
-        indexes = [
-            file.read_bytes() for file in (git_folder / "index", *git_folder.glob("sharedindex.*")) if file.exists()
-        ]
-    except (OSError, ValueError):
-        return True
-    name = path.relative_to(top).as_posix().encode()
-    # Version 4 of the index omits what a name has in common with the one before it.
-    return any(name in index or index[4:8] == b"\0\0\0\4" for index in indexes)

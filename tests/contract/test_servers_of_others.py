@@ -249,6 +249,20 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
     assert not (desk.home / "touched").exists()
 
 
+async def test_local_settings_that_a_project_ships_start_nothing_not_even_in_doctor(desk: Desk) -> None:
+    desk.write("project/.mcp.json", {"mcpServers": {"theirs": touching(desk)}})
+    desk.write("project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
+    desk.write(".claude.json", {"projects": {str(desk.project): {"hasTrustDialogAccepted": True}}})
+    _, out, _ = await desk.doctor()
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
+
+    assert answer.is_error
+    assert "may have come with the project" in answer.text
+    assert "may have come with the project" in " ".join(out.split())
+    assert not (desk.home / "touched").exists()
+
+
 # Never itself.
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,12 +250,11 @@ def test_bridges_own_setting_names_who_may_start(machine: Machine, trusted: tupl
         ({"enabledMcpjsonServers": ["files"], "disabledMcpjsonServers": ["files"]}, []),
     ],
 )
-@pytest.mark.parametrize("place", ["state", "user settings", "local settings"])
+@pytest.mark.parametrize("place", ["state", "user settings"])
 def test_approval_in_claude_code_counts(machine: Machine, place: str, said: dict[str, Any], usable: list[str]) -> None:
-    machine.claude({"hasTrustDialogAccepted": True, **(said if place == "state" else {})})
-    if place != "state":
-        folder = ".claude/settings.json" if place == "user settings" else "work/project/.claude/settings.local.json"
-        machine.write(folder, said)
+    machine.claude(said if place == "state" else {})
+    if place == "user settings":
+        machine.write(".claude/settings.json", said)
 
     assert list(machine.load().servers) == usable
 
@@ -269,52 +267,29 @@ def test_checked_in_settings_of_a_project_approve_nothing(machine: Machine) -> N
     assert scopes(machine.load()) == {}
 
 
-def test_local_settings_of_a_folder_that_is_not_trusted_approve_nothing(machine: Machine) -> None:
-    """As in Claude Code since 2.1.207: a folder from an archive may bring them along."""
-    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
-    assert scopes(machine.load()) == {}
-
-    machine.claude({"hasTrustDialogAccepted": False})
-    assert scopes(machine.load()) == {}
-
-
-def test_trust_in_a_folder_above_is_trust_in_the_project(machine: Machine) -> None:
-    machine.write("work/project/.claude/settings.local.json", {"enabledMcpjsonServers": ["files"]})
-    machine.claude({"hasTrustDialogAccepted": True}, folder=machine.home / "work")
-
-    assert scopes(machine.load()) == {"files": "project"}
-
-
-@pytest.mark.parametrize("version", [2, 4])
-def test_local_settings_that_came_with_the_repository_approve_nothing(machine: Machine, version: int) -> None:
+@pytest.mark.parametrize("kind", ["archive", "link", "git file that leads nowhere", "untracked in git"])
+def test_local_settings_of_a_project_approve_nothing_whatever_the_project_came_in(machine: Machine, kind: str) -> None:
+    """A project can ship them in many ways, and nothing in it can be believed about that."""
     machine.claude({"hasTrustDialogAccepted": True})
-    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
-    git(machine.project, "init", "--quiet")
-    git(machine.project, "add", ".mcp.json")
-    assert list(machine.load().servers) == ["files", "notes"]
+    said = {"enableAllProjectMcpServers": True, "enabledMcpjsonServers": ["files"]}
+    path = machine.project / ".claude" / "settings.local.json"
+    if kind == "link":
+        machine.write("work/project/config/shared.json", said)
+        path.parent.mkdir()
+        path.symlink_to(machine.project / "config" / "shared.json")
+    else:
+        machine.write("work/project/.claude/settings.local.json", said)
+    if kind == "git file that leads nowhere":
+        machine.write("work/project/.git", "gitdir: ../gone\n")
+    if kind == "untracked in git":
+        (machine.project / ".git").mkdir()
+    catalog = machine.load()
 
-    machine.write("work/project/.claude/settings.json", {})  # shares its beginning, which version 4 cuts
-    git(machine.project, "add", "--force", ".claude")
-    git(machine.project, "update-index", f"--index-version={version}")
-    assert scopes(machine.load()) == {}
-
-
-def test_local_settings_that_came_with_a_linked_worktree_approve_nothing(machine: Machine) -> None:
-    git(machine.project, "init", "--quiet")
-    machine.write("work/project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
-    git(machine.project, "add", "--force", ".")
-    git(machine.project, "-c", "user.name=Ada", "-c", "user.email=ada@localhost", "commit", "--quiet", "-m", "All")
-    tree = machine.home / "work" / "tree"
-    git(machine.project, "worktree", "add", "--quiet", str(tree))
-    machine.claude({"hasTrustDialogAccepted": True}, folder=tree)
-    assert scopes(machine.load(project=tree)) == {}
-
-    git(tree, "rm", "--quiet", "--cached", ".claude/settings.local.json")
-    assert list(machine.load(project=tree).servers) == ["files", "notes"]
-
-
-def git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+    assert scopes(catalog) == {}
+    with pytest.raises(ServerNotTrustedError) as caught:
+        catalog.require("files")
+    assert f"{path} approves it, which does not count: that file may have come with the project." in str(caught.value)
+    assert caught.value.remedy == "If you know what it starts, set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
 
 
 def test_approval_above_the_file_says_nothing_about_its_servers(machine: Machine) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lmstudio_bridge.errors import ServerNotConfiguredError
 from lmstudio_bridge.runs.server_selection import find_servers
-from tests.unit.mcp_client.test_discovery import Machine, git, scopes, servers
+from tests.unit.mcp_client.test_discovery import Machine, scopes, servers
 
 KEY = "tools@market"
 NAME = "plugin:tools:files"
@@ -141,29 +141,16 @@ def test_project_can_switch_a_plugin_off(machine: Machine, name: str) -> None:
     assert scopes(machine.load()) == {}
 
 
-def test_local_settings_enable_a_plugin_if_the_folder_is_trusted_and_they_are_the_users_own(machine: Machine) -> None:
-    put(machine, ".mcp.json", servers("files"))
-    enable(machine, ".claude/settings.json", None)
-    enable(machine, "work/project/.claude/settings.local.json")
-    assert scopes(machine.load()) == {}
-
-    machine.claude({"hasTrustDialogAccepted": True})
-    assert scopes(machine.load()) == {NAME: "plugin"}
-
-    git(machine.project, "init", "--quiet")
-    git(machine.project, "add", "--force", ".claude")
-    assert scopes(machine.load()) == {}
-
-
 @pytest.mark.parametrize(
     ("place", "trusted", "found"), [("work/project", True, True), ("work/project", False, False), ("else", True, False)]
 )
-def test_checked_in_settings_enable_only_what_the_user_installed_for_the_project(
-    machine: Machine, place: str, trusted: bool, found: bool
+@pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
+def test_settings_of_a_project_enable_only_what_the_user_installed_for_the_project(
+    machine: Machine, name: str, place: str, trusted: bool, found: bool
 ) -> None:
     put(machine, ".mcp.json", servers("files"))
     enable(machine, ".claude/settings.json", None)
-    path = enable(machine, "work/project/.claude/settings.json")
+    path = enable(machine, f"work/project/.claude/{name}")
     machine.claude({"hasTrustDialogAccepted": trusted})
     assert scopes(machine.load()) == {}
     assert machine.load().skipped == {
