@@ -60,6 +60,10 @@ NAME_MISSING = "The name may be wrong; use it exactly as the task gives it."
 
 LOOK_FIRST = "The name may be wrong; use it exactly as the task gives it, or list what there is with {tool}."
 
+NOT_MADE_YET = "This file does not exist yet. To make it, call {tool}."
+
+WHOLE_PATH = "Give the whole new path of the file, such as {path}."
+
 FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
 SHORTER_SEARCH = "Nothing was found with all of these words. With {query} alone:"

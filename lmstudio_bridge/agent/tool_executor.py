@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 import anyio
@@ -26,12 +27,14 @@ from lmstudio_bridge.agent.prompts import (
     LOOK_FIRST,
     NAME_MISSING,
     NOT_CALLED,
+    NOT_MADE_YET,
     SAME_CALL,
     SHORTER_SEARCH,
     TOO_MANY_CALLS,
     TOOL_REMOVED,
     TRY_AGAIN,
     UNDOES_EDIT,
+    WHOLE_PATH,
 )
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tools import (
@@ -85,6 +88,7 @@ _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _QUERY = re.compile(r"query|search|text|keyword|term|^q$", re.IGNORECASE)
 _WORDS = re.compile(r"[\w@.-]*\w")
 _NO_SEARCH = frozenset(["the", "and", "for", "with", "number", "name", "what", "which", "who", "where", "how", "from"])
+_EXISTS = re.compile(r"\bEEXIST\b|\balready exists?\b|\bis a directory\b|\bEISDIR\b", re.IGNORECASE)
 _MISSING = re.compile(r"\bENOENT\b|\bno such\b|\bnot found\b|\bdoes ?n[o']t exist\b|\bdoes not exist\b", re.IGNORECASE)
 
 
@@ -447,15 +451,25 @@ class ToolExecutor:
             text += f"\n{INVISIBLE.format(count=f'{invisible:,}')}"
         if result.is_error:
             text = FAILED + text
-            if _MISSING.search(result.text):
-                listing = self._selection.listing_tool(call.name)
-                text += f"\n{LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING}"
+            if hint := self._hint(call, allowed.prepared.arguments, result.text):
+                text += f"\n{hint}"
         elif _SEARCHES.search(tool.name) and holds_nothing(result.text):
             if not self._has_found:  # later, a 1.5B model undid what it had done, and began anew
                 text += f"\n{FOUND_NOTHING}"
         else:
             self._has_found = True
         return text
+
+    def _hint(self, call: ToolCall, arguments: JSONObject, error: str) -> str:
+        """What to tell the model about an error that it can mend; "" if nothing."""
+        if _EXISTS.search(error) and (path := path_in_folder(arguments)):
+            return WHOLE_PATH.format(path=self._redact(clean_text(path)[0]))
+        if not _MISSING.search(error):
+            return ""
+        if any(find_edits(arguments)) and (making := self._selection.making_tool(call.name)):
+            return NOT_MADE_YET.format(tool=making)
+        listing = self._selection.listing_tool(call.name)
+        return LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING
 
 
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
@@ -476,6 +490,19 @@ def shorter_queries(arguments: JSONObject) -> Iterator[tuple[str, str]]:
                 if len(word) > 2 and word.lower() not in _NO_SEARCH:
                     yield name, word
             return
+
+
+def path_in_folder(arguments: JSONObject) -> str:
+    """Where a file goes that is moved or copied to the name of a folder; "" if the arguments are not of such a call.
+
+    Models write `destination: "docs"`, as for the command mv; most tools want `docs/a.txt`.
+    """
+    match arguments:
+        case {"source": str(source), "destination": str(folder)}:
+            name = PurePosixPath(source.replace("\\", "/")).name
+            return "" if not name or PurePosixPath(folder).name == name else f"{folder.rstrip('/')}/{name}"
+        case _:
+            return ""
 
 
 def find_edits(arguments: JSONObject) -> Iterator[tuple[str, str, str]]:

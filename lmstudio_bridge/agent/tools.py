@@ -41,6 +41,7 @@ _OTHERS = re.compile(r"[^a-z0-9_]+")
 _NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PATH_NAME = re.compile(r"path|file|folder|dir(?:ectory)?s?$|^(?:source|destination)$", re.IGNORECASE)
 _DEPRECATED = re.compile(r"\bdeprecated\b", re.IGNORECASE)
+_MAKES = re.compile(r"_(?:write|create|new)_(?:text_)?file$")
 _LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that list names, best first
 _FOUND_AT_ONCE = 5  # tools that one search brings in
 _SHOWN_DESCRIPTION = 200  # characters of a found tool's description
@@ -281,6 +282,12 @@ class ToolSelection:
         ]
         best = min(found, default=(0, ""))[1]
         return "" if name in {each for _, each in found} else best
+
+    def making_tool(self, name: str) -> str:
+        """The offered tool of the same server that makes a file; "" if there is none."""
+        server, _, _ = name.partition("__")
+        made = (spec.name for spec in self.offered if spec.name.startswith(f"{server}__") and _MAKES.search(spec.name))
+        return next(made, "")
 
     def is_removed(self, name: str) -> bool:
         """Whether the tool must not be called any more."""

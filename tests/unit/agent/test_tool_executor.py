@@ -14,14 +14,21 @@ import pytest
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
-from lmstudio_bridge.agent.prompts import FOUND_NOTHING, LOOK_FIRST, NAME_MISSING, TOOL_REMOVED
+from lmstudio_bridge.agent.prompts import (
+    FOUND_NOTHING,
+    LOOK_FIRST,
+    NAME_MISSING,
+    NOT_MADE_YET,
+    TOOL_REMOVED,
+    WHOLE_PATH,
+)
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.tool_executor import ToolExecutor
+from lmstudio_bridge.agent.tool_executor import ToolExecutor, path_in_folder
 from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed, Warned
-from lmstudio_bridge.messages import Notice, ServerTool, ToolCall, ToolResult, ToolRunner
+from lmstudio_bridge.messages import JSONObject, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import holds_mark
 from tests.support.fakes import FakeTools, ManualClock, Recorder, Sent
@@ -375,6 +382,42 @@ async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the
     [result] = await given.answer(calls(("read", "made-up")))
 
     assert result.text == f"The call failed: {error}\n{LOOK_FIRST.format(tool='fs__list')}"
+
+
+async def test_an_edit_of_a_file_that_is_not_there_is_answered_with_the_tool_that_makes_it() -> None:
+    edit = ServerTool("fs", "edit_file", "Edits.", {"type": "object", "properties": {}})
+    make = ServerTool("fs", "write_file", "Writes.", PATH)
+    given = Case(FakeTools({("fs", "edit_file"): ToolResult("ENOENT", is_error=True)}), more=(edit, make))
+    arguments = '{"path": "both.txt", "edits": [{"oldText": "a", "newText": "b"}]}'
+
+    [result] = await given.answer([ToolCall("c1", "fs__edit_file", arguments)])
+
+    assert result.text == f"The call failed: ENOENT\n{NOT_MADE_YET.format(tool='fs__write_file')}"
+
+
+async def test_a_move_to_the_name_of_a_folder_is_answered_with_the_whole_path() -> None:
+    move = ServerTool("fs", "move_file", "Moves.", {"type": "object", "properties": {}})
+    error = ToolResult("Destination already exists: /x/docs", is_error=True)
+    given = Case(FakeTools({("fs", "move_file"): error}), more=(move,))
+
+    [result] = await given.answer(
+        [ToolCall("c1", "fs__move_file", '{"source": "notes/a.txt", "destination": "docs/"}')]
+    )
+
+    assert result.text.endswith(f"\n{WHOLE_PATH.format(path='docs/a.txt')}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"source": "a.txt", "destination": "docs/a.txt"},
+        {"source": "", "destination": "docs"},
+        {"source": "a.txt"},
+        {"source": 1, "destination": "docs"},
+    ],
+)
+def test_no_path_is_made_up_where_no_file_is_moved_to_a_folder(arguments: JSONObject) -> None:
+    assert path_in_folder(arguments) == ""
 
 
 @pytest.mark.parametrize(("text", "advised"), [("[]", True), ('["a"]', False)])
