@@ -407,7 +407,7 @@ async def test_rules_that_fit_nothing_are_named_in_the_answer_and_by_doctor(desk
     own.write_text('deny = ["mail/sent", "shp/*", "*/nothing"]\n', encoding="utf-8")
     environ = {**os.environ, **desk.environ}
     async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
-        answer = await discover(AgentClient(agent), desk, LETTER, access="write")
+        answer = await discover(AgentClient(agent), desk, LETTER, writes=True)
         catalog = agent.configured_servers()
         checks = [*check_rules(agent, catalog), *[each async for each in check_servers(agent, catalog, environ={})]]
 
