@@ -301,7 +301,8 @@ class ServerConfig:
 
     `timeout` is seconds for each call, None where the file does not say. `source` is the file that
     it stands in. Of the server's tools, runs have `only_tools` (None: all) without the `disabled_tools`.
-    `notes` say what of the entry is not used; nothing need be done about them.
+    `notes` say what of the entry is not used; nothing need be done about them. `entry_digest` is that of what
+    decides in the entry, before variables are expanded; values of `env` count, because `NODE_OPTIONS` can run code.
     """
 
     name: str
@@ -319,6 +320,7 @@ class ServerConfig:
     only_tools: tuple[str, ...] | None = None
     disabled_tools: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    entry_digest: str = field(default="", compare=False)
 
     def has_tool(self, name: str) -> bool:
         """Whether runs may have the tool of that name, as far as the entry says."""

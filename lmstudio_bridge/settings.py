@@ -72,7 +72,7 @@ class Settings(BaseModel):
     trust: tuple[str, ...] = _setting(
         (),
         "Servers of the project's .mcp.json that may start without Claude Code's approval: comma-separated names, or "
-        "* for all.",
+        "* for all, also when they change. PATH:NAME names one of a file in another folder, such as a parent.",
         "LMSTUDIO_BRIDGE_TRUST",
     )
     pass_env: tuple[str, ...] = _setting(

@@ -229,12 +229,19 @@ def build_parser() -> CommandParser:
         "list the configured MCP servers",
         """
         Lists the MCP servers in the configuration files: whether the bridge may use each, why not, and where it
-        comes from. No server is started; `doctor` does that.
+        comes from. No server is started; `doctor` does that. With --approve, a server of the project's .mcp.json may
+        be used from now on, as its entry is now: if that changes, it is held back again.
         """,
-        examples=(("lmstudio-bridge servers", "a table"), ("lmstudio-bridge servers --json", "for a program")),
+        examples=(
+            ("lmstudio-bridge servers", "a table"),
+            ("lmstudio-bridge servers --json", "for a program"),
+            ("lmstudio-bridge servers --approve files", "show what the project's server `files` starts, and ask"),
+        ),
         variables=("LMSTUDIO_BRIDGE_MCP_CONFIG", "LMSTUDIO_BRIDGE_TRUST", "NO_COLOR"),
     )
     servers.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    servers.add_argument("--approve", metavar="NAME", help="approve this server of the project's .mcp.json")
+    servers.add_argument("--yes", action="store_true", help="don't ask before approving")
     _add_eval(
         add(
             "eval",

@@ -14,7 +14,8 @@ from typing import assert_never, get_args
 
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, Host, HostScope
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE, read_state
+from lmstudio_bridge.mcp_client.approvals import read_state
+from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE
 from lmstudio_bridge.settings import Surroundings, variables_of
 
 HOSTS: tuple[Host, ...] = get_args(Host)

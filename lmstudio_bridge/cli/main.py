@@ -97,7 +97,7 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
                 return show.show_models(settings, args, redactor)
             if args.command == "runs":
                 return show.show_runs(settings, args, redactor)
-            return show.show_servers(settings, args)
+            return show.show_servers(settings, args, redactor)
         case "eval":
             from lmstudio_bridge.cli.eval import run_evals
 

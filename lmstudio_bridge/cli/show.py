@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -15,7 +16,8 @@ from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import agrees, print_table
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
-from lmstudio_bridge.mcp_client.discovery import load_servers
+from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.runs.journal import (
     check_not_active,
     copies_folder,
@@ -42,6 +44,7 @@ from lmstudio_bridge.runs.resume import StoredRun, find_run, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.security.secrets import secrets_of_entry
 from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line
 
@@ -63,11 +66,17 @@ async def show_models(settings: Settings, args: argparse.Namespace, redactor: Re
     return EXIT_OK
 
 
-def show_servers(settings: Settings, args: argparse.Namespace) -> int:
-    """List the configured MCP servers; warnings about the configuration files go to stderr."""
+def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
+    """List the configured MCP servers, or approve one; warnings about the configuration files go to stderr."""
     catalog = load_servers(
-        explicit=settings.mcp_config, project=settings.project, environ=os.environ, trusted=settings.trust
+        explicit=settings.mcp_config,
+        project=settings.project,
+        environ=os.environ,
+        trusted=settings.trust,
+        home=settings.home,
     )
+    if args.approve is not None:
+        return _approve(catalog, args, redactor, home=settings.home)
     rows = server_rows(catalog)
     if args.json:
         print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
@@ -82,6 +91,30 @@ def show_servers(settings: Settings, args: argparse.Namespace) -> int:
     for line in (*catalog.warnings, *catalog.remarks, *remedies, *unusable):
         print(one_line(line), file=sys.stderr)
     return EXIT_OK
+
+
+def _approve(catalog: ServerCatalog, args: argparse.Namespace, redactor: Redactor, *, home: Path) -> int:
+    config = catalog.unapproved.get(args.approve) or catalog.require(args.approve)
+    if config.scope != "project" or config.source is None:
+        print(f"{config.name} needs no approval: it comes from {config.source}, not from a project.", file=sys.stderr)
+        return EXIT_OK
+    redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
+    starts = shlex.join([config.command, *config.args]) if config.transport == "stdio" else config.url
+    print(clean_text(redactor.redact(f"{config.name} in {config.source}: {one_line(starts)}"))[0])
+    if config.env:
+        print(clean_text(f"It sets {', '.join(sorted(config.env))}.")[0])
+    if not args.yes:
+        if not sys.stdin.isatty():
+            print("Nothing was approved: there is no terminal to ask on. Use --yes to approve it.", file=sys.stderr)
+            return EXIT_USAGE
+        if not agrees("Approve it?"):
+            print("Nothing was approved.", file=sys.stderr)
+            return EXIT_FAILED
+    trouble: list[str] = []
+    known = KnownEntry(digest=config.entry_digest, approved=True)
+    EntryStore(home).record(config.source, {config.name: known}, warnings=trouble)
+    print(*(trouble or ["Approved, as long as its entry stays as it is."]), file=sys.stderr)
+    return EXIT_FAILED if trouble else EXIT_OK
 
 
 def show_runs(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:

@@ -5,6 +5,7 @@ One bad entry never spoils the others. `discovery` knows which files there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -246,6 +247,7 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
         problems = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_input=False)]
         raise ValueError("; ".join(problems)) from exc
     transport = _transport_of(raw)
+    decides = raw.model_dump(include={"type", "command", "args", "env", "cwd", "url", "headers"})
     return ServerConfig(
         name=name,
         transport=transport,
@@ -261,6 +263,7 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
         disabled=raw.disabled is True or raw.enabled is False,
         only_tools=None if raw.includeTools is None else tuple(raw.includeTools),
         disabled_tools=(*(raw.disabledTools or ()), *(raw.excludeTools or ())),
+        entry_digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
         notes=tuple(
             f"MCP server '{name}' in {path}: '{key}' is not used; what a run may call is decided by its access and "
             "by lmstudio-bridge.toml."

@@ -1,25 +1,28 @@
 """Which MCP servers there are for a project: all files, merged by Claude Code's precedence, and who may start.
 
-A project's `.mcp.json` is somebody else's code, so its servers need the user's approval: in Claude Code,
-whose rules are followed (code.claude.com/docs/en/mcp, "Project server approvals and workspace trust"), or
-by the bridge's own setting. Only approvals outside of the project count: `.claude/settings.local.json`, in which
-Claude Code keeps some, may have come with the project (in an archive, through a link, in a repository of any kind).
-
 Claude Code's own files are only read. A missing one is ignored, a broken one is a warning. Where they are and
-what they mean: Claude Code 2.1.330 and the page above.
+what they mean: Claude Code 2.1.330 and code.claude.com/docs/en/mcp.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
+from lmstudio_bridge.mcp_client.approvals import (
+    Approvals,
+    ClaudeState,
+    EntryStore,
+    names_in,
+    read_approvals,
+    read_own_file,
+    read_state,
+)
 from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_object, read_root
 from lmstudio_bridge.mcp_client.plugins import Plugin, installed_plugins, read_plugin
 from lmstudio_bridge.messages import Scope, ServerConfig
@@ -30,8 +33,6 @@ LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "m
 """Below the home folder; the second is that of older versions."""
 
 TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
-ALL_SERVERS = frozenset({"*", "all"})
-"""Values of the bridge's own setting that approve every server of the project."""
 _HOW_TO_ADD = (
     "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
     "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
@@ -58,7 +59,7 @@ class ServerCatalog:
     paths: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     server_warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    approvals: Approvals = field(default_factory=lambda: Approvals())
+    approvals: Approvals = field(default_factory=Approvals)
 
     def require(self, name: str) -> ServerConfig:
         """The server of that name.
@@ -115,34 +116,53 @@ class ServerCatalog:
             )
         return " ".join([places, *self.warnings])
 
+    def held_because(self, config: ServerConfig) -> str:
+        """Why an unapproved server is not started, in three words."""
+        return "changed, held back" if self.approvals.has_changed(config) else "not approved yet"
+
     def refusal(self, name: str) -> ServerNotTrustedError:
         """Why an unapproved server is not started, and how to approve it."""
         config = self.unapproved[name]
+        assert config.source is not None
         what = "command" if config.transport == "stdio" else "address"
-        folder = config.source.parent if config.source else self.project
+        approve = f"`lmstudio-bridge servers --approve {shlex.quote(name)}` in {self.project}"
+        if self.approvals.has_changed(config):
+            return ServerNotTrustedError(
+                f"MCP server '{name}' is held back: its entry in {config.source} has changed since it was approved or "
+                "first used.",
+                server=name,
+                remedy=f"Look at what it starts now; to accept that, run {approve}.",
+            )
         message = f"MCP server '{name}' is not approved yet: its {what} comes from {config.source}."
-        remedy = f"et {TRUST_VARIABLE}={name} for the bridge."
+        trusted = name if self.approvals.is_of_project else f"{config.source}:{name}"
+        remedy = f"run {approve}, or set {TRUST_VARIABLE}={trusted} for the bridge."
         if (inside := self.approvals.inside(name)) is not None:
             message += f" {inside} approves it, which does not count: that file may have come with the project."
-            return ServerNotTrustedError(message, server=name, remedy=f"If you know what it starts, s{remedy}")
+            return ServerNotTrustedError(message, server=name, remedy=f"If you know what it starts, {remedy}")
         remedy = (
-            f"Approve it in Claude Code (start `claude` in {folder} and answer its question; "
-            f"`claude mcp list` shows its state), or s{remedy}"
+            f"Approve it in Claude Code (start `claude` in {config.source.parent} and answer its question; "
+            f"`claude mcp list` shows its state), or {remedy}"
         )
         return ServerNotTrustedError(message, server=name, remedy=remedy)
 
 
 def load_servers(
-    *, explicit: Path | None, project: Path, environ: Mapping[str, str], trusted: Sequence[str] = ()
+    *,
+    explicit: Path | None,
+    project: Path,
+    environ: Mapping[str, str],
+    trusted: Sequence[str] = (),
+    home: Path | None = None,
 ) -> ServerCatalog:
     """Read the explicit file if there is one, else those of Claude Code and LM Studio.
 
     If several define the same name, the first wins: local scope of `~/.claude.json`, the project's
     `.mcp.json`, user scope, enabled plugins, LM Studio. `trusted` names servers of the project's file that may start
     without Claude Code's approval, `*` all of them; it also enables those that are disabled in Claude Code.
+    In `home`, the bridge's own folder, is recorded what each approved server of the project was first.
 
     Raises:
-        McpConfigError: the explicit file is missing or cannot be used.
+        McpConfigError: the explicit file is missing or cannot be used, or that record cannot be read.
     """
     around = Surroundings(project, environ)
     if explicit is not None:
@@ -158,9 +178,14 @@ def load_servers(
         catalog = merge_files([*local, *others], project=project)
     else:
         whole = _read_own(found, scope="project", around=around, warnings=warnings) or ConfigFile(found)
-        approvals = read_approvals(found, project=project, claude=claude, trusted=trusted, warnings=warnings)
+        approvals = read_approvals(found, around=around, claude=claude, trusted=trusted, warnings=warnings)
+        store = None if home is None else EntryStore(home)
+        if store is not None:
+            approvals = replace(approvals, known=store.read(found))
         catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
         catalog = _add_unapproved(catalog, whole, approvals)
+        if store is not None and (first := approvals.to_record(catalog.servers.values())):
+            store.record(found, first, warnings=warnings)
     return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
 
 
@@ -188,15 +213,15 @@ def _only_allowed(file: ConfigFile, approvals: Approvals) -> ConfigFile:
     """The approved part of the project's file: what is not approved must not hide a server of the user's own."""
     return ConfigFile(
         file.path,
-        {name: config for name, config in file.servers.items() if approvals.allows(name)},
-        {name: reason for name, reason in file.skipped.items() if approvals.allows(name)},
-        {name: told for name, told in file.warnings.items() if approvals.allows(name)},
+        {name: config for name, config in file.servers.items() if approvals.allows(config)},
+        {name: reason for name, reason in file.skipped.items() if approvals.has_name(name)},
+        {name: told for name, told in file.warnings.items() if approvals.allows(file.servers[name])},
     )
 
 
 def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approvals) -> ServerCatalog:
     """The catalog, with the servers of the project's file that may not start, and why."""
-    held = {name: config for name, config in file.servers.items() if not approvals.allows(name)}
+    held = {name: config for name, config in file.servers.items() if not approvals.allows(config)}
     warnings = dict(catalog.server_warnings)
     for name in held.keys() & catalog.servers.keys():
         if catalog.servers[name].scope != "local":
@@ -301,123 +326,6 @@ def _read_or_warn(root: object, *, path: Path, scope: Scope, around: Surrounding
     except McpConfigError as exc:
         warnings.append(f"{exc.message} {exc.remedy}")
         return ConfigFile(path)
-
-
-@dataclass(frozen=True, slots=True)
-class Approvals:
-    """Which servers of a project's file may start.
-
-    `named` is the bridge's own setting, `approving` are files of Claude Code that approve servers, `in_project` those
-    whose approvals do not count. `rejected` has the file that rejects each name.
-    """
-
-    named: frozenset[str] = frozenset()
-    approving: tuple[tuple[Path, Mapping[str, Any]], ...] = ()
-    in_project: tuple[tuple[Path, Mapping[str, Any]], ...] = ()
-    rejected: Mapping[str, Path] = field(default_factory=dict)
-
-    def allows(self, name: str) -> bool:
-        """Whether it may start; a name in the bridge's own setting takes precedence over Claude Code."""
-        if name in self.named or name in self.rejected:
-            return name in self.named
-        return _approving(self.approving, name) is not None or bool(self.named & ALL_SERVERS)
-
-    def inside(self, name: str) -> Path | None:
-        """The file in the project that approves it, which does not count."""
-        return _approving(self.in_project, name)
-
-
-def _approving(files: Sequence[tuple[Path, Mapping[str, Any]]], name: str) -> Path | None:
-    for path, said in files:
-        if said.get("enableAllProjectMcpServers") is True or name in names_in(said, "enabledMcpjsonServers"):
-            return path
-    return None
-
-
-def read_approvals(
-    file: Path, *, project: Path, claude: ClaudeState, trusted: Sequence[str], warnings: list[str]
-) -> Approvals:
-    """The approvals for the servers of `file`, which was found in the project or above it."""
-    outside: list[tuple[Path, Mapping[str, Any]]] = []
-    inside: list[tuple[Path, Mapping[str, Any]]] = []
-    if claude.folder is not None:
-        path = claude.folder / "settings.json"
-        outside.append((path, read_own_file(path, warnings=warnings) or {}))
-    # Not from above the file: an approval of `files` there is not meant for the `files` here.
-    for folder in (each for each in (project, *project.parents) if each.is_relative_to(file.parent)):
-        if claude.path is not None:
-            outside.append((claude.path, claude.entry_of(folder) or {}))
-        for name in ("settings.local.json", "settings.json"):
-            path = folder / ".claude" / name
-            inside.append((path, read_own_file(path, warnings=warnings) or {}))
-    return Approvals(
-        named=frozenset(trusted),
-        approving=tuple(outside),
-        in_project=tuple(inside),
-        rejected={
-            name: path for path, said in (*outside, *inside) for name in names_in(said, "disabledMcpjsonServers")
-        },
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ClaudeState:
-    """The user's own `.claude.json`, and the folder with the user's settings.
-
-    `root` is empty if there is no such file; `path` and `folder` are None if there is no home folder.
-    """
-
-    path: Path | None = None
-    folder: Path | None = None
-    root: Mapping[str, Any] = field(default_factory=dict)
-
-    def entry_of(self, folder: Path) -> Mapping[str, Any] | None:
-        """The entry of a project folder, by its path as given or with links resolved."""
-        projects = self.root.get("projects")
-        if not isinstance(projects, dict):
-            return None
-        for candidate in (folder, Path(os.path.realpath(folder))):
-            for key in (str(candidate), candidate.as_posix()):  # Windows: newer versions write slashes
-                if isinstance(entry := projects.get(key), dict):
-                    return entry
-        return None
-
-    def nearest_entry(self, project: Path) -> Mapping[str, Any]:
-        """The entry of the project, or of the nearest folder above that has one."""
-        found = (self.entry_of(folder) for folder in (project, *project.parents))
-        return next((entry for entry in found if entry is not None), {})
-
-    def trusts_folder(self, folder: Path) -> bool:
-        """Whether the user has accepted the trust dialog for a folder or one above it."""
-        return any(
-            (self.entry_of(each) or {}).get("hasTrustDialogAccepted") is True for each in (folder, *folder.parents)
-        )
-
-
-def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
-    """The user's state; `CLAUDE_CONFIG_DIR` moves both the file and the settings."""
-    if moved := around.environ.get("CLAUDE_CONFIG_DIR", "").strip():
-        folder = around.locate(moved)
-        path = folder / ".claude.json"
-    elif around.home is not None:
-        folder, path = around.home / ".claude", around.home / ".claude.json"
-    else:
-        return ClaudeState()
-    return ClaudeState(path, folder, read_own_file(path, warnings=warnings) or {})
-
-
-def read_own_file(path: Path, *, warnings: list[str]) -> Mapping[str, Any] | None:
-    """The object in a file of Claude Code's own, as by `read_object`.
-
-    Claude Code (2.1.332) reads no comments and no trailing commas there, so such a file approves nothing.
-    """
-    return read_object(path, warnings=warnings, comments=False)
-
-
-def names_in(source: Mapping[str, Any], key: str) -> Iterator[str]:
-    """The names in a list of `.claude.json` or of a settings file."""
-    value = source.get(key)
-    yield from (name for name in (value if isinstance(value, list) else []) if isinstance(name, str))
 
 
 def _as_in_tools(name: str) -> str:

@@ -423,7 +423,11 @@ def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         McpConfigError: A file cannot be used.
     """
     catalog = load_servers(
-        explicit=settings.mcp_config, project=settings.project, environ=environ, trusted=settings.trust
+        explicit=settings.mcp_config,
+        project=settings.project,
+        environ=environ,
+        trusted=settings.trust,
+        home=settings.home,
     )
     for config in (*catalog.servers.values(), *catalog.unapproved.values()):
         redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))

@@ -450,7 +450,7 @@ def server_rows(catalog: ServerCatalog, opened: Iterable[OpenServer] = ()) -> li
         for name, config in sorted(catalog.servers.items())
     ]
     rows += [
-        [name, config.transport, "not approved yet", f"{config.scope}: {config.source}"]
+        [name, config.transport, catalog.held_because(config), f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.unapproved.items())
     ]
     return [*rows, *([name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items()))]

@@ -263,6 +263,33 @@ async def test_local_settings_that_a_project_ships_start_nothing_not_even_in_doc
     assert not (desk.home / "touched").exists()
 
 
+async def test_approved_name_does_not_start_another_command_after_a_pull_until_that_is_approved(desk: Desk) -> None:
+    desk.write("project/.mcp.json", {"mcpServers": {"theirs": sloppy()}})
+    desk.write(".claude.json", {"projects": {str(desk.project): {"enabledMcpjsonServers": ["theirs"]}}})
+    calls_in_turn(desk)
+    async with desk.bridge() as client:
+        before = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
+        file = desk.write("project/.mcp.json", {"mcpServers": {"theirs": touching(desk)}})
+        after = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
+
+    assert not before.is_error
+    assert after.is_error
+    assert f"'theirs' is held back: its entry in {file} has changed" in after.text
+    assert "lmstudio-bridge servers --approve theirs" in after.text
+    shell = Shell(desk.project, {**desk.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)})
+    _, listed, _ = await shell.run("servers")
+    assert "changed, held back" in listed
+    assert not (desk.home / "touched").exists()
+
+    code, shown, _ = await shell.run("servers", "--approve", "theirs")
+    assert code == 2, "there is nobody to ask"
+    assert "touched" in shown, "it shows what would be started"
+    code, _, said = await shell.run("servers", "--approve", "theirs", "--yes")
+    assert (code, said.strip()) == (0, "Approved, as long as its entry stays as it is.")
+    _, listed, _ = await shell.run("servers")
+    assert "usable" in listed
+
+
 # Never itself.
 
 

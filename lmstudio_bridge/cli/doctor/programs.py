@@ -14,8 +14,8 @@ from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
+from lmstudio_bridge.mcp_client.approvals import read_approvals, read_own_file, read_state
 from lmstudio_bridge.mcp_client.config import read_object, starts_bridge
-from lmstudio_bridge.mcp_client.discovery import read_approvals, read_own_file, read_state
 from lmstudio_bridge.settings import Surroundings
 
 
@@ -93,9 +93,10 @@ def _starts_us(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_approved(location: Location, name: str, around: Surroundings) -> bool:
-    """Whether the user approved that server of the project's file in Claude Code."""
+    """Whether that server of the project's file is approved for Claude Code, which also counts files in the project."""
     claude = read_state(around, warnings=[])
-    return read_approvals(location.path, project=around.project, claude=claude, trusted=(), warnings=[]).allows(name)
+    approvals = read_approvals(location.path, around=around, claude=claude, trusted=(), warnings=[])
+    return approvals.has_name(name) or approvals.inside(name) is not None
 
 
 def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:

@@ -239,7 +239,7 @@ def test_project_file_is_found_upwards(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     load(tmp_path, {"top": {"command": "x"}})
-    catalog = load_servers(explicit=None, project=below, environ={}, trusted=["top"])
+    catalog = load_servers(explicit=None, project=below, environ={}, trusted=["*"])
 
     assert list(catalog.servers) == ["top"]
     assert catalog.paths == (tmp_path / ".mcp.json",)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.errors import ServerNotConfiguredError, ServerNotTrustedError
+from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError
+from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 
 
@@ -39,6 +40,7 @@ class Machine:
             project=project or self.project,
             environ={"HOME": str(self.home), **environ},
             trusted=trusted,
+            home=self.home / "bridge",
         )
 
 
@@ -226,7 +228,8 @@ def test_project_server_that_nobody_approved_is_not_usable_and_says_how_to_appro
     assert caught.value.message == f"MCP server 'files' is not approved yet: its command comes from {file}."
     assert caught.value.remedy == (
         f"Approve it in Claude Code (start `claude` in {machine.project} and answer its question; `claude mcp list` "
-        "shows its state), or set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
+        f"shows its state), or run `lmstudio-bridge servers --approve files` in {machine.project}, or set "
+        "LMSTUDIO_BRIDGE_TRUST=files for the bridge."
     )
 
 
@@ -289,7 +292,10 @@ def test_local_settings_of_a_project_approve_nothing_whatever_the_project_came_i
     with pytest.raises(ServerNotTrustedError) as caught:
         catalog.require("files")
     assert f"{path} approves it, which does not count: that file may have come with the project." in str(caught.value)
-    assert caught.value.remedy == "If you know what it starts, set LMSTUDIO_BRIDGE_TRUST=files for the bridge."
+    assert caught.value.remedy == (
+        f"If you know what it starts, run `lmstudio-bridge servers --approve files` in {machine.project}, or set "
+        "LMSTUDIO_BRIDGE_TRUST=files for the bridge."
+    )
 
 
 def test_approval_above_the_file_says_nothing_about_its_servers(machine: Machine) -> None:
@@ -299,13 +305,120 @@ def test_approval_above_the_file_says_nothing_about_its_servers(machine: Machine
     assert scopes(machine.load()) == {}
 
 
-def test_approval_below_the_file_counts_for_who_works_there(machine: Machine) -> None:
+@pytest.mark.parametrize("place", ["state", "user settings", "own setting"])
+def test_file_in_a_folder_above_does_not_take_a_name_that_is_approved_for_the_project(
+    machine: Machine, place: str
+) -> None:
+    """Somebody else may have put it there, such as in /tmp."""
     below = machine.project / "src"
     below.mkdir()
-    machine.claude({"enabledMcpjsonServers": ["files"]}, folder=below)
+    said = {"enabledMcpjsonServers": ["files"]}
+    machine.claude(said if place == "state" else {}, folder=below)
+    if place == "user settings":
+        machine.write(".claude/settings.json", said)
+    trusted = ["files"] if place == "own setting" else []
+    catalog = machine.load(*trusted, project=below)
+
+    assert scopes(catalog) == {}
+    assert f"LMSTUDIO_BRIDGE_TRUST={machine.project}/.mcp.json:files" in catalog.refusal("files").remedy
+    machine.write("work/project/src/.mcp.json", servers("files"))
+    assert scopes(machine.load(*trusted, project=below)) == {"files": "project"}
+
+
+def test_approval_for_the_folder_of_the_file_counts_below_it(machine: Machine) -> None:
+    below = machine.project / "src"
+    below.mkdir()
+    machine.claude({"enabledMcpjsonServers": ["files"]})
 
     assert scopes(machine.load(project=below)) == {"files": "project"}
-    assert scopes(machine.load()) == {}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "usable"),
+    [
+        ("{project}/.mcp.json:files", ["files"]),
+        ("{project}:files", ["files"]),
+        ("~/work/project:files", ["files"]),
+        ("{project}/:*", ["files", "notes"]),
+        ("{project}:other", []),
+        ("{project}/src:files", []),
+        ("project:files", []),
+        (":files", []),
+    ],
+)
+def test_own_setting_names_a_server_of_a_file_by_its_path(machine: Machine, trusted: str, usable: list[str]) -> None:
+    below = machine.project / "src"
+    below.mkdir()
+
+    assert list(machine.load(trusted.format(project=machine.project), project=below).servers) == usable
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": "evil"},
+        {"args": ["-c", "evil"]},
+        {"env": {"KEY": "1", "NODE_OPTIONS": "--require ./evil.js"}},
+        {"env": {"KEY": "evil"}},
+        {"cwd": "evil"},
+        {"type": "http", "url": "http://evil"},
+    ],
+)
+@pytest.mark.parametrize("by", ["state", "own setting"])
+def test_approved_entry_that_has_changed_is_held_back_until_that_is_accepted(
+    machine: Machine, by: str, change: dict[str, Any]
+) -> None:
+    entry = {"command": "run", "args": ["a"], "env": {"KEY": "1"}, "timeout": 5000}
+    machine.write("work/project/.mcp.json", {"mcpServers": {"files": entry}})
+    machine.claude({"enabledMcpjsonServers": ["files"]} if by == "state" else {})
+    trusted = ["files"] if by == "own setting" else []
+    assert scopes(machine.load(*trusted)) == {"files": "project"}
+    file = machine.write("work/project/.mcp.json", {"mcpServers": {"files": {**entry, "timeout": 6000}}})
+    assert scopes(machine.load(*trusted)) == {"files": "project"}
+
+    machine.write("work/project/.mcp.json", servers())
+    machine.load(*trusted)
+    machine.write("work/project/.mcp.json", {"mcpServers": {"files": {**entry, **change}}})
+    for _ in range(2):
+        catalog = machine.load(*trusted)
+        assert scopes(catalog) == {}
+        with pytest.raises(ServerNotTrustedError, match=r"held back: its entry in .* has changed since") as caught:
+            catalog.require("files")
+        assert f"`lmstudio-bridge servers --approve files` in {machine.project}" in caught.value.remedy
+
+    accepted = KnownEntry(digest=catalog.unapproved["files"].entry_digest, approved=True)
+    EntryStore(machine.home / "bridge").record(file, {"files": accepted}, warnings=[])
+    assert scopes(machine.load()) == {"files": "project"}
+
+
+def test_all_servers_of_the_project_may_start_also_when_they_change(machine: Machine) -> None:
+    machine.load("*")
+    machine.write("work/project/.mcp.json", {"mcpServers": {"files": {"command": "other"}}})
+
+    assert scopes(machine.load("*")) == {"files": "project"}
+
+
+def test_variable_with_another_value_is_no_change(machine: Machine) -> None:
+    machine.write("work/project/.mcp.json", {"mcpServers": {"files": {"command": "x", "args": ["${TOKEN}"]}}})
+
+    assert scopes(machine.load("files", TOKEN="1")) == {"files": "project"}
+    assert scopes(machine.load("files", TOKEN="2")) == {"files": "project"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": {"b": "c"}}'])
+def test_record_that_cannot_be_read_stops_instead_of_approving(machine: Machine, content: str) -> None:
+    machine.write("bridge/approved.json", content)
+
+    with pytest.raises(McpConfigError, match=r"The record of approved servers, .*approved\.json, cannot be read"):
+        machine.load("files")
+
+
+def test_record_that_cannot_be_written_is_a_warning(machine: Machine) -> None:
+    machine.write("bridge", "a file")
+    catalog = machine.load("notes")
+
+    assert scopes(catalog) == {"notes": "project"}
+    assert "A change to the entries in" in "".join(catalog.warnings)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
