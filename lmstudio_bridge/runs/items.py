@@ -1,0 +1,118 @@
+"""The items of a run over many: a list, or the files of the workspace that a glob names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from lmstudio_bridge.errors import BridgeError
+
+MAX_ITEMS = 1_000
+MAX_ITEM = 2_000  # characters
+MAX_LOOKED_AT = 200_000  # files and folders; a glob that starts in a home folder must end
+PLACEHOLDER = "{item}"
+_LEFT_OUT = frozenset({".git", "node_modules"})
+
+
+def item_task(task: str, item: str) -> str:
+    """The task for one item, which stands where the task says {item}, or else at its end."""
+    return task.replace(PLACEHOLDER, item) if PLACEHOLDER in task else f"{task}\n\n{item}"
+
+
+def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...]:
+    """The items of a list as they are, or the files in `folder` that a glob names, sorted, relative to it.
+
+    Only names are looked at. `**` stands for any folders; a wildcard does not stand for a leading dot. What
+    `.gitignore` files name is left out, as are `.git`, `node_modules` and symbolic links.
+
+    Raises:
+        BridgeError: There are none or too many, or the glob leads out of the folder.
+    """
+    items = _files(given, folder) if isinstance(given, str) else tuple(given)
+    source = f"the glob {given!r} in {folder}" if isinstance(given, str) else "the list"
+    if not items:
+        raise BridgeError(
+            f"for_each has no items: {source} names none.",
+            remedy="Check the glob and the folder (files that .gitignore names do not count), or give a list.",
+        )
+    if len(items) > MAX_ITEMS:
+        raise BridgeError(
+            f"for_each takes at most {MAX_ITEMS:,} items, and {source} names {len(items):,}.",
+            remedy="Split them into several calls.",
+        )
+    if bad := [item for item in items if not item.strip() or len(item) > MAX_ITEM]:
+        raise BridgeError(
+            f"An item of for_each must have 1 to {MAX_ITEM:,} characters: {bad[0][:80]!r}.",
+            remedy="Put what all items share into the task, and let it name long texts by their file.",
+        )
+    return items
+
+
+_Rules = tuple[tuple[int, GitIgnoreSpec], ...]
+"""The .gitignore files that apply in a folder: how deep the folder of each is, and what it says."""
+
+
+def _files(glob: str, folder: Path) -> tuple[str, ...]:
+    relative = glob.removeprefix(f"{folder.as_posix()}/")
+    pattern = [part for part in relative.split("/") if part not in ("", ".")]
+    if relative.startswith(("/", "~")) or ".." in pattern:
+        raise BridgeError(
+            f"The glob {glob!r} of for_each leads out of the folder {folder}.",
+            remedy="Give a glob of files below that folder, such as src/**/*.py, or a list.",
+        )
+    return tuple(sorted("/".join(parts) for parts in _walk(folder) if _fits(parts, pattern)))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
+    """The files below a folder that no .gitignore names, each as the parts of its path."""
+    looked_at = 0
+    stack: list[tuple[tuple[str, ...], _Rules]] = [((), ())]
+    while stack:
+        parts, rules = stack.pop()
+        try:
+            with os.scandir(folder.joinpath(*parts)) as found:
+                entries = list(found)
+        except OSError:  # no permission, or just deleted
+            continue
+        looked_at += len(entries)
+        if looked_at > MAX_LOOKED_AT:
+            raise BridgeError(
+                f"The folder {folder} has more than {MAX_LOOKED_AT:,} files, too many to look for those of for_each.",
+                remedy="Start the bridge in a smaller folder, or give a list.",
+            )
+        if any(entry.name == ".gitignore" and entry.is_file() for entry in entries):
+            text = folder.joinpath(*parts, ".gitignore").read_text(encoding="utf-8", errors="replace")
+            rules = (*rules, (len(parts), GitIgnoreSpec.from_lines(text.splitlines())))
+        for entry in entries:
+            path = (*parts, entry.name)
+            if entry.name in _LEFT_OUT:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if not _is_ignored(path, rules, is_folder=True):
+                    stack.append((path, rules))
+            elif entry.is_file(follow_symlinks=False) and not _is_ignored(path, rules, is_folder=False):
+                yield path
+
+
+def _is_ignored(path: tuple[str, ...], rules: _Rules, *, is_folder: bool) -> bool:
+    for depth, spec in reversed(rules):  # the rules of the nearest folder count first
+        verdict = spec.check_file("/".join(path[depth:]) + ("/" if is_folder else "")).include
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a glob, both in parts."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        below = bool(path) and not path[0].startswith(".") and _fits(path[1:], pattern)
+        return below or _fits(path, pattern[1:])
+    if not path or (path[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    return fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])

@@ -1,0 +1,81 @@
+"""Which items a run over many works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.runs.items import MAX_ITEM, MAX_ITEMS, item_task, resolve_items
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+
+
+def test_a_glob_names_files_of_the_folder_in_order(tmp_path: Path) -> None:
+    make(tmp_path, "src/b.py", "src/a.py", "src/deep/er/c.py", "src/d.txt", "e.py", "src/.hidden.py", ".venv/f.py")
+
+    assert resolve_items("src/**/*.py", folder=tmp_path) == ("src/a.py", "src/b.py", "src/deep/er/c.py")
+    assert resolve_items("src/*.py", folder=tmp_path) == ("src/a.py", "src/b.py")
+    assert resolve_items("**/*.py", folder=tmp_path) == ("e.py", "src/a.py", "src/b.py", "src/deep/er/c.py")
+    assert resolve_items(f"{tmp_path.as_posix()}/*.py", folder=tmp_path) == ("e.py",)
+    assert resolve_items("src/**", folder=tmp_path) == ("src/a.py", "src/b.py", "src/d.txt", "src/deep/er/c.py")
+    assert resolve_items("src/.h*", folder=tmp_path) == ("src/.hidden.py",)
+
+
+def test_what_git_ignores_is_left_out_and_nearer_rules_count_first(tmp_path: Path) -> None:
+    make(tmp_path, "a.log", "b.txt", "build/c.txt", "keep/d.log", "keep/e.txt", "node_modules/f.txt", ".git/g.txt")
+    (tmp_path / ".gitignore").write_text("*.log\nbuild/\n", encoding="utf-8")
+    (tmp_path / "keep" / ".gitignore").write_text("!*.log\n/e.txt\n", encoding="utf-8")
+
+    assert resolve_items("**/*", folder=tmp_path) == ("b.txt", "keep/d.log")
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    make(tmp_path, "out/a.txt", "in/b.txt")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "c.txt").symlink_to(tmp_path / "out" / "a.txt")
+
+    assert resolve_items("**/*.txt", folder=tmp_path / "in") == ("b.txt",)
+
+
+@pytest.mark.parametrize("glob", ["/etc/*", "../*.py", "src/../../x", "~/x"])
+def test_a_glob_must_stay_in_the_folder(tmp_path: Path, glob: str) -> None:
+    with pytest.raises(BridgeError, match="leads out of the folder"):
+        resolve_items(glob, folder=tmp_path)
+
+
+def test_a_glob_without_files_is_named_with_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(BridgeError) as caught:
+        resolve_items("src/*.py", folder=tmp_path)
+    assert "'src/*.py'" in caught.value.message
+    assert str(tmp_path) in caught.value.message
+
+
+@pytest.mark.parametrize(("count", "ok"), [(0, False), (1, True), (MAX_ITEMS, True), (MAX_ITEMS + 1, False)])
+def test_a_list_has_one_to_a_thousand_items(tmp_path: Path, count: int, ok: bool) -> None:
+    items = tuple(str(number) for number in range(count))
+    if ok:
+        assert resolve_items(items, folder=tmp_path) == items
+    else:
+        with pytest.raises(BridgeError, match="for_each"):
+            resolve_items(items, folder=tmp_path)
+
+
+@pytest.mark.parametrize(("item", "ok"), [("", False), (" ", False), ("x" * MAX_ITEM, True), ("x" * 2_001, False)])
+def test_an_item_has_some_text_but_not_too_much(tmp_path: Path, item: str, ok: bool) -> None:
+    if ok:
+        assert resolve_items([item], folder=tmp_path) == (item,)
+    else:
+        with pytest.raises(BridgeError, match="characters"):
+            resolve_items([item], folder=tmp_path)
+
+
+def test_the_item_stands_where_the_task_says_so_or_at_its_end() -> None:
+    assert item_task("Read {item} and {x}; name {item}.", "a.py") == "Read a.py and {x}; name a.py."
+    assert item_task("Say who owns it:", "a.py") == "Say who owns it:\n\na.py"
