@@ -105,7 +105,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run began; `servers` are the names that were asked for."""
+    """A run began; `servers` are the names that were asked for, `project` the folder for which it works."""
 
     run_id: str
     task: str
@@ -113,6 +113,7 @@ class RunStarted:
     max_rounds: int
     started_at: str  # ISO 8601, UTC
     access: Access = "write"  # journals that do not say are of a time when every run could write
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

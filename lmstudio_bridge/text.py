@@ -32,6 +32,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def first_line(text: str, most: int = 80) -> str:
+    """The first line of a text, as its title in a list."""
+    return shortened(text.strip().partition("\n")[0], most)
+
+
 def repair_surrogates(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates replaced, so that it can be encoded."""
     if text.isascii():

@@ -55,7 +55,7 @@ from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_activ
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
-from lmstudio_bridge.runs.resume import StoredRun, continuation, read_run, rebuild_conversation
+from lmstudio_bridge.runs.resume import LAST, StoredRun, continuation, find_last_run, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
@@ -266,7 +266,15 @@ class DynamicAutonomousAgent:
         servers = self._find_servers(request.servers)
         run_id = new_run_id(datetime.now(UTC))
         return Plan(
-            RunStarted(run_id, request.task, servers.names, request.max_rounds, _timestamp(), request.access),
+            RunStarted(
+                run_id,
+                request.task,
+                servers.names,
+                request.max_rounds,
+                _timestamp(),
+                request.access,
+                str(self.settings.project),
+            ),
             servers,
             request.model,
             Conversation(()),
@@ -280,8 +288,11 @@ class DynamicAutonomousAgent:
                 "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
                 remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
             )
-        stored = read_run(self.runs_folder, run_id)
-        check_not_active(self.runs_folder, run_id)
+        if run_id == LAST:
+            stored = find_last_run(self.runs_folder, project=str(self.settings.project))
+        else:
+            stored = read_run(self.runs_folder, run_id)
+        check_not_active(self.runs_folder, stored.run_id)
         return stored
 
     def _plan_continuation(self, stored: StoredRun, request: ContinueRequest) -> Plan:

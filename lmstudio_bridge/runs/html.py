@@ -77,7 +77,7 @@ def _facts(run: StoredRun, story: Story) -> dict[str, str]:
     usage = outcome.usage
     return {
         "began": run.started_at,
-        "ended": outcome.stop if run.finished else "not finished (the bridge stopped, or it is still in progress)",
+        "ended": run.state,
         "model": outcome.model + (f", context {story.context_length:,} tokens" if story.context_length else ""),
         "MCP servers": ", ".join(run.servers),
         "rounds and calls": f"{outcome.rounds} and {outcome.calls}",

@@ -184,8 +184,10 @@ def open_journal(
             logger.warning("the journal %s is not complete: %s", path, exc)
 
 
-def read_timed_events(path: Path) -> list[TimedEvent]:
+def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEvent]:
     """The events of a journal with their times; unreadable lines (cut by a crash, or not ours) are skipped.
+
+    With `lines`, only so many are read.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
@@ -194,7 +196,7 @@ def read_timed_events(path: Path) -> list[TimedEvent]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(islice(file, lines), start=1):
             try:
                 value = json.loads(line)
                 event = _decode(value)
@@ -252,8 +254,26 @@ def check_not_active(folder: Path, run_id: str) -> None:
         RunActiveError: It is, maybe in another process.
         SettingsError: The run id is invalid.
     """
-    with suppress(OSError), hold_journal(folder, run_id):
-        pass
+    if is_active(folder, run_id):
+        raise _active(run_id)
+
+
+def is_active(folder: Path, run_id: str) -> bool:
+    """Whether the run is in progress, maybe in another process; never so on Windows, where journals are not locked.
+
+    Raises:
+        SettingsError: The run id is invalid.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        with journal_path(folder, run_id).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who ask do not see each other
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or a file system without locks
+        return False
+    return False
 
 
 @contextmanager
@@ -477,11 +497,15 @@ def _lock(file: IO[Any], run_id: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        raise RunActiveError(
-            f"Run {run_id} is still in progress.", remedy="Ask for it again with continue_run when it has had time."
-        ) from exc
+        raise _active(run_id) from exc
     except OSError as exc:  # a file system without locks
         logger.debug("%s cannot be locked: %s", file.name, exc)
+
+
+def _active(run_id: str) -> RunActiveError:
+    return RunActiveError(
+        f"Run {run_id} is still running.", remedy="Ask for it again with continue_run when it has had time."
+    )
 
 
 def _ends_in_newline(path: Path) -> bool:

@@ -40,7 +40,7 @@ from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import Permissions
-from lmstudio_bridge.text import one_line, shortened
+from lmstudio_bridge.text import first_line, one_line, shortened
 
 if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` need not wait
     from lmstudio_bridge.mcp_client.pool import OpenServer
@@ -57,7 +57,6 @@ _NOT_KEPT: dict[Keep, str] = {
     "audit": "LMSTUDIO_BRIDGE_JOURNAL is audit: of new runs no task, answer or result is kept.",
     "off": "LMSTUDIO_BRIDGE_JOURNAL is off: new runs are not kept.",
 }
-_SHOWN_TASK = 80  # characters of a task in the list of runs
 _SHOWN_RESULT = 2_000  # characters of one tool result in a run's report
 
 _BRACKETS = re.compile(r"(\[secret[^\[\]]{0,40}\])|[\[\]]")  # but for the placeholder of a secret
@@ -456,10 +455,11 @@ def server_rows(catalog: ServerCatalog, opened: Iterable[OpenServer] = ()) -> li
     return [*rows, *([name, "", f"left out: {reason}", ""] for name, reason in sorted(catalog.skipped.items()))]
 
 
-def runs_text(folder: Path, *, keep: Keep = "full") -> str:
-    """A table of the newest runs, and whether more are added."""
-    rows = [run_row(run) for run in newest_runs(folder, most=MAX_RUNS)]
-    table = _table(RUN_COLUMNS, rows, empty="No runs yet.")
+def runs_text(folder: Path, *, project: str, keep: Keep = "full") -> str:
+    """A table of the newest runs, this project's first, and whether more are added."""
+    runs = sorted(newest_runs(folder, most=MAX_RUNS), key=lambda run: run.project != project)
+    rows = [[run.time, run.project, str(run.outcome.rounds), *run_row(run)] for run in runs]
+    table = _table(("time", "project", "rounds", *RUN_COLUMNS), rows, empty="No runs yet.")
     return "\n\n".join(part for part in (_NOT_KEPT[keep], table) if part)
 
 
@@ -468,25 +468,24 @@ def run_row(run: StoredRun) -> list[str]:
     outcome = run.outcome
     tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
     saved = report_of(run).savings().net
-    ended = outcome.stop if run.finished else "not finished"
-    return [run.run_id, ended, outcome.model, f"{tokens:,}", f"{saved:,}", _first_line(run.task)]
+    return [run.run_id, run.state, outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
 
 
 def run_json(run: StoredRun) -> dict[str, Any]:
     """A run for a program: as in a result's `_meta`, with task, answer, and when it began."""
     report = report_of(run).structure()
     about = {"started_at": run.started_at, "finished": run.finished, "task": run.task, "answer": run.outcome.answer}
-    return {**report, **about}
+    return {**report, **about, "project": run.project, **({"stop": run.state} if run.running else {})}
 
 
 def run_text(run: StoredRun) -> str:
     """The report of one run: the whole answer, and what was done for it."""
     outcome = run.outcome
-    ended = outcome.stop if run.finished else "not finished (the bridge ended, or it is still in progress)"
     lines = [
         f"# Run {run.run_id}",
         f"- started: {run.started_at}",
-        f"- ended: {ended}",
+        *([f"- project: {run.project}"] if run.project else []),
+        f"- ended: {run.state}",
         f"- model: {outcome.model}",
         f"- MCP servers: {', '.join(run.servers)}",
         f"- {outcome.figures()}",
@@ -550,10 +549,6 @@ def _evidence(outcome: Outcome) -> list[str]:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_RESULT else f"{text[:_SHOWN_RESULT]} … ({len(text):,} characters)"
-
-
-def _first_line(text: str) -> str:
-    return shortened(text.strip().partition("\n")[0], _SHOWN_TASK)
 
 
 def _table(head: Sequence[str], rows: list[list[str]], *, empty: str) -> str:

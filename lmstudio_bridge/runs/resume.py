@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
@@ -23,14 +25,22 @@ from lmstudio_bridge.events import (
     RunStarted,
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import TimedEvent, is_active, journal_path, read_timed_events, rebuild_outcome
+from lmstudio_bridge.text import first_line
 
 MAX_RUNS = 50  # the newest ones, in a list of runs
+LAST = "last"  # in place of a run id
+_FIRST_LINES = 2  # of a journal: one that keeps no text says so first
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as its journal describes it; `finished` is False if the bridge stopped before the run ended."""
+    """A run as its journal describes it.
+
+    If it is not `finished`, it is `running` now, or the bridge stopped before the run ended. `began` is when it was
+    started or continued last, `written` when its last event happened.
+    """
 
     run_id: str
     task: str
@@ -40,6 +50,25 @@ class StoredRun:
     finished: bool
     events: tuple[Event, ...]
     cut: str = ""  # why the journal does not hold the whole run
+    project: str = ""  # the folder for which it works; "" in journals of earlier versions
+    running: bool = False
+    began: datetime = _NEVER
+    written: datetime = _NEVER
+
+    @property
+    def state(self) -> str:
+        """How it ended, "running", or "interrupted"."""
+        if self.finished:
+            return self.outcome.stop
+        return "running" if self.running else "interrupted"
+
+    @property
+    def time(self) -> str:
+        """When it was started, in local time."""
+        try:
+            return datetime.fromisoformat(self.started_at).astimezone().strftime("%Y-%m-%d %H:%M")
+        except ValueError:
+            return self.started_at
 
 
 def read_run(folder: Path, run_id: str) -> StoredRun:
@@ -51,23 +80,50 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
     """
     path = journal_path(folder, run_id)
     try:
-        events = read_events(path)
+        timed = read_timed_events(path)
+        began, finished = _last_part(timed)
+        running = not finished and is_active(folder, run_id)
+        if not finished and not running:  # it may have ended between the two
+            timed = read_timed_events(path)
+            began, finished = _last_part(timed)
     except OSError as exc:
         raise RunNotFoundError(
             f"There is no run {run_id} (no journal {path}).",
             remedy="Copy the id from the last line of a result, or read the resource lmstudio://runs.",
         ) from exc
+    events = [each.event for each in timed]
     start = next((event for event in events if isinstance(event, RunStarted)), None)
     if start is None:
         raise RunNotFoundError(
             f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task anew."
         )
-    begins = [number for number, event in enumerate(events) if isinstance(event, RunStarted | RunContinued)]
-    finished = any(isinstance(event, RunFinished) for event in events[begins[-1] :])
+    outcome = rebuild_outcome(events)
     cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
     return StoredRun(
-        run_id, start.task, start.servers, start.started_at, rebuild_outcome(events), finished, tuple(events), cut
+        run_id,
+        start.task,
+        start.servers,
+        start.started_at,
+        replace(outcome, error="") if running else outcome,
+        finished,
+        tuple(events),
+        cut,
+        start.project,
+        running,
+        began,
+        max((each.at for each in timed if each.at), default=_NEVER),
     )
+
+
+def _last_part(timed: Sequence[TimedEvent]) -> tuple[datetime, bool]:
+    """When a run was started or continued last, and whether it has ended since."""
+    began, finished = _NEVER, False
+    for each in timed:
+        if isinstance(each.event, RunStarted | RunContinued):
+            began, finished = each.at or _NEVER, False
+        elif isinstance(each.event, RunFinished):
+            finished = True
+    return began, finished
 
 
 def find_run(folder: Path, name: str) -> StoredRun:
@@ -77,7 +133,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
         RunNotFoundError: There is none.
         SettingsError: It is no run id.
     """
-    if name != "last":
+    if name != LAST:
         return read_run(folder, name)
     run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
     if run is None:
@@ -85,14 +141,49 @@ def find_run(folder: Path, name: str) -> StoredRun:
     return run
 
 
+def find_last_run(folder: Path, *, project: str) -> StoredRun:
+    """The run of a project that was started or continued last.
+
+    Raises:
+        RunNotFoundError: There is none, or others were in progress at the same time; the message lists them.
+    """
+    runs = [run for run in newest_runs(folder, most=MAX_RUNS) if run.project == project]
+    if not runs:
+        raise RunNotFoundError(
+            "There is no earlier run of this project.", remedy="The resource lmstudio://runs lists all runs."
+        )
+    last = max(runs, key=lambda run: run.began)
+    candidates = [run for run in runs if run is last or run.written >= last.began]
+    if len(candidates) > 1:
+        lines = [f"- {run.run_id} ({run.state}, {run.time}): {first_line(run.task)}" for run in candidates]
+        raise RunNotFoundError(
+            "\n".join(["Several runs were in progress at the same time:", *lines]),
+            remedy="Say with run_id which one is meant.",
+        )
+    return last
+
+
 def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
     """The newest runs whose journals can be read, newest first."""
-    paths = sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
-    for path in paths[:most]:
+    for path in _newest_journals(folder)[:most]:
         try:
             yield read_run(folder, path.stem)
         except BridgeError:
             continue
+
+
+def newest_starts(folder: Path, *, project: str, most: int) -> list[RunStarted]:
+    """How the newest runs of a project began, newest first; of each journal, only the first lines are read."""
+    found: list[RunStarted] = []
+    for path in _newest_journals(folder)[:MAX_RUNS]:
+        with suppress(OSError):
+            events = [each.event for each in read_timed_events(path, lines=_FIRST_LINES)]
+            found += [each for each in events if isinstance(each, RunStarted) and each.project == project]
+    return found[:most]
+
+
+def _newest_journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
 
 
 def _recency(journal: Path) -> tuple[str, int, str]:

@@ -55,12 +55,14 @@ def add_resources(
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:
-        """The newest delegated runs and how they ended."""
+        """The newest delegated runs, this project's first: time, project, rounds, and how they ended."""
         with _resource_errors(sendable):
             opened = await agent()
             from lmstudio_bridge.runs.report import runs_text
 
-            return sendable(runs_text(opened.runs_folder, keep=opened.settings.journal))
+            return sendable(
+                runs_text(opened.runs_folder, project=str(opened.settings.project), keep=opened.settings.journal)
+            )
 
     @server.resource("lmstudio://runs/{run_id}", title="One delegated run", mime_type=_MARKDOWN)
     async def run(run_id: str) -> str:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool as RegisteredTool
-from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+from mcp.types import CallToolResult, Resource, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.events import Emit
-from lmstudio_bridge.messages import Access
+from lmstudio_bridge.events import Emit, Event, RunStarted
 from lmstudio_bridge.runs.progress import open_progress
 from lmstudio_bridge.runs.request import (
     DEFAULT_MAX_ROUNDS,
@@ -39,7 +38,7 @@ from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.server.lifespan import App, incomplete_installation, open_app
 from lmstudio_bridge.server.resources import add_resources
 from lmstudio_bridge.settings import Settings
-from lmstudio_bridge.text import as_shown, as_utf8
+from lmstudio_bridge.text import as_shown, as_utf8, first_line
 
 if TYPE_CHECKING:
     from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 86_400
 MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
+_LISTED_RUNS = 10  # in the list of resources
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 WRITING = "autonomous_with_write_access"  # the one tool whose runs may change things
 _SHOWN_INPUT = 80  # characters of a bad argument that are quoted back
@@ -76,7 +76,10 @@ Timeout = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)] | None,
     Field(description="Seconds; then the answer so far is given"),
 ]
-RunId = Annotated[str, Field(min_length=1, description="Run id, from a result's last line or lmstudio://runs")]
+RunId = Annotated[
+    str,
+    Field(min_length=1, description="Run id, from a result or lmstudio://runs; last: the newest of this project"),
+]
 EarlierRun = Annotated[
     str | None, Field(min_length=1, description="Go on with this earlier run, with its servers; task says what is next")
 ]
@@ -142,7 +145,7 @@ def autonomous_discover_and_execute(
 
 
 def continue_run(
-    run_id: RunId,
+    run_id: RunId = "last",
     instructions: Instructions = None,
     max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
     max_tokens: MaxTokens = "auto",
@@ -224,12 +227,12 @@ _DELEGATIONS = (
 class BridgeServer(MCPServer[App]):
     """MCPServer whose tools hand tasks to the agent, with compact schemas, and with errors that say what to do."""
 
-    def __init__(self, *, max_access: Access, **options: Any) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         self._known = {tool.name: tool for tool in (each.tool() for each in _DELEGATIONS)}
-        listed = [tool for name, tool in self._known.items() if max_access == "write" or name != WRITING]
+        listed = [tool for name, tool in self._known.items() if settings.max_access == "write" or name != WRITING]
         super().__init__("lmstudio-bridge", tools=listed, **options)
         self.app: App | None = None  # set while the server runs
-        self._max_access = max_access
+        self._settings = settings
 
     async def agent(self) -> DynamicAutonomousAgent:
         """The agent; raises BridgeError where it could not be opened."""
@@ -242,6 +245,10 @@ class BridgeServer(MCPServer[App]):
             tool.model_copy(update={"input_schema": _compact_schema(tool.input_schema)})
             for tool in await super().list_tools()
         ]
+
+    async def list_resources(self) -> list[Resource]:
+        """Also the newest runs of this project: Claude Code (2.1.332) expands `@` mentions of listed resources only."""
+        return [*await super().list_resources(), *await asyncio.to_thread(_run_resources, self._settings)]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
@@ -289,7 +296,7 @@ class BridgeServer(MCPServer[App]):
         """What to do about the argument that the tools of earlier versions had."""
         if name == WRITING:
             advice = f"{name} may change things; for a task that only reads, call another tool, also without it."
-        elif self._max_access == "read":
+        elif self._settings.max_access == "read":
             advice = f"{name} only reads, and no other access is allowed: LMSTUDIO_BRIDGE_MAX_ACCESS is read."
         else:
             its_run = ", with run_id and the instructions as task" if name == continue_run.__name__ else ""
@@ -311,7 +318,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
             yield app
 
     server = BridgeServer(
-        max_access=settings.max_access,
+        settings,
         title="LM Studio bridge",
         version=__version__,
         instructions=INSTRUCTIONS,
@@ -333,12 +340,35 @@ async def _delegation(ctx: Context[App, Any]) -> AsyncIterator[tuple[DynamicAuto
     async def send(counter: float, message: str) -> None:
         await ctx.report_progress(counter, None, as_shown(message))
 
+    async def tell(event: Event) -> None:
+        await emit(event)
+        if isinstance(event, RunStarted):  # its run is a resource now
+            await ctx.notify_resources_changed()  # to hosts of the protocol 2026-07-28
+            await ctx.session.send_resource_list_changed()  # to those before it
+
     try:
         agent = await app.agent()
         async with open_progress(send, heartbeat=agent.settings.heartbeat) as emit:
-            yield agent, emit
+            yield agent, tell
     finally:
         app.calls.discard(task)
+
+
+def _run_resources(settings: Settings) -> list[Resource]:
+    """The newest runs of the project as resources, titled by their tasks."""
+    try:
+        from lmstudio_bridge.runs.resume import newest_starts  # listing the tools must not wait for it
+    except ImportError:  # a damaged installation, which the calls report
+        return []
+    return [
+        Resource(
+            uri=f"lmstudio://runs/{start.run_id}",
+            name=start.run_id,
+            title=as_shown(first_line(start.task)) or None,
+            mime_type="text/markdown",
+        )
+        for start in newest_starts(settings.home / "runs", project=str(settings.project), most=_LISTED_RUNS)
+    ]
 
 
 def _tool_result(text: str, *, is_error: bool, meta: Mapping[str, Any] | None = None) -> CallToolResult:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcp.server.mcpserver import MCPServer
 from mcp.types import Tool
 
 from lmstudio_bridge.server.tools import REPORT_META, BridgeServer, build_server
@@ -95,7 +96,7 @@ def _shared(tools: Sequence[Tool]) -> list[str]:
 
 def _section(tool: Tool, shared: Sequence[str]) -> str:
     own = {name: each for name, each in tool.input_schema["properties"].items() if name not in shared}
-    rows = "\n".join(_rows(own, required=tool.input_schema["required"]))
+    rows = "\n".join(_rows(own, required=tool.input_schema.get("required", ())))
     return f"## `{tool.name}`\n\n{tool.description}\n\n{rows}\n"
 
 
@@ -137,7 +138,7 @@ def _json(value: object) -> str:
 async def _rest(server: BridgeServer) -> str:
     """Resources and prompts."""
     lines = ["## Resources", "", "| resource | content |", "|---|---|"]
-    lines += [f"| `{each.uri}` | {each.description} |" for each in await server.list_resources()]
+    lines += [f"| `{each.uri}` | {each.description} |" for each in await MCPServer.list_resources(server)]
     lines += [f"| `{each.uri_template}` | {each.description} |" for each in await server.list_resource_templates()]
     lines += ["", "In Claude Code, for example: `@lmstudio-bridge:lmstudio://servers`.", "", "## Prompt", ""]
     lines += ["| prompt | arguments | purpose |", "|---|---|---|"]

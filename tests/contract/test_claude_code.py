@@ -80,7 +80,7 @@ async def read_lists(client: RawClient) -> dict[str, Any]:
 
 
 def assert_usable(lists: dict[str, Any]) -> None:
-    assert len(lists["tools/list"]) == 4
+    assert len(lists["tools/list"]) == 5
     assert len(lists["prompts/list"]) == 1
     assert len(lists["resources/list"]) == 3
 

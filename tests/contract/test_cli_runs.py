@@ -245,7 +245,7 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     async with in_progress(desk, sim, "continue", new, "Wait."):
         code, _, err = await desk.run("runs", "delete", new)
         assert (code, journals(desk)) == (1, sorted([old, new]))
-        assert "is still in progress" in err
+        assert "is still running" in err
 
     assert (await desk.run("runs", "delete", "--older-than", "4"))[:2] == (0, "Deleted: 0 of 0.\n")
     assert (await desk.run("runs", "delete", "--older-than", "2"))[:2] == (0, "Deleted: 1 of 1.\n")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
+from tests.support.journals import events_of, read_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import Answer, Era, RawClient
 
@@ -160,12 +161,93 @@ async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:
         run_id = message.split()[1]
         await desk.sim.wait_for_request(path="/v1/chat/completions")
         meanwhile = await client.call("continue_run", run_id=run_id)
+        without_id = await client.call("continue_run")
+        pages = [await read_resource(client, f"lmstudio://runs{which}") for which in ("", f"/{run_id}")]
         release.set()
         answer = await client.answer_of(number)
         afterwards = await client.call("continue_run", run_id=run_id)
 
-    assert_names(meanwhile, f"Run {run_id} is still in progress")
+    assert_names(meanwhile, f"Run {run_id} is still running")
+    assert without_id.text == meanwhile.text
+    assert "| running |" in pages[0]
+    assert "- ended: running\n" in pages[1]
+    assert "The bridge ended" not in pages[1]
     assert answer.text == afterwards.text
+
+
+@pytest.mark.parametrize("given", [{}, {"run_id": "last"}])
+async def test_without_a_run_id_the_newest_run_of_this_project_goes_on(desk: Desk, given: dict[str, str]) -> None:
+    """After Esc, the host's model has read no run id."""
+    desk.sim.script(MODEL, TextReply("Old."), TextReply("never", faults=(Stall(),)))
+    async with desk.bridge() as client:
+        await client.call("autonomous_with_mcp", **TASK)
+        number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task="Look again.")
+        await desk.sim.wait_for_request(2, path="/v1/chat/completions")
+        run_id = (await client.wait_for_progress(number, "run ")).split()[1].rstrip(":")
+        await client.cancel(number)
+        await run_ended(desk, run_id)
+        desk.sim.script(MODEL, TextReply("It is heron-42."))
+        answer = await client.call("continue_run", **given)
+
+    assert answer.said.startswith("It is heron-42.")
+    assert run_id_of(answer) == run_id
+
+
+async def test_several_runs_that_were_interrupted_together_are_listed(desk: Desk) -> None:
+    desk.sim.script(MODEL, *[TextReply("never", faults=(Stall(),))] * 2)
+    tasks = ["Look here.", "Look there."]
+    async with desk.bridge() as client:
+        calls = [await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=task) for task in tasks]
+        await desk.sim.wait_for_request(2, path="/v1/chat/completions")
+        for number in calls:
+            await client.cancel(number)
+        run_ids = [path.stem for path in desk.journals()]
+        for run_id in run_ids:
+            await run_ended(desk, run_id)
+        answer = await client.call("continue_run")
+
+    assert_names(answer, "Several runs were in progress at the same time", "Say with run_id", *tasks)
+    for run_id in run_ids:
+        assert re.search(rf"^- {run_id} \(cancelled, \d{{4}}-\d\d-\d\d \d\d:\d\d\): Look ", answer.text, re.MULTILINE)
+
+
+async def test_runs_of_other_projects_are_not_meant_by_last(desk: Desk) -> None:
+    desk.sim.script(MODEL, TextReply("It is heron-42."))
+    elsewhere = desk.project / "elsewhere"
+    elsewhere.mkdir()
+    async with desk.bridge() as client:
+        run_id = run_id_of(await client.call("autonomous_with_mcp", **TASK))
+    async with desk.bridge(CLAUDE_PROJECT_DIR=str(elsewhere)) as client:
+        answer = await client.call("continue_run")
+        listed = await client.request("resources/list", {})
+        runs = await read_resource(client, "lmstudio://runs")
+
+    assert_names(answer, "There is no earlier run of this project")
+    assert not [each for each in listed["resources"] if run_id in each["uri"]]
+    assert f"| {desk.project} | 1 | {run_id} |" in runs
+
+
+async def test_the_newest_runs_are_listed_as_resources_of_their_own(desk: Desk, era: Era) -> None:
+    """Claude Code expands `@` mentions of these only."""
+    desk.sim.script(MODEL, TextReply("It is heron-42."))
+    async with desk.bridge(era) as client:
+        if era == "2026-07-28":
+            wanted = {"notifications": {"resourcesListChanged": True}}
+            await client.start("subscriptions/listen", wanted)
+        run_id = run_id_of(await client.call("autonomous_with_mcp", **TASK))
+        told = [line["method"] for line in client.lines if "method" in line]
+        listed = await client.request("resources/list", {})
+
+    [run] = [each for each in listed["resources"] if each["uri"] == f"lmstudio://runs/{run_id}"]
+    assert run["title"] == TASK["task"]
+    assert "notifications/resources/list_changed" in told
+
+
+async def run_ended(desk: Desk, run_id: str) -> None:
+    """Wait until the journal says so."""
+    async with asyncio.timeout(20):
+        while not events_of(read_journal(desk.home / "runs" / f"{run_id}.jsonl"), "RunFinished"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("run_id", ["20200101-000000-none0", "../../etc/passwd", "x/../y"])
@@ -261,7 +343,8 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
             for name, typed in (("model", "qwen"), ("server", "file"), ("server", "zzz"))
         }
 
-    assert {entry["uri"] for entry in listed["resources"]} == {f"lmstudio://{name}" for name in texts}
+    names = (*texts, f"runs/{run_id_of(answer)}")
+    assert {entry["uri"] for entry in listed["resources"]} == {f"lmstudio://{name}" for name in names}
     assert f"| {MODEL} | llm | loaded | 32,768 |" in texts["models"]
     assert "| filesystem | stdio | usable; open, unused for " in texts["servers"]
     assert run_id_of(answer) in texts["runs"]

@@ -71,7 +71,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs
 async def test_importing_the_rest_delays_nobody_who_does_not_need_it(tmp_path: Path) -> None:
     async with open_held(tmp_path, era="2025-11-25") as (client, gate):
         await client.request("ping", {})
-        assert len((await client.request("tools/list", {}))["tools"]) == 4
+        assert len((await client.request("tools/list", {}))["tools"]) == 5
         refused = await client.call("autonomous_with_mcp", mcp_name="x", task="y", max_rounds=0)
         gate.open()
 
@@ -130,7 +130,7 @@ async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path:
     async with open_raw_client(era="2025-11-25", environ=environ) as client:
         calls = [await client.call("continue_run", run_id="20260101-000000-aaaaa") for _ in range(2)]
         read = await client.answer_to(await client.start("resources/read", {"uri": "lmstudio://models"}))
-        assert len((await client.request("tools/list", {}))["tools"]) == 4
+        assert len((await client.request("tools/list", {}))["tools"]) == 5
         code = await client.close_stdin()
 
     for answer in calls:

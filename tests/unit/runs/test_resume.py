@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,20 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits
 from lmstudio_bridge.agent.tools import ToolSet
-from lmstudio_bridge.errors import ContextOverflowError
-from lmstudio_bridge.events import Event, MessageAdded, MessagesDropped, ResultsShrunk, RunFinished, RunStarted, Tally
+from lmstudio_bridge.errors import ContextOverflowError, RunNotFoundError
+from lmstudio_bridge.events import (
+    Event,
+    MessageAdded,
+    MessagesDropped,
+    ResultsShrunk,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+    Tally,
+)
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
-from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
-from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
+from lmstudio_bridge.runs.journal import Keep, open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.runs.resume import continuation, find_last_run, newest_starts, read_run, rebuild_conversation
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
 
@@ -110,6 +121,65 @@ async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_
         conversation.add(message)
 
     assert conversation.messages == (OPENING[0], UserMessage("What is in the files?\n\nBe short."))
+
+
+def start_of(number: int, project: str = "/p") -> RunStarted:
+    return RunStarted(f"r{number}", f"Task {number}", ("fs",), 30, "2026-01-02T12:00:00+00:00", project=project)
+
+
+def keep(folder: Path, number: int, *events: Event, at: int = 0) -> None:
+    """A journal of these events, one a minute."""
+    clock = count(at)
+    with open_journal(folder, f"r{number}", now=lambda: datetime(2026, 1, 2, 12, next(clock), tzinfo=UTC)) as journal:
+        for event in events:
+            journal.keep(event)
+
+
+DONE = RunFinished("answered", "Teal.", "", 1.0)
+
+
+def test_the_last_run_of_a_project_is_the_one_that_began_or_was_continued_last(tmp_path: Path) -> None:
+    keep(tmp_path, 1, start_of(1), DONE)
+    keep(tmp_path, 2, start_of(2), DONE, at=2)
+    keep(tmp_path, 3, start_of(3, "/other"), DONE, at=9)
+    assert find_last_run(tmp_path, project="/p").run_id == "r2"
+
+    keep(tmp_path, 1, RunContinued("r1", "Again.", ("fs",), 30, ""), DONE, at=5)
+    assert find_last_run(tmp_path, project="/p").run_id == "r1"
+
+
+def test_a_run_that_was_under_way_beside_the_last_one_makes_it_ambiguous(tmp_path: Path) -> None:
+    keep(tmp_path, 1, start_of(1), MessageAdded(OPENING[0]))
+    keep(tmp_path, 2, start_of(2), at=1)
+
+    with pytest.raises(RunNotFoundError, match=r"- r2 \(interrupted, .*\): Task 2") as caught:
+        find_last_run(tmp_path, project="/p")
+    assert "- r1 (interrupted, " in caught.value.message
+
+
+def test_a_run_whose_journal_is_open_is_running(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "r1") as journal:
+        journal.keep(START)
+        running = read_run(tmp_path, "r1")
+        journal.keep(DONE)
+        done = read_run(tmp_path, "r1")
+    keep(tmp_path, 2, start_of(2))
+
+    assert (running.state, running.outcome.error) == ("running", "")
+    assert done.state == "answered"
+    assert read_run(tmp_path, "r2").state == "interrupted"
+    assert read_run(tmp_path, "r2").outcome.error == "The bridge ended before the run did."
+
+
+@pytest.mark.parametrize("keep_level", ["full", "audit"])
+def test_the_newest_starts_are_those_of_one_project(tmp_path: Path, keep_level: Keep) -> None:
+    for number, project in ((1, "/p"), (2, "/other"), (3, "/p"), (4, "/p")):
+        with open_journal(tmp_path, f"r{number}", keep=keep_level) as journal:
+            journal.keep(start_of(number, project))
+    (tmp_path / "r5.jsonl").write_text("{", encoding="utf-8")
+
+    assert sorted(each.run_id for each in newest_starts(tmp_path, project="/p", most=9)) == ["r1", "r3", "r4"]
+    assert len(newest_starts(tmp_path, project="/p", most=2)) == 2
 
 
 OK = ToolResult("The colour is teal.")
