@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
-from lmstudio_bridge.text import one_line, shortened
+from lmstudio_bridge.text import one_line, quoted_name, quoted_words, shortened
 
 Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
 
@@ -616,7 +616,7 @@ class _MadeCalls:
     def failed(self) -> tuple[str, ...]:
         """The calls that were not made good, each in one line."""
         return tuple(
-            f"{' '.join(part for part in (self._name(call.server, call.tool), one_line(call.about)) if part)}: "
+            f"{' '.join(part for part in (self._name(call.server, call.tool), quoted_name(call.about)) if part)}: "
             f"{_why(call)}"
             for _, call in self._failed.values()
         )
@@ -632,8 +632,8 @@ class _MadeCalls:
     def _name(self, server: str, tool: str) -> str:
         """The tool's name, with its server's where several servers have a tool of that name."""
         servers = {key[0] for key in (*self._worked, *self._failed) if key[1] == tool}
-        name = one_line(f"{server} {tool}" if len(servers) > 1 else tool)
-        return shortened(name, _SHOWN_NAME)
+        names = (server, tool) if len(servers) > 1 else (tool,)
+        return shortened(" ".join(map(quoted_name, names)), _SHOWN_NAME)
 
 
 def _mends(good: CallFinished, failed: CallFinished) -> bool:
@@ -648,7 +648,8 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
 def _why(call: CallFinished) -> str:
     if call.verdict == "needs_write":
         return "needs write access"
-    reason = shortened(one_line(call.reason).rstrip(".") or "failed", _SHOWN_REASON)
+    reason = shortened(one_line(call.reason).rstrip("."), _SHOWN_REASON)
+    reason = quoted_words(reason) if reason and call.sent and not call.is_lost else reason or "failed"
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason
 
 
@@ -657,7 +658,7 @@ def _times(worked: _Worked) -> str:
 
 
 def _first_and_last(worked: _Worked) -> str:
-    abouts = list(dict.fromkeys(one_line(about) for about in (worked.first, worked.last) if about))
+    abouts = list(dict.fromkeys(quoted_name(about) for about in (worked.first, worked.last) if about))
     between = " … " if worked.count > len(abouts) else ", "
     return f"({between.join(abouts)})" if abouts else ""
 

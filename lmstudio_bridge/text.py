@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
+_JOINED = r"\u0590-\u1cff\ua800-\uabff\ufb1d-\ufdff\ufe70-\ufefc\U00011000-\U00011fff"  # scripts that use joiners
+_PICTURE = r"\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
 _UNSEEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # terminal: colors, cursor
     r"|\x1b\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)"  # terminal: titles, links
-    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # control characters except tab and line breaks
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\ufffb]"  # control characters except tab and line breaks
     r"|\r(?!\n)"  # writes over its own line
-    r"|[\u202a-\u202e\u2066-\u2069]"  # change the direction of writing
-    r"|[\u200b\u2060-\u2064\u180e\ufeff\ufff9-\ufffb]"  # zero width; the joiners of emoji and scripts stay
-    r"|[\U000e0000-\U000e007f\U000e0100-\U000e01ef]"  # tags and variation selectors, which can hide text
+    # Unicode's Default_Ignorable_Code_Point: zero width, direction of writing, fillers, tags. Kept are joiners within
+    # words of scripts that need them and within emoji, and the selector that makes a character an emoji.
+    r"|[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164]"
+    r"|[\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    rf"|(?<![{_JOINED}{_PICTURE}\ufe0f])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}{_PICTURE}])"
+    rf"|(?<![{_PICTURE}])[\ufe0e\ufe0f](?!\u20e3)"
 )
+_BLANK_LINE = re.compile(r"(\n[ \t]*\n)")
+_REMOTE = re.compile(r"\]\(\s*<?(?:[^\s)>]{0,200}[:&\\]|//)")  # entities and backslashes can hide a scheme
+_HOST_TAG = re.compile(
+    r"<(?=[\s/]{0,8}(?:"
+    # What Claude Code and others put around what is not the user's text, and models around calls and turns.
+    r"system-|system[\s/]{0,8}>|(?:user-prompt|command|local-command|bash|ide|tool|function|task)[-_]|[a-z-]{1,30}-hook\b"
+    r"|new-diagnostics|persisted-output|antml:|claude[\w-]{0,30}>|invoke\b|\|\w{1,40}\|"
+    # What loads something where it is rendered.
+    r"|(?:img|image|iframe|video|audio|embed|picture|object|link)[\s/]"
+    r"))",
+    re.IGNORECASE,
+)
+_LOOK_ALIKES = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03b5\u03b9\u03bd\u03c1\u03c5\u0131\u0432\u043a\u043c\u043d\u0442\u03ba\u03c4\u03b7\u2019",
+    "aeopcyxijsdhqwoaeivpuibkmhtktn'",
+)
+"""Cyrillic and Greek letters that look like Latin ones, and those."""
 
 
 def clean_text(text: str) -> tuple[str, int]:
@@ -25,6 +48,40 @@ def clean_text(text: str) -> tuple[str, int]:
 def one_line(text: str) -> str:
     """The text in one line, without anything that could move the cursor."""
     return " ".join(clean_text(text)[0].split())
+
+
+def inert(text: str) -> str:
+    """The text without what its host would act on by itself: remote images, and tags that hosts give a meaning.
+
+    What remains can be read, and JSON stays JSON; doing it twice changes nothing more.
+    """
+    if "![" in text:
+        parts = _BLANK_LINE.split(text)  # an image ends with its paragraph, but its address may stand elsewhere
+        defined = "]:" in text
+        text = "".join(part.replace("![", "! [") if defined or _REMOTE.search(part) else part for part in parts)
+    return _HOST_TAG.sub("&lt;", text) if "<" in text else text
+
+
+def quoted_name(text: str) -> str:
+    """A name or words of others, as a part of a line of ours: in quotes, unless it is a single word."""
+    words = one_line(text)
+    return f'"{words.replace(chr(34), chr(39))}"' if " " in words or '"' in words else words
+
+
+def quoted_words(text: str) -> str:
+    """Words of others in quotes, as a part of a line of ours."""
+    return f'"{one_line(text).replace(chr(34), chr(39))}"'
+
+
+def as_letters(text: str) -> str:
+    """The text as it looks, in small letters: in the standard form, without marks, with one space between words.
+
+    Letters of other alphabets that look like Latin ones become these.
+    """
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text.replace("\u2800", " "))
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return " ".join(text.casefold().translate(_LOOK_ALIKES).split())
 
 
 def shortened(text: str, most: int) -> str:
@@ -57,5 +114,5 @@ def as_utf8(text: str) -> str:
 
 
 def as_shown(text: str) -> str:
-    """The text cleaned and safe to encode."""
-    return as_utf8(clean_text(text)[0])
+    """The text for a host: cleaned, inert and safe to encode."""
+    return as_utf8(inert(clean_text(text)[0]))

@@ -46,7 +46,7 @@ from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_entry
 from lmstudio_bridge.settings import Settings
-from lmstudio_bridge.text import clean_text, one_line
+from lmstudio_bridge.text import as_shown, clean_text, one_line
 
 _DAY = 86_400  # seconds
 
@@ -149,7 +149,7 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
     elif args.diff:
         print(clean_text("\n".join(diff_lines(stored.events)) or "This run changed no files.")[0])
     else:
-        print(clean_text(run_text(stored))[0])
+        print(as_shown(run_text(stored)))
     return EXIT_OK
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args
@@ -40,7 +40,7 @@ from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import Permissions
-from lmstudio_bridge.text import first_line, one_line, shortened
+from lmstudio_bridge.text import as_letters, clean_text, first_line, inert, one_line, quoted_name, shortened
 
 if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` need not wait
     from lmstudio_bridge.mcp_client.pool import OpenServer
@@ -84,14 +84,16 @@ _REASONS = {
     "context_full": "The model's context was full. Load the model with a larger context.",
     "stuck": "The model got stuck. A smaller task or another model helps.",
 }
+_LINE_END = re.compile("([\n\u2028\u2029])")
+_REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning would join the lines
+_BLANK = re.compile(r"[\s\u2800]*")
+_OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
-    r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*"
-    r"(?:\[(?:local model output|run \w|the answer was cut)|Note:|"
-    r"Nothing was changed|Changed:|Not changed:|Undone since:|Undo with:|Undo does not cover:|"
-    r"Not found in anything that was read|Failed:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
-    r"The model's text so far:|The model gave no answer|"
-    r"\[words of the local|[\d,]+ calls? needed|Servers started:)",  # in results of earlier versions
-    re.IGNORECASE | re.MULTILINE,
+    r"\[ ?(?:local model output|run \w|the answer was cut)|note ?:|"
+    r"nothing was changed|changed ?:|not changed ?:|undone since ?:|undo with ?:|undo does not cover ?:|"
+    r"not found in anything that was read|failed ?:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
+    r"the model's text so far ?:|the model gave no answer|"
+    r"\[ ?words of the local|[\d,]+ calls? needed|servers started ?:"  # in results of earlier versions
 )
 """Beginnings of what only the bridge says. Where they stand in an answer they are quoted, so that it forges none."""
 
@@ -188,7 +190,7 @@ class RunReport:
         else:
             parts = [self._reason(), head, f"The model's text so far:\n{answer}" if answer.strip() else ""]
         parts += self._changes()
-        return "\n\n".join([*(part.strip("\n") for part in parts if part.strip()), self._footer()])
+        return inert("\n\n".join([*(part.strip("\n") for part in parts if part.strip()), self._footer()]))
 
     def _reason(self) -> str:
         """Why a run ended without an answer."""
@@ -225,7 +227,7 @@ class RunReport:
         if self.can_undo and not outcome.undone and any(each.kept for each in changed):
             lines.append(f"Undo with: lmstudio-bridge runs undo {self.run_id}")
             if outcome.not_kept:
-                lines.append(f"Undo does not cover: {_listed(outcome.not_kept, most=_SHOWN_CHANGES)}")
+                lines.append(f"Undo does not cover: {_listed(outcome.not_kept, most=_SHOWN_CHANGES, show=str)}")
         return ["\n".join(lines), self._short_diff(changed)]
 
     def _short_diff(self, changed: Sequence[FileChange]) -> str:
@@ -295,11 +297,11 @@ def _listed_changes(changed: Sequence[FileChange]) -> str:
 
 def _change_line(change: FileChange) -> str:
     """A changed file and how it changed, as a part of a line of ours."""
-    kind = {"changed": "", "moved": f"moved from {_in_line(change.source)}"}.get(change.kind, change.kind)
+    kind = {"changed": "", "moved": f"moved from {_in_line(quoted_name(change.source))}"}.get(change.kind, change.kind)
     added = f"+{change.added:,}" if change.added else ""
     removed = f"\N{MINUS SIGN}{change.removed:,}" if change.removed else ""
     counts = " ".join(part for part in (added, removed) if part)
-    return f"{_in_line(change.path)} ({', '.join(part for part in (kind, counts) if part) or 'changed'})"
+    return f"{_in_line(quoted_name(change.path))} ({', '.join(part for part in (kind, counts) if part) or 'changed'})"
 
 
 def _nothing_changed(outcome: Outcome) -> str:
@@ -357,13 +359,18 @@ def _cut_at_paragraph(text: str, room: int) -> str:
     return head
 
 
-def _listed(names: Sequence[str], *, most: int) -> str:
+def _listed(names: Sequence[str], *, most: int, show: Callable[[str], str] = quoted_name) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(_in_line, names[:most]))}{more}"
+    return f"{', '.join(_in_line(show(name)) for name in names[:most])}{more}"
 
 
 def _quoted(text: str) -> str:
-    return _OWN_LINES.sub(r"> \g<0>", text)
+    """The text of a model or a server, of which no line looks like one of ours, and on which no host acts."""
+    lines = _LINE_END.split(inert(clean_text(_REMOVED_LINE_END.sub("\n", text))[0]))
+    return "".join(
+        f"> {line}" if _OWN_LINES.match(as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])) else line
+        for line in lines
+    )
 
 
 def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:
@@ -493,7 +500,7 @@ def run_text(run: StoredRun) -> str:
         "\n## Task\n",
         run.task,
         "\n## Answer\n",
-        outcome.answer or "(none)",
+        _quoted(outcome.answer) or "(none)",
         *_evidence(outcome),
     ]
     if diff := "\n".join(diff_lines(run.events)):

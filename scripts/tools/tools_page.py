@@ -27,7 +27,7 @@ _ANSWER = f"""\
 The text has what you should know before you read the answer, the answer, and one line that says where it comes from:
 
 ```text
-Failed: write_file src/a.py: no such folder
+Failed: write_file src/a.py: "no such folder"
 
 The word is heron-42, from notes.txt.
 

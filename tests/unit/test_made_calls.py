@@ -63,7 +63,7 @@ def outcome_of(*events: Event) -> Outcome:
 def test_failed_and_refused_calls_are_named_with_the_reason_and_no_source() -> None:
     got = outcome_of(start(access="read"), read("a.md"), read("b.md", is_error=True, tool="stat"), refused("src/a.py"))
 
-    assert got.failed == ("stat b.md: no file", "write src/a.py: needs write access")
+    assert got.failed == ('stat b.md: "no file"', "write src/a.py: needs write access")
     assert got.sources == ("fs read",)
     assert got.called == ("read (a.md)",)
     assert got.failed_writes
@@ -73,11 +73,11 @@ def test_failed_and_refused_calls_are_named_with_the_reason_and_no_source() -> N
     ("calls", "failed"),
     [
         ([write("a", is_error=True), write("a")], ()),
-        ([write("a"), write("a", is_error=True)], ("write a: no folder",)),
-        ([write("a", is_error=True), write("b")], ("write a: no folder",)),
-        ([write("a", is_error=True), write("a", is_error=True)], ("write a: no folder",)),
-        ([write("a", is_error=True), read("a")], ("write a: no folder",)),
-        ([write("a", is_error=True), write("b", is_error=True), write("a")], ("write b: no folder",)),
+        ([write("a"), write("a", is_error=True)], ('write a: "no folder"',)),
+        ([write("a", is_error=True), write("b")], ('write a: "no folder"',)),
+        ([write("a", is_error=True), write("a", is_error=True)], ('write a: "no folder"',)),
+        ([write("a", is_error=True), read("a")], ('write a: "no folder"',)),
+        ([write("a", is_error=True), write("b", is_error=True), write("a")], ('write b: "no folder"',)),
     ],
 )
 def test_call_is_made_good_by_a_later_one_of_the_same_tool_about_the_same(
@@ -123,7 +123,7 @@ def test_same_call_twice_in_a_turn_is_neither_a_source_nor_made_good() -> None:
 
     got = outcome_of(start(), write("a", is_error=True), twice)
 
-    assert (got.failed, got.sources) == (("write a: no folder",), ())
+    assert (got.failed, got.sources) == (('write a: "no folder"',), ())
 
 
 def test_tools_of_the_bridge_are_left_out() -> None:
@@ -137,27 +137,27 @@ def test_servers_are_named_where_several_have_the_tool() -> None:
 
     got = outcome_of(start(), read("a"), other)
 
-    assert (got.called, got.failed) == (("fs read (a)",), ("git read b: no file",))
+    assert (got.called, got.failed) == (("fs read (a)",), ('git read b: "no file"',))
 
 
 @pytest.mark.parametrize(("length", "cut"), [(119, False), (120, False), (121, True)])
 def test_reason_is_one_short_line(length: int, cut: bool) -> None:
     [failed] = outcome_of(start(), replace(read("a", is_error=True), reason="x" * length)).failed
 
-    assert failed == f"read a: {'x' * min(length, 120)}{'…' if cut else ''}"
+    assert failed == f"""read a: "{"x" * min(length, 120)}{"…" if cut else ""}\""""
 
 
 def test_names_of_others_stay_in_their_line() -> None:
     odd = replace(read("a\nb", is_error=True), tool="re\nad\x1b[2J", reason="no\n\nfile.\u200b")
 
-    assert outcome_of(start(), odd).failed == ("re ad a b: no file",)
+    assert outcome_of(start(), odd).failed == ('"re ad" "a b": "no file"',)
 
 
 @pytest.mark.parametrize(("length", "cut"), [(63, False), (64, False), (65, True)])
 def test_name_of_a_tool_is_cut(length: int, cut: bool) -> None:
     [failed] = outcome_of(start(), read("", is_error=True, tool="t" * length)).failed
 
-    assert failed == f"{'t' * min(length, 64)}{'…' if cut else ''}: no file"
+    assert failed == f"{'t' * min(length, 64)}{'…' if cut else ''}" + ': "no file"'
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_run_that_goes_on_with_its_task_keeps_what_was_changed_and_what_failed()
     goes_on = outcome_of(*before, go_on())
     further = outcome_of(*before, go_on("Now delete b.txt."))
 
-    assert (goes_on.nothing_changed, goes_on.failed) == (False, ("write b: no folder",))
+    assert (goes_on.nothing_changed, goes_on.failed) == (False, ('write b: "no folder"',))
     assert (further.nothing_changed, further.failed) == (True, ())
 
 
@@ -260,7 +260,7 @@ def test_look_whose_result_never_came_has_changed_nothing(call: CallStarted, fai
 
 def test_call_that_got_its_result_is_not_without_one() -> None:
     assert outcome_of(start(), sent(), write("a")).failed == ()
-    assert outcome_of(start(), sent(), write("a", is_error=True)).failed == ("write a: no folder",)
+    assert outcome_of(start(), sent(), write("a", is_error=True)).failed == ('write a: "no folder"',)
 
 
 def test_change_without_a_result_is_made_good_when_the_run_goes_on() -> None:
