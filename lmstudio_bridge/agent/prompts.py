@@ -164,6 +164,11 @@ def own_texts() -> tuple[str, ...]:
     )
 
 
+def own_words() -> frozenset[str]:
+    """The words of all texts of this module, in lower case."""
+    return frozenset(word for text in own_texts() for word in re.findall(r"\w+", text.casefold()))
+
+
 def _plain(text: str) -> str:
     return " ".join(_EDGES.sub("", text).casefold().split())
 

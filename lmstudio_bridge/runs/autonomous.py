@@ -16,7 +16,7 @@ from pathlib import Path
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import system_prompt
+from lmstudio_bridge.agent.prompts import own_words, system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter, wrap_instructions
 from lmstudio_bridge.errors import (
@@ -139,6 +139,7 @@ class DynamicAutonomousAgent:
         self.settings = settings
         self._environ = environ
         values = configured_secrets(settings, environ)
+        redactor.own_words = own_words()
         redactor.learn(values)
         self.tool_cache = ToolCache(settings.home / "catalogues", values=values)
         self._preparer = Preparer(client, pool, settings=settings, tool_cache=self.tool_cache, redactor=redactor)
@@ -428,7 +429,7 @@ async def _failure_recorded(recorder: RunRecorder, started_at: float) -> AsyncIt
 
 
 def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> ServerCatalog:
-    """The MCP servers as the configuration files name them now; the redactor learns their secrets.
+    """The MCP servers as the configuration files name them now; the redactor learns the secrets of the approved ones.
 
     Raises:
         McpConfigError: A file cannot be used.
@@ -440,7 +441,7 @@ def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         trusted=settings.trust,
         home=settings.home,
     )
-    for config in (*catalog.servers.values(), *catalog.unapproved.values()):
+    for config in catalog.servers.values():
         redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
     return catalog
 

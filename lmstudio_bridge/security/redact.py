@@ -41,9 +41,13 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Redactor:
-    """Replaces secrets with marks. It may `learn` more secrets at any time."""
+    """Replaces secrets with marks. It may `learn` more secrets at any time.
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    `own_words` (lower case) are never secrets: without the words of the bridge's own texts nothing would be understood.
+    """
+
+    def __init__(self, secrets: Iterable[str] = (), *, own_words: Iterable[str] = ()) -> None:
+        self.own_words = frozenset(own_words)
         self._known: frozenset[str] = frozenset()
         self._needles: list[_Needle] = []
         self._long: list[_Needle] = []  # searched for across line breaks
@@ -56,7 +60,7 @@ class Redactor:
             value
             for secret in secrets
             for value in (secret, secret.strip(), secret.partition(" ")[2].strip())
-            if len(value) >= MIN_SECRET
+            if len(value) >= MIN_SECRET and value.casefold() not in self.own_words
         }
         if known == self._known:
             return

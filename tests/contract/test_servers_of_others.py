@@ -316,6 +316,21 @@ async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: 
 # Secrets.
 
 
+async def test_entry_that_is_not_approved_changes_no_result(desk: Desk) -> None:
+    """Its values are not secrets of the user: `os.system` would be blanked in every result."""
+    env = {"A_TOKEN": "os.system", "B_TOKEN": "answer", "C_TOKEN": "import"}
+    desk.write("project/.mcp.json", {"mcpServers": {"theirs": {**touching(desk), "env": env}}})
+    desk.write(".claude.json", {"mcpServers": {"mine": {**sloppy(), "env": {"MY_TOKEN": "answer"}}}})
+    text = "The answer: import os; os.system('ls')"
+    told = calls_in_turn(desk, ("raw", text_result(text)))
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_write_access", mcp_names=["mine"], task="Say the answer.")
+
+    assert told == [text]
+    assert "I am done." in answer.text
+    assert "secret" not in answer.text
+
+
 async def test_no_value_of_env_or_headers_is_ever_shown(desk: Desk) -> None:
     secret = {"SETTING": CANARY, "API_KEY": f"key-{CANARY}"}
     words = f"import os, sys; print('SETTING is', os.environ['SETTING'], file=sys.stderr); sys.exit('{CANARY}')"

@@ -287,6 +287,12 @@ def test_our_own_words_stay_although_they_are_secrets_too() -> None:
     assert Redactor(["cancelled"]).redact_fields(end) == RunFinished("cancelled", MARK, "", 1.0)
 
 
+def test_words_of_our_own_texts_are_no_secrets() -> None:
+    redactor = Redactor(["Answer", "answer-22"], own_words=["answer"])
+
+    assert redactor.redact("The answer is answer-22.") == "The answer is [secret]."
+
+
 def test_the_data_of_an_image_are_not_searched() -> None:
     assert Redactor(["hunter22"]).redact_fields(Image("hunter22", "image/hunter22")) == Image(
         "hunter22", "image/[secret]"
