@@ -68,7 +68,7 @@ class Rules:
     `folders` are part of the workspace. `arguments` maps a pattern to the arguments that are paths, instead of those
     with the usual names; `more_arguments` to arguments that are paths in addition. `writing` are patterns of tools
     that write whatever their server says. `conditions` map a pattern to an argument and what its text must match
-    for a call to count as reading, where a preset lets it run.
+    for a call to count as reading, where a preset lets it run. `unbelieved` are servers whose marks do not count.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -77,6 +77,7 @@ class Rules:
     more_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
     conditions: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
+    unbelieved: frozenset[str] = frozenset()
 
     def find(self, tool: ServerTool) -> Rule | None:
         """The rule that decides about a tool: hide wins over deny, deny over allow."""
@@ -105,7 +106,7 @@ class Rules:
         """Whether its server or a preset says that the tool, or the call with these arguments, only reads."""
         if any(_matches(pattern, tool, exactly=False) for pattern in self.writing):
             return False
-        if tool.read_only:
+        if tool.read_only and tool.server not in self.unbelieved:
             return True
         if not any(rule.source.startswith(PRESET) and rule.matches(tool) for rule in self.rules):
             return False
@@ -121,6 +122,7 @@ class Rules:
             {**other.more_arguments, **self.more_arguments},
             self.writing | other.writing,
             {**self.conditions, **other.conditions},
+            self.unbelieved | other.unbelieved,
         )
 
 
@@ -163,8 +165,12 @@ class Policy:
             return Decision("allowed", rule="access=write")
         if output is not None:
             why = f" writes a file if it is given {output[:_SHOWN_PATH]!r}"
+        elif tool.doubted:
+            why = " may change things: its server did not always mark it as reading"
+        elif tool.read_only and tool.server in self.rules.unbelieved:
+            why = " may change things: the mark of a project's server is not believed"
         else:
-            why = f" may change things{': its server did not always mark it as reading' if tool.doubted else ''}"
+            why = " may change things"
         return Decision(
             "needs_write", f"{tool.server} {tool.name}{why}, and this run has read access only.", "access=read"
         )

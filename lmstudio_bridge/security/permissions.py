@@ -16,7 +16,7 @@ from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.events import WITH_WRITE_ACCESS
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
-from lmstudio_bridge.security.access import PRESET, Policy
+from lmstudio_bridge.security.access import PRESET, Policy, Rules
 from lmstudio_bridge.security.presets import preset_rules
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.workspace import make_workspace
@@ -76,11 +76,13 @@ class Permissions:
             raise NoToolMayRunError(
                 f"No tool of {servers} may run: your rules deny them.", remedy=f"Change the rules in {where}."
             )
-        reading = [tool for tool in free if only_reads_by_name(tool.name)] or free
+        unbelieved = [tool for tool in free if tool.read_only]  # else it could run
+        why = "the marks of a project's servers are not believed" if unbelieved else "none is marked as read-only"
+        reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)] or free
         patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in reading[:_SUGGESTED]]
         rule = f"allow = {json.dumps(patterns, ensure_ascii=False)}"
         raise NoToolMayRunError(
-            f"No tool of {servers} may run with read access: none is marked as read-only by its server.",
+            f"No tool of {servers} may run with read access: {why}.",
             remedy=f"Use {WITH_WRITE_ACCESS}, or put those that only read into {self.own or FILE}: {rule}",
         )
 
@@ -100,7 +102,7 @@ def read_permissions(
         folders += _folders_of(config, project=project)
     made = replace(
         policy or Policy(),
-        rules=files.rules + preset_rules(servers),
+        rules=files.rules + preset_rules(servers) + Rules(unbelieved=_unbelieved(servers)),
         workspace=make_workspace(folders, home=around.home),
         local={
             config.name: None if _is_contained(config) else config.cwd or project
@@ -109,6 +111,11 @@ def read_permissions(
         },
     )
     return Permissions(made, files.paths, files.warnings, user_file(around))
+
+
+def _unbelieved(servers: Iterable[ServerConfig]) -> frozenset[str]:
+    """The servers whose read-only marks do not count: those of a project, which somebody else wrote."""
+    return frozenset(config.name for config in servers if config.scope == "project")
 
 
 def _launch_folder(project: Path) -> list[Path]:

@@ -66,7 +66,7 @@ async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
     )
     sim.script(MODEL, TextReply("never", faults=(Stall(),)))
 
-    process = await shell.start("run", "Wait for ever", "--mcp", "sloppy")
+    process = await shell.start("run", "Wait for ever", "--mcp", "sloppy", "--access", "write")
     request = await sim.wait_for_request(path="/v1/chat/completions")
     servers = processes_that_name(shell.folder)
     process.send_signal(number)

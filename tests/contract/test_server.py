@@ -240,7 +240,7 @@ async def test_each_fault_gives_one_clear_error_and_the_server_stays_usable(desk
         await desk.sim.start()
         afterwards = await client.call("autonomous_with_mcp", mcp_name="filesystem", **ask)
 
-    assert_names(unknown_server, "'filesytem'", ".mcp.json", "Did you mean 'filesystem'")
+    assert_names(unknown_server, "'filesytem'", ".claude.json", "Did you mean 'filesystem'")
     assert_names(unknown_model, "'qwen/qwen3-4'", desk.sim.url, f"Did you mean {MODEL}")
     assert_names(dies_at_start, "'broken'", "exited with code 3", "no database here")
     assert_names(not_running, "not reachable", desk.sim.url, "lms server start", "LMSTUDIO_BASE_URL")
@@ -396,7 +396,7 @@ async def test_the_server_says_who_it_is_and_when_delegating_pays(desk: Desk, er
 
 async def test_half_a_character_in_the_words_of_others_does_not_end_the_server(desk: Desk, era: Era) -> None:
     """JavaScript leaves them where it cuts a text, and the MCP SDK's writer (2.3) ends at one."""
-    servers = json.loads((desk.project / ".mcp.json").read_text(encoding="utf-8"))["mcpServers"]
+    servers = json.loads((desk.project.parent / ".claude.json").read_text(encoding="utf-8"))["mcpServers"]
     desk.configure(**servers, **{"half\ud83d": {"command": "no-such-command"}})
     desk.sim.script(MODEL, HttpReply(400, b'{"error": "bad \\ud83d text"}', content_type="application/json"))
     async with desk.bridge(era) as client:

@@ -45,7 +45,7 @@ class House:
             "LMSTUDIO_BASE_URL": f"{self.sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(self.folder),
             "LMSTUDIO_BRIDGE_HOME": str(self.folder / "home"),
-            "LMSTUDIO_BRIDGE_TRUST": "*",
+            "LMSTUDIO_BRIDGE_MCP_CONFIG": str(self.folder / ".mcp.json"),
             "HOME": str(self.folder),
         }
         async with open_raw_client(era="2025-11-25", environ={**settings, **environ}) as client:

@@ -46,7 +46,7 @@ class SharedBridges:
 
 @dataclass
 class Desk:
-    """A project folder with files and a .mcp.json, LM Studio, and the bridge's settings."""
+    """A project folder with files, a user with MCP servers, LM Studio, and the bridge's settings."""
 
     project: Path
     home: Path
@@ -59,7 +59,9 @@ class Desk:
         return str(self.project / "notes.txt")
 
     def configure(self, **servers: dict[str, Any]) -> None:
-        (self.project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+        """The user's own servers; a project's are not believed what they mark as reading."""
+        file = Path(self.environ["HOME"]) / ".claude.json"
+        file.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
 
     def chat_requests(self) -> list[SimRequest]:
         return [request for request in self.sim.requests if request.path == "/v1/chat/completions"]
@@ -111,7 +113,7 @@ async def open_desk(folder: Path, *, port: int = 0) -> AsyncIterator[Desk]:
             "CLAUDE_PROJECT_DIR": str(project),
             "LMSTUDIO_BRIDGE_HOME": str(desk.home),
             "LMSTUDIO_BRIDGE_TRUST": "*",
-            "HOME": str(folder),  # a user without servers of their own
+            "HOME": str(folder),
         }
         desk.configure(
             filesystem=config_entry(npm_server("filesystem"), str(project)),

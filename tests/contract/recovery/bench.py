@@ -63,6 +63,7 @@ class Bench:
             "LMSTUDIO_BASE_URL": f"{self.sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(self.folder),
             "LMSTUDIO_BRIDGE_HOME": str(self.home),
+            "LMSTUDIO_BRIDGE_MCP_CONFIG": str(self.folder / ".mcp.json"),
         }
         async with open_raw_client(era="2025-11-25", environ={**settings, **environ}) as client:
             yield client

@@ -93,7 +93,7 @@ async def open_workshop(folder: Path) -> AsyncIterator[Workshop]:
             "LMSTUDIO_BASE_URL": f"{sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(folder),
             "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
-            "LMSTUDIO_BRIDGE_TRUST": "*",
+            "LMSTUDIO_BRIDGE_MCP_CONFIG": str(folder / ".mcp.json"),
         }
         async with open_raw_client(era="2025-11-25", environ=environ) as client:
             yield Workshop(folder, sim, client)

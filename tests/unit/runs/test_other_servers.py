@@ -116,7 +116,7 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
         checks = await checks_of(agent)
 
     unhappy = [check.found for check in checks if check.state != "ok"]
-    assert unhappy == ["No tool of tokens may run with read access: none is marked as read-only by its server."]
+    assert unhappy == ["No tool of tokens may run with read access: none is marked as read-only."]
     found = {check.name: check.found for check in checks}
     assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-compatible server, ")
     assert found["LM Studio"].endswith("1 chat model, 0 loaded")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import NoToolMayRunError
-from lmstudio_bridge.messages import JSONObject, ServerConfig, ServerTool
+from lmstudio_bridge.messages import JSONObject, Scope, ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.presets import PRESETS, is_fresh
@@ -248,9 +248,7 @@ def test_where_no_tool_may_run_the_rule_that_would_change_it_is_named(tmp_path: 
 
     with pytest.raises(NoToolMayRunError) as caught:
         read_permissions([], project=tmp_path, environ=around).check_usable(tools)
-    assert caught.value.message == (
-        "No tool of my [shop] may run with read access: none is marked as read-only by its server."
-    )
+    assert caught.value.message == ("No tool of my [shop] may run with read access: none is marked as read-only.")
     before, rule = caught.value.remedy.split(f"{own}: ")
     assert before == "Use autonomous_with_write_access (in a shell: --access write), or put those that only read into "
 
@@ -273,6 +271,41 @@ def test_where_rules_deny_every_tool_the_files_are_named(tmp_path: Path) -> None
 @pytest.mark.parametrize("tools", [[], [ServerTool("a", "list", read_only=True), ServerTool("a", "write")]])
 def test_one_tool_that_may_run_is_enough(tmp_path: Path, tools: list[ServerTool]) -> None:
     read_permissions([], project=tmp_path, environ={}).check_usable(tools)
+
+
+@pytest.mark.parametrize(
+    ("scope", "believed"),
+    [("user", True), ("local", True), ("explicit", True), ("plugin", True), ("lmstudio", True), ("project", False)],
+)
+def test_marks_are_believed_from_the_users_servers_only(tmp_path: Path, scope: Scope, believed: bool) -> None:
+    """Somebody else wrote a project's entry, and may have written its server."""
+    config = ServerConfig("it", "stdio", command="serve", scope=scope)
+    marked = ServerTool("it", "list", read_only=True)
+    permissions = read_permissions([config], project=tmp_path, environ={})
+    decision = permissions.policy.check_call(marked, {})
+
+    assert permissions.policy.may_run(marked) is believed
+    assert decision.verdict == ("allowed" if believed else "needs_write")
+    assert ("the mark of a project's server is not believed" in decision.reason) is not believed
+
+
+def test_for_a_projects_server_a_rule_a_preset_or_write_access_is_needed(tmp_path: Path) -> None:
+    around = {"HOME": str(tmp_path / "home")}
+    own = tmp_path / "home" / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    own.parent.mkdir(parents=True)
+    config = ServerConfig("it", "stdio", command="serve", scope="project")
+    known = stdio("@modelcontextprotocol/server-memory", name="memory", scope="project")
+    tools = [ServerTool("it", "list", read_only=True), ServerTool("it", "make")]
+
+    with pytest.raises(NoToolMayRunError, match="the marks of a project's servers are not believed") as caught:
+        read_permissions([config], project=tmp_path, environ=around).check_usable(tools)
+    own.write_text(caught.value.remedy.partition(f"{own}: ")[2], encoding="utf-8")
+    read = read_permissions([config, known], project=tmp_path, environ=around).policy
+    write = read_permissions([config], project=tmp_path, environ={}, policy=Policy("write")).policy
+
+    assert [read.may_run(tool) for tool in tools] == [True, False]
+    assert read.may_run(ServerTool("memory", "read_graph"))
+    assert write.may_run(tools[0])
 
 
 def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
