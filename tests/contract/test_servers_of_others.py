@@ -268,9 +268,9 @@ async def test_approved_name_does_not_start_another_command_after_a_pull_until_t
     desk.write(".claude.json", {"projects": {str(desk.project): {"enabledMcpjsonServers": ["theirs"]}}})
     calls_in_turn(desk)
     async with desk.bridge() as client:
-        before = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
+        before = await client.call("autonomous_with_write_access", mcp_names=["theirs"], task="Anything.")
         file = desk.write("project/.mcp.json", {"mcpServers": {"theirs": touching(desk)}})
-        after = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
+        after = await client.call("autonomous_with_write_access", mcp_names=["theirs"], task="Anything.")
 
     assert not before.is_error
     assert after.is_error
