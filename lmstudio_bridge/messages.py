@@ -303,6 +303,8 @@ class ServerConfig:
     it stands in. Of the server's tools, runs have `only_tools` (None: all) without the `disabled_tools`.
     `notes` say what of the entry is not used; nothing need be done about them. `entry_digest` is that of what
     decides in the entry, before variables are expanded; values of `env` count, because `NODE_OPTIONS` can run code.
+    `client_id` and `callback_port` are for signing in (OAuth): a client that the user has registered, and the port to
+    which the browser is sent back.
     """
 
     name: str
@@ -319,6 +321,8 @@ class ServerConfig:
     disabled: bool = False
     only_tools: tuple[str, ...] | None = None
     disabled_tools: tuple[str, ...] = ()
+    client_id: str = ""
+    callback_port: int = 0
     notes: tuple[str, ...] = ()
     entry_digest: str = field(default="", compare=False)
 

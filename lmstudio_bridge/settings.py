@@ -94,7 +94,7 @@ class Settings(BaseModel):
     )
     home: Path = _setting(
         ...,
-        "Folder for run journals and for the cached tool lists of servers.",
+        "Folder for run journals, logins, and the cached tool lists of servers.",
         "LMSTUDIO_BRIDGE_HOME",
     )
     journal: Literal["off", "audit", "full"] = _setting(

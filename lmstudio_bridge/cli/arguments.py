@@ -228,9 +228,9 @@ def build_parser() -> CommandParser:
         "servers",
         "list the configured MCP servers",
         """
-        Lists the MCP servers in the configuration files: whether the bridge may use each, why not, and where it
-        comes from. No server is started; `doctor` does that. With --approve, a server of the project's .mcp.json may
-        be used from now on, as its entry is now: if that changes, it is held back again.
+        Lists the MCP servers in the configuration files: whether the bridge may use each, why not, whether there is a
+        login, and where it comes from. No server is started; `doctor` does that. With --approve, a server of the
+        project's .mcp.json may be used from now on, as its entry is now: if that changes, it is held back again.
         """,
         examples=(
             ("lmstudio-bridge servers", "a table"),
@@ -242,6 +242,52 @@ def build_parser() -> CommandParser:
     servers.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     servers.add_argument("--approve", metavar="NAME", help="approve this server of the project's .mcp.json")
     servers.add_argument("--yes", action="store_true", help="don't ask before approving")
+    login = add(
+        "login",
+        "sign in to an MCP server through the browser (OAuth)",
+        """
+        Opens the browser, in which you sign in to a remote MCP server, and keeps the login for the runs of the bridge:
+        in the system's keyring, or in a file that only you can read. Runs renew it, and never open a browser. The
+        address to open goes to stdout.
+
+        The login is for this server's address. Servers with an `Authorization` header in their entry need none.
+        """,
+        examples=(
+            ("lmstudio-bridge login notion", "sign in, and count the tools"),
+            ("lmstudio-bridge login notion --no-browser", "print the address only"),
+            ("lmstudio-bridge login notion --no-browser --port 8765", "over ssh -L 8765:127.0.0.1:8765"),
+        ),
+        exit_codes={0: "logged in", 1: "not logged in, or the server does not work with the login"},
+        variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND", "BROWSER"),
+    )
+    login.add_argument("server", help="name of the MCP server, as in `servers`")
+    login.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
+    login.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        metavar="N",
+        help="port on this machine to which the browser is sent back (default: `oauth.callbackPort` of the entry, or "
+        "any free one)",
+    )
+    login.add_argument(
+        "--client-id",
+        default="",
+        metavar="ID",
+        help="ID of a client that you registered with that service, where programs cannot register themselves; its "
+        "redirect address is http://localhost:PORT/callback (default: `oauth.clientId` of the entry)",
+    )
+    logout = add(
+        "logout",
+        "delete the login to an MCP server",
+        """
+        Deletes what `login` kept, and ends the login at the service if it lets programs do that.
+        """,
+        examples=(("lmstudio-bridge logout notion", "runs can no longer use this server"),),
+        exit_codes={0: "logged out", 1: "there was no login"},
+        variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND"),
+    )
+    logout.add_argument("server", help="name of the MCP server, as in `servers`")
     _add_eval(
         add(
             "eval",
@@ -488,6 +534,10 @@ def _task(text: str) -> str:
 
 def _rounds(text: str) -> int:
     return _whole_number(text, most=MAX_ROUNDS)
+
+
+def _port(text: str) -> int:
+    return _whole_number(text, most=65_535)
 
 
 def _positive(text: str) -> int:

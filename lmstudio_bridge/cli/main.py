@@ -98,6 +98,10 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
             if args.command == "runs":
                 return show.show_runs(settings, args, redactor)
             return show.show_servers(settings, args, redactor)
+        case "login" | "logout":
+            from lmstudio_bridge.cli import login
+
+            return (login.log_in if args.command == "login" else login.log_out)(settings, args, redactor)
         case "eval":
             from lmstudio_bridge.cli.eval import run_evals
 

@@ -18,6 +18,7 @@ from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
+from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.runs.journal import (
     check_not_active,
     copies_folder,
@@ -77,7 +78,7 @@ def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redacto
     )
     if args.approve is not None:
         return _approve(catalog, args, redactor, home=settings.home)
-    rows = server_rows(catalog)
+    rows = server_rows(catalog, LoginStore(settings.home / "logins", learn=redactor.learn))
     if args.json:
         print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
     else:

@@ -32,7 +32,7 @@ _TRANSPORTS: Mapping[str, Transport] = {
     "streamablehttp": "http",
     "sse": "sse",
 }
-_UNKNOWN_KEYS = ("envFile", "headersHelper", "oauth")
+_UNKNOWN_KEYS = ("envFile", "headersHelper")
 """Keys that VS Code or Claude Code support and we do not, although a server may need them."""
 _USER_CONFIG = "user_config."  # begins what Claude Code asks for when a plugin is installed
 _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
@@ -210,8 +210,22 @@ def _null_to_nothing(value: object) -> object:
     return {} if value is None else value
 
 
+def _object_or_none(value: object) -> object:
+    """Other programs write `"oauth": false`."""
+    return value if isinstance(value, dict) else None
+
+
 _Text = Annotated[str, BeforeValidator(_scalar_to_text)]
 _Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
+
+
+class _OAuth(BaseModel):
+    """Claude Code's key for a client that the user has registered at the service."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    clientId: str = ""
+    callbackPort: int = Field(0, ge=0, le=65_535)
 
 
 class _Entry(BaseModel):
@@ -235,6 +249,7 @@ class _Entry(BaseModel):
     disabledTools: list[str] | None = None
     excludeTools: list[str] | None = None
     includeTools: list[str] | None = None
+    oauth: Annotated[_OAuth | None, BeforeValidator(_object_or_none)] = None
 
 
 def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, scope: Scope) -> ServerConfig:
@@ -264,6 +279,8 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
         only_tools=None if raw.includeTools is None else tuple(raw.includeTools),
         disabled_tools=(*(raw.disabledTools or ()), *(raw.excludeTools or ())),
         entry_digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
+        client_id=raw.oauth.clientId if raw.oauth else "",
+        callback_port=raw.oauth.callbackPort if raw.oauth else 0,
         notes=tuple(
             f"MCP server '{name}' in {path}: '{key}' is not used; what a run may call is decided by its access and "
             "by lmstudio-bridge.toml."

@@ -40,7 +40,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, statuses
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, OpenLogin, statuses
 from lmstudio_bridge.mcp_client.repair import (
     MAX_TOOLS,
     read_error,
@@ -75,6 +75,7 @@ class Connection:
         project: Path,
         environ: Mapping[str, str],
         max_event: int = MAX_EVENT,
+        open_login: OpenLogin | None = None,
     ) -> None:
         self.ended = asyncio.Event()
         self.instructions = ""  # of the server, about the use of its tools
@@ -82,7 +83,7 @@ class Connection:
         self._transport = (
             StdioTransport(config, children=children, project=project, environ=environ)
             if config.transport == "stdio"
-            else HttpTransport(config, max_event=max_event)
+            else HttpTransport(config, max_event=max_event, open_login=open_login)
         )
         self._dispatcher: JSONRPCDispatcher | None = None
         self._opened = False
@@ -345,7 +346,7 @@ class Connection:
                 return Failure("does not know the session any more (HTTP 404)").expired_error(server, what)
             case [Answered(status=404)]:
                 return Failure("answered with HTTP 404").lost_error(server, what)
-            case [Answered(status=status)] if status >= 400:
-                return failures.explain_status(status, config=self._config).lost_error(server, what)
+            case [Answered(status=status)] if status >= 400 and isinstance(self._transport, HttpTransport):
+                return self._transport.explain_status(status).lost_error(server, what)
             case _:
                 return self.loss.lost_error(server, what)

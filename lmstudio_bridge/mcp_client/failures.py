@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -157,7 +158,7 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
         case 401 | 403 if not any(name.lower() == "authorization" for name in config.headers):
             return Failure(
                 f"({target}) requires sign-in (HTTP {status})",
-                f"The bridge cannot sign in through a browser (OAuth): set an `Authorization` header{where}.",
+                f"Run {login_command(config)}, or set an `Authorization` header{where}.",
             )
         case 401 | 403:
             return Failure(
@@ -175,6 +176,25 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
             return Failure(f"({target}) failed with HTTP {status}{said}", "Check the log of that server.")
         case _:
             return Failure(f"({target}) answered with HTTP {status}{said}", f"Check `url` and `headers`{where}.")
+
+
+def explain_refused_login(trouble: str, *, config: ServerConfig) -> Failure:
+    """A server that does not take the login that the user has; `trouble` is why it could not be renewed."""
+    target = target_of(config)
+    if trouble:
+        return Failure(
+            f"({target}) cannot be used: the login has expired and could not be renewed, because {trouble}",
+            f"Try again later. If that does not help, run {login_command(config)}.",
+        )
+    return Failure(
+        f"({target}) does not accept the login any more (HTTP 401): it has expired or was revoked",
+        f"Run {login_command(config)} again.",
+    )
+
+
+def login_command(config: ServerConfig) -> str:
+    """The command that signs in to this server."""
+    return f"`lmstudio-bridge login {shlex.quote(config.name)}`"
 
 
 def explain_wrong_url(words: str, *, config: ServerConfig) -> Failure:

@@ -1,13 +1,13 @@
-"""The transports over HTTP: streamable HTTP, and the older SSE. The only module that imports an HTTP client for MCP."""
+"""The transports over HTTP: streamable HTTP, and the older SSE."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
@@ -43,16 +43,36 @@ the task that wrote it.
 """
 
 
+class Login(httpx2.Auth):
+    """What signs the requests to one server. `trouble` says why it could not be renewed, if that may pass."""
+
+    trouble = ""
+
+    def renews(self, response: httpx2.Response) -> bool:
+        """Whether the answer is a refusal after which the request is sent again."""
+        raise NotImplementedError
+
+
+OpenLogin: TypeAlias = Callable[[ServerConfig], Awaitable[Login | None]]
+
+
 class HttpTransport:
-    """Reaches one server; can be opened once. How a server went away is not known here."""
+    """Reaches one server; can be opened once. How a server went away is not known here.
+
+    `open_login` looks up the user's login to the server.
+    """
 
     detects_exit = False
     exit_reason = ""
     stderr_tail = ""
 
-    def __init__(self, config: ServerConfig, *, max_event: int = MAX_EVENT) -> None:
+    def __init__(
+        self, config: ServerConfig, *, max_event: int = MAX_EVENT, open_login: OpenLogin | None = None
+    ) -> None:
         self._config = config
         self._max_event = max_event
+        self._open_login = open_login
+        self._login: Login | None = None
         self._unreadable = ""  # why an answer is not read; the SDK tells it only of answers that are no stream
         self._noted: list[Answered] = []  # HTTP statuses while the connection is being opened
         self._refused = anyio.Event()  # a message of ours got an HTTP error
@@ -67,7 +87,9 @@ class HttpTransport:
         first = [answered.status for answered in self._noted]
         if self._config.transport == "sse" or first not in _OLDER_REFUSALS:
             return None
-        return HttpTransport(replace(self._config, transport="sse"), max_event=self._max_event)
+        return HttpTransport(
+            replace(self._config, transport="sse"), max_event=self._max_event, open_login=self._open_login
+        )
 
     def explain(self, exc: BaseException) -> Failure | None:
         """Why the server could not be reached, if the transport knows."""
@@ -75,9 +97,9 @@ class HttpTransport:
         words = str(exc) or type(exc).__name__
         match exc:
             case httpx2.HTTPStatusError():
-                return failures.explain_status(exc.response.status_code, config=config)
+                return self.explain_status(exc.response.status_code)
             case _ if self._noted and self._noted[-1].status >= 300:
-                return failures.explain_status(self._noted[-1].status, config=config, words=words)
+                return self.explain_status(self._noted[-1].status, words)
             case _ if self._unreadable:
                 return failures.explain_answer(self._unreadable, config=config)
             case UnicodeEncodeError():  # nothing else in a request comes from the entry
@@ -89,8 +111,15 @@ class HttpTransport:
             case _:
                 return None
 
+    def explain_status(self, status: int, words: str = "") -> Failure:
+        """What an HTTP status means that is an error."""
+        if self._login is not None and status == 401:
+            return failures.explain_refused_login(self._login.trouble, config=self._config)
+        return failures.explain_status(status, config=self._config, words=words)
+
     @asynccontextmanager
     async def _open_http(self) -> AsyncIterator[tuple[Any, Any]]:
+        await self._look_up_login()
         async with (
             self._make_http_client() as client,
             streamable_http_client(self._config.url, http_client=client, max_sse_event_size=self._max_event) as streams,
@@ -103,6 +132,7 @@ class HttpTransport:
 
         The SDK (2.3) only logs it and sends nothing more, so the answer would be waited for in vain.
         """
+        await self._look_up_login()
         arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         async with (
             arrived,
@@ -126,19 +156,31 @@ class HttpTransport:
             yield read, write
             tasks.cancel_scope.cancel()
 
-    async def _note_refusal(self, response: httpx2.Response) -> None:
-        if response.request.method == "POST" and response.status_code >= 400:
+    async def _look_up_login(self) -> None:
+        self._login = await self._open_login(self._config) if self._open_login else None
+
+    async def _note_status(self, response: httpx2.Response) -> None:
+        """Remember a status for the message that it answers; the SDK's own GET and DELETE answer none."""
+        request = response.request
+        if request.method != "POST" or "signs_in" in request.extensions:
+            return
+        if self._login is not None and self._login.renews(response):
+            return
+        noted = statuses.get()
+        if noted is not None:
+            noted.append(Answered(response.status_code, MCP_SESSION_ID in request.headers))
+        if response.status_code >= 400:
             self._refused.set()
 
     def _make_http_client(self, *_: Any, **__: Any) -> httpx2.AsyncClient:
         """A client for one server; the arguments are timeouts that `sse_client` suggests, which are not wanted."""
-        loopback = urlsplit(self._config.url).hostname in {"localhost", "127.0.0.1", "::1"}
         return httpx2.AsyncClient(
+            auth=self._login,
             headers={"Accept-Encoding": "identity", **self._config.headers},
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
-            trust_env=not loopback,  # a proxy cannot reach this machine for us
-            event_hooks={"response": [_note_status, self._note_refusal, self._bound_body]},
+            trust_env=not is_loopback(self._config.url),  # a proxy cannot reach this machine for us
+            event_hooks={"response": [self._note_status, self._bound_body]},
         )
 
     async def _bound_body(self, response: httpx2.Response) -> None:
@@ -202,8 +244,6 @@ class GunzippedStream(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-async def _note_status(response: httpx2.Response) -> None:
-    """Remember a status for the request that it answers; the SDK's own GET and DELETE answer none."""
-    noted = statuses.get()
-    if noted is not None and response.request.method == "POST":
-        noted.append(Answered(response.status_code, MCP_SESSION_ID in response.request.headers))
+def is_loopback(address: str) -> bool:
+    """Whether the address is on this machine."""
+    return urlsplit(address).hostname in {"localhost", "127.0.0.1", "::1"}

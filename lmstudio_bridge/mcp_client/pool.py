@@ -27,7 +27,7 @@ from lmstudio_bridge.errors import (
 )
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure, installer_of
-from lmstudio_bridge.mcp_client.http import MAX_EVENT
+from lmstudio_bridge.mcp_client.http import MAX_EVENT, OpenLogin
 from lmstudio_bridge.mcp_client.repair import plain_arguments
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, build_environment
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
@@ -66,6 +66,7 @@ class PoolOptions:
     ping_timeout: float = PING_TIMEOUT
     install_timeout: float = INSTALL_TIMEOUT
     max_event: int = MAX_EVENT
+    open_login: OpenLogin | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -190,6 +191,7 @@ class SessionPool:
             project=self.options.project,
             environ=self._environ,
             max_event=self.options.max_event,
+            open_login=self.options.open_login,
         )
         predecessors = [other for other in self._sessions if other.config.name == config.name and not other.usable]
         session = Session(config, connection, options=self.options, predecessors=predecessors)

@@ -47,6 +47,8 @@ from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
+from lmstudio_bridge.mcp_client.logins import LoginStore
+from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, JSONObject, Message, ServerConfig, SystemMessage, UserMessage
@@ -83,6 +85,8 @@ async def open_agent(
     `redactor` learns the secrets of everything that the agent uses. `sleep` waits before a request is sent again,
     `make_delimiter` makes the delimiter of one run.
     """
+    redactor = redactor or Redactor()
+    logins = LoginStore(settings.home / "logins", learn=redactor.learn)
     async with (
         open_client(
             settings.root_url,
@@ -104,6 +108,7 @@ async def open_agent(
                 max_servers=settings.max_servers,
                 pass_env=settings.pass_env,
                 is_fresh=partial(is_fresh, named=settings.fresh),
+                open_login=partial(open_login, logins),
             )
         ) as pool,
     ):
@@ -112,7 +117,8 @@ async def open_agent(
             pool,
             settings=settings,
             environ=environ,
-            redactor=redactor or Redactor(),
+            redactor=redactor,
+            logins=logins,
             make_delimiter=make_delimiter,
         )
 
@@ -131,11 +137,13 @@ class DynamicAutonomousAgent:
         settings: Settings,
         environ: Mapping[str, str],
         redactor: Redactor,
+        logins: LoginStore,
         make_delimiter: Callable[[], Delimiter] = new_delimiter,
     ) -> None:
         self.client = client
         self.pool = pool
         self.redactor = redactor
+        self.logins = logins
         self.settings = settings
         self._environ = environ
         values = configured_secrets(settings, environ)

@@ -35,6 +35,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
+from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.messages import Access, UserMessage
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
@@ -421,10 +422,14 @@ def _model_row(model: ModelInfo) -> list[str]:
 
 
 def servers_text(
-    catalog: ServerCatalog, permissions: Permissions, opened: Iterable[OpenServer], tool_cache: ToolCache
+    catalog: ServerCatalog,
+    permissions: Permissions,
+    opened: Iterable[OpenServer],
+    tool_cache: ToolCache,
+    logins: LoginStore,
 ) -> str:
     """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
-    text = _table(SERVER_COLUMNS, server_rows(catalog, opened), empty="No MCP servers are configured.")
+    text = _table(SERVER_COLUMNS, server_rows(catalog, logins, opened), empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     unusable = unusable_servers(catalog, permissions, tool_cache)
     warnings = [*catalog.warnings, *permissions.warnings, *catalog.remarks, *unusable]
@@ -445,12 +450,15 @@ def unusable_servers(catalog: ServerCatalog, permissions: Permissions, tool_cach
     return found
 
 
-def server_rows(catalog: ServerCatalog, opened: Iterable[OpenServer] = ()) -> list[list[str]]:
+def server_rows(catalog: ServerCatalog, logins: LoginStore, opened: Iterable[OpenServer] = ()) -> list[list[str]]:
     """One row a configured server, under `SERVER_COLUMNS`; `opened` are those that a pool holds."""
     uses: dict[str, list[str]] = {}
     for server in opened:
         use = f"open, used by {server.users}" if server.users else f"open, unused for {server.idle:.0f} s"
         uses.setdefault(server.server, []).append(use)
+    for name, config in catalog.servers.items():
+        if logins.has(config):
+            uses.setdefault(name, []).insert(0, "logged in")
     rows = [
         [name, config.transport, "; ".join(["usable", *uses.get(name, ())]), f"{config.scope}: {config.source}"]
         for name, config in sorted(catalog.servers.items())

@@ -51,7 +51,7 @@ def add_resources(
 
             catalog = opened.configured_servers()
             permissions = opened.permissions(catalog.servers.values())
-            return sendable(servers_text(catalog, permissions, opened.pool.opened(), opened.tool_cache))
+            return sendable(servers_text(catalog, permissions, opened.pool.opened(), opened.tool_cache, opened.logins))
 
     @server.resource("lmstudio://runs", title="Delegated runs", mime_type=_MARKDOWN)
     async def runs() -> str:

@@ -85,7 +85,7 @@ async def check_servers(
         else:
             checked = agent.tool_cache.check(config, outcome)
             warnings += checked.warnings
-            origin = f"{config.scope} scope, {config.source}"
+            origin = f"{config.scope} scope, {config.source}" + ("; logged in" if agent.logins.has(config) else "")
             yield Check(
                 "servers",
                 name,

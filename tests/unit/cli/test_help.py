@@ -51,6 +51,7 @@ def test_examples_are_command_lines_that_the_parser_takes(words: str) -> None:
 
 def test_variables_in_help_are_settings_or_well_known() -> None:
     known = {"LMSTUDIO_HOST", "LMSTUDIO_PORT", "NO_COLOR", "CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"}
+    known |= {"BROWSER", "PYTHON_KEYRING_BACKEND"}
     known |= {variable for field in Settings.model_fields for variable in variables_of(field)}
     for words, parser in PARSERS.items():
         _, _, told = (parser.epilog or "").partition("environment:\n")

@@ -38,6 +38,7 @@ MAX_PICTURE = 200_000  # bytes
 OTHERS = {
     # the system
     "NO_COLOR",
+    "PYTHON_KEYRING_BACKEND",
     "HTTPS_PROXY",
     "NO_PROXY",
     "XDG_CONFIG_HOME",

@@ -1,0 +1,489 @@
+"""Signing in to MCP servers with OAuth and a real authorization server: login, renewal, refusals, secrecy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.lmstudio_sim.replies import CallReply, Completion, Stall, TextReply
+from tests.lmstudio_sim.requests import SimRequest
+from tests.lmstudio_sim.server import Simulator
+from tests.support.shell import LIMIT, MODEL, ROOT, Shell, configure, shell, sim
+
+__all__ = ["shell", "sim"]  # fixtures
+
+SCRIPT = ROOT / "tests" / "support" / "oauth_server.py"
+NO_KEYRING = "keyring.backends.fail.Keyring"
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """An MCP server that wants a login."""
+
+    port: int
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def tell(self, path: str, body: object = None) -> None:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            (await client.post(f"{self.base}/test/{path}", json=body)).raise_for_status()
+
+    async def seen(self) -> dict[str, Any]:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            seen: dict[str, Any] = (await client.get(f"{self.base}/test/seen")).json()
+        return seen
+
+    async def grants(self) -> list[str]:
+        return [each["grant"] for each in (await self.seen())["grants"]]
+
+
+@pytest.fixture
+def guard(shell: Shell) -> Iterator[Callable[..., Guarded]]:
+    """Starts the server with these habits, and configures it as `web`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**habits: Any) -> Guarded:
+        process = subprocess.Popen([sys.executable, str(SCRIPT), json.dumps(habits)], stdout=subprocess.PIPE, cwd=ROOT)
+        started.append(process)
+        assert process.stdout is not None
+        server = Guarded(int(process.stdout.readline()))
+        path = "sse" if habits.get("transport") == "sse" else "mcp"
+        configure(shell, web={"type": habits.get("transport", "http"), "url": f"{server.base}/{path}"})
+        return server
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.fixture(autouse=True)
+def keyring_free(shell: Shell) -> None:
+    """Not the keyring of whoever runs the tests."""
+    assert isinstance(shell.environ, dict)
+    shell.environ["PYTHON_KEYRING_BACKEND"] = NO_KEYRING
+
+
+async def log_in(shell: Shell, *options: str) -> tuple[int, str]:
+    """Log in as a user does who opens the printed address in a browser; exit code and stderr."""
+    process = await shell.start("login", "web", "--no-browser", *options)
+    async with asyncio.timeout(LIMIT):
+        assert process.stdout is not None
+        address = (await process.stdout.readline()).decode().strip()
+        if address:
+            async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as browser:
+                await browser.get(address)
+        _, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, err.decode()
+
+
+async def ask(shell: Shell, sim: Simulator, tool: str = "echo", **arguments: str) -> tuple[int, str, str]:
+    """A run that calls one tool of the server."""
+
+    def reply(request: SimRequest) -> Completion:
+        assert request.json is not None
+        called = any(message["role"] == "tool" for message in request.json["messages"])
+        return TextReply("Done.") if called else CallReply((f"web__{tool}", arguments))
+
+    sim.script_fn(MODEL, reply)
+    return await shell.run("run", f"Call {tool}.", "--mcp", "web", "--access", "write")
+
+
+def login_files(shell: Shell) -> list[Path]:
+    return sorted((shell.folder / "home" / "logins").glob("*.json"))
+
+
+async def state_of_server(shell: Shell) -> str:
+    _, out, _ = await shell.run("servers", "--json")
+    return str(json.loads(out)[0]["state"])
+
+
+@asynccontextmanager
+async def other_host() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that must not be asked: its address, and the requests that it got."""
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/elsewhere", heads
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_login_is_used_in_runs(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded], transport: str
+) -> None:
+    guard(transport=transport)
+
+    before = await ask(shell, sim)
+    state_before = await state_of_server(shell)
+    code, said = await log_in(shell)
+    after = await ask(shell, sim, text="hello")
+
+    assert before[0] == 1
+    assert "lmstudio-bridge login web" in before[2]
+    assert "requires sign-in (HTTP 401)" in before[2]
+    assert "logged in" not in state_before
+    assert code == 0, said
+    assert "The server offers 2 tools." in said
+    assert after[0] == 0, after[2]
+    assert "logged in" in await state_of_server(shell)
+
+
+async def test_login_is_bound_to_the_server(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+
+    await log_in(shell)
+
+    [grant] = (await server.seen())["grants"]
+    assert grant == {"grant": "authorization_code", "resource": f"{server.base}/mcp"}
+
+
+async def test_tokens_are_shown_nowhere(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    _, said = await log_in(shell)
+    shell_debug = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BRIDGE_LOG_LEVEL": "debug"})
+    await server.tell("revoke?what=access")  # so that the run gets new ones
+
+    code, out, err = await ask(shell_debug, sim, "whoami")
+    doctor = await shell_debug.run("doctor")
+    listed = await shell_debug.run("servers")
+
+    assert code == 0, err
+    seen = await server.seen()
+    assert [each["grant"] for each in seen["grants"]] == ["authorization_code", "refresh_token"]
+    requests = "".join(json.dumps(request.json) for request in sim.requests)
+    assert "called with [secret]" in requests
+    texts = [said, out, err, requests, *map(str, (*doctor, *listed))]
+    texts += [path.read_text(encoding="utf-8") for path in (shell.folder / "home" / "runs").rglob("*.jsonl")]
+    assert [token for token in seen["tokens"] for text in texts if token in text] == []
+    assert "logged in" in doctor[1]
+
+
+async def test_without_a_keyring_the_login_is_in_a_private_file(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+
+    _, said = await log_in(shell)
+
+    [file] = login_files(shell)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert (await server.seen())["tokens"][0] in file.read_text(encoding="utf-8")
+    assert "in a file that only you can read" in said
+
+
+async def test_keyring_holds_the_tokens(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    kept = shell.folder / "keyring.json"
+    with_keyring = Shell(
+        shell.folder,
+        {
+            **shell.environ,
+            "PYTHON_KEYRING_BACKEND": "tests.support.file_keyring.FileKeyring",
+            "TEST_KEYRING": str(kept),
+        },
+    )
+
+    _, said = await log_in(with_keyring)
+    await server.tell("revoke?what=access")
+    run = await ask(with_keyring, sim, text="hello")
+
+    tokens = (await server.seen())["tokens"]
+    [file] = login_files(shell)
+    assert "in the system's keyring" in said
+    assert run[0] == 0, run[2]
+    assert [token for token in tokens if token in file.read_text(encoding="utf-8")] == []
+    assert [token for token in tokens if token in kept.read_text(encoding="utf-8")] == tokens[2:]
+
+    code, _, _ = await with_keyring.run("logout", "web")
+
+    assert code == 0
+    assert json.loads(kept.read_text(encoding="utf-8")) == {}
+
+
+async def test_expired_token_is_renewed_before_it_is_sent(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    server = guard(lifetimes=[0])
+
+    code, said = await log_in(shell)
+
+    assert code == 0, said
+    assert await server.grants() == ["authorization_code", "refresh_token"]
+
+
+async def test_token_of_unknown_lifetime_is_renewed_when_it_is_refused(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard(tells_lifetime=False)
+    await log_in(shell)
+    await server.tell("revoke?what=access")
+
+    first = await ask(shell, sim, text="hello")
+    second = await ask(shell, sim, text="hello")
+
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert await server.grants() == ["authorization_code", "refresh_token"]
+
+
+async def test_token_that_is_refused_in_the_middle_of_a_session_is_renewed(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard()
+    await log_in(shell)
+
+    revoked = asyncio.Event()
+    sim.script(MODEL, CallReply(("web__echo", {"text": "hello"}), faults=(Stall(until=revoked),)), TextReply("hello"))
+    process = await shell.start("run", "Call echo.", "--mcp", "web", "--access", "write")
+    async with asyncio.timeout(LIMIT):
+        await sim.wait_for_request(1, path="/v1/chat/completions")  # the session is open now
+        await server.tell("revoke?what=access")
+        revoked.set()
+        _, err = await process.communicate()
+
+    assert process.returncode == 0, err.decode()
+    assert await server.grants() == ["authorization_code", "refresh_token"]
+
+
+async def test_processes_renew_a_login_only_once(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    await log_in(shell)
+    await server.tell("revoke?what=access")
+
+    checked = await asyncio.gather(*(shell.run("doctor", "--json") for _ in range(3)))
+
+    states = [
+        check["state"]
+        for _, out, _ in checked
+        for check in json.loads(out)["checks"]
+        if check["name"] == "MCP server web" and "tools" in check["found"]
+    ]
+    assert states == ["ok"] * 3
+    assert await server.grants() == ["authorization_code", "refresh_token"]
+
+
+async def test_revoked_login_names_the_command(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    await log_in(shell)
+    await server.tell("revoke?what=access&what=refresh")
+
+    code, _, err = await ask(shell, sim)
+
+    assert code == 1
+    assert "does not accept the login any more (HTTP 401): it has expired or was revoked" in err
+    assert "Run `lmstudio-bridge login web` again." in err
+    assert "logged in" not in await state_of_server(shell)
+
+
+async def test_outage_of_the_authorization_server_does_not_end_the_login(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard()
+    await log_in(shell)
+    await server.tell("revoke?what=access")
+    await server.tell("set", {"broken": True})
+
+    code, _, err = await ask(shell, sim)
+    await server.tell("set", {"broken": False})
+    later = await ask(shell, sim, text="hello")
+
+    assert code == 1
+    assert "its authorization server answered with HTTP 503" in err
+    assert later[0] == 0, later[2]
+
+
+@pytest.mark.parametrize(
+    ("habits", "reason"),
+    [
+        ({"state": "another"}, "its state is wrong"),
+        ({"iss": "https://evil.example"}, "Authorization response iss mismatch: https://evil.example"),
+        ({"metadata_issuer": "https://evil.example"}, "metadata issuer mismatch: https://evil.example"),
+        ({"denies": True}, "the authorization server said access_denied: the user said no"),
+        ({"registers": False}, "Registration failed: 404"),
+        ({"broken": True}, "Token exchange failed (503)"),
+    ],
+)
+async def test_login_that_must_fail_keeps_nothing(
+    shell: Shell, guard: Callable[..., Guarded], habits: dict[str, Any], reason: str
+) -> None:
+    server = guard(**habits)
+
+    code, said = await log_in(shell)
+
+    assert code == 1
+    assert reason in said
+    assert "Traceback" not in said
+    assert await server.grants() == []
+    assert login_files(shell) == []
+
+
+async def test_token_request_does_not_follow_to_another_host(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    async with other_host() as (address, heads):
+        guard(moves_token_endpoint=address)
+        code, said = await log_in(shell)
+
+    assert code == 1
+    assert "Token exchange failed (307)" in said
+    assert heads == []
+
+
+async def test_renewal_does_not_follow_to_another_host(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard()
+    await log_in(shell)
+    await server.tell("revoke?what=access")
+    async with other_host() as (address, heads):
+        await server.tell("set", {"moves_token_endpoint": address})
+        code, _, err = await ask(shell, sim)
+
+    assert code == 1
+    assert "its authorization server answered with HTTP 307" in err
+    assert heads == []
+
+
+async def test_token_does_not_follow_a_server_to_another_host(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard()
+    await log_in(shell)
+    async with other_host() as (address, heads):
+        await server.tell("set", {"moves_server": address})
+        code, _, err = await ask(shell, sim)
+
+    assert code == 1
+    assert "answered with HTTP 307" in err
+    assert heads == []
+
+
+async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    guard()
+    process = await shell.start("login", "web", "--no-browser")
+    async with asyncio.timeout(LIMIT):
+        assert process.stdout is not None
+        address = httpx2.URL((await process.stdout.readline()).decode().strip())
+        back = httpx2.URL(address.params["redirect_uri"])
+        async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as browser:
+            strays = [
+                await browser.get(back.copy_with(path="/favicon.ico")),
+                await browser.get(back),
+                await browser.post(back, params={"code": "x", "state": "y"}),
+                await browser.get(back, params={"code": "x"}, headers={"Host": "evil.example"}),
+            ]
+            answer = await browser.get(address)
+        _, err = await process.communicate()
+
+    assert [stray.status_code for stray in strays] == [404] * 4
+    assert answer.status_code == 200
+    assert process.returncode == 0, err.decode()
+
+
+async def test_login_opens_a_browser(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    guard()
+    visit = shell.folder / "visit.py"
+    visit.write_text(
+        "import sys, httpx2\nhttpx2.Client(follow_redirects=True, trust_env=False).get(sys.argv[1])\n", encoding="utf-8"
+    )
+    with_browser = Shell(shell.folder, {**shell.environ, "BROWSER": f"{sys.executable} {visit} %s"})
+
+    code, _, err = await with_browser.run("login", "web")
+
+    assert code == 0, err
+    assert "Sign in to web in the browser." in err
+
+
+@pytest.mark.parametrize("named_in", ["entry", "options"])
+async def test_client_that_was_registered_by_hand(shell: Shell, guard: Callable[..., Guarded], named_in: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = guard(registers=False, known_redirect=f"http://localhost:{port}/callback")
+    options = ["--client-id", "registered-by-hand", "--port", str(port)]
+    if named_in == "entry":
+        oauth = {"clientId": "registered-by-hand", "callbackPort": port}
+        configure(shell, web={"type": "http", "url": f"{server.base}/mcp", "oauth": oauth})
+        options = []
+
+    code, said = await log_in(shell, *options)
+
+    assert code == 0, said
+    assert "not supported" not in said
+
+
+async def test_header_of_the_entry_is_used_as_it_is(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    server = guard()
+    await log_in(shell)
+    url = f"{server.base}/mcp"
+    configure(shell, web={"type": "http", "url": url, "headers": {"Authorization": "Bearer not-a-token-123"}})
+
+    run = await ask(shell, sim)
+    login = await shell.run("login", "web", "--no-browser")
+
+    assert "refused our credentials (HTTP 401)" in run[2]
+    assert await server.grants() == ["authorization_code"]
+    assert login[0] == 1
+    assert "has an `Authorization` header" in login[2]
+    assert "logged in" not in await state_of_server(shell)
+
+
+async def test_login_does_not_go_to_another_address(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+) -> None:
+    guard()
+    await log_in(shell)
+    async with other_host() as (address, heads):
+        configure(shell, web={"type": "http", "url": address})
+        await ask(shell, sim)
+
+    assert heads
+    assert [head for head in heads if b"authorization" in head.lower()] == []
+
+
+async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    await log_in(shell)
+
+    first = await shell.run("logout", "web")
+    second = await shell.run("logout", "web")
+
+    assert first == (0, "", "Logged out of web.\n")
+    assert (await server.seen())["revoked"] == 1
+    assert login_files(shell) == []
+    assert second[0] == 1
+    assert "There is no login for web." in second[2]
+    assert "requires sign-in" in (await ask(shell, sim))[2]
+
+
+async def test_what_needs_no_login_is_said(shell: Shell) -> None:
+    configure(
+        shell,
+        local={"command": sys.executable},
+        plain={"type": "http", "url": "http://example.com/mcp"},
+    )
+
+    local = await shell.run("login", "local")
+    plain = await shell.run("login", "plain")
+    unknown = await shell.run("login", "nothing")
+
+    assert (local[0], plain[0], unknown[0]) == (1, 1, 1)
+    assert "is started by a command" in local[2]
+    assert "is not reached over https" in plain[2]
+    assert "No MCP server named 'nothing'" in unknown[2]
