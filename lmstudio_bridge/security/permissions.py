@@ -162,9 +162,22 @@ def is_here(url: str) -> bool:
     try:
         address = ipaddress.ip_address(_plain_address(host))
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        own = socket.gethostname().casefold()
+        return host in ("localhost", own, f"{own.partition('.')[0]}.local") or host.endswith(".localhost")
     inner = getattr(address, "ipv4_mapped", None) or address
-    return inner.is_loopback or inner.is_unspecified  # 0.0.0.0 reaches this machine, too
+    # 0.0.0.0 reaches this machine, too.
+    return inner.is_loopback or inner.is_unspecified or _is_own_address(inner)
+
+
+def _is_own_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether one of this machine's interfaces has the address; nothing is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 def _plain_address(host: str) -> str:

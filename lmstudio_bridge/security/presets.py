@@ -9,6 +9,7 @@ import glob
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from lmstudio_bridge.messages import ServerConfig
 from lmstudio_bridge.security.access import PRESET, Rule, Rules
@@ -176,6 +177,13 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+_LAUNCHERS = frozenset({"cmd", "npm", "pnpm", "yarn", "bun", "uv", "pipx"})
+_LAUNCHING = _LAUNCHERS | {"/c", "npx", "npx.cmd", "bunx", "uvx", "exec", "dlx", "x", "run", "tool"}
+"""Words between such a command and the name of a package: `cmd /c npx`, `npm exec`, `uv tool run`."""
+_PACKAGE_OPTIONS = frozenset({"--package", "--from", "--spec"})
+_VALUE_OPTIONS = frozenset({"--python", "--directory", "--project", "--prefix", "--cwd", "-C", "--with", "--cache"})
+
+
 def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
     """The rules for the well-known ones among these servers."""
     rules = Rules()
@@ -208,7 +216,7 @@ def _package_of(config: ServerConfig) -> str | None:
 def _starts(config: ServerConfig, package: str) -> bool:
     """Whether the entry starts that package: by name, with a version, or by a path into an installed one.
 
-    A folder of the same name, such as a checkout that the server works in, does not count.
+    Only the word that names the program counts, not its arguments: `npx -y other @scope/package` starts `other`.
     """
     if config.transport != "stdio" or not any(package in word for word in (config.command, *config.args)):
         return False  # the common case
@@ -216,4 +224,25 @@ def _starts(config: ServerConfig, package: str) -> bool:
     installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
     words = re.compile(rf"(?:--?[\w-]+=)?{name}(?:[@=].*)?|{installed}", re.DOTALL)
     command = re.compile(rf"(?:.*[/\\])?{name}(?:\.\w+)?|{installed}", re.DOTALL)
-    return bool(command.fullmatch(config.command)) or any(map(words.fullmatch, config.args))
+    return bool(command.fullmatch(config.command)) or bool(words.fullmatch(_program(config)))
+
+
+def _program(config: ServerConfig) -> str:
+    """The word of a command line that names the package or the file to start; "" if there is none, or several."""
+    named: list[str] = []
+    before = ""
+    launches = PurePath(config.command.replace("\\", "/")).name.partition(".")[0] in _LAUNCHERS
+    for word in config.args:
+        option, _, value = word.partition("=")
+        if before in _PACKAGE_OPTIONS or (option in _PACKAGE_OPTIONS and value):
+            named.append(value if option in _PACKAGE_OPTIONS else word)
+            before = ""
+        elif word in _PACKAGE_OPTIONS or word in _VALUE_OPTIONS:
+            before = word
+        elif before or word.startswith("-"):
+            before = ""
+        elif launches and word in _LAUNCHING:
+            launches = word in ("/c", "tool") or word in _LAUNCHERS
+        else:
+            return (named or [word])[0] if len(named) < 2 else ""
+    return named[0] if len(named) == 1 else ""

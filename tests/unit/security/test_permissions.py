@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.messages import JSONObject, Scope, ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
-from lmstudio_bridge.security.permissions import read_permissions
+from lmstudio_bridge.security.permissions import is_here, read_permissions
 from lmstudio_bridge.security.presets import PRESETS, is_fresh
 
 
@@ -135,6 +137,51 @@ def test_paths_of_servers_that_are_about_something_else_are_not_judged(
 
 
 @pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("cmd", "/c npx -y mcp-server-time"),
+        ("npm", "exec -- mcp-server-time"),
+        ("uv", "tool run mcp-server-time"),
+        ("uv", "--directory /srv run mcp-server-time"),
+        ("uv.exe", "tool run --from mcp-server-time mcp-server-time --local-timezone UTC"),
+        ("uvx", "mcp-server-time@1.0"),
+        ("mcp-server-time", ""),
+    ],
+)
+def test_a_well_known_server_is_known_behind_the_program_that_starts_it(
+    tmp_path: Path, command: str, args: str
+) -> None:
+    config = ServerConfig("time", "stdio", command=command, args=tuple(args.split()))
+
+    assert policy_of(config, project=tmp_path).check_call(ServerTool("time", "get_current_time"), {}).allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        (socket.gethostname(), True),
+        (socket.gethostname().upper(), True),
+        (f"{socket.gethostname().partition('.')[0]}.local", True),
+        (f"{socket.gethostname()}.example.com", False),
+        ("127.0.0.2", True),
+        ("192.0.2.1", False),
+        ("[2001:db8::1]", False),
+    ],
+)
+def test_own_names_and_addresses_are_this_machine(host: str, here: bool) -> None:
+    assert is_here(f"http://{host}:8000/mcp") is here
+
+
+def test_address_of_an_interface_is_this_machine() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        own = probe.getsockname()[0]
+
+    assert is_here(f"http://{own}/mcp")
+
+
+@pytest.mark.parametrize(
     ("args", "verdict"),
     [
         (("-y", "@modelcontextprotocol/server-memory"), "allowed"),
@@ -144,6 +191,15 @@ def test_paths_of_servers_that_are_about_something_else_are_not_judged(
         (("-y", "evil@modelcontextprotocol/server-memory"), "needs_write"),
         (("--package=@modelcontextprotocol/server-memory@1", "mcp-server-memory"), "allowed"),
         (("-y", "memory"), "needs_write"),
+        (("--package", "@modelcontextprotocol/server-memory", "mcp-server-memory"), "allowed"),
+        (("--python", "3.12", "@modelcontextprotocol/server-memory"), "allowed"),
+        (("run", "@modelcontextprotocol/server-memory"), "needs_write"),  # a package of that name
+        (("-y", "evil", "@modelcontextprotocol/server-memory"), "needs_write"),
+        (("-y", "evil", "--name=@modelcontextprotocol/server-memory"), "needs_write"),
+        (("-y", "evil", "node_modules/@modelcontextprotocol/server-memory/x.js"), "needs_write"),
+        (("--package=evil", "@modelcontextprotocol/server-memory"), "needs_write"),
+        (("--package=@modelcontextprotocol/server-memory", "--package=evil", "evil"), "needs_write"),
+        (("-e", "evil()", "@modelcontextprotocol/server-memory"), "needs_write"),
         (("-y", "notes", "/home/me/@modelcontextprotocol/server-memory"), "needs_write"),
         (("-y", "notes", "--root=/home/me/@modelcontextprotocol/server-memory/"), "needs_write"),
     ],
