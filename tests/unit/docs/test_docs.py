@@ -37,6 +37,7 @@ DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 MAX_PICTURE = 200_000  # bytes
 OTHERS = {
     # the system
+    "GIT_CONFIG_COUNT",
     "NO_COLOR",
     "PYTHON_KEYRING_BACKEND",
     "HTTPS_PROXY",
