@@ -34,6 +34,8 @@ _TRANSPORTS: Mapping[str, Transport] = {
 }
 _UNKNOWN_KEYS = ("envFile", "headersHelper")
 """Keys that VS Code or Claude Code support and we do not, although a server may need them."""
+_PRIVATE = re.compile(r"LM_API_TOKEN|LMSTUDIO_API_KEY|ANTHROPIC_.*|CLAUDE(?!_PROJECT_DIR\Z|_PLUGIN_).*", re.IGNORECASE)
+"""Variables of the bridge's and Claude Code's own: a project's file must not hand them to its servers."""
 _USER_CONFIG = "user_config."  # begins what Claude Code asks for when a plugin is installed
 _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
 """Keys with which other programs let tools run without asking."""
@@ -123,7 +125,7 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
     skipped: dict[str, str] = {}
     warnings: dict[str, tuple[str, ...]] = {}
     for name, entry in entries.items():
-        expansion = _Expansion(around)
+        expansion = _Expansion(around, is_own=scope != "project")
         try:
             config = _read_entry(name, entry, expansion, path=path, scope=scope)
         except ValueError as exc:
@@ -309,13 +311,16 @@ def _transport_of(raw: _Entry) -> Transport:
 class _Expansion:
     """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; notes problems.
 
-    A variable that is not set and has no default is left unexpanded, as in Claude Code 2.1.330.
+    A variable that is not set and has no default is left unexpanded, as in Claude Code 2.1.330. Only in entries of the
+    user's own are those that hold the keys of the bridge and of Claude Code set.
     """
 
     _PATTERN = re.compile(r"\$\{(?:(?P<kind>env|input):)?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}")
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, *, is_own: bool) -> None:
         self.around = around
+        self._is_own = is_own
+        self._withheld: set[str] = set()
         self._unset: set[str] = set()
         self._ignored_timeout: float | None = None
         self.asked: set[str] = set()
@@ -330,6 +335,9 @@ class _Expansion:
             self.asked.add(match[0])
             return match[0]
         value = self.around.environ.get(name)
+        if value is not None and not self._is_own and _PRIVATE.fullmatch(name):
+            self._withheld.add(name)
+            return match[0] if default is None else default
         if value is None and not match["kind"]:
             value = self.around.word(name)
         if value is None:
@@ -350,6 +358,7 @@ class _Expansion:
     def warnings(self) -> list[str]:
         """Problems that do not keep the server from being used."""
         found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
+        found += [f"{name} is not given to a project's server" for name in sorted(self._withheld)]
         if self._ignored_timeout is not None:
             found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")
         return found

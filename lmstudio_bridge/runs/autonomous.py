@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import string
 import time
@@ -374,6 +375,9 @@ class DynamicAutonomousAgent:
         )
 
 
+_COUNT = re.compile(r"[-+.\deinfa]+(?:/[-+.\deinfa]+)?(?: |\Z)")  # as `read_progress` writes it: 1e+06, inf, nan
+
+
 class RunRecorder:
     """Takes the secrets out of a run's events, writes them to the journal, and passes them on to `emit`."""
 
@@ -404,7 +408,9 @@ class RunRecorder:
                 return
             case CallProgress(call_id=call_id, text=text):
                 stream = self._progress.setdefault(call_id, self._redactor.open_stream())
-                event = replace(event, text=stream.feed(text))
+                # The count that each message begins with must not stand between two pieces of a secret.
+                count = found[0] if (found := _COUNT.match(text)) else ""
+                event = replace(event, text=count + stream.feed(text[len(count) :]))
             case CallFinished(call_id=call_id):
                 self._progress.pop(call_id, None)
             case _:

@@ -398,6 +398,37 @@ def test_all_servers_of_the_project_may_start_also_when_they_change(machine: Mac
     assert scopes(machine.load("*")) == {"files": "project"}
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("ANTHROPIC_API_KEY", False),
+        ("LM_API_TOKEN", False),
+        ("env:LMSTUDIO_API_KEY", False),
+        ("CLAUDE_CODE_MESSAGING_TOKEN", False),
+        ("CLAUDE_PROJECT_DIR", True),
+        ("MY_TOKEN", True),
+    ],
+)
+def test_projects_server_is_not_given_the_keys_of_the_bridge_and_of_claude_code(
+    machine: Machine, name: str, given: bool
+) -> None:
+    entry = {"command": "x", "args": [f"${{{name}}}", f"${{{name}:-none}}"], "env": {"KEY": f"${{{name}}}"}}
+    file = machine.write("work/project/.mcp.json", {"mcpServers": {"files": entry}})
+    machine.claude(mcpServers={"mine": entry})
+    variable = name.removeprefix("env:")
+    environ: dict[str, Any] = {variable: "s3cr3t"}
+    catalog = machine.load("*", **environ)
+    theirs, mine = catalog.servers["files"], catalog.servers["mine"]
+
+    assert mine.args == ("s3cr3t", "s3cr3t")
+    if given:
+        assert (*theirs.args, theirs.env["KEY"]) == ("s3cr3t",) * 3
+    else:
+        assert (*theirs.args, theirs.env["KEY"]) == (f"${{{name}}}", "none", f"${{{name}}}")
+        told = f"MCP server 'files' in {file}: {variable} is not given to a project's server"
+        assert catalog.server_warnings["files"] == (told,)
+
+
 def test_variable_with_another_value_is_no_change(machine: Machine) -> None:
     machine.write("work/project/.mcp.json", {"mcpServers": {"files": {"command": "x", "args": ["${TOKEN}"]}}})
 

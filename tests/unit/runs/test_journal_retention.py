@@ -154,17 +154,18 @@ async def test_full_disk_is_told_once_to_who_waits_and_in_the_outcome(tmp_path: 
     assert run_recorder.tally.outcome().warnings == (cut.reason, "careful")
 
 
-async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [("", "", ""), ("1/3 ", "2/3 ", "3/3 "), ("0.5 ", "7 ", "1e+06 ")])
+async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path, counts: tuple[str, str, str]) -> None:
     recorder = Recorder()
     redactor = Redactor(secrets_of_environment({"API_KEY": "hunter22-hunter22"}))
 
     with open_journal(tmp_path, "r1") as journal:
         run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
-        for piece in ("the key is hunter", "22-hun", "ter22, 50%"):
-            await run_recorder.tell(CallProgress("c1", "fs", "read", piece))
+        for count, piece in zip(counts, ("the key is hunter", "22-hun", "ter22, 50%"), strict=True):
+            await run_recorder.tell(CallProgress("c1", "fs", "read", f"{count}{piece}"))
 
     told = [event.text for event in recorder.events if isinstance(event, CallProgress)]
-    assert told == ["the key is ", "", "[secret], 50%"]
+    assert told == [f"{counts[0]}the key is ", counts[1], f"{counts[2]}[secret], 50%"]
 
 
 @pytest.mark.parametrize("keep", ["full", "audit", "off"])
