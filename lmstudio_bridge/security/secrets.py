@@ -7,17 +7,20 @@ only if that text occurs: the time is linear to the text.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SECRET_NAME = re.compile(
-    r"key(?!board)|token|secret|passw|passphrase|(?:^|[_-])pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
-    r"|dsn|_pat\b",
+    r"key(?!board)|token|secret|passw|passphrase|passcode|(?<!by)(?<!com)pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
+    r"|dsn|_pat\b|conn(?:ection)?[_-]?str",
     re.IGNORECASE,
 )
+_CONNECTION_NAME = re.compile(r"conn(?:ection)?[_-]?str", re.IGNORECASE)
 _LIMIT_NAME = re.compile(r"tokens\b|max|limit|count|size|length|ttl|timeout|expir|port", re.IGNORECASE)
 _FILE_NAME = re.compile(r"(?:file|path|dir|folder|sock|credentials)\Z", re.IGNORECASE)
 _FILE = re.compile(r"(?:~?/|\.{1,2}/|[A-Za-z]:[\\/]).*")
@@ -29,6 +32,10 @@ _PUBLIC_HEADER = re.compile(
     re.IGNORECASE,
 )
 _URL_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_PASSWORD_PART = re.compile(r"(?:password|passwd|pwd|(?:account|access)key|secret)\s*=\s*([^;\s'\"]+)", re.IGNORECASE)
+"""In a connection string: `Server=db;Uid=me;Pwd=hunter22`."""
+_TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~-]{16,}")
+"""A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
@@ -46,9 +53,33 @@ def secrets_of_entry(
 
 
 def secrets_of_environment(env: Mapping[str, str]) -> list[str]:
-    """The values of variables with secret names, and the passwords in URLs."""
+    """The values of variables with secret names, and the secrets in URLs, connection strings and JSON."""
     named = [value for name, value in env.items() if _is_secret(name, value)]
-    return [*named, *(secret for value in env.values() for secret in secrets_of_url(value))]
+    return [*named, *(secret for value in env.values() for secret in _secrets_in(value))]
+
+
+def _secrets_in(text: str) -> list[str]:
+    """The secrets in a URL, a connection string, or JSON; none of other text."""
+    found = [*secrets_of_url(text), *_PASSWORD_PART.findall(text)]
+    if text.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            found += _secrets_of_json(json.loads(text))
+    return found
+
+
+def _secrets_of_json(value: object) -> Iterator[str]:
+    """The values of members with secret names, however deep they are."""
+    match value:
+        case dict():
+            for name, member in value.items():
+                if isinstance(member, str) and _is_secret(name, member):
+                    yield member
+                yield from _secrets_of_json(member)
+        case list():
+            for member in value:
+                yield from _secrets_of_json(member)
+        case str():
+            yield from secrets_of_url(value)
 
 
 def secrets_of_headers(headers: Mapping[str, str]) -> list[str]:
@@ -57,36 +88,50 @@ def secrets_of_headers(headers: Mapping[str, str]) -> list[str]:
 
 
 def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
-    """The secrets in a command line: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`."""
+    """The secrets in a command line: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`.
+
+    Also `--env=API_KEY=X` and `--config '{"apiKey": "X"}'`.
+    """
     found: list[str] = []
     flag = ""
     for argument in arguments:
-        found += secrets_of_url(argument)
-        if (named := _NAMED.fullmatch(argument)) and _is_secret(named[1], named[2]):
+        found += _secrets_in(argument)
+        named = _NAMED.fullmatch(argument)
+        if named and not _is_secret(named[1], named[2]):
+            found += _secrets_in(named[2])
+            named = _NAMED.fullmatch(named[2])
+        if named and _is_secret(named[1], named[2]):
             found.append(named[2])
         elif flag and not argument.startswith("-") and _is_secret(flag, argument):
             found.append(argument)
         flag = argument.lstrip("-") if _FLAG.fullmatch(argument) else ""
-    return found
+    return list(dict.fromkeys(found))
 
 
 def secrets_of_url(url: str) -> list[str]:
-    """The password of a URL, also decoded, and the values of parameters with secret names; none of other text."""
+    """The password of a URL, also decoded, parameters with secret names, and parts of the path that look like keys.
+
+    None of other text.
+    """
     if "://" not in url:
         return []
     passwords = [
         form for password in _URL_PASSWORD.findall(url) for form in dict.fromkeys((password, unquote(password)))
     ]
     try:
-        query = parse_qsl(urlsplit(url).query)
+        parts = urlsplit(url)
+        query = parse_qsl(parts.query)
     except ValueError:
-        query = []
-    return passwords + [value for name, value in query if _is_secret(name, value)]
+        return passwords
+    tokens = [part for part in parts.path.split("/") if _TOKEN_PART.fullmatch(part)]
+    return [*passwords, *tokens, *(value for name, value in query if _is_secret(name, value))]
 
 
 def _is_secret(name: str, value: str) -> bool:
     if not _SECRET_NAME.search(name) or _PUBLIC_VALUE.fullmatch(value.strip()):
         return False
+    if "://" in value and _CONNECTION_NAME.search(name):
+        return False  # what is secret in a URL is found there
     if value.strip().isdecimal() and _LIMIT_NAME.search(name):
         return False
     return not (_FILE_NAME.search(name) and _FILE.fullmatch(value.strip()))

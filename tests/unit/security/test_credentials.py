@@ -13,9 +13,9 @@ from lmstudio_bridge.security.secrets import (
 
 SECRET_NAMES = (
     "API_KEY GITHUB_TOKEN client_secret PGPASSWORD DB_PASSWD SSH_PASSPHRASE DB_PASS PASS MYSQL_PWD GITHUB_PAT "
-    "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM"
+    "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM DBPASS dbPass PASSCODE CONNECTION_STRING CONN_STR"
 )
-OTHER_NAMES = "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME"
+OTHER_NAMES = "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME COMPASS PASSENGERS"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,10 @@ def test_a_variable_is_secret_by_its_name_unless_its_value_is_a_number_a_word_or
         ("https://:hunter22@host", ["hunter22"]),
         ("https://me:p%40ssword@host/mcp", ["p%40ssword", "p@ssword"]),
         ("https://x/mcp?api_key=hunter22&page=2", ["hunter22"]),
+        ("https://host/api/mcp/s/0aF3kd93jd02kd93jd/mcp", ["0aF3kd93jd02kd93jd"]),
+        ("https://host/9b2e4c1a-77d0-4a51-9d6e-0c1f2a3b4c5d/sse", ["9b2e4c1a-77d0-4a51-9d6e-0c1f2a3b4c5d"]),
+        ("https://host/v1/model-context-protocol/servers", []),
+        ("https://host/reports-of-2026/page", []),
         ("https://host:8080/a@b", []),
         ("https://me@host", []),
         ("https://host/a:b@c", []),
@@ -71,6 +75,17 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
         (["mcp-remote", "https://x", "--header", "Authorization: Bearer hunter22"], ["Bearer hunter22"]),
         (["postgres://me:hunter22@db/main"], ["hunter22"]),
         (["--url", "https://x/mcp?api_key=hunter22&page=2"], ["hunter22"]),
+        (["run", "--env=API_KEY=hunter22"], ["hunter22"]),
+        (["run", "-eAPI_KEY=hunter22"], ["hunter22"]),
+        (["--header=Authorization: Bearer hunter22"], ["Bearer hunter22"]),
+        (
+            ["--config", '{"apiKey": "hunter22", "env": [{"DBPASS": "hunter33", "LANG": "C"}]}'],
+            ["hunter22", "hunter33"],
+        ),
+        (['--config={"apiKey": "hunter22"}'], ["hunter22"]),
+        (["--dsn-text", "Server=db;Uid=me;Pwd=hunter22;"], ["hunter22", "Server=db;Uid=me;Pwd=hunter22;"]),
+        (["Server=db;Uid=me;Pwd=hunter22;"], ["hunter22"]),
+        (["--config", '{"port": 80'], []),
         (["--token", "--verbose"], []),
         (["--root", "/srv/data", "--port", "8080"], []),
         (["--token-file", "/srv/token"], []),
