@@ -95,6 +95,7 @@ class Outcome:
     changes: tuple[FileChange, ...] = ()
     not_kept: tuple[str, ...] = ()
     undone: bool = False
+    continued: bool = field(default=False, compare=False)
 
     def figures(self) -> str:
         """Rounds, calls, tokens of the local model and seconds, in a few words."""
@@ -414,6 +415,7 @@ class Tally:
         self._undone = False
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
+        self._continued = False
 
     def add(self, event: Event) -> None:
         """Take the next event."""
@@ -424,6 +426,7 @@ class Tally:
                 self._made.start(event)
             case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
+                self._continued = isinstance(event, RunContinued)
                 self._brief = len(brief)
                 self._access = event.access
                 self._made.end_open()
@@ -517,6 +520,7 @@ class Tally:
             changes=self._files.changes,
             not_kept=self._files.not_kept,
             undone=self._undone,
+            continued=self._continued,
         )
 
 

@@ -119,17 +119,39 @@ def replace_with_backup(
         if before is None:
             write_file(target, after.encode("utf-8"), mode=SHARED_FILE if shared else PRIVATE_FILE, flush=True)
             return None
+        backup = back_up(target, before, now=now)
         known = target.stat()
         mode, owner = stat.S_IMODE(known.st_mode), (known.st_uid, known.st_gid)
-        backup = _unused_name(target, now)
-        write_file(backup, before.encode("utf-8"), mode=mode, owner=owner, flush=True)
         write_file(target, after.encode("utf-8"), mode=mode, owner=owner, flush=True)
     except OSError as exc:
-        raise SettingsError(
-            f"{path} cannot be written: {exc.strerror or exc}.",
-            remedy="It was not changed. Check that you own its folder and that the disk has space left.",
-        ) from exc
+        raise _unwritable(path, exc) from exc
     return backup
+
+
+def back_up(path: Path, text: str | None, *, now: datetime) -> Path | None:
+    """A copy of a file with this text beside it, with its mode and owner; None if there is no file.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    if text is None:
+        return None
+    target = Path(os.path.realpath(path))
+    try:
+        known = target.stat()
+        backup = _unused_name(target, now)
+        mode, owner = stat.S_IMODE(known.st_mode), (known.st_uid, known.st_gid)
+        write_file(backup, text.encode("utf-8"), mode=mode, owner=owner, flush=True)
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+    return backup
+
+
+def _unwritable(path: Path, exc: OSError) -> SettingsError:
+    return SettingsError(
+        f"{path} cannot be written: {exc.strerror or exc}.",
+        remedy="It was not changed. Check that you own its folder and that the disk has space left.",
+    )
 
 
 def _check_regular(mode: int, path: Path) -> None:

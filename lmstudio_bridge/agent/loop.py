@@ -460,7 +460,7 @@ class _Run:
             await self.notice("The model repeated itself; it was asked to answer from what it knew.")
             self._answer_now = True
             return
-        await self.notice(f"The model repeated itself: {repetition.text}")
+        await self.notice(f"The model repeated itself: {', '.join(repetition.tools)}, with the same outcome.")
         match repetition.step:
             case Step.REMIND:
                 pass

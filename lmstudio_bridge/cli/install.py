@@ -24,7 +24,8 @@ from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set
 from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.terminal import agrees
 from lmstudio_bridge.errors import BridgeError, McpConfigError, SettingsError
-from lmstudio_bridge.files import read_text, replace_with_backup
+from lmstudio_bridge.files import back_up, read_text, replace_with_backup
+from lmstudio_bridge.mcp_client.config import starts_bridge
 from lmstudio_bridge.messages import JSONObject
 from lmstudio_bridge.security.secrets import secrets_of_environment
 from lmstudio_bridge.settings import Surroundings, read_settings
@@ -93,9 +94,12 @@ def install(args: argparse.Namespace) -> int:
     """Show the change, ask, and write; the exit code."""
     location = _location(args, args.scope or "user")
     env = _entry_variables(args)
+    check_shareable(env, location)
+    text = read_text(location.path)
+    old = {} if args.print else _own_entry(location, text)
+    env = {**dict(_texts_of(old.get("env"))), **env}
     if location.should_be_named(env):
         env[SERVERS_VARIABLE] = str(location.path)
-    check_shareable(env, location)
     program = own_program(
         argv0=sys.argv[0], prefix=sys.prefix, scripts=sysconfig.get_path("scripts"), python=sys.executable
     )
@@ -104,13 +108,13 @@ def install(args: argparse.Namespace) -> int:
     elif program.command == "uvx" and location.host != "claude-code":
         # A program that is started from a desktop often has a PATH without uvx.
         program = Program(shutil.which("uvx") or "uvx", program.args)
-    entry = make_entry(program, env, location)
+    entry = {**old, **make_entry(program, env, location)}  # an update keeps what it is not told to change
     if args.print:
         print(snippet(entry, location))
         for name in hidden_variables(entry):
             _say(f"Replace <{name}> with the value of {name}.")
         return EXIT_OK
-    change = plan_change(location, read_text(location.path), entry)
+    change = plan_change(location, text, entry)
     title = NAMES[location.host]
     if not change.needed:
         _say(f"The bridge is already registered in {title}: {location.path}")
@@ -244,6 +248,17 @@ def plan_change(location: Location, text: str | None, entry: JSONObject | None) 
     return Change(location, text, mark + after, old if isinstance(old, dict) or old is None else {}, entry)
 
 
+def _own_entry(location: Location, text: str | None) -> JSONObject:
+    """The bridge's entry in the file's text; empty if there is none, or another program's of that name."""
+    try:
+        entry = find_member(read_root((text or "").removeprefix("\ufeff")), (*location.keys, NAME))
+    except ValueError:  # `plan_change` says so
+        return {}
+    args = entry.get("args") if isinstance(entry, dict) else None
+    words = tuple(map(str, args)) if isinstance(args, list) else ()
+    return entry if isinstance(entry, dict) and starts_bridge(str(entry.get("command") or ""), words) else {}
+
+
 def snippet(entry: JSONObject, location: Location) -> str:
     """JSON to paste into the file by hand, with placeholders for secrets."""
     hidden = hidden_variables(entry)
@@ -343,7 +358,9 @@ def _apply(change: Change, args: argparse.Namespace, *, question: str) -> int:
             return EXIT_FAILED
     location = change.location
     if location.host == "claude-code" and (claude := shutil.which("claude")):
+        backup = back_up(location.path, change.before, now=datetime.now())
         if _change_with_claude(claude, change):
+            _say(f"Written with `claude mcp`: {location.path}{_kept_as(backup)}")
             return EXIT_OK
         change = plan_change(location, read_text(location.path), change.new)
         if not change.needed:
@@ -352,8 +369,12 @@ def _apply(change: Change, args: argparse.Namespace, *, question: str) -> int:
     backup = replace_with_backup(
         location.path, before=change.before, after=change.after, now=datetime.now(), shared=shared
     )
-    _say(f"Written: {location.path}" + (f" (backup: {backup})" if backup else ""))
+    _say(f"Written: {location.path}{_kept_as(backup)}")
     return EXIT_OK
+
+
+def _kept_as(backup: Path | None) -> str:
+    return f" (backup: {backup})" if backup else ""
 
 
 def _change_with_claude(claude: str, change: Change) -> bool:
@@ -389,12 +410,9 @@ def _change_with_claude(claude: str, change: Change) -> bool:
             return False
     location = change.location
     try:
-        changed = not plan_change(location, read_text(location.path), change.new).needed
+        return not plan_change(location, read_text(location.path), change.new).needed
     except BridgeError:
         return False
-    if changed:
-        _say(f"Written with `claude mcp`: {location.path}")
-    return changed
 
 
 def _next_step(location: Location) -> str:

@@ -189,7 +189,7 @@ class RunReport:
         if outcome.stop == "answered":
             parts = [head, answer]
         else:
-            parts = [self._reason(), head, f"The model's text so far:\n{answer}" if answer.strip() else ""]
+            parts = [self._reason(), head, "The model's text so far:\n" + answer.strip("\n") if answer.strip() else ""]
         parts += self._changes()
         return inert("\n\n".join([*(part.strip("\n") for part in parts if part.strip()), self._footer()]))
 
@@ -262,7 +262,9 @@ class RunReport:
         """The calls that worked, in at most that many characters."""
         called = [_unbroken(each) for each in self.outcome.called]
         if not called:
-            return "no tool call worked" if self.outcome.failed or self.outcome.calls else "no tool calls"
+            if self.outcome.failed or self.outcome.calls:
+                return "no tool call worked"
+            return "no further tool calls" if self.outcome.continued else "no tool calls"
         if len(whole := ", ".join(called)) <= room:
             return whole
         room -= _MORE
@@ -506,9 +508,9 @@ def run_text(run: StoredRun) -> str:
         f"- {outcome.figures()}",
         *(f"- {saved}" for saved in [report_of(run).saved()] if saved),
         "\n## Task\n",
-        run.task,
+        run.task.strip("\n"),
         "\n## Answer\n",
-        _quoted(outcome.answer) or "(none)",
+        _quoted(outcome.answer.strip("\n")) or "(none)",
         *_evidence(outcome),
     ]
     if diff := "\n".join(diff_lines(run.events)):

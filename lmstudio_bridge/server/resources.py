@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
-from pydantic import Field
 
 from lmstudio_bridge.errors import BridgeError, RunNotFoundError
 from lmstudio_bridge.security.redact import Redactor
@@ -75,16 +74,12 @@ def add_resources(
             return sendable(run_text(read_run(opened.runs_folder, run_id)))
 
     @server.prompt(title="Delegate to the local model")
-    def delegate(
-        task: Annotated[str, Field(description="What is to be done")],
-        server: Annotated[str, Field(description="MCP server that has the tools for it")] = "",
-        model: Annotated[str, Field(description="Model name in LM Studio")] = "",
-    ) -> str:
-        """Hand a task to the local model, well briefed."""
-        tool = f"autonomous_with_mcp with mcp_name={server!r}" if server else "the fitting autonomous_* tool"
-        with_model = f" and model={model!r}" if model else ""
+    def delegate() -> str:
+        """Hand the task that is written after the command to the local model, well briefed."""
+        # Without arguments: Claude Code (2.1.332) splits them at blanks, and shows its model the whole text anyway.
         return (
-            f"Delegate this to the local model with {tool}{with_model} of the lmstudio-bridge server: {task}\n\n"
+            "Delegate what I wrote after this command to the local model, with the fitting autonomous_* tool of the "
+            "lmstudio-bridge server; if I wrote nothing there, what I asked for last.\n\n"
             "Write its task so that it is complete in itself: the local model is small and sees nothing of our "
             "conversation. Give full paths, say what to look for, what to leave alone, and the exact form of the "
             "answer. One task at a time; split a large one. Check the answer against something you can see cheaply "
@@ -97,9 +92,9 @@ def add_resources(
         argument: CompletionArgument,
         context: CompletionContext | None,
     ) -> Completion | None:
-        """Names of models, servers and runs that contain what was typed."""
+        """Ids of runs that contain what was typed."""
         try:
-            names = await _names(await agent(), argument.name)
+            names = _run_ids(await agent()) if argument.name == "run_id" else []
         except BridgeError:
             return None  # completions are a convenience: no error while somebody types
         typed = argument.value.casefold()
@@ -118,16 +113,7 @@ def _resource_errors(sendable: Callable[[str], str]) -> Iterator[None]:
         raise ResourceError(sendable(exc.explain())) from exc
 
 
-async def _names(agent: DynamicAutonomousAgent, argument: str) -> list[str]:
-    """The possible values of an argument; raises BridgeError."""
-    match argument:
-        case "model":
-            return [model.key for model in (await agent.client.validator.catalog()).chat_models()]
-        case "server":
-            return sorted(agent.configured_servers().servers)
-        case "run_id":
-            from lmstudio_bridge.runs.resume import MAX_RUNS, newest_runs
+def _run_ids(agent: DynamicAutonomousAgent) -> list[str]:
+    from lmstudio_bridge.runs.resume import MAX_RUNS, newest_runs
 
-            return [run.run_id for run in newest_runs(agent.runs_folder, most=MAX_RUNS)]
-        case _:
-            return []
+    return [run.run_id for run in newest_runs(agent.runs_folder, most=MAX_RUNS)]

@@ -141,10 +141,10 @@ async def _rest(server: BridgeServer) -> str:
     lines += [f"| `{each.uri}` | {each.description} |" for each in await MCPServer.list_resources(server)]
     lines += [f"| `{each.uri_template}` | {each.description} |" for each in await server.list_resource_templates()]
     lines += ["", "In Claude Code, for example: `@lmstudio-bridge:lmstudio://servers`.", "", "## Prompt", ""]
-    lines += ["| prompt | arguments | purpose |", "|---|---|---|"]
+    lines += ["| prompt | purpose |", "|---|---|"]
     for prompt in await server.list_prompts():
-        names = ", ".join(f"`{each.name}`" for each in prompt.arguments or ())
-        lines.append(f"| `{prompt.name}` | {names} | {prompt.description} |")
+        lines.append(f"| `{prompt.name}` | {prompt.description} |")
+    lines += ["", "In Claude Code: `/mcp__lmstudio-bridge__delegate Summarize every note`."]
     return "\n".join([*lines, ""])
 
 

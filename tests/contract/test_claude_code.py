@@ -187,7 +187,8 @@ async def test_every_message_of_a_whole_session_fits_the_schema(desk: Desk, era:
     desk.sim.script(
         MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
     )
-    completion = {"ref": {"type": "ref/prompt", "name": "delegate"}, "argument": {"name": "model", "value": "q"}}
+    ref = {"type": "ref/resource", "uri": "lmstudio://runs/{run_id}"}
+    completion = {"ref": ref, "argument": {"name": "run_id", "value": "2"}}
     async with desk.bridge(era) as client:
         await read_lists(client)
         await client.request("resources/templates/list", {})
@@ -195,7 +196,7 @@ async def test_every_message_of_a_whole_session_fits_the_schema(desk: Desk, era:
         unknown = await client.call("autonomous_with_mcp", mcp_name="unheard_of", task="What is the code word?")
         bad = await client.call("autonomous_with_mcp", mcp_name="filesystem")
         await client.request("resources/read", {"uri": "lmstudio://runs"})
-        await client.request("prompts/get", {"name": "delegate", "arguments": {"task": "count the words"}})
+        await client.request("prompts/get", {"name": "delegate"})
         await client.request("completion/complete", completion)
 
     assert answer.said.startswith("It is heron-42.")

@@ -332,25 +332,30 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
         listed = await client.request("resources/list", {})
         texts = {name: await read_resource(client, f"lmstudio://{name}") for name in ("models", "servers", "runs")}
         prompts = await client.request("prompts/list", {})
-        prompt = await client.request("prompts/get", {"name": "delegate", "arguments": {"task": "count the words"}})
+        prompt = await client.request("prompts/get", {"name": "delegate"})
+        run_id = run_id_of(answer)
         completed = {
-            name: (
+            typed: (
                 await client.request(
                     "completion/complete",
-                    {"ref": {"type": "ref/prompt", "name": "delegate"}, "argument": {"name": name, "value": typed}},
+                    {
+                        "ref": {"type": "ref/resource", "uri": "lmstudio://runs/{run_id}"},
+                        "argument": {"name": "run_id", "value": typed},
+                    },
                 )
             )["completion"]["values"]
-            for name, typed in (("model", "qwen"), ("server", "file"), ("server", "zzz"))
+            for typed in (run_id[:8], "zzz")
         }
 
-    names = (*texts, f"runs/{run_id_of(answer)}")
+    names = (*texts, f"runs/{run_id}")
     assert {entry["uri"] for entry in listed["resources"]} == {f"lmstudio://{name}" for name in names}
     assert f"| {MODEL} | llm | loaded | 32,768 |" in texts["models"]
     assert "| filesystem | stdio | usable; open, unused for " in texts["servers"]
     assert run_id_of(answer) in texts["runs"]
     assert [entry["name"] for entry in prompts["prompts"]] == ["delegate"]
-    assert "count the words" in json.dumps(prompt)
-    assert completed == {"model": [MODEL], "server": []}
+    assert not prompts["prompts"][0].get("arguments"), "Claude Code would give each only one word"
+    assert "what I wrote after this command" in json.dumps(prompt)
+    assert completed == {run_id[:8]: [run_id], "zzz": []}
 
 
 @pytest.mark.parametrize(

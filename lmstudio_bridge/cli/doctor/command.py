@@ -15,7 +15,7 @@ from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, current_folder
 from lmstudio_bridge.cli.doctor.checks import Check, State, failed_check
 from lmstudio_bridge.cli.doctor.engine import check_call, check_engine
 from lmstudio_bridge.cli.doctor.machine import check_journals, check_settings, check_versions
-from lmstudio_bridge.cli.doctor.programs import check_programs
+from lmstudio_bridge.cli.doctor.programs import as_started, check_programs
 from lmstudio_bridge.cli.doctor.servers import check_catalog, check_rules, check_servers
 from lmstudio_bridge.cli.terminal import can_show, open_console
 from lmstudio_bridge.errors import DownstreamError, SettingsError
@@ -41,13 +41,17 @@ async def run_doctor(args: argparse.Namespace, redactor: Redactor) -> int:
             show(check)
 
     folder = current_folder()
+    entry, where = as_started(Surroundings(folder, os.environ))
+    environ = {**os.environ, **entry}
     try:
-        settings = read_settings(os.environ, cwd=folder)
+        settings = read_settings(environ, cwd=folder)
     except SettingsError as exc:
         tell(check_versions())
         tell(failed_check("bridge", "Settings", exc))
     else:
-        await examine(settings, environ=os.environ, redactor=redactor, tell=tell, deep=args.deep)
+        if entry:
+            tell(Check("bridge", "Entry", "ok", f"settings as Claude Code sets them, by {where}"))
+        await examine(settings, environ=environ, redactor=redactor, tell=tell, deep=args.deep)
     ok = not any(check.state == "failed" for check in checks)
     if args.json:
         root = {"format": 1, "version": __version__, "ok": ok, "checks": [check.to_json() for check in checks]}

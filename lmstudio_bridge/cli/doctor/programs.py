@@ -8,15 +8,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lmstudio_bridge.cli.arguments import NAMES, SCOPES
+from lmstudio_bridge.cli.arguments import NAMES, SCOPES, HostScope
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.install import NAME
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.approvals import read_approvals, read_own_file, read_state
-from lmstudio_bridge.mcp_client.config import read_object, starts_bridge
+from lmstudio_bridge.mcp_client.config import read_object, read_root, starts_bridge
 from lmstudio_bridge.settings import Surroundings
+
+_NEAREST_FIRST: tuple[HostScope, ...] = ("local", "project", "user")
+"""Claude Code's scopes; of several entries with one name the first counts."""
+_INSTALL_UV = "Install uv: https://docs.astral.sh/uv/getting-started/installation/"
 
 
 def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Iterator[Check]:
@@ -25,7 +29,7 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
     plugin = _plugin_file(around)
     if plugin is not None:
         found = True
-        yield Check("programs", "Plugin in Claude Code", "ok", f"enabled in {plugin}")
+        yield _check_plugin(plugin, around)
     for host in HOSTS:
         for scope in SCOPES[host]:
             try:
@@ -49,6 +53,33 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
             "The bridge is not registered in any program on this machine.",
             "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …",
         )
+
+
+def as_started(around: Surroundings, *, platform: str = sys.platform) -> tuple[Mapping[str, str], str]:
+    """The variables that Claude Code's entry for the bridge sets in this project, and where it is; ({}, "") if none."""
+    for scope in _NEAREST_FIRST:
+        try:
+            location = find_location("claude-code", scope, around=around, platform=platform)
+        except SettingsError:  # no home folder
+            continue
+        for name, entry in _read_servers(location)[0].items():
+            if not (isinstance(entry, dict) and _starts_us(entry)):
+                continue
+            if scope == "project" and not _is_approved(location, name, around):
+                continue
+            anything = {"command": "any", "env": entry.get("env") or {}}  # an entry of the bridge itself is skipped
+            file = read_root({"mcpServers": {name: anything}}, path=location.path, scope=scope, around=around)
+            if name in file.servers:
+                return file.servers[name].env, f"{name!r} in {location.path}"
+    return {}, ""
+
+
+def _check_plugin(plugin: Path, around: Surroundings) -> Check:
+    """The plugin starts the bridge with uvx."""
+    name, found = "Plugin in Claude Code", f"enabled in {plugin}"
+    if shutil.which("uvx", path=around.environ.get("PATH", "")) is not None:
+        return Check("programs", name, "ok", found)
+    return Check("programs", name, "failed", f"{found}, but it needs 'uvx', which does not exist.", _INSTALL_UV)
 
 
 def _duplicate(location: Location, name: str) -> Check:
@@ -110,7 +141,10 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
             f"Registration in {title}",
             "failed",
             f"{found} starts {command!r}, which does not exist.",
-            f"Install {command!r}, or replace the entry: `lmstudio-bridge install{target} --scope {location.scope}`.",
+            _INSTALL_UV
+            if command == "uvx"
+            else f"Install {command!r}, or replace the entry: "
+            f"`lmstudio-bridge install{target} --scope {location.scope}`.",
         )
     if location.host == "claude-code" and location.scope == "project" and not _is_approved(location, name, around):
         return Check(

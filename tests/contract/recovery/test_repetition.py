@@ -60,8 +60,8 @@ async def test_the_same_call_for_ever_is_reminded_of_pruned_taken_away_and_asked
     assert [len(request.messages) for request in worked.requests[2:4]] == [8, 6], "the repeated turns are gone"
     assert [event["count"] for event in events_of(worked.events, "MessagesDropped")] == [6]
     assert said(worked.requests[5]) == TOOL_REMOVED
-    assert worked.notices("recovery") == [f"The model repeated itself: {again}"] * 4
-    assert f"The model repeated itself: {again}" in worked.answer.progress
+    assert worked.notices("recovery") == ["The model repeated itself: shop__look_up, with the same outcome."] * 4
+    assert "The model repeated itself: shop__look_up, with the same outcome." in worked.answer.progress
 
 
 async def test_a_repetition_of_two_calls_is_named_and_the_model_finds_out(workshop: Workshop) -> None:

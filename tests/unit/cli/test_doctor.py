@@ -17,10 +17,11 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.doctor.command import examine
 from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, check_call, check_lms
+from lmstudio_bridge.cli.doctor.programs import as_started
 from lmstudio_bridge.lmstudio.client import open_client
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.security.redact import Redactor
-from lmstudio_bridge.settings import read_settings
+from lmstudio_bridge.settings import Surroundings, read_settings
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
@@ -478,6 +479,7 @@ async def test_no_program_has_the_bridge(home: Home, sim: Simulator) -> None:
 async def test_the_plugin_counts_as_a_registration_and_both_are_too_many(home: Home, sim: Simulator) -> None:
     plugins = {"lmstudio-bridge@somewhere": True, "other@somewhere": True}
     settings = home.write(".claude/settings.json", {"enabledPlugins": plugins})
+    (home.folder / "bin" / "uvx").symlink_to(sys.executable)
 
     (check,) = wrong(await examine_home(home, sim.url))
     home.write(".claude.json", {"mcpServers": {"notes": sloppy()}})
@@ -490,6 +492,35 @@ async def test_the_plugin_counts_as_a_registration_and_both_are_too_many(home: H
     assert wrong(alone) == []
     assert only(alone, "Plugin in Claude Code").found == f"enabled in {settings}"
     assert off.found == "The bridge is not registered in any program on this machine."
+
+
+async def test_a_plugin_or_a_projects_entry_without_uvx_says_to_install_it(home: Home, sim: Simulator) -> None:
+    """`install --scope project` would write uvx again."""
+    home.write(".claude/settings.json", {"enabledPlugins": {"lmstudio-bridge@somewhere": True}})
+    bridge = {"command": "uvx", "args": ["lmstudio-bridge"]}
+    home.write("project/.mcp.json", {"mcpServers": {"notes": sloppy(), "lmstudio-bridge": bridge}})
+
+    checks = await examine_home(home, sim.url, PATH="/nowhere", LMSTUDIO_BRIDGE_TRUST="notes,lmstudio-bridge")
+
+    told = [check for check in checks if check.area == "programs" and check.state == "failed"]
+    assert [check.remedy.partition(":")[0] for check in told if "'uvx'" in check.found] == ["Install uv"] * 2
+
+
+@pytest.mark.parametrize("variables", [{}, {"MY_URL": "http://10.0.0.9:1"}])
+def test_settings_are_those_of_the_entry_that_claude_code_uses_here(home: Home, variables: dict[str, str]) -> None:
+    def entry(url: str) -> dict[str, Any]:
+        return {"command": "lmstudio-bridge", "env": {"LMSTUDIO_BASE_URL": url}}
+
+    around = Surroundings(home.project, {**home.environ, **variables})
+    assert as_started(around)[0] == {}
+
+    local = {str(home.project): {"mcpServers": {"b": entry("${MY_URL:-http://10.0.0.1:1}")}}}
+    everywhere = {"lmstudio-bridge": entry("http://10.0.0.2:1")}
+    path = home.write(".claude.json", {"mcpServers": everywhere, "projects": local})
+    env, where = as_started(around)
+
+    assert env == {"LMSTUDIO_BASE_URL": variables.get("MY_URL", "http://10.0.0.1:1")}
+    assert where == f"'b' in {path}"
 
 
 async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:

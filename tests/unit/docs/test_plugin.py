@@ -16,6 +16,7 @@ from lmstudio_bridge.settings import read_settings
 
 PLUGIN = Path(__file__).parents[3] / "plugin"
 SKILL = PLUGIN / "skills" / "delegate-to-local-model" / "SKILL.md"
+SERVERS = {"lmstudio-bridge", "plugin:lmstudio-bridge:lmstudio-bridge"}  # as Claude Code names them
 TEXTS = [SKILL, *sorted((PLUGIN / "commands").glob("*.md"))]
 
 
@@ -78,7 +79,7 @@ async def test_every_tool_and_argument_that_is_named_exists(path: Path, tmp_path
     server = build_server(read_settings({"CLAUDE_PROJECT_DIR": str(tmp_path)}, cwd=tmp_path), environ=os.environ)
     tools = await server.list_tools()
     known = {tool.name for tool in tools} | {name for tool in tools for name in tool.input_schema["properties"]}
-    known |= {front_matter(SKILL)["name"], "lmstudio://runs", "lmstudio://runs/<run id>", "mcpServers"}
+    known |= {front_matter(SKILL)["name"], "lmstudio://runs", "lmstudio://runs/<run id>", *SERVERS}
 
     named = re.findall(r"`([^`\n]+)`", text_of(path))
 

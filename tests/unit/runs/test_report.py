@@ -18,6 +18,21 @@ def text_of(outcome: Outcome) -> str:
     return RunReport(RUN, outcome, ("fs",)).text()
 
 
+def test_what_rests_on_calls_before_a_run_was_continued_is_not_said_to_rest_on_none() -> None:
+    assert " · no further tool calls · " in text_of(Outcome("answered", "42.", model="m", continued=True))
+
+
+@pytest.mark.parametrize("stop", ["answered", "deadline", "failed"])
+def test_there_is_one_blank_line_between_the_parts_of_a_report(stop: Stop) -> None:
+    text = text_of(Outcome(stop, "\n\n\nI look.\n\n\n", "It failed.", model="m", failed=("read a",)))
+
+    assert "\n\n\n" not in text
+
+
+def test_an_error_of_the_bridge_is_not_called_output_of_the_model() -> None:
+    assert text_of(Outcome("failed", "", "No model is loaded.", model="m")) == f"No model is loaded.\n\n[run {RUN}]"
+
+
 def test_what_to_know_comes_first_then_the_answer_then_one_line() -> None:
     outcome = Outcome(
         "answered",
