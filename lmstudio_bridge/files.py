@@ -7,6 +7,7 @@ import itertools
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,7 @@ MEBIBYTE = 1024 * 1024
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_FILE = 0o644
+_OTHERS_WRITE = 0o022
 _MAX_TEXT_BYTES = 64 * MEBIBYTE  # Claude Code keeps its history in its configuration file, too
 
 
@@ -65,12 +67,37 @@ def read_text(path: Path) -> str | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that only its owner can read, unless it exists.
+    """Make a folder that only its owner can read; if it exists, nobody else can write to it from now on.
 
     Raises:
         OSError: It cannot be made.
     """
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    make_private(folder)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder private to its owner, that is us, if others may write to it: they could replace what is in it.
+
+    One in which each may only touch their own files, such as /tmp, stays as it is.
+    """
+    if not hasattr(os, "geteuid"):  # Windows
+        return
+    with suppress(OSError):
+        found = folder.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid == os.geteuid() and mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+            folder.chmod(PRIVATE_FOLDER)
+
+
+def open_private(path: str, flags: int) -> int:
+    """An `opener` for `open`: a file that is made is readable by its owner only."""
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def open_own(path: str, flags: int) -> int:
+    """An `opener` as `open_private` that follows no link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
 
 
 def write_file(

@@ -16,6 +16,7 @@ from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import agrees, print_table
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
+from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.logins import LoginStore
@@ -202,7 +203,8 @@ def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
 
     story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
     try:
-        target.write_text(render_run(stored, story), encoding="utf-8", errors="replace")
+        with open(target, "w", encoding="utf-8", errors="replace", opener=open_private) as file:
+            file.write(render_run(stored, story))
     except OSError as exc:
         problem = f"The page can't be written to {target}: {exc.strerror}."
         raise SettingsError(problem, remedy="Name another file with --html.") from exc

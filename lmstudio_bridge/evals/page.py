@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lmstudio_bridge.evals.results import ALL, Results, table_rows
+from lmstudio_bridge.files import open_private
 from lmstudio_bridge.runs.html import Bar, Chart, Label, Line, render_template
 
 _BAR = 16  # pixels, as are all sizes here
@@ -26,7 +27,8 @@ def save_results(results: Results, folder: Path) -> None:
     text = json.dumps(results.to_json(), indent=2, ensure_ascii=False)
     for name, content in (("results.json", f"{text}\n"), ("results.html", render_page(results))):
         part = folder / f"{name}.part"
-        part.write_text(content, encoding="utf-8")
+        with open(part, "w", encoding="utf-8", opener=open_private) as file:
+            file.write(content)
         part.replace(folder / name)
 
 

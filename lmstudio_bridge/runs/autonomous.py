@@ -42,6 +42,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.files import make_private
 from lmstudio_bridge.intent import asks_for_change
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
@@ -86,6 +87,7 @@ async def open_agent(
     `redactor` learns the secrets of everything that the agent uses. `sleep` waits before a request is sent again,
     `make_delimiter` makes the delimiter of one run.
     """
+    make_private(settings.home)
     redactor = redactor or Redactor()
     logins = LoginStore(settings.home / "logins", learn=redactor.learn)
     async with (

@@ -54,6 +54,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.files import make_folder, open_own
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 
 if sys.platform != "win32":
@@ -68,8 +69,6 @@ MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
 MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller with the next ones
 PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
 _AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
-_FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
 
@@ -163,7 +162,7 @@ def open_journal(
         yield Journal(path, file=None, level=keep, clock=clock, max_bytes=0)
         return
     try:
-        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        make_folder(folder)
         file = _open_locked(path, run_id)
     except OSError as exc:
         raise SettingsError(
@@ -195,7 +194,7 @@ def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEven
     events: list[TimedEvent] = []
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", opener=open_own) as file:
         for number, line in enumerate(islice(file, lines), start=1):
             try:
                 value = json.loads(line)
@@ -286,7 +285,7 @@ def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
         OSError: The file does not exist, or cannot be written.
     """
     path = journal_path(folder, run_id)
-    with path.open("r+", encoding="utf-8") as file:
+    with open(path, "r+", encoding="utf-8", opener=open_own) as file:
         _lock(file, run_id)
         yield path
 
@@ -478,12 +477,11 @@ def _fits(value: Any, hint: Any) -> bool:
 def _open_locked(path: Path, run_id: str) -> BinaryIO:
     """The file, locked; opened again if it was deleted between opening and locking."""
     while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
-        file = os.fdopen(descriptor, "ab")
+        file = os.fdopen(open_own(os.fspath(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
         try:
             _lock(file, run_id)
             with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                     return file
         except BaseException:
             file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tracemalloc
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import McpConfigError, SettingsError
-from lmstudio_bridge.files import MEBIBYTE, read_bounded, write_file
+from lmstudio_bridge.files import MEBIBYTE, make_folder, open_private, read_bounded, write_file
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.security.rule_files import FILE, MAX_BYTES, load_rules
 
@@ -112,3 +113,25 @@ def test_rules_that_python_cannot_read_are_an_error(tmp_path: Path, text: str) -
 
     with pytest.raises(SettingsError, match=FILE):
         load_rules(project=tmp_path, environ={})
+
+
+@posix
+@pytest.mark.parametrize(
+    ("before", "after"), [(0o777, 0o700), (0o770, 0o700), (0o757, 0o700), (0o755, 0o755), (0o1777, 0o1777)]
+)
+def test_folder_of_ours_that_others_can_write_to_becomes_private(tmp_path: Path, before: int, after: int) -> None:
+    """They could replace the journals and approvals in it; /tmp, where they cannot, stays as it is."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(before)
+    make_folder(folder)
+
+    assert stat.S_IMODE(folder.stat().st_mode) == after
+
+
+@posix
+def test_file_that_is_made_privately_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    with open(tmp_path / "page.html", "w", encoding="utf-8", opener=open_private) as file:
+        file.write("x")
+
+    assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -197,6 +198,22 @@ async def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:
 
 
 # -- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links are followed there")
+def test_journal_that_is_a_link_is_neither_written_nor_read(tmp_path: Path) -> None:
+    """In a folder that others can write to, it would lead anywhere."""
+    target = tmp_path / "mine.txt"
+    target.write_text("precious", encoding="utf-8")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "r1.jsonl").symlink_to(target)
+
+    with pytest.raises(SettingsError, match="cannot be written"), open_journal(runs, "r1"):
+        pass
+    with pytest.raises(OSError, match=r"symbolic links|link"):
+        read_events(runs / "r1.jsonl")
+    assert target.read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are POSIX's")
