@@ -25,15 +25,24 @@ Learn: TypeAlias = Callable[[Iterable[str]], None]
 
 
 class LoginStore:
-    """The logins, one file for each address of a server; `learn` is told the secrets in them by those who use them.
+    """The logins, one file for each address of a server.
+
+    `learn` is told the secrets in those that are used; `told` has them, too.
 
     What is secret is in the system's keyring if that keeps it, else in the file, which only its owner can read.
     Reading and writing may wait for the user to unlock the keyring.
     """
 
     def __init__(self, folder: Path, *, learn: Learn) -> None:
-        self.learn = learn
+        self.told: set[str] = set()
+        self._learn = learn
         self._folder = folder
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Treat these as secrets from now on."""
+        found = {secret for secret in secrets if secret}
+        self.told |= found
+        self._learn(found)
 
     def has(self, config: ServerConfig) -> bool:
         """Whether runs have a login for this server; the keyring is not asked."""

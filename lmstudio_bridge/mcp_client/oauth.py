@@ -84,7 +84,7 @@ class StoredLogin(BaseModel):
     def tell(self, learn: Learn) -> None:
         """Name all that must not be shown anywhere."""
         values = (self.tokens.access_token, self.tokens.refresh_token, self.client.client_secret)
-        learn([value for value in values if value])
+        learn(value for value in values if value)
 
 
 def load_login(store: LoginStore, url: str) -> StoredLogin | None:
@@ -129,7 +129,7 @@ class RunLogin(Login):
 
     @property
     def _can_renew(self) -> bool:
-        return self._login is not None and self._login.tokens.refresh_token is not None
+        return self._login is not None and bool(self._login.tokens.refresh_token)
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """The request with a token; one more time if the server refuses it and the token can be renewed."""

@@ -152,7 +152,7 @@ class DynamicAutonomousAgent:
         values = configured_secrets(settings, environ)
         redactor.own_words = own_words()
         redactor.learn(values)
-        self.tool_cache = ToolCache(settings.home / "catalogues", values=values)
+        self.tool_cache = ToolCache(settings.home / "catalogues", values=values, tokens=logins.told)
         self._preparer = Preparer(client, pool, settings=settings, tool_cache=self.tool_cache, redactor=redactor)
         self._pruner = JournalPruner(
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000

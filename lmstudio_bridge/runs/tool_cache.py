@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -98,11 +98,22 @@ class UnreadableCacheError(Exception):
 
 
 class ToolCache:
-    """The files in `folder`. `values` are secrets that no file may hold, besides those of each entry."""
+    """The files in `folder`.
 
-    def __init__(self, folder: Path, *, values: Iterable[str] = (), clock: Callable[[], float] = time.time) -> None:
+    `values` and `tokens` are secrets that no file may hold, besides those of each entry; `tokens` may become more.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        values: Iterable[str] = (),
+        tokens: Collection[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
         self._values = tuple(values)
+        self._tokens = tokens
         self._clock = clock
 
     def path(self, config: ServerConfig) -> Path:
@@ -184,7 +195,7 @@ class ToolCache:
     def storable(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot express."""
         own = secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
-        redactor = Redactor([*self._values, *own])
+        redactor = Redactor([*self._values, *self._tokens, *own])
         return tuple(
             replace(
                 tool,

@@ -159,22 +159,26 @@ async def test_login_is_bound_to_the_server(shell: Shell, guard: Callable[..., G
 
 
 async def test_tokens_are_shown_nowhere(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
-    server = guard()
+    server = guard(gossips=True)
     _, said = await log_in(shell)
     shell_debug = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BRIDGE_LOG_LEVEL": "debug"})
-    await server.tell("revoke?what=access")  # so that the run gets new ones
 
-    code, out, err = await ask(shell_debug, sim, "whoami")
     doctor = await shell_debug.run("doctor")
     listed = await shell_debug.run("servers")
+    await server.tell("revoke?what=access")  # so that the run gets new ones
+    code, out, err = await ask(shell_debug, sim, "whoami")
 
     assert code == 0, err
     seen = await server.seen()
     assert [each["grant"] for each in seen["grants"]] == ["authorization_code", "refresh_token"]
     requests = "".join(json.dumps(request.json) for request in sim.requests)
     assert "called with [secret]" in requests
+    assert "For [secret] only." in requests
     texts = [said, out, err, requests, *map(str, (*doctor, *listed))]
-    texts += [path.read_text(encoding="utf-8") for path in (shell.folder / "home" / "runs").rglob("*.jsonl")]
+    home = shell.folder / "home"
+    texts += [
+        path.read_text(encoding="utf-8") for each in ("runs", "catalogues") for path in (home / each).rglob("*.json*")
+    ]
     assert [token for token in seen["tokens"] for text in texts if token in text] == []
     assert "logged in" in doctor[1]
 

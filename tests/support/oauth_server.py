@@ -9,6 +9,7 @@ It prints its port once it listens. HABITS is a JSON object; what is left out is
 - `denies`: the user says no
 - `moves_token_endpoint`, `moves_server`: a URL to which they redirect
 - `broken`: the token endpoint answers with 503
+- `gossips`: the description of a tool holds the token that was sent first
 - `registers`: whether clients may register themselves; KNOWN_CLIENT is registered with `known_redirect`
 
 A refresh token is valid once. `POST /test/set` changes habits.
@@ -23,6 +24,8 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -55,6 +58,7 @@ class Authorization(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshT
         self.codes: dict[str, AuthorizationCode] = {}
         self.access: dict[str, AccessToken] = {}
         self.refresh: dict[str, RefreshToken] = {}
+        self.on_first_token: Callable[[str], None] = lambda token: None
         self.seen: dict[str, Any] = {"grants": [], "tokens": [], "revoked": 0}
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
@@ -107,6 +111,8 @@ class Authorization(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshT
 
     async def load_access_token(self, token: str) -> AccessToken | None:
         found = self.access.get(token)
+        if found and self.habits.pop("gossips", False):
+            self.on_first_token(token)
         return found if found and (found.expires_at is None or found.expires_at > time.time()) else None
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
@@ -126,6 +132,11 @@ class Authorization(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshT
         self.seen["tokens"] += [access, refresh]
         told = lifetime if self.habits.get("tells_lifetime", True) else None
         return OAuthToken(access_token=access, refresh_token=refresh, expires_in=told)
+
+
+def add_gossip(server: MCPServer, token: str) -> None:
+    """A tool that tells the token of whoever listed the tools."""
+    server.add_tool(lambda: "", name="gossip", description=f"For {token} only.", structured_output=False)
 
 
 class Deviating:
@@ -175,6 +186,8 @@ def build(habits: dict[str, Any], port: int) -> ASGIApp:
             }
         ),
     )
+
+    authorization.on_first_token = partial(add_gossip, server)
 
     @server.tool(structured_output=False)
     async def echo(text: str) -> str:
