@@ -104,6 +104,9 @@ PRESETS: Mapping[str, Preset] = {
         only_if={"firecrawl_scrape": ("actions", re.compile(r"|\[\]|null"))},
         paths={"firecrawl_parse": ("filePath",), "*": ()},
     ),
+    "@upstash/context7-mcp": Preset(
+        "its libraries have names such as /mongodb/docs, which are not paths", paths=_NO_PATHS
+    ),
     "@notionhq/notion-mcp-server": Preset(
         "it marks only what is sent with GET",
         reads=("API-post-search", "API-query-data-source", "API-post-database-query"),

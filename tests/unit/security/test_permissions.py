@@ -120,6 +120,7 @@ def test_servers_in_containers_have_paths_of_their_own(tmp_path: Path, command: 
         ("@zereight/mcp-gitlab", "download_attachment", {"local_path": "/src"}, "outside"),
         ("@modelcontextprotocol/server-gitlab", "get_file_contents", {"file_path": "/src/x.ts"}, "allowed"),
         ("mcp-obsidian", "obsidian_get_file_contents", {"filepath": "/Notes/a.md"}, "allowed"),
+        ("@upstash/context7-mcp", "query-docs", {"libraryId": "/mongodb/docs"}, "allowed"),
         ("firecrawl-mcp", "firecrawl_parse", {"filePath": "/etc/passwd"}, "outside"),
     ],
 )
