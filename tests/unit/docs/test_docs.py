@@ -23,7 +23,7 @@ from lmstudio_bridge.mcp_client.stdio import SELECTORS
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import Surroundings, read_settings
-from scripts.tools import settings_page, tools_page
+from scripts.tools import servers_page, settings_page, tools_page
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -60,6 +60,8 @@ OTHERS = {
     "MODEL_REGISTRY_CACHE",
     # LiteLLM
     "LITELLM_MASTER_KEY",
+    # the memory server
+    "MEMORY_FILE_PATH",
     # a placeholder
     "RUN_ID",
 }
@@ -83,6 +85,11 @@ def test_the_settings_page_is_up_to_date() -> None:
 async def test_the_tools_page_is_up_to_date() -> None:
     """If not: `python -m scripts.tools.tools_page`."""
     assert read("docs/tools.md") == await tools_page.page()
+
+
+def test_the_servers_page_is_up_to_date() -> None:
+    """If not: `python -m scripts.tools.servers_page`."""
+    assert read("docs/servers.md") == servers_page.page()
 
 
 def test_the_tools_page_lists_every_key_of_the_report() -> None:

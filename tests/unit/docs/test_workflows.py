@@ -52,7 +52,7 @@ def test_these_are_the_files() -> None:
 
 def test_scripts_tests_and_markers_that_a_workflow_names_are_there() -> None:
     runs = "\n".join(step["run"] for step in steps() if "run" in step)
-    runs += "\n".join(
+    runs += "\n" + "\n".join(
         include["tests"]
         for include in jobs_of(GITHUB / "workflows/ci.yml")["portable"]["strategy"]["matrix"]["include"]
     )

@@ -1,0 +1,1 @@
+"""The MCP servers that people use most, each through the bridge: scripts/test-servers."""
