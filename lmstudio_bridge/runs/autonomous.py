@@ -178,7 +178,8 @@ class DynamicAutonomousAgent:
         Raises:
             SettingsError: A rule file cannot be used.
         """
-        return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=Policy(access))
+        policy = Policy(access, max_access=self.settings.max_access)
+        return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=policy)
 
     async def run(self, request: RunRequest | ContinueRequest, *, emit: Emit | None = None) -> RunReport:
         """Do a new task, or continue an earlier run; `emit` gets the events.

@@ -135,13 +135,15 @@ class Policy:
     call whose arguments name a file to write: Playwright's read-only tools take a `filename`. `local` are
     the servers on this machine, each with its working folder: their paths must stay in the workspace. Of a server in a
     container the folder is None: its paths are not those of this machine, but it may have been given the workspace, so
-    that protected files are off limits by their names.
+    that protected files are off limits by their names. Where the `max_access` of all runs is `read`, a rule lets no
+    tool run that writes (`writes`): the bridge then says of itself that it changes nothing.
     """
 
     access: Access = "read"
     rules: Rules = field(default_factory=Rules)
     workspace: Workspace = field(default_factory=lambda: Workspace(()))
     local: Mapping[str, Path | None] = field(default_factory=dict)
+    max_access: Access = "write"
 
     def offers(self, tool: ServerTool) -> bool:
         """Whether the model may know about the tool."""
@@ -157,7 +159,8 @@ class Policy:
         reads = self.rules.only_reads(tool, arguments) and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
             return refusal
-        if rule is not None and (reads or not rule.source.startswith(PRESET)):
+        counts = rule is not None and (reads or not rule.source.startswith(PRESET))
+        if counts and (self.max_access == "write" or not self.writes(tool, arguments)):
             return Decision("allowed", rule=str(rule))
         if reads:
             return Decision("allowed", rule="readOnlyHint")
@@ -169,6 +172,8 @@ class Policy:
             why = " may change things: its server did not always mark it as reading"
         elif tool.read_only and tool.server in self.rules.unbelieved:
             why = " may change things: the mark of a project's server is not believed"
+        elif counts:
+            why = " may change things, which LMSTUDIO_BRIDGE_MAX_ACCESS=read rules out whatever a rule allows"
         else:
             why = " may change things"
         return Decision(
@@ -179,7 +184,7 @@ class Policy:
         """Whether calls of this tool can be allowed at all, whatever their arguments."""
         rule = self.rules.find(tool)
         if rule is not None:
-            return rule.verb == "allow"
+            return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))
         return self.access == "write" or self.rules.only_reads(tool)
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:

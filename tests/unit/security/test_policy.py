@@ -38,6 +38,30 @@ def test_access_is_to_read_unless_said_otherwise() -> None:
     assert Policy() == Policy("read")
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "allowed"),
+    [
+        (ServerTool("fs", "write_file"), {}, False),
+        (ServerTool("fs", "change", read_only=False), {}, False),
+        (ServerTool("fs", "list_issues"), {}, True),
+        (ServerTool("fs", "list_issues"), {"output_file": "x.txt"}, False),
+        (ServerTool("fs", "change", read_only=True), {}, True),
+    ],
+)
+def test_no_rule_lets_a_tool_write_where_all_runs_may_only_read(
+    tool: ServerTool, arguments: JSONObject, allowed: bool
+) -> None:
+    rules = Rules((Rule("allow", "fs/*", "mine"),))
+    limited = Policy("read", rules, max_access="read")
+
+    assert Policy("read", rules).check_call(tool, arguments).allowed
+    decision = limited.check_call(tool, arguments)
+    assert decision.allowed is allowed
+    assert limited.may_run(tool) is (allowed or bool(arguments))
+    if not allowed and not arguments:
+        assert "LMSTUDIO_BRIDGE_MAX_ACCESS=read rules out whatever a rule allows" in decision.reason
+
+
 # -- arguments that name an output file -----------------------------------------------------------
 
 SNAPSHOT = {"properties": {"filename": {"type": "string", "description": "Save snapshot to markdown file."}}}
