@@ -3,6 +3,10 @@
 One file per run, readable by its owner only, one event per line with its time, flushed at once, so that a crash loses
 nothing. Streamed pieces and progress are not kept. Old journals are deleted to keep their folder within an age and a
 size; several bridges may do that at once, and only journals that nobody has open are deleted.
+
+Beside an open journal lies a file that takes up room. If the journal can no longer be written, that file is renamed,
+which needs no room and marks the run as not whole, and takes the end of the run. Such a run is never continued: the
+calls that are missing would be made again.
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.files import make_folder, open_own
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
+from lmstudio_bridge.text import shortened
 
 if sys.platform != "win32":
     import fcntl
@@ -67,8 +72,12 @@ Keep: TypeAlias = Literal["off", "audit", "full"]
 
 MAX_BYTES = 64 * 1024 * 1024  # of one journal; a long run takes a tenth of it
 MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller with the next ones
+RESERVE = 64 * 1024  # bytes for the end of a run, if the journal cannot be written
+_RESERVED, _END = ".reserve", ".end"  # the file with that room, and its name once the journal cannot be written
+_SHORT_ANSWER, _SHORT_ERROR = 8_000, 1_000  # characters of answer and error that fit into it in any encoding
+_NOT_WHOLE = "Its journal could not be written to its end."
 PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
-_AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
+AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
 
@@ -107,6 +116,7 @@ class Journal:
         self._clock = clock
         self._room = max_bytes - (os.fstat(file.fileno()).st_size if file else 0)
         self._max_bytes = max_bytes
+        self._end: Path | None = None  # where the end of the run is written, if not into the file
 
     def keep(self, event: Event) -> None:
         """Write an event, which must not hold secrets. Never raises."""
@@ -121,8 +131,10 @@ class Journal:
     def _write(self, event: Event) -> None:
         if self._file is None:
             return
-        # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
-        line = _event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
+        line = self._line(event)
+        if self._end is not None:
+            self._write_end(event, line)
+            return
         self._room -= len(line)
         if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
             reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
@@ -132,9 +144,48 @@ class Journal:
         try:
             self._file.write(line)
             self._file.flush()
-        except (OSError, ValueError) as exc:  # a full disk, or a closed file: neither may end the run
-            self.trouble = f"The journal cannot be written any more: {exc}."
+        except ValueError as exc:  # it was closed
             logger.warning("the journal %s cannot be written: %s", self.path, exc)
+        except OSError as exc:  # a full disk, for example, which may not end the run
+            self.mark_cut(exc)
+            if isinstance(event, RunFinished):
+                self._write_end(event, line)
+
+    def mark_cut(self, exc: OSError) -> None:
+        """Mark on disk that the journal does not hold the whole run. Never raises."""
+        self.trouble = f"The journal cannot be written any more: {exc}."
+        logger.warning("the journal %s cannot be written: %s", self.path, exc)
+        self._end = self.path.with_suffix(_END)
+        try:
+            self.path.with_suffix(_RESERVED).replace(self._end)
+        except OSError as again:
+            logger.warning("the journal %s cannot be marked as not whole: %s", self.path, again)
+        self._write_end(None, self._line(JournalCut(self.trouble)))
+
+    def _write_end(self, event: Event | None, line: bytes) -> None:
+        """Write a line over the room that was kept, with less of an answer if there is no more room than that."""
+        assert self._end is not None
+        lines = [line]
+        if isinstance(event, RunFinished):
+            short = dataclasses.replace(
+                event, answer=shortened(event.answer, _SHORT_ANSWER), error=shortened(event.error, _SHORT_ERROR)
+            )
+            lines.append(self._line(short))
+        for each in lines:
+            try:
+                with open(self._end, "r+b", buffering=0, opener=open_own) as file:
+                    used = len(file.read().rstrip(b"\n"))
+                    file.seek(used + 1 if used else 0)
+                    if file.write(each) == len(each):
+                        return
+                    file.seek(used)  # it fitted in part
+                    file.write(b"\n" * len(each))
+            except OSError as exc:
+                logger.warning("the end of the journal %s cannot be written: %s", self.path, exc)
+
+    def _line(self, event: Event) -> bytes:
+        # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
+        return _event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -150,10 +201,10 @@ def open_journal(
 
     An existing journal of the run is continued. The file is locked while it is open (not on Windows), so that
     two processes cannot work on the same run. If the disk fails later, or the file reaches `max_bytes`, only the
-    run's last event is still written; the run goes on.
+    run's last event is still written; the run goes on, but cannot be continued.
 
     Raises:
-        SettingsError: The folder or the file cannot be created.
+        SettingsError: The folder or the file cannot be created, or there is no room for the end of a run.
         RunActiveError: The run is in progress, maybe in another process.
     """
     path = journal_path(folder, run_id)
@@ -164,29 +215,38 @@ def open_journal(
     try:
         make_folder(folder)
         file = _open_locked(path, run_id)
+        try:
+            _reserve(path)
+        except BaseException:
+            file.close()
+            raise
     except OSError as exc:
         raise SettingsError(
             f"The journal of the run cannot be written: {exc}.",
             remedy="Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to, or LMSTUDIO_BRIDGE_JOURNAL=off.",
         ) from exc
+    journal = Journal(path, file=file, level=keep, clock=clock, max_bytes=max_bytes)
     try:
-        journal = Journal(path, file=file, level=keep, clock=clock, max_bytes=max_bytes)
         if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
             file.write(b"\n")  # a crash cut the last line; the next one must not be lost with it
         if keep == "audit":
-            journal.keep(JournalCut(_AUDIT_ONLY))
+            journal.keep(JournalCut(AUDIT_ONLY))
         yield journal
     finally:
         try:
             file.close()
         except OSError as exc:  # a full disk: what is buffered cannot be written now either
-            logger.warning("the journal %s is not complete: %s", path, exc)
+            if not journal.trouble:
+                journal.mark_cut(exc)
+        with suppress(OSError):
+            path.with_suffix(_RESERVED).unlink(missing_ok=True)
 
 
 def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEvent]:
-    """The events of a journal with their times; unreadable lines (cut by a crash, or not ours) are skipped.
+    """The events of a journal with their times; unreadable lines are skipped.
 
-    With `lines`, only so many are read.
+    `JournalCut` stands where a line is missing, unless a crash cut it: the last one, or one before `RunContinued`.
+    With `lines`, only so many are read, without the end of a run that could not be written.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
@@ -194,18 +254,26 @@ def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEven
     events: list[TimedEvent] = []
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
+    missing = 0  # the number of a line
     with open(path, encoding="utf-8", errors="replace", opener=open_own) as file:
         for number, line in enumerate(islice(file, lines), start=1):
             try:
-                value = json.loads(line)
-                event = _decode(value)
+                value = json.loads(line) if line.strip() else {"type": ""}
+                event = _decode(value) if value["type"] in _KINDS else None  # other versions know other kinds
             except (ValueError, TypeError, KeyError, RecursionError) as exc:
                 logger.warning("%s, line %d cannot be read: %s", path, number, exc)
+                missing = missing or number
                 continue
-            if isinstance(event, get_args(Event)):
-                events.append(TimedEvent(_time(value.get("at")), event))
-            else:
-                logger.warning("%s, line %d is not an event", path, number)
+            if not isinstance(event, get_args(Event)):
+                logger.debug("%s, line %d is not an event", path, number)
+                continue
+            if missing and not isinstance(event, RunContinued):
+                events.append(TimedEvent(None, JournalCut(f"Line {missing} of its journal cannot be read.")))
+            missing = 0
+            events.append(TimedEvent(_time(value.get("at")), event))
+    if lines is None and path.suffix != _END and (end := path.with_suffix(_END)).is_file():
+        ending = read_timed_events(end)
+        events += ending if ending else [TimedEvent(None, JournalCut(_NOT_WHOLE))]
     return events
 
 
@@ -302,7 +370,7 @@ def delete_journal(folder: Path, run_id: str) -> bool:
         return False
     check_not_active(folder, run_id)
     try:
-        _remove_copies(folder, run_id)
+        _remove_others(folder, run_id)
         path.unlink()
     except FileNotFoundError:  # another bridge was faster
         return False
@@ -515,7 +583,7 @@ def _ends_in_newline(path: Path) -> bool:
 def _delete(folder: Path, run_id: str) -> bool:
     try:
         with hold_journal(folder, run_id) as path:
-            _remove_copies(folder, run_id)
+            _remove_others(folder, run_id)
             path.unlink()
     except (RunActiveError, OSError) as exc:
         logger.debug("the journal of run %s was not deleted: %s", run_id, exc)
@@ -523,7 +591,21 @@ def _delete(folder: Path, run_id: str) -> bool:
     return True
 
 
-def _remove_copies(folder: Path, run_id: str) -> None:
+def _reserve(path: Path) -> None:
+    """Take up the room for the end of a run; zeros would be none on some file systems."""
+    reserved = path.with_suffix(_RESERVED)
+    try:
+        with open(reserved, "wb", opener=open_own) as file:
+            file.write(b"\n" * RESERVE)
+    except OSError:
+        reserved.unlink(missing_ok=True)
+        raise
+
+
+def _remove_others(folder: Path, run_id: str) -> None:
+    """Remove what lies beside a journal."""
+    for suffix in (_RESERVED, _END):
+        journal_path(folder, run_id).with_suffix(suffix).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         shutil.rmtree(copies_folder(folder, run_id))
 

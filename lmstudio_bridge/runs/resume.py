@@ -25,7 +25,14 @@ from lmstudio_bridge.events import (
     RunStarted,
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from lmstudio_bridge.runs.journal import TimedEvent, is_active, journal_path, read_timed_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import (
+    AUDIT_ONLY,
+    TimedEvent,
+    is_active,
+    journal_path,
+    read_timed_events,
+    rebuild_outcome,
+)
 from lmstudio_bridge.text import first_line
 
 MAX_RUNS = 50  # the newest ones, in a list of runs
@@ -99,6 +106,8 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         )
     outcome = rebuild_outcome(events)
     cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
+    if cut not in ("", AUDIT_ONLY):  # calls may be missing
+        outcome = replace(outcome, nothing_changed=False)
     return StoredRun(
         run_id,
         start.task,
@@ -202,7 +211,10 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
         RunNotFoundError: The journal is incomplete or damaged.
     """
     if run.cut:
-        raise RunNotFoundError(f"Run {run.run_id} cannot be continued: {run.cut}", remedy="Start the task anew.")
+        raise RunNotFoundError(
+            f"Run {run.run_id} cannot be continued: {run.cut}",
+            remedy="Check what it has already changed before you start the task anew.",
+        )
     conversation = Conversation(())
     try:
         for event in run.events:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,23 @@ async def test_a_journal_of_an_earlier_version_is_shown_and_can_be_continued(she
     assert json.loads(after)["sources"] == ["notes read_note", "notes write_note"]
     told = events_of(read_journal(path), "CallFinished")
     assert [(each.get("writes"), each.get("about")) for each in told] == [(None, ""), (True, "b.md")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")
+async def test_a_run_whose_journal_found_no_room_keeps_its_answer_and_is_never_continued(
+    shell: Shell, sim: Simulator
+) -> None:
+    long = CallReply(("notes__write_note", {"path": "b.md", "text": "teal " * 16_000}))
+    full = replace(notes(shell), prefix=("sh", "-c", 'ulimit -f 132 && exec "$@"', "sh"))
+
+    code, out = await do(full, sim, [READ, long, DONE], task=CHANGE)
+    run_id = next((shell.folder / "home" / "runs").glob("*.jsonl")).stem
+    again, found, _ = await shell.run("continue", run_id)
+    further = await shell.run("continue", run_id, "Go on.", "--access", "write")
+
+    assert (code, "The journal cannot be written any more" in out) == (0, True), out
+    assert (again, "I wrote the colour into the note." in found) == (0, True)
+    assert further[0] == 1
+    assert f"Run {run_id} cannot be continued: The journal cannot be written any more" in further[2]
+    assert "Check what it has already changed before you start the task anew." in further[2]
+    assert ran(shell) == ["read_note a.md", "write_note b.md"], "nothing was done twice"

@@ -26,9 +26,11 @@ class Shell:
 
     folder: Path
     environ: Mapping[str, str]
+    prefix: tuple[str, ...] = ()  # a command that starts the bridge, to limit it
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
+            *self.prefix,
             sys.executable,
             "-m",
             "lmstudio_bridge",

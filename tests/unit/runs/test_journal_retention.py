@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from lmstudio_bridge.messages import AssistantMessage, Image, SystemMessage, Too
 from lmstudio_bridge.runs.autonomous import RunRecorder
 from lmstudio_bridge.runs.journal import (
     PAUSE,
+    Journal,
     JournalPruner,
     Keep,
     delete_journal,
@@ -138,20 +141,82 @@ def test_run_whose_journal_was_cut_cannot_be_continued(tmp_path: Path) -> None:
         rebuild_conversation(read_run(tmp_path, "r1"))
 
 
+@pytest.fixture
+def full_journal(tmp_path: Path) -> Iterator[Journal]:
+    """A journal on a device that is always full."""
+    path = tmp_path / "r1.jsonl"
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        yield Journal(path, file=full, level="full", clock=lambda: datetime.now(UTC), max_bytes=10_000)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-async def test_full_disk_is_told_once_to_who_waits_and_in_the_outcome(tmp_path: Path) -> None:
-    (tmp_path / "r1.jsonl").symlink_to("/dev/full")
+async def test_full_disk_is_told_once_to_who_waits_and_in_the_outcome(full_journal: Journal) -> None:
     recorder = Recorder()
 
-    with open_journal(tmp_path, "r1") as journal:
-        run_recorder = RunRecorder(journal, recorder.emit, redactor=Redactor())
-        await run_recorder.tell(START)
-        await run_recorder.tell(Warned("careful"))
-        await run_recorder.tell(END)
+    run_recorder = RunRecorder(full_journal, recorder.emit, redactor=Redactor())
+    await run_recorder.tell(START)
+    await run_recorder.tell(Warned("careful"))
+    await run_recorder.tell(END)
 
     [cut] = [event for event in recorder.events if isinstance(event, JournalCut)]
     assert "No space left on device" in cut.reason
     assert run_recorder.tally.outcome().warnings == (cut.reason, "careful")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize(("answer", "kept"), [("WORDS", 5), ("x" * 60_000, 60_000), ("\u20ac" * 60_000, 8_001)])
+def test_full_disk_keeps_the_end_of_the_run_which_cannot_be_continued(tmp_path: Path, answer: str, kept: int) -> None:
+    write(tmp_path, [START, MessageAdded(UserMessage("WORDS"))])
+    script = (
+        "import resource, sys; from pathlib import Path; from lmstudio_bridge.events import *;"
+        "from lmstudio_bridge.runs.journal import *;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVE, RESERVE));"
+        "journals = open_journal(Path(sys.argv[1]), 'r1');"
+        "journal = journals.__enter__();"
+        "[journal.keep(Warned('x' * 10_000)) for _ in range(9)];"
+        "journal.keep(RunFinished('answered', eval(sys.argv[2]), '', 1.0));"
+        "journals.__exit__(None, None, None)"
+    )
+    text = f"{answer[0]!r} * {len(answer)}" if len(set(answer)) == 1 else repr(answer)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), text], check=True)
+
+    run = read_run(tmp_path, "r1")
+
+    assert (run.finished, len(run.outcome.answer), run.outcome.answer[:5]) == (True, kept, answer[:5])
+    with pytest.raises(RunNotFoundError, match="cannot be written any more"):
+        rebuild_conversation(run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r1.end", "r1.jsonl"]
+    assert delete_journal(tmp_path, "r1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_no_run_begins_without_room_for_its_end(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from lmstudio_bridge.runs.journal import *;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVE - 1, RESERVE - 1));"
+        "open_journal(Path(sys.argv[1]), 'r1').__enter__()"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+
+    assert "SettingsError: The journal of the run cannot be written" in ended.stderr
+    assert not (tmp_path / "r1.reserve").exists()
+
+
+def test_a_mark_without_words_is_a_mark(tmp_path: Path) -> None:
+    write(tmp_path, [START, MessageAdded(UserMessage("WORDS"))])
+    (tmp_path / "r1.end").touch()
+
+    with pytest.raises(RunNotFoundError, match="could not be written to its end"):
+        rebuild_conversation(read_run(tmp_path, "r1"))
+
+
+def test_a_run_of_whose_journal_a_line_is_damaged_cannot_be_continued(tmp_path: Path) -> None:
+    path = write(tmp_path, [START, MessageAdded(UserMessage("WORDS")), MessageAdded(ToolMessage("c1", "x"))])
+    path.write_bytes(path.read_bytes().replace(b'"UserMessage"', b'"UserMess\x00ge"'))
+
+    with pytest.raises(RunNotFoundError, match="Line 2 of its journal cannot be read"):
+        rebuild_conversation(read_run(tmp_path, "r1"))
 
 
 @pytest.mark.parametrize("counts", [("", "", ""), ("1/3 ", "2/3 ", "3/3 "), ("0.5 ", "7 ", "1e+06 ")])
