@@ -94,6 +94,7 @@ async def test_inspector_lists_and_calls_the_tools(desk: Desk) -> None:
         "autonomous_with_mcp",
         "autonomous_with_multiple_mcps",
         "autonomous_discover_and_execute",
+        "autonomous_with_write_access",
         "continue_run",
     }
     assert called["content"][0]["text"].startswith("It is heron-42.")
