@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Literal, TypeAlias
 
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
+from lmstudio_bridge.security.host_rules import HostRule, HostRules
 from lmstudio_bridge.security.workspace import (
     TooDeepError,
     Workspace,
@@ -137,6 +140,8 @@ class Policy:
     container the folder is None: its paths are not those of this machine, but it may have been given the workspace, so
     that protected files are off limits by their names. Where the `max_access` of all runs is `read`, a rule lets no
     tool run that writes (`writes`): the bridge then says of itself that it changes nothing.
+    `host` are the rules of Claude Code, which hold in any case; where one would ask, a rule of the user's that allows
+    the tool is the answer.
     """
 
     access: Access = "read"
@@ -144,6 +149,7 @@ class Policy:
     workspace: Workspace = field(default_factory=lambda: Workspace(()))
     local: Mapping[str, Path | None] = field(default_factory=dict)
     max_access: Access = "write"
+    host: HostRules = field(default_factory=HostRules)
 
     def offers(self, tool: ServerTool) -> bool:
         """Whether the model may know about the tool."""
@@ -155,6 +161,8 @@ class Policy:
         rule = self.rules.find(tool)
         if rule is not None and rule.verb != "allow":
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
+        if (of_host := self._host_rule(tool, rule)) is not None:
+            return of_host.refuse_tool(tool)
         output = find_output(arguments, tool.input_schema)
         reads = self.rules.only_reads(tool, arguments) and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
@@ -183,6 +191,8 @@ class Policy:
     def may_run(self, tool: ServerTool) -> bool:
         """Whether calls of this tool can be allowed at all, whatever their arguments."""
         rule = self.rules.find(tool)
+        if self._host_rule(tool, rule) is not None:
+            return False
         if rule is not None:
             return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))
         return self.access == "write" or self.rules.only_reads(tool)
@@ -208,6 +218,21 @@ class Policy:
         paths = find_paths(arguments, names=names, more=more)
         return tuple(dict.fromkeys(place for path in paths for place in self.workspace.places(path, base=base)))
 
+    def _host_rule(self, tool: ServerTool, rule: Rule | None) -> HostRule | None:
+        """The rule of Claude Code that forbids the tool; `rule` is the user's or a preset's about it."""
+        found = self.host.find_for_tool(tool)
+        is_answer = rule is not None and rule.verb == "allow" and not rule.source.startswith(PRESET)
+        return None if found is not None and found.verb == "ask" and is_answer else found
+
+    def _host_places(self, path: str, base: Path | None) -> Iterator[Path]:
+        """Where on this machine a path can be, for Claude Code's rules."""
+        if base is not None:
+            yield from self.workspace.places(path, base=base)
+            with suppress(ValueError):
+                yield Path(os.path.abspath(base / path))
+        else:  # of a container, which may have been given any folder of the workspace
+            yield from (folder / Path(path).as_posix().lstrip("/") for folder in self.workspace.folders)
+
     def _check_paths(self, tool: ServerTool, arguments: JSONObject, *, reads: bool) -> Decision | None:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
@@ -225,6 +250,8 @@ class Policy:
             if not reads and not is_address(path) and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 return Decision("denied", reason, "protected files")
+            if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
+                return rule.refuse_path(shown)
         return None
 
 

@@ -17,6 +17,7 @@ from lmstudio_bridge.events import WITH_WRITE_ACCESS
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.access import PRESET, Policy, Rules
+from lmstudio_bridge.security.host_rules import load_host_rules
 from lmstudio_bridge.security.presets import preset_rules
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.workspace import make_workspace
@@ -45,7 +46,12 @@ class Permissions:
         where = " and ".join(map(str, self.paths)) or "no file"
         sources = set(map(str, self.paths))
         listed = [f"{rule.verb} {rule.pattern}" for rule in self.policy.rules.rules if rule.source in sources]
-        return [f"rules: {'; '.join(listed) or 'none'} (from {where})", f"workspace: {self.policy.workspace}"]
+        host = "; ".join(map(str, self.policy.host.rules))
+        return [
+            f"rules: {'; '.join(listed) or 'none'} (from {where})",
+            *([f"Claude Code's rules: {host}"] if host else []),
+            f"workspace: {self.policy.workspace}",
+        ]
 
     def find_unused(self, server: str, tools: Sequence[ServerTool]) -> list[str]:
         """A warning for each rule that names this server and fits none of its tools: it may be misspelled."""
@@ -70,9 +76,10 @@ class Permissions:
         if not tools or any(map(self.policy.may_run, tools)):
             return
         servers = ", ".join(dict.fromkeys(tool.server for tool in tools))
-        free = [tool for tool in tools if self.policy.rules.find(tool) is None]
+        host = self.policy.host
+        free = [tool for tool in tools if self.policy.rules.find(tool) is None and host.find_for_tool(tool) is None]
         if not free:
-            where = " or ".join(map(str, self.paths))
+            where = " or ".join(map(str, (*self.paths, *host.paths)))
             raise NoToolMayRunError(
                 f"No tool of {servers} may run: your rules deny them.", remedy=f"Change the rules in {where}."
             )
@@ -97,6 +104,7 @@ def read_permissions(
     """
     servers, around = list(configs), Surroundings(project, environ)
     files = load_rules(project=project, environ=environ)
+    host = load_host_rules(project=project, environ=environ)
     folders = [*_launch_folder(project), *files.rules.folders]
     for config in servers:
         folders += _folders_of(config, project=project)
@@ -104,13 +112,14 @@ def read_permissions(
         policy or Policy(),
         rules=files.rules + preset_rules(servers) + Rules(unbelieved=_unbelieved(servers)),
         workspace=make_workspace(folders, home=around.home),
+        host=host,
         local={
             config.name: None if _is_contained(config) else config.cwd or project
             for config in servers
             if _is_here(config)
         },
     )
-    return Permissions(made, files.paths, files.warnings, user_file(around))
+    return Permissions(made, files.paths, (*files.warnings, *host.warnings), user_file(around))
 
 
 def _unbelieved(servers: Iterable[ServerConfig]) -> frozenset[str]:

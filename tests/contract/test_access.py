@@ -101,6 +101,32 @@ async def test_a_run_that_goes_on_has_its_own_servers(desk: Desk) -> None:
     assert_names(answer, "mcp_names cannot be given with run_id", "Leave out one of the two")
 
 
+async def test_the_rules_of_claude_code_hold_in_a_run(desk: Desk) -> None:
+    settings = desk.project / ".claude" / "settings.json"
+    settings.parent.mkdir()
+    lists = {"deny": ["mcp__filesystem__write_file", "Read(./.env)"], "ask": ["mcp__filesystem__move_file"]}
+    settings.write_text(json.dumps({"permissions": lists}), encoding="utf-8")
+    (desk.project / ".env").write_text("KEY=plover", encoding="utf-8")
+    path = str(desk.project / "a.txt")
+    desk.sim.script(
+        MODEL,
+        CallReply(("filesystem__write_file", {"path": path, "content": "x"})),
+        CallReply(("filesystem__read_text_file", {"path": str(desk.project / ".env")})),
+        CallReply(("filesystem__move_file", {"source": desk.notes, "destination": path})),
+        TextReply("Done."),
+    )
+    async with desk.bridge() as client:
+        answer = await client.call(WRITING, **WRITE)
+        told = await client.request("resources/read", {"uri": "lmstudio://servers"})
+
+    assert not (desk.project / "a.txt").exists()
+    offered = {tool["function"]["name"] for tool in desk.chat_requests()[0].tools}
+    assert not offered & {"filesystem__write_file", "filesystem__move_file"}
+    assert "plover" not in str([request.messages for request in desk.chat_requests()])
+    assert f"Failed: read_text_file {desk.project}"[:40] in answer.text
+    assert f'- Claude Code\'s rules: deny "mcp__filesystem__write_file" ({settings});' in told["contents"][0]["text"]
+
+
 async def test_rules_hold_in_a_run_and_are_told(desk: Desk) -> None:
     rules = desk.project / "lmstudio-bridge.toml"
     rules.write_text('deny = ["filesystem/write_file"]\nhide = ["memory/*"]\n', encoding="utf-8")

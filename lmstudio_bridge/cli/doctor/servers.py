@@ -48,9 +48,9 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
         return
     for line in permissions.lines():
         subject, _, found = line.partition(": ")
-        yield Check("rules", subject.capitalize(), "ok", found)
+        yield Check("rules", subject[:1].upper() + subject[1:], "ok", found)
     unknown = permissions.find_unknown([*catalog.servers, *catalog.unapproved, *catalog.skipped])
-    for warning in (*permissions.warnings, *unknown):
+    for warning in (*permissions.warnings, *permissions.policy.host.unclear, *unknown):
         yield Check("rules", "Rules", "warning", warning)
 
 

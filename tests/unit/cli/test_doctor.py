@@ -523,6 +523,17 @@ def test_settings_are_those_of_the_entry_that_claude_code_uses_here(home: Home, 
     assert where == f"'b' in {path}"
 
 
+async def test_rules_of_claude_code_are_shown_and_those_that_are_not_understood_are_named(
+    home: Home, sim: Simulator
+) -> None:
+    path = home.write(".claude/settings.json", {"permissions": {"deny": ["mcp__notes__wipe", "mcp__notes__a(b)"]}})
+
+    checks = await examine_home(home, sim.url)
+
+    assert only(checks, "Claude Code's rules").found == f'deny "mcp__notes__wipe" ({path})'
+    assert [check.found for check in wrong(checks)] == [f'{path}: the rule deny "mcp__notes__a(b)" is not understood.']
+
+
 async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:
     pipe = home.folder / ".cursor" / "mcp.json"
     pipe.parent.mkdir()
