@@ -48,13 +48,14 @@ async def log_out(settings: Settings, args: argparse.Namespace, redactor: Redact
     """Delete the login of a server here, and end it at the service if that is possible."""
     store = LoginStore(settings.home / "logins", learn=redactor.learn)
     catalog = read_servers(settings, environ=os.environ, redactor=redactor)
-    known = {**catalog.unapproved, **catalog.servers}  # a login may be older than the decision not to use the server
-    config = known[args.server] if args.server in known else catalog.require(args.server)
-    login = load_login(store, config.url)
-    if not store.forget(config.url):
-        print(f"There is no login for {one_line(config.name)}.", file=sys.stderr)
+    # A login may be older than the decision not to use the server, or to remove it.
+    config = {**catalog.unapproved, **catalog.servers}.get(args.server)
+    url = config.url if config else store.find(args.server) or catalog.require(args.server).url
+    login = load_login(store, url)
+    if not store.forget(url):
+        print(f"There is no login for {one_line(args.server)}.", file=sys.stderr)
         return EXIT_FAILED
     ended = login is not None and await revoke(login)
     more = "" if ended else " The service was not told: you may have to end the access in your account there, too."
-    print(f"Logged out of {one_line(config.name)}.{more}", file=sys.stderr)
+    print(f"Logged out of {one_line(args.server)}.{more}", file=sys.stderr)
     return EXIT_OK

@@ -48,11 +48,19 @@ class LoginStore:
         """Whether runs have a login for this server; the keyring is not asked."""
         return can_sign_in(config) and self._path(config.url).exists()
 
+    def find(self, server: str) -> str:
+        """The address of a login that was made under that name; "" if there is none."""
+        for path in sorted(self._folder.glob("*.json")):
+            public = _read_file(path)
+            if public.get("server") == server:
+                return str(public.get("url", ""))
+        return ""
+
     def read(self, url: str) -> JSONObject | None:
         """The login for that address; None if there is none, or if it cannot be read, which is logged."""
         path = self._path(url)
         try:
-            kept: dict[str, Any] = json.loads(read_bounded(path, max_bytes=MEBIBYTE))
+            kept: dict[str, Any] = json.loads(read_bounded(path, max_bytes=MEBIBYTE, follow_links=False))
             if entry := kept.pop("keyring_entry", ""):
                 kept |= json.loads(_keyring().get_password(_SERVICE, entry) or "{}")
         except FileNotFoundError:
@@ -71,7 +79,7 @@ class LoginStore:
         Raises:
             OSError: The file cannot be written.
         """
-        entry = self._keyring_entry(url) or f"{server} {secrets.token_hex(4)}"
+        entry = _read_file(self._path(url)).get("keyring_entry") or f"{server} {secrets.token_hex(4)}"
         in_keyring = _keep_in_keyring(entry, json.dumps(secret))
         content = {**public, "keyring_entry": entry} if in_keyring else {**public, **secret}
         make_folder(self._folder)
@@ -84,7 +92,7 @@ class LoginStore:
         Raises:
             OSError: The file cannot be deleted.
         """
-        if entry := self._keyring_entry(url):
+        if entry := _read_file(self._path(url)).get("keyring_entry"):
             with suppress(Exception):  # without its file, an entry that the keyring does not delete is never used
                 _keyring().delete_password(_SERVICE, entry)
         try:
@@ -115,16 +123,19 @@ class LoginStore:
     def _path(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
-    def _keyring_entry(self, url: str) -> str:
-        try:
-            return str(json.loads(read_bounded(self._path(url), max_bytes=MEBIBYTE)).get("keyring_entry", ""))
-        except (OSError, ValueError, AttributeError):
-            return ""
-
 
 def can_sign_in(config: ServerConfig) -> bool:
     """Whether runs use a login for this server: it is remote, and its entry has no `Authorization` header."""
     return config.transport != "stdio" and not any(name.lower() == "authorization" for name in config.headers)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """What the file of a login holds; nothing if it cannot be read."""
+    try:
+        found = json.loads(read_bounded(path, max_bytes=MEBIBYTE, follow_links=False))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _keyring() -> ModuleType:

@@ -476,6 +476,20 @@ async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: C
     assert "requires sign-in" in (await ask(shell, sim))[2]
 
 
+async def test_logout_from_a_server_that_was_removed(shell: Shell, guard: Callable[..., Guarded]) -> None:
+    server = guard()
+    await log_in(shell)
+    configure(shell, other={"command": sys.executable})
+
+    code, _, err = await shell.run("logout", "web")
+    unknown = await shell.run("logout", "web")
+
+    assert (code, err) == (0, "Logged out of web.\n")
+    assert (await server.seen())["revoked"] == 1
+    assert login_files(shell) == []
+    assert "No MCP server named 'web'" in unknown[2]
+
+
 async def test_what_needs_no_login_is_said(shell: Shell) -> None:
     configure(
         shell,
