@@ -70,7 +70,8 @@ class Rules:
 
     `folders` are part of the workspace. `arguments` maps a pattern to the arguments that are paths, instead of those
     with the usual names; `more_arguments` to arguments that are paths in addition. `writing` are patterns of tools
-    that write whatever their server says. `conditions` map a pattern to an argument and what its text must match
+    that write whatever their server says; `writing_if` maps such a pattern to an argument, and to what its text has in
+    it if the call writes. `conditions` map a pattern to an argument and what its text must match
     for a call to count as reading, where a preset lets it run. `unbelieved` are servers whose marks do not count.
     """
 
@@ -79,6 +80,7 @@ class Rules:
     arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     more_arguments: Mapping[str, frozenset[str]] = field(default_factory=dict)
     writing: frozenset[str] = frozenset()
+    writing_if: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     conditions: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     unbelieved: frozenset[str] = frozenset()
 
@@ -109,6 +111,9 @@ class Rules:
         """Whether its server or a preset says that the tool, or the call with these arguments, only reads."""
         if any(_matches(pattern, tool, exactly=False) for pattern in self.writing):
             return False
+        writing = [each for pattern, each in self.writing_if.items() if _matches(pattern, tool, exactly=False)]
+        if arguments is not None and any(form.search(_text(arguments.get(name, ""))) for name, form in writing):
+            return False
         if tool.read_only and tool.server not in self.unbelieved:
             return True
         if not any(rule.source.startswith(PRESET) and rule.matches(tool) for rule in self.rules):
@@ -124,6 +129,7 @@ class Rules:
             {**self.arguments, **{key: names for key, names in other.arguments.items() if key not in self.arguments}},
             {**other.more_arguments, **self.more_arguments},
             self.writing | other.writing,
+            {**self.writing_if, **other.writing_if},
             {**self.conditions, **other.conditions},
             self.unbelieved | other.unbelieved,
         )
@@ -164,7 +170,8 @@ class Policy:
         if (of_host := self._host_rule(tool, rule)) is not None:
             return of_host.refuse_tool(tool)
         output = find_output(arguments, tool.input_schema)
-        reads = self.rules.only_reads(tool, arguments) and output is None
+        reads_otherwise = self.rules.only_reads(tool, arguments)
+        reads = reads_otherwise and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
             return refusal
         counts = rule is not None and (reads or not rule.source.startswith(PRESET))
@@ -174,7 +181,7 @@ class Policy:
             return Decision("allowed", rule="readOnlyHint")
         if self.access == "write":
             return Decision("allowed", rule="access=write")
-        if output is not None:
+        if reads_otherwise and output is not None:
             why = f" writes a file if it is given {output[:_SHOWN_PATH]!r}"
         elif tool.doubted:
             why = " may change things: its server did not always mark it as reading"

@@ -20,14 +20,15 @@ class Preset:
     """One well-known server; `why` explains the preset.
 
     `reads` are tools that may run with read access, `writes` those that write although their server marks them as
-    reading. `only_if` maps one of the `reads` to an argument and what its text must match for that. `paths` maps a
-    glob over the server's tools to the arguments that are paths, instead of those with the usual names. Each run
-    starts a `fresh` server for itself.
+    reading, or do if an argument's text has something in it, as `writes_if` says. `only_if` maps one of the `reads` to
+    an argument and what its text must match for that. `paths` maps a glob over the server's tools to the arguments
+    that are paths, instead of those with the usual names. Each run starts a `fresh` server for itself.
     """
 
     why: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    writes_if: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     only_if: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fresh: bool = False
@@ -164,7 +165,7 @@ PRESETS: Mapping[str, Preset] = {
         "its URLs are not paths; its tool is not listed as reading, because a URL can carry away what was read",
         paths=_NO_PATHS,
     ),
-    "@playwright/mcp": Preset(_BROWSER, fresh=True),
+    "@playwright/mcp": Preset(_BROWSER, fresh=True, paths={"*": ("filename", "paths")}),
     "chrome-devtools-mcp": Preset(_BROWSER, fresh=True),
     "@modelcontextprotocol/server-puppeteer": Preset(_BROWSER, fresh=True),
     "@zereight/mcp-gitlab": Preset(
@@ -176,7 +177,12 @@ PRESETS: Mapping[str, Preset] = {
     "basic-memory": Preset(
         "its paths are in its own projects", paths={"create_memory_project": ("project_path",), "*": ()}
     ),
-    "mongodb-mcp-server": Preset("export is marked as reading and saves a file", writes=("export",)),
+    "mongodb-mcp-server": Preset(
+        "export is marked as reading and saves a file; so is an aggregation, which can replace a collection",
+        writes=("export",),
+        writes_if={"aggregate*": ("pipeline", re.compile(r'"\$(?:out|merge)"\s*:'))},
+        paths=_NO_PATHS,
+    ),
 }
 
 
@@ -198,6 +204,7 @@ def preset_rules(configs: Iterable[ServerConfig]) -> Rules:
         rules += Rules(
             tuple(Rule("allow", f"{name}/{tool}", f"{PRESET}{package}") for tool in preset.reads),
             writing=frozenset(f"{name}/{tool}" for tool in preset.writes),
+            writing_if={f"{name}/{tool}": condition for tool, condition in preset.writes_if.items()},
             conditions={f"{name}/{tool}": condition for tool, condition in preset.only_if.items()},
             arguments={f"{name}/{tools}": frozenset(names) for tools, names in preset.paths.items()},
         )

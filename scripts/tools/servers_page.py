@@ -79,8 +79,9 @@ def _preset_notes(package: str) -> Iterator[str]:
     if preset.only_if:
         named = ", ".join(f"`{tool}` (by `{argument}`)" for tool, (argument, _) in preset.only_if.items())
         yield f"Only some calls read: {named}."
-    if preset.writes:
-        yield f"Marked as reading, but writing: {', '.join(f'`{tool}`' for tool in preset.writes)}."
+    if preset.writes or preset.writes_if:
+        some = (f"some calls of `{tool}` (by `{argument}`)" for tool, (argument, _) in preset.writes_if.items())
+        yield f"Marked as reading, but writing: {', '.join([*(f'`{tool}`' for tool in preset.writes), *some])}."
 
 
 async def record() -> None:

@@ -83,6 +83,7 @@ def filled(value: Any, *, project: Path, web: str) -> Any:
     return json.loads(text)
 
 
+_COLLECTION = {"connectionId": "c", "database": "d", "collection": "words"}
 _NOTES = {"path": "{project}/notes.txt"}
 
 SERVERS: Mapping[str, Server] = {
@@ -188,12 +189,12 @@ SERVERS: Mapping[str, Server] = {
         "3.0.4",
         env={"MDB_MCP_TELEMETRY": "disabled"},
         refused=(
+            Call("aggregate", {**_COLLECTION, "pipeline": [{"$match": {}}, {"$out": "words"}]}),
+            Call("aggregate-db", {"connectionId": "c", "database": "d", "pipeline": [{"$merge": {"into": "words"}}]}),
             Call(
                 "export",
                 {
-                    "connectionId": "c",
-                    "database": "d",
-                    "collection": "c",
+                    **_COLLECTION,
                     "exportTitle": "t",
                     "exportTarget": [{"name": "find", "arguments": {"filter": {}}}],
                 },

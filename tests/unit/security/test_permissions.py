@@ -120,6 +120,9 @@ def test_servers_in_containers_have_paths_of_their_own(tmp_path: Path, command: 
         ("@zereight/mcp-gitlab", "download_attachment", {"local_path": "/src"}, "outside"),
         ("@modelcontextprotocol/server-gitlab", "get_file_contents", {"file_path": "/src/x.ts"}, "allowed"),
         ("mcp-obsidian", "obsidian_get_file_contents", {"filepath": "/Notes/a.md"}, "allowed"),
+        ("mongodb-mcp-server", "find", {"filter": {"page": "/home"}}, "allowed"),
+        ("@playwright/mcp", "browser_network_requests", {"filter": "/api/.*user"}, "allowed"),
+        ("@playwright/mcp", "browser_file_upload", {"paths": ["/etc/passwd"]}, "outside"),
         ("@upstash/context7-mcp", "query-docs", {"libraryId": "/mongodb/docs"}, "allowed"),
         ("firecrawl-mcp", "firecrawl_parse", {"filePath": "/etc/passwd"}, "outside"),
     ],
@@ -253,6 +256,27 @@ def test_tools_that_are_known_to_save_files_write_whatever_their_mark(tmp_path: 
     assert not policy.may_run(marked)
     assert policy.writes(marked)
     assert policy.check_call(ServerTool("it", "find", read_only=True), {}).allowed
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "verdict"),
+    [
+        ([{"$match": {"to": "$out"}}, {"$group": {"all": {"$mergeObjects": "$x"}}}], "allowed"),
+        ([{"$match": {}}, {"$out": "people"}], "needs_write"),
+        ([{"$merge": {"into": "people"}}], "needs_write"),
+        ('[{"$out": "people"}]', "needs_write"),
+    ],
+)
+def test_aggregations_that_replace_a_collection_write_whatever_their_mark(
+    tmp_path: Path, pipeline: object, verdict: str
+) -> None:
+    """`aggregate` of mongodb-mcp-server 3.0.4 has readOnlyHint, and runs `$out` for clients without elicitation."""
+    policy = policy_of(stdio("-y", "mongodb-mcp-server", name="it"), project=tmp_path)
+    tool = ServerTool("it", "aggregate", read_only=True)
+
+    assert policy.may_run(tool)
+    assert policy.check_call(tool, {"pipeline": pipeline}).verdict == verdict
+    assert policy.writes(tool, {"pipeline": pipeline}) == (verdict == "needs_write")
 
 
 @pytest.mark.parametrize(
