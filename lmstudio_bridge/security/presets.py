@@ -38,7 +38,6 @@ _NO_PATHS: Mapping[str, tuple[str, ...]] = {"*": ()}
 _BROWSER = "its open page belongs to one run, and no other run must click in it"
 _OPENS_ADDRESSES = "it marks no tool; those that open any address are left out, because it can carry away what was read"
 _ONE_QUERY = re.compile(r"\s*(?:select|with|explain|show|table|values)\b[^;]*;?\s*", re.IGNORECASE)
-_ONE_SELECT = re.compile(r"\s*(?:select|from|show|describe|summarize)\b[^;]*;?\s*", re.IGNORECASE)
 
 # Tools as in the versions of November 2026, and those of older versions that had other names.
 PRESETS: Mapping[str, Preset] = {
@@ -147,9 +146,7 @@ PRESETS: Mapping[str, Preset] = {
         paths=_NO_PATHS,
     ),
     "mcp-server-motherduck": Preset(
-        "its queries are marked only if it was started with --read-only",
-        reads=("execute_query", "query"),
-        only_if={"execute_query": ("sql", _ONE_SELECT), "query": ("query", _ONE_SELECT)},
+        "DuckDB's SQL can read any file and open any address, so its queries are not listed as reading"
     ),
     "@kazuph/mcp-taskmanager": Preset(
         "it marks no tool", reads=("list_requests", "get_next_task", "open_task_details"), paths=_NO_PATHS

@@ -170,10 +170,12 @@ SERVERS: Mapping[str, Server] = {
         "PyPI",
         "mcp-server-motherduck",
         "1.1.0",
-        "DuckDB and MotherDuck. Without `--read-write` a local file is only read.",
+        "Where it marks its queries as reading, they run with read access, and paths in their SQL are not judged: deny "
+        "`motherduck/execute_query` where that matters.",
         args=("--db-path", "{project}/words.duckdb", "--read-write"),
-        reads=(Call("execute_query", {"sql": "SELECT count(*) AS n FROM words"}, "n"),),
+        reads=(Call("list_tables", {}, "words"),),
         writes=(Call("execute_query", {"sql": "CREATE TABLE words (word TEXT)"}, ""),),
+        refused=(Call("execute_query", {"sql": "SELECT * FROM read_text('{project}/../.claude.json')"}),),
     ),
     "postgres": Server(
         "npm",

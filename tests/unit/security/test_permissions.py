@@ -310,8 +310,7 @@ def test_aggregations_that_replace_a_collection_write_whatever_their_mark(
         ("@notionhq/notion-mcp-server", "API-post-page", {}, "needs_write"),
         ("firecrawl-mcp", "firecrawl_scrape", {"url": "https://example.com"}, "allowed"),
         ("firecrawl-mcp", "firecrawl_scrape", {"actions": [{"type": "click"}]}, "needs_write"),
-        ("mcp-server-motherduck", "execute_query", {"sql": "SELECT 1"}, "allowed"),
-        ("mcp-server-motherduck", "execute_query", {"sql": "WITH a AS (SELECT 1) INSERT INTO b FROM a"}, "needs_write"),
+        ("mcp-server-motherduck", "execute_query", {"sql": "SELECT * FROM read_text('/etc/passwd')"}, "needs_write"),
     ],
 )
 def test_servers_that_mark_no_tool_have_presets_for_those_that_only_read(
