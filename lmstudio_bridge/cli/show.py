@@ -157,20 +157,26 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
 
 def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     from lmstudio_bridge.runs.autonomous import configured_secrets, read_servers  # as in `show_models`
-    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, plan_undo
+    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, lost_changes, plan_undo, recall_changes
 
     redactor.learn(configured_secrets(settings, os.environ))
     read_servers(settings, environ=os.environ, redactor=redactor)
     folder = settings.home / "runs"
     stored = find_run(folder, args.run_id)
     check_not_active(folder, stored.run_id)
-    if not any(isinstance(event, FilesChanged) for event in stored.events) and (stored.cut or not stored.finished):
-        reason = stored.cut or "The bridge ended before the run did."
-        print(f"It is not known what this run changed: {reason}", file=sys.stderr)
-        return EXIT_FAILED
     # Of what an undo takes away there are copies, too.
     copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
-    plan = plan_undo(stored.events, copies=copies, redact=redactor.redact)
+    events = list(stored.events)
+    if lost_changes(events) and (stored.cut or not stored.finished):
+        reason = stored.cut or "The bridge ended before the run did."
+        recalled = recall_changes(copies, redact=redactor.redact)
+        if recalled is not None:
+            events.append(recalled)
+            print(f"{reason} What others changed since then is undone, too.", file=sys.stderr)
+        elif not any(isinstance(event, FilesChanged) for event in events):
+            print(f"It is not known what this run changed: {reason}", file=sys.stderr)
+            return EXIT_FAILED
+    plan = plan_undo(events, copies=copies, redact=redactor.redact)
     planned = FilesChanged(str(plan.folder), plan.changes)
     print(clean_text("\n".join(diff_lines([planned])) or "There is nothing to undo.")[0])
     _say_left(plan.left)

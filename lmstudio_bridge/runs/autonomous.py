@@ -54,7 +54,7 @@ from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, JSONObject, Message, ServerConfig, SystemMessage, UserMessage
-from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies
+from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, copies_folder, open_journal
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
@@ -225,6 +225,7 @@ class DynamicAutonomousAgent:
                 if _needs_writing(plan.start, prepared.tool_set, permissions.policy):
                     await recorder.tell(Warned(READ_ONLY))
                 await self._add_messages(plan, prepared, recorder)
+                watch = self._watch(plan, permissions.policy)
                 outcome = await run(
                     plan.conversation,
                     model=prepared.model,
@@ -239,10 +240,12 @@ class DynamicAutonomousAgent:
                         unstarted=prepared.servers.unstarted(),
                         filters=TextFilters(self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()),
                         started_at=started_at,
-                        watch=self._watch(plan.start.run_id, permissions.policy),
+                        watch=watch,
                     ),
                     tally=recorder.tally,
                 )
+                if recorder.is_whole:
+                    watch.forget()
         return RunReport(
             plan.start.run_id,
             self.redactor.redact_fields(outcome),
@@ -251,13 +254,14 @@ class DynamicAutonomousAgent:
             can_undo=self.settings.journal == "full" and recorder.is_whole,
         )
 
-    def _watch(self, run_id: str, policy: Policy) -> ChangeRecorder:
+    def _watch(self, plan: Plan, policy: Policy) -> ChangeRecorder:
         """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
         if self.settings.journal == "full":
-            copies = Copies(copies_folder(self.runs_folder, run_id))
+            copies = Copies(copies_folder(self.runs_folder, plan.start.run_id))
         else:
             copies = Copies(None, max_bytes=MAX_IN_MEMORY)
-        return ChangeRecorder(policy, copies=copies, redact=self.redactor.redact)
+        goes_on = bool(plan.earlier) and lost_changes(plan.earlier)
+        return ChangeRecorder(policy, copies=copies, redact=self.redactor.redact, goes_on=goes_on)
 
     @contextmanager
     def _redacted_errors(self) -> Iterator[None]:

@@ -2,28 +2,34 @@
 
 An undo puts back what was there, where nobody changed it since. What is there is written as one short text: "" for
 nothing, "folder", "link TARGET", "file MODE SHA-256", or "file MODE SIZE:MTIME" for a file whose content is not kept.
+
+Until the run has ended, what was there is also on disk beside the copies: after a crash, the comparison is made later.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import anyio
 
-from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged
+from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged, RunContinued, RunStarted
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
 from lmstudio_bridge.runs.diffs import make_diff
+from lmstudio_bridge.runs.journal import NOTE_SUFFIX
 from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.workspace import Workspace
 
 MAX_BYTES = 50_000_000  # of the copies of one run
 MAX_IN_MEMORY = 10_000_000  # of those of a run that may leave none on disk
@@ -36,6 +42,8 @@ MAX_DIFFS = 200_000  # characters of all diffs
 _ABSENT, _FOLDER, _UNKNOWN = "", "folder", "unknown"
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
 _FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
+
+_MAX_NOTE = 16 * 1024 * 1024
 
 State: TypeAlias = str
 Content: TypeAlias = Callable[[Path, State], bytes | None]
@@ -50,6 +58,7 @@ class Copies:
     def __init__(self, folder: Path | None, *, max_bytes: int = MAX_BYTES, max_file: int = MAX_FILE) -> None:
         self.max_file = max_file
         self._folder = folder
+        self._note = folder.with_suffix(NOTE_SUFFIX) if folder else None
         self._max_bytes = max_bytes
         self._room: int | None = None
         self._in_memory: dict[str, bytes] = {}
@@ -87,6 +96,26 @@ class Copies:
             return None
         return data if hashlib.sha256(data).hexdigest() == found[1] else None
 
+    def write_note(self, text: str) -> None:
+        """Keep a note beside the folder, if there is one; on a full disk there is none."""
+        if self._note is not None:
+            with suppress(OSError):
+                make_folder(self._note.parent)
+                write_file(self._note, text.encode())
+
+    def read_note(self) -> str:
+        """The note; "" if there is none."""
+        try:
+            return read_bounded(self._note, max_bytes=_MAX_NOTE, follow_links=False).decode() if self._note else ""
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def delete_note(self) -> None:
+        """Delete the note, if there is one."""
+        if self._note is not None:
+            with suppress(OSError):
+                self._note.unlink(missing_ok=True)
+
     def restores(self, state: State) -> bool:
         """Whether that state can be put back."""
         return state in (_ABSENT, _FOLDER) or state.startswith("link ") or self.get(state) is not None
@@ -106,6 +135,46 @@ class _Seen:
     problems: dict[str, None] = field(default_factory=dict)
     is_complete: bool = True
 
+    def to_json(self, folder: Path) -> str:
+        """All of it, and the folder of the project."""
+        value = {
+            "folder": str(folder),
+            "states": {str(path): state for path, state in self.states.items()},
+            "named": sorted(map(str, self.named)),
+            "folders": sorted(map(str, self.folders)),
+            "problems": list(self.problems),
+        }
+        return json.dumps(value)
+
+
+def _read_seen(note: str) -> tuple[Path, _Seen] | None:
+    """The folder and what was seen, from a note; never complete: the call in progress may have done more."""
+    try:
+        value = json.loads(note)
+        states = {Path(path): str(state) for path, state in value["states"].items()}
+        named, folders = ({*map(Path, value[key])} & states.keys() for key in ("named", "folders"))
+        return Path(value["folder"]), _Seen(states, named, folders, dict.fromkeys(value["problems"]), False)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def lost_changes(events: Sequence[Event]) -> bool:
+    """Whether a run may have changed what its events do not tell: it never came to its end."""
+    last = next((each for each in reversed(events) if isinstance(each, FilesChanged | RunStarted | RunContinued)), None)
+    return not isinstance(last, FilesChanged)
+
+
+def recall_changes(copies: Copies, *, redact: Callable[[str], str]) -> FilesChanged | None:
+    """What a run that was cut off changed: what was there before its calls, compared with what is there now.
+
+    None if nothing was kept. What others changed since then cannot be told from what the run changed.
+    """
+    found = _read_seen(copies.read_note())
+    if found is None:
+        return None
+    policy = Policy(workspace=Workspace((found[0],)))
+    return ChangeRecorder(policy, copies=copies, redact=redact, goes_on=True).compare()
+
 
 class ChangeRecorder:
     """Keeps what the writing calls of a run are about to change, and compares it at the end.
@@ -113,12 +182,14 @@ class ChangeRecorder:
     Disk and comparison are left to threads, which only return what they found: a cancelled one may still be at work.
     """
 
-    def __init__(self, policy: Policy, *, copies: Copies, redact: Callable[[str], str]) -> None:
+    def __init__(self, policy: Policy, *, copies: Copies, redact: Callable[[str], str], goes_on: bool = False) -> None:
+        """`goes_on`: the run was cut off before, and what was seen then counts."""
         self._policy = policy
         self._copies = copies
         self._redact = redact
         self._folder = policy.workspace.folders[0] if policy.workspace.folders else Path(os.sep)
-        self._seen = _Seen()
+        earlier = _read_seen(copies.read_note()) if goes_on else None
+        self._seen = earlier[1] if earlier else _Seen()
         self._calls: list[set[Path]] = []  # what each call named
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
@@ -131,6 +202,8 @@ class ChangeRecorder:
         self._seen.folders |= found.folders
         self._seen.problems.update(found.problems)
         self._seen.is_complete &= found.is_complete
+        note = self._seen.to_json(self._folder)
+        await anyio.to_thread.run_sync(self._copies.write_note, note, abandon_on_cancel=True)
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         """Whether the file that the arguments name holds just this text; None if it is not on this machine."""
@@ -138,9 +211,13 @@ class ChangeRecorder:
 
     async def finish(self) -> FilesChanged | None:
         """What was changed since; None if there was no writing call."""
-        if not self._calls:
+        if not self._calls and not self._seen.states:
             return None
-        return await anyio.to_thread.run_sync(self._compare, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(self.compare, abandon_on_cancel=True)
+
+    def forget(self) -> None:
+        """The end of the run is recorded: what was kept for a crash is not needed any more."""
+        self._copies.delete_note()
 
     def _holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         data = text.encode("utf-8", "surrogatepass")
@@ -182,7 +259,8 @@ class ChangeRecorder:
             seen.problems[f"{self._name(path)} (not readable)"] = None
         return state
 
-    def _compare(self) -> FilesChanged:
+    def compare(self) -> FilesChanged:
+        """What is different now."""
         before, named = dict(self._seen.states), frozenset(self._seen.named)
         problems, complete = dict(self._seen.problems), self._seen.is_complete
         room = MAX_READ

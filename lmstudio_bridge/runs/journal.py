@@ -58,7 +58,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
-from lmstudio_bridge.files import make_folder, open_own
+from lmstudio_bridge.files import make_folder, open_own, open_private
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 from lmstudio_bridge.text import shortened
 
@@ -78,6 +78,8 @@ _SHORT_ANSWER, _SHORT_ERROR = 8_000, 1_000  # characters of answer and error tha
 _NOT_WHOLE = "Its journal could not be written to its end."
 PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
 AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
+NOTE_SUFFIX = ".before"
+"""Of a file beside the copies: what a run that has not ended is about to change."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
 
@@ -545,7 +547,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def _open_locked(path: Path, run_id: str) -> BinaryIO:
     """The file, locked; opened again if it was deleted between opening and locking."""
     while True:
-        file = os.fdopen(open_own(os.fspath(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+        opener = (
+            open_private if path.is_char_device() else open_own
+        )  # a link to a device, such as /dev/null, harms none
+        file = os.fdopen(opener(os.fspath(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
         try:
             _lock(file, run_id)
             with suppress(FileNotFoundError):
@@ -604,7 +609,7 @@ def _reserve(path: Path) -> None:
 
 def _remove_others(folder: Path, run_id: str) -> None:
     """Remove what lies beside a journal."""
-    for suffix in (_RESERVED, _END):
+    for suffix in (_RESERVED, _END, NOTE_SUFFIX):
         journal_path(folder, run_id).with_suffix(suffix).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         shutil.rmtree(copies_folder(folder, run_id))

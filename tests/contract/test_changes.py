@@ -164,6 +164,29 @@ async def test_interrupted_run_says_what_can_be_undone(desk: Shell, sim: Simulat
     assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD
 
 
+async def test_what_a_killed_run_changed_is_undone(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, CallReply(EDIT), CallReply(CREATE), TextReply("never", faults=(Stall(),)))
+    process = await desk.start("run", "Do it", "--mcp", "filesystem", "--access", "write")
+    await sim.wait_for_request(3, path="/v1/chat/completions")
+    process.kill()
+    async with asyncio.timeout(LIMIT):
+        await process.communicate()
+
+    code, diff, err = await desk.run("runs", "undo", "last", "--yes")
+
+    assert code == 0, err
+    assert "The bridge ended before the run did. What others changed since then is undone, too." in err
+    assert "+The launch code word is egret-7." not in diff.splitlines()
+    assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD
+    assert not (desk.folder / "new.md").exists()
+
+    code, _, err = await desk.run("runs", "undo", "last", "--yes")
+    assert code == 0, err
+    assert (desk.folder / "new.md").exists()
+    await desk.run("runs", "delete", "last")
+    assert list(runs(desk).iterdir()) == []
+
+
 async def test_file_that_was_changed_since_is_left_alone(desk: Shell, sim: Simulator) -> None:
     await change(desk, sim, EDIT, CREATE)
     (desk.folder / "notes.txt").write_text("mine", encoding="utf-8")

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.events import FileChange, FilesChanged
+from lmstudio_bridge.events import FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.runs import changes
-from lmstudio_bridge.runs.changes import ChangeRecorder, Copies, Undo, apply_undo, list_below, plan_undo
+from lmstudio_bridge.runs.changes import (
+    ChangeRecorder,
+    Copies,
+    Undo,
+    apply_undo,
+    list_below,
+    lost_changes,
+    plan_undo,
+    recall_changes,
+)
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.workspace import make_workspace
 
@@ -25,13 +34,16 @@ MAKE = ServerTool("fs", "create_directory")
 class Run:
     """A run in a project folder, with copies beside it."""
 
-    def __init__(self, folder: Path, *, max_bytes: int = 1_000, max_file: int = 100, kept: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int = 1_000, max_file: int = 100, kept: bool = True, goes_on: bool = False
+    ) -> None:
         self.project = folder / "project"
         self.project.mkdir(exist_ok=True)
         self.copies = Copies(folder / "copies" if kept else None, max_bytes=max_bytes, max_file=max_file)
         self.redact: Callable[[str], str] = lambda text: text.replace("sekret", "[secret]")
         policy = Policy("write", workspace=make_workspace([self.project]), local={"fs": self.project})
-        self._recorder = ChangeRecorder(policy, copies=self.copies, redact=self.redact)
+        self._recorder = ChangeRecorder(policy, copies=self.copies, redact=self.redact, goes_on=goes_on)
+        self.forget = self._recorder.forget
         self.events: list[FilesChanged] = []
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -531,3 +543,68 @@ def test_journal_without_names_undoes_nothing(run: Run) -> None:
     run.events = [FilesChanged("", (FileChange("", "changed", added=1, kept=False),))]
 
     assert run.plan().steps == {}
+
+
+# -- after a crash ----------------------------------------------------------------------------------------------
+
+
+async def test_what_a_run_changed_before_a_crash_is_known_and_undone(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write("a.txt", "one\n")
+    before = run.tree()
+    await run.edit("a.txt", "two\n")
+    await run.edit("made/b.txt", "new\n")
+    await run.before(WRITE, path="never.txt")  # the crash came before the call
+
+    after = Run(tmp_path)  # another process
+    recalled = recall_changes(after.copies, redact=after.redact)
+    assert recalled is not None
+    after.events.append(recalled)
+    assert [(each.path, each.kind) for each in recalled.changes] == [
+        ("a.txt", "changed"),
+        ("made", "created"),
+        ("made/b.txt", "created"),
+    ]
+    assert not recalled.is_complete
+    assert after.undo().not_kept == ()
+    assert after.tree() == before
+
+
+async def test_continued_run_tells_what_was_changed_before_the_crash_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write("a.txt", "one\n")
+    await run.edit("a.txt", "two\n")
+
+    continued = Run(tmp_path, goes_on=True)
+    await continued.edit("a.txt", "three\n")
+    told = await continued.end()
+    continued.forget()
+
+    assert [(each.path, each.diff.splitlines()[-2:]) for each in told.changes] == [("a.txt", ["-one", "+three"])]
+    assert recall_changes(continued.copies, redact=str) is None
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"folder": "/", "states": []}', '{"states": {"/a": ""}}'])
+def test_note_that_cannot_be_read_says_nothing(run: Run, note: str) -> None:
+    run.copies.write_note(note)
+
+    assert recall_changes(run.copies, redact=str) is None
+
+
+START = RunStarted("r1", "task", (), 5, "")
+AGAIN = RunContinued("r1", "", (), 5, "")
+CHANGED = FilesChanged("/p", ())
+
+
+@pytest.mark.parametrize(
+    ("events", "lost"),
+    [
+        ((START,), True),
+        ((START, CHANGED), False),
+        ((START, CHANGED, RunFinished("answered", "", "", 1.0)), False),
+        ((START, CHANGED, AGAIN), True),
+        ((START, AGAIN, CHANGED), False),
+    ],
+)
+def test_changes_are_lost_unless_they_were_told_since_the_run_went_on(events: tuple[Any, ...], lost: bool) -> None:
+    assert lost_changes(events) is lost
