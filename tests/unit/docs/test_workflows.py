@@ -130,7 +130,8 @@ def test_dependabot_looks_where_there_is_something() -> None:
     }
 
     assert watched == {
-        *("pyproject.toml", "tests/package.json", "tests/real/conformance/package.json", ".github/workflows/ci.yml"),
+        *("pyproject.toml", ".github/workflows/ci.yml", "tests/package.json"),
+        *("tests/real/claude_code/package.json", "tests/real/conformance/package.json"),
     }
     assert [name for name in watched if not (ROOT / name).is_file()] == []
 
