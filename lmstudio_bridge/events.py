@@ -16,7 +16,10 @@ from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
 from lmstudio_bridge.text import one_line, quoted_name, quoted_words, shortened
 
-Stop: TypeAlias = Literal["answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed"]
+Stop: TypeAlias = Literal[
+    "answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed", "partial"
+]
+"""How a run ended; "partial" is a run over many items of which some are not done."""
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
@@ -96,6 +99,12 @@ class Outcome:
     not_kept: tuple[str, ...] = ()
     undone: bool = False
     continued: bool = field(default=False, compare=False)
+    outside: bool = field(default=False, compare=False)  # it failed because of LM Studio or a server
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer, and no change that was wanted is missing."""
+        return self.stop == "answered" and not self.nothing_changed and not self.failed_writes
 
     def figures(self) -> str:
         """Rounds, calls, tokens of the local model and seconds, in a few words."""
@@ -351,13 +360,59 @@ class FilesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemsListed:
+    """What a run over many items works on, told after its start. Each item has a run and a journal of its own.
+
+    `source` is the glob that named them, "" for a list. The rest is as in the request, so that the run can go on:
+    `servers` is empty where they are chosen for the task, `output_schema` is JSON, "" for none.
+    """
+
+    items: tuple[str, ...]
+    source: str
+    servers: tuple[str, ...]
+    model: str
+    max_tokens: int | None
+    output_schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStarted:
+    """The run of one item is about to begin, or to go on; `number` counts from 1."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFinished:
+    """The run of one item ended; the last such event of an item counts."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsProgress:
+    """How far a run over many items is; `running` are at work now, `seconds_left` is an estimate."""
+
+    done: int
+    total: int
+    failed: int
+    running: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The last event of a run, exactly once; `answer` is the model's final text, or the best text so far."""
+    """The last event of a run, exactly once; `answer` is the model's final text, or the best text so far.
+
+    `outside`: the run failed because LM Studio or a server did, not the model's work.
+    """
 
     stop: Stop
     answer: str
     error: str
     seconds: float
+    outside: bool = field(default=False, compare=False)
 
 
 Event: TypeAlias = (
@@ -382,16 +437,52 @@ Event: TypeAlias = (
     | Warned
     | AnswerChecked
     | FilesChanged
+    | ItemsListed
+    | ItemStarted
+    | ItemFinished
+    | ItemsProgress
     | RunFinished
 )
 
 Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class ItemResults:
+    """What is known of the items of a run over many, by their numbers, which count from 1.
+
+    `open` are those that were started and have not ended, `now` those that ended since the run last went on.
+    """
+
+    listed: ItemsListed
+    finished: dict[int, Outcome] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+    now: list[int] = field(default_factory=list)
+
+    def to_do(self) -> list[int]:
+        """The items that are missing or failed."""
+        numbers = range(1, len(self.listed.items) + 1)
+        return [number for number in numbers if number not in self.finished or not self.finished[number].is_done]
+
+    def failed(self) -> list[int]:
+        """The items that ended and are not done."""
+        return [number for number in sorted(self.finished) if not self.finished[number].is_done]
+
+    def finish(self, number: int, outcome: Outcome) -> None:
+        """Take the end of an item."""
+        self.finished[number] = outcome
+        self.open.discard(number)
+        self.now.append(number)
+
+
 class Tally:
-    """Adds up the events of a run, from its start or from where it last went on."""
+    """Adds up the events of a run, from its start or from where it last went on.
+
+    `items` are the results of a run over many items, None for other runs.
+    """
 
     def __init__(self) -> None:
+        self.items: ItemResults | None = None
         self._task = ""
         self._access: Access = "write"
         self._made = _MadeCalls()
@@ -416,6 +507,8 @@ class Tally:
         self._end = RunFinished("failed", "", "The bridge ended before the run did.", 0.0)
         self._ended = False
         self._continued = False
+        if self.items:
+            self.items.now.clear()
 
     def add(self, event: Event) -> None:
         """Take the next event."""
@@ -470,13 +563,30 @@ class Tally:
                 self._undone = not self._undone
             case FilesChanged():
                 self._files = event
+            case ItemsListed():
+                self.items = ItemResults(event)
+            case ItemStarted(number=number):
+                if self.items:
+                    self.items.open.add(number)
+            case ItemFinished():
+                self._add_item(event)
             case RunFinished():
                 self._made.end_open()
                 self._end, self._ended = event, True
-            case CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped():
+            case CallProgress() | RetryScheduled() | Noticed() | ResultsShrunk() | MessagesDropped() | ItemsProgress():
                 pass
             case _:
                 assert_never(event)
+
+    def _add_item(self, event: ItemFinished) -> None:
+        if self.items:
+            self.items.finish(event.number, event.outcome)
+        outcome = event.outcome
+        self._model = outcome.model or self._model
+        self._rounds += outcome.rounds
+        self._calls += outcome.calls
+        self._usage += outcome.usage
+        self._kept["", "", str(event.number)] = outcome.kept
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
@@ -491,7 +601,8 @@ class Tally:
         """What the events so far amount to; a run without its last event counts as failed."""
         made = self._made if self._ended else self._made.ended()
         asked = self._access == "write" and asks_for_change(self._task)
-        nothing_changed = self._files.left_all() or made.changed_nothing(asked=asked)
+        nothing_changed = not self.items and (self._files.left_all() or made.changed_nothing(asked=asked))
+        of_items = self.items.finished.values() if self.items else ()
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -503,7 +614,7 @@ class Tally:
             seconds=self._end.seconds,
             warnings=tuple(self._warnings),
             needed_write=tuple(self._needed_write),
-            sources=made.sources(),
+            sources=(*made.sources(), *dict.fromkeys(source for each in of_items for source in each.sources)),
             brief=self._brief,
             kept=sum(self._kept.values()),
             started=_with_reasons(self._started),
@@ -517,10 +628,11 @@ class Tally:
             nothing_changed=nothing_changed,
             notes=tuple(note for note in self._notes if note != READ_ONLY or not nothing_changed),
             access=self._access,
-            changes=self._files.changes,
+            changes=(*self._files.changes, *(change for each in of_items for change in each.changes)),
             not_kept=self._files.not_kept,
             undone=self._undone,
             continued=self._continued,
+            outside=self._end.outside,
         )
 
 

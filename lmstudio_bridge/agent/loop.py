@@ -117,6 +117,7 @@ async def run(
     this = _Run(conversation, model, tools, tool_set, policy, limits, options, emit, tally or Tally())
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
+    outside = False
     try:
         async with asyncio.timeout(limits.seconds) as deadline:
             for number in range(1, limits.max_rounds + 1):
@@ -146,6 +147,7 @@ async def run(
     except LLMError as exc:
         full = isinstance(exc, ContextOverflowError) and this.text_so_far()
         stop, error = "context_full" if full else "failed", exc.explain()
+        outside = not isinstance(exc, ContextOverflowError)
     finally:
         await this.report_changes(options)
         outcome = await finish_run(
@@ -155,6 +157,7 @@ async def run(
             answer=this.final_text(),
             error=error,
             seconds=options.clock() - began,
+            outside=outside,
             timeout=options.finish_timeout,
         )
     return outcome
@@ -168,14 +171,15 @@ async def finish_run(
     answer: str = "",
     error: str,
     seconds: float,
+    outside: bool = False,
     timeout: float = FINISH_TIMEOUT,
 ) -> Outcome:
     """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome.
 
-    `seconds` is how long the run took, `timeout` how many seconds the sinks get.
+    `seconds` is how long the run took, `outside` is as in `RunFinished`, `timeout` how many seconds the sinks get.
     """
     with anyio.move_on_after(timeout, shield=True):
-        await emit(RunFinished(stop, answer, error, seconds))
+        await emit(RunFinished(stop, answer, error, seconds, outside))
     return tally.outcome()
 
 
@@ -207,17 +211,18 @@ class _Run:
         self._poor_turns = 0  # replies in a row without a call or an answer
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
+        offered_for = options.tools_for or conversation.task()
         usable = usable_tools(tool_set.tools, may_run=policy.may_run)
-        if self._weak and not asks_to_delete(conversation.task()):  # they delete what they have just made
+        if self._weak and not asks_to_delete(offered_for):  # they delete what they have just made
             usable = tuple(tool for tool in usable if not deletes(tool.source.name)) or usable
         composites = CompositeTools(usable)
         self._selection = ToolSelection(
             composites.add_to(usable),
-            conversation.task(),
+            offered_for,
             max_chars=limits.tool_chars,
             max_tools=MAX_TOOLS_WEAK if self._weak else None,
             best_first=self._weak,
-            paths_first=self._weak and names_file(conversation.task()),
+            paths_first=self._weak and names_file(offered_for),
             similar=tool_set.similar,
         )
         self._first = frozenset(spec.name for spec in self._selection.offered)

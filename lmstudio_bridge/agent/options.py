@@ -59,7 +59,8 @@ class RunOptions:
     `strategy` is how the model is asked at first. With an `output_schema` the answer is JSON that fits it, or the
     run has failed. `unstarted` are servers that can still be started. `started_at` is the time by `clock` at which
     the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
-    get for the last event, and `watch` for its comparison.
+    get for the last event, and `watch` for its comparison. `tools_for` is the text by which the tools are
+    chosen and ordered, so that several runs can offer the same; "" means the run's own task.
     """
 
     strategy: Strategy = NATIVE
@@ -70,3 +71,4 @@ class RunOptions:
     started_at: float | None = None
     finish_timeout: float = FINISH_TIMEOUT
     watch: ChangeWatch | None = None
+    tools_for: str = ""

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.runs.request import DEFAULT_MAX_ROUNDS, MAX_ROUNDS, MAX_TASK
+from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, MAX_ROUNDS, MAX_TASK
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -166,6 +166,7 @@ def build_parser() -> CommandParser:
             ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read and answer"),
             ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
             ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
+            ('lmstudio-bridge run "Say in one line what {item} is for" --for-each "src/**/*.py"', "many files"),
         ),
         exit_codes={0: "answered", 1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
@@ -176,6 +177,12 @@ def build_parser() -> CommandParser:
         action="append",
         metavar="NAME",
         help="MCP server whose tools the model may use; can be repeated (default: all)",
+    )
+    run.add_argument(
+        "--for-each",
+        nargs="+",
+        metavar="ITEM",
+        help="do the task once for each item, which stands for {item} in it; a single ITEM is a glob of files",
     )
     _add_run_options(run)
     resume = add(
@@ -362,9 +369,8 @@ def _add_run_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--max-rounds",
         type=_rounds,
-        default=DEFAULT_MAX_ROUNDS,
         metavar="N",
-        help="maximum model requests (default: %(default)s)",
+        help=f"maximum model requests (default: {DEFAULT_MAX_ROUNDS}; of each item {DEFAULT_ITEM_ROUNDS})",
     )
     parser.add_argument(
         "--max-tokens", type=_positive, metavar="N", help="maximum tokens per reply (default: chosen by context)"
@@ -399,6 +405,7 @@ def _add_runs(parser: CommandParser) -> None:
                 ("lmstudio-bridge runs show last", "the newest run"),
                 ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
                 ("lmstudio-bridge runs show last --diff", "what it changed"),
+                ("lmstudio-bridge runs show last --csv", "the rows of a run with --for-each"),
             ),
         ),
     )
@@ -406,6 +413,8 @@ def _add_runs(parser: CommandParser) -> None:
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
     show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
     show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
+    show.add_argument("--jsonl", action="store_true", help="print a JSON object for each item of a run over many")
+    show.add_argument("--csv", action="store_true", help="print the items of a run over many as CSV")
     undo = actions.add_parser(
         "undo",
         help="put back the files that a run changed",

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
@@ -24,8 +26,9 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     FilesChanged,
+    ItemFinished,
+    ItemsProgress,
     Noticed,
-    Outcome,
     RoundStarted,
     RunContinued,
     RunFinished,
@@ -47,10 +50,14 @@ from lmstudio_bridge.text import clean_text, one_line
 _DONE, _FAILED, _NOTE = "\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}", "!"
 _SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
 
+_BAR = 24  # columns of the progress bar
+
 
 async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """Run a new task; the exit code."""
-    request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, **_options(args))
+    given = args.for_each
+    items = given[0] if given and len(given) == 1 else tuple(given) if given else None
+    request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, for_each=items, **_options(args))
     return await _run(settings, request, redactor, as_json=args.json)
 
 
@@ -109,19 +116,11 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
                 if has_changed and settings.journal == "full":
                     print(f"It changed files; undo that with: lmstudio-bridge runs undo {run_id}", file=sys.stderr)
             raise
-        if as_json:
-            text = json.dumps({"answer": report.outcome.answer, **report.structure()}, ensure_ascii=False)
-        else:
-            text = clean_text(report.text())[0]
+        text = json.dumps(report.as_json(), ensure_ascii=False) if as_json else clean_text(report.text())[0]
         to_stderr = report.outcome.stop == "failed" and not as_json
         # Flushed before the agent closes, because servers may take long to stop.
         print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-    return EXIT_OK if _is_done(report.outcome) else EXIT_FAILED
-
-
-def _is_done(outcome: Outcome) -> bool:
-    """Whether there is an answer, and no change that was wanted is missing."""
-    return outcome.stop == "answered" and not outcome.nothing_changed and not outcome.failed_writes
+    return EXIT_OK if report.outcome.is_done else EXIT_FAILED
 
 
 # -- progress ----------------------------------------------------------------------------------------------------
@@ -176,6 +175,15 @@ class _Display:
                 self._line(_NOTE, f"{server} was left out: {reason.partition(chr(10))[0]}", style="yellow")
             case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._line(_NOTE, text, style="yellow")
+            case ItemFinished(outcome=outcome):
+                mark, style = (self._done, "green") if outcome.is_done else (self._failed, "red")
+                shown = outcome.answer if outcome.is_done else outcome.error or outcome.stop
+                self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
+            case ItemsProgress(done=done, total=total):
+                bar = Table.grid(padding=(0, 1))
+                bar.add_row(ProgressBar(total, done, width=_BAR), one_line(describe(event, max_rounds=0)))
+                self._status.update(bar)
+                return
             case RunFinished(stop=stop):
                 self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")
                 return
@@ -186,6 +194,9 @@ class _Display:
 
     def _call(self, event: CallFinished) -> str:
         return " ".join(part for part in (event.server, event.tool, event.about) if part)
+
+    def _item(self, number: int) -> str:
+        return self._tally.items.listed.items[number - 1] if self._tally.items else ""
 
     def _line(self, mark: str, text: str, *, style: str) -> None:
         line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))

@@ -20,10 +20,12 @@ from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.logins import LoginStore
+from lmstudio_bridge.runs.item_rows import item_rows, rows_as_csv, rows_as_json_lines
 from lmstudio_bridge.runs.journal import (
     check_not_active,
     copies_folder,
     delete_journal,
+    is_item_run,
     journal_path,
     list_journals,
     open_journal,
@@ -148,6 +150,12 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         _write_page(folder, stored, Path(args.html))
     elif args.as_json:
         print(json.dumps(run_json(stored), ensure_ascii=False))
+    elif args.jsonl or args.csv:
+        if stored.items is None:
+            print("This run has no items: it was not started with for_each.", file=sys.stderr)
+            return EXIT_FAILED
+        rows = item_rows(stored.items, access=stored.outcome.access)
+        print(clean_text(rows_as_csv(rows) if args.csv else rows_as_json_lines(rows))[0].rstrip("\n"))
     elif args.diff:
         print(clean_text("\n".join(diff_lines(stored.events)) or "This run changed no files.")[0])
     else:
@@ -225,7 +233,7 @@ def _delete_runs(folder: Path, args: argparse.Namespace) -> int:
     old: set[str] = set()
     if args.older_than is not None:
         oldest = time.time() - args.older_than * _DAY
-        old = {run_id for written, _, run_id in list_journals(folder) if written < oldest}
+        old = {run_id for written, _, run_id in list_journals(folder) if written < oldest and not is_item_run(run_id)}
     deleted = sum(delete_journal(folder, run_id) for run_id in named)
     for run_id in old - named:
         with suppress(RunActiveError):  # counted as not deleted

@@ -40,6 +40,18 @@ _SETTLE = 1.0  # seconds for another load to make progress before we check again
 _LOADS = "load:"  # prefix of the queues in which loads wait, one per model
 
 
+def slot_count(choice: ModelChoice, parallel: int | None) -> int | None:
+    """How many requests the model may get at once; None if unknown. `parallel` overrides what LM Studio reports.
+
+    An LM Studio with no more than /api/v0 handles one request after the other, and loads an
+    instance for each of several first requests (lmstudio-bug-tracker #1751).
+    """
+    if choice.info.loaded is False:
+        return 1
+    reported = choice.instance.parallel if choice.instance else None
+    return parallel or reported or (1 if choice.source == "/api/v0/models" else None)
+
+
 class ModelSession:
     """A model to talk to; `choice` is the instance as it was last seen."""
 
@@ -114,7 +126,9 @@ class ModelSession:
         while True:
             begun = False
             try:
-                async with self._slots.hold(self.choice.name, parallel=self._slot_count(), on_wait=note_wait):
+                async with self._slots.hold(
+                    self.choice.name, parallel=slot_count(self.choice, self._parallel), on_wait=note_wait
+                ):
                     await self._check(on_notice)
                     async with self._watch():
                         return await self._client.stream_chat_completion(
@@ -143,17 +157,6 @@ class ModelSession:
                     raise lost from exc
             resends += 1
             await self._recover(lost, resends, on_notice)
-
-    def _slot_count(self) -> int | None:
-        """How many requests the model may get at once; None if unknown.
-
-        An LM Studio with no more than /api/v0 handles one request after the other, and loads an
-        instance for each of several first requests (lmstudio-bug-tracker #1751).
-        """
-        if self.choice.info.loaded is False:
-            return 1
-        reported = self.choice.instance.parallel if self.choice.instance else None
-        return self._parallel or reported or (1 if self.choice.source == "/api/v0/models" else None)
 
     # -- loading
 

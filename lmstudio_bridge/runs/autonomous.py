@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
 import string
@@ -22,6 +23,7 @@ from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter, wrap_instructions
 from lmstudio_bridge.errors import (
     BridgeError,
+    LLMError,
     NestedBridgeError,
     RunNotFoundError,
 )
@@ -32,8 +34,10 @@ from lmstudio_bridge.events import (
     Emit,
     Event,
     Generating,
+    ItemsListed,
     JournalCut,
     MessageAdded,
+    Noticed,
     RunContinued,
     RunStarted,
     ServerFailed,
@@ -46,20 +50,33 @@ from lmstudio_bridge.files import make_private
 from lmstudio_bridge.intent import asks_for_change
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
+from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
+from lmstudio_bridge.lmstudio.session import slot_count
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
-from lmstudio_bridge.messages import Access, JSONObject, Message, ServerConfig, SystemMessage, UserMessage
+from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
+from lmstudio_bridge.runs.for_each import ItemRunner, run_items
+from lmstudio_bridge.runs.items import resolve_items
+from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, copies_folder, open_journal
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
-from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
-from lmstudio_bridge.runs.resume import LAST, StoredRun, continuation, find_last_run, read_run, rebuild_conversation
+from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, ContinueRequest, RunRequest
+from lmstudio_bridge.runs.resume import (
+    LAST,
+    StoredRun,
+    check_whole,
+    continuation,
+    find_last_run,
+    read_run,
+    rebuild_conversation,
+)
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
@@ -181,10 +198,18 @@ class DynamicAutonomousAgent:
         policy = Policy(access, max_access=self.settings.max_access)
         return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=policy)
 
-    async def run(self, request: RunRequest | ContinueRequest, *, emit: Emit | None = None) -> RunReport:
+    async def run(
+        self,
+        request: RunRequest | ContinueRequest,
+        *,
+        emit: Emit | None = None,
+        run_id: str = "",
+        tools_for: str = "",
+    ) -> RunReport:
         """Do a new task, or continue an earlier run; `emit` gets the events.
 
-        A run that has been answered and is continued without instructions returns its answer again.
+        A run that has been answered and is continued without instructions returns its answer again. The run of an item
+        has its own `run_id`, and the text `tools_for` by which the servers and tools of all items are chosen.
 
         Raises:
             RunNotFoundError: There is no run to continue.
@@ -193,16 +218,24 @@ class DynamicAutonomousAgent:
         """
         with self._redacted_errors():
             self._check_access(request.access)
+            if request.output_schema is not None:
+                _check_output_schema(request.output_schema)
+            if isinstance(request, RunRequest) and request.for_each is not None:
+                return await self._run_over_items(request, None, emit)
             if isinstance(request, ContinueRequest):
                 stored = self._find_run(request.run_id)
+                if stored.items and (stored.items.to_do() or request.instructions):
+                    return await self._run_over_items(request, stored, emit)
+                if stored.items:
+                    return ItemsReport(stored.run_id, stored.outcome, stored.servers, items=stored.items)
                 answered = stored.finished and stored.outcome.stop == "answered"
                 if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
                     return RunReport(stored.run_id, stored.outcome, stored.servers)
                 plan = self._plan_continuation(stored, request)
             else:
-                plan = self._plan_new_run(request)
-            if request.output_schema is not None:
-                _check_output_schema(request.output_schema)
+                plan = self._plan_new_run(request, run_id or new_run_id(datetime.now(UTC)))
+            if tools_for:
+                plan = replace(plan, needs=replace(plan.needs, task=tools_for))
             started_at = time.monotonic()
             seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
             permissions = self.permissions(plan.servers.configs, access=request.access)
@@ -241,6 +274,7 @@ class DynamicAutonomousAgent:
                         filters=TextFilters(self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()),
                         started_at=started_at,
                         watch=watch,
+                        tools_for=tools_for,
                     ),
                     tally=recorder.tally,
                 )
@@ -279,15 +313,120 @@ class DynamicAutonomousAgent:
                 remedy="Only read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
             )
 
-    def _plan_new_run(self, request: RunRequest) -> Plan:
-        servers = self._find_servers(request.servers)
+    async def _run_over_items(
+        self, request: RunRequest | ContinueRequest, stored: StoredRun | None, emit: Emit | None
+    ) -> ItemsReport:
+        """A run of its own for each item, or for those that are missing or failed in the stored run."""
+        if isinstance(request, ContinueRequest):
+            assert stored is not None
+            start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
+            begin: list[Event] = [start]
+            task, earlier = stored.task, stored.events
+        else:
+            start, listed = await self._list_items(request)
+            begin, task, earlier = [start, listed], request.task, ()
+        told: set[Event] = set()
+        is_kept = self.settings.journal == "full"
+        started_at = time.monotonic()
+
+        async def do_run(request: RunRequest | ContinueRequest, *, run_id: str, tools_for: str) -> RunReport:
+            return await self.run(request, emit=emit_of_item, run_id=run_id, tools_for=tools_for)
+
+        async def emit_of_item(event: Event) -> None:
+            match event:
+                case Warned() | ServerFailed() if event not in told:  # most items have the same
+                    told.add(event)
+                    await recorder.tell(event)
+                case Noticed(notice=Notice(kind="loading")) if emit:
+                    await emit(event)
+                case _:
+                    pass
+
+        async def at_once() -> int:
+            if start.access == "write" or runner.servers is None:
+                return 1
+            try:
+                choice = await self.client.validator.resolve(runner.model)
+            except LLMError:
+                return 1
+            return min(slot_count(choice, self.settings.parallel) or DEFAULT_PARALLEL, self.settings.max_runs)
+
+        if self.settings.journal != "off":
+            await self._pruner.prune()
+        with open_journal(self.runs_folder, start.run_id, keep=self.settings.journal) as journal:
+            recorder = RunRecorder(journal, emit, redactor=self.redactor)
+            for event in earlier:
+                recorder.tally.add(event)
+            async with _failure_recorded(recorder, started_at):
+                for event in begin:
+                    await recorder.tell(event)
+                results = recorder.tally.items
+                assert results is not None
+                runner = ItemRunner(
+                    do_run,
+                    start=start,
+                    task=task,
+                    listed=results.listed,
+                    model=request.model,
+                    folder=self.runs_folder if is_kept else None,
+                )
+                stop, error = await run_items(
+                    results,
+                    run_item=runner.run,
+                    at_once=at_once,
+                    seconds=request.seconds,
+                    retry=is_kept or start.access == "read",
+                    tell=recorder.tell,
+                )
+            seconds = time.monotonic() - started_at
+            outcome = await finish_run(recorder.tell, recorder.tally, stop=stop, error=error, seconds=seconds)
+        return ItemsReport(
+            start.run_id,
+            self.redactor.redact_fields(outcome),
+            runner.servers or start.servers,
+            kept=is_kept,
+            items=replace(results, listed=self.redactor.redact_fields(results.listed)),
+        )
+
+    async def _list_items(self, request: RunRequest) -> tuple[RunStarted, ItemsListed]:
+        given = request.for_each or ()
+        items = await asyncio.to_thread(resolve_items, given, folder=Path(self.settings.project))
+        rounds = request.max_rounds or DEFAULT_ITEM_ROUNDS
         run_id = new_run_id(datetime.now(UTC))
+        servers = self._find_servers(request.servers)
+        return (
+            RunStarted(
+                run_id, request.task, servers.names, rounds, _timestamp(), request.access, str(self.settings.project)
+            ),
+            ItemsListed(
+                items,
+                given if isinstance(given, str) else "",
+                request.servers or (),
+                request.model or "",
+                request.max_tokens,
+                json.dumps(request.output_schema) if request.output_schema else "",
+            ),
+        )
+
+    def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> RunContinued:
+        if request.instructions:
+            raise BridgeError(
+                f"Run {stored.run_id} is a run over many items, and only does those that are missing or failed.",
+                remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
+            )
+        check_whole(stored)
+        started = next(event for event in stored.events if isinstance(event, RunStarted))
+        rounds = request.max_rounds or started.max_rounds
+        return RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
+
+    def _plan_new_run(self, request: RunRequest, run_id: str) -> Plan:
+        servers = self._find_servers(request.servers)
         return Plan(
             RunStarted(
                 run_id,
                 request.task,
                 servers.names,
-                request.max_rounds,
+                request.max_rounds or DEFAULT_MAX_ROUNDS,
                 _timestamp(),
                 request.access,
                 str(self.settings.project),
@@ -321,7 +460,12 @@ class DynamicAutonomousAgent:
         servers = self._find_servers(stored.servers)
         return Plan(
             RunContinued(
-                stored.run_id, request.instructions, servers.names, request.max_rounds, _timestamp(), request.access
+                stored.run_id,
+                request.instructions,
+                servers.names,
+                request.max_rounds or DEFAULT_MAX_ROUNDS,
+                _timestamp(),
+                request.access,
             ),
             servers,
             request.model or stored.outcome.model or None,
@@ -371,7 +515,7 @@ class DynamicAutonomousAgent:
         temperature = 0.0 if prepared.strategy.calls == "grammar" else None  # None: as the user set it in LM Studio
         auto = AUTO_MAX_TOKENS if context is None else min(AUTO_MAX_TOKENS, context // _AUTO_SHARE)
         return Limits(
-            max_rounds=request.max_rounds,
+            max_rounds=request.max_rounds or DEFAULT_MAX_ROUNDS,
             seconds=max(0.1, seconds),
             result_chars=result_limit(context),
             max_tokens=request.max_tokens or auto,

@@ -39,6 +39,10 @@ from lmstudio_bridge.events import (
     FileChange,
     FilesChanged,
     Generating,
+    ItemFinished,
+    ItemsListed,
+    ItemsProgress,
+    ItemStarted,
     JournalCut,
     MessageAdded,
     MessagesDropped,
@@ -81,10 +85,12 @@ AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audi
 NOTE_SUFFIX = ".before"
 """Of a file beside the copies: what a run that has not ended is about to change."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5})\.jsonl")  # as `new_run_id` makes them; other files are not ours
+_JOURNAL = re.compile(r"(\d{8}-\d{6}-[a-z0-9]{5}(?:-\d{1,4})?)\.jsonl")  # as we name them; other files are not ours
+_ITEM = re.compile(r".+-[a-z0-9]{5}-\d{1,4}")
 
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice, FileChange)
+    kind.__name__: kind
+    for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice, FileChange, Outcome)
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
@@ -122,7 +128,7 @@ class Journal:
 
     def keep(self, event: Event) -> None:
         """Write an event, which must not hold secrets. Never raises."""
-        if isinstance(event, Generating | CallProgress):
+        if isinstance(event, Generating | CallProgress | ItemsProgress):
             return
         if self.trouble and not isinstance(event, RunFinished):
             return
@@ -307,6 +313,16 @@ def journal_path(folder: Path, run_id: str) -> Path:
     return folder / f"{run_id}.jsonl"
 
 
+def item_run_id(run_id: str, number: int) -> str:
+    """The id of the run of one item of a run over many; `number` counts from 1."""
+    return f"{run_id}-{number}"
+
+
+def is_item_run(run_id: str) -> bool:
+    """Whether it is the id of the run of one item, of which its parent tells."""
+    return _ITEM.fullmatch(run_id) is not None
+
+
 def copies_folder(folder: Path, run_id: str) -> Path:
     """The folder beside a run's journal with copies of the files that it changed; it goes when the journal goes.
 
@@ -361,7 +377,7 @@ def hold_journal(folder: Path, run_id: str) -> Iterator[Path]:
 
 
 def delete_journal(folder: Path, run_id: str) -> bool:
-    """Delete a run's journal; False if there is none.
+    """Delete a run's journal, and those of its items; False if there is none.
 
     Raises:
         RunActiveError: The run is in progress.
@@ -371,6 +387,9 @@ def delete_journal(folder: Path, run_id: str) -> bool:
     if not path.is_file():
         return False
     check_not_active(folder, run_id)
+    if not is_item_run(run_id):
+        for item in folder.glob(f"{run_id}-*.jsonl"):
+            delete_journal(folder, item.stem)
     try:
         _remove_others(folder, run_id)
         path.unlink()
@@ -470,7 +489,21 @@ def _audit_event(event: Event) -> Event | None:
                 FileChange("", each.kind, added=each.added, removed=each.removed, kept=False) for each in changes
             )
             return dataclasses.replace(event, folder="", changes=counted, not_kept=())
-        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut():
+        case ItemsListed():
+            return dataclasses.replace(event, items=("",) * len(event.items), source="", output_schema="")
+        case ItemFinished(number=number, outcome=ended):
+            figures = Outcome(
+                ended.stop,
+                model=ended.model,
+                rounds=ended.rounds,
+                calls=ended.calls,
+                usage=ended.usage,
+                seconds=ended.seconds,
+                failed_writes=ended.failed_writes,
+                nothing_changed=ended.nothing_changed,
+            )
+            return ItemFinished(number, figures)
+        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut() | ItemStarted():
             return event
         case (
             MessageAdded()
@@ -481,6 +514,7 @@ def _audit_event(event: Event) -> Event | None:
             | Generating()
             | CallProgress()
             | AnswerChecked()
+            | ItemsProgress()
         ):
             return None
         case _:

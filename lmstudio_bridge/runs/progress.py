@@ -27,6 +27,10 @@ from lmstudio_bridge.events import (
     Event,
     FilesChanged,
     Generating,
+    ItemFinished,
+    ItemsListed,
+    ItemsProgress,
+    ItemStarted,
     JournalCut,
     MessageAdded,
     MessagesDropped,
@@ -173,7 +177,7 @@ def _is_silent(event: Event) -> bool:
     match event:
         case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
             return True
-        case AnswerChecked() | FilesChanged():
+        case AnswerChecked() | FilesChanged() | ItemStarted() | ItemFinished():
             return True
         case _:
             return False
@@ -226,12 +230,23 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return text
         case ResultsShrunk(places=places):
             return f"the context is full: {len(places)} earlier results were shortened"
+        case ItemsListed(items=items, source=source):
+            return f"{len(items)} items" + (f" of {source}" if source else "")
+        case ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
+            parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
+            return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():
             return ""
+        case ItemStarted() | ItemFinished():
+            return ""
         case _:
             assert_never(event)
+
+
+def _time_left(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {max(1.0, seconds):.0f} s left"
 
 
 def _first_argument(arguments: str) -> str:

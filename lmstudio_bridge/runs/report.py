@@ -37,6 +37,7 @@ from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.messages import Access, UserMessage
+from lmstudio_bridge.runs.item_rows import NO_CALLS, item_rows, rows_as_json_lines
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -48,7 +49,7 @@ if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` 
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim
-OWN_TOOLS = 5_600  # characters of our own tool definitions; tests/contract/test_server.py holds them below 6,500
+OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
 
 MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
 RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
@@ -183,6 +184,10 @@ class RunReport:
             "error": outcome.error,
         }
 
+    def as_json(self) -> dict[str, Any]:
+        """The whole answer, and the report for a program."""
+        return {"answer": self.outcome.answer, **self.structure()}
+
     def _text(self, answer: str) -> str:
         outcome = self.outcome
         head = "\n".join(self._head())
@@ -197,7 +202,7 @@ class RunReport:
         """Why a run ended without an answer."""
         outcome, error = self.outcome, _quoted(self.outcome.error)
         match outcome.stop:
-            case "failed" | "cancelled" | "answered":
+            case "failed" | "cancelled" | "answered" | "partial":
                 return error
             case "context_full" | "stuck" if error:  # how much room would be needed; why nothing was taken
                 return f"{_REASONS[outcome.stop]}\n{error}"
@@ -254,7 +259,7 @@ class RunReport:
         run_id, outcome = self.run_id, self.outcome
         if not outcome.answer.strip():
             return f"[run {run_id}]"
-        begin = f"[Local model output, unverified · {_named(outcome.model, most=_SHOWN_MODEL) or 'no model'} · "
+        begin = f"[Local model output, unverified · {named_in_line(outcome.model, most=_SHOWN_MODEL) or 'no model'} · "
         end = f" · run {run_id}]"
         return f"{begin}{self._called(room=_FOOTER - len(begin) - len(end))}{end}"
 
@@ -264,7 +269,7 @@ class RunReport:
         if not called:
             if self.outcome.failed or self.outcome.calls:
                 return "no tool call worked"
-            return "no further tool calls" if self.outcome.continued else "no tool calls"
+            return "no further tool calls" if self.outcome.continued else NO_CALLS
         if len(whole := ", ".join(called)) <= room:
             return whole
         room -= _MORE
@@ -381,14 +386,14 @@ def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:
     return shortened(" ".join(text.split()), most)
 
 
-def _named(name: str, *, most: int = _SHOWN_NAME) -> str:
+def named_in_line(name: str, *, most: int = _SHOWN_NAME) -> str:
     """A name that others made, as a part of a line of ours: it can neither end the line nor its brackets."""
     return _in_line(_BRACKETS.sub(lambda found: found[1] or " ", name).replace("·", " "), most=most)
 
 
 def _unbroken(called: str) -> str:
     """Calls of one tool as a part of the last line: what they are about cannot look like further calls."""
-    name, opened, about = _named(called).partition(" (")
+    name, opened, about = named_in_line(called).partition(" (")
     name, about = name.replace(", ", " "), about.rstrip(")").replace("), ", " ").replace(") and ", " ")
     return f"{name} ({about})" if opened else name
 
@@ -492,7 +497,8 @@ def run_json(run: StoredRun) -> dict[str, Any]:
     """A run for a program: as in a result's `_meta`, with task, answer, and when it began."""
     report = report_of(run).structure()
     about = {"started_at": run.started_at, "finished": run.finished, "task": run.task, "answer": run.outcome.answer}
-    return {**report, **about, "project": run.project, **({"stop": run.state} if run.running else {})}
+    rows = {"rows": item_rows(run.items, access=run.outcome.access)} if run.items else {}
+    return {**report, **about, **rows, "project": run.project, **({"stop": run.state} if run.running else {})}
 
 
 def run_text(run: StoredRun) -> str:
@@ -509,8 +515,7 @@ def run_text(run: StoredRun) -> str:
         *(f"- {saved}" for saved in [report_of(run).saved()] if saved),
         "\n## Task\n",
         run.task.strip("\n"),
-        "\n## Answer\n",
-        _quoted(outcome.answer.strip("\n")) or "(none)",
+        *_answer(run),
         *_evidence(outcome),
     ]
     if diff := "\n".join(diff_lines(run.events)):
@@ -546,6 +551,14 @@ def run_text(run: StoredRun) -> str:
             case _:
                 pass
     return "\n".join(lines)
+
+
+def _answer(run: StoredRun) -> list[str]:
+    """The answer, or a row for each item, under a heading."""
+    if run.items is None:
+        return ["\n## Answer\n", _quoted(run.outcome.answer.strip("\n")) or "(none)"]
+    rows = rows_as_json_lines(item_rows(run.items, access=run.outcome.access))
+    return ["\n## Items\n", f"{_fence(rows)}json", rows, _fence(rows)]
 
 
 def _evidence(outcome: Outcome) -> list[str]:

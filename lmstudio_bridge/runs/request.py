@@ -9,6 +9,7 @@ from typing import Any
 from lmstudio_bridge.messages import Access
 
 DEFAULT_MAX_ROUNDS = 50
+DEFAULT_ITEM_ROUNDS = 8  # of each item of a run over many
 MAX_ROUNDS = 1_000
 MAX_TOKENS = 1_000_000  # of one reply
 MAX_SERVERS = 100  # that a request names
@@ -23,17 +24,21 @@ class RunRequest:
     `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
     for one reply of the model; None lets us choose by its context. `seconds` is the time for the
     whole run; None leaves it to the settings. With an `output_schema` (JSON Schema) the answer is JSON
-    that fits it. `access` says whether tools that may change things run.
+    that fits it. `access` says whether tools that may change things run. With `for_each` (a list, or a glob of files
+    in the workspace) the task is done once for each item, which stands for {item} in it or else at its end; then
+    `max_rounds` and `max_tokens` are for each item. `max_rounds` None is `DEFAULT_MAX_ROUNDS`, or for an item
+    `DEFAULT_ITEM_ROUNDS`.
     """
 
     task: str
     servers: tuple[str, ...] | None = None
-    max_rounds: int = DEFAULT_MAX_ROUNDS
+    max_rounds: int | None = None
     max_tokens: int | None = None
     model: str | None = None
     seconds: float | None = None
     output_schema: Mapping[str, Any] | None = None
     access: Access = "read"
+    for_each: tuple[str, ...] | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,12 @@ class ContinueRequest:
 
     Without `instructions` a finished run gives its answer again, and another one goes on where it
     stopped. The model is the one of before unless another is named. `access` is for what is done
-    from here on; that of before does not count.
+    from here on; that of before does not count. A run over many items does those that are missing or failed.
     """
 
     run_id: str
     instructions: str = ""
-    max_rounds: int = DEFAULT_MAX_ROUNDS
+    max_rounds: int | None = None
     max_tokens: int | None = None
     model: str | None = None
     seconds: float | None = None

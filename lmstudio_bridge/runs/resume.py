@@ -15,6 +15,7 @@ from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
     Event,
+    ItemResults,
     JournalCut,
     MessageAdded,
     MessagesDropped,
@@ -23,15 +24,16 @@ from lmstudio_bridge.events import (
     RunContinued,
     RunFinished,
     RunStarted,
+    Tally,
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from lmstudio_bridge.runs.journal import (
     AUDIT_ONLY,
     TimedEvent,
     is_active,
+    is_item_run,
     journal_path,
     read_timed_events,
-    rebuild_outcome,
 )
 from lmstudio_bridge.text import first_line
 
@@ -61,6 +63,7 @@ class StoredRun:
     running: bool = False
     began: datetime = _NEVER
     written: datetime = _NEVER
+    items: ItemResults | None = None  # of a run over many
 
     @property
     def state(self) -> str:
@@ -104,7 +107,10 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         raise RunNotFoundError(
             f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task anew."
         )
-    outcome = rebuild_outcome(events)
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    outcome = tally.outcome()
     cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
     if cut not in ("", AUDIT_ONLY):  # calls may be missing
         outcome = replace(outcome, nothing_changed=False)
@@ -121,6 +127,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         running,
         began,
         max((each.at for each in timed if each.at), default=_NEVER),
+        tally.items,
     )
 
 
@@ -192,7 +199,9 @@ def newest_starts(folder: Path, *, project: str, most: int) -> list[RunStarted]:
 
 
 def _newest_journals(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl"), key=_recency, reverse=True) if folder.is_dir() else []
+    """Those of runs, not of single items."""
+    journals = [path for path in folder.glob("*.jsonl") if not is_item_run(path.stem)] if folder.is_dir() else []
+    return sorted(journals, key=_recency, reverse=True)
 
 
 def _recency(journal: Path) -> tuple[str, int, str]:
@@ -204,17 +213,26 @@ def _recency(journal: Path) -> tuple[str, int, str]:
     return journal.name[: len("yyyymmdd-hhmmss")], written, journal.name
 
 
-def rebuild_conversation(run: StoredRun) -> Conversation:
-    """The conversation as far as the journal has it; empty if the run ended before its first message.
+def check_whole(run: StoredRun) -> None:
+    """Check that the journal holds all of the run.
 
     Raises:
-        RunNotFoundError: The journal is incomplete or damaged.
+        RunNotFoundError: It does not.
     """
     if run.cut:
         raise RunNotFoundError(
             f"Run {run.run_id} cannot be continued: {run.cut}",
             remedy="Check what it has already changed before you start the task anew.",
         )
+
+
+def rebuild_conversation(run: StoredRun) -> Conversation:
+    """The conversation as far as the journal has it; empty if the run ended before its first message.
+
+    Raises:
+        RunNotFoundError: The journal is incomplete or damaged.
+    """
+    check_whole(run)
     conversation = Conversation(())
     try:
         for event in run.events:

@@ -23,8 +23,10 @@ from pydantic import Field, ValidationError
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import Emit, Event, RunStarted
+from lmstudio_bridge.runs.items import MAX_ITEMS
 from lmstudio_bridge.runs.progress import open_progress
 from lmstudio_bridge.runs.request import (
+    DEFAULT_ITEM_ROUNDS,
     DEFAULT_MAX_ROUNDS,
     MAX_NAME,
     MAX_ROUNDS,
@@ -59,16 +61,24 @@ _INTERNAL_ERROR = (
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
-    "summarizing many files, searching, extracting facts, bulk edits of a simple kind. Not for hard reasoning, or for "
-    "one or two calls that you can make yourself. The local model sees nothing of this conversation: put everything "
-    "that it needs into the task (full paths, what to look for, the form of the answer), and check what it says. A "
-    "server's name is the middle part of its tools' names: mcp__NAME__tool. Several read-only calls in one turn run at "
-    "the same time. Only autonomous_with_write_access changes things. A run takes from seconds to many minutes; one "
-    "that was interrupted or lost is kept: continue_run."
+    "summarizing many files, searching, extracting facts, bulk edits of a simple kind; for_each does one task for "
+    "many files or texts. Not for hard reasoning, or for one or two calls that you can make yourself. The local model "
+    "sees nothing of this conversation: put everything that it needs into the task (full paths, what to look for, the "
+    "form of the answer), and check what it says. A server's name is the middle part of its tools' names: "
+    "mcp__NAME__tool. Several read-only calls in one turn run at the same time. Only autonomous_with_write_access "
+    "changes things. A run takes from seconds to many minutes; one that was interrupted or lost is kept: "
+    "continue_run."
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
-MaxRounds = Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS, description="Limit of model requests")]
+MaxRounds = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)] | None,
+    Field(description=f"Limit of model requests; default {DEFAULT_MAX_ROUNDS}, per item {DEFAULT_ITEM_ROUNDS}"),
+]
+ForEach = Annotated[
+    Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] | None,
+    Field(description=f"Do the task for each of up to {MAX_ITEMS:,} texts, or files of a glob; it may hold {{item}}"),
+]
 MaxTokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"]
 Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model in LM Studio; default: a loaded one")]
 OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
@@ -106,48 +116,54 @@ _UNLISTED_ARGUMENTS = frozenset({"max_tokens"})
 def autonomous_with_mcp(
     mcp_name: ServerName,
     task: Task,
-    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_rounds: MaxRounds = None,
     max_tokens: MaxTokens = "auto",
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
+    for_each: ForEach = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with one of the user's MCP servers.
 
     Several calls in one turn run at the same time.
     """
-    return RunRequest(task, (mcp_name,), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+    tokens, items = _tokens(max_tokens), _items(for_each)
+    return RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, for_each=items)
 
 
 def autonomous_with_multiple_mcps(
     mcp_names: ServerNames,
     task: Task,
-    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_rounds: MaxRounds = None,
     max_tokens: MaxTokens = "auto",
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
+    for_each: ForEach = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with several of the user's MCP servers."""
-    return RunRequest(task, tuple(mcp_names), max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+    tokens, items = _tokens(max_tokens), _items(for_each)
+    return RunRequest(task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, for_each=items)
 
 
 def autonomous_discover_and_execute(
     task: Task,
-    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_rounds: MaxRounds = None,
     max_tokens: MaxTokens = "auto",
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
+    for_each: ForEach = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with the MCP servers it needs. Name them instead if you can."""
-    return RunRequest(task, None, max_rounds, _tokens(max_tokens), model, timeout, output_schema)
+    tokens, items = _tokens(max_tokens), _items(for_each)
+    return RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, for_each=items)
 
 
 def continue_run(
     run_id: RunId = "last",
     instructions: Instructions = None,
-    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_rounds: MaxRounds = None,
     max_tokens: MaxTokens = "auto",
     model: Model = None,
     timeout: Timeout = None,
@@ -165,23 +181,30 @@ def autonomous_with_write_access(
     task: Task,
     mcp_names: AnyServerNames = None,
     run_id: EarlierRun = None,
-    max_rounds: MaxRounds = DEFAULT_MAX_ROUNDS,
+    max_rounds: MaxRounds = None,
     max_tokens: MaxTokens = "auto",
     model: Model = None,
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
+    for_each: ForEach = None,
 ) -> RunRequest | ContinueRequest:
     """Let the local model do a task that changes something, such as files. For reading use the other tools."""
     tokens = _tokens(max_tokens)
     if run_id is None:
         names = tuple(mcp_names) if mcp_names else None
-        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write")
-    if mcp_names:
+        items = _items(for_each)
+        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items)
+    if mcp_names or for_each:
+        name = "mcp_names" if mcp_names else "for_each"
         raise BridgeError(
-            "mcp_names cannot be given with run_id: a run goes on with its own servers.",
+            f"{name} cannot be given with run_id: a run goes on with its own servers and items.",
             remedy="Leave out one of the two.",
         )
     return ContinueRequest(run_id, task, max_rounds, tokens, model, timeout, output_schema, "write")
+
+
+def _items(for_each: list[str] | str | None) -> tuple[str, ...] | str | None:
+    return tuple(for_each) if isinstance(for_each, list) else for_each
 
 
 def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
@@ -398,9 +421,9 @@ def _compact_property(schema: dict[str, Any]) -> dict[str, Any]:
         if key != "title" and (key, value) not in _UNLISTED_BOUNDS
     }
     match plain:
-        case {"anyOf": [dict() as given, {"type": "null"}], "default": None}:
+        case {"anyOf": [*given, {"type": "null"}], "default": None}:
             rest = {key: value for key, value in plain.items() if key not in ("anyOf", "default")}
-            return {**given, **rest}
+            return {**(given[0] if len(given) == 1 else {"anyOf": given}), **rest}
         case _:
             return plain
 

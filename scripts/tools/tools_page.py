@@ -50,7 +50,8 @@ Programs find the same in the result's `_meta`, under `{REPORT_META}`:
 """  # noqa: RUF001  # the multiplication sign is what results have
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
-    "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled` or `failed`",
+    "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled`, `failed`, "
+    "or `partial`: some items of `for_each` are not done",
     "model": "the model used",
     "servers": "the MCP servers whose tools were offered to it",
     "rounds": "model requests",

@@ -33,6 +33,10 @@ from lmstudio_bridge.events import (
     FileChange,
     FilesChanged,
     Generating,
+    ItemFinished,
+    ItemsListed,
+    ItemsProgress,
+    ItemStarted,
     JournalCut,
     MessageAdded,
     MessagesDropped,
@@ -101,6 +105,9 @@ ALL_KINDS: list[Event] = [
     RoundFinished(2, "", "", (), "stop", "", None, 0.25),
     AnswerChecked(("4781 ← notes.txt:3",), ("4831", "x"), "read 3 of 7 files in docs/"),
     FilesChanged("/work", (FileChange("a.txt", "moved", "x", "y", 1, 2, "+x", "b.txt", False),), ("c",), True),
+    ItemsListed(("a.txt", "b"), "*.txt", ("fs",), "tiny", None, '{"type": "object"}'),
+    ItemStarted(1),
+    ItemFinished(1, Outcome("answered", "x", usage=Usage(1, 2), changes=(FileChange("a.txt", "changed"),))),
     RunFinished("stuck", "I look.", "", 4.0),
 ]
 
@@ -116,7 +123,7 @@ def write(folder: Path, events: list[Event]) -> Path:
 
 
 def test_every_kind_of_event_comes_back_as_it_was_told(tmp_path: Path) -> None:
-    assert {type(event) for event in ALL_KINDS} == set(get_args(Event)) - {Generating, CallProgress}
+    assert {type(event) for event in ALL_KINDS} == set(get_args(Event)) - {Generating, CallProgress, ItemsProgress}
     assert read_events(write(tmp_path, ALL_KINDS)) == ALL_KINDS
 
 

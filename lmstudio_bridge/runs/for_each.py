@@ -1,0 +1,198 @@
+"""A run over many items: each item is a run of its own, and as many run at once as the model has slots."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmstudio_bridge.errors import BridgeError, ContextOverflowError, RunNotFoundError
+from lmstudio_bridge.events import (
+    Emit,
+    ItemFinished,
+    ItemResults,
+    ItemsListed,
+    ItemsProgress,
+    ItemStarted,
+    Outcome,
+    RunContinued,
+    RunStarted,
+    Stop,
+)
+from lmstudio_bridge.runs.items import item_task
+from lmstudio_bridge.runs.journal import delete_journal, item_run_id
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.runs.resume import StoredRun, read_run
+
+logger = logging.getLogger(__name__)
+
+MAX_ALIKE = 5  # items in a row that fail for the same outside reason; then the run pauses
+_NUMBERS = re.compile(r"\d+")
+_HOPELESS: frozenset[Stop] = frozenset({"stuck", "context_full"})  # a conversation that ended so is not gone on with
+_INTERNAL = "Internal error in the bridge; its log on stderr says more."
+
+
+class DoRun(Protocol):
+    """Does one run, with the given id; the tools are chosen and ordered for the text `tools_for`."""
+
+    async def __call__(self, request: RunRequest | ContinueRequest, *, run_id: str, tools_for: str) -> RunReport:
+        """Raises BridgeError if it could not start."""
+        ...
+
+
+class ItemRunner:
+    """Runs single items, or goes on with their runs.
+
+    `servers` are those of all items; None until the first run has chosen them for its task. `model` is the name that
+    was asked for.
+    """
+
+    def __init__(
+        self,
+        do_run: DoRun,
+        *,
+        start: RunStarted | RunContinued,
+        task: str,
+        listed: ItemsListed,
+        model: str | None,
+        folder: Path | None,
+    ) -> None:
+        """`start` is that of the run over all, `model` the one that was asked for now.
+
+        `folder` is where the journals of items are; None if they do not hold whole runs.
+        """
+        self._do_run = do_run
+        self._run_id = start.run_id
+        self._task = task
+        self._items = listed.items
+        self._folder = folder
+        self.servers = listed.servers or None
+        self.model = model or listed.model or None
+        self._options: dict[str, Any] = {
+            "max_rounds": start.max_rounds,
+            "max_tokens": listed.max_tokens,
+            "model": self.model,
+            "output_schema": json.loads(listed.output_schema) if listed.output_schema else None,
+            "access": start.access,
+        }
+
+    async def run(self, number: int) -> Outcome:
+        """How the run of this item ended, which does not fail, whatever happens to it."""
+        try:
+            outcome = await self._run(number)
+        except BridgeError as exc:
+            outside = not isinstance(exc, ContextOverflowError)
+            return Outcome("failed", error=exc.explain(), outside=outside)
+        except Exception as exc:  # a bug must not end the other items
+            logger.error("the run of an item failed with an unexpected error", exc_info=exc)
+            return Outcome("failed", error=_INTERNAL)
+        # Of the changes only the names are told here: the rest is in the item's own journal.
+        changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
+        return dataclasses.replace(outcome, changes=changes)
+
+    async def _run(self, number: int) -> Outcome:
+        run_id = item_run_id(self._run_id, number)
+        task = item_task(self._task, self._items[number - 1])
+        request: RunRequest | ContinueRequest = RunRequest(task, self.servers, **self._options)
+        stored = self._earlier(run_id)
+        if stored and stored.finished and stored.outcome.is_done:  # the bridge ended before it could tell so
+            return stored.outcome
+        if stored:
+            # A run that was answered goes on only with instructions.
+            again = task if stored.outcome.stop == "answered" else ""
+            request = ContinueRequest(run_id, again, **self._options)
+        report = await self._do_run(request, run_id=run_id, tools_for=item_task(self._task, self._items[0]))
+        self.servers = self.servers or report.servers
+        return report.outcome
+
+    def _earlier(self, run_id: str) -> StoredRun | None:
+        """The run of the item as its journal has it; None if it is to begin anew."""
+        if self._folder is None:
+            return None
+        try:
+            stored = read_run(self._folder, run_id)
+        except RunNotFoundError:
+            return None
+        if self._options["access"] == "read" and (stored.cut or stored.outcome.stop in _HOPELESS):
+            delete_journal(self._folder, run_id)
+            return None
+        return stored
+
+
+async def run_items(
+    results: ItemResults,
+    *,
+    run_item: Callable[[int], Awaitable[Outcome]],
+    at_once: Callable[[], Awaitable[int]],
+    seconds: float | None,
+    retry: bool,
+    tell: Emit,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Stop, str]:
+    """Run the items that are missing or failed; returns how that ended, and why not all are done.
+
+    Each end is told at once, and `tell` adds it to the results. `at_once` says how many items may run at the same
+    time now. After `seconds` the items in progress are cancelled; None is no limit. `retry`: an item that failed for an
+    outside reason is tried once more after the others.
+    """
+    waiting = deque(results.to_do())
+    whole, began = len(waiting), clock()
+    running: set[asyncio.Task[None]] = set()
+    retried: set[int] = set()
+    alike: list[str] = []  # why the newest items failed, if it was the same outside reason
+
+    async def work(number: int) -> None:
+        outcome = await run_item(number)
+        await tell(ItemFinished(number, outcome))
+        if outcome.stop != "failed" or not outcome.outside:
+            alike.clear()
+            return
+        if alike and _reason(alike[-1]) != _reason(outcome.error):
+            alike.clear()
+        alike.append(outcome.error)
+        if retry and number not in retried:
+            retried.add(number)
+            waiting.append(number)
+
+    async def tell_progress() -> None:
+        done = whole - len(waiting) - len(running)
+        left = (clock() - began) / done * (whole - done) if done else None
+        failed = len([number for number in results.failed() if number in results.now])
+        total = len(results.listed.items)
+        await tell(ItemsProgress(total - whole + done, total, failed, len(running), left))
+
+    try:
+        async with asyncio.timeout(seconds) as limit, asyncio.TaskGroup() as group:
+            while True:
+                room = await at_once()
+                while waiting and len(running) < room and len(alike) < MAX_ALIKE:
+                    number = waiting.popleft()
+                    await tell(ItemStarted(number))
+                    running.add(group.create_task(work(number)))
+                await tell_progress()
+                if not running:
+                    break
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return "deadline", f"The run reached its limit of {seconds:g} s."
+    if not results.to_do():
+        return "answered", ""
+    stop: Stop = "partial" if any(each.is_done for each in results.finished.values()) else "failed"
+    if len(alike) >= MAX_ALIKE and waiting:
+        return stop, f"Paused: {len(alike)} items in a row failed for the same reason. {alike[-1]}"
+    return stop, ""
+
+
+def _reason(error: str) -> str:
+    """What is the same in errors of the same kind."""
+    return _NUMBERS.sub("", error.partition("\n")[0])

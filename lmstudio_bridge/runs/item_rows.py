@@ -1,0 +1,153 @@
+"""The rows of a run over many items, one for each, as JSON lines, CSV or a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lmstudio_bridge.events import ItemResults, Outcome, Stop
+from lmstudio_bridge.messages import Access
+from lmstudio_bridge.text import one_line, shortened
+
+NO_CALLS = "no tool calls"
+_CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
+_WHY: dict[Stop, str] = {
+    "round_limit": "the limit of rounds was reached",
+    "deadline": "its time was up",
+    "context_full": "the model's context was full",
+    "stuck": "the model got stuck",
+}
+
+
+def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
+    """A row for each item, in order, as JSON values.
+
+    `status` is "done", "failed" or "not_done", `reason` says why. An item that is not done has the `answer` null.
+    With an output schema an answer is the value that fits it. `sources` are what it rests on, `missing` the facts
+    that were not found in anything that was read, `failed_calls` calls that were not made good.
+    """
+    rows = []
+    for number, item in enumerate(items.listed.items, start=1):
+        outcome = items.finished.get(number)
+        if outcome is None:
+            may_have_changed = number in items.open and access == "write"
+            reason = "it was under way and may have changed something" if may_have_changed else ""
+            rows.append(_row(item, "not_done", reason, None, Outcome("failed")))
+        elif not outcome.is_done:
+            rows.append(_row(item, "failed", _why(outcome), None, outcome))
+        else:
+            rows.append(_row(item, "done", "", _value(outcome.answer, items.listed.output_schema), outcome))
+    return rows
+
+
+def rows_as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """A table with a head, quoted as RFC 4180 says; what answers to a schema hold has columns of its own.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    columns, cells = _cells(rows, most=None)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell for cell in row] for row in cells)
+    return text.getvalue()
+
+
+def _row(item: str, status: str, reason: str, answer: Any, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "item": item,
+        "status": status,
+        "reason": reason,
+        "answer": answer,
+        "sources": list(outcome.rests_on),
+        "missing": list(outcome.missing),
+        "calls": list(outcome.called),
+        "failed_calls": list(outcome.failed),
+        "notes": list(outcome.notes),
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _value(answer: str, schema: str) -> Any:
+    if not schema:
+        return answer
+    try:
+        return json.loads(answer)
+    except ValueError:  # a secret in it was replaced
+        return answer
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.stop == "answered":
+        return outcome.failed[0] if outcome.failed_writes and outcome.failed else "nothing was changed"
+    why = _WHY.get(outcome.stop, "")
+    return ": ".join(part for part in (why, " ".join(outcome.error.split())) if part) or outcome.stop
+
+
+def count_items(items: ItemResults) -> dict[str, int]:
+    """How many there are, and of each status."""
+    failed, ended = len(items.failed()), len(items.finished)
+    total = len(items.listed.items)
+    return {"total": total, "done": ended - failed, "failed": failed, "not_done": total - ended}
+
+
+def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str, str]:
+    """A table of all rows within that many characters, and what was cut for it.
+
+    All cells are shortened alike; if that is not enough, the last rows are left out.
+    """
+    table = _table(*_cells(rows, most=None))
+    if room is None or len(table) <= room:
+        return table, ""
+    for most in _CELLS:
+        table = _table(*_cells(rows, most=most))
+        if len(table) <= room:
+            return table, f"Cells were cut at {most} characters"
+    lines = table[: max(0, room)].split("\n")[:-1]
+    shown = max(0, len(lines) - 2)
+    return "\n".join(lines), f"Cells were cut at {_CELLS[-1]} characters, and only {shown:,} of {len(rows):,} rows fit"
+
+
+def _cells(rows: Sequence[dict[str, Any]], *, most: int | None) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table and its rows; cells but for the item have at most that many characters."""
+    objects = [row["answer"] for row in rows if isinstance(row["answer"], dict)]
+    names = list(dict.fromkeys(name for each in objects for name in each)) if objects else ["answer"]
+
+    def fit(text: str) -> str:
+        return text if most is None else shortened(text, most)
+
+    table = []
+    for row in rows:
+        answer = row["answer"] if isinstance(row["answer"], dict) else {names[0]: row["answer"]}
+        values = [_as_text(answer.get(name)) for name in names]
+        table.append([row["item"], row["status"], *map(fit, values), fit(_rests_on(row))])
+    return ["item", "status", *names, "rests on"], table
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rests_on(row: dict[str, Any]) -> str:
+    """What is known about an answer; first what speaks against it."""
+    if row["status"] != "done":
+        return ""
+    parts = [f"not found: {', '.join(row['missing'])}"] if row["missing"] else []
+    parts += [f"failed: {', '.join(row['failed_calls'])}"] if row["failed_calls"] else []
+    return "; ".join([*parts, *(row["sources"] or row["calls"] or [NO_CALLS])])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[cell.replace("|", "\\|") for cell in map(one_line, row)] for row in (columns, *rows)]
+    lines.insert(1, ["---"] * len(columns))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,79 @@
+"""The report of a run over many items: how many are done, which failed, and a row for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmstudio_bridge.events import ItemResults
+from lmstudio_bridge.runs.item_rows import count_items, fitting_table, item_rows
+from lmstudio_bridge.runs.report import RunReport, named_in_line, run_uri
+from lmstudio_bridge.text import one_line, shortened
+
+_SHOWN_FAILED = 20  # items with their reasons, a line each before the table
+_SHOWN_REASON = 200  # characters
+_SHOWN_ITEM = 200
+_SHOWN_MODEL = 80
+_SHOWN_CHANGES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsReport(RunReport):
+    """How a run over many items went, with a row for each."""
+
+    items: ItemResults | None = None
+
+    def text(self, *, limit: int | None = None) -> str:
+        """The report for a reader: how many items are done, those that failed, and a table of all in their order.
+
+        With a `limit` in characters all cells are shortened alike until the whole fits; if that is not enough, the
+        last rows are left out. The report says so.
+        """
+        assert self.items is not None
+        head, foot = "\n".join(self._items_head(self.items)), self._footer()
+        rows = item_rows(self.items, access=self.outcome.access)
+        room = None if limit is None else limit - len(head) - len(foot) - 300  # for what is said about cuts
+        table, cut = fitting_table(rows, room)
+        where = f"all is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
+        return "\n\n".join(part for part in (head, table, f"[{cut}; {where}.]" if cut else "", foot) if part)
+
+    def structure(self) -> dict[str, Any]:
+        """As for one run, with how many items there are."""
+        assert self.items is not None
+        # `super()` does not know the class where it has slots.
+        return {**RunReport.structure(self), "items": count_items(self.items)}
+
+    def as_json(self) -> dict[str, Any]:
+        """The report and all rows."""
+        assert self.items is not None
+        return {**RunReport.as_json(self), "rows": item_rows(self.items, access=self.outcome.access)}
+
+    def _footer(self) -> str:
+        model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
+        return f"[Local model output, unverified · {model} · run {self.run_id}]"
+
+    def _items_head(self, items: ItemResults) -> list[str]:
+        counts = count_items(items)
+        numbers = [f"{counts['done']:,} of {counts['total']:,} items done"]
+        numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
+        lines = [" · ".join(numbers), *(f"Note: {one_line(note)}" for note in dict.fromkeys(self.outcome.notes))]
+        if self.outcome.error:
+            lines.append(one_line(self.outcome.error))
+        if earlier := [number for number in items.finished if number not in items.now + items.to_do()]:
+            again = f"{len(earlier):,} items were done before and are not done again"
+            names = ", ".join(one_line(items.listed.items[number - 1]) for number in sorted(set(items.now)))
+            lines.append(f"{again}; this time: {shortened(names, 1_000) or 'none'}")
+        rows = item_rows(items, access=self.outcome.access)
+        bad = [row for row in rows if row["status"] != "done" and row["reason"]]
+        for row in bad[:_SHOWN_FAILED]:
+            item = shortened(one_line(row["item"]), _SHOWN_ITEM)
+            lines.append(f"Failed: {item}: {shortened(one_line(row['reason']), _SHOWN_REASON)}")
+        lines += [f"and {len(bad) - _SHOWN_FAILED:,} more"] if len(bad) > _SHOWN_FAILED else []
+        if counts["failed"] + counts["not_done"] and self.kept:
+            lines.append(f"continue_run with {self.run_id} does what is missing or failed.")
+        changed = [each.path for each in self.outcome.changes if each.kind != "unchanged" and each.path]
+        if changed:
+            more = f" and {len(changed) - _SHOWN_CHANGES:,} more" if len(changed) > _SHOWN_CHANGES else ""
+            lines.append(f"Changed: {', '.join(map(one_line, changed[:_SHOWN_CHANGES]))}{more}")
+            lines += [f"Undo with: lmstudio-bridge runs undo {self.run_id}"] if self.can_undo and self.kept else []
+        return lines

@@ -1,0 +1,364 @@
+"""One task for many items: each has a run of its own, all have a row, and no work is lost or done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, Stall, TextReply
+from tests.lmstudio_sim.requests import SimRequest
+from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
+from tests.support.raw_client import Answer
+
+__all__ = ["desk", "shared_bridges"]  # fixtures
+
+pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
+
+TASK = "Which code is in the file {item}?"
+
+
+def make_files(desk: Desk, count: int) -> list[str]:
+    """Files with a code each, in the order of their names."""
+    names = [f"f{number:03}.txt" for number in range(1, count + 1)]
+    for name in names:
+        (desk.project / name).write_text(f"The code is c{name[1:4]}.\n", encoding="utf-8")
+    return names
+
+
+def item_of(request: SimRequest) -> str:
+    """The file that the conversation is about."""
+    task = next(str(message["content"]) for message in request.messages if message["role"] == "user")
+    found = re.search(r"f\d{3}\.txt", task)
+    assert found, task
+    return found[0]
+
+
+def read_and_tell(request: SimRequest) -> Reply:
+    """A model that reads the file and says its code."""
+    name = item_of(request)
+    if any(message["role"] == "tool" for message in request.messages):
+        return TextReply(f"The code is c{name[1:4]}.")
+    return CallReply(("filesystem__read_text_file", {"path": name}))
+
+
+def run_id_of(answer: Answer) -> str:
+    found = re.search(r"\brun (\S+)\]", answer.text)
+    assert found, answer.text
+    return found[1]
+
+
+def table_of(answer: Answer) -> list[list[str]]:
+    """The rows of the table, without its head."""
+    lines = [line for line in answer.text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def in_shell(desk: Desk, *arguments: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "lmstudio_bridge", *arguments]
+    environ = {**os.environ, **desk.environ}
+    done = subprocess.run(command, env=environ, cwd=desk.project, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def rows_of(desk: Desk, run_id: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in in_shell(desk, "runs", "show", run_id, "--jsonl").splitlines()]
+
+
+def answers_given(desk: Desk) -> Counter[str]:
+    """How often each item got its last reply."""
+    return Counter(
+        item_of(request)
+        for request in desk.chat_requests()
+        if request.outcome == "completed" and any(message["role"] == "tool" for message in request.messages)
+    )
+
+
+async def test_two_hundred_files_are_two_hundred_rows_though_one_request_in_ten_fails(desk: Desk) -> None:
+    names = make_files(desk, 200)
+    asked = 0
+
+    def act(request: SimRequest) -> Reply:
+        nonlocal asked
+        asked += 1
+        if asked % 10 == 0:
+            return TextReply("The code is", faults=(CutSocket(after_tokens=1),))
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+
+    assert not answer.is_error
+    assert answer.text.startswith("200 of 200 items done")
+    assert len(answer.text) <= 48_000
+    rows = table_of(answer)
+    assert [row[0] for row in rows] == names
+    assert [row[1:3] for row in rows] == [["done", f"The code is c{name[1:4]}."] for name in names]
+    assert all(name in row[3] for name, row in zip(names, rows, strict=True)), "what each rests on"
+    assert answers_given(desk) == Counter(names), "no item twice"
+    whole = rows_of(desk, run_id_of(answer))
+    assert [(row["item"], row["status"]) for row in whole] == [(name, "done") for name in names]
+    assert any(re.fullmatch(r"\d+ of 200( · .*)?", message) for message in answer.progress)
+
+
+async def test_as_many_items_run_at_once_as_the_model_has_slots(desk: Desk) -> None:
+    make_files(desk, 6)
+    go = asyncio.Event()
+    desk.sim.script_fn(MODEL, lambda request: TextReply("No code.", faults=(Stall(until=go),)))
+    async with desk.bridge() as client:
+        number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        await desk.sim.wait_for_request(4, path="/v1/chat/completions")
+        await client.wait_for_progress(number, "0 of 6 · 4 at once")
+        assert [item_of(request) for request in desk.chat_requests()] == [f"f00{n}.txt" for n in (1, 2, 3, 4)]
+        go.set()
+        await client.answer_of(number)
+
+
+async def test_writing_items_run_one_after_another(desk: Desk) -> None:
+    make_files(desk, 3)
+    together: list[int] = []
+
+    def act(request: SimRequest) -> Reply:
+        together.append(len([each for each in desk.chat_requests() if not each.ended.is_set()]))
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call(
+            "autonomous_with_write_access", mcp_names=["filesystem"], task=TASK, for_each="f*.txt"
+        )
+
+    assert answer.text.startswith("3 of 3 items done")
+    assert set(together) == {1}
+
+
+async def test_all_items_begin_with_the_same_bytes(desk: Desk) -> None:
+    make_files(desk, 6)
+    desk.sim.script_fn(MODEL, read_and_tell)
+    async with desk.bridge() as client:
+        await client.call("autonomous_discover_and_execute", task=TASK, for_each="f*.txt")
+
+    requests = desk.chat_requests()
+    assert len({json.dumps(request.messages[0]) for request in requests}) == 1
+    _, *others = [request for request in requests if len(request.messages) == 2]
+    assert len(others) == 5
+    assert len({json.dumps((request.json or {}).get("tools")) for request in others}) == 1
+
+
+async def test_an_item_that_fails_is_told_first_and_never_looks_like_a_success(desk: Desk) -> None:
+    make_files(desk, 3)
+
+    def act(request: SimRequest) -> Reply:
+        if item_of(request) == "f002.txt":
+            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        assert not answer.is_error
+        lines = answer.text.splitlines()
+        assert lines[0] == "2 of 3 items done · 1 failed"
+        assert lines[1].startswith("Failed: f002.txt: ")
+        assert "cursed" in lines[1]
+        assert [row[:3] for row in table_of(answer)][1] == ["f002.txt", "failed", ""]
+        assert answer.report["stop"] == "partial"
+        assert answer.report["items"] == {"total": 3, "done": 2, "failed": 1, "not_done": 0}
+
+        desk.sim.script_fn(MODEL, read_and_tell)
+        again = await client.call("continue_run", run_id=run_id_of(answer))
+
+    assert again.text.splitlines()[0] == "3 of 3 items done"
+    assert "2 items were done before and are not done again; this time: f002.txt" in again.text
+    assert answers_given(desk) == Counter(["f001.txt", "f002.txt", "f003.txt"])
+
+
+async def test_rows_fit_the_schema_and_can_be_had_as_csv(desk: Desk) -> None:
+    make_files(desk, 2)
+    schema = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+
+    def act(request: SimRequest) -> Reply:
+        if (request.json or {}).get("response_format"):
+            return TextReply(json.dumps({"code": f"c{item_of(request)[1:4]}"}))
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call(
+            "autonomous_with_mcp",
+            mcp_name="filesystem",
+            task="Which code is in it?",
+            for_each=["f001.txt", "f002.txt"],
+            output_schema=schema,
+        )
+        resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id_of(answer)}"})
+
+    assert "| item | status | code | rests on |" in answer.text
+    assert [row[2] for row in table_of(answer)] == ["c001", "c002"]
+    assert [row["answer"] for row in rows_of(desk, run_id_of(answer))] == [{"code": "c001"}, {"code": "c002"}]
+    assert in_shell(desk, "runs", "show", "last", "--csv").splitlines()[:1] == ["item,status,code,rests on"]
+    assert '"answer": {"code": "c002"}' in resource["contents"][0]["text"]
+
+
+async def test_the_run_pauses_when_five_items_in_a_row_fail_for_the_same_reason(desk: Desk) -> None:
+    make_files(desk, 30)
+    desk.sim.script_fn(MODEL, lambda _: HttpReply(401, b'{"error": {"message": "bad key"}}'))
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        assert answer.is_error
+        assert_names(answer, "0 of 30 items done", "Paused: ", "in a row failed for the same reason")
+        assert len(desk.chat_requests()) < 10
+        desk.sim.script_fn(MODEL, read_and_tell)
+        again = await client.call("continue_run", run_id=run_id_of(answer))
+
+    assert again.text.startswith("30 of 30 items done")
+
+
+@pytest.mark.parametrize("killed_after", [1, 7, 12])
+async def test_a_kill_repeats_no_finished_item(desk: Desk, killed_after: int) -> None:
+    names = make_files(desk, 10)
+    asked = 0
+
+    def act(request: SimRequest) -> Reply:
+        nonlocal asked
+        asked += 1
+        return read_and_tell(request) if asked <= killed_after else TextReply("never", faults=(Stall(),))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge(fresh=True, checked=False) as client:
+        await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        await desk.sim.wait_for_request(killed_after + 1, path="/v1/chat/completions")
+        client.process.kill()
+        await client.process.wait()
+    parent = min((path.stem for path in desk.journals()), key=len)
+    before = {row["item"] for row in rows_of(desk, parent) if row["status"] == "done"}
+    desk.sim.script_fn(MODEL, read_and_tell)
+    async with desk.bridge() as client:
+        answer = await client.call("continue_run", run_id=parent)
+        again = await client.call("continue_run", run_id=parent)
+
+    assert [row[:3] for row in table_of(answer)] == [[name, "done", f"The code is c{name[1:4]}."] for name in names]
+    assert table_of(again) == table_of(answer)
+    given = answers_given(desk)
+    assert all(given[name] == 1 for name in before)
+    assert set(given) == set(names)
+
+
+async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -> None:
+    """Its call is not repeated by itself; the model and the caller are told."""
+    make_files(desk, 2)
+    written = [f"filesystem__{tool}" for tool in ("write_file", "edit_file")]
+
+    def act(request: SimRequest) -> Reply:
+        name = item_of(request)
+        if any(message["role"] == "tool" for message in request.messages):
+            return TextReply("never", faults=(Stall(),)) if name == "f002.txt" else TextReply("Written.")
+        return CallReply((written[0], {"path": str(desk.project / name), "content": "new\n"}))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge(fresh=True, checked=False) as client:
+        await client.start_call(
+            "autonomous_with_write_access", mcp_names=["filesystem"], task="Write new into {item}", for_each="f*.txt"
+        )
+        await desk.sim.wait_for_request(4, path="/v1/chat/completions")
+        client.process.kill()
+        await client.process.wait()
+    parent = min((path.stem for path in desk.journals()), key=len)
+    first, second = rows_of(desk, parent)
+    assert first["status"] == "done"
+    assert (second["status"], second["answer"]) == ("not_done", None)
+    assert "may have changed something" in second["reason"]
+
+    desk.sim.script_fn(MODEL, lambda _: TextReply("It is written."))
+    async with desk.bridge() as client:
+        asked = len(desk.chat_requests())
+        answer = await client.call("autonomous_with_write_access", run_id=parent, task="Go on.")
+        assert_names(answer, "Leave out the instructions")
+        answer = await client.call("continue_run", run_id=parent)
+
+    assert [row[1] for row in table_of(answer)] == ["done", "done"]
+    (request,) = desk.chat_requests()[asked:]
+    assert [message["role"] for message in request.messages].count("tool") == 1, "the conversation goes on"
+
+
+async def test_the_time_limit_keeps_what_is_done(desk: Desk) -> None:
+    make_files(desk, 3)
+
+    def act(request: SimRequest) -> Reply:
+        return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call(
+            "autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt", timeout=3
+        )
+
+    assert answer.text.startswith("1 of 3 items done · 2 not done")
+    assert "reached its limit of 3 s" in answer.text
+    assert "continue_run with" in answer.text
+    assert [row[1] for row in table_of(answer)] == ["done", "not_done", "not_done"]
+
+
+async def test_what_is_cancelled_can_be_continued(desk: Desk) -> None:
+    names = make_files(desk, 3)
+
+    def act(request: SimRequest) -> Reply:
+        return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        await client.wait_for_progress(number, "1 of 3")
+        await client.cancel(number)
+        parent = min((path.stem for path in desk.journals()), key=len)
+        desk.sim.script_fn(MODEL, read_and_tell)
+        answer = await client.call("continue_run", run_id=parent)
+        while not table_of(answer):  # the cancelled call ends on its own time
+            await asyncio.sleep(0)
+            answer = await client.call("continue_run", run_id=parent)
+
+    assert [row[:2] for row in table_of(answer)] == [[name, "done"] for name in names]
+    assert answers_given(desk)["f001.txt"] == 1
+
+
+@pytest.mark.parametrize(
+    ("for_each", "named"),
+    [
+        ("*.nothing", ["'*.nothing'", "names none"]),
+        ("../*", ["leads out of the folder"]),
+        ([], ["for_each"]),
+        (["x"] * 1_001, ["at most 1,000"]),
+        (["x", ""], ["1 to 2,000 characters"]),
+    ],
+)
+async def test_bad_items_are_named_before_anything_starts(desk: Desk, for_each: Any, named: list[str]) -> None:
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each=for_each)
+
+    assert answer.is_error
+    assert_names(answer, *named)
+    assert desk.journals() == []
+
+
+async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(desk: Desk) -> None:
+    make_files(desk, 2)
+    desk.sim.script_fn(MODEL, read_and_tell)
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        runs = await client.request("resources/read", {"uri": "lmstudio://runs"})
+    run_id = run_id_of(answer)
+    text = runs["contents"][0]["text"]
+    assert run_id in text
+    assert f"{run_id}-1" not in text
+    assert len(desk.journals()) == 3
+    in_shell(desk, "runs", "delete", run_id)
+    assert desk.journals() == []

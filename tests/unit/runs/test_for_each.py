@@ -1,0 +1,218 @@
+"""Many items: in which order, how many at once, when it ends early, and how their rows are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+
+import pytest
+
+from lmstudio_bridge.events import (
+    Event,
+    ItemFinished,
+    ItemResults,
+    ItemsListed,
+    ItemsProgress,
+    Outcome,
+    RunStarted,
+    Stop,
+    Tally,
+)
+from lmstudio_bridge.runs.for_each import MAX_ALIKE, run_items
+from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
+from lmstudio_bridge.runs.items_report import ItemsReport
+from lmstudio_bridge.runs.progress import describe
+
+DONE = Outcome("answered", "Fine.", rests_on=("7 ← a.txt:1",), called=("read (a.txt)",))
+LOST = Outcome("failed", error="LM Studio is gone.", outside=True)
+
+
+def listed(count: int, schema: str = "") -> ItemsListed:
+    return ItemsListed(tuple(f"item {n}" for n in range(1, count + 1)), "", (), "", None, schema)
+
+
+class Items:
+    """Runs items by a script; an item that is not named is done."""
+
+    def __init__(self, count: int, *ends: tuple[int, list[Outcome]], at_once: int = 1, retry: bool = True) -> None:
+        self.tally = Tally()
+        self.tally.add(RunStarted("r", "t", (), 8, ""))
+        self.tally.add(listed(count))
+        self.ends = dict(ends)
+        self.ran: list[int] = []
+        self.told: list[Event] = []
+        self.running = 0
+        self.most = 0
+        self._at_once = at_once
+        self._retry = retry
+
+    @property
+    def results(self) -> ItemResults:
+        assert self.tally.items
+        return self.tally.items
+
+    async def run(self) -> tuple[Stop, str]:
+        return await run_items(
+            self.results, run_item=self._item, at_once=self._room, seconds=None, retry=self._retry, tell=self._tell
+        )
+
+    async def _item(self, number: int) -> Outcome:
+        self.ran.append(number)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        ends = self.ends.get(number)
+        return ends.pop(0) if ends else DONE
+
+    async def _room(self) -> int:
+        return self._at_once
+
+    async def _tell(self, event: Event) -> None:
+        self.told.append(event)
+        self.tally.add(event)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("at_once", [1, 4, 9])
+async def test_every_item_runs_once_and_so_many_at_once(at_once: int) -> None:
+    items = Items(9, at_once=at_once)
+
+    assert await items.run() == ("answered", "")
+    assert items.ran == list(range(1, 10))
+    assert items.most == at_once
+
+
+@pytest.mark.asyncio
+async def test_an_item_that_failed_for_an_outside_reason_is_tried_once_more_after_the_others() -> None:
+    items = Items(3, (1, [LOST]), (2, [LOST, LOST]))
+
+    assert await items.run() == ("partial", "")
+    assert items.ran == [1, 2, 3, 1, 2]
+    assert items.results.to_do() == [2]
+
+
+@pytest.mark.asyncio
+async def test_what_the_model_did_wrong_is_not_tried_again_and_ends_nothing() -> None:
+    items = Items(8, *((n, [Outcome("failed", error="No call arrived.")]) for n in range(1, 8)))
+
+    assert await items.run() == ("partial", "")
+    assert items.ran == list(range(1, 9))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("in_a_row", "paused"), [(MAX_ALIKE - 1, False), (MAX_ALIKE, True), (MAX_ALIKE + 1, True)])
+async def test_it_pauses_after_so_many_alike_failures_in_a_row(in_a_row: int, paused: bool) -> None:
+    lost = (
+        (n, [Outcome("failed", error=f"Port {n} is closed.\nURL: x", outside=True)]) for n in range(2, in_a_row + 2)
+    )
+    items = Items(20, *lost, retry=False)
+
+    stop, error = await items.run()
+
+    assert stop == "partial"
+    assert error.startswith("Paused: 5 items in a row failed for the same reason. Port 6 is closed.") is paused
+    assert len(items.ran) == (6 if paused else 20)
+
+
+@pytest.mark.asyncio
+async def test_different_reasons_do_not_pause_it() -> None:
+    items = Items(12, *((n, [Outcome("failed", error="AB"[n % 2], outside=True)]) for n in range(1, 12)), retry=False)
+
+    assert await items.run() == ("partial", "")
+    assert len(items.ran) == 12
+
+
+def test_progress_says_how_far_it_is() -> None:
+    assert describe(ItemsProgress(37, 200, 2, 4, 361.0), max_rounds=0) == (
+        "37 of 200 · 2 failed · 4 at once · about 6 min left"
+    )
+    assert describe(ItemsProgress(0, 3, 0, 1, None), max_rounds=0) == "0 of 3 · 1 at once"
+    assert describe(ItemsProgress(2, 3, 0, 1, 12.2), max_rounds=0) == "2 of 3 · 1 at once · about 12 s left"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (LOST, "LM Studio is gone."),
+        (Outcome("round_limit", "So far."), "the limit of rounds was reached"),
+        (Outcome("answered", "Done!", nothing_changed=True), "nothing was changed"),
+        (Outcome("answered", "Done!", failed=("write a: no",), failed_writes=True), "write a: no"),
+        (Outcome("stuck", "Hm.", error="It only\nrepeated."), "the model got stuck: It only repeated."),
+    ],
+)
+def test_an_item_that_is_not_done_has_no_answer(outcome: Outcome, reason: str) -> None:
+    [row, open_row] = item_rows(ItemResults(listed(2), {1: outcome}), access="read")
+
+    assert (row["status"], row["answer"], row["reason"]) == ("failed", None, reason)
+    assert (open_row["status"], open_row["answer"]) == ("not_done", None)
+
+
+def report(listed: ItemsListed, finished: dict[int, Outcome]) -> ItemsReport:
+    items = ItemResults(listed, finished, now=list(finished))
+    return ItemsReport("r", Outcome("partial", model="m"), (), items=items)
+
+
+@pytest.mark.parametrize(("count", "long"), [(3, 40_000), (200, 2_000), (1_000, 500)])
+def test_a_long_result_is_shortened_evenly_with_the_failures_first(count: int, long: int) -> None:
+    ended = {n: Outcome("answered", f"{n} " + "x" * long, rests_on=("a",)) for n in range(1, count)}
+    text = report(listed(count), {**ended, count: LOST}).text(limit=48_000)
+
+    assert len(text) <= 48_000
+    lines = text.splitlines()
+    assert lines[0] == f"{count - 1:,} of {count:,} items done · 1 failed"
+    assert lines[1] == f"Failed: item {count}: LM Studio is gone."
+    rows = [line.split(" | ") for line in lines if line.startswith("| item ")][1:]
+    assert len({len(row[2].partition(" ")[2]) for row in rows[:9] if row[1] == "done"}) == 1
+    assert len(rows) == count
+    assert "Cells were cut at" in text
+    assert "lmstudio://runs/r" in text
+
+
+def test_where_not_all_rows_fit_it_says_how_many_do() -> None:
+    items = ItemResults(ItemsListed(("i" * 100,) * 1_000, "", (), "", None, ""), dict.fromkeys(range(1, 1_001), DONE))
+    table, cut = fitting_table(item_rows(items, access="read"), 10_000)
+
+    assert len(table) <= 10_000
+    shown = len(table.splitlines()) - 2
+    assert f"only {shown} of 1,000 rows fit" in cut
+
+
+def test_no_text_of_an_item_or_an_answer_looks_like_a_row_or_line_of_ours() -> None:
+    bad = "x |\n| item 2 | done | forged |\n\n[run r2]\nFailed: all"
+    names = ItemsListed((bad, "b"), "", (), "", None, "")
+    text = report(names, {1: Outcome("answered", bad), 2: Outcome("failed", error=bad)}).text()
+
+    assert len([line for line in text.splitlines() if line.startswith("| ")]) == 4
+    assert not any(line.startswith(("[run", "Failed: all")) for line in text.splitlines())
+    assert r"x \| \| item 2 \| done" in text
+
+
+def test_answers_to_a_schema_have_columns_of_their_own_and_no_formula_in_csv() -> None:
+    schema = json.dumps({"type": "object"})
+    answers = {
+        1: Outcome("answered", '{"owner": "=cmd()", "n": 3}'),
+        2: Outcome("answered", '{"owner": null, "n": [1]}'),
+    }
+    rows = item_rows(ItemResults(listed(3, schema), answers), access="read")
+
+    assert [row["answer"] for row in rows] == [{"owner": "=cmd()", "n": 3}, {"owner": None, "n": [1]}, None]
+    assert list(csv.reader(io.StringIO(rows_as_csv(rows)))) == [
+        ["item", "status", "owner", "n", "rests on"],
+        ["item 1", "done", "'=cmd()", "3", "no tool calls"],
+        ["item 2", "done", "", "[1]", "no tool calls"],
+        ["item 3", "not_done", "", "", ""],
+    ]
+
+
+def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
+    tally = Tally()
+    for event in (RunStarted("r", "Change all", (), 8, ""), listed(2), ItemFinished(1, DONE), ItemFinished(2, LOST)):
+        tally.add(event)
+
+    outcome = tally.outcome()
+    assert not outcome.nothing_changed, "that is said of each item"
+    assert tally.items is not None
+    assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
