@@ -110,7 +110,13 @@ def as_utf8(text: str) -> str:
 
     They come from JavaScript programs that truncate text: in errors of LM Studio, in names, in old journals.
     """
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text  # and no copy of it: of a long text with emoji that would be four bytes for each character
 
 
 def as_shown(text: str) -> str:

@@ -29,6 +29,7 @@ from lmstudio_bridge.errors import (
 from lmstudio_bridge.lmstudio.failures import error_from_response
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # a reply that is not streamed; the largest are batches of embeddings
+_COMPRESSIONS = ("gzip", "deflate", "br", "zstd")
 MAX_IDLE = 100  # connections kept open between requests
 KEEPALIVE_EXPIRY = 3.0  # seconds; LM Studio closes an idle connection after 5
 _WRITE_TIMEOUT = 30.0  # seconds
@@ -183,6 +184,7 @@ class Transport:
         async with wait.limited():
             response = await self._client.send(request, stream=True)
         try:
+            _check_coding(response, wait)
             return await self._read_body(response, wait)
         finally:
             await _close(response)
@@ -208,7 +210,9 @@ class Transport:
         async with wait.limited():
             response = await self._client.send(request, stream=True)
         try:
-            if response.status_code == 200 and _content_type(response) == "text/event-stream":
+            is_stream = response.status_code == 200 and _content_type(response) == "text/event-stream"
+            _check_coding(response, wait, is_stream=is_stream)
+            if is_stream:
                 stream = self._read_stream(response, wait, patient)
             else:
                 stream = _as_stream(await self._read_body(response, wait, may_stream=True))
@@ -268,6 +272,8 @@ class Transport:
             if piece is None:
                 return
             yield piece
+            if all(line[:1] in (b"", b":") for line in piece.splitlines()):  # a keepalive says nothing
+                continue
             wait.mid_reply = True
             if patient():
                 wait.restart(self._timeouts.first_byte, _FIRST_BYTE)
@@ -350,6 +356,23 @@ class _Wait:
                     model=model,
                     detail=str(exc),
                 )
+
+
+def _check_coding(response: httpx.Response, wait: _Wait, *, is_stream: bool = False) -> None:
+    """Refuse codings of which a few bytes unpack to gigabytes at once: several, or of a stream.
+
+    Raises:
+        LLMResponseError: The reply has such a coding.
+    """
+    coding = str(response.headers.get("content-encoding", "")).strip().lower()
+    if ("," in coding or is_stream) and any(known in coding for known in _COMPRESSIONS):
+        raise LLMResponseError(
+            f"The reply is compressed ({coding[:40]}), which the bridge did not ask for and does not read.",
+            remedy="The server is broken, or it is not LM Studio.",
+            url=wait.url,
+            model=wait.model,
+            status=response.status_code,
+        )
 
 
 async def _close(response: httpx.Response) -> None:

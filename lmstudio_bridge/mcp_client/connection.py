@@ -40,7 +40,8 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import MAX_EVENT, Answered, HttpTransport, OpenLogin, statuses
+from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, statuses
+from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
 from lmstudio_bridge.mcp_client.repair import (
     MAX_TOOLS,
     read_error,
@@ -74,7 +75,7 @@ class Connection:
         children: ChildProcesses,
         project: Path,
         environ: Mapping[str, str],
-        max_event: int = MAX_EVENT,
+        max_event: int = MAX_MESSAGE,
         open_login: OpenLogin | None = None,
     ) -> None:
         self.ended = asyncio.Event()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -15,12 +17,18 @@ import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
+from mcp.types import JSONRPCRequest
 
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
+from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE, TOO_MANY, ValueCounter
 from lmstudio_bridge.messages import ServerConfig
 
-MAX_EVENT = 64 * 1024 * 1024  # bytes of one event, as of one line over stdio
+logger = logging.getLogger(__name__)
+
+MAX_OPEN = 1_000  # replies of one server that have not ended; a cancelled request may leave one
+MAX_UNREAD = 500  # requests of a server that takes none of the answers
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _PIECE = 64 * 1024  # bytes that are unpacked at once
 _SHOWN_CODING = 40  # characters
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
@@ -67,7 +75,7 @@ class HttpTransport:
     stderr_tail = ""
 
     def __init__(
-        self, config: ServerConfig, *, max_event: int = MAX_EVENT, open_login: OpenLogin | None = None
+        self, config: ServerConfig, *, max_event: int = MAX_MESSAGE, open_login: OpenLogin | None = None
     ) -> None:
         self._config = config
         self._max_event = max_event
@@ -75,12 +83,41 @@ class HttpTransport:
         self._login: Login | None = None
         self._unreadable = ""  # why an answer is not read; the SDK tells it only of answers that are no stream
         self._noted: list[Answered] = []  # HTTP statuses while the connection is being opened
+        self._unread = 0  # requests of the server since it last took a message
+        self._open = 0  # replies that have not ended
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
-    def open_streams(self) -> AbstractAsyncContextManager[tuple[Any, Any]]:
+    @asynccontextmanager
+    async def open_streams(self) -> AsyncIterator[tuple[Any, Any]]:
         """Streams to read messages from and to write them to; leaving the block ends the session."""
         statuses.set(self._noted)
-        return self._open_sse() if self._config.transport == "sse" else self._open_http()
+        self._login = await self._open_login(self._config) if self._open_login else None
+        arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        async with (
+            arrived,
+            read,
+            self._connect() as (arriving, write),
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def receive() -> None:
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the session has ended
+                    async for message in arriving:
+                        if self._asks_too_much(message):
+                            logger.warning("MCP server %s sends requests and takes no answers", self._config.name)
+                            break
+                        await arrived.send(message)
+                await arrived.aclose()
+
+            async def end_when_refused() -> None:
+                await self._refused.wait()
+                await arrived.aclose()
+
+            tasks.start_soon(receive)
+            if self._config.transport == "sse":  # the SDK (2.3) only logs it and sends nothing more
+                tasks.start_soon(end_when_refused)
+            yield read, write
+            tasks.cancel_scope.cancel()
 
     def as_older(self) -> HttpTransport | None:
         """The transport over SSE, if the server refused the first message in the way of older servers."""
@@ -118,50 +155,29 @@ class HttpTransport:
         return failures.explain_status(status, config=self._config, words=words)
 
     @asynccontextmanager
-    async def _open_http(self) -> AsyncIterator[tuple[Any, Any]]:
-        await self._look_up_login()
+    async def _connect(self) -> AsyncIterator[tuple[Any, Any]]:
+        url = self._config.url
+        if self._config.transport == "sse":
+            async with sse_client(url, httpx_client_factory=self._make_http_client) as streams:
+                yield streams
+            return
         async with (
             self._make_http_client() as client,
-            streamable_http_client(self._config.url, http_client=client, max_sse_event_size=self._max_event) as streams,
+            streamable_http_client(url, http_client=client, max_sse_event_size=self._max_event) as streams,
         ):
             yield streams
 
-    @asynccontextmanager
-    async def _open_sse(self) -> AsyncIterator[tuple[Any, Any]]:
-        """Like the SDK's, but an HTTP error for a message ends the connection.
-
-        The SDK (2.3) only logs it and sends nothing more, so the answer would be waited for in vain.
-        """
-        await self._look_up_login()
-        arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        async with (
-            arrived,
-            read,
-            sse_client(self._config.url, httpx_client_factory=self._make_http_client) as (arriving, write),
-            anyio.create_task_group() as tasks,
-        ):
-
-            async def receive() -> None:
-                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the session has ended
-                    async for message in arriving:
-                        await arrived.send(message)
-                await arrived.aclose()
-
-            async def end_when_refused() -> None:
-                await self._refused.wait()
-                await arrived.aclose()
-
-            tasks.start_soon(receive)
-            tasks.start_soon(end_when_refused)
-            yield read, write
-            tasks.cancel_scope.cancel()
-
-    async def _look_up_login(self) -> None:
-        self._login = await self._open_login(self._config) if self._open_login else None
+    def _asks_too_much(self, message: SessionMessage | Exception) -> bool:
+        """Whether this is one request too many since the server last took a message of ours."""
+        if isinstance(message, SessionMessage) and isinstance(message.message, JSONRPCRequest):
+            self._unread += 1
+        return self._unread > MAX_UNREAD
 
     async def _note_status(self, response: httpx2.Response) -> None:
         """Remember a status for the message that it answers; the SDK's own GET and DELETE answer none."""
         request = response.request
+        if request.method == "POST":
+            self._unread = 0
         if request.method != "POST" or "signs_in" in request.extensions:
             return
         if self._login is not None and self._login.renews(response):
@@ -191,15 +207,22 @@ class HttpTransport:
         is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         coding = response.headers.pop("content-encoding", "identity").strip().lower()
         body = response.stream
-        if not isinstance(body, httpx2.AsyncByteStream) or (is_stream and coding == "identity"):
+        if not isinstance(body, httpx2.AsyncByteStream):
             return
-        if coding == "identity":
-            response.stream = BoundedStream(body, self._max_event)
-        elif coding in ("gzip", "x-gzip") and not is_stream:
-            response.stream = BoundedStream(GunzippedStream(body), self._max_event)
-        else:
+        unpacked = GunzippedStream(body) if coding in ("gzip", "x-gzip") and not is_stream else body
+        if coding != "identity" and unpacked is body:
             self._unreadable = f"its answer is compressed ({coding[:_SHOWN_CODING]})"
-            response.stream = BoundedStream(body, 0, self._unreadable)
+        elif self._open >= MAX_OPEN:
+            self._unreadable = f"more than {MAX_OPEN:,} of its answers do not end"
+        else:
+            self._open += 1
+            bounded = unpacked if is_stream else BoundedStream(unpacked, self._max_event)
+            response.stream = CountedStream(bounded, is_stream=is_stream, on_end=self._note_end)
+            return
+        response.stream = BoundedStream(body, 0, self._unreadable)
+
+    def _note_end(self) -> None:
+        self._open -= 1
 
 
 class BoundedStream(httpx2.AsyncByteStream):
@@ -218,6 +241,35 @@ class BoundedStream(httpx2.AsyncByteStream):
             yield piece
 
     async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class CountedStream(httpx2.AsyncByteStream):
+    """The bytes of a reply, as long as it or an event of it holds no more values than a message may."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, *, is_stream: bool, on_end: Callable[[], None]) -> None:
+        self._inner = inner
+        self._is_stream = is_stream
+        self._on_end = on_end
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        counter = ValueCounter()
+        error = httpx2.SSEError if self._is_stream else httpx2.StreamError
+        async for piece in self._inner:
+            first, *rest = _EVENT_END.split(piece) if self._is_stream else (piece,)
+            too_many = counter.feed(first)
+            for part in rest:
+                counter.restart()
+                too_many = too_many or counter.feed(part)
+            if too_many:
+                raise error(f"its answer has {TOO_MANY}")
+            yield piece
+
+    async def aclose(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end()
         await self._inner.aclose()
 
 

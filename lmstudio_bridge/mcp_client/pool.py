@@ -27,7 +27,8 @@ from lmstudio_bridge.errors import (
 )
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure, installer_of
-from lmstudio_bridge.mcp_client.http import MAX_EVENT, OpenLogin
+from lmstudio_bridge.mcp_client.http import OpenLogin
+from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
 from lmstudio_bridge.mcp_client.repair import plain_arguments
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, build_environment
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
@@ -65,7 +66,7 @@ class PoolOptions:
     is_fresh: Callable[[ServerConfig], bool] = lambda config: False
     ping_timeout: float = PING_TIMEOUT
     install_timeout: float = INSTALL_TIMEOUT
-    max_event: int = MAX_EVENT
+    max_event: int = MAX_MESSAGE
     open_login: OpenLogin | None = None
     clock: Callable[[], float] = time.monotonic
 

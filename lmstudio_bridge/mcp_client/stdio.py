@@ -24,19 +24,24 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.message import SessionMessage
+from mcp.types import JSONRPCRequest
 
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
+from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE, TOO_MANY, has_too_many_values
 from lmstudio_bridge.mcp_client.repair import decode_line
 from lmstudio_bridge.messages import ServerConfig
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE = 64 * 1024 * 1024
-"""Bytes in one line of stdout: far above any useful result, far below what would exhaust memory."""
-
 MAX_QUEUED = 4 * 1024 * 1024
 """Bytes of complete lines that wait to be read; above that, the pipe is not read any further."""
+
+MAX_UNREAD = 4 * 1024 * 1024
+"""Bytes of a server's requests, with some for each, whose answers wait because it does not read them."""
+
+_LINE_COST = 200  # bytes that a line takes beside its own
+REQUEST_COST = 4_000  # bytes that a request takes beside its own, with the task that answers it
 
 STDERR_LINES = 40
 STDERR_LINE = 500  # bytes; longer lines, such as progress bars, are cut here
@@ -49,6 +54,7 @@ EXIT_GRACE = 0.5  # seconds for a server that closed its output to exit, so that
 DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
 """How many bridges are above a process; it stops a bridge that starts itself through a wrapper."""
 
+_NEWLINES = re.compile(rb"\n{2,}")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _INHERITED = frozenset(
@@ -217,6 +223,7 @@ class StdioTransport:
         self._env = add_git_safety(add_own(environ, config.env))
         self._args = guarded_arguments(config, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
+        self._unread = 0  # bytes of its requests since it last took something from its input
 
     @property
     def stderr_tail(self) -> str:
@@ -257,12 +264,20 @@ class StdioTransport:
         with suppress(anyio.BrokenResourceError):  # the session has ended
             async with arrived:
                 async for line in child.lines():
+                    if has_too_many_values(line):
+                        self.exit_reason = f"wrote a message with {TOO_MANY}"
+                        return
                     try:
                         messages = decode_line(line)
                     except ValueError:
                         child.keep_line(line)
                         continue
                     for message in messages:
+                        if isinstance(message, JSONRPCRequest):
+                            self._unread += len(line) + REQUEST_COST
+                            if self._unread > MAX_UNREAD:
+                                self.exit_reason = "sends requests and does not read the answers"
+                                return
                         await arrived.send(SessionMessage(message))
                 await self._note_exit(child, "closed its output")
 
@@ -276,6 +291,7 @@ class StdioTransport:
                     continue
                 try:
                     await child.write(text.encode() + b"\n")
+                    self._unread = 0
                 except BrokenPipeError:
                     await self._note_exit(child, "does not read its input any more")
                     child.stop_reading()
@@ -335,7 +351,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
         self._lines: deque[bytes] = deque()
         self._queued = 0  # bytes in _lines
-        self._stdout = LineSplitter(MAX_LINE)
+        self._stdout = LineSplitter(MAX_MESSAGE)
         self._stdout_ended = False
         self._stderr = LineSplitter(STDERR_LINE)
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
@@ -362,7 +378,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def exit_reason(self) -> str:
         """How it ended, as the end of a sentence; empty while it runs."""
         if self._stdout.overflowed:
-            return f"wrote a line of more than {MAX_LINE // (1024 * 1024)} MiB"
+            return f"wrote a line of more than {MAX_MESSAGE // (1024 * 1024)} MiB"
         code = self._transport.get_returncode() if self._transport else None
         if code is None:
             return "closed its output" if self._stdout_ended else ""
@@ -384,7 +400,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
                 self._arrived.clear()
                 await self._arrived.wait()
             line = self._lines.popleft()
-            self._queued -= len(line)
+            self._queued -= len(line) + _LINE_COST
             if self._queued <= MAX_QUEUED:
                 self._pipe(1, asyncio.ReadTransport).resume_reading()
             yield line
@@ -476,7 +492,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     def _queue(self, lines: list[bytes]) -> None:
         self._lines.extend(lines)
-        self._queued += sum(map(len, lines))
+        self._queued += sum(map(len, lines)) + _LINE_COST * len(lines)
         if lines:
             self._arrived.set()
 
@@ -496,7 +512,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
 
 class LineSplitter:
-    """Splits bytes into lines, in linear time; what exceeds `limit` bytes of a line is dropped."""
+    """Splits bytes into lines, in linear time; empty lines, and what exceeds `limit` bytes of a line, are dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -511,11 +527,12 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that these bytes complete, without line ends."""
-        *ends, rest = data.split(b"\n")
+        *ends, rest = _NEWLINES.sub(b"\n", data).split(b"\n")
         lines = []
         for end in ends:
             self._keep(end)
-            lines.append(self.rest)
+            if self._parts:
+                lines.append(self.rest)
             self._parts.clear()
             self._size = 0
         self._keep(rest)

@@ -18,6 +18,7 @@ from lmstudio_bridge.lmstudio import stream as accumulate
 from lmstudio_bridge.mcp_client import config as entries
 from lmstudio_bridge.mcp_client import connection as connections
 from lmstudio_bridge.mcp_client import http as transports
+from lmstudio_bridge.mcp_client import json_size
 from lmstudio_bridge.mcp_client import pool as pools
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
@@ -28,6 +29,7 @@ from lmstudio_bridge.security import rule_files
 from lmstudio_bridge.security import workspace as paths
 from lmstudio_bridge.server import tools as server
 from lmstudio_bridge.settings import read_settings
+from tests.unit.mcp_client import test_memory
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = read_settings({}, cwd=ROOT)
@@ -62,7 +64,13 @@ BOUNDS: dict[str, str] = {
     "one tool call": f"{SETTINGS.tool_timeout:.0f} s",
     "open servers": f"{SETTINGS.max_servers}",
     "idle server": f"{SETTINGS.server_idle:.0f} s",
-    "one message": f"{processes.MAX_LINE // MI} MiB",
+    "compressed responses": "one coding",
+    "memory for one server": f"{test_memory.ROOM // M} MB",
+    "requests of a server that takes no answers": f"stdio: {processes.MAX_UNREAD // MI} MiB with "
+    f"{processes.REQUEST_COST:,} bytes for each; HTTP: {transports.MAX_UNREAD}",
+    "unfinished replies of a server over HTTP": f"{transports.MAX_OPEN:,}",
+    "compressed answers": "gzip",
+    "one message": f"{json_size.MAX_MESSAGE // MI} MiB, {json_size.MAX_VALUES:,} values",
     "one message over SSE": "1 MiB",  # the MCP SDK's; test_http meets it
     "text per result": f"{content.MAX_TEXT // MI} Mi characters",
     "blocks per result": f"{content.MAX_BLOCKS:,}",
@@ -111,10 +119,6 @@ def test_the_tables_have_every_limit_as_it_is_in_the_code() -> None:
 
 def test_every_limit_says_what_happens_and_how_to_change_it() -> None:
     assert [row for row in rows() if len(row) != 4 or not all(row)] == []
-
-
-def test_stdio_and_http_have_the_same_limit() -> None:
-    assert processes.MAX_LINE == transports.MAX_EVENT
 
 
 @pytest.mark.parametrize("argument", ["max_rounds", "max_tokens"])

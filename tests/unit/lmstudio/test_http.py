@@ -133,6 +133,42 @@ async def test_reply_that_a_server_compresses_unasked_is_understood(respx_mock: 
     assert route.calls.last.request.headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize("coding", ["gzip, gzip", "GZIP,deflate", "br, gzip"])
+async def test_reply_that_is_compressed_more_than_once_is_refused(coding: str, respx_mock: respx.MockRouter) -> None:
+    twice = gzip.compress(gzip.compress(b" " * 10_000_000))
+    respx_mock.get(URL + PATH).mock(
+        return_value=httpx.Response(200, stream=Pieces([twice]), headers={"Content-Encoding": coding})
+    )
+    async with open_transport(URL) as transport:
+        with pytest.raises(LLMResponseError, match="is compressed"):
+            await get(transport)
+
+
+@pytest.mark.parametrize(("coding", "read"), [("identity", True), ("gzip", False), ("br", False)])
+async def test_stream_that_is_compressed_is_refused(coding: str, read: bool, respx_mock: respx.MockRouter) -> None:
+    headers = {"Content-Encoding": coding, "Content-Type": "text/event-stream"}
+    respx_mock.post(URL + PATH).mock(
+        return_value=httpx.Response(200, stream=Pieces([b"data: {}\n\n"]), headers=headers)
+    )
+    async with open_transport(URL) as transport:
+        if read:
+            async with transport.stream(PATH, {}) as pieces:
+                assert [piece async for piece in pieces] == [b"data: {}\n\n"]
+            return
+        with pytest.raises(LLMResponseError, match="is compressed"):
+            async with transport.stream(PATH, {}):
+                pass
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
 @pytest.mark.parametrize("coding", ["Identity", "", "none", "utf-8"])
 async def test_coding_other_than_a_compression_leaves_the_body_as_it_is(
     coding: str, respx_mock: respx.MockRouter

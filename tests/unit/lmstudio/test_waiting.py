@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,6 +61,24 @@ async def test_silence_ends_a_stream_and_it_is_not_sent_again(stall: Stall, time
         assert len(sim.requests) == 1
         await within(sim.requests[0].ended.wait())
         assert sim.requests[0].disconnected
+
+
+async def test_a_stream_of_keepalives_is_silence() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b": keepalive\n\n")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with open_client(url, timeouts=FIRST) as client:
+            with pytest.raises(LLMTimeoutError, match="sent nothing for"):
+                await ask(client)
 
 
 async def test_silence_after_the_finish_reason_does_not_spoil_an_answer() -> None:

@@ -90,8 +90,8 @@ async def test_server_that_closes_its_output_is_given_up() -> None:
 
 async def test_line_above_the_cap_ends_the_server() -> None:
     async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="wrote a line of more than 64 MiB"):
-            await pool.open_server(configure(long_line=65 * 1024 * 1024))
+        with pytest.raises(ServerStartError, match="wrote a line of more than 16 MiB"):
+            await pool.open_server(configure(long_line=17 * 1024 * 1024))
 
 
 async def test_missing_command_is_named_with_a_hint() -> None:
