@@ -44,7 +44,7 @@ from lmstudio_bridge.runs.report import (
     server_rows,
     unusable_servers,
 )
-from lmstudio_bridge.runs.resume import StoredRun, find_run, newest_runs
+from lmstudio_bridge.runs.resume import StoredRun, find_run, item_runs, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
@@ -157,7 +157,8 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         rows = item_rows(stored.items, access=stored.outcome.access)
         print(clean_text(rows_as_csv(rows) if args.csv else rows_as_json_lines(rows))[0].rstrip("\n"))
     elif args.diff:
-        print(clean_text("\n".join(diff_lines(stored.events)) or "This run changed no files.")[0])
+        events = [event for run in (stored, *item_runs(folder, stored)) for event in run.events]
+        print(clean_text("\n".join(diff_lines(events)) or "This run changed no files.")[0])
     else:
         print(as_shown(run_text(stored)))
     return EXIT_OK
@@ -165,12 +166,43 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
 
 def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     from lmstudio_bridge.runs.autonomous import configured_secrets, read_servers  # as in `show_models`
-    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, lost_changes, plan_undo, recall_changes
 
     redactor.learn(configured_secrets(settings, os.environ))
     read_servers(settings, environ=os.environ, redactor=redactor)
     folder = settings.home / "runs"
     stored = find_run(folder, args.run_id)
+    if stored.items:
+        return _undo_items(folder, stored, args, redactor)
+    return _undo_one(folder, stored, redactor, yes=args.yes)
+
+
+def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
+    """Undo what all items changed, the last first; if all is undone, take that back."""
+    check_not_active(folder, stored.run_id)
+    changed = [run for run in item_runs(folder, stored) if run.outcome.changes or not run.finished]
+    runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
+    print(clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "No changes are known.")[0])
+    if not runs:
+        return EXIT_OK
+    if not args.yes and (refused := _refusal()):
+        return refused
+    return max(_undo_one(folder, run, redactor, yes=True) for run in runs)
+
+
+def _refusal() -> int:
+    """Why nothing may be undone, as an exit code; `EXIT_OK` if the user agrees."""
+    if not sys.stdin.isatty():
+        print("Nothing was undone: there is no terminal to ask on. Use --yes to undo it.", file=sys.stderr)
+        return EXIT_USAGE
+    if not agrees("Put these files back?"):
+        print("Nothing was undone.", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool) -> int:
+    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, lost_changes, plan_undo, recall_changes
+
     check_not_active(folder, stored.run_id)
     # Of what an undo takes away there are copies, too.
     copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
@@ -190,13 +222,8 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     _say_left(plan.left)
     if not plan.steps:
         return EXIT_FAILED if plan.left else EXIT_OK
-    if not args.yes:
-        if not sys.stdin.isatty():
-            print("Nothing was undone: there is no terminal to ask on. Use --yes to undo it.", file=sys.stderr)
-            return EXIT_USAGE
-        if not agrees("Put these files back?"):
-            print("Nothing was undone.", file=sys.stderr)
-            return EXIT_FAILED
+    if not yes and (refused := _refusal()):
+        return refused
     with open_journal(folder, stored.run_id) as journal:
         done = apply_undo(plan, copies=copies, redact=redactor.redact)
         if done.changes:

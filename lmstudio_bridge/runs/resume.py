@@ -32,6 +32,7 @@ from lmstudio_bridge.runs.journal import (
     TimedEvent,
     is_active,
     is_item_run,
+    item_run_id,
     journal_path,
     read_timed_events,
 )
@@ -211,6 +212,15 @@ def _recency(journal: Path) -> tuple[str, int, str]:
     except OSError:  # another bridge deletes it right now
         written = 0
     return journal.name[: len("yyyymmdd-hhmmss")], written, journal.name
+
+
+def item_runs(folder: Path, run: StoredRun) -> list[StoredRun]:
+    """The runs of the items of a run over many, as far as their journals can be read; none for other runs."""
+    found: list[StoredRun] = []
+    for number in range(1, len(run.items.listed.items) + 1 if run.items else 1):
+        with suppress(RunNotFoundError):
+            found.append(read_run(folder, item_run_id(run.run_id, number)))
+    return found
 
 
 def check_whole(run: StoredRun) -> None:

@@ -362,3 +362,49 @@ async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(
     assert len(desk.journals()) == 3
     in_shell(desk, "runs", "delete", run_id)
     assert desk.journals() == []
+
+
+async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> None:
+    names = make_files(desk, 2)
+
+    def act(request: SimRequest) -> Reply:
+        path = str(desk.project / item_of(request))
+        if any(message["role"] == "tool" for message in request.messages):
+            return TextReply("Written.")
+        return CallReply(("filesystem__write_file", {"path": path, "content": "new\n"}))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        answer = await client.call(
+            "autonomous_with_write_access", mcp_names=["filesystem"], task="Write new into {item}", for_each="f*.txt"
+        )
+    run_id = run_id_of(answer)
+    assert "Changed: f001.txt, f002.txt" in answer.text
+    assert f"Undo with: lmstudio-bridge runs undo {run_id}" in answer.text
+    assert in_shell(desk, "runs", "show", run_id, "--diff").count("+new") == 2
+    in_shell(desk, "runs", "undo", run_id, "--yes")
+    assert [(desk.project / name).read_text(encoding="utf-8") for name in names] == [
+        "The code is c001.\n",
+        "The code is c002.\n",
+    ]
+
+
+async def test_from_the_shell_the_rows_and_the_exit_code_tell_what_is_done(desk: Desk) -> None:
+    make_files(desk, 2)
+
+    def act(request: SimRequest) -> Reply:
+        if item_of(request) == "f002.txt":
+            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    command = ["run", TASK, "--for-each", "f001.txt", "f002.txt", "--mcp", "filesystem", "--access", "write", "--json"]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        await asyncio.to_thread(in_shell, desk, *command)
+    assert caught.value.returncode == 1
+    told = json.loads(caught.value.stdout)
+    assert [row["status"] for row in told["rows"]] == ["done", "failed"]
+    assert "0 of 2 · 1 at once" in caught.value.stderr
+    desk.sim.script_fn(MODEL, read_and_tell)
+    text = await asyncio.to_thread(in_shell, desk, "continue", "last", "--access", "write")
+    assert text.startswith("2 of 2 items done")
