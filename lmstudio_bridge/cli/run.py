@@ -39,6 +39,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
+from lmstudio_bridge.runs.item_rows import why_not_done
 from lmstudio_bridge.runs.progress import describe, open_progress
 from lmstudio_bridge.runs.report import shown_changes
 from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
@@ -177,7 +178,7 @@ class _Display:
                 self._line(_NOTE, text, style="yellow")
             case ItemFinished(outcome=outcome):
                 mark, style = (self._done, "green") if outcome.is_done else (self._failed, "red")
-                shown = outcome.answer if outcome.is_done else outcome.error or outcome.stop
+                shown = outcome.answer if outcome.is_done else why_not_done(outcome)
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
             case ItemsProgress(done=done, total=total):
                 bar = Table.grid(padding=(0, 1))

@@ -26,6 +26,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import Usage, UserMessage
+from lmstudio_bridge.runs.item_rows import item_rows
 from lmstudio_bridge.runs.journal import TimedEvent
 from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
@@ -69,6 +70,7 @@ def render_run(run: StoredRun, story: Story) -> str:
         timeline=draw_timeline(story),
         tokens=draw_tokens(story),
         changes="\n".join(diff_lines(run.events)),
+        rows=item_rows(run.items, access=run.outcome.access) if run.items else [],
     )
 
 

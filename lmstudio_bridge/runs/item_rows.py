@@ -37,10 +37,18 @@ def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
             reason = "it was under way and may have changed something" if may_have_changed else ""
             rows.append(_row(item, "not_done", reason, None, Outcome("failed")))
         elif not outcome.is_done:
-            rows.append(_row(item, "failed", _why(outcome), None, outcome))
+            rows.append(_row(item, "failed", why_not_done(outcome), None, outcome))
         else:
             rows.append(_row(item, "done", "", _value(outcome.answer, items.listed.output_schema), outcome))
     return rows
+
+
+def why_not_done(outcome: Outcome) -> str:
+    """Why an item counts as failed, in one line."""
+    if outcome.stop == "answered":
+        return outcome.failed[0] if outcome.failed_writes and outcome.failed else "nothing was changed"
+    why = _WHY.get(outcome.stop, "")
+    return ": ".join(part for part in (why, " ".join(outcome.error.split())) if part) or outcome.stop
 
 
 def rows_as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
@@ -83,13 +91,6 @@ def _value(answer: str, schema: str) -> Any:
         return json.loads(answer)
     except ValueError:  # a secret in it was replaced
         return answer
-
-
-def _why(outcome: Outcome) -> str:
-    if outcome.stop == "answered":
-        return outcome.failed[0] if outcome.failed_writes and outcome.failed else "nothing was changed"
-    why = _WHY.get(outcome.stop, "")
-    return ": ".join(part for part in (why, " ".join(outcome.error.split())) if part) or outcome.stop
 
 
 def count_items(items: ItemResults) -> dict[str, int]:

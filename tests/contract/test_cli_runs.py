@@ -117,6 +117,23 @@ async def test_a_terminal_shows_each_call_and_a_spinner_and_then_the_answer(desk
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is there again"
 
 
+async def test_a_terminal_shows_a_bar_and_each_item_of_a_run_over_many(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, TextReply("A bug."), TextReply("A wish."))
+
+    code, shown = await run_in_terminal(
+        *(desk, "run", "Label the ticket {item}", "--mcp", "filesystem", "--access", "write"),
+        *("--for-each", "It crashes", "The text is too small"),
+    )
+
+    assert code == 0, shown
+    lines = [line.strip() for line in without_codes(shown).replace("\r", "\n").splitlines()]
+    assert "\N{HEAVY CHECK MARK} It crashes · A bug." in lines
+    assert any(
+        re.search(r"\N{BOX DRAWINGS HEAVY HORIZONTAL}.* 1 of 2 · 1 at once · about \d+ s left", each) for each in lines
+    )
+    assert any(each.startswith("| The text is too small | done | A wish. |") for each in lines)
+
+
 async def test_what_a_server_says_cannot_move_the_cursor(desk: Shell, sim: Simulator) -> None:
     sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "\x1b[2Jx.txt"})), TextReply("No such file."))
 

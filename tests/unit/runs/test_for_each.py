@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,12 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.runs.for_each import MAX_ALIKE, run_items
+from lmstudio_bridge.runs.html import render_run, tell_story
 from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
 from lmstudio_bridge.runs.items_report import ItemsReport
+from lmstudio_bridge.runs.journal import open_journal, read_timed_events
 from lmstudio_bridge.runs.progress import describe
+from lmstudio_bridge.runs.resume import read_run
 
 DONE = Outcome("answered", "Fine.", rests_on=("7 ← a.txt:1",), called=("read (a.txt)",))
 LOST = Outcome("failed", error="LM Studio is gone.", outside=True)
@@ -216,3 +220,18 @@ def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
     assert not outcome.nothing_changed, "that is said of each item"
     assert tally.items is not None
     assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
+
+
+def test_the_page_of_a_run_has_its_items_with_their_answers(tmp_path: Path) -> None:
+    events: list[Event] = [RunStarted("r1", "t", (), 8, ""), listed(3), ItemFinished(1, DONE), ItemFinished(2, LOST)]
+    with open_journal(tmp_path, "r1") as journal:
+        for event in events:
+            journal.keep(event)
+
+    page = render_run(read_run(tmp_path, "r1"), tell_story(read_timed_events(tmp_path / "r1.jsonl")))
+
+    assert "<strong>item 1</strong> · done ·" in page
+    assert "<pre>Fine.</pre>" in page
+    assert '<span class="wrong">failed</span>: LM Studio is gone.' in page
+    assert '<span class="wrong">not done</span>' in page
+    assert "Answer</h2>" not in page
