@@ -71,7 +71,10 @@ async def test_every_recipe_runs(kitchen: Shell) -> None:
         assert process.returncode == expected, f"{block}\n{err.decode()}"
 
     runs = list((kitchen.folder / "home" / "runs").glob("*.jsonl"))
-    assert len(runs) == PAGE.count("lmstudio-bridge run ") - 1 + len(list((kitchen.folder / "docs").glob("*.md")))
-    assert (kitchen.folder / "summaries.txt").read_text(encoding="utf-8").count(ANSWER) == 2
+    files = list((kitchen.folder / "docs").glob("*.md"))
+    assert len(runs) == PAGE.count("lmstudio-bridge run ") + len(files)
+    for name in ("summaries.txt", "summaries.csv"):
+        text = (kitchen.folder / name).read_text(encoding="utf-8")
+        assert [f"docs/{file}.md" in text for file in ("one", "two")] == [True, True]
     found = json.loads((kitchen.folder / "found.json").read_text(encoding="utf-8"))
     assert json.loads(found["answer"]) == json.loads(ANSWER)

@@ -22,7 +22,7 @@ from lmstudio_bridge.mcp_client import json_size
 from lmstudio_bridge.mcp_client import pool as pools
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
-from lmstudio_bridge.runs import autonomous, changes, diffs, journal, preparation, request
+from lmstudio_bridge.runs import autonomous, changes, diffs, for_each, items, journal, preparation, request
 from lmstudio_bridge.runs import server_selection as similarity
 from lmstudio_bridge.runs import tool_cache as catalogues
 from lmstudio_bridge.security import rule_files
@@ -45,6 +45,11 @@ BOUNDS: dict[str, str] = {
     "tool calls per turn": f"{calls.MAX_CALLS}",
     "task or instructions": f"{request.MAX_TASK:,} characters",
     "servers named in a call": f"{request.MAX_SERVERS}",
+    "items of `for_each`": f"{items.MAX_ITEMS:,}",
+    "characters of an item": f"{items.MAX_ITEM:,}",
+    "files looked at for a glob": f"{items.MAX_LOOKED_AT:,}",
+    "model requests for one item": f"{request.DEFAULT_ITEM_ROUNDS}",
+    "alike failures of items in a row": f"{for_each.MAX_ALIKE}",
     "answer returned to Claude": f"{server.MAX_RESULT:,} characters",
     "names listed in a message": f"{errors.SHOWN_NAMES}",
     "tokens per reply": f"{autonomous.AUTO_MAX_TOKENS:,}, at most a quarter of the context",
