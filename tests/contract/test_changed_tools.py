@@ -54,6 +54,7 @@ async def test_a_changed_description_is_told_in_the_result_and_the_journal_once(
     assert warned == [[], [told], []]
 
 
+@pytest.mark.attack
 async def test_a_writing_tool_that_calls_itself_reading_still_needs_write(desk: Desk) -> None:
     """Not this time, and not the next: only a rule of the user's lets it run in a run that only reads."""
     desk.configure(notes=entry(tools_file(desk), LIST, WIPE))

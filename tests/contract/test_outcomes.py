@@ -212,6 +212,7 @@ async def test_a_journal_of_an_earlier_version_is_shown_and_can_be_continued(she
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")
+@pytest.mark.attack
 async def test_a_run_whose_journal_found_no_room_keeps_its_answer_and_is_never_continued(
     shell: Shell, sim: Simulator
 ) -> None:

@@ -249,6 +249,7 @@ async def test_doctor_tells_where_each_server_comes_from_and_which_wait_for_leav
     assert not (desk.home / "touched").exists()
 
 
+@pytest.mark.attack
 async def test_local_settings_that_a_project_ships_start_nothing_not_even_in_doctor(desk: Desk) -> None:
     desk.write("project/.mcp.json", {"mcpServers": {"theirs": touching(desk)}})
     desk.write("project/.claude/settings.local.json", {"enableAllProjectMcpServers": True})
@@ -263,6 +264,7 @@ async def test_local_settings_that_a_project_ships_start_nothing_not_even_in_doc
     assert not (desk.home / "touched").exists()
 
 
+@pytest.mark.attack
 async def test_approved_name_does_not_start_another_command_after_a_pull_until_that_is_approved(desk: Desk) -> None:
     desk.write("project/.mcp.json", {"mcpServers": {"theirs": sloppy()}})
     desk.write(".claude.json", {"projects": {str(desk.project): {"enabledMcpjsonServers": ["theirs"]}}})
@@ -316,6 +318,7 @@ async def test_second_copy_of_the_bridge_under_another_name_takes_no_task(desk: 
 # Secrets.
 
 
+@pytest.mark.attack
 async def test_entry_that_is_not_approved_changes_no_result(desk: Desk) -> None:
     """Its values are not secrets of the user: `os.system` would be blanked in every result."""
     env = {"A_TOKEN": "os.system", "B_TOKEN": "answer", "C_TOKEN": "import"}
