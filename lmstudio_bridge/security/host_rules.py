@@ -32,6 +32,7 @@ _RULE = re.compile(r"(?P<tool>[^()\s]+)(?:\((?P<about>.*)\))?", re.DOTALL)
 _OWN_TOOL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _EDITS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # Claude Code puts `_` there in the names of tools
+_ANY_TOOL = frozenset({"", "*", ".*"})  # as the matcher of a hook
 _SHOWN = 80  # characters of a rule that is not understood
 
 
@@ -86,7 +87,7 @@ class HostRule:
 class HostRules:
     """The rules of all files, those that deny first; `paths` are the files that have any.
 
-    `warnings` name files that cannot be read, `unclear` the rules that are not understood and so not carried out.
+    `warnings` name files that cannot be read, `unclear` what is not carried out: rules that are not understood, hooks.
     """
 
     rules: tuple[HostRule, ...] = ()
@@ -118,6 +119,11 @@ def load_host_rules(*, project: Path, environ: Mapping[str, str], managed: Path 
     unclear: list[str] = []
     for path, anchors in _settings_files(around, managed or _managed_folder()):
         root = _read(path, warnings)
+        unclear += [
+            f"{path}: the PreToolUse hook for {json.dumps(matcher)[:_SHOWN]} does not run for calls in runs."
+            for matcher in _matchers(root)
+            if matcher in _ANY_TOOL or "mcp__" in matcher
+        ]
         permissions = root.get("permissions", {})
         for verb in _VERBS:
             listed = permissions.get(verb, []) if isinstance(permissions, dict) else permissions
@@ -173,6 +179,15 @@ def _read(path: Path, warnings: list[str]) -> Mapping[str, Any]:
         warnings.append(f"Claude Code's settings file {path} cannot be read, so its rules do not hold in runs: {exc}.")
         return {}
     return root if isinstance(root, dict) else {}
+
+
+def _matchers(root: Mapping[str, Any]) -> Iterator[str]:
+    """For which tools a settings file has hooks that could stop a call."""
+    hooks = root.get("hooks")
+    listed = hooks.get("PreToolUse") if isinstance(hooks, dict) else None
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, dict):
+            yield str(each.get("matcher", ""))
 
 
 def _parse(

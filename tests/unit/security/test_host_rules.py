@@ -186,6 +186,17 @@ def test_permissions_of_another_shape_are_named(project: Path, value: object) ->
     assert len(load(project).unclear) == 1
 
 
+@pytest.mark.parametrize(("matcher", "named"), [("mcp__fs__.*", True), ("*", True), ("", True), ("Bash|Edit", False)])
+def test_hooks_that_would_see_calls_in_runs_are_named(project: Path, matcher: str, named: bool) -> None:
+    path = project / ".claude" / "settings.json"
+    path.parent.mkdir()
+    hook = {"matcher": matcher, "hooks": [{"type": "command", "command": "check.sh"}]}
+    path.write_text(json.dumps({"hooks": {"PreToolUse": [hook]}}), encoding="utf-8")
+
+    said = f'{path}: the PreToolUse hook for "{matcher}" does not run for calls in runs.'
+    assert load(project).unclear == ((said,) if named else ())
+
+
 def test_a_file_that_cannot_be_read_is_a_warning(project: Path) -> None:
     path = project / ".claude" / "settings.json"
     path.parent.mkdir()
