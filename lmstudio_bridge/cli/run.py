@@ -106,7 +106,10 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
                     nonlocal run_id, has_changed
                     if isinstance(event, RunStarted | RunContinued):
                         run_id = event.run_id
-                    has_changed |= isinstance(event, FilesChanged) and bool(shown_changes(event.changes))
+                    if isinstance(event, FilesChanged):
+                        has_changed |= bool(shown_changes(event.changes))
+                    elif isinstance(event, ItemFinished):
+                        has_changed |= bool(shown_changes(event.outcome.changes))
                     await show(event)
 
                 report = await agent.run(request, emit=emit)

@@ -87,6 +87,7 @@ from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_enviro
 from lmstudio_bridge.settings import Settings
 
 AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
+_NO_INSTRUCTIONS = "The instructions were not used: a run over many items only does those that are missing or failed."
 _AUTO_SHARE = 4  # one reply may take a quarter of the context
 
 
@@ -224,9 +225,10 @@ class DynamicAutonomousAgent:
                 return await self._run_over_items(request, None, emit)
             if isinstance(request, ContinueRequest):
                 stored = self._find_run(request.run_id)
-                if stored.items and (stored.items.to_do() or request.instructions):
+                if stored.items and stored.items.to_do():
                     return await self._run_over_items(request, stored, emit)
                 if stored.items:
+                    _refuse_instructions(stored, request)
                     return ItemsReport(stored.run_id, stored.outcome, stored.servers, items=stored.items)
                 answered = stored.finished and stored.outcome.stop == "answered"
                 if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
@@ -320,7 +322,7 @@ class DynamicAutonomousAgent:
         if isinstance(request, ContinueRequest):
             assert stored is not None
             start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
-            begin: list[Event] = [start]
+            begin: list[Event] = [start, *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
             task, earlier = stored.task, stored.events
         else:
             start, listed = await self._list_items(request)
@@ -409,11 +411,6 @@ class DynamicAutonomousAgent:
         )
 
     def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> RunContinued:
-        if request.instructions:
-            raise BridgeError(
-                f"Run {stored.run_id} is a run over many items, and only does those that are missing or failed.",
-                remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
-            )
         check_whole(stored)
         started = next(event for event in stored.events if isinstance(event, RunStarted))
         rounds = request.max_rounds or started.max_rounds
@@ -626,6 +623,15 @@ def _check_output_schema(schema: JSONObject) -> None:
         OutputSchema(schema)
     except ValueError as exc:
         raise BridgeError(f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none.") from exc
+
+
+def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
+    """Raises BridgeError if a run over many items, all of which are done, is to do something more."""
+    if request.instructions:
+        raise BridgeError(
+            f"All items of run {stored.run_id} are done, and it has no conversation that could go on.",
+            remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
+        )
 
 
 def _needs_writing(start: RunStarted | RunContinued, tool_set: ToolSet, policy: Policy) -> bool:

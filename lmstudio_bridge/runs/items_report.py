@@ -70,7 +70,8 @@ class ItemsReport(RunReport):
             lines.append(f"Failed: {item}: {shortened(one_line(row['reason']), _SHOWN_REASON)}")
         lines += [f"and {len(bad) - _SHOWN_FAILED:,} more"] if len(bad) > _SHOWN_FAILED else []
         if counts["failed"] + counts["not_done"] and self.kept:
-            lines.append(f"continue_run with {self.run_id} does what is missing or failed.")
+            tool = "autonomous_with_write_access" if self.outcome.access == "write" else "continue_run"
+            lines.append(f"{tool} with run_id {self.run_id} does what is missing or failed.")
         changed = [each.path for each in self.outcome.changes if each.kind != "unchanged" and each.path]
         if changed:
             more = f" and {len(changed) - _SHOWN_CHANGES:,} more" if len(changed) > _SHOWN_CHANGES else ""

@@ -282,9 +282,10 @@ async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -
     async with desk.bridge() as client:
         asked = len(desk.chat_requests())
         answer = await client.call("autonomous_with_write_access", run_id=parent, task="Go on.")
-        assert_names(answer, "Leave out the instructions")
-        answer = await client.call("continue_run", run_id=parent)
+        refused = await client.call("continue_run", run_id=parent, instructions="Now the others.")
 
+    assert "Note: The instructions were not used" in answer.text
+    assert_names(refused, "All items of run", f"{parent}-1")
     assert [row[1] for row in table_of(answer)] == ["done", "done"]
     (request,) = desk.chat_requests()[asked:]
     assert [message["role"] for message in request.messages].count("tool") == 1, "the conversation goes on"
@@ -304,7 +305,7 @@ async def test_the_time_limit_keeps_what_is_done(desk: Desk) -> None:
 
     assert answer.text.startswith("1 of 3 items done · 2 not done")
     assert "reached its limit of 3 s" in answer.text
-    assert "continue_run with" in answer.text
+    assert "continue_run with run_id" in answer.text
     assert [row[1] for row in table_of(answer)] == ["done", "not_done", "not_done"]
 
 
