@@ -117,9 +117,19 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     if not files and not _FOLDER.search(task):
         return ()
     taking = [spec for spec in offered if takes_path(spec)]
+    if named_too := _of_named_servers(task, offered, taking):
+        return [*named_too, *taking]
     if writes or files != 1 or _ABOUT_FILE.search(task):
         return taking
     return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking
+
+
+def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[ToolSpec]) -> list[ToolSpec]:
+    """The tools of servers without files that the task names: "look into the memory, and write a file"."""
+    with_files = {spec.name.partition("__")[0] for spec in taking}
+    servers = {spec.name.partition("__")[0] for spec in offered if "__" in spec.name} - with_files
+    named = {server for server in servers if re.search(rf"\b{re.escape(server)}\b", task, re.IGNORECASE)}
+    return [spec for spec in offered if spec.name.partition("__")[0] in named]
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

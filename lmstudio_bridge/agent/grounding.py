@@ -131,11 +131,13 @@ class Source:
 class Grounding:
     """The facts of an answer, in its order: those with a source, and those that were found nowhere.
 
-    What the task itself says has no source and is not missing.
+    What the task itself says has no source and is not missing. Of the missing, `absent` are names that the task asks
+    about, and values with the name of somebody else's record: such an answer is about what is not there.
     """
 
     sources: tuple[Source, ...] = ()
     missing: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -313,10 +315,11 @@ class Evidence:
                 sources[fact.text] = Source(fact.text, *found)
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
-        missing |= dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen)))
+        absent = tuple(dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen))))
+        missing |= dict.fromkeys(absent)
         task = self.task or self.given
         nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or _is_result_of_task(f, task))]
-        return Grounding(tuple(sources.values()), tuple(nowhere))
+        return Grounding(tuple(sources.values()), tuple(nowhere), absent)
 
     def _unread_names(self, answer: str) -> Iterator[str]:
         """Names out of code, and codes, that the task asks about and that stand in no result.

@@ -31,6 +31,7 @@ from lmstudio_bridge.agent.prompts import (
     IMAGES,
     NOT_IN_RESULTS,
     NOT_READ,
+    NOT_THERE,
     TRY_ANOTHER_WAY,
     is_own_text,
 )
@@ -207,11 +208,13 @@ class _Run:
         self._redact = options.filters.redact
         self._answer_now = False  # the next round is the last, whatever the limit
         self._hint = ""  # for the model, before the next request
+        self._last_hint = ANSWER_NOW  # before the request whose reply is the answer
         self._said = GOING_ON  # what the model said before the hint
         self._poor_turns = 0  # replies in a row without a call or an answer
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         offered_for = options.tools_for or conversation.task()
+        self._in_prose = options.output_schema is None
         usable = usable_tools(tool_set.tools, may_run=policy.may_run)
         if self._weak and not asks_to_delete(offered_for):  # they delete what they have just made
             usable = tuple(tool for tool in usable if not deletes(tool.source.name)) or usable
@@ -287,7 +290,7 @@ class _Run:
         """Give the model what it has to be told first; returns the tools to offer: none in the last round."""
         self.last = self._answer_now or number == self.limits.max_rounds
         if self.last and number > 1:
-            self._hint = ANSWER_NOW
+            self._hint = self._last_hint
         if self._hint:
             await self.remind(self._hint, said=self._said)
         self._said = GOING_ON
@@ -307,9 +310,9 @@ class _Run:
 
     async def take_text(self, number: int, reply: Completion, kind: ReplyKind) -> tuple[Stop, str] | None:
         """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
-        if kind == "answer" and not self.last:
-            question = await self.question_coverage(reply.text) or await self.question_sources(reply.text)
-            if question:
+        if kind == "answer" and number < self.limits.max_rounds:
+            question = "" if self.last else await self.question_coverage(reply.text)
+            if question := question or await self.question_sources(reply.text):
                 self._hint, self._said = question, reply.text
                 return None
         if kind == "answer" or (self.last and reply.text and kind not in _NO_ANSWER):
@@ -366,11 +369,15 @@ class _Run:
         """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""
         if self._questioned or self._evidence.empty:
             return ""
-        missing = (await self.check_facts(answer)).missing
-        if not missing:
+        found = await self.check_facts(answer)
+        missing, is_absent = found.missing, self._weak and self._in_prose and bool(found.absent)
+        if not missing or (self.last and not is_absent):
             return ""
         self._questioned = answer
         await self.notice(f"Not in any result: {', '.join(missing[:_ASKED_FACTS])}. The model was asked about it once.")
+        if is_absent:  # asked to look it up, small models read the same again and repeat the answer
+            self._answer_now, self._last_hint = True, NOT_THERE.format(facts=", ".join(found.absent[:_ASKED_FACTS]))
+            return self._last_hint
         return NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
 
     async def check_facts(self, answer: str) -> Grounding:

@@ -48,6 +48,10 @@ CALL_LOST = "No tool call arrived. If you meant to call a tool, call it now. Oth
 
 NOT_IN_RESULTS = "{facts}: not in any result. Look it up, or say that it is unknown."
 
+NOT_THERE = (
+    "No result says this: {facts}. Answer in one sentence that what the task asks for was not found, and name it."
+)
+
 GOING_ON = "Let me go on."  # stands for the model's turn before a hint of ours
 
 NOT_CALLED = " was not called: invalid arguments: "  # stands after the name of a tool

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -197,8 +198,9 @@ class ToolSelection:
     """The tools on offer: all that fit, else the best for the task, in the order of the tool set.
 
     `max_chars` limits their names, descriptions and schemas together, `max_tools` their number; None
-    is no limit. `best_first` orders them by the task: small models take the first; `paths_first` puts those that take
-    a path before the others. `similar` says of tools how close they are to the task in meaning.
+    is no limit, and each server has its share. `best_first` orders them by the task: small models take the first;
+    `paths_first` puts those that take a path before the others. `similar` says of tools how close they are to the task
+    in meaning.
     """
 
     def __init__(
@@ -222,10 +224,8 @@ class ToolSelection:
                 Index(self._tools).rank(task, similar=similar),
                 key=lambda tool: (tool.is_deprecated, paths_first and not tool.takes_path),
             )
-            chosen = tuple(_best(ranked, room=room, most=most))
-            if not best_first:
-                names = {tool.name for tool in chosen}
-                chosen = tuple(tool for tool in self._tools if tool.name in names)
+            names = {tool.name for tool in _best(_fairly(ranked, most), room=room, most=most)}
+            chosen = tuple(tool for tool in (ranked if best_first else self._tools) if tool.name in names)
         self.offered: tuple[ToolSpec, ...] = tuple(tool.spec for tool in chosen)
 
     def add(self, tools: Sequence[Tool]) -> None:
@@ -394,6 +394,19 @@ def _free_name(tool: ServerTool, *, taken: Container[str]) -> str:
 def _required(spec: ToolSpec) -> Sequence[str]:
     names: Sequence[str] = spec.parameters.get("required", ())
     return names
+
+
+def _fairly(ranked: Sequence[Tool], most: int) -> list[Tool]:
+    """The same tools, but first the best few of each server: half of the places are shared among the servers."""
+    servers = {tool.source.server for tool in ranked}
+    share = max(1, most // (2 * len(servers))) if servers else 0
+    taken: Counter[str] = Counter()
+    first: list[Tool] = []
+    others: list[Tool] = []
+    for tool in ranked:
+        taken[tool.source.server] += 1
+        (first if taken[tool.source.server] <= share else others).append(tool)
+    return [*first, *others]
 
 
 def _best(ranked: Sequence[Tool], *, room: float, most: int) -> list[Tool]:

@@ -196,3 +196,15 @@ def test_a_question_for_one_side_of_a_comparison_gets_that_side_only(task: str, 
 )
 def test_other_comparisons_are_not_bound(task: str) -> None:
     assert list(first_tools(task, [COMPARE])) == [COMPARE]
+
+
+MEMORY = ToolSpec("memory__search_nodes", "", NONE)
+
+
+def test_tools_of_a_server_that_the_task_names_may_be_called_first_beside_those_for_files() -> None:
+    task = "Look into the memory for the town where Hana lives. Write a new file town.txt with its name."
+    write = ToolSpec("fs__write_file", "", PATH)
+
+    assert MEMORY in first_tools(task, [write, MEMORY, READING[-1]])
+    assert READING[-1] not in first_tools(task, [write, MEMORY, READING[-1]])
+    assert MEMORY not in first_tools("Write a new file town.txt.", [write, MEMORY])

@@ -98,6 +98,23 @@ def test_the_best_stand_first_where_that_is_asked_for() -> None:
     assert names(selection.offered) == ["fs__write_file", "time__now", "fs__read_file", "mail__send"]
 
 
+def test_every_server_has_its_share_of_the_places() -> None:
+    """Beside a server with many tools for files, a run had none of the memory that its task was about."""
+    work = SchemaWork()
+    given = [
+        make_tool(ServerTool(server, name, "", spec.parameters), name=spec.name, description="", work=work)
+        for server, name, spec in [
+            *(("fs", f"read_{number}", tool(f"fs__read_{number}", path={"type": "string"})) for number in range(20)),
+            *(("memory", f"keep_{number}", tool(f"memory__keep_{number}")) for number in range(9)),
+        ]
+    ]
+    offered = ToolSelection(given, "Read a.txt and keep it.", max_tools=16, best_first=True, paths_first=True).offered
+
+    assert len(offered) == 16
+    assert sum(spec.name.startswith("memory__") for spec in offered) == 4
+    assert all(spec.name.startswith("fs__") for spec in offered[:12])
+
+
 def test_words_and_meaning_count_the_same_where_both_are_known() -> None:
     """Reciprocal rank fusion: what is first in one ranking and second in the other wins."""
     similar = {"mail__send": 0.9, "fs__write_file": 0.8, "time__now": -0.2}

@@ -12,7 +12,7 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.json_calls import Strategy
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import ANSWER_NOW
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, NOT_THERE
 from lmstudio_bridge.agent.repetition import MadeCall, RepetitionDetector, Step
 from lmstudio_bridge.agent.tool_executor import find_edits, shorter_queries
 from lmstudio_bridge.agent.tools import ToolSet
@@ -345,6 +345,23 @@ async def test_an_answer_that_leaves_files_of_a_folder_out_is_asked_for_again() 
         files=files,
     )
     assert (await given.go()).answer == "one, two"
+
+
+@pytest.mark.parametrize("times", [1, 2])  # of the same call the second ends in the answer
+async def test_an_answer_with_a_value_of_somebody_else_is_asked_for_again_without_calls(times: int) -> None:
+    given = Given(
+        *[call("fs__read_text_file", path="people.txt")] * times,
+        answer("Emil's fax number is 185572."),
+        answer("A fax number of Emil was not found."),
+        task="What is the fax number of Emil in people.txt?",
+        files={"people.txt": "Emil\n  phone: 935233\n\nJana\n  phone: 501428\n  fax: 185572\n"},
+    )
+    outcome = await given.go()
+
+    assert outcome.answer == "A fax number of Emil was not found."
+    assert given.branches(-1) == ["answer"]
+    assert isinstance(hint := given.model.asked[-1].messages[-1], UserMessage)
+    assert hint.text == NOT_THERE.format(facts="Emil with 185572")
 
 
 # -- changes ----------------------------------------------------------------------------------------------------------
