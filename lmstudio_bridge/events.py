@@ -115,7 +115,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run began; `servers` are the names that were asked for, `project` the folder for which it works."""
+    """A run began; `servers` are the names that were asked for, `project` the folder for which it works.
+
+    `template` is the task without its item, where it is the run of an item: what an item says is not asked for.
+    """
 
     run_id: str
     task: str
@@ -124,6 +127,7 @@ class RunStarted:
     started_at: str  # ISO 8601, UTC
     access: Access = "write"  # journals that do not say are of a time when every run could write
     project: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,6 +529,8 @@ class Tally:
                 self._made.end_open()
                 if brief or isinstance(event, RunStarted):  # else the same task goes on
                     self._task, self._made = brief, _MadeCalls()
+                if isinstance(event, RunStarted):
+                    self._task = event.template or brief
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():

@@ -67,7 +67,7 @@ from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_active, copies_folder, open_journal
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
-from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, ContinueRequest, RunRequest
+from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, ContinueRequest, ItemRun, RunRequest
 from lmstudio_bridge.runs.resume import (
     LAST,
     StoredRun,
@@ -204,13 +204,12 @@ class DynamicAutonomousAgent:
         request: RunRequest | ContinueRequest,
         *,
         emit: Emit | None = None,
-        run_id: str = "",
-        tools_for: str = "",
+        item: ItemRun | None = None,
     ) -> RunReport:
         """Do a new task, or continue an earlier run; `emit` gets the events.
 
-        A run that has been answered and is continued without instructions returns its answer again. The run of an item
-        has its own `run_id`, and the text `tools_for` by which the servers and tools of all items are chosen.
+        A run that has been answered and is continued without instructions returns its answer again. `item` is for the
+        runs that a run over many items consists of.
 
         Raises:
             RunNotFoundError: There is no run to continue.
@@ -225,9 +224,10 @@ class DynamicAutonomousAgent:
                 return await self._run_over_items(request, None, emit)
             if isinstance(request, ContinueRequest):
                 stored = self._find_run(request.run_id)
-                if stored.items and stored.items.to_do():
-                    return await self._run_over_items(request, stored, emit)
                 if stored.items:
+                    check_whole(stored)
+                    if stored.items.to_do():
+                        return await self._run_over_items(request, stored, emit)
                     _refuse_instructions(stored, request)
                     return ItemsReport(stored.run_id, stored.outcome, stored.servers, items=stored.items)
                 answered = stored.finished and stored.outcome.stop == "answered"
@@ -235,9 +235,9 @@ class DynamicAutonomousAgent:
                     return RunReport(stored.run_id, stored.outcome, stored.servers)
                 plan = self._plan_continuation(stored, request)
             else:
-                plan = self._plan_new_run(request, run_id or new_run_id(datetime.now(UTC)))
-            if tools_for:
-                plan = replace(plan, needs=replace(plan.needs, task=tools_for))
+                plan = self._plan_new_run(request, item)
+            if item:
+                plan = replace(plan, needs=replace(plan.needs, task=item.tools_for))
             started_at = time.monotonic()
             seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
             permissions = self.permissions(plan.servers.configs, access=request.access)
@@ -257,7 +257,7 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
-                if _needs_writing(plan.start, prepared.tool_set, permissions.policy):
+                if _needs_writing(plan.start, item, prepared.tool_set, permissions.policy):
                     await recorder.tell(Warned(READ_ONLY))
                 await self._add_messages(plan, prepared, recorder)
                 watch = self._watch(plan, permissions.policy)
@@ -276,7 +276,7 @@ class DynamicAutonomousAgent:
                         filters=TextFilters(self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()),
                         started_at=started_at,
                         watch=watch,
-                        tools_for=tools_for,
+                        tools_for=item.tools_for if item else "",
                     ),
                     tally=recorder.tally,
                 )
@@ -331,8 +331,8 @@ class DynamicAutonomousAgent:
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
 
-        async def do_run(request: RunRequest | ContinueRequest, *, run_id: str, tools_for: str) -> RunReport:
-            return await self.run(request, emit=emit_of_item, run_id=run_id, tools_for=tools_for)
+        async def do_run(request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
+            return await self.run(request, emit=emit_of_item, item=item)
 
         async def emit_of_item(event: Event) -> None:
             match event:
@@ -411,22 +411,22 @@ class DynamicAutonomousAgent:
         )
 
     def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> RunContinued:
-        check_whole(stored)
         started = next(event for event in stored.events if isinstance(event, RunStarted))
         rounds = request.max_rounds or started.max_rounds
         return RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
 
-    def _plan_new_run(self, request: RunRequest, run_id: str) -> Plan:
+    def _plan_new_run(self, request: RunRequest, item: ItemRun | None) -> Plan:
         servers = self._find_servers(request.servers)
         return Plan(
             RunStarted(
-                run_id,
+                item.run_id if item else new_run_id(datetime.now(UTC)),
                 request.task,
                 servers.names,
                 request.max_rounds or DEFAULT_MAX_ROUNDS,
                 _timestamp(),
                 request.access,
                 str(self.settings.project),
+                item.template if item else "",
             ),
             servers,
             request.model,
@@ -634,9 +634,10 @@ def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
         )
 
 
-def _needs_writing(start: RunStarted | RunContinued, tool_set: ToolSet, policy: Policy) -> bool:
+def _needs_writing(start: RunStarted | RunContinued, item: ItemRun | None, tool_set: ToolSet, policy: Policy) -> bool:
     """Whether a run that only reads is asked to change something, and there are tools that could."""
     task = start.task if isinstance(start, RunStarted) else start.instructions
+    task = item.template if item else task
     return (
         start.access == "read"
         and asks_for_change(task)

@@ -29,7 +29,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.runs.items import item_task
 from lmstudio_bridge.runs.journal import delete_journal, item_run_id
 from lmstudio_bridge.runs.report import RunReport
-from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.runs.request import ContinueRequest, ItemRun, RunRequest
 from lmstudio_bridge.runs.resume import StoredRun, read_run
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ _INTERNAL = "Internal error in the bridge; its log on stderr says more."
 
 
 class DoRun(Protocol):
-    """Does one run, with the given id; the tools are chosen and ordered for the text `tools_for`."""
+    """Does the run of an item."""
 
-    async def __call__(self, request: RunRequest | ContinueRequest, *, run_id: str, tools_for: str) -> RunReport:
+    async def __call__(self, request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
         """Raises BridgeError if it could not start."""
         ...
 
@@ -109,7 +109,8 @@ class ItemRunner:
             # A run that was answered goes on only with instructions.
             again = task if stored.outcome.stop == "answered" else ""
             request = ContinueRequest(run_id, again, **self._options)
-        report = await self._do_run(request, run_id=run_id, tools_for=item_task(self._task, self._items[0]))
+        tools_for = item_task(self._task, self._items[0])
+        report = await self._do_run(request, ItemRun(run_id, self._task, tools_for))
         self.servers = self.servers or report.servers
         return report.outcome
 

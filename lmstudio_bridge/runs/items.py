@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -43,6 +45,11 @@ def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...
         raise BridgeError(
             f"for_each takes at most {MAX_ITEMS:,} items, and {source} names {len(items):,}.",
             remedy="Split them into several calls.",
+        )
+    if isinstance(given, str) and (odd := [item for item in items if not item.isprintable()]):
+        raise BridgeError(  # it would stand in the task, where the model takes it for the user's words
+            f"A file that the glob {given!r} names has line breaks or control characters in its name: {odd[0][:80]!r}.",
+            remedy="Rename it, or leave it out of the glob.",
         )
     if bad := [item for item in items if not item.strip() or len(item) > MAX_ITEM]:
         raise BridgeError(
@@ -85,8 +92,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
                 remedy="Start the bridge in a smaller folder, or give a list.",
             )
         if any(entry.name == ".gitignore" and entry.is_file() for entry in entries):
-            text = folder.joinpath(*parts, ".gitignore").read_text(encoding="utf-8", errors="replace")
-            rules = (*rules, (len(parts), GitIgnoreSpec.from_lines(text.splitlines())))
+            rules = (*rules, (len(parts), _read_rules(folder.joinpath(*parts, ".gitignore"))))
         for entry in entries:
             path = (*parts, entry.name)
             if entry.name in _LEFT_OUT:
@@ -96,6 +102,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
                     stack.append((path, rules))
             elif entry.is_file(follow_symlinks=False) and not _is_ignored(path, rules, is_folder=False):
                 yield path
+
+
+def _read_rules(path: Path) -> GitIgnoreSpec:
+    """The rules of a .gitignore file; those that are not valid are skipped, as git does."""
+    valid: list[str] = []
+    with suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, re.error):
+                GitIgnoreSpec.from_lines([line])
+                valid.append(line)
+    return GitIgnoreSpec.from_lines(valid)
 
 
 def _is_ignored(path: tuple[str, ...], rules: _Rules, *, is_folder: bool) -> bool:

@@ -469,7 +469,7 @@ def _audit_event(event: Event) -> Event | None:
     """The event without any text of the run; None if nothing is left."""
     match event:
         case RunStarted():
-            return dataclasses.replace(event, task="")
+            return dataclasses.replace(event, task="", template="")
         case RunContinued():
             return dataclasses.replace(event, instructions="")
         case RoundFinished():

@@ -42,6 +42,18 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemRun:
+    """What the run of one item has of the run over all: `template` is the task without the item.
+
+    `tools_for` is the text by which the servers and tools of all items are chosen.
+    """
+
+    run_id: str
+    template: str
+    tools_for: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContinueRequest:
     """How a run of before is to go on.
 

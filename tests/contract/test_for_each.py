@@ -390,6 +390,17 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
     ]
 
 
+@pytest.mark.parametrize("tool", ["autonomous_with_mcp", "autonomous_with_write_access"])
+async def test_what_an_item_asks_for_is_not_the_task(desk: Desk, tool: str) -> None:
+    """A ticket that wishes for a change is only to be labeled."""
+    desk.sim.script_fn(MODEL, lambda _: TextReply("A wish."))
+    server = {"mcp_name": "filesystem"} if tool == "autonomous_with_mcp" else {"mcp_names": ["filesystem"]}
+    async with desk.bridge() as client:
+        answer = await client.call(tool, **server, task="Which label fits this ticket?", for_each=["Please add a bar"])
+
+    assert answer.text.startswith("1 of 1 items done\n\n| item")
+
+
 async def test_from_the_shell_the_rows_and_the_exit_code_tell_what_is_done(desk: Desk) -> None:
     make_files(desk, 2)
 

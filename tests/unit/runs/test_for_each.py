@@ -235,3 +235,20 @@ def test_the_page_of_a_run_has_its_items_with_their_answers(tmp_path: Path) -> N
     assert '<span class="wrong">failed</span>: LM Studio is gone.' in page
     assert '<span class="wrong">not done</span>' in page
     assert "Answer</h2>" not in page
+
+
+def test_an_audit_journal_holds_no_text_of_items(tmp_path: Path) -> None:
+    secret = Outcome("answered", "PRIVATE", rests_on=("PRIVATE",), called=("PRIVATE",), notes=("PRIVATE",))
+    events: list[Event] = [
+        RunStarted("r1", "PRIVATE", (), 8, "", template="PRIVATE"),
+        ItemsListed(("PRIVATE",), "PRIVATE", (), "", None, '"PRIVATE"'),
+        ItemFinished(1, secret),
+        ItemFinished(1, Outcome("failed", error="PRIVATE", failed=("PRIVATE",))),
+    ]
+    with open_journal(tmp_path, "r1", keep="audit") as journal:
+        for event in events:
+            journal.keep(event)
+
+    text = (tmp_path / "r1.jsonl").read_text(encoding="utf-8")
+    assert text.count("ItemFinished") == 2
+    assert "PRIVATE" not in text
