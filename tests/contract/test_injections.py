@@ -224,8 +224,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         (desk.project / "link").symlink_to(outside)
         (desk.project / "linked.txt").symlink_to(outside / "linked.txt")
         (desk.project / "rules").symlink_to(rules)
+        (desk.project / ".mcp.json").write_text("{}", encoding="utf-8")
+        # A folder among the arguments of a user's own server would belong to the workspace.
+        more = ["sh", "-c", 'exec "$0" "$@" "$MORE"', *npm_server("filesystem")]
         desk.configure(
-            filesystem=config_entry(npm_server("filesystem"), str(desk.project), str(outside)),
+            filesystem=config_entry(more, str(desk.project), env={"MORE": str(outside)}),
             rogue={"command": sys.executable, "args": [rogue_server.__file__, str(folder / "ledger")]},
         )
         async with desk.bridge("2026-07-28") as client:
