@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lmstudio_bridge.evals.tasks import Task, World
 from lmstudio_bridge.events import Event, Outcome, RunStarted
 from lmstudio_bridge.messages import Message
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
@@ -138,17 +140,22 @@ async def run_bridge(job: Job) -> Outcome:
         if isinstance(event, RunStarted):
             job.run_id = event.run_id
 
+    over = job.task.for_each or None
     request = RunRequest(
-        job.task.text,
+        job.task.item_text if over else job.task.text,
         job.task.servers,
-        max_rounds=job.limits.max_rounds,
+        max_rounds=None if over else job.limits.max_rounds,
         max_tokens=job.limits.max_tokens,
         model=job.model,
         seconds=job.limits.seconds,
         output_schema=job.task.schema,
         access=job.task.access,
+        for_each=over,
     )
-    return (await job.agent.run(request, emit=on_event)).outcome
+    report = await job.agent.run(request, emit=on_event)
+    if isinstance(report, ItemsReport):
+        return dataclasses.replace(report.outcome, answer=report.as_lines())
+    return report.outcome
 
 
 async def run_baseline(job: Job, *, examples: tuple[Message, ...] = ()) -> Outcome:

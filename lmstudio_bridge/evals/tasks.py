@@ -66,7 +66,8 @@ class Task:
 
     `files` exist at the start, by their path in the task's folder. At the end, the files must be the same, or
     `files_after` if given, with no others. `changes` if it changes something else, such as the memory. `schema`
-    describes the answer if the task wants JSON; the bridge gets it, the plain loop has only the text.
+    describes the answer if the task wants JSON; the bridge gets it, the plain loop has only the text. Likewise,
+    the bridge does `item_text` for each file of the glob `for_each`, and the plain loop has `text` for all of them.
     """
 
     text: str
@@ -80,6 +81,8 @@ class Task:
     unstaged: Mapping[str, str] = field(default_factory=dict)  # files of the repository changed after its last commit
     changes: bool = False
     schema: JSONObject | None = None
+    for_each: str = ""
+    item_text: str = ""
     name: str = ""
     family: str = ""
 

@@ -48,6 +48,12 @@ class ItemsReport(RunReport):
         assert self.items is not None
         return {**RunReport.as_json(self), "rows": item_rows(self.items, access=self.outcome.access)}
 
+    def as_lines(self) -> str:
+        """Each item that is done with its answer, in a line."""
+        assert self.items is not None
+        rows = item_rows(self.items, access=self.outcome.access)
+        return "\n".join(one_line(f"{row['item']}: {row['answer']}") for row in rows if row["status"] == "done")
+
     def _footer(self) -> str:
         model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
         return f"[Local model output, unverified · {model} · run {self.run_id}]"

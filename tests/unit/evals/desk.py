@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmstudio_bridge.evals.tasks import Task
+from lmstudio_bridge.evals.tasks import Solution, Task
 from lmstudio_bridge.settings import Settings, read_settings
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
@@ -57,6 +58,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
 
 def next_step(request: SimRequest, tasks: Iterable[Task]) -> Reply:
     """The next call of the solution of the task that the request is about, or its answer."""
+    tasks = [each for task in tasks for each in (task, *_items(task))]
     texts = [str(message.get("content")) for message in request.messages]
     task, place = next((task, place) for task in tasks for place, text in enumerate(texts) if text.endswith(task.text))
     results = [text for text, message in zip(texts, request.messages, strict=True) if message["role"] == "tool"]
@@ -65,6 +67,15 @@ def next_step(request: SimRequest, tasks: Iterable[Task]) -> Reply:
         call = task.solution.calls[len(results)]
         return CallReply((f"{call.server}__{call.tool.replace('-', '_')}", dict(call.arguments)))
     return TextReply(task.solution.answer.replace("{result}", results[-1] if results else ""))
+
+
+def _items(task: Task) -> Iterable[Task]:
+    """A task for each item, whose solution is its part of the whole."""
+    for call in task.solution.calls if task.for_each else ():
+        path = str(call.arguments["path"])
+        lines = [line for line in task.solution.answer.splitlines() if line.startswith(f"{Path(path).name}: ")]
+        solution = Solution((call,), lines[0].partition(": ")[2] if lines else task.solution.answer)
+        yield dataclasses.replace(task, text=task.item_text.replace("{item}", path), solution=solution)
 
 
 def installed_servers() -> dict[str, tuple[str, ...]]:
