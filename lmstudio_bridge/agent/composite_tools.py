@@ -248,8 +248,6 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     definitions = [f"{path}:{number}" for path, number, line in hits if defines(line, wanted)]
     hits.sort(key=lambda hit: f"{hit[0]}:{hit[1]}" not in definitions)
     defined = f"; defined in {', '.join(definitions)}" if 0 < len(definitions) <= _SHOWN_DEFINITIONS else ""
-    if not definitions and len(hits) <= MAX_HITS and text.isidentifier() and all(path.endswith(".py") for path in seen):
-        defined = ", defined in none of these lines"  # else a model takes one that only uses it
     searched += f". The first {MAX_HITS} are" if len(hits) > MAX_HITS else ""
     head = f"{quoted}{defined}: {_count(len(hits), 'line')} in {_count(len(seen), 'file')}; {searched}:"
     lines = "\n".join(f"{path}:{number}: {line}" for path, number, line in hits[:MAX_HITS])

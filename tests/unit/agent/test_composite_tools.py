@@ -146,22 +146,6 @@ class TestFindText:
         ]
         assert dict(found.seen) == {name: SOURCES[name] for name in ("src/a.py", "src/deep/b.py")}
 
-    @pytest.mark.parametrize(
-        ("name", "line", "said"),
-        [
-            ("a.py", "print(render(4))", True),
-            ("a.py", "def render(x):", False),
-            ("a.py", "render = 3", False),
-            ("a.js", "render() {", False),
-            ("a.py", "# to render it", True),
-        ],
-    )
-    async def test_python_that_only_uses_a_name_is_said_not_to_define_it(
-        self, name: str, line: str, said: bool
-    ) -> None:
-        found = await Disk({name: line}).call("find_text", text="render", folder=".")
-        assert ("defined in none of these lines" in found.text) == said
-
     async def test_what_is_not_there_is_said_with_where_it_was_looked_for(self) -> None:
         found = await Disk(SOURCES).call("find_text", text="FIXME|XXX", folder=".")
         assert (found.text, found.is_error) == (
