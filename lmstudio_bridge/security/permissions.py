@@ -18,7 +18,7 @@ from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.access import PRESET, Policy, Rules
 from lmstudio_bridge.security.host_rules import load_host_rules
-from lmstudio_bridge.security.presets import preset_rules
+from lmstudio_bridge.security.presets import preset_rules, starts_package
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.workspace import make_workspace
 from lmstudio_bridge.settings import Surroundings
@@ -154,8 +154,11 @@ def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
 
 
 def _is_here(config: ServerConfig) -> bool:
-    """Whether the server runs on this machine, so that its paths are ours."""
-    return config.transport == "stdio" or is_here(config.url)
+    """Whether the server runs on this machine, so that its paths are ours; `mcp-remote` only forwards to a URL."""
+    if config.transport != "stdio":
+        return is_here(config.url)
+    addresses = [word for word in config.args if word.startswith(("https://", "http://"))]
+    return not (addresses and starts_package(config, "mcp-remote")) or is_here(addresses[0])
 
 
 def _is_contained(config: ServerConfig) -> bool:

@@ -37,6 +37,9 @@ class Preset:
 _NO_PATHS: Mapping[str, tuple[str, ...]] = {"*": ()}
 _BROWSER = "its open page belongs to one run, and no other run must click in it"
 _OPENS_ADDRESSES = "it marks no tool; those that open any address are left out, because it can carry away what was read"
+_QUERY_OF_DUCKDB = (
+    r"\s*(?:from|select|with|values|table|show|describe|summarize|explain\s+(?:from|select|with))\b[^;]*;?\s*"
+)
 _ONE_QUERY = re.compile(r"\s*(?:select|with|explain|show|table|values)\b[^;]*;?\s*", re.IGNORECASE)
 
 # Tools as in the versions of November 2026, and those of older versions that had other names.
@@ -146,8 +149,11 @@ PRESETS: Mapping[str, Preset] = {
         paths=_NO_PATHS,
     ),
     "mcp-server-motherduck": Preset(
-        "DuckDB's SQL can read any file and open any address, so its queries are not listed as reading"
+        "DuckDB's SQL can read any file and open any address, so its queries are not listed as reading; those that it "
+        "marks count as writing unless they are one query: COPY writes files on its read-only connection, too",
+        writes_if={"*query": ("sql", re.compile(rf"\A(?!{_QUERY_OF_DUCKDB}\Z)", re.IGNORECASE))},
     ),
+    "github-mcp-server": Preset("its paths are in repositories on GitHub, not on this machine", paths=_NO_PATHS),
     "@kazuph/mcp-taskmanager": Preset(
         "it marks no tool", reads=("list_requests", "get_next_task", "open_task_details"), paths=_NO_PATHS
     ),
@@ -217,10 +223,10 @@ def is_fresh(config: ServerConfig, *, named: Collection[str] | None) -> bool:
 
 
 def _package_of(config: ServerConfig) -> str | None:
-    return next((package for package in PRESETS if _starts(config, package)), None)
+    return next((package for package in PRESETS if starts_package(config, package)), None)
 
 
-def _starts(config: ServerConfig, package: str) -> bool:
+def starts_package(config: ServerConfig, package: str) -> bool:
     """Whether the entry starts that package: by name, with a version, or by a path into an installed one.
 
     Only the word that names the program counts, not its arguments: `npx -y other @scope/package` starts `other`.

@@ -67,10 +67,15 @@ _NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w
 """How text begins that only looks like a path: `~10 items`, `\\d+`, `$5`, `100 %`."""
 _MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
-_OUTPUT = re.compile(r"outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
+_OUTPUT = re.compile(r"out|outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
 _OUTPUT_WORDS = frozenset({"out", "output", "save", "write", "export", "dump", "dest", "destination"})
 """Before a word for a path: `export_path`, `destFile`."""
 _EITHER = frozenset({"filename", "localpath", "localfile", "localdir"})
+_IS_SAVED_TO = re.compile(
+    r"\b(?:to|and) save\b|\Asave\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)",
+    re.IGNORECASE,
+)
+"""How the description of a path says that the tool writes there."""
 _SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
 _NO_OUTPUT = frozenset(
     (
@@ -84,6 +89,8 @@ _FORMATS = frozenset(
     (
         *("json", "yaml", "xml", "csv", "tsv", "text", "txt", "plain", "markdown", "md", "html", "table", "raw"),
         *("wide", "name", "names", "full", "summary", "compact", "content", "none", "true", "false", "inline"),
+        *("short", "long", "brief", "detailed", "verbose", "minimal", "default", "concise", "list", "tree", "object"),
+        *("jsonl", "ndjson", "base64", "structured", "both", "auto", "all"),
     )
 )
 MAX_DEPTH = 32  # levels of nested arguments; deeper ones are refused
@@ -259,11 +266,13 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
         return True  # {"save": true}, {"save_to": "a.txt"}
     if isinstance(value, bool):
         return False
-    if _OUTPUT.fullmatch(words[0]):
+    described = str(schema.get("description", ""))
+    if _OUTPUT.fullmatch(words[0]) or (words[-1] in ("to", "as") and words[0] in _OUTPUT_WORDS):
         return not (isinstance(value, str) and value.lower() in _FORMATS)
     if "".join(words) in _EITHER:  # what a tool must have is what it reads
-        described = str(schema.get("description", ""))
         return not is_required and (not described or _SAVES.search(described) is not None)
+    if _names_path(name) and _IS_SAVED_TO.search(described):
+        return True  # {"filePath": …}
     return not _OUTPUT_WORDS.isdisjoint(words[:-1]) and _names_path(words[-1])
 
 

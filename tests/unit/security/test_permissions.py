@@ -90,6 +90,9 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
 @pytest.mark.parametrize(
     ("command", "contained"),
     [
+        ("npx -y mcp-remote@latest https://mcp.example.com/mcp --debug", True),
+        ("npx -y mcp-remote http://localhost:3000/mcp", False),
+        ("npx -y other mcp-remote https://mcp.example.com/mcp", False),
         ("docker run -i --rm mcp/filesystem /projects", True),
         ("/usr/bin/docker run -i mcp/filesystem /projects", True),
         ("sudo podman run -i mcp/filesystem", True),
@@ -100,7 +103,7 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
         ("dockerize run", False),
     ],
 )
-def test_servers_in_containers_have_paths_of_their_own(tmp_path: Path, command: str, contained: bool) -> None:
+def test_servers_in_containers_and_remote_ones_have_own_paths(tmp_path: Path, command: str, contained: bool) -> None:
     first, *args = command.split()
     config = ServerConfig("fs", "stdio", command=first, args=tuple(args), scope="user")
     policy = policy_of(config, project=tmp_path)
@@ -112,6 +115,7 @@ def test_servers_in_containers_have_paths_of_their_own(tmp_path: Path, command: 
 @pytest.mark.parametrize(
     ("package", "tool", "arguments", "verdict"),
     [
+        ("github-mcp-server", "get_file_contents", {"path": "/"}, "allowed"),
         ("basic-memory", "list_directory", {"dir_name": "/"}, "allowed"),
         ("basic-memory", "create_memory_project", {"project_path": "/"}, "outside"),
         ("tavily-mcp", "tavily_map", {"select_paths": ["/docs/.*"]}, "allowed"),
@@ -277,6 +281,28 @@ def test_aggregations_that_replace_a_collection_write_whatever_their_mark(
     assert policy.may_run(tool)
     assert policy.check_call(tool, {"pipeline": pipeline}).verdict == verdict
     assert policy.writes(tool, {"pipeline": pipeline}) == (verdict == "needs_write")
+
+
+@pytest.mark.parametrize(
+    ("sql", "verdict"),
+    [
+        ("SELECT copy FROM t;", "allowed"),
+        ("from t select a", "allowed"),
+        ("SUMMARIZE t", "allowed"),
+        ("COPY (SELECT 1) TO 'a.txt'", "needs_write"),
+        ("/* */ COPY t TO 'a.txt'", "needs_write"),
+        ("SELECT 1; EXPORT DATABASE 'x'", "needs_write"),
+        ("EXPLAIN ANALYZE COPY t TO 'a.txt'", "needs_write"),
+        ("SET profiling_output = 'a.txt'", "needs_write"),
+    ],
+)
+def test_sql_of_duckdb_that_may_write_files_writes_whatever_its_mark(tmp_path: Path, sql: str, verdict: str) -> None:
+    """`execute_query` of mcp-server-motherduck 1.1.0 is marked on a read-only connection, where COPY writes files."""
+    policy = policy_of(stdio("mcp-server-motherduck", name="it"), project=tmp_path)
+    tool = ServerTool("it", "execute_query", read_only=True)
+
+    assert policy.may_run(tool)
+    assert policy.check_call(tool, {"sql": sql}).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ def test_no_rule_lets_a_tool_write_where_all_runs_may_only_read(
 SNAPSHOT = {"properties": {"filename": {"type": "string", "description": "Save snapshot to markdown file."}}}
 READS_FILE = {"properties": {"filename": {"type": "string"}}, "required": ["filename"]}
 SEARCHES = {"properties": {"filename": {"type": "string", "description": "Name of the file to look for"}}}
+SAVES_TO = {"properties": {"filePath": {"description": "A path to save the screenshot to."}}, "required": ["filePath"]}
+READS_FROM = {"properties": {"filePath": {"description": "Path to the saved file, to read it and write a summary"}}}
 OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
 
 
@@ -88,6 +90,11 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"export_path": "x"}, {}, "export_path"),
         ({"options": {"output_file": "x"}}, {}, "output_file"),
         ({"pages": [{"save_as": "x"}]}, {}, "save_as"),
+        ({"write_to": "x"}, {}, "write_to"),
+        ({"out": "x"}, {}, "out"),
+        ({"filePath": "a.png"}, SAVES_TO, "filePath"),
+        ({"filePath": "a.png"}, READS_FROM, None),
+        ({"export_as": "json", "output": "detailed"}, {}, None),
         ({"filename": "a.md"}, READS_FILE, None),
         ({"filename": "a.md"}, SEARCHES, None),
         ({"filename": ""}, SNAPSHOT, None),
