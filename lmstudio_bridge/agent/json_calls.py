@@ -53,8 +53,13 @@ class Strategy:
     first_step: Step
     reason: str
 
+    def in_words(self) -> str:
+        """Why, and how the model is asked, for a line of output."""
+        how = "tool calls as schema-constrained JSON" if self.calls == "grammar" else "native tool calls"
+        return f"{self.reason}: {how}"
 
-NATIVE = Strategy("native", Step.REMIND, "asked for")
+
+NATIVE = Strategy("native", Step.REMIND, "Requested")
 """Native tool calls: for models that are good at calling tools."""
 
 
@@ -63,17 +68,17 @@ def choose_strategy(
 ) -> Strategy:
     """The strategy to begin with: what the user set, else what LM Studio says of the model, else its size."""
     if calls == "grammar":
-        return Strategy("grammar", Step.ANSWER_NOW, "set so")
+        return Strategy("grammar", Step.ANSWER_NOW, "Set by LMSTUDIO_BRIDGE_CALLS")
     if calls == "native":
-        return Strategy("native", Step.REMIND, "set so")
+        return Strategy("native", Step.REMIND, "Set by LMSTUDIO_BRIDGE_CALLS")
     if trained_for_tool_use:
-        return Strategy("native", Step.REMIND, "trained for tool use")
+        return Strategy("native", Step.REMIND, "Trained for tool use")
     if trained_for_tool_use is False:
-        return Strategy("grammar", Step.ANSWER_NOW, "not trained for tool use")
+        return Strategy("grammar", Step.ANSWER_NOW, "Not trained for tool use")
     size = parameters_in_billions(name)
     if size is not None and size <= SMALL_MODEL:
-        return Strategy("grammar", Step.ANSWER_NOW, f"a small model ({size:g}B)")
-    return Strategy("native", Step.REMIND, "not known otherwise")
+        return Strategy("grammar", Step.ANSWER_NOW, f"Small model ({size:g}B)")
+    return Strategy("native", Step.REMIND, "Tool support unknown")
 
 
 def parameters_in_billions(name: str) -> float | None:

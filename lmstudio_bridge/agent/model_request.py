@@ -55,9 +55,9 @@ from lmstudio_bridge.messages import (
 
 _MAX_PROBES = 40  # requests of a run
 _LOST: Mapping[ReplyKind, str] = {
-    "lost_call": "LM Studio lost a tool call of the model; the round was asked again.",
-    "leaked_call": "The model wrote a tool call as text; the round was asked again.",
-    "announced": "The model announced a tool call that did not come; the round was asked again.",
+    "lost_call": "LM Studio lost a tool call of the model; retrying the request.",
+    "leaked_call": "The model wrote a tool call as text; retrying the request.",
+    "announced": "The model announced a tool call but made none; retrying the request.",
 }
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
@@ -121,7 +121,7 @@ class ModelRequester:
     async def use_json_calls(self, reason: str) -> None:
         """Ask for tool calls as constrained JSON from now on."""
         self._json_calls = True
-        await self._on_notice(Notice("strategy", f"{reason}; it is asked for JSON instead of native tool calls"))
+        await self._on_notice(Notice("strategy", f"{reason}; using schema-constrained JSON"))
 
     def partial_text(self) -> str:
         """What has arrived of an incomplete reply, without its reasoning."""
@@ -174,7 +174,7 @@ class ModelRequester:
                 ):
                     asked_again.add("unfounded")
                     self._must_call, self._gave_up = True, gives_up(reply.text)
-                    await self._notice("The model answered without a look; the round was asked again, for a call.")
+                    await self._notice("The model answered without calling a tool; retrying with a tool call required.")
                 elif kind == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
                     await self._think_less(reply)
@@ -188,7 +188,7 @@ class ModelRequester:
                 if fault in asked_again and not isinstance(exc, ToolSchemaError):
                     if isinstance(exc, LostToolCallError):
                         if offered and self.asks_natively:
-                            await self.use_json_calls("The server cannot read the model's tool calls")
+                            await self.use_json_calls("The server cannot parse the model's tool calls")
                             continue
                         return Completion("", finish_reason=LOST_CALL)
                     raise
@@ -211,18 +211,18 @@ class ModelRequester:
         if isinstance(error, _UnboundReplyError):
             self._unbound += 1
             if self._unbound < _MOST_UNBOUND:
-                await self._notice("The reply was not the JSON that was asked for; the round was asked again.")
+                await self._notice("The reply did not match the JSON schema; retrying the request.")
                 return
         elif self._answer_schema is not None:
             self._answer_schema = None
-            await self._notice("The engine could not bind the answer to the output schema; it is checked at the end.")
+            await self._notice("The engine cannot enforce the output schema; the answer is validated at the end.")
             return
         elif isinstance(error, ToolSchemaError) and not self._simple:
             self._simple = True
-            await self._notice("The engine could not bind replies to the tools' schemas; it was given simpler ones.")
+            await self._notice("The engine cannot enforce the tools' schemas; retrying with simpler ones.")
             return
         self._json_calls, self._json_refused = False, True
-        await self._on_notice(Notice("strategy", "the engine does not bind replies to JSON; native tool calls it is"))
+        await self._on_notice(Notice("strategy", "Server ignores JSON schemas; using native tool calls"))
 
     async def request_bound(self, number: int, conversation: Conversation, schema: JSONObject) -> str:
         """The model's reply as text that the engine was asked to bind to a JSON Schema.
@@ -257,13 +257,13 @@ class ModelRequester:
                 await self._make_room(error, conversation)
             case TemplateError() if not self._plain:
                 self._plain = True
-                await self._notice("The model's prompt template takes only plain turns; it is asked in those.")
+                await self._notice("The model's prompt template accepts only plain turns; retrying with those.")
             case ToolSchemaError():
                 await self._repair_schemas(error, offered)
             case ToolsUnsupportedError() if self.asks_natively:
-                await self.use_json_calls("The server takes no tools for this model")
+                await self.use_json_calls("The server does not accept tools for this model")
             case LostToolCallError():
-                await self._notice("LM Studio could not read a tool call of the model; the round was asked again.")
+                await self._notice("LM Studio could not parse a tool call of the model; retrying the request.")
             case _:
                 raise error
 
@@ -275,21 +275,21 @@ class ModelRequester:
         if not compacted:
             raise error
         await self._notice(
-            f"The model's context was full; {compacted} earlier tool results were shortened. "
+            f"The model's context is full; {compacted} earlier tool results were truncated. "
             "A larger context length in LM Studio avoids that."
         )
 
     async def _repair_schemas(self, error: ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
         if not self._simple:
             self._simple = True
-            await self._notice("The engine could not use the tools' schemas; it was given simpler ones.")
+            await self._notice("The engine rejected the tools' schemas; retrying with simpler ones.")
             return
         specs = [spec for spec in offered if spec.name not in self._dropped]
         bad = await self._find_bad_tools(specs)
         if not bad or len(bad) == len(specs):
             raise error
         self._dropped |= bad
-        await self._notice(f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}.")
+        await self._notice(f"Tools left out because the engine rejected their schemas: {', '.join(sorted(bad))}.")
 
     async def _find_bad_tools(self, specs: Sequence[ToolSpec]) -> frozenset[str]:
         """The tools whose schema the engine cannot use, found by halving: its error names none of them.
@@ -320,10 +320,10 @@ class ModelRequester:
     async def _think_less(self, reply: Completion) -> None:
         """The reply was all thinking: give it more room if that ran out, else ask for less thought."""
         if reply.finish_reason == "length" and self._raise_max_tokens():
-            await self._notice(f"The model only thought; it was given {self._max_tokens:,} tokens for its reply.")
+            await self._notice(f"The reply was all reasoning; retrying with more tokens ({self._max_tokens:,}).")
         else:
             self._effort = "low"
-            await self._notice("The model only thought; it was asked again for less reasoning.")
+            await self._notice("The reply was all reasoning; retrying with less reasoning.")
 
     def _raise_max_tokens(self) -> bool:
         """Give the next replies more tokens; False if they have as many as we give."""

@@ -190,7 +190,7 @@ class EntryStore:
             raise McpConfigError(
                 f"The record of approved servers, {self.path}, cannot be read: {why}.",
                 path=str(self.path),
-                remedy="Delete it; servers of projects are then recorded anew.",
+                remedy="Delete it; project servers are then recorded again.",
             ) from exc
 
 

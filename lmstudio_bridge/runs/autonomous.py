@@ -439,7 +439,7 @@ class DynamicAutonomousAgent:
         if self.settings.journal == "off":
             raise RunNotFoundError(
                 "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
-                remedy="Start the task anew, or let the user turn journals on (full) for the bridge.",
+                remedy="Start the task again, or let the user turn journals on (full) for the bridge.",
             )
         if run_id == LAST:
             stored = find_last_run(self.runs_folder, project=str(self.settings.project))
@@ -486,7 +486,7 @@ class DynamicAutonomousAgent:
         if self.settings.depth:
             raise NestedBridgeError(
                 "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
-                remedy="Take it out of the MCP servers that the bridge may use, or disable it there.",
+                remedy="Remove it from the MCP servers that the bridge may use, or disable it there.",
             )
         return find_servers(self.configured_servers(), names)
 

@@ -15,9 +15,9 @@ from lmstudio_bridge.text import one_line, shortened
 NO_CALLS = "no tool calls"
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
 _WHY: dict[Stop, str] = {
-    "round_limit": "the limit of rounds was reached",
-    "deadline": "its time was up",
-    "context_full": "the model's context was full",
+    "round_limit": "hit the round limit",
+    "deadline": "timed out",
+    "context_full": "the model's context is full",
     "stuck": "the model got stuck",
 }
 

@@ -168,7 +168,7 @@ class Preparer:
         strategy = choose_strategy(
             choice.info.key, trained_for_tool_use=choice.info.trained_for_tool_use, calls=self._settings.calls
         )
-        await on_notice(Notice("strategy", f"{choice.name}: {strategy.calls} tool calls, because {strategy.reason}"))
+        await on_notice(Notice("strategy", strategy.in_words()))
         return model, strategy
 
 

@@ -80,11 +80,10 @@ _SHOWN_DIFF_LINE = 200  # characters of one
 _LISTED_CHANGES = 200  # files for a program
 _NO_ANSWER = "The model gave no answer."
 _REASONS = {
-    "round_limit": "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds "
-    "or a smaller task helps.",
-    "deadline": "The time for the run was up. A smaller task helps.",
-    "context_full": "The model's context was full. Load the model with a larger context.",
-    "stuck": "The model got stuck. A smaller task or another model helps.",
+    "round_limit": "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
+    "deadline": "The run timed out; the answer may be incomplete. Give it more time or a smaller task.",
+    "context_full": "The model's context is full. Load the model with a larger context.",
+    "stuck": "The model got stuck. Try a smaller task or another model.",
 }
 _LINE_END = re.compile("([\n\u2028\u2029])")
 _REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning would join the lines

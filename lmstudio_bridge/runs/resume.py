@@ -106,7 +106,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
     start = next((event for event in events if isinstance(event, RunStarted)), None)
     if start is None:
         raise RunNotFoundError(
-            f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task anew."
+            f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task again."
         )
     tally = Tally()
     for event in events:
@@ -232,7 +232,7 @@ def check_whole(run: StoredRun) -> None:
     if run.cut:
         raise RunNotFoundError(
             f"Run {run.run_id} cannot be continued: {run.cut}",
-            remedy="Check what it has already changed before you start the task anew.",
+            remedy="Check what it has already changed before you start the task again.",
         )
 
 
@@ -255,7 +255,7 @@ def rebuild_conversation(run: StoredRun) -> Conversation:
                 conversation.drop_last(event.count)
     except ValueError as exc:
         raise RunNotFoundError(
-            f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task anew."
+            f"The journal of run {run.run_id} is damaged: {exc}.", remedy="Start the task again."
         ) from exc
     return conversation
 

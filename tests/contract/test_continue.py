@@ -75,7 +75,7 @@ async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Des
         desk.sim.script(MODEL, TextReply("It is heron-42."))
         second = await client.call("continue_run", run_id=run_id_of(first))
 
-    assert "limit of rounds" in first.text
+    assert "round limit" in first.text
     assert second.said.startswith("It is heron-42.")
     messages = desk.chat_requests()[-1].messages
     assert [message["role"] for message in messages[-2:]] == ["assistant", "user"]
@@ -273,7 +273,7 @@ async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk
 
     assert not stopped.is_error
     assert "I look at the notes first." in stopped.text
-    assert "The time for the run was up" in stopped.text
+    assert "The run timed out" in stopped.text
     assert answer.said.startswith("It is heron-42.")
 
 

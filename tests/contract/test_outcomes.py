@@ -89,7 +89,7 @@ async def test_the_limit_of_rounds_is_no_answer(shell: Shell, sim: Simulator) ->
     code, text = await do(notes(shell), sim, [READ, COLOUR], "--max-rounds", "2", task=LOOK)
 
     assert code == 1
-    assert text.startswith("The limit of rounds was reached")
+    assert text.startswith("Hit the round limit")
 
 
 @pytest.mark.parametrize("leak", [LEAK.text, "</tool_call>", "Let me read b.md next."])
@@ -117,7 +117,7 @@ async def test_a_run_that_ends_in_a_call_says_that_a_change_may_have_happened(
     code, text = await do(notes(shell), sim, [READ, silent], "--timeout", "4", task=CHANGE)
 
     assert code == 1
-    assert "The time for the run was up." in text
+    assert "The run timed out" in text
     if silent is SILENT_WRITE:
         assert "Failed: write_note silent.md: no result came (it may have had effects)" in text
         assert "Nothing was changed" not in text
@@ -228,5 +228,5 @@ async def test_a_run_whose_journal_found_no_room_keeps_its_answer_and_is_never_c
     assert (again, "I wrote the colour into the note." in found) == (0, True)
     assert further[0] == 1
     assert f"Run {run_id} cannot be continued: The journal cannot be written any more" in further[2]
-    assert "Check what it has already changed before you start the task anew." in further[2]
+    assert "Check what it has already changed before you start the task again." in further[2]
     assert ran(shell) == ["read_note a.md", "write_note b.md"], "nothing was done twice"

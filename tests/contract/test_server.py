@@ -181,7 +181,7 @@ async def test_the_round_limit_still_yields_an_answer(desk: Desk, era: Era) -> N
         )
 
     assert_answered(answer, contains="heron-42", rounds=3, calls=2)
-    assert "limit of rounds" in answer.text
+    assert "round limit" in answer.text
     assert [bool(request.tools) for request in desk.chat_requests()] == [True, True, False]
 
 

@@ -167,7 +167,7 @@ def _check_model(choice: ModelChoice, settings: Settings, *, jit: bool | None) -
         "model",
         "Tool calls",
         "warning" if untrained else "ok",
-        f"{strategy.calls}, because {strategy.reason}",
+        strategy.in_words(),
         "A model that LM Studio marks for tool use (the hammer) works better." if untrained else "",
     )
     slots = settings.parallel or (choice.instance.parallel if choice.instance else None)

@@ -114,24 +114,24 @@ FAULTS = {
     "lost-call/announced": Fault(always(TextReply("Let me read it first:")), "announced a tool call", 3, STUCK),
     "lost-call/500": Fault(
         always(HttpReply(500, {"error": {"code": 500, "message": LLAMA_CPP, "type": "server_error"}})),
-        "could not read a tool call",
+        "could not parse a tool call",
         5,  # the third and fourth ask for JSON instead of a native call, which this model does not heed
         (7, STUCK[1]),
     ),
     "lost-call/stream-error": Fault(
-        always(TextReply("never", faults=(StreamError(LLAMA_CPP),))), "could not read a tool call", 5, (7, STUCK[1])
+        always(TextReply("never", faults=(StreamError(LLAMA_CPP),))), "could not parse a tool call", 5, (7, STUCK[1])
     ),
     # The context is full: made shorter once.
     "overflow/with-numbers": Fault(
         always(TextReply("never", faults=(StreamError(OVERFLOW),))),
-        "context was full",
+        "context is full",
         (2, "n_keep: 9000"),
         (2, "n_keep: 9000"),
         padding=2_000,
     ),
     "overflow/without-numbers": Fault(
         always(HttpReply(400, plain_error(OVERFLOW_PLAIN))),
-        "context was full",
+        "context is full",
         (2, "does not fit into the context"),
         (2, "does not fit into the context"),
         padding=2_000,
@@ -144,9 +144,9 @@ FAULTS = {
         (2, "prompt template refused"),
     ),
     # All was thinking: more tokens or less effort, once; then the model is reminded.
-    "thinking/length": Fault(always(ReasoningReply("Hm, the value")), "only thought", 3, STUCK),
+    "thinking/length": Fault(always(ReasoningReply("Hm, the value")), "all reasoning", 3, STUCK),
     "thinking/stop": Fault(
-        always(ReasoningReply("Hm", finish_reason="stop")), "only thought", (2, STUCK[1]), (2, STUCK[1])
+        always(ReasoningReply("Hm", finish_reason="stop")), "all reasoning", (2, STUCK[1]), (2, STUCK[1])
     ),
     # The server is busy: asked again after a pause.
     "busy/refusal": Fault(always(HttpReply(400, plain_error(SLOT_WAIT_FAILED))), "too busy", 3, (3, "too busy")),

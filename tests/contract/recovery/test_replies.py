@@ -129,7 +129,7 @@ async def test_a_server_that_takes_no_tools_is_asked_for_bound_json(workshop: Wo
     )
 
     assert (worked.stop, worked.ran) == ("answered", ["look_up heron"])
-    assert any("takes no tools" in text for text in worked.notices("strategy"))
+    assert any("does not accept tools" in text for text in worked.notices("strategy"))
 
 
 @pytest.mark.parametrize("sent", ["", "{'key': 'heron'}", '{"key": "her', '{"key": "a"} {"key"', "null"])

@@ -40,7 +40,7 @@ async def test_a_schema_that_is_too_rich_is_made_simple_for_the_rest_of_the_run(
             answer = await ask(client)
 
         assert is_right(answer, QWEN)
-        assert answer.report["warnings"] == ["The engine could not use the tools' schemas; it was given simpler ones."]
+        assert answer.report["warnings"] == ["The engine rejected the tools' schemas; retrying with simpler ones."]
         assert [offered(request) for request in bench.chats()] == [["look_up", "weigh"]] * 3
         assert bench.looked_up(QWEN) == 1
 
@@ -59,7 +59,7 @@ async def test_the_tool_that_spoils_the_request_is_found_named_and_left_out(tmp_
         async with bench.bridge() as client:
             answer = await ask(client)
 
-        note = "Left out, because the engine cannot use the schema: ledger__weigh."
+        note = "Tools left out because the engine rejected their schemas: ledger__weigh."
         assert is_right(answer, QWEN)
         assert note in answer.report["warnings"]
         assert note in answer.progress

@@ -33,8 +33,8 @@ VALUE = value_of("heron")
 ANSWER = TextReply(f"It is {VALUE}.")
 HERON = {"key": "heron"}
 LOOK_UP = CallReply(("shop__look_up", HERON))
-LOOK = "The model answered without a look; the round was asked again, for a call."
-ANNOUNCED = "The model announced a tool call that did not come; the round was asked again."
+LOOK = "The model answered without calling a tool; retrying with a tool call required."
+ANNOUNCED = "The model announced a tool call but made none; retrying the request."
 REFUSED = "'response_format.type' must be 'json_schema' or 'text'"
 
 
@@ -71,7 +71,7 @@ async def test_a_strong_model_gets_the_plain_loop_with_the_same_tools_byte_for_b
     worked = await workshop.run(STRONG, LOOK_UP, *more, ANSWER)
 
     assert is_right(worked)
-    assert is_told(worked, f"{STRONG}: native tool calls, because trained for tool use")
+    assert is_told(worked, "Trained for tool use: native tool calls")
     assert [schema_of(request) for request in worked.requests] == [None] * 5
     assert "temperature" not in (worked.requests[0].json or {})
     tools = {request.body[request.body.index(b'"tools":') :].split(b'"stream')[0] for request in worked.requests}
@@ -124,7 +124,7 @@ async def test_a_model_that_writes_its_calls_into_code_is_asked_for_json_from_th
     assert is_right(worked)
     assert worked.ran == ["look_up heron"]
     assert [bool(schema_of(request)) for request in worked.requests] == [False, True, True]
-    assert is_told(worked, "The model writes its tool calls as text; it is asked for JSON instead of native tool calls")
+    assert is_told(worked, "The model writes its tool calls as text; using schema-constrained JSON")
 
 
 # -- weak models ------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ async def test_a_weak_model_is_asked_for_json_at_once(workshop: Workshop) -> Non
 
     assert is_right(worked)
     assert worked.ran == ["look_up heron"]
-    assert is_told(worked, f"{WEAK}: grammar tool calls, because not trained for tool use")
+    assert is_told(worked, "Not trained for tool use: tool calls as schema-constrained JSON")
     assert [may_answer(request) for request in worked.requests] == [True, True]
     assert all("tools" not in (request.json or {}) for request in worked.requests)
     assert [(request.json or {}).get("temperature") for request in worked.requests] == [0.0, 0.0]
@@ -220,7 +220,7 @@ async def test_an_engine_that_takes_no_response_format_is_asked_natively(worksho
     assert is_right(worked)
     assert [bool(schema_of(request)) for request in worked.requests] == [True, False, False]
     assert [bool(request.tools) for request in worked.requests] == [False, True, True]
-    assert is_told(worked, "the engine does not bind replies to JSON; native tool calls it is")
+    assert is_told(worked, "Server ignores JSON schemas; using native tool calls")
 
 
 async def test_an_engine_that_does_not_keep_to_the_json_is_asked_natively(workshop: Workshop) -> None:
@@ -228,7 +228,7 @@ async def test_an_engine_that_does_not_keep_to_the_json_is_asked_natively(worksh
 
     assert is_right(worked)
     assert [bool(schema_of(request)) for request in worked.requests] == [True, True, False, False]
-    assert is_told(worked, "the engine does not bind replies to JSON; native tool calls it is")
+    assert is_told(worked, "Server ignores JSON schemas; using native tool calls")
 
 
 async def test_one_reply_that_is_not_the_json_is_asked_for_again_and_the_way_of_asking_kept(workshop: Workshop) -> None:
@@ -238,7 +238,7 @@ async def test_one_reply_that_is_not_the_json_is_asked_for_again_and_the_way_of_
 
     assert is_right(worked)
     assert [bool(schema_of(request)) for request in worked.requests] == [True] * 4
-    assert worked.notices("strategy") == [f"{WEAK}: grammar tool calls, because not trained for tool use"]
+    assert worked.notices("strategy") == ["Not trained for tool use: tool calls as schema-constrained JSON"]
 
 
 async def test_an_engine_that_cannot_bind_to_rich_schemas_is_given_simple_ones(workshop: Workshop) -> None:

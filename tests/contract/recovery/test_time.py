@@ -75,7 +75,7 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
             answers = {model: await client.answer_of(number) for model, number in numbers.items()}
             in_line = await client.answer_of(waiting)
 
-        up = "The time for the run was up"
+        up = "The run timed out"
         assert {model: (answer.is_error, up in answer.told) for model, answer in answers.items()} == {
             "silent/model": (False, True),
             "writing/model": (False, True),

@@ -223,9 +223,7 @@ async def test_a_server_that_takes_no_tools_is_asked_for_bound_json_at_once(refu
 
     if refused == 1:
         assert (await given.ask()).text == "Teal."
-        assert given.told() == [
-            "The server takes no tools for this model; it is asked for JSON instead of native tool calls"
-        ]
+        assert given.told() == ["The server does not accept tools for this model; using schema-constrained JSON"]
     else:
         with pytest.raises(ToolsUnsupportedError):
             await given.ask()
@@ -427,7 +425,7 @@ async def test_bad_tools_are_found_by_halving_named_and_left_out_from_then_on(ba
     good = [spec.name for spec in offered if spec.name not in bad]
     assert model.asked[-2:] == [good, good]
     assert len(model.asked) <= 4 + 40
-    assert given.told()[-1] == f"Left out, because the engine cannot use the schema: {', '.join(sorted(bad))}."
+    assert given.told()[-1] == f"Tools left out because the engine rejected their schemas: {', '.join(sorted(bad))}."
 
 
 @pytest.mark.parametrize(

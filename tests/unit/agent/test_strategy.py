@@ -21,7 +21,10 @@ def grammar(reason: str) -> Strategy:
 
 
 @pytest.mark.parametrize("trained", [True, False, None])
-@pytest.mark.parametrize(("calls", "expected"), [("native", native("set so")), ("grammar", grammar("set so"))])
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [("native", native("Set by LMSTUDIO_BRIDGE_CALLS")), ("grammar", grammar("Set by LMSTUDIO_BRIDGE_CALLS"))],
+)
 def test_what_the_user_set_goes_before_all_else(
     calls: Literal["native", "grammar"], expected: Strategy, trained: bool | None
 ) -> None:
@@ -31,15 +34,15 @@ def test_what_the_user_set_goes_before_all_else(
 @pytest.mark.parametrize(
     ("name", "trained", "expected"),
     [
-        ("qwen/qwen3-0.6b", True, native("trained for tool use")),
-        ("big-70b", False, grammar("not trained for tool use")),
-        ("qwen2.5-coder-0.5b", None, grammar("a small model (0.5B)")),
-        ("gemma-270m", None, grammar("a small model (0.27B)")),
-        ("llama-2.9b", None, grammar("a small model (2.9B)")),
-        ("llama-3b", None, grammar("a small model (3B)")),
-        ("llama-3.1b", None, native("not known otherwise")),
-        ("qwen/qwen3-4b", None, native("not known otherwise")),
-        ("gpt-oss", None, native("not known otherwise")),
+        ("qwen/qwen3-0.6b", True, native("Trained for tool use")),
+        ("big-70b", False, grammar("Not trained for tool use")),
+        ("qwen2.5-coder-0.5b", None, grammar("Small model (0.5B)")),
+        ("gemma-270m", None, grammar("Small model (0.27B)")),
+        ("llama-2.9b", None, grammar("Small model (2.9B)")),
+        ("llama-3b", None, grammar("Small model (3B)")),
+        ("llama-3.1b", None, native("Tool support unknown")),
+        ("qwen/qwen3-4b", None, native("Tool support unknown")),
+        ("gpt-oss", None, native("Tool support unknown")),
     ],
 )
 def test_what_lm_studio_says_goes_before_the_size(name: str, trained: bool | None, expected: Strategy) -> None:

@@ -220,7 +220,7 @@ async def test_the_model_is_not_trained_for_tools(home: Home) -> None:
         (check,) = wrong(await examine_home(home, sim.url))
 
     assert (check.name, check.state) == ("Tool calls", "warning")
-    assert check.found == "grammar, because not trained for tool use"
+    assert check.found == "Not trained for tool use: tool calls as schema-constrained JSON"
     assert "the hammer" in check.remedy
 
 

@@ -141,7 +141,7 @@ def test_progress_says_how_far_it_is() -> None:
     ("outcome", "reason"),
     [
         (LOST, "LM Studio is gone."),
-        (Outcome("round_limit", "So far."), "the limit of rounds was reached"),
+        (Outcome("round_limit", "So far."), "hit the round limit"),
         (Outcome("answered", "Done!", nothing_changed=True), "nothing was changed"),
         (Outcome("answered", "Done!", failed=("write a: no",), failed_writes=True), "write a: no"),
         (Outcome("stuck", "Hm.", error="It only\nrepeated."), "the model got stuck: It only repeated."),

@@ -87,23 +87,26 @@ def test_a_run_that_could_only_read_says_so_where_nothing_was_changed() -> None:
     [
         ("failed", "No connection.\nStart LM Studio.", "No connection.\nStart LM Studio."),
         ("cancelled", "The run was cancelled.", "The run was cancelled."),
-        ("stuck", "", "The model got stuck. A smaller task or another model helps."),
+        ("stuck", "", "The model got stuck. Try a smaller task or another model."),
         (
             "stuck",
             "It only repeated the task.",
-            "The model got stuck. A smaller task or another model helps.\nIt only repeated the task.",
+            "The model got stuck. Try a smaller task or another model.\nIt only repeated the task.",
         ),
-        ("deadline", "The run reached its limit of 5 s.", "The time for the run was up. A smaller task helps."),
+        (
+            "deadline",
+            "The run reached its limit of 5 s.",
+            "The run timed out; the answer may be incomplete. Give it more time or a smaller task.",
+        ),
         (
             "context_full",
             "It needs 9,000 tokens.",
-            "The model's context was full. Load the model with a larger context.\nIt needs 9,000 tokens.",
+            "The model's context is full. Load the model with a larger context.\nIt needs 9,000 tokens.",
         ),
         (
             "round_limit",
             "",
-            "The limit of rounds was reached; the text is from what was known by then. A higher max_rounds or a "
-            "smaller task helps.",
+            "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
         ),
     ],
 )
