@@ -179,7 +179,8 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
     check_not_active(folder, stored.run_id)
-    changed = [run for run in item_runs(folder, stored) if run.outcome.changes or not run.finished]
+    writing = [run for run in item_runs(folder, stored) if run.outcome.access == "write"]
+    changed = [run for run in writing if run.outcome.changes or not run.finished]
     runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
     print(clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "No changes are known.")[0])
     if not runs:

@@ -15,6 +15,8 @@ _SHOWN_REASON = 200  # characters
 _SHOWN_ITEM = 200
 _SHOWN_MODEL = 80
 _SHOWN_CHANGES = 20
+_SHOWN_NOTES = 10
+_LONGEST = 1_000  # characters of a line before the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,17 @@ class ItemsReport(RunReport):
         counts = count_items(items)
         numbers = [f"{counts['done']:,} of {counts['total']:,} items done"]
         numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
-        lines = [" · ".join(numbers), *(f"Note: {one_line(note)}" for note in dict.fromkeys(self.outcome.notes))]
-        if self.outcome.error:
-            lines.append(one_line(self.outcome.error))
+        notes = list(dict.fromkeys(self.outcome.notes))
+        lines = [
+            " · ".join(numbers),
+            *(f"Note: {shortened(one_line(note), _LONGEST)}" for note in notes[:_SHOWN_NOTES]),
+        ]
+        lines += [f"and {len(notes) - _SHOWN_NOTES:,} more notes"] if len(notes) > _SHOWN_NOTES else []
+        lines += [shortened(one_line(self.outcome.error), _LONGEST)] if self.outcome.error else []
         if earlier := [number for number in items.finished if number not in items.now + items.to_do()]:
             again = f"{len(earlier):,} items were done before and are not done again"
             names = ", ".join(one_line(items.listed.items[number - 1]) for number in sorted(set(items.now)))
-            lines.append(f"{again}; this time: {shortened(names, 1_000) or 'none'}")
+            lines.append(f"{again}; this time: {shortened(names, _LONGEST) or 'none'}")
         rows = item_rows(items, access=self.outcome.access)
         bad = [row for row in rows if row["status"] != "done" and row["reason"]]
         for row in bad[:_SHOWN_FAILED]:
@@ -81,6 +87,7 @@ class ItemsReport(RunReport):
         changed = [each.path for each in self.outcome.changes if each.kind != "unchanged" and each.path]
         if changed:
             more = f" and {len(changed) - _SHOWN_CHANGES:,} more" if len(changed) > _SHOWN_CHANGES else ""
-            lines.append(f"Changed: {', '.join(map(one_line, changed[:_SHOWN_CHANGES]))}{more}")
+            shown = ", ".join(shortened(one_line(each), _SHOWN_ITEM) for each in changed[:_SHOWN_CHANGES])
+            lines.append(f"Changed: {shown}{more}")
             lines += [f"Undo with: lmstudio-bridge runs undo {self.run_id}"] if self.can_undo and self.kept else []
         return lines

@@ -252,3 +252,16 @@ def test_an_audit_journal_holds_no_text_of_items(tmp_path: Path) -> None:
     text = (tmp_path / "r1.jsonl").read_text(encoding="utf-8")
     assert text.count("ItemFinished") == 2
     assert "PRIVATE" not in text
+
+
+def test_what_is_said_before_the_table_leaves_room_for_it() -> None:
+    many = tuple(f"{n} " + "y" * 5_000 for n in range(500))
+    items = ItemResults(listed(500), dict.fromkeys(range(1, 501), Outcome("failed", error="z" * 5_000)))
+    ended = Outcome("partial", error="x" * 50_000, notes=many)
+
+    text = ItemsReport("r", ended, (), items=items).text(limit=48_000)
+
+    assert len(text) <= 48_000
+    assert text.count("\n| item ") == 501
+    assert "and 490 more notes" in text
+    assert "and 480 more" in text
