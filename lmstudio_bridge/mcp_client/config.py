@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -32,8 +33,11 @@ _TRANSPORTS: Mapping[str, Transport] = {
     "streamablehttp": "http",
     "sse": "sse",
 }
-_UNKNOWN_KEYS = ("envFile", "headersHelper")
-"""Keys that VS Code or Claude Code support and we do not, although a server may need them."""
+_UNKNOWN_KEYS = (
+    *("envFile", "headersHelper", "environment", "http_headers", "requestOptions"),
+    *("tools", "enabledTools", "allowedTools", "enabled_tools", "disabled_tools", "isActive"),
+)
+"""Keys that other programs support and we do not, although a server may need them, or they switch something off."""
 _PRIVATE = re.compile(r"LM_API_TOKEN|LMSTUDIO_API_KEY|ANTHROPIC_.*|CLAUDE(?!_PROJECT_DIR\Z|_PLUGIN_).*", re.IGNORECASE)
 """Variables of the bridge's and Claude Code's own: a project's file must not hand them to its servers."""
 _USER_CONFIG = "user_config."  # begins what Claude Code asks for when a plugin is installed
@@ -272,7 +276,7 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
         args=tuple(map(expansion.expand, raw.args or ())) if transport == "stdio" else (),
         env={key: expansion.expand(value) for key, value in raw.env.items()},
         cwd=expansion.around.locate(expansion.expand(raw.cwd)) if raw.cwd else None,
-        url=expansion.expand(raw.url or "") if transport != "stdio" else "",
+        url=_address(expansion.expand(raw.url or "")) if transport != "stdio" else "",
         headers={key: expansion.expand(value) for key, value in raw.headers.items()},
         timeout=expansion.seconds(raw.timeout),
         source=path,
@@ -306,6 +310,18 @@ def _transport_of(raw: _Entry) -> Transport:
     if transport != "stdio" and not raw.url:
         raise ValueError(f"a server of type '{raw.type}' needs a 'url'")
     return transport
+
+
+def _address(url: str) -> str:
+    """The URL. Raises ValueError if it cannot be one of HTTP; where a variable is not set, that is said elsewhere."""
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # raises, too
+    except ValueError as exc:  # http://[::1 and http://host:99999
+        raise ValueError("its 'url' is not valid") from exc
+    if parts.scheme not in ("http", "https") and "${" not in url:
+        raise ValueError("its 'url' does not begin with http:// or https://")
+    return url.strip()
 
 
 class _Expansion:

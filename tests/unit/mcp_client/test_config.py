@@ -90,6 +90,9 @@ def test_transport_is_said_or_inferred(tmp_path: Path, entry: object, transport:
         ({"type": "http", "command": "x"}, "a server of type 'http' needs a 'url'"),
         ({"type": "stdio", "url": "x"}, "a stdio server needs a 'command'"),
         ({"type": "ws", "url": "x"}, "type 'ws' is not one of stdio, http, sse"),
+        ({"url": "http://[::1"}, "its 'url' is not valid"),
+        ({"url": "http://127.0.0.1:99999/mcp"}, "its 'url' is not valid"),
+        ({"url": "localhost:3000/mcp"}, "its 'url' does not begin with http:// or https://"),
     ],
 )
 def test_malformed_entry_is_skipped_with_its_reason_and_spoils_no_other(
@@ -211,11 +214,12 @@ def test_keys_that_allow_tools_in_other_programs_are_named_as_not_used(tmp_path:
     assert catalog.server_warnings == {}
 
 
-def test_key_that_a_server_may_need_and_we_do_not_read_is_warned_about(tmp_path: Path) -> None:
-    catalog = load(tmp_path, {"one": {"command": "x", "envFile": "${workspaceFolder}/.env", "alwaysAllow": []}})
+@pytest.mark.parametrize("key", ["envFile", "enabledTools", "tools"])
+def test_key_that_a_server_may_need_and_we_do_not_read_is_warned_about(tmp_path: Path, key: str) -> None:
+    catalog = load(tmp_path, {"one": {"command": "x", key: "${workspaceFolder}/.env", "alwaysAllow": []}})
 
     assert catalog.server_warnings == {
-        "one": (f"MCP server 'one' in {tmp_path / '.mcp.json'}: 'envFile' is not supported",)
+        "one": (f"MCP server 'one' in {tmp_path / '.mcp.json'}: '{key}' is not supported",)
     }
 
 
