@@ -118,6 +118,7 @@ class RunStarted:
     """A run began; `servers` are the names that were asked for, `project` the folder for which it works.
 
     `template` is the task without its item, where it is the run of an item: what an item says is not asked for.
+    `agent` is the subagent as whom the model works, `limit` the only tools that it may use, as its file lists them.
     """
 
     run_id: str
@@ -128,6 +129,8 @@ class RunStarted:
     access: Access = "write"  # journals that do not say are of a time when every run could write
     project: str = ""
     template: str = ""
+    agent: str = ""
+    limit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

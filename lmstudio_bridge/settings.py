@@ -355,6 +355,13 @@ class Surroundings:
         variable = "USERPROFILE" if os.name == "nt" and not self.environ.get("HOME") else "HOME"
         return Path(home) if (home := self.environ.get(variable, "")) else None
 
+    @property
+    def claude_folder(self) -> Path | None:
+        """The folder with the user's settings of Claude Code, which `CLAUDE_CONFIG_DIR` moves; None without a home."""
+        if moved := self.environ.get("CLAUDE_CONFIG_DIR", "").strip():
+            return self.locate(moved)
+        return self.home / ".claude" if self.home else None
+
     def locate(self, text: str) -> Path:
         """The path: below the home folder if it starts with `~`, else relative to the project."""
         first, *rest = Path(text).parts or (".",)

@@ -230,13 +230,11 @@ class ClaudeState:
 
 def read_state(around: Surroundings, *, warnings: list[str]) -> ClaudeState:
     """The user's state; `CLAUDE_CONFIG_DIR` moves both the file and the settings."""
-    if moved := around.environ.get("CLAUDE_CONFIG_DIR", "").strip():
-        folder = around.locate(moved)
-        path = folder / ".claude.json"
-    elif around.home is not None:
-        folder, path = around.home / ".claude", around.home / ".claude.json"
-    else:
+    folder = around.claude_folder
+    if folder is None:
         return ClaudeState()
+    is_moved = around.environ.get("CLAUDE_CONFIG_DIR", "").strip()
+    path = (folder if is_moved else folder.parent) / ".claude.json"
     return ClaudeState(path, folder, read_own_file(path, warnings=warnings) or {})
 
 

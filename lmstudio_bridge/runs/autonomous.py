@@ -60,6 +60,7 @@ from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables
 from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
+from lmstudio_bridge.runs.agent_files import AgentFile, find_agent
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
 from lmstudio_bridge.runs.for_each import ItemRunner, run_items
 from lmstudio_bridge.runs.items import resolve_items
@@ -190,13 +191,15 @@ class DynamicAutonomousAgent:
         """
         return read_servers(self.settings, environ=self._environ, redactor=self.redactor)
 
-    def permissions(self, configs: Iterable[ServerConfig], *, access: Access = "read") -> Permissions:
-        """What a run with these servers may do, by the rule files as they are now.
+    def permissions(
+        self, configs: Iterable[ServerConfig], *, access: Access = "read", limit: tuple[str, ...] = ()
+    ) -> Permissions:
+        """What a run with these servers may do, by the rule files as they are now, with no tools beyond the limit.
 
         Raises:
             SettingsError: A rule file cannot be used.
         """
-        policy = Policy(access, max_access=self.settings.max_access)
+        policy = Policy(access, max_access=self.settings.max_access, limit=limit)
         return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=policy)
 
     async def run(
@@ -240,7 +243,7 @@ class DynamicAutonomousAgent:
                 plan = replace(plan, needs=replace(plan.needs, task=item.tools_for))
             started_at = time.monotonic()
             seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
-            permissions = self.permissions(plan.servers.configs, access=request.access)
+            permissions = self.permissions(plan.servers.configs, access=request.access, limit=plan.limit)
             if self.settings.journal != "off":
                 await self._pruner.prune()
             async with AsyncExitStack() as held:
@@ -323,10 +326,10 @@ class DynamicAutonomousAgent:
             assert stored is not None
             start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
             begin: list[Event] = [start, *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
-            task, earlier = stored.task, stored.events
+            task, earlier, agent = stored.task, stored.events, _start_of(stored).agent
         else:
             start, listed = await self._list_items(request)
-            begin, task, earlier = [start, listed], request.task, ()
+            begin, task, earlier, agent = [start, listed], request.task, (), start.agent
         told: set[Event] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
@@ -370,6 +373,7 @@ class DynamicAutonomousAgent:
                     task=task,
                     listed=results.listed,
                     model=request.model,
+                    agent=agent or None,
                     folder=self.runs_folder if is_kept else None,
                 )
                 stop, error = await run_items(
@@ -395,10 +399,18 @@ class DynamicAutonomousAgent:
         items = await asyncio.to_thread(resolve_items, given, folder=Path(self.settings.project))
         rounds = request.max_rounds or DEFAULT_ITEM_ROUNDS
         run_id = new_run_id(datetime.now(UTC))
-        servers = self._find_servers(request.servers)
+        agent = self._find_agent(request.agent)
+        servers = self._find_servers(request.servers).within(agent)
         return (
             RunStarted(
-                run_id, request.task, servers.names, rounds, _timestamp(), request.access, str(self.settings.project)
+                run_id,
+                request.task,
+                servers.names,
+                rounds,
+                _timestamp(),
+                request.access,
+                str(self.settings.project),
+                agent=agent.name if agent else "",
             ),
             ItemsListed(
                 items,
@@ -411,12 +423,14 @@ class DynamicAutonomousAgent:
         )
 
     def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> RunContinued:
-        started = next(event for event in stored.events if isinstance(event, RunStarted))
+        started = _start_of(stored)
         rounds = request.max_rounds or started.max_rounds
         return RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
 
     def _plan_new_run(self, request: RunRequest, item: ItemRun | None) -> Plan:
-        servers = self._find_servers(request.servers)
+        agent = self._find_agent(request.agent)
+        servers = self._find_servers(request.servers).within(agent)
+        limit = agent.tools if agent else ()
         return Plan(
             RunStarted(
                 item.run_id if item else new_run_id(datetime.now(UTC)),
@@ -427,13 +441,19 @@ class DynamicAutonomousAgent:
                 request.access,
                 str(self.settings.project),
                 item.template if item else "",
+                agent=agent.name if agent else "",
+                limit=limit,
             ),
             servers,
             request.model,
             Conversation(()),
-            self._first_messages(request.task),
+            self._first_messages(request.task, agent),
             Needs(request.task, chooses=request.servers is None),
+            limit=limit,
         )
+
+    def _find_agent(self, name: str | None) -> AgentFile | None:
+        return find_agent(name, project=self.settings.project, environ=self._environ) if name else None
 
     def _find_run(self, run_id: str) -> StoredRun:
         if self.settings.journal == "off":
@@ -453,7 +473,8 @@ class DynamicAutonomousAgent:
         if conversation.messages:
             added = continuation(stored, conversation, instructions=request.instructions)
         else:  # the run ended while its servers started, before the first message
-            added = self._first_messages("\n\n".join(part for part in (stored.task, request.instructions) if part))
+            task = "\n\n".join(part for part in (stored.task, request.instructions) if part)
+            added = self._first_messages(task, self._find_agent(_start_of(stored).agent))
         servers = self._find_servers(stored.servers)
         return Plan(
             RunContinued(
@@ -474,6 +495,7 @@ class DynamicAutonomousAgent:
                 used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
             ),
             stored.events,
+            _start_of(stored).limit,
         )
 
     def _find_servers(self, names: tuple[str, ...] | None) -> NamedServers:
@@ -490,9 +512,9 @@ class DynamicAutonomousAgent:
             )
         return find_servers(self.configured_servers(), names)
 
-    def _first_messages(self, task: str) -> tuple[Message, ...]:
+    def _first_messages(self, task: str, agent: AgentFile | None) -> tuple[Message, ...]:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self.settings.project))
-        return SystemMessage(prompt), UserMessage(task)
+        return SystemMessage(f"{prompt}\n{agent.instructions}" if agent else prompt), UserMessage(task)
 
     async def _add_messages(self, plan: Plan, prepared: Prepared, recorder: RunRecorder) -> None:
         """Add the first messages to the conversation, without secrets; the servers' instructions to the system's."""
@@ -643,6 +665,10 @@ def _needs_writing(start: RunStarted | RunContinued, item: ItemRun | None, tool_
         and asks_for_change(task)
         and any(policy.writes(tool.source) and not policy.may_run(tool.source) for tool in tool_set.tools)
     )
+
+
+def _start_of(run: StoredRun) -> RunStarted:
+    return next(event for event in run.events if isinstance(event, RunStarted))
 
 
 def _timestamp() -> str:

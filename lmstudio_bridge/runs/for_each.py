@@ -63,6 +63,7 @@ class ItemRunner:
         task: str,
         listed: ItemsListed,
         model: str | None,
+        agent: str | None,
         folder: Path | None,
     ) -> None:
         """`start` is that of the run over all, `model` the one that was asked for now.
@@ -73,6 +74,7 @@ class ItemRunner:
         self._run_id = start.run_id
         self._task = task
         self._items = listed.items
+        self._agent = agent
         self._folder = folder
         self.servers = listed.servers or None
         self.model = model or listed.model or None
@@ -101,7 +103,7 @@ class ItemRunner:
     async def _run(self, number: int) -> Outcome:
         run_id = item_run_id(self._run_id, number)
         task = item_task(self._task, self._items[number - 1])
-        request: RunRequest | ContinueRequest = RunRequest(task, self.servers, **self._options)
+        request: RunRequest | ContinueRequest = RunRequest(task, self.servers, agent=self._agent, **self._options)
         stored = self._earlier(run_id)
         if stored and stored.finished and stored.outcome.is_done:  # the bridge ended before it could tell so
             return stored.outcome

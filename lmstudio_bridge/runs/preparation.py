@@ -36,7 +36,8 @@ _HOPELESS = 1.2  # more than all of it, because four characters per token is an 
 class Plan:
     """What a run is about to do.
 
-    `added` are the messages that come first in the conversation, `earlier` the events of a run that is continued.
+    `added` are the messages that come first in the conversation, `earlier` the events of a run that is continued,
+    `limit` the only tools that the run may use; empty: no limit.
     """
 
     start: RunStarted | RunContinued
@@ -46,6 +47,7 @@ class Plan:
     added: tuple[Message, ...]
     needs: Needs
     earlier: tuple[Event, ...] = ()
+    limit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class RunRequest:
     that fits it. `access` says whether tools that may change things run. With `for_each` (a list, or a glob of files
     in the workspace) the task is done once for each item, which stands for {item} in it or else at its end; then
     `max_rounds` and `max_tokens` are for each item. `max_rounds` None is `DEFAULT_MAX_ROUNDS`, or for an item
-    `DEFAULT_ITEM_ROUNDS`.
+    `DEFAULT_ITEM_ROUNDS`. `agent` names a subagent of Claude Code: the model follows the instructions of its file, and
+    has none but its tools.
     """
 
     task: str
@@ -39,6 +40,7 @@ class RunRequest:
     output_schema: Mapping[str, Any] | None = None
     access: Access = "read"
     for_each: tuple[str, ...] | str | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

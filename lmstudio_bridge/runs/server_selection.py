@@ -13,7 +13,7 @@ import math
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from struct import pack, unpack
@@ -28,6 +28,7 @@ from lmstudio_bridge.agent.tools import UnstartedServers, make_tool
 from lmstudio_bridge.errors import (
     DownstreamError,
     LLMError,
+    NoToolMayRunError,
     ServerNotConfiguredError,
     ServerNotTrustedError,
     ServerStartError,
@@ -39,7 +40,9 @@ from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import Lease
 from lmstudio_bridge.messages import Notice, ServerConfig, ServerTool
+from lmstudio_bridge.runs.agent_files import AgentFile
 from lmstudio_bridge.runs.tool_cache import ToolCache, shown_tools
+from lmstudio_bridge.security.host_rules import server_within
 from lmstudio_bridge.security.permissions import Permissions
 from lmstudio_bridge.security.redact import Redactor
 
@@ -84,6 +87,24 @@ class NamedServers:
     def names(self) -> tuple[str, ...]:
         """The names of the usable servers."""
         return tuple(config.name for config in self.configs)
+
+    def within(self, agent: AgentFile | None) -> NamedServers:
+        """Those of the servers that the agent may use; all where there is none. The agent's note is a warning.
+
+        Raises:
+            NoToolMayRunError: It may use none of them.
+        """
+        if agent is None:
+            return self
+        usable = [config for config in self.configs if server_within(config.name, agent.tools)]
+        if self.configs and not usable:
+            raise NoToolMayRunError(
+                f"The tools that {agent.path} lists are of none of these servers: {', '.join(self.names)}.",
+                remedy="Name a server whose tools it lists, or add mcp__SERVER to its tools.",
+            )
+        left = [config.name for config in self.configs if config not in usable]
+        without = [f"Not started, because the agent lists none of their tools: {', '.join(left)}."] if left else []
+        return replace(self, configs=usable, warnings=[*self.warnings, agent.note, *without])
 
 
 def find_servers(catalog: ServerCatalog, names: tuple[str, ...] | None) -> NamedServers:
@@ -461,9 +482,9 @@ def _no_tools(config: ServerConfig, *, listed: int) -> DownstreamError:
     if listed:
         return DownstreamError(
             f"MCP server '{config.name}' has no tool that the model may know: your rules hide them, "
-            "or their names hold secrets.",
+            "the agent's file does not list them, or their names hold secrets.",
             server=config.name,
-            remedy="Change the rules in lmstudio-bridge.toml, or leave this server out.",
+            remedy="Change the rules in lmstudio-bridge.toml or the agent's file, or leave this server out.",
         )
     disabled = " that is enabled in its entry" if config.disabled_tools or config.only_tools else ""
     return DownstreamError(

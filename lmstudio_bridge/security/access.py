@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
-from lmstudio_bridge.security.host_rules import HostRule, HostRules
+from lmstudio_bridge.security.host_rules import HostRule, HostRules, is_within
 from lmstudio_bridge.security.workspace import (
     TooDeepError,
     Workspace,
@@ -147,7 +147,8 @@ class Policy:
     that protected files are off limits by their names. Where the `max_access` of all runs is `read`, a rule lets no
     tool run that writes (`writes`): the bridge then says of itself that it changes nothing.
     `host` are the rules of Claude Code, which hold in any case; where one would ask, a rule of the user's that allows
-    the tool is the answer.
+    the tool is the answer. `limit` are the tools of the subagent as whom the model works, as `is_within` reads them:
+    the most that it may know about and use.
     """
 
     access: Access = "read"
@@ -156,14 +157,17 @@ class Policy:
     local: Mapping[str, Path | None] = field(default_factory=dict)
     max_access: Access = "write"
     host: HostRules = field(default_factory=HostRules)
+    limit: tuple[str, ...] = ()
 
     def offers(self, tool: ServerTool) -> bool:
         """Whether the model may know about the tool."""
         rule = self.rules.find(tool)
-        return rule is None or rule.verb != "hide"
+        return is_within(tool, self.limit) and (rule is None or rule.verb != "hide")
 
     def check_call(self, tool: ServerTool, arguments: JSONObject) -> Decision:
         """The decision about one call of this tool."""
+        if not is_within(tool, self.limit):
+            return Decision("denied", f"the agent does not have {tool.server} {tool.name}.", "agent")
         rule = self.rules.find(tool)
         if rule is not None and rule.verb != "allow":
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
@@ -198,7 +202,7 @@ class Policy:
     def may_run(self, tool: ServerTool) -> bool:
         """Whether calls of this tool can be allowed at all, whatever their arguments."""
         rule = self.rules.find(tool)
-        if self._host_rule(tool, rule) is not None:
+        if self._host_rule(tool, rule) is not None or not is_within(tool, self.limit):
             return False
         if rule is not None:
             return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -108,7 +108,34 @@ class HostRules:
 
 def name_in_claude_code(tool: ServerTool) -> str:
     """The tool's name as Claude Code's rules have it."""
-    return "__".join(("mcp", _NOT_IN_NAMES.sub("_", tool.server), _NOT_IN_NAMES.sub("_", tool.name)))
+    return f"{server_in_claude_code(tool.server)}__{_NOT_IN_NAMES.sub('_', tool.name)}"
+
+
+def is_within(tool: ServerTool, limit: Sequence[str]) -> bool:
+    """Whether a tool is among those that a subagent may have: `mcp__server`, `mcp__server__tool`, globs over them.
+
+    What a `!` stands before is taken out, whatever its letter case. An empty limit is none.
+    """
+    taken_out = [pattern[1:].casefold() for pattern in limit if pattern.startswith("!")]
+    names = (server_in_claude_code(tool.server), name_in_claude_code(tool))
+    return not limit or (
+        any(fnmatchcase(name, pattern) for pattern in limit for name in names)
+        and not any(fnmatchcase(name.casefold(), pattern) for pattern in taken_out for name in names)
+    )
+
+
+def server_within(server: str, limit: Sequence[str]) -> bool:
+    """Whether a server may have tools that are within the limit."""
+    name = server_in_claude_code(server)
+    return not limit or any(
+        fnmatchcase(name, pattern) or pattern.startswith(f"{name}__") or fnmatchcase(f"{name}__", pattern)
+        for pattern in limit
+    )
+
+
+def server_in_claude_code(server: str) -> str:
+    """What the names of all tools of a server begin with in Claude Code."""
+    return f"mcp__{_NOT_IN_NAMES.sub('_', server)}"
 
 
 def load_host_rules(*, project: Path, environ: Mapping[str, str], managed: Path | None = None) -> HostRules:
@@ -144,11 +171,7 @@ def _settings_files(around: Surroundings, managed: Path) -> Iterator[tuple[Path,
     yield managed / "managed-settings.json", (around.project,)
     for path in sorted((managed / "managed-settings.d").glob("*.json")):
         yield path, (around.project,)
-    user = None
-    if moved := around.environ.get("CLAUDE_CONFIG_DIR", "").strip():
-        user = around.locate(moved)
-    elif around.home is not None:
-        user = around.home / ".claude"
+    user = around.claude_folder
     if user is not None:
         yield user / "settings.json", (around.project, user)
     for folder in _project_folders(around.project):

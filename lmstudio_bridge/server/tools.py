@@ -90,6 +90,9 @@ RunId = Annotated[
     str,
     Field(min_length=1, description="Run id, from a result or lmstudio://runs; last: the newest of this project"),
 ]
+Agent = Annotated[
+    str | None, Field(min_length=1, max_length=MAX_NAME, description="Subagent to act as: .claude/agents/NAME.md")
+]
 EarlierRun = Annotated[
     str | None, Field(min_length=1, description="Go on with this earlier run, with its servers; task says what is next")
 ]
@@ -107,8 +110,11 @@ AnyServerNames = Annotated[
     ServerNames | None, Field(description="MCP servers, as in mcp__NAME__tool; default: those it needs")
 ]
 
-_UNLISTED_BOUNDS = (("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("minLength", 1), ("minItems", 1))
-"""Bounds that no ordinary call meets, left out of the schemas to save the caller's context."""
+_UNLISTED_BOUNDS = (
+    *(("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("minLength", 1), ("minItems", 1)),
+    ("additionalProperties", True),
+)
+"""Bounds that no ordinary call meets, and what is so anyway, left out of the schemas to save the caller's context."""
 _UNLISTED_ARGUMENTS = frozenset({"max_tokens"})
 """Accepted but not listed: callers hardly need it."""
 
@@ -122,13 +128,14 @@ def autonomous_with_mcp(
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
+    agent: Agent = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with one of the user's MCP servers.
 
     Several calls in one turn run at the same time.
     """
     tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, for_each=items)
+    return RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, "read", items, agent)
 
 
 def autonomous_with_multiple_mcps(
@@ -140,10 +147,13 @@ def autonomous_with_multiple_mcps(
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
+    agent: Agent = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with several of the user's MCP servers."""
     tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, for_each=items)
+    return RunRequest(
+        task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, for_each=items, agent=agent
+    )
 
 
 def autonomous_discover_and_execute(
@@ -154,10 +164,11 @@ def autonomous_discover_and_execute(
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
+    agent: Agent = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with the MCP servers it needs. Name them instead if you can."""
     tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, for_each=items)
+    return RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, "read", items, agent)
 
 
 def continue_run(
@@ -187,17 +198,18 @@ def autonomous_with_write_access(
     timeout: Timeout = None,
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
+    agent: Agent = None,
 ) -> RunRequest | ContinueRequest:
     """Let the local model do a task that changes something, such as files. For reading use the other tools."""
     tokens = _tokens(max_tokens)
     if run_id is None:
         names = tuple(mcp_names) if mcp_names else None
         items = _items(for_each)
-        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items)
-    if mcp_names or for_each:
-        name = "mcp_names" if mcp_names else "for_each"
+        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items, agent)
+    given = {"mcp_names": mcp_names, "for_each": for_each, "agent": agent}
+    if name := next((name for name, value in given.items() if value), ""):
         raise BridgeError(
-            f"{name} cannot be given with run_id: a run goes on with its own servers and items.",
+            f"{name} cannot be given with run_id: a run goes on with its own servers, items and agent.",
             remedy="Leave out one of the two.",
         )
     return ContinueRequest(run_id, task, max_rounds, tokens, model, timeout, output_schema, "write")

@@ -509,3 +509,33 @@ def test_calls_count_as_writing_unless_a_mark_a_preset_or_the_name_says_otherwis
     own = Rule("allow", "fs/write", "lmstudio-bridge.toml")
 
     assert Policy("read", Rules((own, preset))).writes(ServerTool("fs", name, read_only=read_only)) is writes
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ((), True),
+        (("mcp__*",), True),
+        (("mcp__my_fs",), True),
+        (("mcp__my_fs__*",), True),
+        (("mcp__my_fs__read",), True),
+        (("mcp__my_fs__rea",), False),
+        (("mcp__my",), False),
+        (("mcp__My_fs",), False),
+        (("mcp__git",), False),
+        (("mcp__*", "!mcp__my_fs__read"), False),
+        (("mcp__my_fs", "!mcp__My_fs__Read"), False),
+        (("mcp__my_fs", "!mcp__my_fs__write"), True),
+    ],
+)
+def test_an_agent_has_no_tools_but_its_own(limit: tuple[str, ...], allowed: bool) -> None:
+    tool = ServerTool("my fs", "read", read_only=True)
+    policy = Policy("write", Rules((Rule("allow", "my fs/*", "mine"),)), limit=limit)
+
+    assert policy.offers(tool) is allowed
+    assert policy.may_run(tool) is allowed
+    assert policy.check_call(tool, {}).allowed is allowed
+
+
+def test_the_tools_of_an_agent_give_it_no_write_access() -> None:
+    assert Policy("read", limit=("mcp__fs__write",)).check_call(ServerTool("fs", "write"), {}) == NO

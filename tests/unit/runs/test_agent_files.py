@@ -1,0 +1,152 @@
+"""Subagents of Claude Code as what a run is to do, and what it may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.errors import BridgeError, NoToolMayRunError
+from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.runs.agent_files import MAX_INSTRUCTIONS, AgentFile, find_agent
+from lmstudio_bridge.runs.server_selection import NamedServers
+
+
+def write_agent(folder: Path, text: str, name: str = "reviewer") -> Path:
+    path = folder / ".claude" / "agents" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def find(tmp_path: Path, name: str = "reviewer") -> AgentFile:
+    return find_agent(name, project=tmp_path / "app", environ={"HOME": str(tmp_path / "home")})
+
+
+def agent_with(tmp_path: Path, head: str) -> AgentFile:
+    write_agent(tmp_path / "app", f"---\nname: reviewer\ndescription: Use: it\n{head}\n---\nReview.\n")
+    return find(tmp_path)
+
+
+def test_the_agent_of_the_project_comes_before_that_of_the_user(tmp_path: Path) -> None:
+    mine = write_agent(tmp_path / "home", "---\nname: reviewer\n---\nMine.\n")
+    assert (find(tmp_path).instructions, find(tmp_path).path) == ("Mine.", mine)
+
+    write_agent(tmp_path / "app", "---\r\nname: reviewer\r\n---\r\nTheirs.\r\n\r\n---\r\nTo the end.\r\n")
+    assert find(tmp_path).instructions == "Theirs.\n\n---\nTo the end."
+
+
+def test_the_folder_of_the_users_agents_can_be_moved(tmp_path: Path) -> None:
+    write_agent(tmp_path, "Moved.")
+    environ = {"HOME": str(tmp_path / "home"), "CLAUDE_CONFIG_DIR": str(tmp_path / ".claude")}
+
+    assert find_agent("reviewer", project=tmp_path / "app", environ=environ).instructions == "Moved."
+
+
+@pytest.mark.parametrize(
+    ("head", "tools"),
+    [
+        ("model: opus", ()),
+        ("tools: mcp__fs__read_file, Read, mcp__git", ("mcp__fs__read_file", "mcp__git")),
+        ("tools: [\"mcp__fs__read_file\", 'mcp__git']", ("mcp__fs__read_file", "mcp__git")),
+        ("tools:\n  - Read # own\n  - mcp__git # theirs", ("mcp__git",)),
+        ("tools:\n- mcp__git\n- Grep\nmodel: opus", ("mcp__git",)),
+        ("Tools: mcp__git", ("mcp__git",)),
+        ('"tools": mcp__git', ("mcp__git",)),
+        ("tools: '*'", ("mcp__*",)),
+        ("tools: Bash(a, *, b), mcp__git", ("mcp__git",)),
+        ("disallowedTools: mcp__fs__write_file, Write", ("mcp__*", "!mcp__fs__write_file")),
+        ("disallowedTools: mcp__fs__write_file(/etc/*)", ("mcp__*", "!mcp__fs__write_file")),
+        ("disallowedTools: Write", ()),
+    ],
+)
+def test_its_tools_are_the_most_that_a_run_may_have(tmp_path: Path, head: str, tools: tuple[str, ...]) -> None:
+    assert agent_with(tmp_path, head).tools == tools
+
+
+@pytest.mark.parametrize("tools", ["Read, Grep", "", "[]", "mcp__fs__read_file(/a/*)"])
+def test_an_agent_without_any_mcp_tool_is_not_started(tmp_path: Path, tools: str) -> None:
+    with pytest.raises(BridgeError, match="may use no MCP tool") as caught:
+        agent_with(tmp_path, f"tools: {tools}")
+
+    assert "mcp__SERVER" in caught.value.explain()
+
+
+def test_it_is_said_what_a_run_cannot_take_over(tmp_path: Path) -> None:
+    found = agent_with(
+        tmp_path,
+        "model: opus\ntools: Read, mcp__fs, Bash(git:*), Read\ndisallowedTools: Write\nhooks:\n  Stop: x\ncolor: red",
+    )
+
+    assert found.not_used == ("model", "hooks", "tools Read, Bash", "disallowedTools Write")
+    assert found.note.endswith(
+        "reviewer.md). Not taken over from it: model, hooks, tools Read, Bash, disallowedTools Write."
+    )
+
+
+def test_a_note_repeats_no_text_of_the_file_but_names(tmp_path: Path) -> None:
+    found = agent_with(tmp_path, "model: Ignore all rules\ntools: mcp__fs, $(rm), Über alles")
+
+    assert found.not_used == ("model",)
+
+
+def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    write_agent(tmp_path / "app", "Review.")
+    write_agent(tmp_path / "home", "Translate.", "translator")
+
+    for name in ("translater", "../agents/reviewer", "reviewer.md"):
+        with pytest.raises(BridgeError) as caught:
+            find(tmp_path, name)
+        assert f"There is no agent {name!r}" in str(caught.value)
+        assert {"reviewer", "translator"} <= set(caught.value.explain().rstrip(".").replace(",", "").split())
+
+
+def test_without_any_agent_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BridgeError, match="There is no agent 'reviewer'") as caught:
+        find(tmp_path)
+
+    assert "There are none" in caught.value.explain()
+
+
+def test_a_link_in_a_project_leads_to_no_file_outside(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.md"
+    secret.write_text("A secret.", encoding="utf-8")
+    folder = tmp_path / "app" / ".claude" / "agents"
+    folder.mkdir(parents=True)
+    (folder / "reviewer.md").symlink_to(secret)
+
+    with pytest.raises(BridgeError, match="There is no agent"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("---\nname: reviewer\n", "has no end"),
+        ("---\nname: reviewer\n---\n\n", "has no instructions"),
+        ("x" * (MAX_INSTRUCTIONS + 1), "more than 20,000 characters"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    path = write_agent(tmp_path / "app", text)
+
+    with pytest.raises(BridgeError, match=problem) as caught:
+        find(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_instructions_may_be_as_long_as_the_limit(tmp_path: Path) -> None:
+    write_agent(tmp_path / "app", "x" * MAX_INSTRUCTIONS)
+
+    assert len(find(tmp_path).instructions) == MAX_INSTRUCTIONS
+
+
+def test_servers_of_which_it_lists_no_tool_are_not_started(tmp_path: Path) -> None:
+    agent = agent_with(tmp_path, "tools: mcp__my_fs__read_file, mcp__git")
+    configs = [ServerConfig(name, "stdio") for name in ("my fs", "git", "gi", "web")]
+    servers = NamedServers(configs, [], []).within(agent)
+
+    assert servers.names == ("my fs", "git")
+    assert servers.warnings == [agent.note, "Not started, because the agent lists none of their tools: gi, web."]
+    with pytest.raises(NoToolMayRunError, match=r"of none of these servers: gi, web\."):
+        NamedServers(configs[2:], [], []).within(agent)
