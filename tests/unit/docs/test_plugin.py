@@ -17,7 +17,8 @@ from lmstudio_bridge.settings import read_settings
 PLUGIN = Path(__file__).parents[3] / "plugin"
 SKILL = PLUGIN / "skills" / "delegate-to-local-model" / "SKILL.md"
 SERVERS = {"lmstudio-bridge", "plugin:lmstudio-bridge:lmstudio-bridge"}  # as Claude Code names them
-TEXTS = [SKILL, *sorted((PLUGIN / "commands").glob("*.md"))]
+WORKER = PLUGIN / "agents" / "local-worker.md"
+TEXTS = [SKILL, WORKER, *sorted((PLUGIN / "commands").glob("*.md"))]
 
 
 def read_json(name: str) -> dict[str, Any]:
@@ -72,6 +73,14 @@ def test_text_says_when_to_use_it(path: Path) -> None:
 
 def test_skill_is_named_after_its_folder() -> None:
     assert front_matter(SKILL)["name"] == SKILL.parent.name
+
+
+async def test_the_agent_has_the_tools_of_the_bridge_and_no_others(tmp_path: Path) -> None:
+    server = build_server(read_settings({"CLAUDE_PROJECT_DIR": str(tmp_path)}, cwd=tmp_path), environ=os.environ)
+    names = {f"mcp__plugin_lmstudio-bridge_lmstudio-bridge__{tool.name}" for tool in await server.list_tools()}
+
+    assert front_matter(WORKER)["name"] == WORKER.stem
+    assert set(front_matter(WORKER)["tools"].split(", ")) == names
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
