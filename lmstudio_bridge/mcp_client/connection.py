@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,12 @@ OnProgress: TypeAlias = Callable[[str], Awaitable[None]]
 
 MAX_PAGES = 100  # pages of one tools/list
 
+_NO_SESSION = re.compile(
+    r"(?:bad request: )?(?:session\b.*\b(?:not found|expired|terminated)|(?:no valid|invalid|unknown) session\b"
+    r"|server not initialized\b)",
+    re.IGNORECASE,
+)
+"""With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided"."""
 _CLIENT_INFO = {"name": "lmstudio-bridge", "version": __version__}
 
 
@@ -323,7 +330,7 @@ class Connection:
             return await self._dispatcher.send_raw_request(method, params, options)
         except MCPError as exc:
             if self._is_lost(exc, answered):
-                raise self._loss_by(answered, target or method) from exc
+                raise self._loss_by(answered, target or method, exc.message) from exc
             raise
         finally:
             statuses.reset(token)
@@ -338,13 +345,15 @@ class Connection:
             return exc.code != INVALID_PARAMS
         return exc.code == CONNECTION_CLOSED
 
-    def _loss_by(self, answered: list[Answered], what: str) -> SessionLostError:
-        """How the connection was lost in a request that got these HTTP statuses."""
+    def _loss_by(self, answered: list[Answered], what: str, words: str) -> SessionLostError:
+        """How the connection was lost in a request that got these HTTP statuses, and `words` with the last."""
         server = self._config.name
         match answered[-1:]:
             # The specification's word for an expired session (2025-11-25, Session Management).
             case [Answered(status=404, in_session=True)]:
                 return Failure("does not know the session any more (HTTP 404)").expired_error(server, what)
+            case [Answered(status=400 | 410 as status, in_session=True)] if _NO_SESSION.match(words):
+                return Failure(f"does not know the session any more (HTTP {status})").expired_error(server, what)
             case [Answered(status=404)]:
                 return Failure("answered with HTTP 404").lost_error(server, what)
             case [Answered(status=status)] if status >= 400 and isinstance(self._transport, HttpTransport):

@@ -87,11 +87,18 @@ async def answering(response: bytes | None) -> AsyncIterator[tuple[int, list[byt
 
 @asynccontextmanager
 async def failing_in_calls(
-    status: str, transport: Transport, *, forgets: int = 0, executed: list[str] | None = None, gzips: bool = False
+    status: str,
+    transport: Transport,
+    *,
+    forgets: int = 0,
+    executed: list[str] | None = None,
+    gzips: bool = False,
+    words: str = "",
 ) -> AsyncIterator[int]:
     """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status.
 
-    With `forgets`, it has sessions: it answers calls in so many of them with the status, and executes the next.
+    `words` are the error in its body. With `forgets`, it has sessions: it answers calls in so many of them with the
+    status, and executes the next.
     """
     sessions: list[str] = []
     events: list[asyncio.StreamWriter] = []
@@ -122,7 +129,8 @@ async def failing_in_calls(
                 text = text.replace("null", '{"content": [{"type": "text", "text": "done"}]}')
                 writer.write(respond("200 OK", text, "application/json"))
             elif message["method"] == "tools/call":
-                writer.write(respond(status))
+                error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": words}}
+                writer.write(respond(status, json.dumps(error), "application/json") if words else respond(status))
             elif result is None or transport == "sse":
                 writer.write(respond("202 Accepted"))
                 if result is not None:
@@ -437,10 +445,18 @@ async def test_status_of_a_call_is_told_apart(transport: Transport, status: str,
         assert [tool.name for tool in await pool.open_server(config)] == ["act"]
 
 
-async def test_call_in_an_expired_session_is_sent_again_in_a_new_one() -> None:
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("404 Not Found", ""),
+        ("400 Bad Request", "Bad Request: No valid session ID provided"),
+        ("400 Bad Request", "Bad Request: Server not initialized"),
+    ],
+)
+async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str, words: str) -> None:
     executed: list[str] = []
     async with (
-        failing_in_calls("404 Not Found", "http", forgets=1, executed=executed) as port,
+        failing_in_calls(status, "http", forgets=1, executed=executed, words=words) as port,
         open_test_pool() as pool,
     ):
         await pool.open_server(configure_url(port))
@@ -453,6 +469,7 @@ async def test_call_in_an_expired_session_is_sent_again_in_a_new_one() -> None:
     ("status", "kind", "text"),
     [
         ("404 Not Found", DownstreamError, "The call was not executed"),
+        ("400 Bad Request", SessionLostError, "may or may not have had effects"),
         ("500 Internal Server Error", SessionLostError, "may or may not have had effects"),
     ],
 )
