@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from lmstudio_bridge import __version__
+from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, MAX_ROUNDS, MAX_TASK
 
@@ -81,7 +81,8 @@ def build_parser() -> CommandParser:
         epilog=_epilog(
             exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output went away"},
             variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "NO_COLOR"),
-        ),
+        )
+        + f"\n\ndocumentation:\n  {DOCS}/README.md",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=_width()),
     )
     parser.add_argument(
@@ -166,12 +167,13 @@ def build_parser() -> CommandParser:
             ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read and answer"),
             ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
             ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
+            ("lmstudio-bridge run - --mcp filesystem < task.txt", "the task from stdin"),
             ('lmstudio-bridge run "Say in one line what {item} is for" --for-each "src/**/*.py"', "many files"),
         ),
         exit_codes={0: "answered", 1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
     )
-    run.add_argument("task", type=_task, help="what to do")
+    run.add_argument("task", type=_task, help="what to do; - reads it from stdin")
     run.add_argument(
         "--mcp",
         action="append",
@@ -199,7 +201,9 @@ def build_parser() -> CommandParser:
         exit_codes={0: "answered", 1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
     )
-    resume.add_argument("run_id", help="run ID, from the last line of an answer or from `runs`; or: last")
+    resume.add_argument(
+        "run_id", help="run ID, from the last line of an answer or from `runs`, or its last five characters; or: last"
+    )
     resume.add_argument("instructions", nargs="?", default="", help="what to do next")
     _add_run_options(resume)
     _add_runs(
@@ -299,9 +303,9 @@ def build_parser() -> CommandParser:
         add(
             "eval",
             "measure how well a model does checkable tasks over real MCP servers",
-            """
+            f"""
             Lets a model do tasks whose results can be checked, over real MCP servers in a temporary folder, and
-            prints a table. For what is measured and how, see docs/evals.md.
+            prints a table. For what is measured and how, see {DOCS}/evals.md
             """,
             examples=(
                 ("lmstudio-bridge eval --baseline", "all tasks, with the bridge and with a plain loop"),
@@ -409,7 +413,7 @@ def _add_runs(parser: CommandParser) -> None:
             ),
         ),
     )
-    show.add_argument("run_id", help="run ID, or: last")
+    show.add_argument("run_id", help="run ID or its last five characters, or: last")
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
     show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
     show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
@@ -431,18 +435,23 @@ def _add_runs(parser: CommandParser) -> None:
             exit_codes={0: "undone", 1: "you declined, or not all could be undone"},
         ),
     )
-    undo.add_argument("run_id", help="run ID, or: last")
+    undo.add_argument("run_id", help="run ID or its last five characters, or: last")
     undo.add_argument("--yes", action="store_true", help="don't ask before writing")
     delete = actions.add_parser(
         "delete",
         help="delete journals",
         **_texts(
-            "Deletes journals of runs permanently. Deleted runs can't be shown, continued or undone.",
-            examples=(("lmstudio-bridge runs delete --older-than 30", "all runs older than 30 days"),),
+            "Deletes journals of runs permanently, after asking. Deleted runs can't be shown, continued or undone.",
+            examples=(
+                ("lmstudio-bridge runs delete last", "the newest run"),
+                ("lmstudio-bridge runs delete --older-than 30 --yes", "all runs older than 30 days, without asking"),
+            ),
+            exit_codes={1: "you declined, or a run is in progress"},
         ),
     )
-    delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID, or: last")
+    delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID or its last five characters, or: last")
     delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
+    delete.add_argument("--yes", action="store_true", help="don't ask before deleting")
     show.summary, delete.summary = "show one run in full", "delete journals"
     undo.summary = "put back the files that a run changed"
     parser.commands = {"show": show, "undo": undo, "delete": delete}
@@ -594,7 +603,7 @@ def _epilog(
     if examples:
         parts.append("examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples))
     parts.append("exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in sorted(codes.items())))
-    named = [*variables, *(["all settings: docs/settings.md"] if settings else [])]
+    named = [*variables, *([f"all settings: {DOCS}/settings.md"] if settings else [])]
     if named:
         parts.append("environment:\n" + "\n".join(f"  {line}" for line in named))
     return "\n\n".join(parts)
@@ -603,7 +612,10 @@ def _epilog(
 def _filled(text: str) -> str:
     """The paragraphs of a text, wrapped to the width of the terminal."""
     paragraphs = textwrap.dedent(text).strip().split("\n\n")
-    return "\n\n".join(textwrap.fill(" ".join(each.split()), _width()) for each in paragraphs)
+    return "\n\n".join(
+        textwrap.fill(" ".join(each.split()), _width(), break_long_words=False, break_on_hyphens=False)
+        for each in paragraphs
+    )
 
 
 def _width() -> int:

@@ -50,12 +50,13 @@ def read_request(args: argparse.Namespace) -> EvalRequest:
     Raises:
         SettingsError: A family or a server is not in the suite, or a command is empty.
     """
-    for family in args.family or ():
+    families = [family.replace("_", "-") for family in args.family or ()]
+    for family in families:
         if family not in FAMILIES:
             raise SettingsError(f"Unknown task family {family!r}.", remedy=f"The families are: {', '.join(FAMILIES)}.")
     loops: tuple[Loop, ...] = ("bridge", "baseline") if args.baseline else ("bridge",)
     return EvalRequest(
-        make_suite(seed=args.seed, families=args.family or (), most=args.tasks),
+        make_suite(seed=args.seed, families=families, most=args.tasks),
         seed=args.seed,
         model=args.model,
         loops=loops,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
 
+from lmstudio_bridge import DOCS
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
@@ -161,7 +162,7 @@ def uninstall(args: argparse.Namespace) -> int:
         raise SettingsError(f"The bridge is registered in several scopes: {listed}.", remedy="Choose one with --scope.")
     code = _apply(found[0], args, question="Remove this entry?")
     if code == EXIT_OK and not args.dry_run:
-        _say("Journals of runs stay on disk; see docs/claude-code.md.")
+        _say(f"Journals of runs stay on disk; see {DOCS}/claude-code.md.")
     return code
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
+from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.cli.arguments import (
     EXIT_BROKEN_PIPE,
     EXIT_FAILED,
@@ -29,6 +30,15 @@ from lmstudio_bridge.text import clean_text
 
 ExitCode: TypeAlias = int | Coroutine[Any, Any, int]
 """The exit code of a command, or a coroutine that returns it."""
+
+_WELCOME = f"""\
+lmstudio-bridge {__version__}: an MCP server that lets Claude Code hand tasks to a local model in LM Studio.
+
+  lmstudio-bridge install   register it in Claude Code, which then starts it
+  lmstudio-bridge doctor    check LM Studio, its models and your MCP servers
+  lmstudio-bridge --help    all commands
+
+Documentation: {DOCS}/README.md"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +89,9 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
 
             _log_to_stderr("warning", redactor)
             return run_doctor(args, redactor)
+        case None if sys.stdin is not None and sys.stdin.isatty():  # a person, not a host
+            print(_WELCOME)
+            return EXIT_OK
         case "completion":
             return _print_completion(build_parser(), args.shell)
     from lmstudio_bridge.settings import read_settings  # pydantic takes longer than --help and --version

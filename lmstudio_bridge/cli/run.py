@@ -42,7 +42,7 @@ from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.item_rows import why_not_done
 from lmstudio_bridge.runs.progress import describe, open_progress
 from lmstudio_bridge.runs.report import shown_changes
-from lmstudio_bridge.runs.request import ContinueRequest, RunRequest
+from lmstudio_bridge.runs.request import MAX_TASK, ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import find_run
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
@@ -58,7 +58,7 @@ async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redac
     """Run a new task; the exit code."""
     given = args.for_each
     items = given[0] if given and len(given) == 1 else tuple(given) if given else None
-    request = RunRequest(args.task, tuple(args.mcp) if args.mcp else None, for_each=items, **_options(args))
+    request = RunRequest(_task(args.task), tuple(args.mcp) if args.mcp else None, for_each=items, **_options(args))
     return await _run(settings, request, redactor, as_json=args.json)
 
 
@@ -67,6 +67,17 @@ async def continue_run(settings: Settings, args: argparse.Namespace, redactor: R
     stored = find_run(settings.home / "runs", args.run_id)
     request = ContinueRequest(stored.run_id, args.instructions, **_options(args))
     return await _run(settings, request, redactor, as_json=args.json)
+
+
+def _task(given: str) -> str:
+    """The task, which `-` takes from stdin."""
+    if given != "-":
+        return given
+    text = sys.stdin.buffer.read(4 * MAX_TASK + 1).decode("utf-8", "replace").strip() if sys.stdin else ""
+    if not 1 <= len(text) <= MAX_TASK:
+        problem = "longer than" if text else "empty; it must have 1 to"
+        raise SettingsError(f"The task from stdin is {problem} {MAX_TASK:,} characters.", remedy="Pipe a task into it.")
+    return text
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

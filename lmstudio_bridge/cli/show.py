@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from lmstudio_bridge.runs.report import (
     server_rows,
     unusable_servers,
 )
-from lmstudio_bridge.runs.resume import StoredRun, find_run, item_runs, newest_runs
+from lmstudio_bridge.runs.resume import LAST, StoredRun, find_run, item_runs, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
@@ -190,6 +190,20 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     return max(_undo_one(folder, run, redactor, yes=True) for run in runs)
 
 
+def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:
+    """Why these runs may not be deleted, as an exit code; `EXIT_OK` if they may."""
+    if not sys.stdin.isatty():
+        if LAST not in given:  # a script that names what it deletes
+            return EXIT_OK
+        print("Nothing was deleted: there is no terminal to ask on. Use --yes to delete it.", file=sys.stderr)
+        return EXIT_USAGE
+    print("\n".join(run_ids))
+    if not agrees("Delete these runs permanently?" if len(run_ids) > 1 else "Delete this run permanently?"):
+        print("Nothing was deleted.", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
 def _refusal() -> int:
     """Why nothing may be undone, as an exit code; `EXIT_OK` if the user agrees."""
     if not sys.stdin.isatty():
@@ -262,6 +276,8 @@ def _delete_runs(folder: Path, args: argparse.Namespace) -> int:
     if args.older_than is not None:
         oldest = time.time() - args.older_than * _DAY
         old = {run_id for written, _, run_id in list_journals(folder) if written < oldest and not is_item_run(run_id)}
+    if not args.yes and (named or old) and (refused := _refuses_delete(args.run_ids, sorted(named | old))):
+        return refused
     deleted = sum(delete_journal(folder, run_id) for run_id in named)
     for run_id in old - named:
         with suppress(RunActiveError):  # counted as not deleted

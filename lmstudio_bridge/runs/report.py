@@ -505,7 +505,7 @@ def run_text(run: StoredRun) -> str:
     outcome = run.outcome
     lines = [
         f"# Run {run.run_id}",
-        f"- started: {run.started_at}",
+        f"- started: {run.time}",
         *([f"- project: {run.project}"] if run.project else []),
         f"- ended: {run.state}",
         f"- model: {outcome.model}",

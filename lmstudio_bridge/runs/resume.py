@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from lmstudio_bridge.text import first_line
 MAX_RUNS = 50  # the newest ones, in a list of runs
 LAST = "last"  # in place of a run id
 _FIRST_LINES = 2  # of a journal: one that keeps no text says so first
+_SHORT_ID = re.compile(r"[a-z0-9]{5}(-\d{1,4})?")  # the last part of a run id
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -144,14 +146,21 @@ def _last_part(timed: Sequence[TimedEvent]) -> tuple[datetime, bool]:
 
 
 def find_run(folder: Path, name: str) -> StoredRun:
-    """The run of that id; "last" is the newest one.
+    """The run that a person names in a shell: by its id, by the last part of that, or as "last", the newest one.
 
     Raises:
-        RunNotFoundError: There is none.
-        SettingsError: It is no run id.
+        RunNotFoundError: There is none, or several have that last part.
+        SettingsError: It is not a run id.
     """
     if name != LAST:
-        return read_run(folder, name)
+        found = sorted(folder.glob(f"*-{name}.jsonl")) if _SHORT_ID.fullmatch(name) else []
+        if len(found) > 1:
+            names = ", ".join(path.stem for path in found)
+            raise RunNotFoundError(f"Several runs end in {name}: {names}.", remedy="Name one of them in full.")
+        run_id = found[0].stem if found else name
+        if not journal_path(folder, run_id).exists():
+            raise RunNotFoundError(f"There is no run {name} in {folder}.", remedy="To list runs: lmstudio-bridge runs")
+        return read_run(folder, run_id)
     run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
     if run is None:
         raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")

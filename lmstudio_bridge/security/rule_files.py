@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmstudio_bridge import DOCS
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.security.access import Rule, Rules, Verb
@@ -33,7 +34,7 @@ _VERBS: tuple[Verb, ...] = ("hide", "deny", "allow")
 _SHOWN = 80  # characters of an invalid value
 _POSITION = re.compile(r"\(at line (\d+), column \d+\)|\(at end of document\)")
 _OWN = "It can only tighten the rules; put this into your own file."
-_HELP = "See docs/security.md for what it can contain."
+_HELP = f"See {DOCS}/security.md for what it can contain."
 
 
 @dataclass(frozen=True, slots=True)

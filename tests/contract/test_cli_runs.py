@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pexpect
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
@@ -222,6 +223,85 @@ async def test_run_that_is_not_there_is_said(desk: Shell) -> None:
 
         assert (code, out) == (1, ""), arguments
         assert err.startswith("There "), err
+        assert "lmstudio-bridge run" in err
+        assert "lmstudio://" not in err, "nobody reads resources in a shell"
+
+
+async def test_the_last_part_of_a_run_id_is_enough_if_only_one_run_has_it(desk: Shell) -> None:
+    folder = desk.folder / "home" / "runs"
+    write_journal(folder, "20260101-000000-aaaaa")
+    for day in (1, 2):
+        write_journal(folder, f"2026010{day}-000000-bbbbb")
+
+    code, out, _ = await desk.run("runs", "show", "aaaaa")
+    assert (code, out.splitlines()[0]) == (0, "# Run 20260101-000000-aaaaa")
+    code, out, err = await desk.run("runs", "delete", "bbbbb")
+    assert (code, out) == (1, "")
+    assert err.startswith("Several runs end in bbbbb: 20260101-000000-bbbbb, 20260102-000000-bbbbb.")
+    assert len(journals(desk)) == 3
+
+
+async def test_a_terminal_asks_before_a_run_is_deleted(desk: Shell) -> None:
+    write_journal(desk.folder / "home" / "runs", "20260101-000000-aaaaa")
+    for answer, left in (("n", 1), ("y", 0)):
+        shown = await asyncio.to_thread(type_at_terminal, desk, "runs", "delete", "last", answer=answer)
+        assert "20260101-000000-aaaaa" in shown
+        assert len(journals(desk)) == left
+
+
+def type_at_terminal(desk: Shell, *arguments: str, answer: str = "") -> str:
+    """What a terminal shows of a command that may ask one question."""
+    terminal: pexpect.spawn[str] = pexpect.spawn(
+        *(sys.executable, ["-m", "lmstudio_bridge", *arguments]),
+        cwd=str(desk.folder),
+        env={**desk.environ, "TERM": "dumb"},
+        encoding="utf-8",
+        timeout=LIMIT,
+    )
+    with terminal:
+        if answer:
+            terminal.expect_exact("[y/N] ")
+            asked = terminal.before or ""
+            terminal.sendline(answer)
+        else:
+            asked = ""
+        terminal.expect(pexpect.EOF)
+        return asked + (terminal.before or "")
+
+
+async def test_without_a_command_a_terminal_shows_what_this_is(desk: Shell) -> None:
+    out = await asyncio.to_thread(type_at_terminal, desk)
+
+    assert "an MCP server" in out
+    assert "lmstudio-bridge --help" in out
+
+
+async def test_a_dash_takes_the_task_from_stdin(desk: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, TextReply("Heron."))
+    for given, code in (("What is the code word?\n", 0), (" \n", 2)):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "lmstudio_bridge", "run", "-", "--mcp", "filesystem"),
+            cwd=desk.folder,
+            env=dict(desk.environ),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate(given.encode())
+        assert process.returncode == code, err
+        assert (b"Heron." in out) == (code == 0)
+        assert (b"The task from stdin is empty" in err) == (code == 2)
+
+    [run] = json.loads((await desk.run("runs", "--json"))[1])
+    assert run["task"] == "What is the code word?"
+
+
+async def test_the_page_of_a_run_has_local_time(desk: Shell) -> None:
+    write_journal(desk.folder / "home" / "runs", "20260101-000000-aaaaa")
+    there = Shell(desk.folder, {**desk.environ, "TZ": "XXX-3"})
+
+    assert "- started: 2026-01-01 03:00" in (await there.run("runs", "show", "last"))[1]
 
 
 # -- what was done ----------------------------------------------------------------------------------------------------
@@ -267,7 +347,9 @@ async def test_runs_are_deleted_by_name_and_by_age_and_never_under_way(desk: She
     assert (await desk.run("runs", "delete", "--older-than", "4"))[:2] == (0, "Deleted: 0 of 0.\n")
     assert (await desk.run("runs", "delete", "--older-than", "2"))[:2] == (0, "Deleted: 1 of 1.\n")
     assert journals(desk) == [new]
-    assert (await desk.run("runs", "delete", "last", new))[:2] == (0, "Deleted: 1 of 1.\n")
+    code, _, err = await desk.run("runs", "delete", "last")
+    assert (code, journals(desk), "Use --yes" in err) == (2, [new], True)
+    assert (await desk.run("runs", "delete", "last", new, "--yes"))[:2] == (0, "Deleted: 1 of 1.\n")
     assert (await desk.run("runs", "delete"))[0] == 2
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from lmstudio_bridge import __version__
+from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.runs.journal import list_journals
 from lmstudio_bridge.settings import Settings, variables_of
@@ -41,7 +41,7 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             yield Check(
-                "bridge", "Settings", "warning", f"{name} is not a known setting.", f"{hint}See docs/settings.md."
+                "bridge", "Settings", "warning", f"{name} is not a known setting.", f"{hint}See {DOCS}/settings.md."
             )
     if settings.depth:
         yield Check(

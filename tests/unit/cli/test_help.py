@@ -6,11 +6,14 @@ import asyncio
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from lmstudio_bridge import DOCS, REPOSITORY
 from lmstudio_bridge.cli.arguments import build_parser
+from lmstudio_bridge.cli.eval import read_request
 from lmstudio_bridge.settings import Settings, variables_of
 from scripts.tools.commands_page import PAGE, page, parsers
 from tests.support.shell import LIMIT, ROOT, Shell
@@ -43,10 +46,29 @@ def test_help_is_complete_and_plain(words: str) -> None:
 @pytest.mark.parametrize("words", PARSERS)
 def test_examples_are_command_lines_that_the_parser_takes(words: str) -> None:
     for line in re.findall(r"^  (\S.*)\n      \S", PARSERS[words].epilog or "", flags=re.MULTILINE):
-        plain = re.sub(r'^eval "\$\((.*)\)"$', r"\1", line).partition(" > ")[0]
+        plain = re.sub(r'^eval "\$\((.*)\)"$', r"\1", line).partition(" > ")[0].partition(" < ")[0]
         command, *arguments = shlex.split(plain)
         assert command == "lmstudio-bridge"
-        build_parser().parse_args(arguments)  # exits if it does not understand
+        args = build_parser().parse_args(arguments)  # exits if it does not understand
+        if args.command == "eval":
+            assert read_request(args).tasks
+
+
+def test_a_family_may_be_written_with_underscores() -> None:
+    args = build_parser().parse_args(["eval", "--family", "one_call"])
+    assert {task.family for task in read_request(args).tasks} == {"one-call"}
+
+
+@pytest.mark.parametrize("words", PARSERS)
+def test_help_names_pages_by_addresses_that_a_user_has(words: str) -> None:
+    pages = re.findall(r"\S*docs/[\w-]+\.md", PARSERS[words].format_help())
+    assert all(page.startswith(f"{DOCS}/") and (ROOT / "docs" / Path(page).name).exists() for page in pages), pages
+
+
+def test_the_repository_is_the_one_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Repository"] == REPOSITORY
+    assert all(url.startswith(REPOSITORY) for url in project["urls"].values())
 
 
 def test_variables_in_help_are_settings_or_well_known() -> None:

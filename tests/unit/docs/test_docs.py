@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import itertools
 import json
 import re
 import shlex
@@ -129,7 +130,7 @@ def test_shell_commands_in_the_documents_are_valid(name: str) -> None:
             words = [entry["command"], *entry["args"]]
             assert words[:2] == ["uvx", "lmstudio-bridge"], line
         words = words[1:] if words[:1] == ["uvx"] else words
-        words = words[: words.index(">")] if ">" in words else words
+        words = list(itertools.takewhile(lambda word: word not in ("<", ">"), words))
         if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
             build_parser().parse_args(words[1:])  # exits if it does not understand
 
