@@ -45,7 +45,7 @@ def test_replacements_in_many_lines_are_told_line_by_line(count: int) -> None:
     assert (found.added, found.removed) == (count + 1, count + 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LINES, LINES, st.booleans(), st.booleans())
 def test_git_can_apply_each_diff(
     tmp_path_factory: pytest.TempPathFactory, old: list[str], new: list[str], old_ends: bool, new_ends: bool
