@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
@@ -108,6 +109,8 @@ _NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
 _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
 
 _GIT_SAFETY = {"safe.bareRepository": "explicit", "core.fsmonitor": "false", "core.hooksPath": os.devnull}
+_PYTHON_SERVERS = frozenset({"mcp_server_git", "mcp_server_fetch", "mcp_server_time", "mcp_server_sqlite"})
+"""Modules that the documentation of these servers starts with `python -m`."""
 _NPX_SHELL = Path(__file__).with_name("npx_shell.sh")
 
 _Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
@@ -182,13 +185,24 @@ def add_git_safety(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, **added}
 
 
+def add_python_safety(env: Mapping[str, str], config: ServerConfig) -> dict[str, str]:
+    """The environment in which `python -m` of a well-known server imports nothing from its working directory.
+
+    Otherwise a repository's `mcp_server_git.py` or `click.py` would run. Other modules may be the user's own, in the
+    project, and need what is beside them.
+    """
+    modules = {after for option, after in pairwise(config.args) if option == "-m"}
+    return {**env, "PYTHONSAFEPATH": "1"} if modules & _PYTHON_SERVERS else dict(env)
+
+
 def guarded_arguments(config: ServerConfig, *, project: Path, home: str | None) -> tuple[str, ...]:
     """The arguments to start a server with; npx of the user's own entry takes nothing from the project.
 
     Otherwise it would run the package that the repository has in `node_modules`, find `node` and `git` there, and ask
     the registry that its `.npmrc` names. The working directory stays the project, because relative paths depend on it.
     """
-    is_npx = PurePath(config.command.replace("\\", "/")).name in ("npx", "npx.cmd")
+    program = PurePath(config.command.replace("\\", "/")).name.removesuffix(".cmd")
+    is_npx = program == "npx" or (program == "npm" and config.args[:1] in (("exec",), ("x",)))
     if not is_npx or config.scope in ("project", "plugin") or config.cwd is not None or "--prefix" in config.args:
         return config.args
     folders = [folder for folder in (project, *project.parents) if str(folder) != home]
@@ -220,7 +234,7 @@ class StdioTransport:
         self._config = config
         self._children = children
         self._cwd = config.cwd or project
-        self._env = add_git_safety(add_own(environ, config.env))
+        self._env = add_python_safety(add_git_safety(add_own(environ, config.env)), config)
         self._args = guarded_arguments(config, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
         self._unread = 0  # bytes of its requests since it last took something from its input

@@ -63,6 +63,18 @@ async def test_a_committed_folder_that_looks_like_a_repository_runs_nothing(tmp_
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", ["mcp_server_git.py", "click.py"])
+async def test_python_server_imports_nothing_from_the_project(tmp_path: Path, name: str) -> None:
+    project, mark = tmp_path / "project", tmp_path / "mark"
+    project.mkdir()
+    (project / name).write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit\n", encoding="utf-8")
+    server = ServerConfig("git", "stdio", command=sys.executable, args=("-m", "mcp_server_git"), scope="user")
+    async with open_test_pool(project=project, environ={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}) as pool:
+        assert await pool.open_server(server)
+
+    assert not mark.exists()
+
+
 def set_trap(project: Path, mark: Path, environ: dict[str, str]) -> Path:
     """A folder in the project in which `git status` makes the mark."""
     trap = project / "trap"
@@ -86,8 +98,10 @@ def set_trap(project: Path, mark: Path, environ: dict[str, str]) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("npx") is None, reason="needs npx")
-@pytest.mark.parametrize("scope", ["user", "local"])
-async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(tmp_path: Path, scope: Scope) -> None:
+@pytest.mark.parametrize(("command", "scope"), [("npx", "user"), ("npx", "local"), ("npm exec", "user")])
+async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
+    tmp_path: Path, command: str, scope: Scope
+) -> None:
     project, mark, package = tmp_path / "project", tmp_path / "mark", tmp_path / "hello.tgz"
     programs = project / "node_modules" / ".bin"
     programs.mkdir(parents=True)
@@ -97,7 +111,8 @@ async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
     (project / "package.json").write_text("{}", encoding="utf-8")
     write_package(package)
     server = ServerConfig(
-        "hello", "stdio", command="npx", args=("-y", "-p", f"file:{package}", "hello-mcp"), scope=scope,
+        "hello", "stdio", command=command.split()[0], scope=scope,
+        args=(*command.split()[1:], "-y", "-p", f"file:{package}", "hello-mcp"),
         env={"npm_config_cache": str(tmp_path / "cache"), "npm_config_offline": "true", "npm_config_audit": "false"},
     )  # fmt: skip
     async with open_test_pool(project=project, environ={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}) as pool:
