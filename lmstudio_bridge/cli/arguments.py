@@ -224,6 +224,20 @@ def build_parser() -> CommandParser:
             variables=("LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
         )
     )
+    status = add(
+        "status",
+        "show the runs in progress in one line",
+        """
+        Shows the newest run in progress, from the shell or from Claude Code: its task, its round and its tokens so far.
+        With --line it is made for the status line of Claude Code (`statusLine` in its settings). On Windows, no run is
+        known to be in progress.
+        """,
+        examples=(("lmstudio-bridge status --line", "nothing if there is none, and never an error"),),
+        variables=("LMSTUDIO_BRIDGE_HOME",),
+    )
+    status.add_argument(
+        "--line", action="store_true", help="print nothing if no run is in progress, and never an error"
+    )
     models = add(
         "models",
         "list the models in LM Studio",

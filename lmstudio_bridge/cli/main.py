@@ -92,6 +92,10 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
         case None if sys.stdin is not None and sys.stdin.isatty():  # a person, not a host
             print(_WELCOME)
             return EXIT_OK
+        case "status":
+            from lmstudio_bridge.cli.status import show_status
+
+            return show_status(os.environ, cwd=current_folder(), bare=args.line)
         case "completion":
             return _print_completion(build_parser(), args.shell)
     from lmstudio_bridge.settings import read_settings  # pydantic takes longer than --help and --version

@@ -1,0 +1,53 @@
+"""`lmstudio-bridge status`: the runs in progress in one line, for a status line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lmstudio_bridge.cli.arguments import EXIT_OK
+from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
+from lmstudio_bridge.settings import read_settings
+from lmstudio_bridge.text import as_shown, clean_text, first_line, one_line
+
+_SHOWN_TASK = 50  # characters
+
+
+def show_status(environ: Mapping[str, str], *, cwd: Path, bare: bool) -> int:
+    """Print the runs in progress. `bare`: nothing if there are none, and nothing in place of an error."""
+    try:
+        line = running_line(read_settings(environ, cwd=cwd).home / "runs")
+    except (BridgeError, OSError) as exc:
+        if not bare:
+            raise
+        logging.debug("no status", exc_info=exc)
+        line = ""
+    if line or not bare:
+        print(line or "No run is in progress.")
+    return EXIT_OK
+
+
+def running_line(folder: Path) -> str:
+    """The newest run in progress and how many others there are; "" if there is none.
+
+    Never any on Windows, where nothing tells whether a run is in progress.
+    """
+    running = [run for run in newest_runs(folder, most=MAX_RUNS) if run.running] if os.name != "nt" else []
+    if not running:
+        return ""
+    more = f" (+{len(running) - 1})" if len(running) > 1 else ""
+    return f"local model: {_describe(running[0])}{more}"
+
+
+def _describe(run: StoredRun) -> str:
+    task = clean_text(as_shown(one_line(first_line(run.task, _SHOWN_TASK))))[0]
+    if run.items:
+        total = len(run.items.listed.items)
+        state = f"{total - len(run.items.to_do())} of {total} items"
+    else:
+        tokens = run.outcome.usage.prompt_tokens + run.outcome.usage.completion_tokens
+        state = f"round {run.outcome.rounds + 1}, {tokens:,} tokens"
+    return " - ".join(part for part in (task, state) if part)
