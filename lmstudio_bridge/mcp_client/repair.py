@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
 _TEXT_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?(?:json|xml|yaml|x-yaml|toml|javascript|sql|x-sh|x-ndjson)")
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_OF_URLS = str.maketrans("-_", "+/")
 _HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 PROGRESS_LENGTH = 200  # characters of a progress text
 MAX_TOOLS = 1_000  # of one server; honest ones have up to some hundred
@@ -162,7 +164,7 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
     if len(text) > MAX_TEXT:
         cut = len(text) - MAX_TEXT
         text = f"{text[:MAX_TEXT]}\n[the last {cut:,} characters of this result were left out]"
-    is_error = raw.get("isError") is True
+    is_error = raw.get("isError") in (True, "true", "True")
     return ToolResult(as_utf8(text) or NO_OUTPUT, is_error=is_error, images=tuple(images[:MAX_IMAGES]))
 
 
@@ -204,14 +206,22 @@ def _text_in(block: object) -> str:
 
 
 def _decode_text(blob: str, mime_type: str) -> str | None:
-    """The text in a resource that was sent as base64; None if it is not text."""
+    """The text in a resource that was sent as base64; None if it is not text.
+
+    The base64 may be wrapped, without padding, or that of URLs. Without a type it is text if it reads as such.
+    """
     kind = mime_type.partition(";")[0].strip().lower()
-    if not kind.startswith("text/") and not _TEXT_TYPE.fullmatch(kind):
+    if kind and not kind.startswith("text/") and not _TEXT_TYPE.fullmatch(kind):
         return None
+    charset = _CHARSET.search(mime_type)
+    plain = "".join(blob.split()).rstrip("=").translate(_OF_URLS)
     try:
-        return base64.b64decode(blob, validate=True).decode("utf-8")
-    except ValueError:
+        text = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode(
+            charset[1] if charset else "utf-8"
+        )
+    except (ValueError, LookupError):
         return None
+    return text if kind or "\0" not in text else None
 
 
 def _read_block(block: object, images: list[Image]) -> str:
@@ -225,6 +235,7 @@ def _read_block(block: object, images: list[Image]) -> str:
             return text
         case {"type": "image" | "audio" as kind, "data": str() as data}:
             mime_type = _text_of(block.get("mimeType")) or "unknown type"
+            data = data.rpartition(";base64,")[2] if data.startswith("data:") else data  # some servers send a URL
             if kind == "image":
                 images.append(Image(data, mime_type))
             return f"[{kind}: {mime_type}, {_size_of(data)}]"
