@@ -73,7 +73,15 @@ _INHERITED = frozenset(
 _INHERITED_PREFIXES = ("LC_", "XDG_")
 SELECTORS = frozenset(
     {
-        *("KUBECONFIG", "KUBE_CONFIG_PATH", "KUBE_CONTEXT", "HELM_NAMESPACE", "TALOSCONFIG"),
+        *(
+            "KUBECONFIG",
+            "KUBE_CONFIG_PATH",
+            "KUBE_CONTEXT",
+            "KUBE_NAMESPACE",
+            "HELM_KUBECONTEXT",
+            "HELM_NAMESPACE",
+            "TALOSCONFIG",
+        ),
         *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"),
         *("AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"),
         *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"),
@@ -82,8 +90,11 @@ SELECTORS = frozenset(
         *("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "CONTAINER_HOST"),
         *("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE", "PGPASSFILE", "PGSSLMODE"),
         *("GH_HOST", "GITLAB_HOST", "VAULT_ADDR", "VAULT_NAMESPACE", "CONSUL_HTTP_ADDR", "NOMAD_ADDR", "TF_WORKSPACE"),
+        *("NOMAD_REGION", "NOMAD_NAMESPACE", "PULUMI_STACK", "ARM_SUBSCRIPTION_ID", "MYSQL_HOST", "MYSQL_TCP_PORT"),
+        *("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "OCI_CLI_PROFILE", "OS_CLOUD", "RCLONE_CONFIG"),
     }
 )
+_SELECTOR_FAMILIES = re.compile(r"AWS_ENDPOINT_URL_\w+|\w+_EMULATOR_HOST")  # without them: the real service
 """Variables that say which cluster, account or database is meant, and hold no secret themselves.
 
 Without them a server would not fail, but work on the default: `~/.kube/config` in place of `KUBECONFIG`.
@@ -95,6 +106,9 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "pg": ("postgres", "postgresql"),
     "postgres": ("postgresql",),
     "database": ("postgres", "postgresql", "mysql", "sqlite", "database"),
+    "tf": ("terraform",),
+    "arm": ("azure", "terraform"),
+    "gcp": ("google", "gcloud"),
     "kube": ("kubernetes", "k8s", "kubectl"),
     "google": ("gcp", "gcloud", "gdrive", "gmail"),
     "dd": ("datadog",),
@@ -129,7 +143,11 @@ def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ())
         for name, value in environ.items()
         if (name in inherited or name.startswith(_INHERITED_PREFIXES)) and not value.startswith("()")
     }
-    base |= {name: value for name, value in environ.items() if name in SELECTORS and not _CREDENTIALS.search(value)}
+    base |= {
+        name: value
+        for name, value in environ.items()
+        if (name in SELECTORS or _SELECTOR_FAMILIES.fullmatch(name)) and not _CREDENTIALS.search(value)
+    }
     return base | passed_variables(environ, passed) | {DEPTH_VARIABLE: str(read_depth(environ) + 1)}
 
 

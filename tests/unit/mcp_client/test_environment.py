@@ -81,13 +81,18 @@ def test_selectors_are_passed_on_because_a_server_would_work_on_something_else_w
         "AWS_SECRET_ACCESS_KEY": CANARY,
         "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json",
         "DOCKER_HOST": "ssh://build",
+        "AWS_ENDPOINT_URL_DYNAMODB": "http://localhost:8000",
+        "FIRESTORE_EMULATOR_HOST": "localhost:8080",
+        "HELM_KUBECONTEXT": "test",
         "PGHOST": f"postgres://me:{CANARY}@host",
         "PGPASSWORD": CANARY,
     }
 
     built = build_environment(environ)
 
-    assert built.items() >= {(name, environ[name]) for name in ("KUBECONFIG", "AWS_PROFILE", "DOCKER_HOST")}
+    passed = ("KUBECONFIG", "AWS_PROFILE", "DOCKER_HOST", "AWS_ENDPOINT_URL_DYNAMODB", "FIRESTORE_EMULATOR_HOST")
+    passed += ("HELM_KUBECONTEXT",)
+    assert built.items() >= {(name, environ[name]) for name in passed}
     assert built["GOOGLE_APPLICATION_CREDENTIALS"] == "/home/me/key.json"
     assert CANARY not in str(built)
 
