@@ -10,13 +10,15 @@ import difflib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import distribution
 from pathlib import Path, PurePath
 
 from lmstudio_bridge import DOCS
@@ -102,10 +104,14 @@ def install(args: argparse.Namespace) -> int:
     if location.should_be_named(env):
         env[SERVERS_VARIABLE] = str(location.path)
     program = own_program(
-        argv0=sys.argv[0], prefix=sys.prefix, scripts=sysconfig.get_path("scripts"), python=sys.executable
+        argv0=sys.argv[0],
+        prefix=sys.prefix,
+        scripts=sysconfig.get_path("scripts"),
+        python=sys.executable,
+        source=read_source(),
     )
     if location.scope == "project":
-        program = Program("uvx", (NAME,))  # a path of this machine is useless to the others
+        program = uvx_program(read_source())  # a path of this machine is useless to the others
     elif program.command == "uvx" and location.host != "claude-code":
         # A program that is started from a desktop often has a PATH without uvx.
         program = Program(shutil.which("uvx") or "uvx", program.args)
@@ -139,7 +145,8 @@ def install(args: argparse.Namespace) -> int:
             "who works on the project can change."
         )
     if "archive-v" in sys.prefix or program.command == "uvx":
-        _say("The first start with uvx can be slow. Run `uvx lmstudio-bridge --version` once to speed up later starts.")
+        line = shlex.join(["uvx", *uvx_program(read_source()).args, "--version"])
+        _say(f"The first start with uvx can be slow. Run `{line}` once to speed up later starts.")
     question = "Replace the existing entry?" if change.old is not None else "Write this entry?"
     code = _apply(change, args, question=question)
     if code == EXIT_OK and not args.dry_run:
@@ -169,17 +176,37 @@ def uninstall(args: argparse.Namespace) -> int:
 # -- the entry ---------------------------------------------------------------------------------------------------
 
 
-def own_program(*, argv0: str, prefix: str, scripts: str, python: str) -> Program:
+def own_program(*, argv0: str, prefix: str, scripts: str, python: str, source: str = "") -> Program:
     """How to start this bridge again: with uvx if it runs under uvx, otherwise with its installed command.
 
-    `prefix` is `sys.prefix`. For uvx it is below `archive-v…` in uv's cache, which may be cleaned at any time.
+    `source` is as `read_source` gives it. `prefix` is `sys.prefix`; for uvx it is
+    below `archive-v…` in uv's cache, which may be cleaned at any time.
     """
     if any(part.startswith("archive-v") for part in PurePath(prefix).parts):
-        return Program("uvx", (NAME,))
+        return uvx_program(source)
     for path in (Path(argv0), Path(scripts, NAME), Path(scripts, f"{NAME}.exe")):
         if path.is_absolute() and path.stem == NAME and path.is_file():
             return Program(str(path))
     return Program(python, ("-m", NAME.replace("-", "_")))
+
+
+def uvx_program(source: str) -> Program:
+    """The bridge under uvx, from the package index or from `source`."""
+    return Program("uvx", ("--from", source, NAME) if source else (NAME,))
+
+
+def read_source(*, read: Callable[[str], str | None] | None = None) -> str:
+    """The repository that this bridge was installed from, as uvx and pip take it; "" for any other source.
+
+    An installer records it in `direct_url.json` of the package (PEP 610).
+    """
+    text = (read or distribution(NAME).read_text)("direct_url.json")
+    direct = json.loads(text) if text else {}
+    vcs = direct.get("vcs_info")
+    if not vcs:
+        return ""
+    revision = f"@{vcs['requested_revision']}" if vcs.get("requested_revision") else ""
+    return f"{vcs['vcs']}+{direct['url']}{revision}"
 
 
 def make_entry(program: Program, env: Mapping[str, str], location: Location) -> JSONObject:

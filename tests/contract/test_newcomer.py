@@ -70,7 +70,7 @@ def home(tmp_path: Path) -> Path:
     (home / "project").mkdir(parents=True)
     (home / "project" / "README.md").write_text("A program that counts the herons of a lake.\n", encoding="utf-8")
     write_script(tmp_path / "bin" / "claude", FAKE_CLAUDE)
-    write_script(tmp_path / "bin" / "uvx", '#!/bin/sh\nexec "$@"\n')
+    write_script(tmp_path / "bin" / "uvx", '#!/bin/sh\n[ "$1" = --from ] && shift 2\nexec "$@"\n')
     bridge = f'#!/bin/sh\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n'
     write_script(tmp_path / "bin" / "lmstudio-bridge", bridge)
     node, server = npm_server("filesystem")

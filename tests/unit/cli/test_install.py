@@ -11,7 +11,7 @@ import pytest
 
 from lmstudio_bridge.cli.arguments import SCOPES, Host, HostScope
 from lmstudio_bridge.cli.hosts import find_location
-from lmstudio_bridge.cli.install import Program, own_program, plan_change
+from lmstudio_bridge.cli.install import Program, own_program, plan_change, read_source
 from lmstudio_bridge.errors import BridgeError, SettingsError
 from lmstudio_bridge.mcp_client.config import starts_bridge
 from lmstudio_bridge.settings import Settings, Surroundings
@@ -124,7 +124,10 @@ def test_the_command_is_one_that_starts_again(tmp_path: Path) -> None:
     assert program(argv0="lmstudio-bridge") == Program(str(script))
     cached = program(argv0=str(script), prefix="/home/u/.cache/uv/archive-v0/rA2B1eoy")
     assert cached == Program("uvx", ("lmstudio-bridge",))
-    for each in (program(), cached, Program("/venv/bin/python", ("-m", "lmstudio_bridge"))):
+    source = "git+https://127.0.0.1/x/lmstudio-bridge@main"
+    from_git = own_program(argv0="-m", prefix="/c/archive-v0/r", scripts="/s", python="/p", source=source)
+    assert from_git == Program("uvx", ("--from", source, "lmstudio-bridge"))
+    for each in (program(), cached, from_git, Program("/venv/bin/python", ("-m", "lmstudio_bridge"))):
         assert starts_bridge(each.command, each.args)
 
 
@@ -153,3 +156,19 @@ def test_a_setting_of_another_shape_is_a_bridge_error(tmp_path: Path) -> None:
     place = find_location("cursor", "user", around=Surroundings(tmp_path, {"HOME": str(tmp_path)}), platform="linux")
     with pytest.raises(BridgeError, match="cannot be changed: the parent of 'lmstudio-bridge' is not an object"):
         plan_change(place, '{"mcpServers": 3}', entry_with({}))
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        (None, ""),
+        ({"url": "file:///src", "dir_info": {"editable": True}}, ""),
+        ({"url": "https://h/x.git", "vcs_info": {"vcs": "git", "commit_id": "1a"}}, "git+https://h/x.git"),
+        (
+            {"url": "https://h/x", "vcs_info": {"vcs": "git", "commit_id": "1a", "requested_revision": "v1"}},
+            "git+https://h/x@v1",
+        ),
+    ],
+)
+def test_an_entry_starts_the_bridge_from_where_it_was_installed(record: object, source: str) -> None:
+    assert read_source(read=lambda _: json.dumps(record) if record else None) == source

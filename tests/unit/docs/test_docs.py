@@ -16,6 +16,7 @@ from typing import get_args
 import pytest
 
 import lmstudio_bridge
+from lmstudio_bridge import REPOSITORY
 from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import Outcome, Stop
@@ -130,6 +131,7 @@ def test_shell_commands_in_the_documents_are_valid(name: str) -> None:
             words = [entry["command"], *entry["args"]]
             assert words[:2] == ["uvx", "lmstudio-bridge"], line
         words = words[1:] if words[:1] == ["uvx"] else words
+        words = words[2:] if words[:2] == ["--from", f"git+{REPOSITORY}"] else words
         words = list(itertools.takewhile(lambda word: word not in ("<", ">"), words))
         if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
             build_parser().parse_args(words[1:])  # exits if it does not understand
@@ -176,6 +178,19 @@ def test_every_link_has_a_target(name: str) -> None:
         path = (ROOT / name).parent / file if file else ROOT / name
         assert path.is_file(), link
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), link
+
+
+def test_the_first_screen_of_the_readme_has_benefit_requirements_and_commands_that_work_today() -> None:
+    screen = "\n".join(read("README.md").splitlines()[:45])
+    for words in (
+        "never enter Claude's context",
+        "**You need**",
+        f"uvx --from git+{REPOSITORY} lmstudio-bridge install",
+        "pip install .",
+        "MIT license",
+    ):
+        assert words in screen
+    assert not re.search(r"^uvx lmstudio-bridge", read("README.md"), flags=re.MULTILINE), "not on the index yet"
 
 
 def test_the_readme_has_no_relative_links() -> None:
