@@ -119,7 +119,8 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
         McpConfigError: it has another shape.
     """
     known = root if isinstance(root, dict) else {}
-    entries = known.get("mcpServers", known.get("servers", {} if root == {} else None))
+    found = [known[key] for key in ("mcpServers", "servers") if key in known] or [{} if root == {} else None]
+    entries = next(filter(None, found), found[0])  # VS Code's own beside an empty `mcpServers` counts
     if not isinstance(entries, dict):
         for key, program in _OTHER_KEYS.items():
             if entries is None and isinstance(known.get(key), dict):

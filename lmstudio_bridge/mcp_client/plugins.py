@@ -57,6 +57,8 @@ def read_plugin(plugin: Plugin, *, around: Surroundings, warnings: list[str]) ->
     """The servers of a plugin; what cannot be read is a warning."""
     variables = {"CLAUDE_PLUGIN_ROOT": str(plugin.folder), "CLAUDE_PLUGIN_DATA": str(plugin.data)}
     around = Surroundings(around.project, {**around.environ, **variables})
+    if not plugin.folder.is_dir():
+        warnings.append(f"The enabled plugin {plugin.key} has no servers here: {plugin.folder} does not exist.")
     manifest = read_object(plugin.folder / _MANIFEST, warnings=warnings) or {}
     name = manifest.get("name")
     prefix = f"plugin:{name if isinstance(name, str) and name else plugin.key.partition('@')[0]}:"

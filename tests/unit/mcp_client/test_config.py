@@ -251,7 +251,7 @@ def test_project_file_is_found_upwards(tmp_path: Path) -> None:
 
 def test_explicit_file_replaces_the_projects(tmp_path: Path) -> None:
     load(tmp_path, {"project": {"command": "x"}})
-    explicit = write(tmp_path / "other.json", {"servers": {"mine": {"command": "x"}}, "inputs": []})
+    explicit = write(tmp_path / "other.json", {"mcpServers": {}, "servers": {"mine": {"command": "x"}}, "inputs": []})
     catalog = load_servers(explicit=explicit, project=tmp_path, environ={})
 
     assert {name: config.scope for name, config in catalog.servers.items()} == {"mine": "explicit"}

@@ -203,8 +203,16 @@ def test_plugin_that_cannot_be_read_is_a_warning(machine: Machine, files: dict[s
 
 def test_odd_records_are_let_pass(machine: Machine) -> None:
     machine.claude(**servers("mine"))
-    odd: list[Any] = [[], {KEY: 7}, {KEY: [7, {"installPath": 7}]}, {KEY: {"installPath": "/gone"}}]
+    odd: list[Any] = [[], {KEY: 7}, {KEY: [7, {"installPath": 7}]}]
     for plugins in odd:
         machine.write(".claude/plugins/installed_plugins.json", {"plugins": plugins})
         assert scopes(machine.load()) == {"mine": "user"}
         assert machine.load().warnings == ()
+
+
+def test_enabled_plugin_whose_folder_is_gone_is_a_warning(machine: Machine) -> None:
+    record(machine, {"scope": "user", "installPath": str(folder_of(machine) / "gone")})
+    enable(machine, ".claude/settings.json")
+
+    [warning] = machine.load().warnings
+    assert warning.startswith(f"The enabled plugin {KEY} has no servers here")
