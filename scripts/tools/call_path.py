@@ -94,7 +94,7 @@ async def record_paths(folder: Path) -> dict[str, list[str]]:
     recorder = PathRecorder()
     loop = asyncio.get_running_loop()
     servers = {"bench": {"command": sys.executable, "args": [str(TOOL_SERVER)]}}
-    (folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+    (folder / ".claude.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
     model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
     async with open_simulator([model]) as sim:
         sim.script(MODEL, CallReply(("bench__echo", {"text": "a step"})), TextReply("Done."))
@@ -102,7 +102,6 @@ async def record_paths(folder: Path) -> dict[str, list[str]]:
             "LMSTUDIO_BASE_URL": f"{sim.url}/v1",
             "CLAUDE_PROJECT_DIR": str(folder),
             "LMSTUDIO_BRIDGE_HOME": str(folder / "home"),
-            "LMSTUDIO_BRIDGE_TRUST": "*",
             "HOME": str(folder),
         }
         server = build_server(read_settings(environ, cwd=folder), environ=environ)
