@@ -260,7 +260,7 @@ class Policy:
                 return Decision("outside", reason, "workspace", _remedy(tool))
             if not reads and not is_address(path) and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
-                return Decision("denied", reason, "protected files")
+                return Decision("denied", reason, "protected files", _remedy(tool) if base is None else "")
             if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
                 return rule.refuse_path(shown)
         return None
