@@ -264,27 +264,31 @@ class DynamicAutonomousAgent:
                     await recorder.tell(Warned(READ_ONLY))
                 await self._add_messages(plan, prepared, recorder)
                 watch = self._watch(plan, permissions.policy)
-                outcome = await run(
-                    plan.conversation,
-                    model=prepared.model,
-                    tools=prepared.tools,
-                    tool_set=prepared.tool_set,
-                    policy=permissions.policy,
-                    limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
-                    emit=recorder.pass_on,
-                    options=RunOptions(
-                        strategy=prepared.strategy,
-                        output_schema=request.output_schema,
-                        unstarted=prepared.servers.unstarted(),
-                        filters=TextFilters(self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()),
-                        started_at=started_at,
-                        watch=watch,
-                        tools_for=item.tools_for if item else "",
-                    ),
-                    tally=recorder.tally,
-                )
-                if recorder.is_whole:
-                    watch.forget()
+                try:
+                    outcome = await run(
+                        plan.conversation,
+                        model=prepared.model,
+                        tools=prepared.tools,
+                        tool_set=prepared.tool_set,
+                        policy=permissions.policy,
+                        limits=self._limits(request, prepared, seconds=seconds - (time.monotonic() - started_at)),
+                        emit=recorder.pass_on,
+                        options=RunOptions(
+                            strategy=prepared.strategy,
+                            output_schema=request.output_schema,
+                            unstarted=prepared.servers.unstarted(),
+                            filters=TextFilters(
+                                self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()
+                            ),
+                            started_at=started_at,
+                            watch=watch,
+                            tools_for=item.tools_for if item else "",
+                        ),
+                        tally=recorder.tally,
+                    )
+                finally:
+                    if recorder.is_whole:  # also if it was cancelled
+                        watch.forget()
         return RunReport(
             plan.start.run_id,
             self.redactor.redact_fields(outcome),
