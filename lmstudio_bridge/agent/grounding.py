@@ -324,9 +324,9 @@ class Evidence:
     def _unread_names(self, answer: str) -> Iterator[str]:
         """Names out of code, and codes, that the task asks about and that stand in no result.
 
-        A value that an answer gives for such a name is that of another. None if the answer denies.
+        A value that an answer gives for such a name is that of another. None if the answer denies, or nothing was read.
         """
-        if not self.task or _DENIES.search(answer):
+        if not self.task or not self._results or _DENIES.search(answer):
             return
         for name in dict.fromkeys(_ASKED_NAME.findall(_FORM.sub(" ", self.task))):
             find = _finder(name)

@@ -407,3 +407,8 @@ def test_a_diff_that_was_copied_in_one_line_is_read_word_by_word() -> None:
     answer = "Done: @@ -1 +1 @@-import MAPLE_LIMIT+import JUNIPER_LIMIT@@ -3 +3 @@-print(MAPLE_LIMIT)"
 
     assert evidence.check(answer).missing == ()
+
+
+def test_a_name_of_the_task_is_not_missing_where_nothing_was_read() -> None:
+    evidence = Evidence("Repeat the word quartz-3336.", "Repeat the word quartz-3336.")
+    assert evidence.check("quartz-3336").missing == ()
