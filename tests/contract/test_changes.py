@@ -183,7 +183,7 @@ async def test_what_a_killed_run_changed_is_undone(desk: Shell, sim: Simulator) 
     code, _, err = await desk.run("runs", "undo", "last", "--yes")
     assert code == 0, err
     assert (desk.folder / "new.md").exists()
-    await desk.run("runs", "delete", "last")
+    await desk.run("runs", "delete", "last", "--yes")
     assert list(runs(desk).iterdir()) == []
 
 
@@ -205,7 +205,7 @@ async def test_copies_are_private_and_go_with_the_journal(desk: Shell, sim: Simu
 
     assert copies.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in copies.iterdir()] == [0o600]
-    await desk.run("runs", "delete", "last")
+    await desk.run("runs", "delete", "last", "--yes")
     assert list(runs(desk).iterdir()) == []
 
 

@@ -64,6 +64,8 @@ async def test_silence_ends_a_stream_and_it_is_not_sent_again(stall: Stall, time
 
 
 async def test_a_stream_of_keepalives_is_silence() -> None:
+    ended = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
@@ -73,12 +75,16 @@ async def test_a_stream_of_keepalives_is_silence() -> None:
                 await writer.drain()
                 await asyncio.sleep(0.001)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with open_client(url, timeouts=FIRST) as client:
             with pytest.raises(LLMTimeoutError, match="sent nothing for"):
                 await ask(client)
+        await within(ended.wait())
 
 
 async def test_silence_after_the_finish_reason_does_not_spoil_an_answer() -> None:
