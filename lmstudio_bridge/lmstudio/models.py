@@ -23,11 +23,12 @@ _LISTED_NAMES = 20  # names shown in an error; more would bury the remedy
 
 @dataclass(frozen=True, slots=True)
 class ModelInstance:
-    """A model in memory; `id` is the name that replies carry."""
+    """A model in memory, or on its way there if it is `loading`; `id` is the name that replies carry."""
 
     id: str
     context_length: int | None = None  # tokens
     parallel: int | None = None  # slots
+    loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

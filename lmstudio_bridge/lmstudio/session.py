@@ -46,7 +46,7 @@ def slot_count(choice: ModelChoice, parallel: int | None) -> int | None:
     An LM Studio with no more than /api/v0 handles one request after the other, and loads an
     instance for each of several first requests (lmstudio-bug-tracker #1751).
     """
-    if choice.info.loaded is False:
+    if choice.info.loaded is False or (choice.instance and choice.instance.loading):
         return 1
     reported = choice.instance.parallel if choice.instance else None
     return parallel or reported or (1 if choice.source == "/api/v0/models" else None)

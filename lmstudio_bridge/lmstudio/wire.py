@@ -310,11 +310,12 @@ class OldNativeModelIn(WireModel):
 
     def to_info(self) -> ModelInfo:
         # "loading" counts as loaded: a request waits for it, and a second load would make a twin.
-        loaded = self.state in ("loaded", "loading")
+        loading = self.state == "loading"
+        instance = ModelInstance(self.id, self.loaded_context_length, loading=loading)
         return ModelInfo(
             key=self.id,
             kind="embedding" if (self.type or "").startswith("embedding") else "llm",
-            instances=(ModelInstance(self.id, self.loaded_context_length),) if loaded else (),
+            instances=(instance,) if loading or self.state == "loaded" else (),
             max_context_length=self.max_context_length,
             trained_for_tool_use=None if self.capabilities is None else "tool_use" in self.capabilities,
             vision=self.type == "vlm",
