@@ -100,7 +100,13 @@ _SELECTOR_FAMILIES = re.compile(r"AWS_ENDPOINT_URL_\w+|\w+_EMULATOR_HOST")  # wi
 Without them a server would not fail, but work on the default: `~/.kube/config` in place of `KUBECONFIG`.
 """
 
-_CREDENTIALS = re.compile(r"://[^/\s]*@")  # in DOCKER_HOST, for example
+_CREDENTIALS = re.compile(r"(?<!ssh)://[^/\s]*@|://[^/\s@]*:[^/\s]*@")  # in DOCKER_HOST; ssh://me@host has none
+_TARGET = re.compile(
+    r"\w*(?:HOST|URL|URI|DSN|ADDR|ADDRESS|ENDPOINT|PROFILE|PROJECT|REGION|CONTEXT|CONFIG|NAMESPACE|ACCOUNT|CLUSTER"
+    r"|DATABASE|DB|ORG|WORKSPACE|TENANT|SUBSCRIPTION|INSTANCE|SERVER|SITE|DOMAIN|BUCKET|STACK|ENV|ENVIRONMENT)"
+    r"(?:_(?:ID|NAME|FILE|PATH|DIR))?"
+)
+"""Names of variables that say what a server works on."""
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "gh": ("github",),
     "pg": ("postgres", "postgresql"),
@@ -111,6 +117,7 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "gcp": ("google", "gcloud"),
     "kube": ("kubernetes", "k8s", "kubectl"),
     "google": ("gcp", "gcloud", "gdrive", "gmail"),
+    "container": ("podman",),
     "dd": ("datadog",),
     "hf": ("huggingface",),
 }
@@ -118,6 +125,8 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 _NO_SERVICE = frozenset(
     {"mcp", "npm", "node", "npx", "uv", "uvx", "python", "home", "user", "path", "server", "docker"}
 )
+
+_SHOWN_NAMES = 5  # variables in a warning
 
 _NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
 _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
@@ -160,12 +169,25 @@ def find_withheld(config: ServerConfig, environ: Mapping[str, str], *, passed: I
 
     def is_wanted(name: str) -> bool:
         service = "pg" if name.startswith("PG") else name.partition("_")[0].casefold()
-        return service not in _NO_SERVICE and not words.isdisjoint({service, *_OTHER_NAMES.get(service, ())})
+        is_service = service not in _NO_SERVICE or name in SELECTORS
+        return is_service and not words.isdisjoint({service, *_OTHER_NAMES.get(service, ())})
 
     return sorted(
         name
         for name in environ
         if name not in given and name not in _NEVER and not name.startswith(_NEVER_PREFIXES) and is_wanted(name)
+    )
+
+
+def warn_of_withheld(config: ServerConfig, environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> str:
+    """A warning that names those of `find_withheld` without which the server may work on another target; or ""."""
+    names = [name for name in find_withheld(config, environ, passed=passed) if _TARGET.fullmatch(name)]
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return (
+        f"MCP server {config.name} may work on another target than your shell, because it does not get "
+        f"{', '.join(names[:_SHOWN_NAMES])}{more}. LMSTUDIO_BRIDGE_PASS_ENV passes variables on."
     )
 
 

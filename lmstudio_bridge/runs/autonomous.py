@@ -31,6 +31,7 @@ from lmstudio_bridge.events import (
     READ_ONLY,
     CallFinished,
     CallProgress,
+    CallStarted,
     Emit,
     Event,
     Generating,
@@ -58,7 +59,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
-from lmstudio_bridge.mcp_client.stdio import passed_variables
+from lmstudio_bridge.mcp_client.stdio import passed_variables, warn_of_withheld
 from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
 from lmstudio_bridge.runs.agent_files import AgentFile, find_agent
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
@@ -249,6 +250,10 @@ class DynamicAutonomousAgent:
             async with AsyncExitStack() as held:
                 journal = open_journal(self.runs_folder, plan.start.run_id, keep=self.settings.journal)
                 recorder = RunRecorder(held.enter_context(journal), emit, redactor=self.redactor)
+                recorder.on_first_call = {
+                    config.name: warn_of_withheld(config, self._environ, passed=self.settings.pass_env)
+                    for config in plan.servers.configs
+                }
                 for event in plan.earlier:
                     recorder.tally.add(event)
                 async with _failure_recorded(recorder, started_at):
@@ -553,10 +558,14 @@ _COUNT = re.compile(r"[-+.\deinfa]+(?:/[-+.\deinfa]+)?(?: |\Z)")  # as `read_pro
 
 
 class RunRecorder:
-    """Takes the secrets out of a run's events, writes them to the journal, and passes them on to `emit`."""
+    """Takes the secrets out of a run's events, writes them to the journal, and passes them on to `emit`.
+
+    `on_first_call` are warnings about servers, which are told if the run uses them.
+    """
 
     def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
         self.tally = Tally()
+        self.on_first_call: dict[str, str] = {}
         self._journal = journal
         self._emit = emit
         self._redactor = redactor
@@ -585,6 +594,9 @@ class RunRecorder:
                 # The count that each message begins with must not stand between two pieces of a secret.
                 count = found[0] if (found := _COUNT.match(text)) else ""
                 event = replace(event, text=count + stream.feed(text[len(count) :]))
+            case CallStarted(server=server):
+                if warning := self.on_first_call.pop(server, ""):
+                    await self.tell(Warned(warning))
             case CallFinished(call_id=call_id):
                 self._progress.pop(call_id, None)
             case _:

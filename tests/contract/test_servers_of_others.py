@@ -213,14 +213,16 @@ async def test_server_of_an_enabled_plugin_is_used_by_the_names_that_claude_code
     assert "plugin_kit_tools__pid" in offered(chat_requests(desk.sim)[0])
 
 
-async def test_broken_file_of_the_user_is_told_in_the_result(desk: Desk) -> None:
+async def test_broken_file_and_variables_that_a_server_does_not_get_are_told_in_the_result(desk: Desk) -> None:
     (desk.home / ".claude.json").write_text('{"mcpServers": {},}', encoding="utf-8")
     desk.write(".lmstudio/mcp.json", {"mcpServers": {"mine": sloppy()}})
-    calls_in_turn(desk)
-    async with desk.bridge() as client:
+    calls_in_turn(desk, ("pid", {}))
+    async with desk.bridge(MINE_CLUSTER=CANARY, MINE_TOKEN=CANARY, OTHER_CLUSTER=CANARY) as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="mine", task="Anything.")
 
     assert not answer.is_error
+    assert "does not get MINE_CLUSTER. " in answer.text
+    assert CANARY not in answer.text
     assert f"{desk.home / '.claude.json'} is not valid JSON" in answer.text
     assert "line 1, column" in answer.text
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, find_withheld, read_depth
+from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, find_withheld, read_depth, warn_of_withheld
 from lmstudio_bridge.messages import ServerConfig
 from tests.unit.mcp_client.pools import configure, open_test_pool
 
@@ -80,7 +80,7 @@ def test_selectors_are_passed_on_because_a_server_would_work_on_something_else_w
         "AWS_PROFILE": "test",
         "AWS_SECRET_ACCESS_KEY": CANARY,
         "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json",
-        "DOCKER_HOST": "ssh://build",
+        "DOCKER_HOST": "ssh://me@build",
         "AWS_ENDPOINT_URL_DYNAMODB": "http://localhost:8000",
         "FIRESTORE_EMULATOR_HOST": "localhost:8080",
         "HELM_KUBECONTEXT": "test",
@@ -125,3 +125,27 @@ def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, wi
     found = find_withheld(config, dict.fromkeys(names, "x"), passed=("BRAVE_*",))
 
     assert found == withheld
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "named"),
+    [
+        ("-y @modelcontextprotocol/server-postgres", {"DATABASE_URL": f"postgres://me:{CANARY}@host"}, "DATABASE_URL"),
+        ("-y @modelcontextprotocol/server-postgres", {"PGHOST": f"postgres://me:{CANARY}@host"}, "PGHOST"),
+        ("-y mcp-grafana", {"GRAFANA_URL": CANARY, "GRAFANA_ORG_ID": CANARY}, "GRAFANA_ORG_ID, GRAFANA_URL"),
+        ("-y mcp-grafana", {f"GRAFANA_{n}_URL": CANARY for n in range(7)}, "GRAFANA_4_URL and 2 more"),
+        ("run mcp/docker", {"DOCKER_HOST": f"tcp://me:{CANARY}@host"}, "DOCKER_HOST"),
+        ("-y mcp-grafana", {"GRAFANA_TOKEN": CANARY, "GRAFANA_API_KEY": CANARY, "SENTRY_URL": CANARY}, ""),
+        ("-y mcp-server-kubernetes", {"KUBECONFIG": "/home/me/test.yaml"}, ""),  # it gets that
+    ],
+)
+def test_variables_that_choose_another_target_are_named_without_their_values(
+    args: str, environ: dict[str, str], named: str
+) -> None:
+    config = ServerConfig("it", "stdio", command="npx", args=tuple(args.split()))
+
+    warning = warn_of_withheld(config, environ)
+
+    assert named in warning
+    assert bool(warning) == bool(named)
+    assert CANARY not in warning

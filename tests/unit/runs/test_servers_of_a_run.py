@@ -98,6 +98,18 @@ async def test_instructions_of_a_server_are_in_the_system_message(desk: Desk) ->
     assert again == first
 
 
+async def test_variables_that_choose_the_target_of_a_server_that_was_used_are_named_once(desk: Desk) -> None:
+    desk.environ |= {"CLOCK_URL": "http://other", "CLOCK_KEY": "c", "MAIL_URL": "http://other"}
+    async with open_here(desk) as client:
+        answer = await discover(client, desk, LETTER, *[CallReply(("clock__now", {"n": n})) for n in range(2)])
+
+    (warning,) = [each for each in answer.report["warnings"] if "CLOCK" in each]
+    assert "does not get CLOCK_URL. " in warning
+    assert f"Note: {warning}" in answer.text
+    assert "MAIL_URL" not in answer.text
+    assert "http://other" not in answer.text
+
+
 async def discover(client: Client, desk: Desk, task: str, *replies: CallReply, writes: bool = False) -> Answer:
     desk.sim.script(MODEL, *replies, DONE)
     tool = "autonomous_with_write_access" if writes else "autonomous_discover_and_execute"
