@@ -74,16 +74,13 @@ _BEGINNINGS = tuple(
 
 
 def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str] = ()) -> bool:
-    """Whether the text says which look or which change comes next and stops there, or hardly more than names a tool.
+    """Whether the text says which look or which change comes next and stops there.
 
     A sentence that stands in what was `read` is a quotation. So are those behind a colon or in quotes.
     """
     text = text.strip()
     if len(text) > LONGEST:
         return False
-    words = text.split(maxsplit=2)
-    if 1 <= len(words) <= 2 and words[0].strip("`*\"'.:") in names:
-        return True  # the name of a tool, perhaps with one argument
     if any((step[1] or step[2]) in names for step in _STEP.finditer(text)):
         return True
     if _OPEN_END.search(text.rpartition("\n")[2]):

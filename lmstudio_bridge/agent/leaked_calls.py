@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from lmstudio_bridge.messages import Message, ToolMessage, UserMessage
 
 _HEAD = 8_000  # characters at the beginning of a reply that are looked at
 _TAIL = 30_000  # characters at its end
@@ -24,8 +26,10 @@ _MOST_PLACES = 20  # of marks and of JSON values that are looked at
 _MOST_BREAKS = 6  # of made-up results
 
 _WORD = re.compile(r"[A-Za-z_][\w-]*+")
-_NAMESPACE = re.compile(r"([A-Za-z_][\w-]*)(?:[./:]|::)\Z")
-_NAMESPACES = ("functions", "function", "tools", "tool", "default_api", "api", "mcp")
+_NAMESPACE = re.compile(r"([A-Za-z_][\w-]*)(?::?//?|[.:]|::)\Z")
+_SERVER = re.compile(r"([A-Za-z_][\w-]*)(?:[ \t]*(?:[-=]?>|[|/:\u2192-])?[ \t]*|\[[\"'])\Z")  # fs > f, fs["f
+_SERVER_AFTER = re.compile(r"[ \t]*(?:[|@][ \t]*|\()([A-Za-z_][\w-]{0,60})\b\)?")  # f | fs, f (fs)
+_NAMESPACES = ("functions", "function", "tools", "tool", "defaultapi", "api", "mcp", "call", "action")
 _KEYS = (
     r"name|tool|tool[_ -]?name|tool[_ -]?call|function|function[_ -]?name|function[_ -]?call|call|action|act|method"
     r"|recipient[_ -]?name|recipient|to|command|cmd|invoke|use|run|do|exec|execute|op|operation|api|step"
@@ -34,14 +38,20 @@ _KEYS = (
 _KEY_BEFORE = re.compile(rf"(?:\A|[\W_])(?:{_KEYS})[\"'`]?\s{{0,3}}(?:[:=]|=>)\s{{0,3}}[\"'`]?\Z", re.IGNORECASE)
 _LABEL_BEFORE = re.compile(rf"(?:\A|\n)[^\w\n]{{0,6}}(?:{_KEYS})[*_`]{{0,2}}\s*[:=]\s*[*_`\"']{{0,3}}\Z", re.IGNORECASE)
 _KEYED_LINES = re.compile(
-    r"[\"'`*_]{0,3}[ \t]*(?:\n+(?:\[[\w. ]{1,40}\]\n)?[ \t]*[-*]?[ \t]*"
-    r"(?!(?:final )?answer|result|output|observation|source)[\w \"'-]{1,40}[:=][^\n]*)+\s*\Z",
+    r"(?:[ \t]*[|(@\u00b7-][ \t]*[\w-]{1,40})?[^\w\n]{0,80}(?:\n+(?:\[[\w. ]{1,40}\]\n)?[ \t]*[-*]?[ \t]*"
+    r"(?!(?:final )?answer|result|output|observation|source|description|purpose|returns|usage|status)"
+    r"[\w \"'-]{1,40}[:=][^\n]*)+\s*\Z",
+    re.IGNORECASE,
+)
+_CALLER_BEFORE = re.compile(  # call_tool("fs", "f"
+    r"(?:\A|\n|[\s.=])(?:call|use|run|invoke|exec(?:ute)?)_?(?:mcp_?)?(?:tool|function)?\(\s{0,3}"
+    r"(?:[\"'][\w-]{1,60}[\"'],\s{0,3})?[\"']\Z",
     re.IGNORECASE,
 )
 _DEFINED = re.compile(r"[\"']\s{0,3},\s{0,9}[\"']description[\"']\s{0,3}:")  # "X", "description": …
 _AS_KEY = re.compile(r"[\"']\s{0,3}:\s{0,3}[{\[]")  # "X": {
 _OBJECT_AFTER = re.compile(r"([^{.!?]{0,80})\{")  # X … {
-_GROUP_AFTER = re.compile(r"[\"'`*]{0,2}\s?\(")  # X(
+_GROUP_AFTER = re.compile(r"[\"'`*\]]{0,3}\s?\(")  # X(
 _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
 _PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
     r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
@@ -55,6 +65,24 @@ _VALUES_AFTER = re.compile(  # a.md, "a.md"
 _STATEMENT_AFTER = re.compile(r"\((?=[^\n]{0,300}?[\"'={])[^\n]{0,400}\)[^\w\n]{0,3}(?:\n|\Z)")  # (path="a.md");
 _FILLED_GROUP = re.compile(r"[\"'`*]{0,2}\s?\([^\n]{0,300}?[\"'={]")  # (path="a.md"
 _KEYED_GROUP = re.compile(r"[\"'`*]{0,2}\s?\([^\n]{0,300}?(?:\w[\"']?\s?[=:]|\{)")
+_RULED = re.compile(r"(?:\A|\n)[ \t]*([\u2500\u2501=#-])\1+[^\n]{0,9}\Z")  # a line across the page, or a heading
+_EATEN = re.compile(r"\A(?:function|mcp)")  # of function=f, mcp__fs__f
+_JSON_START = re.compile(r"(?:\A|```(?:json)?\n|\n)[ \t]*(?=[{\[]\s*[\"{\]])")
+_FENCED = re.compile(r"\A(?:```|~~~)\w*\n(.*?)\n?(?:```|~~~)?\Z", re.DOTALL)
+_ONE_VALUE = re.compile(  # a.md behind a name
+    r"[\"'`]?(?:[ \t]*(?:[:=>|-]|=>|\u2192)[ \t]*|\s+|\()"
+    r"(?:\"[^\"\n]*\"|'[^'\n]*'|[\w~-]*[./\\][\w./\\-]*[\w/])[\W]{0,9}"
+)
+_ASKS_FOR_TOOLS = re.compile(
+    r"\b(?:which|what|how (?:many|often)|each|every|list|name|names? of|count|per|most)\b[^.?!\n]{0,60}"
+    r"\b(?:tools?|functions?|commands?|methods?|calls?)\b"
+    r"|\b(?:tools?|functions?|commands?|methods?)\b[^.?!\n]{0,40}\b(?:is|are|was|were|do|does|did|called|named|defined)\b",
+    re.IGNORECASE,
+)
+_RENDERED = re.compile(r" ?\(MCP\)(?=\()")  # fs - f (MCP)(path: "a.md")
+_LINK_AFTER = re.compile(r"(?:[?/#][^\s<>]*)?\W{0,20}\Z")  # mcp://fs/f?path=a.md
+_QUERY_AFTER = re.compile(r"\?[\w-]{1,40}=\S+\W{0,20}\Z")
+_SIGIL_BEFORE = re.compile(r"(?:\A|\n)[ \t`>]{0,6}[/@!\u25cf\u23fa] ?\Z")
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
     r"with|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
@@ -69,7 +97,7 @@ _INTENT = re.compile(
 )
 _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
-    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|aufruf|appel|llamada|chiamata|chamada"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|get|post|mcp(?:-cli)?|aufruf|appel|llamada|chiamata|chamada"
     r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
@@ -139,9 +167,18 @@ class _Named:
     full: bool
 
 
-def holds_leaked_call(text: str, names: Collection[str]) -> bool:
-    """Whether the reply is, or ends in, something other than prose that names one of the tools as a call would."""
-    return _Finder(names).holds_call(text)
+def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[Message] = ()) -> bool:
+    """Whether the reply is, or ends in, something other than prose that names one of the tools as a call would.
+
+    A reply that only names a tool, and gives it no arguments, may be an answer: where a task among the `messages` asks
+    for tools or for such JSON, or where the name stands in a result, as in code that was read.
+    """
+    finder = _Finder(names)
+    text = _RENDERED.sub("", _LATEX.sub(r"\1", text).strip() if "\\" in text else text.strip())
+    named = finder.find_bare_name(text)
+    if named and _is_asked_for(named, messages):
+        return False
+    return len(named) == 1 or finder.holds_call(text)
 
 
 class _Finder:
@@ -162,7 +199,7 @@ class _Finder:
         self._servers = {_letters(name.partition("__")[0]) for name in names if "__" in name}
 
     def holds_call(self, text: str) -> bool:
-        text = _LATEX.sub(r"\1", text).strip() if "\\" in text else text.strip()
+        """Whether a text without white space around it holds a call."""
         if not text or not self._names:
             return False
         tail = text[-_TAIL:]
@@ -170,6 +207,45 @@ class _Finder:
             return True
         breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
         return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
+
+    def find_bare_name(self, text: str) -> tuple[str, ...]:
+        """What the text consists of, if it is the name of a tool, alone, with one value or in JSON without arguments:
+        the name as it stands there, and then the keys of the JSON. Empty if it is anything else."""
+        if not self._names or len(text) > _MOST_PLAIN:
+            return ()
+        if start := _JSON_START.search(text):
+            try:
+                value = json.loads(text[start.end() :].strip().removesuffix("```"))
+            except (ValueError, RecursionError):
+                return ()
+            items = list(_objects(value))
+            named = self._find_names(text, last=False)
+            keys = tuple(dict.fromkeys(key for item in items for key in item))
+            if (
+                not keys
+                or not named
+                or set(map(str.casefold, keys)) & set(_ARGUMENT_KEYS)
+                or any(self._names_object(i) for i in items)
+            ):
+                return ()
+            return (text[named[0].start : named[0].end], *keys)
+        plain = _FENCED.sub(r"\1", text).strip()
+        named = self._find_names(plain, last=False)
+        if len(named) != 1 or not _LINE_START.fullmatch(plain[: named[0].start]):
+            return ()
+        name, rest = plain[named[0].start : named[0].end], plain[named[0].end :]
+        if named[0].certain and (re.fullmatch(r"\W{0,40}", rest) or _ONE_VALUE.fullmatch(rest)):
+            return (name,)
+        if _KEYED_LINES.match(rest) and named[0].certain:
+            return (name, *re.findall(r"\n\W*([\w ]+)", rest))
+        if name == name.lower() and re.fullmatch(r":?[ \t]+[\w~-]*[./\\][\w./\\-]*[\w/]", rest):
+            return (name,)
+        if named[0].full and re.fullmatch(r"[^\w\n]{1,9}\S+", rest):
+            return (name,)
+        return (name,) if re.fullmatch(r"\(([\"'])[^\"'\n]+\1\)\W*", rest) else ()
+
+    def _names_object(self, item: Mapping[str, Any]) -> bool:
+        return any(_letters(key) in self._names and isinstance(value, dict) for key, value in item.items())
 
     def _ends_in_call(self, text: str) -> bool:
         block = _last_fence(text)
@@ -201,20 +277,38 @@ class _Finder:
         found = []
         for match in _WORD.finditer(text):
             word = _letters(match[0])
-            known = self._names.get(word) or self._names.get(word.removeprefix("function"))  # a mark between was eaten
+            known = self._names.get(word) or self._names.get(_EATEN.sub("", word))
             if known is None:
                 continue
             name, certain = known
             start = match.start()
             full = word.endswith(_letters(name))
-            if not full and (space := _NAMESPACE.search(text, max(0, start - 60), start)):
-                owner = _letters(space[1])
-                if owner in self._servers:
-                    certain = True
-                elif owner not in _NAMESPACES and text[start - 1] == ".":
-                    continue  # a method of something else
-            found.append(_Named(start, match.end(), name, certain, full or "__" not in name))
+            start, owned = self._find_owner(text, start, certain=certain)
+            if not full and start == match.start() and text[start - 1 : start] == ".":
+                continue  # a method of something else
+            certain = certain or owned or bool(_SIGIL_BEFORE.search(text, max(0, start - 12), start))
+            end = match.end()
+            if (owner_after := _SERVER_AFTER.match(text, end)) and _letters(owner_after[1]) in self._servers:
+                end, certain = owner_after.end(), True
+            found.append(_Named(start, end, name, certain, full or "__" not in name))
         return found[-_MOST_NAMES:] if last else found[:_MOST_NAMES]
+
+    def _find_owner(self, text: str, start: int, *, certain: bool) -> tuple[int, bool]:
+        """Where the server before a tool's name begins, or words such as `functions.`; whether a server is."""
+        owned = False
+        while space := _NAMESPACE.search(text, max(0, start - 60), start):
+            owner = _letters(space[1])
+            if owner in self._servers:
+                owned = True
+            elif owner not in _NAMESPACES or text[start - 1] == ":":
+                break
+            start = space.start()
+        if owned or not (space := _SERVER.search(text, max(0, start - 60), start)):
+            return start, owned
+        is_owner = _letters(space[1]) in self._servers and (
+            certain or bool(_SIGIL_BEFORE.search(text, max(0, space.start() - 12), space.start()))
+        )
+        return (space.start(), True) if is_owner else (start, False)
 
     def _is_call_in_code(self, code: str) -> bool:
         """Whether a code block is a call, and not a program or a list that names tools."""
@@ -234,6 +328,10 @@ class _Finder:
         rest = text[named.end :]
         if _SAID_BEFORE.search(before):
             return False
+        if "://" in text[named.start : named.end]:
+            return bool(_LINK_AFTER.match(rest))
+        if _CALLER_BEFORE.search(before):
+            return named.certain and _ends_structured(rest.replace(")", ">"))
         if object_start := _object_after(after):
             if named.certain or object_start == 1:
                 return _ends_here(text, named.end + object_start - 1)
@@ -253,7 +351,8 @@ class _Finder:
             if _ends_structured(rest) and (named.certain or _has_arguments(text)):
                 return True
             argument = _KEYED_LINES.match(rest[:_MOST_PLAIN]) or re.fullmatch(r"[ \t]+\S+\s*", rest[:_MOST_PLAIN])
-            if named.certain and _LABEL_BEFORE.search(before) and argument:
+            label = _LABEL_BEFORE.search(before)
+            if label and argument and (named.certain or "tool" in label[0].casefold()):
                 return True
         return named.certain and self._is_plain_call(text, named, before, after)
 
@@ -269,11 +368,14 @@ class _Finder:
         start = _LINE_START.search(before)
         if start is None:
             return False
+        if _QUERY_AFTER.match(rest):
+            return True
         if re.match(r"\s*<", rest) and _ends_structured(rest):
             return True
         if _PAIRS_AFTER.match(rest[:_MOST_PLAIN]):
             return True
-        if "\n" not in text[: named.start].strip() and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
+        is_header = "\n" not in text[: named.start].strip() or _RULED.search(before)
+        if is_header and _KEYED_LINES.match(rest[:_MOST_PLAIN]):
             return True
         if re.search(r"[$/@>\u2192][ \t]*\Z", start[0]) and re.fullmatch(r":?[ \t]+\S+\s*(?:```)?", rest):
             return True  # $ f a
@@ -282,6 +384,29 @@ class _Finder:
             return True
         called = re.search(r"\b(?:call|calls|calling|invoke|invoking|execute|executing)\b", start[0], re.IGNORECASE)
         return is_only and bool(called) and bool(re.fullmatch(r"\W{0,40}", rest))
+
+
+def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
+    """Whether the task asks about tools, or for JSON with these keys, or a result has the name."""
+    name, *keys = named
+    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    for message in messages:
+        match message:
+            case ToolMessage(_, text) if "__" not in name and word.search(text):  # long names are the bridge's own
+                return True
+            case UserMessage(text) if _ASKS_FOR_TOOLS.search(text):
+                return True
+            case UserMessage(text) if keys and "json" in text.casefold() and all(key in text for key in keys):
+                return True
+    return False
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(child)
 
 
 def _holds_unmistakable(text: str) -> bool:

@@ -269,7 +269,8 @@ class _Run:
 
     def is_presentable(self, text: str) -> bool:
         """Whether a text is the model's own and not a call that nobody ran."""
-        return not (holds_leaked_call(text, self.names()) or is_own_text(text))
+        leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
+        return not (leaked or is_own_text(text))
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""

@@ -59,7 +59,8 @@ def classify_reply(
 ) -> ReplyKind:
     """What kind of reply a complete one is. `names` are the tools of the run, whether or not they were offered.
 
-    `messages` are the conversation so far: what the reply repeats from the task or a result announces nothing.
+    `messages` are the conversation so far: what the reply repeats from the task or a result announces nothing, and may
+    be the name of a tool that was asked for.
     A call that LM Studio could not parse is dropped silently: the reply is a 200 with the
     preface as its text and a usage of zeros (bug-tracker #942). Other servers still say that it ended in a call.
     """
@@ -68,7 +69,7 @@ def classify_reply(
         return "cut_call" if cut and not is_readable(reply.calls[-1].arguments) else "calls"
     if reply.finish_reason == CUT_CALL:
         return "cut_call"
-    if reply.text and holds_leaked_call(reply.text, names):
+    if reply.text and holds_leaked_call(reply.text, names, messages=messages):
         return "cut_call" if cut and tools_offered else "leaked_call"
     if tools_offered and (_is_uncounted(reply) or reply.finish_reason in _ENDS_IN_CALL):
         return "lost_call"

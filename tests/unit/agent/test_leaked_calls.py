@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
+from lmstudio_bridge.messages import Message, SystemMessage, ToolMessage, UserMessage
 
 N = "notes__read_note"
 NAMES = (N, "notes__list_notes", "notes__write_note", "math__add", "fs__list", "search_result", "find_tools")
@@ -93,7 +94,62 @@ CALLS = [
     rf"\( \text{{{N}}}(\text{{path}}=\"a.md\") \)",
     rf"\boxed{{{N}(path=\"a.md\")}}",
     f'Simulating {N}(path="a.md")...',
+    # links, commands and headings
+    "mcp://notes/read_note?path=a.md",
+    "<mcp://notes/read_note?path=a.md>",
+    "[Read a.md](mcp://notes/read_note?path=a.md)",
+    f"`mcp://tools/{N}?path=%2Ftmp%2Fa.md`",
+    "mcp:notes/read_note?path=a.md",
+    "tool://notes/read_note/a.md",
+    "mcp://fs/list",
+    "GET /notes/read_note?path=a.md",
+    "\u2500\u2500\u2500 read_note | notes \u2500\u2500\u2500\u2500\u2500\u2500\npath: a.md",
+    "\u2500\u2500\u2500 list | fs \u2500\u2500\u2500\u2500\u2500\u2500\npath: a",
+    "--- notes: read_note ---\npath: a.md",
+    "=== read_note (notes) ===\npath: a.md",
+    "### read_note | notes\npath: a.md",
+    '\u25cf notes - read_note (MCP)(path: "a.md")',
+    '\u23fa notes:read_note (MCP)(path: "a.md")',
+    "@notes read_note path:a.md",
+    "@notes/read_note a.md",
+    "@fs list path:a",
+    "@fs.list ./a",
+    "/list ./a",
+    "/list --path a",
+    "/fs:list ./a",
+    "/mcp call notes read_note path=a.md",
+    f"/mcp__{N} a.md",
+    "notes read_note a.md",
+    "mcp notes read_note --path a.md",
+    "mcp-cli notes read_note a.md",
+    'call_tool("read_note", path="a.md")',
+    "call_tool('notes', 'read_note', path='a.md')",
+    "Tool: list\nPath: ./a",
 ]
+BARE = [
+    N,
+    "read_note",
+    f"`{N}`",
+    f"{N} a",
+    "/read_note",
+    "<read_note/>",
+    "[read_note]",
+    "read_note\na.md",
+    "read_note \u2192 a.md",
+    'list("a")',
+    "```\nlist ./a\n```",
+    "Using read_note: a.md",
+    'await mcp.notes.read_note("a.md")',
+    "notes > read_note > a.md",
+]
+NAMING = [
+    f'{{"tool": "{N}", "calls": 3}}',
+    '{"tool": "read_note", "reason": "It is called most often."}',
+    f'[{{"tool": "{N}", "calls": 3}}, {{"tool": "fs__list", "calls": 1}}]',
+    f'```json\n{{"tool": "{N}", "calls": 3}}\n```',
+    f'The most used tool:\n{{"tool": "{N}", "calls": 3}}',
+]
+"""JSON that names a tool and gives it nothing that must be its arguments."""
 MADE_UP = [
     "Result: The colour is red.\nThe colour is red.",
     "Observation: red\nThought: I know the answer.\nFinal Answer: red",
@@ -145,6 +201,34 @@ def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: st
     if call == "add(a=1, b=2)":
         before = ""  # such a word is a call only where it stands alone
     assert holds_leaked_call(before + call, NAMES)
+
+
+@pytest.mark.parametrize("reply", [*BARE, *NAMING])
+@pytest.mark.parametrize(
+    ("task", "result", "leaked"),
+    [
+        ("Read a.md.", "teal", True),
+        (f"Use {N} to read a.md.", f"Unknown tool. Did you mean {N}?", True),
+        ("Which tool was called most often?", "teal", False),
+        ("How many calls of each tool are there?", "teal", False),
+    ],
+)
+def test_a_reply_that_only_names_a_tool_is_an_answer_where_that_was_asked_for(
+    reply: str, task: str, result: str, leaked: bool
+) -> None:
+    messages: list[Message] = [SystemMessage(f"Which tool? {N}"), UserMessage(task), ToolMessage("1", result)]
+
+    assert holds_leaked_call(reply, NAMES, messages=messages) is leaked
+
+
+def test_the_name_of_a_tool_may_have_been_read_or_asked_for_as_json() -> None:
+    defined = ToolMessage("1", "12: def read_note(path):")
+    reply = '{"name": "read_note", "line": 12}'
+
+    assert not holds_leaked_call("read_note", NAMES, messages=[UserMessage("What is in line 12?"), defined])
+    assert not holds_leaked_call(reply, NAMES, messages=[UserMessage("What is in line 12?"), defined])
+    assert not holds_leaked_call(reply, NAMES, messages=[UserMessage("Give name and line of it as JSON.")])
+    assert holds_leaked_call('{"name": "read_note", "arguments": {}}', NAMES, messages=[UserMessage(""), defined])
 
 
 @pytest.mark.parametrize("behind", MADE_UP)
@@ -263,6 +347,21 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
         "Action: deploy\nResult: ok",
         '```json\n{"action": "Final Answer", "action_input": "teal"}\n```',
         "Result: teal",
+        "See https://example.com/notes/read_note?path=a.md",
+        "The server is at mcp://notes/",
+        "The resource is mcp://docs/readme.md",
+        "Source: mcp://notes/read_note?path=a.md",
+        "/list is the command.",
+        "The commands are /list and /add.",
+        "/list/a.md",
+        "/home/list/a.md",
+        "--- notes ---\nlist: 5",
+        "### read_note\nDescription: reads a note",
+        "@notes is the owner.",
+        "The most used tool is\nread_note",
+        "list: 5\nadd: 3",
+        "fs: list, add",
+        "The command is `fs list`.",
         "Observation: the log ends at 12:00.\nResult: nothing was lost.",
         "",
         "   ",

@@ -63,7 +63,7 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("", finish_reason=CUT_CALL), "cut_call"),
         (Completion(ANSWER_NOW, usage=COUNTED), "own_words"),
         (Completion("Let me read the note.", usage=COUNTED), "announced"),
-        (Completion("fs__read", usage=COUNTED), "announced"),
+        (Completion("fs__read", usage=COUNTED), "leaked_call"),
         (Completion("I look.", finish_reason="function_call", usage=COUNTED), "lost_call"),
         (Completion("It is", finish_reason="content_filter", usage=COUNTED), "filtered"),
         (Completion("", finish_reason="content_filter", usage=COUNTED), "filtered"),
