@@ -52,6 +52,12 @@ def new_delimiter() -> Delimiter:
     return Delimiter("".join(secrets.choice(_MARK_LETTERS) for _ in range(_MARK_LENGTH)))
 
 
+def without_delimiters(text: str) -> str:
+    """A tool's result as it was before it was wrapped, for people."""
+    found = re.search(DATA_BEGINS.format(mark=rf"([{_MARK_LETTERS}]{{{_MARK_LENGTH}}})"), text)
+    return Delimiter(found[1]).take_out(text) if found else text
+
+
 def wrap_instructions(instructions: Mapping[str, str], *, room: int) -> str:
     """What servers say about the use of their tools, by server, each delimited; they share `room` characters.
 

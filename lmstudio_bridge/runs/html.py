@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
 
+from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -23,14 +25,66 @@ from lmstudio_bridge.events import (
     RunContinued,
     RunStarted,
     ServerFailed,
+    ServerReady,
     Warned,
 )
-from lmstudio_bridge.messages import Usage, UserMessage
+from lmstudio_bridge.messages import Notice, Usage, UserMessage
 from lmstudio_bridge.runs.item_rows import item_rows
 from lmstudio_bridge.runs.journal import TimedEvent
 from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
-from lmstudio_bridge.text import clean_text, one_line
+from lmstudio_bridge.text import clean_text, first_line, one_line, shortened
+
+_PAUSE = 1.0  # seconds shown between the end of a run and its continuation
+_PAGE = 8_000  # characters of a result on one page of it
+_MAX_SHOWN = 400_000  # characters of one result
+_TITLE = 160  # characters of the task
+_SHOWN_ARGUMENTS = 160  # characters of a call's arguments in its row
+
+_BADGES: Mapping[str, tuple[str, str]] = {
+    "answered": ("right", "Answered"),
+    "running": ("soft", "In progress"),
+    "interrupted": ("warn", "Interrupted"),
+    "round_limit": ("warn", "Hit the round limit"),
+    "deadline": ("warn", "Timed out"),
+    "context_full": ("warn", "Context full"),
+    "stuck": ("warn", "Got stuck"),
+    "partial": ("warn", "Partly done"),
+    "cancelled": ("warn", "Cancelled"),
+    "failed": ("wrong", "Failed"),
+}
+"""The CSS class and the words for each state of a run."""
+
+
+def _make_markdown() -> MarkdownIt:
+    """Markdown without what would load something, link, or show other characters than were cleaned: that stays text."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.disable(["link", "image", "autolink", "reference", "entity", "html_block", "html_inline"])
+    markdown.add_render_rule("heading_open", lambda *_: "<h3>")  # the page has its own levels above
+    markdown.add_render_rule("heading_close", lambda *_: "</h3>\n")
+    markdown.add_render_rule(
+        "table_open", lambda *_: '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>\n'
+    )
+    markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    return markdown
+
+
+_MARKDOWN = _make_markdown()
+
+
+def render_markdown(text: str) -> str:
+    """What a model wrote as safe HTML: no tag of its own, no link, no image."""
+    rendered: str = _MARKDOWN.render(clean_text(text)[0])
+    return rendered
+
+
+def _pages(text: str) -> list[str]:
+    """A long text in pages, at least one; the last one says what is left out."""
+    shown = text[:_MAX_SHOWN]
+    pages = [shown[start : start + _PAGE] for start in range(0, len(shown) or 1, _PAGE)]
+    hidden = len(text) - len(shown)
+    return [*pages, f"… {hidden:,} characters more are not shown here"] if hidden else pages
+
 
 _TEMPLATES = Environment(
     loader=PackageLoader("lmstudio_bridge"),
@@ -39,18 +93,22 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters.update(clean=lambda text: clean_text(text)[0], one_line=one_line, thousands="{:,}".format)
+_TEMPLATES.filters.update(
+    clean=lambda text: clean_text(text)[0],
+    one_line=one_line,
+    thousands="{:,}".format,
+    markdown=render_markdown,
+    pages=_pages,
+)
 
-_PAUSE = 1.0  # seconds shown between the end of a run and its continuation
-_PAGE = 8_000  # characters of a result on one page of it
-_MAX_SHOWN = 400_000  # characters of one result
 
-_LEFT, _WIDTH, _RIGHT = 150, 760, 20  # pixels, as are all sizes here
-_LANE, _BAR = 26, 18
-_CHART = 140
-_TICKS = 5
-_LABEL = 40  # that the number of a round needs
-_MAX_LANE_NAME = 18  # characters
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number at the top of a page, with its name, and a note for the one that matters most."""
+
+    name: str
+    value: str
+    note: str = ""
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -59,254 +117,188 @@ def render_template(name: str, **values: Any) -> str:
 
 
 def render_run(run: StoredRun, story: Story) -> str:
-    """The page of one run: how it ended, its timeline, its context usage, and each round with its calls."""
+    """The page of one run: how it ended, its answer, its timeline with each round and call, its context usage."""
+    outcome = run.outcome
+    badge = _BADGES[run.state]
+    if run.state == "answered" and not outcome.is_done:
+        badge = ("wrong", "Nothing was changed" if outcome.nothing_changed else "A change failed")
+    most = max(story.context_length or 1, *(_sum(usage) for _, usage in story.usages), 1)
     return render_template(
         "run.html.j2",
-        title=f"Run {run.run_id}",
+        title=first_line(run.task, _TITLE),
+        badge=badge,
+        facts=_facts(run),
+        numbers=_figures(run),
         run=run,
         story=story,
-        facts=_facts(run, story),
-        notes=[*story.notes, *(note for each in story.rounds for note in each.notes)],
-        timeline=draw_timeline(story),
-        tokens=draw_tokens(story),
+        most=most,
+        context_words=_context_words(story),
         changes="\n".join(diff_lines(run.events)),
-        rows=item_rows(run.items, access=run.outcome.access) if run.items else [],
+        rows=item_rows(run.items, access=outcome.access) if run.items else [],
     )
 
 
-def _facts(run: StoredRun, story: Story) -> dict[str, str]:
+def _facts(run: StoredRun) -> str:
+    servers = f"servers: {', '.join(run.servers)}" if run.servers else ""
+    access = "could only read" if run.outcome.access == "read" else "could write"
+    unchanged = "nothing was changed" if run.outcome.nothing_changed else ""
+    facts = (run.time, run.outcome.model, servers, access, unchanged, run.project, f"run {run.run_id}")
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _figures(run: StoredRun) -> list[Figure]:
     outcome = run.outcome
-    usage = outcome.usage
-    return {
-        "began": run.started_at,
-        "ended": run.state,
-        "model": outcome.model + (f", context {story.context_length:,} tokens" if story.context_length else ""),
-        "MCP servers": ", ".join(run.servers),
-        "rounds and calls": f"{outcome.rounds} and {outcome.calls}",
-        "tokens": f"{usage.prompt_tokens:,} read, {usage.completion_tokens:,} written",
-        "changes": "nothing was changed" if outcome.nothing_changed else "",
-        "time": f"{outcome.seconds:.1f} s",
-        "estimate": report_of(run).saved(),
-    }
+    figures = [
+        Figure("Time", f"{outcome.seconds:,.1f} s"),
+        Figure("Rounds", f"{outcome.rounds:,}"),
+        Figure("Calls", f"{outcome.calls:,}"),
+        Figure("Tokens in", f"{outcome.usage.prompt_tokens:,}"),
+        Figure("Tokens out", f"{outcome.usage.completion_tokens:,}"),
+    ]
+    report = report_of(run)
+    if report.saved():
+        kept, cost = report.savings().rounded()
+        figures.append(Figure("Kept out of Claude's context", f"~{kept} tokens", f"delegating cost ~{cost}"))
+    return figures
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A rectangle of a chart; `kind` is its CSS class, `title` what the pointer shows."""
+def _context_words(story: Story) -> str:
+    if not story.usages:
+        return ""
+    number, tokens = max(((number, _sum(usage)) for number, usage in story.usages), key=itemgetter(1))
+    limit = story.context_length
+    share = f" of {limit:,} tokens ({tokens / limit:.0%})" if limit else " tokens; the context length is not known"
+    return f"Fullest in round {number}: {tokens:,}{share}"
+
+
+def _sum(usage: Usage) -> int:
+    return usage.prompt_tokens + usage.completion_tokens
+
+
+@dataclass(slots=True)
+class Step:
+    """A row of the timeline: a start of a server, a round of the model, a call, or a note.
+
+    `kind` and `state` are CSS classes; `state` is "failed", "refused", "unfinished", or "" where all went well. `start`
+    and `end` are seconds since the start of the run. `parts` are texts with their headings, shown when it is opened.
+    """
 
     kind: str
-    x: float
-    y: float
-    width: float
-    height: float
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a chart's axes."""
-
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A text in a chart; `anchor` as in SVG's text-anchor."""
-
-    text: str
-    x: float
-    y: float
-    anchor: str = "start"
-
-
-@dataclass(slots=True)
-class Chart:
-    """A picture that `chart.html.j2` draws as SVG; sizes are pixels, `label` is read out by screen readers."""
-
     label: str
-    height: int
-    width: int = _LEFT + _WIDTH + _RIGHT
-    lines: list[Line] = field(default_factory=list)
-    bars: list[Bar] = field(default_factory=list)
-    texts: list[Label] = field(default_factory=list)
-
-
-def draw_timeline(story: Story) -> Chart:
-    """A lane for the model and one for each server, with a bar for each reply and each call."""
-    lanes = ["model", *story.servers()]
-    chart = Chart("Timeline of the run", _LANE * len(lanes) + 24)
-    whole = max(story.seconds, 0.001)
-
-    def add_bar(span: Span, row: int, kind: str, title: str) -> None:
-        seconds = span.end - span.start
-        x, width = _LEFT + _WIDTH * span.start / whole, max(2.0, _WIDTH * seconds / whole)
-        title = f"{title}, {seconds:.2f} s"
-        chart.bars.append(Bar(kind, round(x, 1), row * _LANE + 4, round(width, 1), _BAR, title))
-
-    for tick in range(_TICKS + 1):
-        x = _LEFT + _WIDTH * tick // _TICKS
-        chart.lines.append(Line(x, 0, x, chart.height - 20))
-        chart.texts.append(Label(f"{whole * tick / _TICKS:.1f} s", x, chart.height - 5, "middle"))
-    for row, lane in enumerate(lanes):
-        name = lane if len(lane) <= _MAX_LANE_NAME else f"{lane[: _MAX_LANE_NAME - 1]}…"
-        chart.texts.append(Label(name, _LEFT - 8, row * _LANE + 17, "end"))
-    for each in story.rounds:
-        usage = f", {each.usage.completion_tokens:,} tokens" if each.usage else ""
-        add_bar(each.span, 0, "model", f"round {each.number}{usage}")
-        for call in each.calls:
-            row = lanes.index(call.finished.server)
-            add_bar(call.span, row, call.state, f"{call.finished.tool} {call.state}")
-    return chart
-
-
-def draw_tokens(story: Story) -> Chart | None:
-    """How many tokens each round read and wrote, against the context; None if the server counted none."""
-    counted = [(each.number, each.usage) for each in story.rounds if each.usage and each.usage.prompt_tokens]
-    if not counted:
-        return None
-    most = max(story.context_length or 0, *(usage.prompt_tokens + usage.completion_tokens for _, usage in counted))
-    step = _WIDTH / len(counted)
-    every = math.ceil(_LABEL / step)
-    chart = Chart("Tokens by round", _CHART + 34)
-    for part in (0, 50, 100):
-        y = 10 + _CHART - _CHART * part // 100
-        chart.lines.append(Line(_LEFT, y, _LEFT + _WIDTH, y))
-        chart.texts.append(Label(f"{most * part // 100:,}", _LEFT - 8, y + 4, "end"))
-    for index, (number, usage) in enumerate(counted):
-        x, width = round(_LEFT + index * step, 1), round(max(1.0, min(40.0, step * 0.8)), 1)
-        read, written = (_CHART * tokens / most for tokens in (usage.prompt_tokens, usage.completion_tokens))
-        title = f"round {number}: {usage.prompt_tokens:,} read, {usage.completion_tokens:,} written"
-        for kind, top, size in (("model", 10 + _CHART - read, read), ("reply", 10 + _CHART - read - written, written)):
-            chart.bars.append(Bar(kind, x, round(top, 1), width, round(max(1.0, size), 1), title))
-        if index % every == 0:
-            chart.texts.append(Label(str(number), round(x + width / 2, 1), _CHART + 26, "middle"))
-    return chart
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When something started and ended, in seconds since the start of the run."""
-
     start: float
     end: float
+    about: str = ""
+    figures: str = ""
+    state: str = ""
+    parts: list[tuple[str, str]] = field(default_factory=list)
 
+    def left(self, whole: float) -> float:
+        """Where its bar begins, in percent of the `whole` run."""
+        return 100 * self.start / max(whole, 0.001)
 
-@dataclass(slots=True)
-class CallStory:
-    """One call; `arguments` as JSON text, "" where it was not sent."""
+    def width(self, whole: float) -> float:
+        """How long its bar is, in percent of the `whole` run."""
+        return 100 * (self.end - self.start) / max(whole, 0.001)
 
-    finished: CallFinished
-    arguments: str
-    span: Span
-
-    @property
-    def state(self) -> str:
-        """Its CSS class: "refused", "failed", or "call" where all went well."""
-        if not self.finished.sent and self.finished.verdict not in ("", "allowed"):
-            return "refused"
-        return "failed" if self.finished.is_error else "call"
-
-    @property
-    def decided(self) -> str:
-        """The verdict and the rule behind it, for a reader."""
-        return " · ".join(part for part in (self.finished.verdict.replace("_", " "), self.finished.rule) if part)
-
-    @property
-    def pretty_arguments(self) -> str:
-        try:
-            return json.dumps(json.loads(self.arguments), indent=2, ensure_ascii=False)
-        except (ValueError, RecursionError):
-            return self.arguments
-
-    @property
-    def hidden(self) -> int:
-        """How many characters of the result the page leaves out."""
-        return max(0, len(self.finished.text) - _MAX_SHOWN)
-
-    @property
-    def pages(self) -> list[ResultPage]:
-        """The result in pages, at least one."""
-        shown = self.finished.text[:_MAX_SHOWN]
-        return [ResultPage(start, shown[start : start + _PAGE]) for start in range(0, len(shown) or 1, _PAGE)]
-
-
-@dataclass(frozen=True, slots=True)
-class ResultPage:
-    """A part of a result; `start` is the number of characters before it."""
-
-    start: int
-    text: str
-
-
-@dataclass(slots=True)
-class RoundStory:
-    """One request to the model and its calls; `told` is what the bridge said to the model before it."""
-
-    number: int
-    span: Span
-    tools_offered: int = 0
-    text: str = ""
-    reasoning: str = ""
-    usage: Usage | None = None
-    calls: list[CallStory] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    def texts(self, answer: str) -> list[tuple[str, str]]:
+        """Its texts, without the answer of the run, which stands above."""
+        return [part for part in self.parts if self.kind != "model" or part[1].strip() != answer.strip()]
 
 
 @dataclass(slots=True)
 class Story:
-    """A whole run; `instructions` has an entry for each continuation, `seconds` is its length."""
+    """A whole run; `instructions` has an entry for each continuation, `seconds` is its length.
 
-    rounds: list[RoundStory] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    `usages` are the counted tokens by the number of the round.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    usages: list[tuple[int, Usage]] = field(default_factory=list)
     instructions: list[str] = field(default_factory=list)
     context_length: int | None = None
     seconds: float = 0.0
-
-    def servers(self) -> list[str]:
-        """The servers that were called, in the order of their first calls."""
-        return list(dict.fromkeys(call.finished.server for each in self.rounds for call in each.calls))
 
 
 def tell_story(events: Sequence[TimedEvent]) -> Story:
     """The story in a run's journal; events without a time take none."""
     story = Story()
     clock = _Clock()
-    in_progress: dict[str, tuple[float, str]] = {}  # calls by id: start and arguments
-    began = 0.0
-    offered = 0
-    told: list[str] = []
+    calls: dict[str, Step] = {}  # in progress, by id
+    began = 0.0  # the last time that something was waited for
+    offered = told_offered = 0  # tools; told where their number changes
     for timed in events:
         now = clock.seconds(timed)
         story.seconds = max(story.seconds, now)
-        current = story.rounds[-1] if story.rounds else None
         match timed.event:
-            case RunContinued(instructions=instructions):
-                story.instructions.append(instructions)
+            case RunStarted() | RunContinued():
+                began = now
+                if isinstance(timed.event, RunContinued):
+                    story.instructions.append(timed.event.instructions)
             case ModelChosen(context_length=context_length):
                 story.context_length = context_length
+            case ServerReady(server=server, tools=tools):
+                story.steps.append(Step("server", server, began, now, "started", f"{tools} tools"))
+            case ServerFailed(server=server, reason=reason):
+                story.steps.append(Step("server", server, began, now, reason, state="failed"))
             case RoundStarted(tools_offered=tools_offered):
-                began, offered = now, tools_offered
+                began, offered = now, tools_offered if tools_offered != told_offered else 0
+                told_offered = tools_offered
             case RoundFinished(number=number, text=text, reasoning=reasoning, usage=usage):
-                story.rounds.append(RoundStory(number, Span(began, now), offered, text, reasoning, usage, told=told))
-                told, began = [], now
-            case CallStarted(call_id=call_id, arguments=arguments):
-                in_progress[call_id] = now, arguments
-            case CallFinished(call_id=call_id) as finished if current is not None:
-                start, arguments = in_progress.pop(call_id, (now, ""))
-                current.calls.append(CallStory(finished, arguments, Span(start, now)))
-            case MessageAdded(message=UserMessage(text)) if current is not None:
-                told.append(text)
-            case Warned(text=text) | ServerFailed(reason=text) | RetryScheduled(reason=text):
-                (current.notes if current else story.notes).append(text)
-            case Noticed(notice=notice):
-                (current.notes if current else story.notes).append(f"{notice.kind}: {notice.text}")
+                parts = [(name, part) for name, part in (("Reasoning", reasoning), ("Text", text)) if part.strip()]
+                figures = f"{offered} tools offered" if offered else ""
+                if usage and usage.prompt_tokens:
+                    story.usages.append((number, usage))
+                    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+                    figures = " · ".join(part for part in (tokens, figures) if part)
+                story.steps.append(Step("model", f"Round {number}", began, now, figures=figures, parts=parts))
+                began = now
+            case CallStarted(call_id=call_id, server=server, tool=tool, arguments=arguments):
+                calls[call_id] = _call(server, tool, arguments, now)
+                story.steps.append(calls[call_id])
+            case CallFinished() as done:
+                step = calls.pop(done.call_id, None)
+                if step is None:  # it was not sent
+                    step = _call(done.server, done.tool, "", now)
+                    step.about = done.about
+                    story.steps.append(step)
+                _finish_call(step, done, now)
+                began = now
+            case MessageAdded(message=UserMessage(text)) if any(each.kind == "model" for each in story.steps):
+                story.steps.append(Step("note", "The bridge said to the model", now, now, parts=[("Text", text)]))
+            case Warned(text=text) | RetryScheduled(reason=text) | Noticed(notice=Notice(text=text)):
+                story.steps.append(Step("note", "Note", now, now, about=text))
             case _:
                 pass
     return story
+
+
+def _call(server: str, tool: str, arguments: str, now: float) -> Step:
+    """A call that has no result yet."""
+    try:
+        values = json.loads(arguments)
+    except (ValueError, RecursionError):
+        values = None
+    about, parts = arguments, []
+    if isinstance(values, dict):
+        about = ", ".join(
+            f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            for name, value in values.items()
+        )
+    if len(about) > _SHOWN_ARGUMENTS or "\n" in about:
+        parts = [("Arguments", json.dumps(values, indent=2, ensure_ascii=False) if values else arguments)]
+    about = shortened(about, _SHOWN_ARGUMENTS)
+    return Step("call", tool, now, now, about, server, state="unfinished", parts=parts)
+
+
+def _finish_call(step: Step, done: CallFinished, now: float) -> None:
+    refused = not done.sent and done.verdict not in ("", "allowed")
+    step.end = now
+    step.state = "refused" if refused else "failed" if done.is_error else ""
+    text = without_delimiters(done.text)
+    why = done.rule if refused else done.reason if done.is_error else ""
+    figures = (step.figures, f"{len(text):,} characters", done.verdict.replace("_", " ") if refused else "", why)
+    step.figures = " · ".join(part for part in figures if part)
+    step.parts.append(("Result", text))
 
 
 class _Clock:

@@ -113,10 +113,13 @@ class Savings:
 
     def in_words(self) -> str:
         """A few words for a line of figures."""
-        about = round(abs(self.net), _DIGITS - len(str(abs(self.net))))
-        if self.net < 0:
-            return f"cost the caller about {about:,} tokens more than it saved"
-        return f"saved the caller about {about:,} tokens"
+        kept, spent = self.rounded()
+        return f"kept ~{kept} tokens out of Claude's context; delegating cost ~{spent}"
+
+    def rounded(self) -> tuple[str, str]:
+        """What was kept and spent with as many digits as an estimate has."""
+        kept, spent = (f"{round(number, _DIGITS - len(str(number))):,}" for number in (self.kept, self.spent))
+        return kept, spent
 
 
 def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
@@ -285,8 +288,8 @@ class RunReport:
         return estimate_savings(self.outcome, given_back=len(self.outcome.answer) + len(self.outcome.error))
 
     def saved(self) -> str:
-        """What the run spared its caller, in a few words; "" for one that brought nothing, or cost more."""
-        wasted = self.outcome.stop in ("failed", "cancelled") or self.savings().net < 0
+        """What the run spared its caller, in a few words; "" for one that brought nothing, or cost as much."""
+        wasted = self.outcome.stop in ("failed", "cancelled") or self.savings().net <= 0
         return "" if wasted else self.savings().in_words()
 
 

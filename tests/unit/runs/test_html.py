@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.evals.page import render_page
+from lmstudio_bridge.evals.results import Attempt, Plan, Results
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -25,10 +28,12 @@ from lmstudio_bridge.events import (
     RunContinued,
     RunFinished,
     RunStarted,
+    ServerFailed,
+    ServerReady,
     Warned,
 )
 from lmstudio_bridge.messages import Usage, UserMessage
-from lmstudio_bridge.runs.html import Span, draw_timeline, draw_tokens, render_run, tell_story
+from lmstudio_bridge.runs.html import Story, render_run, tell_story
 from lmstudio_bridge.runs.journal import TimedEvent, open_journal
 from lmstudio_bridge.runs.resume import read_run
 
@@ -36,8 +41,20 @@ BEGAN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 LONG = "".join(f"line {number}\n" for number in range(3_000))
 
 
-def round_done(number: int, *, tokens: int = 1_000) -> RoundFinished:
-    return RoundFinished(number, f"text {number}", "Hm <b>", (), "stop", "tiny", Usage(tokens, 50), 1.0)
+ANSWER = """# Lines
+
+It holds **lines**. <script>alert(1)</script> ![x](http://x/y.png) [here](http://x) <http://x> &#x202e;
+
+| line | text |
+|---|---|
+| 1 | a |
+
+[x]: http://x
+"""
+
+
+def round_done(number: int, *, tokens: int = 1_000, text: str = "Next.") -> RoundFinished:
+    return RoundFinished(number, text, "Hm <b>", (), "stop", "tiny", Usage(tokens, 50), 1.0)
 
 
 def call_done(name: str, text: str, **more: Any) -> CallFinished:
@@ -47,20 +64,37 @@ def call_done(name: str, text: str, **more: Any) -> CallFinished:
 
 EVENTS: list[tuple[float, Event]] = [
     (0, RunStarted("r1", "What is <in> it?", ("fs",), 5, "2026-11-23T10:00:00+00:00")),
+    (0.5, ServerReady("fs", 14)),
+    (1, ServerFailed("db", "No such program.")),
     (1, ModelChosen("tiny", loaded=True, context_length=8_000)),
     (1, RoundStarted(1, 5, 14)),
     (3, round_done(1)),
     (3, CallStarted(1, "c1", "fs", "read_text_file", '{"path": "a.txt"}')),
     (3, CallStarted(1, "c2", "fs", "read_text_file", '{"path": "b.txt"}')),
-    (4, call_done("c1", LONG)),
+    (4, call_done("c1", f"Data, up to the line ghjkmnpq:\n{LONG}ghjkmnpq")),
     (5, call_done("c2", "No such file.", is_error=True)),
-    (5, call_done("c3", "Not allowed.", is_error=True, sent=False, verdict="needs_write", rule="unmarked")),
+    (
+        5,
+        call_done(
+            "c3", "Not allowed.", is_error=True, sent=False, verdict="needs_write", rule="unmarked", about="c.txt"
+        ),
+    ),
     (5, MessageAdded(UserMessage("Answer now."))),
     (5, RoundStarted(2, 5, 14)),
     (7, Warned("The context was nearly full.")),
-    (8, round_done(2, tokens=6_000)),
-    (9, RunFinished("answered", "It holds lines.", "", 9.0)),
+    (8, round_done(2, tokens=6_000, text=ANSWER)),
+    (9, RunFinished("answered", ANSWER, "", 9.0)),
 ]
+
+
+RESULTS = Results(
+    Plan("tiny", 1, ("bridge", "baseline"), 15, 2048, 300.0, 1, 1, "2026-03-01T12:00:00+00:00", "0.1"),
+    [
+        Attempt("one-call/a", "one-call", "bridge", "", "answered", 2, 1, 1_000, 100, 1.0, "It is that."),
+        Attempt("one-call/a", "one-call", "baseline", "no file", "answered", 2, 1, 1_000, 100, 1.0, ""),
+    ],
+    {"impossible/a": "uvx is missing"},
+)
 
 
 def timed(events: Sequence[tuple[float, Event]]) -> list[TimedEvent]:
@@ -77,14 +111,26 @@ async def page_of(folder: Path, events: Sequence[tuple[float, Event]]) -> str:
 # -- the story ------------------------------------------------------------------------------------------------------
 
 
-def test_rounds_and_calls_are_told_with_their_times() -> None:
+def rows(story: Story) -> list[tuple[str, str, str, float, float]]:
+    return [(step.kind, step.label, step.state, step.start, step.end) for step in story.steps]
+
+
+def test_servers_rounds_and_calls_are_told_with_their_times() -> None:
     story = tell_story(timed(EVENTS))
 
-    assert [(each.number, each.span) for each in story.rounds] == [(1, Span(1, 3)), (2, Span(5, 8))]
-    assert [call.span for call in story.rounds[0].calls] == [Span(3, 4), Span(3, 5), Span(5, 5)]
-    assert [call.arguments for call in story.rounds[0].calls] == ['{"path": "a.txt"}', '{"path": "b.txt"}', ""]
-    assert (story.rounds[1].told, story.rounds[0].notes) == (["Answer now."], ["The context was nearly full."])
-    assert (story.seconds, story.context_length, story.servers()) == (9, 8_000, ["fs"])
+    assert rows(story) == [
+        ("server", "fs", "", 0, 0.5),
+        ("server", "db", "failed", 0, 1),
+        ("model", "Round 1", "", 1, 3),
+        ("call", "read_text_file", "", 3, 4),
+        ("call", "read_text_file", "failed", 3, 5),
+        ("call", "read_text_file", "refused", 5, 5),
+        ("note", "The bridge said to the model", "", 5, 5),
+        ("note", "Note", "", 7, 7),
+        ("model", "Round 2", "", 5, 8),
+    ]
+    assert [step.about for step in story.steps if step.kind == "call"] == ["path: a.txt", "path: b.txt", "c.txt"]
+    assert (story.seconds, story.context_length, len(story.usages)) == (9, 8_000, 2)
 
 
 def test_hours_between_an_end_and_going_on_are_no_part_of_the_picture() -> None:
@@ -96,21 +142,22 @@ def test_hours_between_an_end_and_going_on_are_no_part_of_the_picture() -> None:
 
     story = tell_story(timed([*EVENTS, *again]))
 
-    assert (story.rounds[-1].span, story.seconds, story.instructions) == (Span(11, 13), 13, ["And now?"])
+    assert (rows(story)[-1], story.seconds) == (("model", "Round 1", "", 11, 13), 13)
+    assert story.instructions == ["And now?"]
 
 
-@pytest.mark.parametrize("length", range(len(EVENTS) + 1))
-def test_journal_that_ends_anywhere_has_a_story(length: int) -> None:
-    story = tell_story(timed(EVENTS[:length]))
+@pytest.mark.parametrize("length", range(1, len(EVENTS) + 1))
+async def test_journal_that_ends_anywhere_has_a_page(tmp_path: Path, length: int) -> None:
+    page = await page_of(tmp_path, EVENTS[:length])
 
-    assert draw_timeline(story).texts
-    assert (draw_tokens(story) is None) == (length < 4), "the first round is done then"
+    assert ("counted no tokens" in page) == (length < 6), "the first round is done then"
+    assert ("unfinished" in page) == (length in (7, 8, 9)), "a call has no result then"
 
 
 def test_lines_without_a_time_take_none() -> None:
     story = tell_story([TimedEvent(None, event) for _, event in EVENTS])
 
-    assert (len(story.rounds), story.seconds) == (2, 0)
+    assert (len(story.steps), story.seconds) == (9, 0)
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
@@ -119,11 +166,29 @@ def test_lines_without_a_time_take_none() -> None:
 async def test_page_has_all_of_a_run_and_none_of_it_as_markup(tmp_path: Path) -> None:
     page = await page_of(tmp_path, EVENTS)
 
-    for words in ("What is &lt;in&gt; it?", "It holds lines.", "Hm &lt;b&gt;", "needs write · unmarked", "Answer now."):
+    assert "<h1>What is &lt;in&gt; it?</h1>" in page
+    for words in ("Hm &lt;b&gt;", "needs write · unmarked", "Answer now.", "6,050 of 8,000 tokens (76%)"):
         assert words in page
     for number in (0, 1_499, 2_999):
         assert f"line {number}\n" in page, "the whole result is there, in pages"
     assert "<b>" not in page.replace("<body>", "")
+
+
+async def test_answer_is_there_once_and_without_what_could_load_link_or_hide(tmp_path: Path) -> None:
+    page = await page_of(tmp_path, EVENTS)
+
+    assert page.count("lines</strong>") == 1
+    assert "<h3>Lines</h3>" in page
+    for words in ("&lt;script&gt;", "![x](http://x/y.png)", "[here](http://x)", "&lt;http://x&gt;", "&amp;#x202e;"):
+        assert words in page
+    assert "[x]: http://x" in page
+
+
+async def test_results_have_no_delimiters(tmp_path: Path) -> None:
+    page = await page_of(tmp_path, EVENTS)
+
+    assert "line 0\n" in page
+    assert not re.search("up to the line|ghjkmnpq", page)
 
 
 async def test_page_asks_for_nothing_from_anywhere(tmp_path: Path) -> None:
@@ -134,54 +199,44 @@ async def test_page_asks_for_nothing_from_anywhere(tmp_path: Path) -> None:
 
 
 async def test_page_shows_no_terminal_codes(tmp_path: Path) -> None:
-    events = [*EVENTS[:6], (4.0, call_done("c1", "\x1b[31mred\u202e"))]
+    events = [*EVENTS[:8], (4.0, call_done("c1", "\x1b[31mred\u202e"))]
 
     assert "red" in (page := await page_of(tmp_path, events))
     assert not {"\x1b", "\u202e"} & set(page)
 
 
-def test_bars_stay_within_the_picture() -> None:
-    bars = draw_timeline(tell_story(timed(EVENTS))).bars
-
-    assert [bar.kind for bar in bars] == ["model", "call", "failed", "refused", "model"]
-    assert all(bar.x >= 150 and bar.x + bar.width <= 150 + 760 + 2.1 for bar in bars)
-
-
-@pytest.mark.parametrize(("rounds", "labels"), [(1, 1), (19, 19), (20, 10), (1_000, 19)])
-def test_numbers_below_the_bars_never_touch(rounds: int, labels: int) -> None:
-    events = [(float(number), round_done(number)) for number in range(1, rounds + 1)]
-
-    chart = draw_tokens(tell_story(timed(events)))
-
-    assert chart is not None
-    assert [label.anchor for label in chart.texts].count("middle") == labels
-
-
-async def test_run_without_token_counts_says_so(tmp_path: Path) -> None:
-    assert "counted no tokens" in await page_of(tmp_path, EVENTS[:2])
+@pytest.mark.parametrize(
+    ("end", "badge"),
+    [
+        (RunFinished("answered", "It holds lines.", "", 9.0), "right"),
+        (RunFinished("round_limit", "", "", 9.0), "warn"),
+        (RunFinished("failed", "", "No model.", 9.0), "wrong"),
+    ],
+)
+async def test_badge_says_how_it_ended(tmp_path: Path, end: RunFinished, badge: str) -> None:
+    assert f'<span class="badge {badge}">' in await page_of(tmp_path, [*EVENTS[:-1], (9, end)])
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------------
 
+_AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 _FRAME = """<!DOCTYPE html><body><pre id="seen"></pre><script>
-const seen = document.getElementById("seen"), widths = [360, 1400];
+const seen = document.getElementById("seen"), asked = [390, 1280].flatMap(width => PAGES.map(name => [width, name]));
 function next() {
-  const width = widths.shift();
-  if (!width) return;
+  const [width, name] = asked.shift() || [];
+  if (!name) return;
   const frame = document.createElement("iframe");
   frame.style.width = width + "px";
-  frame.onload = () => {
-    const page = frame.contentDocument, root = page.documentElement, call = page.querySelector("details");
-    call.querySelector("summary").click();
-    setTimeout(() => {
-      seen.textContent += JSON.stringify({width, over: root.scrollWidth - root.clientWidth, open: call.open,
-        legible: [...page.querySelectorAll("svg text")].every(each => each.getBoundingClientRect().height > 9),
-        pictures: [...page.querySelectorAll("svg")].map(each => each.getBoundingClientRect().height > 20),
-        paper: getComputedStyle(page.body).backgroundColor}) + "\\n";
-      next();
-    }, 20);
+  frame.onload = async () => {
+    const page = frame.contentDocument, root = page.documentElement, window = frame.contentWindow;
+    for (const each of page.querySelectorAll("details")) each.open = true;
+    const found = await window.axe.run(page, {resultTypes: ["violations"]});
+    seen.textContent += JSON.stringify({width, name, over: root.scrollWidth - root.clientWidth,
+      wrong: found.violations.map(each => each.id + " " + each.nodes.map(node => node.html)),
+      paper: window.getComputedStyle(page.body).backgroundColor}) + "\\n";
+    next();
   };
-  frame.src = "run.html";
+  frame.src = name;
   document.body.append(frame);
 }
 next();
@@ -192,17 +247,26 @@ next();
 @pytest.mark.parametrize(
     ("scheme", "paper"), [("1", "rgb(255, 255, 255)"), ("0", "rgb(21, 23, 24)")], ids=["light", "dark"]
 )
-async def test_browser_shows_the_page_narrow_and_wide(tmp_path: Path, scheme: str, paper: str) -> None:
+async def test_pages_have_no_fault_that_axe_knows_narrow_and_wide(tmp_path: Path, scheme: str, paper: str) -> None:
     names = (os.environ.get("CHROMIUM", "chromium"), "google-chrome")
     chromium = next((found for name in names if (found := shutil.which(name))), None)
     assert chromium, "there is no Chromium: run scripts/browser"
-    (tmp_path / "run.html").write_text(await page_of(tmp_path / "runs", EVENTS), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(_FRAME, encoding="utf-8")
+    assert _AXE.exists(), "there is no axe-core: run scripts/setup"
+    for name, page in {
+        "answered.html": await page_of(tmp_path / "1", EVENTS),
+        "failed.html": await page_of(tmp_path / "2", EVENTS[:8]),
+        "results.html": render_page(RESULTS),
+    }.items():
+        # Its policy forbids all scripts, also the one that examines it.
+        examined = re.sub("<meta http-equiv.*?>", f'<script src="{_AXE.as_uri()}"></script>', page)
+        (tmp_path / name).write_text(examined, encoding="utf-8")
+    pages = ["answered.html", "failed.html", "results.html"]
+    (tmp_path / "frame.html").write_text(_FRAME.replace("PAGES", json.dumps(pages)), encoding="utf-8")
 
     process = await asyncio.create_subprocess_exec(
         *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"),
         *("--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={scheme}"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000", "--dump-dom"),
         (tmp_path / "frame.html").as_uri(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -210,8 +274,10 @@ async def test_browser_shows_the_page_narrow_and_wide(tmp_path: Path, scheme: st
     async with asyncio.timeout(120):
         out, _ = await process.communicate()
 
-    seen = [json.loads(line) for line in re.findall(r'\{"width".*?\}', out.decode())]
+    lines = re.findall(r'^.*(\{"width".*\})$', out.decode(), re.MULTILINE)
+    seen = [json.loads(html.unescape(line)) for line in lines]
     assert seen == [
-        {"width": width, "over": 0, "open": True, "legible": True, "pictures": [True, True], "paper": paper}
-        for width in (360, 1400)
+        {"width": width, "name": name, "over": 0, "wrong": [], "paper": paper}
+        for width in (390, 1280)
+        for name in pages
     ]
