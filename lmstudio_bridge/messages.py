@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, TypeAlias
 
 from lmstudio_bridge.errors import LLMError
@@ -295,6 +295,14 @@ Scope: TypeAlias = Literal["explicit", "local", "project", "user", "plugin", "lm
 """How the file was found that a server stands in; the names are Claude Code's own, where it has one."""
 
 
+_WRAPPERS = frozenset({"sudo", "env", "cmd", "c", "wsl"})  # `/c` of cmd among them
+
+
+def program_name(command: str) -> str:
+    """The name of a program, without its folder and `.exe` or `.cmd`."""
+    return PurePath(command.replace("\\", "/")).name.lower().removesuffix(".exe").removesuffix(".cmd")
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """One configured server, ready to be opened: variables are expanded, the transport is known.
@@ -325,6 +333,14 @@ class ServerConfig:
     callback_port: int = 0
     notes: tuple[str, ...] = ()
     entry_digest: str = field(default="", compare=False)
+
+    @property
+    def launched(self) -> tuple[str, ...]:
+        """The name of the program and its arguments, behind what only starts it: `cmd /c`, `env A=b`, `sudo`."""
+        words = (self.command, *self.args)
+        while len(words) > 1 and (program_name(words[0]) in _WRAPPERS or re.match(r"\w+=", words[0])):
+            words = words[1:]
+        return (program_name(words[0]), *words[1:])
 
     def has_tool(self, name: str) -> bool:
         """Whether runs may have the tool of that name, as far as the entry says."""

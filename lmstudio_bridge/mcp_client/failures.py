@@ -11,11 +11,11 @@ import os
 import shlex
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from lmstudio_bridge.errors import ServerStartError, SessionExpiredError, SessionLostError
-from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.messages import ServerConfig, program_name
 
 SECRET_LENGTH = 6  # characters; shorter values ("1", "true") are hardly secrets, and hiding them would garble texts
 
@@ -32,7 +32,7 @@ _INSTALLS = {
     "python3": "Is Python installed under that name?",
     "docker": "Is Docker installed?",
 }
-_FETCHERS = frozenset({"npx", "npm", "pnpm", "pnpx", "bunx", "deno", "uvx", "uv", "pipx", "docker", "podman"})
+_FETCHERS = frozenset({"npx", "npm", "pnpm", "pnpx", "yarn", "bunx", "deno", "uvx", "uv", "pipx", "docker", "podman"})
 """Commands that download their server on the first start."""
 
 
@@ -70,7 +70,7 @@ class Failure:
 
 def installer_of(config: ServerConfig) -> str:
     """The command that downloads this server on its first start; "" if it needs none."""
-    program = _program(config)
+    program = config.launched[0]
     return program if config.transport == "stdio" and program in _FETCHERS else ""
 
 
@@ -110,7 +110,7 @@ def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path)
             f'Split it{where}: `"command": "{first}"`, and each of the other words as a text in the list `args`.',
         )
     if code == errno.ENOENT:
-        hint = _INSTALLS.get(_program(config), "Is it installed?")
+        hint = _INSTALLS.get(program_name(config.command), "Is it installed?")
         return Failure(
             f"could not be started: command not found: {config.command}",
             f"{hint} The PATH of the bridge is searched; a full path as `command`{where} always works.",
@@ -236,7 +236,3 @@ def _first_word(command: str) -> str:
     """The program in a whole command line; "" if the text is one program, perhaps with spaces in its path."""
     first, _, rest = command.strip().partition(" ")
     return first if rest and (first in _INSTALLS or shutil.which(first)) else ""
-
-
-def _program(config: ServerConfig) -> str:
-    return PurePath(config.command.replace("\\", "/")).name.lower().removesuffix(".cmd").removesuffix(".exe")

@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from pathlib import Path, PurePath
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -134,8 +134,29 @@ _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
 _GIT_SAFETY = {"safe.bareRepository": "explicit", "core.fsmonitor": "false", "core.hooksPath": os.devnull}
 _PYTHON_SERVERS = frozenset({"mcp_server_git", "mcp_server_fetch", "mcp_server_time", "mcp_server_sqlite"})
 """Modules that the documentation of these servers starts with `python -m`."""
-_NPX_SHELL = Path(__file__).with_name("npx_shell.sh")
 
+
+class _Fetcher(NamedTuple):
+    """A command that starts a package: what to add after its first word and after the last, and to the environment."""
+
+    command: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    only_if: tuple[str, ...] = ("",)  # how one of the arguments begins
+
+
+_SHELL = () if sys.platform == "win32" else ("--script-shell", str(Path(__file__).with_name("npx_shell.sh")))
+_NPX = ("--prefix", "{root}", *_SHELL)
+_FETCHERS = (  # bunx has no options for this
+    _Fetcher(("npx",), _NPX),
+    _Fetcher(("npm", "exec"), _NPX),
+    _Fetcher(("npm", "x"), _NPX),
+    _Fetcher(("pnpm", "dlx"), ("-C", "{root}")),
+    _Fetcher(("yarn", "dlx"), env={"YARN_IGNORE_PATH": "1", "YARN_RC_FILENAME": ".yarnrc-of-nobody.yml"}),
+    _Fetcher(("deno", "run"), then=("--no-config", "--node-modules-dir=none"), only_if=("npm:", "jsr:", "https:")),
+)
+_PROJECT_FILES = ("node_modules", ".npmrc", ".yarnrc.yml", "deno.json", "deno.jsonc")
 _Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
 
 
@@ -235,21 +256,29 @@ def add_python_safety(env: Mapping[str, str], config: ServerConfig) -> dict[str,
     return {**env, "PYTHONSAFEPATH": "1"} if modules & _PYTHON_SERVERS else dict(env)
 
 
-def guarded_arguments(config: ServerConfig, *, project: Path, home: str | None) -> tuple[str, ...]:
-    """The arguments to start a server with; npx of the user's own entry takes nothing from the project.
+def keep_from_project(
+    config: ServerConfig, env: Mapping[str, str], *, project: Path, home: str | None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The arguments and the environment with which a command in `_FETCHERS` takes nothing from the project.
 
-    Otherwise it would run the package that the repository has in `node_modules`, find `node` and `git` there, and ask
+    Otherwise npx would run the package that the repository has in `node_modules`, find `node` and `git` there, and ask
     the registry that its `.npmrc` names. The working directory stays the project, because relative paths depend on it.
+    Entries of projects and plugins, and those with a folder of their own, stay as they are.
     """
-    program = PurePath(config.command.replace("\\", "/")).name.removesuffix(".cmd")
-    is_npx = program == "npx" or (program == "npm" and config.args[:1] in (("exec",), ("x",)))
-    if not is_npx or config.scope in ("project", "plugin") or config.cwd is not None or "--prefix" in config.args:
-        return config.args
+    program, *args = config.launched
+    fetcher = next((each for each in _FETCHERS if (program, *args)[: len(each.command)] == each.command), None)
+    is_own = config.scope not in ("project", "plugin") and config.cwd is None and "--prefix" not in args
     folders = [folder for folder in (project, *project.parents) if str(folder) != home]
-    if not any((folder / name).exists() for folder in folders for name in ("node_modules", ".npmrc")):
-        return config.args
-    shell = () if sys.platform == "win32" else ("--script-shell", str(_NPX_SHELL))
-    return ("--prefix", project.anchor, *shell, *config.args)
+    if (
+        fetcher is None
+        or not is_own
+        or not any(word.startswith(fetcher.only_if) for word in args)
+        or not any((folder / name).exists() for folder in folders for name in _PROJECT_FILES)
+    ):
+        return config.args, dict(env)
+    before, rest = config.args[: len(config.args) - len(args)], args[len(fetcher.command) - 1 :]
+    first = tuple(word.format(root=project.anchor) for word in fetcher.first)
+    return (*before, *first, *fetcher.command[1:], *fetcher.then, *rest), {**env, **fetcher.env}
 
 
 def read_depth(environ: Mapping[str, str]) -> int:
@@ -274,8 +303,8 @@ class StdioTransport:
         self._config = config
         self._children = children
         self._cwd = config.cwd or project
-        self._env = add_python_safety(add_git_safety(add_own(environ, config.env)), config)
-        self._args = guarded_arguments(config, project=project, home=environ.get("HOME"))
+        env = add_python_safety(add_git_safety(add_own(environ, config.env)), config)
+        self._args, self._env = keep_from_project(config, env, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
         self._unread = 0  # bytes of its requests since it last took something from its input
 

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lmstudio_bridge.errors import NoToolMayRunError
@@ -27,8 +27,6 @@ _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
 _CONTAINERS = frozenset({"docker", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
-_WRAPPERS = frozenset({"sudo", "env", "cmd", "cmd.exe", "/c", "c", "wsl", "wsl.exe"})
-"""Before the command: `cmd /c docker run …`."""
 _SUGGESTED = 40  # tools in a rule that is suggested
 
 
@@ -85,12 +83,14 @@ class Permissions:
             )
         unbelieved = [tool for tool in free if tool.read_only]  # else it could run
         why = "the marks of a project's servers are not believed" if unbelieved else "none is marked as read-only"
-        reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)] or free
-        patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in reading[:_SUGGESTED]]
+        reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)]
+        shown = reading[:_SUGGESTED] or free[:1]  # one as an example, lest all that write are allowed
+        patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in shown]
         rule = f"allow = {json.dumps(patterns, ensure_ascii=False)}"
+        those = "those that only read" if reading else "single tools, by their names,"
         raise NoToolMayRunError(
             f"No tool of {servers} may run with read access: {why}.",
-            remedy=f"Use {WITH_WRITE_ACCESS}, or put those that only read into {self.own or FILE}: {rule}",
+            remedy=f"Use {WITH_WRITE_ACCESS}, or put {those} into {self.own or FILE}: {rule}",
         )
 
 
@@ -163,9 +163,7 @@ def _is_here(config: ServerConfig) -> bool:
 
 def _is_contained(config: ServerConfig) -> bool:
     """Whether the command starts the server in a container or on another machine, so that its paths are not ours."""
-    words = [PurePath(word.replace("\\", "/")).name for word in (config.command, *config.args)]
-    starts = [word for word in words if word not in _WRAPPERS and "=" not in word]
-    return bool(starts) and starts[0].removesuffix(".exe") in _CONTAINERS
+    return config.launched[0] in _CONTAINERS
 
 
 def is_here(url: str) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from itertools import takewhile
 
 from lmstudio_bridge.messages import ServerConfig
 from lmstudio_bridge.security.access import PRESET, Rule, Rules
@@ -40,7 +40,16 @@ _OPENS_ADDRESSES = "it marks no tool; those that open any address are left out, 
 _QUERY_OF_DUCKDB = (
     r"\s*(?:from|select|with|values|table|show|describe|summarize|explain\s+(?:from|select|with))\b[^;]*;?\s*"
 )
-_ONE_QUERY = re.compile(r"\s*(?:select|with|explain|show|table|values)\b[^;]*;?\s*", re.IGNORECASE)
+_POSTGRES_ACTS = (
+    r"pg_(?:read|ls|stat_file|file|write|copy|sync|terminate|cancel|log_|reload|rotate|switch|promote|wal_replay|create"
+    r"|drop|logical|replication_(?:slot_adv|origin_)|backup|start|stop|restore|import|export|stat_(?:reset|clear)|notify"
+    r"|sleep|(?:try_)?advisory)|lo_|dblink|\w+_to_xml|xpath_table|crosstab|connectby|ts_(?:stat|rewrite)|set_config"
+)
+"""How functions of Postgres begin that read or write files of its host, run SQL in a text, or control it."""
+_QUERY_OF_POSTGRES = re.compile(
+    rf"(?!.*(?:\b(?:{_POSTGRES_ACTS})|u&\"))\s*(?:select|with|explain|show|table|values)\b[^;]*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
 
 # Tools as in the versions of November 2026, and those of older versions that had other names.
 PRESETS: Mapping[str, Preset] = {
@@ -71,9 +80,9 @@ PRESETS: Mapping[str, Preset] = {
         paths=_NO_PATHS,
     ),
     "@modelcontextprotocol/server-postgres": Preset(
-        "it marks no tool; its transactions only read, which a second statement could end",
+        "it marks no tool; its transactions only read, but a second statement could end them, and functions read files",
         reads=("query",),
-        only_if={"query": ("sql", _ONE_QUERY)},
+        only_if={"query": ("sql", _QUERY_OF_POSTGRES)},
         paths=_NO_PATHS,
     ),
     "@modelcontextprotocol/server-slack": Preset(
@@ -189,9 +198,35 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-_LAUNCHERS = frozenset({"cmd", "npm", "pnpm", "yarn", "bun", "uv", "pipx"})
-_LAUNCHING = _LAUNCHERS | {"/c", "npx", "npx.cmd", "bunx", "uvx", "exec", "dlx", "x", "run", "tool"}
-"""Words between such a command and the name of a package: `cmd /c npx`, `npm exec`, `uv tool run`."""
+_IMAGES: Mapping[str, str] = {
+    **{
+        f"mcp/{name}": f"@modelcontextprotocol/server-{name}"
+        for name in ("filesystem", "memory", "github", "postgres", "slack", "brave-search", "puppeteer", "gitlab")
+    },
+    **{f"mcp/{name}": f"mcp-server-{name}" for name in ("sqlite", "git", "time", "fetch")},
+    "mcp/sequentialthinking": "@modelcontextprotocol/server-sequential-thinking",
+    "mcp/notion": "@notionhq/notion-mcp-server",
+    "mcp/obsidian": "mcp-obsidian",
+    "mcp/duckduckgo": "duckduckgo-mcp-server",
+    "mcp/markitdown": "markitdown-mcp",
+    "mcp/context7": "@upstash/context7-mcp",
+    "mcp/aws-documentation": "awslabs.aws-documentation-mcp-server",
+    "ghcr.io/github/github-mcp-server": "github-mcp-server",
+    "mongodb/mongodb-mcp-server": "mongodb-mcp-server",
+    "mcp/playwright": "@playwright/mcp",
+    "mcr.microsoft.com/playwright/mcp": "@playwright/mcp",
+}
+"""The container images of the same servers."""
+_FLAGS_OF_RUN = re.compile(r"-[itdq]+|--(?:rm|init|interactive|tty|quiet|read-only)")
+_OPTIONS_OF_RUN = frozenset(
+    (
+        *("-e", "--env", "--env-file", "-v", "--volume", "--mount", "--name", "--network", "--net", "-p", "--publish"),
+        *("-w", "--workdir", "-u", "--user", "--platform", "--pull", "--add-host", "--memory", "--security-opt"),
+    )
+)
+_LAUNCHERS = frozenset({"npm", "pnpm", "yarn", "bun", "uv", "pipx"})
+_LAUNCHING = _LAUNCHERS | {"exec", "dlx", "x", "run", "tool"}
+"""Words between such a command and the name of a package: `npm exec`, `uv tool run`."""
 _PACKAGE_OPTIONS = frozenset({"--package", "--from", "--spec"})
 _VALUE_OPTIONS = frozenset({"--python", "--directory", "--project", "--prefix", "--cwd", "-C", "--with", "--cache"})
 
@@ -223,7 +258,34 @@ def is_fresh(config: ServerConfig, *, named: Collection[str] | None) -> bool:
 
 
 def _package_of(config: ServerConfig) -> str | None:
+    program, *args = config.launched
+    if program in ("docker", "podman", "nerdctl"):
+        return _IMAGES.get(_image_of(args))
+    if re.fullmatch(r"python[\d.]*|py", program):
+        modules = {package.replace("-", "_"): package for package in PRESETS}
+        return modules.get(_module_of(args).removesuffix(".server"))
     return next((package for package in PRESETS if starts_package(config, package)), None)
+
+
+def _image_of(args: Sequence[str]) -> str:
+    """The image that `docker` starts, without its version; "" if that is not sure."""
+    words = iter(args[1:] if args[:1] == ["run"] else ())
+    for word in words:
+        option, _, value = word.partition("=")
+        if not word.startswith("-"):
+            return re.sub(r"@.*|:[^/]*$", "", word.removeprefix("docker.io/"))
+        if option in _OPTIONS_OF_RUN:
+            value or next(words, "")
+        elif not _FLAGS_OF_RUN.fullmatch(word):
+            break  # it may have a value, or start another program
+    return ""
+
+
+def _module_of(args: Sequence[str]) -> str:
+    """The module that `python -m` starts; "" if it starts something else."""
+    flags = [*takewhile(re.compile(r"-[bBdEiIOPqsSuv]+").fullmatch, args)]
+    before, module = (*args[len(flags) :], "", "")[:2]
+    return module if before == "-m" else ""
 
 
 def starts_package(config: ServerConfig, package: str) -> bool:
@@ -244,8 +306,9 @@ def _program(config: ServerConfig) -> str:
     """The word of a command line that names the package or the file to start; "" if there is none, or several."""
     named: list[str] = []
     before = ""
-    launches = PurePath(config.command.replace("\\", "/")).name.partition(".")[0] in _LAUNCHERS
-    for word in config.args:
+    program, *args = config.launched
+    launches = program in _LAUNCHERS
+    for word in args:
         option, _, value = word.partition("=")
         if before in _PACKAGE_OPTIONS or (option in _PACKAGE_OPTIONS and value):
             named.append(value if option in _PACKAGE_OPTIONS else word)
@@ -255,7 +318,7 @@ def _program(config: ServerConfig) -> str:
         elif before or word.startswith("-"):
             before = ""
         elif launches and word in _LAUNCHING:
-            launches = word in ("/c", "tool") or word in _LAUNCHERS
+            launches = word == "tool"
         else:
             return (named or [word])[0] if len(named) < 2 else ""
     return named[0] if len(named) == 1 else ""

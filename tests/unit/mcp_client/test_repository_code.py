@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.mcp_client.stdio import add_git_safety
+from lmstudio_bridge.mcp_client.stdio import add_git_safety, keep_from_project
 from lmstudio_bridge.messages import Scope, ServerConfig
 from tests.unit.mcp_client.pools import open_test_pool
 
@@ -98,7 +99,7 @@ def set_trap(project: Path, mark: Path, environ: dict[str, str]) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("npx") is None, reason="needs npx")
-@pytest.mark.parametrize(("command", "scope"), [("npx", "user"), ("npx", "local"), ("npm exec", "user")])
+@pytest.mark.parametrize(("command", "scope"), [("npx", "user"), ("env A=b npx", "local"), ("npm exec", "user")])
 async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
     tmp_path: Path, command: str, scope: Scope
 ) -> None:
@@ -120,6 +121,32 @@ async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
 
     assert not mark.exists()
     assert tool.description == str(project), "the working directory stays the project"
+
+
+@pytest.mark.parametrize(
+    ("line", "guarded"),
+    [
+        ("pnpm dlx hello-mcp", "-C / dlx hello-mcp"),
+        ("deno run -A npm:hello-mcp", "run --no-config --node-modules-dir=none -A npm:hello-mcp"),
+        ("deno run -A server.ts", "run -A server.ts"),  # the project's own
+        ("yarn dlx hello-mcp", "dlx hello-mcp"),
+        ("cmd /c npx.cmd -y hello-mcp", "/c npx.cmd --prefix / --script-shell SHELL -y hello-mcp"),
+        ("npx --prefix . hello-mcp", "--prefix . hello-mcp"),
+        ("uvx hello-mcp", "hello-mcp"),  # ignores the project itself
+    ],
+)
+def test_other_package_managers_take_nothing_from_the_project_either(tmp_path: Path, line: str, guarded: str) -> None:
+    """As tried with pnpm 9, Yarn 4 and Deno 2.9 in a project with traps for each (ours)."""
+    (tmp_path / ".yarnrc.yml").touch()
+    command, *words = line.split()
+    config = ServerConfig("hello", "stdio", command=command, args=tuple(words), scope="user")
+
+    args, env = keep_from_project(config, {"A": "b"}, project=tmp_path, home=None)
+
+    assert " ".join("SHELL" if word.endswith("npx_shell.sh") else word for word in args) == guarded
+    assert env["A"] == "b"
+    assert ("YARN_IGNORE_PATH" in env) == (command == "yarn")
+    assert keep_from_project(replace(config, scope="project"), {}, project=tmp_path, home=None)[0] == tuple(words)
 
 
 def write_package(path: Path) -> None:

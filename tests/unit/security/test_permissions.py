@@ -153,6 +153,10 @@ def test_paths_of_servers_that_are_about_something_else_are_not_judged(
         ("uv", "--directory /srv run mcp-server-time"),
         ("uv.exe", "tool run --from mcp-server-time mcp-server-time --local-timezone UTC"),
         ("uvx", "mcp-server-time@1.0"),
+        ("/usr/bin/env", "TZ=UTC uvx mcp-server-time"),
+        ("python3.12", "-I -m mcp_server_time"),
+        ("docker", "run -i --rm -e TZ --mount type=bind,src=/a,dst=/b mcp/time"),
+        ("cmd.exe", "/c docker.exe run --env=TZ=UTC -i docker.io/mcp/time:latest --local-timezone UTC"),
         ("mcp-server-time", ""),
     ],
 )
@@ -162,6 +166,29 @@ def test_a_well_known_server_is_known_behind_the_program_that_starts_it(
     config = ServerConfig("time", "stdio", command=command, args=tuple(args.split()))
 
     assert policy_of(config, project=tmp_path).check_call(ServerTool("time", "get_current_time"), {}).allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "docker run -i evil mcp/time",
+        "docker run -i mcp/timely",
+        "docker run -i example.com/mcp/time",
+        "docker run -i --entrypoint sh mcp/time",
+        "docker run --unknown evil mcp/time",
+        "docker exec -i mcp/time",
+        "docker run -e",
+        "python evil.py -m mcp_server_time",
+        "python -c evil() -m mcp_server_time",
+        "python mcp_server_time",
+        "python -m evil mcp_server_time",
+    ],
+)
+def test_another_program_gets_no_preset_for_what_its_arguments_say(tmp_path: Path, line: str) -> None:
+    command, *args = line.split()
+    config = ServerConfig("time", "stdio", command=command, args=tuple(args))
+
+    assert not policy_of(config, project=tmp_path).check_call(ServerTool("time", "get_current_time"), {}).allowed
 
 
 @pytest.mark.parametrize(
@@ -315,6 +342,18 @@ def test_sql_of_duckdb_that_may_write_files_writes_whatever_its_mark(tmp_path: P
         ("@modelcontextprotocol/server-postgres", "query", {"sql": "SELECT 1; DROP TABLE a"}, "needs_write"),
         ("@modelcontextprotocol/server-postgres", "query", {"sql": "COPY a TO PROGRAM 'sh'"}, "needs_write"),
         ("@modelcontextprotocol/server-postgres", "query", {}, "needs_write"),
+        *(
+            ("@modelcontextprotocol/server-postgres", "query", {"sql": f"SELECT {call}"}, verdict)
+            for call, verdict in (
+                ("relname, pg_size_pretty(pg_table_size(oid)) FROM pg_class", "allowed"),
+                ("* FROM pg_stat_activity", "allowed"),
+                ("pg_read_file('/etc/passwd')", "needs_write"),
+                ("\n pg_catalog.\"pg_ls_dir\"/**/('/')", "needs_write"),
+                ("query_to_xml('SELECT pg_re'||'ad_file(''/etc/passwd'')', true, true, '')", "needs_write"),
+                ("U&\"pg\\005fread_file\"('/etc/passwd')", "needs_write"),
+                ("lo_export(1, '/tmp/a')", "needs_write"),
+            )
+        ),
         ("@modelcontextprotocol/server-slack", "slack_get_users", {}, "allowed"),
         ("@modelcontextprotocol/server-slack", "slack_post_message", {}, "needs_write"),
         ("@brave/brave-search-mcp-server", "brave_news_search", {}, "allowed"),
@@ -352,6 +391,11 @@ def test_where_no_tool_may_run_the_rule_that_would_change_it_is_named(tmp_path: 
     own = tmp_path / "home" / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
     tools = [ServerTool("my [shop]", "list_orders"), ServerTool("my [shop]", "cancel_order")]
 
+    with pytest.raises(NoToolMayRunError) as caught:  # of tools that all act, one is an example
+        read_permissions([], project=tmp_path, environ=around).check_usable(
+            [ServerTool("web", "click"), ServerTool("web", "evaluate")]
+        )
+    assert caught.value.remedy.endswith(f'single tools, by their names, into {own}: allow = ["web/click"]')
     with pytest.raises(NoToolMayRunError) as caught:
         read_permissions([], project=tmp_path, environ=around).check_usable(tools)
     assert caught.value.message == ("No tool of my [shop] may run with read access: none is marked as read-only.")
