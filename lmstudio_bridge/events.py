@@ -27,6 +27,8 @@ ChangeKind: TypeAlias = Literal["created", "changed", "moved", "deleted", "uncha
 
 OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
 INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
+APPROVED = "approved during the run"  # the rule of a call that a person allowed in a run with read access
+NOT_APPROVED = "not approved"  # the rule of one about which the person was asked, and which they did not allow
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 _STARTED_LATER = "needed on the way"
 _SHOWN_NAME = 64  # characters of a tool's name
@@ -612,6 +614,10 @@ class Tally:
         asked = self._access == "write" and asks_for_change(self._task)
         nothing_changed = not self.items and (self._files.left_all() or made.changed_nothing(asked=asked))
         of_items = self.items.finished.values() if self.items else ()
+
+        def is_true(text: str) -> bool:
+            return text != READ_ONLY or not made.may_have_written  # a call may have been approved
+
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -621,7 +627,7 @@ class Tally:
             calls=self._calls,
             usage=self._usage,
             seconds=self._end.seconds,
-            warnings=tuple(self._warnings),
+            warnings=tuple(filter(is_true, self._warnings)),
             needed_write=tuple(self._needed_write),
             sources=(*made.sources(), *dict.fromkeys(source for each in of_items for source in each.sources)),
             brief=self._brief,
@@ -635,7 +641,7 @@ class Tally:
             failed=made.failed(),
             failed_writes=made.failed_writes(),
             nothing_changed=nothing_changed,
-            notes=tuple(note for note in self._notes if note != READ_ONLY or not nothing_changed),
+            notes=tuple(note for note in filter(is_true, self._notes) if note != READ_ONLY or not nothing_changed),
             access=self._access,
             changes=(*self._files.changes, *(change for each in of_items for change in each.changes)),
             not_kept=self._files.not_kept,
@@ -664,7 +670,7 @@ class _MadeCalls:
         self._done: set[tuple[str, str, str]] = set()  # server, tool and digest of the arguments
         self._open: dict[str, CallStarted] = {}  # by id: sent, and without a result yet
         self._tried_to_write = False
-        self._may_have_written = False
+        self.may_have_written = False
 
     def begin_turn(self) -> None:
         """The model has replied; the calls that follow are later than those before."""
@@ -705,12 +711,12 @@ class _MadeCalls:
         tool = (call.server, call.tool)
         if call.is_error:
             self._tried_to_write |= bool(call.writes) or (call.writes is None and call.verdict == "needs_write")
-            self._may_have_written |= call.is_lost and call.writes is not False
+            self.may_have_written |= call.is_lost and call.writes is not False
             if call.sent or (*tool, call.digest) not in self._done:  # else it was only made again
                 self._failed.pop((*tool, call.about), None)
                 self._failed[*tool, call.about] = self._turn, call
             return
-        self._may_have_written |= call.writes is not False
+        self.may_have_written |= call.writes is not False
         self._done.add((*tool, call.digest))
         worked = self._worked.setdefault(tool, _Worked(0, call.about, ""))
         worked.count += 1
@@ -752,7 +758,7 @@ class _MadeCalls:
 
     def changed_nothing(self, *, asked: bool) -> bool:
         """Whether no call can have changed anything, although one tried to or it was `asked` for."""
-        return not self._may_have_written and (self._tried_to_write or asked)
+        return not self.may_have_written and (self._tried_to_write or asked)
 
     def _name(self, server: str, tool: str) -> str:
         """The tool's name, with its server's where several servers have a tool of that name."""
@@ -772,7 +778,7 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
 
 def _why(call: CallFinished) -> str:
     if call.verdict == "needs_write":
-        return "needs write access"
+        return "needs write access" + (", and was not approved" if call.rule == NOT_APPROVED else "")
     reason = shortened(one_line(call.reason).rstrip("."), _SHOWN_REASON)
     reason = quoted_words(reason) if reason and call.sent and not call.is_lost else reason or "failed"
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason

@@ -272,6 +272,14 @@ class CallPolicy(Protocol):
         ...
 
 
+class Approver(Protocol):
+    """Asks the person whether a call may run that needs write access; `lmstudio_bridge.server.approval` has one."""
+
+    async def approve(self, tool: ServerTool, arguments: str) -> bool:
+        """Whether it may; not if no answer comes in time. `arguments` is what is to be sent: JSON without secrets."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """A retry that is about to happen."""

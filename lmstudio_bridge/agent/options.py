@@ -11,7 +11,7 @@ from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.tools import UnstartedServers
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.events import FilesChanged
-from lmstudio_bridge.messages import JSONObject, ServerTool
+from lmstudio_bridge.messages import Approver, JSONObject, ServerTool
 
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
 
@@ -59,7 +59,8 @@ class RunOptions:
     `strategy` is how the model is asked at first. With an `output_schema` the answer is JSON that fits it, or the
     run has failed. `unstarted` are servers that can still be started. `started_at` is the time by `clock` at which
     the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
-    get for the last event, and `watch` for its comparison. `tools_for` is the text by which the tools are
+    get for the last event, and `watch` for its comparison. `approver` is asked about calls that need write access.
+    `tools_for` is the text by which the tools are
     chosen and ordered, so that several runs can offer the same; "" means the run's own task.
     """
 
@@ -71,4 +72,5 @@ class RunOptions:
     started_at: float | None = None
     finish_timeout: float = FINISH_TIMEOUT
     watch: ChangeWatch | None = None
+    approver: Approver | None = None
     tools_for: str = ""

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -50,7 +50,9 @@ from lmstudio_bridge.agent.tools import (
 )
 from lmstudio_bridge.errors import DownstreamError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.events import (
+    APPROVED,
     INVALID_ARGUMENTS,
+    NOT_APPROVED,
     OWN_SERVER,
     UNKNOWN_TOOL,
     CallFinished,
@@ -61,6 +63,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import (
+    Approver,
     CallPolicy,
     Decision,
     JSONObject,
@@ -139,6 +142,8 @@ class ToolExecutor:
         self._composites = composites
         self._unstarted = options.unstarted
         self._starting = anyio.Lock()
+        self._approver = options.approver
+        self._asking = anyio.Lock()  # calls of one turn may run side by side
         self._tell = tell
         self._redact = options.filters.redact
         self._holds_placeholder = options.filters.holds_placeholder
@@ -210,6 +215,8 @@ class ToolExecutor:
             return prepared
         tool = prepared.tool
         decision = self._policy.check_call(tool, prepared.arguments)
+        if decision.verdict == "needs_write" and self._approver is not None:
+            decision = await self._ask(self._approver, prepared, decision)
         if not decision.allowed:
             text = self._redact(f"Not allowed: {decision.reason} Continue without it.")
             reason = self._short(decision.reason)
@@ -224,6 +231,14 @@ class ToolExecutor:
                 HOLDS_PLACEHOLDER, source=tool, decision=decision, reason=reason, arguments=prepared.arguments
             )
         return _AllowedCall(prepared, decision, sent_arguments)
+
+    async def _ask(self, approver: Approver, prepared: PreparedCall, refusal: Decision) -> Decision:
+        """Have the person decide about a call that the policy refuses for want of write access."""
+        tool = prepared.tool
+        async with self._asking:
+            await self._tell(Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
+            allowed = await approver.approve(tool, self._redact(_as_json(prepared.arguments)))
+        return Decision("allowed", rule=APPROVED) if allowed else replace(refusal, rule=NOT_APPROVED)
 
     def _find_undone(self, arguments: JSONObject) -> str:
         """The path of an edit that puts an old text back which this run replaced; small models do that."""

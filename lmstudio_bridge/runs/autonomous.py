@@ -60,7 +60,16 @@ from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.mcp_client.stdio import passed_variables, warn_of_withheld
-from lmstudio_bridge.messages import Access, JSONObject, Message, Notice, ServerConfig, SystemMessage, UserMessage
+from lmstudio_bridge.messages import (
+    Access,
+    Approver,
+    JSONObject,
+    Message,
+    Notice,
+    ServerConfig,
+    SystemMessage,
+    UserMessage,
+)
 from lmstudio_bridge.runs.agent_files import AgentFile, find_agent
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
 from lmstudio_bridge.runs.for_each import ItemRunner, run_items
@@ -193,14 +202,21 @@ class DynamicAutonomousAgent:
         return read_servers(self.settings, environ=self._environ, redactor=self.redactor)
 
     def permissions(
-        self, configs: Iterable[ServerConfig], *, access: Access = "read", limit: tuple[str, ...] = ()
+        self,
+        configs: Iterable[ServerConfig],
+        *,
+        access: Access = "read",
+        limit: tuple[str, ...] = (),
+        asks: bool = False,
     ) -> Permissions:
         """What a run with these servers may do, by the rule files as they are now, with no tools beyond the limit.
+
+        `asks`: the person can approve more while it runs.
 
         Raises:
             SettingsError: A rule file cannot be used.
         """
-        policy = Policy(access, max_access=self.settings.max_access, limit=limit)
+        policy = Policy(access, max_access=self.settings.max_access, limit=limit, asks=asks)
         return read_permissions(configs, project=self.settings.project, environ=self._environ, policy=policy)
 
     async def run(
@@ -209,8 +225,12 @@ class DynamicAutonomousAgent:
         *,
         emit: Emit | None = None,
         item: ItemRun | None = None,
+        approver: Approver | None = None,
     ) -> RunReport:
         """Do a new task, or continue an earlier run; `emit` gets the events.
+
+        `approver` can allow calls that need write access, where the settings do. If the task asks for a change, the
+        model is then offered all tools.
 
         A run that has been answered and is continued without instructions returns its answer again. `item` is for the
         runs that a run over many items consists of.
@@ -244,7 +264,15 @@ class DynamicAutonomousAgent:
                 plan = replace(plan, needs=replace(plan.needs, task=item.tools_for))
             started_at = time.monotonic()
             seconds = min(request.seconds or self.settings.run_timeout, self.settings.run_timeout)
-            permissions = self.permissions(plan.servers.configs, access=request.access, limit=plan.limit)
+            wants_change = _wants_change(plan.start, item)
+            if request.access == "write" or self.settings.max_access == "read":
+                approver = None
+            permissions = self.permissions(
+                plan.servers.configs,
+                access=request.access,
+                limit=plan.limit,
+                asks=wants_change and approver is not None,
+            )
             if self.settings.journal != "off":
                 await self._pruner.prune()
             async with AsyncExitStack() as held:
@@ -265,7 +293,7 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
-                if _needs_writing(plan.start, item, prepared.tool_set, permissions.policy):
+                if wants_change and _lacks_tools(prepared.tool_set, permissions.policy):
                     await recorder.tell(Warned(READ_ONLY))
                 await self._add_messages(plan, prepared, recorder)
                 watch = self._watch(plan, permissions.policy)
@@ -287,6 +315,7 @@ class DynamicAutonomousAgent:
                             ),
                             started_at=started_at,
                             watch=watch,
+                            approver=approver,
                             tools_for=item.tools_for if item else "",
                         ),
                         tally=recorder.tally,
@@ -672,15 +701,16 @@ def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
         )
 
 
-def _needs_writing(start: RunStarted | RunContinued, item: ItemRun | None, tool_set: ToolSet, policy: Policy) -> bool:
-    """Whether a run that only reads is asked to change something, and there are tools that could."""
+def _wants_change(start: RunStarted | RunContinued, item: ItemRun | None) -> bool:
+    """Whether a run that only reads is asked to change something."""
     task = start.task if isinstance(start, RunStarted) else start.instructions
-    task = item.template if item else task
-    return (
-        start.access == "read"
-        and asks_for_change(task)
-        and any(policy.writes(tool.source) and not policy.may_run(tool.source) for tool in tool_set.tools)
-    )
+    return start.access == "read" and asks_for_change(item.template if item else task)
+
+
+def _lacks_tools(tool_set: ToolSet, policy: Policy) -> bool:
+    """Whether there are tools that could change something, and that may not run unless they are approved."""
+    unasked = replace(policy, asks=False)
+    return any(policy.writes(tool.source) and not unasked.may_run(tool.source) for tool in tool_set.tools)
 
 
 def _start_of(run: StoredRun) -> RunStarted:

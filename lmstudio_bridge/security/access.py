@@ -148,7 +148,8 @@ class Policy:
     tool run that writes (`writes`): the bridge then says of itself that it changes nothing.
     `host` are the rules of Claude Code, which hold in any case; where one would ask, a rule of the user's that allows
     the tool is the answer. `limit` are the tools of the subagent as whom the model works, as `is_within` reads them:
-    the most that it may know about and use.
+    the most that it may know about and use. `asks`: the person can be asked to approve what needs write access, so that
+    the model may use all tools.
     """
 
     access: Access = "read"
@@ -158,6 +159,7 @@ class Policy:
     max_access: Access = "write"
     host: HostRules = field(default_factory=HostRules)
     limit: tuple[str, ...] = ()
+    asks: bool = False
 
     def offers(self, tool: ServerTool) -> bool:
         """Whether the model may know about the tool."""
@@ -206,7 +208,7 @@ class Policy:
             return False
         if rule is not None:
             return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))
-        return self.access == "write" or self.rules.only_reads(tool)
+        return self.access == "write" or self.asks or self.rules.only_reads(tool)
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
         """Whether its calls, or the one with these arguments, count as changing something, in what is told of a run.

@@ -19,6 +19,7 @@ from lmstudio_bridge.settings import Settings
 
 if TYPE_CHECKING:
     from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+    from lmstudio_bridge.server.approval import HostedRun
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class App:
 
     def __init__(self) -> None:
         self.calls: set[asyncio.Task[Any]] = set()
+        self.asking: dict[str, HostedRun] = {}  # runs with a question, by the `request_state` that the answer has
         self._agent: asyncio.Future[DynamicAutonomousAgent] = asyncio.get_running_loop().create_future()
         self._closing = asyncio.Event()
         self._shutdown: asyncio.Task[None] | None = None
@@ -116,8 +118,12 @@ async def open_app(settings: Settings, *, environ: Mapping[str, str], redactor: 
             try:
                 yield app
             finally:
-                app.close()
                 with anyio.CancelScope(shield=True):  # bounded by the import and by the pool's own limits
+                    for call in app.calls:  # of runs whose question nobody answered; the SDK has ended the others
+                        call.cancel()
+                    if app.calls:
+                        await asyncio.wait(app.calls, timeout=_CANCEL_BUDGET)
+                    app.close()
                     await asyncio.wait({owner})
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool as RegisteredTool
-from mcp.types import CallToolResult, Resource, TextContent, Tool, ToolAnnotations
+from mcp.types import CallToolResult, InputRequiredResult, Resource, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
@@ -37,6 +37,7 @@ from lmstudio_bridge.runs.request import (
     RunRequest,
 )
 from lmstudio_bridge.security.redact import Redactor
+from lmstudio_bridge.server.approval import HostedRun
 from lmstudio_bridge.server.lifespan import App, incomplete_installation, open_app
 from lmstudio_bridge.server.resources import add_resources
 from lmstudio_bridge.settings import Settings
@@ -58,6 +59,7 @@ _INTERNAL_ERROR = (
     "Internal error in the bridge; the run was not finished.\n"
     "Please report it with the server's stderr output (in Claude Code: `claude --debug`)."
 )
+_ANSWERED_TWICE = "The run that asked is no longer waiting for an answer. Its result: continue_run."
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
@@ -66,8 +68,8 @@ INSTRUCTIONS = (
     "sees nothing of this conversation: put everything that it needs into the task (full paths, what to look for, the "
     "form of the answer), and check what it says. A server's name is the middle part of its tools' names: "
     "mcp__NAME__tool. Several read-only calls in one turn run at the same time. Only autonomous_with_write_access "
-    "changes things. A run takes from seconds to many minutes; one that was interrupted or lost is kept: "
-    "continue_run."
+    "changes things; the other tools do so only where the user, asked during the run, approves that very call. A run "
+    "takes from seconds to many minutes; one that was interrupted or lost is kept: continue_run."
 )
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
@@ -130,10 +132,7 @@ def autonomous_with_mcp(
     for_each: ForEach = None,
     agent: Agent = None,
 ) -> RunRequest:
-    """Let the local model do a task that only reads, with one of the user's MCP servers.
-
-    Several calls in one turn run at the same time.
-    """
+    """Let the local model do a task that only reads, with one of the user's MCP servers."""
     tokens, items = _tokens(max_tokens), _items(for_each)
     return RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, "read", items, agent)
 
@@ -182,7 +181,7 @@ def continue_run(
 ) -> ContinueRequest:
     """Fetch a run's answer again, ask it a follow-up, or go on with one that was interrupted or stopped early.
 
-    Runs are kept, also when a call was cancelled or its result was lost. Only reads.
+    Runs are kept, also when a call was cancelled or its result was lost.
     """
     tokens = _tokens(max_tokens)
     return ContinueRequest(run_id, instructions or "", max_rounds, tokens, model, timeout, output_schema)
@@ -229,7 +228,8 @@ class Delegation:
 
     Facts about Claude Code 2.1.332: it shows `annotations.title`; it runs calls of read-only tools in parallel; its
     permission rules know a tool's name but not its arguments, hence one tool for each risk; without `alwaysLoad` a
-    server's tools are deferred, and its tool search finds them by `searchHint`.
+    server's tools are deferred, and its tool search finds them by `searchHint`. A reading tool keeps its mark though a
+    call may be approved during its run (`server.approval`): by itself it changes nothing, and it says so.
     """
 
     title: str
@@ -239,9 +239,10 @@ class Delegation:
     def tool(self) -> RegisteredTool:
         """The tool as the SDK registers it."""
         writes = self.make.__name__ == WRITING
+        only_if_approved = "" if writes else " Changes only what the user then approves."
         return RegisteredTool.from_function(
             self.make,
-            description=" ".join((self.make.__doc__ or "").split()),
+            description=" ".join((self.make.__doc__ or "").split()) + only_if_approved,
             annotations=ToolAnnotations(
                 title=self.title, read_only_hint=not writes, destructive_hint=True if writes else None
             ),
@@ -287,8 +288,10 @@ class BridgeServer(MCPServer[App]):
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None
-    ) -> CallToolResult:
+    ) -> CallToolResult | InputRequiredResult:
         """Delegate a task. Unknown arguments are refused, and failures are text that the host's model can act on.
+
+        The result may be a question for the person first: see `server.approval`.
 
         Raises:
             ToolError: There is no such tool.
@@ -306,17 +309,28 @@ class BridgeServer(MCPServer[App]):
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
         assert context is not None
+        if context.request_state is None:
+            hosted = HostedRun(context)
+            hosted.start(self._delegate(hosted, tool, arguments))
+        else:  # the person has answered
+            waiting = context.request_context.lifespan_context.asking.pop(context.request_state, None)
+            if waiting is None:
+                return _tool_result(_ANSWERED_TWICE, is_error=True)
+            hosted = waiting
+        return await hosted.attend(context)
+
+    async def _delegate(self, hosted: HostedRun, tool: RegisteredTool, arguments: dict[str, Any]) -> CallToolResult:
         try:
             request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
-            async with _delegation(context) as (agent, emit):
-                report = await agent.run(request, emit=emit)
+            async with _delegation(hosted) as (agent, emit):
+                report = await agent.run(request, emit=emit, approver=hosted if hosted.can_ask else None)
                 return _tool_result(
                     report.text(limit=MAX_RESULT),
                     is_error=report.outcome.stop == "failed",
                     meta={REPORT_META: report.structure()},
                 )
         except ValidationError as exc:
-            text = _invalid_arguments(name, exc)
+            text = _invalid_arguments(tool.name, exc)
         except BridgeError as exc:
             text = exc.explain()
         except ImportError as exc:  # some parts are only imported when a run needs them
@@ -365,21 +379,23 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
 
 
 @asynccontextmanager
-async def _delegation(ctx: Context[App, Any]) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
-    """The agent, and a sink for a run's events that the host is shown as progress of this tool call."""
-    app = ctx.request_context.lifespan_context
+async def _delegation(hosted: HostedRun) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
+    """The agent, and a sink for a run's events that the host is shown as progress of the tool call that is open."""
+    assert hosted.context is not None
+    app = hosted.context.request_context.lifespan_context
     task = asyncio.current_task()
     assert task is not None
     app.calls.add(task)
 
     async def send(counter: float, message: str) -> None:
-        await ctx.report_progress(counter, None, as_shown(message))
+        if hosted.context:
+            await hosted.context.report_progress(counter, None, as_shown(message))
 
     async def tell(event: Event) -> None:
         await emit(event)
-        if isinstance(event, RunStarted):  # its run is a resource now
-            await ctx.notify_resources_changed()  # to hosts of the protocol 2026-07-28
-            await ctx.session.send_resource_list_changed()  # to those before it
+        if isinstance(event, RunStarted) and hosted.context:  # its run is a resource now
+            await hosted.context.notify_resources_changed()  # to hosts of the protocol 2026-07-28
+            await hosted.context.session.send_resource_list_changed()  # to those before it
 
     try:
         agent = await app.agent()

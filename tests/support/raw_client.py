@@ -18,7 +18,7 @@ ANSWER_LIMIT = 60.0  # seconds until a missing answer fails the test
 EXIT_LIMIT = 20.0  # seconds until a process that does not end fails the test
 
 CLIENT_INFO = {"name": "claude-code", "title": "Claude Code", "version": "2.1.330"}
-CAPABILITIES = {"roots": {"listChanged": True}, "elicitation": {"form": {}, "url": {}}}
+CAPABILITIES = {"roots": {"listChanged": True}}  # Claude Code also has elicitation: see test_approval.py
 _META = "io.modelcontextprotocol/"
 
 

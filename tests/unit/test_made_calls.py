@@ -10,6 +10,7 @@ import pytest
 from lmstudio_bridge.events import (
     INVALID_ARGUMENTS,
     OWN_SERVER,
+    READ_ONLY,
     UNKNOWN_TOOL,
     CallFinished,
     CallStarted,
@@ -20,6 +21,7 @@ from lmstudio_bridge.events import (
     RunFinished,
     RunStarted,
     Tally,
+    Warned,
 )
 from lmstudio_bridge.messages import Access, Verdict
 
@@ -269,3 +271,12 @@ def test_change_without_a_result_is_made_good_when_the_run_goes_on() -> None:
     assert outcome_of(*before).failed == ("write a: no result came (it may have had effects)",)
     assert outcome_of(*before, sent(), write("a")).failed == ()
     assert outcome_of(start(), sent(), go_on("Something else.")).failed == ()
+
+
+@pytest.mark.parametrize(("made", "is_told"), [(write("a"), False), (read("a"), True)])
+def test_that_a_run_could_only_read_is_not_said_of_one_that_was_allowed_to_write(
+    made: CallFinished, is_told: bool
+) -> None:
+    outcome = outcome_of(start("Write a.", "read"), Warned(READ_ONLY), made)
+
+    assert (READ_ONLY in outcome.notes, READ_ONLY in outcome.warnings) == (is_told, is_told)

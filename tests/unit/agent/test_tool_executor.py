@@ -28,9 +28,10 @@ from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed, Warned
-from lmstudio_bridge.messages import JSONObject, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
-from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.messages import Approver, JSONObject, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
+from lmstudio_bridge.security.access import Policy, Rule, Rules
 from lmstudio_bridge.security.redact import holds_mark
+from lmstudio_bridge.security.workspace import Workspace
 from tests.support.fakes import FakeTools, ManualClock, Recorder, Sent
 
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
@@ -90,6 +91,7 @@ class Case:
     limit: int = 1_000
     max_tools: int | None = None
     more: tuple[ServerTool, ...] = ()
+    approver: Approver | None = None
     recorder: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ class Case:
             options=RunOptions(
                 filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
                 clock=ManualClock(),
+                approver=self.approver,
             ),
         )
 
@@ -474,6 +477,53 @@ async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_en
         ("read", True, "allowed", "readOnlyHint", "a", sha256(b'{"path": "a"}').hexdigest()[:16]),
         ("write", False, "needs_write", "access=read", "b", sha256(b'{"path": "b"}').hexdigest()[:16]),
     ]
+
+
+class Person:
+    """Somebody who allows calls, or not."""
+
+    def __init__(self, *, allows: bool) -> None:
+        self.allows = allows
+        self.asked: list[tuple[str, str]] = []
+
+    async def approve(self, tool: ServerTool, arguments: str) -> bool:
+        self.asked.append((tool.name, arguments))
+        return self.allows
+
+
+@pytest.mark.parametrize(
+    ("allows", "expected"),
+    [(True, (True, "allowed", "approved during the run")), (False, (False, "needs_write", "not approved"))],
+)
+async def test_person_is_asked_about_a_call_that_needs_write_access(
+    allows: bool, expected: tuple[bool, str, str]
+) -> None:
+    person = Person(allows=allows)
+    given = Case(policy=Policy("read"), approver=person)
+
+    await given.answer(calls(("read", "a"), ("write", "secret.txt")))
+
+    [event] = [each for each in given.recorder.events if isinstance(each, CallFinished) and each.tool == "write"]
+    assert (event.sent, event.verdict, event.rule) == expected
+    assert person.asked == [("write", '{"path": "[…].txt"}')]
+
+
+@pytest.mark.parametrize(
+    ("policy", "path"),
+    [
+        (Policy("read", rules=Rules((Rule("deny", "fs/write", "file"),))), "a"),
+        (Policy("read", limit=("mcp__fs__read",)), "a"),
+        (Policy("read", local={"fs": Path("/work")}, workspace=Workspace((Path("/work"),))), "/etc/a"),
+        (Policy("read", local={"fs": Path("/work")}, workspace=Workspace((Path("/work"),))), "/work/.mcp.json"),
+    ],
+)
+async def test_nobody_can_approve_what_is_denied(policy: Policy, path: str) -> None:
+    person = Person(allows=True)
+    given = Case(tools := answering(ToolResult("done")), policy=policy, approver=person)
+
+    await given.answer(calls(("write", path)))
+
+    assert (person.asked, tools.sent) == ([], [])
 
 
 async def test_the_setting_that_lifts_a_refusal_is_told_once_and_not_to_the_model() -> None:

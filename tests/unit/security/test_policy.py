@@ -125,6 +125,14 @@ def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
     assert Policy("read").check_call(tool, {}) == READING
 
 
+def test_where_the_person_can_be_asked_all_tools_may_be_offered_but_none_that_is_denied() -> None:
+    policy = Policy("read", rules=Rules((Rule("deny", "fs/move", "file"),)), asks=True)
+
+    assert policy.may_run(ServerTool("fs", "write"))
+    assert not policy.may_run(ServerTool("fs", "move"))
+    assert policy.check_call(ServerTool("fs", "write"), {}).verdict == "needs_write"
+
+
 # -- rules --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,145 @@
+"""A run for a call of the host, which may have to ask the person first whether a call of its own may change something.
+
+The question is a form elicitation of MCP. Up to the protocol of 2025-11-25 it is a request of ours while the call of
+the host is open. In that of 2026-07-28 it is the answer to the call (`input_required`), and the host calls again with
+what the person said; the run goes on in between.
+
+Claude Code 2.1.332 declares elicitation in every session. It shows three lines of a question, also of a call in the
+background, and one of a field's title; Esc is the answer `cancel`. With `-p` it answers `cancel` at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import textwrap
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from mcp.server.mcpserver import Context
+from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from mcp_types.version import is_version_at_least
+
+from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.text import as_shown
+
+if TYPE_CHECKING:
+    from lmstudio_bridge.server.lifespan import App
+
+ANSWER_LIMIT = 300.0  # seconds that the person has; the SDK takes an answer for twice as long
+MAX_QUESTIONS = 8  # a run; clients call again at most ten times
+_SHOWN_VALUE = 600  # characters of an argument
+_SHOWN_ARGUMENTS = 20
+_SHOWN_NAME = 100
+_WIDTH = 78  # Claude Code cuts words that are longer than its line
+_INPUT_REQUIRED = "2026-07-28"  # the first protocol in which the question is an answer
+_KEY = "approval"
+_ALL_CALLS = "all_calls"
+
+
+class HostedRun:
+    """A run in a task of its own, which outlasts the call that started it while it waits for the person."""
+
+    def __init__(self, context: Context[App, Any], *, answer_limit: float = ANSWER_LIMIT) -> None:
+        self.context: Context[App, Any] | None = context  # of the call that is open now
+        self._is_modern = is_version_at_least(context.protocol_version or "", _INPUT_REQUIRED)
+        self._runs = context.request_context.lifespan_context.asking
+        self._task: asyncio.Task[CallToolResult] | None = None
+        self._question: ElicitRequestFormParams | None = None
+        self._asked = asyncio.Event()
+        self._answer: asyncio.Future[ElicitResult | None] | None = None
+        self._answer_limit = answer_limit
+        self._count = 0
+        self._refused = False
+        self._allowed: set[tuple[str, str]] = set()  # server and tool
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the host has said that it can show a form."""
+        able = self.context.client_capabilities if self.context else None
+        return bool(able and able.elicitation and (able.elicitation.form or not able.elicitation.url))
+
+    def start(self, work: Coroutine[Any, Any, CallToolResult]) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(work)
+
+    async def attend(self, context: Context[App, Any]) -> CallToolResult | InputRequiredResult:
+        """The result of the run, or its question: then the host calls again. If this is cancelled, so is the run."""
+        assert self._task is not None
+        self.context = context
+        if self._answer is not None and not self._answer.done():
+            given = (context.input_responses or {}).get(_KEY)
+            self._answer.set_result(given if isinstance(given, ElicitResult) else None)
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait({self._task, asked}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            with anyio.CancelScope(shield=True):  # the run bounds its own clean-up
+                await asyncio.wait({self._task})
+            raise
+        finally:
+            asked.cancel()
+        if self._question is None or self._task.done():
+            return await self._task
+        question, self._question, self.context = self._question, None, None
+        self._asked.clear()
+        state = secrets.token_hex(8)
+        self._runs[state] = self
+        return InputRequiredResult(input_requests={_KEY: ElicitRequest(params=question)}, request_state=state)
+
+    async def approve(self, tool: ServerTool, arguments: str) -> bool:
+        """Whether the person allows the call; after a refusal or no answer, nothing more is asked in this run."""
+        name = (tool.server, tool.name)
+        if name in self._allowed:
+            return True
+        if self._refused or self._count == MAX_QUESTIONS:
+            return False
+        self._count += 1
+        answer = None
+        with anyio.move_on_after(self._answer_limit):
+            answer = await self._ask(_form(tool, arguments))
+        self._answer = self._question = None
+        if answer is None or answer.action != "accept":
+            self._refused = True
+            return False
+        if answer.content and answer.content.get(_ALL_CALLS) is True:
+            self._allowed.add(name)
+        return True
+
+    async def _ask(self, question: ElicitRequestFormParams) -> ElicitResult | None:
+        context = self.context
+        if not self._is_modern:
+            assert context is not None
+            answer: ElicitResult = await context.session.elicit_form(
+                question.message, question.requested_schema, context.request_id
+            )
+            return answer
+        self._answer = asyncio.get_running_loop().create_future()
+        self._question = question
+        self._asked.set()
+        return await self._answer
+
+
+def _form(tool: ServerTool, arguments: str) -> ElicitRequestFormParams:
+    """The question: the tool, then the arguments, the shortest first, with what is invisible made visible."""
+    values = [
+        f"{_visible(name)}: {_visible(json.dumps(value, ensure_ascii=False))}"
+        for name, value in json.loads(arguments).items()
+    ]
+    if len(values) > _SHOWN_ARGUMENTS:
+        values[_SHOWN_ARGUMENTS:] = [f"… and {len(values) - _SHOWN_ARGUMENTS} more arguments"]
+    called = f"{_visible(tool.server, _SHOWN_NAME)} {_visible(tool.name, _SHOWN_NAME)}"
+    lines = textwrap.wrap(" · ".join(sorted(values, key=len)), _WIDTH, break_on_hyphens=False)
+    message = "\n".join([f"Allow {called}? It may change something.", *lines])
+    also = {"type": "boolean", "title": "Allow all further calls of this tool in this run", "default": False}
+    schema = {"type": "object", "properties": {_ALL_CALLS: also}}
+    return ElicitRequestFormParams(message=as_shown(message), requested_schema=schema)
+
+
+def _visible(text: str, most: int = _SHOWN_VALUE) -> str:
+    """The text in one line, with escapes for what is invisible or moves the cursor; where it is cut, it says so."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
+    return f"({len(text):,} characters) {shown}…" if len(text) > most else shown

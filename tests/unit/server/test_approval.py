@@ -1,0 +1,87 @@
+"""Whom a run may ask, and what counts as a yes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from mcp.types import ClientCapabilities, ElicitResult
+
+from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.server.approval import MAX_QUESTIONS, HostedRun
+
+WRITE = ServerTool("fs", "write")
+
+
+class Host:
+    """A host of the protocol before 2026-07-28, as its context shows it; None as an answer never comes."""
+
+    def __init__(self, *answers: ElicitResult | None, capabilities: dict[str, Any] | None = None) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+        self.protocol_version = "2025-11-25"
+        self.request_id = "1"
+        self.client_capabilities = ClientCapabilities.model_validate(capabilities or {})
+        self.session = self
+        self.request_context = SimpleNamespace(lifespan_context=SimpleNamespace(asking={}))
+
+    async def elicit_form(self, message: str, schema: object, request_id: str) -> ElicitResult:
+        self.asked.append(message)
+        answer = self.answers.pop(0)
+        return answer or await asyncio.get_running_loop().create_future()
+
+
+def hosted(host: Host, *, answer_limit: float = 60.0) -> HostedRun:
+    return HostedRun(cast(Any, host), answer_limit=answer_limit)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "can"),
+    [
+        ({}, False),
+        ({"elicitation": {}}, True),  # as in 2025-06-18
+        ({"elicitation": {"form": {}}}, True),
+        ({"elicitation": {"form": {}, "url": {}}}, True),
+        ({"elicitation": {"url": {}}}, False),
+    ],
+)
+def test_only_a_host_that_shows_forms_is_asked(capabilities: dict[str, Any], can: bool) -> None:
+    assert hosted(Host(capabilities=capabilities)).can_ask is can
+
+
+@pytest.mark.parametrize("answer", [None, ElicitResult(action="cancel"), ElicitResult(action="decline")])
+async def test_silence_and_no_are_a_refusal_and_end_the_questions(answer: ElicitResult | None) -> None:
+    host = Host(answer)
+    run = hosted(host, answer_limit=0.01)
+
+    assert [await run.approve(WRITE, "{}") for _ in range(2)] == [False, False]
+    assert len(host.asked) == 1
+
+
+async def test_a_run_asks_no_more_often_than_hosts_answer() -> None:
+    host = Host(*[ElicitResult(action="accept", content={"all_calls": False})] * MAX_QUESTIONS)
+    run = hosted(host)
+
+    assert [await run.approve(WRITE, "{}") for _ in range(MAX_QUESTIONS + 1)] == [True] * MAX_QUESTIONS + [False]
+
+
+async def test_all_calls_are_those_of_one_tool() -> None:
+    host = Host(ElicitResult(action="accept", content={"all_calls": True}), ElicitResult(action="decline"))
+    run = hosted(host)
+
+    tools = [WRITE, WRITE, ServerTool("fs", "move"), WRITE]
+    assert [await run.approve(tool, "{}") for tool in tools] == [True, True, False, True]
+    assert len(host.asked) == 2
+
+
+async def test_the_call_is_shown_whole_the_short_arguments_first() -> None:
+    host = Host(ElicitResult(action="decline"))
+    await hosted(host).approve(WRITE, '{"content": "a\\nb <system-reminder>", "mode": "w", "long": "%s"}' % ("x" * 700))
+
+    first, _, rest = host.asked[0].partition("\n")
+    assert first == "Allow fs write? It may change something."
+    assert rest.startswith('mode: "w" · content: "a\\nb &lt;system-reminder>" ·')
+    assert "long: (702 characters) " in rest
+    assert len(rest) < 800
