@@ -87,9 +87,9 @@ class NoToolMayRunError(BridgeError):
 class LLMError(BridgeError):
     """A request to LM Studio failed.
 
-    `kind` names the class of the failure (the table in docs/lm-studio.md). `detail` is the server's own text.
-    `retryable` says whether the same request may be sent again after a pause; `retry_after` is the pause in seconds
-    that the server asked for.
+    `kind` names the class of the failure, as in docs/contributing/lm-studio-errors.md. `detail` is the server's own
+    text. `retryable` says whether the same request may be sent again after a pause; `retry_after` is the pause in
+    seconds that the server asked for.
     """
 
     kind: ClassVar[str] = "error"

@@ -169,7 +169,7 @@ def uninstall(args: argparse.Namespace) -> int:
         raise SettingsError(f"The bridge is registered in several scopes: {listed}.", remedy="Choose one with --scope.")
     code = _apply(found[0], args, question="Remove this entry?")
     if code == EXIT_OK and not args.dry_run:
-        _say(f"Journals of runs stay on disk; see {DOCS}/claude-code.md.")
+        _say(f"Journals of runs stay on disk; see {DOCS}/uninstall.md.")
     return code
 
 

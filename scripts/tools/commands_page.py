@@ -16,8 +16,12 @@ _HEAD = """\
 for each command.
 
 Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals, and `NO_COLOR` turns them
-off; characters that a terminal can't show are replaced. Secrets are never shown.
+off; characters that a terminal can't show are replaced. Secrets are never shown. Unless a command says otherwise, the
+exit code is 0 for success, 1 for failure, 2 for invalid arguments or settings, and 130 after Ctrl-C. What is set by
+environment variables: [settings.md](settings.md).
 """
+_USUAL_CODES = {"0 success", "1 failed", "2 invalid arguments or settings", "130 interrupted"}
+_USUAL_VARIABLES = {"LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"}
 
 
 def parsers() -> dict[str, CommandParser]:
@@ -33,33 +37,35 @@ def _below(parser: CommandParser, words: str) -> Iterator[tuple[str, CommandPars
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *(_section(words, parser) for words, parser in parsers().items())])
+    told: dict[str, str] = {}
+    return "\n".join([_HEAD, *(_section(words, parser, told) for words, parser in parsers().items())])
 
 
-def _section(words: str, parser: CommandParser) -> str:
+def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
+    """The section of one command; rows that an earlier one has are only named. `told`: row → command that has it."""
     paragraphs = (parser.description or "").split("\n\n")
     parts = [f"## `{f'lmstudio-bridge {words}'.strip()}`", *(" ".join(each.split()) for each in paragraphs)]
-    if rows := [*map(_row, parser.arguments[1:]), *(f"| `{k}` | {v.summary} |" for k, v in parser.commands.items())]:
-        parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
+    rows = [*map(_row, parser.arguments[1:]), *(f"| `{k}` | {v.summary} |" for k, v in parser.commands.items())]
+    repeated = [row for row in rows if told.setdefault(row, words) != words]
+    if new := [row for row in rows if row not in repeated]:
+        parts.append("\n".join(["| argument | meaning |", "|---|---|", *new]))
+    for earlier in dict.fromkeys(told[row] for row in repeated):
+        names = ", ".join(row.split(" | ")[0].removeprefix("| ") for row in repeated if told[row] == earlier)
+        parts.append(f"As for `{earlier}`: {names}.")
     for part in (parser.epilog or "").split("\n\n"):
         title, _, body = part.partition("\n")
-        lines = body.splitlines()
+        lines = [line.strip() for line in body.splitlines()]
         match title:
             case "examples:":
                 pairs = zip(lines[::2], lines[1::2], strict=True)
-                parts.append(
-                    "\n".join(["```sh", *(f"{line.strip()}  # {what.strip()}" for line, what in pairs), "```"])
-                )
+                parts.append("\n".join(["```sh", *(f"{line}  # {what}" for line, what in pairs), "```"]))
             case "exit codes:":
-                codes = [line.split(maxsplit=1) for line in lines]
-                parts.append(
-                    "\n".join(["| exit code | |", "|---|---|", *(f"| {code} | {what} |" for code, what in codes)])
-                )
+                codes = [" ".join(line.split()) for line in lines]
+                if unusual := [code for code in codes if code not in _USUAL_CODES]:
+                    parts.append(f"Exit codes: {'; '.join(unusual)}.")
             case "environment:":
-                named = [f"`{line.strip()}`" for line in lines if not line.strip().startswith("all settings")]
-                parts += (
-                    [f"Environment: {', '.join(named)}. All settings: [settings.md](settings.md)."] if named else []
-                )
+                variables = [line for line in lines if line not in _USUAL_VARIABLES and line.isupper()]
+                parts += [f"Environment: {', '.join(f'`{each}`' for each in variables)}."] if variables else []
     return "\n\n".join(parts) + "\n"
 
 

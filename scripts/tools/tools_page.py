@@ -58,7 +58,7 @@ REPORT_KEYS = {
     "calls": "tool calls",
     "usage": "tokens of the local model",
     "saved": "estimate of the tokens saved: `kept`, `spent`, and `net`; "
-    "[how it is counted](claude-code.md#what-it-saves)",
+    "[how it is counted](delegating.md#what-it-saves)",
     "seconds": "duration of the run",
     "warnings": "the notes above the answer, and the faults that the bridge recovered from",
     "sources": "the tools of which a call worked, with their servers",

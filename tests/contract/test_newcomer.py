@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -156,12 +157,10 @@ async def test_quick_start_does_what_it_says(home: Path, sim: Simulator) -> None
 
 
 async def test_first_lines_of_the_readme_do_what_it_says(home: Path, sim: Simulator) -> None:
-    servers = {"filesystem": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "."]}}
-    (home / ".claude.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
-    sim.script(MODEL, CallReply(("filesystem__list_directory", {"path": "."})), TextReply(ANSWER))
+    sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "README.md"})), TextReply(ANSWER))
 
     shown = ""
-    for line in next(steps("README.md")).lines:
+    for line in (line for step in itertools.islice(steps("README.md"), 2) for line in step.lines):
         code, shown = await asyncio.to_thread(
             type_line, line, folder=home / "project", environ=environ_of(home, sim.url)
         )

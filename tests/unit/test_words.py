@@ -23,7 +23,7 @@ REPLACED = (
     "most requests to the model",
     "No call is made twice by itself",
 )
-PATHS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+PATHS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 PATHS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "lmstudio_bridge").rglob("*")) if path.is_file()]
 
 

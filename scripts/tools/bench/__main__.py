@@ -25,7 +25,7 @@ from scripts.tools.bench.results import Results, render_table, write_document
 from scripts.tools.bench.subjects import CHECKOUT, BenchError, Desk, open_desk, open_line, processors
 from scripts.tools.bench.task import task_of
 
-DOCUMENT = CHECKOUT / "docs" / "performance.md"
+DOCUMENT = CHECKOUT / "docs" / "contributing" / "performance.md"
 OUTPUT = CHECKOUT / "bench-results"
 SCALES = {"full": FULL, "quick": QUICK, "smallest": SMALLEST}
 PEER_BAR = 0.25  # of the best peer's warm cost per round
@@ -133,7 +133,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="also say where the time of a warm round goes")
     parser.add_argument("--json", type=Path, default=OUTPUT / "bench.json", metavar="FILE", help="(bench-results/)")
     parser.add_argument("--html", type=Path, default=OUTPUT / "bench.html", metavar="FILE", help="(bench-results/)")
-    parser.add_argument("--document", action="store_true", help="write the figures into docs/performance.md")
+    parser.add_argument("--document", action="store_true", help="write the figures into the documentation")
     parser.set_defaults(scale="full")
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""The results of one bench as JSON, as a table for a terminal, and as Markdown for docs/performance.md."""
+"""The results of one bench as JSON, as a table for a terminal, and as Markdown for docs/contributing/performance.md."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def facts(results: Results) -> list[str]:
 
 
 def render_markdown(results: Results) -> str:
-    """The region of docs/performance.md."""
+    """The region of docs/contributing/performance.md."""
     heading, *body = rows(results)
     lines = [f"{results.date}, {results.machine} ({results.scale}). Medians; in brackets the quarter points.", ""]
     lines += [_markdown_row(heading), _markdown_row(["---"] * len(heading))]

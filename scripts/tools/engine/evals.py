@@ -54,7 +54,7 @@ from scripts.tools.engine.weights import MODELS, WeightsError, fetch_weights, sh
 from tests.support.npm_servers import npm_server
 
 RESULTS = CHECKOUT / "eval-results" / "attempts.jsonl"
-DOCUMENT = CHECKOUT / "docs" / "evals.md"
+DOCUMENT = CHECKOUT / "docs" / "contributing" / "eval-results.md"
 BEGIN, END = "<!-- results: scripts/evals --write makes what follows -->", "<!-- end of results -->"
 
 STOCK = "stock"
@@ -241,7 +241,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_seeds, metavar="1,2", help="default: 1")
     parser.add_argument("--tasks", type=int, metavar="N", help="the first N tasks of each family (default: all)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only tasks in whose family/name this stands")
-    parser.add_argument("--all", action="store_true", help="the whole matrix of docs/evals.md, three seeds: days")
+    parser.add_argument("--all", action="store_true", help="the whole matrix, three seeds: days")
     parser.add_argument("--again", action="store_true", help="also the attempts that are there already")
     parser.add_argument("--rounds", type=int, default=MAX_ROUNDS, metavar="N", help=f"most of a task ({MAX_ROUNDS})")
     parser.add_argument("--seconds", type=int, default=SECONDS, metavar="N", help=f"most of a task ({SECONDS})")
@@ -251,7 +251,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--compare", type=Path, metavar="FILE", help="run nothing, compare an earlier file with this one"
     )
-    parser.add_argument("--write", action="store_true", help="write the table of docs/evals.md from all attempts")
+    parser.add_argument("--write", action="store_true", help="write the documented table from all attempts")
     return parser.parse_args(arguments)
 
 

@@ -34,7 +34,10 @@ INTO_REPOSITORY = (
     rf"|^{PROJECT['urls']['Repository'].replace('github.com', 'raw.githubusercontent.com')}/main/"
 )
 PACKAGE = Path(lmstudio_bridge.__file__).parent  # elsewhere, where the installed wheel is tested
-DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{page}" for page in PAGES))
+GENERATED = {"commands.md", "servers.md", "settings.md", "tools.md"}
+MAX_WORDS = 1_550
 
 MAX_PICTURE = 200_000  # bytes
 OTHERS = {
@@ -60,6 +63,8 @@ OTHERS = {
     "LMS_RETRY_MAX_DELAY",
     "LMS_EXTRA_NUMERIC_PARAMS",
     "MODEL_REGISTRY_CACHE",
+    # Ollama
+    "OLLAMA_CONTEXT_LENGTH",
     # LiteLLM
     "LITELLM_MASTER_KEY",
     # the memory server
@@ -147,6 +152,8 @@ def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
                 assert set(found.servers) == set(entries), found
             case {"permissions": {"allow": [*rules]}}:
                 assert all(str(rule).startswith("mcp__lmstudio-bridge__") for rule in rules)
+            case {"env": dict() as variables}:
+                assert set(variables) <= OTHERS
             case {"type": "object"} as schema:
                 OutputSchema(schema)
             case other:
@@ -187,9 +194,10 @@ def test_the_first_screen_of_the_readme_has_benefit_requirements_and_commands_th
         "**You need**",
         f"uvx --from git+{REPOSITORY} lmstudio-bridge install",
         "pip install .",
-        "MIT license",
+        "scripts/demo",
     ):
         assert words in screen
+    assert "\nMIT license." in read("README.md")
     assert not re.search(r"^uvx lmstudio-bridge", read("README.md"), flags=re.MULTILINE), "not on the index yet"
 
 
@@ -197,7 +205,7 @@ def test_the_readme_has_no_relative_links() -> None:
     """The package index shows it too."""
     links = re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", read("README.md"), flags=re.MULTILINE)
     assert [link for pair in links for link in pair if link and not link.startswith("https://")] == []
-    named = re.findall(r"(?<!!)\[([^\]]+)\](?![(:])", read("README.md"))
+    named = re.findall(r"(?<!!)\[([^\]]+)\](?![(:\[])", read("README.md"))
     assert [name for name in named if f"\n[{name}]: " not in read("README.md")] == []
 
 
@@ -207,14 +215,20 @@ def test_every_project_url_is_in_one_repository() -> None:
 
 
 def test_the_index_lists_every_page_once() -> None:
-    listed = re.findall(r"^\| \[(.+?)\]\(\1\) \| \S.* \|$", read("docs/README.md"), flags=re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
+    listed = re.findall(r"^\| \S.* \| \[(.+?)\]\(\1\) \|$", read("docs/README.md"), flags=re.MULTILINE)
+    assert sorted(listed) == [page for page in PAGES if page != "README.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "/" not in page and page not in GENERATED])
+def test_a_page_for_users_is_short(page: str) -> None:
+    words = [word for word in read(f"docs/{page}").split() if word.strip("|-")]
+    assert len(words) <= MAX_WORDS
 
 
 def test_every_dependency_is_listed() -> None:
     listed = {
         name
-        for row in re.findall(r"^\| (`.+?) \|", read("docs/dependencies.md"), flags=re.MULTILINE)
+        for row in re.findall(r"^\| (`.+?) \|", read("docs/contributing/dependencies.md"), flags=re.MULTILINE)
         for name in re.findall(r"`(.+?)`", row)
     }
     assert {re.split(r"[^\w-]", each)[0] for each in PROJECT["dependencies"]} <= listed
@@ -267,8 +281,8 @@ async def test_every_replacement_in_the_migration_page_exists() -> None:
     assert (same | named) - commands <= known
 
 
-def test_every_path_in_how_it_works_exists() -> None:
-    named = re.findall(r"`((?:lmstudio_bridge|tests)/\S+?)`", read("docs/how-it-works.md"))
+def test_every_path_in_the_architecture_exists() -> None:
+    named = re.findall(r"`((?:lmstudio_bridge|tests)/\S+?)`", read("docs/contributing/architecture.md"))
     assert named
     places = {name: (PACKAGE.parent if name.startswith(PACKAGE.name) else ROOT) / name for name in named}
     assert [name for name, place in places.items() if not place.exists()] == []

@@ -18,7 +18,7 @@ from lmstudio_bridge.mcp_client.json_size import MAX_VALUES, ValueCounter, has_t
 from lmstudio_bridge.messages import ServerConfig
 from tests.unit.mcp_client.pools import open_test_pool
 
-ROOM = 300_000_000  # bytes; as docs/bounds.md says
+ROOM = 300_000_000  # bytes; as docs/contributing/limits.md says
 SERVER = Path(__file__).parents[2] / "support" / "flooding_server.py"
 TOO_MANY = "wrote a message with more than 200,000 values"
 SHAPES = {

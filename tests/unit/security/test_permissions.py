@@ -459,7 +459,7 @@ def test_for_a_projects_server_a_rule_a_preset_or_write_access_is_needed(tmp_pat
 
 
 def test_every_preset_has_its_reason_and_stands_in_the_documents() -> None:
-    documents = (Path(__file__).parents[3] / "docs" / "security.md").read_text(encoding="utf-8")
+    documents = (Path(__file__).parents[3] / "docs" / "contributing" / "presets.md").read_text(encoding="utf-8")
 
     assert all(preset.why and f"| `{package}` |" in documents for package, preset in PRESETS.items())
 

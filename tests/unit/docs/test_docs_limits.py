@@ -1,4 +1,4 @@
-"""docs/bounds.md has every limit as it is in the code."""
+"""docs/contributing/limits.md has every limit as it is in the code."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ BOUNDS: dict[str, str] = {
 
 def rows() -> list[list[str]]:
     """The rows of all tables: what, limit, at the limit, change it with."""
-    lines = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "contributing" / "limits.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     return [row for row in cells if row[0] != "what"]
 

@@ -1,4 +1,4 @@
-"""docs/lm-studio.md has every class of failure, with the words and numbers that the code has."""
+"""docs/contributing/lm-studio-errors.md has every class of failure, with the words and numbers that the code has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.lmstudio.clients import QUESTION, QWEN, open_test_client, within
 from tests.unit.lmstudio.failure_table import FAILURES, Failure
 
 DOCS = Path(__file__).parents[3] / "docs"
-TEXT = (DOCS / "lm-studio.md").read_text(encoding="utf-8")
+TEXT = (DOCS / "contributing" / "lm-studio-errors.md").read_text(encoding="utf-8")
 POLICY = RetryPolicy()
 WORDLESS = {"Nope.", "Oops.", "Authorization Required", "", "[[", "Welcome", "Lost?", "Found", "Ollama is running"}
 """Texts in the failure table that do not matter: the status or the shape decides the class."""
@@ -116,7 +116,8 @@ async def test_what_the_user_reads_of_a_server_that_is_off_stands_in_its_row() -
 
 
 def test_the_time_limits_are_those_of_the_settings() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", TEXT, flags=re.MULTILINE))
+    limits = (DOCS / "time-limits.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", limits, flags=re.MULTILINE))
     fields = Settings.model_fields
     assert told == {
         f"LMSTUDIO_BRIDGE_{name.upper()}": f"{fields[name].default:g}"
@@ -129,4 +130,4 @@ def test_the_time_limits_are_those_of_the_settings() -> None:
             "run_timeout",
         )
     }
-    assert f"({fields['context_length'].default:,} if not set)" in TEXT
+    assert f"({fields['context_length'].default:,} if not set)" in (DOCS / "lm-studio.md").read_text(encoding="utf-8")
