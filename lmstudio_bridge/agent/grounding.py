@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from functools import reduce
-from itertools import permutations
+from itertools import chain, islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -24,8 +24,11 @@ K = TypeVar("K")
 MAX_FACTS = 200  # facts of one answer that are looked up; more are a table that was copied
 MAX_EVIDENCE = 4 * 1024 * 1024  # characters of all results that are searched; the newest go first
 _SHORT_QUOTE = 12  # characters; a shorter quotation of one word is a word in quotes, not a quotation
-_MAX_TASK = 10_000  # characters of a task in which numbers to calculate with are looked for
-_MAX_OPERANDS = 12  # numbers of a task; with more, anything could be a result of two of them
+_MAX_CALCULATED = 10_000  # characters of a text in which numbers to calculate with are looked for
+_MAX_RESULTS = 5_000  # of calculations that one number is compared with
+_MAX_DIGITS = 15  # of a number that may be one
+_MAX_TABLE = 100_000  # characters of a text in which columns are looked for
+_MAX_WORDS = 30  # of a task by which rows of a table are chosen
 _SHOWN_FILES = 5  # files that the task names and that were not opened
 _MAX_WORD = 1_000  # characters; a longer one is a model that goes on and on
 _MAX_PATH = 500  # characters; a longer text in the arguments of a call is content
@@ -76,6 +79,26 @@ _LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name o
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
 _CAPITALIZED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
+_ASKS_FOR_DEFINITION = re.compile(
+    r"\b(?:where|file|line|module|folder|package)\b[^.?!\n]{0,80}\b(?:defin(?:e[sd]?|ition)|declare[sd]?|implement(?:s|ed))\b",
+    re.I,
+)
+_DEFINING = (
+    "def|defun|defp|function|func|fn|fun|sub|proc|procedure|class|struct|interface|type|typedef|enum|trait|module|const"
+    "|let|var|val|static|define|macro|table|view|object|message|service|package|namespace|record|union|impl|void|int"
+)
+_DATED = (
+    r"\s(?:\w+\s)?(?:change|commit|edit|entry|event|invoice|issue|item|log|meeting|message|note|one|order|payment|post"
+)
+_DATED += r"|record|release|row|run|update|version|visit)\b"
+_NEWEST = re.compile(rf"\b(?:last|latest|newest|most recent){_DATED}", re.I)
+_OLDEST = re.compile(rf"\b(?:first|oldest|earliest){_DATED}", re.I)
+_STAMP = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?")
+_KEY_VALUE = re.compile(r"^[ \t]*[A-Za-z][\w -]{0,40}:[ \t]+(\S[^\n]{3,400})$", re.MULTILINE)
+_CALCULATES = re.compile(r"\b(?:add|sum|plus|subtract|minus|multipl(?:y|ied)|times|divided?|product|total)\b", re.I)
+_BUT_NOT_IN = re.compile(
+    r"\bin (?:the )?(?:file )?[\w./-]+,? (?:but|and) (?:is |are )?not in (?:the )?(?:file )?([\w-]+\.\w+)", re.I
+)
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
 _RECORD = 12  # lines of a record; longer parts are prose
 _DENIES = re.compile(
@@ -88,7 +111,8 @@ _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
 _LISTED = re.compile(r"(?:^|\n)[^\w./\n]{0,80}(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
 _FILE_NAME = re.compile(r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z]\w{0,4})(?![\w/(-]|\.\w)")
 _MADE = re.compile(
-    r"\b(?:new (?:text )?file|create|write(?: \w+){0,3} (?:to|into|in)|save(?: \w+){0,3} (?:to|as|in|into))"
+    r"\b(?:new (?:text )?file|create|write(?: \w+){0,3} (?:to|into|in)|save(?: \w+){0,3} (?:to|as|in|into)"
+    r"|(?:rename|move|copy)(?: \w+){0,3}(?: [\w./-]{1,80}) (?:to|as))"
     r"(?: (?:an?|the|file|called|named)){0,3}[ '\"`]*\Z",
     re.I,
 )
@@ -248,9 +272,7 @@ class Evidence:
         opened = "\n".join(self._contents).casefold()
         names = [
             name
-            for name in dict.fromkeys(
-                found[1] for found in _FILE_NAME.finditer(task) if not _MADE.search(task, 0, found.start())
-            )
+            for name in dict.fromkeys(found[1] for found in _FILE_NAME.finditer(task) if not _is_made(found))
             if not (name.casefold() in self._tried or name.casefold() in opened or _NO_FILE.search(name))
         ]
         if _ALL_FILES.search(task):
@@ -272,8 +294,10 @@ class Evidence:
         opened = "\n".join(self._contents).casefold()
         unopened = [
             name
-            for name in dict.fromkeys(_FILE_NAME.findall(task))
-            if not (name.casefold() in self._named or name.casefold() in opened or _NO_FILE.search(name))
+            for name, is_made in {match[1]: _is_made(match) for match in _FILE_NAME.finditer(task)}.items()
+            if not (
+                name.casefold() in self._named or (name.casefold() in opened and not is_made) or _NO_FILE.search(name)
+            )
         ]
         parts = [f"did not open {', '.join(unopened[:_SHOWN_FILES])}"] if unopened else []
         if _ALL_FILES.search(task):
@@ -284,6 +308,52 @@ class Evidence:
                 if names & read and names - read
             ]
         return "; ".join(parts)
+
+    def doubts(self, answer: str, sources: Sequence[Source]) -> tuple[str, ...]:
+        """What speaks against an answer whose facts were read, in a few words each: it may be the wrong one of them."""
+        return (*self._misdated(answer), *self._left_out(answer, sources), *self._not_excluded(answer))
+
+    def _misdated(self, answer: str) -> Iterator[str]:
+        """A value of a record that is not the newest, or the oldest, as the task asks for. Records have dates."""
+        newest = bool(_NEWEST.search(self.task))
+        said = _flatten(_normalize(answer))
+        for text in self._results if newest or _OLDEST.search(self.task) else ():
+            parts = [part for part in _BLANK_LINES.split(text.raw) if _KEY_VALUE.search(part)]
+            dated = {part: stamp[0] for part in parts if (stamp := _STAMP.search(part))}
+            if not 1 < len(dated) == len(parts) == len(set(dated.values())):
+                continue
+            values = {part: {_flatten(_normalize(each)) for each in _KEY_VALUE.findall(part)} for part in parts}
+            wanted = (max if newest else min)(dated, key=dated.__getitem__)
+            others = set().union(*(values[part] for part in parts if part != wanted))
+            if not any(value in said for value in values[wanted] - others):
+                order = "newest" if newest else "oldest"
+                yield from [
+                    f"not of the {order}: {value}" for value in sorted(others - values[wanted]) if value in said
+                ]
+
+    def _left_out(self, answer: str, sources: Sequence[Source]) -> Iterator[str]:
+        """Numbers that the task gives for a calculation and no call was given, where the answer is what calls gave."""
+        numbers = [value for value in _numbers_in(self.task) if value >= _SMALL]
+        used = {value for arguments in self._arguments for value in _numbers_in(arguments)}
+        read = {source.fact for source in sources}
+        said = [fact.text for fact in _facts(answer) if _counted(fact.text) is not None]
+        if _CALCULATES.search(self.task) and said and read.issuperset(said) and len(used.intersection(numbers)) > 1:
+            yield from (f"did not calculate with {value.normalize():f}" for value in numbers if value not in used)
+
+    def _not_excluded(self, answer: str) -> Iterator[str]:
+        """Items of an answer that stand in the file in which, as the task says, they must not."""
+        match = _BUT_NOT_IN.search(self.task)
+        if match is None or match[1] in answer:
+            return
+        lines = {
+            line.strip().casefold()
+            for text in self._results
+            if text.where.endswith(match[1])
+            for line in text.raw.splitlines()
+        }
+        items = [item.strip(" *`\"'.-") for item in re.split(r"[,;\n]| and ", answer)]
+        if wrong := [item for item in items if item and item.casefold() in lines]:
+            yield f"also in {match[1]}: {', '.join(wrong[:_SHOWN_FILES])}"
 
     @property
     def empty(self) -> bool:
@@ -317,21 +387,25 @@ class Evidence:
                 missing[fact.text] = None
         absent = tuple(dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen))))
         missing |= dict.fromkeys(absent)
-        task = self.task or self.given
-        nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or _is_result_of_task(f, task))]
+        calculated = _Calculated(self.task or self.given, [text.raw for text in seen] if missing else [])
+        nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or calculated.holds(f))]
         return Grounding(tuple(sources.values()), tuple(nowhere), absent)
 
     def _unread_names(self, answer: str) -> Iterator[str]:
         """Names out of code, and codes, that the task asks about and that stand in no result.
 
-        A value that an answer gives for such a name is that of another. None if the answer denies, or nothing was read.
+        A value that an answer gives for such a name is that of another. So is a place where a name is only used, if the
+        task asks for its definition. None if the answer denies, or nothing was read.
         """
         if not self.task or not self._results or _DENIES.search(answer):
             return
         for name in dict.fromkeys(_ASKED_NAME.findall(_FORM.sub(" ", self.task))):
             find = _finder(name)
-            if not any(find(text) is not None for text in self._results) and name not in "\n".join(self._arguments):
+            lines = [text.raw for text in self._results if find(text) is not None]
+            if not lines and name not in "\n".join(self._arguments):
                 yield name
+            elif lines and _ASKS_FOR_DEFINITION.search(self.task) and not _defines(name, "\n".join(lines)):
+                yield f"a definition of {name}"
 
     def _misplaced(self, sources: Mapping[str, Source], seen: Sequence[_Text]) -> Iterator[str]:
         """Numbers and codes that stand only in records of others than the one person or thing that the task names.
@@ -354,6 +428,19 @@ class Evidence:
         counts = {sum(1 for line in text.raw.splitlines() if line.strip()) for text in self._results}
         counts |= {count - 1 for count in counts}  # without a heading
         return frozenset({*counts, len(_ITEM.findall(answer)), len(self._results)})
+
+
+def _is_made(name: re.Match[str]) -> bool:
+    """Whether the name of a file in a task is that of one that is still to be made."""
+    return bool(_MADE.search(name.string, 0, name.start()))
+
+
+def _defines(name: str, text: str) -> bool:
+    """Whether a line of code or of a configuration may define a name."""
+    name = re.escape(name)
+    keyword = rf"\b(?:{_DEFINING})\b[^\n=(]{{0,60}}(?<!\w){name}\b"
+    assigned = rf"(?<![\w.]){name}[\"'\]]{{0,2}}[ \t]*(?:\([^\n;]{{0,200}}\)[^\n;]{{0,60}}\{{|:(?!\d)|=(?!=)|<-)"
+    return bool(re.search(f"{keyword}|{assigned}", text, re.IGNORECASE))
 
 
 def where_of(server: str, tool: str, arguments: str) -> str:
@@ -385,9 +472,8 @@ def paths_in(arguments: str) -> list[str]:
 def _names_in(arguments: str) -> set[str]:
     """The last parts of the short texts in a call's arguments: names of files, if they are paths."""
     try:
-        values = json.loads(arguments or "{}")
-        texts = [text for key, value in values.items() if not _CONTENT_KEY.search(key) for text in _leaves(value)]
-    except (ValueError, RecursionError, AttributeError):
+        texts = list(_leaves(json.loads(arguments or "{}"), but=_CONTENT_KEY))
+    except (ValueError, RecursionError):
         return set()
     short = [text for text in texts if len(text) <= _MAX_PATH]
     words = [word for text in short for word in (text, *re.split(r"[\s,;|:]+", text))]
@@ -454,13 +540,15 @@ def _answer_text(answer: str) -> str:
     return "\n".join(_leaves(value)) if isinstance(value, dict | list | str) else answer
 
 
-def _leaves(value: object) -> Iterator[str]:
+def _leaves(value: object, *, but: re.Pattern[str] | None = None) -> Iterator[str]:
+    """The texts and numbers in a JSON value, except under keys that match `but`."""
     if isinstance(value, dict):
-        for child in value.values():
-            yield from _leaves(child)
+        for key, child in value.items():
+            if but is None or not but.search(key):
+                yield from _leaves(child, but=but)
     elif isinstance(value, list):
         for child in value:
-            yield from _leaves(child)
+            yield from _leaves(child, but=but)
     elif isinstance(value, str):
         yield value
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -617,7 +705,7 @@ def _readings(number: str) -> set[Decimal]:
     return values
 
 
-def _counted(number: str) -> Decimal | None:
+def _counted(number: str, *, least: int = _SMALL) -> Decimal | None:
     """The value of a number in an answer, if it is one that must have been read: one digit may be a count."""
     digits = re.sub(r"[-+\u2212$€£¥ _'\u2019\u00a0\u202f]", "", number)
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", digits):
@@ -626,7 +714,7 @@ def _counted(number: str) -> Decimal | None:
         value = Decimal(digits.replace(",", ".")).normalize()
     except InvalidOperation:
         return None
-    return None if value < _SMALL and value == value.to_integral_value() else value
+    return None if value < least and value == value.to_integral_value() else value
 
 
 def _is_count(fact: str, counts: frozenset[int]) -> bool:
@@ -645,18 +733,72 @@ def _is_shown_sum(fact: str, answer: str) -> bool:
     return False
 
 
-def _is_result_of_task(fact: str, task: str) -> bool:
-    """Whether a number is what two numbers of the task give when they are added, subtracted, multiplied or divided."""
-    wanted = _counted(fact)
-    numbers = list({value for value, _ in _number_values(task[:_MAX_TASK])})[:_MAX_OPERANDS]
-    if wanted is None:
-        return False
-    for first, second in permutations(numbers, 2):
-        for operation in _OPERATIONS.values():
-            with suppress(InvalidOperation, DivisionByZero):
-                if operation(first, second).normalize() == wanted:
-                    return True
-    return False
+class _Calculated:
+    """Numbers that follow from those of the task and of the results by a calculation that a reader might do.
+
+    These are what two numbers give when they are added, subtracted, multiplied or divided, also as a percentage; the
+    sum and the average of a column, of its rows that hold a word of the task, and of the last numbers of all results.
+    From many numbers nearly anything follows: so only as many are used as leave a chance hit unlikely.
+    """
+
+    def __init__(self, task: str, results: Sequence[str]) -> None:
+        self._task = task
+        numbers = _numbers_in(task)
+        lists = [_numbers_in(text) for text in results]
+        last = [numbers[-1] for numbers in lists if numbers]
+        operands = [numbers, *lists, [*numbers, *last], [*numbers, *chain.from_iterable(lists)]]
+        self._operands = [set(each) for each in operands]
+        columns = chain([numbers, last], (column for text in results for column in self._columns(text)))
+        self._totals = list(islice(chain.from_iterable(map(_totals, columns)), _MAX_RESULTS))
+
+    def holds(self, fact: str) -> bool:
+        """Whether a number that was found nowhere is one of them."""
+        wanted = abs(_counted(fact) or Decimal(0))
+        digits, exponent = len(wanted.as_tuple().digits), wanted.as_tuple().exponent
+        if not wanted or digits > _MAX_DIGITS or not isinstance(exponent, int):
+            return False
+        half = Decimal(1).scaleb(min(0, exponent)) / 2
+        most = min(max(12, 10**digits // 20), _MAX_RESULTS)  # so many hit by chance in one of twenty cases
+        few = (numbers for numbers in self._operands if 6 * len(numbers) * (len(numbers) - 1) <= most)
+        pairs = chain.from_iterable(permutations(numbers, 2) for numbers in few)
+        found = chain(self._totals[:most], chain.from_iterable(map(_results_of, pairs)))
+        return any(abs(value) == wanted or abs(abs(value) - wanted) < half for value in found)
+
+    def _columns(self, text: str) -> Iterator[list[Decimal]]:
+        """The columns of numbers in a table, whole and only with the rows that hold a word of the task."""
+        rows = [(line.casefold(), numbers) for line in text[:_MAX_TABLE].splitlines() if (numbers := _numbers_in(line))]
+        if len({len(numbers) for _, numbers in rows}) != 1:
+            return
+        words = list(dict.fromkeys(re.findall(r"\w{3,}", self._task.casefold())))[:_MAX_WORDS]
+        some = [word for word in words if 1 < sum(word in line for line, _ in rows) < len(rows)]
+        for word in ("", *some):
+            chosen = [numbers for line, numbers in rows if word in line]
+            yield from map(list, zip(*chosen, strict=True))
+
+
+def _numbers_in(text: str) -> list[Decimal]:
+    """The numbers of a text in their order, with a separator read as in English."""
+    found = (_counted(match[0], least=0) for match in _NUMBER.finditer(text[:_MAX_CALCULATED]))
+    return [value for value in found if value is not None]
+
+
+def _results_of(pair: tuple[Decimal, Decimal]) -> Iterator[Decimal]:
+    first, second = pair
+    for operation in _OPERATIONS.values():
+        with suppress(InvalidOperation, DivisionByZero):
+            value = operation(first, second)
+            yield from (value, value * 100) if operation is truediv else (value,)
+    with suppress(InvalidOperation, DivisionByZero):
+        yield (first - second) / second * 100
+
+
+def _totals(numbers: Sequence[Decimal]) -> Iterator[Decimal]:
+    """The sum, the average and the product of more than one number."""
+    if len(numbers) > 1:
+        total = sum(numbers)
+        yield from (Decimal(total), total / Decimal(len(numbers)))
+        if len(numbers) <= _SMALL:
+            yield reduce(mul, numbers)
 
 
 def _value_of(expression: str) -> Decimal | None:

@@ -391,7 +391,8 @@ class _Run:
     async def report_sources(self) -> None:
         """Tell what the final text rests on, and what of it was read nowhere."""
         grounding = await self.check_facts(self.text_so_far())
-        coverage = self._evidence.coverage(self.conversation.task())
+        doubts = self._evidence.doubts(self.final_text(), grounding.sources)
+        coverage = "; ".join(part for part in (self._evidence.coverage(self.conversation.task()), *doubts) if part)
         if grounding.sources or grounding.missing or coverage:
             await self.tell(AnswerChecked(tuple(map(str, grounding.sources)), grounding.missing, coverage))
 

@@ -37,7 +37,8 @@ class Delimiter:
         if self._is_missing(text):
             return text
         mark = re.escape(self.mark)
-        return re.sub(rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?", "", text, flags=re.IGNORECASE | re.MULTILINE)
+        pattern = rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?|(?<=\w){mark}"
+        return re.sub(pattern, "", text, flags=re.IGNORECASE | re.MULTILINE)
 
     def _is_missing(self, text: str) -> bool:
         """Whether the mark does not occur in any letter case, as is nearly always so: then no pattern is needed."""

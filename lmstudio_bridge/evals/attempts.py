@@ -127,7 +127,10 @@ def _same_delimiter() -> Delimiter:
 def _flags(outcome: Outcome) -> tuple[str, ...]:
     """What the result says before its answer."""
     missing = [f"not found: {fact}" for fact in outcome.missing]
-    return (*missing, *([outcome.coverage] if outcome.coverage else []))
+    undone = (
+        ["nothing was changed"] if outcome.nothing_changed else ["a change failed"] if outcome.failed_writes else []
+    )
+    return (*undone, *missing, *([outcome.coverage] if outcome.coverage else []))
 
 
 # -- the loops --------------------------------------------------------------------------------------------------------

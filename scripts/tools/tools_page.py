@@ -38,6 +38,7 @@ The word is heron-42, from notes.txt.
 |---|---|
 | `Nothing was changed.` | the task asked for a change or the model tried one, and no such call worked |
 | `Not found in anything that was read: …` | facts of the answer that stand in no result |
+| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | left out, or against the answer |
 | `Failed: …` | a call that failed or was refused and was not made good later, with the reason |
 | `Note: …` | what else matters: a server that was left out, an answer that was cut off |
 

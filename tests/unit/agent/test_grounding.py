@@ -412,3 +412,154 @@ def test_a_diff_that_was_copied_in_one_line_is_read_word_by_word() -> None:
 def test_a_name_of_the_task_is_not_missing_where_nothing_was_read() -> None:
     evidence = Evidence("Repeat the word quartz-3336.", "Repeat the word quartz-3336.")
     assert evidence.check("quartz-3336").missing == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("The sum is 103896.", ()),
+        ("That makes 1038.96 EUR, or 103,896 cents.", ("1038.96",)),
+        ("The difference is 9,330.", ()),
+        ("One is 83.5 % of the other.", ()),
+        ("One is 83.52 % of the other.", ()),
+        ("One is 84.5 % of the other.", ("84.5",)),
+        ("The average is 51,948.", ()),
+        ("The sum is 103897.", ("103897",)),
+    ],
+)
+def test_what_two_numbers_give_that_were_read_is_right(answer: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence("Add the numbers in numbers.txt.")
+    evidence.add("numbers.txt", "47283\n56613\n")
+
+    assert evidence.check(answer).missing == missing
+
+
+def test_the_results_of_several_calls_may_be_added_up() -> None:
+    evidence = Evidence("What do the three orders cost together?")
+    for price in (1_204, 3_377, 918):
+        evidence.add("shop price", f"The order costs {price} EUR.")
+
+    assert evidence.check("Together 5,499 EUR.").missing == ()
+    assert evidence.check("Together 5,498 EUR.").missing == ("5,498",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("All together: 20,500.", ()),
+        ("The open ones: 10,300.", ()),
+        ("The average of the open ones is 3433.33.", ()),
+        ("The open ones: 12,400.", ("12,400",)),
+    ],
+)
+def test_a_column_and_its_rows_with_a_word_of_the_task_may_be_added_up(answer: str, missing: tuple[str, ...]) -> None:
+    rows = [("open", 4_100), ("done", 7_150), ("open", 2_083), ("done", 3_050), ("open", 4_117)]
+    evidence = Evidence("What is the total of the open orders?")
+    evidence.add("orders.csv", "state,amount\n" + "\n".join(f"{state},{amount}" for state, amount in rows))
+
+    assert evidence.check(answer).missing == missing
+
+
+def test_from_many_numbers_no_two_are_chosen_to_fit() -> None:
+    evidence = Evidence("How long is it?")
+    evidence.add("log.txt", "\n".join(f"{number} of {number * number}" for number in range(11, 60)))
+
+    assert evidence.check("It is 73 long.").missing == ("73",)
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "missing"),
+    [
+        ("Which file defines the function render_61?", "a.py:9: print(render_61(4))", ("a definition of render_61",)),
+        ("Which file defines the function render_61?", "a.py:9: def render_61(x):", ()),
+        ("Which file defines the function render_61?", "a.c:9: static int render_61(int x) {", ()),
+        ("Where is render_61 defined?", "a.py:9: render_61 = partial(draw, 4)", ()),
+        ("Where is render_61 defined?", "a.py:9: if render_61 == 4:", ("a definition of render_61",)),
+        ("Where is render_61 called?", "a.py:9: print(render_61(4))", ()),
+        ("How is render_61 defined?", "render_61 is the sum of both", ()),
+    ],
+)
+def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence(task, task)
+    evidence.add("fs search", line)
+
+    assert evidence.check("It is in line 9.").missing == missing
+    assert evidence.check("It is not defined anywhere.").missing == ()
+
+
+LOG = """Commit history:
+Commit: 2fdfaba2
+Date: 2025-06-15 17:06:40
+Message: Add the thistle
+
+Commit: 85b31d5c
+Date: 2025-06-15 15:06:40
+Message: Add the raven
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "doubts"),
+    [
+        ("What is the message of the last commit?", "Add the raven", ("not of the newest: add the raven",)),
+        ("What is the message of the last commit?", "Add the thistle", ()),
+        ("What is the message of the last commit?", "Add the thistle, after `Add the raven`", ()),
+        (
+            "What is the message of the first commit?",
+            "It is 'Add the thistle'.",
+            ("not of the oldest: add the thistle",),
+        ),
+        ("First read the log. Which commit adds a raven?", "85b31d5c: Add the raven", ()),
+        ("List the last two commits.", "Add the raven", ()),
+        ("Which commit adds the raven?", "Add the raven", ()),
+    ],
+)
+def test_a_value_of_a_record_with_another_date_is_said(task: str, answer: str, doubts: tuple[str, ...]) -> None:
+    evidence = Evidence(task, task)
+    evidence.add("git log", LOG)
+
+    assert evidence.doubts(answer, ()) == doubts
+
+
+@pytest.mark.parametrize(
+    ("answer", "doubts"),
+    [("8734", ("did not calculate with 8722",)), ("17456", ()), ("It is unknown.", ())],
+)
+def test_a_number_of_the_task_that_was_left_out_is_said(answer: str, doubts: tuple[str, ...]) -> None:
+    task = "Add 7678 and 1056. Then add 8722 to the sum."
+    evidence = Evidence(task, task)
+    evidence.add_call("math", "add", '{"a": 7678, "b": 1056}', "8734")
+
+    assert evidence.doubts(answer, evidence.check(answer).sources) == doubts
+
+
+@pytest.mark.parametrize(
+    ("answer", "doubts"),
+    [
+        ("Dora, Goran, Kofi", ("also in new.txt: Dora, Kofi",)),
+        ("- Goran\n- Kofi", ("also in new.txt: Kofi",)),
+        ("Goran", ()),
+        ("Only in old.txt: Goran. Only in new.txt: Dora", ()),
+    ],
+)
+def test_items_that_the_task_excludes_are_said(answer: str, doubts: tuple[str, ...]) -> None:
+    task = "Which names are in old.txt but not in new.txt?"
+    evidence = Evidence(task, task)
+    evidence.add("old.txt", "Goran\nKofi\n")
+    evidence.add("new.txt", "Dora\nKofi\n")
+
+    assert evidence.doubts(answer, ()) == doubts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "coverage"),
+    [
+        ('{"path": "a.txt", "edits": [{"oldText": "", "newText": "b.txt"}]}', "did not open b.txt"),
+        ('{"source": "a.txt", "destination": "b.txt"}', ""),
+    ],
+)
+def test_a_new_name_must_have_been_given_to_a_call_as_a_name(arguments: str, coverage: str) -> None:
+    evidence = Evidence("Rename the file a.txt to b.txt.")
+    evidence.add_call("fs", "do_it", arguments, "done: b.txt")
+
+    assert evidence.coverage("Rename the file a.txt to b.txt.") == coverage
