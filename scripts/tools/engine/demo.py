@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import secrets
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from mcp.types import TextContent
 
 from lmstudio_bridge.events import CallFinished
 from lmstudio_bridge.runs.journal import read_events
+from lmstudio_bridge.server.tools import REPORT_META
 from scripts.tools.engine.server import (
     CHECKOUT,
     TEMPLATES,
@@ -47,6 +49,12 @@ SIMULATOR_START_SECONDS = 30.0
 PAGE_SECONDS = 60.0
 TOKENS_SECONDS = 3.0
 """Between two lines that differ only in the tokens so far."""
+
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday")
+PEOPLE = ("Ana", "Bo", "Chen", "Dilip", "Eva", "Farid")
+TOPICS = ("the budget", "the new office", "the supplier", "the road map", "the website", "the customer survey")
+VERBS = ("reported on", "asked about", "presented figures for", "had doubts about", "proposed to postpone")
+MINUTES = 30  # lines of one meeting
 
 WORDS = ("heron", "marmalade", "juniper", "walnut", "lantern", "cobalt", "osprey", "saffron")
 SCRIPTED_MODEL = "scripted-model"
@@ -71,18 +79,18 @@ class RealModel:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A project folder whose notes hold a code word made up for this run."""
+    """A project folder with minutes of meetings, one of which names a code word made up for this run."""
 
     folder: Path
     code_word: str
 
     @property
-    def notes(self) -> Path:
-        return self.folder / "notes.txt"
+    def notes(self) -> list[Path]:
+        return [self.folder / "notes" / f"{day}.md" for day in DAYS]
 
     @property
     def task(self) -> str:
-        return f"Read the file {self.notes} and tell me the launch code word that it names."
+        return "Read all files in notes/ and tell me the launch code word that they name."
 
 
 def main() -> int:
@@ -165,21 +173,25 @@ def install_filesystem_server(folder: Path) -> Path:
 
 @contextmanager
 def make_sample(server: Path) -> Iterator[Sample]:
-    """A temporary project with three text files and an .mcp.json that names the filesystem server."""
+    """A temporary project with a week of minutes, 2 kB a day, and an .mcp.json that names the filesystem server."""
     with tempfile.TemporaryDirectory(prefix="lmstudio-bridge-demo-") as name:
         folder = Path(name).resolve()  # the server compares real paths, and macOS links its temporary folder
-        code_word = f"{secrets.choice(WORDS)}-{secrets.randbelow(9000) + 1000}"
-        texts = {
-            "notes.txt": "Minutes of the planning meeting\n\nPresent: Ana, Bo, Chen.\nThe launch is on Thursday.\n"
-            f"The launch code word is {code_word}.\nBo brings the cake.\n",
-            "todo.txt": "- book the room\n- tell everyone the new day\n- order candles\n",
-            "budget.csv": "item,cost\nroom,120\ncake,35\n",
-        }
-        for file_name, text in texts.items():
-            (folder / file_name).write_text(text, encoding="utf-8")
+        sample = Sample(folder, f"{secrets.choice(WORDS)}-{secrets.randbelow(9000) + 1000}")
+        rng = random.Random(1)
+        for place, path in enumerate(sample.notes):
+            lines = [
+                f"{9 + n // 12}:{n % 12 * 5:02} {rng.choice(PEOPLE)} {rng.choice(VERBS)} {rng.choice(TOPICS)}. "
+                f"{rng.choice(PEOPLE)} sends details to {rng.choice(PEOPLE)}."
+                for n in range(MINUTES)
+            ]
+            if place == 2:
+                lines.insert(MINUTES // 2, f"The launch code word is {sample.code_word}.")
+            path.parent.mkdir(exist_ok=True)
+            head = f"# Minutes of {path.stem.title()}\n\nPresent: {', '.join(PEOPLE)}.\n\n"
+            path.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
         servers = {"filesystem": {"command": "node", "args": [str(server), str(folder)]}}
         (folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}, indent=2), encoding="utf-8")
-        yield Sample(folder, code_word)
+        yield sample
 
 
 async def run_with_engine(sample: Sample, model: RealModel) -> int:
@@ -189,9 +201,9 @@ async def run_with_engine(sample: Sample, model: RealModel) -> int:
         say(f"Engine: ready at {engine.url} after {time.monotonic() - started:.1f} s")
         answer = await delegate(sample, engine.url)
     if sample.code_word in answer.lower():  # a small model may begin the word with a capital
-        say(f"Check: the answer holds '{sample.code_word}', which stands only in {sample.notes.name}.")
+        say(f"Check: the answer holds '{sample.code_word}', which stands only in one of {len(DAYS)} files.")
         return 0
-    say(f"Check FAILED: the file says '{sample.code_word}', and the model's answer does not. Small models do err.")
+    say(f"Check FAILED: the files say '{sample.code_word}', and the model's answer does not. Small models do err.")
     return 1
 
 
@@ -203,9 +215,9 @@ async def run_with_simulator(sample: Sample) -> int:
         await delegate(sample, url)
     lines = await anyio.Path(record).read_text(encoding="utf-8")
     if sample.code_word in lines:
-        say(f"Check: '{sample.code_word}' went from {sample.notes.name} through the bridge to the (scripted) model.")
+        say(f"Check: '{sample.code_word}' went from the files through the bridge to the (scripted) model.")
         return 0
-    say(f"Check FAILED: '{sample.code_word}' from {sample.notes.name} never reached the (scripted) model.")
+    say(f"Check FAILED: '{sample.code_word}' from the files never reached the (scripted) model.")
     return 1
 
 
@@ -213,7 +225,7 @@ async def run_with_simulator(sample: Sample) -> int:
 async def open_scripted_model(sample: Sample, record: Path) -> AsyncIterator[str]:
     """The URL of a simulated LM Studio that asks for one tool call and then answers; requests are kept in `record`."""
     replies = [
-        {"calls": [["filesystem__read_text_file", {"path": str(sample.notes)}]]},
+        {"calls": [["filesystem__read_multiple_files", {"paths": list(map(str, sample.notes))}]]},
         {"text": "(A scripted answer. With a real model, the code word would stand here.)"},
     ]
     script = {
@@ -260,6 +272,10 @@ async def delegate(sample: Sample, url: str) -> str:
         say("\n".join(["\nCalls of tools:", *calls]) if calls else "\nNo tool was called.")
         what = "Error" if result.is_error else "Answer, as Claude would get it"
         say(f"\n{what}, after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
+        saved = ((result.meta or {}).get(REPORT_META) or {}).get("saved") or {"net": 0}
+        if saved["net"] > 0:
+            kept, spent = saved["kept"], saved["spent"]
+            say(f"Savings: kept ~{kept:,} tokens out of Claude's context; delegating cost ~{spent:,}")
         await write_page(environ)
         return "" if result.is_error else answer
 
