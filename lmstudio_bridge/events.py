@@ -30,6 +30,7 @@ INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit i
 APPROVED = "approved during the run"  # the rule of a call that a person allowed in a run with read access
 NOT_APPROVED = "not approved"  # the rule of one about which the person was asked, and which they did not allow
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
+OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
 _STARTED_LATER = "needed on the way"
 _SHOWN_NAME = 64  # characters of a tool's name
 _SHOWN_REASON = 120  # characters of why a call failed
@@ -66,9 +67,10 @@ class Outcome:
     later, each with the reason in one line; `failed_writes`: one of them was to change something.
     `nothing_changed`: a change was tried or asked for, and nothing was changed. `notes` are those of the `warnings`
     that a reader of the answer must know. `access` is what the run was allowed to do. `changes` are the files that its
-    writing calls named, `not_kept` what an undo does not cover; `undone`: they were put back. `brief` is how long the
-    task was, `kept` how much stayed here that the caller would have had to read: the results of its calls and the
-    definitions of the tools, each once (characters). Where the servers were chosen for the task, `started` says why
+    writing calls named, `not_kept` what an undo does not cover; `undone`: they were put back. `brief` is how much the
+    caller wrote and read before it began: the task, and in the first run of a session the definitions of our tools;
+    `kept` is how much stayed here that it would have had to read: the results of its calls and the definitions of the
+    tools, each once (characters). Where the servers were chosen for the task, `started` says why
     each was, `not_started` names the others. `rests_on` are the facts of the answer with where each was read,
     `missing` those that nothing that was read holds, `coverage` how much of what the task speaks of was read.
     """
@@ -121,6 +123,7 @@ class RunStarted:
 
     `template` is the task without its item, where it is the run of an item: what an item says is not asked for.
     `agent` is the subagent as whom the model works, `limit` the only tools that it may use, as its file lists them.
+    `is_first`: it is the first run of this process, for which the caller read the definitions of our tools.
     """
 
     run_id: str
@@ -133,6 +136,7 @@ class RunStarted:
     template: str = ""
     agent: str = ""
     limit: tuple[str, ...] = ()
+    is_first: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class RunContinued:
     max_rounds: int
     started_at: str  # ISO 8601, UTC
     access: Access = "write"  # journals that do not say are of a time when every run could write
+    is_first: bool = field(default=True, compare=False)  # as in RunStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,7 +534,7 @@ class Tally:
             case RunStarted(task=brief) | RunContinued(instructions=brief):
                 self._begin()
                 self._continued = isinstance(event, RunContinued)
-                self._brief = len(brief)
+                self._brief = len(brief) + OWN_TOOLS * event.is_first
                 self._access = event.access
                 self._made.end_open()
                 if brief or isinstance(event, RunStarted):  # else the same task goes on

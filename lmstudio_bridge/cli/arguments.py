@@ -216,7 +216,7 @@ def build_parser() -> CommandParser:
             progress is never deleted.
             """,
             examples=(
-                ("lmstudio-bridge runs", "the newest runs, how each ended, and what it saved"),
+                ("lmstudio-bridge runs", "the newest runs, how each ended, and what they saved"),
                 ("lmstudio-bridge runs show last", "task, answer, and each round with its calls"),
                 ("lmstudio-bridge runs undo last", "put back the files that the newest run changed"),
                 ("lmstudio-bridge runs delete --older-than 30", "journals older than 30 days"),
@@ -226,17 +226,18 @@ def build_parser() -> CommandParser:
     )
     status = add(
         "status",
-        "show the runs in progress in one line",
+        "show the run in progress, and what all runs saved",
         """
         Shows the newest run in progress, from the shell or from Claude Code: its task, its round and its tokens so far.
-        With --line it is made for the status line of Claude Code (`statusLine` in its settings). On Windows, no run is
-        known to be in progress.
+        Below stands how many tokens the stored runs kept out of Claude's context, for each of the last days with runs
+        and in all. With --line only the run in progress is shown: it is made for the status line of Claude Code
+        (`statusLine` in its settings). On Windows, no run is known to be in progress.
         """,
         examples=(("lmstudio-bridge status --line", "nothing if there is none, and never an error"),),
         variables=("LMSTUDIO_BRIDGE_HOME",),
     )
     status.add_argument(
-        "--line", action="store_true", help="print nothing if no run is in progress, and never an error"
+        "--line", action="store_true", help="print only the run in progress, nothing without one, and never an error"
     )
     models = add(
         "models",

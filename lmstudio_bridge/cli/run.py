@@ -135,6 +135,8 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         to_stderr = report.outcome.stop == "failed" and not as_json
         # Flushed before the agent closes, because servers may take long to stop.
         print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+        if not as_json and (saved := report.saved()):
+            print(saved, file=sys.stderr)
     return EXIT_OK if report.outcome.is_done else EXIT_FAILED
 
 

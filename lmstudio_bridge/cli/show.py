@@ -34,6 +34,7 @@ from lmstudio_bridge.runs.journal import (
 from lmstudio_bridge.runs.report import (
     MODEL_COLUMNS,
     RUN_COLUMNS,
+    SAVINGS_COLUMNS,
     SERVER_COLUMNS,
     diff_lines,
     model_json,
@@ -41,6 +42,7 @@ from lmstudio_bridge.runs.report import (
     run_json,
     run_row,
     run_text,
+    savings_rows,
     server_rows,
     unusable_servers,
 )
@@ -53,6 +55,7 @@ from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import as_shown, clean_text, one_line
 
 _DAY = 86_400  # seconds
+_SHOWN_DAYS = 7
 
 
 async def show_models(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
@@ -141,7 +144,17 @@ def _list_runs(folder: Path, args: argparse.Namespace) -> int:
         print(json.dumps([run_json(stored) for stored in runs], ensure_ascii=False))
     else:
         print_table(sys.stdout, RUN_COLUMNS, map(run_row, runs), environ=os.environ, empty="No runs yet.")
+        print_savings(folder)
     return EXIT_OK
+
+
+def print_savings(folder: Path) -> None:
+    """A table of what the stored runs spared Claude on each of the newest days and in all; nothing without runs."""
+    rows = savings_rows(run for run in newest_runs(folder, most=sys.maxsize) if not run.running)
+    if rows:
+        print()
+        shown = [*rows[:-1][:_SHOWN_DAYS], rows[-1]]
+        print_table(sys.stdout, SAVINGS_COLUMNS, shown, environ=os.environ, empty="")
 
 
 def _show_run(folder: Path, args: argparse.Namespace) -> int:

@@ -17,9 +17,13 @@ _SHOWN_TASK = 50  # characters
 
 
 def show_status(environ: Mapping[str, str], *, cwd: Path, bare: bool) -> int:
-    """Print the runs in progress. `bare`: nothing if there are none, and nothing in place of an error."""
+    """Print the runs in progress, and what all runs saved.
+
+    `bare`: only the former, nothing if there are none, and nothing in place of an error.
+    """
     try:
-        line = running_line(read_settings(environ, cwd=cwd).home / "runs")
+        folder = read_settings(environ, cwd=cwd).home / "runs"
+        line = running_line(folder)
     except (BridgeError, OSError) as exc:
         if not bare:
             raise
@@ -27,6 +31,10 @@ def show_status(environ: Mapping[str, str], *, cwd: Path, bare: bool) -> int:
         line = ""
     if line or not bare:
         print(line or "No run is in progress.")
+    if not bare:
+        from lmstudio_bridge.cli.show import print_savings  # a status line is asked for often and need not wait for it
+
+        print_savings(folder)
     return EXIT_OK
 
 

@@ -187,6 +187,7 @@ class DynamicAutonomousAgent:
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
         )
         self._make_delimiter = make_delimiter
+        self._is_first = True  # run of this process
 
     @property
     def runs_folder(self) -> Path:
@@ -285,7 +286,7 @@ class DynamicAutonomousAgent:
                 for event in plan.earlier:
                     recorder.tally.add(event)
                 async with _failure_recorded(recorder, started_at):
-                    await recorder.tell(plan.start)
+                    await recorder.tell(self._counted(plan.start))
                     for error in plan.servers.refused:
                         await recorder.tell(ServerFailed(error.server, error.explain()))
                     for warning in (*plan.servers.warnings, *permissions.warnings):
@@ -331,6 +332,11 @@ class DynamicAutonomousAgent:
             can_undo=self.settings.journal == "full" and recorder.is_whole,
         )
 
+    def _counted(self, start: RunStarted | RunContinued) -> RunStarted | RunContinued:
+        """The start of a run, with whether it is the first one here."""
+        is_first, self._is_first = self._is_first, False
+        return replace(start, is_first=is_first)
+
     def _watch(self, plan: Plan, policy: Policy) -> ChangeRecorder:
         """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
         if self.settings.journal == "full":
@@ -363,11 +369,11 @@ class DynamicAutonomousAgent:
         if isinstance(request, ContinueRequest):
             assert stored is not None
             start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
-            begin: list[Event] = [start, *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
+            begin: list[Event] = [self._counted(start), *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
             task, earlier, agent = stored.task, stored.events, _start_of(stored).agent
         else:
             start, listed = await self._list_items(request)
-            begin, task, earlier, agent = [start, listed], request.task, (), start.agent
+            begin, task, earlier, agent = [self._counted(start), listed], request.task, (), start.agent
         told: set[Event] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()

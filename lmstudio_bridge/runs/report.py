@@ -2,9 +2,9 @@
 
 A report also says what the run spared its caller: an estimate in tokens, net of what the bridge itself costs. Counted
 are the results of the calls that went well and the definitions of the tools that were called, each once: an agent that
-had done the work itself would have read them. Against it stand the definitions of the bridge's own tools, the task,
-and all that comes back. Not counted, in favour of honesty: what such an agent would have written to make the calls,
-and that it reads its whole context again with each of them.
+had done the work itself would have read them. Against it stand the definitions of the bridge's own tools, once in a
+session, the task, and all that comes back. Not counted, in favour of honesty: what such an agent would have written to
+make the calls, and that it reads its whole context again with each of them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from lmstudio_bridge.events import (
     RoundFinished,
     ServerFailed,
     ServersChosen,
+    Stop,
     Warned,
 )
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
@@ -49,10 +50,12 @@ if TYPE_CHECKING:  # it imports the MCP SDK: a second that commands like `runs` 
 
 CHARS_PER_TOKEN = 4  # a rough average over English text, code and JSON
 _DIGITS = 2  # that are shown of an estimate; more would be a claim
-OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
+MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
 
 MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
 RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
+SAVINGS_COLUMNS = ("day", "runs", "tokens kept out of Claude's context", "cost of delegating")
+_ALL_DAYS = "in all"  # sorts after every day
 SERVER_COLUMNS = ("server", "transport", "state", "from")
 _NOT_KEPT: dict[Keep, str] = {
     "full": "",
@@ -78,6 +81,7 @@ _SHOWN_CHANGES = 8  # files in the line about what was changed
 _SHOWN_DIFF = 40  # lines of it below the answer
 _SHOWN_DIFF_LINE = 200  # characters of one
 _LISTED_CHANGES = 200  # files for a program
+_WASTED: tuple[Stop, ...] = ("failed", "cancelled")  # what such a run read spared its caller nothing
 _NO_ANSWER = "The model gave no answer."
 _REASONS = {
     "round_limit": "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
@@ -120,12 +124,6 @@ class Savings:
         """What was kept and spent with as many digits as an estimate has."""
         kept, spent = (f"{round(number, _DIGITS - len(str(number))):,}" for number in (self.kept, self.spent))
         return kept, spent
-
-
-def estimate_savings(outcome: Outcome, *, given_back: int) -> Savings:
-    """What a run saved that ended like this, where `given_back` characters went to the caller."""
-    spent = OWN_TOOLS + outcome.brief + given_back
-    return Savings(outcome.kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +283,13 @@ class RunReport:
 
     def savings(self) -> Savings:
         """What the run spared its caller, as an estimate."""
-        return estimate_savings(self.outcome, given_back=len(self.outcome.answer) + len(self.outcome.error))
+        spent = self.outcome.brief + len(self.text(limit=MAX_RESULT))
+        return Savings(self.outcome.kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
 
     def saved(self) -> str:
         """What the run spared its caller, in a few words; "" for one that brought nothing, or cost as much."""
-        wasted = self.outcome.stop in ("failed", "cancelled") or self.savings().net <= 0
-        return "" if wasted else self.savings().in_words()
+        savings = self.savings()
+        return "" if self.outcome.stop in _WASTED or savings.net <= 0 else savings.in_words()
 
 
 def shown_changes(changes: Iterable[FileChange]) -> list[FileChange]:
@@ -352,7 +351,26 @@ def _fence(text: str) -> str:
 
 def report_of(run: StoredRun) -> RunReport:
     """The report of a stored run."""
+    if run.items:
+        from lmstudio_bridge.runs.items_report import ItemsReport  # it is built on this module
+
+        return ItemsReport(run.run_id, run.outcome, run.servers, items=run.items)
     return RunReport(run.run_id, run.outcome, run.servers)
+
+
+def savings_rows(runs: Iterable[StoredRun]) -> list[list[str]]:
+    """What the runs spared their callers, under `SAVINGS_COLUMNS`: by day, the newest first, and in all."""
+    days: dict[str, list[Savings]] = {}
+    for run in runs:
+        savings = report_of(run).savings()
+        kept = 0 if run.outcome.stop in _WASTED else savings.kept
+        for day in (run.time.partition(" ")[0], _ALL_DAYS):
+            days.setdefault(day, []).append(Savings(kept, savings.spent))
+    rows = []
+    for day in sorted(days, reverse=True):
+        whole = Savings(sum(each.kept for each in days[day]), sum(each.spent for each in days[day]))
+        rows.append([day, str(len(days[day])), *(f"~{tokens}" for tokens in whole.rounded())])
+    return [*rows[1:], *rows[:1]]
 
 
 def run_uri(run_id: str) -> str:
@@ -491,7 +509,7 @@ def run_row(run: StoredRun) -> list[str]:
     """One row, under `RUN_COLUMNS`; tokens are the local model's, `saved` is net and an estimate."""
     outcome = run.outcome
     tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
-    saved = report_of(run).savings().net
+    saved = max(0, report_of(run).savings().net)
     return [run.run_id, run.state, outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
 
 

@@ -25,6 +25,7 @@ from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import Emit, Event, RunStarted
 from lmstudio_bridge.runs.items import MAX_ITEMS
 from lmstudio_bridge.runs.progress import open_progress
+from lmstudio_bridge.runs.report import MAX_RESULT
 from lmstudio_bridge.runs.request import (
     DEFAULT_ITEM_ROUNDS,
     DEFAULT_MAX_ROUNDS,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 86_400
-MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a file
 _LISTED_RUNS = 10  # in the list of resources
 REPORT_META = "lmstudio-bridge/report"  # key of the structured report in a result's _meta
 WRITING = "autonomous_with_write_access"  # the one tool whose runs may change things

@@ -22,12 +22,11 @@ from lmstudio_bridge.mcp_client import json_size
 from lmstudio_bridge.mcp_client import pool as pools
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.mcp_client import stdio as processes
-from lmstudio_bridge.runs import autonomous, changes, diffs, for_each, items, journal, preparation, request
+from lmstudio_bridge.runs import autonomous, changes, diffs, for_each, items, journal, preparation, report, request
 from lmstudio_bridge.runs import server_selection as similarity
 from lmstudio_bridge.runs import tool_cache as catalogues
 from lmstudio_bridge.security import rule_files
 from lmstudio_bridge.security import workspace as paths
-from lmstudio_bridge.server import tools as server
 from lmstudio_bridge.settings import read_settings
 from tests.unit.mcp_client import test_memory
 
@@ -50,7 +49,7 @@ BOUNDS: dict[str, str] = {
     "files looked at for a glob": f"{items.MAX_LOOKED_AT:,}",
     "model requests for one item": f"{request.DEFAULT_ITEM_ROUNDS}",
     "alike failures of items in a row": f"{for_each.MAX_ALIKE}",
-    "answer returned to Claude": f"{server.MAX_RESULT:,} characters",
+    "answer returned to Claude": f"{report.MAX_RESULT:,} characters",
     "names listed in a message": f"{errors.SHOWN_NAMES}",
     "tokens per reply": f"{autonomous.AUTO_MAX_TOKENS:,}, at most a quarter of the context",
     "characters per reply": f"{accumulate.MAX_REPLY_CHARS // MI} Mi",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.events import CallFinished, Event, Outcome, RunContinued, RunFinished, RunStarted, Stop, Tally
+from lmstudio_bridge.events import (
+    OWN_TOOLS,
+    CallFinished,
+    Event,
+    Outcome,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+    Stop,
+    Tally,
+)
 from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
-from lmstudio_bridge.runs.report import OWN_TOOLS, RunReport, Savings, estimate_savings
+from lmstudio_bridge.runs.report import RunReport, Savings, savings_rows
+from lmstudio_bridge.runs.resume import StoredRun, read_run
 
-SAVED_ONE = "kept ~1,600 tokens out of Claude's context; delegating cost ~1,600"
-START = RunStarted("r1", "T" * 100, ("fs",), 5, "")
+START = RunStarted("r1", "T" * 100, ("fs",), 5, "2026-11-30T12:00:00+00:00", is_first=False)
 END = RunFinished("answered", "A" * 200, "", 1.0)
 
 
@@ -46,7 +57,7 @@ def test_what_nobody_would_have_read_twice_or_at_all_does_not_count() -> None:
 
 
 def test_run_that_goes_on_counts_from_there() -> None:
-    go_on = RunContinued("r1", "And now?", ("fs",), 5, "")
+    go_on = RunContinued("r1", "And now?", ("fs",), 5, "", is_first=False)
 
     outcome = outcome_of(finished("x" * 5_000, digest="a"), go_on, finished("x" * 50, digest="b"))
 
@@ -64,15 +75,27 @@ async def test_journal_alone_says_what_was_saved(tmp_path: Path) -> None:
     assert (rebuilt.kept, rebuilt.brief) == (6_000, 100)
 
 
-def test_savings_are_net_of_our_own_tools_the_task_and_what_comes_back() -> None:
-    outcome = Outcome("answered", brief=400, kept=40_000)
+@pytest.mark.parametrize(("is_first", "definitions"), [(True, OWN_TOOLS), (False, 0)])
+def test_definitions_of_our_tools_count_in_the_first_run_of_a_session(is_first: bool, definitions: int) -> None:
+    outcome = outcome_of(replace(START, is_first=is_first))
 
-    assert estimate_savings(outcome, given_back=800) == Savings(10_000, (OWN_TOOLS + 400 + 800) // 4)
+    assert outcome.brief == 100 + definitions
 
 
-@pytest.mark.parametrize(("net", "said"), [(-1, ""), (0, ""), (1, SAVED_ONE)])
+def test_savings_are_net_of_all_that_the_caller_read() -> None:
+    report = RunReport("r1", Outcome("answered", "A" * 800, brief=400, kept=40_000), ("fs",))
+
+    assert report.savings() == Savings(10_000, (400 + len(report.text())) // 4)
+    assert len(report.text()) > 800, "with the line below the answer"
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [(-1, ""), (0, ""), (1, "kept ~1,000 tokens out of Claude's context; delegating cost ~1,000")],
+)
 def test_run_that_cost_more_than_it_saved_says_nothing_of_it(net: int, said: str) -> None:
-    report = RunReport("r1", Outcome("answered", "", kept=(OWN_TOOLS // 4 + net) * 4), ("fs",))
+    spent = RunReport("r1", Outcome("answered", brief=4_000), ("fs",)).savings().spent
+    report = RunReport("r1", Outcome("answered", brief=4_000, kept=4 * (spent + net)), ("fs",))
 
     assert (report.savings().net, report.saved()) == (net, said)
 
@@ -85,11 +108,30 @@ def test_run_that_failed_or_was_cancelled_saved_nothing(stop: Stop, says: bool) 
 
 
 def test_report_says_what_was_saved() -> None:
-    spent = OWN_TOOLS // 4
-    much = RunReport("r1", Outcome("answered", "", kept=(spent + 2_000) * 4), ("fs",))
-    nothing = RunReport("r1", Outcome("answered", "", kept=(spent - 300) * 4), ("fs",))
+    report = RunReport("r1", Outcome("answered", brief=6_000, kept=32_400), ("fs",))
 
-    assert much.saved() == "kept ~3,600 tokens out of Claude's context; delegating cost ~1,600"
-    assert nothing.saved() == ""
-    assert "token" not in much.text()
-    assert much.structure()["saved"] == {"kept": spent + 2_000, "spent": spent, "net": 2_000}
+    assert report.saved() == "kept ~8,100 tokens out of Claude's context; delegating cost ~1,500"
+    assert "token" not in report.text()
+    assert report.structure()["saved"] == {"kept": 8_100, "spent": 1_502, "net": 6_598}
+
+
+def test_sums_are_of_each_day_and_of_all(tmp_path: Path) -> None:
+    runs = [
+        stored(tmp_path, "r1", START, finished("x" * 40_000, digest="a"), END),
+        stored(tmp_path, "r2", START, finished("x" * 40_000, digest="a"), RunFinished("failed", "", "No.", 1.0)),
+        stored(tmp_path, "r3", replace(START, started_at="2026-11-28T12:00:00+00:00"), END),
+    ]
+
+    assert savings_rows(runs) == [
+        ["2026-11-30", "2", "~10,000", "~120"],
+        ["2026-11-28", "1", "~0", "~92"],
+        ["in all", "3", "~10,000", "~210"],
+    ]
+    assert savings_rows([]) == []
+
+
+def stored(folder: Path, run_id: str, *events: Event) -> StoredRun:
+    with open_journal(folder, run_id) as journal:
+        for event in events:
+            journal.keep(event)
+    return read_run(folder, run_id)
