@@ -378,7 +378,8 @@ class ItemsListed:
     """What a run over many items works on, told after its start. Each item has a run and a journal of its own.
 
     `source` is the glob that named them, "" for a list. The rest is as in the request, so that the run can go on:
-    `servers` is empty where they are chosen for the task, `output_schema` is JSON, "" for none.
+    `servers` is empty where they are chosen for the task, the schemas are JSON, "" for none. `combine` says how the
+    answers are merged at the end, "" not at all.
     """
 
     items: tuple[str, ...]
@@ -387,6 +388,8 @@ class ItemsListed:
     model: str
     max_tokens: int | None
     output_schema: str
+    combine: str = ""
+    combine_schema: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +405,14 @@ class ItemFinished:
 
     number: int
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsCombined:
+    """The answers of so many items are about to be merged by the model, or were: then the `outcome` has the answer."""
+
+    items: int
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +465,7 @@ Event: TypeAlias = (
     | ItemsListed
     | ItemStarted
     | ItemFinished
+    | ItemsCombined
     | ItemsProgress
     | RunFinished
 )
@@ -466,12 +478,19 @@ class ItemResults:
     """What is known of the items of a run over many, by their numbers, which count from 1.
 
     `open` are those that were started and have not ended, `now` those that ended since the run last went on.
+    `combined` is what their answers were merged into; None if that has not happened since the last of them ended.
     """
 
     listed: ItemsListed
     finished: dict[int, Outcome] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
     now: list[int] = field(default_factory=list)
+    combined: ItemsCombined | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every item is done, and the answers are merged if they are to be."""
+        return not self.to_do() and bool(self.combined or not self.listed.combine)
 
     def to_do(self) -> list[int]:
         """The items that are missing or failed."""
@@ -487,6 +506,7 @@ class ItemResults:
         self.finished[number] = outcome
         self.open.discard(number)
         self.now.append(number)
+        self.combined = None
 
 
 class Tally:
@@ -584,8 +604,17 @@ class Tally:
             case ItemStarted(number=number):
                 if self.items:
                     self.items.open.add(number)
-            case ItemFinished():
-                self._add_item(event)
+            case ItemFinished(number=number, outcome=outcome):
+                if self.items:
+                    self.items.finish(number, outcome)
+                self._add_work(outcome)
+                self._kept["", "", str(number)] = outcome.kept
+            case ItemsCombined(outcome=outcome):
+                if self.items and outcome:
+                    self.items.combined = event if outcome.is_done else None
+                    self._checked = AnswerChecked((), outcome.missing, "")
+                    self._notes += outcome.notes
+                    self._add_work(outcome)
             case RunFinished():
                 self._made.end_open()
                 self._end, self._ended = event, True
@@ -594,15 +623,11 @@ class Tally:
             case _:
                 assert_never(event)
 
-    def _add_item(self, event: ItemFinished) -> None:
-        if self.items:
-            self.items.finish(event.number, event.outcome)
-        outcome = event.outcome
+    def _add_work(self, outcome: Outcome) -> None:
         self._model = outcome.model or self._model
         self._rounds += outcome.rounds
         self._calls += outcome.calls
         self._usage += outcome.usage
-        self._kept["", "", str(event.number)] = outcome.kept
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)

@@ -59,6 +59,12 @@ def without_delimiters(text: str) -> str:
     return Delimiter(found[1]).take_out(text) if found else text
 
 
+def delimiter_of(text: str) -> Delimiter:
+    """A delimiter that is the same for the same text."""
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    return Delimiter("".join(_MARK_LETTERS[byte % len(_MARK_LETTERS)] for byte in digest[:_MARK_LENGTH]))
+
+
 def wrap_instructions(instructions: Mapping[str, str], *, room: int) -> str:
     """What servers say about the use of their tools, by server, each delimited; they share `room` characters.
 
@@ -66,8 +72,7 @@ def wrap_instructions(instructions: Mapping[str, str], *, room: int) -> str:
     """
     shown = {server: cleaned for server, text in instructions.items() if (cleaned := clean_text(text)[0].strip())}
     share = min(MAX_INSTRUCTIONS, room // max(1, len(shown)))
-    digest = hashlib.sha256(repr(shown).encode("utf-8", "replace")).digest()
-    delimiter = Delimiter("".join(_MARK_LETTERS[byte % len(_MARK_LETTERS)] for byte in digest[:_MARK_LENGTH]))
+    delimiter = delimiter_of(repr(shown))
     return "\n".join(
         f"{SERVER_NOTES.format(server=one_line(server))}\n{delimiter.wrap(shortened(text, share))}"
         for server, text in shown.items()

@@ -186,6 +186,8 @@ def build_parser() -> CommandParser:
         metavar="ITEM",
         help="do the task once for each item, which stands for {item} in it; a single ITEM is a glob of files",
     )
+    run.add_argument("--combine", type=_task, metavar="TEXT", help="how to merge the answers of all items at the end")
+    run.add_argument("--combine-schema", metavar="FILE", help="JSON Schema for the merged answer")
     _add_run_options(run)
     resume = add(
         "continue",

@@ -58,7 +58,14 @@ async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redac
     """Run a new task; the exit code."""
     given = args.for_each
     items = given[0] if given and len(given) == 1 else tuple(given) if given else None
-    request = RunRequest(_task(args.task), tuple(args.mcp) if args.mcp else None, for_each=items, **_options(args))
+    request = RunRequest(
+        _task(args.task),
+        tuple(args.mcp) if args.mcp else None,
+        for_each=items,
+        combine=args.combine,
+        combine_schema=_read_schema("--combine-schema", args.combine_schema),
+        **_options(args),
+    )
     return await _run(settings, request, redactor, as_json=args.json)
 
 
@@ -86,18 +93,20 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "max_tokens": args.max_tokens,
         "model": args.model,
         "seconds": args.timeout,
-        "output_schema": _read_schema(args.schema) if args.schema is not None else None,
+        "output_schema": _read_schema("--schema", args.schema),
         "access": args.access,
     }
 
 
-def _read_schema(name: str) -> dict[str, Any]:
+def _read_schema(option: str, name: str | None) -> dict[str, Any] | None:
+    if name is None:
+        return None
     try:
         schema = json.loads(Path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
-        raise SettingsError(f"--schema {name} can't be used: {exc}.", remedy="Name a file with a JSON Schema.") from exc
+        raise SettingsError(f"{option} {name} can't be used: {exc}.", remedy="Name a file with a JSON Schema.") from exc
     if not isinstance(schema, dict):
-        raise SettingsError(f"--schema {name} is not a JSON object.", remedy="Name a file with a JSON Schema.")
+        raise SettingsError(f"{option} {name} is not a JSON object.", remedy="Name a file with a JSON Schema.")
     return schema
 
 

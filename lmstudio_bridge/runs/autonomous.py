@@ -9,7 +9,7 @@ import secrets
 import string
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import own_words, system_prompt
+from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, own_words, system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter, wrap_instructions
 from lmstudio_bridge.errors import (
@@ -72,6 +72,7 @@ from lmstudio_bridge.messages import (
 )
 from lmstudio_bridge.runs.agent_files import AgentFile, find_agent
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
+from lmstudio_bridge.runs.combine import Combiner
 from lmstudio_bridge.runs.for_each import ItemRunner, run_items
 from lmstudio_bridge.runs.items import resolve_items
 from lmstudio_bridge.runs.items_report import ItemsReport
@@ -245,13 +246,15 @@ class DynamicAutonomousAgent:
             self._check_access(request.access)
             if request.output_schema is not None:
                 _check_output_schema(request.output_schema)
+            if isinstance(request, RunRequest):
+                _check_combine(request)
             if isinstance(request, RunRequest) and request.for_each is not None:
                 return await self._run_over_items(request, None, emit)
             if isinstance(request, ContinueRequest):
                 stored = self._find_run(request.run_id)
                 if stored.items:
                     check_whole(stored)
-                    if stored.items.to_do():
+                    if not stored.items.is_done:
                         return await self._run_over_items(request, stored, emit)
                     _refuse_instructions(stored, request)
                     return ItemsReport(stored.run_id, stored.outcome, stored.servers, items=stored.items)
@@ -312,7 +315,10 @@ class DynamicAutonomousAgent:
                             output_schema=request.output_schema,
                             unstarted=prepared.servers.unstarted(),
                             filters=TextFilters(
-                                self.redactor.redact, holds_mark, split_reasoning, self._make_delimiter()
+                                self.redactor.redact,
+                                holds_mark,
+                                split_reasoning,
+                                (item and item.delimiter) or self._make_delimiter(),
                             ),
                             started_at=started_at,
                             watch=watch,
@@ -400,6 +406,12 @@ class DynamicAutonomousAgent:
                 return 1
             return min(slot_count(choice, self.settings.parallel) or DEFAULT_PARALLEL, self.settings.max_runs)
 
+        async def context_length() -> int:
+            with suppress(LLMError):
+                choice = await self.client.validator.resolve(runner.model)
+                return choice.context_length or self.settings.context_length
+            return self.settings.context_length
+
         if self.settings.journal != "off":
             await self._pruner.prune()
         with open_journal(self.runs_folder, start.run_id, keep=self.settings.journal) as journal:
@@ -428,8 +440,17 @@ class DynamicAutonomousAgent:
                     retry=is_kept or start.access == "read",
                     tell=recorder.tell,
                 )
+                answer = ""
+                if not error and results.listed.combine:
+                    left = request.seconds and request.seconds - (time.monotonic() - started_at)
+                    combiner = Combiner(do_run, results=results, start=start, model=runner.model, folder=runner.folder)
+                    room = await context_length()
+                    answer, error = await combiner.combine(room, at_once=at_once, seconds=left, tell=recorder.tell)
+                    stop = "partial" if error else stop
             seconds = time.monotonic() - started_at
-            outcome = await finish_run(recorder.tell, recorder.tally, stop=stop, error=error, seconds=seconds)
+            outcome = await finish_run(
+                recorder.tell, recorder.tally, stop=stop, answer=answer, error=error, seconds=seconds
+            )
         return ItemsReport(
             start.run_id,
             self.redactor.redact_fields(outcome),
@@ -463,6 +484,8 @@ class DynamicAutonomousAgent:
                 request.model or "",
                 request.max_tokens,
                 json.dumps(request.output_schema) if request.output_schema else "",
+                request.combine or "",
+                json.dumps(request.combine_schema) if request.combine_schema else "",
             ),
         )
 
@@ -473,7 +496,12 @@ class DynamicAutonomousAgent:
 
     def _plan_new_run(self, request: RunRequest, item: ItemRun | None) -> Plan:
         agent = self._find_agent(request.agent)
-        servers = self._find_servers(request.servers).within(agent)
+        if item and item.delimiter:  # it merges answers
+            servers = NamedServers([], [], [])
+            first: tuple[Message, ...] = SystemMessage(COMBINE_SYSTEM), UserMessage(request.task)
+        else:
+            servers = self._find_servers(request.servers).within(agent)
+            first = self._first_messages(request.task, agent)
         limit = agent.tools if agent else ()
         return Plan(
             RunStarted(
@@ -491,7 +519,7 @@ class DynamicAutonomousAgent:
             servers,
             request.model,
             Conversation(()),
-            self._first_messages(request.task, agent),
+            first,
             Needs(request.task, chooses=request.servers is None),
             limit=limit,
         )
@@ -696,6 +724,17 @@ def _check_output_schema(schema: JSONObject) -> None:
         OutputSchema(schema)
     except ValueError as exc:
         raise BridgeError(f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none.") from exc
+
+
+def _check_combine(request: RunRequest) -> None:
+    """Raises BridgeError if there is nothing that could be merged, or its schema cannot be used."""
+    if request.combine_schema is not None:
+        _check_output_schema(request.combine_schema)
+    if (request.combine and request.for_each is None) or (request.combine_schema and not request.combine):
+        raise BridgeError(
+            "combine is for the answers of for_each, and combine_schema for what combine asks for.",
+            remedy="Give for_each, combine and combine_schema together, or leave out the others.",
+        )
 
 
 def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:

@@ -75,7 +75,7 @@ class ItemRunner:
         self._task = task
         self._items = listed.items
         self._agent = agent
-        self._folder = folder
+        self.folder = folder
         self.servers = listed.servers or None
         self.model = model or listed.model or None
         self._options: dict[str, Any] = {
@@ -88,14 +88,7 @@ class ItemRunner:
 
     async def run(self, number: int) -> Outcome:
         """How the run of this item ended, which does not fail, whatever happens to it."""
-        try:
-            outcome = await self._run(number)
-        except BridgeError as exc:
-            outside = not isinstance(exc, ContextOverflowError)
-            return Outcome("failed", error=exc.explain(), outside=outside)
-        except Exception as exc:  # a bug must not end the other items
-            logger.error("the run of an item failed with an unexpected error", exc_info=exc)
-            return Outcome("failed", error=_INTERNAL)
+        outcome = await safe_outcome(self._run(number))
         # Of the changes only the names are told here: the rest is in the item's own journal.
         changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
         return dataclasses.replace(outcome, changes=changes)
@@ -118,16 +111,27 @@ class ItemRunner:
 
     def _earlier(self, run_id: str) -> StoredRun | None:
         """The run of the item as its journal has it; None if it is to begin anew."""
-        if self._folder is None:
+        if self.folder is None:
             return None
         try:
-            stored = read_run(self._folder, run_id)
+            stored = read_run(self.folder, run_id)
         except RunNotFoundError:
             return None
         if self._options["access"] == "read" and (stored.cut or stored.outcome.stop in _HOPELESS):
-            delete_journal(self._folder, run_id)
+            delete_journal(self.folder, run_id)
             return None
         return stored
+
+
+async def safe_outcome(work: Awaitable[Outcome]) -> Outcome:
+    """The outcome of a run, also of one that could not start."""
+    try:
+        return await work
+    except BridgeError as exc:
+        return Outcome("failed", error=exc.explain(), outside=not isinstance(exc, ContextOverflowError))
+    except Exception as exc:  # a bug must not end the other items
+        logger.error("the run of an item failed with an unexpected error", exc_info=exc)
+        return Outcome("failed", error=_INTERNAL)
 
 
 async def run_items(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from lmstudio_bridge.text import one_line, shortened
 
 NO_CALLS = "no tool calls"
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
+_MOST_VALUES = 20  # different answers that are counted
+_LONGEST_VALUE = 60  # characters
 _WHY: dict[Stop, str] = {
     "round_limit": "hit the round limit",
     "deadline": "timed out",
@@ -97,7 +100,16 @@ def count_items(items: ItemResults) -> dict[str, int]:
     """How many there are, and of each status."""
     failed, ended = len(items.failed()), len(items.finished)
     total = len(items.listed.items)
-    return {"total": total, "done": ended - failed, "failed": failed, "not_done": total - ended}
+    merged = {"merged": items.combined.items} if items.combined else {}
+    return {"total": total, "done": ended - failed, "failed": failed, "not_done": total - ended, **merged}
+
+
+def count_answers(rows: Sequence[dict[str, Any]]) -> str:
+    """How often each answer was given, where there are few different ones, all short; else ""."""
+    counts = Counter(one_line(value_text(row["answer"])) for row in rows)
+    if len(counts) > _MOST_VALUES or len(counts) == len(rows) or max(map(len, counts)) > _LONGEST_VALUE:
+        return ""
+    return ", ".join(f"{count:,} \N{MULTIPLICATION SIGN} {value}" for value, count in counts.most_common())
 
 
 def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str, str]:
@@ -128,12 +140,13 @@ def _cells(rows: Sequence[dict[str, Any]], *, most: int | None) -> tuple[list[st
     table = []
     for row in rows:
         answer = row["answer"] if isinstance(row["answer"], dict) else {names[0]: row["answer"]}
-        values = [_as_text(answer.get(name)) for name in names]
+        values = [value_text(answer.get(name)) for name in names]
         table.append([row["item"], row["status"], *map(fit, values), fit(_rests_on(row))])
     return ["item", "status", *names, "rests on"], table
 
 
-def _as_text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """An answer of a row as text: JSON, where it is not text itself."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmstudio_bridge.events import ItemResults
-from lmstudio_bridge.runs.item_rows import count_items, fitting_table, item_rows
-from lmstudio_bridge.runs.report import RunReport, named_in_line, run_uri
-from lmstudio_bridge.text import one_line, shortened
+from lmstudio_bridge.runs.item_rows import count_answers, count_items, fitting_table, item_rows
+from lmstudio_bridge.runs.report import RunReport, named_in_line, quoted, run_uri
+from lmstudio_bridge.text import inert, one_line, shortened
 
 _SHOWN_FAILED = 20  # items with their reasons, a line each before the table
 _SHOWN_REASON = 200  # characters
@@ -34,10 +35,11 @@ class ItemsReport(RunReport):
         assert self.items is not None
         head, foot = "\n".join(self._items_head(self.items)), self._footer()
         rows = item_rows(self.items, access=self.outcome.access)
-        room = None if limit is None else limit - len(head) - len(foot) - 300  # for what is said about cuts
+        merged = self._merged(rows, most=None if limit is None else limit // 2)
+        room = None if limit is None else limit - len(head) - len(merged) - len(foot) - 300  # for what is said of cuts
         table, cut = fitting_table(rows, room)
         where = f"all is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
-        return "\n\n".join(part for part in (head, table, f"[{cut}; {where}.]" if cut else "", foot) if part)
+        return "\n\n".join(part for part in (head, table, f"[{cut}; {where}.]" if cut else "", merged, foot) if part)
 
     def structure(self) -> dict[str, Any]:
         """As for one run, with how many items there are."""
@@ -55,6 +57,21 @@ class ItemsReport(RunReport):
         assert self.items is not None
         rows = item_rows(self.items, access=self.outcome.access)
         return "\n".join(one_line(f"{row['item']}: {row['answer']}") for row in rows if row["status"] == "done")
+
+    def _merged(self, rows: Sequence[dict[str, Any]], *, most: int | None) -> str:
+        """What the answers were merged into, after what the bridge knows about it; "" if they were not."""
+        assert self.items is not None
+        answer, combined = quoted(self.outcome.answer.strip()), self.items.combined
+        if not (answer and combined):
+            return ""
+        lines = [f"Merged from the answers of {combined.items:,} of {len(rows):,} items:"]
+        if counts := count_answers([row for row in rows if row["status"] == "done"]):
+            lines.append(f"Counted by the bridge: {counts}")
+        if self.outcome.missing:
+            lines.append(f"Not found in any answer: {shortened(one_line(', '.join(self.outcome.missing)), _LONGEST)}")
+        if most is not None and len(answer) > most:
+            answer = f"{answer[:most]}…\n\n[The merged answer was cut here.]"
+        return inert("\n".join([*lines, "", answer]))
 
     def _footer(self) -> str:
         model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
@@ -81,7 +98,7 @@ class ItemsReport(RunReport):
             item = shortened(one_line(row["item"]), _SHOWN_ITEM)
             lines.append(f"Failed: {item}: {shortened(one_line(row['reason']), _SHOWN_REASON)}")
         lines += [f"and {len(bad) - _SHOWN_FAILED:,} more"] if len(bad) > _SHOWN_FAILED else []
-        if counts["failed"] + counts["not_done"] and self.kept:
+        if not items.is_done and self.kept:
             tool = "autonomous_with_write_access" if self.outcome.access == "write" else "continue_run"
             lines.append(f"{tool} with run_id {self.run_id} does what is missing or failed.")
         changed = [each.path for each in self.outcome.changes if each.kind != "unchanged" and each.path]

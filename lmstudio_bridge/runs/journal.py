@@ -40,6 +40,7 @@ from lmstudio_bridge.events import (
     FilesChanged,
     Generating,
     ItemFinished,
+    ItemsCombined,
     ItemsListed,
     ItemsProgress,
     ItemStarted,
@@ -490,19 +491,12 @@ def _audit_event(event: Event) -> Event | None:
             )
             return dataclasses.replace(event, folder="", changes=counted, not_kept=())
         case ItemsListed():
-            return dataclasses.replace(event, items=("",) * len(event.items), source="", output_schema="")
-        case ItemFinished(number=number, outcome=ended):
-            figures = Outcome(
-                ended.stop,
-                model=ended.model,
-                rounds=ended.rounds,
-                calls=ended.calls,
-                usage=ended.usage,
-                seconds=ended.seconds,
-                failed_writes=ended.failed_writes,
-                nothing_changed=ended.nothing_changed,
-            )
-            return ItemFinished(number, figures)
+            unnamed = ("",) * len(event.items)
+            return ItemsListed(unnamed, "", event.servers, event.model, event.max_tokens, "")
+        case ItemFinished(outcome=ended):
+            return dataclasses.replace(event, outcome=_figures(ended))
+        case ItemsCombined(outcome=merged):
+            return dataclasses.replace(event, outcome=merged and _figures(merged))
         case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut() | ItemStarted():
             return event
         case (
@@ -519,6 +513,20 @@ def _audit_event(event: Event) -> Event | None:
             return None
         case _:
             assert_never(event)
+
+
+def _figures(ended: Outcome) -> Outcome:
+    """How a run ended, without any of its text."""
+    return Outcome(
+        ended.stop,
+        model=ended.model,
+        rounds=ended.rounds,
+        calls=ended.calls,
+        usage=ended.usage,
+        seconds=ended.seconds,
+        failed_writes=ended.failed_writes,
+        nothing_changed=ended.nothing_changed,
+    )
 
 
 def _event_line(event: Event, *, at: datetime) -> str:

@@ -28,6 +28,7 @@ from lmstudio_bridge.events import (
     FilesChanged,
     Generating,
     ItemFinished,
+    ItemsCombined,
     ItemsListed,
     ItemsProgress,
     ItemStarted,
@@ -36,6 +37,7 @@ from lmstudio_bridge.events import (
     MessagesDropped,
     ModelChosen,
     Noticed,
+    Outcome,
     ResultsShrunk,
     RetryScheduled,
     RoundFinished,
@@ -177,7 +179,7 @@ def _is_silent(event: Event) -> bool:
     match event:
         case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
             return True
-        case AnswerChecked() | FilesChanged() | ItemStarted() | ItemFinished():
+        case AnswerChecked() | FilesChanged() | ItemStarted() | ItemFinished() | ItemsCombined(outcome=Outcome()):
             return True
         case _:
             return False
@@ -235,6 +237,8 @@ def describe(event: Event, *, max_rounds: int) -> str:
         case ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
             parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
             return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
+        case ItemsCombined(items=items):
+            return f"merging the answers of {items} items"
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():

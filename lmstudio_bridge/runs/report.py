@@ -94,7 +94,8 @@ _REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning 
 _BLANK = re.compile(r"[\s\u2800]*")
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
-    r"\[ ?(?:local model output|run \w|the answer was cut)|note ?:|"
+    r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
+    r"merged from the answers|counted by the bridge ?:|not found in any answer ?:|"
     r"nothing was changed|changed ?:|not changed ?:|undone since ?:|undo with ?:|undo does not cover ?:|"
     r"not found in anything that was read|failed ?:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
     r"the model's text so far ?:|the model gave no answer|"
@@ -144,7 +145,7 @@ class RunReport:
 
         With a `limit` in characters the answer is cut at a paragraph to keep the whole within it.
         """
-        answer = _quoted(self.outcome.answer)
+        answer = quoted(self.outcome.answer)
         whole = self._text(answer)
         if limit is None or len(whole) <= limit:
             return whole
@@ -200,7 +201,7 @@ class RunReport:
 
     def _reason(self) -> str:
         """Why a run ended without an answer."""
-        outcome, error = self.outcome, _quoted(self.outcome.error)
+        outcome, error = self.outcome, quoted(self.outcome.error)
         match outcome.stop:
             case "failed" | "cancelled" | "answered" | "partial":
                 return error
@@ -392,7 +393,7 @@ def _listed(names: Sequence[str], *, most: int, show: Callable[[str], str] = quo
     return f"{', '.join(_in_line(show(name)) for name in names[:most])}{more}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """The text of a model or a server, of which no line looks like one of ours, and on which no host acts."""
     lines = _LINE_END.split(inert(clean_text(_REMOVED_LINE_END.sub("\n", text))[0]))
     return "".join(
@@ -575,10 +576,12 @@ def run_text(run: StoredRun) -> str:
 
 def _answer(run: StoredRun) -> list[str]:
     """The answer, or a row for each item, under a heading."""
+    answer = quoted(run.outcome.answer.strip("\n"))
     if run.items is None:
-        return ["\n## Answer\n", _quoted(run.outcome.answer.strip("\n")) or "(none)"]
+        return ["\n## Answer\n", answer or "(none)"]
     rows = rows_as_json_lines(item_rows(run.items, access=run.outcome.access))
-    return ["\n## Items\n", f"{_fence(rows)}json", rows, _fence(rows)]
+    merged = ["\n## Merged answer\n", answer] if answer else []
+    return [*merged, "\n## Items\n", f"{_fence(rows)}json", rows, _fence(rows)]
 
 
 def _evidence(outcome: Outcome) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.messages import Access
 
 DEFAULT_MAX_ROUNDS = 50
@@ -15,6 +16,7 @@ MAX_TOKENS = 1_000_000  # of one reply
 MAX_SERVERS = 100  # that a request names
 MAX_NAME = 256  # characters of a server's or a model's name
 MAX_TASK = 10_000  # characters
+MAX_COMBINE = 4_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,9 @@ class RunRequest:
     that fits it. `access` says whether tools that may change things run. With `for_each` (a list, or a glob of files
     in the workspace) the task is done once for each item, which stands for {item} in it or else at its end; then
     `max_rounds` and `max_tokens` are for each item. `max_rounds` None is `DEFAULT_MAX_ROUNDS`, or for an item
-    `DEFAULT_ITEM_ROUNDS`. `agent` names a subagent of Claude Code: the model follows the instructions of its file, and
-    has none but its tools.
+    `DEFAULT_ITEM_ROUNDS`. `combine` says how the model merges the answers of all items at the end, into JSON that fits
+    the `combine_schema` if there is one. `agent` names a subagent of Claude Code: the model follows the instructions of
+    its file, and has none but its tools.
     """
 
     task: str
@@ -41,18 +44,22 @@ class RunRequest:
     access: Access = "read"
     for_each: tuple[str, ...] | str | None = None
     agent: str | None = None
+    combine: str | None = None
+    combine_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ItemRun:
     """What the run of one item has of the run over all: `template` is the task without the item.
 
-    `tools_for` is the text by which the servers and tools of all items are chosen.
+    `tools_for` is the text by which the servers and tools of all items are chosen. A run that merges answers has no
+    tools; the `delimiter` is what goes around the answers in its task.
     """
 
     run_id: str
     template: str
-    tools_for: str
+    tools_for: str = ""
+    delimiter: Delimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,7 @@ class RunServers:
         if not self._opened and self._left:
             left, self._left = self._left, {}
             await self._open_all(left)
-        if not self._opened:
+        if self._failed and not self._opened:
             error = _joined(self._failed, "started")
             raise error from (None if error in self._failed else self._failed[-1])
 

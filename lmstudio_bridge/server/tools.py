@@ -29,6 +29,7 @@ from lmstudio_bridge.runs.report import MAX_RESULT
 from lmstudio_bridge.runs.request import (
     DEFAULT_ITEM_ROUNDS,
     DEFAULT_MAX_ROUNDS,
+    MAX_COMBINE,
     MAX_NAME,
     MAX_ROUNDS,
     MAX_SERVERS,
@@ -79,14 +80,19 @@ MaxRounds = Annotated[
 ]
 ForEach = Annotated[
     Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] | None,
-    Field(description=f"Do the task for each of up to {MAX_ITEMS:,} texts, or files of a glob; it may hold {{item}}"),
+    Field(description=f"Up to {MAX_ITEMS:,} texts, or a glob of files: do the task for each, as {{item}}"),
 ]
+Combine = Annotated[
+    Annotated[str, Field(min_length=1, max_length=MAX_COMBINE)] | None,
+    Field(description="How to merge the rows"),
+]
+CombineSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for the merged answer")]
 MaxTokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"]
 Model = Annotated[str | None, Field(max_length=MAX_NAME, description="Model in LM Studio; default: a loaded one")]
 OutputSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for a JSON answer")]
 Timeout = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS)] | None,
-    Field(description="Seconds; then the answer so far is given"),
+    Field(description="Seconds; then the answer so far"),
 ]
 RunId = Annotated[
     str,
@@ -113,11 +119,13 @@ AnyServerNames = Annotated[
 ]
 
 _UNLISTED_BOUNDS = (
-    *(("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("minLength", 1), ("minItems", 1)),
+    *(("maxLength", MAX_NAME), ("maxItems", MAX_SERVERS), ("minLength", 1), ("minItems", 1), ("minimum", 1)),
+    *(("maximum", MAX_ROUNDS), ("maximum", MAX_SECONDS)),
+    ("maxLength", MAX_COMBINE),
     ("additionalProperties", True),
 )
 """Bounds that no ordinary call meets, and what is so anyway, left out of the schemas to save the caller's context."""
-_UNLISTED_ARGUMENTS = frozenset({"max_tokens"})
+_UNLISTED_ARGUMENTS = frozenset({"max_tokens", "combine_schema"})
 """Accepted but not listed: callers hardly need it."""
 
 
@@ -131,10 +139,12 @@ def autonomous_with_mcp(
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
     agent: Agent = None,
+    combine: Combine = None,
+    combine_schema: CombineSchema = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with one of the user's MCP servers."""
-    tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(task, (mcp_name,), max_rounds, tokens, model, timeout, output_schema, "read", items, agent)
+    names, tokens, items, merge = (mcp_name,), _tokens(max_tokens), _items(for_each), (combine, combine_schema)
+    return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "read", items, agent, *merge)
 
 
 def autonomous_with_multiple_mcps(
@@ -147,12 +157,13 @@ def autonomous_with_multiple_mcps(
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
     agent: Agent = None,
+    combine: Combine = None,
+    combine_schema: CombineSchema = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with several of the user's MCP servers."""
     tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(
-        task, tuple(mcp_names), max_rounds, tokens, model, timeout, output_schema, for_each=items, agent=agent
-    )
+    names, merge = tuple(mcp_names), (combine, combine_schema)
+    return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "read", items, agent, *merge)
 
 
 def autonomous_discover_and_execute(
@@ -164,10 +175,12 @@ def autonomous_discover_and_execute(
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
     agent: Agent = None,
+    combine: Combine = None,
+    combine_schema: CombineSchema = None,
 ) -> RunRequest:
     """Let the local model do a task that only reads, with the MCP servers it needs. Name them instead if you can."""
-    tokens, items = _tokens(max_tokens), _items(for_each)
-    return RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, "read", items, agent)
+    tokens, items, merge = _tokens(max_tokens), _items(for_each), (combine, combine_schema)
+    return RunRequest(task, None, max_rounds, tokens, model, timeout, output_schema, "read", items, agent, *merge)
 
 
 def continue_run(
@@ -198,14 +211,16 @@ def autonomous_with_write_access(
     output_schema: OutputSchema = None,
     for_each: ForEach = None,
     agent: Agent = None,
+    combine: Combine = None,
+    combine_schema: CombineSchema = None,
 ) -> RunRequest | ContinueRequest:
     """Let the local model do a task that changes something, such as files. For reading use the other tools."""
     tokens = _tokens(max_tokens)
     if run_id is None:
         names = tuple(mcp_names) if mcp_names else None
-        items = _items(for_each)
-        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items, agent)
-    given = {"mcp_names": mcp_names, "for_each": for_each, "agent": agent}
+        items, merge = _items(for_each), (combine, combine_schema)
+        return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items, agent, *merge)
+    given = {"mcp_names": mcp_names, "for_each": for_each, "agent": agent, "combine": combine}
     if name := next((name for name, value in given.items() if value), ""):
         raise BridgeError(
             f"{name} cannot be given with run_id: a run goes on with its own servers, items and agent.",

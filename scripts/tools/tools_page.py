@@ -105,7 +105,9 @@ def _section(tool: Tool, shared: Sequence[str]) -> str:
 def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
     given = {name: tool.input_schema["properties"][name] for name in shared}
     rows = "\n".join(_rows(given, required=()))
-    unlisted = "Not listed, but accepted: `max_tokens`, the limit of one model reply."
+    unlisted = (
+        "Not listed, but accepted: `max_tokens`, the limit of one model reply; `combine_schema` beside `combine`."
+    )
     return f"## Arguments of all tools\n\nAll are optional. {unlisted}\n\n{rows}\n"
 
 
@@ -129,7 +131,9 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"list of {schema['items']['type']}s"
     least, most = schema.get("minimum", schema.get("minLength")), schema.get("maximum", schema.get("maxLength"))
     unit = " characters" if schema["type"] == "string" else ""
-    bounds = f", {least:,} to {most:,}{unit}" if None not in (least, most) else f", to {most:,}{unit}" if most else ""
+    bounds = (
+        f", {least:,} to {most:,}{unit}" if None not in (least, most) else f", up to {most:,}{unit}" if most else ""
+    )
     return f"{schema['type']}{bounds}"
 
 

@@ -72,7 +72,8 @@ async def test_every_recipe_runs(kitchen: Shell) -> None:
 
     runs = list((kitchen.folder / "home" / "runs").glob("*.jsonl"))
     files = list((kitchen.folder / "docs").glob("*.md"))
-    assert len(runs) == PAGE.count("lmstudio-bridge run ") + len(files)
+    items = PAGE.count("--for-each ") * len(files)
+    assert len(runs) == PAGE.count("lmstudio-bridge run ") + items + PAGE.count("--combine ")
     for name in ("summaries.txt", "summaries.csv"):
         text = (kitchen.folder / name).read_text(encoding="utf-8")
         assert [f"docs/{file}.md" in text for file in ("one", "two")] == [True, True]

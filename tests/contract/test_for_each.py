@@ -70,8 +70,19 @@ def in_shell(desk: Desk, *arguments: str) -> str:
     return done.stdout
 
 
+def assert_in_order(text: str, *parts: str) -> None:
+    at = [text.find(part) for part in parts]
+    assert min(at) >= 0, text
+    assert at == sorted(at), text
+
+
 def rows_of(desk: Desk, run_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in in_shell(desk, "runs", "show", run_id, "--jsonl").splitlines()]
+
+
+def merges(request: SimRequest) -> bool:
+    """Whether the answers of the items are to be merged."""
+    return "These are the answers for" in str(request.messages[-1]["content"])
 
 
 def answers_given(desk: Desk) -> Counter[str]:
@@ -326,6 +337,94 @@ async def test_what_is_cancelled_can_be_continued(desk: Desk) -> None:
 
     assert [row[:2] for row in table_of(answer)] == [[name, "done"] for name in names]
     assert answers_given(desk)["f001.txt"] == 1
+
+
+async def test_the_answers_are_merged_at_the_end_with_counts_of_the_bridge(desk: Desk) -> None:
+    make_files(desk, 4)
+
+    def act(request: SimRequest) -> Reply:
+        if merges(request):
+            return TextReply("Codes: c001, c002, c004 and c777.")
+        if item_of(request) == "f003.txt":
+            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
+        return read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "List the codes."}
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", **arguments)
+        run_id = run_id_of(answer)
+        resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id}"})
+
+    assert answer.text.startswith("3 of 4 items done · 1 failed\nFailed: f003.txt: ")
+    assert len(table_of(answer)) == 4
+    merged = answer.text.partition("Merged from the answers of 3 of 4 items:\n")[2]
+    assert merged.startswith(
+        "Not found in any answer: c777\n\nCodes: c001, c002, c004 and c777.\n\n[Local model output"
+    )
+    assert answer.report["items"]["merged"] == 3
+    assert "## Merged answer\n\nCodes: c001" in resource["contents"][0]["text"].replace("\n\n\n", "\n\n")
+    (request,) = [each for each in desk.chat_requests() if merges(each)]
+    asked = request.messages[-1]["content"]
+    assert_in_order(asked, "3 of 4 items", "\nf001.txt: The code is c001.\n", "\nf004.txt: ", "\n\nList the codes.")
+    assert "f003" not in asked
+    assert not (request.json or {}).get("tools")
+    journal = (desk.journals()[0].parent / f"{run_id}.jsonl").read_text(encoding="utf-8")
+    events = map(json.loads, journal.splitlines())
+    assert [event["items"] for event in events if event["type"] == "ItemsCombined"] == [3, 3]
+
+
+async def test_answers_that_could_not_be_merged_are_kept_and_only_the_merge_is_made_good(desk: Desk) -> None:
+    names = make_files(desk, 3)
+    schema = {"type": "object", "properties": {"codes": {"type": "integer"}}, "required": ["codes"]}
+
+    def act(request: SimRequest) -> Reply:
+        return HttpReply(400, b'{"error": "No."}') if merges(request) else read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "How many codes are there?"}
+    async with desk.bridge() as client:
+        answer = await client.call("autonomous_with_mcp", **arguments, combine_schema=schema)
+        assert not answer.is_error
+        assert answer.report["stop"] == "partial"
+        assert answer.text.startswith("3 of 3 items done\nThe answers could not be merged: LM Studio refused")
+        assert "continue_run with run_id" in answer.text
+        assert [row[:2] for row in table_of(answer)] == [[name, "done"] for name in names]
+
+        asked = len(desk.chat_requests())
+        desk.sim.script_fn(MODEL, lambda request: TextReply('{"codes": 3}'))
+        again = await client.call("continue_run", run_id=run_id_of(answer))
+        assert len(desk.chat_requests()) == asked + 1
+        once_more = await client.call("continue_run", run_id=run_id_of(answer))
+
+    assert again.report["stop"] == "answered"
+    assert '\n\n{"codes": 3}\n\n[Local' in again.text
+    assert once_more.text.partition("\n")[2] == again.text.partition("\n")[2]
+    assert len(desk.chat_requests()) == asked + 1
+
+
+async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) -> None:
+    names = make_files(desk, 2)
+
+    def act(request: SimRequest) -> Reply:
+        return TextReply("x", faults=(Stall(),)) if merges(request) else read_and_tell(request)
+
+    desk.sim.script_fn(MODEL, act)
+    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "List them."}
+    async with desk.bridge() as client:
+        number = await client.start_call("autonomous_with_mcp", **arguments)
+        await client.wait_for_progress(number, "merging the answers of 2 items")
+        await client.cancel(number)
+        parent = min((path.stem for path in desk.journals()), key=len)
+        desk.sim.script_fn(MODEL, lambda request: TextReply("Both." if merges(request) else "Not again."))
+        answer = await client.call("continue_run", run_id=parent)
+        while not table_of(answer):  # the cancelled call ends on its own time
+            await asyncio.sleep(0)
+            answer = await client.call("continue_run", run_id=parent)
+
+    assert answer.text.startswith("2 of 2 items done")
+    assert "\n\nBoth.\n\n" in answer.text
+    assert answers_given(desk) == Counter(names)
 
 
 @pytest.mark.parametrize(

@@ -353,11 +353,11 @@ async def test_the_tools_cost_their_caller_little_and_say_what_they_take(desk: D
     tools = {tool["name"]: tool for tool in listed["tools"]}
     shared = ["max_rounds", "model", "timeout", "output_schema"]
     assert {name: list(tool["inputSchema"]["properties"]) for name, tool in tools.items()} == {
-        "autonomous_with_mcp": ["mcp_name", "task", *shared, "for_each", "agent"],
-        "autonomous_with_multiple_mcps": ["mcp_names", "task", *shared, "for_each", "agent"],
-        "autonomous_discover_and_execute": ["task", *shared, "for_each", "agent"],
+        "autonomous_with_mcp": ["mcp_name", "task", *shared, "for_each", "agent", "combine"],
+        "autonomous_with_multiple_mcps": ["mcp_names", "task", *shared, "for_each", "agent", "combine"],
+        "autonomous_discover_and_execute": ["task", *shared, "for_each", "agent", "combine"],
         "continue_run": ["run_id", "instructions", *shared],
-        "autonomous_with_write_access": ["task", "mcp_names", "run_id", *shared, "for_each", "agent"],
+        "autonomous_with_write_access": ["task", "mcp_names", "run_id", *shared, "for_each", "agent", "combine"],
     }
     for tool in tools.values():
         assert tool["description"]

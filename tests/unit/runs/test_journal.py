@@ -34,6 +34,7 @@ from lmstudio_bridge.events import (
     FilesChanged,
     Generating,
     ItemFinished,
+    ItemsCombined,
     ItemsListed,
     ItemsProgress,
     ItemStarted,
@@ -108,6 +109,8 @@ ALL_KINDS: list[Event] = [
     ItemsListed(("a.txt", "b"), "*.txt", ("fs",), "tiny", None, '{"type": "object"}'),
     ItemStarted(1),
     ItemFinished(1, Outcome("answered", "x", usage=Usage(1, 2), changes=(FileChange("a.txt", "changed"),))),
+    ItemsCombined(2),
+    ItemsCombined(2, Outcome("answered", "xy")),
     RunFinished("stuck", "I look.", "", 4.0),
 ]
 
