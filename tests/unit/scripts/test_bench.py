@@ -100,7 +100,8 @@ def test_the_best_peer_is_the_one_with_the_lowest_median() -> None:
 
 
 def test_the_document_gets_the_figures_between_its_marks(tmp_path: Path) -> None:
-    results = Results("a machine", "2026-11-23 10:00", {"floor": "Python 3.11"}, "full", [figure_of([2.0], [1.0], bar=3.0), figure_of([5.0], [1.0])])
+    figures = [figure_of([2.0], [1.0], bar=3.0), figure_of([5.0], [1.0])]
+    results = Results("a machine", "2026-11-23 10:00", {"floor": "Python 3.11"}, "full", figures)
     document = tmp_path / "performance.md"
     document.write_text(f"Before.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n", encoding="utf-8")
     write_document(document, results)
