@@ -48,11 +48,13 @@ _BEGINNINGS = tuple(
         r"(?:reading|checking|looking|searching|opening|listing|fetching|retrieving|accessing|calling|running|using)\b"
         r"[^!?\n]*(?:\.\.\.|…)\Z",
         r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
+        r"please (?:call|invoke)(?: the)?(?: tool| function)? [`*]*\w+_\w",
         # German, Dutch
         r"(?:(?:zuerst |jetzt |nun )?(?:ich werde|werde ich|lass mich|lassen sie mich)"
         r" (?=.*?\b(?:lesen|öffnen|ansehen|prüfen|suchen|nachsehen|aufrufen|abrufen)\b)"
         r"|(?:ik ga|ik zal|laat me) (?=.*?\b(?:lezen|openen|bekijken|controleren|zoeken|aanroepen)\b))",
-        r"(?:ich (?:rufe|nutze|verwende)|j'(?:appelle|utilise)|llamo|chiamo|chamo|вызываю|我(?:调用|使用))\b"
+        r"(?:(?:jetzt|ahora|ora|agora|сейчас) )?"
+        r"(?:ich (?:rufe|(?:be)?nutze|verwende)|j'(?:appelle|utilise)|llamo|chiamo|chamo|вызываю|我(?:调用|使用))\b"
         r"(?=.*?\w_\w)",
         # French, Spanish, Italian, Portuguese
         r"(?:je vais|laissez-moi) (?:d'abord |maintenant )?"

@@ -8,6 +8,7 @@ whatever tool it names, the markup of a call or a JSON object that can be nothin
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,14 +34,15 @@ _NAMESPACES = ("functions", "function", "tools", "tool", "defaultapi", "api", "m
 _KEYS = (
     r"name|tool|tool[_ -]?name|tool[_ -]?call|function|function[_ -]?name|function[_ -]?call|call|action|act|method"
     r"|recipient[_ -]?name|recipient|to|command|cmd|invoke|use|run|do|exec|execute|op|operation|api|step"
+    r"|werkzeug|outil|herramienta|strumento|ferramenta|\u0438\u043d\u0441\u0442\u0440\u0443\u043c\u0435\u043d\u0442|\u5de5\u5177|\u30c4\u30fc\u30eb"
 )
 # "name": "X", tool=X, <function=X, Action: X
-_KEY_BEFORE = re.compile(rf"(?:\A|[\W_])(?:{_KEYS})[\"'`]?\s{{0,3}}(?:[:=]|=>)\s{{0,3}}[\"'`]?\Z", re.IGNORECASE)
+_KEY_BEFORE = re.compile(rf"(?:\A|[\W_])(?:{_KEYS})[\"'`*]{{0,2}}\s{{0,3}}(?:[:=]|=>)\s{{0,3}}[\"'`]?\Z", re.IGNORECASE)
 _LABEL_BEFORE = re.compile(rf"(?:\A|\n)[^\w\n]{{0,6}}(?:{_KEYS})[*_`]{{0,2}}\s*[:=]\s*[*_`\"']{{0,3}}\Z", re.IGNORECASE)
 _KEYED_LINES = re.compile(
     r"(?:[ \t]*[|(@\u00b7-][ \t]*[\w-]{1,40})?[^\w\n]{0,80}(?:\n+(?:\[[\w. ]{1,40}\]\n)?[ \t]*[-*]?[ \t]*"
     r"(?!(?:final )?answer|result|output|observation|source|description|purpose|returns|usage|status)"
-    r"[\w \"'-]{1,40}[:=][^\n]*)+\s*\Z",
+    r"[*_`]{0,2}[\w \"'-]{1,40}[*_`]{0,2}[:=][^\n]*)+\s*\Z",
     re.IGNORECASE,
 )
 _CALLER_BEFORE = re.compile(  # call_tool("fs", "f"
@@ -55,7 +57,7 @@ _GROUP_AFTER = re.compile(r"[\"'`*\]]{0,3}\s?\(")  # X(
 _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
 _PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
     r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
-    rf"(?:[ \t,:]+(?:[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
+    rf"(?:[ \t,:]+(?:@?[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
     r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z",
     re.IGNORECASE,
 )
@@ -79,13 +81,21 @@ _ASKS_FOR_TOOLS = re.compile(
     r"|\b(?:tools?|functions?|commands?|methods?)\b[^.?!\n]{0,40}\b(?:is|are|was|were|do|does|did|called|named|defined)\b",
     re.IGNORECASE,
 )
+_MOST_HALF = 200  # characters of JSON or markup that was begun and is no answer
+_HALF = re.compile(  # {"name": "f", "argu
+    r"\[?\s*\{(?:[^{}\[\]]|[{\[][^{}\[\]]*[}\]])*[{\[]?[^{}\[\]]*|\[|(?:```\w*\s*)[{\[]?\s*(?:```)?|<[a-z_=]{0,20}"
+)
+_CALL_IN_WORDS = re.compile(  # I called f with {
+    r"(?:\W{0,3}I(?:'ve| have| will|'ll)? (?:just |now )?(?:call(?:ed)?|used?|ran|run|invoked?)(?: the tool)? )?"
+    r"[`*]?([A-Za-z_][\w .:/-]{1,100}?)[`*]?(?: with)?[ \t]*(?=\{[^\n]*\}[.:!]?\s*\Z)"
+)
 _RENDERED = re.compile(r" ?\(MCP\)(?=\()")  # fs - f (MCP)(path: "a.md")
 _LINK_AFTER = re.compile(r"(?:[?/#][^\s<>]*)?\W{0,20}\Z")  # mcp://fs/f?path=a.md
 _QUERY_AFTER = re.compile(r"\?[\w-]{1,40}=\S+\W{0,20}\Z")
 _SIGIL_BEFORE = re.compile(r"(?:\A|\n)[ \t`>]{0,6}[/@!\u25cf\u23fa] ?\Z")
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
-    r"with|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
+    r"with|mit|avec|con|com|met|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
     r"|following|as|xml|commentary|analysis|assistant",
     re.IGNORECASE,
 )
@@ -97,12 +107,12 @@ _INTENT = re.compile(
 )
 _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
-    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|get|post|mcp(?:-cli)?|aufruf|appel|llamada|chiamata|chamada"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|get|post|select|exec|perform|mcp(?:-cli)?|aufruf|appel|llamada|chiamata|chamada"
     r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
-_MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|[^\w])*+\Z")
+_MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|\b(?:EOF|END)\b|[^\w])*+\Z")
 _LATEX = re.compile(
     r"\\(?:boxed|text(?:tt|bf)?|mathrm|operatorname)\{([^{}\n]{0,80})\}|\\boxed\{|\\[()\[\]]"
 )  # around a call
@@ -110,10 +120,10 @@ _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
 _CODE = re.compile(r"^[ \t]*```(?!tool_\w).*?^[ \t]*```[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _BEHIND = re.compile(
     # a result that the model made up, or what it says while it waits for one
-    r"\n[^\w\n]{0,12}(?:(?:tool|function|call|api)[ _-]?)?(?:"
+    r"\n[^\w\n]{0,12}(?:the )?(?:(?:tool|function|call|api)[ _-]?)?(?:"
     r"(?:observations?|results?|outputs?|responses?|returns?|returned|thought|user|assistant|ergebnis|ausgabe"
     r"|r\u00e9sultat|sortie|resultado|salida|risultato|sa\u00edda|wynik|resultaat|\u0440\u0435\u0437\u0443\u043b\u044c\u0442\u0430\u0442"
-    r"|\u7ed3\u679c|\u7d50\u679c|\u8f93\u51fa|\u51fa\u529b|\u8fd4\u56de)(?: \d+| of [^\n:]{1,80})?"
+    r"|\u7ed3\u679c|\u7d50\u679c|\u8f93\u51fa|\u51fa\u529b|\u8fd4\u56de)(?: \d+| of [^\n:]{1,80}| is| was)?"
     r"[^\n\w]{0,8}(?:[:\uff1a>\]]|\n)"
     r"|(?:I will|I'll|let me|once|please (?:run|execute|wait|call|provide|give|share)|wait(?:ing)?)\b)"
     r"|\n[ \t]*(?:[-=]>|\u2192)",
@@ -130,7 +140,7 @@ _COMMENT = re.compile(r"^[ \t]*(?:#|//)[^\n]*$", re.MULTILINE)
 _MARK = (
     r"<\|?/?(?:[\w-]{1,20}[:_])?(?:tool_?calls?|function_?calls?|start_function_call|use_mcp_tool)\b[^<>\n]{0,200}>"
     r"|<(?:\w{1,20}:)?(?:function|invoke)(?:=| name=)[^<>\n]{0,200}>|</(?:function|invoke|parameter|arg_value)>"
-    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST)\]|functools(?=\[\{)"
+    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST|TOOL_RESULTS)\]|<\|?tool_(?:response|result|output)\|?>|functools(?=\[\{)"
     r"|<\|/?(?:tool_\w{1,40}|tools_prefix|python_tag|python_start|start_action|action_start|plugin|recipient|call)\|>"
     r"|<[\uff5c|](?:tool\u2581|DSML)[^<>\n]{1,60}>"
     r"|<\|(?:channel|start)\|>[^<\n]{0,40}\bto="
@@ -174,7 +184,8 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     for tools or for such JSON, or where the name stands in a result, as in code that was read.
     """
     finder = _Finder(names)
-    text = _RENDERED.sub("", _LATEX.sub(r"\1", text).strip() if "\\" in text else text.strip())
+    text = html.unescape(text.strip()) if "&lt;" in text[:_MOST_PLAIN] else text.strip()
+    text = _RENDERED.sub("", _LATEX.sub(r"\1", text) if "\\" in text else text)
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
@@ -203,10 +214,20 @@ class _Finder:
         if not text or not self._names:
             return False
         tail = text[-_TAIL:]
+        if _HALF.fullmatch(text[: _MOST_HALF + 1]) or self._is_sentence(text):
+            return True
         if self._ends_in_call(tail) or self._begins_with_call(text[:_HEAD]) or _holds_unmistakable(tail):
             return True
         breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
         return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
+
+    def _is_sentence(self, text: str) -> bool:
+        """Whether the text is one line that says which tool is called, with an object of arguments behind its name."""
+        match = _CALL_IN_WORDS.match(text)
+        if match is None or not _ends_here(text.rstrip(".:!"), match.end()):
+            return False
+        name = _letters(match[1])
+        return name in self._names and self._names[name][1]
 
     def find_bare_name(self, text: str) -> tuple[str, ...]:
         """What the text consists of, if it is the name of a tool, alone, with one value or in JSON without arguments:
@@ -231,7 +252,8 @@ class _Finder:
             return (text[named[0].start : named[0].end], *keys)
         plain = _FENCED.sub(r"\1", text).strip()
         named = self._find_names(plain, last=False)
-        if len(named) != 1 or not _LINE_START.fullmatch(plain[: named[0].start]):
+        before = plain[: named[0].start] if named else ""
+        if len(named) != 1 or not (_LINE_START.fullmatch(before) or _LABEL_BEFORE.fullmatch(before)):
             return ()
         name, rest = plain[named[0].start : named[0].end], plain[named[0].end :]
         if named[0].certain and (re.fullmatch(r"\W{0,40}", rest) or _ONE_VALUE.fullmatch(rest)):

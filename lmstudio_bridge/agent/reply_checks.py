@@ -44,6 +44,7 @@ _ENDS_IN_CALL = (LOST_CALL, "tool_calls", "function_call")
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
+_NO_WORD = re.compile(r"(?:<\|[^|<>]{1,30}\|>|[\s.\u2026`])*+")  # what is left of a reply that has nothing to say
 _WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)
 _DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
 _GAVE_UP = re.compile(
@@ -78,7 +79,7 @@ def classify_reply(
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (tools_offered or names) and announces_call(reply.text, names, read=told):
         return "announced"
-    if reply.text:
+    if not _NO_WORD.fullmatch(reply.text):
         return "own_words" if is_own_text(reply.text) else "answer"
     return "thought_only" if reply.reasoning else "empty"
 

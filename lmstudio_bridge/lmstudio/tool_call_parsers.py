@@ -100,6 +100,8 @@ def _lone_closing(text: str) -> re.Match[str] | None:
     close = _LONE_CLOSING.search(text)
     if close is None or text.lstrip().startswith(("{", "[")):
         return None
+    if re.search(r"\w[ ]\Z", text[: close.start()]) and re.match(r" [a-z]", text[close.end() :]):
+        return None  # a sentence about it
     in_code = any(span.start() <= close.start() < span.end() for span in _CODE.finditer(text))
     return None if in_code else close
 

@@ -16,6 +16,9 @@ NAMES = ("notes__read_note", "notes__list_notes")
     [
         "To answer this, I'll need to access the file a.md.",
         "Let me read the file.",
+        "Please call notes__read_note with path a.md.",
+        "Ich benutze jetzt das Werkzeug notes__read_note.",
+        "Ahora llamo a notes__read_note.",
         "Let me read the note a.md to find out which colour it names.",
         "I will read the note a.md now.",
         "First, I'll look at a.md.",
@@ -65,6 +68,7 @@ def test_what_comes_next_is_told_from_an_answer(text: str) -> None:
         "",
         "The colour is teal.",
         "The colour is teal. Let me know if you need anything else.",
+        "Please call Ada before noon; snake_case is fine.",
         "I will be brief: the colour is teal.",
         "I will not read the file, since the task forbids it.",
         "I'll stop here.",

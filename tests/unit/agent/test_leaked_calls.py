@@ -51,7 +51,6 @@ CALLS = [
     f'print({N}(path="a.md"))',
     f'[{N}(path="a.md"), notes__list_notes()]',
     "read_note(path='a.md')",
-    "add(a=1, b=2)",
     f"I call {N} with {J}",
     # code blocks
     f'```json\n{{"name": "{N}", "arguments": {J}}}\n```',
@@ -125,7 +124,22 @@ CALLS = [
     'call_tool("read_note", path="a.md")',
     "call_tool('notes', 'read_note', path='a.md')",
     "Tool: list\nPath: ./a",
+    # in words, and with what models put around it
+    f"EXEC {N} @path = 'a.md'",
+    f"{N} <<EOF\n{J}\nEOF",
+    f"TOOL: {N}\nINPUT: {J}\nEND",
+    f"### Tool Call\n- **Tool**: {N}\n- **path**: a.md",
+    f"Werkzeug: {N}\nEingabe: {J}",
+    f'<tool_call>{{"name": "{N}", "arguments": {J}}}</tool_call>'.replace("<", "&lt;").replace(">", "&gt;"),
+    f"{N} mit {J}",
 ]
+ALONE = [
+    "add(a=1, b=2)",
+    f"I called {N} with {J}",
+    f"I will call the tool `{N}` with {J}.",
+    f"notes read note {J}",
+]
+"""These are calls only where there is nothing else."""
 BARE = [
     N,
     "read_note",
@@ -192,14 +206,27 @@ WITHOUT_NAME = [
     "</tool_call>",
     '{"path": "a.md"}\n</tool_call>',
     '{"path": "a.md"}<|call|>',
+    "<tool_response>\nred\n</tool_response>",
+    "[TOOL_RESULTS]",
+]
+HALF = [
+    "{",
+    "[",
+    "[ {from:",
+    '{"name": "x", "argu',
+    '[{"name":',
+    '{"tool_calls": [',
+    "```json",
+    "```json\n{\n```",
+    "<function=",
+    "<tool",
 ]
 
 
 @pytest.mark.parametrize("before", ["", "I'll read the note first.\n\n", "I need the note (a.md):\n"])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, *ALONE])
 def test_a_call_in_any_notation_is_found_also_behind_prose(call: str, before: str) -> None:
-    if call == "add(a=1, b=2)":
-        before = ""  # such a word is a call only where it stands alone
+    before = "" if call in ALONE else before
     assert holds_leaked_call(before + call, NAMES)
 
 
@@ -219,6 +246,14 @@ def test_a_reply_that_only_names_a_tool_is_an_answer_where_that_was_asked_for(
     messages: list[Message] = [SystemMessage(f"Which tool? {N}"), UserMessage(task), ToolMessage("1", result)]
 
     assert holds_leaked_call(reply, NAMES, messages=messages) is leaked
+
+
+def test_a_name_with_its_place_may_have_been_read() -> None:
+    reply = "Function: read_note\nFile: server.py\nLine: 40"
+    read = [UserMessage("Where is it?"), ToolMessage("1", "40: def read_note(path):")]
+
+    assert not holds_leaked_call(reply, NAMES, messages=read)
+    assert holds_leaked_call(reply, NAMES, messages=read[:1])
 
 
 def test_the_name_of_a_tool_may_have_been_read_or_asked_for_as_json() -> None:
@@ -254,6 +289,18 @@ def test_a_call_is_found_before_a_result_that_the_model_made_up(call: str, behin
 def test_what_can_only_be_a_call_is_one_whatever_it_names(call: str) -> None:
     for before in ("", "I'll open it.\n", "I'll open it.\n\n"):
         assert holds_leaked_call(before + call, NAMES)
+
+
+@pytest.mark.parametrize("reply", HALF)
+def test_json_or_markup_that_was_only_begun_is_no_answer(reply: str) -> None:
+    assert holds_leaked_call(reply, NAMES)
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "{}", "null", '{"a": [1, {}]}', "[a](b)", "[1] says so (see [2", "`{`", "<b>"]
+)
+def test_short_json_and_markup_is_an_answer(answer: str) -> None:
+    assert not holds_leaked_call(answer, NAMES)
 
 
 def test_a_list_of_calls_as_the_whole_reply_is_one_whatever_it_names() -> None:
@@ -414,7 +461,8 @@ def test_a_reply_of_any_length_is_looked_at_in_bounded_time(unit: str) -> None:
 
 @given(st.text(max_size=200))
 def test_text_without_the_name_of_a_tool_is_never_a_call(text: str) -> None:
-    assert not holds_leaked_call(text, ("zzqserver__zzqtool",)) or "zzqtool" in text
+    begun = text.lstrip()[:1] in ("{", "[", "<", "`")  # JSON or markup that stops at once
+    assert begun or not holds_leaked_call(text, ("zzqserver__zzqtool",)) or "zzqtool" in text
 
 
 @given(

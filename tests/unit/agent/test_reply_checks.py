@@ -69,6 +69,9 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("", finish_reason="content_filter", usage=COUNTED), "filtered"),
         (Completion("", calls=(CALL,), finish_reason="content_filter"), "calls"),
         (Completion(""), "empty"),
+        (Completion("...", usage=COUNTED), "empty"),
+        (Completion("<|im_start|>", usage=COUNTED), "empty"),
+        (Completion("-", usage=COUNTED), "answer"),
     ],
 )
 def test_a_reply_amounts_to(reply: Completion, verdict: ReplyKind) -> None:

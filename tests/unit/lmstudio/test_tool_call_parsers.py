@@ -63,6 +63,7 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
         ('{"tag": "</think>"}', '{"tag": "</think>"}', ""),
         ("```\n</think>\n```", "```\n</think>\n```", ""),
         ("", "", ""),
+        ("The tag </think> ends the reasoning.", "The tag </think> ends the reasoning.", ""),
     ],
 )
 def test_thinking_is_split_from_the_answer(text: str, answer: str, thinking: str) -> None:
