@@ -250,7 +250,7 @@ def test_a_reply_that_only_names_a_tool_is_an_answer_where_that_was_asked_for(
 
 def test_a_name_with_its_place_may_have_been_read() -> None:
     reply = "Function: read_note\nFile: server.py\nLine: 40"
-    read = [UserMessage("Where is it?"), ToolMessage("1", "40: def read_note(path):")]
+    read: list[Message] = [UserMessage("Where is it?"), ToolMessage("1", "40: def read_note(path):")]
 
     assert not holds_leaked_call(reply, NAMES, messages=read)
     assert holds_leaked_call(reply, NAMES, messages=read[:1])
