@@ -29,6 +29,7 @@ OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
 INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
 APPROVED = "approved during the run"  # the rule of a call that a person allowed in a run with read access
 NOT_APPROVED = "not approved"  # the rule of one about which the person was asked, and which they did not allow
+UNREAD_FILE = "unread file"  # the rule of a call that would have replaced a file which the run had not read
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
 _STARTED_LATER = "needed on the way"
@@ -803,7 +804,7 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
         return (good.server, good.tool) == (failed.server, failed.tool)
     if failed.rule == UNKNOWN_TOOL:
         return good.about == failed.about and (good.writes is True or only_reads_by_name(failed.tool))
-    return False
+    return failed.rule == UNREAD_FILE and good.about == failed.about and good.writes is True
 
 
 def _why(call: CallFinished) -> str:

@@ -1,6 +1,6 @@
-"""What words intend: whether a task asks for a change, and whether the name of a tool says that it only reads.
+"""What words intend: whether a task asks for a change, and whether a tool's name says that it reads or changes.
 
-Both only decide what a result says about a run, never what a run may do.
+They only decide what a result says about a run and what a small model begins with, never what a run may do.
 """
 
 from __future__ import annotations
@@ -129,7 +129,12 @@ def _sentence_asks(sentence: str) -> bool:
 def only_reads_by_name(tool: str) -> bool:
     """Whether a tool's name has a word for reading and none for changing something, as `list_issues`."""
     words = _words(tool)
-    return any(map(_READING.fullmatch, words)) and not any(map(_CHANGING.fullmatch, words))
+    return any(map(_READING.fullmatch, words)) and not changes_by_name(tool)
+
+
+def changes_by_name(tool: str) -> bool:
+    """Whether a tool's name has a word for changing something, as `add_observations`."""
+    return any(map(_CHANGING.fullmatch, _words(tool)))
 
 
 def changes_files_by_name(tool: str) -> bool:

@@ -21,6 +21,7 @@ from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.text_operations import (
+    add_at_end,
     add_up,
     calculate,
     cut_line,
@@ -45,6 +46,7 @@ MAX_HITS = 60  # lines that are shown
 _AT_ONCE = 8  # inner calls
 _SHOWN_FAILURES = 5
 _SHOWN_DEFINITIONS = 3
+_SHOWN_PLACES = 10
 _SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
 _BINARY = re.compile(
     r"\.(?:png|jpe?g|gif|webp|ico|bmp|pdf|zip|t?gz|bz2|xz|7z|jar|whl|so|dylib|dll|exe|bin|o|a|pyc|class|woff2?|[ot]tf|"
@@ -62,6 +64,7 @@ _ALIKE: Mapping[str, re.Pattern[str]] = {
     "count_files": re.compile(r"count_files|file_count"),
     "calculate": re.compile(r"calculat|evaluate_expression"),
     "replace_text": re.compile(r"replace_(?:text|all|in_file)|(?:search|find)_and_replace"),
+    "append_text": re.compile(r"append"),
 }
 """Names of servers' tools that do the same: where there is one, the bridge adds none."""
 _LISTED = re.compile(r"(?:\[(?P<kind>FILE|DIR|DIRECTORY)\]\s*|[-*]\s+)?(?P<name>\S.*)")
@@ -113,7 +116,7 @@ def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]
 def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
     required = [each for each in parameters if "default" not in parameters[each]]
     schema = {"type": "object", "properties": parameters, "required": required}
-    return ServerTool(OWN_SERVER, name, description, schema, read_only=name != "replace_text")
+    return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in ("replace_text", "append_text"))
 
 
 def _text(description: str) -> JSONObject:
@@ -160,21 +163,29 @@ _REPLACE = _spec(
     old=_text("The text to replace"),
     new=_text("The text to put in its place"),
 )
+_APPEND = _spec(
+    "append_text",
+    "Add text at the end of a file.",
+    path=_text("The file"),
+    text=_text("The lines to add"),
+)
 
 
 class CompositeTools:
     """The tools that can be made of a run's tools, and their calls.
 
-    `tools` are those of the servers that may run.
+    `tools` are those of the servers that may run. With a `task`, a text that does not stand in it is replaced in one
+    place only: small models replace every `true` where one was meant.
     """
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
+    def __init__(self, tools: Sequence[Tool], *, task: str = "") -> None:
         self._files = _find_file_tools(tools)
+        self._task = task
         self._edits: set[tuple[str, str, str]] = set()  # file, old and new text of each replacement
         names = [tool.source.name.lower() for tool in tools]
         made: list[ServerTool] = []
         if self._files is not None:
-            made = [*_READING, *([_REPLACE] if self._files.write else []), _CALCULATE]
+            made = [*_READING, *([_REPLACE, _APPEND] if self._files.write else []), _CALCULATE]
         work = SchemaWork()
         self.tools: tuple[Tool, ...] = tuple(
             make_tool(source, name=source.name, description=source.description, work=work)
@@ -190,6 +201,14 @@ class CompositeTools:
     def find(self, name: str) -> Tool | None:
         """The tool of that name."""
         return next((tool for tool in self.tools if tool.name == name), None)
+
+    def reading_call(self, name: str, arguments: JSONObject) -> tuple[Tool, JSONObject, str] | None:
+        """The call that reads the file which a writing call replaces, and its path; None if it replaces no file."""
+        files = self._files
+        if files is None or files.write is None or files.write.name != name:
+            return None
+        path = arguments.get(files.paths[name])
+        return (files.read, {files.paths[files.read.name]: path}, path) if isinstance(path, str) else None
 
     async def run(self, call: ToolCall, *, inner: CallInner, holds: HoldsText = _unknown) -> CompositeResult:
         """The result of a call of one of these tools; what is wrong with the call is a result, too.
@@ -226,8 +245,14 @@ class CompositeTools:
                 return await _count_files(files, values["folder"])
             case "total_column":
                 return await _total_column(files, values["path"], values["column"], values["where"])
+            case "append_text":
+                return await _append_text(files, values["path"], values["text"])
             case _:
-                return await _replace_text(files, values["path"], values["old"], values["new"], edits=self._edits)
+                old = values["old"]
+                anywhere = not self._task or old.strip().casefold() in self._task.casefold()
+                return await _replace_text(
+                    files, values["path"], old, values["new"], edits=self._edits, anywhere=anywhere
+                )
 
 
 async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
@@ -316,7 +341,7 @@ async def _total_column(files: _Files, path: str, column: str, where: str) -> Co
 
 
 async def _replace_text(
-    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]]
+    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]], anywhere: bool
 ) -> CompositeResult:
     if not old or old == new:
         raise ValueError("The text to replace is empty." if not old else "Old and new text are the same.")
@@ -327,6 +352,14 @@ async def _replace_text(
     made = {name: replaced for name, text in found.texts.items() if (replaced := replace_all(text, old, new)).count}
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
+    if not anywhere and sum(replaced.count for replaced in made.values()) > 1:
+        places = [
+            f"{name}:{number}: {line}"
+            for name in made
+            for number, line in find_lines(found.texts[name], lambda each: old in each)
+        ]
+        text = f"Not done: {old!r} stands in several places. Give more of the line to change as old."
+        return CompositeResult(text, "\n".join(places[:_SHOWN_PLACES]), is_error=True, looked_at=tuple(found.texts))
     for name, replaced in made.items():
         problem, is_written = await files.write(name, replaced.text, old=found.texts[name])
         if problem:
@@ -350,6 +383,20 @@ async def _replace_text(
         is_error=len(changed) < len(lines),
         seen=tuple(changed.items()),
         looked_at=tuple(found.texts),
+    )
+
+
+async def _append_text(files: _Files, path: str, text: str) -> CompositeResult:
+    path = _tidy(path)
+    if not text.strip():
+        raise ValueError("The text to add is empty.")
+    old = await files.read_one(path)
+    new = add_at_end(old, text)
+    problem, _ = await files.write(path, new, old=old)
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    return CompositeResult(
+        f"Added at the end of {path}.", show_changes(path, old, new), seen=((path, new),), looked_at=(path,)
     )
 
 

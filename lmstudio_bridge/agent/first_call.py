@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lmstudio_bridge.agent.tools import takes_path
+from lmstudio_bridge.intent import asks_for_change, changes_by_name
 from lmstudio_bridge.messages import ToolSpec
 
 _FILE = re.compile(r"(?<![\w.])(?:[\w-]{2,100}\.[A-Za-z]|[\w-]\.[A-Za-z]{2})[A-Za-z0-9]{0,4}\b(?![.(]\w)")  # not e.g.
@@ -26,6 +27,10 @@ _COMPARES = re.compile(
 _TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
 _COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
 _REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
+_APPENDS = re.compile(
+    r"\b(?:add|append|put|write|insert)\b[^\n]{1,200}?\b(?:at|to|on) the (?:very )?(?:end|bottom)\b|^\W*append\b",
+    re.IGNORECASE,
+)
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
@@ -42,6 +47,7 @@ _ABOUT_FILE = re.compile(
 )
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
+_NO_CONTENT = re.compile(r"__.*(?:info|stat|list|tree|director|folder|media|image|search|move|find)")
 _NEWEST_COMMIT = re.compile(
     r"\b(?:message|subject|author|date|hash|sha|id|who|when)\b[^.?!\n]{0,60}(?<!since )(?<!since the )(?<!before the )"
     r"\b(?:last|latest|newest|most recent) commit\b",
@@ -61,6 +67,15 @@ _DELETES_TASK = re.compile(
     r"rimuov|apag|verwijder|usu|\u0443\u0434\u0430\u043b|\u5220|\u524a\u9664|\u6d88",
     re.IGNORECASE,
 )
+_OVERWRITES_TASK = re.compile(
+    r"overwrit|rewrit|(?:re-?|newly )generat|replace (?:the )?(?:whole|entire|all|content|file)|from scratch|"
+    r"\u00fcberschreib|\u00e9cras|sobrescrib|sovrascriv|sobrescrev|overschrijf|nadpisz|\u043f\u0435\u0440\u0435\u0437\u0430\u043f\u0438\u0448|\u8986\u76d6|\u4e0a\u66f8\u304d",
+    re.IGNORECASE,
+)
+_LOOKS_FIRST = re.compile(
+    r"\W*(?:please,? |first,? )*(?:look|read|find|search|open|check|list|see|get|fetch|go through|take)\b",
+    re.IGNORECASE,
+)
 _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
@@ -74,6 +89,11 @@ def names_file(task: str) -> bool:
 def asks_to_delete(task: str) -> bool:
     """Whether a task has a word for deleting, in any of ten languages."""
     return bool(_DELETES_TASK.search(task))
+
+
+def asks_to_overwrite(task: str) -> bool:
+    """Whether a task says that what a file holds may be replaced, in any of ten languages."""
+    return bool(_OVERWRITES_TASK.search(task))
 
 
 def deletes(name: str) -> bool:
@@ -93,11 +113,19 @@ def is_done_by(task: str, tool: str) -> bool:
 
 def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     """The tools that the first call may be of; none where the task does not say."""
+    found = _fitting(task, offered)
+    if not _LOOKS_FIRST.match(task):
+        return found
+    return [spec for spec in found if not changes_by_name(spec.name.rpartition("__")[2])] or found
+
+
+def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     task = _FORM.sub(" ", task)
     files = len(set(_FILE.findall(task)))
     named = bool(_NAME.search(_FILE.sub(" ", task)))
     writes = any(spec.name == "replace_text" for spec in offered)
     wanted = (
+        ("append_text", files == 1 and _APPENDS.search(task) and not _REPLACES.search(task)),
         ("replace_text", _REPLACES.search(task) and not _RENAMES_FILE.search(task)),
         ("compare_files", not writes and files >= 2 and _COMPARES.search(task)),
         ("total_column", not writes and ".csv" in task.lower() and _TOTALS.search(task)),
@@ -119,6 +147,8 @@ def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     taking = [spec for spec in offered if takes_path(spec)]
     if named_too := _of_named_servers(task, offered, taking):
         return [*named_too, *taking]
+    if writes and files == 1 and asks_for_change(task):  # not its size, though the task may speak of one
+        return [spec for spec in taking if not _NO_CONTENT.search(spec.name)] or taking
     if writes or files != 1 or _ABOUT_FILE.search(task):
         return taking
     return [spec for spec in taking if spec.name in _READ_ONE or _READS.search(spec.name)] or taking

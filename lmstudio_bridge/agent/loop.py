@@ -36,7 +36,7 @@ from lmstudio_bridge.agent.prompts import (
     is_own_text,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
-from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply
+from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply, repeats_task
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
@@ -83,7 +83,7 @@ _POOR_TURNS = 2  # replies without a call or an answer that are answered with a 
 _NO_ANSWER: Mapping[ReplyKind, str] = {
     "leaked_call": "The model wrote a tool call as text, also when it was asked again. The call was not run, and there "
     "is no answer.",
-    "own_words": "The model only repeated the bridge's own words, so there is no answer.",
+    "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
     "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
 }
@@ -218,7 +218,7 @@ class _Run:
         usable = usable_tools(tool_set.tools, may_run=policy.may_run)
         if self._weak and not asks_to_delete(offered_for):  # they delete what they have just made
             usable = tuple(tool for tool in usable if not deletes(tool.source.name)) or usable
-        composites = CompositeTools(usable)
+        composites = CompositeTools(usable, task=conversation.task() if self._weak else "")
         self._selection = ToolSelection(
             composites.add_to(usable),
             offered_for,
@@ -305,8 +305,10 @@ class _Run:
         kind = classify_reply(
             reply, tools_offered=bool(offered), names=self.names(), messages=self.conversation.messages
         )
-        if kind == "answer" and not self._delimiter.take_out(reply.text).strip():
-            return "empty"  # small models copy the delimiter and stop there
+        if kind == "answer" and self._delimiter.is_copied(reply.text):
+            return "own_words"  # small models copy the delimiter and stop there, or count it among the lines
+        if kind == "answer" and repeats_task(reply.text, self.conversation.task()):
+            return "own_words"
         return kind
 
     async def take_text(self, number: int, reply: Completion, kind: ReplyKind) -> tuple[Stop, str] | None:

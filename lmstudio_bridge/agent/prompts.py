@@ -77,6 +77,11 @@ LOOK_FIRST = "The name may be wrong; use it exactly as the task gives it, or lis
 
 NOT_MADE_YET = "This file does not exist yet. To make it, call {tool}."
 
+OVERWRITES = (
+    "Not done yet: {path} exists already, and all that it holds would be replaced. Call {tool} again with all that the "
+    "file shall hold. It holds now:\n{data}"
+)
+
 WHOLE_PATH = "Give the whole new path of the file, such as {path}."
 
 FOUND_NOTHING = "Nothing was found. Fewer words may find more."

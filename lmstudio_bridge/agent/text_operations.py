@@ -105,6 +105,15 @@ def replace_all(text: str, old: str, new: str) -> Replaced:
     return Replaced(text.replace(old, new), total)
 
 
+def add_at_end(text: str, lines: str) -> str:
+    """The text with these lines after its last one, with the line ends that it has."""
+    end = "\r\n" if text.count("\r\n") == text.count("\n") > 0 else "\n"
+    lines = re.sub(r"\r?\n", end, lines.strip("\r\n"))
+    return (
+        f"{text}{end if text and not text.endswith(end) else ''}{lines}{end if text.endswith(end) or not text else ''}"
+    )
+
+
 def show_changes(path: str, old: str, new: str) -> str:
     """The changed lines, as in a unified diff without context."""
     lines, others = old.splitlines(), new.splitlines()

@@ -17,6 +17,7 @@ import anyio
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing
+from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import RunOptions
 from lmstudio_bridge.agent.prompts import (
@@ -28,6 +29,7 @@ from lmstudio_bridge.agent.prompts import (
     NAME_MISSING,
     NOT_CALLED,
     NOT_MADE_YET,
+    OVERWRITES,
     SAME_CALL,
     SHORTER_SEARCH,
     TOO_MANY_CALLS,
@@ -55,6 +57,7 @@ from lmstudio_bridge.events import (
     NOT_APPROVED,
     OWN_SERVER,
     UNKNOWN_TOOL,
+    UNREAD_FILE,
     CallFinished,
     CallProgress,
     CallStarted,
@@ -149,9 +152,10 @@ class ToolExecutor:
         self._holds_placeholder = options.filters.holds_placeholder
         self._clock = options.clock
         self._watch = options.watch
-        self._may_undo = options.strategy.calls == "native"
+        self._weak = options.strategy.calls == "grammar"
         self._told: set[str] = set()  # remedies
         self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
+        self._known_files: set[str] = set()  # names of those that calls wrote, or that were shown before they did
         self._has_found = False  # whether any call of this process brought something
 
     async def execute(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
@@ -222,7 +226,7 @@ class ToolExecutor:
             reason = self._short(decision.reason)
             return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
         sent_arguments = _as_json(prepared.arguments)
-        if not self._may_undo and (undone := self._find_undone(prepared.arguments)):
+        if self._weak and (undone := self._find_undone(prepared.arguments)):
             text, reason = UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
             return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
@@ -344,6 +348,8 @@ class ToolExecutor:
         if isinstance(allowed, _Refusal):
             return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
+        if not inner and (refusal := await self._show_before_write(number, call, allowed)):
+            return await self._refuse(number, call, refusal)
         server, tool = prepared.tool.server, prepared.tool.name
         if self._watch and self._policy.writes(prepared.tool, prepared.arguments):
             await self._watch.before_call(prepared.tool, prepared.arguments)
@@ -368,7 +374,7 @@ class ToolExecutor:
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))
         shorter = ""
-        if not inner and not self._may_undo and _is_empty_search(prepared.tool, result):
+        if self._weak and not inner and _is_empty_search(prepared.tool, result):
             shorter, result = await self._search_shorter(number, call, prepared, result)
         if inner:  # what is told is cut only after secrets were taken out: half of one would not be known
             text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
@@ -396,6 +402,32 @@ class ToolExecutor:
             )
         )
         return result if inner else ToolResult(text, result.is_error, result.images)
+
+    async def _show_before_write(self, number: int, call: ToolCall, allowed: _AllowedCall) -> _Refusal | None:
+        """The answer to a call that would replace a whole file which the run has not read; None if the call may run.
+
+        Small models write over a file to which they were to add a line. Once a file, they are shown what it holds.
+        """
+        tool, arguments = allowed.prepared.tool, allowed.prepared.arguments
+        reading = self._composites.reading_call(call.name, arguments)
+        if not self._weak or reading is None or self._watch is None or asks_to_overwrite(self._evidence.task):
+            return None
+        reader, named, path = reading
+        name = _last_part(path)
+        is_known = name in self._known_files or name in map(_last_part, self._evidence.files)
+        self._known_files.add(name)
+        if is_known or await self._watch.holds(tool, arguments, "") is not False:
+            return None
+        found = await self._answer(number, ToolCall(f"{call.id}.1", reader.name, _as_json(named)), inner=True)
+        new = "\n".join(value for value in arguments.values() if isinstance(value, str)).splitlines()
+        if found.is_error or {*map(str.strip, found.text.splitlines())} <= {*map(str.strip, new), ""}:
+            return None  # nothing would be lost
+        held = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, found.text))[0])
+        self._evidence.add(path, held)
+        text = OVERWRITES.format(path=self._redact(clean_text(path)[0]), tool=call.name, data=self._store.show(held))
+        decision = replace(allowed.decision, rule=UNREAD_FILE)
+        reason = "the file exists, and was not read before"
+        return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=arguments)
 
     async def _search_shorter(
         self, number: int, call: ToolCall, prepared: PreparedCall, result: ToolResult
@@ -490,6 +522,10 @@ class ToolExecutor:
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
     """The function's result; for a long text in a thread, because it takes seconds in which other runs must go on."""
     return function(text) if len(text) < _LONG else await anyio.to_thread.run_sync(function, text)
+
+
+def _last_part(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def _is_empty_search(tool: ServerTool, result: ToolResult) -> bool:

@@ -37,8 +37,13 @@ class Delimiter:
         if self._is_missing(text):
             return text
         mark = re.escape(self.mark)
-        pattern = rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?|(?<=\w){mark}"
+        pattern = rf"(?:Data, up to the line {mark}:?|^{mark}$)\n?|[ \t]+\(?{mark}[.)]*$|(?<=\w){mark}"
         return re.sub(pattern, "", text, flags=re.IGNORECASE | re.MULTILINE)
+
+    def is_copied(self, text: str) -> bool:
+        """Whether a text of the model is nothing but delimiters, or takes one for data."""
+        left = self.take_out(text)
+        return not left.strip() or not self._is_missing(left)
 
     def _is_missing(self, text: str) -> bool:
         """Whether the mark does not occur in any letter case, as is nearly always so: then no pattern is needed."""

@@ -96,11 +96,12 @@ class TestOffer:
             "count_files",
             "total_column",
             "replace_text",
+            "append_text",
             "calculate",
         ]
 
     def test_nothing_is_replaced_where_nothing_can_be_written(self) -> None:
-        assert "replace_text" not in names(composites(READ, LIST))
+        assert not {"replace_text", "append_text"} & set(names(composites(READ, LIST)))
 
     @pytest.mark.parametrize("sources", [(READ,), (LIST,), (server_tool("read_text_file", "path", "mode"), LIST)])
     def test_none_is_offered_without_a_tool_to_read_and_one_to_list(self, sources: tuple[ServerTool, ...]) -> None:
@@ -282,6 +283,56 @@ async def test_a_column_is_added_up_and_the_sum_counts_as_seen() -> None:
     found = await disk.call("total_column", path="o.csv", column="sum", where="who=A")
     assert found.text == "o.csv: Total of sum where who=A: 4.5 (2 of 3 rows)"
     assert ("total_column", found.text) in found.seen
+
+
+@pytest.mark.parametrize(
+    ("task", "old", "done"),
+    [
+        ("In a.json, set debug to false.", "true", False),
+        ("In a.json, set debug to false.", '"debug": true', True),
+        ("In a.json, replace true by false.", "true", True),
+        ("", "true", True),
+    ],
+)
+async def test_a_text_that_the_task_does_not_name_is_replaced_in_one_place_only(
+    task: str, old: str, done: bool
+) -> None:
+    held = '{\n "debug": true,\n "verbose": true\n}\n'
+    disk = Disk({"a.json": held})
+    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task=task)
+
+    result = await disk.call("replace_text", tools=tools, path="a.json", old=old, new=old.replace("true", "false"))
+
+    assert (disk.files["a.json"] != held, not result.is_error) == (done, done)
+    assert done or result.data == 'a.json:2: "debug": true,\na.json:3: "verbose": true'
+
+
+@pytest.mark.parametrize(
+    ("held", "text", "holds"),
+    [
+        ("- a\n- b\n", "- c", "- a\n- b\n- c\n"),
+        ("- a\n- b", "- c\n", "- a\n- b\n- c"),
+        ("- a\r\n- b\r\n", "- c\n- d", "- a\r\n- b\r\n- c\r\n- d\r\n"),
+        ("", "- c", "- c\n"),
+        ("- a\n", "    - c", "- a\n    - c\n"),
+    ],
+)
+async def test_lines_are_added_at_the_end_of_a_file_and_nothing_else_changes(held: str, text: str, holds: str) -> None:
+    disk = Disk({"todo.md": held})
+
+    result = await disk.call("append_text", path="todo.md", text=text)
+
+    assert disk.files == {"todo.md": holds}
+    assert not result.is_error
+    assert f"+{text.strip(chr(10)).splitlines()[0]}" in result.data
+
+
+@pytest.mark.parametrize(("path", "text"), [("todo.md", " \n"), ("none.md", "- c"), ("locked.md", "- c")])
+async def test_nothing_is_added_where_the_file_or_the_text_is_missing(path: str, text: str) -> None:
+    disk = Disk({"todo.md": "- a\n", "locked.md": "x\n"}, locked=frozenset({"locked.md"}))
+
+    assert (await disk.call("append_text", path=path, text=text)).is_error
+    assert disk.files == {"todo.md": "- a\n", "locked.md": "x\n"}
 
 
 async def test_an_expression_is_calculated_without_any_inner_call() -> None:

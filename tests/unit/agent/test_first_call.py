@@ -208,3 +208,43 @@ def test_tools_of_a_server_that_the_task_names_may_be_called_first_beside_those_
     assert MEMORY in first_tools(task, [write, MEMORY, READING[-1]])
     assert READING[-1] not in first_tools(task, [write, MEMORY, READING[-1]])
     assert MEMORY not in first_tools("Write a new file town.txt.", [write, MEMORY])
+
+
+APPEND = ToolSpec("append_text", "", PATH)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Add this line at the end of the file todo.md: - milk",
+        "Append the line '- milk' at the end of todo.md.",
+        "Please put - milk at the bottom of todo.md",
+    ],
+)
+def test_lines_for_the_end_of_a_file_are_added_there(task: str) -> None:
+    assert [spec.name for spec in first_tools(task, [APPEND, *WRITING])] == ["append_text"]
+
+
+@pytest.mark.parametrize("task", ["Add a line to todo.md, before the last one.", "What is at the end of todo.md?"])
+def test_other_tasks_about_a_file_may_begin_otherwise(task: str) -> None:
+    assert [spec.name for spec in first_tools(task, [APPEND, *WRITING])] != ["append_text"]
+
+
+def test_a_file_to_change_is_not_asked_for_its_size() -> None:
+    task = "In the file settings.json, set debug to false. Tell me which size stands there."
+    offered = [ToolSpec(f"fs__{name}", "", PATH) for name in ("get_file_info", "list_directory", "edit_file")]
+
+    assert [spec.name for spec in first_tools(task, [*WRITING, *offered])][-1] == "fs__edit_file"
+    assert not {spec.name for spec in first_tools(task, [*WRITING, *offered])} & {spec.name for spec in offered[:2]}
+
+
+def test_a_task_that_begins_with_a_look_begins_with_a_call_that_looks() -> None:
+    task = "Look into the memory for the town where Hana lives. Write a new file town.txt with its name."
+    write = ToolSpec("fs__write_file", "", PATH)
+    add = ToolSpec("memory__create_entities", "", NONE)
+
+    found = first_tools(task, [write, add, MEMORY, READING[-1]])
+
+    assert MEMORY in found
+    assert write not in found
+    assert add not in found

@@ -864,7 +864,7 @@ async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rou
     outcome = await given.go()
 
     assert (outcome.stop, outcome.answer) == ("stuck", "")
-    assert outcome.error == "The model only repeated the bridge's own words, so there is no answer."
+    assert outcome.error == "The model only repeated the task or the bridge's own words, so there is no answer."
 
 
 @pytest.mark.parametrize("rounds", [1, 10])

@@ -15,6 +15,7 @@ from lmstudio_bridge.agent.reply_checks import (
     classify_reply,
     is_unfounded,
     plain_turns,
+    repeats_task,
 )
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
@@ -245,3 +246,24 @@ def test_a_task_that_names_a_file_or_wants_a_tool_used_is_not_answered_without_a
     task: str, unfounded: bool
 ) -> None:
     assert is_unfounded("one", task=task, known=task, tools=[LOOK]) is unfounded
+
+
+@pytest.mark.parametrize(
+    ("answer", "repeats"),
+    [
+        ("The file person.txt tells of a person. Read it, and save the person in the memory.", True),
+        ("the file **person.txt** tells of a person; read it and save the person in the memory", True),
+        ("The file person.txt tells of a person. Read it, and save", True),
+        ("The file person.txt tells of a person. It is Hana, and she was saved in the memory.", False),
+        ("The file person.txt tells of", False),
+        ("Hana", False),
+    ],
+)
+def test_a_repeated_task_is_no_answer(answer: str, repeats: bool) -> None:
+    task = "The file person.txt tells of a person. Read it, and save the person in the memory."
+
+    assert repeats_task(answer, task) is repeats
+
+
+def test_a_short_task_may_be_its_own_answer() -> None:
+    assert not repeats_task("Say hello to the world.", "Say hello to the world.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +14,8 @@ import pytest
 
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.grounding import Evidence
-from lmstudio_bridge.agent.options import RunOptions
+from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
+from lmstudio_bridge.agent.options import ChangeWatch, RunOptions
 from lmstudio_bridge.agent.prompts import (
     FOUND_NOTHING,
     LOOK_FIRST,
@@ -22,6 +24,7 @@ from lmstudio_bridge.agent.prompts import (
     TOOL_REMOVED,
     WHOLE_PATH,
 )
+from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor, path_in_folder
 from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
@@ -92,6 +95,9 @@ class Case:
     max_tools: int | None = None
     more: tuple[ServerTool, ...] = ()
     approver: Approver | None = None
+    watch: ChangeWatch | None = None
+    task: str = ""
+    strategy: Strategy = NATIVE
     recorder: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
@@ -102,14 +108,16 @@ class Case:
             tool_set=toolbox,
             policy=self.policy,
             store=ResultStore(self.limit),
-            composites=CompositeTools(()),
+            composites=CompositeTools(toolbox.tools),
             selection=self.selection,
-            evidence=Evidence(""),
+            evidence=Evidence(self.task, self.task),
             tell=self.recorder.emit,
             options=RunOptions(
                 filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
                 clock=ManualClock(),
                 approver=self.approver,
+                watch=self.watch,
+                strategy=self.strategy,
             ),
         )
 
@@ -396,6 +404,104 @@ async def test_an_edit_of_a_file_that_is_not_there_is_answered_with_the_tool_tha
     [result] = await given.answer([ToolCall("c1", "fs__edit_file", arguments)])
 
     assert result.text == f"The call failed: ENOENT\n{NOT_MADE_YET.format(tool='fs__write_file')}"
+
+
+CONTENT = {"type": "object", "properties": {"path": {}, "content": {}}, "required": ["path", "content"]}
+FILE_TOOLS = (
+    ServerTool("disk", "read_text_file", "Reads.", PATH, read_only=True),
+    ServerTool("disk", "list_directory", "Lists.", PATH, read_only=True),
+    ServerTool("disk", "write_file", "Writes.", CONTENT, read_only=False),
+)
+
+
+class Files:
+    """Files behind three tools, and their `ChangeWatch`; what was written is in `written`."""
+
+    def __init__(self, **held: str) -> None:
+        self.held = {f"{name}.md": text for name, text in held.items()}
+        self.written: list[str] = []
+
+    async def call_tool(self, server: str, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolResult:
+        path = str(arguments["path"])
+        if tool == "write_file":
+            self.held[path] = str(arguments["content"])
+            self.written.append(path)
+            return ToolResult("written")
+        return ToolResult(self.held[path]) if path in self.held else ToolResult("ENOENT", is_error=True)
+
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None: ...
+
+    async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
+        held = self.held.get(str(arguments["path"]))
+        return None if held is None else held == text
+
+    async def finish(self) -> None: ...
+
+
+def on_files(files: Files, task: str = "Add a line to todo.md.", *, weak: bool = True) -> Case:
+    strategy = Strategy("grammar" if weak else "native", Step.ANSWER_NOW, "for this test")
+    return Case(files, more=FILE_TOOLS, watch=files, task=task, strategy=strategy)
+
+
+def disk_call(name: str, **arguments: str) -> list[ToolCall]:
+    return [ToolCall("c1", f"disk__{name}", json.dumps(arguments))]
+
+
+async def test_a_file_that_was_not_read_is_shown_once_before_it_is_overwritten() -> None:
+    files = Files(todo="- milk, a secret\n")
+    given = on_files(files)
+    write = disk_call("write_file", path="todo.md", content="- bread")
+
+    [first] = await given.answer(write)
+    assert (first.is_error, files.written) == (True, [])
+    assert "- milk, a […]" in first.text
+    [second] = await given.answer(write)
+
+    assert (second.is_error, files.written) == (False, ["todo.md"])
+    ended = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    assert [(event.tool, event.sent) for event in ended] == [
+        ("read_text_file", True),
+        ("write_file", False),
+        ("write_file", True),
+    ]
+
+
+@pytest.mark.parametrize("held", [{}, {"todo": ""}, {"todo": "- bread\n"}, {"todo": "- milk\n\n"}])
+async def test_a_file_of_which_nothing_would_be_lost_is_written_at_once(held: dict[str, str]) -> None:
+    files = Files(**held)
+
+    [result] = await on_files(files).answer(disk_call("write_file", path="todo.md", content="- milk\n- bread"))
+
+    assert (result.text, files.written) == ("written", ["todo.md"])
+
+
+async def test_a_file_that_was_read_or_written_before_is_written_at_once() -> None:
+    files = Files(todo="- milk\n")
+    given = on_files(files)
+
+    await given.answer(disk_call("read_text_file", path="todo.md"))
+    await given.answer(disk_call("write_file", path="todo.md", content="- milk\n- bread\n"))
+    await given.answer(disk_call("write_file", path="new.md", content="one"))
+    await given.answer(disk_call("write_file", path="new.md", content="two"))
+
+    assert files.written == ["todo.md", "new.md", "new.md"]
+
+
+async def test_a_strong_model_overwrites_at_once() -> None:
+    files = Files(todo="- milk\n")
+
+    await on_files(files, weak=False).answer(disk_call("write_file", path="todo.md", content="- bread"))
+
+    assert files.written == ["todo.md"]
+
+
+@pytest.mark.parametrize("task", ["Overwrite todo.md with one line.", "Schreibe todo.md neu: überschreibe alles."])
+async def test_a_task_that_asks_for_it_overwrites_at_once(task: str) -> None:
+    files = Files(todo="- milk\n")
+
+    await on_files(files, task).answer(disk_call("write_file", path="todo.md", content="- bread"))
+
+    assert files.written == ["todo.md"]
 
 
 async def test_a_move_to_the_name_of_a_folder_is_answered_with_the_whole_path() -> None:

@@ -88,6 +88,24 @@ def test_the_mark_of_each_run_is_another_and_no_number() -> None:
 def test_a_fence_that_the_model_copied_is_taken_out_of_its_answer() -> None:
     assert DELIMITER.take_out(f"It says:\n{DELIMITER.wrap('heron-42')}\nDone.") == "It says:\nheron-42\nDone."
     assert DELIMITER.take_out("The word gkvztwxm is mine.") == "The word gkvztwxm is mine."
+    assert (
+        DELIMITER.take_out(f"It is heron-42 {DELIMITER.mark}.\nOr not ({DELIMITER.mark})") == "It is heron-42\nOr not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "copied"),
+    [
+        ("", True),
+        (f"{DELIMITER.mark}\n", True),
+        (f"csv: 8, {DELIMITER.mark.upper()}: 17", True),
+        (f'["a", "{DELIMITER.mark}"]', True),
+        (f"It is heron-42 {DELIMITER.mark}", False),
+        ("It is heron-42.", False),
+    ],
+)
+def test_a_delimiter_that_is_taken_for_data_is_noticed(text: str, copied: bool) -> None:
+    assert DELIMITER.is_copied(text) is copied
 
 
 @pytest.mark.parametrize(
