@@ -102,7 +102,7 @@ _GLUE = re.compile(
 _SAID_BEFORE = re.compile(r"(?:source|sources|via|from|used|using|cite|ref|see|by|called|ran|of)\W*\Z", re.IGNORECASE)
 _INTENT = re.compile(
     r"\b(?:let me|let's|i'll|i will|i am going to|i'm going to|i need to|i must|i should|i call|i use|calling"
-    r"|now|next|first|then)\b[^.!?\n]*\Z",
+    r"|now|next|first|then|here is|here's|hier ist|voici)\b[^.!?\n]*\Z",
     re.IGNORECASE,
 )
 _LINE_START = re.compile(
@@ -112,7 +112,8 @@ _LINE_START = re.compile(
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
 )
-_MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|\b(?:EOF|END)\b|[^\w])*+\Z")
+_MARKS_ONLY = re.compile(r"(?:<[^<>\n]{0,80}>|\[/?[\w ]{1,40}\]|\b(?:EOF|END|PAUSE|STOP)\b|[^\w])*+\Z")
+_KEY_WORD = re.compile(rf"\b(?:{_KEYS})\b", re.IGNORECASE)
 _LATEX = re.compile(
     r"\\(?:boxed|text(?:tt|bf)?|mathrm|operatorname)\{([^{}\n]{0,80})\}|\\boxed\{|\\[()\[\]]"
 )  # around a call
@@ -126,7 +127,8 @@ _BEHIND = re.compile(
     r"|\u7ed3\u679c|\u7d50\u679c|\u8f93\u51fa|\u51fa\u529b|\u8fd4\u56de)(?: \d+| of [^\n:]{1,80}| is| was)?"
     r"[^\n\w]{0,8}(?:[:\uff1a>\]]|\n)"
     r"|(?:I will|I'll|let me|once|please (?:run|execute|wait|call|provide|give|share)|wait(?:ing)?)\b)"
-    r"|\n[ \t]*(?:[-=]>|\u2192)",
+    r"|\n[ \t]*(?:[-=]>|\u2192)|\n(?:the (?:result|output|response) (?:is|was|says)"
+    r"|this (?:(?:call|command|function|tool) )?(?:will|calls?|reads?|returns?|should))\b",
     re.IGNORECASE,
 )
 _REACT = re.compile(
@@ -278,14 +280,17 @@ class _Finder:
     def _begins_with_call(self, text: str) -> bool:
         """Whether the text opens with a call, whatever is said behind it."""
         if text.startswith(("```", "~~~")):
-            body, _, behind = text.partition("\n")[2].partition("\n```")
+            body, _, behind = text.partition("\n")[2].partition(f"\n{text[:3]}")
             full = any(named.full for named in self._find_names(body, last=False))
             return (full or not behind.strip()) and not text.startswith("```diff") and self._is_call_in_code(body)
+        parts = {text.partition(end)[0] for end in ("\n\n", "\n")} - {text}
+        if any(self._opens_with_name(part) and self._ends_in_call(part) for part in parts):
+            return True
         for named in self._find_names(text, last=False):
             before = text[: named.start]
             if "\n\n" in before or len(before) > _AROUND:
                 return False
-            if named.certain and _MARKS_ONLY.match(re.sub(rf"\b(?:{_KEYS})\b", "", before, flags=re.IGNORECASE)):
+            if named.certain and _MARKS_ONLY.match(_KEY_WORD.sub("", before)):
                 after = text[named.end : named.end + _AROUND]
                 if not text[0].isalnum() and bool(_object_after(after)):
                     return True
@@ -294,6 +299,13 @@ class _Finder:
             if named.certain and _LINE_START.match(before) and _STATEMENT_AFTER.match(text, named.end):
                 return True
         return False
+
+    def _opens_with_name(self, text: str) -> bool:
+        """Whether nothing but marks, or words that stand before a call, come before the name of a tool."""
+        named = self._find_names(text, last=False)
+        before = text[: named[0].start] if named else ""
+        is_marked = text[:1] in "<[{(|@/$%#-" or bool(_MARKS_ONLY.match(_KEY_WORD.sub("", before)))
+        return bool(named) and named[0].certain and (is_marked or bool(_LINE_START.fullmatch(before)))
 
     def _find_names(self, text: str, *, last: bool) -> list[_Named]:
         found = []
@@ -360,7 +372,7 @@ class _Finder:
             if not _KEY_BEFORE.search(before):
                 return False
         if group := _GROUP_AFTER.match(after):
-            if not _ends_here(text, named.end + group.end() - 1):
+            if not _ends_here(text.rstrip(";") if named.full else text, named.end + group.end() - 1):
                 return False
             if not named.full and before.strip(_QUOTES + " \n") and not _KEYED_GROUP.match(rest):
                 return False  # `f()` in a list of functions, f(x) in a program

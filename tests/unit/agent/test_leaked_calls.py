@@ -132,6 +132,7 @@ CALLS = [
     f"Werkzeug: {N}\nEingabe: {J}",
     f'<tool_call>{{"name": "{N}", "arguments": {J}}}</tool_call>'.replace("<", "&lt;").replace(">", "&gt;"),
     f"{N} mit {J}",
+    f"CALL {N}('a.md');",
 ]
 ALONE = [
     "add(a=1, b=2)",
@@ -175,6 +176,8 @@ MADE_UP = [
     "Ergebnis: rot",
     "\u7ed3\u679c\uff1a\u7ea2\u8272",
     "I will wait for the result.",
+    "The result is red.",
+    "This will read the note.",
     "Please run this call and tell me what it says.",
 ]
 WITHOUT_NAME = [
@@ -278,6 +281,11 @@ def test_the_name_of_a_tool_may_have_been_read_or_asked_for_as_json() -> None:
         f"Action: {N}\nAction Input: a.md",
         f"I call {N} with {J}",
         f"{N} path=a.md",
+        f"{N}: {J}",
+        f'<call tool="{N}" path="a.md"/>',
+        f'~~~json\n{{"name": "{N}", "arguments": {J}}}\n~~~',
+        f"Werkzeug: {N}\nEingabe: {J}",
+        f'Action: {N}(path="a.md")\nPAUSE',
     ],
 )
 def test_a_call_is_found_before_a_result_that_the_model_made_up(call: str, behind: str) -> None:
@@ -394,6 +402,8 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
         "Action: deploy\nResult: ok",
         '```json\n{"action": "Final Answer", "action_input": "teal"}\n```',
         "Result: teal",
+        "```js\nfs.list(fd, buffer, 0, 10);\n```",
+        "```python\nfs.list('a.md')\n```\nThis line lists it.",
         "See https://example.com/notes/read_note?path=a.md",
         "The server is at mcp://notes/",
         "The resource is mcp://docs/readme.md",
