@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from lmstudio_bridge.text import one_line
 
+_SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
 PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
@@ -46,6 +48,22 @@ def can_show(text: str, stream: TextIO) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def open_status(text: str, stream: TextIO, *, environ: Mapping[str, str]) -> Status | None:
+    """A spinner with words beside it, to be started; None where the stream is not a terminal."""
+    if not stream.isatty():
+        return None
+    spinner = "dots" if can_show(_SPINNER_SAMPLE, stream) else "line"
+    return open_console(stream, environ=environ).status(Text(text), spinner=spinner)
+
+
+def print_marked(console: Console, mark: Text, text: Text) -> None:
+    """Print a text after its mark; in a terminal it is wrapped at words, and further lines stand below the first."""
+    for line in text.wrap(console, max(1, console.width - len(mark) - 1)):
+        line.rstrip()
+        console.print(mark, line, soft_wrap=True)
+        mark = Text(" " * len(mark))
 
 
 def agrees(question: str) -> bool:

@@ -73,6 +73,8 @@ async def test_warnings_do_not_fail_and_the_last_line_counts(home: Home, sim: Si
 
     assert (code, out.splitlines()[-1]) == (0, "No problems, 1 warning.")
     assert "\x1b" not in out
+    links = ["This machine", "LM Studio", "Model", "MCP servers", "Rules", "Claude Code and other programs"]
+    assert [line for line in out.splitlines() if line in links] == links
 
 
 async def test_a_terminal_without_the_marks_gets_words(home: Home) -> None:
@@ -82,5 +84,5 @@ async def test_a_terminal_without_the_marks_gets_words(home: Home) -> None:
     assert (code, err) == (1, "")
     assert out.isascii()
     assert "\nFAIL LM Studio: LM Studio does not answer at " in out
-    assert out.startswith("ok   Bridge: ")
+    assert out.startswith("This machine\nok   Bridge: ")
     assert out.splitlines()[-1] == "1 problem, 0 warnings."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
@@ -10,6 +10,13 @@ from lmstudio_bridge.errors import BridgeError
 
 Area: TypeAlias = Literal["bridge", "lm_studio", "model", "servers", "rules", "journals", "programs", "deep"]
 State: TypeAlias = Literal["ok", "warning", "failed"]
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells the user what is waited for now."""
+
+
+def say_nothing(_: str) -> None:
+    """For a caller that shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import anyio
@@ -66,11 +67,12 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
         yield failed_check("model", "Model", exc)
         return
     jit = await _just_in_time(client, catalog)
-    for check in _check_model(choice, settings, jit=jit):
-        yield check
+    checks = list(_check_model(choice, settings, jit=jit))
     if catalog.source != "/v1/models" and is_here(settings.root_url):
-        async for check in check_lms(around.environ, instance=choice.instance.id if choice.instance else None):
-            yield check
+        instance = choice.instance.id if choice.instance else None
+        checks += [check async for check in check_lms(around.environ, instance=instance)]
+    for check in sorted(checks, key=attrgetter("area")):  # "lm_studio" comes before "model"
+        yield check
 
 
 def _unreachable(exc: LLMError, settings: Settings, around: Surroundings) -> Check:

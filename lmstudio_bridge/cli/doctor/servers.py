@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from lmstudio_bridge.cli.doctor.checks import Check, failed_check
+from lmstudio_bridge.cli.doctor.checks import Check, Say, failed_check, say_nothing
 from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.stdio import find_withheld
@@ -21,15 +21,18 @@ _HARMLESS = ("it is disabled ", "its plugin is enabled only in ", "starts the br
 
 def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
     """Check the configuration files; nothing is started."""
+    for warning in catalog.warnings:  # why there may be none
+        yield Check("servers", "MCP servers", "warning", warning, "Fix that file; the other files are still used.")
     where = ", ".join(map(str, catalog.paths))
-    found = f"{len(catalog.servers)} usable of those in {where}" if where else f"none configured for {catalog.project}"
     if catalog.servers:
+        found = f"{len(catalog.servers)} usable of those in {where}"
         yield Check("servers", "MCP servers", "ok", found)
+    elif catalog.warnings:
+        yield Check("servers", "MCP servers", "failed", "none usable", "See the warning above.")
     else:
+        found = f"none usable of those in {where}" if where else f"none configured for {catalog.project}"
         waiting = " Or approve one of the servers below." if catalog.unapproved else ""
         yield Check("servers", "MCP servers", "failed", found, _ADD + waiting)
-    for warning in catalog.warnings:
-        yield Check("servers", "MCP servers", "warning", warning, "Fix that file; the other files are still used.")
     for name in catalog.unapproved:
         refusal = catalog.refusal(name)
         yield Check("servers", f"MCP server {name}", "warning", f"left out: {refusal.message}", refusal.remedy)
@@ -59,9 +62,11 @@ async def check_servers(
     catalog: ServerCatalog,
     *,
     environ: Mapping[str, str],
+    say: Say = say_nothing,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Check]:
     """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
+    say(f"Starting {', '.join(catalog.servers)}…")
 
     async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
         began = clock()

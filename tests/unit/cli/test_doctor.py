@@ -303,6 +303,16 @@ async def test_the_projects_file_is_broken(home: Home, sim: Simulator) -> None:
     assert "line 1, column 17" in check.found
 
 
+async def test_a_broken_file_is_named_before_what_follows_from_it(home: Home, sim: Simulator) -> None:
+    path = home.write("project/.mcp.json", "{")
+    home.write(".claude.json", {"mcpServers": {}})
+
+    broken, none = [check for check in wrong(await examine_home(home, sim.url)) if check.area == "servers"]
+
+    assert broken.found.startswith(f"{path} is not valid JSON: ")
+    assert (none.state, none.found, none.remedy) == ("failed", "none usable", "See the warning above.")
+
+
 async def test_a_programs_file_with_comments_is_read(home: Home, sim: Simulator) -> None:
     path = home.write(
         ".cursor/mcp.json", '{"mcpServers": {"me": {"command": "gone", "args": ["lmstudio-bridge"]}, /* x */}}'

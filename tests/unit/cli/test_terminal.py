@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.text import Text
 
-from lmstudio_bridge.cli.terminal import can_show, open_console
+from lmstudio_bridge.cli.terminal import can_show, open_console, open_status, print_marked
 
 LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
 
@@ -53,3 +54,31 @@ def test_marks_are_shown_where_the_encoding_has_them(encoding: str, shown: bool)
             return encoding
 
     assert can_show("\N{HEAVY CHECK MARK}", Stream()) is shown
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    words = [f"word{number}" for number in range(60)]
+
+    print_marked(open_console(stream, environ={"NO_COLOR": "1"}), Text("ok  "), Text(" ".join(words)))
+
+    first, *others = stream.getvalue().splitlines()
+    assert first.startswith("ok   word0 word1")
+    assert all(line.startswith("     word") for line in others)
+    assert max(map(len, [first, *others])) <= columns
+    assert " ".join([first, *others]).split()[1:] == words
+
+
+def test_marked_text_is_one_line_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+
+    print_marked(open_console(stream, environ={}), Text("ok"), Text(LONG))
+
+    assert stream.getvalue() == f"ok {LONG}\n"
+
+
+def test_a_spinner_is_only_for_terminals() -> None:
+    assert open_status("waiting", io.StringIO(), environ={}) is None
+    assert open_status("waiting", Terminal(), environ={}) is not None
