@@ -269,11 +269,12 @@ def _say_left(reasons: Iterable[str]) -> None:
 
 def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
     from lmstudio_bridge.runs.html import render_run, tell_story  # only this needs jinja2
+    from lmstudio_bridge.runs.items_html import item_cells
 
     story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
     try:
         with open(target, "w", encoding="utf-8", errors="replace", opener=open_private) as file:
-            file.write(render_run(stored, story))
+            file.write(render_run(stored, story, item_cells(folder, stored)))
     except OSError as exc:
         problem = f"The page can't be written to {target}: {exc.strerror}."
         raise SettingsError(problem, remedy="Name another file with --html.") from exc

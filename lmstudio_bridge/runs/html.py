@@ -29,7 +29,6 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
-from lmstudio_bridge.runs.item_rows import item_rows
 from lmstudio_bridge.runs.journal import TimedEvent
 from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
@@ -116,8 +115,11 @@ def render_template(name: str, **values: Any) -> str:
     return _TEMPLATES.get_template(name).render(values)
 
 
-def render_run(run: StoredRun, story: Story) -> str:
-    """The page of one run: how it ended, its answer, its timeline with each round and call, its context usage."""
+def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
+    """The page of one run: how it ended, its answer, its timeline with each round and call, its context usage.
+
+    For a run over many items, `cells` are shown in place of the last two.
+    """
     outcome = run.outcome
     badge = _BADGES[run.state]
     if run.state == "answered" and not outcome.is_done:
@@ -134,7 +136,7 @@ def render_run(run: StoredRun, story: Story) -> str:
         most=most,
         context_words=_context_words(story),
         changes="\n".join(diff_lines(run.events)),
-        rows=item_rows(run.items, access=outcome.access) if run.items else [],
+        cells=cells,
     )
 
 
@@ -203,6 +205,16 @@ class Step:
     def texts(self, answer: str) -> list[tuple[str, str]]:
         """Its texts, without the answer of the run, which stands above."""
         return [part for part in self.parts if self.kind != "model" or part[1].strip() != answer.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An item of a run over many: its row as `item_rows` makes it, its calls, its time in percent of the longest."""
+
+    run_id: str
+    row: Mapping[str, Any]
+    calls: Sequence[Step]
+    share: float
 
 
 @dataclass(slots=True)

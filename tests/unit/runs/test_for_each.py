@@ -6,17 +6,22 @@ import asyncio
 import csv
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lmstudio_bridge.events import (
+    CallFinished,
+    CallStarted,
     Event,
     ItemFinished,
     ItemResults,
     ItemsListed,
     ItemsProgress,
     Outcome,
+    RunFinished,
     RunStarted,
     Stop,
     Tally,
@@ -24,6 +29,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.runs.for_each import MAX_ALIKE, run_items
 from lmstudio_bridge.runs.html import render_run, tell_story
 from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
+from lmstudio_bridge.runs.items_html import item_cells
 from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import open_journal, read_timed_events
 from lmstudio_bridge.runs.progress import describe
@@ -222,19 +228,62 @@ def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
     assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
 
 
-def test_the_page_of_a_run_has_its_items_with_their_answers(tmp_path: Path) -> None:
-    events: list[Event] = [RunStarted("r1", "t", (), 8, ""), listed(3), ItemFinished(1, DONE), ItemFinished(2, LOST)]
-    with open_journal(tmp_path, "r1") as journal:
-        for event in events:
-            journal.keep(event)
+def page_of(folder: Path, events: Sequence[Event]) -> str:
+    """The page of a run over many, of whose items the first two have journals."""
+    calls: list[Event] = [
+        CallStarted(1, "c1", "fs", "read", '{"path": "a.txt"}'),
+        CallFinished(1, "c1", "fs", "read", "<b>7</b>" + "x" * 5_000, is_error=False, sent=True, seconds=2),
+    ]
+    for run_id, told in (("r1", events), ("r1-1", [RunStarted("r1-1", "t", (), 8, ""), *calls]), ("r1-2", calls[:1])):
+        with open_journal(folder, run_id) as journal:
+            for event in told:
+                journal.keep(event)
+    run = read_run(folder, "r1")
+    return render_run(run, tell_story(read_timed_events(folder / "r1.jsonl")), item_cells(folder, run))
 
-    page = render_run(read_run(tmp_path, "r1"), tell_story(read_timed_events(tmp_path / "r1.jsonl")))
 
-    assert "<strong>item 1</strong> · done ·" in page
+def test_the_page_of_a_run_has_its_items_with_their_answers_and_calls(tmp_path: Path) -> None:
+    page = page_of(tmp_path, page_events(3))
+
+    assert [line.partition("<details")[0] for line in page.splitlines() if line.startswith('<li class="item ')] == [
+        '<li class="item done">',
+        '<li class="item failed">',
+        '<li class="item not_done">',
+    ]
+    assert ["all 3</label>" in page, 'id="show-failed"> failed 1</label>' in page] == [True, True]
+    assert (
+        '<a class="item done" tabindex="-1" href="#item-1" title="item 1: done, 2.0 s"><i style="height:50%">' in page
+    )
     assert "<pre>Fine.</pre>" in page
-    assert '<span class="wrong">failed</span>: LM Studio is gone.' in page
-    assert '<span class="wrong">not done</span>' in page
+    assert '<span class="wrong">failed: LM Studio is gone.</span>' in page
+    assert "<summary>read path: a.txt" in page
+    assert "<pre>&lt;b&gt;7&lt;/b&gt;xxx" in page
+    assert len(page) < 20_000, "long results are cut"
+    assert '<span class="wrong">unfinished</span> path: a.txt' in page
+    assert "lmstudio-bridge runs show r1-2" in page
     assert "Answer</h2>" not in page
+    assert "Timeline" not in page
+
+
+def test_a_merged_answer_stands_above_the_items(tmp_path: Path) -> None:
+    done = RunFinished("partial", "All **fine**.", "", 4.0)
+    page = page_of(tmp_path, [*page_events(3), done])
+
+    assert page.index("<h2>Merged answer</h2>") < page.index("<strong>fine</strong>") < page.index("<h2>Items</h2>")
+
+
+def test_the_page_of_a_thousand_items_is_small_and_has_no_script(tmp_path: Path) -> None:
+    page = page_of(tmp_path, page_events(1_000))
+
+    assert page.count('<li class="item ') == 1_000
+    assert len(page) < 1_500_000
+    assert "<script" not in page
+
+
+def page_events(count: int) -> list[Event]:
+    """The first item is done, the second failed."""
+    ends = [ItemFinished(1, replace(DONE, seconds=2.0)), ItemFinished(2, replace(LOST, seconds=4.0))]
+    return [RunStarted("r1", "t", (), 8, ""), listed(count), *ends]
 
 
 def test_an_audit_journal_holds_no_text_of_items(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ from lmstudio_bridge.messages import Usage, UserMessage
 from lmstudio_bridge.runs.html import Story, render_run, tell_story
 from lmstudio_bridge.runs.journal import TimedEvent, open_journal
 from lmstudio_bridge.runs.resume import read_run
+from tests.unit.runs.test_for_each import page_events
+from tests.unit.runs.test_for_each import page_of as items_page
 
 BEGAN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 LONG = "".join(f"line {number}\n" for number in range(3_000))
@@ -255,12 +257,13 @@ async def test_pages_have_no_fault_that_axe_knows_narrow_and_wide(tmp_path: Path
     for name, page in {
         "answered.html": await page_of(tmp_path / "1", EVENTS),
         "failed.html": await page_of(tmp_path / "2", EVENTS[:8]),
+        "items.html": items_page(tmp_path / "3", page_events(40)),
         "results.html": render_page(RESULTS),
     }.items():
         # Its policy forbids all scripts, also the one that examines it.
         examined = re.sub("<meta http-equiv.*?>", f'<script src="{_AXE.as_uri()}"></script>', page)
         (tmp_path / name).write_text(examined, encoding="utf-8")
-    pages = ["answered.html", "failed.html", "results.html"]
+    pages = ["answered.html", "failed.html", "items.html", "results.html"]
     (tmp_path / "frame.html").write_text(_FRAME.replace("PAGES", json.dumps(pages)), encoding="utf-8")
 
     process = await asyncio.create_subprocess_exec(
