@@ -305,5 +305,9 @@ class SessionExpiredError(SessionLostError):
     """A server no longer knows our session, and so did not execute the call."""
 
 
+class CallRefusedError(DownstreamError):
+    """A server does not take our credentials any more, and so did not execute the call."""
+
+
 class ToolTimeoutError(DownstreamError):
     """A tool returned nothing within its timeout; the server was told to cancel the call."""

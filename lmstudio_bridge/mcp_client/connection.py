@@ -38,7 +38,13 @@ from mcp.types import (
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.errors import SessionLostError, ToolTimeoutError
+from lmstudio_bridge.errors import (
+    CallRefusedError,
+    DownstreamError,
+    SessionExpiredError,
+    SessionLostError,
+    ToolTimeoutError,
+)
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, statuses
@@ -66,6 +72,13 @@ _NO_SESSION = re.compile(
     re.IGNORECASE,
 )
 """With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided"."""
+_FORGOT_SESSION = re.compile(
+    r"(?:bad request: )?(?:mcp )?session(?: id)?(?::? \S{8,})? (?:was )?(?:not found|(?:has )?expired|terminated)\W*",
+    re.IGNORECASE,
+)
+"""With HTTP 200, what servers behind a gateway answer: "Session not found"."""
+_SESSION_CODES = (-32000, -32001, -32600)  # a tool's own error has another
+_REFUSALS = {401: CallRefusedError, 403: CallRefusedError, 413: DownstreamError, 429: DownstreamError}
 _CLIENT_INFO = {"name": "lmstudio-bridge", "version": __version__}
 
 
@@ -171,13 +184,16 @@ class Connection:
 
         Raises:
             SessionLostError: the server has gone.
+            CallRefusedError: it does not take our credentials any more.
         """
         async with self._listing:
             if self._tools_changed:
                 try:
                     async with asyncio.timeout(seconds):
                         await self._list_tools()
-                except (MCPError, TimeoutError) as exc:
+                except (SessionLostError, CallRefusedError):
+                    raise
+                except (MCPError, TimeoutError, DownstreamError) as exc:
                     self._tools_changed = True
                     logger.warning("MCP server %s did not list its changed tools: %s", self._config.name, exc)
             return self._tools
@@ -189,7 +205,7 @@ class Connection:
                 await self._send("ping", {})
         except (TimeoutError, SessionLostError):
             return False
-        except MCPError:
+        except (MCPError, DownstreamError):
             return True
         return True
 
@@ -200,6 +216,7 @@ class Connection:
 
         Raises:
             SessionExpiredError: the server does not know the session any more, and did not execute the call.
+            DownstreamError: the server refused the call, and did not execute it.
             SessionLostError: the server went away; the call may or may not have had effects.
             ToolTimeoutError: no result in time; the server was told to cancel.
         """
@@ -307,6 +324,7 @@ class Connection:
         Raises:
             MCPError: the server answered with an error, or the connection ended before it was open.
             SessionExpiredError, SessionLostError: the connection had been open, and was lost.
+            DownstreamError: the request was refused by its HTTP status.
         """
         assert self._dispatcher is not None
         headers = {} if method == "initialize" else {MCP_PROTOCOL_VERSION_HEADER: self._version}
@@ -329,11 +347,29 @@ class Connection:
         try:
             return await self._dispatcher.send_raw_request(method, params, options)
         except MCPError as exc:
-            if self._is_lost(exc, answered):
-                raise self._loss_by(answered, target or method, exc.message) from exc
+            if (error := self._explain_error(exc, answered, target or method)) is not None:
+                raise error from exc
             raise
         finally:
             statuses.reset(token)
+
+    def _explain_error(self, exc: MCPError, answered: list[Answered], what: str) -> DownstreamError | None:
+        """What an error in a request that got these HTTP statuses means; None if it is only the request's answer."""
+        server = self._config.name
+        match answered[-1:]:
+            case [Answered(status=status, in_session=True)] if _forgot_session(status, exc):
+                failure = Failure(f"does not know the session any more (HTTP {status})")
+                return failure.refused_error(server, what, SessionExpiredError)
+            case [Answered(status=status)] if status in _REFUSALS and isinstance(self._transport, HttpTransport):
+                return self._transport.explain_status(status).refused_error(server, what, _REFUSALS[status])
+            case _ if not self._is_lost(exc, answered):
+                return None
+            case [Answered(status=404)]:
+                return Failure("answered with HTTP 404").lost_error(server, what)
+            case [Answered(status=status)] if status >= 400 and isinstance(self._transport, HttpTransport):
+                return self._transport.explain_status(status).lost_error(server, what)
+            case _:
+                return self.loss.lost_error(server, what)
 
     def _is_lost(self, exc: MCPError, answered: list[Answered]) -> bool:
         """Whether an error means that the connection is gone, and not only that one request failed."""
@@ -345,18 +381,10 @@ class Connection:
             return exc.code != INVALID_PARAMS
         return exc.code == CONNECTION_CLOSED
 
-    def _loss_by(self, answered: list[Answered], what: str, words: str) -> SessionLostError:
-        """How the connection was lost in a request that got these HTTP statuses, and `words` with the last."""
-        server = self._config.name
-        match answered[-1:]:
-            # The specification's word for an expired session (2025-11-25, Session Management).
-            case [Answered(status=404, in_session=True)]:
-                return Failure("does not know the session any more (HTTP 404)").expired_error(server, what)
-            case [Answered(status=400 | 410 as status, in_session=True)] if _NO_SESSION.match(words):
-                return Failure(f"does not know the session any more (HTTP {status})").expired_error(server, what)
-            case [Answered(status=404)]:
-                return Failure("answered with HTTP 404").lost_error(server, what)
-            case [Answered(status=status)] if status >= 400 and isinstance(self._transport, HttpTransport):
-                return self._transport.explain_status(status).lost_error(server, what)
-            case _:
-                return self.loss.lost_error(server, what)
+
+def _forgot_session(status: int, exc: MCPError) -> bool:
+    """Whether the server does not know the session that the request named, and so did not execute it."""
+    if status == 200:
+        return exc.code in _SESSION_CODES and _FORGOT_SESSION.fullmatch(exc.message) is not None
+    # 404 is the specification's word for it (2025-11-25, Session Management).
+    return status == 404 or (status in (400, 410) and _NO_SESSION.match(exc.message) is not None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from lmstudio_bridge.errors import ServerStartError, SessionExpiredError, SessionLostError
+from lmstudio_bridge.errors import DownstreamError, ServerStartError, SessionLostError
 from lmstudio_bridge.messages import ServerConfig, program_name
 
 SECRET_LENGTH = 6  # characters; shorter values ("1", "true") are hardly secrets, and hiding them would garble texts
@@ -59,9 +59,9 @@ class Failure:
             remedy=self.remedy or "The server is started again for the next call.",
         )
 
-    def expired_error(self, server: str, tool: str) -> SessionExpiredError:
+    def refused_error(self, server: str, tool: str, kind: type[DownstreamError]) -> DownstreamError:
         """For the caller of a tool, which did not run."""
-        return SessionExpiredError(
+        return kind(
             f"MCP server '{server}' {self.reason} during the call of '{tool}'. The call was not executed.",
             server=server,
             remedy=self.remedy,

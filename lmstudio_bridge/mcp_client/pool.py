@@ -19,6 +19,7 @@ import anyio
 import anyio.abc
 
 from lmstudio_bridge.errors import (
+    CallRefusedError,
     DownstreamError,
     ServerNotConfiguredError,
     ServerStartError,
@@ -406,7 +407,7 @@ class Session:
         try:
             await self._ping_after_silence()
             return await self.connection.fetch_tools(seconds=self._options.start_timeout)
-        except SessionLostError:
+        except (SessionLostError, CallRefusedError):
             self.retire()
             raise
 
@@ -417,7 +418,7 @@ class Session:
         try:
             yield
             self._heard_at = self._options.clock()
-        except SessionLostError:
+        except (SessionLostError, CallRefusedError):  # the next one opens the login that there is then
             self._retired = True
             raise
         finally:

@@ -15,7 +15,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lmstudio_bridge.errors import DownstreamError, ServerStartError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.errors import (
+    CallRefusedError,
+    DownstreamError,
+    ServerStartError,
+    SessionLostError,
+    ToolTimeoutError,
+)
 from lmstudio_bridge.mcp_client.http import BoundedStream, GunzippedStream
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
@@ -129,7 +135,8 @@ async def failing_in_calls(
                 text = text.replace("null", '{"content": [{"type": "text", "text": "done"}]}')
                 writer.write(respond("200 OK", text, "application/json"))
             elif message["method"] == "tools/call":
-                error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": words}}
+                number = message["id"] if status == "200 OK" else None
+                error = {"jsonrpc": "2.0", "id": number, "error": {"code": -32000, "message": words}}
                 writer.write(respond(status, json.dumps(error), "application/json") if words else respond(status))
             elif result is None or transport == "sse":
                 writer.write(respond("202 Accepted"))
@@ -430,7 +437,6 @@ async def test_refused_credentials_are_told_apart_from_missing_ones(transport: T
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        ("401 Unauthorized", r"refused our credentials \(HTTP 401\) during the call of 'act'"),
         ("500 Internal Server Error", r"failed with HTTP 500 during the call of 'act'"),
         ("404 Not Found", r"answered with HTTP 404 during the call of 'act'"),
     ],
@@ -446,9 +452,37 @@ async def test_status_of_a_call_is_told_apart(transport: Transport, status: str,
 
 
 @pytest.mark.parametrize(
+    ("transport", "status", "words", "kind"),
+    [
+        ("http", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", CallRefusedError),
+        ("sse", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", CallRefusedError),
+        ("http", "403 Forbidden", "requires sign-in", CallRefusedError),
+        ("http", "413 Content Too Large", "HTTP 413", DownstreamError),
+        ("http", "429 Too Many Requests", "Wait a few minutes", DownstreamError),
+    ],
+)
+async def test_call_that_was_refused_before_it_ran_is_said_to_have_had_no_effects(
+    transport: Transport, status: str, words: str, kind: type[DownstreamError]
+) -> None:
+    async with failing_in_calls(status, transport) as port, open_test_pool() as pool:
+        config = configure_url(port, transport)
+        await pool.open_server(config)
+        with pytest.raises(DownstreamError) as caught:
+            await pool.call_tool("web", "act", {})
+        assert [tool.name for tool in await pool.open_server(config)] == ["act"]
+
+    assert type(caught.value) is kind
+    assert "during the call of 'act'. The call was not executed." in caught.value.message
+    assert all(each in caught.value.explain() for each in words.split("|"))
+
+
+@pytest.mark.parametrize(
     ("status", "words"),
     [
         ("404 Not Found", ""),
+        ("200 OK", "Session not found"),
+        ("200 OK", "Session 0a1b2c3d-4e5f has expired."),
+        ("400 Bad Request", "Session not found"),
         ("400 Bad Request", "Bad Request: No valid session ID provided"),
         ("400 Bad Request", "Bad Request: Server not initialized"),
     ],
@@ -469,6 +503,7 @@ async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str
     ("status", "kind", "text"),
     [
         ("404 Not Found", DownstreamError, "The call was not executed"),
+        ("200 OK", DownstreamError, "The call was not executed"),
         ("400 Bad Request", SessionLostError, "may or may not have had effects"),
         ("500 Internal Server Error", SessionLostError, "may or may not have had effects"),
     ],
@@ -477,7 +512,11 @@ async def test_call_is_sent_twice_at_most_and_only_where_it_was_not_executed(
     status: str, kind: type[DownstreamError], text: str
 ) -> None:
     executed: list[str] = []
-    async with failing_in_calls(status, "http", forgets=2, executed=executed) as port, open_test_pool() as pool:
+    words = "Session not found" if status == "200 OK" else ""
+    async with (
+        failing_in_calls(status, "http", forgets=2, executed=executed, words=words) as port,
+        open_test_pool() as pool,
+    ):
         await pool.open_server(configure_url(port))
         with pytest.raises(kind, match=text) as caught:
             await pool.call_tool("web", "act", {})
