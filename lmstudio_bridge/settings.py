@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.messages import Access
+from lmstudio_bridge.text import explain_invalid
 
 DEFAULT_HOST = "127.0.0.1"  # not "localhost": that may resolve to ::1, where LM Studio does not listen
 DEFAULT_PORT = 1234  # LM Studio's own default
@@ -250,7 +251,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         name = str(first["loc"][0])
         shown = named_by.get(name, variables_of(name)[0])
         raise SettingsError(
-            f"The environment variable {shown} has an invalid value: {first['msg']}.",
+            f"The environment variable {shown} has an invalid value: it {explain_invalid(first)}.",
             remedy=f"{shown}: {Settings.model_fields[name].description} Correct or remove it.",
         ) from exc
 

@@ -1,9 +1,11 @@
-"""Text made by others, made safe to show: invisible characters, terminal codes, lone surrogates."""
+"""Text made by others, made fit to show: invisible characters, terminal codes, lone surrogates, pydantic's errors."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 _JOINED = r"\u0590-\u1cff\ua800-\uabff\ufb1d-\ufdff\ufe70-\ufefc\U00011000-\U00011fff"  # scripts that use joiners
 _PICTURE = r"\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
@@ -36,6 +38,31 @@ _LOOK_ALIKES = str.maketrans(
     "aeopcyxijsdhqwoaeivpuibkmhtktn'",
 )
 """Cyrillic and Greek letters that look like Latin ones, and those."""
+
+_REASONS = {
+    "string_type": "must be a text",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def explain_invalid(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, of which pydantic made this error, after the name of the value."""
+    known = _REASONS.get(error["type"])
+    return (
+        known.format(**error.get("ctx", {})) if known else f"is invalid: {error['msg'].removeprefix('Value error, ')}"
+    )
 
 
 def clean_text(text: str) -> tuple[str, int]:

@@ -144,6 +144,7 @@ class ToolExecutor:
         self._selection = selection
         self._composites = composites
         self._unstarted = options.unstarted
+        self._notes = ""  # of servers that were started in the run, which the model has not seen
         self._starting = anyio.Lock()
         self._approver = options.approver
         self._asking = anyio.Lock()  # calls of one turn may run side by side
@@ -253,7 +254,7 @@ class ToolExecutor:
         own = self._store.answer(call) or self._selection.answer(call)
         if own is not None:
             text, is_error = own
-            return _Refusal("\n".join((text, *problems)), is_error, own=True)
+            return _Refusal("\n".join((text, *problems)) + self._take_notes(), is_error, own=True)
         if problems:
             return _Refusal(f"{FAILED}{problems[0]}", reason="its server could not be started")
         tool = self._tool_set.find(call.name)
@@ -299,7 +300,13 @@ class ToolExecutor:
                 group.start_soon(start, server)
         for server in servers:
             self._selection.add(self._tool_set.add(tools.get(server, ())))
+        if notes := unstarted.describe(tools):
+            self._notes += f"\n{notes}"
         return [problems[server] for server in servers if server in problems]
+
+    def _take_notes(self) -> str:
+        notes, self._notes = self._notes, ""
+        return notes
 
     async def _refuse(self, number: int, call: ToolCall, refusal: _Refusal) -> ToolResult:
         source, arguments = refusal.source, refusal.arguments
@@ -505,7 +512,7 @@ class ToolExecutor:
                 text += f"\n{FOUND_NOTHING}"
         else:
             self._has_found = True
-        return text
+        return text + self._take_notes()
 
     def _hint(self, call: ToolCall, arguments: JSONObject, error: str) -> str:
         """What to tell the model about an error that it can mend; "" if nothing."""

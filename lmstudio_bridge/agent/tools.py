@@ -313,9 +313,19 @@ StartServer: TypeAlias = Callable[[str], Awaitable[tuple[ServerTool, ...]]]
 
 
 class UnstartedServers:
-    """The servers that a run can still start, each at most once, with the tools that they last listed."""
+    """The servers that a run can still start, each at most once, with the tools that they last listed.
 
-    def __init__(self, tools: Mapping[str, Sequence[ServerTool]], *, start: StartServer) -> None:
+    `describe` makes a text for the model of what some of them, once started, say about the use of their tools.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, Sequence[ServerTool]],
+        *,
+        start: StartServer,
+        describe: Callable[[Collection[str]], str] = lambda servers: "",
+    ) -> None:
+        self.describe = describe
         self._listed = dict(tools)
         self._start = start
         self._tools = self._make_tools()

@@ -21,6 +21,7 @@ from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.json_text import load_commented
 from lmstudio_bridge.messages import Scope, ServerConfig, Transport
 from lmstudio_bridge.settings import Surroundings
+from lmstudio_bridge.text import explain_invalid
 
 MAX_BYTES = 64 * 1024 * 1024  # of one file; Claude Code keeps years of history in its own
 MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs write seconds under the same key
@@ -241,7 +242,7 @@ class _Entry(BaseModel):
     Gemini CLI writes `httpUrl`, Windsurf `serverUrl`, some others `transport`.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", loc_by_alias=False)
 
     type: str | None = Field(None, validation_alias=AliasChoices("type", "transport", "transportType"))
     command: str | None = None
@@ -266,7 +267,8 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
     try:
         raw = _Entry.model_validate(entry)
     except ValidationError as exc:
-        problems = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_input=False)]
+        errors = exc.errors(include_input=False)
+        problems = [f"'{'.'.join(map(str, error['loc']))}' {explain_invalid(error)}" for error in errors]
         raise ValueError("; ".join(problems)) from exc
     transport = _transport_of(raw)
     decides = raw.model_dump(include={"type", "command", "args", "env", "cwd", "url", "headers"})

@@ -20,7 +20,7 @@ from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, own_words, system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
-from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter, wrap_instructions
+from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.errors import (
     BridgeError,
     LLMError,
@@ -313,7 +313,9 @@ class DynamicAutonomousAgent:
                         options=RunOptions(
                             strategy=prepared.strategy,
                             output_schema=request.output_schema,
-                            unstarted=prepared.servers.unstarted(),
+                            unstarted=prepared.servers.unstarted(
+                                room=instructions_room(prepared.model.choice.context_length)
+                            ),
                             filters=TextFilters(
                                 self.redactor.redact,
                                 holds_mark,
@@ -593,8 +595,7 @@ class DynamicAutonomousAgent:
         added = tuple(self.redactor.redact_fields(message) for message in plan.added)
         if added != plan.added:
             await recorder.tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
-        room = instructions_room(prepared.model.choice.context_length)
-        notes = wrap_instructions(prepared.servers.instructions(), room=room)
+        notes = prepared.servers.notes(room=instructions_room(prepared.model.choice.context_length))
         for message in added:
             if notes and isinstance(message, SystemMessage):
                 message = SystemMessage(f"{message.text}\n{notes}")

@@ -14,6 +14,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from struct import pack, unpack
@@ -25,6 +26,7 @@ from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.tool_ranking import FITS, Index
 from lmstudio_bridge.agent.tools import UnstartedServers, make_tool
+from lmstudio_bridge.agent.untrusted import wrap_instructions
 from lmstudio_bridge.errors import (
     DownstreamError,
     LLMError,
@@ -242,15 +244,19 @@ class RunServers:
         """The same, and those of the servers that are not started."""
         return (*self.tools(), *(tool for tools in self._left.values() for tool in tools))
 
-    def instructions(self) -> Mapping[str, str]:
-        """What the open servers say about the use of their tools, without secrets; only of those with such tools."""
-        return {
-            name: self._redactor.redact(self._lease.instructions(name)) for name in self.names if self._opened[name]
-        }
+    def notes(self, names: Collection[str] | None = None, *, room: int) -> str:
+        """What open servers, or those with these names, say about the use of their tools, for the model.
 
-    def unstarted(self) -> UnstartedServers | None:
+        Without secrets; only of those with such tools; within `room` characters.
+        """
+        open_servers = [name for name in self.names if self._opened[name] and (names is None or name in names)]
+        told = {name: self._redactor.redact(self._lease.instructions(name)) for name in open_servers}
+        return wrap_instructions(told, room=room)
+
+    def unstarted(self, *, room: int) -> UnstartedServers | None:
         """The servers that were not started, to be found and started later; None if there are none."""
-        return UnstartedServers(self._left, start=self._start_later) if self._left else None
+        describe = partial(self.notes, room=room)
+        return UnstartedServers(self._left, start=self._start_later, describe=describe) if self._left else None
 
     async def choose(self, needs: Needs, *, max_chars: int, similarity: ToolSimilarity) -> None:
         """Decide which servers the task does not need; `open` does not start those.

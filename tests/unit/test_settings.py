@@ -238,6 +238,7 @@ def test_an_invalid_value_is_refused_and_the_variable_named(variable: str, value
         read(**{variable: value})
 
     assert variable in caught.value.message
+    assert "Input" not in caught.value.message, "those are pydantic's words"
     assert variable in caught.value.remedy
 
 

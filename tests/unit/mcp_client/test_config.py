@@ -84,9 +84,11 @@ def test_transport_is_said_or_inferred(tmp_path: Path, entry: object, transport:
         (7, "it is not an object"),
         ({}, "it has neither 'command' nor 'url'"),
         ({"command": ""}, "it has neither 'command' nor 'url'"),
-        ({"command": ["npx", "x"]}, "command: Input should be a valid string"),
-        ({"command": "x", "args": "-y"}, "args: Input should be a valid list"),
-        ({"command": "x", "env": {"KEY": ["secret"]}}, "env.KEY: Input should be a valid string"),
+        ({"command": ["npx", "x"]}, "'command' must be a text"),
+        ({"command": "x", "args": "-y"}, "'args' must be a list"),
+        ({"command": "x", "env": {"KEY": ["secret"]}}, "'env.KEY' must be a text"),
+        ({"command": "x", "args": ["a", {}], "timeout": "soon"}, "'args.1' must be a text; 'timeout' must be a number"),
+        ({"url": 5}, "'url' must be a text"),
         ({"type": "http", "command": "x"}, "a server of type 'http' needs a 'url'"),
         ({"type": "stdio", "url": "x"}, "a stdio server needs a 'command'"),
         ({"type": "ws", "url": "x"}, "type 'ws' is not one of stdio, http, sse"),
@@ -202,7 +204,7 @@ def test_tools_of_an_entry_can_be_disabled(tmp_path: Path) -> None:
 def test_list_of_disabled_tools_that_is_none_is_not_ignored(tmp_path: Path) -> None:
     catalog = load(tmp_path, {"one": {"command": "x", "disabledTools": "delete"}})
 
-    assert "disabledTools: Input should be a valid list" in catalog.skipped["one"]
+    assert "'disabledTools' must be a list" in catalog.skipped["one"]
 
 
 def test_keys_that_allow_tools_in_other_programs_are_named_as_not_used(tmp_path: Path) -> None:

@@ -200,11 +200,15 @@ async def test_servers_that_are_named_are_started_and_no_others_are_spoken_of(de
 
 async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk) -> None:
     learn(desk)
+    offer(file(desk, "clock"), TOOLS["clock"], instructions="Cities are in English.")
     async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("time in a city"), CallReply(("clock__now", {})))
 
     found, result = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
-    assert found == "These can be called now:\n- clock__now: What time it is in a city."
+    tools, _, notes = found.partition("\nNotes of the MCP server clock on its tools:\nData, up to the line ")
+    assert tools == "These can be called now:\n- clock__now: What time it is in a city."
+    assert notes.splitlines()[1] == "Cities are in English."
+    assert "Cities" not in result
     assert "now is done" in result
     assert starts(desk) == {"mail": 1, "clock": 1, "shop": 0}
     assert noted(file(desk, "clock"))[-1] == "called now"
@@ -287,11 +291,13 @@ async def test_a_run_does_not_begin_where_no_server_has_tools(desk: Desk, rules:
 
 async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Desk) -> None:
     learn(desk)
+    offer(file(desk, "clock"), TOOLS["clock"], instructions="Cities are in English.")
     async with open_here(desk) as client:
         await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("shop__sell", {})))
 
     now, sell = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
     assert "now is done" in now
+    assert "Cities are in English." in now
     assert "There is no tool 'shop__sell'" in sell
     assert starts(desk) == {"mail": 1, "clock": 1, "shop": 0}
 
