@@ -250,7 +250,7 @@ class Policy:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         try:
-            paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True))
+            paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
         except TooDeepError as exc:
             return Decision("denied", f"{exc}.", "workspace")
         base = self.local[tool.server]

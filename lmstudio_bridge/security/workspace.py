@@ -62,6 +62,7 @@ _FILE_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:)*?file:(.*)", re.IGNORECASE | re.
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/\s]", re.IGNORECASE)  # with a host, so not a file
 _SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+:)*([a-z][a-z0-9+.-]+):(/.*)", re.IGNORECASE | re.DOTALL)
 _DATABASE = re.compile(r"sql|db|redis|mongo", re.IGNORECASE)  # sqlite:///a.db is relative, sqlite:////a.db is not
+_ROUTE = re.compile(r"(/[\w-][\w.-]*)/[^\\%\s]*")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w+%[/\\])")
 """How text begins that only looks like a path: `~10 items`, `\\d+`, `$5`, `100 %`."""
@@ -163,13 +164,19 @@ def is_protected(path: Path) -> bool:
 
 
 def find_paths(
-    arguments: JSONObject, *, names: frozenset[str] | None, more: frozenset[str], by_value: bool = False
+    arguments: JSONObject,
+    *,
+    names: frozenset[str] | None,
+    more: frozenset[str],
+    by_value: bool = False,
+    reads: bool = False,
 ) -> Iterator[str]:
     """All paths in the arguments, at any depth.
 
     `names` are the arguments that are paths; None decides by the usual names. `more` are paths in any case. Where no
     `names` are given, `by_value` also yields whatever a server could read as a path, unless the argument is text by
-    its name, and the parts of lists that are written as JSON or with commas.
+    its name, and the parts of lists that are written as JSON or with commas. Where the call only `reads`, a value such
+    as `/api/users` counts as a relative path, if this disk has no folder `/api`.
 
     Raises:
         TooDeepError: The arguments are nested too deeply.
@@ -199,12 +206,12 @@ def find_paths(
                 yield from walk(item, named, text, depth + 1)
 
     def read(value: str, named: bool, text: bool, depth: int) -> Iterator[str]:
-        if named or (names is None and _file_url(_bare(value)) is not None):
+        if named or ((names is None or not text) and _file_url(_bare(value)) is not None):
             yield value
         elif not by_value or names is not None or text:
             return
         elif _may_be_path(value):
-            yield value
+            yield value.lstrip("/") if reads and _is_route(value) else value
         if by_value:
             parts, divided = _parts(value, named=named)
             yield from divided
@@ -226,6 +233,12 @@ def _parts(value: str, *, named: bool) -> tuple[Any, list[str]]:
     if len(parts) == 1 or (not named and any(len(part.split()) > 1 for part in parts)):
         return None, []  # a sentence is no list
     return None, [part for part in parts if part and (named or _may_be_path(part))]
+
+
+def _is_route(text: str) -> bool:
+    """Whether an absolute path can only be one of a web server or another store, because nothing on disk is there."""
+    found = _ROUTE.fullmatch(text)
+    return found is not None and ".." not in text and not os.path.lexists(found[1])
 
 
 def _may_be_path(text: str) -> bool:

@@ -350,6 +350,34 @@ def test_paths_that_leave_the_workspace_are_refused(tmp_path: Path, tool: Server
     assert policy.check_call(tool, filled(arguments, project)).verdict == "outside"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        ({"route": "/no-such-folder/users"}, "allowed"),
+        ({"filter": {"routes": ["/no-such-folder/users/{id}?page=1"]}}, "allowed"),
+        ({"route": "/no-such-folder/../etc/passwd"}, "outside"),
+        ({"route": "/no-such-folder/%2e%2e/etc/passwd"}, "outside"),
+        ({"route": "/tmp/users"}, "outside"),  # this may be one
+        ({"path": "/no-such-folder/users"}, "outside"),
+        ({"route": " /no-such-folder/users"}, "outside"),
+    ],
+)
+def test_a_route_of_a_web_server_is_no_path_for_a_call_that_reads(
+    tmp_path: Path, arguments: JSONObject, verdict: Verdict
+) -> None:
+    policy = at_work(tmp_path / "project")
+
+    assert policy.check_call(READ, arguments).verdict == verdict
+    assert policy.check_call(WRITE, arguments).verdict == "outside"
+
+
+def test_a_file_url_is_judged_also_where_a_preset_or_rule_names_the_paths(tmp_path: Path) -> None:
+    policy = at_work(tmp_path / "project", Rules(arguments={"fs/*": frozenset()}))
+
+    assert policy.check_call(READ, {"url": "file:///etc/passwd"}).verdict == "outside"
+    assert policy.check_call(READ, {"url": "/etc/passwd", "body": "File: /etc/passwd is wrong"}).allowed
+
+
 def filled(value: object, project: Path) -> dict[str, object]:
     """The arguments with the project's folder put in."""
 
