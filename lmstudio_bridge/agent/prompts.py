@@ -144,6 +144,8 @@ INVISIBLE = "[{count} invisible characters or terminal codes were removed from t
 
 SERVER_NOTES = "Notes of the MCP server {server} on its tools:"
 
+WRITING_LEFT_OUT = "Tools that change things exist, but are not available in this run: it can only read."
+
 DATA_BEGINS = "Data, up to the line {mark}:"
 
 RESULT_SHORTENED = (

@@ -299,7 +299,8 @@ class ToolExecutor:
             for server in servers:
                 group.start_soon(start, server)
         for server in servers:
-            self._selection.add(self._tool_set.add(tools.get(server, ())))
+            added = self._tool_set.add(tools.get(server, ()))
+            self._selection.add(tuple(tool for tool in added if self._policy.may_run(tool.source)))
         if notes := unstarted.describe(tools):
             self._notes += f"\n{notes}"
         return [problems[server] for server in servers if server in problems]

@@ -18,7 +18,7 @@ from pathlib import Path
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, own_words, system_prompt
+from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, WRITING_LEFT_OUT, own_words, system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.errors import (
@@ -297,9 +297,10 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
-                if wants_change and _lacks_tools(prepared.tool_set, permissions.policy):
+                only_reads = wants_change and _lacks_tools(prepared.tool_set, permissions.policy)
+                if only_reads:
                     await recorder.tell(Warned(READ_ONLY))
-                await self._add_messages(plan, prepared, recorder)
+                await self._add_messages(plan, prepared, recorder, note=WRITING_LEFT_OUT if only_reads else "")
                 watch = self._watch(plan, permissions.policy)
                 try:
                     outcome = await run(
@@ -590,12 +591,13 @@ class DynamicAutonomousAgent:
         prompt = system_prompt(today=datetime.now().astimezone().date(), folder=Path(self.settings.project))
         return SystemMessage(f"{prompt}\n{agent.instructions}" if agent else prompt), UserMessage(task)
 
-    async def _add_messages(self, plan: Plan, prepared: Prepared, recorder: RunRecorder) -> None:
-        """Add the first messages to the conversation, without secrets; the servers' instructions to the system's."""
+    async def _add_messages(self, plan: Plan, prepared: Prepared, recorder: RunRecorder, *, note: str) -> None:
+        """Add the first messages to the conversation, without secrets; to the system's, the `note` and the servers'."""
         added = tuple(self.redactor.redact_fields(message) for message in plan.added)
         if added != plan.added:
             await recorder.tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
-        notes = prepared.servers.notes(room=instructions_room(prepared.model.choice.context_length))
+        servers_notes = prepared.servers.notes(room=instructions_room(prepared.model.choice.context_length))
+        notes = "\n".join(filter(None, (note, servers_notes)))
         for message in added:
             if notes and isinstance(message, SystemMessage):
                 message = SystemMessage(f"{message.text}\n{notes}")

@@ -32,6 +32,7 @@ async def test_only_one_tool_may_change_things(desk: Desk, era: Era) -> None:
     async with desk.bridge(era) as client:
         refused = write_then_say(desk, "refused.txt")
         without = await client.call("autonomous_with_mcp", **TASK)
+        asked = desk.chat_requests()[-1]
         allowed = write_then_say(desk, "allowed.txt")
         granted = await client.call(WRITING, **WRITE)
 
@@ -40,6 +41,10 @@ async def test_only_one_tool_may_change_things(desk: Desk, era: Era) -> None:
     assert without.text.startswith(f"{only_read}{refused}"[: len(only_read) + 60])
     assert ": needs write access\n\nIt is done.\n\n[" in without.text
     assert without.report["nothing_changed"]
+    offered = {tool["function"]["name"] for tool in asked.tools}
+    assert "filesystem__read_text_file" in offered
+    assert not offered & {"filesystem__write_file", "filesystem__edit_file", "filesystem__move_file"}
+    assert "Tools that change things exist, but are not available in this run" in asked.messages[0]["content"]
     assert allowed.read_text(encoding="utf-8") == "new"
     assert granted.text.startswith("It is done.\n\nChanged: allowed.txt (created, +1)\n")
     assert (granted.report["nothing_changed"], granted.report["failed"]) == (False, [])

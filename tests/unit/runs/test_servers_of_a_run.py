@@ -315,7 +315,8 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
 
     clock, shop, refused = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
     assert clock == "No other tool fits that. Use the ones that you have."
-    assert shop.startswith("These can be called now:\n- shop__buy")
+    assert shop == "No other tool fits that. Use the ones that you have.", "it may not run"
+    assert "shop__buy" not in offered(desk)
     assert "\nFailed: buy: needs write access\n" in answer.text
     assert "Not allowed" in refused
     assert starts(desk) == {"mail": 1, "clock": 0, "shop": 1}
