@@ -47,6 +47,7 @@ _FORMAT = 2
 _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
+_SET = re.compile(r"[{\[(][^{}\[\]()]*[}\])]")
 _NUMBER = re.compile(r"\d+")  # times, dates and counts in a description do not count as a change
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
@@ -371,13 +372,10 @@ def _compare(
 def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
     """For each kind of change, a digest of what must change for it: what the model is shown, and the annotations.
 
-    Words of default values may come in any order, as they do from Python sets.
+    What may come from a Python set is compared in any order: words of default values and in brackets, and lists.
     """
-    description = clean_text(tool.description)[0][:MAX_DESCRIPTION]
-    if work.left > 0:
-        shown = _sorted_defaults(object_schema(tool.input_schema, work=work).parameters)
-    else:
-        shown = tool.input_schema
+    description = _unordered(clean_text(tool.description)[0][:MAX_DESCRIPTION])
+    shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
     return {
         _DESCRIPTION: "d" + _digest(_NUMBER.sub("0", f"{tool.title}\n{description}")),
         _ARGUMENTS: "a" + _digest(json.dumps(shown, sort_keys=True)),
@@ -393,15 +391,17 @@ def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, str]) -> lis
     return [kind for kind, look in looks.items() if look not in past.seen]
 
 
-def _sorted_defaults(schema: Any) -> Any:
+def _unordered(schema: Any) -> Any:
     match schema:
         case dict():
             return {
-                key: sorted(_WORD.findall(json.dumps(value))) if key == "default" else _sorted_defaults(value)
+                key: sorted(_WORD.findall(json.dumps(value))) if key == "default" else _unordered(value)
                 for key, value in schema.items()
             }
         case list():
-            return list(map(_sorted_defaults, schema))
+            return sorted(map(_unordered, schema), key=lambda each: json.dumps(each, sort_keys=True))
+        case str():
+            return _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), schema)
         case _:
             return schema
 

@@ -120,6 +120,17 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             {"properties": {"a": {"default": "/etc"}}, "required": ["a"]},
             True,
         ),
+        (
+            {"properties": {"a": {"enum": ["x", "y"]}, "b": {}}, "required": ["a", "b"]},
+            {"properties": {"a": {"enum": ["y", "x"]}, "b": {}}, "required": ["b", "a"]},
+            False,
+        ),
+        ({"properties": {"a": {"enum": ["x", "y"]}}}, {"properties": {"a": {"enum": ["x", "z"]}}}, True),
+        (
+            {"properties": {"a": {"description": "One of {'x', 'y'}"}}},
+            {"properties": {"a": {"description": "One of {'y', 'x'}"}}},
+            False,
+        ),
         ({"properties": {"a": {"description": "x"}}}, {"properties": {"a": {"description": "y"}}}, True),
     ],
 )
