@@ -33,6 +33,8 @@ _TUPLE = re.compile(r"\(\s*[^\w\s]")
 _AFTER_STRING = re.compile(r"\s*+(?:\Z|[,:}\]])")
 _APOSTROPHE = re.compile(r"'[^'\"]*\w'\w")  # inside a text in single quotes
 _NUMBER = re.compile(r"(?<=[:,\[])(\s*+)(-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?)(?=\s*+[,}\]])")
+_ODD_NUMBER = re.compile(r"(?<=[:,\[])(\s*+)([-+]?\.?\d[\w.]*+)(?=\s*+[,}\]])")  # 007, 1_000, +5: kept as text
+_ESCAPE = re.compile(r"\\u[0-9a-f]{4}|\\.", re.IGNORECASE)
 _MARK = "\ue0d5"  # a private character; stands before a number while its text is repaired
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
 
@@ -246,7 +248,10 @@ def _repair(text: str, error: ValueError) -> str:
     rest = text[end:].strip()
     if "{" in rest and rest != text[start:end]:
         raise ValueError(f"they hold more than one JSON object ({error}).")
-    if "escape" in error.msg or _APOSTROPHE.search(text):
+    outside = text[start:end]
+    for first, last in reversed(strings):
+        outside = outside[: first - start] + outside[last - start :]
+    if "escape" in error.msg or "`" in outside or _APOSTROPHE.search(text):
         raise ValueError(refusal)  # a path's \\n or an apostrophe as a quote: a repair would change the text
     from json_repair import repair_json  # few texts need it
 
@@ -258,7 +263,14 @@ def _repair(text: str, error: ValueError) -> str:
         raise ValueError(refusal) from None
     if not isinstance(value, dict) or (not value and text[start + 1 : end - 1].strip()):
         raise ValueError(refusal)
+    if not any(mark in text for mark in ("//", "/*", "#", "\\u")) and _letters(text[start:end]) != _letters(repaired):
+        raise ValueError(refusal)  # a part was left out: `'it''s'`
     return repaired
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of JSON, also of what is nearly JSON, without its escapes."""
+    return re.sub(r"[\W_]", "", _ESCAPE.sub("", text).casefold().replace("none", "null"))
 
 
 def _mark_numbers(text: str, start: int, end: int, strings: list[tuple[int, int]]) -> str:
@@ -268,7 +280,8 @@ def _mark_numbers(text: str, start: int, end: int, strings: list[tuple[int, int]
     pieces: list[str] = []
     position = start
     for first, last in [*strings, (end, end)]:
-        pieces += _NUMBER.sub(rf'\1"{_MARK}\2"', text[position:first]), text[first:last]
+        marked = _NUMBER.sub(rf'\1"{_MARK}\2"', text[position:first])
+        pieces += _ODD_NUMBER.sub(r'\1"\2"', marked), text[first:last]
         position = last
     return "".join(pieces)
 
@@ -414,13 +427,13 @@ _IS_KIND: Mapping[str, Callable[[Any], bool]] = {
 def _to_integer(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}(\.0+)?\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?(\d{1,18}|\d{1,3}(_\d{3}){1,5})(\.0+)?\s*", value):
         return int(float(value)) if "." in value else int(value)
     return value
 
 
 def _to_number(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d{1,2})?\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?\s*", value):
         return float(value) if re.search(r"[.eE]", value) else int(value)
     return value
 

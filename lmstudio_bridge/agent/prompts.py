@@ -18,10 +18,13 @@ def is_own_text(text: str) -> bool:
     Small models give a hint back in place of an answer. Sentences are compared without case and marks; those that
     anyone might write, of fewer than 25 characters, count as the model's own.
     """
-    text = text[:_LOOKED_AT]
+    text = _ROLE.sub("", text[:_LOOKED_AT])
     if _plain(text) in _OWN_TEXTS or all(word in text for word in _EXAMPLE):
         return True
-    sentences = [plain for sentence in _SENTENCE_END.split(text) if (plain := _plain(sentence))]
+    plain = (_plain(sentence) for sentence in _SENTENCE_END.split(text))
+    sentences = [each for each in plain if len(each) > _INTERJECTION]
+    if len(sentences) > 1 and (all(map(_is_own_sentence, sentences)) or _is_own_sentence(". ".join(sentences))):
+        return True
     own = sum(len(each) for each in sentences if len(each) >= _SENTENCE and _is_own_sentence(each))
     return bool(own) and 2 * own >= sum(map(len, sentences))
 
@@ -171,6 +174,8 @@ NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
 # -- telling these texts from the model's own -------------------------------------------------------------------------
 
 _SENTENCE = 25  # characters of a sentence that nobody else writes by chance
+_INTERJECTION = 6  # characters of a sentence that says nothing, such as "Okay"
+_ROLE = re.compile(r"\A\s*(?:assistant|model|system|user|bot)\s*:\s*", re.IGNORECASE)
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
 _SHORTEST = 12  # characters of a text that counts as a whole
 _EXAMPLE = ("letter", "blue/7")  # of the example in JSON_CALLS, which a 0.5B model answered
@@ -201,7 +206,8 @@ def _sentences() -> tuple[frozenset[str], tuple[re.Pattern[str], ...]]:
     patterns: list[re.Pattern[str]] = []
     for text in own_texts():
         begins, ends = text.startswith(" "), text.endswith(" ")  # a name or a reason goes there
-        for sentence in _SENTENCE_END.split(f"{'{}' if begins else ''}{text}{'{}' if ends else ''}"):
+        text = f"{'{}' if begins else ''}{text}{'{}' if ends else ''}"
+        for sentence in (text, *_SENTENCE_END.split(text)):
             parts = [_plain(part) if part.strip() else "" for part in _BLANK.split(sentence)]
             if len(parts) == 1:
                 whole.add(parts[0])

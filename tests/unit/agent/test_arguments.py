@@ -66,7 +66,17 @@ def test_python_words_are_read_as_json_ones() -> None:
     assert values("{'path': 'a', 'deep': True, 'head': None}") == {"path": "a", "deep": True}
 
 
-@pytest.mark.parametrize("text", ["{'path': 'it's here.txt'}", r'{"path": "C:\new\dir"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'path': 'it's here.txt'}",
+        r'{"path": "C:\new\dir"}',
+        "{'path': 'it''s.txt'}",
+        '{"path": "a" "b.txt"}',
+        '{"path": `a.txt`}',
+        '{"path": """a"b"""}',
+    ],
+)
 def test_what_a_repair_would_change_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not valid JSON"):
         read_arguments(text, READ)
@@ -212,6 +222,18 @@ def test_a_value_for_a_string_is_its_text_as_written(
 def test_objects_that_are_encoded_as_strings_keep_what_was_written_in_them() -> None:
     assert values(json.dumps('{"version": 1.10}'), ANY_TEXT) == {"version": "1.10"}
     assert values('{"deep": "{\\"text\\": 1.10}"}', ANY_TEXT) == {"deep": {"text": "1.10"}}
+
+
+@pytest.mark.parametrize("digits", ["007", "1_000", "+5", ".5", "0x1F", "5."])
+def test_what_is_no_number_of_json_is_kept_as_it_was_written(digits: str) -> None:
+    assert values(f"{{path: {digits}}}") == {"path": digits}
+
+
+def test_what_is_no_number_of_json_is_one_where_the_tool_wants_one() -> None:
+    numbers = {"properties": {"i": {"type": "integer"}, "f": {"type": "number"}}}
+
+    assert values("{i: 1_000, f: .5}", numbers) == {"i": 1000, "f": 0.5}
+    assert values("{i: 007, f: 5.}", numbers) == {"i": 7, "f": 5.0}
 
 
 @pytest.mark.parametrize("digits", ["1.10", "1e5", "0.0", "-3"])

@@ -46,7 +46,7 @@ FILLED = [text for text in prompts.own_texts() if len(text) >= 30 and "{" not in
 
 
 @pytest.mark.parametrize("text", FILLED)
-@pytest.mark.parametrize("form", ["{}", "{}\n{}", "**{}**", "*{}* ({})", "> {}\n", "OK. {}"])
+@pytest.mark.parametrize("form", ["{}", "{}\n{}", "**{}**", "*{}* ({})", "> {}\n", "OK. {}", "Assistant: {}\nOkay."])
 def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
     assert prompts.is_own_text(form.format(text, text))
     assert prompts.is_own_text(form.format(text, text).upper())
@@ -57,6 +57,9 @@ def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
     [
         prompts.LOOK_FIRST.format(tool="fs__list_directory"),
         prompts.GOING_ON,
+        prompts.DID_YOU_MEAN.format(names="fs__read"),
+        f"Sure. {prompts.TOOLS_ARE.format(names='fs__read, fs__list')}",
+        prompts.NO_OTHER_TOOL + "\n\nOkay.",
         prompts.NOT_IN_RESULTS.format(facts="4711, 4712"),
         f"fs__read{prompts.NOT_CALLED}path: None is not of type 'string'",
         prompts.system_prompt(today=TODAY, folder=PurePosixPath("/home/someone")),  # type: ignore[arg-type]
