@@ -103,7 +103,7 @@ class Desk:
 async def open_desk(folder: Path, *, port: int = 0, context_length: int = 32_768) -> AsyncIterator[Desk]:
     """A desk in `folder`: notes.txt with a code word, the filesystem and memory servers, one loaded model."""
     project = folder / "project"
-    project.mkdir(exist_ok=True)
+    project.mkdir(parents=True, exist_ok=True)
     (project / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
     model = SimModel(MODEL, loaded=True, context_length=context_length, trained_for_tool_use=True)
     async with open_simulator([model], port=port) as sim:

@@ -4,93 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
-from tests.real.claude_code.anthropic_api import AnthropicAPI, open_api, text, use
-from tests.support.desk import MODEL, Desk, open_desk
+from tests.real.claude_code.anthropic_api import text, use
+from tests.real.claude_code.host import BRIDGE, NEEDED, READING, WRITING, Host, host, read
+from tests.support.desk import MODEL
 
-PACKAGES = Path(__file__).parent / "node_modules" / "@anthropic-ai"
-CLAUDE = next(iter(sorted(PACKAGES.glob("claude-code-*/claude"))), None)
-LIMIT = 120.0  # seconds until a session that does not end fails the test
-KEY = "dummy-key-not-real"
-BRIDGE = "mcp__lmstudio-bridge__"
-READING = ("autonomous_with_mcp", "autonomous_with_multiple_mcps", "autonomous_discover_and_execute", "continue_run")
-WRITING = "autonomous_with_write_access"
+__all__ = ["host"]  # a fixture
 
-pytestmark = [
-    pytest.mark.npm,
-    pytest.mark.claude_code,
-    pytest.mark.skipif(CLAUDE is None, reason="Claude Code is not installed: scripts/claude-code does it"),
-]
-
-
-@dataclass(slots=True)
-class Host:
-    """Claude Code in a home of its own, whose only model is scripted."""
-
-    desk: Desk
-    api: AnthropicAPI
-
-    async def ask(self, prompt: str, *, allowed: tuple[str, ...] = READING) -> list[dict[str, Any]]:
-        """One session with `-p`; the events that it printed."""
-        assert CLAUDE is not None
-        process = await asyncio.create_subprocess_exec(
-            CLAUDE,
-            *("-p", prompt, "--output-format", "stream-json", "--verbose", "--permission-mode", "default"),
-            *("--allowedTools", ",".join(BRIDGE + name for name in allowed)),
-            cwd=self.desk.project,
-            env={
-                **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
-                "HOME": self.desk.environ["HOME"],
-                "ANTHROPIC_BASE_URL": self.api.url,
-                "ANTHROPIC_API_KEY": KEY,
-                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-                "MCP_CONNECTION_NONBLOCKING": "false",  # waits for the servers
-                "DISABLE_TELEMETRY": "1",
-                "DISABLE_AUTOUPDATER": "1",
-                "DISABLE_ERROR_REPORTING": "1",
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(LIMIT):
-                out, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, out.decode()
-        return [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
-
-
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    async with open_desk(tmp_path) as desk, open_api() as api:
-        file = Path(desk.environ["HOME"]) / ".claude.json"
-        root = json.loads(file.read_text(encoding="utf-8"))
-        entry = {"type": "stdio", "command": sys.executable, "args": ["-m", "lmstudio_bridge"]}
-        root["mcpServers"]["lmstudio-bridge"] = {**entry, "env": desk.environ}  # as `claude mcp add` writes it
-        root |= {
-            "hasCompletedOnboarding": True,
-            "theme": "dark",
-            "customApiKeyResponses": {"approved": [KEY[-20:]], "rejected": []},
-        }
-        file.write_text(json.dumps(root), encoding="utf-8")
-        yield Host(desk, api)
-
-
-def read(task: str) -> dict[str, Any]:
-    return use(f"{BRIDGE}autonomous_with_mcp", mcp_name="filesystem", task=task)
+pytestmark = NEEDED
 
 
 async def test_all_tools_are_in_the_request_and_small(host: Host) -> None:
