@@ -45,12 +45,14 @@ class Settings(BaseModel):
         f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
         "Address of LM Studio: http or https, with or without /v1, with any path.",
         "LMSTUDIO_BASE_URL",
+        "LMSTUDIO_BRIDGE_BASE_URL",  # set by the plugin, to nothing where the user gave no address
     )
     api_token: SecretStr | None = _setting(
         None,
         'API token; needed if "Require Authentication" is on in LM Studio.',
         "LM_API_TOKEN",
         "LMSTUDIO_API_KEY",
+        "LMSTUDIO_BRIDGE_API_TOKEN",
     )
     ca_file: Path | None = _setting(
         None,

@@ -188,6 +188,9 @@ def build_parser() -> CommandParser:
     )
     run.add_argument("--combine", type=_task, metavar="TEXT", help="how to merge the answers of all items at the end")
     run.add_argument("--combine-schema", metavar="FILE", help="JSON Schema for the merged answer")
+    run.add_argument(
+        "--agent", metavar="NAME", help="subagent to act as: .claude/agents/NAME.md, the project's or yours"
+    )
     _add_run_options(run)
     resume = add(
         "continue",

@@ -64,6 +64,7 @@ async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redac
         for_each=items,
         combine=args.combine,
         combine_schema=_read_schema("--combine-schema", args.combine_schema),
+        agent=args.agent,
         **_options(args),
     )
     return await _run(settings, request, redactor, as_json=args.json)

@@ -39,7 +39,10 @@ _UNKNOWN_KEYS = (
     *("tools", "enabledTools", "allowedTools", "enabled_tools", "disabled_tools", "isActive"),
 )
 """Keys that other programs support and we do not, although a server may need them, or they switch something off."""
-_PRIVATE = re.compile(r"LM_API_TOKEN|LMSTUDIO_API_KEY|ANTHROPIC_.*|CLAUDE(?!_PROJECT_DIR\Z|_PLUGIN_).*", re.IGNORECASE)
+_PRIVATE = re.compile(
+    r"LM_API_TOKEN|LMSTUDIO_API_KEY|LMSTUDIO_BRIDGE_API_TOKEN|ANTHROPIC_.*|CLAUDE(?!_PROJECT_DIR\Z|_PLUGIN_).*",
+    re.IGNORECASE,
+)
 """Variables of the bridge's and Claude Code's own: a project's file must not hand them to its servers."""
 _USER_CONFIG = "user_config."  # begins what Claude Code asks for when a plugin is installed
 _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
@@ -137,14 +140,14 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
         except ValueError as exc:
             skipped[name] = f"its entry in {path} is malformed: {exc}."
             continue
-        if expansion.asked:
+        if starts_bridge(config.command, config.args):
+            skipped[name] = f"its entry in {path} starts the bridge itself."
+        elif expansion.asked:
             wanted = ", ".join(sorted(expansion.asked))
             program = "Claude Code" if _USER_CONFIG in wanted else "VS Code"
             skipped[name] = f"its entry in {path} uses {wanted}, which only {program} can ask for."
         elif config.disabled:
             skipped[name] = f"it is disabled in {path}."
-        elif starts_bridge(config.command, config.args):
-            skipped[name] = f"its entry in {path} starts the bridge itself."
         else:
             servers[name] = config
             found = [*expansion.warnings(), *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if key in entry)]

@@ -128,7 +128,7 @@ _NO_SERVICE = frozenset(
 
 _SHOWN_NAMES = 5  # variables in a warning
 
-_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY"})
+_NEVER = frozenset({"LM_API_TOKEN", "LMSTUDIO_API_KEY", "LMSTUDIO_BRIDGE_API_TOKEN"})
 _NEVER_PREFIXES = ("ANTHROPIC_", "CLAUDE")
 
 _GIT_SAFETY = {"safe.bareRepository": "explicit", "core.fsmonitor": "false", "core.hooksPath": os.devnull}

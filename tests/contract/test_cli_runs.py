@@ -143,15 +143,21 @@ async def test_what_a_server_says_cannot_move_the_cursor(desk: Shell, sim: Simul
     assert "\x1b[2J" not in shown
 
 
-async def test_answer_and_figures_come_as_json_if_asked_for(desk: Shell, sim: Simulator) -> None:
+async def test_answer_and_figures_come_as_json_and_from_an_agent_if_asked_for(desk: Shell, sim: Simulator) -> None:
+    agent = desk.folder / ".claude" / "agents" / "finder.md"
+    agent.parent.mkdir(parents=True)
+    agent.write_text("Answer in one sentence.\n", encoding="utf-8")
     sim.script(MODEL, READ, TextReply("It is heron-42."))
 
-    code, out, err = await desk.run("run", "What is the code word?", "--mcp", "filesystem", "--json")
+    arguments = ("--mcp", "filesystem", "--agent", "finder", "--json")
+    code, out, err = await desk.run("run", "What is the code word?", *arguments)
 
     assert code == 0, err
     value = json.loads(out)
     assert (value["answer"], value["stop"], value["calls"]) == ("It is heron-42.", "answered", 1)
     assert value["run_id"] == journals(desk)[0]
+    asked = next(request for request in sim.requests if request.path == "/v1/chat/completions")
+    assert "\nAnswer in one sentence." in str(asked.messages[0]["content"])
 
 
 async def test_answer_fits_the_schema_that_is_given(desk: Shell, sim: Simulator) -> None:

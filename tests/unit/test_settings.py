@@ -257,7 +257,7 @@ def test_a_setting_cannot_be_changed() -> None:
 # -- the token ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variable", ["LM_API_TOKEN", "LMSTUDIO_API_KEY"])
+@pytest.mark.parametrize("variable", ["LM_API_TOKEN", "LMSTUDIO_API_KEY", "LMSTUDIO_BRIDGE_API_TOKEN"])
 def test_the_token_is_read_and_never_shown(variable: str) -> None:
     settings = read(**{variable: f" {TOKEN}\n"})
 

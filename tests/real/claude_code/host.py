@@ -57,11 +57,13 @@ class Host:
             "DISABLE_ERROR_REPORTING": "1",
         }
 
-    async def ask(self, prompt: str, *, allowed: tuple[str, ...] = READING) -> list[dict[str, Any]]:
-        """One session with `-p`; the events that it printed."""
+    async def ask(
+        self, prompt: str, *, allowed: tuple[str, ...] = READING, prefix: str = BRIDGE
+    ) -> list[dict[str, Any]]:
+        """One session with `-p`; the events that it printed. `prefix` begins the names of the bridge's tools."""
         out = await self.run(
             *("-p", prompt, "--output-format", "stream-json", "--verbose", "--permission-mode", "default"),
-            *("--allowedTools", ",".join(BRIDGE + name for name in allowed)),
+            *("--allowedTools", ",".join(prefix + name for name in allowed)),
         )
         return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 

@@ -404,6 +404,7 @@ def test_all_servers_of_the_project_may_start_also_when_they_change(machine: Mac
         ("ANTHROPIC_API_KEY", False),
         ("LM_API_TOKEN", False),
         ("env:LMSTUDIO_API_KEY", False),
+        ("LMSTUDIO_BRIDGE_API_TOKEN", False),
         ("CLAUDE_CODE_MESSAGING_TOKEN", False),
         ("CLAUDE_PROJECT_DIR", True),
         ("MY_TOKEN", True),
