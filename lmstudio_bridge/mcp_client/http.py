@@ -150,8 +150,8 @@ class HttpTransport:
 
     def explain_status(self, status: int, words: str = "") -> Failure:
         """What an HTTP status means that is an error."""
-        if self._login is not None and status == 401:
-            return failures.explain_refused_login(self._login.trouble, config=self._config)
+        if self._login is not None and status in (401, 403):
+            return failures.explain_refused_login(status, self._login.trouble, config=self._config)
         return failures.explain_status(status, config=self._config, words=words)
 
     @asynccontextmanager

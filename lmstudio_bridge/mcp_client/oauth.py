@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import anyio
 import anyio.to_thread
 import httpx2
-from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, OAuthFlowError
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, OAuthFlowError, OAuthRegistrationError
 from mcp.shared.auth import (
     OAuthClientInformationFull,
     OAuthClientMetadata,
@@ -265,11 +265,14 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
             remedy=f"Run {failures.login_command(config)} again.",
         ) from exc
     except OAuthFlowError as exc:
+        by_hand = ""
+        if isinstance(exc, OAuthRegistrationError):  # GitHub, for example, has no dynamic registration
+            by_hand = " Register a client at that service and give its ID with --client-id, and its port with --port."
         raise DownstreamError(
             f"Signing in to MCP server '{config.name}' failed: {_said(exc)}.",
             server=config.name,
-            remedy="Nothing was kept. If that service gives out access tokens, set one as an `Authorization` header "
-            "in the server's entry.",
+            remedy=f"Nothing was kept.{by_hand} If that service gives out access tokens, set one as an "
+            "`Authorization` header in the server's entry.",
         ) from exc
     except httpx2.HTTPError as exc:
         raise failures.explain_unreachable(str(exc) or type(exc).__name__, config=config).start_error(

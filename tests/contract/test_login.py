@@ -320,7 +320,7 @@ async def test_outage_of_the_authorization_server_does_not_end_the_login(
         ({"iss": "https://evil.example"}, "Authorization response iss mismatch: https://evil.example"),
         ({"metadata_issuer": "https://evil.example"}, "metadata issuer mismatch: https://evil.example"),
         ({"denies": True}, "the authorization server said access_denied: the user said no"),
-        ({"registers": False}, "Registration failed: 404"),
+        ({"registers": False}, "Register a client at that service and give its ID with --client-id"),
         ({"broken": True}, "Token exchange failed (503)"),
     ],
 )

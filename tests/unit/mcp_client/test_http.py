@@ -22,7 +22,7 @@ from lmstudio_bridge.errors import (
     SessionLostError,
     ToolTimeoutError,
 )
-from lmstudio_bridge.mcp_client.http import BoundedStream, GunzippedStream
+from lmstudio_bridge.mcp_client.http import BoundedStream, GunzippedStream, Login
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
 from tests.support.processes import PATIENCE
@@ -474,6 +474,31 @@ async def test_call_that_was_refused_before_it_ran_is_said_to_have_had_no_effect
     assert type(caught.value) is kind
     assert "during the call of 'act'. The call was not executed." in caught.value.message
     assert all(each in caught.value.explain() for each in words.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("401 Unauthorized", "has expired or was revoked"), ("403 Forbidden", "accepts the login, but does not allow")],
+)
+async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(status: str, words: str) -> None:
+    class Kept(Login):
+        def renews(self, response: httpx2.Response) -> bool:
+            return False
+
+    looked_up: list[str] = []
+
+    async def open_login(config: ServerConfig) -> Login:
+        looked_up.append(config.name)
+        return Kept()
+
+    async with failing_in_calls(status, "http") as port, open_test_pool(open_login=open_login) as pool:
+        await pool.open_server(configure_url(port))
+        for _ in range(2):
+            with pytest.raises(CallRefusedError, match=words) as caught:
+                await pool.call_tool("web", "act", {})
+
+    assert "`lmstudio-bridge login web`" in caught.value.remedy
+    assert looked_up == ["web", "web"]
 
 
 @pytest.mark.parametrize(
