@@ -225,8 +225,7 @@ def files_of(folder: Path) -> str:
 
 async def run_command(desk: Desk, *arguments: str) -> str:
     """What a command of the shell wrote to stdout and stderr."""
-    command = (sys.executable, "-m", "lmstudio_bridge", *arguments)
-    async with open_raw_client(era="2026-07-28", environ=desk.environ, command=command, opened=False) as client:
+    async with open_raw_client(era="2026-07-28", environ=desk.environ, arguments=arguments, opened=False) as client:
         await asyncio.wait_for(client.process.wait(), 60)
     assert client.stray or client.lines or client.stderr
     return answers_of(client)

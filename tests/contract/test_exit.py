@@ -21,6 +21,7 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply
 from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.fork_server import BRIDGE
 from tests.support.journals import read_journal, stop_of
 from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import ERAS, EXIT_LIMIT, RawClient
@@ -87,6 +88,7 @@ class Cell:
     async def end(self, way: str) -> int:
         """End the bridge; its exit code."""
         process = self.client.process
+        assert isinstance(process, asyncio.subprocess.Process)
         match way:
             case "EOF":
                 return await self.client.close_stdin()
@@ -135,7 +137,7 @@ async def end_like_claude_code(process: asyncio.subprocess.Process) -> None:
 
 @asynccontextmanager
 async def open_cell(
-    folder: Path, state: str, *, called: str = "stubborn", command: tuple[str, ...] = ()
+    folder: Path, state: str, *, called: str = "stubborn", command: tuple[str, ...] = BRIDGE
 ) -> AsyncIterator[Cell]:
     """A bridge in that state; `called` is the server of the call that is under way."""
     logs = {server: folder / f"{server}.log" for server in SERVERS}
@@ -148,8 +150,7 @@ async def open_cell(
             }
         )
         era = ERAS[len(state) % 2]  # both are met; that each state is met in both is not worth the time
-        options: dict[str, Any] = {"command": command} if command else {}
-        async with desk.bridge(era, options=options) as client:
+        async with desk.bridge(era, options={"command": command}) as client:
             cell = Cell(desk, client, state, tuple(logs.values()))
             try:
                 await cell.bring_about(called)

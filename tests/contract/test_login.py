@@ -6,10 +6,9 @@ import asyncio
 import json
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ import pytest
 from tests.lmstudio_sim.replies import CallReply, Completion, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
-from tests.support.shell import LIMIT, MODEL, ROOT, Shell, configure, shell, sim
+from tests.support.oauth_server import serving
+from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
 
 __all__ = ["shell", "sim"]  # fixtures
 
-SCRIPT = ROOT / "tests" / "support" / "oauth_server.py"
 NO_KEYRING = "keyring.backends.fail.Keyring"
 
 
@@ -54,21 +53,15 @@ class Guarded:
 @pytest.fixture
 def guard(shell: Shell) -> Iterator[Callable[..., Guarded]]:
     """Starts the server with these habits, and configures it as `web`."""
-    started: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as started:
 
-    def start(**habits: Any) -> Guarded:
-        process = subprocess.Popen([sys.executable, str(SCRIPT), json.dumps(habits)], stdout=subprocess.PIPE, cwd=ROOT)
-        started.append(process)
-        assert process.stdout is not None
-        server = Guarded(int(process.stdout.readline()))
-        path = "sse" if habits.get("transport") == "sse" else "mcp"
-        configure(shell, web={"type": habits.get("transport", "http"), "url": f"{server.base}/{path}"})
-        return server
+        def start(**habits: Any) -> Guarded:
+            server = Guarded(started.enter_context(serving(habits)))
+            path = "sse" if habits.get("transport") == "sse" else "mcp"
+            configure(shell, web={"type": habits.get("transport", "http"), "url": f"{server.base}/{path}"})
+            return server
 
-    yield start
-    for process in started:
-        with process:
-            process.kill()
+        yield start
 
 
 @pytest.fixture(autouse=True)

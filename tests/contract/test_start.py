@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.changing_server import entry
 from tests.support.desk import assert_names, open_desk
+from tests.support.fork_server import BRIDGE
 from tests.support.raw_client import EXIT_LIMIT, Era, RawClient, open_raw_client
 
 BROKEN = 'raise ModuleNotFoundError("No module named \'part\'", name="part")\n'
@@ -57,7 +58,7 @@ async def open_held(folder: Path, *, era: Era = "2026-07-28") -> AsyncIterator[t
     os.mkfifo(gate)
     (folder / "httpx.py").write_text(HELD.format(gate=str(gate), folder=str(folder)), encoding="utf-8")
     environ = {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}
-    async with open_raw_client(era=era, environ=environ) as client:
+    async with open_raw_client(era=era, environ=environ, command=BRIDGE) as client:
         await client.request("tools/list", {})
         held = Gate(gate)
         await held.reached()
@@ -127,7 +128,7 @@ async def test_a_signal_does_not_wait_for_the_import(tmp_path: Path, name: str) 
 async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path: Path) -> None:
     (tmp_path / "httpx.py").write_text(BROKEN, encoding="utf-8")
     environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
-    async with open_raw_client(era="2025-11-25", environ=environ) as client:
+    async with open_raw_client(era="2025-11-25", environ=environ, command=BRIDGE) as client:
         calls = [await client.call("continue_run", run_id="20260101-000000-aaaaa") for _ in range(2)]
         read = await client.answer_to(await client.start("resources/read", {"uri": "lmstudio://models"}))
         assert len((await client.request("tools/list", {}))["tools"]) == 5
@@ -146,7 +147,7 @@ async def test_a_part_that_only_a_run_imports_is_named_to_its_caller(tmp_path: P
     async with open_desk(tmp_path) as desk:
         desk.configure(notes=entry(tmp_path / "notes.json", {"name": "list"}))
         desk.environ |= environ
-        async with desk.bridge("2026-07-28") as client:
+        async with desk.bridge("2026-07-28", options={"command": BRIDGE}) as client:
             answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.", output_schema={})
 
     assert_names(answer, "No module named 'rpds'", "Reinstall lmstudio-bridge")
@@ -158,7 +159,7 @@ async def test_a_file_with_certificates_that_is_none_is_told_without_a_traceback
     bad.write_text("no certificate", encoding="utf-8")
     environ = {"LMSTUDIO_BASE_URL": "https://127.0.0.1:1/v1", "LMSTUDIO_BRIDGE_CA_FILE": str(bad)}
 
-    async with open_raw_client(era="2025-11-25", environ=environ) as client:
+    async with open_raw_client(era="2025-11-25", environ=environ, command=BRIDGE) as client:
         answer = await client.call("autonomous_discover_and_execute", task="Do it.")
 
     assert_names(answer, f"{bad} cannot be used", "Set LMSTUDIO_BRIDGE_CA_FILE")

@@ -42,14 +42,6 @@ class SimModel:
     """Seconds a load takes, or the event that ends it."""
     load_failure: str | None = None
     """The text every load fails with."""
-    requires_user: bool = False
-    """The template wants a user message with text (Qwen 3.5 and later)."""
-    alternate_roles: bool = False
-    """The template wants user and assistant in turn (Mistral)."""
-    system_first: bool = False
-    """The template allows a system message at index 0 only."""
-    rejects_patterns: bool = False
-    """A `pattern` in a tool's schema makes no grammar (llama.cpp)."""
     meanings: tuple[tuple[str, ...], ...] = ()
     """Of an embedding model: words that mean the same; each group is a dimension, and one is for all other words."""
     overflow_text: str = OVERFLOW_PLAIN

@@ -35,7 +35,7 @@ from tests.lmstudio_sim.replies import Completion, HttpReply, Usage
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.scripts import ReplyScript
 from tests.lmstudio_sim.state import Instance, ModelState
-from tests.lmstudio_sim.validation import check_chat, tool_schemas
+from tests.lmstudio_sim.validation import check_chat
 
 TOKEN_SHAPE = re.compile(r"sk-lm-[A-Za-z0-9]{8}:[A-Za-z0-9]{20}")
 EMBEDDING_SIZE = 8
@@ -49,7 +49,6 @@ class Site:
     script: ReplyScript
     native: bool | None
     token: str | None
-    slot_wait_seconds: float
     lost_stream: LostStream
     ids: Ids = field(default_factory=Ids)
 
@@ -138,12 +137,11 @@ async def _generate(site: Site, exchange: Exchange) -> None:
         request.instance_id = instance.id
         framing = ChatFraming(Turn(instance, Completion(), body, Usage(), created, site.ids))
         site.state.touch(instance)
-        async with instance.hold_slot(wait_seconds=site.slot_wait_seconds):
+        async with instance.hold_slot():
             renamed = {"developer": "system"}  # as the template sees them
             messages = [{**each, "role": renamed.get(each["role"], each["role"])} for each in request.messages]
             prompt_tokens = count_prompt_tokens(messages, tools=body.get("tools"))
-            schemas = tool_schemas(body)
-            check_prompt(instance, messages, schemas=schemas, prompt_tokens=prompt_tokens, streams=request.streams)
+            check_prompt(instance, messages, prompt_tokens=prompt_tokens, streams=request.streams)
             reply = site.script.take(request, request.model, instance.id, instance.model.key)
             request.started.set()
             if isinstance(reply, HttpReply):
@@ -185,7 +183,7 @@ async def _embed(site: Site, exchange: Exchange) -> None:
     try:
         instance = await site.state.resolve(request.model, type="embedding", ttl_seconds=_ttl(body))
         request.instance_id = instance.id
-        async with instance.hold_slot(wait_seconds=site.slot_wait_seconds):
+        async with instance.hold_slot():
             request.started.set()
             data = [
                 {"object": "embedding", "embedding": _embedding(text, instance), "index": number}

@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 5.0
 """Express closes a connection idle for this long."""
-SLOT_WAIT_SECONDS = 120.0
 """A request that waits longer for a slot fails."""
 ARRIVAL_SECONDS = 60.0  # for what comes at once on a machine that is not busy
 """How long `wait_for_request` waits."""
@@ -234,25 +233,23 @@ async def open_simulator(
     models: Sequence[SimModel] | None = None,
     *,
     jit: bool = True,
-    auto_evict: bool = True,
     token: str | None = None,
     native: bool | None = True,
     port: int = 0,
     duplicate_jit: bool = False,
     lost_stream: LostStream = "error",
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
-    slot_wait_seconds: float = SLOT_WAIT_SECONDS,
 ) -> AsyncIterator[Simulator]:
     """Run a simulator on a free port of the loopback, by default with one loaded chat model, `qwen/qwen3-4b`.
 
     `token` turns authentication on. `native=False` is an LM Studio before 0.4 (no /api/v1), `native=None` some other
     OpenAI-like server. `duplicate_jit` loads an instance for each of several concurrent first requests (bt#1751).
-    `lost_stream` is how a stream ends whose instance dies. `slot_wait_seconds` is when waiting for a slot fails.
+    `lost_stream` is how a stream ends whose instance dies.
     """
     if models is None:
         models = [SimModel("qwen/qwen3-4b", loaded=True, trained_for_tool_use=True)]
-    state = ModelState(models, jit=jit, auto_evict=auto_evict, duplicate_jit=duplicate_jit, old_build=native is False)
-    site = Site(state, ReplyScript(), native, token, slot_wait_seconds, lost_stream)
+    state = ModelState(models, jit=jit, duplicate_jit=duplicate_jit, old_build=native is False)
+    site = Site(state, ReplyScript(), native, token, lost_stream)
     simulator = Simulator(site, port=port, keep_alive_seconds=keep_alive_seconds)
     await simulator.start()
     try:

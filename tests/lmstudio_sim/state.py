@@ -15,7 +15,6 @@ from tests.lmstudio_sim.errors import (
     MODEL_RELOADED,
     MODEL_UNLOADED,
     NO_MODELS_LOADED,
-    SLOT_WAIT_FAILED,
     InstanceLostError,
     PredictionFailedError,
     RequestRefusedError,
@@ -57,26 +56,19 @@ class Instance:
         self.slots = asyncio.Semaphore(self.parallel)
 
     @asynccontextmanager
-    async def hold_slot(self, *, wait_seconds: float) -> AsyncIterator[None]:
+    async def hold_slot(self) -> AsyncIterator[None]:
         """Wait in line for a slot and keep it.
 
         Raises:
-            PredictionFailedError: the instance died meanwhile, or no slot came free within `wait_seconds`.
+            PredictionFailedError: the instance died meanwhile.
         """
         task = asyncio.current_task()
         assert task is not None
         flight = Flight(task)
         self.flights.add(flight)
         try:
-            try:
-                async with asyncio.timeout(wait_seconds):
-                    await self.slots.acquire()
-            except TimeoutError:
-                raise PredictionFailedError(SLOT_WAIT_FAILED) from None
-            try:
+            async with self.slots:
                 yield
-            finally:
-                self.slots.release()
         except asyncio.CancelledError:
             # A client that hung up has cancelled the task as well: then nobody is left to tell.
             if flight.cause is None or task.uncancel() > 0:
@@ -107,14 +99,11 @@ class Load:
 class ModelState:
     """All models and instances. `duplicate_jit` lets concurrent first requests load an instance each (bt#1751)."""
 
-    def __init__(
-        self, models: Sequence[SimModel], *, jit: bool, auto_evict: bool, duplicate_jit: bool, old_build: bool
-    ) -> None:
+    def __init__(self, models: Sequence[SimModel], *, jit: bool, duplicate_jit: bool, old_build: bool) -> None:
         self.models: dict[str, SimModel] = {model.key: model for model in models}
         self.instances: dict[str, Instance] = {}
         self.loads: list[Load] = []
         self.jit = jit
-        self.auto_evict = auto_evict
         self.duplicate_jit = duplicate_jit
         self.old_build = old_build
         self._tasks: set[asyncio.Task[None]] = set()
@@ -207,8 +196,7 @@ class ModelState:
     async def _load_for_request(self, model: SimModel, *, ttl_seconds: float | None) -> Instance:
         load = next((each for each in self.loads if each.model is model and each.lane == "jit"), None)
         if load is None or self.duplicate_jit:
-            if self.auto_evict:
-                self.evict(other_than=model)
+            self.evict(other_than=model)
             load = self._start_load(model, lane="jit", ttl_seconds=ttl_seconds)
         outcome = await asyncio.shield(load.outcome)
         if isinstance(outcome, str):

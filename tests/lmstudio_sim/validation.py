@@ -34,15 +34,6 @@ def check_chat(body: JsonObject, *, old_build: bool) -> None:
         _refuse("'response_format.type' must be 'json_schema' or 'text'")
 
 
-def tool_schemas(body: JsonObject) -> list[JsonObject]:
-    """Every JSON schema in a chat request that becomes a grammar."""
-    tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
-    found = [(tool.get("function") or {}).get("parameters") for tool in tools]
-    wanted = body.get("response_format") or {}
-    found.append((wanted.get("json_schema") or {}).get("schema"))
-    return [schema for schema in found if isinstance(schema, dict)]
-
-
 def _check_message(message: Any, *, old_build: bool) -> None:
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         _refuse(INVALID_MESSAGES)

@@ -1,6 +1,6 @@
-"""An MCP server over HTTP with its own authorization server, both made with the MCP SDK: `oauth_server.py HABITS`.
+"""An MCP server over HTTP with its own authorization server, both made with the MCP SDK.
 
-It prints its port once it listens. HABITS is a JSON object; what is left out is as it should be:
+It has habits; what is left out is as it should be:
 
 - `lifetimes`: seconds for which the first access tokens are valid; the others are for an hour
 - `tells_lifetime`: whether it says so
@@ -22,9 +22,10 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -217,15 +218,17 @@ def build(habits: dict[str, Any], port: int) -> ASGIApp:
     return Deviating(app, habits)
 
 
-def main(habits: dict[str, Any]) -> None:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    port = listener.getsockname()[1]
-    app = build(habits, port)
-    print(port, flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listener])
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+@contextmanager
+def serving(habits: dict[str, Any]) -> Iterator[int]:
+    """Let the server answer in a thread; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        config = uvicorn.Config(build(habits, port), ws="none", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+from tests.support.fork_server import BridgeProcess, start_bridge
 
 Era: TypeAlias = Literal["2025-11-25", "2026-07-28"]
 ERAS: tuple[Era, ...] = ("2025-11-25", "2026-07-28")
@@ -56,7 +57,7 @@ _ABOVE = ("Nothing was changed", "Not found in ", "Failed: ", "Note: ", "did not
 class RawClient:
     """Speaks to one server process in one protocol era, as Claude Code does."""
 
-    process: asyncio.subprocess.Process
+    process: BridgeProcess
     era: Era
     answer_limit: float = ANSWER_LIMIT
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -204,24 +205,19 @@ async def open_raw_client(
     *,
     era: Era,
     environ: Mapping[str, str],
-    command: tuple[str, ...] = (sys.executable, "-m", "lmstudio_bridge"),
+    arguments: Sequence[str] = (),
+    command: tuple[str, ...] = (),
     answer_limit: float = ANSWER_LIMIT,
     buffer_limit: int = 64 * 1024 * 1024,
     opened: bool = True,
 ) -> AsyncIterator[RawClient]:
     """A bridge in a process of its own; ended by closing its stdin, else killed.
 
-    `opened`: it has answered the opening of the era. `buffer_limit` is the most bytes of a line, and half of what is
-    taken from the server while nobody reads.
+    A `command` is started, instead of a bridge that is forked. `opened`: it has answered the opening of the era.
+    `buffer_limit` is the most bytes of a line, and half of what is taken from the server while nobody reads.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**base_environment(), **environ},
-        limit=buffer_limit,
-    )
+    environ = {**base_environment(), **environ}
+    process = await start_bridge(*arguments, environ=environ, command=command, limit=buffer_limit)
     client = RawClient(process, era, answer_limit)
     client.reading.set()
     async with asyncio.TaskGroup() as readers:

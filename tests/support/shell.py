@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.fork_server import BRIDGE, BridgeProcess, start_bridge
 
 ROOT = Path(__file__).parents[2]
 MODEL = "qwen/qwen3-4b"
@@ -28,18 +28,13 @@ class Shell:
     environ: Mapping[str, str]
     prefix: tuple[str, ...] = ()  # a command that starts the bridge, to limit it
 
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self.prefix,
-            sys.executable,
-            "-m",
-            "lmstudio_bridge",
+    async def start(self, *arguments: str) -> BridgeProcess:
+        return await start_bridge(
             *arguments,
+            environ=self.environ,
             cwd=self.folder,
-            env=dict(self.environ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdin=False,
+            command=(*self.prefix, *BRIDGE) if self.prefix else (),
         )
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +46,9 @@ T = TypeVar("T")
 @asynccontextmanager
 async def open_client(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=200)
-    async with httpx.AsyncClient(base_url=sim.url, timeout=BOUND_SECONDS, limits=limits, trust_env=False) as c:
+    async with httpx.AsyncClient(
+        base_url=sim.url, timeout=BOUND_SECONDS, limits=limits, trust_env=False, verify=False
+    ) as c:
         yield c
 
 
@@ -328,11 +329,12 @@ async def test_older_builds_answer_404_to_an_unknown_name() -> None:
 
 
 async def test_ttl_counts_only_for_the_request_that_loads() -> None:
-    async with open_simulator([SimModel(QWEN), SimModel(GEMMA)], auto_evict=False) as sim, open_client(sim) as client:
+    async with open_simulator([SimModel(QWEN), SimModel(GEMMA)]) as sim, open_client(sim) as client:
         await post_chat(client, ttl=77)
         await post_chat(client, ttl=88)
+        assert sim.instances[QWEN].ttl_seconds == 77
         await post_chat(client, GEMMA, ttl=-5)
-        assert [i.ttl_seconds for i in sim.instances.values()] == [77, 3600]
+        assert sim.instances[GEMMA].ttl_seconds == 3600
 
 
 async def test_an_idle_jit_model_is_unloaded_when_its_ttl_is_over() -> None:
@@ -618,70 +620,6 @@ async def test_a_prompt_longer_than_the_context_fails_at_the_token(chars: int, f
         )
 
 
-USER, ASSISTANT = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
-SYSTEM, RESULT = {"role": "system", "content": "s"}, {"role": "tool", "tool_call_id": "1", "content": "r"}
-CALLING = calling(name="f", arguments="{}")
-ALTERNATE = SimModel(QWEN, loaded=True, alternate_roles=True)
-
-
-@pytest.mark.parametrize(
-    ("model", "messages", "objection"),
-    [
-        (SimModel(QWEN, loaded=True, requires_user=True), [SYSTEM, CALLING, RESULT], errors.NO_USER_QUERY),
-        (SimModel(QWEN, loaded=True, requires_user=True), [USER, CALLING, RESULT], None),
-        (SimModel(QWEN, loaded=True, system_first=True), [SYSTEM, USER, SYSTEM], errors.SYSTEM_NOT_FIRST),
-        (SimModel(QWEN, loaded=True, system_first=True), [SYSTEM, USER], None),
-        (ALTERNATE, [USER, USER], errors.ROLES_MUST_ALTERNATE),
-        (ALTERNATE, [SYSTEM, ASSISTANT], errors.ROLES_MUST_ALTERNATE),
-        (ALTERNATE, [SYSTEM, USER, CALLING, RESULT, ASSISTANT, USER], None),
-    ],
-)
-async def test_strict_templates_object_in_their_own_words(
-    model: SimModel, messages: list[dict[str, Any]], objection: str | None
-) -> None:
-    async with open_simulator([replace(model)]) as sim, open_client(sim) as client:
-        reply = await post_chat(client, messages=messages)
-    if objection is None:
-        assert reply.status_code == 200
-    else:
-        assert (reply.status_code, reply.json()) == (400, {"error": errors.template_failure(objection)})
-
-
-@pytest.mark.parametrize(
-    ("model", "schema", "text"),
-    [
-        (
-            SimModel(QWEN, loaded=True, rejects_patterns=True),
-            {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!x)"}}},
-            errors.GRAMMAR_FAILED,
-        ),
-        (
-            SimModel(QWEN, loaded=True, rejects_patterns=True),
-            {"type": "object", "properties": {"pattern": {"type": "string"}}},
-            None,
-        ),
-        (
-            SimModel(QWEN, loaded=True, format="mlx"),
-            {"type": "object", "properties": {"a": {"anyOf": [{"type": ["string", "null"]}]}}},
-            errors.MLX_TYPE_FAILED,
-        ),
-        (SimModel(QWEN, loaded=True), {"type": "object", "properties": {"a": {"type": ["string", "null"]}}}, None),
-    ],
-    ids=["pattern", "property-named-pattern", "mlx-type-list", "gguf-type-list"],
-)
-async def test_schemas_the_engine_cannot_take_kill_the_request(
-    model: SimModel, schema: dict[str, Any], text: str | None
-) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
-    async with open_simulator([replace(model)]) as sim, open_client(sim) as client:
-        plain, frames = await post_chat(client, tools=tools), await stream_chat(client, tools=tools)
-    if text is None:
-        assert plain.status_code == 200
-    else:
-        assert (plain.status_code, plain.json()) == (400, {"error": text})
-        assert frames == [{"error": {"message": text}}]
-
-
 # -- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -792,20 +730,6 @@ async def test_requests_beyond_the_slots_wait_in_line() -> None:
         assert not third.started.is_set()
         release.set()
         assert [(await chat).status_code for chat in chats] == [200] * 3
-
-
-async def test_waiting_too_long_for_a_slot_fails_like_the_engine() -> None:
-    """Measured: requests that waited more than about 120 s failed."""
-    models = [SimModel(QWEN, loaded=True, parallel=1)]
-    async with open_simulator(models, slot_wait_seconds=0.01) as sim, open_client(sim) as client:
-        sim.script(QWEN, TextReply("x", faults=(Stall(),)))
-        first = asyncio.create_task(post_chat(client))
-        await within((await sim.wait_for_request(1)).started.wait())
-        reply = await post_chat(client)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-    assert reply.status_code == 400
-    assert reply.json()["error"].startswith('Engine protocol predict stream returned an error: {"code":500,')
 
 
 # -- records, load, process ----------------------------------------------------------------------------------------

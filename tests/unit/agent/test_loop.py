@@ -14,7 +14,7 @@ import pytest
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import ChangeWatch, Limits, RunOptions
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON, NAME_MISSING, NOT_IN_RESULTS
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON, NOT_IN_RESULTS
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
@@ -439,17 +439,6 @@ async def test_result_is_cut_at_its_limit(length: int, whole: bool) -> None:
     assert (given.results() == ["x" * length]) is whole
 
 
-async def test_the_model_does_not_read_secrets_in_tool_results() -> None:
-    tools = FakeTools({("fs", "read"): ToolResult("key=hunter22")})
-    given = case(
-        call(("fs__read", READ_A)), say("Done."), tools=tools, redact=lambda text: text.replace("hunter22", "[secret]")
-    )
-
-    await given.go()
-
-    assert given.results() == ["key=[secret]"]
-
-
 async def test_secret_across_the_cut_of_a_long_result_does_not_show() -> None:
     secret = "hunter22"
     text = "x" * 70 + secret + "y" * 100
@@ -820,18 +809,6 @@ async def test_fact_in_the_part_of_a_result_that_was_cut_is_found() -> None:
 LEAKED = 'Now the note.\n<<run fs__read>> {"path": "a.txt"} <</run>>'
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-async def test_a_call_in_the_text_is_never_the_answer_also_in_the_last_round(rounds: int) -> None:
-    before = [call(("fs__read", f'{{"path": "{number}"}}')) for number in range(rounds - 1)]
-    bound = say(json.dumps({"answer": LEAKED}))
-    given = case(*before, say(LEAKED), say(LEAKED), bound, tools=read_tools(), limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("stuck", "")
-    assert "wrote a tool call as text" in outcome.error
-
-
 async def test_the_text_of_an_earlier_round_is_kept_where_the_last_is_a_call_in_text() -> None:
     first = call(("fs__read", READ_A), text="I think it is teal.")
     bound = say(json.dumps({"answer": LEAKED}))
@@ -840,21 +817,6 @@ async def test_the_text_of_an_earlier_round_is_kept_where_the_last_is_a_call_in_
     outcome = await given.go()
 
     assert (outcome.stop, outcome.answer) == ("stuck", "I think it is teal.")
-
-
-async def test_an_answer_that_only_mentions_a_tool_is_an_answer() -> None:
-    given = case(say("I would use fs__read for that."))
-
-    assert (await given.go()).stop == "answered"
-
-
-async def test_the_words_of_the_bridge_are_no_answer() -> None:
-    given = case(say(NAME_MISSING), say("Teal."))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "Teal.", 2)
-    assert given.conversation.messages[-2:] == (UserMessage(EMPTY_TURN), AssistantMessage("Teal."))
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 10])
@@ -867,46 +829,6 @@ async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rou
     assert outcome.error == "The model only repeated the task or the bridge's own words, so there is no answer."
 
 
-@pytest.mark.parametrize("rounds", [1, 10])
-async def test_reasoning_without_an_answer_is_given_as_the_text_so_far(rounds: int) -> None:
-    thought = Completion("", "So it is teal.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
-    given = case(*[thought] * 6, limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("stuck", "So it is teal.")
-    assert outcome.warnings[-1] == "The reply was all reasoning; the model gave no answer outside it."
-
-
-async def test_a_call_that_was_cut_off_for_good_never_runs() -> None:
-    half = Completion(
-        "", calls=(ToolCall("c1", "fs__write", ""),), finish_reason="length", model="tiny", usage=Usage(10, 9)
-    )
-    tools = FakeTools()
-    given = case(half, half, say("I could not."), tools=tools, limits=limits(5, tokens=8_192))
-
-    outcome = await given.go()
-
-    assert (tools.sent, outcome.stop) == ([], "answered")
-    assert "cut off" in given.results()[0]
-    assert all(
-        each.arguments == "{}"
-        for message in given.conversation.messages
-        if isinstance(message, AssistantMessage)
-        for each in message.calls
-    )
-
-
-@pytest.mark.parametrize("rounds", [1, 2, 10])
-async def test_a_reply_that_only_says_what_comes_next_is_no_answer(rounds: int) -> None:
-    given = case(*[say("Let me read the file.")] * 10, limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("stuck", "Let me read the file.")
-    assert outcome.error.startswith("The model only said what it would do next")
-
-
 async def test_a_sentence_of_a_result_that_sounds_like_a_plan_is_an_answer() -> None:
     note = "I will read the file tomorrow."
     given = case(
@@ -916,16 +838,6 @@ async def test_a_sentence_of_a_result_that_sounds_like_a_plan_is_an_answer() -> 
     outcome = await given.go()
 
     assert (outcome.stop, outcome.answer) == ("answered", note)
-
-
-@pytest.mark.parametrize(("reason", "rounds"), [("content_filter", 1), ("content_filter", 10), ("safety", 10)])
-async def test_a_reply_that_a_filter_stopped_is_the_text_so_far(reason: str, rounds: int) -> None:
-    given = case(Completion("It is", finish_reason=reason, model="tiny", usage=Usage(10, 5)), limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("stuck", "It is")
-    assert "content filter" in outcome.error
 
 
 async def test_reasoning_without_an_answer_is_asked_for_once_more_and_no_reminders_follow() -> None:

@@ -17,9 +17,8 @@ from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
 from lmstudio_bridge.agent.repetition import Step
-from lmstudio_bridge.agent.reply_checks import LOST_CALL, classify_reply, plain_turns
+from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
     ContextOverflowError,
@@ -144,26 +143,11 @@ async def test_a_lost_call_is_asked_for_again_unchanged(fault: Reply) -> None:
     assert len(given.told()) == 1
 
 
-@pytest.mark.parametrize("fault", [LOST, ANNOUNCED])
-async def test_a_call_that_is_lost_twice_is_for_the_loop_to_remind_of(fault: Completion) -> None:
-    given, asked = case(fault, fault)
-
-    assert (await given.ask(), len(asked)) == (fault, 2)
-
-
 async def test_a_server_that_never_counts_tokens_has_its_second_answer_taken() -> None:
     uncounted = Completion("It is 5.", usage=Usage(0, 0, 0), finish_reason="stop")
     given, asked = case(uncounted, uncounted)
 
     assert (await given.ask(), len(asked)) == (Completion("It is 5.", finish_reason="stop"), 2)
-
-
-async def test_a_call_that_the_server_lost_twice_is_asked_for_as_bound_json() -> None:
-    error = LostToolCallError("It does not match the expected format.")
-    given, asked = case(error, error, say('{"answer": "Fine."}'))
-
-    assert (await given.ask()).text == "Fine."
-    assert [bool(each.response_schema) for each in asked] == [False, False, True]
 
 
 async def test_a_call_that_is_lost_however_it_is_asked_for_counts_as_lost_and_not_as_an_error() -> None:
@@ -196,24 +180,6 @@ async def test_a_server_that_says_calls_of_every_reply_has_its_second_answer_tak
     reply = await given.ask()
 
     assert (reply.text, reply.finish_reason, len(asked)) == ("The colour is teal.", "stop", 2)
-
-
-async def test_a_call_in_the_text_is_asked_for_again_and_then_as_bound_json() -> None:
-    given, asked = case(LEAKED, LEAKED, say('{"answer": "Teal."}'))
-
-    reply = await given.requester.request(1, given.conversation, (READ,), names=["fs__read"])
-
-    assert reply.text == "Teal."
-    assert [bool(each.response_schema) for each in asked] == [False, False, True]
-
-
-async def test_a_call_in_the_text_is_seen_also_where_no_tool_is_offered_any_more() -> None:
-    given, asked = case(LEAKED, LEAKED, say(json.dumps({"answer": LEAKED.text})))
-
-    reply = await given.requester.request(5, given.conversation, (), names=["fs__read"])
-
-    assert classify_reply(reply, tools_offered=False, names=["fs__read"]) == "leaked_call"
-    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("refused", [1, 2])
@@ -337,16 +303,6 @@ async def test_a_full_context_is_made_room_in_once(error: ContextOverflowError, 
     assert len(given.told()) == 1
 
 
-async def test_a_context_that_is_full_again_is_an_error() -> None:
-    error = ContextOverflowError("Full.")
-    given, asked = case(error, error, history=read_much(4_000))
-
-    with pytest.raises(ContextOverflowError):
-        await given.ask()
-
-    assert len(asked) == 2
-
-
 async def test_a_full_context_without_anything_to_shorten_is_never_sent_again() -> None:
     given, asked = case(ContextOverflowError("Full."))
 
@@ -365,16 +321,6 @@ async def test_a_template_that_refuses_the_messages_gets_plain_turns_from_then_o
     assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
     plain = tuple(plain_turns(given.conversation.messages))
     assert [each.messages for each in asked] == [given.conversation.messages, plain, plain]
-
-
-async def test_a_template_that_refuses_plain_turns_too_is_an_error_also_in_a_later_round() -> None:
-    given, asked = case(TemplateError("No."), TemplateError("No."), TemplateError("No."))
-
-    for number in (1, 2):
-        with pytest.raises(TemplateError):
-            await given.ask(number)
-
-    assert len(asked) == 3
 
 
 # -- schemas --------------------------------------------------------------------------------------------------------
@@ -406,14 +352,6 @@ class PickyModel:
 
 def tools(count: int) -> list[ToolSpec]:
     return [ToolSpec(f"fs__t{number}", "A tool.", READ.parameters) for number in range(count)]
-
-
-async def test_schemas_that_are_too_rich_are_made_simple_from_then_on() -> None:
-    given = Case(model := PickyModel(rich=False))
-
-    assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
-    assert len(model.asked) == 3
-    assert "enum" not in str(simple_spec(READ))
 
 
 @pytest.mark.parametrize("bad", [["fs__t0"], ["fs__t31"], ["fs__t3", "fs__t17"], ["fs__t4", "fs__t5", "fs__t6"]])

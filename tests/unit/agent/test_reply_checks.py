@@ -67,7 +67,7 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("fs__read", usage=COUNTED), "leaked_call"),
         (Completion("I look.", finish_reason="function_call", usage=COUNTED), "lost_call"),
         (Completion("It is", finish_reason="content_filter", usage=COUNTED), "filtered"),
-        (Completion("", finish_reason="content_filter", usage=COUNTED), "filtered"),
+        (Completion("", finish_reason="safety", usage=COUNTED), "filtered"),
         (Completion("", calls=(CALL,), finish_reason="content_filter"), "calls"),
         (Completion(""), "empty"),
         (Completion("...", usage=COUNTED), "empty"),
