@@ -40,7 +40,7 @@ ReplyKind: TypeAlias = Literal[
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 CUT_CALL = "cut_tool_call"  # our own finish reason of a reply that ended in the middle of a call
-_ENDS_IN_CALL = (LOST_CALL, "tool_calls", "function_call")
+_ENDS_IN_CALL = (LOST_CALL, "tool_calls", "tool_call", "tool_use", "function_call")
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
@@ -73,9 +73,10 @@ def classify_reply(
         return "cut_call"
     if reply.text and holds_leaked_call(reply.text, names, messages=messages):
         return "cut_call" if cut and tools_offered else "leaked_call"
-    if tools_offered and (_is_uncounted(reply) or reply.finish_reason in _ENDS_IN_CALL):
+    finish_reason = reply.finish_reason.casefold()
+    if tools_offered and (_is_uncounted(reply) or finish_reason in _ENDS_IN_CALL):
         return "lost_call"
-    if reply.finish_reason in _FILTERED:
+    if finish_reason in _FILTERED:
         return "filtered"
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (tools_offered or names) and announces_call(reply.text, names, read=told):
@@ -100,7 +101,7 @@ def as_answer(reply: Completion, *, counts_tokens: bool) -> Completion | None:
     uncounted = _is_uncounted(reply)
     if not reply.text or _PREFACE.search(last_line) or (uncounted and counts_tokens):
         return None
-    finish_reason = "stop" if reply.finish_reason in _ENDS_IN_CALL else reply.finish_reason
+    finish_reason = "stop" if reply.finish_reason.casefold() in _ENDS_IN_CALL else reply.finish_reason
     usage = None if uncounted else reply.usage
     return Completion(reply.text, reply.reasoning, reply.calls, finish_reason, reply.model, usage)
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.errors import LLMResponseError
+from lmstudio_bridge.json_text import written_items
 from lmstudio_bridge.lmstudio.failures import error_from_text, error_text, unreadable_answer
 from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
 from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn, ChoiceIn, MessageIn, WrittenFloat, as_written
@@ -268,7 +269,7 @@ class Accumulator:
         deltas: list[Delta] = []
         if choice := self._own_choice(chunk.choices or []):
             self._finish_reason = choice.finish_reason or self._finish_reason
-            message = choice.delta or choice.message
+            message = choice.delta or choice.message or MessageIn(content=choice.text)
             deltas += self._add_message(message) if message else []
         if self._chars > self._max_chars:
             raise LLMResponseError(
@@ -358,7 +359,8 @@ class Accumulator:
         return newest
 
     def _is_name(self, name: str) -> bool:
-        return resolve_tool_name(name, self._tools) is not None
+        """Whether a name is that of a tool, or the beginning of one."""
+        return resolve_tool_name(name, self._tools) is not None or any(tool.startswith(name) for tool in self._tools)
 
 
 def _repair_json_text(text: str) -> str:
@@ -388,9 +390,11 @@ def _objects(arguments: str) -> list[str]:
             value, end = json.JSONDecoder().raw_decode(arguments, position)
         except (ValueError, RecursionError):
             return [arguments]
-        if not isinstance(value, dict):
+        values = value if isinstance(value, list) else [value]
+        if not (values and all(isinstance(each, dict) for each in values)):
             return [arguments]
-        texts[arguments[position:end]] = None
+        written = arguments[position:end]
+        texts |= dict.fromkeys(written_items(written) if isinstance(value, list) else [written])
         while arguments[end : end + 1] in (" ", "\n", "\t", "\r", ",", ";") and end < len(arguments):
             end += 1
         position = end

@@ -40,22 +40,37 @@ _REASONING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel|>commentary<|message|>", "<|end|>"),
     ("<\u25c1think\u25b7>", "<\u25c1/think\u25b7>"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<|think|>", "<|/think|>"),
 )
 _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
 )
+_NEXT_TURN = re.compile(  # a model that goes on with the other's part
+    r"(?:<\|(?:im_end|eot_id|end|endoftext)\|>|<end_of_turn>|</s>)\s*"
+    r"(?:<\|(?:(?:im_start|start_header_id)\|>(?!\s*assistant)|(?:user|system)\|>)|<start_of_turn>(?!model)|(?:Human|User):).*\Z",
+    re.DOTALL,
+)
+_EATEN_HARMONY = re.compile(r"\Aanalysis(.{1,100000}?)assistant\s?final(?=\S)", re.DOTALL)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _FINAL = re.compile(
     r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final\s*(?:<\|constrain\|>\s*(?:json|text|markdown)\s*)?<\|message\|>"
 )
 _LEADING = re.compile(
     r"(?:\s*(?:<\|START_RESPONSE\|>|<\|START_OF_TURN_TOKEN\|>|<\|CHATBOT_TOKEN\|>|<\|start\|>\s*assistant(?=\s*<\|channel)"
-    r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b|<s>))++"
+    r"|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|\[\|assistant\|\]|<\uff5cAssistant\uff5c>|<\|START_TEXT\|>"
+    r"|<\|begin_of_(?:box|solution)\|>|<(?:pad|bos|unk)>|<think/>|\ufeff"
+    r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b"
+    r"|<s>(?!.*</s>\s*\S)))++",
+    re.DOTALL,
 )
 _TRAILING = re.compile(
     r"(?:<\|(?:im_end|endoftext|end|return|eot_id|eom_id|end_of_text|END_RESPONSE|END_OF_TURN_TOKEN|END_TEXT|eos"
-    r"|end_of_turn|user|observation)\|>|<end_of_turn>|</s>|\[\|endofturn\|\]|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
+    r"|end_of_turn|user|observation|end_of_(?:box|solution))\|>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|<end_of_turn>|<(?:pad|eos)>|\x00|</s>|\[\|endofturn\|\]|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
 )
 
 
@@ -67,12 +82,20 @@ def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
     for a block at the very beginning. Tags in code or in JSON are words, too.
     """
     thoughts: list[str] = []
-    rest = _strip_tokens(text)
+    next_turn = _NEXT_TURN.search(text)
+    rest = _strip_tokens(
+        text if next_turn is None or _is_in_code(text, next_turn.start()) else text[: next_turn.start()]
+    )
+    if eaten := _EATEN_HARMONY.match(rest):
+        thoughts.append(eaten[1].strip())
+        rest = rest[eaten.end() :]
     for _ in range(_MAX_THOUGHTS):
         start = rest.lstrip()
-        marks = next((marks for marks in _REASONING if start.startswith(marks[0])), None)
+        marks = next((marks for marks in _REASONING if start[: len(marks[0])].casefold() == marks[0].casefold()), None)
         if marks is None:
             break
+        if close := re.search(re.escape(marks[1]), start, re.IGNORECASE) or _LONE_CLOSING.search(start):
+            marks = marks[0], close[0]
         inside, closed, after = start[len(marks[0]) :].partition(marks[1])
         if not closed and marks[1] == "<|end|>" and (final := _FINAL.search(inside)):
             inside, after = inside[: final.start()], inside[final.start() :]
@@ -100,10 +123,18 @@ def _lone_closing(text: str) -> re.Match[str] | None:
     close = _LONE_CLOSING.search(text)
     if close is None or text.lstrip().startswith(("{", "[")):
         return None
-    if re.search(r"\w[ ]\Z", text[: close.start()]) and re.match(r" [a-z]", text[close.end() :]):
+    before, after = text[: close.start()], text[close.end() :]
+    if (
+        close[0].replace("/", "") in before
+        or re.match(r" ?[|.,;]", after)
+        or (before.endswith(" ") and re.match(r" [a-z]", after))
+    ):
         return None  # a sentence about it
-    in_code = any(span.start() <= close.start() < span.end() for span in _CODE.finditer(text))
-    return None if in_code else close
+    return None if _is_in_code(text, close.start()) else close
+
+
+def _is_in_code(text: str, position: int) -> bool:
+    return any(span.start() <= position < span.end() for span in _CODE.finditer(text))
 
 
 # -- calls ----------------------------------------------------------------------------------------------------------

@@ -7,15 +7,19 @@ server's form. What we send is strict: the form that is safe for every template 
 from __future__ import annotations
 
 import json
-from typing import Any, assert_never
+from typing import Annotated, Any, assert_never
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from lmstudio_bridge.lmstudio.models import ModelInfo, ModelInstance
@@ -167,23 +171,36 @@ class UsageIn(WireModel):
     completion_tokens_details: TokenDetailsIn | None = None
 
     def to_usage(self) -> Usage | None:
-        """The counts; None where the server has counted nothing, as in `"usage": {}`."""
+        """The counts; None where the server has not counted the reply, as in `"usage": {}`."""
         details = self.completion_tokens_details
-        if self.prompt_tokens is None and self.completion_tokens is None and details is None:
-            return None
         reasoning = details.reasoning_tokens if details else None
+        if self.completion_tokens is None and reasoning is None:
+            return None
         return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, reasoning or 0)
 
 
 class FunctionIn(WireModel):
     name: str | None = None
-    arguments: str | dict[str, Any] | list[Any] | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = Field(
+        None, validation_alias=AliasChoices("arguments", "parameters", "input")
+    )
 
 
 class CallIn(WireModel):
     index: int | None = None
     id: str | None = None
     function: FunctionIn | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat(cls, call: Any) -> Any:
+        """Some servers put the name beside the id."""
+        return {**call, "function": call} if isinstance(call, dict) and "function" not in call else call
+
+
+def _dicts(value: Any) -> Any:
+    """The objects of a list, also where there is only one without a list: an odd one must not cost the others."""
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
 
 
 class MessageIn(WireModel):
@@ -192,7 +209,7 @@ class MessageIn(WireModel):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[CallIn] | None = None
+    tool_calls: Annotated[list[CallIn] | None, BeforeValidator(_dicts)] = None
     function_call: FunctionIn | None = None  # its older form
 
     def calls(self) -> list[CallIn]:
@@ -218,6 +235,7 @@ class ChoiceIn(WireModel):
     index: int | None = None
     delta: MessageIn | None = None
     message: MessageIn | None = None
+    text: str | None = None
     finish_reason: str | None = None
 
 
@@ -225,7 +243,7 @@ class ChatIn(WireModel):
     """A chunk of a stream, or a whole reply, which comes from a server that ignores `stream`."""
 
     model: str | None = None
-    choices: list[ChoiceIn] | None = None
+    choices: Annotated[list[ChoiceIn] | None, BeforeValidator(_dicts)] = None
     usage: UsageIn | None = None
 
 

@@ -177,12 +177,12 @@ def test_reasoning_is_read_under_either_name(delta: dict[str, str]) -> None:
     ("usage", "expected"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 4}, Usage(3, 4, 0)),
-        ({"prompt_tokens": 3, "completion_tokens": None, "completion_tokens_details": None}, Usage(3, 0, 0)),
+        ({"prompt_tokens": 3, "completion_tokens": None, "completion_tokens_details": None}, None),
         ({"completion_tokens_details": {"reasoning_tokens": 2}}, Usage(0, 0, 2)),
     ],
     ids=str,
 )
-def test_usage_comes_in_a_chunk_without_choices(usage: dict[str, Any], expected: Usage) -> None:
+def test_usage_comes_in_a_chunk_without_choices(usage: dict[str, Any], expected: Usage | None) -> None:
     assert accumulate([chunk({"content": "a"}), {"choices": [], "usage": usage}]).usage == expected
 
 
@@ -431,3 +431,33 @@ def test_the_text_of_an_odd_stream_is_whole_and_is_that_of_one_choice(chunks: li
     reply = accumulate(chunks)
 
     assert (reply.text, reply.finish_reason) == ("It is teal.", "stop")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk({"tool_calls": [{"index": 0, "id": A, "name": "list_files", "arguments": '{"path":"."}'}]})],
+        [chunk({"tool_calls": call("list_files", '{"path":"."}', index=0, id=A)})],
+        [chunk({"tool_calls": [None, 5, call("list_files", '{"path":"."}', index=0, id=A)]})],
+        [calls({"index": 0, "id": A, "function": {"name": "list_files", "parameters": '{"path":"."}'}})],
+        [calls(call("list_files", '[{"path":"."}]', index=0, id=A))],
+        [calls(call(part, index=0, id=A)) for part in ("li", "st_fi", "les")]
+        + [calls(call(arguments='{"path":"."}', index=0))],
+    ],
+    ids=str,
+)
+def test_a_call_in_an_odd_form_is_read(chunks: list[dict[str, Any]]) -> None:
+    assert accumulate(chunks, offered=["list_files"]).calls == ONE_CALL
+
+
+def test_a_list_of_objects_as_arguments_is_a_call_for_each() -> None:
+    reply = accumulate([calls(call("read_file", '[{"path": "a"}, {"version": 1.10}]', index=0, id=A))])
+
+    assert [each.arguments for each in reply.calls] == ['{"path": "a"}', '{"version": 1.10}']
+
+
+@pytest.mark.parametrize(
+    "each", [{"choices": [{"index": 0, "text": "a"}]}, {"choices": {"index": 0, "delta": {"content": "a"}}}]
+)
+def test_text_in_an_odd_form_is_read(each: dict[str, Any]) -> None:
+    assert accumulate([each]).text == "a"
