@@ -16,6 +16,7 @@ import json
 import logging
 import re
 import time
+from calendar import day_abbr, day_name, month_abbr, month_name
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -48,7 +49,8 @@ _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
 _SET = re.compile(r"[{\[(][^{}\[\]()]*[}\])]")
-_NUMBER = re.compile(r"\d+")  # times, dates and counts in a description do not count as a change
+_DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
+_VARYING = re.compile(rf"\w*\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs are no change
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
 _UNMARKED = "No longer marked as read-only"
@@ -374,10 +376,10 @@ def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
 
     What may come from a Python set is compared in any order: words of default values and in brackets, and lists.
     """
-    description = _unordered(clean_text(tool.description)[0][:MAX_DESCRIPTION])
+    description = _unordered(clean_text(tool.description)[0][:MAX_DESCRIPTION], "description")
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
     return {
-        _DESCRIPTION: "d" + _digest(_NUMBER.sub("0", f"{tool.title}\n{description}")),
+        _DESCRIPTION: "d" + _digest(f"{_VARYING.sub('0', tool.title)}\n{description}"),
         _ARGUMENTS: "a" + _digest(json.dumps(shown, sort_keys=True)),
         _ANNOTATIONS: "h" + _digest(json.dumps(dict(tool.hints), sort_keys=True)),
         _MARKED if tool.read_only is True else _UNMARKED: "m1" if tool.read_only is True else "m0",
@@ -391,17 +393,17 @@ def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, str]) -> lis
     return [kind for kind, look in looks.items() if look not in past.seen]
 
 
-def _unordered(schema: Any) -> Any:
+def _unordered(schema: Any, key: str = "") -> Any:
     match schema:
+        case _ if key == "default":
+            return sorted(_WORD.findall(json.dumps(schema)))
         case dict():
-            return {
-                key: sorted(_WORD.findall(json.dumps(value))) if key == "default" else _unordered(value)
-                for key, value in schema.items()
-            }
+            return {key: _unordered(value, key) for key, value in schema.items()}
         case list():
             return sorted(map(_unordered, schema), key=lambda each: json.dumps(each, sort_keys=True))
         case str():
-            return _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), schema)
+            plain = _VARYING.sub("0", schema) if key == "description" else schema
+            return _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), plain)
         case _:
             return schema
 

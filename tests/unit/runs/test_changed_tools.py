@@ -87,10 +87,12 @@ def test_an_unchanged_listing_is_written_again_after_a_day(tmp_path: Path, age: 
 
 
 def test_numbers_in_a_description_are_no_news(store: ToolCache) -> None:
-    """Some servers put the time or a count there."""
-    take(store, replace(LIST, description="Lists 9 notes; it is 08:59."))
+    """Some servers put the time, a count or an ID there."""
+    take(store, replace(LIST, description="Lists 9 notes; it is Mon 30 November, 08:59. Session 3f9a-bc."))
 
-    assert take(store, replace(LIST, description="Lists 12 notes; it is 17:03.")).warnings == ()
+    same = replace(LIST, description="Lists 12 notes; it is Tue 1 December, 17:03. Session ae01-9.")
+    assert take(store, same).warnings == ()
+    assert take(store, replace(LIST, description="Lists 12 mails; it is Tue 1 December, 17:03.")).warnings
 
 
 def test_nothing_is_told_twice(store: ToolCache) -> None:
@@ -127,8 +129,8 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
         ),
         ({"properties": {"a": {"enum": ["x", "y"]}}}, {"properties": {"a": {"enum": ["x", "z"]}}}, True),
         (
-            {"properties": {"a": {"description": "One of {'x', 'y'}"}}},
-            {"properties": {"a": {"description": "One of {'y', 'x'}"}}},
+            {"properties": {"a": {"description": "One of {'x', 'y'}, as of 2026-11-30"}}},
+            {"properties": {"a": {"description": "One of {'y', 'x'}, as of 2026-12-01"}}},
             False,
         ),
         ({"properties": {"a": {"description": "x"}}}, {"properties": {"a": {"description": "y"}}}, True),
