@@ -123,7 +123,7 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What servers call the service whose variables begin so."""
 _NO_SERVICE = frozenset(
-    {"mcp", "npm", "node", "npx", "uv", "uvx", "python", "home", "user", "path", "server", "docker"}
+    {"mcp", "npm", "node", "npx", "uv", "uvx", "python", "home", "user", "path", "server", "docker", "lmstudio"}
 )
 
 _SHOWN_NAMES = 5  # variables in a warning

@@ -12,8 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 _HEAD = """\
 # The command line
 
-`uvx lmstudio-bridge …` and an installed `lmstudio-bridge …` are the same. This page has the text that `--help` prints
-for each command.
+This page has the text that `--help` prints for each command.
 
 Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals, and `NO_COLOR` turns them
 off; characters that a terminal can't show are replaced. Secrets are never shown. Unless a command says otherwise, the

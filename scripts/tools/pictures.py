@@ -1,7 +1,8 @@
 """Makes docs/pictures: what real commands show in a real terminal, and the page of a run in Chromium.
 
-A simulator stands in for LM Studio, at its own port, so that address and model look as they do for a user. The only
-words that are changed are the temporary home folder and the name of the kernel.
+The run is one of a real model in a real engine. For `doctor` a simulator stands in for LM Studio, at its own port, so
+that address and model look as they do for a user. The only words that are changed are the temporary home folder and the
+name of the kernel.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lmstudio_bridge.settings import DEFAULT_PORT
+from scripts.tools.engine.demo import FILES, SLOTS, TASK, write_notes
+from scripts.tools.engine.server import open_engine
+from scripts.tools.engine.weights import MODELS, fetch_weights, show_progress
 from tests.lmstudio_sim.models import SimModel
-from tests.lmstudio_sim.replies import CallReply, StreamOptions, TextReply
 from tests.lmstudio_sim.server import open_simulator
 from tests.support.npm_servers import npm_server
 
@@ -34,30 +37,17 @@ PICTURES = ROOT / "docs" / "pictures"
 MODEL = "qwen/qwen3-4b"
 COLUMNS, ROWS = 118, 48
 LIMIT = 60.0  # seconds for one command, or one picture
-PAGE_SIZE = (900, 1040)  # pixels of the window in which the page of a run is shown
-TASK = "Which birds were counted on more than one day, according to the files in notes/?"
-ANSWER = (
-    "Two birds were counted on more than one day:\n\n"
-    "- grey heron: Monday (7), Tuesday (4), Wednesday (9)\n"
-    "- kingfisher: Monday (1), Wednesday (2)"
-)
-PACE = StreamOptions(fragment_chars=4, argument_fragment_chars=4, token_delay_seconds=0.04)
-COUNTS = {
-    "monday": "grey heron 7, kingfisher 1",
-    "tuesday": "grey heron 4, coot 12",
-    "wednesday": "grey heron 9, kingfisher 2",
-}
+RUN_LIMIT = 900.0  # seconds for a command that waits for a model
+PAGE_SIZE = (900, 640)  # pixels of the window in which the page of a run is shown
+WEIGHTS = "qwen2.5-coder-1.5b"
+NUMBERS = ("2400", "7350", "1180", "3000", "1260")
+RUN = f'lmstudio-bridge run "{TASK}" --for-each "{FILES}" --mcp filesystem'
 
 
 def make_home(home: Path) -> None:
-    """A home folder with the bridge and one MCP server in Claude Code, and a project with three files of notes."""
-    notes = home / "birds" / "notes"
-    notes.mkdir(parents=True)
-    for day, counts in COUNTS.items():
-        weather = (
-            "".join(f"{hour:02}:00  cloud {hour % 8}/8, wind {hour % 5}, water calm\n" for hour in range(5, 22)) * 8
-        )
-        (notes / f"{day}.md").write_text(f"# {day.title()}\n\nCounted: {counts}.\n\n{weather}", encoding="utf-8")
+    """A home folder with the bridge and one MCP server in Claude Code, and a project with the minutes of a week."""
+    (home / "team").mkdir(parents=True)
+    write_notes(home / "team", NUMBERS)
     servers = {
         "filesystem": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "."]},
         "lmstudio-bridge": {"command": "uvx", "args": ["lmstudio-bridge"], "alwaysLoad": True},
@@ -85,7 +75,7 @@ def show_in_terminal(command: str, *, folder: Path, environ: Mapping[str, str]) 
             ["new-session", "-d", *size, "-c", str(folder), f"sh -c {shlex.quote(script)}"],
             ["wait-for", "done"],
         ):
-            subprocess.run([*tmux, *step], env=environ, check=True, timeout=LIMIT)
+            subprocess.run([*tmux, *step], env=environ, check=True, timeout=RUN_LIMIT)
         done = subprocess.run(
             [*tmux, "capture-pane", "-e", "-p", "-J"], env=environ, check=True, timeout=LIMIT, stdout=-1
         )
@@ -112,31 +102,33 @@ def photograph(page: Path, *, size: tuple[int, int], picture: Path) -> None:
     subprocess.run([chromium, *options], check=True, timeout=LIMIT, stderr=subprocess.DEVNULL)
 
 
+def make_picture(name: str, command: str, *, home: Path, environ: Mapping[str, str]) -> None:
+    """A picture of a command, with what it shows."""
+    screen = show_in_terminal(command, folder=home / "team", environ=environ)
+    screen = re.sub(r";\s+Linux-\S+", "", screen.replace(str(home), "/home/ana")) + "\n"
+    drawing = home / f"{name}.svg"
+    drawing.write_text(svg := draw_terminal(screen, title=" ".join(command.split()[:2])), encoding="utf-8")
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert found
+    photograph(drawing, size=(round(float(found[1])), round(float(found[2]))), picture=PICTURES / f"{name}.png")
+
+
 async def make_pictures(home: Path) -> None:
     """All of them."""
-    project = home / "birds"
     environ = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "PYTHONPATH": str(ROOT)}
     environ |= {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
     model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
-    paths = {"list_directory": ["notes"], "read_text_file": [f"notes/{day}.md" for day in COUNTS]}
-    calls = [(f"filesystem__{tool}", {"path": path}) for tool, given in paths.items() for path in given]
-    async with open_simulator([model], port=DEFAULT_PORT) as sim:
-        sim.script(MODEL, *(CallReply(call, stream=PACE) for call in calls), TextReply(ANSWER, stream=PACE))
-        for name, command in {
-            "doctor": "lmstudio-bridge doctor",
-            "run": f'lmstudio-bridge run "{TASK}" --mcp filesystem',
-        }.items():
-            screen = await asyncio.to_thread(show_in_terminal, command, folder=project, environ=environ)
-            screen = re.sub(r"; Linux-\S+", "", screen.replace(str(home), "/home/ana"))
-            drawing = home / f"{name}.svg"
-            drawing.write_text(svg := draw_terminal(screen, title=command.partition(' "')[0]), encoding="utf-8")
-            found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-            assert found
-            photograph(drawing, size=(round(float(found[1])), round(float(found[2]))), picture=PICTURES / f"{name}.png")
+    async with open_simulator([model], port=DEFAULT_PORT):
+        await asyncio.to_thread(make_picture, "doctor", "lmstudio-bridge doctor", home=home, environ=environ)
+    weights = MODELS[WEIGHTS]
+    async with open_engine(fetch_weights(weights, report=show_progress), alias=weights.name, parallel=SLOTS) as engine:
+        environ |= {"LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_PARALLEL": str(SLOTS)}
+        await asyncio.to_thread(make_picture, "run", RUN, home=home, environ=environ)
     page = home / "run.html"
     command_line = ["lmstudio-bridge", "runs", "show", "last", "--html", str(page)]
-    run_page = partial(subprocess.run, cwd=project, env=environ, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL)
+    run_page = partial(subprocess.run, cwd=home, env=environ, check=True, timeout=LIMIT, stdout=subprocess.DEVNULL)
     await asyncio.to_thread(run_page, command_line)
+    page.write_text(page.read_text(encoding="utf-8").replace(str(home), "/home/ana"), encoding="utf-8")
     photograph(page, size=PAGE_SIZE, picture=PICTURES / "run-page.png")
 
 

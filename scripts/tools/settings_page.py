@@ -15,8 +15,8 @@ _HEAD = """\
 # Settings
 
 All settings are optional environment variables of the bridge's process. In Claude Code, set them in `env` of the
-server's entry: with `uvx lmstudio-bridge install --env NAME=VALUE`, or with `-e`:
-`claude mcp add lmstudio-bridge -e LM_API_TOKEN=… -- uvx lmstudio-bridge`. The commands use those of your shell.
+server's entry: with `lmstudio-bridge install --env NAME=VALUE`, or with `-e`:
+`claude mcp add lmstudio-bridge -e LM_API_TOKEN=… -- lmstudio-bridge`. The commands use those of your shell.
 
 An empty variable counts as not set. If a row has two, the first one that is set wins. `LMSTUDIO_HOST` and
 `LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts, used if that one is not set. `lmstudio-bridge doctor` shows what

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.npm
 
 ROWS, COLUMNS = 50, 200
 ANSWER = "It counts the herons of a lake."
+COMMANDS = ("install", "doctor", "run", "runs", "runs")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ def home(tmp_path: Path) -> Path:
     """A home folder with one project, and the scripts that stand for what would come from a network."""
     home = tmp_path / "home"
     (home / "project").mkdir(parents=True)
-    (home / "project" / "README.md").write_text("A program that counts the herons of a lake.\n", encoding="utf-8")
+    text = "A program that counts the herons of a lake.\n" * 300  # enough to save something
+    (home / "project" / "README.md").write_text(text, encoding="utf-8")
     write_script(tmp_path / "bin" / "claude", FAKE_CLAUDE)
+    write_script(tmp_path / "bin" / "uv", "#!/bin/sh\n")
     write_script(tmp_path / "bin" / "uvx", '#!/bin/sh\n[ "$1" = --from ] && shift 2\nexec "$@"\n')
     bridge = f'#!/bin/sh\nexec "{sys.executable}" -m lmstudio_bridge "$@"\n'
     write_script(tmp_path / "bin" / "lmstudio-bridge", bridge)
@@ -140,17 +143,13 @@ async def test_quick_start_does_what_it_says(home: Path, sim: Simulator) -> None
         for line in step.lines:
             code, shown = await asyncio.to_thread(type_line, line, folder=project, environ=environ)
             assert code == 0, f"{line}\n{shown}"
-            commands.append(" ".join(line.split()[:3]))
+            commands.append(" ".join(line.split()[: 2 if line.startswith("lm") else 3]))
             registered |= claude_file.exists() and "lmstudio-bridge" in claude_file.read_text(encoding="utf-8")
         assert not missing(step.seen, shown), f"{step.lines[-1]}\n{shown}"
+    uninstall = next(steps("docs/uninstall.md")).lines[0]
+    assert (await asyncio.to_thread(type_line, uninstall, folder=project, environ=environ))[0] == 0
 
-    assert commands == [
-        "claude mcp add",
-        *(
-            f"uvx lmstudio-bridge {name}"
-            for name in ("install", "doctor", "servers", "run", "runs", "runs", "uninstall")
-        ),
-    ]
+    assert commands == ["claude mcp add", "uv tool install", *("lmstudio-bridge " + name for name in COMMANDS)]
     assert ANSWER in (project / "run.html").read_text(encoding="utf-8")
     assert registered
     assert list(json.loads(claude_file.read_text(encoding="utf-8"))["mcpServers"]) == ["filesystem"]

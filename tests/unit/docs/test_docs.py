@@ -130,13 +130,13 @@ def test_shell_commands_in_the_documents_are_valid(name: str) -> None:
         if words[:2] == ["claude", "mcp"] and words[2] == "add":
             name_and_options = words[3 : words.index("--")]
             words = words[words.index("--") + 1 :]  # what Claude Code will start
-            assert ("lmstudio-bridge" in name_and_options) is (words[:2] == ["uvx", "lmstudio-bridge"]), line
+            assert ("lmstudio-bridge" in name_and_options) is (words[:1] == ["lmstudio-bridge"]), line
         elif words[:2] == ["claude", "mcp"] and words[2] == "add-json":
             entry = json.loads(words[-1])
             words = [entry["command"], *entry["args"]]
-            assert words[:2] == ["uvx", "lmstudio-bridge"], line
-        words = words[1:] if words[:1] == ["uvx"] else words
-        words = words[2:] if words[:2] == ["--from", f"git+{REPOSITORY}"] else words
+            assert words[:1] == ["lmstudio-bridge"], line
+        words = words[3:] if words[:3] == ["uvx", "--from", f"git+{REPOSITORY}"] else words
+        assert words[:1] != ["uvx"], "not on the index yet"
         words = list(itertools.takewhile(lambda word: word not in ("<", ">"), words))
         if words[:1] == ["lmstudio-bridge"] and words[1:] != ["--version"]:
             build_parser().parse_args(words[1:])  # exits if it does not understand

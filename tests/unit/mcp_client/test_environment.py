@@ -105,6 +105,7 @@ def test_selectors_are_passed_on_because_a_server_would_work_on_something_else_w
         ("-y @brave/brave-search-mcp-server", []),  # passed on by a setting
         ("awslabs.aws-api-mcp-server", ["AWS_SECRET_ACCESS_KEY"]),
         ("-y something-else", []),
+        ("-y server-filesystem /home/me/lmstudio-bridge", []),  # LMSTUDIO_BASE_URL is the bridge's own
     ],
 )
 def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, withheld: list[str]) -> None:
@@ -118,6 +119,7 @@ def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, wi
         "AWS_SECRET_ACCESS_KEY",
         "AWS_PROFILE",
         "ANTHROPIC_API_KEY",
+        "LMSTUDIO_BASE_URL",
         "MCP_TIMEOUT",
         "HOME",
     ]

@@ -36,7 +36,7 @@ def test_demo_shows_progress_calls_answer_and_where_its_report_is(tmp_path: Path
 
     assert done.returncode == 0, done.stderr
     told = ["SCRIPTED: no real model runs", "Task, ", "Progress:", "servers: filesystem", "Calls of tools:"]
-    told += ["ok: filesystem read_multiple_files", "(A scripted answer.", "Savings: kept ~", "Report: ", "Check: "]
+    told += ["ok: filesystem read_text_file", "(A scripted answer.", "Savings: kept ~", "Report: ", "Check: "]
     assert re.search(".*".join(map(re.escape, told)), done.stdout, flags=re.DOTALL), done.stdout
     assert f"Report: {(tmp_path / 'demo.html').as_uri()}\n" in done.stdout
     assert "A scripted answer." in (tmp_path / "demo.html").read_text(encoding="utf-8")
