@@ -200,24 +200,26 @@ class MessageAdded:
 
 @dataclass(frozen=True, slots=True)
 class RoundStarted:
-    """A request to the model is about to be sent; `number` counts from 1."""
+    """A request to the model is about to be sent; `number` counts from 1, `tokens` is about how many it will read."""
 
     number: int
     max_rounds: int
     tools_offered: int
+    tokens: int = field(default=0, compare=False)  # an estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Generating:
     """The model is writing; told at the first piece, when the phase changes, and some times a second.
 
-    `pieces` counts the stream's pieces so far, which is close to the tokens.
+    `pieces` counts the stream's pieces so far, which is close to the tokens; `text` is the answer so far.
     """
 
     number: int
     phase: Phase
     pieces: int
     seconds: float
+    text: str = field(default="", compare=False)  # of the pieces
 
 
 @dataclass(frozen=True, slots=True)

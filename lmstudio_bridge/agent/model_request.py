@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
-from lmstudio_bridge.agent.conversation import Compactor, Conversation
+from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Compactor, Conversation
 from lmstudio_bridge.agent.first_call import first_tools
 from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_reply, reply_schema
 from lmstudio_bridge.agent.options import Limits, RunOptions
@@ -128,6 +128,14 @@ class ModelRequester:
         text = self._split_reasoning("".join(self._pieces))[0].strip()
         return partial_answer(text) if self._json_calls else text
 
+    def _expected_tokens(self, conversation: Conversation, offered: Sequence[ToolSpec]) -> int:
+        """About how many tokens the model reads next."""
+        if self.counted is not None:
+            tokens, size_then = self.counted
+            return max(0, tokens + (conversation.size() - size_then) // CHARS_PER_TOKEN)
+        tools = sum(len(tool.description) + len(str(tool.parameters)) for tool in offered)
+        return (conversation.size() + tools) // CHARS_PER_TOKEN
+
     async def request(
         self, number: int, conversation: Conversation, offered: Sequence[ToolSpec], *, names: Collection[str] = ()
     ) -> Completion:
@@ -138,7 +146,9 @@ class ModelRequester:
         Raises:
             LLMError: There is none; `ContextOverflowError` if the history cannot be shortened any more.
         """
-        await self._tell(RoundStarted(number, self._max_rounds, len(offered)))
+        await self._tell(
+            RoundStarted(number, self._max_rounds, len(offered), self._expected_tokens(conversation, offered))
+        )
         asked_again: set[str] = set()
         while True:
             try:
@@ -393,7 +403,8 @@ class ModelRequester:
             phase = _phase(delta)
             if phase != told or now - told_at >= _GENERATING_INTERVAL:
                 told, told_at = phase, now
-                await self._tell(Generating(number, phase, pieces, now - writing_since))
+                text = self.partial_text() if phase == "answering" else ""
+                await self._tell(Generating(number, phase, pieces, now - writing_since, text))
 
         async def on_notice(notice: Notice) -> None:
             nonlocal pieces

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 
 from lmstudio_bridge.cli.arguments import EXIT_OK
+from lmstudio_bridge.cli.terminal import open_bar
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.evals.attempts import Limits
 from lmstudio_bridge.evals.page import save_results
@@ -28,14 +29,22 @@ async def run_evals(settings: Settings, args: argparse.Namespace, redactor: Reda
     def say(line: str) -> None:
         print(clean_text(line)[0], file=sys.stderr, flush=True)
 
+    bar = open_bar(sys.stderr, environ=os.environ)
+    in_bar = bar.add_task("eval", total=None)
+
     def keep(results: Results) -> None:
+        plan, right = results.plan, sum(attempt.right for attempt in results.attempts)
+        total = (plan.tasks - len(results.skipped)) * len(plan.loops)
+        bar.update(in_bar, description=f"{right} right", completed=len(results.attempts), total=total)
         try:
             save_results(results, args.output)
         except OSError as exc:
             message = f"The results can't be written to {args.output}: {exc}."
             raise SettingsError(message, remedy="Name another folder with --output.") from exc
 
-    results = await run_eval(read_request(args), settings, environ=os.environ, redactor=redactor, say=say, keep=keep)
+    request = read_request(args)
+    with bar:
+        results = await run_eval(request, settings, environ=os.environ, redactor=redactor, say=say, keep=keep)
     if args.json:
         print(json.dumps(results.to_json(), ensure_ascii=False))
     else:

@@ -9,39 +9,47 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress_bar import ProgressBar
-from rich.status import Status
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
-from lmstudio_bridge.cli.terminal import can_show, open_console
+from lmstudio_bridge.cli.terminal import SPINNER_SAMPLE, can_show, markdown_in_terminal, open_console, print_marked
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
+    CallStarted,
     Emit,
     Event,
     FilesChanged,
+    Generating,
     ItemFinished,
     ItemsProgress,
+    ModelChosen,
     Noticed,
+    Phase,
+    RoundFinished,
     RoundStarted,
     RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
+    ServersChosen,
     Tally,
     Warned,
 )
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.item_rows import why_not_done
-from lmstudio_bridge.runs.progress import describe, open_progress
-from lmstudio_bridge.runs.report import shown_changes
+from lmstudio_bridge.runs.progress import describe, describe_call, open_progress
+from lmstudio_bridge.runs.report import RunReport, shown_changes
 from lmstudio_bridge.runs.request import MAX_TASK, ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import find_run
 from lmstudio_bridge.security.redact import Redactor
@@ -49,9 +57,12 @@ from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line
 
 _DONE, _FAILED, _NOTE = "\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}", "!"
-_SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
+_PHASES: Mapping[Phase, str] = {"thinking": "Thinking", "answering": "Answering", "calling": "Writing a call"}
 
-_BAR = 24  # columns of the progress bar
+_BAR = 12  # columns of the bar
+_WIDE = 70  # columns of a terminal that has room for it
+_BELOW = 3  # lines below an answer that is being written
+_REFRESHES = 8  # a second
 
 
 async def run_task(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
@@ -141,13 +152,26 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
                 if has_changed and settings.journal == "full":
                     print(f"It changed files; undo that with: lmstudio-bridge runs undo {run_id}", file=sys.stderr)
             raise
-        text = json.dumps(report.as_json(), ensure_ascii=False) if as_json else clean_text(report.text())[0]
-        to_stderr = report.outcome.stop == "failed" and not as_json
         # Flushed before the agent closes, because servers may take long to stop.
-        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+        if as_json:
+            print(json.dumps(report.as_json(), ensure_ascii=False), flush=True)
+        else:
+            _print_report(report, sys.stderr if report.outcome.stop == "failed" else sys.stdout)
         if not as_json and (saved := report.saved()):
-            print(saved, file=sys.stderr)
+            open_console(sys.stderr, environ=os.environ).print(saved)
     return EXIT_OK if report.outcome.is_done else EXIT_FAILED
+
+
+def _print_report(report: RunReport, stream: TextIO) -> None:
+    """The report, in a terminal with the answer formatted."""
+    before, answer, after = (clean_text(part)[0].strip("\n") for part in report.around_answer())
+    if not stream.isatty() or not answer:
+        print(clean_text(report.text())[0], file=stream, flush=True)
+        return
+    console = open_console(stream, environ=os.environ)
+    for part in (Text(before), Text(), markdown_in_terminal(answer), Text(), Text(after))[0 if before else 2 :]:
+        console.print(part)
+    stream.flush()
 
 
 # -- progress ----------------------------------------------------------------------------------------------------
@@ -166,29 +190,48 @@ async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[Emit]
 
 @asynccontextmanager
 async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[Emit]:
-    """A sink that shows a run in a terminal: one line per call, and a spinner with what is happening now."""
+    """A sink that shows a run in a terminal: a line for each call, and below them what is happening now."""
     console = open_console(stream, environ=environ)
-    spinner = "dots" if can_show(_SPINNER_SAMPLE, stream) else "line"
-    with console.status(Text("starting"), spinner=spinner) as status:
-        yield _Display(console, status, unicode_marks=can_show(_DONE + _FAILED, stream)).emit
+    spinner = "dots" if can_show(SPINNER_SAMPLE, stream) else "line"
+    display = _Display(console, spinner=spinner, unicode_marks=can_show(_DONE + _FAILED, stream))
+    with Live(console=console, get_renderable=display.now, transient=True, refresh_per_second=_REFRESHES):
+        yield display.emit
 
 
 class _Display:
-    def __init__(self, console: Console, status: Status, *, unicode_marks: bool) -> None:
+    def __init__(self, console: Console, *, spinner: str, unicode_marks: bool) -> None:
         self._console = console
-        self._status = status
         self._done, self._failed = (_DONE, _FAILED) if unicode_marks else ("ok", "FAILED")
         self._tally = Tally()
-        self._max_rounds = 0
+        self._context: int | None = None
+        self._read = 0  # tokens of the prompt
+        self._text = ""  # the answer as far as it is written
+        words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+        figures = TextColumn("{task.fields[figures]}", markup=False, style="dim", table_column=Column(no_wrap=True))
+        bar = [BarColumn(bar_width=_BAR), figures] if console.width >= _WIDE else []
+        self._progress = Progress(
+            SpinnerColumn(spinner), words, *bar, TimeElapsedColumn(), console=console, expand=True
+        )
+        self._task = self._progress.add_task("Starting…", total=None, figures="")
+
+    def now(self) -> RenderableType:
+        """What stands below the lines: the answer as far as it is written, and what is happening."""
+        return Group(_Tail(self._text), self._progress) if self._text else self._progress
 
     async def emit(self, event: Event) -> None:
-        """Show one event as a line, as the spinner's text, or both."""
+        """Show one event as a line, below the lines, or both."""
         self._tally.add(event)
         match event:
             case RunStarted(run_id=run_id) | RunContinued(run_id=run_id):
                 self._line("", f"run {run_id}", style="dim")
-            case RoundStarted(max_rounds=max_rounds):
-                self._max_rounds = max_rounds
+            case ModelChosen(context_length=context_length):
+                self._context = context_length
+            case RoundStarted(tokens=tokens):
+                self._text, self._read = "", tokens
+            case Generating(text=text):
+                self._text = text
+            case RoundFinished(calls=calls):
+                self._text = "" if calls else self._text
             case CallFinished(is_error=False):
                 size = f"{len(event.text):,} characters · {event.seconds:.1f} s"
                 self._line(self._done, f"{self._call(event)} · {size}", style="green")
@@ -206,18 +249,32 @@ class _Display:
                 mark, style = (self._done, "green") if outcome.is_done else (self._failed, "red")
                 shown = outcome.answer if outcome.is_done else why_not_done(outcome)
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
-            case ItemsProgress(done=done, total=total):
-                bar = Table.grid(padding=(0, 1))
-                bar.add_row(ProgressBar(total, done, width=_BAR), one_line(describe(event, max_rounds=0)))
-                self._status.update(bar)
-                return
             case RunFinished(stop=stop):
                 self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")
                 return
             case _:
                 pass
-        if text := describe(event, max_rounds=self._max_rounds):
-            self._status.update(Text(one_line(text)[: self._console.width - 4]))
+        self._show(event)
+
+    def _show(self, event: Event) -> None:
+        """Say what is happening now, with the bar of the context or of the items."""
+        words = one_line(_doing(event))
+        match event:
+            case RoundStarted(tokens=tokens):
+                self._show_context(words, tokens)
+            case Generating(pieces=pieces, seconds=seconds):
+                self._show_context(words, self._read + pieces, f"{pieces / seconds:.0f} tok/s" if seconds >= 1 else "")
+            case ItemsProgress(done=done, total=total):
+                self._progress.update(self._task, description=words, completed=done, total=total)
+            case _ if words:
+                self._progress.update(self._task, description=words)
+            case _:
+                pass
+
+    def _show_context(self, words: str, tokens: int, speed: str = "") -> None:
+        share = f"{tokens / self._context:.0%} of context" if self._context else ""
+        figures = " · ".join(part for part in (speed, share) if part)
+        self._progress.update(self._task, description=words, completed=tokens, total=self._context, figures=figures)
 
     def _call(self, event: CallFinished) -> str:
         return " ".join(part for part in (event.server, event.tool, event.about) if part)
@@ -226,5 +283,43 @@ class _Display:
         return self._tally.items.listed.items[number - 1] if self._tally.items else ""
 
     def _line(self, mark: str, text: str, *, style: str) -> None:
+        """A line above; what went wrong is shown whole."""
+        if style in ("red", "yellow"):
+            print_marked(self._console, Text(mark, style), Text(one_line(text)))
+            return
         line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))
         self._console.print(line, overflow="ellipsis", no_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """As much of the end of a formatted text as fits on the screen above what is happening."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(markdown_in_terminal(self.text), options.update(height=None), pad=False)
+        for line in lines[-max(1, console.height - _BELOW) :]:
+            yield from line
+            yield Segment.line()
+
+
+def _doing(event: Event) -> str:
+    """What happens now, in plain words; "" if it is the same as before."""
+    match event:
+        case RunStarted(servers=servers) | RunContinued(servers=servers):
+            return f"Starting {', '.join(servers)}…" if servers else "Choosing servers…"
+        case ServersChosen(started=started):
+            return f"Starting {', '.join(started)}…"
+        case ModelChosen(model=model, loaded=False):
+            return f"Loading {model}…"
+        case RoundStarted(tokens=tokens):
+            return f"Reading {tokens:,} tokens" if tokens else "Reading the prompt"
+        case Generating(phase=phase, pieces=pieces):
+            return f"{_PHASES[phase]}, {pieces:,} tokens"
+        case Noticed(notice=Notice(kind="strategy")):
+            return ""
+        case CallStarted():
+            return f"Calling {describe_call(event)}"
+        case _:
+            return describe(event, max_rounds=0)

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from lmstudio_bridge.text import one_line
+from lmstudio_bridge.runs.markdown import open_markdown
+from lmstudio_bridge.text import clean_text, one_line
 
-_SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
+SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
 PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
@@ -50,11 +53,33 @@ def can_show(text: str, stream: TextIO) -> bool:
     return True
 
 
+def markdown_in_terminal(text: str) -> Markdown:
+    """What a model wrote, formatted; its links, images and tags are shown as they were written."""
+    markdown = Markdown("", hyperlinks=False)
+    markdown.parsed = open_markdown().parse(clean_text(text)[0])
+    return markdown
+
+
+def open_bar(stream: TextIO, *, environ: Mapping[str, str]) -> Progress:
+    """A bar with the time that is left, while it is entered; nothing where the stream is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=open_console(stream, environ=environ),
+        transient=True,
+        disable=not stream.isatty(),
+    )
+
+
 def open_status(text: str, stream: TextIO, *, environ: Mapping[str, str]) -> Status | None:
     """A spinner with words beside it, to be started; None where the stream is not a terminal."""
     if not stream.isatty():
         return None
-    spinner = "dots" if can_show(_SPINNER_SAMPLE, stream) else "line"
+    spinner = "dots" if can_show(SPINNER_SAMPLE, stream) else "line"
     return open_console(stream, environ=environ).status(Text(text), spinner=spinner)
 
 

@@ -651,9 +651,10 @@ class RunRecorder:
     async def pass_on(self, event: Event) -> None:
         """Pass on an event that the agent loop adds to the tally itself."""
         match event:
-            case Generating():  # several a second, and without any text: not for the journal
+            case Generating(text=text):  # several a second: not for the journal
                 if self._emit:
-                    await self._emit(event)
+                    end = self._redactor.begins_within(text)
+                    await self._emit(replace(event, text=self._redactor.redact(text[:end])) if text else event)
                 return
             case CallProgress(call_id=call_id, text=text):
                 stream = self._progress.setdefault(call_id, self._redactor.open_stream())

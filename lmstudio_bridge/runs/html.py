@@ -30,6 +30,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
 from lmstudio_bridge.runs.journal import TimedEvent
+from lmstudio_bridge.runs.markdown import open_markdown
 from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
 from lmstudio_bridge.text import clean_text, first_line, one_line, shortened
@@ -56,9 +57,7 @@ _BADGES: Mapping[str, tuple[str, str]] = {
 
 
 def _make_markdown() -> MarkdownIt:
-    """Markdown without what would load something, link, or show other characters than were cleaned: that stays text."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    markdown.disable(["link", "image", "autolink", "reference", "entity", "html_block", "html_inline"])
+    markdown = open_markdown()
     markdown.add_render_rule("heading_open", lambda *_: "<h3>")  # the page has its own levels above
     markdown.add_render_rule("heading_close", lambda *_: "</h3>\n")
     markdown.add_render_rule(

@@ -52,6 +52,7 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import Notice
+from lmstudio_bridge.text import one_line, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ INTERVAL = 0.5  # seconds between two messages; nobody reads faster
 END_LIMIT = 10.0  # seconds to send kept messages at the end; the answer follows on the same stream
 _CLOSE_TIMEOUT = 1.0  # seconds for the cancelled task to end
 _MAX_KEPT = 20  # messages waiting to be sent; older ones are dropped
+_SHOWN_CALL = 80  # characters of a call that is over
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -108,12 +110,15 @@ class _Progress:
         self._waits = False  # for the model: the servers' messages would hide that
         self._since = clock()
         self._max_rounds = 0
+        self._last_call = ""
         self._tally = Tally()
 
     async def emit(self, event: Event) -> None:
         """Take the next event; never waits."""
         if isinstance(event, RoundStarted):
             self._max_rounds = event.max_rounds
+        elif isinstance(event, CallStarted):
+            self._last_call = describe_call(event)
         self._tally.add(event)
         if self._waits and isinstance(event, ServerReady | ServerFailed):
             return
@@ -159,7 +164,7 @@ class _Progress:
             gone = not await self._send_safely(self._words(self._kept.popleft()))
 
     def _words(self, event: Event | None) -> str:
-        text = describe(event, max_rounds=self._max_rounds) if event else ""
+        text = describe(event, max_rounds=self._max_rounds, last_call=self._last_call) if event else ""
         if isinstance(event, RunFinished):
             text = f"{text} · {self._tally.outcome().figures()}"
         return " ".join(text.split())[:_MAX_MESSAGE]
@@ -199,29 +204,30 @@ def _is_kept(event: Event) -> bool:
             return False
 
 
-def describe(event: Event, *, max_rounds: int) -> str:
-    """The event in a few words, or "" if it is not worth a message."""
+def describe(event: Event, *, max_rounds: int, last_call: str = "") -> str:
+    """The event in a few words, or "" if it is not worth a message; `last_call` stays in view while the model works."""
+    before = f"{shortened(last_call, _SHOWN_CALL)} → " if last_call else ""
     match event:
         case RunStarted(run_id=run_id, servers=servers) | RunContinued(run_id=run_id, servers=servers):
             return f"run {run_id} · servers: {', '.join(servers) or 'none'}"
         case ServersChosen(left=left):
             others = f"; not {', '.join(left)}" if left else ""
-            return f"starting {', '.join(event.explained())}{others}"
+            return f"Starting {', '.join(event.explained())}{others}"
         case ServerReady(server=server, tools=tools):
             return f"{server} is ready with {tools} tools"
         case ServerFailed(server=server):
-            return f"{server} could not be started, going on without it"
+            return f"{server} could not be started; going on without it"
         case ModelChosen(model=model, loaded=loaded):
             return f"model {model}" + (" (not loaded yet)" if loaded is False else "")
-        case RoundStarted(number=number):
-            return f"round {number}/{max_rounds} · reading the prompt"
+        case RoundStarted(number=number, tokens=tokens):
+            return f"round {number}/{max_rounds} · {before}reading {f'{tokens:,} tokens' if tokens else 'the prompt'}"
         case Generating(number=number, phase=phase, pieces=pieces, seconds=seconds):
             speed = f", {pieces / seconds:.0f} tok/s" if seconds >= 1 else ""
-            return f"round {number}/{max_rounds} · {phase} ({pieces} tokens{speed})"
+            return f"round {number}/{max_rounds} · {before}{phase} ({pieces:,} tokens{speed})"
         case RoundFinished():
             return ""
-        case CallStarted(number=number, server=server, tool=tool, arguments=arguments):
-            return f"round {number}/{max_rounds} · {server}: {tool} {_first_argument(arguments)}".rstrip()
+        case CallStarted(number=number, server=server):
+            return f"round {number}/{max_rounds} · {server}: {describe_call(event)}"
         case CallProgress(server=server, tool=tool, text=text):
             return f"{server}: {tool} · {text}"
         case CallFinished(server=server, tool=tool, is_error=True, text=text, reason=reason):
@@ -247,6 +253,11 @@ def describe(event: Event, *, max_rounds: int) -> str:
             return ""
         case _:
             assert_never(event)
+
+
+def describe_call(call: CallStarted) -> str:
+    """The tool, and the argument that says most."""
+    return f"{call.tool} {one_line(_first_argument(call.arguments))}".rstrip()
 
 
 def _time_left(seconds: float) -> str:

@@ -156,6 +156,11 @@ class RunReport:
             return f"{whole[: limit - len(note) - len(self._footer()) - 2]}{note}\n\n{self._footer()}"
         return self._text(_cut_at_paragraph(answer, room) + note)
 
+    def around_answer(self) -> tuple[str, str, str]:
+        """The text before the answer, the answer, and the text after it; without an answer all is in the first."""
+        whole, answer = self.text(), inert(quoted(self.outcome.answer)).strip("\n")
+        return whole.partition(answer) if answer and not self.outcome.error else (whole, "", "")
+
     def structure(self) -> dict[str, Any]:
         """The report for a program, as JSON values."""
         outcome, savings = self.outcome, self.savings()

@@ -48,7 +48,7 @@ async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) ->
         number = await client.start_call("autonomous_with_write_access", **TASK, model=key, max_rounds=7)
         await client.wait_for_progress(number, f"loading {key}")
         loaded.set()
-        await client.wait_for_progress(number, "round 1/7 · reading the prompt")
+        await client.wait_for_progress(number, "round 1/7 · reading ")
         read.set()
         thinking = await client.wait_for_progress(number, "tok/s")
         thought.set()
@@ -84,11 +84,11 @@ async def test_when_nothing_happens_the_last_message_comes_again_with_its_age(de
     desk.sim.script(MODEL, TextReply("never", faults=(Stall(before_headers=True),)))
     async with desk.bridge(LMSTUDIO_BRIDGE_HEARTBEAT="0.2") as client:
         number = await client.start_call("autonomous_with_write_access", **TASK)
-        await client.wait_for_progress(number, "reading the prompt · ", count=3)
+        await client.wait_for_progress(number, " tokens · ", count=3)
         await client.cancel(number)
 
     repeated = [message for _, message in client.progress_of(number) if SECONDS.search(message)]
-    assert {SECONDS.sub("", message) for message in repeated} >= {"round 1/50 · reading the prompt"}
+    assert any(re.match(r"round 1/50 · reading [\d,]+ tokens · ", message) for message in repeated)
     assert_counts_up(client, number)
 
 

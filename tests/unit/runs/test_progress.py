@@ -401,16 +401,17 @@ async def test_event_after_the_block_is_no_error() -> None:
         (RunStarted("r1", "task", (), 5, ""), "run r1 · servers: none"),
         (
             ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time")),
-            "starting new, odd (unknown), fs (for read); not git, time",
+            "Starting new, odd (unknown), fs (for read); not git, time",
         ),
-        (ServersChosen(("fs", "git"), ("for read", "for log"), ()), "starting fs (for read), git (for log)"),
+        (ServersChosen(("fs", "git"), ("for read", "for log"), ()), "Starting fs (for read), git (for log)"),
         (ServerReady("fs", 3), "fs is ready with 3 tools"),
-        (ServerFailed("fs", "No such file."), "fs could not be started, going on without it"),
+        (ServerFailed("fs", "No such file."), "fs could not be started; going on without it"),
         (ModelChosen("tiny", loaded=True, context_length=None), "model tiny"),
         (ModelChosen("tiny", loaded=None, context_length=None), "model tiny"),
         (ModelChosen("tiny", loaded=False, context_length=None), "model tiny (not loaded yet)"),
         (MessageAdded(UserMessage("x")), ""),
         (RoundStarted(2, 5, 3), "round 2/5 · reading the prompt"),
+        (RoundStarted(2, 5, 3, 2_300), "round 2/5 · reading 2,300 tokens"),
         (Generating(2, "thinking", 7, 0.5), "round 2/5 · thinking (7 tokens)"),
         (Generating(2, "answering", 100, 2.0), "round 2/5 · answering (100 tokens, 50 tok/s)"),
         (RoundFinished(2, "x", "", (), "stop", "tiny", None, 1.0), ""),
@@ -431,6 +432,26 @@ async def test_event_after_the_block_is_no_error() -> None:
 )
 def test_event_in_a_few_words(event: Event, text: str) -> None:
     assert describe(event, max_rounds=5) == text
+
+
+async def test_last_call_stays_in_view_while_the_model_works() -> None:
+    host, pauses = Host(), Pauses()
+    long = json.dumps({"path": "x" * 200})
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(RoundStarted(1, 5, 3))
+        await pauses.begun()
+        for path, number in (('{"path": "a.md"}', 2), (long, 3)):
+            await emit(CallStarted(number - 1, "c1", "fs", "read", path))
+            await emit(CallFinished(number - 1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=0.01))
+            await emit(Generating(number, "thinking", 7, 0.5))
+            pauses.end()
+            await pauses.begun()
+
+    assert host.texts == [
+        "round 1/5 · reading the prompt",
+        "round 2/5 · read a.md → thinking (7 tokens)",
+        f"round 3/5 · read {'x' * 75}… → thinking (7 tokens)",
+    ]
 
 
 def test_arguments_are_described_by_their_first_text() -> None:
