@@ -10,15 +10,23 @@ import re
 _MAX_SENTENCE = 2_000  # characters that are looked at
 _CHANGES = (
     "write|create|edit|change|rename|replace|delete|remove|add|append|move|update|fix|set|commit|insert|save|store|"
-    "overwrite|rewrite|modify|copy|install|send|upload|push|merge"
+    "overwrite|rewrite|modify|copy|install|send|upload|push|merge|"
+    "duplicate|increment|bump|uncomment|refactor|swap|revert|archive|unzip|initiali[sz]e|rename|empty|touch|record in|"
+    "remember that|turn (?:on|off)|turn \\w+ (?:on|off)|"
+    "(?:enable|disable|close|clear|drop|mark|tag|stage|assign) (?:the|all)|"
+    "make (?:an?|the) (?:new )?(?:file|folder|directory|branch|copy)|(?:mark|make) \\w+ (?:true|false|as)|"
+    "sort (?:\\S+ ){1,6}in place"
+)
+_CHANGES_WITH_FILE = (  # what is made goes into a file, or else into the answer
+    "put|convert|extract|generate|dump|translate|export|download"
 )
 _BEFORE = (
     r"please|and|then|also|now|next|first|finally|you(?: must| should| to| have to)?|task is to|job is to|so|but|"
-    r"kindly|just"
+    r"kindly|just|let's|must be|should be|to be"
 )
 _ASKS = re.compile(
     rf"(?:^[\s>*\-\d.)(]*(?:(?:can|could|would|will) you (?:please )?)?|[,;:(]\s*|\b(?:{_BEFORE})\s+)"
-    rf"(?P<verb>{_CHANGES})\b(?!\s+(?:up|out|operations?|access|permissions?)\b)(?P<rest>.*)",
+    rf"(?P<verb>{_CHANGES}|{_CHANGES_WITH_FILE})\b(?!\s+(?:up|out|operations?|access|permissions?|of)\b)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _SENTENCES = re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
@@ -26,30 +34,56 @@ _QUESTION = re.compile(
     r"\s*(?:what|which|who|whose|where|when|why|how|does|do|did|is|are|was|were|has|have|should|may)\b.*\?[\"')\]]*\s*",
     re.IGNORECASE | re.DOTALL,
 )
-_TEXT_VERBS = frozenset({"write", "create", "add", "send"})
+_TEXT_VERBS = frozenset({"write", "create", "send"})
+_IS_SUM = re.compile(
+    r"\s+(?:the |these |those |all |both |two |three |their )*"
+    r"(?:numbers?|values?|amounts?|prices?|\d[\d.,]*\s+(?:and|to|,))",
+    re.I,
+)
 _IS_ANSWER = re.compile(
     r"\s+(?:me\s+)?(?:an?|the|your|one|two|three|\w+-\w+)?\s*(?:\w+[\s-]){0,3}?"
     r"(?:summar(?:y|ies)|lists?|sentences?|tables?|reports?|answers?|overviews?|paragraphs?|explanations?|words?|"
     r"descriptions?|poems?|outlines?|bullets?|numbers?|names?)\b",
     re.IGNORECASE,
 )
+_THING = (
+    r"(?:files?|folders?|director(?:y|ies)|database|repository|memory|notes?|issue|page|disk)\b"
+    r"|\S*\w\.[a-z]\w{0,4}\b|\S*[/\\]\w"
+)
 _DESTINATION = re.compile(
-    r"\b(?:files?|folders?|director(?:y|ies)|database|repository|notes?|issue|page|disk)\b|\S\.\w{1,5}\b|[/\\]\w",
+    r"(?:\b(?:to|into|as|under)|\A(?:(?!\b(?:of|from|about|for)\b).)*\b(?:in|on|at))"
+    r"\s+(?:(?:the|an?|new|text|file|folder|called|named)\s+){0,3}"
+    rf"[\"'`]?(?:{_THING})",
     re.IGNORECASE,
+)
+_WANTED = re.compile(
+    r"\bI (?:need|want) a new (?:file|folder)\b|\bthere (?:should|must) be a (?:file|folder)\b", re.IGNORECASE
 )
 # Other languages, with the verbs that mean nothing but a change; "write" and "create" only with a file behind them.
 _CHANGES_ELSEWHERE = (
     # German, Dutch
-    "ändere|bearbeite|benenne|ersetze|lösche|entferne|verschiebe|aktualisiere|korrigiere|speichere|kopiere|überschreibe"
-    "|wijzig|bewerk|hernoem|vervang|verwijder|verplaats|kopieer|overschrijf"
+    "ändere|ändern sie|setze|schalte|ergänze|sortiere|merke? dir"
+    "|bearbeite|benenne|ersetze|lösche|entferne|verschiebe|aktualisiere|korrigiere|speichere|kopiere|überschreibe"
+    "|wijzig|bewerk|hernoem|vervang|verwijder|verplaats|kopieer|overschrijf|zet"
     # French, Spanish, Italian, Portuguese
     "|(?:modifie|renomme|remplace|supprime|efface|déplace|corrige|enregistre|copie)[rz]?"
-    "|edit[ae]|cambia|renombra|reemplaza|borra|elimina|mueve|actualiza|corrige|guarda|copia|sobrescribe"
-    "|modifica|rinomina|sostituisci|cancella|rimuovi|sposta|aggiorna|correggi|salva|sovrascrivi"
+    "|mets|mettez|pon|pond|agrega|añade|edit[ae]|cambia|renombra|reemplaza|borra|elimina|mueve|actualiza|corrige|guarda|copia|sobrescribe"
+    "|aggiungi|imposta|adicione|mude|modifica|rinomina|sostituisci|cancella|rimuovi|sposta|aggiorna|correggi|salva|sovrascrivi"
     "|altere|renomeie|substitua|apague|exclua|remova|mova|atualize|corrija|salve|copie"
     # Polish, Russian
-    "|zmień|edytuj|zamień|usuń|przenieś|zaktualizuj|popraw|skopiuj|nadpisz"
-    "|(?:измени|отредактируй|переименуй|замени|удали|перемести|обнови|исправь|сохрани|скопируй)(?:те)?"
+    "|dodaj|ustaw|zmień|edytuj|zamień|usuń|przenieś|zaktualizuj|popraw|skopiuj|nadpisz"
+    "|(?:добавь|установи|измени|отредактируй|переименуй|замени|удали|перемести|обнови|исправь|сохрани|скопируй)(?:те)?"
+    # Swedish, Czech, Ukrainian
+    "|ta bort|lägg till|byt namn|přidej|smaž|přejmenuj|видали|додай|перейменуй"
+)
+_CHANGES_IN_PARTS = re.compile(  # verbs in two parts, infinitives behind "can you", and languages with the verb last
+    r"\b(?:füge|hänge|trage)\b.*\b(?:hinzu|an|ein)\b|\bvoeg\b.*\btoe\b|\bajoute[rz]?\b.*\b(?:à|dans)\b"
+    r"|\b(?:kannst|könntest|würdest|bitte|soll|sollen|muss)\b.*\b(?:löschen|ändern|umbenennen|verschieben|ersetzen|speichern|hinzufügen)\b"
+    r"|\b(?:soll|muss)\b.*\b(?:gelöscht|geändert|umbenannt|verschoben|ersetzt|gespeichert)\b"
+    r"|\b(?:peux-tu|pouvez-vous|pourrais-tu|puedes|podrías|puoi|potresti|pode)\b.{0,40}?\b(?:supprimer|modifier|renommer|remplacer|ajouter"
+    r"|borrar|eliminar|cambiar|renombrar|añadir|cancellare|eliminare|rinominare|aggiungere|apagar|excluir|renomear|adicionar)\b"
+    r"|(?:추가|삭제|수정|변경|저장)해\s?(?:줘|주세요)|\b(?:sil|ekle|değiştir|kaydet)\b",
+    re.IGNORECASE,
 )
 _MAKES_ELSEWHERE = (
     "schreib|schreibe|erstelle|lege|schrijf|maak|écris|écrivez|crée|créez|escribe|crea|scrivi|escreva|crie|zapisz|utwórz"
@@ -66,14 +100,16 @@ _BEFORE_ELSEWHERE = (
 _ASKS_ELSEWHERE = re.compile(
     rf"(?:^[\s>*\-\d.)(]*|[,;:]\s*|\b(?:{_BEFORE_ELSEWHERE})\s+)(?:"
     rf"(?:{_CHANGES_ELSEWHERE})\b(?!.{{0,40}}\b(?:nichts|nicht|keine?n?|niets|niet|geen|rien|nada|niente|niczego|ничего)\b)"
-    rf"|(?:{_MAKES_ELSEWHERE})\s+(?:\w+\s+){{0,2}}(?:{_FILES_ELSEWHERE})\b)",
+    rf"|(?:{_MAKES_ELSEWHERE})\s+(?:\w+\s+){{0,2}}(?:{_FILES_ELSEWHERE})\b"
+    rf"|(?:{_MAKES_ELSEWHERE})\s+(?:\w+\s+){{0,6}}(?:in|nach|dans|en|a|su|em|para|naar|do|в)\s+"
+    rf"(?:\w+\s+)?(?:{_FILES_ELSEWHERE})\b)",
     re.IGNORECASE,
 )
 _ASKS_IN_CHINESE_OR_JAPANESE = re.compile(
     r"(?:^[\s>*\-\d.)(]*|[\uff0c\u3001,;\uff1b\uff1a:]\s*|然后|并且?|再)(?:请|帮我|请你)*"
-    r"(?:修改|编辑|重命名|替换|删除|移动|更新|修复|覆盖|写入|保存到|创建.{0,20}(?:文件|目录))"
-    r"|把.{1,80}?(?:改成|改为|改名|重命名|写入|写到|替换|删除|删掉|移动|移到|保存|复制到|添加到|加到)"
-    r"|(?:書き込|編集|削除|変更|移動|更新|修正|保存|置換|置き換え|上書き|名前を変更)(?:し|んで|え)?(?:て)?"
+    r"(?:修改|编辑|重命名|替换|删除|移动|更新|修复|覆盖|写入|保存到|(?:创建|新建).{0,20}(?:文件|目录))"
+    r"|在.{1,80}?(?:添加|插入|写入)|(?:把|将).{1,80}?(?:设为|设置为|改成|改为|改名|重命名|写入|写到|替换|删除|删掉|移动|移到|保存|复制到|添加到|加到)"
+    r"|(?:追加|設定|リネーム|書き込|編集|削除|変更|移動|更新|修正|保存|置換|置き換え|上書き|名前を変更)(?:し|んで|え)?(?:て)?"
     r"(?:ください|下さい|おいて)"
 )
 _QUESTION_ELSEWHERE = re.compile("[?\uff1f][\"')\\]]*\\s*\\Z")
@@ -110,17 +146,27 @@ def asks_for_change(task: str) -> bool:
 
 def _asks_elsewhere(sentence: str) -> bool:
     """The same in the languages that are read most after English; where it is not plain, it is no change."""
+    if _CHANGES_IN_PARTS.search(sentence):
+        return not re.match(r"\W*(?:wie|wo|was|comment|cómo|come|como|jak)\b", sentence, re.IGNORECASE)
     if _QUESTION_ELSEWHERE.search(sentence):
         return False
     return bool(_ASKS_ELSEWHERE.search(sentence) or _ASKS_IN_CHINESE_OR_JAPANESE.search(sentence))
 
 
 def _sentence_asks(sentence: str) -> bool:
+    if _WANTED.search(sentence):
+        return True
+    if sentence.rstrip("\"')] ").endswith("?") and not re.search(
+        r"\b(?:can|could|would|will) you\b", sentence, re.IGNORECASE
+    ):
+        return False
     start = 0
     while found := _ASKS.search(sentence, start):
         rest = found["rest"]
-        is_answer = found["verb"].lower() in _TEXT_VERBS and _IS_ANSWER.match(rest) and not _DESTINATION.search(rest)
-        if not is_answer:
+        verb = found["verb"].lower()
+        is_text = verb in _TEXT_VERBS and _IS_ANSWER.match(rest)
+        needs_place = is_text or re.fullmatch(_CHANGES_WITH_FILE, verb)
+        if not (needs_place and not _DESTINATION.search(rest)) and not (verb == "add" and _IS_SUM.match(rest)):
             return True
         start = found.start("rest")
     return False
