@@ -199,11 +199,11 @@ class Connection:
             return self._tools
 
     async def ping(self, *, seconds: float) -> bool:
-        """Whether the server answers in time; the error that it has no ping is an answer, too."""
+        """Whether the server answers in time; an error is an answer, too, unless it ends the session."""
         try:
             async with asyncio.timeout(seconds):
                 await self._send("ping", {})
-        except (TimeoutError, SessionLostError):
+        except (TimeoutError, SessionLostError, CallRefusedError):
             return False
         except (MCPError, DownstreamError):
             return True

@@ -122,6 +122,8 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "hf": ("huggingface",),
 }
 """What servers call the service whose variables begin so."""
+_NO_NAME = re.compile(r"-[^=]*|(?:[~./]|[A-Za-z]:)(?!.*\.(?:[cm]?[jt]s|py)\Z).*", re.DOTALL)
+"""Arguments that do not name the server: options, and folders that it works on."""
 _NO_SERVICE = frozenset(
     {"mcp", "npm", "node", "npx", "uv", "uvx", "python", "home", "user", "path", "server", "docker", "lmstudio"}
 )
@@ -186,7 +188,8 @@ def find_withheld(config: ServerConfig, environ: Mapping[str, str], *, passed: I
     if config.transport != "stdio":
         return []
     given = {*build_environment(environ, passed=passed), *config.env}
-    words = set(re.findall(r"[a-z0-9]+", " ".join((config.name, config.command, *config.args)).casefold()))
+    named = (config.name, config.command, *(word for word in config.args if not _NO_NAME.fullmatch(word)))
+    words = set(re.findall(r"[a-z0-9]+", " ".join(named).casefold()))
 
     def is_wanted(name: str) -> bool:
         service = "pg" if name.startswith("PG") else name.partition("_")[0].casefold()

@@ -139,6 +139,8 @@ def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, wi
         ("-y mcp-grafana", {f"GRAFANA_{n}_URL": CANARY for n in range(7)}, "GRAFANA_4_URL and 2 more"),
         ("run mcp/docker", {"DOCKER_HOST": f"tcp://me:{CANARY}@host"}, "DOCKER_HOST"),
         ("-y mcp-grafana", {"GRAFANA_TOKEN": CANARY, "GRAFANA_API_KEY": CANARY, "SENTRY_URL": CANARY}, ""),
+        ("-y server-filesystem --shop ~/shop /home/me/shop C:\\shop", {"SHOP_DB": CANARY}, ""),
+        ("/home/me/shop/server.js", {"SHOP_DB": CANARY}, "SHOP_DB"),
         ("-y mcp-server-kubernetes", {"KUBECONFIG": "/home/me/test.yaml"}, ""),  # it gets that
     ],
 )

@@ -134,7 +134,7 @@ async def failing_in_calls(
                 executed.append(message["params"]["name"])
                 text = text.replace("null", '{"content": [{"type": "text", "text": "done"}]}')
                 writer.write(respond("200 OK", text, "application/json"))
-            elif message["method"] == "tools/call":
+            elif message["method"] in ("tools/call", "ping"):
                 number = message["id"] if status == "200 OK" else None
                 error = {"jsonrpc": "2.0", "id": number, "error": {"code": -32000, "message": words}}
                 writer.write(respond(status, json.dumps(error), "application/json") if words else respond(status))
@@ -491,14 +491,21 @@ async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(s
         looked_up.append(config.name)
         return Kept()
 
-    async with failing_in_calls(status, "http") as port, open_test_pool(open_login=open_login) as pool:
+    now = 0.0
+    async with (
+        failing_in_calls(status, "http") as port,
+        open_test_pool(open_login=open_login, clock=lambda: now) as pool,
+    ):
         await pool.open_server(configure_url(port))
         for _ in range(2):
             with pytest.raises(CallRefusedError, match=words) as caught:
                 await pool.call_tool("web", "act", {})
+        await pool.open_server(configure_url(port))
+        now = SILENCE  # after which the server is pinged, and refuses that, too
+        await pool.open_server(configure_url(port))
 
     assert "`lmstudio-bridge login web`" in caught.value.remedy
-    assert looked_up == ["web", "web"]
+    assert looked_up == ["web"] * 4
 
 
 @pytest.mark.parametrize(
