@@ -300,7 +300,8 @@ class DynamicAutonomousAgent:
                 only_reads = wants_change and _lacks_tools(prepared.tool_set, permissions.policy)
                 if only_reads:
                     await recorder.tell(Warned(READ_ONLY))
-                await self._add_messages(plan, prepared, recorder, note=WRITING_LEFT_OUT if only_reads else "")
+                note = WRITING_LEFT_OUT if only_reads and not permissions.policy.asks else ""
+                await self._add_messages(plan, prepared, recorder, note=note)
                 watch = self._watch(plan, permissions.policy)
                 try:
                     outcome = await run(

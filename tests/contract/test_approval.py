@@ -82,6 +82,7 @@ async def test_person_decides_about_a_call_of_a_run_that_only_reads(
         desk.sim.script(MODEL, *writes(one, content="a\u202eb\x1b[2J" + "x" * 1_000))
         result = await person.delegate("Write one.md.", YES)
         [question] = person.asked
+        assert "not available in this run" not in desk.chat_requests()[0].messages[0]["content"]
         assert one.read_text(encoding="utf-8").startswith("a")
         assert said(result).startswith("It is done.\n\nChanged: one.md (created, +1)\n")
         assert question.startswith("Allow filesystem write_file? It may change something.\npath: ")
