@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.errors import SettingsError
@@ -40,6 +40,16 @@ SCOPES: Mapping[Host, tuple[HostScope, ...]] = {
 """Who the entry is for: the user everywhere, the user in this folder, or everyone who works on the project."""
 
 SHELLS = ("bash", "zsh", "fish")
+NameKind: TypeAlias = Literal["servers", "models", "runs"]
+NAMED: Mapping[str, NameKind] = {
+    "mcp": "servers",
+    "approve": "servers",
+    "server": "servers",
+    "model": "models",
+    "run_id": "runs",
+    "run_ids": "runs",
+}
+"""Which names the shells complete for an argument."""
 
 _EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
 _NOT_DONE = "no complete answer, nothing was changed although the task asked for it, or a change failed"
@@ -356,8 +366,8 @@ def build_parser() -> CommandParser:
         "completion",
         "print a shell completion script",
         """
-        Prints a completion script for the shell. It completes commands, options, and values where there is a fixed
-        set of choices.
+        Prints a completion script for the shell. It completes commands, options, fixed choices, and the names of MCP
+        servers, models and runs.
         """,
         examples=(
             ('eval "$(lmstudio-bridge completion bash)"', "in ~/.bashrc"),
@@ -366,7 +376,8 @@ def build_parser() -> CommandParser:
         ),
         settings=False,
     )
-    completion.add_argument("shell", choices=SHELLS, help="shell to print the script for")
+    completion.add_argument("shell", nargs="?", choices=SHELLS, help="shell to print the script for")
+    completion.add_argument("--names", choices=get_args(NameKind), help="print these names, for the script")
     return parser
 
 

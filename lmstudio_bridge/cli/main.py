@@ -20,6 +20,8 @@ from lmstudio_bridge.cli.arguments import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
+    NAMED,
+    SHELLS,
     CommandParser,
     build_parser,
     current_folder,
@@ -96,7 +98,7 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
             from lmstudio_bridge.cli.status import show_status
 
             return show_status(os.environ, cwd=current_folder(), bare=args.line)
-        case "completion":
+        case "completion" if args.names is None:
             return _print_completion(build_parser(), args.shell)
     from lmstudio_bridge.settings import read_settings  # pydantic takes longer than --help and --version
 
@@ -119,6 +121,10 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
             from lmstudio_bridge.cli import login
 
             return (login.log_in if args.command == "login" else login.log_out)(settings, args, redactor)
+        case "completion":
+            from lmstudio_bridge.cli.names import print_names
+
+            return print_names(settings, args.names)
         case "eval":
             from lmstudio_bridge.cli.eval import run_evals
 
@@ -136,17 +142,22 @@ def _log_to_stderr(level: str, redactor: Redactor) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper())
 
 
-def _print_completion(parser: CommandParser, shell: str) -> int:
+def _print_completion(parser: CommandParser, shell: str | None) -> int:
     import shtab  # only this command needs it
 
+    if shell is None:
+        print(f"Name a shell: {', '.join(SHELLS)}.", file=sys.stderr)
+        return EXIT_USAGE
     parsers = [parser]
     for each in parsers:
         each.description = each.summary  # zsh and fish show the first line
         parsers += each.commands.values()
         for argument in each.arguments:
-            if argument.metavar in ("FILE", "FOLDER"):
-                # The attribute that shtab reads; see its documentation.
-                argument.complete = shtab.FILE if argument.metavar == "FILE" else shtab.DIRECTORY  # type: ignore[attr-defined]
+            complete = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}.get(str(argument.metavar))
+            if (kind := NAMED.get(argument.dest)) and "=" not in str(argument.metavar):
+                complete = shtab.cmd(f"lmstudio-bridge completion --names {kind} 2>/dev/null")
+            if complete:
+                argument.complete = complete  # type: ignore[attr-defined]  # shtab reads it; see its documentation
     print(shtab.complete(parser, shell))
     return EXIT_OK
 

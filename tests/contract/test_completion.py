@@ -17,6 +17,15 @@ COMMANDS = (
     *("serve", "install", "doctor", "run", "continue", "runs"),
     *("models", "servers", "eval", "uninstall", "completion"),
 )
+NAMES = """#!/bin/sh
+[ "$1 $2" = "completion --names" ] || exit 1
+case $3 in
+    servers) echo filesystem ;;
+    models) echo qwen/qwen3-4b ;;
+    runs) printf "last\\n20260101-000000-aaaaa\\n" ;;
+esac
+"""
+"""What the scripts ask the bridge for."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +46,7 @@ def run_shell(shell: str, code: str, folder: Path) -> list[str]:
     if program is None:
         pytest.skip(f"{shell} is not installed")
     plain = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "TERM": "dumb"}
+    environ = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(folder), "TERM": "dumb"}
     done = subprocess.run(
         [program, *plain, "-c", code],
         cwd=folder,
@@ -80,12 +89,22 @@ def completed(shell: str, path: Path, line: str, folder: Path) -> list[str]:
         ("lmstudio-bridge completion ", ["bash", "fish", "zsh"]),
         ("lmstudio-bridge run --schema a-", ["a-file"]),
         ("lmstudio-bridge run --model d", []),
+        ("lmstudio-bridge run --model q", ["qwen/qwen3-4b"]),
+        ("lmstudio-bridge run --mcp ", ["filesystem"]),
+        ("lmstudio-bridge login ", ["filesystem"]),
+        ("lmstudio-bridge runs show 2026", ["20260101-000000-aaaaa"]),
+        ("lmstudio-bridge continue l", ["last"]),
+        ("lmstudio-bridge eval --server f", []),
     ],
 )
 def test_the_shell_offers_what_the_parser_accepts(
     shell: str, line: str, offered: list[str], scripts: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "a-file").touch()
+    bridge = tmp_path / "bin" / "lmstudio-bridge"
+    bridge.parent.mkdir()
+    bridge.write_text(NAMES, encoding="utf-8")
+    bridge.chmod(0o755)
 
     found = completed(shell, scripts[shell], line, tmp_path)
 
