@@ -90,6 +90,7 @@ from lmstudio_bridge.runs.resume import (
     rebuild_conversation,
 )
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
+from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import Permissions, read_permissions
@@ -121,6 +122,7 @@ async def open_agent(
     redactor = redactor or Redactor()
     logins = LoginStore(settings.home / "logins", learn=redactor.learn)
     async with (
+        open_telemetry(environ) as telemetry,
         open_client(
             settings.root_url,
             api_token=settings.api_token.get_secret_value() if settings.api_token else None,
@@ -153,6 +155,7 @@ async def open_agent(
             redactor=redactor,
             logins=logins,
             make_delimiter=make_delimiter,
+            telemetry=telemetry,
         )
 
 
@@ -172,6 +175,7 @@ class DynamicAutonomousAgent:
         redactor: Redactor,
         logins: LoginStore,
         make_delimiter: Callable[[], Delimiter] = new_delimiter,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.client = client
         self.pool = pool
@@ -188,6 +192,7 @@ class DynamicAutonomousAgent:
             self.runs_folder, max_age=settings.journal_days * 86_400, max_bytes=settings.journal_mb * 1_000_000
         )
         self._make_delimiter = make_delimiter
+        self._telemetry = telemetry
         self._is_first = True  # run of this process
 
     @property
@@ -242,6 +247,8 @@ class DynamicAutonomousAgent:
             RunActiveError: The run to continue is still in progress.
             BridgeError: The run could not start: for example, no such server or model.
         """
+        if self._telemetry:
+            emit = self._telemetry.watch(emit)
         with self._redacted_errors():
             self._check_access(request.access)
             if request.output_schema is not None:
