@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from itertools import groupby
 from typing import Any
@@ -18,6 +16,7 @@ from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, S
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
 from tests.support.raw_client import Answer
+from tests.support.shell import Shell
 
 __all__ = ["desk", "shared_bridges"]  # fixtures
 
@@ -62,12 +61,15 @@ def table_of(answer: Answer) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-def in_shell(desk: Desk, *arguments: str) -> str:
+def shell_of(desk: Desk) -> Shell:
+    return Shell(desk.project, {**os.environ, **desk.environ})
+
+
+async def in_shell(desk: Desk, *arguments: str) -> str:
     """What a command prints."""
-    command = [sys.executable, "-m", "lmstudio_bridge", *arguments]
-    environ = {**os.environ, **desk.environ}
-    done = subprocess.run(command, env=environ, cwd=desk.project, capture_output=True, text=True, check=True)
-    return done.stdout
+    code, out, err = await shell_of(desk).run(*arguments)
+    assert code == 0, err
+    return out
 
 
 def assert_in_order(text: str, *parts: str) -> None:
@@ -76,8 +78,9 @@ def assert_in_order(text: str, *parts: str) -> None:
     assert at == sorted(at), text
 
 
-def rows_of(desk: Desk, run_id: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in in_shell(desk, "runs", "show", run_id, "--jsonl").splitlines()]
+async def rows_of(desk: Desk, run_id: str) -> list[dict[str, Any]]:
+    out = await in_shell(desk, "runs", "show", run_id, "--jsonl")
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def merges(request: SimRequest) -> bool:
@@ -117,7 +120,7 @@ async def test_two_hundred_files_are_two_hundred_rows_though_one_request_in_ten_
     assert [row[1:3] for row in rows] == [["done", f"The code is c{name[1:4]}."] for name in names]
     assert all(name in row[3] for name, row in zip(names, rows, strict=True)), "what each rests on"
     assert answers_given(desk) == Counter(names), "no item twice"
-    whole = rows_of(desk, run_id_of(answer))
+    whole = await rows_of(desk, run_id_of(answer))
     assert [(row["item"], row["status"]) for row in whole] == [(name, "done") for name in names]
     assert any(re.fullmatch(r"\d+ of 200( · .*)?", message) for message in answer.progress)
 
@@ -212,8 +215,8 @@ async def test_rows_fit_the_schema_and_can_be_had_as_csv(desk: Desk) -> None:
 
     assert "| item | status | code | rests on |" in answer.text
     assert [row[2] for row in table_of(answer)] == ["c001", "c002"]
-    assert [row["answer"] for row in rows_of(desk, run_id_of(answer))] == [{"code": "c001"}, {"code": "c002"}]
-    assert in_shell(desk, "runs", "show", "last", "--csv").splitlines()[:1] == ["item,status,code,rests on"]
+    assert [row["answer"] for row in await rows_of(desk, run_id_of(answer))] == [{"code": "c001"}, {"code": "c002"}]
+    assert (await in_shell(desk, "runs", "show", "last", "--csv")).splitlines()[:1] == ["item,status,code,rests on"]
     assert '"answer": {"code": "c002"}' in resource["contents"][0]["text"]
 
 
@@ -248,7 +251,7 @@ async def test_a_kill_repeats_no_finished_item(desk: Desk, killed_after: int) ->
         client.process.kill()
         await client.process.wait()
     parent = min((path.stem for path in desk.journals()), key=len)
-    before = {row["item"] for row in rows_of(desk, parent) if row["status"] == "done"}
+    before = {row["item"] for row in await rows_of(desk, parent) if row["status"] == "done"}
     desk.sim.script_fn(MODEL, read_and_tell)
     async with desk.bridge() as client:
         answer = await client.call("continue_run", run_id=parent)
@@ -281,7 +284,7 @@ async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -
         client.process.kill()
         await client.process.wait()
     parent = min((path.stem for path in desk.journals()), key=len)
-    first, second = rows_of(desk, parent)
+    first, second = await rows_of(desk, parent)
     assert first["status"] == "done"
     assert (second["status"], second["answer"]) == ("not_done", None)
     assert "may have changed something" in second["reason"]
@@ -457,7 +460,7 @@ async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(
     assert run_id in text
     assert f"{run_id}-1" not in text
     assert len(desk.journals()) == 3
-    in_shell(desk, "runs", "delete", run_id)
+    await in_shell(desk, "runs", "delete", run_id)
     assert desk.journals() == []
 
 
@@ -478,8 +481,8 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
     run_id = run_id_of(answer)
     assert "Changed: f001.txt, f002.txt" in answer.text
     assert f"Undo with: lmstudio-bridge runs undo {run_id}" in answer.text
-    assert in_shell(desk, "runs", "show", run_id, "--diff").count("+new") == 2
-    in_shell(desk, "runs", "undo", run_id, "--yes")
+    assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 2
+    await in_shell(desk, "runs", "undo", run_id, "--yes")
     assert [(desk.project / name).read_text(encoding="utf-8") for name in names] == [
         "The code is c001.\n",
         "The code is c002.\n",
@@ -507,12 +510,9 @@ async def test_from_the_shell_the_rows_and_the_exit_code_tell_what_is_done(desk:
 
     desk.sim.script_fn(MODEL, act)
     command = ["run", TASK, "--for-each", "f001.txt", "f002.txt", "--mcp", "filesystem", "--access", "write", "--json"]
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        await asyncio.to_thread(in_shell, desk, *command)
-    assert caught.value.returncode == 1
-    told = json.loads(caught.value.stdout)
-    assert [row["status"] for row in told["rows"]] == ["done", "failed"]
-    assert "done: partial" in caught.value.stderr
+    code, out, err = await shell_of(desk).run(*command)
+    assert (code, "done: partial" in err) == (1, True)
+    assert [row["status"] for row in json.loads(out)["rows"]] == ["done", "failed"]
     desk.sim.script_fn(MODEL, read_and_tell)
-    text = await asyncio.to_thread(in_shell, desk, "continue", "last", "--access", "write")
+    text = await in_shell(desk, "continue", "last", "--access", "write")
     assert text.startswith("2 of 2 items done")

@@ -6,16 +6,14 @@ import asyncio
 
 import pytest
 
-from lmstudio_bridge.errors import LLMError, ModelLoadError, ModelLostError
+from lmstudio_bridge.errors import LLMError, ModelLoadError
 from lmstudio_bridge.lmstudio.models import ModelChoice
 from lmstudio_bridge.messages import Notice
-from tests.lmstudio_sim.errors import LOAD_CANCELED, native_error, unexpected_endpoint
+from tests.lmstudio_sim.errors import native_error, unexpected_endpoint
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply
 from tests.unit.lmstudio.clients import GEMMA, QWEN, within
 from tests.unit.lmstudio.session_case import LOAD, Case, case
-
-CANCELED = HttpReply(500, native_error(LOAD_CANCELED, code="unknown"))
 
 
 async def load(given: Case) -> ModelChoice:
@@ -44,21 +42,6 @@ async def test_the_context_is_what_was_wanted_or_the_most_that_the_model_has(mos
         assert given.told == [Notice("loading", f"loading {QWEN}")]
 
 
-async def test_fifty_runs_load_it_once_and_the_others_know_what_they_wait_for() -> None:
-    loading = asyncio.Event()
-    async with case(SimModel(QWEN, load_delay=loading)) as given:
-        runs = [asyncio.create_task(load(given)) for _ in range(50)]
-        await given.sim.wait_for_request(path=LOAD)
-        loading.set()
-        choices = await within(asyncio.gather(*runs))
-
-        assert {choice.name for choice in choices} == {QWEN}
-        assert (len(loads(given)), list(given.sim.instances)) == (1, [QWEN])
-        waiting = Notice("loading", f"waiting for {QWEN}: another task is loading it")
-        assert given.told.count(Notice("loading", f"loading {QWEN}")) == 1
-        assert set(given.told) == {Notice("loading", f"loading {QWEN}"), waiting}
-
-
 async def test_a_load_that_is_cancelled_hangs_up_and_lets_the_next_run_load() -> None:
     loading = asyncio.Event()
     async with case(SimModel(QWEN, load_delay=loading)) as given:
@@ -72,26 +55,6 @@ async def test_a_load_that_is_cancelled_hangs_up_and_lets_the_next_run_load() ->
         loading.set()
 
         assert (await within(second)).info.loaded
-
-
-@pytest.mark.parametrize(("overtaken", "count"), [(0, 1), (1, 2)])
-async def test_a_load_that_was_overtaken_is_tried_again_after_a_pause(overtaken: int, count: int) -> None:
-    async with case(SimModel(QWEN)) as given:
-        given.sim.script_path(LOAD, *[CANCELED] * overtaken)
-
-        choice = await load(given)
-
-        assert (choice.info.loaded, len(loads(given)), given.time.slept) == (True, count, [1.0] * overtaken)
-
-
-async def test_a_load_that_was_overtaken_twice_is_a_failure() -> None:
-    async with case(SimModel(QWEN)) as given:
-        given.sim.script_path(LOAD, CANCELED, CANCELED)
-
-        with pytest.raises(ModelLostError):
-            await load(given)
-
-        assert len(loads(given)) == 2
 
 
 @pytest.mark.parametrize(
@@ -121,15 +84,6 @@ async def test_a_server_without_the_route_loads_at_the_first_request(refusal: Ht
         choice = await load(given)
 
         assert (choice.info.loaded, len(loads(given))) == (False, 1)
-
-
-async def test_an_older_lm_studio_is_not_asked_to_load() -> None:
-    async with case(SimModel(QWEN), native=False) as given:
-        choice = await load(given)
-
-        assert (choice.info.loaded, loads(given)) == (False, [])
-        why = f"{QWEN} is not loaded yet; LM Studio will load it on the first request"
-        assert given.told == [Notice("loading", why)]
 
 
 async def test_another_server_tells_nothing_and_is_asked_nothing() -> None:

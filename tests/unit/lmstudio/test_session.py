@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from lmstudio_bridge.errors import LLMError, ModelLoadError, ModelLostError, ModelNotFoundError, ModelSubstitutedError
+from lmstudio_bridge.errors import ModelLoadError, ModelNotFoundError
 from lmstudio_bridge.messages import Notice
-from tests.lmstudio_sim.errors import MODEL_UNLOADED, NO_MODELS_LOADED, SLOT_WAIT_FAILED, openai_error, plain_error
+from tests.lmstudio_sim.errors import MODEL_UNLOADED, NO_MODELS_LOADED, openai_error, plain_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
@@ -16,42 +16,12 @@ from tests.unit.lmstudio.clients import GEMMA, QWEN, within
 from tests.unit.lmstudio.session_case import CHAT, LIST, LOAD, case, unload
 
 LOST = HttpReply(400, plain_error(MODEL_UNLOADED))
-OTHER = TextReply("I am somebody else.", model="thief/model")
 NOT_FOUND = HttpReply(400, openai_error(NO_MODELS_LOADED, param="model"))
 ANSWER = TextReply("Four files.")
 REFUSED = HttpReply(400, plain_error("not now"))
 
 
 # -- lost and got back ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", [LOST, OTHER, NOT_FOUND])
-@pytest.mark.parametrize(("times", "pauses"), [(1, [1.0]), (2, [1.0, 2.0])])
-async def test_a_lost_reply_is_asked_for_again_after_a_pause(fault: Reply, times: int, pauses: list[float]) -> None:
-    async with case() as given:
-        given.sim.script(QWEN, *[fault] * times, ANSWER)
-
-        reply = await given.ask(await given.prepare())
-
-        assert (reply.text, given.time.slept) == ("Four files.", pauses)
-        assert [request.body for request in given.seen(CHAT)] == [given.seen(CHAT)[0].body] * (times + 1)
-        assert [notice.kind for notice in given.told] == ["recovery"] * times
-        assert [f"({number} of 2)" in notice.text for number, notice in enumerate(given.told, 1)] == [True] * times
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"), [(LOST, ModelLostError), (OTHER, ModelSubstitutedError), (NOT_FOUND, ModelNotFoundError)]
-)
-async def test_the_third_loss_is_no_accident(fault: Reply, error: type[LLMError]) -> None:
-    async with case() as given:
-        given.sim.script(QWEN, fault, fault, fault, ANSWER)
-        model = await given.prepare()
-
-        with pytest.raises(error):
-            await given.ask(model)
-
-        assert len(given.seen(CHAT)) == 3
-        assert (await given.ask(model)).text == "Four files."
 
 
 async def test_a_model_that_another_server_does_not_find_is_not_asked_for_again() -> None:
@@ -84,17 +54,6 @@ async def test_a_model_that_cannot_be_got_back_says_what_had_happened_first() ->
             "The model was unloaded, reloaded or crashed while it worked. The model could not be reloaded: "
             "LM Studio did not load the model because there is not enough memory."
         )
-
-
-async def test_a_busy_server_gets_less_at_once() -> None:
-    async with case() as given:
-        given.sim.script(QWEN, HttpReply(400, plain_error(SLOT_WAIT_FAILED)), ANSWER)
-
-        reply = await given.ask(await given.prepare())
-
-        assert reply.text == "Four files."
-        busy = "The engine was too busy, or failed for a moment. The request was retried, with at most 1 at once."
-        assert given.told == [Notice("recovery", busy)]
 
 
 async def test_a_load_by_the_request_itself_that_fails_names_a_smaller_model() -> None:

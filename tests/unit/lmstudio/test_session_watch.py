@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -12,8 +11,6 @@ from lmstudio_bridge.lmstudio.http import Timeouts
 from tests.lmstudio_sim.errors import MODEL_UNLOADED, plain_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Reply, Stall, TextReply
-from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.server import Simulator
 from tests.unit.lmstudio.clients import QWEN, SHORT, within
 from tests.unit.lmstudio.session_case import CHAT, LIST, LOAD, case, unload
 
@@ -23,30 +20,6 @@ REFUSED = HttpReply(400, plain_error("not now"))
 
 
 # -- watched while a request is under way ---------------------------------------------------------------------------
-
-
-def reload_smaller(sim: Simulator) -> None:
-    sim.instances[QWEN].context_length -= 1
-
-
-@pytest.mark.parametrize(("change", "word"), [(unload, "unloaded"), (reload_smaller, "reloaded with a context of 819")])
-@pytest.mark.parametrize("fault", [Stall(before_headers=True), Stall(after_tokens=1)])
-async def test_a_quiet_change_ends_the_request_and_not_the_round(
-    change: Callable[[Simulator], None], word: str, fault: Stall
-) -> None:
-    async with case(watch_interval=0.01) as given:
-        given.sim.script(QWEN, TextReply("I think that", faults=(fault,)), ANSWER)
-        model = await given.prepare()
-        asking = asyncio.create_task(given.ask(model))
-        request = await given.sim.wait_for_request(path=CHAT)
-        await within(request.started.wait())
-
-        change(given.sim)
-        given.time.now += 60  # the list of models is old now
-
-        assert (await within(asking)).text == "Four files."
-        assert request.disconnected
-        assert f"The model {QWEN} was {word}" in given.told[0].text
 
 
 @pytest.mark.parametrize(("failures", "chats"), [(2, 1), (3, 2)])
@@ -85,22 +58,6 @@ async def test_a_server_that_does_not_tell_is_not_watched() -> None:
 # -- silence --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("native", "words"),
-    [(True, " The server is running, and the model is still loaded."), (None, " The server is running.")],
-)
-async def test_a_silence_is_explained_by_a_look_and_never_asked_about_again(native: bool | None, words: str) -> None:
-    async with case(native=native, timeouts=Timeouts(first_byte=SHORT)) as given:
-        given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)), ANSWER)
-        model = await given.prepare()
-
-        with pytest.raises(LLMTimeoutError) as caught:
-            await given.ask(model)
-
-        assert caught.value.message == f"LM Studio sent nothing for {SHORT:g} s.{words}"
-        assert len(given.seen(CHAT)) == 1
-
-
 async def test_a_silence_of_a_server_that_cannot_be_looked_at_is_reported_as_it_is() -> None:
     async with case(timeouts=Timeouts(first_byte=SHORT)) as given:
         given.sim.script(QWEN, TextReply("never", faults=(Stall(before_headers=True),)))
@@ -111,21 +68,6 @@ async def test_a_silence_of_a_server_that_cannot_be_looked_at_is_reported_as_it_
             await given.ask(model)
 
         assert caught.value.message == f"LM Studio sent nothing for {SHORT:g} s."
-
-
-async def test_a_silence_after_which_the_model_is_gone_is_asked_about_again() -> None:
-    async with case(timeouts=Timeouts(first_byte=1.0)) as given:
-
-        def vanish(request: SimRequest) -> Reply:
-            given.sim.script(QWEN, ANSWER)
-            unload(given.sim)
-            return TextReply("never", faults=(Stall(before_headers=True),))
-
-        given.sim.script_fn(QWEN, vanish)
-
-        reply = await given.ask(await given.prepare())
-
-        assert (reply.text, len(given.seen(CHAT)), len(given.seen(LOAD))) == ("Four files.", 2, 1)
 
 
 # -- cancelled ------------------------------------------------------------------------------------------------------
