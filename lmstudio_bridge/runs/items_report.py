@@ -41,6 +41,12 @@ class ItemsReport(RunReport):
         where = f"all is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
         return "\n\n".join(part for part in (head, table, f"[{cut}; {where}.]" if cut else "", merged, foot) if part)
 
+    def around_answer(self) -> tuple[str, str, str]:
+        """The text before the table, the table, and the text after it."""
+        assert self.items is not None
+        table, _ = fitting_table(item_rows(self.items, access=self.outcome.access), None)
+        return self.text().partition(table)
+
     def structure(self) -> dict[str, Any]:
         """As for one run, with how many items there are."""
         assert self.items is not None

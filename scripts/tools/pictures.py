@@ -27,7 +27,7 @@ from rich.text import Text
 from lmstudio_bridge.settings import DEFAULT_PORT
 from scripts.tools.engine.demo import FILES, SLOTS, TASK, write_notes
 from scripts.tools.engine.server import open_engine
-from scripts.tools.engine.weights import MODELS, fetch_weights, show_progress
+from scripts.tools.engine.weights import MODELS, fetch_and_show
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.server import open_simulator
 from tests.support.npm_servers import npm_server
@@ -121,7 +121,7 @@ async def make_pictures(home: Path) -> None:
     async with open_simulator([model], port=DEFAULT_PORT):
         await asyncio.to_thread(make_picture, "doctor", "lmstudio-bridge doctor", home=home, environ=environ)
     weights = MODELS[WEIGHTS]
-    async with open_engine(fetch_weights(weights, report=show_progress), alias=weights.name, parallel=SLOTS) as engine:
+    async with open_engine(fetch_and_show(weights), alias=weights.name, parallel=SLOTS) as engine:
         environ |= {"LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_PARALLEL": str(SLOTS)}
         await asyncio.to_thread(make_picture, "run", RUN, home=home, environ=environ)
     page = home / "run.html"

@@ -95,12 +95,15 @@ async def servers_shown(client: RawClient) -> str:
 async def test_a_second_run_with_the_same_server_starts_none_unless_it_must_be_fresh(house: House) -> None:
     async with house.bridge(LMSTUDIO_BRIDGE_FRESH="two") as client:
         house.sim.script(QWEN, PID, DONE, PID, DONE)
-        assert [await run(client, "one") for _ in range(2)] == ["done", "done"]
+        first, second = [await client.answer_of(await start(client, "one")) for _ in range(2)]
         shown = await servers_shown(client)
         unused = house.starts("two")
         house.sim.script(QWEN, DONE, DONE)
         assert [await run(client, "two") for _ in range(2)] == ["done", "done"]
 
+    assert (first.text.partition("\n")[0], second.text.partition("\n")[0]) == ("done", "done")
+    spent = [answer.report["saved"]["spent"] for answer in (first, second)]
+    assert spent[0] - spent[1] == 1_575, "the definitions of our tools are read once in a session"
     assert (len(house.starts("one")), unused, len(house.starts("two"))) == (1, [], 2)
     assert "| one | stdio | usable; open, unused for " in shown
     assert "| two | stdio | usable |" in shown

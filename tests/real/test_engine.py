@@ -11,7 +11,7 @@ from lmstudio_bridge.events import CallFinished
 from lmstudio_bridge.runs.journal import read_events
 from scripts.tools.engine.cache import Way, measure
 from scripts.tools.engine.server import TEMPLATES, open_engine
-from scripts.tools.engine.weights import MODELS, fetch_weights, show_progress
+from scripts.tools.engine.weights import MODELS, fetch_and_show
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import open_raw_client
 
@@ -23,7 +23,7 @@ CODE_WORD = "osprey-6174"
 async def test_a_run_makes_the_engine_read_nothing_twice() -> None:
     """At most a tenth more than the longest prompt, which a conversation that is only appended to comes to."""
     weights = MODELS["qwen2.5-coder-0.5b"]
-    gguf = fetch_weights(weights, report=show_progress)
+    gguf = fetch_and_show(weights)
     ways: tuple[Way, ...] = ("native", "grammar")
 
     async with open_engine(gguf, alias=weights.name, chat_template=TEMPLATES / "bare_json.jinja") as engine:
@@ -35,7 +35,7 @@ async def test_a_run_makes_the_engine_read_nothing_twice() -> None:
 
 async def test_a_real_model_reads_a_real_file_and_answers_with_what_only_the_file_holds(tmp_path: Path) -> None:
     weights = MODELS["qwen2.5-coder-0.5b"]
-    gguf = fetch_weights(weights, report=show_progress)
+    gguf = fetch_and_show(weights)
     template = TEMPLATES / weights.template if weights.template else None
     project = tmp_path / "project"
     project.mkdir()

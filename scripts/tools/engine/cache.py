@@ -42,7 +42,7 @@ from lmstudio_bridge.messages import (
 )
 from lmstudio_bridge.security.access import Policy
 from scripts.tools.engine.server import TEMPLATES, open_engine
-from scripts.tools.engine.weights import MODELS, fetch_weights, show_progress
+from scripts.tools.engine.weights import MODELS, fetch_and_show
 from tests.support.fakes import Recorder
 
 Way: TypeAlias = Literal["native", "grammar", "clock", "window"]
@@ -188,7 +188,7 @@ async def measure(way: Way, *, url: str, model: str, calls: int, words: int, con
 
 async def _main(options: argparse.Namespace) -> None:
     weights = MODELS[options.model]
-    gguf = fetch_weights(weights, report=show_progress)
+    gguf = fetch_and_show(weights)
     template = TEMPLATES / weights.template if weights.template else None
     print(f"{options.model}, {options.calls} calls, results of {options.words} words\n")
     print("| way | requests | evaluated | over the floor |\n| --- | --- | --- | --- |")

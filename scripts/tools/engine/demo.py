@@ -38,7 +38,7 @@ from scripts.tools.engine.server import (
     read_first_line,
     stop_process,
 )
-from scripts.tools.engine.weights import MODELS, WeightsError, cache_root, fetch_weights, show_progress
+from scripts.tools.engine.weights import MODELS, WeightsError, cache_root, fetch_and_show
 
 FILESYSTEM_SERVER = "@modelcontextprotocol/server-filesystem"
 FILESYSTEM_VERSION = "2026.8.31"
@@ -144,7 +144,7 @@ def find_model(options: argparse.Namespace) -> RealModel | None:
             return RealModel(options.gguf.stem, options.gguf, options.chat_template)
         weights = MODELS[options.model]
         say(f"Model: {weights.name}, {weights.size / 1e6:.0f} MB, kept in {cache_root() / 'models'}")
-        gguf = fetch_weights(weights, report=show_progress)
+        gguf = fetch_and_show(weights)
         return RealModel(weights.name, gguf, TEMPLATES / weights.template if weights.template else None)
     except (WeightsError, EngineError) as exc:
         say(f"No real model: {exc} ({exc.remedy}). Going on with the scripted simulator, as with --simulator.")

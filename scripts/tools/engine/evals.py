@@ -50,7 +50,7 @@ from scripts.tools.engine.eval_results import (
 from scripts.tools.engine.meter import open_meter
 from scripts.tools.engine.peer import PEER, peer_work
 from scripts.tools.engine.server import CHECKOUT, TEMPLATES, EngineError, open_engine
-from scripts.tools.engine.weights import MODELS, WeightsError, fetch_weights, show_progress
+from scripts.tools.engine.weights import MODELS, WeightsError, fetch_and_show
 from tests.support.npm_servers import npm_server
 
 RESULTS = CHECKOUT / "eval-results" / "attempts.jsonl"
@@ -199,7 +199,7 @@ def today() -> str:
 
 
 def _fetch(model: str) -> Path:
-    return fetch_weights(MODELS[model], report=show_progress)
+    return fetch_and_show(MODELS[model])
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
 DOWNLOAD_SECONDS = 900.0
 """Bound on one part (at most 93 MB); a slower line than 100 kB/s is called broken."""
 
@@ -298,12 +301,20 @@ def _try_lock(file_number: int) -> bool:
     return True
 
 
-def show_progress(progress: FetchProgress) -> None:
-    """One line on stderr that is written over as the fetch goes on."""
-    megabytes = f"{progress.bytes_done / 1e6:.0f} of {progress.bytes_total / 1e6:.0f} MB"
-    line = f"{progress.step}: part {progress.parts_done} of {progress.parts_total}, {megabytes}"
-    end = "\n" if progress.step == "ready" or not sys.stderr.isatty() else "\r"
-    print(f"{line:<70}", end=end, file=sys.stderr, flush=True)
+def fetch_and_show(model: ModelWeights) -> Path:
+    """As `fetch_weights`, with a bar and the time that is left on stderr, or lines where that is not a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    terminal = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(now: FetchProgress) -> None:
+            words = f"{now.step}: part {now.parts_done} of {now.parts_total}"
+            bar.update(task, description=words, completed=now.bytes_done, total=now.bytes_total)
+            if not terminal:
+                print(f"{words}, {now.bytes_done / 1e6:.0f} of {now.bytes_total / 1e6:.0f} MB", file=sys.stderr)
+
+        return fetch_weights(model, report=report)
 
 
 def main() -> int:
@@ -313,7 +324,7 @@ def main() -> int:
     parser.add_argument("model", choices=sorted(MODELS))
     options = parser.parse_args()
     try:
-        print(fetch_weights(MODELS[options.model], report=show_progress))
+        print(fetch_and_show(MODELS[options.model]))
     except WeightsError as exc:
         print(f"{exc}\n{exc.remedy}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from lmstudio_bridge.events import (
     Event,
     FileChange,
     FilesChanged,
+    Generating,
     JournalCut,
     MessageAdded,
     RoundFinished,
@@ -231,6 +232,21 @@ async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path, coun
 
     told = [event.text for event in recorder.events if isinstance(event, CallProgress)]
     assert told == [f"{counts[0]}the key is ", counts[1], f"{counts[2]}[secret], 50%"]
+
+
+async def test_answer_that_is_being_written_shows_no_secret_and_no_beginning_of_one(tmp_path: Path) -> None:
+    recorder = Recorder()
+
+    with open_journal(tmp_path, "r1") as journal:
+        run_recorder = RunRecorder(journal, recorder.emit, redactor=Redactor(["hunter22"]))
+        for text in ("It is hunter", "It is hunter22, I", ""):
+            await run_recorder.tell(Generating(1, "answering", 1, 1.0, text))
+
+    assert [event.text for event in recorder.events if isinstance(event, Generating)] == [
+        "It is ",
+        "It is [secret], I",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("keep", ["full", "audit", "off"])
