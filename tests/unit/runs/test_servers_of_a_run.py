@@ -150,7 +150,7 @@ async def test_servers_are_started_once_to_be_known_and_then_if_the_task_needs_t
     assert chosen(first) == (["mail, clock, shop (its tools are not known yet)"], [])
     assert starts(desk) == {"mail": 2, "clock": 1, "shop": 1}
     assert chosen(second) == (["mail (for send)"], ["clock", "shop"])
-    assert "starting mail (for send); not clock, shop" in second.progress
+    assert "Starting mail (for send); not clock, shop" in second.progress
     assert offered(desk)[0] == "mail__send"
     assert "clock__now" not in offered(desk)
     [tool] = [tool["function"] for tool in desk.chat_requests()[-1].tools if tool["function"]["name"] == "find_tools"]
@@ -401,7 +401,7 @@ async def test_a_run_does_not_begin_if_no_tool_may_run_and_names_the_rule_that_c
 
     assert requests == []
     assert "No tool of mail, shop may run with read access" in caught.value.message
-    assert rule == 'allow = ["mail/send", "shop/buy"]'
+    assert rule == 'allow = ["mail/send"]', "one as an example, as neither only reads by its name"
     assert not answer.is_error
     outcome = rebuild_outcome(read_events(desk.journals()[0]))
     assert (outcome.stop, caught.value.message in outcome.error) == ("failed", True)
