@@ -17,6 +17,7 @@ import json
 import os
 import pkgutil
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,8 +152,7 @@ def _address() -> str:
     def end() -> None:
         server.kill()
         server.communicate()
-        Path(address).unlink()
-        Path(folder).rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)
     return address

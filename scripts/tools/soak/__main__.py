@@ -31,6 +31,7 @@ from scripts.tools.soak.model import Met, SoakModel, judge, read_ledger
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.playback import LostStream
 from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.fork_server import BRIDGE
 from tests.support.raw_client import open_raw_client
 
 MODEL = "qwen/qwen3-4b"
@@ -181,7 +182,9 @@ async def open_inside(desk: Desk, *, seed: int) -> AsyncIterator[tuple[Runner, i
 @asynccontextmanager
 async def open_process(desk: Desk) -> AsyncIterator[tuple[Runner, int]]:
     """Runs by the bridge in a process of its own, as Claude Code makes them."""
-    async with open_raw_client(era="2025-11-25", environ=desk.environ, answer_limit=RUN_LIMIT) as client:
+    async with open_raw_client(
+        era="2025-11-25", environ=desk.environ, command=BRIDGE, answer_limit=RUN_LIMIT
+    ) as client:
 
         async def run(label: str) -> Ended:
             number = await client.start_call(
