@@ -169,7 +169,7 @@ class ModelRequester:
                     await self._notice(
                         f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
                     )
-                elif offered and self.asks_natively and names_call(reply, offered):
+                elif kind == "leaked_call" and offered and self.asks_natively and names_call(reply, offered):
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")

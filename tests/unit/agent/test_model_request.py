@@ -115,6 +115,19 @@ async def test_a_good_reply_costs_one_request_and_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "requests"),
+    [('{"tool": "fs__read", "calls": 3}', 1), ('{"name": "fs__read", "arguments": {"path": "a"}}', 2)],
+)
+async def test_json_about_tools_is_an_answer_and_a_call_as_json_is_asked_for_again(text: str, requests: int) -> None:
+    history = (SystemMessage("Use tools."), UserMessage("Which tool was called most? As JSON."))
+    given, asked = case(say(text), say('{"answer": "It is 5."}'), history=history)
+
+    await given.requester.request(1, given.conversation, (READ,), names=[READ.name])
+
+    assert len(asked) == requests
+
+
+@pytest.mark.parametrize(
     ("text", "must"),
     [(f"{FAILED}ENOENT", True), (f"[]\n{FOUND_NOTHING}", True), ("It is 5.", False)],
 )
