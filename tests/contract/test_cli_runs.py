@@ -285,19 +285,10 @@ async def test_without_a_command_a_terminal_shows_what_this_is(desk: Shell) -> N
 async def test_a_dash_takes_the_task_from_stdin(desk: Shell, sim: Simulator) -> None:
     sim.script(MODEL, TextReply("Heron."))
     for given, code in (("What is the code word?\n", 0), (" \n", 2)):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "lmstudio_bridge", "run", "-", "--mcp", "filesystem"),
-            cwd=desk.folder,
-            env=dict(desk.environ),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(LIMIT):
-            out, err = await process.communicate(given.encode())
-        assert process.returncode == code, err
-        assert (b"Heron." in out) == (code == 0)
-        assert (b"The task from stdin is empty" in err) == (code == 2)
+        got, out, err = await desk.run("run", "-", "--mcp", "filesystem", given=given.encode())
+        assert got == code, err
+        assert ("Heron." in out) == (code == 0)
+        assert ("The task from stdin is empty" in err) == (code == 2)
 
     [run] = json.loads((await desk.run("runs", "--json"))[1])
     assert run["task"] == "What is the code word?"

@@ -28,18 +28,21 @@ class Shell:
     environ: Mapping[str, str]
     prefix: tuple[str, ...] = ()  # a command that starts the bridge, to limit it
 
-    async def start(self, *arguments: str) -> BridgeProcess:
+    async def start(self, *arguments: str, stdin: bool = False) -> BridgeProcess:
         return await start_bridge(
             *arguments,
             environ=self.environ,
             cwd=self.folder,
-            stdin=False,
+            stdin=stdin,
             command=(*self.prefix, *BRIDGE) if self.prefix else (),
         )
 
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        process = await self.start(*arguments)
+    async def run(self, *arguments: str, given: bytes = b"") -> tuple[int, str, str]:
+        """Exit code, stdout, stderr; `given` is its stdin."""
+        process = await self.start(*arguments, stdin=bool(given))
+        if process.stdin and given:
+            process.stdin.write(given)
+            process.stdin.close()
         async with asyncio.timeout(LIMIT):
             out, err = await process.communicate()
         assert process.returncode is not None

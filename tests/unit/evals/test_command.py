@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,9 +16,8 @@ from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.evals.attempts import Limits
 from lmstudio_bridge.evals.sandbox import SERVERS
 from lmstudio_bridge.evals.suite import make_suite
+from tests.support.shell import ROOT, Shell
 from tests.unit.evals.desk import Desk, open_desk, server_options
-
-LIMIT = 120.0  # seconds until a command that does not end fails the test
 
 
 def parse(*words: str) -> object:
@@ -78,21 +75,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 async def shell(desk: Desk, folder: Path, *words: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of the command."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "lmstudio_bridge",
-        "eval",
-        *words,
-        cwd=folder,
-        env={**desk.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(LIMIT):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await Shell(folder, {**desk.environ, "PYTHONPATH": str(ROOT)}).run("eval", *words)
 
 
 def sandboxes(folder: Path) -> list[Path]:
