@@ -23,6 +23,7 @@ _TAIL = 30_000  # characters at its end
 _MOST_NAMES = 30  # names of tools in each of them that are looked at
 _AROUND = 120  # characters before and behind a name
 _MOST_PLAIN = 2_000  # characters of arguments that stand in no brackets
+_SHORTEST_QUOTE = 8  # characters
 _MOST_PLACES = 20  # of marks and of JSON values that are looked at
 _MOST_BREAKS = 6  # of made-up results
 
@@ -191,7 +192,7 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
-    return len(named) == 1 or finder.holds_call(text)
+    return (len(named) == 1 or finder.holds_call(text)) and not _is_quoted(text, messages)
 
 
 class _Finder:
@@ -402,7 +403,7 @@ class _Finder:
         start = _LINE_START.search(before)
         if start is None:
             return False
-        if _QUERY_AFTER.match(rest):
+        if _QUERY_AFTER.match(rest) and re.search(r"[_/.:]", text[named.start : named.end]):
             return True
         if re.match(r"\s*<", rest) and _ends_structured(rest):
             return True
@@ -433,6 +434,14 @@ def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
             case UserMessage(text) if keys and "json" in text.casefold() and all(key in text for key in keys):
                 return True
     return False
+
+
+def _is_quoted(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a whole reply stands in a result, as a line of a log does. The bridge's own texts have the long names."""
+    if "__" in text or not _SHORTEST_QUOTE < len(text) < _MOST_PLAIN:
+        return False
+    whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+    return any(whole.search(message.text) for message in messages if isinstance(message, ToolMessage))
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

@@ -251,6 +251,14 @@ def test_a_reply_that_only_names_a_tool_is_an_answer_where_that_was_asked_for(
     assert holds_leaked_call(reply, NAMES, messages=messages) is leaked
 
 
+def test_a_reply_that_stands_in_a_result_is_a_quotation() -> None:
+    read: list[Message] = [UserMessage("What is the last line?"), ToolMessage("1", "12:00 start\nread_note path=a.md")]
+
+    assert not holds_leaked_call("read_note path=a.md", NAMES, messages=read)
+    assert holds_leaked_call("read_note path=b.md", NAMES, messages=read)
+    assert holds_leaked_call("read_note path=a.md", NAMES, messages=read[:1])
+
+
 def test_a_name_with_its_place_may_have_been_read() -> None:
     reply = "Function: read_note\nFile: server.py\nLine: 40"
     read: list[Message] = [UserMessage("Where is it?"), ToolMessage("1", "40: def read_note(path):")]
@@ -402,6 +410,7 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
         "Action: deploy\nResult: ok",
         '```json\n{"action": "Final Answer", "action_input": "teal"}\n```',
         "Result: teal",
+        "/list?q=teal",
         "```js\nfs.list(fd, buffer, 0, 10);\n```",
         "```python\nfs.list('a.md')\n```\nThis line lists it.",
         "See https://example.com/notes/read_note?path=a.md",
