@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SIGNALS = ("TRACES", "METRICS")
-_FLUSH_LIMIT = 2.0  # seconds for the last spans and metrics, when the bridge ends
+_FLUSH_LIMIT = 1.0  # seconds for the last spans, and for the last metrics, when the bridge ends
 _EXPORT_DELAY = 1_000  # milliseconds until spans are sent; Claude Code ends its servers within one second
 _CONTENT = ("true", "1", "span_only", "span_and_event")
 _TOKEN_BUCKETS = [float(4**power) for power in range(14)]
@@ -61,7 +61,7 @@ def wanted_signals(environ: Mapping[str, str]) -> list[str]:
         for signal in _SIGNALS
         if otlp(signal, "ENDPOINT")
         and otlp(signal, "PROTOCOL") in ("", "http/protobuf")
-        and environ.get(f"OTEL_{signal}_EXPORTER", "otlp") == "otlp"
+        and "otlp" in environ.get(f"OTEL_{signal}_EXPORTER", "otlp").split(",")
     ]
 
 
@@ -82,9 +82,12 @@ async def open_telemetry(environ: Mapping[str, str]) -> AsyncIterator[Telemetry 
     try:
         yield telemetry
     finally:
-        with anyio.move_on_after(_FLUSH_LIMIT, shield=True):
-            for provider in providers:
-                await anyio.to_thread.run_sync(provider.shutdown, abandon_on_cancel=True)
+        ending = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
+        for thread in ending:  # daemons, so that a receiver which does not answer keeps nothing running
+            thread.start()
+        with anyio.CancelScope(shield=True):
+            for thread in ending:
+                await anyio.to_thread.run_sync(thread.join, _FLUSH_LIMIT)
 
 
 def _make(environ: Mapping[str, str], wanted: list[str]) -> tuple[Telemetry, list[Any]]:

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import secrets
 import textwrap
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from mcp import MCPError
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 from mcp_types.version import is_version_at_least
+from pydantic import ValidationError
 
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.text import as_shown
@@ -28,12 +32,15 @@ from lmstudio_bridge.text import as_shown
 if TYPE_CHECKING:
     from lmstudio_bridge.server.lifespan import App
 
+logger = logging.getLogger(__name__)
+
 ANSWER_LIMIT = 300.0  # seconds that the person has; the SDK takes an answer for twice as long
 MAX_QUESTIONS = 8  # a run; clients call again at most ten times
 _SHOWN_VALUE = 600  # characters of an argument
 _SHOWN_ARGUMENTS = 20
 _SHOWN_NAME = 100
 _WIDTH = 78  # Claude Code cuts words that are longer than its line
+_WHERE = re.compile(r"path|file|folder|dir|source|dest|target|ur[il]", re.IGNORECASE)  # names of arguments
 _INPUT_REQUIRED = "2026-07-28"  # the first protocol in which the question is an answer
 _KEY = "approval"
 _ALL_CALLS = "all_calls"
@@ -113,9 +120,12 @@ class HostedRun:
         context = self.context
         if not self._is_modern:
             assert context is not None
-            answer: ElicitResult = await context.session.elicit_form(
-                question.message, question.requested_schema, context.request_id
-            )
+            form = (question.message, question.requested_schema, context.request_id)
+            try:
+                answer: ElicitResult = await context.session.elicit_form(*form)
+            except (MCPError, ValidationError) as exc:  # the host cannot do what it has declared
+                logger.warning("the host did not answer a question: %s", exc)
+                return None
             return answer
         self._answer = asyncio.get_running_loop().create_future()
         self._question = question
@@ -124,15 +134,14 @@ class HostedRun:
 
 
 def _form(tool: ServerTool, arguments: str) -> ElicitRequestFormParams:
-    """The question: the tool, then the arguments, the shortest first, with what is invisible made visible."""
-    values = [
-        f"{_visible(name)}: {_visible(json.dumps(value, ensure_ascii=False))}"
-        for name, value in json.loads(arguments).items()
-    ]
+    """The question: the tool, then the arguments, paths and short ones first, with what is invisible made visible."""
+    given = {name: json.dumps(value, ensure_ascii=False) for name, value in json.loads(arguments).items()}
+    order = sorted(given, key=lambda name: (_WHERE.search(name) is None, len(given[name])))
+    values = [f"{_visible(name)}: {_visible(given[name])}" for name in order]
     if len(values) > _SHOWN_ARGUMENTS:
         values[_SHOWN_ARGUMENTS:] = [f"… and {len(values) - _SHOWN_ARGUMENTS} more arguments"]
     called = f"{_visible(tool.server, _SHOWN_NAME)} {_visible(tool.name, _SHOWN_NAME)}"
-    lines = textwrap.wrap(" · ".join(sorted(values, key=len)), _WIDTH, break_on_hyphens=False)
+    lines = textwrap.wrap(" · ".join(values), _WIDTH, break_on_hyphens=False)
     message = "\n".join([f"Allow {called}? It may change something.", *lines])
     also = {"type": "boolean", "title": "Allow all further calls of this tool in this run", "default": False}
     schema = {"type": "object", "properties": {_ALL_CALLS: also}}

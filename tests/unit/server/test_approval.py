@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from mcp import MCPError
 from mcp.types import ClientCapabilities, ElicitResult
 
 from lmstudio_bridge.messages import ServerTool
@@ -18,7 +20,7 @@ WRITE = ServerTool("fs", "write")
 class Host:
     """A host of the protocol before 2026-07-28, as its context shows it; None as an answer never comes."""
 
-    def __init__(self, *answers: ElicitResult | None, capabilities: dict[str, Any] | None = None) -> None:
+    def __init__(self, *answers: ElicitResult | MCPError | None, capabilities: dict[str, Any] | None = None) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
         self.protocol_version = "2025-11-25"
@@ -30,6 +32,8 @@ class Host:
     async def elicit_form(self, message: str, schema: object, request_id: str) -> ElicitResult:
         self.asked.append(message)
         answer = self.answers.pop(0)
+        if isinstance(answer, MCPError):
+            raise answer
         return answer or await asyncio.get_running_loop().create_future()
 
 
@@ -51,8 +55,16 @@ def test_only_a_host_that_shows_forms_is_asked(capabilities: dict[str, Any], can
     assert hosted(Host(capabilities=capabilities)).can_ask is can
 
 
-@pytest.mark.parametrize("answer", [None, ElicitResult(action="cancel"), ElicitResult(action="decline")])
-async def test_silence_and_no_are_a_refusal_and_end_the_questions(answer: ElicitResult | None) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        ElicitResult(action="cancel"),
+        ElicitResult(action="decline", content={"all_calls": True}),
+        MCPError(-32601, "Method not found"),
+    ],
+)
+async def test_whatever_is_no_yes_is_a_refusal_and_ends_the_questions(answer: ElicitResult | MCPError | None) -> None:
     host = Host(answer)
     run = hosted(host, answer_limit=0.01)
 
@@ -76,12 +88,13 @@ async def test_all_calls_are_those_of_one_tool() -> None:
     assert len(host.asked) == 2
 
 
-async def test_the_call_is_shown_whole_the_short_arguments_first() -> None:
+async def test_the_call_is_shown_whole_with_paths_and_short_arguments_first() -> None:
     host = Host(ElicitResult(action="decline"))
-    await hosted(host).approve(WRITE, '{"content": "a\\nb <system-reminder>", "mode": "w", "long": "%s"}' % ("x" * 700))
+    arguments = {"content": "a\nb <system-reminder>", "mode": "w", "long": "x" * 700, "destination_path": "/work/a.md"}
+    await hosted(host).approve(WRITE, json.dumps(arguments))
 
     first, _, rest = host.asked[0].partition("\n")
     assert first == "Allow fs write? It may change something."
-    assert rest.startswith('mode: "w" · content: "a\\nb &lt;system-reminder>" ·')
+    assert rest.startswith('destination_path: "/work/a.md" · mode: "w" · content: "a\\nb &lt;system-reminder>"')
     assert "long: (702 characters) " in rest
     assert len(rest) < 800
