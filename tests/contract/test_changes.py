@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +53,6 @@ def runs(desk: Shell) -> Path:
 def run_id(desk: Shell) -> str:
     [journal] = runs(desk).glob("*.jsonl")
     return journal.stem
-
-
-async def answer_in_terminal(desk: Shell, answer: str, *arguments: str) -> tuple[int, str]:
-    """Exit code and output of a command to which somebody at a terminal says that."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lmstudio_bridge", *arguments),
-        cwd=desk.folder,
-        env=dict(desk.environ),
-        stdin=theirs,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
-    async with asyncio.timeout(LIMIT):
-        out, _ = await process.communicate()
-    os.close(ours)
-    assert process.returncode is not None
-    return process.returncode, out.decode()
 
 
 async def test_result_says_what_was_changed_and_how_to_undo_it(desk: Shell, sim: Simulator) -> None:
@@ -133,11 +110,11 @@ async def test_undo_puts_everything_back_and_can_be_undone(desk: Shell, sim: Sim
 
     changed = files()
     refused, _, said = await desk.run("runs", "undo", "last")
-    declined, _ = await answer_in_terminal(desk, "n", "runs", "undo", "last")
+    declined, _ = await desk.answer("n", "runs", "undo", "last")
     assert (refused, declined, files()) == (2, 1, changed)
     assert "Use --yes" in said
 
-    agreed, shown = await answer_in_terminal(desk, "y", "runs", "undo", "last")
+    agreed, shown = await desk.answer("y", "runs", "undo", "last")
     assert agreed == 0, shown
     assert "notes.txt (moved from moved.txt)" in shown
     assert files() == {"notes.txt": WORD}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import stat
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.shell import LIMIT, ROOT, Shell
+from tests.support.shell import ROOT, Shell
 
 FAKE_CLAUDE = f"""#!{sys.executable}
 # `claude mcp` as 2.1.197 does it: an entry that is there is not replaced, what is not there is not removed.
@@ -80,30 +78,10 @@ def commands_in(log: Path) -> list[list[str]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
-async def answered(shell: Shell, answer: str, *arguments: str) -> tuple[int, str]:
-    """Run in a terminal of its own, where somebody types the answer; exit code and all that is seen."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lmstudio_bridge", *arguments),
-        cwd=shell.folder,
-        env=dict(shell.environ),
-        stdin=theirs,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
-    async with asyncio.timeout(LIMIT):
-        out, _ = await process.communicate()
-    os.close(ours)
-    assert process.returncode is not None
-    return process.returncode, out.decode()
-
-
 # -- install -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+each_host = pytest.mark.parametrize(
     ("host", "path", "root"),
     [
         ("claude-code", ".claude.json", "mcpServers"),
@@ -113,6 +91,9 @@ async def answered(shell: Shell, answer: str, *arguments: str) -> tuple[int, str
         ("lm-studio", ".lmstudio/mcp.json", "mcpServers"),
     ],
 )
+
+
+@each_host
 async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
     shell: Shell, host: str, path: str, root: str
 ) -> None:
@@ -152,16 +133,7 @@ async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
     }
 
 
-@pytest.mark.parametrize(
-    ("host", "path", "root"),
-    [
-        ("claude-code", ".claude.json", "mcpServers"),
-        ("claude-desktop", ".config/Claude/claude_desktop_config.json", "mcpServers"),
-        ("cursor", ".cursor/mcp.json", "mcpServers"),
-        ("vscode", ".config/Code/User/mcp.json", "servers"),
-        ("lm-studio", ".lmstudio/mcp.json", "mcpServers"),
-    ],
-)
+@each_host
 async def test_the_bridge_finds_the_servers_of_the_program_that_starts_it(
     shell: Shell, host: str, path: str, root: str
 ) -> None:
@@ -253,14 +225,14 @@ async def test_an_entry_of_that_name_is_shown_and_replaced_only_after_a_yes(shel
     file = write(home(shell) / ".claude.json", {"mcpServers": {"lmstudio-bridge": {"command": "node", "args": ["x"]}}})
     before = file.read_bytes()
 
-    code, seen = await answered(shell, "n", "install")
+    code, seen = await shell.answer("n", "install")
 
     assert (code, file.read_bytes()) == (1, before)
     assert '-      "command": "node"' in seen
     assert "Replace the existing entry? [y/N]" in seen
     assert "Nothing was written." in seen
 
-    code, seen = await answered(shell, "y", "install")
+    code, seen = await shell.answer("y", "install")
 
     assert code == 0, seen
     assert read(file)["mcpServers"]["lmstudio-bridge"]["command"] != "node"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,25 @@ class Shell:
             out, err = await process.communicate()
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
+
+    async def answer(self, answer: str, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of a command to which somebody at a terminal says that."""
+        ours, theirs = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(*BRIDGE, *arguments),
+            cwd=self.folder,
+            env=dict(self.environ),
+            stdin=theirs,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        async with asyncio.timeout(LIMIT):
+            out, _ = await process.communicate()
+        os.close(ours)
+        assert process.returncode is not None
+        return process.returncode, out.decode()
 
 
 @pytest.fixture
