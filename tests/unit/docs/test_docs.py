@@ -146,6 +146,15 @@ def test_shell_commands_in_the_documents_are_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
+def test_scripts_and_modules_in_the_documents_exist(name: str) -> None:
+    text = read(name)
+    scripts = [ROOT / path for path in re.findall(r"(?:^|`)(scripts/[\w-]+)(?=[ `\n])", text, flags=re.MULTILINE)]
+    modules = [ROOT / module.replace(".", "/") for module in re.findall(r"python -m (scripts\.[\w.]+)", text)]
+    assert [path for path in scripts if not path.stat().st_mode & 0o111] == []
+    assert [path for path in modules if not (path.with_suffix(".py").exists() or path.is_dir())] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
     around = Surroundings(tmp_path, {"HOME": str(tmp_path)})
     for block in re.findall(r"^```json\n(.*?)^```", read(name), flags=re.MULTILINE | re.DOTALL):
