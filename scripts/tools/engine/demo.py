@@ -28,6 +28,7 @@ from mcp.types import TextContent
 
 from lmstudio_bridge.events import CallFinished
 from lmstudio_bridge.runs.journal import read_events
+from lmstudio_bridge.runs.report import Savings
 from lmstudio_bridge.server.tools import REPORT_META
 from scripts.tools.engine.server import (
     CHECKOUT,
@@ -289,8 +290,7 @@ async def delegate(sample: Sample, url: str, *, parallel: int) -> str:
         say(f"\n{what}, after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
         saved = ((result.meta or {}).get(REPORT_META) or {}).get("saved") or {"net": 0}
         if saved["net"] > 0:
-            kept, spent = saved["kept"], saved["spent"]
-            say(f"Savings: kept ~{kept:,} tokens out of Claude's context; delegating cost ~{spent:,}")
+            say(f"Savings: {Savings(saved['kept'], saved['spent']).in_words()}")
         await write_page(environ)
         return "" if result.is_error else answer
 
