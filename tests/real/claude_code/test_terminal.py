@@ -1,4 +1,4 @@
-"""The real Claude Code in a terminal: what a person does there, and how a session can end. Needs tmux."""
+"""The real Claude Code in a terminal: what a person does there, and how a session can end. Needs tmux and Linux."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,11 @@ from tests.real.claude_code.terminal import TMUX, Terminal, open_terminal, until
 from tests.support.desk import MODEL
 from tests.support.processes import is_running, processes_that_name, until_dead
 
-pytestmark = [*NEEDED, pytest.mark.skipif(TMUX is None, reason="tmux is not installed: scripts/claude-code does it")]
+pytestmark = [
+    *NEEDED,
+    pytest.mark.skipif(TMUX is None, reason="tmux is not installed: scripts/claude-code does it"),
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
+]
 
 FOCUS = "\u276f "
 ANSWER = "It is heron-42."
