@@ -194,7 +194,8 @@ async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIt
     console = open_console(stream, environ=environ)
     spinner = "dots" if can_show(SPINNER_SAMPLE, stream) else "line"
     display = _Display(console, spinner=spinner, unicode_marks=can_show(_DONE + _FAILED, stream))
-    with Live(console=console, get_renderable=display.now, transient=True, refresh_per_second=_REFRESHES):
+    with Live(console=console, get_renderable=display.now, transient=True, refresh_per_second=_REFRESHES) as live:
+        live.refresh()  # else the first line and rich's thread could both draw it for the first time
         yield display.emit
 
 
