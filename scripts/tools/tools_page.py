@@ -86,7 +86,8 @@ async def page() -> str:
     tools = await server.list_tools()
     answer = _ANSWER + "".join(f"| `{key}` | {what} |\n" for key, what in REPORT_KEYS.items())
     shared = _shared(tools)
-    parts = [_HEAD, *(_section(tool, shared) for tool in tools), _everywhere(tools[0], shared), answer]
+    told: dict[str, str] = {}
+    parts = [_HEAD, *(_section(tool, shared, told) for tool in tools), _everywhere(tools[0], shared), answer]
     return "\n".join([*parts, await _rest(server)])
 
 
@@ -96,10 +97,18 @@ def _shared(tools: Sequence[Tool]) -> list[str]:
     return [name for name, each in first.items() if all(other.get(name) == each for other in others)]
 
 
-def _section(tool: Tool, shared: Sequence[str]) -> str:
+def _section(tool: Tool, shared: Sequence[str], told: dict[str, str]) -> str:
+    """The section of one tool; arguments that an earlier one has are only named. `told`: row → tool that has it."""
     own = {name: each for name, each in tool.input_schema["properties"].items() if name not in shared}
-    rows = "\n".join(_rows(own, required=tool.input_schema.get("required", ())))
-    return f"## `{tool.name}`\n\n{tool.description}\n\n{rows}\n"
+    heading, line, *rows = _rows(own, required=tool.input_schema.get("required", ()))
+    new = [row for row in rows if told.setdefault(row, tool.name) == tool.name]
+    earlier: dict[str, list[str]] = {told[row]: [] for row in rows if row not in new}
+    for row in rows:
+        if row not in new:
+            earlier[told[row]].append(row.split(" | ")[0].removeprefix("| "))
+    parts = [f"## `{tool.name}`", str(tool.description), *(["\n".join([heading, line, *new])] if new else [])]
+    parts += [f"As for `{name}`: {', '.join(names)}." for name, names in earlier.items()]
+    return "\n\n".join(parts) + "\n"
 
 
 def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
