@@ -22,10 +22,10 @@ from importlib.metadata import distribution
 from pathlib import Path, PurePath
 
 from lmstudio_bridge import DOCS
-from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NAMES, SCOPES, HostScope, current_folder
+from lmstudio_bridge.cli.arguments import EXIT_OK, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
-from lmstudio_bridge.cli.terminal import agrees
+from lmstudio_bridge.cli.terminal import refusal
 from lmstudio_bridge.errors import BridgeError, McpConfigError, SettingsError
 from lmstudio_bridge.files import back_up, read_text, replace_with_backup
 from lmstudio_bridge.mcp_client.config import starts_bridge
@@ -282,9 +282,14 @@ def _own_entry(location: Location, text: str | None) -> JSONObject:
         entry = find_member(read_root((text or "").removeprefix("\ufeff")), (*location.keys, NAME))
     except ValueError:  # `plan_change` says so
         return {}
-    args = entry.get("args") if isinstance(entry, dict) else None
+    return entry if isinstance(entry, dict) and is_own(entry) else {}
+
+
+def is_own(entry: Mapping[str, object]) -> bool:
+    """Whether a server's entry starts the bridge."""
+    args = entry.get("args")
     words = tuple(map(str, args)) if isinstance(args, list) else ()
-    return entry if isinstance(entry, dict) and starts_bridge(str(entry.get("command") or ""), words) else {}
+    return starts_bridge(str(entry.get("command") or ""), words)
 
 
 def snippet(entry: JSONObject, location: Location) -> str:
@@ -377,13 +382,8 @@ def _apply(change: Change, args: argparse.Namespace, *, question: str) -> int:
     if args.dry_run:
         _say("Nothing was written (--dry-run).")
         return EXIT_OK
-    if not args.yes:
-        if not sys.stdin.isatty():
-            _say("Nothing was written: there is no terminal to ask on. Use --yes to write without asking.")
-            return EXIT_USAGE
-        if not agrees(question):
-            _say("Nothing was written.")
-            return EXIT_FAILED
+    if not args.yes and (refused := refusal(question, done="written", use="write without asking")):
+        return refused
     location = change.location
     if location.host == "claude-code" and (claude := shutil.which("claude")):
         backup = back_up(location.path, change.before, now=datetime.now())

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from lmstudio_bridge.cli.terminal import agrees, print_table
+from lmstudio_bridge.cli.terminal import print_table, refusal
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.files import open_private
@@ -110,13 +110,8 @@ def _approve(catalog: ServerCatalog, args: argparse.Namespace, redactor: Redacto
     print(clean_text(redactor.redact(f"{config.name} in {config.source}: {one_line(starts)}"))[0])
     if config.env:
         print(clean_text(f"It sets {', '.join(sorted(config.env))}.")[0])
-    if not args.yes:
-        if not sys.stdin.isatty():
-            print("Nothing was approved: there is no terminal to ask on. Use --yes to approve it.", file=sys.stderr)
-            return EXIT_USAGE
-        if not agrees("Approve it?"):
-            print("Nothing was approved.", file=sys.stderr)
-            return EXIT_FAILED
+    if not args.yes and (refused := refusal("Approve it?", done="approved", use="approve it")):
+        return refused
     trouble: list[str] = []
     known = KnownEntry(digest=config.entry_digest, approved=True)
     EntryStore(home).record(config.source, {config.name: known}, warnings=trouble)
@@ -198,34 +193,23 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     print(clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "No changes are known.")[0])
     if not runs:
         return EXIT_OK
-    if not args.yes and (refused := _refusal()):
+    if not args.yes and (refused := _refuses_undo()):
         return refused
     return max(_undo_one(folder, run, redactor, yes=True) for run in runs)
 
 
 def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:
     """Why these runs may not be deleted, as an exit code; `EXIT_OK` if they may."""
-    if not sys.stdin.isatty():
-        if LAST not in given:  # a script that names what it deletes
-            return EXIT_OK
-        print("Nothing was deleted: there is no terminal to ask on. Use --yes to delete it.", file=sys.stderr)
-        return EXIT_USAGE
-    print("\n".join(run_ids))
-    if not agrees("Delete these runs permanently?" if len(run_ids) > 1 else "Delete this run permanently?"):
-        print("Nothing was deleted.", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+    if sys.stdin.isatty():
+        print("\n".join(run_ids))
+    elif LAST not in given:  # a script that names what it deletes
+        return EXIT_OK
+    runs = "these runs" if len(run_ids) > 1 else "this run"
+    return refusal(f"Delete {runs} permanently?", done="deleted", use="delete it")
 
 
-def _refusal() -> int:
-    """Why nothing may be undone, as an exit code; `EXIT_OK` if the user agrees."""
-    if not sys.stdin.isatty():
-        print("Nothing was undone: there is no terminal to ask on. Use --yes to undo it.", file=sys.stderr)
-        return EXIT_USAGE
-    if not agrees("Put these files back?"):
-        print("Nothing was undone.", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+def _refuses_undo() -> int:
+    return refusal("Put these files back?", done="undone", use="undo it")
 
 
 def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool) -> int:
@@ -250,7 +234,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
     _say_left(plan.left)
     if not plan.steps:
         return EXIT_FAILED if plan.left else EXIT_OK
-    if not yes and (refused := _refusal()):
+    if not yes and (refused := _refuses_undo()):
         return refused
     with open_journal(folder, stored.run_id) as journal:
         done = apply_undo(plan, copies=copies, redact=redactor.redact)

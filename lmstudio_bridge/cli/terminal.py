@@ -13,6 +13,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.runs.markdown import open_markdown
 from lmstudio_bridge.text import clean_text, one_line
 
@@ -91,10 +92,19 @@ def print_marked(console: Console, mark: Text, text: Text) -> None:
         mark = Text(" " * len(mark))
 
 
-def agrees(question: str) -> bool:
-    """Whether the user at the terminal says yes."""
+def refusal(question: str, *, done: str, use: str) -> int:
+    """Ask the user; an exit code if nothing may be `done`, such as "written", else `EXIT_OK`.
+
+    `use` says what --yes is for, where there is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        print(f"Nothing was {done}: there is no terminal to ask on. Use --yes to {use}.", file=sys.stderr)
+        return EXIT_USAGE
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().casefold() in ("y", "yes")
+    if sys.stdin.readline().strip().casefold() in ("y", "yes"):
+        return EXIT_OK
+    print(f"Nothing was {done}.", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def print_table(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, HostScope
-from lmstudio_bridge.cli.doctor.checks import Check
+from lmstudio_bridge.cli.doctor.checks import Area, Check
 from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_location
-from lmstudio_bridge.cli.install import NAME
+from lmstudio_bridge.cli.install import NAME, is_own
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.approvals import read_approvals, read_own_file, read_state
-from lmstudio_bridge.mcp_client.config import read_object, read_root, starts_bridge
+from lmstudio_bridge.mcp_client.config import read_object, read_root
 from lmstudio_bridge.settings import Surroundings
 
 _NEAREST_FIRST: tuple[HostScope, ...] = ("local", "project", "user")
@@ -40,7 +40,7 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
             if problem:
                 yield Check("programs", f"Registration in {NAMES[host]}", "warning", problem, "Fix that file.")
             for name, entry in servers.items():
-                if isinstance(entry, dict) and _starts_us(entry):
+                if isinstance(entry, dict) and is_own(entry):
                     found = True
                     yield _check_entry(location, name, entry, around)
                     if plugin is not None and host == "claude-code":
@@ -63,7 +63,7 @@ def as_started(around: Surroundings, *, platform: str = sys.platform) -> tuple[M
         except SettingsError:  # no home folder
             continue
         for name, entry in _read_servers(location)[0].items():
-            if not (isinstance(entry, dict) and _starts_us(entry)):
+            if not (isinstance(entry, dict) and is_own(entry)):
                 continue
             if scope == "project" and not _is_approved(location, name, around):
                 continue
@@ -117,12 +117,6 @@ def _read_servers(location: Location) -> tuple[Mapping[str, Any], str]:
     return servers if isinstance(servers, dict) else {}, " ".join(problems)
 
 
-def _starts_us(entry: Mapping[str, Any]) -> bool:
-    args = entry.get("args")
-    words = tuple(map(str, args)) if isinstance(args, list) else ()
-    return starts_bridge(str(entry.get("command") or ""), words)
-
-
 def _is_approved(location: Location, name: str, around: Surroundings) -> bool:
     """Whether that server of the project's file is approved for Claude Code, which also counts files in the project."""
     claude = read_state(around, warnings=[])
@@ -132,13 +126,13 @@ def _is_approved(location: Location, name: str, around: Surroundings) -> bool:
 
 def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:
     title = NAMES[location.host]
+    about: tuple[Area, str] = "programs", f"Registration in {title}"
     command = str(entry.get("command"))
     found = f"{name!r} in {location.path} ({location.scope} scope)"
     if shutil.which(command, path=around.environ.get("PATH", "")) is None:
         target = "" if location.host == "claude-code" else f" {location.host}"
         return Check(
-            "programs",
-            f"Registration in {title}",
+            *about,
             "failed",
             f"{found} starts {command!r}, which does not exist.",
             _INSTALL_UV
@@ -148,8 +142,7 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
         )
     if location.host == "claude-code" and location.scope == "project" and not _is_approved(location, name, around):
         return Check(
-            "programs",
-            f"Registration in {title}",
+            *about,
             "warning",
             f"{found} is not approved yet, so Claude Code does not start it.",
             f"Start `claude` in {location.path.parent} and approve it.",
@@ -158,8 +151,7 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
     given = {str(key): str(value) for key, value in env.items()} if isinstance(env, dict) else {}
     if location.should_be_named(given):
         return Check(
-            "programs",
-            f"Registration in {title}",
+            *about,
             "warning",
             f"{found}. It starts the bridge without {SERVERS_VARIABLE}, so the servers of {title} are not used.",
             f"`lmstudio-bridge install {location.host}` adds it.",
@@ -172,11 +164,10 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
     ]
     if other:
         return Check(
-            "programs",
-            f"Registration in {title}",
+            *about,
             "warning",
             f"{found}. It starts the bridge with settings that were not checked here: {', '.join(other)}.",
             "To check them, set the same variables in this shell first.",
         )
     servers = f"; to check the servers there, set {SERVERS_VARIABLE} to that file" if own_servers else ""
-    return Check("programs", f"Registration in {title}", "ok", f"{found}, starts {command!r}{servers}")
+    return Check(*about, "ok", f"{found}, starts {command!r}{servers}")
