@@ -103,3 +103,11 @@ async def test_bar_of_many_items_says_how_long_it_takes(monkeypatch: pytest.Monk
     text = await shown(monkeypatch, [listed, ItemsProgress(1, 2, 0, 1, 5.0)], columns=100)
 
     assert "1 of 2 · 1 at once · about 5 s left" in text
+
+
+async def test_terminal_without_the_marks_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Terminal, "encoding", "ascii")
+
+    text = await shown(monkeypatch, [call("read"), call("write", reason="No space.")], columns=100)
+
+    assert re.search(r"^ok fs read a\.md .*\n.*^FAILED fs write a\.md · No space\.", text, re.MULTILINE | re.DOTALL)

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.text import Text
 
-from lmstudio_bridge.cli.terminal import can_show, open_console, open_status, print_marked
+from lmstudio_bridge.cli.terminal import can_show, markdown_in_terminal, open_console, open_status, print_marked
 
 LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
 
@@ -82,3 +82,12 @@ def test_marked_text_is_one_line_where_there_is_no_terminal() -> None:
 def test_a_spinner_is_only_for_terminals() -> None:
     assert open_status("waiting", io.StringIO(), environ={}) is None
     assert open_status("waiting", Terminal(), environ={}) is not None
+
+
+def test_formatted_answer_keeps_its_lines_and_hides_nothing() -> None:
+    stream = io.StringIO()
+
+    open_console(stream, environ={}).print(markdown_in_terminal("a: 1\nb: **2**\n\n<id> [x](http://y) ![z](w) &lt;"))
+
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    assert lines == ["a: 1", "b: 2", "", "<id> [x](http://y) ![z](w) &lt;"]
