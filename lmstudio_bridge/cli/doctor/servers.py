@@ -14,7 +14,10 @@ from lmstudio_bridge.mcp_client.stdio import find_withheld
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 
-_ADD = "Add one to Claude Code, for example with `claude mcp add`."
+_ADD = (
+    "Add one to Claude Code, for example: "
+    "`claude mcp add --scope user filesystem -- npx -y @modelcontextprotocol/server-filesystem .`"
+)
 _HARMLESS = ("it is disabled ", "its plugin is enabled only in ", "starts the bridge itself")
 """Parts of the reasons for skipping a server that need no action."""
 

@@ -213,6 +213,12 @@ def test_the_first_screen_of_the_readme_has_benefit_requirements_and_commands_th
     assert not re.search(r"^uvx lmstudio-bridge", read("README.md"), flags=re.MULTILINE), "not on the index yet"
 
 
+def test_doctor_names_the_server_of_the_quick_start() -> None:
+    [command] = re.findall(r"^claude mcp add .*$", read("docs/quick-start.md"), flags=re.MULTILINE)
+    assert f"`{command}`" in literals()
+    assert command in read("README.md")
+
+
 def test_the_readme_has_no_relative_links() -> None:
     """The package index shows it too."""
     links = re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", read("README.md"), flags=re.MULTILINE)
