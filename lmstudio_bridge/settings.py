@@ -31,6 +31,9 @@ _LABEL_LENGTH = 63  # characters between the dots of a host name (RFC 1035)
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+_MAX_RUNS = 20
+
+
 def _setting(default: Any, description: str, *variables: str, **bounds: Any) -> Any:
     """A field set by the first of these environment variables that is not empty; without `default`, computed."""
     return Field(default, description=description, json_schema_extra={"env": list(variables)}, **bounds)
@@ -161,9 +164,10 @@ class Settings(BaseModel):
         ge=1,
         le=1_000,
     )
-    max_runs: int = _setting(
-        20,
-        "Concurrent runs. Further runs are queued, which their progress shows; with 100 queued they are refused.",
+    max_runs: int | None = _setting(
+        None,
+        f"Concurrent runs; defaults to {_MAX_RUNS}, or LMSTUDIO_BRIDGE_PARALLEL if that is more. Further runs "
+        "are queued, which their progress shows; with 100 queued they are refused.",
         "LMSTUDIO_BRIDGE_MAX_RUNS",
         ge=1,
         le=1_000,
@@ -213,6 +217,11 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "warning", "How much is logged to stderr.", "LMSTUDIO_BRIDGE_LOG_LEVEL"
     )
+
+    @property
+    def run_limit(self) -> int:
+        """How many runs there may be at once."""
+        return self.max_runs or max(_MAX_RUNS, self.parallel or 0)
 
 
 def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:

@@ -195,7 +195,11 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
         return EXIT_OK
     if not args.yes and (refused := _refuses_undo()):
         return refused
-    return max(_undo_one(folder, run, redactor, yes=True) for run in runs)
+    code = max(_undo_one(folder, run, redactor, yes=True) for run in runs)
+    if code == EXIT_OK:
+        with open_journal(folder, stored.run_id) as journal:
+            journal.keep(FilesChanged("", (), is_undo=True))
+    return code
 
 
 def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:

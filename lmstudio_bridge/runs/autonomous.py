@@ -415,7 +415,7 @@ class DynamicAutonomousAgent:
                 choice = await self.client.validator.resolve(runner.model)
             except LLMError:
                 return 1
-            return min(slot_count(choice, self.settings.parallel) or DEFAULT_PARALLEL, self.settings.max_runs)
+            return min(slot_count(choice, self.settings.parallel) or DEFAULT_PARALLEL, self.settings.run_limit)
 
         async def context_length() -> int:
             with suppress(LLMError):

@@ -111,6 +111,8 @@ class ItemsReport(RunReport):
         if changed:
             more = f" and {len(changed) - _SHOWN_CHANGES:,} more" if len(changed) > _SHOWN_CHANGES else ""
             shown = ", ".join(shortened(one_line(each), _SHOWN_ITEM) for each in changed[:_SHOWN_CHANGES])
-            lines.append(f"Changed: {shown}{more}")
-            lines += [f"Undo with: lmstudio-bridge runs undo {self.run_id}"] if self.can_undo and self.kept else []
+            undone = self.outcome.undone
+            lines.append(f"{'Undone since' if undone else 'Changed'}: {shown}{more}")
+            undo = [f"Undo with: lmstudio-bridge runs undo {self.run_id}"]
+            lines += undo if self.can_undo and self.kept and not undone else []
         return lines

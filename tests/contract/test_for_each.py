@@ -483,6 +483,9 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
     assert f"Undo with: lmstudio-bridge runs undo {run_id}" in answer.text
     assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 2
     await in_shell(desk, "runs", "undo", run_id, "--yes")
+    again = await in_shell(desk, "continue", run_id)
+    assert "Undone since: f001.txt, f002.txt" in again
+    assert "Undo with" not in again
     assert [(desk.project / name).read_text(encoding="utf-8") for name in names] == [
         "The code is c001.\n",
         "The code is c002.\n",

@@ -6,6 +6,7 @@ A tier of its own, for it needs 750 MB: scripts/test-gateway.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -17,6 +18,9 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.runs.items_report import ItemsReport
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.request import RunRequest
 from tests.lmstudio_sim.errors import (
     MODEL_UNLOADED,
     NO_USER_QUERY,
@@ -34,11 +38,13 @@ from tests.lmstudio_sim.replies import (
     HttpReply,
     RateLimitReply,
     Reply,
+    Stall,
     StreamError,
     TextReply,
 )
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.support.npm_servers import config_entry, npm_server
 from tests.unit.runs.test_other_servers import checks_of, open_desk, run_task, take_then_tell
 
 pytestmark = pytest.mark.gateway
@@ -63,7 +69,7 @@ class Gateway:
 
     def chats(self) -> list[int]:
         """How many chat requests each LM Studio has got."""
-        return [sum(request.path == "/v1/chat/completions" for request in sim.requests) for sim in self.sims]
+        return [len(_chats(sim)) for sim in self.sims]
 
 
 def environment(sims: tuple[Simulator, Simulator]) -> dict[str, str]:
@@ -197,3 +203,81 @@ async def test_faults_behind_the_gateway_are_recovered_from(tmp_path: Path) -> N
             ended[name] = outcome.stop, outcome.answer or outcome.error
 
     assert ended == dict.fromkeys(FAULTS, ("answered", "All done."))
+
+
+SLOTS = 4  # of each LM Studio
+ITEMS = 200
+AT_ONCE = 16  # as the document says: twice as many as there are slots, for the proxy deals them at random
+ITEMS_LIMIT = 300.0  # seconds; the proxy takes a third of one for a request on a busy machine
+POLL = 0.01  # seconds between two looks at what has arrived
+GOES_DOWN_AT = 5  # ticks
+
+
+class Machines:
+    """Both LM Studios, all of whose replies take one tick: at its end, whatever has a slot is answered."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._sims = gateway.sims
+        self._held: list[tuple[SimRequest, asyncio.Event]] = []
+        self.ticks = 0
+        self.at_once = AT_ONCE  # requests that are waited for before a tick ends
+        for sim in gateway.sims:
+            sim.script_fn("*", self._answer)
+
+    def _answer(self, request: SimRequest) -> Reply:
+        go = asyncio.Event()
+        self._held.append((request, go))
+        return TextReply("Fine.", faults=(Stall(until=go),))
+
+    async def tick(self, run: asyncio.Task[RunReport]) -> None:
+        """Wait until as many requests have arrived as can be there at once, and answer those that have a slot."""
+        while not (run.done() or self._is_full()):  # noqa: ASYNC110  # no event tells of both simulators and the run
+            await asyncio.sleep(POLL)
+        held, self._held = self._held, []
+        for _, go in held:
+            go.set()
+        await asyncio.gather(*(request.ended.wait() for request, _ in held))
+        self.ticks += bool(held)
+
+    def _is_full(self) -> bool:
+        waiting = [[each for each in _chats(sim) if each.outcome == "pending"] for sim in self._sims]
+        left = ITEMS - sum(each.completed for sim in self._sims for each in _chats(sim))
+        in_slots = sum(min(SLOTS, len(each)) for each in waiting)
+        held = sum(request.outcome == "pending" for request, _ in self._held)
+        return held == in_slots > 0 and sum(map(len, waiting)) >= min(self.at_once, left)
+
+
+def _chats(sim: Simulator) -> list[SimRequest]:
+    return [request for request in sim.requests if request.path == "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("goes_down", [False, True])
+async def test_one_run_over_many_items_uses_both_machines_and_outlives_one(tmp_path: Path, goes_down: bool) -> None:
+    config = json.dumps({"mcpServers": {"filesystem": config_entry(npm_server("filesystem"), str(tmp_path))}})
+    (tmp_path / "files.json").write_text(config, encoding="utf-8")
+    environ = {"LMSTUDIO_BRIDGE_PARALLEL": str(AT_ONCE), "LMSTUDIO_BRIDGE_MCP_CONFIG": str(tmp_path / "files.json")}
+    names = tuple(f"item {number}" for number in range(1, ITEMS + 1))
+    request = RunRequest("Say fine to", ("filesystem",), for_each=names)
+    async with (
+        open_gateway(tmp_path) as gateway,
+        open_desk(gateway.url, tmp_path, asyncio.sleep, LM_API_TOKEN=KEY, **environ) as agent,
+        asyncio.timeout(ITEMS_LIMIT),
+        asyncio.TaskGroup() as group,
+    ):
+        machines = Machines(gateway)
+        run = group.create_task(agent.run(request))
+        while not run.done():
+            await machines.tick(run)
+            if goes_down and machines.ticks == GOES_DOWN_AT:
+                await gateway.sims[1].stop()
+                machines.at_once = 1  # the bridge sends fewer to a server that refuses some
+        report = await run
+
+    assert isinstance(report, ItemsReport)
+    assert report.items is not None
+    assert report.text().startswith(f"{ITEMS} of {ITEMS} items done")
+    assert [report.items.finished[number].answer for number in range(1, ITEMS + 1)] == ["Fine."] * ITEMS
+    if not goes_down:
+        of_one = ITEMS / SLOTS
+        assert of_one / machines.ticks >= 1.8
+        assert min(gateway.chats()) > ITEMS / 4

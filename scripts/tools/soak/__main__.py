@@ -27,6 +27,7 @@ from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.settings import read_settings
 from scripts.tools.soak.faults import FAULTS
+from scripts.tools.soak.kills import kill_and_continue
 from scripts.tools.soak.model import Met, SoakModel, judge, read_ledger
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.playback import LostStream
@@ -342,6 +343,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="default: another each time")
     parser.add_argument("--stdio", action="store_true", help="through the MCP server in a process of its own")
+    parser.add_argument("--kills", type=int, default=20, help="moments at which a run over many items is killed")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
@@ -351,6 +353,7 @@ def main() -> int:
         figures = asyncio.run(
             soak(runs=given.runs, at_once=given.at_once, seed=given.seed, stdio=given.stdio, folder=folder)
         )
+        figures.wrong += asyncio.run(kill_and_continue(folder, points=given.kills, seed=given.seed))
     print("\n".join(figures.lines()))
     return 1 if figures.wrong else 0
 

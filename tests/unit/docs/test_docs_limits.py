@@ -38,7 +38,7 @@ M = 1_000_000
 BOUNDS: dict[str, str] = {
     "model requests": f"{request.DEFAULT_MAX_ROUNDS}",
     "run time": f"{SETTINGS.run_timeout:,.0f} s",
-    "concurrent runs": f"{SETTINGS.max_runs}",
+    "concurrent runs": f"{SETTINGS.run_limit}",
     "queued runs": f"{preparation.MAX_QUEUED}",
     "nested bridges": f"{SETTINGS.depth}",
     "tool calls per turn": f"{calls.MAX_CALLS}",

@@ -15,6 +15,7 @@ from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.doctor.command import check_chain
 from lmstudio_bridge.errors import ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
+from lmstudio_bridge.lmstudio.retry import Sleep
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.settings import read_settings
@@ -33,8 +34,10 @@ TAKE = ("tokens__take", {"run": "one", "step": 1})
 
 
 @asynccontextmanager
-async def open_desk(url: str, folder: Path, **environ: str) -> AsyncIterator[DynamicAutonomousAgent]:
-    """An agent with one MCP server that gives out nonces, and pauses that take no time."""
+async def open_desk(
+    url: str, folder: Path, sleep: Sleep | None = None, /, **environ: str
+) -> AsyncIterator[DynamicAutonomousAgent]:
+    """An agent with one MCP server that gives out nonces, and pauses that take no time unless there is a `sleep`."""
     script, ledger = Path(tool_server.__file__), folder / "ledger.jsonl"
     tokens = {"command": sys.executable, "args": [str(script), str(ledger)]}
     config = folder / "servers.json"
@@ -46,7 +49,7 @@ async def open_desk(url: str, folder: Path, **environ: str) -> AsyncIterator[Dyn
         **environ,
     }
     settings = read_settings(given, cwd=folder)
-    async with open_agent(settings, environ={**os.environ, **given}, sleep=FakeTime().sleep) as agent:
+    async with open_agent(settings, environ={**os.environ, **given}, sleep=sleep or FakeTime().sleep) as agent:
         yield agent
 
 
