@@ -14,7 +14,7 @@ import pytest
 from lmstudio_bridge.errors import ServerNotConfiguredError, ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.messages import ServerConfig, ToolResult
-from tests.support.processes import PATIENCE, SLOPPY, is_running, until_dead
+from tests.support.processes import PATIENCE, SLOPPY, until_dead
 from tests.unit.mcp_client.pools import configure, make_pool, messages_at, names_of, open_test_pool, until_received
 
 # Calling.
@@ -179,16 +179,6 @@ async def test_twenty_calls_are_in_flight_at_once() -> None:
     assert results == [ToolResult(f"met {number}") for number in range(20)]
 
 
-async def test_openers_share_one_start() -> None:
-    config = configure()
-    async with open_test_pool() as pool:
-        listings = await asyncio.gather(*(pool.open_server(config) for _ in range(5)))
-        methods = [message["method"] for message in await messages_at(pool)]
-
-    assert all(tools == listings[0] for tools in listings)
-    assert methods == ["initialize", "notifications/initialized", "tools/list", "tools/call"]
-
-
 async def test_cancelled_opener_does_not_disturb_the_other() -> None:
     config = configure()
     async with open_test_pool() as pool:
@@ -325,19 +315,6 @@ async def test_changed_configuration_opens_a_new_session_and_lets_old_calls_fini
 # Ending.
 
 
-@pytest.mark.parametrize("habits", [{}, {"stubborn": True}], ids=["good", "stubborn"])
-async def test_leaving_the_pool_ends_servers_and_their_children(habits: dict[str, Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        async with open_test_pool() as pool:
-            await pool.open_server(configure(**habits))
-            server = int((await pool.call_tool("sloppy", "pid", {})).text)
-            grandchild = int((await pool.call_tool("sloppy", "spawn", {})).text)
-            assert is_running(server)
-            assert is_running(grandchild)
-        assert not is_running(server)
-        await until_dead(grandchild)
-
-
 async def test_killing_all_needs_no_event_loop_turn() -> None:
     async with make_pool() as pool:
         with pool.lease() as lease:
@@ -359,26 +336,6 @@ async def test_error_in_the_block_leaves_the_pool_unwrapped() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await fail_in_pool()
-
-
-async def test_cancelled_block_ends_the_servers() -> None:
-    ready = asyncio.Event()
-    pids: list[int] = []
-
-    async def use_pool() -> None:
-        async with open_test_pool() as pool:
-            await pool.open_server(configure(stubborn=True))
-            pids.append(int((await pool.call_tool("sloppy", "pid", {})).text))
-            ready.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(use_pool())
-    await ready.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert not is_running(pids[0])
 
 
 async def test_pool_that_ends_during_a_start_tells_the_opener() -> None:

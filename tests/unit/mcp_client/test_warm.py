@@ -74,13 +74,6 @@ async def until_open(pool: SessionPool, *servers: str) -> None:
 # Kept.
 
 
-async def test_two_runs_in_a_row_start_the_server_once(log: Log) -> None:
-    async with make_pool() as pool:
-        pids = [await use(pool, log.server()) for _ in range(2)]
-
-    assert log.starts() == [pids[0]] == [pids[1]]
-
-
 async def test_ten_runs_at_once_share_one_server(log: Log) -> None:
     """The server answers none of them before it has all, and nobody's end disturbs the others."""
     async with asyncio.timeout(PATIENCE), make_pool() as pool:
@@ -107,16 +100,6 @@ async def test_a_server_is_closed_when_nobody_has_used_it_for_the_idle_limit(log
         assert await use(pool, log.server()) != pid
 
     assert len(log.starts()) == 2
-
-
-async def test_without_idle_time_a_server_is_closed_with_its_last_run_and_not_before(log: Log) -> None:
-    async with make_pool(idle_limit=0.0) as pool:
-        with pool.lease() as long:
-            pid = await pid_of(long, log.server())
-            assert await use(pool, log.server()) == pid
-            assert await pid_of(long, log.server()) == pid
-        assert opened(pool) == []
-        await until_dead(pid)
 
 
 async def test_a_run_that_ends_during_a_start_leaves_the_server_to_the_next(log: Log) -> None:
@@ -150,27 +133,6 @@ async def test_the_one_left_longest_ago_makes_room_before_another_starts(log: Lo
 
         assert [is_running(pid) for pid in (first, second, third)] == [True, False, True]
         assert sorted(opened(pool)) == ["one", "three"]
-
-
-async def test_who_finds_all_in_use_is_told_and_served_when_one_is_left(log: Log) -> None:
-    told: list[str] = []
-    waits = asyncio.Event()
-
-    async def on_wait(text: str) -> None:
-        told.append(text)
-        waits.set()
-
-    async with asyncio.timeout(PATIENCE), make_pool(max_servers=1) as pool:
-        with pool.lease() as one, pool.lease() as other:
-            pid = await pid_of(one, log.server("one"))
-            opening = asyncio.create_task(other.open_server(log.server("two"), on_wait=on_wait))
-            await waits.wait()
-            assert await pid_of(one, log.server("one")) == pid
-            one.end()
-            await opening
-            assert not is_running(pid)
-
-    assert told == ["queued: MCP server two waits for one of the 1 server slots"]
 
 
 async def test_who_waits_for_longer_than_a_start_may_take_is_told_why() -> None:
