@@ -382,9 +382,9 @@ class Surroundings:
         return self.project / text
 
     def word(self, name: str) -> str | None:
-        """The value of a `${name}` of Cursor and VS Code; None if the name is unknown."""
+        """The value of a `${name}` of Cursor, VS Code and Claude Code; None if the name is unknown."""
         match name:
-            case "workspaceFolder":
+            case "workspaceFolder" | "CLAUDE_PROJECT_DIR":
                 return str(self.project)
             case "workspaceFolderBasename":
                 return self.project.name

@@ -28,6 +28,7 @@ MIN_TIMEOUT = 1000  # milliseconds; Claude Code ignores less, and other programs
 
 _TRANSPORTS: Mapping[str, Transport] = {
     "stdio": "stdio",
+    "local": "stdio",  # GitHub Copilot CLI
     "http": "http",
     "streamable-http": "http",
     "streamable_http": "http",
@@ -145,12 +146,15 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
         elif expansion.asked:
             wanted = ", ".join(sorted(expansion.asked))
             program = "Claude Code" if _USER_CONFIG in wanted else "VS Code"
-            skipped[name] = f"its entry in {path} uses {wanted}, which only {program} can ask for."
+            skipped[name] = f"its entry in {path} uses {wanted}, which only {program} can fill in."
         elif config.disabled:
             skipped[name] = f"it is disabled in {path}."
         else:
             servers[name] = config
-            found = [*expansion.warnings(), *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if key in entry)]
+            found = [
+                *expansion.warnings(),
+                *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if entry.get(key, ["*"]) != ["*"]),
+            ]
             if found:
                 warnings[name] = tuple(f"MCP server '{name}' in {path}: {warning}" for warning in found)
     return ConfigFile(path, servers, skipped, warnings)
@@ -333,27 +337,35 @@ def _address(url: str) -> str:
 class _Expansion:
     """Expands `${VAR}`, `${VAR:-default}`, `${env:VAR}`, `${workspaceFolder}` in one entry; notes problems.
 
+    What only VS Code knows is `asked`: `${input:…}`, `${command:…}`, `${config:…}`, a named `${workspaceFolder:…}`.
+
     A variable that is not set and has no default is left unexpanded, as in Claude Code 2.1.330. Only in entries of the
     user's own are those that hold the keys of the bridge and of Claude Code set.
     """
 
-    _PATTERN = re.compile(r"\$\{(?:(?P<kind>env|input):)?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}")
+    _PATTERN = re.compile(
+        r"\$\{(?:(?P<kind>env|input|command|config|workspaceFolder):(?!-))?(?P<name>[^}:]+)(?::-(?P<default>[^}]*))?\}"
+    )
+    _UNEXPANDED = re.compile(r"\$(\w+)|%(\w+)%")  # of Gemini CLI, and of Windows
 
     def __init__(self, around: Surroundings, *, is_own: bool) -> None:
         self.around = around
         self._is_own = is_own
         self._withheld: set[str] = set()
         self._unset: set[str] = set()
+        self._unexpanded: set[str] = set()
         self._ignored_timeout: float | None = None
         self.asked: set[str] = set()
 
     def expand(self, text: str) -> str:
+        if (found := self._UNEXPANDED.fullmatch(text)) and found[found.lastindex or 0] in self.around.environ:
+            self._unexpanded.add(text)
         return self._PATTERN.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
         name: str = match["name"]
         default: str | None = match["default"]
-        if match["kind"] == "input" or name.startswith(_USER_CONFIG):
+        if match["kind"] not in (None, "env") or name.startswith(_USER_CONFIG):
             self.asked.add(match[0])
             return match[0]
         value = self.around.environ.get(name)
@@ -380,6 +392,10 @@ class _Expansion:
     def warnings(self) -> list[str]:
         """Problems that do not keep the server from being used."""
         found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
+        found += [
+            f"{text} is passed on as it is; write ${{{text.strip('$%')}}} for the variable"
+            for text in sorted(self._unexpanded)
+        ]
         found += [f"{name} is not given to a project's server" for name in sorted(self._withheld)]
         if self._ignored_timeout is not None:
             found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")

@@ -264,7 +264,7 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
             server=config.name,
             remedy=f"Run {failures.login_command(config)} again.",
         ) from exc
-    except OAuthFlowError as exc:
+    except (OAuthFlowError, ValueError) as exc:  # ValueError: letters that are not of their encoding
         by_hand = ""
         if isinstance(exc, OAuthRegistrationError):  # GitHub, for example, has no dynamic registration
             by_hand = " Register a client at that service and give its ID with --client-id, and its port with --port."
@@ -369,6 +369,8 @@ class _Storage:
         """Kept with the tokens; without them it is of no use."""
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
+        if not tokens.access_token.isascii():
+            raise OAuthFlowError("its access token cannot be sent in a header")
         context = self.provider.context
         assert context.client_info is not None
         await self._save(
@@ -449,7 +451,7 @@ class _Callback:
                     f"cache-control: no-store\r\nconnection: close\r\n\r\n{text}".encode()
                 )
                 await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             logger.debug("a connection to the callback address ended early")
         finally:
             writer.close()
@@ -531,10 +533,17 @@ def _is_safe(address: str) -> bool:
     return urlsplit(address).scheme == "https" or is_loopback(address)
 
 
-def _said(exc: OAuthFlowError) -> str:
+_OWN_WORDS = {
+    "State parameter mismatch": "the browser brought an answer that belongs to another login (its state is wrong)",
+    "Invalid token response": "its authorization server sent no token in the form of OAuth 2.0",
+    "Invalid registration response": "its authorization server did not register a client in the form of OAuth 2.0",
+}
+"""In place of words of the SDK that quote secrets."""
+
+
+def _said(exc: Exception) -> str:
     words = " ".join(str(exc).split()) or type(exc).__name__
-    if words.startswith("State parameter mismatch"):  # the SDK's words hold both
-        words = "the browser brought an answer that belongs to another login (its state is wrong)"
+    words = next((own for begin, own in _OWN_WORDS.items() if words.startswith(begin)), words)
     return words[:_SHOWN].rstrip(".")
 
 

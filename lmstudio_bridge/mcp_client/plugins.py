@@ -1,7 +1,8 @@
 """The servers that Claude Code's plugins bring along, named as there: `plugin:PLUGIN:SERVER`.
 
 A plugin's folder is the one that Claude Code has recorded; it has its servers in `.mcp.json`, in `plugin.json`, or in
-files that this names (code.claude.com/docs/en/plugins-reference, and Claude Code 2.1.332).
+files that this names. For a plugin without `plugin.json`, its entry in the marketplace takes the place of that
+(code.claude.com/docs/en/plugins-reference, and Claude Code 2.1.332).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lmstudio_bridge.mcp_client.config import ConfigFile, read_object, read_root
 from lmstudio_bridge.settings import Surroundings
 
 _MANIFEST = Path(".claude-plugin", "plugin.json")
+_MARKETPLACE = Path(".claude-plugin", "marketplace.json")
 _SERVERS = ".mcp.json"
 
 
@@ -59,11 +61,11 @@ def read_plugin(plugin: Plugin, *, around: Surroundings, warnings: list[str]) ->
     around = Surroundings(around.project, {**around.environ, **variables})
     if not plugin.folder.is_dir():
         warnings.append(f"The enabled plugin {plugin.key} has no servers here: {plugin.folder} does not exist.")
-    manifest = read_object(plugin.folder / _MANIFEST, warnings=warnings) or {}
+    described, manifest = _read_manifest(plugin, warnings=warnings)
     name = manifest.get("name")
     prefix = f"plugin:{name if isinstance(name, str) and name else plugin.key.partition('@')[0]}:"
     files: list[ConfigFile] = []
-    for path, root in _places(plugin.folder, manifest, warnings=warnings):
+    for path, root in _places(plugin.folder, described, manifest, warnings=warnings):
         entries = root.get("mcpServers", root)  # a plugin's file may leave it out
         named = {f"{prefix}{server}": entry for server, entry in entries.items()} if isinstance(entries, dict) else None
         try:
@@ -79,21 +81,36 @@ def read_plugin(plugin: Plugin, *, around: Surroundings, warnings: list[str]) ->
     return files
 
 
+def _read_manifest(plugin: Plugin, *, warnings: list[str]) -> tuple[Path, Mapping[str, object]]:
+    """What describes the plugin, and where that is."""
+    path = plugin.folder / _MANIFEST
+    name, _, market = plugin.key.partition("@")
+    if (manifest := read_object(path, warnings=warnings)) is not None:
+        return path, manifest
+    known = read_object(plugin.data.parents[1] / "known_marketplaces.json", warnings=warnings) or {}
+    folder = known[market].get("installLocation") if isinstance(known.get(market), dict) else None
+    if not isinstance(folder, str):
+        return path, {}
+    listed = (read_object(Path(folder) / _MARKETPLACE, warnings=warnings) or {}).get("plugins")
+    entries = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return Path(folder) / _MARKETPLACE, next((each for each in entries if each.get("name") == name), {})
+
+
 def _places(
-    folder: Path, manifest: Mapping[str, object], *, warnings: list[str]
+    folder: Path, described: Path, manifest: Mapping[str, object], *, warnings: list[str]
 ) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """Where a plugin names servers, and what is there; the first that has a name decides about it."""
     said = manifest.get("mcpServers")
     paths = [folder / _SERVERS]
     for each in said if isinstance(said, list) else [said]:
         if isinstance(each, dict):
-            yield folder / _MANIFEST, {"mcpServers": each}
+            yield described, {"mcpServers": each}
         elif isinstance(each, str):
             path = folder / each
             if path.suffix == ".json" and path.is_file():
                 paths.insert(0, path)
             else:
-                warnings.append(f"{folder / _MANIFEST} names {each!r}, which is not a JSON file in the plugin.")
+                warnings.append(f"{described} names {each!r}, which is not a JSON file in the plugin.")
     for path in dict.fromkeys(paths):
         if (root := read_object(path, warnings=warnings)) is not None:
             yield path, root

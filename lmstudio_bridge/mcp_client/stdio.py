@@ -306,7 +306,8 @@ class StdioTransport:
         self._config = config
         self._children = children
         self._cwd = config.cwd or project
-        env = add_python_safety(add_git_safety(add_own(environ, config.env)), config)
+        own = {"CLAUDE_PROJECT_DIR": str(project), **config.env}  # Claude Code sets it, too
+        env = add_python_safety(add_git_safety(add_own(environ, own)), config)
         self._args, self._env = keep_from_project(config, env, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
         self._unread = 0  # bytes of its requests since it last took something from its input

@@ -315,6 +315,8 @@ async def test_outage_of_the_authorization_server_does_not_end_the_login(
         ({"denies": True}, "the authorization server said access_denied: the user said no"),
         ({"registers": False}, "Register a client at that service and give its ID with --client-id"),
         ({"broken": True}, "Token exchange failed (503)"),
+        ({"answers": (200, "access_token=tok-7&token_type=bearer")}, "sent no token in the form of OAuth 2.0"),
+        ({"answers": (400, b"\xff")}, "can't decode byte 0xff"),
     ],
 )
 async def test_login_that_must_fail_keeps_nothing(
@@ -327,6 +329,7 @@ async def test_login_that_must_fail_keeps_nothing(
     assert code == 1
     assert reason in said
     assert "Traceback" not in said
+    assert "tok-7" not in said
     assert await server.grants() == []
     assert login_files(shell) == []
 
@@ -377,6 +380,8 @@ async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callab
         assert process.stdout is not None
         address = httpx2.URL((await process.stdout.readline()).decode().strip())
         back = httpx2.URL(address.params["redirect_uri"])
+        _, writer = await asyncio.open_connection("127.0.0.1", back.port)
+        writer.write(b"GET http://[ HTTP/1.1\r\n\r\n")  # no address
         async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as browser:
             strays = [
                 await browser.get(back.copy_with(path="/favicon.ico")),
@@ -386,7 +391,9 @@ async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callab
             ]
             answer = await browser.get(address)
         _, err = await process.communicate()
+        writer.close()
 
+    assert b"Traceback" not in err
     assert [stray.status_code for stray in strays] == [404] * 4
     assert answer.status_code == 200
     assert process.returncode == 0, err.decode()

@@ -9,6 +9,7 @@ It has habits; what is left out is as it should be:
 - `denies`: the user says no
 - `moves_token_endpoint`, `moves_server`: a URL to which they redirect
 - `broken`: the token endpoint answers with 503
+- `answers`: what the token endpoint answers in place of tokens: a status, and the text
 - `gossips`: the description of a tool holds the token that was sent first
 - `registers`: whether clients may register themselves; KNOWN_CLIENT is registered with `known_redirect`
 
@@ -153,6 +154,9 @@ class Deviating:
             if path == where and habit in self.habits:
                 await RedirectResponse(self.habits[habit], status_code=307)(scope, receive, send)
                 return
+        if path == "/token" and (answer := self.habits.get("answers")):
+            await Response(answer[1], status_code=answer[0])(scope, receive, send)
+            return
         if path == "/token" and self.habits.get("broken"):
             await Response("try again later", status_code=503)(scope, receive, send)
             return

@@ -62,6 +62,7 @@ def test_entry_of_claude_code_is_read(tmp_path: Path) -> None:
         ({"command": "x"}, "stdio"),
         ({"command": "x", "args": None, "env": None, "headers": None}, "stdio"),
         ({"command": "x", "url": "http://127.0.0.1"}, "stdio"),
+        ({"command": "x", "type": "local", "tools": ["*"]}, "stdio"),
         ({"url": "http://127.0.0.1"}, "http"),
         ({"url": "http://127.0.0.1", "type": "http"}, "http"),
         ({"url": "http://127.0.0.1", "type": "streamable-http"}, "http"),
@@ -122,13 +123,28 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
     assert catalog.skipped == {
         "off": f"it is disabled in {path}.",
         "not on": f"it is disabled in {path}.",
-        "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can ask for.",
+        "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can fill in.",
     }
 
 
+@pytest.mark.parametrize("text", ["${command:pick.port}", "${config:python.path}", "${workspaceFolder:web}"])
+def test_what_only_vs_code_knows_is_not_passed_on_as_it_is(tmp_path: Path, text: str) -> None:
+    catalog = load(tmp_path, {"a": {"command": "x", "args": [f"--at={text}"]}})
+
+    assert catalog.skipped["a"].endswith(f" uses {text}, which only VS Code can fill in.")
+
+
+@pytest.mark.parametrize("text", ["$A", "%A%"])
+def test_variable_in_the_way_of_another_program_is_named(tmp_path: Path, text: str) -> None:
+    catalog = load(tmp_path, {"a": {"command": "x", "env": {"KEY": text, "PASSWORD": "$B"}}}, A="1")
+
+    (warning,) = catalog.server_warnings["a"]
+    assert warning.endswith(f": {text} is passed on as it is; write ${{A}} for the variable")
+
+
 def test_variables_are_expanded_everywhere(tmp_path: Path) -> None:
-    text = "<${A}|${env:A}|${B:-b}|${A:-unused}|${EMPTY:-unused}|${B:-}|$A|${}>"
-    expanded = "<1|1|b|1|||$A|${}>"
+    text = "<${A}|${env:A}|${B:-b}|${A:-unused}|${EMPTY:-unused}|${B:-}|${config:-c}|$A|${}>"
+    expanded = "<1|1|b|1|||c|$A|${}>"
     catalog = load(
         tmp_path,
         {
@@ -187,10 +203,10 @@ def test_folder_may_stand_below_the_home(tmp_path: Path) -> None:
 
 
 def test_words_of_cursor_and_vs_code_are_understood(tmp_path: Path) -> None:
-    text = "${workspaceFolder}|${workspaceFolderBasename}|${userHome}|${env:workspaceFolder}"
+    text = "${workspaceFolder}|${workspaceFolderBasename}|${userHome}|${env:workspaceFolder}|${CLAUDE_PROJECT_DIR}"
     config = load_one(tmp_path, {"command": "x", "args": [text]}, HOME="/home/ada")
 
-    assert config.args == (f"{tmp_path}|{tmp_path.name}|/home/ada|${{env:workspaceFolder}}",)
+    assert config.args == (f"{tmp_path}|{tmp_path.name}|/home/ada|${{env:workspaceFolder}}|{tmp_path}",)
 
 
 def test_tools_of_an_entry_can_be_disabled(tmp_path: Path) -> None:

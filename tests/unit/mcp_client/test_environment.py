@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,7 @@ async def test_real_server_gets_what_is_passed_and_its_own_env_even_where_it_is_
         "AWS_PROFILE": "y",
         "OTHER": "z",
         "ANTHROPIC_API_KEY": "its own",
+        "CLAUDE_PROJECT_DIR": str(Path(__file__).parent),
         "LMSTUDIO_BRIDGE_DEPTH": "1",
     }
 

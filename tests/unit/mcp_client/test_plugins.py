@@ -70,6 +70,20 @@ def test_servers_of_an_enabled_plugin_are_found(machine: Machine, files: dict[st
     assert found.env == {"CLAUDE_PLUGIN_ROOT": str(root), "CLAUDE_PLUGIN_DATA": data, "A": "1"}
 
 
+@pytest.mark.parametrize("said", [{"files": ENTRY}, "./servers.json"])
+def test_plugin_without_a_manifest_is_described_by_its_marketplace(machine: Machine, said: object) -> None:
+    """As Claude Code 2.1.332 does; of one that has a manifest, the marketplace names no servers."""
+    put(machine, "servers.json", {"files": ENTRY})
+    entries = [{"name": "other", "mcpServers": {"x": ENTRY}}, {"name": "tools", "source": "./x", "mcpServers": said}]
+    machine.write("market/.claude-plugin/marketplace.json", {"plugins": entries})
+    known = {"market": {"installLocation": str(machine.home / "market")}}
+    machine.write(".claude/plugins/known_marketplaces.json", known)
+    assert scopes(machine.load()) == {NAME: "plugin"}
+
+    put(machine, ".claude-plugin/plugin.json", {"name": "tools"})
+    assert scopes(machine.load()) == {}
+
+
 def test_manifest_names_the_plugin_and_decides_before_the_file(machine: Machine) -> None:
     put(machine, ".claude-plugin/plugin.json", {"name": "kit", "mcpServers": {"a": {"command": "manifest"}}})
     put(machine, ".mcp.json", {"a": {"command": "file"}, "b": {"command": "file"}})
@@ -174,7 +188,7 @@ def test_what_a_plugin_asks_its_user_for_is_known_to_claude_code_only(machine: M
     path = put(machine, ".mcp.json", {"files": {"command": "x", "env": {"KEY": "${user_config.key}"}}})
 
     assert machine.load().skipped == {
-        NAME: f"its entry in {path} uses ${{user_config.key}}, which only Claude Code can ask for."
+        NAME: f"its entry in {path} uses ${{user_config.key}}, which only Claude Code can fill in."
     }
 
 
