@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -75,6 +75,17 @@ class CommandParser(argparse.ArgumentParser):
         self.arguments.append(action)
         return action
 
+    def open_commands(self, dest: str) -> Callable[..., CommandParser]:
+        """A function that adds a command, with its name, its summary, and what `_texts` takes."""
+        commands = self.add_subparsers(dest=dest, metavar=dest)
+
+        def add(name: str, summary: str, description: str, **kwargs: Any) -> CommandParser:
+            command = self.commands[name] = commands.add_parser(name, help=summary, **_texts(description, **kwargs))
+            command.summary = summary
+            return command
+
+        return add
+
 
 def build_parser() -> CommandParser:
     """The parser of the whole command line; `command` is None where none was given."""
@@ -98,14 +109,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--version", action="version", version=f"lmstudio-bridge {__version__}", help="show the version and exit"
     )
-    commands = parser.add_subparsers(dest="command", metavar="command")
-
-    def add(name: str, summary: str, description: str, **kwargs: Any) -> CommandParser:
-        command = commands.add_parser(name, help=summary, **_texts(description, **kwargs))
-        command.summary = summary
-        parser.commands[name] = command
-        return command
-
+    add = parser.open_commands("command")
     add(
         "serve",
         "serve MCP on stdio (the default)",
@@ -430,18 +434,16 @@ def _add_runs(parser: CommandParser) -> None:
         "--limit", type=_positive, default=20, metavar="N", help="maximum runs in the list (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
-    actions = parser.add_subparsers(dest="action", metavar="action")
-    show = actions.add_parser(
+    add = parser.open_commands("action")
+    show = add(
         "show",
-        help="show one run in full",
-        **_texts(
-            "Shows one run in full: task, answer, and each round with its calls and their results.",
-            examples=(
-                ("lmstudio-bridge runs show last", "the newest run"),
-                ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
-                ("lmstudio-bridge runs show last --diff", "what it changed"),
-                ("lmstudio-bridge runs show last --csv", "the rows of a run with --for-each"),
-            ),
+        "show one run in full",
+        "Shows one run in full: task, answer, and each round with its calls and their results.",
+        examples=(
+            ("lmstudio-bridge runs show last", "the newest run"),
+            ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
+            ("lmstudio-bridge runs show last --diff", "what it changed"),
+            ("lmstudio-bridge runs show last --csv", "the rows of a run with --for-each"),
         ),
     )
     show.add_argument("run_id", help="run ID or its last five characters, or: last")
@@ -450,42 +452,35 @@ def _add_runs(parser: CommandParser) -> None:
     show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
     show.add_argument("--jsonl", action="store_true", help="print a JSON object for each item of a run over many")
     show.add_argument("--csv", action="store_true", help="print the items of a run over many as CSV")
-    undo = actions.add_parser(
+    undo = add(
         "undo",
-        help="put back the files that a run changed",
-        **_texts(
-            """
-            Puts back the files that a run changed, or takes back its last undo. The change is shown as a diff, and you
-            are asked before anything is written. Files that were changed since are named and left alone, as is all
-            that is not a file in the workspace.
-            """,
-            examples=(
-                ("lmstudio-bridge runs undo last", "the newest run"),
-                ("lmstudio-bridge runs undo last --yes", "without asking"),
-            ),
-            exit_codes={0: "undone", 1: "you declined, or not all could be undone"},
+        "put back the files that a run changed",
+        """
+        Puts back the files that a run changed, or takes back its last undo. The change is shown as a diff, and you
+        are asked before anything is written. Files that were changed since are named and left alone, as is all
+        that is not a file in the workspace.
+        """,
+        examples=(
+            ("lmstudio-bridge runs undo last", "the newest run"),
+            ("lmstudio-bridge runs undo last --yes", "without asking"),
         ),
+        exit_codes={0: "undone", 1: "you declined, or not all could be undone"},
     )
     undo.add_argument("run_id", help="run ID or its last five characters, or: last")
     undo.add_argument("--yes", action="store_true", help="don't ask before writing")
-    delete = actions.add_parser(
+    delete = add(
         "delete",
-        help="delete journals",
-        **_texts(
-            "Deletes journals of runs permanently, after asking. Deleted runs can't be shown, continued or undone.",
-            examples=(
-                ("lmstudio-bridge runs delete last", "the newest run"),
-                ("lmstudio-bridge runs delete --older-than 30 --yes", "all runs older than 30 days, without asking"),
-            ),
-            exit_codes={1: "you declined, or a run is in progress"},
+        "delete journals",
+        "Deletes journals of runs permanently, after asking. Deleted runs can't be shown, continued or undone.",
+        examples=(
+            ("lmstudio-bridge runs delete last", "the newest run"),
+            ("lmstudio-bridge runs delete --older-than 30 --yes", "all runs older than 30 days, without asking"),
         ),
+        exit_codes={1: "you declined, or a run is in progress"},
     )
     delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID or its last five characters, or: last")
     delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
     delete.add_argument("--yes", action="store_true", help="don't ask before deleting")
-    show.summary, delete.summary = "show one run in full", "delete journals"
-    undo.summary = "put back the files that a run changed"
-    parser.commands = {"show": show, "undo": undo, "delete": delete}
 
 
 def _add_install(parser: CommandParser) -> None:
@@ -581,43 +576,25 @@ def _task(text: str) -> str:
     return text
 
 
-def _rounds(text: str) -> int:
-    return _whole_number(text, most=MAX_ROUNDS)
-
-
-def _port(text: str) -> int:
-    return _whole_number(text, most=65_535)
-
-
-def _positive(text: str) -> int:
-    return _whole_number(text, most=_MAX_NUMBER)
-
-
 def _whole_number(text: str, *, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"not a whole number from 1 to {most}: {text!r}")
     return int(text)
 
 
+_rounds = partial(_whole_number, most=MAX_ROUNDS)
+_port = partial(_whole_number, most=65_535)
+_positive = partial(_whole_number, most=_MAX_NUMBER)
+
+
 # -- texts of --help ---------------------------------------------------------------------------------------------
 
 
-def _texts(
-    description: str,
-    *,
-    examples: Sequence[tuple[str, str]] = (),
-    exit_codes: Mapping[int, str] | None = None,
-    variables: Sequence[str] = (),
-    settings: bool = True,
-) -> dict[str, Any]:
-    """What a command's parser says besides its arguments.
-
-    `examples` are command lines, each with what it does; `exit_codes` differ from the usual ones; `variables` are
-    the environment variables that matter most, and `settings` says whether the others matter too.
-    """
+def _texts(description: str, **epilog: Any) -> dict[str, Any]:
+    """What a command's parser says besides its arguments; `epilog` is what `_epilog` takes."""
     return {
         "description": _filled(description),
-        "epilog": _epilog(examples=examples, exit_codes=exit_codes, variables=variables, settings=settings),
+        "epilog": _epilog(**epilog),
         "formatter_class": partial(argparse.RawDescriptionHelpFormatter, width=_width()),
     }
 
@@ -629,6 +606,10 @@ def _epilog(
     variables: Sequence[str] = (),
     settings: bool = True,
 ) -> str:
+    """`examples` are command lines, each with what it does; `exit_codes` differ from the usual ones.
+
+    `variables` are the environment variables that matter most, and `settings` says whether the others matter too.
+    """
     codes = _EXIT_CODES | dict(exit_codes or {})
     parts = []
     if examples:

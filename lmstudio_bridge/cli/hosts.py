@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never, get_args
+from typing import assert_never
 
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, Host, HostScope
 from lmstudio_bridge.errors import SettingsError
@@ -18,7 +18,6 @@ from lmstudio_bridge.mcp_client.approvals import read_state
 from lmstudio_bridge.mcp_client.discovery import LM_STUDIO_FILES, PROJECT_FILE
 from lmstudio_bridge.settings import Surroundings, variables_of
 
-HOSTS: tuple[Host, ...] = get_args(Host)
 SERVERS_VARIABLE, *_ALIASES = variables_of("mcp_config")
 """In the bridge's entry, it names the file with the host's servers."""
 

@@ -212,27 +212,16 @@ def error_from_text(text: str, *, url: str, model: str | None = None, status: in
     if status is not None and (rule is None or refused):
         rule = _BY_STATUS.get(status, rule)
     if rule is None:
-        return LLMResponseError(
+        error = LLMResponseError(
             "LM Studio refused the request.",
             remedy="This is probably a bug in the bridge or the server; the server's message is above.",
-            url=url,
-            model=model,
-            status=status,
-            detail=detail,
         )
-    if rule.error is ContextOverflowError:
-        needed, available = _overflow_numbers(text)
-        return ContextOverflowError(
-            rule.message,
-            needed=needed,
-            available=available,
-            remedy=rule.remedy,
-            url=url,
-            model=model,
-            status=status,
-            detail=detail,
-        )
-    return rule.error(rule.message, remedy=rule.remedy, url=url, model=model, status=status, detail=detail)
+    else:
+        error = rule.error(rule.message, remedy=rule.remedy)
+    if isinstance(error, ContextOverflowError):
+        error.needed, error.available = _overflow_numbers(text)
+    error.url, error.model, error.status, error.detail = url, model, status, detail
+    return error
 
 
 def error_from_response(

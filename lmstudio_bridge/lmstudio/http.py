@@ -306,55 +306,40 @@ class _Wait:
             async with asyncio.timeout_at(self.deadline):
                 yield
         except (httpx.RequestError, OSError) as exc:  # OSError includes TimeoutError, and SSLError from a broken stream
-            raise self._translated(exc) from exc
+            error = self._translated(exc)
+            error.url, error.model = self.url, self.model
+            raise error from exc
 
     def _translated(self, exc: Exception) -> LLMError:
-        url, model = self.url, self.model
         match exc:
             case httpx.ConnectTimeout():
                 return LLMTimeoutError(
-                    "LM Studio did not accept the connection in time.",
-                    remedy=_START_REMEDY,
-                    url=url,
-                    model=model,
-                    retryable=True,
+                    "LM Studio did not accept the connection in time.", remedy=_START_REMEDY, retryable=True
                 )
             case httpx.ConnectError() if "CERTIFICATE_VERIFY_FAILED" in str(exc):
                 return LLMConnectionError(
                     "LM Studio's certificate is not trusted.",
                     remedy=_CERTIFICATE_REMEDY,
-                    url=url,
-                    model=model,
                     detail=str(exc),
                     retryable=False,
                 )
             case httpx.ConnectError():
-                return LLMConnectionError(
-                    "LM Studio is not reachable.", remedy=_START_REMEDY, url=url, model=model, detail=str(exc)
-                )
+                return LLMConnectionError("LM Studio is not reachable.", remedy=_START_REMEDY, detail=str(exc))
             case httpx.TimeoutException() | TimeoutError():
+                where = " in the middle of its reply" if self.mid_reply else ""
                 return LLMTimeoutError(
-                    f"LM Studio sent nothing for {self.seconds:g} s"
-                    f"{' in the middle of its reply' if self.mid_reply else ''}.",
+                    f"LM Studio sent nothing for {self.seconds:g} s{where}.",
                     remedy=_SILENCE_REMEDY.format(limit=self.limit),
-                    url=url,
-                    model=model,
                 )
             case _ if self.mid_reply:
                 return ModelLostError(
                     "The connection broke in the middle of the reply.",
                     remedy="LM Studio was probably stopped, or the model crashed; look at its server log.",
-                    url=url,
-                    model=model,
                     detail=str(exc),
                 )
             case _:
                 return LLMConnectionError(
-                    "LM Studio closed the connection before it answered.",
-                    remedy=_START_REMEDY,
-                    url=url,
-                    model=model,
-                    detail=str(exc),
+                    "LM Studio closed the connection before it answered.", remedy=_START_REMEDY, detail=str(exc)
                 )
 
 

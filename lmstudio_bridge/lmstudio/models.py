@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
-from lmstudio_bridge.errors import LLMError, ModelNotFoundError
+from lmstudio_bridge.errors import LLMError, ModelNotFoundError, listed
 
 ModelKind: TypeAlias = Literal["llm", "embedding"]
 Source: TypeAlias = Literal["/api/v1/models", "/api/v0/models", "/v1/models"]
 
 DEFAULT_TTL = 60.0  # seconds
-_LISTED_NAMES = 20  # names shown in an error; more would bury the remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +270,7 @@ def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -
         if chat_models[0].loaded is not None
         else "No model was named, and the server offers several.",
         available=names,
-        remedy=f"Load one in LM Studio, set DEFAULT_MODEL, or pass model= one of: {_listed(names)}.",
+        remedy=f"Load one in LM Studio, set DEFAULT_MODEL, or pass model= one of: {listed(names)}.",
         url=catalog.url,
     )
 
@@ -303,10 +302,4 @@ def _not_found(catalog: ModelCatalog, name: str) -> ModelNotFoundError:
 
 def _available(models: Iterable[ModelInfo]) -> str:
     names = [model.key for model in models]
-    return f"Available: {_listed(names)}." if names else "LM Studio has no chat model: download one there."
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    shown = ", ".join(every[:_LISTED_NAMES])
-    return f"{shown} and {len(every) - _LISTED_NAMES} more" if len(every) > _LISTED_NAMES else shown
+    return f"Available: {listed(names)}." if names else "LM Studio has no chat model: download one there."

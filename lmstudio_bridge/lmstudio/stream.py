@@ -237,7 +237,7 @@ class Accumulator:
         self._reasoning = _Text()
         self._calls: list[_Call] = []  # in order of arrival
         self._model = ""
-        self._finish_reason = ""
+        self.finish_reason = ""  # why the reply ended, in the server's own word
         self._choice: int | None = None  # the index of the choice that counts
         self._usage: Usage | None = None
         self._chars = 0
@@ -245,12 +245,7 @@ class Accumulator:
     @property
     def finished(self) -> bool:
         """Whether a `finish_reason` came."""
-        return bool(self._finish_reason)
-
-    @property
-    def finish_reason(self) -> str:
-        """Why the reply ended, in the server's own word; "" before its end."""
-        return self._finish_reason
+        return bool(self.finish_reason)
 
     @property
     def empty(self) -> bool:
@@ -268,7 +263,7 @@ class Accumulator:
             self._usage = chunk.usage.to_usage() or self._usage
         deltas: list[Delta] = []
         if choice := self._own_choice(chunk.choices or []):
-            self._finish_reason = choice.finish_reason or self._finish_reason
+            self.finish_reason = choice.finish_reason or self.finish_reason
             message = choice.delta or choice.message or MessageIn(content=choice.text)
             deltas += self._add_message(message) if message else []
         if self._chars > self._max_chars:
@@ -313,7 +308,7 @@ class Accumulator:
             text=text.strip(),
             reasoning=reasoning,
             calls=_with_distinct_ids(calls, self._new_id),
-            finish_reason=self._finish_reason,
+            finish_reason=self.finish_reason,
             model=self._model,
             usage=self._usage,
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,37 +298,36 @@ class _Reader:
         return calls, end
 
     def _json_value(self, start: int) -> tuple[list[LeakedCall], int]:
-        text = self._text
         try:
-            value, end = _DECODER.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(self._text, start)
         except (ValueError, RecursionError):
-            return self._repaired_json(start)
-        source = text[start:end]
+            value, end = self._repaired(start)
+            values: list[Any] = value if isinstance(value, list) else [value]
+            return self._calls_of(values, [json.dumps(each, ensure_ascii=False) for each in values]), end
+        source = self._text[start:end]
         for key in ("tool_calls", "tool_uses"):
             if isinstance(value, dict) and isinstance(value.get(key), list):
                 value, source = value[key], written_json(source, key)
-        sources = written_items(source) if isinstance(value, list) else [source]
-        calls = [
-            self._call_of(*each) for each in zip(value if isinstance(value, list) else [value], sources, strict=True)
-        ]
-        found = [call for call in calls if call is not None]
-        return (found, end) if found and len(found) == len(calls) else ([], start)
+        if isinstance(value, list):
+            return self._calls_of(value, written_items(source)), end
+        return self._calls_of([value], [source]), end
 
-    def _repaired_json(self, start: int) -> tuple[list[LeakedCall], int]:
-        """Broken JSON, where a closing mark says that all of it is there."""
-        text = self._text
-        close = _CLOSING.search(text, start)
-        if close is None or close.start() == len(text) or close.start() - start > _MAX_REPAIRED:
-            return [], start
-        region = text[start : close.start()].strip().removesuffix("```").rstrip()
+    def _repaired(self, start: int) -> tuple[Any, int]:
+        """The value of broken JSON, and where it ends; None where no closing mark says that all of it is there."""
+        close = _CLOSING.search(self._text, start)
+        if close is None or close.start() == len(self._text) or close.start() - start > _MAX_REPAIRED:
+            return None, start
+        region = self._text[start : close.start()].strip().removesuffix("```").rstrip()
         try:
-            value = repair_json(region, return_objects=True, skip_json_loads=True)
+            return repair_json(region, return_objects=True, skip_json_loads=True), close.start()
         except (ValueError, RecursionError):
-            return [], start
-        values: list[Any] = value if isinstance(value, list) else [value]
-        calls = [self._call_of(each, json.dumps(each, ensure_ascii=False)) for each in values]
+            return None, start
+
+    def _calls_of(self, values: Sequence[Any], sources: Sequence[str]) -> list[LeakedCall]:
+        """The call in each value; none if one of them has none."""
+        calls = [self._call_of(*each) for each in zip(values, sources, strict=True)]
         found = [call for call in calls if call is not None]
-        return (found, close.start()) if found and len(found) == len(calls) else ([], start)
+        return found if len(found) == len(calls) else []
 
     def _call_of(self, value: Any, source: str) -> LeakedCall | None:
         """The call in a JSON object, under the keys that models use; `source` is the object as it was written."""
@@ -370,20 +369,12 @@ class _Reader:
         if tool is None:
             return [], start
         try:
-            value, end = _DECODER.raw_decode(self._text, start)
+            _, end = _DECODER.raw_decode(self._text, start)
         except (ValueError, RecursionError):
-            close = _CLOSING.search(self._text, start)
-            if close is None or close.start() == len(self._text) or close.start() - start > _MAX_REPAIRED:
+            value, end = self._repaired(start)
+            if not isinstance(value, dict):
                 return [], start
-            value, end = (
-                repair_json(self._text[start : close.start()], return_objects=True, skip_json_loads=True),
-                close.start(),
-            )
-            return (
-                ([LeakedCall(tool, json.dumps(value, ensure_ascii=False))], end)
-                if isinstance(value, dict)
-                else ([], start)
-            )
+            return [LeakedCall(tool, json.dumps(value, ensure_ascii=False))], end
         return [LeakedCall(tool, self._text[start:end])], end
 
     def _gemma(self, position: int) -> tuple[list[LeakedCall], int]:

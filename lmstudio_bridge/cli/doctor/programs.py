@@ -11,7 +11,7 @@ from typing import Any
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, HostScope
 from lmstudio_bridge.cli.doctor.checks import Area, Check
 from lmstudio_bridge.cli.files import find_member
-from lmstudio_bridge.cli.hosts import HOSTS, SERVERS_VARIABLE, Location, find_location
+from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.install import NAME, is_own
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.approvals import read_approvals, read_own_file, read_state
@@ -30,8 +30,8 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
     if plugin is not None:
         found = True
         yield _check_plugin(plugin, around)
-    for host in HOSTS:
-        for scope in SCOPES[host]:
+    for host, scopes in SCOPES.items():
+        for scope in scopes:
             try:
                 location = find_location(host, scope, around=around, platform=platform)
             except SettingsError:  # no home folder

@@ -146,7 +146,7 @@ async def test_a_long_list_is_shortened() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         await resolve("x", *models)
 
-    assert caught.value.remedy.endswith("m18, m19 and 5 more.")
+    assert caught.value.remedy.endswith("m18, m19, and 5 more.")
     assert len(caught.value.available) == 25
 
 
