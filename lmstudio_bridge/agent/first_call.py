@@ -111,6 +111,24 @@ def is_done_by(task: str, tool: str) -> bool:
     return tool != "read_files" or not _TOTALS.search(task)
 
 
+def reading_tool(task: str, offered: Sequence[ToolSpec]) -> tuple[str, str] | None:
+    """The tool that reads the file of the task, and the name of its argument, if just one server has such.
+
+    None also where the first call may be of another kind.
+    """
+    first = first_tools(task, offered)
+    if not all(spec.name in _READ_ONE or _READS.search(spec.name) for spec in first):
+        return None
+    found = {
+        spec.name: required[0]
+        for spec in first
+        if _READS.search(spec.name) and len(required := list(spec.parameters.get("required") or ())) == 1
+    }
+    if len({name.partition("__")[0] for name in found}) != 1:
+        return None
+    return min(found.items(), key=lambda each: "text" not in each[0])
+
+
 def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     """The tools that the first call may be of; none where the task does not say."""
     found = _fitting(task, offered)

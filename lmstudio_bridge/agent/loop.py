@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
@@ -16,7 +17,7 @@ from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
-from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file
+from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file, reading_tool
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
@@ -73,6 +74,7 @@ from lmstudio_bridge.messages import (
 )
 from lmstudio_bridge.text import clean_text
 
+_FIRST_ID = "c00000000"  # of the call that the bridge makes itself; those of the model count from 1
 _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
@@ -121,6 +123,8 @@ async def run(
     outside = False
     try:
         async with asyncio.timeout(limits.seconds) as deadline:
+            if options.read_first:
+                await this.read_first(options.read_first)
             for number in range(1, limits.max_rounds + 1):
                 offered = await this.begin_round(number)
                 reply = await this.requester.request(number, conversation, offered, names=this.names())
@@ -257,6 +261,14 @@ class _Run:
             tell=self.tell,
             options=options,
         )
+
+    async def read_first(self, path: str) -> None:
+        """Read a file as if the model had called for it, with all checks of a call."""
+        if found := reading_tool(self.conversation.task(), self.offered()):
+            tool, argument = found
+            call = ToolCall(_FIRST_ID, tool, json.dumps({argument: path}))
+            await self.add(AssistantMessage("", (call,)))
+            await self.take_results((call,), await self.executor.execute(0, (call,)))
 
     def text_so_far(self) -> str:
         """The newest text of the model that may be shown, also that of a reply that was cut off."""

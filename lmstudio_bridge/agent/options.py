@@ -61,7 +61,8 @@ class RunOptions:
     the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
     get for the last event, and `watch` for its comparison. `approver` is asked about calls that need write access.
     `tools_for` is the text by which the tools are
-    chosen and ordered, so that several runs can offer the same; "" means the run's own task.
+    chosen and ordered, so that several runs can offer the same; "" means the run's own task. `read_first` is a file
+    that the model will need: it is read before the first request where one server can do so; "" for none.
     """
 
     strategy: Strategy = NATIVE
@@ -74,3 +75,4 @@ class RunOptions:
     watch: ChangeWatch | None = None
     approver: Approver | None = None
     tools_for: str = ""
+    read_first: str = ""

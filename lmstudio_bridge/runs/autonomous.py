@@ -335,6 +335,7 @@ class DynamicAutonomousAgent:
                             watch=watch,
                             approver=approver,
                             tools_for=item.tools_for if item else "",
+                            read_first=item.file if item and isinstance(request, RunRequest) else "",
                         ),
                         tally=recorder.tally,
                     )
@@ -442,6 +443,7 @@ class DynamicAutonomousAgent:
                     model=request.model,
                     agent=agent or None,
                     folder=self.runs_folder if is_kept else None,
+                    project=Path(self.settings.project),
                 )
                 stop, error = await run_items(
                     results,

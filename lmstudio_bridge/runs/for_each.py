@@ -26,7 +26,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     Stop,
 )
-from lmstudio_bridge.runs.items import item_task
+from lmstudio_bridge.runs.items import is_file, item_task
 from lmstudio_bridge.runs.journal import delete_journal, item_run_id
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, ItemRun, RunRequest
@@ -65,6 +65,7 @@ class ItemRunner:
         model: str | None,
         agent: str | None,
         folder: Path | None,
+        project: Path,
     ) -> None:
         """`start` is that of the run over all, `model` the one that was asked for now.
 
@@ -76,6 +77,7 @@ class ItemRunner:
         self._items = listed.items
         self._agent = agent
         self.folder = folder
+        self._project = project
         self.servers = listed.servers or None
         self.model = model or listed.model or None
         self._options: dict[str, Any] = {
@@ -105,7 +107,10 @@ class ItemRunner:
             again = task if stored.outcome.stop == "answered" else ""
             request = ContinueRequest(run_id, again, **self._options)
         tools_for = item_task(self._task, self._items[0])
-        report = await self._do_run(request, ItemRun(run_id, self._task, tools_for))
+        item = self._items[number - 1]
+        # Of a change, small models only speak once they have the content: docs/contributing/eval-results.md.
+        file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
+        report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file))
         self.servers = self.servers or report.servers
         return report.outcome
 

@@ -25,6 +25,14 @@ def item_task(task: str, item: str) -> str:
     return task.replace(PLACEHOLDER, item) if PLACEHOLDER in task else f"{task}\n\n{item}"
 
 
+def is_file(folder: Path, item: str) -> bool:
+    """Whether the item names a file in the folder, relative to it."""
+    try:
+        return not Path(item).is_absolute() and ".." not in Path(item).parts and (folder / item).is_file()
+    except (OSError, ValueError):  # too long, or no possible name
+        return False
+
+
 def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...]:
     """The items of a list as they are, or the files in `folder` that a glob names, sorted, relative to it.
 

@@ -53,13 +53,15 @@ class ItemRun:
     """What the run of one item has of the run over all: `template` is the task without the item.
 
     `tools_for` is the text by which the servers and tools of all items are chosen. A run that merges answers has no
-    tools; the `delimiter` is what goes around the answers in its task.
+    tools; the `delimiter` is what goes around the answers in its task. `file` is
+    the item, where it is a file of the project.
     """
 
     run_id: str
     template: str
     tools_for: str = ""
     delimiter: Delimiter | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

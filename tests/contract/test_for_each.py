@@ -93,7 +93,9 @@ def answers_given(desk: Desk) -> Counter[str]:
     return Counter(
         item_of(request)
         for request in desk.chat_requests()
-        if request.outcome == "completed" and any(message["role"] == "tool" for message in request.messages)
+        if request.completed
+        and request.status == 200
+        and any(message["role"] == "tool" for message in request.messages)
     )
 
 
@@ -160,8 +162,8 @@ async def test_all_items_begin_with_the_same_bytes(desk: Desk) -> None:
 
     requests = desk.chat_requests()
     assert len({json.dumps(request.messages[0]) for request in requests}) == 1
-    _, *others = [request for request in requests if len(request.messages) == 2]
-    assert len(others) == 5
+    _, *others = requests
+    assert len(others) == 5, "one request for each: the file was read before the first"
     assert len({json.dumps((request.json or {}).get("tools")) for request in others}) == 1
 
 
@@ -234,7 +236,7 @@ async def test_the_run_pauses_when_five_items_in_a_row_fail_for_the_same_reason(
     assert again.text.startswith("30 of 30 items done")
 
 
-@pytest.mark.parametrize("killed_after", [1, 7, 12])
+@pytest.mark.parametrize("killed_after", [1, 5, 9])
 async def test_a_kill_repeats_no_finished_item(desk: Desk, killed_after: int) -> None:
     names = make_files(desk, 10)
     asked = 0
