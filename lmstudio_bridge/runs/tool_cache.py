@@ -48,7 +48,11 @@ _FORMAT = 2
 _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
-_SET = re.compile(r"[{\[(][^{}\[\]()]*[}\])]")
+_SET = re.compile(
+    r"[{\[(][^{}\[\]()]*[}\])]"
+    r"|(?<![^\s,|/])[^\s,|/]++(?:(?:,\s*+(?:(?:and|or)\s++)?|\s*+[|/]\s*+|\s++(?:and|or)\s++)[^\s,|/]++)+"
+)
+"""What is in brackets, and lists such as `csv, json and xml` or `csv|json`."""
 _DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
 _VARYING = re.compile(rf"\w*\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs are no change
 
@@ -374,7 +378,7 @@ def _compare(
 def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
     """For each kind of change, a digest of what must change for it: what the model is shown, and the annotations.
 
-    What may come from a Python set is compared in any order: words of default values and in brackets, and lists.
+    What may come from a Python set is compared in any order: words of default values and of `_SET`, lines, and lists.
     """
     description = _unordered(clean_text(tool.description)[0][:MAX_DESCRIPTION], "description")
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
@@ -396,14 +400,15 @@ def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, str]) -> lis
 def _unordered(schema: Any, key: str = "") -> Any:
     match schema:
         case _ if key == "default":
-            return sorted(_WORD.findall(json.dumps(schema)))
+            return sorted(_WORD.findall(_VARYING.sub("0", json.dumps(schema))))
         case dict():
             return {key: _unordered(value, key) for key, value in schema.items()}
         case list():
             return sorted(map(_unordered, schema), key=lambda each: json.dumps(each, sort_keys=True))
         case str():
             plain = _VARYING.sub("0", schema) if key == "description" else schema
-            return _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), plain)
+            plain = _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), plain)
+            return sorted(plain.split("\n")) if key == "description" else plain
         case _:
             return schema
 
