@@ -12,10 +12,8 @@ from collections.abc import Iterable
 from lmstudio_bridge.cli.arguments import EXIT_OK
 from lmstudio_bridge.cli.terminal import open_bar
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.evals.attempts import Limits
-from lmstudio_bridge.evals.page import save_results
-from lmstudio_bridge.evals.results import Loop, Results, format_table, table_rows
-from lmstudio_bridge.evals.runner import EvalRequest, run_eval
+from lmstudio_bridge.evals.results import Loop, Results, format_table, save_results, table_rows
+from lmstudio_bridge.evals.runner import EvalRequest, Limits, run_eval
 from lmstudio_bridge.evals.sandbox import SERVERS
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.security.redact import Redactor

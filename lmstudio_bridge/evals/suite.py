@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from random import Random
 
-from lmstudio_bridge.evals import bulk_tasks, hard_tasks, item_tasks, lookup_tasks, simple_tasks
+from lmstudio_bridge.evals import bulk_tasks, hard_tasks, lookup_tasks, simple_tasks
 from lmstudio_bridge.evals.tasks import Maker, Task
 
 FAMILIES: Mapping[str, tuple[Maker, ...]] = {
@@ -26,7 +26,7 @@ FAMILIES: Mapping[str, tuple[Maker, ...]] = {
     "totals": bulk_tasks.TOTALS,
     "not-there": lookup_tasks.NOT_THERE,
     "schema": bulk_tasks.SCHEMA,
-    "for-each": item_tasks.FOR_EACH,
+    "for-each": bulk_tasks.FOR_EACH,
 }
 
 

@@ -23,9 +23,8 @@ import anyio
 import httpx2
 
 from lmstudio_bridge import __version__
-from lmstudio_bridge.evals.attempts import LOOPS, Attempts, Limits, Work
 from lmstudio_bridge.evals.results import format_table
-from lmstudio_bridge.evals.runner import describe
+from lmstudio_bridge.evals.runner import LOOPS, Attempts, Limits, Work, describe
 from lmstudio_bridge.evals.sandbox import SERVERS, claim_root
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.evals.tasks import Task

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from lmstudio_bridge.evals.attempts import Job, Work
+from lmstudio_bridge.evals.runner import Job, Work
 from lmstudio_bridge.events import Outcome
 from scripts.tools.bench.peers import PEERS, cache_folder, install
 from scripts.tools.engine.server import CHECKOUT

@@ -13,7 +13,7 @@ import pytest
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.cli.eval import read_commands, read_request
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.evals.attempts import Limits
+from lmstudio_bridge.evals.runner import Limits
 from lmstudio_bridge.evals.sandbox import SERVERS
 from lmstudio_bridge.evals.suite import make_suite
 from tests.support.shell import ROOT, Shell

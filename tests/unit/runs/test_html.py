@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.evals.page import render_page
-from lmstudio_bridge.evals.results import Attempt, Plan, Results
+from lmstudio_bridge.evals.results import Attempt, Plan, Results, render_page
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
