@@ -24,13 +24,14 @@ from lmstudio_bridge.evals.tasks import (
     Solution,
     Task,
     codes,
+    edit_file,
+    git,
     line_of_words,
     list_files,
     numbers,
     object_of,
     read_file,
     read_files,
-    use,
 )
 from lmstudio_bridge.messages import JSONObject
 
@@ -62,18 +63,13 @@ def _people(rng: Random, count: int) -> tuple[dict[str, str], list[tuple[str, st
 
 def status_of_each(rng: Random) -> Task:
     names = [f"{word}.txt" for word in rng.sample(WORDS, 5)]
-    states = codes(rng, 5)
-    files = {
-        f"jobs/{name}": f"started by {rng.choice(NAMES)}\nstatus: {state}\n"
-        for name, state in zip(names, states, strict=True)
-    }
-    return Task(
+    states = dict(zip(names, codes(rng, 5), strict=True))
+    files = {f"jobs/{name}": f"started by {rng.choice(NAMES)}\nstatus: {state}\n" for name, state in states.items()}
+    return _told_of_each(
         "What is the status in each of the files in the folder jobs? Give me every file with its status.",
-        says_together({name: [state] for name, state in zip(names, states, strict=True)}),
-        Solution(
-            (list_files("jobs"), read_files(files)),
-            "\n".join(f"{name}: {state}" for name, state in zip(names, states, strict=True)),
-        ),
+        states,
+        list_files("jobs"),
+        read_files(files),
         files=files,
     )
 
@@ -92,17 +88,15 @@ def count_by_extension(rng: Random) -> Task:
 
 def owner_of_each_folder(rng: Random) -> Task:
     folders, owners = rng.sample(WORDS, 4), rng.sample(NAMES, 4)
-    files = {
-        f"{folder}/README.md": f"# {folder}\n\nOwner: {owner}\n" for folder, owner in zip(folders, owners, strict=True)
-    }
-    return Task(
+    owner_of = dict(zip(folders, owners, strict=True))
+    files = {f"{folder}/README.md": f"# {folder}\n\nOwner: {owner}\n" for folder, owner in owner_of.items()}
+    return _told_of_each(
         "Each folder here has a README.md that names its owner. Who owns which folder? List all.",
-        says_together({folder: [owner] for folder, owner in zip(folders, owners, strict=True)}),
-        Solution(
-            (list_files("."), read_files(files)),
-            "\n".join(f"- {folder}: {owner}" for folder, owner in zip(folders, owners, strict=True)),
-        ),
+        owner_of,
+        list_files("."),
+        read_files(files),
         files=files,
+        bullet="- ",
     )
 
 
@@ -130,6 +124,12 @@ def follow_references(rng: Random) -> Task:
         Solution(tuple(map(read_file, names[:4])), f"The port is {port}."),
         files=files,
     )
+
+
+def _told_of_each(text: str, found: Mapping[str, str], *looks: Call, bullet: str = "", **world: Any) -> Task:
+    """The answer says what was found of each."""
+    answer = "\n".join(f"{bullet}{name}: {fact}" for name, fact in found.items())
+    return Task(text, says_together({name: [fact] for name, fact in found.items()}), Solution(looks, answer), **world)
 
 
 ALL_FILES: tuple[Maker, ...] = (
@@ -229,13 +229,13 @@ def _edited(text: str, files: dict[str, str], *edits: tuple[str, str]) -> Task:
     after = dict(files)
     calls: list[Call] = []
     for name, before in files.items():
-        made = []
+        made: list[tuple[str, str]] = []
         for old, new in edits:
             while old in after[name]:
                 after[name] = after[name].replace(old, new, 1)
-                made.append({"oldText": old, "newText": new})
+                made.append((old, new))
         if after[name] != before:
-            calls.append(use("filesystem", "edit_file", path=name, edits=made))
+            calls.append(edit_file(name, *made))
     looks = (list_files(next(iter(files)).partition("/")[0]),) if all("/" in name for name in files) else ()
     return Task(
         text,
@@ -474,7 +474,7 @@ def commits_as_json(rng: Random) -> Task:
         f'{_ONLY} {{"commits": [{{"author": "...", "message": "..."}}]}}',
         {"commits": last},
         object_of(commits=_list_of(object_of(author=_TEXT, message=_TEXT))),
-        use("git", "git_log", repo_path=REPOSITORY, max_count=3),
+        git("git_log", max_count=3),
         commits=tuple(commits),
     )
 
@@ -509,7 +509,7 @@ def code_in_each(rng: Random) -> Task:
     files = {
         f"notes/{name}": f"{line_of_words(rng)}\ncode: {code}\n{line_of_words(rng)}\n" for name, code in found.items()
     }
-    return _told_of_each("Which code is in", "notes/*.txt", files, found)
+    return _about_each_file("Which code is in", "notes/*.txt", files, found)
 
 
 def owner_in_each(rng: Random) -> Task:
@@ -518,25 +518,24 @@ def owner_in_each(rng: Random) -> Task:
     files = {
         f"conf/{name[0]}/{name}": f'port = {rng.randrange(1_000, 9_000)}\nowner = "{found[name]}"\n' for name in names
     }
-    return _told_of_each("Who is the owner in", "conf/**/*.toml", files, found)
+    return _about_each_file("Who is the owner in", "conf/**/*.toml", files, found)
 
 
 def label_of_each(rng: Random) -> Task:
     names = sorted(f"{word}.txt" for word in rng.sample(WORDS, 12))
     found = {name: rng.choice(tuple(_LABELS)) for name in names}
     files = {f"mail/{name}": f"From: {rng.choice(NAMES)}\n\n{_LABELS[label]}\n" for name, label in found.items()}
-    return _told_of_each("Say which one fits: bug, question or praise. Read", "mail/*.txt", files, found)
+    return _about_each_file("Say which one fits: bug, question or praise. Read", "mail/*.txt", files, found)
 
 
 def replace_in_each(rng: Random) -> Task:
     names = sorted(f"docs/{word}.txt" for word in rng.sample(WORDS, 8))
     files = {name: f"{line_of_words(rng)}\nstate: draft\n{line_of_words(rng)}\n" for name in names}
-    edits = [{"oldText": "state: draft", "newText": "state: final"}]
     task = "Replace the word draft by final in"
     return Task(
         f"{task} each of the files in the folder docs.",
         files_only,
-        Solution(tuple(use("filesystem", "edit_file", path=name, edits=edits) for name in names), "Done."),
+        Solution(tuple(edit_file(name, ("state: draft", "state: final")) for name in names), "Done."),
         files=files,
         files_after={name: text.replace("draft", "final") for name, text in files.items()},
         for_each="docs/*.txt",
@@ -544,13 +543,12 @@ def replace_in_each(rng: Random) -> Task:
     )
 
 
-def _told_of_each(question: str, glob: str, files: Mapping[str, str], found: Mapping[str, str]) -> Task:
+def _about_each_file(question: str, glob: str, files: Mapping[str, str], found: Mapping[str, str]) -> Task:
     """Something about each file; `found` has it by the file's name."""
-    folder = glob.partition("/")[0]
-    return Task(
-        f"{question} each of the files in the folder {folder}? Give me every file with its answer.",
-        says_together({name: [fact] for name, fact in found.items()}),
-        Solution(tuple(map(read_file, files)), "\n".join(f"{name}: {fact}" for name, fact in found.items())),
+    return _told_of_each(
+        f"{question} each of the files in the folder {glob.partition('/')[0]}? Give me every file with its answer.",
+        found,
+        *map(read_file, files),
         files=files,
         for_each=glob,
         item_text=f"{question} the file {{item}}? Answer with that only.",

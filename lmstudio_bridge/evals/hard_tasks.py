@@ -17,6 +17,8 @@ from lmstudio_bridge.evals.tasks import (
     Solution,
     Task,
     codes,
+    edit_file,
+    git,
     line_of_words,
     numbers,
     person,
@@ -101,7 +103,8 @@ def change_port(rng: Random) -> Task:
         f"In the file config.ini, change the port from {old} to {new}. Then read the file and check that it is right.",
         files_only,
         Solution(
-            (_edit("config.ini", f"port = {old}", f"port = {new}"), read_file("config.ini")), f"The port is {new} now."
+            (edit_file("config.ini", (f"port = {old}", f"port = {new}")), read_file("config.ini")),
+            f"The port is {new} now.",
         ),
         files={"config.ini": before},
         files_after={"config.ini": after},
@@ -115,7 +118,7 @@ def add_line(rng: Random) -> Task:
     return Task(
         f"Add this line at the end of the file todo.md: {new}",
         files_only,
-        Solution((_edit("todo.md", lines[-1], f"{lines[-1]}\n{new}"),), "The line is added."),
+        Solution((edit_file("todo.md", (lines[-1], f"{lines[-1]}\n{new}")),), "The line is added."),
         files={"todo.md": before},
         files_after={"todo.md": f"{before}{new}\n"},
     )
@@ -123,16 +126,14 @@ def add_line(rng: Random) -> Task:
 
 def turn_off(rng: Random) -> Task:
     size = numbers(rng, 1)[0]
+    change = '"debug": true', '"debug": false'
     before = f'{{\n  "debug": true,\n  "verbose": true,\n  "size": {size}\n}}\n'
     return Task(
         "In the file settings.json, set debug to false. Leave all else as it is. Tell me which size stands there.",
         says(size),
-        Solution(
-            (read_file("settings.json"), _edit("settings.json", '"debug": true', '"debug": false')),
-            f"The size is {size}.",
-        ),
+        Solution((read_file("settings.json"), edit_file("settings.json", change)), f"The size is {size}."),
         files={"settings.json": before},
-        files_after={"settings.json": before.replace('"debug": true', '"debug": false')},
+        files_after={"settings.json": before.replace(*change)},
     )
 
 
@@ -143,21 +144,11 @@ def commit_change(rng: Random) -> Task:
         f"In the git repository in the folder {REPOSITORY}, the file list.txt has changed. "
         f"Stage it and commit it with this message: {message}",
         last_commit_is(message, changed=["list.txt"]),
-        Solution(
-            (
-                use("git", "git_add", repo_path=REPOSITORY, files=["list.txt"]),
-                use("git", "git_commit", repo_path=REPOSITORY, message=message),
-            ),
-            "It is committed.",
-        ),
+        Solution((git("git_add", files=["list.txt"]), git("git_commit", message=message)), "It is committed."),
         commits=(Commit("Begin", {"list.txt": "bread\n", "other.txt": "x\n"}),),
         unstaged={"list.txt": f"bread\n{word}\n"},
         changes=True,
     )
-
-
-def _edit(path: str, old: str, new: str) -> Call:
-    return use("filesystem", "edit_file", path=path, edits=[{"oldText": old, "newText": new}])
 
 
 EDIT_AND_VERIFY: tuple[Maker, ...] = (change_port, add_line, turn_off, commit_change)
@@ -231,7 +222,7 @@ def old_commit(rng: Random) -> Task:
         f"There is a git repository in the folder {REPOSITORY}, with {_COMMITS} commits. "
         f"Who is the author of the commit with the message that begins with: Change number {words[place]}",
         says(authors[place], never=others),
-        Solution((use("git", "git_log", repo_path=REPOSITORY, max_count=_COMMITS),), f"It is {authors[place]}."),
+        Solution((git("git_log", max_count=_COMMITS),), f"It is {authors[place]}."),
         commits=tuple(commits),
     )
 
@@ -278,7 +269,7 @@ def long_diff(rng: Random) -> Task:
         f"In the git repository in the folder {REPOSITORY}, the file book.txt has many changes that are not staged. "
         "One of them changes the password. What is the new password?",
         says(code),
-        Solution((use("git", "git_diff_unstaged", repo_path=REPOSITORY),), f"It is {code}."),
+        Solution((git("git_diff_unstaged"),), f"It is {code}."),
         commits=(Commit("Begin", {"book.txt": "\n".join(before) + "\n"}),),
         unstaged={"book.txt": "\n".join(after) + "\n"},
     )

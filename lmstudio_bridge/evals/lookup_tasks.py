@@ -18,6 +18,7 @@ from lmstudio_bridge.evals.tasks import (
     Maker,
     Solution,
     Task,
+    git,
     list_files,
     numbers,
     person,
@@ -138,12 +139,12 @@ def introducing_commit(rng: Random) -> Task:
     for number, message in enumerate(messages):
         text += f"{setting} = {numbers(rng, 1)[0]}\n" if number == place else f"{words[number]} = {number}\n"
         commits.append(Commit(message, {"app.ini": text}))
-    shows = [use("git", "git_show", repo_path=REPOSITORY, revision=f"HEAD~{4 - n}") for n in range(place + 1)]
+    shows = [git("git_show", revision=f"HEAD~{4 - n}") for n in range(place + 1)]
     return Task(
         f"In the git repository in the folder {REPOSITORY}, which commit added the setting {setting} to app.ini? "
         "Answer with the message of that commit only.",
         says(messages[place], never=[each for each in messages if each != messages[place]]),
-        Solution((use("git", "git_log", repo_path=REPOSITORY), *shows), messages[place]),
+        Solution((git("git_log"), *shows), messages[place]),
         commits=tuple(commits),
     )
 
@@ -249,7 +250,7 @@ def uncommitted_change(rng: Random) -> Task:
         "Which one, and what are its old and its new value?",
         says_differences({key: (before[key], after[key])}, equal=before.keys() - {key}, names=("old", "new")),
         Solution(
-            (use("git", "git_diff_unstaged", repo_path=REPOSITORY),),
+            (git("git_diff_unstaged"),),
             f"The setting {key}: its old value is {before[key]}, its new value is {after[key]}.",
         ),
         commits=(Commit("Begin", {"app.ini": old}),),
@@ -349,7 +350,7 @@ def no_such_commit(rng: Random) -> Task:
     return _absent(
         f"Who made the commit that adds the {words[4]}? The git repository is in the folder {REPOSITORY}.",
         words[4],
-        (use("git", "git_log", repo_path=REPOSITORY),),
+        (git("git_log"),),
         f"There is no commit that adds the {words[4]}.",
         never=authors,
         commits=tuple(commits),

@@ -31,6 +31,7 @@ from lmstudio_bridge.evals.tasks import (
     Task,
     clock,
     codes,
+    git,
     line_of_words,
     list_files,
     numbers,
@@ -38,6 +39,7 @@ from lmstudio_bridge.evals.tasks import (
     person,
     read_file,
     use,
+    write_file,
 )
 
 # -- one call ---------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ def write_line(rng: Random) -> Task:
     return Task(
         f"Write a new file named hello.txt that holds this line: {line}",
         files_only,
-        Solution((use("filesystem", "write_file", path="hello.txt", content=line),), "The file is written."),
+        Solution((write_file("hello.txt", line),), "The file is written."),
         files_after={"hello.txt": line},
     )
 
@@ -152,7 +154,7 @@ def last_commit(rng: Random) -> Task:
     return Task(
         f"There is a git repository in the folder {REPOSITORY}. What is the message of its last commit?",
         says(messages[-1], never=messages[:-1]),
-        Solution((use("git", "git_log", repo_path=REPOSITORY, max_count=1),), f"It is: {messages[-1]}"),
+        Solution((git("git_log", max_count=1),), f"It is: {messages[-1]}"),
         commits=tuple(commits),
     )
 
@@ -173,10 +175,7 @@ def join_files(rng: Random) -> Task:
     return Task(
         "Read the files a.txt and b.txt. Write a new file both.txt: first the line of a.txt, then the line of b.txt.",
         files_only,
-        Solution(
-            (read_file("a.txt"), read_file("b.txt"), use("filesystem", "write_file", path="both.txt", content=both)),
-            "Both lines are in both.txt.",
-        ),
+        Solution((read_file("a.txt"), read_file("b.txt"), write_file("both.txt", both)), "Both lines are in both.txt."),
         files={"a.txt": f"{a}\n", "b.txt": f"{b}\n"},
         files_after={"a.txt": f"{a}\n", "b.txt": f"{b}\n", "both.txt": both},
     )
@@ -241,10 +240,7 @@ def new_branch(rng: Random) -> Task:
         f"In the git repository in the folder {REPOSITORY}, make a new branch named {name} and switch to it.",
         branch_is(name),
         Solution(
-            (
-                use("git", "git_create_branch", repo_path=REPOSITORY, branch_name=name),
-                use("git", "git_checkout", repo_path=REPOSITORY, branch_name=name),
-            ),
+            (git("git_create_branch", branch_name=name), git("git_checkout", branch_name=name)),
             f"The branch is {name}.",
         ),
         commits=(Commit("Begin", {"list.txt": "x\n"}),),
@@ -278,10 +274,7 @@ def memory_to_file(rng: Random) -> Task:
         "Write a new file town.txt that holds only the name of the town.",
         files_only,
         Solution(
-            (
-                use("memory", "search_nodes", query=names[0]),
-                use("filesystem", "write_file", path="town.txt", content=towns[0]),
-            ),
+            (use("memory", "search_nodes", query=names[0]), write_file("town.txt", towns[0])),
             "The town is in town.txt.",
         ),
         files_after={"town.txt": towns[0]},
@@ -315,13 +308,7 @@ def commit_to_file(rng: Random) -> Task:
         f"There is a git repository in the folder {REPOSITORY}. Find the message of its last commit. "
         "Write a new file last.txt that holds only this message.",
         files_only,
-        Solution(
-            (
-                use("git", "git_log", repo_path=REPOSITORY, max_count=1),
-                use("filesystem", "write_file", path="last.txt", content=messages[-1]),
-            ),
-            "The message is in last.txt.",
-        ),
+        Solution((git("git_log", max_count=1), write_file("last.txt", messages[-1])), "The message is in last.txt."),
         files_after={"last.txt": messages[-1]},
         commits=tuple(Commit(message, {"list.txt": f"{message}\n"}) for message in messages),
     )

@@ -126,6 +126,21 @@ def read_files(paths: Iterable[str]) -> Call:
     return use("filesystem", "read_multiple_files", paths=sorted(paths))
 
 
+def write_file(path: str, content: str) -> Call:
+    """The call that writes a file."""
+    return use("filesystem", "write_file", path=path, content=content)
+
+
+def edit_file(path: str, *edits: tuple[str, str]) -> Call:
+    """The call that replaces texts in a file by others."""
+    return use("filesystem", "edit_file", path=path, edits=[{"oldText": old, "newText": new} for old, new in edits])
+
+
+def git(tool: str, **arguments: Any) -> Call:
+    """A call about the task's repository."""
+    return use("git", tool, repo_path=REPOSITORY, **arguments)
+
+
 # -- words and numbers --------------------------------------------------------------------------------------------
 # They make every seed different, so that nothing can be guessed.
 
