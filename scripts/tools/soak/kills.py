@@ -31,7 +31,8 @@ async def kill_and_continue(folder: Path, *, points: int, seed: int) -> list[str
     for number in range(points):
         place = folder / f"kill-{number}"
         place.mkdir()
-        request, later, writes = rng.randint(1, 2 * ITEMS), rng.uniform(0, _LATER), bool(number % 2)
+        writes, later = bool(number % 2), rng.uniform(0, _LATER)
+        request = rng.randint(1, 2 * ITEMS + 1 if writes else ITEMS + 1)  # the last one merges
         moment = f"{'writing' if writes else 'reading'}, killed {later * 1_000:.0f} ms after request {request}"
         wrong += [f"{moment}: {each}" for each in await _kill_once(place, request, later, writes=writes)]
         shutil.rmtree(place)
