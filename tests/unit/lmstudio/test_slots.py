@@ -103,6 +103,18 @@ async def test_who_waits_hears_each_place_once() -> None:
     await end(made)
 
 
+async def test_who_is_cancelled_in_the_moment_of_being_served_passes_the_slot_on() -> None:
+    first, second, third = made = await holders(SlotQueue(server=URL), 3, parallel=1)
+
+    first.let_go.set()
+    await asyncio.sleep(0)  # the first has let go; the second has the slot, but does not know it yet
+    second.task.cancel()
+    await settle()
+
+    assert [each.holds for each in made] == [False, False, True]
+    await end([third])
+
+
 async def test_one_model_does_not_wait_for_another() -> None:
     queue = SlotQueue(server=URL)
     made = [Holder(queue, 1), Holder(queue, 1, model="other")]
