@@ -67,11 +67,15 @@ OnProgress: TypeAlias = Callable[[str], Awaitable[None]]
 MAX_PAGES = 100  # pages of one tools/list
 
 _NO_SESSION = re.compile(
-    r"(?:bad request: )?(?:session\b.*\b(?:not found|expired|terminated)|(?:no valid|invalid|unknown) session\b"
-    r"|server not initialized\b)",
+    r"\W*(?:(?:error|detail|message)\W+)?(?:bad request: )?"
+    r"(?:session\b.*\b(?:not found|expired|terminated|does not exist)"
+    r"|(?:no valid|invalid|unknown)(?: or \w+)? session\b|server not initialized\b)",
     re.IGNORECASE,
 )
-"""With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided"."""
+"""With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided".
+
+Others say it in plain text, or in JSON of their own.
+"""
 _FORGOT_SESSION = re.compile(
     r"(?:bad request: )?(?:mcp )?session(?: id)?(?::? \S{8,})? (?:was )?(?:not found|(?:has )?expired|terminated)\W*",
     re.IGNORECASE,
@@ -357,7 +361,7 @@ class Connection:
         """What an error in a request that got these HTTP statuses means; None if it is only the request's answer."""
         server = self._config.name
         match answered[-1:]:
-            case [Answered(status=status, in_session=True)] if _forgot_session(status, exc):
+            case [Answered(status=status, in_session=True, words=words)] if _forgot_session(status, exc, words):
                 failure = Failure(f"does not know the session any more (HTTP {status})")
                 return failure.refused_error(server, what, SessionExpiredError)
             case [Answered(status=status)] if status in _REFUSALS and isinstance(self._transport, HttpTransport):
@@ -382,9 +386,10 @@ class Connection:
         return exc.code == CONNECTION_CLOSED
 
 
-def _forgot_session(status: int, exc: MCPError) -> bool:
+def _forgot_session(status: int, exc: MCPError, words: str) -> bool:
     """Whether the server does not know the session that the request named, and so did not execute it."""
     if status == 200:
         return exc.code in _SESSION_CODES and _FORGOT_SESSION.fullmatch(exc.message) is not None
     # 404 is the specification's word for it (2025-11-25, Session Management).
-    return status == 404 or (status in (400, 410) and _NO_SESSION.match(exc.message) is not None)
+    said = any(map(_NO_SESSION.match, (exc.message, words)))
+    return status == 404 or (status in (400, 410) and said)

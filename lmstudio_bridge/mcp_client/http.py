@@ -31,16 +31,21 @@ MAX_UNREAD = 500  # requests of a server that takes none of the answers
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _PIECE = 64 * 1024  # bytes that are unpacked at once
 _SHOWN_CODING = 40  # characters
+_WORDS = 300  # characters of a refusal
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
 _OLDER_REFUSALS = ([400], [404], [405])  # MCP 2025-11-25, basic/transports, "Backwards Compatibility"
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The HTTP status of an answer; `in_session` where the request named a session."""
+    """The HTTP status of an answer; `in_session` where the request named a session.
+
+    `words` are the beginning of its text, where that may say that the server does not know the session.
+    """
 
     status: int
     in_session: bool = False
+    words: str = ""
 
 
 statuses: ContextVar[list[Answered] | None] = ContextVar("statuses", default=None)
@@ -184,7 +189,12 @@ class HttpTransport:
             return
         noted = statuses.get()
         if noted is not None:
-            noted.append(Answered(response.status_code, MCP_SESSION_ID in request.headers))
+            answered = Answered(response.status_code, MCP_SESSION_ID in request.headers)
+            if answered.in_session and answered.status in (400, 410):
+                with suppress(httpx2.StreamError):
+                    await response.aread()
+                    answered = replace(answered, words=response.text[:_WORDS])
+            noted.append(answered)
         if response.status_code >= 400:
             self._refused.set()
 
@@ -196,7 +206,7 @@ class HttpTransport:
             timeout=httpx2.Timeout(HTTP_TIMEOUT, read=None),
             follow_redirects=False,
             trust_env=not is_loopback(self._config.url),  # a proxy cannot reach this machine for us
-            event_hooks={"response": [self._note_status, self._bound_body]},
+            event_hooks={"response": [self._bound_body, self._note_status]},
         )
 
     async def _bound_body(self, response: httpx2.Response) -> None:
@@ -209,7 +219,7 @@ class HttpTransport:
         body = response.stream
         if not isinstance(body, httpx2.AsyncByteStream):
             return
-        unpacked = GunzippedStream(body) if coding in ("gzip", "x-gzip") and not is_stream else body
+        unpacked = GunzippedStream(body) if coding in ("gzip", "x-gzip") else body
         if coding != "identity" and unpacked is body:
             self._unreadable = f"its answer is compressed ({coding[:_SHOWN_CODING]})"
         elif self._open >= MAX_OPEN:

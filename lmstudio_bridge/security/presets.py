@@ -189,6 +189,10 @@ PRESETS: Mapping[str, Preset] = {
     "basic-memory": Preset(
         "its paths are in its own projects", paths={"create_memory_project": ("project_path",), "*": ()}
     ),
+    "mcp-server-kubernetes": Preset(
+        "kubectl_context is marked as reading, and can choose another cluster for all programs of the user",
+        writes_if={"kubectl_context": ("operation", re.compile("set"))},
+    ),
     "mongodb-mcp-server": Preset(
         "export is marked as reading and saves a file; so is an aggregation, which can replace a collection",
         writes=("export",),

@@ -275,8 +275,8 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
     words = _words(name)
     if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
         return False
-    if words[0] in ("save", "download"):
-        return True  # {"save": true}, {"save_to": "a.txt"}
+    if words[0] in ("save", "download") or words[-1] == "save" or words[:3] == ["write", "to", "file"]:
+        return True  # {"save": true}, {"save_to": "a.txt"}, {"path_to_save": "a.txt"}
     if isinstance(value, bool):
         return False
     described = str(schema.get("description", ""))
@@ -286,6 +286,8 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
         return not is_required and (not described or _SAVES.search(described) is not None)
     if _names_path(name) and _IS_SAVED_TO.search(described):
         return True  # {"filePath": …}
+    if words[-1] in ("out", "output") and _names_path(words[0]):
+        return True
     return not _OUTPUT_WORDS.isdisjoint(words[:-1]) and _names_path(words[-1])
 
 

@@ -98,13 +98,13 @@ async def failing_in_calls(
     *,
     forgets: int = 0,
     executed: list[str] | None = None,
-    gzips: bool = False,
-    words: str = "",
+    gzips: str = "",
+    words: str | bytes = "",
 ) -> AsyncIterator[int]:
     """The port of an MCP server that opens and lists its tool, but answers tools/call with that HTTP status.
 
-    `words` are the error in its body. With `forgets`, it has sessions: it answers calls in so many of them with the
-    status, and executes the next.
+    `words` are the error in its body, or its whole body. `gzips` is the kind of answers that it packs. With `forgets`,
+    it has sessions: it answers calls in so many of them with the status, and executes the next.
     """
     sessions: list[str] = []
     events: list[asyncio.StreamWriter] = []
@@ -137,15 +137,18 @@ async def failing_in_calls(
             elif message["method"] in ("tools/call", "ping"):
                 number = message["id"] if status == "200 OK" else None
                 error = {"jsonrpc": "2.0", "id": number, "error": {"code": -32000, "message": words}}
-                writer.write(respond(status, json.dumps(error), "application/json") if words else respond(status))
+                body = words if isinstance(words, bytes) else json.dumps(error, default=str)
+                kind = "text/plain" if body is words else "application/json"
+                writer.write(respond(status, body, kind) if words else respond(status))
             elif result is None or transport == "sse":
                 writer.write(respond("202 Accepted"))
                 if result is not None:
                     events[-1].write(f"event: message\ndata: {text}\n\n".encode())
             else:
                 coding = "content-encoding: gzip\r\n" if gzips else ""
-                body = gzip.compress(text.encode(), mtime=0) if gzips else text
-                writer.write(respond("200 OK", body, "application/json", extra + coding))
+                text = f"data: {text}\n\n" if gzips == "text/event-stream" else text
+                packed = gzip.compress(text.encode(), mtime=0) if gzips else text
+                writer.write(respond("200 OK", packed, gzips or "application/json", extra + coding))
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -260,7 +263,7 @@ async def test_an_answer_is_read_up_to_the_bound(size: int, fits: bool) -> None:
             r"is compressed \(gzip, gzip\)",
         ),
         ("br", "application/json", b"anything", r"is compressed \(br\)"),
-        ("gzip", "text/event-stream", gzip.compress(b"data: {}\n\n", mtime=0), r"is compressed \(gzip\)"),
+        ("br", "text/event-stream", b"anything", r"is compressed \(br\)"),
     ],
 )
 async def test_compressed_answer_that_cannot_be_read_within_bounds_is_refused(
@@ -276,8 +279,9 @@ async def test_compressed_answer_that_cannot_be_read_within_bounds_is_refused(
     assert b"accept-encoding: identity" in heads[0].lower()
 
 
-async def test_answer_that_is_gzipped_although_we_asked_for_plain_is_read() -> None:
-    async with failing_in_calls("500 Unused", "http", gzips=True) as port, open_test_pool() as pool:
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_answer_that_is_gzipped_although_we_asked_for_plain_is_read(kind: str) -> None:
+    async with failing_in_calls("500 Unused", "http", gzips=kind) as port, open_test_pool() as pool:
         assert [tool.name for tool in await pool.open_server(configure_url(port))] == ["act"]
 
 
@@ -517,9 +521,12 @@ async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(s
         ("400 Bad Request", "Session not found"),
         ("400 Bad Request", "Bad Request: No valid session ID provided"),
         ("400 Bad Request", "Bad Request: Server not initialized"),
+        ("400 Bad Request", b"Invalid session ID\n"),
+        ("400 Bad Request", b"Invalid or missing session ID"),
+        ("410 Gone", b'{"detail": "Session 7 does not exist"}'),
     ],
 )
-async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str, words: str) -> None:
+async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str, words: str | bytes) -> None:
     executed: list[str] = []
     async with (
         failing_in_calls(status, "http", forgets=1, executed=executed, words=words) as port,

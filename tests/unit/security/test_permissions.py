@@ -310,6 +310,15 @@ def test_aggregations_that_replace_a_collection_write_whatever_their_mark(
     assert policy.writes(tool, {"pipeline": pipeline}) == (verdict == "needs_write")
 
 
+def test_choosing_a_cluster_for_all_programs_writes_whatever_its_mark(tmp_path: Path) -> None:
+    """`kubectl_context` of mcp-server-kubernetes has readOnlyHint, and its `set` changes ~/.kube/config."""
+    policy = policy_of(stdio("-y", "mcp-server-kubernetes", name="it"), project=tmp_path)
+    tool = ServerTool("it", "kubectl_context", read_only=True)
+
+    assert policy.check_call(tool, {"operation": "list"}).allowed
+    assert policy.check_call(tool, {"operation": "set", "name": "prod"}).verdict == "needs_write"
+
+
 @pytest.mark.parametrize(
     ("sql", "verdict"),
     [
