@@ -95,12 +95,13 @@ class _PlainLoop:
     ) -> Stop:
         self.model = (await self._client.validator.resolve(model)).name
         tools = [tool for config in servers for tool in await self._lease.open_server(config)]
-        specs = ToolSet(tools).specs
-        # The tool set sorts its specs by server and name.
-        by_name = dict(zip((spec.name for spec in specs), _in_order(tools), strict=True))
+        offered = ToolSet(tools)
+        by_name = {tool.name: tool.source for tool in offered.tools}
         for number in range(1, max_rounds + 1):
             reply = await self._client.stream_chat_completion(
-                ChatRequest(messages, tools=specs, max_tokens=self._max_tokens), model=self.model, recover_calls=False
+                ChatRequest(messages, tools=offered.specs, max_tokens=self._max_tokens),
+                model=self.model,
+                recover_calls=False,
             )
             self.rounds = number
             self.usage += reply.usage or Usage()
@@ -127,7 +128,3 @@ class _PlainLoop:
         except DownstreamError as exc:
             return f"Error: {exc.message}"
         return f"Error: {result.text}" if result.is_error else result.text
-
-
-def _in_order(tools: Iterable[ServerTool]) -> list[ServerTool]:
-    return [tool for _, tool in sorted({(tool.server, tool.name): tool for tool in tools}.items())]

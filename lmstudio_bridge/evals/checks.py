@@ -118,11 +118,6 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def is_impossible() -> Check:
-    """The answer says that the task can't be done, with the word that the task asked for."""
-    return says(IMPOSSIBLE)
-
-
 def called(*, at_least: int = 0, at_most: int | None = None) -> Check:
     """The number of calls that reached a server is within these bounds."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from lmstudio_bridge.evals.checks import IMPOSSIBLE, all_of, called, files_only, is_impossible, last_commit_is, says
+from lmstudio_bridge.evals.checks import IMPOSSIBLE, all_of, called, files_only, last_commit_is, says
 from lmstudio_bridge.evals.tasks import (
     NAMES,
     REPOSITORY,
@@ -193,7 +193,7 @@ def no_such_zone(rng: Random) -> Task:
 
 
 def _impossible(text: str, *looks: Call, **world: Any) -> Task:
-    check = all_of(is_impossible(), called(at_least=1 if looks else 0))
+    check = all_of(says(IMPOSSIBLE), called(at_least=1 if looks else 0))
     return Task(f"{text} {_OTHERWISE}", check, Solution(looks, IMPOSSIBLE), **world)
 
 

@@ -221,17 +221,8 @@ def _scalar_to_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-def _null_to_nothing(value: object) -> object:
-    return {} if value is None else value
-
-
-def _object_or_none(value: object) -> object:
-    """Other programs write `"oauth": false`."""
-    return value if isinstance(value, dict) else None
-
-
 _Text = Annotated[str, BeforeValidator(_scalar_to_text)]
-_Texts = Annotated[dict[str, _Text], BeforeValidator(_null_to_nothing)]
+_Texts = Annotated[dict[str, _Text], BeforeValidator(lambda value: {} if value is None else value)]
 
 
 class _OAuth(BaseModel):
@@ -264,7 +255,8 @@ class _Entry(BaseModel):
     disabledTools: list[str] | None = None
     excludeTools: list[str] | None = None
     includeTools: list[str] | None = None
-    oauth: Annotated[_OAuth | None, BeforeValidator(_object_or_none)] = None
+    # Other programs write `"oauth": false`.
+    oauth: Annotated[_OAuth | None, BeforeValidator(lambda value: value if isinstance(value, dict) else None)] = None
 
 
 def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, scope: Scope) -> ServerConfig:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.evals.checks import (
+    IMPOSSIBLE,
     all_of,
     branch_is,
     called,
     files_are,
     has_folder,
     holds,
-    is_impossible,
     last_commit_is,
     relates,
     remembers,
@@ -107,8 +107,8 @@ def test_json_with_words_around_it_or_other_values_is_wrong(answer: str, wrong: 
 
 
 def test_impossible_must_be_said_in_the_word_that_was_asked_for() -> None:
-    assert is_impossible()(world("Impossible.")) == ""
-    assert is_impossible()(world("I have done it."))
+    assert says(IMPOSSIBLE)(world("Impossible.")) == ""
+    assert says(IMPOSSIBLE)(world("I have done it."))
 
 
 @pytest.mark.parametrize(("calls", "wrong"), [(0, "it did not look"), (1, ""), (2, "")])
