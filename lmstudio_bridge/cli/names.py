@@ -34,15 +34,9 @@ async def _find_names(settings: Settings, kind: NameKind) -> Iterable[str]:
             runs = [run_id for _, _, run_id in list_journals(settings.home / "runs") if not is_item_run(run_id)]
             return [LAST, *reversed(runs[-_SHOWN_RUNS:])]
         case "servers":
-            from lmstudio_bridge.mcp_client.discovery import load_servers
+            from lmstudio_bridge.mcp_client.discovery import servers_of_settings
 
-            catalog = load_servers(
-                explicit=settings.mcp_config,
-                project=settings.project,
-                environ=os.environ,
-                trusted=settings.trust,
-                home=settings.home,
-            )
+            catalog = servers_of_settings(settings, environ=os.environ)
             return [*catalog.servers, *catalog.unapproved]
         case "models":
             from lmstudio_bridge.lmstudio.client import open_client

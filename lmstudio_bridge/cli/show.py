@@ -18,7 +18,7 @@ from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
-from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.runs.item_rows import item_rows, rows_as_csv, rows_as_json_lines
 from lmstudio_bridge.runs.journal import (
@@ -75,13 +75,7 @@ async def show_models(settings: Settings, args: argparse.Namespace, redactor: Re
 
 def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """List the configured MCP servers, or approve one; warnings about the configuration files go to stderr."""
-    catalog = load_servers(
-        explicit=settings.mcp_config,
-        project=settings.project,
-        environ=os.environ,
-        trusted=settings.trust,
-        home=settings.home,
-    )
+    catalog = servers_of_settings(settings, environ=os.environ)
     if args.approve is not None:
         return _approve(catalog, args, redactor, home=settings.home)
     rows = server_rows(catalog, LoginStore(settings.home / "logins", learn=redactor.learn))

@@ -168,12 +168,11 @@ class TokenDetailsIn(WireModel):
 class UsageIn(WireModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    completion_tokens_details: TokenDetailsIn | None = None
+    completion_tokens_details: TokenDetailsIn = TokenDetailsIn()
 
     def to_usage(self) -> Usage | None:
         """The counts; None where the server has not counted the reply, as in `"usage": {}`."""
-        details = self.completion_tokens_details
-        reasoning = details.reasoning_tokens if details else None
+        reasoning = self.completion_tokens_details.reasoning_tokens
         if self.completion_tokens is None and reasoning is None:
             return None
         return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, reasoning or 0)
@@ -269,7 +268,7 @@ class InstanceConfigIn(WireModel):
 
 class InstanceIn(WireModel):
     id: str
-    config: InstanceConfigIn | None = None
+    config: InstanceConfigIn = InstanceConfigIn()
 
 
 class CapabilitiesIn(WireModel):
@@ -280,30 +279,26 @@ class CapabilitiesIn(WireModel):
 class NativeModelIn(WireModel):
     key: str
     type: str | None = None
-    loaded_instances: list[InstanceIn] | None = None
+    loaded_instances: list[InstanceIn] = []
     max_context_length: int | None = None
-    capabilities: CapabilitiesIn | None = None
-    variants: list[str] | None = None
+    capabilities: CapabilitiesIn = CapabilitiesIn()
+    variants: list[str] = []
     selected_variant: str | None = None
     size_bytes: int | None = None
 
     def to_info(self) -> ModelInfo:
         chosen = [self.selected_variant] if self.selected_variant else []
-        variants = [*chosen, *(variant for variant in self.variants or [] if variant not in chosen)]
+        variants = [*chosen, *(variant for variant in self.variants if variant not in chosen)]
         return ModelInfo(
             key=self.key,
             kind="embedding" if (self.type or "").startswith("embedding") else "llm",
             instances=tuple(
-                ModelInstance(
-                    instance.id,
-                    instance.config.context_length if instance.config else None,
-                    instance.config.parallel if instance.config else None,
-                )
-                for instance in self.loaded_instances or []
+                ModelInstance(each.id, each.config.context_length, each.config.parallel)
+                for each in self.loaded_instances
             ),
             max_context_length=self.max_context_length,
-            trained_for_tool_use=self.capabilities.trained_for_tool_use if self.capabilities else None,
-            vision=self.capabilities.vision if self.capabilities else None,
+            trained_for_tool_use=self.capabilities.trained_for_tool_use,
+            vision=self.capabilities.vision,
             variants=tuple(variants),
             size_bytes=self.size_bytes,
         )

@@ -26,7 +26,7 @@ from lmstudio_bridge.mcp_client.approvals import (
 from lmstudio_bridge.mcp_client.config import ConfigFile, read_file, read_object, read_root
 from lmstudio_bridge.mcp_client.plugins import Plugin, installed_plugins, read_plugin
 from lmstudio_bridge.messages import Scope, ServerConfig
-from lmstudio_bridge.settings import Surroundings
+from lmstudio_bridge.settings import Settings, Surroundings
 
 PROJECT_FILE = ".mcp.json"
 LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "mcp.json"))
@@ -144,6 +144,17 @@ class ServerCatalog:
             f"`claude mcp list` shows its state), or {remedy}"
         )
         return ServerNotTrustedError(message, server=name, remedy=remedy)
+
+
+def servers_of_settings(settings: Settings, *, environ: Mapping[str, str]) -> ServerCatalog:
+    """The servers of these settings; see `load_servers`."""
+    return load_servers(
+        explicit=settings.mcp_config,
+        project=settings.project,
+        environ=environ,
+        trusted=settings.trust,
+        home=settings.home,
+    )
 
 
 def load_servers(

@@ -55,7 +55,7 @@ from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
 from lmstudio_bridge.lmstudio.session import slot_count
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
-from lmstudio_bridge.mcp_client.discovery import ServerCatalog, load_servers
+from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
@@ -711,13 +711,7 @@ def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Re
     Raises:
         McpConfigError: A file cannot be used.
     """
-    catalog = load_servers(
-        explicit=settings.mcp_config,
-        project=settings.project,
-        environ=environ,
-        trusted=settings.trust,
-        home=settings.home,
-    )
+    catalog = servers_of_settings(settings, environ=environ)
     for config in catalog.servers.values():
         redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
     return catalog
