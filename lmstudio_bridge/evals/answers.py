@@ -69,7 +69,7 @@ class _Owners:
     def __init__(self, text: str, keys: Iterable[str]) -> None:
         self._text = text
         self._keys = sorted((start, end, key) for key in keys for start, end in _spans(text, key))
-        self._parts = [_parts(text, separator) for separator in (_CLAUSE, _LINE)]
+        self._parts = [[match.end() for match in separator.finditer(text)] for separator in (_CLAUSE, _LINE)]
 
     def deny(self, fact: object, key: str) -> bool:
         """Whether each time that the fact stands beside one key only, it is another one."""
@@ -102,10 +102,6 @@ class _Owners:
         if after:
             return next((key for start, _, key in self._keys if start > at), "")
         return next((key for start, _, key in reversed(self._keys) if start < at), "")
-
-
-def _parts(text: str, separator: re.Pattern[str]) -> list[int]:
-    return [match.end() for match in separator.finditer(text)]
 
 
 def _spans(text: str, fact: object) -> list[tuple[int, int]]:

@@ -210,7 +210,8 @@ class Transport:
         async with wait.limited():
             response = await self._client.send(request, stream=True)
         try:
-            is_stream = response.status_code == 200 and _content_type(response) == "text/event-stream"
+            kind = str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+            is_stream = response.status_code == 200 and kind == "text/event-stream"
             _check_coding(response, wait, is_stream=is_stream)
             if is_stream:
                 stream = self._read_stream(response, wait, patient)
@@ -363,10 +364,6 @@ def _check_coding(response: httpx.Response, wait: _Wait, *, is_stream: bool = Fa
 async def _close(response: httpx.Response) -> None:
     with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
         await response.aclose()
-
-
-def _content_type(response: httpx.Response) -> str:
-    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 def _is_event_stream(body: bytes | bytearray) -> bool:

@@ -155,7 +155,7 @@ class ModelValidator:
         self._default_model = _name_or_none(default_model)
         self._ttl = ttl
         self._clock = clock
-        self._fetching: asyncio.Event | None = None  # set when the fetch under way has ended
+        self._fetching = asyncio.Lock()
         self._fetches = 0  # that have ended, well or badly
         self._forgotten = 0  # times that `forget` was called
         self._last: ModelCatalog | LLMError | None = None
@@ -171,18 +171,12 @@ class ModelValidator:
         if not refresh and (cached := self._fresh(max_age)):
             return cached
         fetches = self._fetches
-        while self._fetching is not None:  # no lock: that would let its waiters go on one after the other
-            await self._fetching.wait()
-            if self._fetches != fetches and self._last is not None:
-                if isinstance(self._last, LLMError):
-                    raise self._last
-                return self._last
-        ended = self._fetching = asyncio.Event()
-        try:
-            return await self._fetch_catalog()
-        finally:
-            self._fetching = None
-            ended.set()
+        async with self._fetching:
+            if self._fetches == fetches or self._last is None:
+                return await self._fetch_catalog()
+            if isinstance(self._last, LLMError):
+                raise self._last
+            return self._last
 
     async def resolve(self, name: str | None) -> ModelChoice:
         """The concrete model for `name`; with None, "" or "default" one is chosen.

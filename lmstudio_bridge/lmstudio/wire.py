@@ -28,7 +28,6 @@ from lmstudio_bridge.messages import (
     ChatRequest,
     Message,
     SystemMessage,
-    ToolCall,
     ToolMessage,
     ToolSpec,
     Usage,
@@ -50,7 +49,10 @@ def message_out(message: Message) -> dict[str, Any]:
         case AssistantMessage():
             turn: dict[str, Any] = {"role": "assistant", "content": message.text}
             if message.calls:
-                turn["tool_calls"] = [_call_out(call) for call in message.calls]
+                turn["tool_calls"] = [
+                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                    for call in message.calls
+                ]
             return turn
         case UserMessage(text, ()):
             return {"role": "user", "content": text}
@@ -100,10 +102,6 @@ def chat_request_out(request: ChatRequest, *, model: str) -> dict[str, Any]:
         payload["tools"] = [tool_out(tool) for tool in request.tools]
         payload["tool_choice"] = "auto"
     return payload
-
-
-def _call_out(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 # -- in: numbers ---------------------------------------------------------------------------------

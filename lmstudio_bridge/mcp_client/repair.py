@@ -150,11 +150,8 @@ def read_result(raw: Mapping[str, Any]) -> ToolResult:
     blocks = blocks[:MAX_BLOCKS]
     if not blocks and "toolResult" in raw:  # protocol 2024-10-07
         blocks = [raw["toolResult"]]
-    texts: list[str] = []
     images: list[Image] = []
-    for block in blocks:
-        texts.append(_read_block(block, images))
-    parts = [text for text in texts if text]
+    parts = [text for block in blocks if (text := _read_block(block, images))]
     structured = raw.get("structuredContent")
     if structured is not None and (more := _not_in_content(structured, blocks)) is not None:
         parts.append(_compact(more))

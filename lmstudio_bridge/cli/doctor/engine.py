@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -187,26 +188,21 @@ def _check_model(choice: ModelChoice, settings: Settings, *, jit: bool | None) -
 def _not_loaded(choice: ModelChoice, settings: Settings, *, jit: bool | None) -> Check:
     name = choice.info.key
     by_hand = _BY_HAND.format(name=name, tokens=_ROOMY_CONTEXT)
+    check = partial(Check, "model", "Loading")
     if choice.source == "/api/v1/models":
         wanted = choice.info.possible_context(settings.context_length)
-        return Check(
-            "model",
-            "Loading",
+        return check(
             "warning",
             f"{name} is not loaded. The first call loads it, with {wanted:,} tokens of context, and takes longer.",
             f"{by_hand} Then the first call is fast, and the model stays loaded.",
         )
     if jit is False:
-        return Check(
-            "model",
-            "Loading",
+        return check(
             "failed",
             f"{name} is not loaded, and just-in-time loading is off, so no call can load it.",
             f"{by_hand} Or turn on just-in-time loading (Developer → Server Settings).",
         )
-    return Check(
-        "model",
-        "Loading",
+    return check(
         "warning",
         f"{name} is not loaded. The first call loads it just in time, often with only 4,096 tokens of context.",
         by_hand,
@@ -223,6 +219,7 @@ async def check_call(
 
     A model that is not loaded is loaded first, as in a run.
     """
+    check = partial(Check, "deep", "Model call")
     began = clock()
     try:
         async with asyncio.timeout(limit):
@@ -230,9 +227,7 @@ async def check_call(
     except LLMError as exc:
         return failed_check("deep", "Model call", exc)
     except TimeoutError:
-        return Check(
-            "deep",
-            "Model call",
+        return check(
             "failed",
             f"The model did not answer within {limit:g} s.",
             "Check LM Studio: is the model still loading or generating? Try a smaller model.",
@@ -242,15 +237,13 @@ async def check_call(
     speed = f", {tokens / seconds:.0f} tokens/s" if tokens and seconds > 0 else ""
     took = f"{seconds:.1f} s{speed}"
     if [call.name for call in completion.calls] == [_TOOL.name]:
-        return Check("deep", "Model call", "ok", f"{completion.model} called the requested tool ({took})")
+        return check("ok", f"{completion.model} called the requested tool ({took})")
     if completion.calls:
         found = f"{completion.model} called {', '.join(call.name for call in completion.calls)} ({took})."
     elif completion.text or completion.reasoning:
         found = f"{completion.model} answered with text instead of calling the requested tool ({took})."
     else:
-        return Check(
-            "deep",
-            "Model call",
+        return check(
             "failed",
             f"{completion.model} returned an empty answer ({took}).",
             "Try another build of the model, and check LM Studio's server log.",
@@ -258,7 +251,7 @@ async def check_call(
     remedy = (
         "Small models often do this. The bridge then constrains calls with a grammar (LMSTUDIO_BRIDGE_CALLS=grammar)."
     )
-    return Check("deep", "Model call", "warning", found, remedy)
+    return check("warning", found, remedy)
 
 
 async def _call(client: LLMClient, settings: Settings) -> Completion:
