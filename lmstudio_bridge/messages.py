@@ -389,7 +389,7 @@ def resolve_tool_name(name: str, offered: Collection[str]) -> str | None:
     if name in offered:
         return name
     plain = re.sub(r":\d+$", "", name.partition("<|")[0].strip().strip("`'\""))
-    for prefix in ("functions.", "function.", "tools.", "tool.", "default_api."):
+    for prefix in ("functions.", "function.", "tools.", "tool.", "default_api.", "assistant.", "mcp__"):
         plain = plain.removeprefix(prefix)
     if plain in offered:
         return plain

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from functools import reduce
-from itertools import chain, islice, permutations
+from itertools import chain, groupby, islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -109,7 +109,9 @@ _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no"
 _LISTS = re.compile(r"list|tree|glob|find|search|(?:^|_)ls(?:_|$)", re.I)
 _READS = re.compile(r"read|get|cat|open|view|show|load", re.I)
 _LISTED = re.compile(r"(?:^|\n)[^\w./\n]{0,80}(?:\[FILE\]\s*|[-*]\s+)?(?:[^\s/]*/)*([\w.\-]+\.[A-Za-z]\w{0,5})(?=\s|$)")
-_FILE_NAME = re.compile(r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z]\w{0,4})(?![\w/(-]|\.\w)")
+_FILE_NAME = re.compile(
+    r"(?<![\w.:/@-])(?:[\w.-]+/)*([A-Za-z0-9_][\w-]*\.[A-Za-z][A-Za-z0-9_]{0,4})(?![A-Za-z0-9_/(-]|\.\w)"
+)
 _MADE = re.compile(
     r"\b(?:new (?:text )?file|create|write(?: \w+){0,3} (?:to|into|in)|save(?: \w+){0,3} (?:to|as|in|into)"
     r"|(?:rename|move|copy)(?: \w+){0,3}(?: [\w./-]{1,80}) (?:to|as))"
@@ -123,8 +125,8 @@ _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
 _ALL_FILES = re.compile(
     r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
 )
-_NO_WORDS = re.compile(  # headings of diffs, placeholders of secrets, tags
-    r"@@(?: [-+]\d{1,9}(?:,\d{1,9})?){0,2}(?: @@)?|\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>"
+_NO_WORDS = re.compile(  # headings of diffs, placeholders of secrets, tags, LaTeX
+    r"@@(?: [-+]\d{1,9}(?:,\d{1,9})?){0,2}(?: @@)?|\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>|\\[a-z]+(?=\{)"
 )
 _OPERATIONS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0\u2007\u202f]+")
@@ -736,8 +738,9 @@ def _is_shown_sum(fact: str, answer: str) -> bool:
 class _Calculated:
     """Numbers that follow from those of the task and of the results by a calculation that a reader might do.
 
-    These are what two numbers give when they are added, subtracted, multiplied or divided, also as a percentage; the
-    sum and the average of a column, of its rows that hold a word of the task, and of the last numbers of all results.
+    These are numbers that were rounded, if three digits are left; what two numbers give when they are added,
+    subtracted, multiplied or divided, also as a percentage; the sum and the average of a column, of its rows that hold
+    a word of the task, and of the last numbers of all results.
     From many numbers nearly anything follows: so only as many are used as leave a chance hit unlikely.
     """
 
@@ -749,6 +752,7 @@ class _Calculated:
         operands = [numbers, *lists, [*numbers, *last], [*numbers, *chain.from_iterable(lists)]]
         self._operands = [set(each) for each in operands]
         columns = chain([numbers, last], (column for text in results for column in self._columns(text)))
+        self._decimals = [value for value in chain(numbers, *lists) if value != value.to_integral_value()]
         self._totals = list(islice(chain.from_iterable(map(_totals, columns)), _MAX_RESULTS))
 
     def holds(self, fact: str) -> bool:
@@ -761,14 +765,23 @@ class _Calculated:
         most = min(max(12, 10**digits // 20), _MAX_RESULTS)  # so many hit by chance in one of twenty cases
         few = (numbers for numbers in self._operands if 6 * len(numbers) * (len(numbers) - 1) <= most)
         pairs = chain.from_iterable(permutations(numbers, 2) for numbers in few)
-        found = chain(self._totals[:most], chain.from_iterable(map(_results_of, pairs)))
-        return any(abs(value) == wanted or abs(abs(value) - wanted) < half for value in found)
+        rounded = self._decimals[:most] if digits > 2 else ()
+        found = chain(self._totals[:most], rounded, chain.from_iterable(map(_results_of, pairs)))
+        return any(abs(abs(value) - wanted) <= half for value in found)
 
     def _columns(self, text: str) -> Iterator[list[Decimal]]:
-        """The columns of numbers in a table, whole and only with the rows that hold a word of the task."""
+        """The columns of numbers in each table: whole, and only with the rows that hold a word of the task.
+
+        A table is all rows of a text if they have as many numbers each, or some that follow each other and begin alike.
+        """
         rows = [(line.casefold(), numbers) for line in text[:_MAX_TABLE].splitlines() if (numbers := _numbers_in(line))]
-        if len({len(numbers) for _, numbers in rows}) != 1:
+        if len({len(numbers) for _, numbers in rows}) == 1:
+            yield from self._columns_of(rows)
             return
+        for _, table in groupby(rows, key=lambda row: (len(row[1]), re.sub(r"\w", "", row[0].lstrip()[:1]))):
+            yield from self._columns_of(list(table))
+
+    def _columns_of(self, rows: Sequence[tuple[str, list[Decimal]]]) -> Iterator[list[Decimal]]:
         words = list(dict.fromkeys(re.findall(r"\w{3,}", self._task.casefold())))[:_MAX_WORDS]
         some = [word for word in words if 1 < sum(word in line for line, _ in rows) < len(rows)]
         for word in ("", *some):

@@ -21,6 +21,7 @@ from lmstudio_bridge.messages import Message, ToolMessage, UserMessage
 _HEAD = 8_000  # characters at the beginning of a reply that are looked at
 _TAIL = 30_000  # characters at its end
 _MOST_NAMES = 30  # names of tools in each of them that are looked at
+_ID_LENGTH = 9  # of a call in Mistral's templates
 _AROUND = 120  # characters before and behind a name
 _MOST_PLAIN = 2_000  # characters of arguments that stand in no brackets
 _SHORTEST_QUOTE = 8  # characters
@@ -86,7 +87,7 @@ _MOST_HALF = 200  # characters of JSON or markup that was begun and is no answer
 _HALF = re.compile(  # {"name": "f", "argu
     r"\[?\s*\{(?:[^{}\[\]]|[{\[][^{}\[\]]*[}\]])*[{\[]?[^{}\[\]]*|\[|(?:```\w*\s*)[{\[]?\s*(?:```)?|<[a-z_=]{0,20}"
 )
-_CALL_IN_WORDS = re.compile(  # I called f with {
+_CALL_IN_WORDS = re.compile(  # I called f with {, or f and an id whose marks were eaten
     r"(?:\W{0,3}I(?:'ve| have| will|'ll)? (?:just |now )?(?:call(?:ed)?|used?|ran|run|invoked?)(?: the tool)? )?"
     r"[`*]?([A-Za-z_][\w .:/-]{1,100}?)[`*]?(?: with)?[ \t]*(?=\{[^\n]*\}[.:!]?\s*\Z)"
 )
@@ -229,8 +230,8 @@ class _Finder:
         match = _CALL_IN_WORDS.match(text)
         if match is None or not _ends_here(text.rstrip(".:!"), match.end()):
             return False
-        name = _letters(match[1])
-        return name in self._names and self._names[name][1]
+        names = (_letters(match[1]), _letters(match[1][:-_ID_LENGTH]))
+        return any(self._names.get(name, ("", False))[1] for name in names)
 
     def find_bare_name(self, text: str) -> tuple[str, ...]:
         """What the text consists of, if it is the name of a tool, alone, with one value or in JSON without arguments:
@@ -438,6 +439,7 @@ def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
 
 def _is_quoted(text: str, messages: Sequence[Message]) -> bool:
     """Whether a whole reply stands in a result, as a line of a log does. The bridge's own texts have the long names."""
+    text = _FENCED.sub(r"\1", text).strip("`\n ")
     if "__" in text or not _SHORTEST_QUOTE < len(text) < _MOST_PLAIN:
         return False
     whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")

@@ -37,7 +37,10 @@ from lmstudio_bridge.messages import ChatRequest, Completion, OnDelta, OnRetry
 
 M = TypeVar("M", bound=WireModel)
 
-_BROKEN_REASONS = ("error", "abort", "aborted", "cancelled", "canceled")
+_BROKEN_REASONS = (
+    *("error", "abort", "aborted", "cancelled", "canceled", "failed", "repetition", "insufficient_system_resource"),
+    *("modelunloaded", "userstopped"),  # LM Studio's SDK
+)
 """Finish reasons of a reply that is not whole: vLLM's and SGLang's `abort`, and `error` of several gateways."""
 
 _MODELS_TIMEOUT = 10.0  # seconds; these routes answer at once, whatever the model is doing
@@ -187,7 +190,7 @@ class LLMClient:
                 exc.retryable = False
             if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
                 raise  # else the reply is whole, and only the end of the stream is missing
-        if accumulator.finish_reason in _BROKEN_REASONS:
+        if accumulator.finish_reason.casefold() in _BROKEN_REASONS:
             raise ModelLostError(
                 f"The server gave up on the reply (finish_reason {accumulator.finish_reason!r}).",
                 remedy="Try again; if it happens often, look at LM Studio's server log.",

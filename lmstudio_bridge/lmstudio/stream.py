@@ -35,6 +35,7 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken se
 MAX_BAD_FRAMES = 100  # unreadable frames of one stream; LM Studio splices a few at times
 MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply; more is an endless stream
 MAX_CALLS = 1_000  # of one reply; more is an endless stream
+_CUT_REASONS = ("max_tokens", "max_length", "model_length", "maxpredictedtokensreached", "contextlengthreached")
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -263,7 +264,8 @@ class Accumulator:
             self._usage = chunk.usage.to_usage() or self._usage
         deltas: list[Delta] = []
         if choice := self._own_choice(chunk.choices or []):
-            self.finish_reason = choice.finish_reason or self.finish_reason
+            if reason := choice.finish_reason:
+                self.finish_reason = "length" if reason.casefold() in _CUT_REASONS else reason
             message = choice.delta or choice.message or MessageIn(content=choice.text)
             deltas += self._add_message(message) if message else []
         if self._chars > self._max_chars:

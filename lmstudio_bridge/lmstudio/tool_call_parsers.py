@@ -49,6 +49,7 @@ _REASONING = (
 )
 _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
+    r"|\[BEGIN FINAL RESPONSE\]"  # Apriel
 )
 _NEXT_TURN = re.compile(  # a model that goes on with the other's part
     r"(?:<\|(?:im_end|eot_id|end|endoftext)\|>|<end_of_turn>|</s>)\s*"
@@ -63,15 +64,17 @@ _FINAL = re.compile(
 _LEADING = re.compile(
     r"(?:\s*(?:<\|START_RESPONSE\|>|<\|START_OF_TURN_TOKEN\|>|<\|CHATBOT_TOKEN\|>|<\|start\|>\s*assistant(?=\s*<\|channel)"
     r"|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|\[\|assistant\|\]|<\uff5cAssistant\uff5c>|<\|START_TEXT\|>"
-    r"|<\|begin_of_(?:box|solution)\|>|<(?:pad|bos|unk)>|<think/>|\ufeff"
+    r"|<\|begin_of_(?:box|solution)\|>|<(?:pad|bos|unk)>|<think/>|\ufeff|assistant\n\n"
     r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b"
     r"|<s>(?!.*</s>\s*\S)))++",
     re.DOTALL,
 )
-_TRAILING = re.compile(
-    r"(?:<\|(?:im_end|endoftext|end|return|eot_id|eom_id|end_of_text|END_RESPONSE|END_OF_TURN_TOKEN|END_TEXT|eos"
-    r"|end_of_turn|user|observation|end_of_(?:box|solution))\|>|<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|<end_of_turn>|<(?:pad|eos)>|\x00|</s>|\[\|endofturn\|\]|<\uff5cend\u2581of\u2581sentence\uff5c>|\[/INST\]|<\uff5cUser\uff5c>)\s*\Z"
+_TRAILING = re.compile(  # of whatever template; with a word and a space before it, it is spoken of
+    r"(?<![\w:] )(?:<(?P<bar>[|\uff5c])(?!\S{0,40}(?:call|tool|action|python))[\w:.\u2581-]{1,40}(?P=bar)>"
+    r"(?:assistant)?|\[\|[\w.-]{1,40}\|\]|<(?:\w{1,20}:)?(?:eos|pad|eoa)>"
+    r"|<end_of_(?:turn|sentence|utterance)>|<turn\|>|\x00|</s>|\[e~\[|\[END FINAL RESPONSE\]|\[/INST\])\s*\Z"
 )
+_WRAPPED = re.compile(r"\s*<(answer|response)>(.*)</\1>\s*", re.DOTALL)  # behind reasoning: Hunyuan, ERNIE, Granite
 
 
 def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
@@ -104,6 +107,8 @@ def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
     if not separate and not thoughts and (close := _lone_closing(rest)):
         thoughts.append(rest[: close.start()].strip())
         rest = _strip_tokens(rest[close.end() :])
+    if thoughts and (wrapped := _WRAPPED.fullmatch(rest)):
+        rest = wrapped[2]
     if not thoughts and rest == text:
         return text, ""
     return rest.strip(), "\n".join(thought for thought in thoughts if thought)
@@ -113,7 +118,7 @@ def _strip_tokens(text: str) -> str:
     """Without the control tokens of a chat template before and behind a reply."""
     while match := _LEADING.match(text) or _FINAL.match(text.lstrip()):
         text = (text if match.re is _LEADING else text.lstrip())[match.end() :]
-    while match := _TRAILING.search(text[-200:]):
+    while (match := _TRAILING.search(text[-200:])) and not (match[0].startswith("</s>") and "<s>" in text):
         text = text[: max(0, len(text) - 200) + match.start()].rstrip()
     return text
 

@@ -170,6 +170,13 @@ def test_the_result_of_two_numbers_of_the_task_is_right(task: str, answer: str, 
     assert Evidence(task).check(answer).missing == missing
 
 
+def test_file_is_told_from_a_particle_that_is_written_to_its_name() -> None:
+    evidence = Evidence("a.md의 색상은?")
+    evidence.add_call("fs", "read_text_file", '{"path": "a.md"}', "teal")
+
+    assert (evidence.coverage("a.md의 색상은?"), evidence.coverage("b.md의 색상은?")) == ("", "did not open b.md")
+
+
 def listing(count: int) -> str:
     return "\n".join(f"[FILE] note{number}.md" for number in range(count)) + "\n[DIR] old"
 
@@ -456,6 +463,26 @@ def test_a_column_and_its_rows_with_a_word_of_the_task_may_be_added_up(answer: s
     rows = [("open", 4_100), ("done", 7_150), ("open", 2_083), ("done", 3_050), ("open", 4_117)]
     evidence = Evidence("What is the total of the open orders?")
     evidence.add("orders.csv", "state,amount\n" + "\n".join(f"{state},{amount}" for state, amount in rows))
+
+    assert evidence.check(answer).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("42 pieces in all, 21 on average.", ()),
+        ("43 pieces in all.", ("43",)),
+        (r"\boxed{42}", ()),
+        ("About 1,235 EUR, to be exact 1234.5.", ()),
+        ("About 1,236 EUR.", ("1,236",)),
+    ],
+)
+def test_a_table_within_a_text_is_added_up_and_numbers_are_rounded(answer: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence("How many pieces are there, and for how much?")
+    evidence.add(
+        "a.md",
+        "price: 1,234.50 EUR\ndate: 2026-03-04\n| name | qty |\n|---|---|\n| bolt | 12 |\n| nut | 30 |\n-a = 7\n",
+    )
 
     assert evidence.check(answer).missing == missing
 

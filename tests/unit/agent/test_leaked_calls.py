@@ -137,6 +137,7 @@ CALLS = [
 ALONE = [
     "add(a=1, b=2)",
     f"I called {N} with {J}",
+    f"{N}abcdef123{J}",  # Mistral, marks eaten
     f"I will call the tool `{N}` with {J}.",
     f"notes read note {J}",
 ]
@@ -255,6 +256,7 @@ def test_a_reply_that_stands_in_a_result_is_a_quotation() -> None:
     read: list[Message] = [UserMessage("What is the last line?"), ToolMessage("1", "12:00 start\nread_note path=a.md")]
 
     assert not holds_leaked_call("read_note path=a.md", NAMES, messages=read)
+    assert not holds_leaked_call("```\nread_note path=a.md\n```", NAMES, messages=read)
     assert holds_leaked_call("read_note path=b.md", NAMES, messages=read)
     assert holds_leaked_call("read_note path=a.md", NAMES, messages=read[:1])
 

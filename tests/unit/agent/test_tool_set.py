@@ -180,6 +180,7 @@ def test_unknown_name_is_answered_with_those_that_may_be_meant(written: str, tex
         "`read`",
         "fs__read<|channel|>commentary",
         "default_api.fs__read",
+        "mcp__fs__read",
         " fs__read\n",
     ],
 )

@@ -83,6 +83,26 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
         ("The tags are <think> and </think>.", "The tags are <think> and </think>.", ""),
         ("| </think> |", "| </think> |", ""),
         ("The tag </think> ends the reasoning.", "The tag </think> ends the reasoning.", ""),
+        ("I reason.\n[BEGIN FINAL RESPONSE]\nYes.\n[END FINAL RESPONSE]\n<|end|>", "Yes.", "I reason."),
+        ("<think>Hm.</think>\n<answer>\nYes.\n</answer>", "Yes.", "Hm."),
+        ("<think>Hm.</think>\n<response>Yes.</response>\n", "Yes.", "Hm."),
+        ("<answer>Yes.</answer>", "<answer>Yes.</answer>", ""),
+        ("assistant\n\nYes.", "Yes.", ""),
+        *(
+            (f"Yes.{token}", "Yes.", "")
+            for token in (
+                *(
+                    "<|endofturn|>",
+                    "<|role_end|>",
+                    "<|plamo:eos|>",
+                    "<\uff5chy_place\u2581holder\u2581no\u25812\uff5c>",
+                ),
+                *("<seed:eos>", "<eoa>", "<turn|>", "[e~[", "<end_of_sentence>", "</s></s>"),
+            )
+        ),
+        ("HTML: <s>old</s>", "HTML: <s>old</s>", ""),
+        ("The turn ends with <|im_end|>", "The turn ends with <|im_end|>", ""),
+        ("Its token: <|eot_id|>", "Its token: <|eot_id|>", ""),
     ],
 )
 def test_thinking_is_split_from_the_answer(text: str, answer: str, thinking: str) -> None:
