@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
 _TEXT_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?(?:json|xml|yaml|x-yaml|toml|javascript|sql|x-sh|x-ndjson)")
+_ANY_BYTES = "application/octet-stream"  # what servers say of files whose ending they don't know
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _OF_URLS = str.maketrans("-_", "+/")
 _HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
@@ -205,9 +206,10 @@ def _text_in(block: object) -> str:
 def _decode_text(blob: str, mime_type: str) -> str | None:
     """The text in a resource that was sent as base64; None if it is not text.
 
-    The base64 may be wrapped, without padding, or that of URLs. Without a type it is text if it reads as such.
+    The base64 may be wrapped, without padding, or that of URLs. Without a type, or as any bytes, it is text if it reads
+    as such.
     """
-    kind = mime_type.partition(";")[0].strip().lower()
+    kind = mime_type.partition(";")[0].strip().lower().replace(_ANY_BYTES, "")
     if kind and not kind.startswith("text/") and not _TEXT_TYPE.fullmatch(kind):
         return None
     charset = _CHARSET.search(mime_type)

@@ -156,6 +156,8 @@ def test_images_are_not_repeated_as_structured_content() -> None:
         ("text/plain; charset=none", "6Q==", "[resource: x:1, text/plain; charset=none, 1 bytes]"),
         ("", "aGVsbG8=", "[resource: x:1]\nhello"),
         ("", "AAAA", "[resource: x:1, unknown type, 3 bytes]"),
+        ("application/octet-stream", "YSxi", "[resource: x:1]\na,b"),
+        ("application/octet-stream", "YQBi", "[resource: x:1, application/octet-stream, 3 bytes]"),
         ("application/pdf", "YSxi", "[resource: x:1, application/pdf, 3 bytes]"),
     ],
 )
