@@ -46,7 +46,11 @@ class LoginStore:
 
     def has(self, config: ServerConfig) -> bool:
         """Whether runs have a login for this server; the keyring is not asked."""
-        return can_sign_in(config) and self._path(config.url).exists()
+        return can_sign_in(config) and self.keeps(config.url)
+
+    def keeps(self, url: str) -> bool:
+        """Whether there is a login for that address; the user may log out while others use it."""
+        return self._path(url).exists()
 
     def find(self, server: str) -> str:
         """The address of a login that was made under that name; "" if there is none."""

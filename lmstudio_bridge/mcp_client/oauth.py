@@ -133,6 +133,8 @@ class RunLogin(Login):
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """The request with a token; one more time if the server refuses it and the token can be renewed."""
+        if not self._store.keeps(self._url):
+            self._login = None
         refused = self._login is not None and self._login.expired
         while True:
             if refused and self._can_renew:
@@ -206,7 +208,9 @@ class RunLogin(Login):
             self.trouble = f"its authorization server answered with HTTP {response.status_code}"
 
     async def _save(self, login: StoredLogin) -> None:
-        self._login = login
+        self._login = login if self._store.keeps(self._url) else None
+        if self._login is None:
+            return
         # A new refresh token that is lost cannot be had again.
         with anyio.move_on_after(_SAVING, shield=True):
             try:

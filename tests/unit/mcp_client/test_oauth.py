@@ -138,6 +138,34 @@ async def test_token_that_cannot_be_renewed_is_sent_once(store: LoginStore) -> N
     assert site.paths == ["/mcp"]
 
 
+async def test_logging_out_ends_the_login_also_where_it_is_in_use(store: LoginStore) -> None:
+    keep(store)
+    site = Site(accepts="access-1")
+    async with await client_of(store, site) as client:
+        before = await client.post(URL)
+        store.forget(URL)
+        after = await client.post(URL)
+
+    assert (before.status_code, after.status_code) == (200, 401)
+    assert "Authorization" not in site.requests[-1].headers
+
+
+async def test_logging_out_during_a_renewal_keeps_nothing(store: LoginStore) -> None:
+    keep(store, expires_at=1.0)
+    site = Site()
+
+    async def log_out(request: httpx2.Request) -> httpx2.Response:
+        store.forget(URL)
+        return await site.give_token(request)
+
+    site.renew = log_out
+    async with await client_of(store, site) as client:
+        response = await client.post(URL)
+
+    assert response.status_code == 401
+    assert not store.has(WEB)
+
+
 async def test_cancelled_renewal_holds_up_no_other(store: LoginStore) -> None:
     keep(store, expires_at=1.0)
     site = Site()
