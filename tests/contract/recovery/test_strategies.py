@@ -35,6 +35,7 @@ HERON = {"key": "heron"}
 LOOK_UP = CallReply(("shop__look_up", HERON))
 LOOK = "The model answered without calling a tool; retrying with a tool call required."
 ANNOUNCED = "The model announced a tool call but made none; retrying the request."
+WRITTEN = "The model wrote a tool call as text; retrying the request."
 REFUSED = "'response_format.type' must be 'json_schema' or 'text'"
 
 
@@ -153,7 +154,8 @@ async def test_a_weak_model_is_asked_for_json_at_once(workshop: Workshop) -> Non
     ("made_up", "told"),
     [
         *((text, LOOK) for text in ("It is 4711.", "It is heron_value.txt.", "That is impossible.", "I have looked.")),
-        *((text, ANNOUNCED) for text in ("shop__look_up", "Let me look it up.")),
+        ("Let me look it up.", ANNOUNCED),
+        ("shop__look_up", WRITTEN),
     ],
 )
 async def test_what_a_weak_model_cannot_know_without_a_call_is_asked_for_again_as_a_call(
