@@ -248,6 +248,7 @@ async def test_server_gets_a_clean_environment_and_the_project_as_its_folder(tmp
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "LC_TIME": "C",
             "LM_API_TOKEN": "its own",
+            "CLAUDE_PROJECT_DIR": str(tmp_path),
             "LMSTUDIO_BRIDGE_DEPTH": "3",
         },
     }
