@@ -120,8 +120,8 @@ class ChunkDecoder:
     no chat completion chunks.
     """
 
-    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES, max_bad_frames: int = MAX_BAD_FRAMES) -> None:
-        self._frames = FrameDecoder(max_bytes=max_frame_bytes)
+    def __init__(self, *, max_bad_frames: int = MAX_BAD_FRAMES) -> None:
+        self._frames = FrameDecoder()
         self._max_bad_frames = max_bad_frames
         self._bad_frames = 0
         self._known = False

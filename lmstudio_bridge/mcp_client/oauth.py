@@ -232,7 +232,6 @@ class SignIn:
     show: Show
     port: int = 0
     client_id: str = ""
-    patience: float = PATIENCE
 
 
 async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
@@ -258,13 +257,13 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
     try:
         # At services with a form for clients, people enter `localhost`, as Claude Code's documentation says.
         host = "localhost" if client_id else "127.0.0.1"
-        async with asyncio.timeout(how.patience), _listen(host, port) as callback:
+        async with asyncio.timeout(PATIENCE), _listen(host, port) as callback:
             client = OAuthClientInformationFull(client_id=client_id) if client_id else None
             provider = _new_provider(config, callback, how.show, _Storage(save, client=client))
             status = await _ask(config, provider, store.learn)
     except TimeoutError as exc:
         raise DownstreamError(
-            f"Nobody signed in to MCP server '{config.name}' within {how.patience:g} seconds.",
+            f"Nobody signed in to MCP server '{config.name}' within {PATIENCE:g} seconds.",
             server=config.name,
             remedy=f"Run {failures.login_command(config)} again.",
         ) from exc

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -212,15 +212,13 @@ def _not_loaded(choice: ModelChoice, settings: Settings, *, jit: bool | None) ->
 # -- a real call ------------------------------------------------------------------------------------------------
 
 
-async def check_call(
-    client: LLMClient, settings: Settings, *, limit: float = _CALL_TIMEOUT, clock: Callable[[], float] = time.monotonic
-) -> Check:
+async def check_call(client: LLMClient, settings: Settings, *, limit: float = _CALL_TIMEOUT) -> Check:
     """One request with one tool: does the model answer, how fast, and does it call the tool?
 
     A model that is not loaded is loaded first, as in a run.
     """
     check = partial(Check, "deep", "Model call")
-    began = clock()
+    began = time.monotonic()
     try:
         async with asyncio.timeout(limit):
             completion = await _call(client, settings)
@@ -232,7 +230,7 @@ async def check_call(
             f"The model did not answer within {limit:g} s.",
             "Check LM Studio: is the model still loading or generating? Try a smaller model.",
         )
-    seconds = clock() - began
+    seconds = time.monotonic() - began
     tokens = completion.usage.completion_tokens if completion.usage else 0
     speed = f", {tokens / seconds:.0f} tokens/s" if tokens and seconds > 0 else ""
     took = f"{seconds:.1f} s{speed}"

@@ -23,7 +23,7 @@ _NEAREST_FIRST: tuple[HostScope, ...] = ("local", "project", "user")
 _INSTALL_UV = "Install uv: https://docs.astral.sh/uv/getting-started/installation/"
 
 
-def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Iterator[Check]:
+def check_programs(around: Surroundings) -> Iterator[Check]:
     """Check every entry that starts the bridge, in any program's file."""
     found = False
     plugin = _plugin_file(around)
@@ -33,7 +33,7 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
     for host, scopes in SCOPES.items():
         for scope in scopes:
             try:
-                location = find_location(host, scope, around=around, platform=platform)
+                location = find_location(host, scope, around=around, platform=sys.platform)
             except SettingsError:  # no home folder
                 continue
             servers, problem = _read_servers(location)
@@ -55,11 +55,11 @@ def check_programs(around: Surroundings, *, platform: str = sys.platform) -> Ite
         )
 
 
-def as_started(around: Surroundings, *, platform: str = sys.platform) -> tuple[Mapping[str, str], str]:
+def as_started(around: Surroundings) -> tuple[Mapping[str, str], str]:
     """The variables that Claude Code's entry for the bridge sets in this project, and where it is; ({}, "") if none."""
     for scope in _NEAREST_FIRST:
         try:
-            location = find_location("claude-code", scope, around=around, platform=platform)
+            location = find_location("claude-code", scope, around=around, platform=sys.platform)
         except SettingsError:  # no home folder
             continue
         for name, entry in _read_servers(location)[0].items():

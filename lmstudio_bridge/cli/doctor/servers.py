@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from lmstudio_bridge.cli.doctor.checks import Check, Say, failed_check, say_nothing
@@ -66,20 +66,19 @@ async def check_servers(
     *,
     environ: Mapping[str, str],
     say: Say = say_nothing,
-    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Check]:
     """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
     say(f"Starting {', '.join(catalog.servers)}…")
 
     async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
-        began = clock()
+        began = time.monotonic()
         try:
             with agent.pool.lease() as lease:
                 is_new = agent.tool_cache.known_tools(config) is None
                 tools = await lease.open_server(config, is_new=is_new)
         except DownstreamError as exc:
-            return clock() - began, exc
-        return clock() - began, tools
+            return time.monotonic() - began, exc
+        return time.monotonic() - began, tools
 
     permissions = None
     with suppress(SettingsError):  # said where the rules are checked
