@@ -165,7 +165,7 @@ _TOKEN = (
 _WORDS = r"(?:commentary|analysis|assistant|function|json|code|xml)\b(?!\s*[(\[=])"
 _FILLER = rf"(?:\s|[,;]|{_TOKEN}|{_WORDS}|```(?:json|xml|tool_code)?(?=\s|$)|\[CALL_ID\]\w{{1,40}}|\[ARGS\])*+"
 _SKIP = re.compile(_FILLER, re.IGNORECASE)
-_NAMED = re.compile(rf"(?:recipient=|to=)?\[?({_NAME})\]?{_FILLER}(?={{)", re.IGNORECASE)
+_NAMED = re.compile(rf"(?:recipient=|to=)?\[?({_NAME})(?: with |\]?{_FILLER})(?={{)", re.IGNORECASE)
 _PYTHON = re.compile(rf"(?:print\()?\[?\s*({_NAME})\(")
 _END_OF_PYTHON = re.compile(rf"{_TOKEN}|```|\Z", re.IGNORECASE)
 _GEMMA = re.compile(rf"call:({_NAME})(?={{)")
@@ -201,7 +201,6 @@ _MADE_UP = re.compile(
     r"(?: of [^\n:]{1,80})?\W{0,8}(?::|$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_WITH = re.compile(rf"({_NAME}) with (?={{)")
 _DSML = re.compile(r"<(/?)[\uff5c|]DSML[\uff5c|]")
 _STRAY_END = re.compile(rf"(?:\s*(?:{_TOKEN}|</function>|</invoke>|```))*+", re.IGNORECASE)
 _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
@@ -259,15 +258,7 @@ class _Reader:
     def __init__(self, text: str, tools: Mapping[str, JSONObject]) -> None:
         self._text = text
         self._tools = tools
-        self._shapes = (
-            self._tagged,
-            self._gemma,
-            self._sentence,
-            self._named,
-            self.read_json,
-            self.read_python,
-            self._paired,
-        )
+        self._shapes = self._tagged, self._gemma, self._named, self.read_json, self.read_python, self._paired
 
     def read_block(self, position: int) -> tuple[list[LeakedCall], int]:
         """The calls that follow each other from `position` on, and where they end."""
@@ -360,13 +351,11 @@ class _Reader:
         return LeakedCall(tool, arguments if isinstance(arguments, str) else written_json(source, key))
 
     def _named(self, position: int) -> tuple[list[LeakedCall], int]:
-        """A name, then its arguments as a JSON object: DeepSeek, Kimi, Harmony, Mistral, LM Studio's own."""
-        match = _NAMED.match(self._text, position)
-        return self._with_object(match[1], match.end()) if match else ([], position)
+        """A name, then its arguments as a JSON object: DeepSeek, Kimi, Harmony, Mistral, LM Studio's own.
 
-    def _sentence(self, position: int) -> tuple[list[LeakedCall], int]:
-        """`f with {…}`, as histories in plain turns have it."""
-        match = _WITH.match(self._text, position)
+        Also `f with {…}`, as histories in plain turns have it.
+        """
+        match = _NAMED.match(self._text, position)
         return self._with_object(match[1], match.end()) if match else ([], position)
 
     def _with_object(self, name: str, start: int) -> tuple[list[LeakedCall], int]:

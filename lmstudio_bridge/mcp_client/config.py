@@ -52,11 +52,7 @@ _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
 _SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
 _INSTEAD = f"The bridge does not read that. Copy the servers into a JSON file. {_SHAPE}"
-_OTHER_SUFFIXES: Mapping[str, str] = {
-    ".toml": "Codex (TOML)",
-    ".yaml": "Continue (YAML)",
-    ".yml": "Continue (YAML)",
-}
+_OTHER_SUFFIXES: Mapping[str, str] = {".toml": "Codex (TOML)", ".yaml": "Continue (YAML)", ".yml": "Continue (YAML)"}
 _OTHER_KEYS: Mapping[str, str] = {
     "context_servers": "Zed",
     "mcp": "opencode, or of VS Code's settings.json",
