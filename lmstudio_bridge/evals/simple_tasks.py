@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 
 from lmstudio_bridge.evals.checks import (
@@ -104,13 +104,17 @@ def write_line(rng: Random) -> Task:
 
 def remember_person(rng: Random) -> Task:
     name, word = rng.choice(NAMES), rng.choice(WORDS)
-    entity = {"name": name, "entityType": "person", "observations": [f"likes {word}"]}
     return Task(
         f"Save this in the memory: there is a person named {name}, who likes {word}.",
         remembers(name, word),
-        Solution((use("memory", "create_entities", entities=[entity]),), f"I have saved {name}."),
+        Solution((_save_people({name: f"likes {word}"}),), f"I have saved {name}."),
         changes=True,
     )
+
+
+def _save_people(people: Mapping[str, str]) -> Call:
+    entities = [{"name": name, "entityType": "person", "observations": [each]} for name, each in people.items()]
+    return use("memory", "create_entities", entities=entities)
 
 
 def recall_badge(rng: Random) -> Task:
@@ -214,10 +218,6 @@ def add_three(rng: Random) -> Task:
 def two_friends(rng: Random) -> Task:
     first, second = rng.sample(NAMES, 2)
     likes, paints = rng.sample(WORDS, 2)
-    people = [
-        {"name": first, "entityType": "person", "observations": [f"likes {likes}"]},
-        {"name": second, "entityType": "person", "observations": [f"paints {paints}"]},
-    ]
     relation = {"from": first, "to": second, "relationType": "knows"}
     return Task(
         f"Save two people in the memory: {first}, who likes {likes}, and {second}, who paints {paints}. "
@@ -225,7 +225,7 @@ def two_friends(rng: Random) -> Task:
         all_of(remembers(first, likes), remembers(second, paints), relates(first, second)),
         Solution(
             (
-                use("memory", "create_entities", entities=people),
+                _save_people({first: f"likes {likes}", second: f"paints {paints}"}),
                 use("memory", "create_relations", relations=[relation]),
             ),
             "Both are saved.",
@@ -257,11 +257,10 @@ SEVERAL_CALLS: tuple[Maker, ...] = (join_files, tidy_up, add_three, two_friends,
 
 def file_to_memory(rng: Random) -> Task:
     name, town = rng.choice(NAMES), rng.choice(TOWNS)
-    entity = {"name": name, "entityType": "person", "observations": [f"lives in {town}"]}
     return Task(
         "The file person.txt tells of a person. Read it, and save in the memory the person and where the person lives.",
         remembers(name, town),
-        Solution((read_file("person.txt"), use("memory", "create_entities", entities=[entity])), "It is saved."),
+        Solution((read_file("person.txt"), _save_people({name: f"lives in {town}"})), "It is saved."),
         files={"person.txt": f"{name} lives in {town}.\n"},
         changes=True,
     )
