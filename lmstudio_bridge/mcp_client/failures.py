@@ -109,6 +109,11 @@ def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path)
             f"could not be started: its `command` is a whole command line, which begins with {first}",
             f'Split it{where}: `"command": "{first}"`, and each of the other words as a text in the list `args`.',
         )
+    if code == errno.ENOENT and os.sep in config.command and os.path.isfile(cwd / config.command):
+        return Failure(  # as in a virtual environment whose Python was removed
+            f"could not be started: the program that the first line of {config.command} names does not exist",
+            "Install that server again.",
+        )
     if code == errno.ENOENT:
         hint = _INSTALLS.get(program_name(config.command), "Is it installed?")
         return Failure(

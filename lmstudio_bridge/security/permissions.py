@@ -26,7 +26,7 @@ from lmstudio_bridge.settings import Surroundings
 _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python", "--cwd", "-C", "--with-editable"})
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
-_CONTAINERS = frozenset({"docker", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
+_CONTAINERS = frozenset({"docker", "docker-compose", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
 _SUGGESTED = 40  # tools in a rule that is suggested
 
 

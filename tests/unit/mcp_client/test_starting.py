@@ -110,13 +110,16 @@ async def test_missing_command_is_named_with_a_hint() -> None:
         (sys.executable, (), "x" * 300, "could not be started: its folder"),
         ("server.sh", (), ".", "is not executable"),
         (sys.executable, ("\0",), ".", "could not be started"),
+        ("moved.py", (), ".", "the program that the first line of .*moved.py names does not exist"),
     ],
-    ids=["folder is missing", "folder cannot be inspected", "file is not executable", "NUL byte"],
+    ids=["folder is missing", "folder cannot be inspected", "file is not executable", "NUL byte", "no interpreter"],
 )
 async def test_wrong_entry_is_an_error_of_that_server_only(
     tmp_path: Path, command: str, args: tuple[str, ...], folder: str, reason: str
 ) -> None:
     (tmp_path / "server.sh").write_text("echo", encoding="utf-8")
+    (tmp_path / "moved.py").write_text("#!/gone/bin/python\n", encoding="utf-8")
+    (tmp_path / "moved.py").chmod(0o755)
     config = ServerConfig("x", "stdio", command=str(tmp_path / command), args=args, cwd=tmp_path / folder)
     async with open_test_pool() as pool:
         with pytest.raises(ServerStartError, match=reason):
