@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
+from lmstudio_bridge.agent.prompts import is_own_text
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
@@ -51,10 +52,9 @@ class Conversation:
         return tuple(self._messages)
 
     def task(self) -> str:
-        """The newest thing that the user asked for, as far as it was not a hint of ours: the longest turn."""
-        return max(
-            (message.text for message in self._messages if isinstance(message, UserMessage)), key=len, default=""
-        )
+        """What the user asked for: the longest turn that is no hint of ours."""
+        turns = (message.text for message in self._messages if isinstance(message, UserMessage))
+        return max((text for text in turns if not is_own_text(text)), key=len, default="")
 
     def size(self) -> int:
         """Characters of the whole history."""

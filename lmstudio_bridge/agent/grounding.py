@@ -62,7 +62,9 @@ _TIME = re.compile(
 _URL = re.compile(r"\b(?:https?|ftp|file|git|ssh)://[^\s<>\"'`)\]}]+", re.I)
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NUMBER = re.compile(r"\d+(?:[,._'\u2019\u00a0\u202f ]\d{3}(?!\d))*(?:[.,]\d+)*")
-_PLAIN_NUMBER = re.compile(r"(?<![\w.,])[-+\u2212]?[$€£¥]?\d+(?:[,._'\u2019\u00a0\u202f]\d{3}(?!\d))*(?:[.,]\d+)*")
+_PLAIN_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_\u00c0-\u024f.])(?<!\d,)[-+\u2212]?[$€£¥]?\d+(?:[,._'\u2019\u00a0\u202f]\d{3}(?!\d))*(?:[.,]\d+)*"
+)
 _SPACED_NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\w.,]*\d)")
 _SCALES: Mapping[str, int] = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _ROUNDED_NUMBER = re.compile(rf"(?<![\w.,])(?P<number>\d+(?:\.\d+)?) (?P<scale>{'|'.join(_SCALES)})\b", re.I)
@@ -74,8 +76,7 @@ _SUM = re.compile(
     r"\s{0,3}(?:=|is|equals)\s{0,3}\*{0,3}(?P<right>[-+]?[\d.,]{0,40}\d)"
 )
 _QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|(?<!`)`+([^`\n]+)`+")
-_WORD = re.compile(r"[^\s,;+|\"\u201c\u201d`<>{}()\[\]]+")
-_LINE_NUMBER = re.compile(r"(\.[A-Za-z]\w{0,4})(?::\d+)+$")  # behind the name of a file
+_WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
 _CAPITALIZED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
@@ -122,8 +123,12 @@ _MADE = re.compile(
 _CONTENT_KEY = re.compile(r"content|text|body|data|message|value|observation", re.I)
 _NO_FILE = re.compile(r"^(?:e\.g|i\.e)$|\.(?:com|org|net|io)$|^[A-Z][a-z]+\.js$")
 _PATH_KEY = re.compile(r"path|file|uri|folder|dir", re.I)
+_WANTS_CONTENT = re.compile(r"\b(?:read|summar|translat|compar|explain|what (?:does|do) .{1,60}\bsay)", re.I)
 _ALL_FILES = re.compile(
-    r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b", re.I
+    r"\b(?:alle dateien|tous les fichiers|todos los archivos|todos os arquivos|tutti i file|wszystkie pliki)\b"
+    r"|все файлы|所有(?:的)?文件|(?:すべて|全て)のファイル|모든 파일|"
+    r"\b(?:all|each|every)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|texts?)\b",
+    re.I,
 )
 _NO_WORDS = re.compile(  # headings of diffs, placeholders of secrets, tags, LaTeX
     r"@@(?: [-+]\d{1,9}(?:,\d{1,9})?){0,2}(?: @@)?|\[secret[^\[\]]{0,60}\]|</?[A-Za-z][\w:-]{0,40}/?>|\\[a-z]+(?=\{)"
@@ -134,7 +139,7 @@ _QUOTES = str.maketrans(
     {
         **dict.fromkeys("\u201c\u201d\u201e", '"'),
         **dict.fromkeys("\u2018\u2019", "'"),
-        **dict.fromkeys("\u2013\u2014\u2212", "-"),
+        **dict.fromkeys("\u2010\u2011\u2013\u2014\u2212", "-"),  # gpt-oss writes U+2011
         "\\": "/",
     }
 )
@@ -307,7 +312,7 @@ class Evidence:
             parts += [
                 f"read {len(names & read)} of {len(names)} files in {folder}"
                 for folder, names in self._listed.items()
-                if names & read and names - read
+                if names - read and (names & read or _WANTS_CONTENT.search(task))
             ]
         return "; ".join(parts)
 
@@ -484,7 +489,7 @@ def _names_in(arguments: str) -> set[str]:
 
 def _facts(answer: str) -> Iterator[_Fact]:
     """The facts of an answer in its order, at most `MAX_FACTS`."""
-    text = _NO_WORDS.sub(" ", _answer_text(answer))
+    text = _NO_WORDS.sub(" ", _answer_text(answer).replace("\u2011", "-"))
     taken = bytearray(len(text))
     facts: list[_Fact] = []
 
@@ -515,7 +520,6 @@ def _facts(answer: str) -> Iterator[_Fact]:
             facts.append(_Fact(match[number].strip(), _quote_finder(match[number]), match.start()))
     for match in _WORD.finditer(text):
         word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
-        word = _LINE_NUMBER.sub(r"\1", word)
         start = match.start() + match[0].find(word)
         if word and _is_telling(word) and take(start, start + len(word)):
             facts.append(_Fact(word, _word_finder(word), start))
@@ -528,8 +532,13 @@ def _facts(answer: str) -> Iterator[_Fact]:
             facts.append(_Fact(match[0], finder, match.start()))
     for match in _PLAIN_NUMBER.finditer(text):
         digits = match[0].rstrip(".,'\u2019_\u00a0\u202f")
-        if (value := _counted(digits)) is not None and take(match.start(), match.start() + len(digits)):
-            facts.append(_Fact(digits.lstrip("+$€£¥"), _number_finder(value), match.start()))
+        value = _counted(digits)
+        is_code = bool(
+            re.fullmatch(r"\d+(?:\.\d{1,3}){2,}", digits) and not re.search(r"\.\d{3}\Z", digits)
+        )  # 10.0.0.1
+        if (value is not None or is_code) and take(match.start(), match.start() + len(digits)):
+            find = _finder(digits) if value is None else _number_finder(value)
+            facts.append(_Fact(digits.lstrip("+$€£¥"), find, match.start()))
     yield from sorted(facts, key=lambda fact: fact.start)[:MAX_FACTS]
 
 
@@ -602,10 +611,9 @@ def _word_finder(word: str) -> Callable[[_Text], int | None]:
     whole = _finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}", "", word))
     parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
     last = _finder(parts[-1]) if len(parts) > 1 else None
-    bare = _finder(re.sub(r"[(:=].*$", "", word)) if re.search(r"[(:=]", word) and "://" not in word else None
 
     def find(seen: _Text) -> int | None:
-        for look in (whole, bare, last):
+        for look in (whole, last):
             if look is not None and (line := look(seen)) is not None:
                 return line
         return None

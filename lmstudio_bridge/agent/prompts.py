@@ -175,13 +175,12 @@ NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
 
 _SENTENCE = 25  # characters of a sentence that nobody else writes by chance
 _INTERJECTION = 6  # characters of a sentence that says nothing, such as "Okay"
-_ROLE = re.compile(r"\A\s*(?:assistant|model|system|user|bot)\s*:\s*", re.IGNORECASE)
+_ROLE = re.compile(r"\A\W*(?:assistant|model|system|user|bot|note|hint|error|answer)\W*:", re.IGNORECASE)
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
 _SHORTEST = 12  # characters of a text that counts as a whole
 _EXAMPLE = ("letter", "blue/7")  # of the example in JSON_CALLS, which a 0.5B model answered
 _SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)\]]{0,4}\s+|\n+")
 _BLANK = re.compile(r"\{\w*\}")  # where something is filled in
-_EDGES = re.compile(r"\A[\W_]+|[\W_]+\Z")
 
 
 def own_texts() -> tuple[str, ...]:
@@ -197,7 +196,7 @@ def own_words() -> frozenset[str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_EDGES.sub("", text).casefold().split())
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _sentences() -> tuple[frozenset[str], tuple[re.Pattern[str], ...]]:

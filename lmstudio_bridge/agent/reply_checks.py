@@ -47,6 +47,7 @@ _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
 _NO_WORD = re.compile(r"(?:<\|[^|<>]{1,30}\|>|[\s.\u2026`])*+")  # what is left of a reply that has nothing to say
 _WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)
 _SHORT_TASK = 40  # characters
+_SHORT_QUESTION = 8
 _DIGITS = 3  # in a number that nobody could have reckoned from a task in passing
 _GAVE_UP = re.compile(
     r"\b(?:can ?not|can't|could(?: not|n't)|unable|impossible|not possible|sorry|unknown"
@@ -87,9 +88,13 @@ def classify_reply(
 
 
 def repeats_task(answer: str, task: str) -> bool:
-    """Whether an answer is just the task again, or its first sentences; a short text may be what the task asks for."""
+    """Whether an answer is just the task again, or its first sentences; a short text may be what the task asks for.
+
+    A question is no answer to itself.
+    """
+    shortest = _SHORT_QUESTION if task.rstrip().endswith(("?", "\uff1f")) else _SHORT_TASK
     answer, task = (" ".join(re.findall(r"\w+", text.casefold())) for text in (answer, task))
-    return len(answer) >= _SHORT_TASK and task.startswith(answer) and 2 * len(answer) > len(task)
+    return len(answer) >= shortest and task.startswith(answer) and 2 * len(answer) > len(task)
 
 
 def as_answer(reply: Completion, *, counts_tokens: bool) -> Completion | None:

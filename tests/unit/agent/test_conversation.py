@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmstudio_bridge.agent.conversation import Conversation
+from lmstudio_bridge.agent.prompts import EMPTY_TURN
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
 SYSTEM = SystemMessage("Use tools.")
@@ -80,6 +81,12 @@ def test_open_calls_are_those_of_the_last_turn_without_a_result() -> None:
         seen.append(conversation.open_calls())
 
     assert seen == [(), ("a", "b", "c"), ("a", "c"), ("c",), (), ()]
+
+
+def test_a_hint_is_not_the_task_though_it_is_longer() -> None:
+    conversation = Conversation([UserMessage("What does a.md say?"), AssistantMessage("Hm."), UserMessage(EMPTY_TURN)])
+
+    assert conversation.task() == "What does a.md say?"
 
 
 def test_snapshot_of_the_history_does_not_grow() -> None:

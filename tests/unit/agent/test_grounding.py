@@ -170,6 +170,28 @@ def test_the_result_of_two_numbers_of_the_task_is_right(task: str, answer: str, 
     assert Evidence(task).check(answer).missing == missing
 
 
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("价格是1,254.50欧元。", ("1,254.50",)),
+        ("价格是1,234.50欧元。", ()),
+        ("price,1277.50", ("1277.50",)),
+        ("192.168.0.17", ("192.168.0.17",)),
+        ("192.168.0.71, Version 3.11.7", ()),
+        (r"C:\Users\bob\a.txt", (r"C:\Users\bob\a.txt",)),
+        ("id:juniper-4871", ("juniper-4871",)),
+        ("id=juniper\u20114781 in my\u2011file.md:12", ()),
+    ],
+)
+def test_facts_are_looked_up_whatever_stands_around_them(answer: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence("What is in a.md?")
+    evidence.add(
+        "a.md", "price: 1,234.50 EUR\nip: 192.168.0.71\npython 3.11.7\nid: juniper-4781\nsee my-file.md, line 12"
+    )
+
+    assert evidence.check(answer).missing == missing
+
+
 def test_file_is_told_from_a_particle_that_is_written_to_its_name() -> None:
     evidence = Evidence("a.md의 색상은?")
     evidence.add_call("fs", "read_text_file", '{"path": "a.md"}', "teal")
@@ -187,7 +209,9 @@ def listing(count: int) -> str:
         ("Summarize all files in docs", 2, "read 2 of 3 files in docs"),
         ("Summarize every note in docs", 1, "read 1 of 3 files in docs"),
         ("Summarize all files in docs", 3, ""),
-        ("Summarize all files in docs", 0, ""),
+        ("Summarize all files in docs", 0, "read 0 of 3 files in docs"),
+        ("How large are all files in docs?", 0, ""),
+        ("Fasse alle Dateien in docs zusammen.", 2, "read 2 of 3 files in docs"),
         ("What does note0.md say?", 1, ""),
     ],
 )

@@ -63,6 +63,8 @@ def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
         prompts.NOT_IN_RESULTS.format(facts="4711, 4712"),
         f"fs__read{prompts.NOT_CALLED}path: None is not of type 'string'",
         prompts.system_prompt(today=TODAY, folder=PurePosixPath("/home/someone")),  # type: ignore[arg-type]
+        prompts.NAME_MISSING.replace(";", ":"),
+        "**Note:** If a call fails, read the error and try another way.",
         f"{prompts.NAME_MISSING} " * 200_000,
     ],
 )
@@ -89,9 +91,9 @@ def test_what_a_model_says_itself_is_not_taken_for_a_text_of_the_bridge(answer: 
     assert not prompts.is_own_text(answer)
 
 
-@pytest.mark.parametrize(("more", "own"), [(0, True), (57, True), (58, True), (59, False)])
+@pytest.mark.parametrize(("more", "own"), [(0, True), (56, True), (57, True), (58, False)])
 def test_half_of_an_answer_makes_it_the_bridges(more: int, own: bool) -> None:
-    assert len(prompts.NAME_MISSING.strip(".")) == 58
+    assert len(prompts.NAME_MISSING.strip(".").replace(";", "")) == 57
 
     assert prompts.is_own_text(f"{prompts.NAME_MISSING}\n{'x' * more}") is own
 

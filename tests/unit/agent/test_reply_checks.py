@@ -270,3 +270,4 @@ def test_a_repeated_task_is_no_answer(answer: str, repeats: bool) -> None:
 
 def test_a_short_task_may_be_its_own_answer() -> None:
     assert not repeats_task("Say hello to the world.", "Say hello to the world.")
+    assert repeats_task("What does a.md say", "What does a.md say?")
