@@ -189,7 +189,8 @@ class HttpTransport:
             return
         noted = statuses.get()
         if noted is not None:
-            answered = Answered(response.status_code, MCP_SESSION_ID in request.headers)
+            in_session = MCP_SESSION_ID in request.headers or self._config.transport == "sse"  # in the address there
+            answered = Answered(response.status_code, in_session)
             if answered.in_session and answered.status in (400, 410):
                 with suppress(httpx2.StreamError):
                     await response.aread()
