@@ -172,11 +172,12 @@ class ModelValidator:
             return cached
         fetches = self._fetches
         async with self._fetching:
-            if self._fetches == fetches or self._last is None:
-                return await self._fetch_catalog()
-            if isinstance(self._last, LLMError):
-                raise self._last
-            return self._last
+            if self._fetches == fetches:
+                await self._fetch_catalog()
+        assert self._last is not None
+        if isinstance(self._last, LLMError):
+            raise self._last
+        return self._last
 
     async def resolve(self, name: str | None) -> ModelChoice:
         """The concrete model for `name`; with None, "" or "default" one is chosen.
@@ -199,18 +200,16 @@ class ModelValidator:
         self._cached = None
         self._forgotten += 1
 
-    async def _fetch_catalog(self) -> ModelCatalog:
+    async def _fetch_catalog(self) -> None:
         forgotten = self._forgotten
         try:
-            catalog = await self._fetch()
+            self._last = await self._fetch()
         except LLMError as exc:
-            self._last, self._cached = exc, None
-            self._fetches += 1
-            raise
-        self._last, self._cached_at = catalog, self._clock()
-        self._cached = catalog if self._forgotten == forgotten else None
+            self._last = exc
         self._fetches += 1
-        return catalog
+        self._cached_at = self._clock()
+        keeps = self._forgotten == forgotten
+        self._cached = self._last if keeps and isinstance(self._last, ModelCatalog) else None
 
     def _fresh(self, max_age: float | None = None) -> ModelCatalog | None:
         limit = self._ttl if max_age is None else max_age
