@@ -77,13 +77,15 @@ async def open_progress(
     end_limit: float = END_LIMIT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    tally: Tally | None = None,
 ) -> AsyncIterator[Emit]:
     """A sink for events; a task sends messages about them through `send` until the block ends.
 
     If `send` fails, nothing more is sent and the run goes on. Leaving the block waits at most `end_limit` seconds for a
-    slow host to receive the messages that must not be missed.
+    slow host to receive the messages that must not be missed. The figures at the end are those of `tally`, to which
+    somebody else adds the events; without it, of the events that come here.
     """
-    progress = _Progress(send, clock=clock)
+    progress = _Progress(send, clock=clock, tally=tally)
     # No task group: it would wrap the errors of the block.
     task = asyncio.create_task(progress.keep_sending(heartbeat=heartbeat, interval=interval, sleep=sleep))
     try:
@@ -99,7 +101,7 @@ async def open_progress(
 class _Progress:
     """What is still to be said about a run."""
 
-    def __init__(self, send: Send, *, clock: Callable[[], float]) -> None:
+    def __init__(self, send: Send, *, clock: Callable[[], float], tally: Tally | None) -> None:
         self._send = send
         self._clock = clock
         self._counter = itertools.count(1)
@@ -111,7 +113,8 @@ class _Progress:
         self._since = clock()
         self._max_rounds = 0
         self._last_call = ""
-        self._tally = Tally()
+        self._tally = tally or Tally()
+        self._adds_up = tally is None
 
     async def emit(self, event: Event) -> None:
         """Take the next event; never waits."""
@@ -119,7 +122,8 @@ class _Progress:
             self._max_rounds = event.max_rounds
         elif isinstance(event, CallStarted):
             self._last_call = describe_call(event)
-        self._tally.add(event)
+        if self._adds_up:
+            self._tally.add(event)
         if self._waits and isinstance(event, ServerReady | ServerFailed):
             return
         self._waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")

@@ -16,20 +16,22 @@ import logging
 import re
 import secrets
 import textwrap
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp import MCPError
 from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from mcp.types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 from mcp_types.version import is_version_at_least
 from pydantic import ValidationError
 
+from lmstudio_bridge.events import Emit, Event, RunStarted, Tally
 from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.runs.progress import HEARTBEAT, open_progress
 from lmstudio_bridge.text import as_shown
 
 if TYPE_CHECKING:
+    from lmstudio_bridge.runs.report import RunReport
     from lmstudio_bridge.server.lifespan import App
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,16 @@ _ALL_CALLS = "all_calls"
 class HostedRun:
     """A run in a task of its own, which outlasts the call that started it while it waits for the person."""
 
-    def __init__(self, context: Context[App, Any], *, answer_limit: float = ANSWER_LIMIT) -> None:
-        self.context: Context[App, Any] | None = context  # of the call that is open now
+    def __init__(
+        self, context: Context[App, Any], *, heartbeat: float = HEARTBEAT, answer_limit: float = ANSWER_LIMIT
+    ) -> None:
+        self.task: asyncio.Task[RunReport] | None = None  # the run, set by who starts it
+        self._context: Context[App, Any] | None = context  # of the call that is open now
         self._is_modern = is_version_at_least(context.protocol_version or "", _INPUT_REQUIRED)
         self._runs = context.request_context.lifespan_context.asking
-        self._task: asyncio.Task[CallToolResult] | None = None
+        self._heartbeat = heartbeat
+        self._show: Emit | None = None  # to the host, as progress of the open call
+        self._tally = Tally()
         self._question: ElicitRequestFormParams | None = None
         self._asked = asyncio.Event()
         self._answer: asyncio.Future[ElicitResult | None] | None = None
@@ -65,33 +72,48 @@ class HostedRun:
     @property
     def can_ask(self) -> bool:
         """Whether the host has said that it can show a form."""
-        able = self.context.client_capabilities if self.context else None
+        able = self._context.client_capabilities if self._context else None
         return bool(able and able.elicitation and (able.elicitation.form or not able.elicitation.url))
 
-    def start(self, work: Coroutine[Any, Any, CallToolResult]) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(work)
+    async def emit(self, event: Event) -> None:
+        """Take an event of the run."""
+        self._tally.add(event)
+        if self._show:
+            await self._show(event)
+        if isinstance(event, RunStarted) and self._context:  # its run is a resource now
+            await self._context.notify_resources_changed()  # to hosts of the protocol 2026-07-28
+            await self._context.session.send_resource_list_changed()  # to those before it
 
-    async def attend(self, context: Context[App, Any]) -> CallToolResult | InputRequiredResult:
-        """The result of the run, or its question: then the host calls again. If this is cancelled, so is the run."""
-        assert self._task is not None
-        self.context = context
+    async def attend(self, context: Context[App, Any]) -> RunReport | InputRequiredResult:
+        """The report of the run, or its question: then the host calls again. If this is cancelled, so is the run.
+
+        Raises:
+            BridgeError: The run could not start.
+        """
+        assert self.task is not None
+        self._context = context
         if self._answer is not None and not self._answer.done():
             given = (context.input_responses or {}).get(_KEY)
             self._answer.set_result(given if isinstance(given, ElicitResult) else None)
+
+        async def send(counter: float, message: str) -> None:
+            await context.report_progress(counter, None, as_shown(message))
+
         asked = asyncio.create_task(self._asked.wait())
         try:
-            await asyncio.wait({self._task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            async with open_progress(send, heartbeat=self._heartbeat, tally=self._tally) as self._show:
+                await asyncio.wait({self.task, asked}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._task.cancel()
+            self.task.cancel()
             with anyio.CancelScope(shield=True):  # the run bounds its own clean-up
-                await asyncio.wait({self._task})
+                await asyncio.wait({self.task})
             raise
         finally:
+            self._show = None
             asked.cancel()
-        if self._question is None or self._task.done():
-            return await self._task
-        question, self._question, self.context = self._question, None, None
+        if self._question is None or self.task.done():
+            return await self.task
+        question, self._question, self._context = self._question, None, None
         self._asked.clear()
         state = secrets.token_hex(8)
         self._runs[state] = self
@@ -117,7 +139,7 @@ class HostedRun:
         return True
 
     async def _ask(self, question: ElicitRequestFormParams) -> ElicitResult | None:
-        context = self.context
+        context = self._context
         if not self._is_modern:
             assert context is not None
             form = (question.message, question.requested_schema, context.request_id)

@@ -22,9 +22,7 @@ from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.events import Emit, Event, RunStarted
 from lmstudio_bridge.runs.items import MAX_ITEMS
-from lmstudio_bridge.runs.progress import open_progress
 from lmstudio_bridge.runs.report import MAX_RESULT
 from lmstudio_bridge.runs.request import (
     DEFAULT_ITEM_ROUNDS,
@@ -324,26 +322,28 @@ class BridgeServer(MCPServer[App]):
                 f"{name} has no argument {unknown[0]!r}.{hint} Its arguments are: {', '.join(known)}.", is_error=True
             )
         assert context is not None
-        if context.request_state is None:
-            hosted = HostedRun(context)
-            hosted.start(self._delegate(hosted, tool, arguments))
-        else:  # the person has answered
-            waiting = context.request_context.lifespan_context.asking.pop(context.request_state, None)
-            if waiting is None:
-                return _tool_result(_ANSWERED_TWICE, is_error=True)
-            hosted = waiting
-        return await hosted.attend(context)
-
-    async def _delegate(self, hosted: HostedRun, tool: RegisteredTool, arguments: dict[str, Any]) -> CallToolResult:
+        app = context.request_context.lifespan_context
         try:
-            request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
-            async with _delegation(hosted) as (agent, emit):
-                report = await agent.run(request, emit=emit, approver=hosted if hosted.can_ask else None)
-                return _tool_result(
-                    report.text(limit=MAX_RESULT),
-                    is_error=report.outcome.stop == "failed",
-                    meta={REPORT_META: report.structure()},
-                )
+            if context.request_state is None:
+                request = tool.fn(**tool.fn_metadata.validate_arguments(arguments))
+                agent = await app.agent()
+                hosted = HostedRun(context, heartbeat=agent.settings.heartbeat)
+                approver = hosted if hosted.can_ask else None
+                hosted.task = asyncio.create_task(agent.run(request, emit=hosted.emit, approver=approver))
+                app.calls.add(hosted.task)
+                hosted.task.add_done_callback(app.calls.discard)
+            elif (waiting := app.asking.pop(context.request_state, None)) is not None:
+                hosted = waiting  # the person has answered
+            else:
+                return _tool_result(_ANSWERED_TWICE, is_error=True)
+            report = await hosted.attend(context)
+            if isinstance(report, InputRequiredResult):
+                return report
+            return _tool_result(
+                report.text(limit=MAX_RESULT),
+                is_error=report.outcome.stop == "failed",
+                meta={REPORT_META: report.structure()},
+            )
         except ValidationError as exc:
             text = _invalid_arguments(tool.name, exc)
         except BridgeError as exc:
@@ -391,33 +391,6 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
     )
     add_resources(server, agent=server.agent, redactor=redactor)
     return server
-
-
-@asynccontextmanager
-async def _delegation(hosted: HostedRun) -> AsyncIterator[tuple[DynamicAutonomousAgent, Emit]]:
-    """The agent, and a sink for a run's events that the host is shown as progress of the tool call that is open."""
-    assert hosted.context is not None
-    app = hosted.context.request_context.lifespan_context
-    task = asyncio.current_task()
-    assert task is not None
-    app.calls.add(task)
-
-    async def send(counter: float, message: str) -> None:
-        if hosted.context:
-            await hosted.context.report_progress(counter, None, as_shown(message))
-
-    async def tell(event: Event) -> None:
-        await emit(event)
-        if isinstance(event, RunStarted) and hosted.context:  # its run is a resource now
-            await hosted.context.notify_resources_changed()  # to hosts of the protocol 2026-07-28
-            await hosted.context.session.send_resource_list_changed()  # to those before it
-
-    try:
-        agent = await app.agent()
-        async with open_progress(send, heartbeat=agent.settings.heartbeat) as emit:
-            yield agent, tell
-    finally:
-        app.calls.discard(task)
 
 
 def _run_resources(settings: Settings) -> list[Resource]:
