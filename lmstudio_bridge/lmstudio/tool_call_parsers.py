@@ -444,10 +444,12 @@ class _Reader:
         properties = self._tools[tool].get("properties")
         schemas: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
         arguments: list[str] = []
+        left = set(schemas)
         position = start
         while match := _PARAMETER.match(text, position):
             key = (match[1] or match[2] or match[3]).strip().strip('"')
-            end = self._end_of_value(match.end(), schemas)
+            left.discard(key)
+            end = self._end_of_value(match.end(), left)
             if end is None:
                 return [], start
             value = text[match.end() : end[0]]
@@ -458,17 +460,17 @@ class _Reader:
             return [], start
         return [LeakedCall(tool, "{" + ", ".join(arguments) + "}")], close.end() if close else len(text)
 
-    def _end_of_value(self, start: int, schemas: Mapping[str, Any]) -> tuple[int, int] | None:
+    def _end_of_value(self, start: int, left: set[str]) -> tuple[int, int] | None:
         """Where a tagged value ends, and where what follows it begins; None if it was cut off.
 
         At its closing tag, but a closing tag with text behind it is part of the value. A model may also forget it: then
-        at the next parameter that the tool has, or at the end of the call.
+        at the next parameter of those that are `left`, or at the end of the call.
         """
         text, looked = self._text, start
         while following := _FOLLOWING.search(text, looked):
             if end := _END_OF_VALUE.search(text, looked, following.start()):
                 return end.span()
-            if following[1] is None or following[1] in schemas:
+            if following[1] is None or following[1] in left:
                 return following.start(), following.start()
             looked = following.end()  # a tag inside the value
         end = _END_OF_VALUE.search(text, looked)

@@ -485,3 +485,14 @@ def test_a_reply_without_end_is_read_in_time_that_grows_with_it(before: str, uni
 
     rest, _ = split_reasoning(text)
     recover_calls(rest, tools={"f": {}})
+
+
+@pytest.mark.parametrize("value", ["<parameter=path>", "see <parameter=path>\nand <parameter=content>", "</parameter>"])
+def test_a_tag_of_a_parameter_that_was_given_is_text(value: str) -> None:
+    parameters = f"<parameter=path>\na.md\n</parameter>\n<parameter=content>\n{value}\n</parameter>\n"
+    text = f"<tool_call>\n<function=write_file>\n{parameters}</function>\n</tool_call>"
+    schema = {"properties": {"path": {"type": "string"}, "content": {"type": "string"}}}
+
+    _, calls = recover_calls(text, tools={"write_file": schema})
+
+    assert [json.loads(call.arguments) for call in calls] == [{"path": "a.md", "content": value}]
