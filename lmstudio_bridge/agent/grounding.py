@@ -236,6 +236,7 @@ class Evidence:
     _named: set[str] = field(default_factory=set)  # last parts of the texts that calls which worked were given
     _tried: set[str] = field(default_factory=set)  # the same of all calls, also those that failed
     _contents: list[str] = field(default_factory=list)  # results of calls that worked and list no names
+    _blind: list[str] = field(default_factory=list)
 
     def add(self, where: str, text: str) -> None:
         """Add the whole text of a result; `where` is the file or the call that it came from."""
@@ -257,6 +258,10 @@ class Evidence:
         self._contents.append(text[:MAX_EVIDENCE])
         if _READS.search(tool):
             self._read.update(paths)
+
+    def add_blind_change(self, about: str) -> None:
+        """Add a change that was made after calls of which none found anything; what it was about in a few words."""
+        self._blind.append(about)
 
     def add_failed_change(self, arguments: str) -> None:
         """Add a call that was to change something and failed: what it was about is told elsewhere, not as unread."""
@@ -293,11 +298,8 @@ class Evidence:
     def coverage(self, task: str) -> str:
         """What the task names and no call that worked was about; "" if there is nothing.
 
-        Files that the task names, and files of a folder where the task is about all of them. Without any call there is
-        nothing to say: that no tool was called says it all.
+        Files that the task names, and files of a folder where the task is about all of them.
         """
-        if self.empty:
-            return ""
         opened = "\n".join(self._contents).casefold()
         unopened = [
             name
@@ -318,7 +320,8 @@ class Evidence:
 
     def doubts(self, answer: str, sources: Sequence[Source]) -> tuple[str, ...]:
         """What speaks against an answer whose facts were read, in a few words each: it may be the wrong one of them."""
-        return (*self._misdated(answer), *self._left_out(answer, sources), *self._not_excluded(answer))
+        blind = (f"changed {each} though nothing was found before" for each in self._blind[:_SHOWN_FILES])
+        return (*blind, *self._misdated(answer), *self._left_out(answer, sources), *self._not_excluded(answer))
 
     def _misdated(self, answer: str) -> Iterator[str]:
         """A value of a record that is not the newest, or the oldest, as the task asks for. Records have dates."""

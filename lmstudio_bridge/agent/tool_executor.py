@@ -157,6 +157,7 @@ class ToolExecutor:
         self._told: set[str] = set()  # remedies
         self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
         self._known_files: set[str] = set()  # names of those that calls wrote, or that were shown before they did
+        self._has_looked = False  # whether a call found nothing
         self._has_found = False  # whether any call of this process brought something
 
     async def execute(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
@@ -370,6 +371,8 @@ class ToolExecutor:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
         about, writes = self._about(prepared.arguments), self._policy.writes(prepared.tool, prepared.arguments)
+        if writes and not inner and self._has_looked and not self._has_found:
+            self._evidence.add_blind_change(about)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
         advice, is_lost = "", False
         try:
@@ -476,6 +479,7 @@ class ToolExecutor:
         text = f"{FAILED}{own}" if result.is_error else own
         if data:
             text += f"\n{self._store.show(data)}"
+        self._has_looked |= call.name == "find_text" and not data
         self._has_found |= bool(data) and not result.is_error
         await self._tell(
             CallFinished(
@@ -508,8 +512,11 @@ class ToolExecutor:
             text = FAILED + text
             if hint := self._hint(call, allowed.prepared.arguments, result.text):
                 text += f"\n{hint}"
-        elif _SEARCHES.search(tool.name) and holds_nothing(result.text):
-            if not self._has_found:  # later, a 1.5B model undid what it had done, and began anew
+        elif (tool.read_only is True or _SEARCHES.search(tool.name)) and holds_nothing(result.text):
+            self._has_looked = True
+            if (
+                _SEARCHES.search(tool.name) and not self._has_found
+            ):  # later, a 1.5B model undid what it had done, and began anew
                 text += f"\n{FOUND_NOTHING}"
         else:
             self._has_found = True

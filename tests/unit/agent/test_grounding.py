@@ -269,8 +269,9 @@ def test_a_file_that_is_still_to_be_made_need_not_be_read(task: str, unread: tup
     assert Evidence(task).unread(task) == unread
 
 
-def test_nothing_is_said_of_files_where_no_tool_was_called() -> None:
-    assert Evidence("x").coverage("Read one.txt") == ""
+def test_a_named_file_was_not_opened_where_no_tool_was_called() -> None:
+    assert Evidence("x").coverage("Read one.txt") == "did not open one.txt"
+    assert Evidence("x").coverage("Read all files") == ""
 
 
 def test_file_that_a_result_tells_of_was_opened() -> None:
@@ -614,3 +615,10 @@ def test_a_new_name_must_have_been_given_to_a_call_as_a_name(arguments: str, cov
     evidence.add_call("fs", "do_it", arguments, "done: b.txt")
 
     assert evidence.coverage("Rename the file a.txt to b.txt.") == coverage
+
+
+def test_a_change_that_was_made_though_nothing_was_found_is_a_doubt() -> None:
+    evidence = Evidence("x")
+    evidence.add_blind_change("town.txt")
+
+    assert evidence.doubts("Hana's Town", ()) == ("changed town.txt though nothing was found before",)

@@ -103,6 +103,7 @@ class Case:
     def __post_init__(self) -> None:
         toolbox = ToolSet([READ, WRITE, ODD, *self.more])
         self.selection = ToolSelection(toolbox.tools, "read", max_tools=self.max_tools)
+        self.evidence = Evidence(self.task, self.task)
         self.executor = ToolExecutor(
             self.tools,
             tool_set=toolbox,
@@ -110,7 +111,7 @@ class Case:
             store=ResultStore(self.limit),
             composites=CompositeTools(toolbox.tools),
             selection=self.selection,
-            evidence=Evidence(self.task, self.task),
+            evidence=self.evidence,
             tell=self.recorder.emit,
             options=RunOptions(
                 filters=TextFilters(redact=lambda text: text.replace("secret", "[…]"), holds_placeholder=holds_mark),
@@ -502,6 +503,25 @@ async def test_a_task_that_asks_for_it_overwrites_at_once(task: str) -> None:
     await on_files(files, task).answer(disk_call("write_file", path="todo.md", content="- bread"))
 
     assert files.written == ["todo.md"]
+
+
+@pytest.mark.parametrize(
+    ("found", "doubted"), [('{"entities": []}', True), ("", True), ("Hana lives in Fargo.", False)]
+)
+async def test_a_change_after_looks_of_which_none_found_anything_is_doubted(found: str, doubted: bool) -> None:
+    given = Case(answering(ToolResult(found)))
+
+    await given.answer(calls(("read", "a"), ("write", "town.txt")))
+
+    assert bool(given.evidence.doubts("It is done.", ())) is doubted
+
+
+async def test_a_change_without_any_look_is_not_doubted() -> None:
+    given = Case()
+
+    await given.answer(calls(("write", "town.txt")))
+
+    assert not given.evidence.doubts("It is done.", ())
 
 
 async def test_a_move_to_the_name_of_a_folder_is_answered_with_the_whole_path() -> None:
