@@ -83,6 +83,7 @@ _SHOWN_DIFF_LINE = 200  # characters of one
 _LISTED_CHANGES = 200  # files for a program
 _WASTED: tuple[Stop, ...] = ("failed", "cancelled")  # what such a run read spared its caller nothing
 _NO_ANSWER = "The model gave no answer."
+_HERE = "\ue0d6"  # a private character; stands for the answer
 _REASONS = {
     "round_limit": "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
     "deadline": "The run timed out; the answer may be incomplete. Give it more time or a smaller task.",
@@ -158,8 +159,11 @@ class RunReport:
 
     def around_answer(self) -> tuple[str, str, str]:
         """The text before the answer, the answer, and the text after it; without an answer all is in the first."""
-        whole, answer = self.text(), inert(quoted(self.outcome.answer)).strip("\n")
-        return whole.partition(answer) if answer and not self.outcome.error else (whole, "", "")
+        answer = inert(quoted(self.outcome.answer)).strip("\n")
+        if not answer or self.outcome.error:
+            return self.text(), "", ""
+        before, _, after = self._text(_HERE).partition(_HERE)  # the words of a short answer may stand before it, too
+        return before, answer, after
 
     def structure(self) -> dict[str, Any]:
         """The report for a program, as JSON values."""

@@ -29,6 +29,15 @@ def test_there_is_one_blank_line_between_the_parts_of_a_report(stop: Stop) -> No
     assert "\n\n\n" not in text
 
 
+def test_a_short_answer_is_told_from_the_same_words_before_it() -> None:
+    report = RunReport(RUN, Outcome("answered", "2", model="m", coverage="read 1 of 2 files in notes"), ("fs",))
+
+    before, answer, after = report.around_answer()
+
+    assert (before, answer) == ("read 1 of 2 files in notes\n\n", "2")
+    assert f"{before}{answer}{after}" == report.text()
+
+
 def test_an_error_of_the_bridge_is_not_called_output_of_the_model() -> None:
     assert text_of(Outcome("failed", "", "No model is loaded.", model="m")) == f"No model is loaded.\n\n[run {RUN}]"
 
