@@ -79,6 +79,8 @@ async def open_telemetry(environ: Mapping[str, str]) -> AsyncIterator[Telemetry 
             telemetry, providers = await anyio.to_thread.run_sync(_make, environ, wanted)
         except ImportError as exc:
             logger.warning("no telemetry, because the extra lmstudio-bridge[otel] is not installed: %s", exc)
+        except ValueError as exc:  # OpenTelemetry reads its variables strictly
+            logger.warning("no telemetry, because a variable of OpenTelemetry is invalid: %s", exc)
     try:
         yield telemetry
     finally:
@@ -101,12 +103,12 @@ def _make(environ: Mapping[str, str], wanted: list[str]) -> tuple[Telemetry, lis
 
     named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": "lmstudio-bridge"}
     resource = Resource.create({**named, "service.version": __version__})
-    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if "METRICS" in wanted else []
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     if "TRACES" in wanted:
         delay = None if environ.get("OTEL_BSP_SCHEDULE_DELAY") else _EXPORT_DELAY
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay))
+    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if "METRICS" in wanted else []
+    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     content = environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").lower() in _CONTENT
 
     def flush() -> None:  # a signal may end the bridge before the next interval of the reader

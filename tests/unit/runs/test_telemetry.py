@@ -135,3 +135,10 @@ def test_variables_say_what_is_sent(environ: dict[str, str], wanted: list[str]) 
 async def test_nothing_is_watched_unless_a_receiver_is_named() -> None:
     async with open_telemetry({}) as telemetry:
         assert telemetry is None
+
+
+async def test_invalid_variables_cost_the_telemetry_and_not_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+
+    async with open_telemetry(ENDPOINT) as telemetry:
+        assert telemetry is None
