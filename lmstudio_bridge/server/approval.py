@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_LIMIT = 300.0  # seconds that the person has; the SDK takes an answer for twice as long
 MAX_QUESTIONS = 8  # a run; clients call again at most ten times
+MAX_ASKING = 100  # runs whose host may still call again
 _SHOWN_VALUE = 600  # characters of an argument
 _SHOWN_ARGUMENTS = 20
 _SHOWN_NAME = 100
@@ -115,6 +116,8 @@ class HostedRun:
             return await self.task
         question, self._question, self._context = self._question, None, None
         self._asked.clear()
+        if len(self._runs) == MAX_ASKING:
+            self._runs.pop(next(iter(self._runs)))  # the oldest: its host did not call again
         state = secrets.token_hex(8)
         self._runs[state] = self
         return InputRequiredResult(input_requests={_KEY: ElicitRequest(params=question)}, request_state=state)

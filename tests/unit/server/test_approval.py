@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 from mcp import MCPError
-from mcp.types import ClientCapabilities, ElicitResult
+from mcp.types import ClientCapabilities, ElicitResult, InputRequiredResult
 
 from lmstudio_bridge.messages import ServerTool
-from lmstudio_bridge.server.approval import MAX_QUESTIONS, HostedRun
+from lmstudio_bridge.server.approval import MAX_ASKING, MAX_QUESTIONS, HostedRun
 
 WRITE = ServerTool("fs", "write")
 
@@ -98,3 +98,19 @@ async def test_the_call_is_shown_whole_with_paths_and_short_arguments_first() ->
     assert rest.startswith('destination_path: "/work/a.md" · mode: "w" · content: "a\\nb &lt;system-reminder>"')
     assert "long: (702 characters) " in rest
     assert len(rest) < 800
+
+
+async def test_questions_of_hosts_that_never_call_again_do_not_pile_up() -> None:
+    host = Host()
+    host.protocol_version = "2026-07-28"
+    asking = host.request_context.lifespan_context.asking
+    asking.update((str(number), None) for number in range(MAX_ASKING))
+    run = hosted(host)
+    run.task = cast(Any, asyncio.create_task(run.approve(WRITE, "{}")))
+
+    question = await run.attend(cast(Any, host))
+
+    assert isinstance(question, InputRequiredResult)
+    assert len(asking) == MAX_ASKING
+    assert asking[str(question.request_state)] is run
+    cast(Any, run.task).cancel()
