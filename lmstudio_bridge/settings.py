@@ -28,10 +28,9 @@ _API_SUFFIXES = ("/api/v1", "/api/v0", "/v1")
 _HOST = re.compile(r"[^\s/\\<>\"'`{}|^]+")
 _LABEL_LENGTH = 63  # characters between the dots of a host name (RFC 1035)
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
 _MAX_RUNS = 20
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 def _setting(default: Any, description: str, *variables: str, **bounds: Any) -> Any:

@@ -40,7 +40,7 @@ _LOOK_ALIKES = str.maketrans(
 """Cyrillic and Greek letters that look like Latin ones, and those."""
 
 _REASONS = {
-    "string_type": "must be a text",
+    "string_type": "must be a string",
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "bool_type": "must be true or false",

@@ -741,7 +741,7 @@ def _check_combine(request: RunRequest) -> None:
     if (request.combine and request.for_each is None) or (request.combine_schema and not request.combine):
         raise BridgeError(
             "combine is for the answers of for_each, and combine_schema for what combine asks for.",
-            remedy="Give for_each, combine and combine_schema together, or leave out the others.",
+            remedy="Give combine only with for_each, and combine_schema only with combine.",
         )
 
 

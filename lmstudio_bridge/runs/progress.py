@@ -248,7 +248,7 @@ def describe(event: Event, *, max_rounds: int, last_call: str = "") -> str:
             parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
             return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
         case ItemsCombined(items=items):
-            return f"merging the answers of {items} items"
+            return f"Merging the answers of {items:,} items"
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():

@@ -418,7 +418,7 @@ async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) 
     arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "List them."}
     async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_mcp", **arguments)
-        await client.wait_for_progress(number, "merging the answers of 2 items")
+        await client.wait_for_progress(number, "Merging the answers of 2 items")
         await client.cancel(number)
         parent = min((path.stem for path in desk.journals()), key=len)
         desk.sim.script_fn(MODEL, lambda request: TextReply("Both." if merges(request) else "Not again."))
