@@ -218,7 +218,8 @@ def autonomous_with_write_access(
         names = tuple(mcp_names) if mcp_names else None
         items, merge = _items(for_each), (combine, combine_schema)
         return RunRequest(task, names, max_rounds, tokens, model, timeout, output_schema, "write", items, agent, *merge)
-    given = {"mcp_names": mcp_names, "for_each": for_each, "agent": agent, "combine": combine}
+    given: dict[str, Any] = {"mcp_names": mcp_names, "for_each": for_each, "agent": agent}
+    given |= {"combine": combine, "combine_schema": combine_schema}
     if name := next((name for name, value in given.items() if value), ""):
         raise BridgeError(
             f"{name} cannot be given with run_id: a run goes on with its own servers, items and agent.",
