@@ -275,6 +275,8 @@ def tell_story(events: Sequence[TimedEvent]) -> Story:
                 _finish_call(step, done, now)
                 began = now
             case MessageAdded(message=UserMessage(text)) if any(each.kind == "model" for each in story.steps):
+                if text in story.instructions:
+                    continue  # the user said that
                 story.steps.append(Step("note", "The bridge said to the model", now, now, parts=[("Text", text)]))
             case Warned(text=text) | RetryScheduled(reason=text) | Noticed(notice=Notice(text=text)):
                 story.steps.append(Step("note", "Note", now, now, about=text))

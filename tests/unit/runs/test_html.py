@@ -137,6 +137,7 @@ def test_servers_rounds_and_calls_are_told_with_their_times() -> None:
 def test_hours_between_an_end_and_going_on_are_no_part_of_the_picture() -> None:
     again: list[tuple[float, Event]] = [
         (7_200, RunContinued("r1", "And now?", ("fs",), 5, "")),
+        (7_200, MessageAdded(UserMessage("And now?"))),
         (7_201, RoundStarted(1, 5, 14)),
         (7_203, round_done(1)),
     ]
@@ -145,6 +146,8 @@ def test_hours_between_an_end_and_going_on_are_no_part_of_the_picture() -> None:
 
     assert (rows(story)[-1], story.seconds) == (("model", "Round 1", "", 11, 13), 13)
     assert story.instructions == ["And now?"]
+    said = [step.parts for step in story.steps if step.label == "The bridge said to the model"]
+    assert said == [[("Text", "Answer now.")]], "the other words are the user's"
 
 
 @pytest.mark.parametrize("length", range(1, len(EVENTS) + 1))
