@@ -248,8 +248,8 @@ def build_parser() -> CommandParser:
         "show the run in progress, and what all runs saved",
         """
         Shows the newest run in progress, from the shell or from Claude Code: its task, its round and its tokens so far.
-        Below stands how many tokens the stored runs kept out of Claude's context, for each of the last days with runs
-        and in all. With --line only the run in progress is shown: it is made for the status line of Claude Code
+        Also shows how many tokens the stored runs kept out of Claude's context, for each of the last days with runs and
+        in all. With --line only the run in progress is shown: it is made for the status line of Claude Code
         (`statusLine` in its settings). On Windows, no run is known to be in progress.
         """,
         examples=(("lmstudio-bridge status --line", "nothing if there is none, and never an error"),),
