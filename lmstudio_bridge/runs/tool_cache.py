@@ -54,7 +54,7 @@ _SET = re.compile(
 )
 """What is in brackets, and lists such as `csv, json and xml` or `csv|json`."""
 _DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
-_VARYING = re.compile(rf"\w*\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs are no change
+_VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs: no change
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
 _UNMARKED = "No longer marked as read-only"

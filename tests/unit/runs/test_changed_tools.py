@@ -159,6 +159,11 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             {"properties": {"a": {"default": "2026-12-01"}}, "required": ["a"]},
             False,
         ),
+        (  # takes time in proportion to its length
+            {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
+            {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
+            False,
+        ),
     ],
 )
 def test_only_what_the_model_is_shown_of_a_schema_is_compared(
