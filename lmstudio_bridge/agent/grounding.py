@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal, DivisionByZero, InvalidOperation
+from decimal import Decimal, DecimalException
 from functools import reduce
 from itertools import chain, groupby, islice, permutations
 from operator import add, mul, sub, truediv
@@ -713,7 +713,7 @@ def _readings(number: str) -> set[Decimal]:
         forms.add(".".join(number.split(".")[:2]))
     values = set()
     for form in forms:
-        with suppress(InvalidOperation):
+        with suppress(DecimalException):
             values.add(Decimal(form).normalize())
     return values
 
@@ -725,7 +725,7 @@ def _counted(number: str, *, least: int = _SMALL) -> Decimal | None:
         digits = digits.replace(",", "")
     try:
         value = Decimal(digits.replace(",", ".")).normalize()
-    except InvalidOperation:
+    except DecimalException:
         return None
     return None if value < least and value == value.to_integral_value() else value
 
@@ -809,10 +809,10 @@ def _numbers_in(text: str) -> list[Decimal]:
 def _results_of(pair: tuple[Decimal, Decimal]) -> Iterator[Decimal]:
     first, second = pair
     for operation in _OPERATIONS.values():
-        with suppress(InvalidOperation, DivisionByZero):
+        with suppress(DecimalException):
             value = operation(first, second)
             yield from (value, value * 100) if operation is truediv else (value,)
-    with suppress(InvalidOperation, DivisionByZero):
+    with suppress(DecimalException):
         yield (first - second) / second * 100
 
 
@@ -835,14 +835,14 @@ def _value_of(expression: str) -> Decimal | None:
         return None
     try:
         return reduce(_OPERATIONS[kinds.pop()], values).normalize()
-    except (InvalidOperation, DivisionByZero):
+    except DecimalException:
         return None
 
 
 def _plain_decimal(text: str) -> Decimal | None:
     try:
         return Decimal(text.replace(",", ""))
-    except InvalidOperation:
+    except DecimalException:
         return None
 
 

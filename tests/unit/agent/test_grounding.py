@@ -622,3 +622,11 @@ def test_a_change_that_was_made_though_nothing_was_found_is_a_doubt() -> None:
     evidence.add_blind_change("town.txt")
 
     assert evidence.doubts("Hana's Town", ()) == ("changed town.txt though nothing was found before",)
+
+
+@pytest.mark.parametrize("text", ["1" * 1_000_001, f"0.{'0' * 1_000_001}1"])
+def test_a_number_of_any_length_ends_no_run(text: str) -> None:
+    evidence = Evidence("What is the code?")
+    evidence.add("a.txt", text)
+
+    assert evidence.check(f"It is 4831, not {text}.").missing[0] == "4831"
