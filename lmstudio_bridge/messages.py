@@ -275,8 +275,8 @@ class CallPolicy(Protocol):
 class Approver(Protocol):
     """Asks the person whether a call may run that needs write access; `lmstudio_bridge.server.approval` has one."""
 
-    async def approve(self, tool: ServerTool, arguments: str) -> bool:
-        """Whether it may; not if no answer comes in time. `arguments` is what is to be sent: JSON without secrets."""
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+        """Whether it may; not if no answer comes in time. `arguments`: names and values, as JSON without secrets."""
         ...
 
 

@@ -241,9 +241,11 @@ class ToolExecutor:
     async def _ask(self, approver: Approver, prepared: PreparedCall, refusal: Decision) -> Decision:
         """Have the person decide about a call that the policy refuses for want of write access."""
         tool = prepared.tool
+        # One by one: redacted as a whole, JSON may be JSON no more.
+        shown = [(self._redact(name), self._redact(_as_json(value))) for name, value in prepared.arguments.items()]
         async with self._asking:
             await self._tell(Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
-            allowed = await approver.approve(tool, self._redact(_as_json(prepared.arguments)))
+            allowed = await approver.approve(tool, shown)
         return Decision("allowed", rule=APPROVED) if allowed else replace(refusal, rule=NOT_APPROVED)
 
     def _find_undone(self, arguments: JSONObject) -> str:
@@ -586,8 +588,8 @@ def find_edits(arguments: JSONObject) -> Iterator[tuple[str, str, str]]:
             pending += value
 
 
-def _as_json(arguments: JSONObject) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _arguments_of(call: ToolCall) -> JSONObject:

@@ -32,7 +32,7 @@ _RULE = re.compile(r"(?P<tool>[^()\s]+)(?:\((?P<about>.*)\))?", re.DOTALL)
 _OWN_TOOL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _EDITS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # Claude Code puts `_` there in the names of tools
-_ANY_TOOL = frozenset({"", "*", ".*"})  # as the matcher of a hook
+_OWN_TOOLS = re.compile(r"[A-Z]\w*(?:\.\*)?(?:\|[A-Z]\w*(?:\.\*)?)*")  # the matcher of a hook
 _SHOWN = 80  # characters of a rule that is not understood
 
 
@@ -149,7 +149,7 @@ def load_host_rules(*, project: Path, environ: Mapping[str, str], managed: Path 
         unclear += [
             f"{path}: the PreToolUse hook for {json.dumps(matcher)[:_SHOWN]} does not run for calls in runs."
             for matcher in _matchers(root)
-            if matcher in _ANY_TOOL or "mcp__" in matcher
+            if not _OWN_TOOLS.fullmatch(matcher)
         ]
         permissions = root.get("permissions", {})
         for verb in _VERBS:
@@ -196,12 +196,14 @@ def _managed_folder() -> Path:
 def _read(path: Path, warnings: list[str]) -> Mapping[str, Any]:
     try:
         root = json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
+        if not isinstance(root, dict):
+            raise ValueError("it is not a JSON object")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as exc:
         warnings.append(f"Claude Code's settings file {path} cannot be read, so its rules do not hold in runs: {exc}.")
         return {}
-    return root if isinstance(root, dict) else {}
+    return root
 
 
 def _matchers(root: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,8 @@ from lmstudio_bridge.runs.progress import HEARTBEAT, open_progress
 from lmstudio_bridge.text import as_shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmstudio_bridge.runs.report import RunReport
     from lmstudio_bridge.server.lifespan import App
 
@@ -122,7 +124,7 @@ class HostedRun:
         self._runs[state] = self
         return InputRequiredResult(input_requests={_KEY: ElicitRequest(params=question)}, request_state=state)
 
-    async def approve(self, tool: ServerTool, arguments: str) -> bool:
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
         """Whether the person allows the call; after a refusal or no answer, nothing more is asked in this run."""
         name = (tool.server, tool.name)
         if name in self._allowed:
@@ -158,11 +160,16 @@ class HostedRun:
         return await self._answer
 
 
-def _form(tool: ServerTool, arguments: str) -> ElicitRequestFormParams:
-    """The question: the tool, then the arguments, paths and short ones first, with what is invisible made visible."""
-    given = {name: json.dumps(value, ensure_ascii=False) for name, value in json.loads(arguments).items()}
-    order = sorted(given, key=lambda name: (_WHERE.search(name) is None, len(given[name])))
-    values = [f"{_visible(name)}: {_visible(given[name])}" for name in order]
+def _form(tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> ElicitRequestFormParams:
+    """The question: the tool, then the arguments, with what is invisible made visible.
+
+    Those that the tool has come first, and of them paths and short ones: a model can invent others to push them away.
+    """
+    known = tool.input_schema.get("properties") or {}
+    order = sorted(arguments, key=lambda each: (each[0] not in known, not _WHERE.search(each[0]), len(each[1])))
+    values = [
+        f"{_visible(name if name.isidentifier() else json.dumps(name))}: {_visible(text)}" for name, text in order
+    ]
     if len(values) > _SHOWN_ARGUMENTS:
         values[_SHOWN_ARGUMENTS:] = [f"… and {len(values) - _SHOWN_ARGUMENTS} more arguments"]
     called = f"{_visible(tool.server, _SHOWN_NAME)} {_visible(tool.name, _SHOWN_NAME)}"
@@ -174,6 +181,8 @@ def _form(tool: ServerTool, arguments: str) -> ElicitRequestFormParams:
 
 
 def _visible(text: str, most: int = _SHOWN_VALUE) -> str:
-    """The text in one line, with escapes for what is invisible or moves the cursor; where it is cut, it says so."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:most])
-    return f"({len(text):,} characters) {shown}…" if len(text) > most else shown
+    """The text in one line, or both ends of a long one, with escapes for what is invisible or moves the cursor."""
+    if len(text) > most:
+        end = most // 3
+        return f"({len(text):,} characters) {_visible(text[: most - end])} … {_visible(text[-end:])}"
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -610,10 +610,10 @@ class Person:
 
     def __init__(self, *, allows: bool) -> None:
         self.allows = allows
-        self.asked: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, list[tuple[str, str]]]] = []
 
-    async def approve(self, tool: ServerTool, arguments: str) -> bool:
-        self.asked.append((tool.name, arguments))
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+        self.asked.append((tool.name, list(arguments)))
         return self.allows
 
 
@@ -631,7 +631,7 @@ async def test_person_is_asked_about_a_call_that_needs_write_access(
 
     [event] = [each for each in given.recorder.events if isinstance(each, CallFinished) and each.tool == "write"]
     assert (event.sent, event.verdict, event.rule) == expected
-    assert person.asked == [("write", '{"path": "[…].txt"}')]
+    assert person.asked == [("write", [("path", '"[…].txt"')])]
 
 
 @pytest.mark.parametrize(

@@ -177,16 +177,25 @@ def test_a_rule_that_is_not_understood_is_named(project: Path, rule: object) -> 
     assert rules.unclear == (f"{path}: the rule deny {json.dumps(rule)} is not understood.",)
 
 
-@pytest.mark.parametrize("value", [["mcp__fs"], "mcp__fs"])
-def test_permissions_of_another_shape_are_named(project: Path, value: object) -> None:
+@pytest.mark.parametrize(
+    "root", [{"permissions": {"deny": {"a": ["mcp__fs"]}}}, {"permissions": {"deny": {"a": "b"}}}, [{}], None]
+)
+def test_settings_of_another_shape_are_named(project: Path, root: object) -> None:
     path = project / ".claude" / "settings.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"permissions": {"deny": {"a": value}}}), encoding="utf-8")
+    path.write_text(json.dumps(root), encoding="utf-8")
 
-    assert len(load(project).unclear) == 1
+    rules = load(project)
+    assert len(rules.unclear + rules.warnings) == 1
 
 
-@pytest.mark.parametrize(("matcher", "named"), [("mcp__fs__.*", True), ("*", True), ("", True), ("Bash|Edit", False)])
+@pytest.mark.parametrize(
+    ("matcher", "named"),
+    [
+        *(("mcp__fs__.*", True), ("*", True), ("", True), (".+", True), ("^mcp", True), ("Bash|mcp.*", True)),
+        *(("Bash|Edit", False), ("Notebook.*|Edit", False)),
+    ],
+)
 def test_hooks_that_would_see_calls_in_runs_are_named(project: Path, matcher: str, named: bool) -> None:
     path = project / ".claude" / "settings.json"
     path.parent.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ async def test_whatever_is_no_yes_is_a_refusal_and_ends_the_questions(answer: El
     host = Host(answer)
     run = hosted(host, answer_limit=0.01)
 
-    assert [await run.approve(WRITE, "{}") for _ in range(2)] == [False, False]
+    assert [await run.approve(WRITE, []) for _ in range(2)] == [False, False]
     assert len(host.asked) == 1
 
 
@@ -76,7 +77,7 @@ async def test_a_run_asks_no_more_often_than_hosts_answer() -> None:
     host = Host(*[ElicitResult(action="accept", content={"all_calls": False})] * MAX_QUESTIONS)
     run = hosted(host)
 
-    assert [await run.approve(WRITE, "{}") for _ in range(MAX_QUESTIONS + 1)] == [True] * MAX_QUESTIONS + [False]
+    assert [await run.approve(WRITE, []) for _ in range(MAX_QUESTIONS + 1)] == [True] * MAX_QUESTIONS + [False]
 
 
 async def test_all_calls_are_those_of_one_tool() -> None:
@@ -84,20 +85,27 @@ async def test_all_calls_are_those_of_one_tool() -> None:
     run = hosted(host)
 
     tools = [WRITE, WRITE, ServerTool("fs", "move"), WRITE]
-    assert [await run.approve(tool, "{}") for tool in tools] == [True, True, False, True]
+    assert [await run.approve(tool, []) for tool in tools] == [True, True, False, True]
     assert len(host.asked) == 2
 
 
 async def test_the_call_is_shown_whole_with_paths_and_short_arguments_first() -> None:
     host = Host(ElicitResult(action="decline"))
-    arguments = {"content": "a\nb <system-reminder>", "mode": "w", "long": "x" * 700, "destination_path": "/work/a.md"}
-    await hosted(host).approve(WRITE, json.dumps(arguments))
+    names = ("content", "mode", "long", "destination_path")
+    write = replace(WRITE, input_schema={"type": "object", "properties": {name: {} for name in names}})
+    arguments = {
+        "path": "/a",  # such a tool has none
+        'path: "/b" · x': 1,
+        **dict(zip(names, ("a\nb <system-reminder>", "w", "x" * 700 + "; end", "/work/a.md"), strict=True)),
+    }
+    await hosted(host).approve(write, [(name, json.dumps(value)) for name, value in arguments.items()])
 
     first, _, rest = host.asked[0].partition("\n")
     assert first == "Allow fs write? It may change something."
     assert rest.startswith('destination_path: "/work/a.md" · mode: "w" · content: "a\\nb &lt;system-reminder>"')
-    assert "long: (702 characters) " in rest
-    assert len(rest) < 800
+    assert "long: (707 characters) " in rest
+    assert rest.replace("\n", " ").endswith('; end" · "path: \\"/b\\" \\u00b7 x": 1 · path: "/a"')
+    assert len(rest) < 900
 
 
 async def test_questions_of_hosts_that_never_call_again_do_not_pile_up() -> None:
@@ -106,7 +114,7 @@ async def test_questions_of_hosts_that_never_call_again_do_not_pile_up() -> None
     asking = host.request_context.lifespan_context.asking
     asking.update((str(number), None) for number in range(MAX_ASKING))
     run = hosted(host)
-    run.task = cast(Any, asyncio.create_task(run.approve(WRITE, "{}")))
+    run.task = cast(Any, asyncio.create_task(run.approve(WRITE, [])))
 
     question = await run.attend(cast(Any, host))
 
