@@ -273,7 +273,7 @@ def keep_from_project(
     ):
         return config.args, dict(env)
     before, rest = config.args[: len(config.args) - len(args)], args[len(fetcher.command) - 1 :]
-    first = tuple(word.format(root=project.anchor) for word in fetcher.first)
+    first = tuple(word.replace("{root}", project.anchor) for word in fetcher.first)
     return (*before, *first, *fetcher.command[1:], *fetcher.then, *rest), {**env, **fetcher.env}
 
 

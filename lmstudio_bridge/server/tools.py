@@ -58,7 +58,7 @@ _INTERNAL_ERROR = (
     "Internal error in the bridge; the run was not finished.\n"
     "Please report it with the server's stderr output (in Claude Code: `claude --debug`)."
 )
-_ANSWERED_TWICE = "The run that asked is no longer waiting for an answer. Its result: continue_run."
+_ANSWERED_TWICE = "The run that asked is no longer waiting for an answer. Fetch its result with continue_run."
 INSTRUCTIONS = (
     "Hands a task to a local model in LM Studio, which works on it by itself with the user's other MCP servers; only "
     "its answer comes back, so the files and results that it reads cost you nothing. Worth it for reading and "
