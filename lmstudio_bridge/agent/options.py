@@ -60,9 +60,9 @@ class RunOptions:
     run has failed. `unstarted` are servers that can still be started. `started_at` is the time by `clock` at which
     the first event of the run happened; None means now. `finish_timeout` is how many seconds the sinks
     get for the last event, and `watch` for its comparison. `approver` is asked about calls that need write access.
-    `tools_for` is the text by which the tools are
-    chosen and ordered, so that several runs can offer the same; "" means the run's own task. `read_first` is a file
-    that the model will need: it is read before the first request where one server can do so; "" for none.
+    `tools_for` is the text by which the tools are chosen and ordered, so that several runs can offer the same; "" means
+    the run's own task. `read_first` is a file that the model will need: it is read before the first request where one
+    server can do so; "" for none.
     """
 
     strategy: Strategy = NATIVE

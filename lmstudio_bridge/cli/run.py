@@ -216,7 +216,7 @@ class _Display:
         self._task = self._progress.add_task("Starting…", total=None, figures="")
 
     def now(self) -> RenderableType:
-        """What stands below the lines: the answer as far as it is written, and what is happening."""
+        """What is shown below the lines: the answer as far as it is written, and what is happening."""
         return Group(_Tail(self._text), self._progress) if self._text else self._progress
 
     async def emit(self, event: Event) -> None:

@@ -141,7 +141,7 @@ def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
 
 def _facts(run: StoredRun) -> str:
     servers = f"servers: {', '.join(run.servers)}" if run.servers else ""
-    access = f"{run.outcome.access} access"  # calls may have been approved: it need not say that nothing was written
+    access = f"{run.outcome.access} access"  # not "could only read": calls may have been approved
     unchanged = "nothing was changed" if run.outcome.nothing_changed else ""
     facts = (run.time, run.outcome.model, servers, access, unchanged, run.project, f"run {run.run_id}")
     return " · ".join(fact for fact in facts if fact)

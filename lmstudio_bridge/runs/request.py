@@ -52,9 +52,8 @@ class RunRequest:
 class ItemRun:
     """What the run of one item has of the run over all: `template` is the task without the item.
 
-    `tools_for` is the text by which the servers and tools of all items are chosen. A run that merges answers has no
-    tools; the `delimiter` is what goes around the answers in its task. `file` is
-    the item, where it is a file of the project.
+    `tools_for` is the text by which the servers and tools of all items are chosen. `file` is the item, where it is a
+    file of the project. A run that merges answers has no tools, and the `delimiter` that is around them in its task.
     """
 
     run_id: str
