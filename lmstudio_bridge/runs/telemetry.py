@@ -101,6 +101,7 @@ def _make(environ: Mapping[str, str], wanted: list[str]) -> tuple[Telemetry, lis
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    logging.getLogger("opentelemetry.util.re").disabled = True  # it quotes an invalid header, which may hold a key
     named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": "lmstudio-bridge"}
     resource = Resource.create({**named, "service.version": __version__})
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -142,3 +142,13 @@ async def test_invalid_variables_cost_the_telemetry_and_not_the_runs(monkeypatch
 
     async with open_telemetry(ENDPOINT) as telemetry:
         assert telemetry is None
+
+
+async def test_key_in_an_invalid_header_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key very-secret-key")
+
+    async with open_telemetry(ENDPOINT) as telemetry:
+        assert telemetry is not None
+    assert "very-secret-key" not in caplog.text
