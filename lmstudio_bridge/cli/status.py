@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_OK
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.events import RoundFinished
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.settings import read_settings
 from lmstudio_bridge.text import as_shown, clean_text, first_line, one_line
@@ -56,6 +57,8 @@ def _describe(run: StoredRun) -> str:
         total = len(run.items.listed.items)
         state = f"{total - len(run.items.to_do())} of {total} items"
     else:
-        tokens = run.outcome.usage.prompt_tokens + run.outcome.usage.completion_tokens
-        state = f"round {run.outcome.rounds + 1}, {tokens:,} tokens"
+        read, written = run.outcome.usage.prompt_tokens, run.outcome.usage.completion_tokens
+        seconds = sum(event.seconds for event in run.events if isinstance(event, RoundFinished))
+        speed = f", {written / seconds:.0f} tokens/s" if seconds and written else ""
+        state = f"round {run.outcome.rounds + 1}, {read + written:,} tokens{speed}"
     return " - ".join(part for part in (task, state) if part)

@@ -61,7 +61,7 @@ def wanted_signals(environ: Mapping[str, str]) -> list[str]:
         for signal in _SIGNALS
         if otlp(signal, "ENDPOINT")
         and otlp(signal, "PROTOCOL") in ("", "http/protobuf")
-        and "otlp" in environ.get(f"OTEL_{signal}_EXPORTER", "otlp").split(",")
+        and "otlp" in (environ.get(f"OTEL_{signal}_EXPORTER") or "otlp").split(",")
     ]
 
 

@@ -22,14 +22,14 @@ def started(run_id: str, task: str) -> RunStarted:
     return RunStarted(run_id, task, (), 50, "2026-01-01T00:00:00+00:00")
 
 
-def test_the_run_in_progress_is_named_with_its_round_and_tokens(tmp_path: Path) -> None:
+def test_the_run_in_progress_is_named_with_its_round_tokens_and_speed(tmp_path: Path) -> None:
     with open_journal(tmp_path, ID, keep="full") as journal:
         journal.keep(started(ID, "Read \x1b[31mall notes\nand more"))
-        journal.keep(RoundFinished(1, "", "", (), "stop", "m", Usage(1_000, 200), 1.0))
+        journal.keep(RoundFinished(1, "", "", (), "stop", "m", Usage(1_000, 200), 4.0))
         line = running_line(tmp_path)
     after = running_line(tmp_path)
 
-    assert line == "local model: Read all notes - round 2, 1,200 tokens"
+    assert line == "local model: Read all notes - round 2, 1,200 tokens, 50 tokens/s"
     assert after == ""
 
 

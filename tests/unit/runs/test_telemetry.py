@@ -120,6 +120,7 @@ async def test_content_is_there_only_if_it_is_asked_for(content: bool) -> None:
         ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://localhost/v1/metrics"}, ["METRICS"]),
         ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "console,otlp"}, ["TRACES"]),
         ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "console"}, ["METRICS"]),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "", "OTEL_METRICS_EXPORTER": "none"}, ["TRACES"]),  # empty is unset
         ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, []),
         ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, []),
         (
