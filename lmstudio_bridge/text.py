@@ -51,9 +51,9 @@ _REASONS = {
     "float_type": "must be a number",
     "float_parsing": "must be a number",
     "literal_error": "must be {expected}",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
+    "greater_than": "must be greater than {gt:,.10g}",
+    "greater_than_equal": "must be at least {ge:,.10g}",
+    "less_than_equal": "must be at most {le:,.10g}",
 }
 
 

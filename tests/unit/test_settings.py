@@ -298,3 +298,12 @@ def test_a_bad_value_elsewhere_does_not_show_the_token() -> None:
 )
 def test_journals_go_to_the_users_state_folder(environ: dict[str, str], home: str) -> None:
     assert read_settings(environ, cwd=CWD).home == Path(home).expanduser()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("0", "must be greater than 0."), ("1e9", "must be at most 86,400."), ("x", "must be a number.")],
+)
+def test_bounds_are_said_as_people_write_numbers(value: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"it {said}"):
+        read_settings({"LMSTUDIO_BRIDGE_RUN_TIMEOUT": value}, cwd=Path("/"))
