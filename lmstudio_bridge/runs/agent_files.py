@@ -25,7 +25,7 @@ _DESCRIBING = frozenset({"name", "description", "color"})  # keys that say nothi
 _FRONTMATTER = re.compile(r"---[ \t]*\n(?P<head>.*?)^---[ \t]*(?:\n|\Z)(?P<body>.*)", re.DOTALL | re.MULTILINE)
 _KEY = re.compile(r"""["']?(?P<key>[A-Za-z][\w-]{0,39})["']?[ \t]*:(?:[ \t]+(?P<value>.*))?""")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-_TOOL = re.compile(r"(?:\([^)]{0,200}\)|[^,\[\]\s])+")  # a comma or a blank in brackets belongs to the tool
+_TOOL = re.compile(r"(?:\([^)]{0,200}\)|[^,\[\]{}\s])+")  # a comma or a blank in brackets belongs to the tool
 _MCP_TOOL = re.compile(r"mcp__[A-Za-z0-9_*-]+")
 _SHOWN_TOOL = re.compile(r"[A-Za-z]{1,40}")
 

@@ -224,12 +224,12 @@ def _parse(
         return None
     name, about = found["tool"], found["about"]
     if name.startswith("mcp__") or "*" in name:
-        return HostRule(verb, text, path, tools=name.casefold()) if about is None else None
+        return HostRule(verb, text, path, tools=name.casefold()) if about is None and "," not in name else None
     if not _OWN_TOOL.fullmatch(name):
         return None
     if about is None or (name != "Read" and name not in _EDITS):
         return HostRule(verb, text, path)
-    if not about or about.startswith("!"):
+    if about.startswith("!") or about != about.strip() or not about.strip("~./"):  # which would match nothing
         return None
     pattern, roots = _anchored(about, anchors=anchors, around=around)
     try:

@@ -58,6 +58,7 @@ def test_the_folder_of_the_users_agents_can_be_moved(tmp_path: Path) -> None:
         ("disallowedTools: mcp__fs__write_file, Write", ("mcp__*", "!mcp__fs__write_file")),
         ("disallowedTools: mcp__fs__write_file(/etc/*)", ("mcp__*", "!mcp__fs__write_file")),
         ("disallowedTools: mcp__a__x Bash(rm *) mcp__b", ("mcp__*", "!mcp__a__x", "!mcp__b")),  # as Claude Code does
+        ("disallowedTools: !!set {mcp__a}", ("mcp__*", "!mcp__a")),
         ("disallowedTools: Write", ()),
     ],
 )

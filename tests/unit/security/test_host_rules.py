@@ -167,7 +167,13 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
     assert not policy(project, rules=allow).check_call(WRITE, {}).allowed
 
 
-@pytest.mark.parametrize("rule", ["mcp__fs__write_file(path:a)", "Read(", "", 7, "Read()", "Read(!a)", "a b", None])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("mcp__fs__write_file(path:a)", "mcp__fs,mcp__git", "Read(", "", 7, "a b", None),
+        *("Read()", "Read(!a)", "Read( .env)", "Read(./)", "Read(//)", "Edit(~)"),
+    ],
+)
 def test_a_rule_that_is_not_understood_is_named(project: Path, rule: object) -> None:
     path = settings(project / ".claude" / "settings.json", deny=[rule])
 
