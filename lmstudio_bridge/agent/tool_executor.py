@@ -213,30 +213,37 @@ class ToolExecutor:
         prepared = self._tool_set.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
-    async def _check(self, call: ToolCall) -> _AllowedCall | _Refusal:
-        """The call ready to run, or why it must not run."""
+    async def _check(self, number: int, call: ToolCall, *, inner: bool) -> _AllowedCall | _Refusal:
+        """The call ready to run, or why it must not run. A person is only asked about a call that else would run."""
         problems = await self._start_needed(call)
         prepared = self._prepare(call, problems)
         if isinstance(prepared, _Refusal):
             return prepared
         tool = prepared.tool
         decision = self._policy.check_call(tool, prepared.arguments)
-        if decision.verdict == "needs_write" and self._approver is not None:
-            decision = await self._ask(self._approver, prepared, decision)
-        if not decision.allowed:
-            text = self._redact(f"Not allowed: {decision.reason} Continue without it.")
-            reason = self._short(decision.reason)
-            return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
+        approver = self._approver if decision.verdict == "needs_write" else None
+        if not decision.allowed and approver is None:
+            return self._deny(prepared, decision)
+        unasked = decision if approver is None else Decision("allowed")  # of a call that fails for another reason
         sent_arguments = _as_json(prepared.arguments)
         if self._weak and (undone := self._find_undone(prepared.arguments)):
             text, reason = UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
-            return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=prepared.arguments)
+            return _Refusal(text, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
             reason = "the placeholder of a secret would have been written"
             return _Refusal(
-                HOLDS_PLACEHOLDER, source=tool, decision=decision, reason=reason, arguments=prepared.arguments
+                HOLDS_PLACEHOLDER, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments
             )
-        return _AllowedCall(prepared, decision, sent_arguments)
+        if not inner and (refusal := await self._show_before_write(number, call, prepared)):
+            return refusal
+        if approver is not None:
+            decision = await self._ask(approver, prepared, decision)
+        return _AllowedCall(prepared, decision, sent_arguments) if decision.allowed else self._deny(prepared, decision)
+
+    def _deny(self, prepared: PreparedCall, decision: Decision) -> _Refusal:
+        text = self._redact(f"Not allowed: {decision.reason} Continue without it.")
+        reason = self._short(decision.reason)
+        return _Refusal(text, source=prepared.tool, decision=decision, reason=reason, arguments=prepared.arguments)
 
     async def _ask(self, approver: Approver, prepared: PreparedCall, refusal: Decision) -> Decision:
         """Have the person decide about a call that the policy refuses for want of write access."""
@@ -355,12 +362,10 @@ class ToolExecutor:
         """
         if not inner and self._composites.find(call.name) and not self._selection.is_removed(call.name):
             return await self._run_composite(number, call)
-        allowed = await self._check(call)
+        allowed = await self._check(number, call, inner=inner)
         if isinstance(allowed, _Refusal):
             return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
-        if not inner and (refusal := await self._show_before_write(number, call, allowed)):
-            return await self._refuse(number, call, refusal)
         server, tool = prepared.tool.server, prepared.tool.name
         if self._watch and self._policy.writes(prepared.tool, prepared.arguments):
             await self._watch.before_call(prepared.tool, prepared.arguments)
@@ -416,12 +421,12 @@ class ToolExecutor:
         )
         return result if inner else ToolResult(text, result.is_error, result.images)
 
-    async def _show_before_write(self, number: int, call: ToolCall, allowed: _AllowedCall) -> _Refusal | None:
+    async def _show_before_write(self, number: int, call: ToolCall, prepared: PreparedCall) -> _Refusal | None:
         """The answer to a call that would replace a whole file which the run has not read; None if the call may run.
 
         Small models write over a file to which they were to add a line. Once a file, they are shown what it holds.
         """
-        tool, arguments = allowed.prepared.tool, allowed.prepared.arguments
+        tool, arguments = prepared.tool, prepared.arguments
         reading = self._composites.reading_call(call.name, arguments)
         if not self._weak or reading is None or self._watch is None or asks_to_overwrite(self._evidence.task):
             return None
@@ -438,7 +443,7 @@ class ToolExecutor:
         held = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, found.text))[0])
         self._evidence.add(path, held)
         text = OVERWRITES.format(path=self._redact(clean_text(path)[0]), tool=call.name, data=self._store.show(held))
-        decision = replace(allowed.decision, rule=UNREAD_FILE)
+        decision = Decision("allowed", rule=UNREAD_FILE)
         reason = "the file exists, and was not read before"
         return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=arguments)
 

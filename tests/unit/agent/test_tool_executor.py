@@ -634,6 +634,18 @@ async def test_person_is_asked_about_a_call_that_needs_write_access(
     assert person.asked == [("write", [("path", '"[…].txt"')])]
 
 
+async def test_person_is_not_asked_about_a_call_that_fails_anyway() -> None:
+    person = Person(allows=True)
+    given = Case(tools := answering(ToolResult("done")), policy=Policy("read"), approver=person)
+
+    [result] = await given.answer(calls(("write", "[secret]")))
+
+    assert (person.asked, tools.sent) == ([], [])
+    assert "is a placeholder for a secret" in result.text
+    [event] = [each for each in given.recorder.events if isinstance(each, CallFinished)]
+    assert event.verdict == "allowed", "write access would not help"
+
+
 @pytest.mark.parametrize(
     ("policy", "path"),
     [
