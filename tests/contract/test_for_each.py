@@ -16,7 +16,7 @@ from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, S
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
 from tests.support.raw_client import Answer
-from tests.support.shell import Shell
+from tests.support.shell import LIMIT, Shell
 
 __all__ = ["desk", "shared_bridges"]  # fixtures
 
@@ -336,9 +336,9 @@ async def test_what_is_cancelled_can_be_continued(desk: Desk) -> None:
         parent = min((path.stem for path in desk.journals()), key=len)
         desk.sim.script_fn(MODEL, read_and_tell)
         answer = await client.call("continue_run", run_id=parent)
-        while not table_of(answer):  # the cancelled call ends on its own time
-            await asyncio.sleep(0)
-            answer = await client.call("continue_run", run_id=parent)
+        async with asyncio.timeout(LIMIT):
+            while not table_of(answer):  # the cancelled call ends on its own time
+                answer = await client.call("continue_run", run_id=parent)
 
     assert [row[:2] for row in table_of(answer)] == [[name, "done"] for name in names]
     assert answers_given(desk)["f001.txt"] == 1
@@ -423,9 +423,9 @@ async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) 
         parent = min((path.stem for path in desk.journals()), key=len)
         desk.sim.script_fn(MODEL, lambda request: TextReply("Both." if merges(request) else "Not again."))
         answer = await client.call("continue_run", run_id=parent)
-        while not table_of(answer):  # the cancelled call ends on its own time
-            await asyncio.sleep(0)
-            answer = await client.call("continue_run", run_id=parent)
+        async with asyncio.timeout(LIMIT):
+            while not table_of(answer):  # the cancelled call ends on its own time
+                answer = await client.call("continue_run", run_id=parent)
 
     assert answer.text.startswith("2 of 2 items done")
     assert "\n\nBoth.\n\n" in answer.text
