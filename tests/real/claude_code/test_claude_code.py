@@ -77,10 +77,20 @@ async def test_the_rules_for_a_servers_tools_hold_in_its_runs(host: Host) -> Non
     assert "heron-42" not in str([request.messages for request in host.desk.chat_requests()])
 
 
-async def test_a_lost_run_goes_on_without_its_id(host: Host) -> None:
+async def test_a_lost_run_of_an_agent_goes_on_without_its_id(host: Host) -> None:
+    agents = host.desk.project / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    head = "name: finder\ndescription: Finds.\ntools: Read, mcp__filesystem__read_text_file"
+    (agents / "finder.md").write_text(f"---\n{head}\n---\nYou find code words.", encoding="utf-8")
     host.desk.sim.script(MODEL, TextReply("It is heron-42."))
-    host.api.turns = [[read("What is the code word?")]]
+    call = {"mcp_name": "filesystem", "task": "What is the code word?", "agent": "finder"}
+    host.api.turns = [[use(f"{BRIDGE}autonomous_with_mcp", **call)]]
     await host.ask("Read.")
+    assert "Not taken over from it: tools Read." in str(host.api.results()[-1]["content"])
+    [request] = host.desk.chat_requests()
+    assert "You find code words." in str(request.messages)
+    tools = [tool["function"]["name"] for tool in (request.json or {})["tools"]]
+    assert [name for name in tools if name.startswith("filesystem__")] == ["filesystem__read_text_file"]
     host.api.turns = [[use(f"{BRIDGE}continue_run")]]
     await host.ask("Fetch it again.")
 
