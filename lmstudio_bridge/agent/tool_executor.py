@@ -252,7 +252,11 @@ class ToolExecutor:
         shown = [(self._redact(name), self._redact(_as_json(value))) for name, value in prepared.arguments.items()]
         async with self._asking:
             await self._tell(Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
-            allowed = await approver.approve(tool, shown)
+            try:
+                allowed = await approver.approve(tool, shown)
+            except anyio.get_cancelled_exc_class():  # the time limit of the run, or the host
+                await self._tell(Warned(f"The run ended while it waited for approval of {tool.server} {tool.name}."))
+                raise
         return Decision("allowed", rule=APPROVED) if allowed else replace(refusal, rule=NOT_APPROVED)
 
     def _find_undone(self, arguments: JSONObject) -> str:

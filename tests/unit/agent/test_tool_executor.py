@@ -646,6 +646,19 @@ async def test_person_is_not_asked_about_a_call_that_fails_anyway() -> None:
     assert event.verdict == "allowed", "write access would not help"
 
 
+async def test_a_run_that_ends_while_it_waits_for_approval_says_so() -> None:
+    class Silent:
+        async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+            raise asyncio.CancelledError
+
+    given = Case(policy=Policy("read"), approver=Silent())
+
+    with pytest.raises(asyncio.CancelledError):
+        await given.answer(calls(("write", "a")))
+
+    assert given.recorder.events[-1] == Warned("The run ended while it waited for approval of fs write.")
+
+
 @pytest.mark.parametrize(
     ("policy", "path"),
     [
