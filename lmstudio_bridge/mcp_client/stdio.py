@@ -51,6 +51,7 @@ EOF_GRACE = 0.5  # seconds to exit after stdin was closed
 TERM_GRACE = 0.5  # seconds to exit after SIGTERM
 KILL_GRACE = 2.0  # seconds for the event loop to notice the exit after SIGKILL
 EXIT_GRACE = 0.5  # seconds for a server that closed its output to exit, so that its exit code can be reported
+READ_GRACE = 0.2  # then, for its last words
 
 DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
 """How many bridges are above a process; it stops a bridge that starts itself through a wrapper."""
@@ -379,7 +380,8 @@ class StdioTransport:
 
     async def _note_exit(self, child: ChildProcess, otherwise: str) -> None:
         if not self.exit_reason:
-            await child.wait_exited(EXIT_GRACE)
+            if await child.wait_exited(EXIT_GRACE):
+                await child.wait_read(READ_GRACE)
             self.exit_reason = child.exit_reason or otherwise
 
 
@@ -440,6 +442,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._writable.set()
         self._stdin_lost = False
         self._exited = asyncio.Event()
+        self._read = asyncio.Event()  # to the end
         self._group_killed = False
 
     @property
@@ -510,6 +513,13 @@ class ChildProcess(asyncio.SubprocessProtocol):
                 await self._exited.wait()
         return self._exited.is_set()
 
+    async def wait_read(self, seconds: float) -> bool:
+        """Whether it exited and all that it wrote was read within that time; another process may hold its pipes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._read.wait()
+        return self._read.is_set()
+
     async def end(self) -> None:
         """Close its stdin, then SIGTERM, then SIGKILL to the whole group: about one second at most."""
         self._pipe(0, asyncio.WriteTransport).close()
@@ -567,6 +577,9 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         self._kill_group()  # a grandchild that holds the pipes would keep `lines` from ending
         self._exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._read.set()
 
     # Helpers.
 
