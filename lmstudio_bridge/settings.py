@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
     root_url: str = _setting(
         f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
-        "Address of LM Studio: http or https, with or without /v1, with any path.",
+        "Address of LM Studio.",
         "LMSTUDIO_BASE_URL",
         "LMSTUDIO_BRIDGE_BASE_URL",  # set by the plugin, to nothing where the user gave no address
     )
@@ -58,7 +58,7 @@ class Settings(BaseModel):
     )
     ca_file: Path | None = _setting(
         None,
-        "File with the CA certificates (PEM) used to verify an https address of LM Studio.",
+        "CA certificates (PEM file) for an https address.",
         "LMSTUDIO_BRIDGE_CA_FILE",
         "SSL_CERT_FILE",
     )
@@ -70,20 +70,19 @@ class Settings(BaseModel):
     )
     mcp_config: Path | None = _setting(
         None,
-        "File with the MCP servers to use instead of those of Claude Code and LM Studio.",
+        "File with MCP servers, instead of those of Claude Code and LM Studio.",
         "LMSTUDIO_BRIDGE_MCP_CONFIG",
         "MCP_JSON_PATH",
     )
     trust: tuple[str, ...] = _setting(
         (),
-        "Servers of the project's .mcp.json that may start without Claude Code's approval: comma-separated names, or "
-        "* for all, also when they change. PATH:NAME names one of a file in another folder, such as a parent.",
+        "Servers of the project's .mcp.json that need no approval: comma-separated names, or * for all; PATH:NAME for "
+        "a file in another folder.",
         "LMSTUDIO_BRIDGE_TRUST",
     )
     pass_env: tuple[str, ...] = _setting(
         (),
-        "Variables to pass to MCP servers in addition to a small base: comma-separated names, with patterns such as "
-        "AWS_*.",
+        "More variables to pass to MCP servers: comma-separated names or patterns such as AWS_*.",
         "LMSTUDIO_BRIDGE_PASS_ENV",
     )
     max_access: Access = _setting(
@@ -93,19 +92,18 @@ class Settings(BaseModel):
     )
     depth: int = _setting(
         0,
-        "Number of bridges above this one. The bridge sets it for its servers, so that it never delegates to itself.",
+        "Set by the bridge for its servers, so that it never delegates to itself.",
         "LMSTUDIO_BRIDGE_DEPTH",
         ge=0,
     )
     home: Path = _setting(
         ...,
-        "Folder for run journals, logins, and the cached tool lists of servers.",
+        "Folder for journals, logins and caches.",
         "LMSTUDIO_BRIDGE_HOME",
     )
     journal: Literal["off", "audit", "full"] = _setting(
         "full",
-        "What to keep of runs: full; audit, which records what was done but no text; or off. Only full journals can be "
-        "continued.",
+        "What to keep of runs; audit records what was done, but no text. Only full journals can be continued.",
         "LMSTUDIO_BRIDGE_JOURNAL",
     )
     journal_days: float = _setting(
@@ -113,7 +111,7 @@ class Settings(BaseModel):
     )
     journal_mb: int = _setting(
         500,
-        "Megabytes that all journals may take together; the oldest are deleted first.",
+        "Megabytes of all journals together; the oldest are deleted first.",
         "LMSTUDIO_BRIDGE_JOURNAL_MB",
         ge=1,
         le=1_000_000,
@@ -140,20 +138,20 @@ class Settings(BaseModel):
     )
     context_length: int = _setting(
         16_384,
-        "Context length, in tokens, to load a model with that is not loaded yet, if the model allows it.",
+        "Tokens of context to load a model with.",
         "LMSTUDIO_BRIDGE_CONTEXT_LENGTH",
         ge=512,
     )
     temperature: float | None = _setting(
         None,
-        "Sampling temperature; defaults to 0 for small models and to LM Studio's own for others.",
+        "Sampling temperature; defaults to 0 for small models, to LM Studio's own for others.",
         "LMSTUDIO_BRIDGE_TEMPERATURE",
         ge=0,
         le=2,
     )
     calls: Literal["auto", "native", "grammar"] = _setting(
         "auto",
-        "How models are asked for tool calls: native, grammar (JSON constrained by a grammar), or auto.",
+        "How to ask for tool calls; grammar is JSON constrained by a schema.",
         "LMSTUDIO_BRIDGE_CALLS",
     )
     parallel: int | None = _setting(
@@ -165,15 +163,15 @@ class Settings(BaseModel):
     )
     max_runs: int | None = _setting(
         None,
-        f"Concurrent runs; defaults to {_MAX_RUNS}, or LMSTUDIO_BRIDGE_PARALLEL if that is more. Further runs "
-        "are queued, which their progress shows; with 100 queued they are refused.",
+        f"Concurrent runs; defaults to {_MAX_RUNS}, or LMSTUDIO_BRIDGE_PARALLEL if that is more. Up to 100 more are "
+        "queued.",
         "LMSTUDIO_BRIDGE_MAX_RUNS",
         ge=1,
         le=1_000,
     )
     watch_interval: Seconds = _setting(
         5.0,
-        "Seconds between checks that the model in use is still loaded and unchanged.",
+        "Seconds between checks that the model is still loaded.",
         "LMSTUDIO_BRIDGE_WATCH_INTERVAL",
     )
     server_start_timeout: Seconds = _setting(
@@ -188,7 +186,7 @@ class Settings(BaseModel):
     )
     max_servers: int = _setting(
         20,
-        "MCP servers open at the same time; the least recently used idle one is closed to make room.",
+        "MCP servers open at the same time.",
         "LMSTUDIO_BRIDGE_MAX_SERVERS",
         ge=1,
         le=1_000,
@@ -205,12 +203,12 @@ class Settings(BaseModel):
     )
     run_timeout: Seconds = _setting(
         3600.0,
-        "Seconds for a whole run; after that, the answer so far is returned.",
+        "Seconds for a whole run; then it returns the answer so far.",
         "LMSTUDIO_BRIDGE_RUN_TIMEOUT",
     )
     heartbeat: Seconds = _setting(
         15.0,
-        "Seconds between progress messages when nothing new happens; hosts may give up on a silent server.",
+        "Seconds between progress messages when nothing new happens.",
         "LMSTUDIO_BRIDGE_HEARTBEAT",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(

@@ -53,6 +53,7 @@ NAMED: Mapping[str, NameKind] = {
 
 _EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
 _NOT_DONE = "no complete answer, nothing was changed although the task asked for it, or a change failed"
+_RUN_ID = "run ID or its last five characters, or: last"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
 _MAX_NUMBER = 1_000_000
 _SHOWN_TASK = 80  # characters of a task that is too long
@@ -77,7 +78,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def open_commands(self, dest: str) -> Callable[..., CommandParser]:
         """A function that adds a command, with its name, its summary, and what `_texts` takes."""
-        commands = self.add_subparsers(dest=dest, metavar=dest)
+        commands = self.add_subparsers(dest=dest, metavar=dest, title="commands")
 
         def add(name: str, summary: str, description: str, **kwargs: Any) -> CommandParser:
             command = self.commands[name] = commands.add_parser(name, help=summary, **_texts(description, **kwargs))
@@ -92,9 +93,8 @@ def build_parser() -> CommandParser:
     description = """
     Hands tasks from Claude Code to a local model in LM Studio, which works on them with your other MCP servers.
 
-    Without a command, it serves MCP on stdio, which is how Claude Code starts it. Start with `lmstudio-bridge
-    install`. If something does not work, run `lmstudio-bridge doctor`. For help on a command, run `lmstudio-bridge
-    COMMAND --help`.
+    Start with `lmstudio-bridge install`. If something does not work, run `lmstudio-bridge doctor`. Without a command,
+    it serves MCP on stdio, which is how Claude Code starts it.
     """
     parser = CommandParser(
         prog="lmstudio-bridge",
@@ -114,11 +114,9 @@ def build_parser() -> CommandParser:
         "serve",
         "serve MCP on stdio (the default)",
         """
-        Serves MCP on stdin and stdout until the program that started it closes the connection. That program is
-        Claude Code or another MCP host; `lmstudio-bridge install` registers the bridge there. Logs go to stderr.
+        Serves MCP on stdin and stdout for the program that started it, such as Claude Code. Logs go to stderr.
         """,
         examples=(("lmstudio-bridge", "the same as lmstudio-bridge serve"),),
-        exit_codes={0: "the host closed the connection"},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_LOG_LEVEL"),
     )
     _add_install(
@@ -126,12 +124,9 @@ def build_parser() -> CommandParser:
             "install",
             "register the bridge in Claude Code or another program",
             """
-            Adds an entry for the bridge to the file in which the program keeps its MCP servers, so that the program
-            starts it. The change is shown as a diff, and you are asked before anything is written. The rest of the
-            file stays as it is, and a backup is kept next to it. Claude Code's files are changed with its own command
-            `claude mcp add-json` if it is installed and the entry contains no secret.
-
-            Values of variables that may be secrets are never shown.
+            Adds an entry for the bridge to the file in which the program keeps its MCP servers. The change is shown as
+            a diff, and you are asked before anything is written. A backup is kept next to the file. Where it can,
+            Claude Code's own command `claude mcp add-json` makes the change.
             """,
             examples=(
                 ("lmstudio-bridge install", "for Claude Code, in all folders"),
@@ -140,7 +135,7 @@ def build_parser() -> CommandParser:
                 ("lmstudio-bridge install --base-url http://10.0.0.5:1234 --max-access read --yes", "from a script"),
                 ("lmstudio-bridge install --env LM_API_TOKEN", "copy a variable of this shell without showing it"),
             ),
-            exit_codes={0: "registered, or already registered", 1: "you declined, or the file can't be changed"},
+            exit_codes={1: "you declined, or the file can't be changed"},
             variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
         )
     )
@@ -148,23 +143,17 @@ def build_parser() -> CommandParser:
         "doctor",
         "check LM Studio, its models, the MCP servers and the registration",
         """
-        Checks every link of the chain, reports what it found, and says how to fix what is wrong: versions, settings,
-        LM Studio and its token, the model (loaded, context, slots, tool calls, just-in-time loading), the files with
-        MCP servers, each server (it is started and its tools are counted), rules, journals, and the programs that
-        are set up to start the bridge.
+        Checks every link of the chain with the settings of this shell, and says how to fix what is wrong: LM Studio,
+        the model, the MCP servers (each is started), rules, journals, and the programs that start the bridge.
 
-        It uses the settings of this shell. Secrets are never shown.
-
-        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}, each check with "area" (bridge,
-        lm_studio, model, deep, servers, rules, journals, programs), "name", "state" (ok, warning, failed), "found" and
-        "remedy". New areas and keys may be added; "format" changes if anything else does.
+        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}, each check with "area", "name", "state"
+        (ok, warning, failed), "found" and "remedy". Keys may be added; "format" changes if anything else does.
         """,
         examples=(
             ("lmstudio-bridge doctor", "check everything; nothing is changed"),
             ("lmstudio-bridge doctor --deep", "also let the model call a tool once; it is loaded if necessary"),
-            ("lmstudio-bridge doctor --json", "for programs: one JSON object on stdout"),
         ),
-        exit_codes={0: "no problems; there may be warnings", 1: "at least one problem"},
+        exit_codes={0: "no problems; there may be warnings"},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT", "NO_COLOR"),
     )
     doctor.add_argument("--deep", action="store_true", help="also send a real request to the model")
@@ -173,9 +162,8 @@ def build_parser() -> CommandParser:
         "run",
         "run one task from the shell",
         """
-        Lets the local model work on a task with the tools of your MCP servers, as the bridge does for Claude Code.
-        Progress goes to stderr, the answer to stdout. Ctrl-C stops the run and keeps what was done; resume it with
-        `continue`.
+        Lets the local model work on a task with the tools of your MCP servers. Progress goes to stderr, the answer to
+        stdout. Ctrl-C stops the run and keeps what was done; resume it with `continue`.
         """,
         examples=(
             ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read and answer"),
@@ -184,7 +172,7 @@ def build_parser() -> CommandParser:
             ("lmstudio-bridge run - --mcp filesystem < task.txt", "the task from stdin"),
             ('lmstudio-bridge run "Say in one line what {item} is for" --for-each "src/**/*.py"', "many files"),
         ),
-        exit_codes={0: "answered", 1: _NOT_DONE},
+        exit_codes={1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
     )
     run.add_argument("task", type=_task, help="what to do; - reads it from stdin")
@@ -192,13 +180,13 @@ def build_parser() -> CommandParser:
         "--mcp",
         action="append",
         metavar="NAME",
-        help="MCP server whose tools the model may use; can be repeated (default: all)",
+        help="MCP server to use; can be repeated (default: those that the task needs)",
     )
     run.add_argument(
         "--for-each",
         nargs="+",
         metavar="ITEM",
-        help="do the task once for each item, which stands for {item} in it; a single ITEM is a glob of files",
+        help="do the task once for each item, as {item}; a single ITEM is a glob of files",
     )
     run.add_argument("--combine", type=_task, metavar="TEXT", help="how to merge the answers of all items at the end")
     run.add_argument("--combine-schema", metavar="FILE", help="JSON Schema for the merged answer")
@@ -210,19 +198,17 @@ def build_parser() -> CommandParser:
         "continue",
         "resume a run, or ask a follow-up question",
         """
-        Resumes a run that was interrupted or ended early, repeats the answer of a finished run, or, with
-        instructions, does something more based on what the run found out. No tool call is repeated automatically.
+        Resumes a run that ended early, or repeats the answer of a finished one. With instructions, it does something
+        more, based on what the run found out. Tool calls are never repeated automatically.
         """,
         examples=(
             ("lmstudio-bridge continue last", "resume the newest run"),
             ('lmstudio-bridge continue last "Now only those in src/"', "ask for something more"),
         ),
-        exit_codes={0: "answered", 1: _NOT_DONE},
+        exit_codes={1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
     )
-    resume.add_argument(
-        "run_id", help="run ID, from the last line of an answer or from `runs`, or its last five characters; or: last"
-    )
+    resume.add_argument("run_id", help=_RUN_ID)
     resume.add_argument("instructions", nargs="?", default="", help="what to do next")
     _add_run_options(resume)
     _add_runs(
@@ -230,15 +216,11 @@ def build_parser() -> CommandParser:
             "runs",
             "list, show, undo and delete past runs",
             """
-            Shows past runs, from the shell and from Claude Code: `runs` lists the newest, `runs show` prints one in
-            full, `runs undo` puts back the files that one changed, `runs delete` deletes journals permanently. A run in
-            progress is never deleted.
+            Lists the newest runs, from the shell and from Claude Code.
             """,
             examples=(
                 ("lmstudio-bridge runs", "the newest runs, how each ended, and what they saved"),
-                ("lmstudio-bridge runs show last", "task, answer, and each round with its calls"),
-                ("lmstudio-bridge runs undo last", "put back the files that the newest run changed"),
-                ("lmstudio-bridge runs delete --older-than 30", "journals older than 30 days"),
+                ("lmstudio-bridge runs show last", "the newest one in full"),
             ),
             variables=("LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
         )
@@ -247,25 +229,23 @@ def build_parser() -> CommandParser:
         "status",
         "show the run in progress, and what all runs saved",
         """
-        Shows the newest run in progress, from the shell or from Claude Code: its task, its round and its tokens so far.
-        Also shows how many tokens the stored runs kept out of Claude's context, for each of the last days with runs and
-        in all. With --line only the run in progress is shown: it is made for the status line of Claude Code
-        (`statusLine` in its settings). On Windows, no run is known to be in progress.
+        Shows the newest run in progress, and how many tokens the stored runs kept out of Claude's context, by day and
+        in all. On Windows, no run is known to be in progress.
         """,
-        examples=(("lmstudio-bridge status --line", "nothing if there is none, and never an error"),),
+        examples=(("lmstudio-bridge status --line", "for `statusLine` in Claude Code's settings"),),
         variables=("LMSTUDIO_BRIDGE_HOME",),
     )
     status.add_argument(
-        "--line", action="store_true", help="print only the run in progress, nothing without one, and never an error"
+        "--line", action="store_true", help="print only the run in progress, if any, and never an error"
     )
     models = add(
         "models",
         "list the models in LM Studio",
         """
-        Lists the models in LM Studio: whether each is loaded, its context length in tokens, how many requests it
-        handles at once, and whether LM Studio marks it as trained for tool use. No model is loaded.
+        Lists the models in LM Studio: whether each is loaded, its context length, its slots, and whether it is trained
+        for tool use. No model is loaded.
         """,
-        examples=(("lmstudio-bridge models", "a table"), ("lmstudio-bridge models --json", "for a program")),
+        examples=(("lmstudio-bridge models --json", "for a program"),),
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "NO_COLOR"),
     )
     models.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
@@ -274,35 +254,30 @@ def build_parser() -> CommandParser:
         "list the configured MCP servers",
         """
         Lists the MCP servers in the configuration files: whether the bridge may use each, why not, whether there is a
-        login, and where it comes from. No server is started; `doctor` does that. With --approve, a server of the
-        project's .mcp.json may be used from now on, as its entry is now: if that changes, it is held back again.
+        login, and where it comes from. No server is started; `doctor` does that. An approval is for the entry as it
+        is now: if that changes, the server is held back again.
         """,
         examples=(
-            ("lmstudio-bridge servers", "a table"),
-            ("lmstudio-bridge servers --json", "for a program"),
             ("lmstudio-bridge servers --approve files", "show what the project's server `files` starts, and ask"),
         ),
         variables=("LMSTUDIO_BRIDGE_MCP_CONFIG", "LMSTUDIO_BRIDGE_TRUST", "NO_COLOR"),
     )
     servers.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     servers.add_argument("--approve", metavar="NAME", help="approve this server of the project's .mcp.json")
-    servers.add_argument("--yes", action="store_true", help="don't ask before approving")
+    servers.add_argument("--yes", action="store_true", help="don't ask")
     login = add(
         "login",
         "sign in to an MCP server through the browser (OAuth)",
         """
-        Opens the browser, in which you sign in to a remote MCP server, and keeps the login for the runs of the bridge:
-        in the system's keyring, or in a file that only you can read. Runs renew it, and never open a browser. The
-        address to open goes to stdout.
-
-        The login is for this server's address. Servers with an `Authorization` header in their entry need none.
+        Signs in to a remote MCP server in the browser, and keeps the login for the bridge's runs, which renew it: in
+        the system's keyring, or in a file that only you can read. Servers with an `Authorization` header in their
+        entry need none.
         """,
         examples=(
             ("lmstudio-bridge login notion", "sign in, and count the tools"),
-            ("lmstudio-bridge login notion --no-browser", "print the address only"),
             ("lmstudio-bridge login notion --no-browser --port 8765", "over ssh -L 8765:127.0.0.1:8765"),
         ),
-        exit_codes={0: "logged in", 1: "not logged in, or the server does not work with the login"},
+        exit_codes={1: "not logged in, or the server does not work with the login"},
         variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND", "BROWSER"),
     )
     login.add_argument("server", help="name of the MCP server, as in `servers`")
@@ -312,15 +287,14 @@ def build_parser() -> CommandParser:
         type=_port,
         default=0,
         metavar="N",
-        help="port on this machine to which the browser is sent back (default: `oauth.callbackPort` of the entry, or "
-        "any free one)",
+        help="port to which the browser is sent back (default: `oauth.callbackPort` of the entry, or any free one)",
     )
     login.add_argument(
         "--client-id",
         default="",
         metavar="ID",
-        help="ID of a client that you registered with that service, where programs cannot register themselves; its "
-        "redirect address is http://localhost:PORT/callback (default: `oauth.clientId` of the entry)",
+        help="client that you registered at the service, with the redirect address http://localhost:PORT/callback "
+        "(default: `oauth.clientId` of the entry)",
     )
     logout = add(
         "logout",
@@ -329,17 +303,16 @@ def build_parser() -> CommandParser:
         Deletes what `login` kept, and ends the login at the service if it lets programs do that.
         """,
         examples=(("lmstudio-bridge logout notion", "runs can no longer use this server"),),
-        exit_codes={0: "logged out", 1: "there was no login"},
+        exit_codes={1: "there was no login"},
         variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND"),
     )
     logout.add_argument("server", help="name of the MCP server, as in `servers`")
     _add_eval(
         add(
             "eval",
-            "measure how well a model does checkable tasks over real MCP servers",
+            "measure how well a model does checkable tasks",
             f"""
-            Lets a model do tasks whose results can be checked, over real MCP servers in a temporary folder, and
-            prints a table. For what is measured and how, see {DOCS}/evals.md
+            Lets a model do tasks that code can check, and prints a table: {DOCS}/evals.md
             """,
             examples=(
                 ("lmstudio-bridge eval --baseline", "all tasks, with the bridge and with a plain loop"),
@@ -355,14 +328,13 @@ def build_parser() -> CommandParser:
             "remove the bridge from Claude Code or another program",
             """
             Removes the bridge's entry, and nothing else. The change is shown as a diff, and you are asked before
-            anything is written. Without --scope, the entry is removed from the scope it is registered in; if it is
-            registered in several scopes, choose one with --scope.
+            anything is written. If the bridge is registered in several scopes, choose one with --scope.
             """,
             examples=(
                 ("lmstudio-bridge uninstall", "from Claude Code"),
                 ("lmstudio-bridge uninstall vscode --scope project --yes", "from .vscode/mcp.json, without asking"),
             ),
-            exit_codes={0: "removed, or not registered", 1: "you declined, or the file can't be changed"},
+            exit_codes={1: "you declined, or the file can't be changed"},
             variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
         )
     )
@@ -370,8 +342,7 @@ def build_parser() -> CommandParser:
         "completion",
         "print a shell completion script",
         """
-        Prints a completion script for the shell. It completes commands, options, fixed choices, and the names of MCP
-        servers, models and runs.
+        Prints a script that completes commands, options, and the names of MCP servers, models and runs.
         """,
         examples=(
             ('eval "$(lmstudio-bridge completion bash)"', "in ~/.bashrc"),
@@ -423,9 +394,7 @@ def _add_run_options(parser: CommandParser) -> None:
         default="read",
         help="read: only tools marked read-only; write: also tools that may change things (default: %(default)s)",
     )
-    parser.add_argument(
-        "--schema", metavar="FILE", help="file with a JSON Schema; the answer is JSON that matches the schema"
-    )
+    parser.add_argument("--schema", metavar="FILE", help="file with a JSON Schema for a JSON answer")
     parser.add_argument("--json", action="store_true", help="print the answer and figures as one JSON object")
 
 
@@ -440,13 +409,12 @@ def _add_runs(parser: CommandParser) -> None:
         "show one run in full",
         "Shows one run in full: task, answer, and each round with its calls and their results.",
         examples=(
-            ("lmstudio-bridge runs show last", "the newest run"),
             ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
             ("lmstudio-bridge runs show last --diff", "what it changed"),
             ("lmstudio-bridge runs show last --csv", "the rows of a run with --for-each"),
         ),
     )
-    show.add_argument("run_id", help="run ID or its last five characters, or: last")
+    show.add_argument("run_id", help=_RUN_ID)
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
     show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
     show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
@@ -457,42 +425,33 @@ def _add_runs(parser: CommandParser) -> None:
         "put back the files that a run changed",
         """
         Puts back the files that a run changed, or takes back its last undo. The change is shown as a diff, and you
-        are asked before anything is written. Files that were changed since are named and left alone, as is all
-        that is not a file in the workspace.
+        are asked before anything is written. Files that were changed since are left alone.
         """,
-        examples=(
-            ("lmstudio-bridge runs undo last", "the newest run"),
-            ("lmstudio-bridge runs undo last --yes", "without asking"),
-        ),
-        exit_codes={0: "undone", 1: "you declined, or not all could be undone"},
+        examples=(("lmstudio-bridge runs undo last", "what the newest run changed"),),
+        exit_codes={1: "you declined, or not all could be undone"},
     )
-    undo.add_argument("run_id", help="run ID or its last five characters, or: last")
-    undo.add_argument("--yes", action="store_true", help="don't ask before writing")
+    undo.add_argument("run_id", help=_RUN_ID)
+    undo.add_argument("--yes", action="store_true", help="don't ask")
     delete = add(
         "delete",
         "delete journals",
         "Deletes journals of runs permanently, after asking. Deleted runs can't be shown, continued or undone.",
-        examples=(
-            ("lmstudio-bridge runs delete last", "the newest run"),
-            ("lmstudio-bridge runs delete --older-than 30 --yes", "all runs older than 30 days, without asking"),
-        ),
+        examples=(("lmstudio-bridge runs delete --older-than 30 --yes", "all older than 30 days, without asking"),),
         exit_codes={1: "you declined, or a run is in progress"},
     )
-    delete.add_argument("run_ids", nargs="*", metavar="run_id", help="run ID or its last five characters, or: last")
+    delete.add_argument("run_ids", nargs="*", metavar="run_id", help=_RUN_ID)
     delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
-    delete.add_argument("--yes", action="store_true", help="don't ask before deleting")
+    delete.add_argument("--yes", action="store_true", help="don't ask")
 
 
 def _add_install(parser: CommandParser) -> None:
     _add_host_arguments(parser)
-    parser.add_argument("--base-url", metavar="URL", help="LM Studio's address (LMSTUDIO_BASE_URL in the entry)")
-    parser.add_argument(
-        "--model", metavar="NAME", help="model for calls that don't name one (DEFAULT_MODEL in the entry)"
-    )
+    parser.add_argument("--base-url", metavar="URL", help="LM Studio's address (LMSTUDIO_BASE_URL)")
+    parser.add_argument("--model", metavar="NAME", help="model for calls that don't name one (DEFAULT_MODEL)")
     parser.add_argument(
         "--max-access",
         choices=("read", "write"),
-        help="highest access that a call may ask for (LMSTUDIO_BRIDGE_MAX_ACCESS in the entry)",
+        help="highest access of a run (LMSTUDIO_BRIDGE_MAX_ACCESS)",
     )
     parser.add_argument(
         "--env",
@@ -517,10 +476,10 @@ def _add_host_arguments(parser: CommandParser) -> None:
         "--scope",
         choices=SCOPES["claude-code"],
         help="user: you, everywhere; local: you, in this folder (Claude Code only); project: everyone who works on "
-        "this project, in its .mcp.json, .cursor or .vscode (not for Claude Desktop or LM Studio)",
+        "this project",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the change as a diff without writing it")
-    parser.add_argument("--yes", action="store_true", help="don't ask before writing")
+    parser.add_argument("--yes", action="store_true", help="don't ask")
 
 
 def _add_eval(parser: CommandParser) -> None:

@@ -12,15 +12,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 _HEAD = """\
 # The command line
 
-This page has the text that `--help` prints for each command.
-
 Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals, and `NO_COLOR` turns them
-off; characters that a terminal can't show are replaced. Secrets are never shown. Unless a command says otherwise, the
-exit code is 0 for success, 1 for failure, 2 for invalid arguments or settings, and 130 after Ctrl-C. What is set by
-environment variables: [settings.md](settings.md).
+off. Secrets are never shown. Unless a command says otherwise, the exit code is 0 for success, 1 for failure, 2 for
+invalid arguments or settings, and 130 after Ctrl-C. Environment variables: [settings.md](settings.md).
 """
 _USUAL_CODES = {"0 success", "1 failed", "2 invalid arguments or settings", "130 interrupted"}
-_USUAL_VARIABLES = {"LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_HOME", "NO_COLOR"}
 
 
 def parsers() -> dict[str, CommandParser]:
@@ -44,7 +40,7 @@ def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
     """The section of one command; rows that an earlier one has are only named. `told`: row → command that has it."""
     paragraphs = (parser.description or "").split("\n\n")
     parts = [f"## `{f'lmstudio-bridge {words}'.strip()}`", *(" ".join(each.split()) for each in paragraphs)]
-    rows = [*map(_row, parser.arguments[1:]), *(f"| `{k}` | {v.summary} |" for k, v in parser.commands.items())]
+    rows = [_row(each) for each in parser.arguments if each.dest != "help"]
     repeated = [row for row in rows if told.setdefault(row, words) != words]
     if new := [row for row in rows if row not in repeated]:
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *new]))
@@ -62,9 +58,6 @@ def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
                 codes = [" ".join(line.split()) for line in lines]
                 if unusual := [code for code in codes if code not in _USUAL_CODES]:
                     parts.append(f"Exit codes: {'; '.join(unusual)}.")
-            case "environment:":
-                variables = [line for line in lines if line not in _USUAL_VARIABLES and line.isupper()]
-                parts += [f"Environment: {', '.join(f'`{each}`' for each in variables)}."] if variables else []
     return "\n\n".join(parts) + "\n"
 
 

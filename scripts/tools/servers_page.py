@@ -26,15 +26,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
 _HEAD = """\
 # MCP servers
 
-These servers are tried through the bridge every week, in these versions. `reading` tools run with read access, the
-others need write access. A server marks its own tools as reading, which is believed from your own servers; for those
-that mark none, or not all, the bridge has presets, by package. Your rules come before both: [security.md](security.md).
+These servers are tried through the bridge every week. `reading` tools run with read access, the others need write
+access. What a server marks as reading counts, if it is one of your own; for servers that mark too little or too much
+the bridge has [presets](contributing/presets.md). Your [rules](security.md#rules) come before both.
 
-`tried` says which calls are made: *reads* and *writes* whose results the model reads. With *list*, the tools are listed
-and calls that need write access are refused; for more, the service behind the server would need an account.
+`tried` says which calls are made. With *list*, the tools are listed and writing calls refused; more would need an
+account.
 
-Any other server works the same way. If none of its tools may run with read access, such a run does not start, and the
-error has the rule to add.
+Any other server works the same way. If none of its tools may run with read access, the error has the rule to add.
 
 | server | package | tools | reading | tried | what to know |
 |---|---|---|---|---|---|
@@ -66,16 +65,16 @@ def page() -> str:
 
 def _row(name: str, server: Server, marks: Marks) -> str:
     tried = ", ".join([*(["reads"] if server.reads else []), *(["writes"] if server.writes else [])])
-    known = " ".join(filter(None, [server.about, *_preset_notes(server.package)]))
-    package = f"`{server.package}` {server.version} ({server.registry})"
+    known = " ".join(filter(None, [server.about, *_partly(server.package)]))
+    package = f"`{server.package}` {server.version}"
     return f"| {name} | {package} | {len(marks)} | {len(reading(name, marks))} | {tried or 'list'} | {known} |"
 
 
-def _preset_notes(package: str) -> Iterator[str]:
+def _partly(package: str) -> Iterator[str]:
+    """Which tools read or write, depending on an argument."""
     preset = PRESETS.get(package)
     if preset is None:
         return
-    yield f"Preset: {preset.why}."
     if preset.only_if:
         named = ", ".join(f"`{tool}` (by `{argument}`)" for tool, (argument, _) in preset.only_if.items())
         yield f"Only some calls read: {named}."

@@ -14,13 +14,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 _HEAD = """\
 # Settings
 
-All settings are optional environment variables of the bridge's process. In Claude Code, set them in `env` of the
-server's entry: with `lmstudio-bridge install --env NAME=VALUE`, or with `-e`:
-`claude mcp add lmstudio-bridge -e LM_API_TOKEN=… -- lmstudio-bridge`. The commands use those of your shell.
+All settings are optional environment variables. For Claude Code, `lmstudio-bridge install --env NAME=VALUE` writes
+them into `env` of the entry. Commands use those of your shell. `lmstudio-bridge doctor` shows what is set, and invalid
+values.
 
-An empty variable counts as not set. If a row has two, the first one that is set wins. `LMSTUDIO_HOST` and
-`LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts, used if that one is not set. `lmstudio-bridge doctor` shows what
-is set, and which values are invalid.
+An empty variable counts as not set. If a row has several, the first one that is set wins. `LMSTUDIO_HOST` and
+`LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts.
 
 | variable | meaning | values | default |
 |---|---|---|---|

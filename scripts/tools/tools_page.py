@@ -19,12 +19,12 @@ PAGE = ROOT / "docs" / "tools.md"
 _HEAD = """\
 # Tools
 
-The tools, resources and prompt that the bridge offers to Claude or another MCP client, as it lists them itself.
+What the bridge offers to Claude or another MCP client, in the words that the client sees.
 """
 _ANSWER = f"""\
 ## Results
 
-The text has what you should know before you read the answer, the answer, and one line that says where it comes from:
+What you should know first, the answer, and where it comes from:
 
 ```text
 Failed: write_file src/a.py: "no such folder"
@@ -36,41 +36,37 @@ The word is heron-42, from notes.txt.
 
 | line above the answer | meaning |
 |---|---|
-| `Nothing was changed.` | the task asked for a change or the model tried one, and no such call worked |
-| `Not found in anything that was read: …` | facts of the answer that stand in no result |
+| `Nothing was changed.` | a change was asked for or tried, and none was made |
+| `Not found in anything that was read: …` | facts of the answer that are in no result |
 | `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | left out, or against the answer |
-| `Failed: …` | a call that failed or was refused and was not made good later, with the reason |
+| `Failed: …` | a call that failed or was refused, and was not made good later |
 | `Note: …` | what else matters: a server that was left out, an answer that was cut off |
 
-A run that did not end with an answer says why in its first line; the text that the model had written follows.
-
-Programs find the same in the result's `_meta`, under `{REPORT_META}`:
+A run without an answer says why in its first line. For programs, the result's `_meta` has `{REPORT_META}`:
 
 | key | meaning |
 |---|---|
 """  # noqa: RUF001  # the multiplication sign is what results have
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
-    "stop": "how it ended: `answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled`, `failed`, "
+    "stop": "`answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled`, `failed`, "
     "or `partial`: some items of `for_each` are not done",
     "model": "the model used",
-    "servers": "the MCP servers whose tools were offered to it",
+    "servers": "MCP servers whose tools were offered",
     "rounds": "model requests",
     "calls": "tool calls",
     "usage": "tokens of the local model",
-    "saved": "estimate of the tokens saved: `kept`, `spent`, and `net`; "
-    "[how it is counted](delegating.md#what-it-saves)",
-    "seconds": "duration of the run",
-    "warnings": "the notes above the answer, and the faults that the bridge recovered from",
-    "sources": "the tools of which a call worked, with their servers",
-    "failed": "calls that failed or were refused and were not made good later",
+    "saved": "tokens `kept`, `spent`, and `net`: [estimate](delegating.md#what-it-saves)",
+    "seconds": "duration",
+    "warnings": "notes, and faults that the bridge recovered from",
+    "sources": "tools of which a call worked, with their servers",
+    "failed": "calls that failed or were refused, and were not made good later",
     "nothing_changed": "whether a change was asked for or tried, and none was made",
-    "changes": "how many files were `created`, `changed`, `moved`, `deleted`, or left `unchanged` by calls that named "
-    "them, and `files` with their lines",
-    "grounding": "what the answer rests on: `sources` of its facts, facts that are `missing` there, and `coverage`",
-    "needed_write": "calls that were refused because they need `autonomous_with_write_access`",
-    "started": "servers that were selected for the task, and why",
-    "not_started": "servers that were not selected for the task",
+    "changes": "how many files were `created`, `changed`, `moved`, `deleted` or left `unchanged`, and `files`",
+    "grounding": "`sources` of the answer's facts, facts that are `missing` there, and `coverage`",
+    "needed_write": "calls that need `autonomous_with_write_access`",
+    "started": "servers selected for the task, and why",
+    "not_started": "the other servers",
     "error": "why it failed, and what to do",
 }
 
