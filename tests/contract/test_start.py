@@ -20,18 +20,16 @@ from tests.support.raw_client import EXIT_LIMIT, Era, RawClient, open_raw_client
 BROKEN = 'raise ModuleNotFoundError("No module named \'part\'", name="part")\n'
 
 HELD = """\
-import importlib, sys
 with open({gate!r}, encoding="utf-8") as gate:
     gate.read()
-sys.path.remove({folder!r})
-del sys.modules["httpx"]
-importlib.import_module("httpx")
+def repair_json(text, **options):
+    return text
 """
-"""Replaces httpx, and is imported only when a gate (a FIFO) has been opened and closed."""
+"""Stands in for json-repair, and is imported only when a gate (a FIFO) has been opened and closed."""
 
 
 class Gate:
-    """Where the import of httpx waits until it is let through."""
+    """Where the import of json-repair waits until it is let through."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +54,7 @@ async def open_held(folder: Path, *, era: Era = "2026-07-28") -> AsyncIterator[t
     """A bridge that has listed its tools while the rest is still being imported."""
     gate = folder / "gate"
     os.mkfifo(gate)
-    (folder / "httpx.py").write_text(HELD.format(gate=str(gate), folder=str(folder)), encoding="utf-8")
+    (folder / "json_repair.py").write_text(HELD.format(gate=str(gate)), encoding="utf-8")
     environ = {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}
     async with open_raw_client(era=era, environ=environ, command=BRIDGE) as client:
         await client.request("tools/list", {})

@@ -20,6 +20,7 @@ REQUEST_SECONDS = 30.0
 """A request that began to arrive has this long to arrive in full."""
 WRITE_SECONDS = 60.0
 """A client that reads nothing for this long is given up."""
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class BadRequestError(Exception):
@@ -246,7 +247,7 @@ class Exchange:
     def _head(self, status: int, headers: dict[str, str]) -> bytes:
         self.headers_sent = True
         self.request.status = status
-        reason = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
+        reason = _PHRASES.get(status, "Unknown")
         lines = {"X-Powered-By": "Express", **headers, "Date": formatdate(usegmt=True)}
         if self.keep_alive:
             lines |= {"Connection": "keep-alive", "Keep-Alive": f"timeout={self._keep_alive_seconds:g}"}

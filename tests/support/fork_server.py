@@ -1,8 +1,7 @@
 """Bridges forked from a process that has imported everything once, as multiprocessing's fork server does it.
 
 Importing takes ten times as long as all the rest of a start. Each bridge is still a process of its own with its
-arguments, environment, folder and standard streams, and its exit code is Python's own. Tests of starting and ending,
-and coverage, start Python itself.
+arguments, environment, folder and standard streams. Tests of starting and ending, and coverage, start Python itself.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import gc
 import importlib
 import json
 import os
@@ -172,8 +170,6 @@ def serve(address: str) -> dict[str, Any]:
             importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # or the first collection in each process would copy all pages
     waking, woken = socket.socketpair()
     woken.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -235,4 +231,12 @@ if __name__ == "__main__":
     time.tzset()
     sys.path[:1] = [given["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv[1:] = given["arguments"]
-    runpy.run_module("lmstudio_bridge", run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module("lmstudio_bridge", run_name="__main__", alter_sys=True)
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(bool(exc.code))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone, or it was closed
+            stream.flush()
+    os._exit(code)  # as multiprocessing does it, too: to tear down all that is imported would copy its pages

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import random
@@ -66,10 +65,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a process holds: memory in KiB, Python objects (0: not known), open files."""
+    """What a process holds: memory in KiB, Python's blocks of memory (0: not known), open files."""
 
     memory: int
-    objects: int
+    blocks: int
     files: int
 
 
@@ -87,7 +86,7 @@ class Figures:
     def lines(self) -> list[str]:
         """For a reader."""
         ends = ", ".join(f"{count} {end}" for end, count in self.ends.most_common())
-        weights = ", ".join(f"{each.memory // 1024} MiB/{each.objects} objects" for each in self.weights)
+        weights = ", ".join(f"{each.memory // 1024} MiB/{each.blocks} blocks" for each in self.weights)
         met = sum(fault.name in self.faults for fault in FAULTS)
         return [
             f"seed {self.seed}: {self.ends.total()} runs: {ends}",
@@ -312,19 +311,16 @@ async def _look_around(figures: Figures, desk: Desk, *, tasks: int, files: int) 
 def _compare(figures: Figures) -> None:
     """Is the memory flat?"""
     first, last = figures.weights[0], figures.weights[-1]
-    for name in ("memory", "objects", "files"):
+    for name in ("memory", "blocks", "files"):
         before, after = getattr(first, name), getattr(last, name)
         if after > before * MAX_GROWTH:
             figures.wrong.append(f"{name} grew from {before} to {after}")
 
 
 def _weigh(pid: int) -> Weight:
-    own = pid == os.getpid()
-    if own:
-        gc.collect()
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     memory = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return Weight(memory, len(gc.get_objects()) if own else 0, _open_files(pid))
+    return Weight(memory, sys.getallocatedblocks() if pid == os.getpid() else 0, _open_files(pid))
 
 
 def _open_files(pid: int) -> int:

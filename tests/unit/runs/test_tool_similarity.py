@@ -108,7 +108,7 @@ async def test_no_model_is_loaded_for_this(world: World, there: bool) -> None:
 async def test_a_model_that_has_gone_since_the_list_was_fetched_is_not_asked(world: World) -> None:
     await world.client.validator.catalog()
     world.sim.instances.pop("nomic/text-embedding-nomic")
-    world.client.validator._clock = lambda: 1_000_000.0
+    await world.client.retry_sleep(1_000_000.0)  # no real one
 
     assert await world.similarity().compare(TASK, TOOLS) == {}
     assert world.inputs() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -170,11 +171,11 @@ def test_a_look_at_a_stack_counts_for_the_innermost_function_of_ours_whoever_run
     samples = Samples()
 
     def clock() -> float:
-        samples.add(sys._getframe())
+        samples.add(inspect.currentframe())
         return 0.0
 
     SlotQueue(server="http://127.0.0.1:1234", clock=clock).lower("qwen")  # asks for the time itself, and through _limit
-    samples.add(sys._getframe())
+    samples.add(inspect.currentframe())
 
     assert (samples.total, samples.libraries) == (3, {"test_bench": 3})
     shown = {re.sub(r":\d+ ", " ", place): count for place, count in samples.functions.items()}
