@@ -34,10 +34,9 @@ from lmstudio_bridge.agent.prompts import (
     NOT_READ,
     NOT_THERE,
     TRY_ANOTHER_WAY,
-    is_own_text,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
-from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply, repeats_task
+from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply, is_bridge_text, repeats_task
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
@@ -282,7 +281,7 @@ class _Run:
     def is_presentable(self, text: str) -> bool:
         """Whether a text is the model's own and not a call that nobody ran."""
         leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
-        return not (leaked or is_own_text(text))
+        return not (leaked or is_bridge_text(text, self.conversation.messages))
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""

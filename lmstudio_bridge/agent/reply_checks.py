@@ -56,6 +56,51 @@ _GAVE_UP = re.compile(
 )
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
 
+_LONGEST_FRAME = 4_000  # characters; a longer reply holds more than the bridge's words around results
+_QUOTED = r"(?:'[^'\n]{0,200}'|\"[^\"\n]{0,200}\")"
+_END = r"(?=[.:;]?\s*(?:\n|\Z)|[.:;] )"
+_HEADS = re.compile(  # of composite tools: they count what comes behind them
+    rf"(?:{_QUOTED}(?: or {_QUOTED})*(?: was not found, but {_QUOTED}(?: (?:and|or) {_QUOTED})*)?:\s|\b[\w.-]+:\s|\b)"
+    r"\d+ lines? in \d+ files?\b"
+    rf"|\b\d+ files? searched in [^\n:;]{{1,200}}?{_END}|\bThe first \d+ are\b"
+    r"|\b\d+ files? read\b(?=[.;:]|\s*\Z)|^== [^\n]{1,200} ==$|; [^;\n]{1,300} could not be read(?: \([^\n]{1,300}\))?"
+    r"|\b\d+ differences? between \S+ and \S+?(?=[,:.]?\s|[,:.]?\Z)(?:, and no others)?"
+    r"(?:, except in (?:comments|order or spacing|line ends))?"
+    rf"|\b\d+ lines? in \S+ but not in \S+?{_END}"
+    r"|\b\d+ files? in (?:the working folder|\S+) and its subfolders\b(?:, without [^\n:;]+)?",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FRAMES = re.compile(
+    r"\(no output\)|\bResult of [\w.-]+:|\bThe call failed:|\bNot allowed: [^\n]+ Continue without it\b"
+    r"|\[?\br\d+, characters \d+ to \d+ of \d+(?:; (?:read on with offset=\d+|this is its end)\]?)?"
+    r"|\bthere are more, the next at \d+|\br\d+ has [\d,]+ characters; offset must be from 0 to \d+"
+    r"|\[[^\n]{1,300}, not shown any more; read_result\([^)\n]*\) gives them\]"
+    rf"|{_QUOTED} does not occur in r\d+\b|\[(?:image|audio): [^\]\n]+\]|\b\d+ more blocks of this result were left out"
+    r"|\b(?:read_result|search_result|find_tools) (?:was not done:[^\n]*|needs '\w+')"
+    r"|\bThese can be called now:(?:\n- \w+: [^\n]*)*|^You sent: \{[^\n]*"
+    r"|\bThe text to (?:find|replace|add) is empty\b|\bOld and new text are the same\b"
+    r"|\bOnly numbers, [-+*/% ]+ and parentheses can be calculated, in a short expression\b"
+    rf"|\bNot done: (?:{_QUOTED} stands in several places|it would undo your replacement of [^\n]*)"
+    r"|\bGive more of the line to change as old\b"
+    r"|[^\n]{1,200} holds more than \d+ (?:files|folders); name a smaller (?:folder|one)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What the bridge writes around results and in place of them, apart from `prompts`."""
+_FILLER = re.compile(
+    r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?|search"
+    r"|shown|sure|that|the|there|these|this|tool|was|were|i|a|is|as|of|ok)\b|\W+",
+    re.IGNORECASE,
+)
+_ASKS_COUNT = re.compile(
+    r"how (?:many|much|often)|count|number of|total|whether|\bif (?:there|any|it|they|the)\b"
+    r"|(?:\A|[.!?:]\s+|\n)(?:is|are|was|were|do|does|did|has|have)\b"
+    r"|wie ?viel|anzahl|zähl|gibt es|\bob\b|combien|nombre|y a-t-il|est-ce|cuánt|número|\bhay\b|quant[oiea]|numero"
+    r"|\bci sono|c'è|\bhá\b|hoeveel|aantal|zijn er|\bile\b|liczb|\bczy\b|сколько|количеств|\bли\b|多少|几|幾|数量|行数"
+    r"|件数|吗|是否|有没有|いくつ|何|ですか|ますか|몇|개수|kaç|كم|कितन",
+    re.IGNORECASE,
+)
+"""Tasks to which a number, or yes or no, is the answer."""
+
 
 def classify_reply(
     reply: Completion, *, tools_offered: bool, names: Collection[str] = (), messages: Sequence[Message] = ()
@@ -83,8 +128,25 @@ def classify_reply(
     if (tools_offered or names) and announces_call(reply.text, names, read=told):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
-        return "own_words" if is_own_text(reply.text) else "answer"
+        return "own_words" if is_bridge_text(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
+
+
+def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
+    """Whether a text says nothing but what the bridge wrote: its hints, or its words around the results of tools.
+
+    What counts lines, files or differences may be the answer to a task among the `messages` that asks for a number, or
+    whether there are any.
+    """
+    if is_own_text(text):
+        return True
+    if len(text) > _LONGEST_FRAME:
+        return False
+    asks_count = any(isinstance(message, UserMessage) and _ASKS_COUNT.search(message.text) for message in messages)
+    text = re.sub(r"\*\*|`|^> ", "", text, flags=re.MULTILINE)
+    rest = _FRAMES.sub(" ", text)
+    rest = rest if asks_count else _HEADS.sub(" ", rest)
+    return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
 
 
 def repeats_task(answer: str, task: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,10 @@ from lmstudio_bridge.agent.composite_tools import (
     read_listing,
     usable_tools,
 )
+from lmstudio_bridge.agent.prompts import FAILED
+from lmstudio_bridge.agent.reply_checks import is_bridge_text
 from lmstudio_bridge.agent.tools import Tool, ToolSet
-from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult
+from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult, UserMessage
 
 
 def server_tool(name: str, *required: str, read_only: bool = True, description: str = "") -> ServerTool:
@@ -467,3 +471,77 @@ async def test_invalid_arguments_are_a_result_or_read_liberally(name: str, argum
 )
 def test_listings_of_many_forms_are_read(text: str, entries: list[tuple[str, bool]]) -> None:
     assert list(read_listing(text)) == entries
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "task"),
+    [
+        ("find_text", {"text": "LIMIT", "folder": "src"}, "How many lines hold LIMIT?"),
+        ("find_text", {"text": "nothing", "folder": "."}, "Wie viele Zeilen enthalten nothing?"),
+        ("find_text", {"text": "print|todo", "folder": "src"}, "Does any file print something?"),
+        ("find_text", {"text": "a LIMIT_SIZE here", "folder": "."}, "Count the lines."),
+        ("read_files", {"paths": ["notes.md", "src/a.py"]}, "How many files can be read?"),
+        ("compare_files", {"path_a": "src/a.py", "path_b": "notes.md"}, "Are they different?"),
+        ("compare_files", {"path_a": "src/a.py", "path_b": "notes.md", "only_in_a": True}, "How many lines?"),
+        ("count_files", {"folder": "src"}, "How many files are there?"),
+    ],
+)
+async def test_the_head_of_a_result_without_its_data_only_answers_how_much_or_whether(
+    name: str, arguments: dict[str, Any], task: str
+) -> None:
+    found = await Disk(SOURCES).call(name, **arguments)
+    head = re.sub("; defined in [^ ]+(?=: )", "", found.text)
+    asked = [UserMessage(task)]
+
+    for text in (head, f"**{head}**", f"Here are the results: {head}", f"{head}\n\nThe result is shown above."):
+        assert is_bridge_text(text, [UserMessage("Show the lines in question.")])
+        assert not is_bridge_text(text, asked)
+    for line in found.data.splitlines():
+        assert not is_bridge_text(f"{head}\n{line}") or line.startswith("== ")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("find_text", {"text": "LIMITS", "folder": "src"}),
+        ("read_files", {"paths": ["gone.md"]}),
+        ("read_files", {"paths": ["*.rs"]}),
+        ("compare_files", {"path_a": "src/a.py", "path_b": "src/a.py"}),
+        ("compare_files", {"path_a": "src/a.py", "path_b": "src/a.py", "only_in_a": True}),
+        ("total_column", {"path": "notes.md", "column": "x", "where": ""}),
+        ("replace_text", {"path": "notes.md", "old": "nothing", "new": "something"}),
+        ("replace_text", {"path": "notes.md", "old": "gone", "new": "something"}),
+        ("append_text", {"path": "notes.md", "text": "more"}),
+        ("calculate", {"expression": "3 * 4"}),
+        ("calculate", {"expression": "1 / 0"}),
+    ],
+)
+async def test_a_text_of_a_composite_tool_that_says_what_is_or_was_done_may_be_the_answer(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    found = await Disk(SOURCES).call(name, **arguments)
+
+    assert not is_bridge_text(found.text)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("find_text", {"text": "", "folder": "src"}),
+        ("replace_text", {"path": "notes.md", "old": "", "new": "something"}),
+        ("replace_text", {"path": "notes.md", "old": "x", "new": "x"}),
+        ("replace_text", {"path": "src/a.py", "old": "LIMIT", "new": "MAX"}),
+        ("append_text", {"path": "notes.md", "text": " "}),
+        ("count_files", {"folder": "many"}),
+        ("calculate", {"expression": "'a' + [1]"}),
+        ("calculate", {"x": 3}),
+    ],
+)
+async def test_what_a_composite_tool_tells_only_the_model_is_no_answer(name: str, arguments: dict[str, Any]) -> None:
+    many = {f"many/{number}": "" for number in range(MAX_FILES + 1)}
+    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task="Change the first line.")
+    found = await Disk(SOURCES | many).call(name, tools=tools, **arguments)
+
+    assert found.is_error
+    assert is_bridge_text(found.text)
+    assert is_bridge_text(f"{FAILED}{found.text}", [UserMessage("How many are there?")])

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.prompts import ANSWER_NOW
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, NOT_CALLED
 from lmstudio_bridge.agent.reply_checks import (
     CUT_CALL,
     LOST_CALL,
     ReplyKind,
     classify_reply,
+    is_bridge_text,
     is_unfounded,
     plain_turns,
     repeats_task,
 )
+from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -271,3 +274,97 @@ def test_a_repeated_task_is_no_answer(answer: str, repeats: bool) -> None:
 def test_a_short_task_may_be_its_own_answer() -> None:
     assert not repeats_task("Say hello to the world.", "Say hello to the world.")
     assert repeats_task("What does a.md say", "What does a.md say?")
+
+
+# -- the bridge's words around results ---------------------------------------------------------------------------------
+
+
+def _texts_of_the_store() -> list[str]:
+    store = ResultStore(20)
+    store.show("a line\n" * 30)
+
+    def ask(name: str, **arguments: object) -> str:
+        answer = store.answer(ToolCall("c1", name, json.dumps(arguments)))
+        assert answer is not None
+        return answer[0]
+
+    return [
+        store.show(" "),
+        ask("read_result", id="r1", offset=0).rpartition("\n")[2],
+        ask("read_result", id="r1", offset=200).rpartition("\n")[2],
+        ask("read_result", id="r1", offset=999),
+        ask("read_result", id="r9", offset=0),
+        ask("read_result", offset=0),
+        ask("read_result", id="r1", offset="x"),
+        ask("search_result", id="r1", text="line").rpartition("\n")[2],
+        ask("search_result", id="r1", text="words"),
+        ask("search_result", id="r1", text=""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *_texts_of_the_store(),
+        "Result of fs__read_text_file:",
+        "The call failed:",
+        "The call failed: Not allowed: writing is off. Continue without it.",
+        "Not allowed: the user's rules deny fs write_file. Continue without it.",
+        "These can be called now:\n- fs__read: Reads a file.\n- fs__list: Lists a folder.",
+        '[fs__read a.txt \u2192 5,000 characters, not shown any more; read_result(id="r1", offset=0) gives them]',
+        f'fs__read{NOT_CALLED}path: 3 is not a string\nYou sent: {{"path": 3}}',
+        "[image: image/png, 12 KB]",
+        "3 lines in 2 files",
+        "The answer is: 3 lines in 2 files.",
+        "1 line in 1 file; 1 file searched in notes.md:",
+        "5 files searched in docs/v1.2:",
+        "2 files read.\n== a.md ==\n== b.md ==",
+    ],
+)
+def test_the_bridges_words_around_results_are_no_answer(text: str) -> None:
+    assert is_bridge_text(text, [UserMessage("Show me the line about the harbor.")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "No output.",
+        "The call failed: ENOENT: no such file or directory, open 'a.txt'",
+        "a.md:3: the harbor is closed",
+        "3 lines in 2 files; 5 files searched in docs:\na.md:3: the harbor is closed",
+        "I changed 3 lines in 2 files.",
+        "'harbor' was not found: 5 files searched in docs.",
+        "2 files read; c.md does not exist.",
+        "The backup was not done: the disk is full.",
+        "There are 3 lines in 2 files that mention the harbor.",
+        "The text of harbor.md is empty.",
+        "'parse'; defined in src/a.py:3: 4 lines in 2 files; 5 files searched in src:",
+        "2 differences between a.json and b.json: port and host.",
+        "You sent: hello",
+        "Result of the vote: 12 to 3.",
+        "The image shows a harbor.",
+        "3 lines in 2 files" + "." * 4_000,
+    ],
+)
+def test_an_answer_that_holds_more_than_the_bridges_words_stays(text: str) -> None:
+    assert not is_bridge_text(text, [UserMessage("Show me the line about the harbor.")])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "How many lines mention the harbor?",
+        "Count the lines about the harbor.",
+        "Tell me whether a file mentions the harbor.",
+        "Does any file mention the harbor?",
+        "Wie viele Zeilen nennen den Hafen?",
+        "Combien de lignes parlent du port ?",
+        "有多少行提到港口?",
+    ],
+)
+def test_a_number_of_lines_is_the_answer_where_it_was_asked_for(task: str) -> None:
+    text = "'harbor': 3 lines in 2 files; 5 files searched in the working folder:"
+
+    assert not is_bridge_text(text, [UserMessage(task)])
+    assert is_bridge_text(text, [UserMessage("Show me the line about the harbor.")])
