@@ -48,11 +48,23 @@ _FORMAT = 2
 _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
-_SET = re.compile(
-    r"[{\[(][^{}\[\]()]*[}\])]"
-    r"|(?<![^\s,|/])[^\s,|/]++(?:(?:,\s*+(?:(?:and|or)\s++)?|\s*+[|/]\s*+|\s++(?:and|or)\s++)[^\s,|/]++)+"
+_QUOTED = re.compile(r"`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)")
+_BRACKETS = re.compile(r"[{\[(][^{}\[\]()]*[}\])]")
+_MAX_BRACKETS = 16  # levels
+_SLASHES = re.compile(r"(?<![^\s,;|])\w++(?:\s?/\s?\w++)+(?![/\w]|\.\w)")  # csv/json, but no path
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
+_BULLET = re.compile(r"\s*(?:[-*•+]\s+)?")
+_SEPARATOR = re.compile(r"[,;]\s*+(?:(?:and|or)\s++)?|(?<!\s)\s*+\|\s*+|(?<!\s)\s++(?:and|or)\s++")
+_WORD_LIST = re.compile(rf"(?<![^\s,;|])[^\s,;|]++(?:(?:{_SEPARATOR.pattern})[^\s,;|]++)+")
+_INTRODUCTION = re.compile(
+    r".*?:\s+|.*\b(?:of|are|is|be|from|includes?|including|like|as|either|in|with|supports?|accepts?)\s+",
+    re.IGNORECASE,
 )
-"""What is in brackets, and lists such as `csv, json and xml` or `csv|json`."""
+_REMARK = re.compile(r"(?<!\s)\s++(?:only|etc|allowed|supported|available)[.!?]{0,9}\Z")
+_GLUE = {ord(letter): 0xE000 + ord(letter) for letter in " \t\n,;|/:.(){}[]"}  # to what separates nothing
+_MADE_UP = re.compile(r"(?=.*[\d/\\_-]|.*[a-z][A-Z]).{1,200}")  # by a program: paths, IDs, names such as happy-panda
+_MAX_MADE_UP = 16
+_MAX_WHOLE = 50_000  # characters of a tool of which all is compared: takes 50 ms
 _DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
 _VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs: no change
 
@@ -361,56 +373,136 @@ def _compare(
     history = dict(known.history)
     changes: dict[str, list[str]] = {}
     work = SchemaWork(_MAX_WORK)
+    last = {tool_key(tool): tool for tool in known.tools or ()}
     for key, tool in now.items():
         past = history.get(key)
-        looks = _looks(tool, work)
+        looks = _looks(tool, past, last.get(key), work)
         kinds = [_NEW] if past is None else _kinds(past, tool, looks)
         for kind in kinds:
             changes.setdefault(kind, []).append(tool.name)
-        seen = past.seen if past else ()
+        current = list(dict.fromkeys(look for each in looks.values() for look in each))
+        seen = [look for look in past.seen if look not in current] if past else []
         history[key] = ToolHistory(
             unmarked=tool.read_only is not True or (past is not None and past.unmarked),
-            seen=(*seen, *(look for look in looks.values() if look not in seen))[-_SEEN:],
+            seen=(*seen, *current)[-_SEEN:],
         )
     return history, changes
 
 
-def _looks(tool: ServerTool, work: SchemaWork) -> Mapping[str, str]:
-    """For each kind of change, a digest of what must change for it: what the model is shown, and the annotations.
+def _looks(
+    tool: ServerTool, past: ToolHistory | None, last: ServerTool | None, work: SchemaWork
+) -> Mapping[str, Sequence[str]]:
+    """For each kind of change, digests that must all be new for it.
 
-    What may come from a Python set is compared in any order: words of default values and of `_SET`, lines, and lists.
+    The first is of what the model is shown. If that is new: of all that the server says, because a list that is cut
+    for the model may come in another order; and of what remains of it without the IDs that have changed.
     """
-    description = _unordered(clean_text(tool.description)[0][:MAX_DESCRIPTION], "description")
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
-    return {
-        _DESCRIPTION: "d" + _digest(f"{_VARYING.sub('0', tool.title)}\n{description}"),
-        _ARGUMENTS: "a" + _digest(json.dumps(shown, sort_keys=True)),
-        _ANNOTATIONS: "h" + _digest(json.dumps(dict(tool.hints), sort_keys=True)),
-        _MARKED if tool.read_only is True else _UNMARKED: "m1" if tool.read_only is True else "m0",
+    looks = {
+        _DESCRIPTION: ["D" + _digest(_description(tool, MAX_DESCRIPTION))],
+        _ARGUMENTS: ["A" + _digest(json.dumps(shown, sort_keys=True))],
+        _ANNOTATIONS: ["h" + _digest(json.dumps(dict(tool.hints), sort_keys=True))],
+        _MARKED if tool.read_only is True else _UNMARKED: ["m1" if tool.read_only is True else "m0"],
     }
+    for kind, text_of in ((_DESCRIPTION, _description), (_ARGUMENTS, _arguments)):
+        if definition_chars(tool) <= _MAX_WHOLE and not (past and looks[kind][0] in past.seen):
+            text = text_of(tool)
+            rest = _without_made_up(text, text_of(last)) if last else []
+            looks[kind] += [looks[kind][0][0] + _digest(each) for each in (text, *rest)]
+    return looks
 
 
-def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, str]) -> list[str]:
+def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, Sequence[str]]) -> list[str]:
     """What has changed about a tool since it was listed before; nothing that it has been before."""
     if not past.seen:  # the file was too large for it
         return [_MARKED] if tool.read_only is True and past.unmarked else []
-    return [kind for kind, look in looks.items() if look not in past.seen]
+    compared = {look[0] for look in past.seen}  # earlier versions made other digests
+    return [kind for kind, each in looks.items() if each[0][0] in compared and not set(each) & set(past.seen)]
 
 
-def _unordered(schema: Any, key: str = "") -> Any:
+def _description(tool: ServerTool, most: int | None = None) -> str:
+    return f"{_unordered_text(tool.title)}\n{_unordered_text(clean_text(tool.description)[0][:most])}"
+
+
+def _arguments(tool: ServerTool) -> str:
+    return json.dumps(_unordered(tool.input_schema), sort_keys=True)
+
+
+def _without_made_up(text: str, before: str) -> list[str]:
+    """The text without the words that changed, if only a few did and all look as if a program had made them up."""
+    words, old = text.split(), before.split()
+    changed = [number for number, pair in enumerate(zip(words, old, strict=False)) if len(set(pair)) > 1]
+    if (
+        len(words) != len(old)
+        or not 0 < len(changed) <= _MAX_MADE_UP
+        or not all(_MADE_UP.fullmatch(each[number]) for number in changed for each in (words, old))
+    ):
+        return []
+    return [" ".join("" if number in changed else word for number, word in enumerate(words))]
+
+
+def _unordered(schema: Any) -> Any:
+    """The schema without the order of what may come from a Python set, and without times and IDs."""
     match schema:
-        case _ if key == "default":
-            return sorted(_WORD.findall(_VARYING.sub("0", json.dumps(schema))))
         case dict():
-            return {key: _unordered(value, key) for key, value in schema.items()}
+            return {key: _unordered_value(key, value) for key, value in schema.items()}
         case list():
             return sorted(map(_unordered, schema), key=lambda each: json.dumps(each, sort_keys=True))
-        case str():
-            plain = _VARYING.sub("0", schema) if key == "description" else schema
-            plain = _SET.sub(lambda found: " ".join(sorted(_WORD.findall(found[0]))), plain)
-            return sorted(plain.split("\n")) if key == "description" else plain
         case _:
             return schema
+
+
+def _unordered_value(key: str, value: Any) -> Any:
+    match key, value:
+        case "description" | "title", str():
+            return _unordered_text(value)
+        case "default", _:
+            return sorted(_WORD.findall(_VARYING.sub("0", json.dumps(value))))
+        case "properties" | "patternProperties" | "$defs" | "definitions", dict():  # keyed by names of others
+            return {name: _unordered(each) for name, each in value.items()}
+        case _:
+            return _unordered(value)
+
+
+def _unordered_text(text: str) -> str:
+    """The text with the items of its lists in one order, and its lines, too; words stay in their items."""
+    text = _QUOTED.sub(lambda found: found[0].translate(_GLUE), _VARYING.sub("0", text))
+    for _ in range(_MAX_BRACKETS):
+        text, count = _BRACKETS.subn(_sorted_brackets, text)
+        if not count:
+            break
+    text = _SLASHES.sub(lambda found: _glued(found[0].split("/")), text)
+    lines = []
+    for paragraph in text.split("\n\n"):
+        first = [_BULLET.sub("", line, count=1).rstrip() for line in paragraph.split("\n")]
+        if sum(": " in line for line in first) == 1 and not any(map(_SEPARATOR.search, first)):
+            first = [part for line in first for part in line.split(": ", 1)]  # `One of: the first item`
+        lines += [" ".join(map(_sorted_sentence, _SENTENCES.split(line))) for line in first]
+    return "\n".join(sorted(lines))
+
+
+def _sorted_brackets(found: re.Match[str]) -> str:
+    inner = found[0][1:-1]
+    if found[0][0] == "(" and _INTRODUCTION.match(inner):
+        return f"({_sorted_sentence(inner)})".translate(_GLUE)
+    return _glued(part for line in inner.split("\n") for part in _SEPARATOR.split(line))
+
+
+def _sorted_sentence(text: str) -> str:
+    """The sentence with its list sorted: what follows a colon or `one of`, else single words with commas between."""
+    parts = _SEPARATOR.split(text)
+    begin = _INTRODUCTION.match(parts[0])
+    pairs = parts[0].count(": ") == 1 and len(parts) > 1 and all(": " in part for part in parts[1:])
+    if not pairs and begin is None:
+        return _WORD_LIST.sub(lambda each: _glued(_SEPARATOR.split(each[0])), text)
+    start = 0 if pairs or begin is None else begin.end()
+    remark = _REMARK.search(text)
+    end = max(remark.start(), start) if remark else len(text)
+    return f"{text[:start]}{_glued(_SEPARATOR.split(text[start:end]))}{text[end:]}"
+
+
+def _glued(items: Iterable[str]) -> str:
+    return " ".join(sorted(filter(None, (item.strip(" \t.!?") for item in items)))).translate(_GLUE)
 
 
 def _digest(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.tools import MAX_DESCRIPTION
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.tool_cache import (
     MAX_HISTORY,
@@ -173,6 +174,121 @@ def test_only_what_the_model_is_shown_of_a_schema_is_compared(
 
     warnings = take(store, replace(LIST, input_schema={"type": "object", **other})).warnings
     assert warnings == ((f"{BEGIN}Different arguments: 'list'.{END}",) if told else ())
+
+
+LONG = [
+    f"currency_{number * 7919 % 1000:03}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(99)
+]
+CITIES = ["New York", "Los Angeles", "Rome"]
+
+
+@pytest.mark.parametrize(
+    ("form", "items"),
+    [
+        *(
+            (f"Takes {{}}{end}", separator.join(LONG))
+            for separator in (", ", "; ", "|", " or ")
+            for end in ("", " only.")
+        ),
+        ("Takes:\n{}", "\n".join(LONG)),
+        ("Takes: {}", "\n- ".join(LONG)),
+        ("Takes: {}.", "; ".join(CITIES)),
+        ("Of {} only.", ", ".join(CITIES)),
+        ("Takes {} here.", "`New York`, `Los Angeles`, `Rome`"),
+        ("Takes [{}] here.", ", ".join(map(repr, CITIES))),
+        ("Takes ({}).", ", ".join(CITIES)),
+        ("Takes {{{}}}.", "'a': ['b; c'], 'd': {'e': (1, 2), 'f': {}}, 'g': 'h, i'"),
+        ("{}", "a: reads x, b: reads y, c: reads z"),
+        ("Modes: {}.", "a: reads x, b: reads y, c: reads z"),
+    ],
+)
+def test_the_order_of_a_list_is_no_news(store: ToolCache, form: str, items: str) -> None:
+    """At each start of the server another; and what does not change is compared, however long the list is."""
+    separator = next(each for each in ("\n- ", "\n", "; ", "|", " or ", ", ") if each in items.replace("b; c", ""))
+    parts = (
+        items.split(separator)
+        if "h, i" not in items
+        else ["'a': ['b; c']", "'d': {'e': (1, 2), 'f': {}}", "'g': 'h, i'"]
+    )
+    for order in (parts, parts[::-1], parts[1:] + parts[:1]):
+        text = form.format(separator.join(order))
+        schema = {"type": "object", "properties": {"a": {"description": text}}}
+        assert take(store, replace(LIST, description=text, input_schema=schema)).warnings == ()
+
+    other = form.format(separator.join(["dollars", *parts[1:]]))
+    assert take(store, replace(LIST, description=other, input_schema=schema)).warnings
+    other = "Never ask. " + form.format(separator.join(parts))
+    assert take(store, replace(LIST, description=other, input_schema=schema)).warnings
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Never send files, always ask.", "Always send files, never ask."),
+        ("Reads files (never deletes folders, always asks).", "Reads files (always deletes folders, never asks)."),
+        ("reads: allowed\ndeletes: forbidden", "reads: forbidden\ndeletes: allowed"),
+        ("{'reads': 'allowed', 'deletes': 'no'}", "{'reads': 'no', 'deletes': 'allowed'}"),
+        ("Modes: read files, write links.", "Modes: write files, read links."),
+        ("Reads /etc/a, /tmp/b", "Reads /etc/b, /tmp/a"),
+    ],
+)
+def test_words_that_change_their_places_are_news(store: ToolCache, one: str, other: str) -> None:
+    take(store, replace(LIST, description=one))
+
+    assert take(store, replace(LIST, description=other)).warnings
+
+
+def test_a_property_called_default_is_compared_like_others(store: ToolCache) -> None:
+    def tool(text: str) -> ServerTool:
+        return replace(LIST, input_schema={"type": "object", "properties": {"default": {"description": text}}})
+
+    take(store, tool("Never send files, always ask."))
+    assert take(store, tool("always send files, Never ask.")).warnings
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ("Writes to {}.", ["/tmp/notes_abc", "/tmp/notes_xyz", "/tmp/notes_qqq"]),
+        ("Session happy-panda of {}, ask first.", ["V_StGXR-Zt", "ab-CdEfGh_", "q_RsTuV-wx"]),
+        ("Id {} at /tmp/x_{}.", ["quick-fox", "brown-dog", "lazy-cat"]),
+    ],
+)
+def test_what_a_program_makes_up_at_each_start_is_told_once(store: ToolCache, form: str, values: list[str]) -> None:
+    schemas = [{"type": "object", "properties": {"a": {"description": form.replace("{}", value)}}} for value in values]
+    tools = [
+        replace(LIST, description=form.replace("{}", value), input_schema=schema)
+        for value, schema in zip(values, schemas, strict=True)
+    ]
+    told = [bool(take(store, tool).warnings) for tool in tools]
+
+    assert told == [False, True, False]
+    assert take(store, replace(tools[2], description=f"{tools[2].description} Never ask.")).warnings
+    assert take(store, replace(tools[2], description="Writes to the internet.")).warnings
+
+
+def test_a_word_that_changes_again_is_told_again(store: ToolCache) -> None:
+    told = [
+        bool(take(store, replace(LIST, description=f"{verb} all notes")).warnings)
+        for verb in ("Lists", "Sends", "Wipes")
+    ]
+
+    assert told == [False, True, True]
+
+
+def test_what_the_model_is_not_shown_is_no_news(store: ToolCache) -> None:
+    begin = "x" * (MAX_DESCRIPTION - 1)
+    take(store, replace(LIST, description=f"{begin}abc"))
+
+    assert take(store, replace(LIST, description=f"{begin}ab")).warnings == ()
+    assert take(store, replace(LIST, description=f"{begin}b")).warnings
+
+
+def test_a_tool_that_looks_different_at_each_start_keeps_its_marks(store: ToolCache) -> None:
+    for number in range(40):
+        take(store, replace(LIST, description="x" * number))
+
+    assert take(store, LIST).warnings == (f"{BEGIN}Different description: 'list'.{END}",)
 
 
 def test_a_list_that_is_too_large_to_be_stored_hides_no_change(store: ToolCache) -> None:
