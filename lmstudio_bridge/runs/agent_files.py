@@ -1,33 +1,46 @@
 """Claude Code's subagents for a run: the instructions of `.claude/agents/NAME.md`, and its tools as a limit.
 
-Sources: code.claude.com/docs/en/sub-agents, and Claude Code 2.1.332: the project's files come before the user's.
-A project's file is somebody else's text: it can take tools away from a run, and give it none.
+Sources: code.claude.com/docs/en/sub-agents, and Claude Code 2.1.332: the project's files come before the user's. An
+agent without `tools` has all, one with an empty `tools` none, and a file without valid frontmatter is no agent.
+A project's file is somebody else's text: it can take tools away from a run, and give it none. What is not understood in
+a file could be a limit, so that the file is refused.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.settings import Surroundings
 from lmstudio_bridge.text import clean_text, one_line
 
+if TYPE_CHECKING:
+    from yaml import Node
+
 MAX_INSTRUCTIONS = 20_000  # characters
 _MAX_BYTES = 256 * 1024
 _LISTED = 20  # agents, keys or tools that a message names
 _DESCRIBING = frozenset({"name", "description", "color"})  # keys that say nothing about how it works
-_FRONTMATTER = re.compile(r"---[ \t]*\n(?P<head>.*?)^---[ \t]*(?:\n|\Z)(?P<body>.*)", re.DOTALL | re.MULTILINE)
-_KEY = re.compile(r"""["']?(?P<key>[A-Za-z][\w-]{0,39})["']?[ \t]*:(?:[ \t]+(?P<value>.*))?""")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_TOOL = re.compile(r"(?:\([^)]{0,200}\)|[^,\[\]{}\s])+")  # a comma or a blank in brackets belongs to the tool
-_MCP_TOOL = re.compile(r"mcp__[A-Za-z0-9_*-]+")
-_SHOWN_TOOL = re.compile(r"[A-Za-z]{1,40}")
+_MAX_FRONTMATTER = 20_000  # characters
+_FRONTMATTER = re.compile(r"\s*^---[ \t]*\n(?P<head>.*?)^---[ \t]*(?:\n|\Z)(?P<body>.*)", re.DOTALL | re.MULTILINE)
+_LINE = re.compile(r"^([A-Za-z_-]+): +(?!\[.*\]$|\{.*\}$|[|>][-+\d]*$)([^\s\"'].*?)( #.*)?$", re.MULTILINE)
+_NOT_PLAIN = re.compile(r"[\[\]{}*&#!|>%@`]|.*:(?: |$)")  # a value that YAML wants in quotes
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+# The keys that limit the tools, without - and _; and what stands before the patterns that follow from each.
+_SPELLINGS = {"tools": "tools", "allowedtools": "tools", "disallowedtools": "disallowedtools"}
+_LIMITS = {"tools": "", "disallowedtools": "!"}
+_BRACKETS = re.compile(r"\([^()]*\)")
+_NARROWED = "\0"
+_MCP_TOOL = re.compile(r"mcp__[A-Za-z0-9_*-]+|\*")
+_OWN_TOOL = re.compile(r"(?!mcp)[A-Za-z][A-Za-z0-9_-]*", re.IGNORECASE)
+_SHOWN_TOOL = re.compile(r"mcp__[\w-]{1,60}|[A-Za-z]{1,40}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ def find_agent(name: str, *, project: Path, environ: Mapping[str, str]) -> Agent
         text = read_bounded(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as exc:
         raise BridgeError(f"The agent file {path} cannot be read: {exc}.", remedy="Correct the file.") from exc
-    return _parse(name, path, text.replace("\r\n", "\n"))
+    return _parse(name, path, text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
@@ -94,15 +107,25 @@ def _advice(name: str, known: list[str]) -> str:
 
 def _parse(name: str, path: Path, text: str) -> AgentFile:
     found = _FRONTMATTER.match(text)
-    if found is None and text.startswith("---"):
-        raise BridgeError(f"The frontmatter of the agent file {path} has no end.", remedy="Add a line --- after it.")
-    fields = _fields(found["head"]) if found else {}
-    instructions = clean_text(found["body"] if found else text)[0].strip()
+    if found is None or len(found["head"]) > _MAX_FRONTMATTER:
+        problem = "is too long" if found else "has no end" if text.lstrip().startswith("---") else "is missing"
+        raise BridgeError(
+            f"The frontmatter of the agent file {path} {problem}.",
+            remedy="Begin the file with a line ---, settings such as 'tools: mcp__SERVER', and another line ---.",
+        )
+    instructions = clean_text(found["body"])[0].strip()
     if not 0 < len(instructions) <= MAX_INSTRUCTIONS:
         problem = f"more than {MAX_INSTRUCTIONS:,} characters of" if instructions else "no"
         raise BridgeError(f"The agent file {path} has {problem} instructions.", remedy="Correct the file.")
-    tools, others = _tools(fields)
-    keys = [key for key in fields if key not in _DESCRIBING and key not in ("tools", "disallowedtools")]
+    try:
+        fields = _fields("\n" * text.count("\n", 0, found.start("head")) + found["head"])
+        tools, others = _tools(fields)
+    except _NotUnderstoodError as exc:
+        raise BridgeError(
+            f"The agent file {path} cannot be used, because of line {exc.line}: {exc}.",
+            remedy="Correct the file: what it allows is not clear.",
+        ) from exc
+    keys = [key for key in fields if key not in _DESCRIBING and key not in _LIMITS]
     if "tools" in fields and not tools:
         raise BridgeError(
             f"The agent {name} may use no MCP tool: the tools in {path} are Claude Code's own, which no run has.",
@@ -111,43 +134,80 @@ def _parse(name: str, path: Path, text: str) -> AgentFile:
     return AgentFile(name, path, instructions, tools, (*keys[:_LISTED], *others))
 
 
-def _fields(head: str) -> dict[str, str]:
-    """The top level of a frontmatter: keys in lower case, and the text of each with all its lines.
+class _NotUnderstoodError(Exception):
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
+        self.line = line + 1
 
-    Not by a YAML parser, because descriptions that are not valid YAML are common, and Claude Code takes them.
-    """
-    fields: dict[str, str] = {}
-    key = ""
-    for line in textwrap.dedent(head).splitlines():
-        if found := _KEY.fullmatch(line):
-            key = found["key"].casefold()
-            fields[key] = found["value"] or ""
-        elif key:
-            fields[key] += f"\n{line}"
+
+def _fields(head: str) -> dict[str, Node]:
+    """The top level of a frontmatter, with keys in lower case; those of `_LIMITS` in one spelling."""
+    import yaml  # takes 60 ms, which only a run as an agent needs
+
+    try:
+        root = yaml.compose(head, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        try:  # as Claude Code does, since descriptions that are not valid YAML are common
+            root = yaml.compose(_LINE.sub(_quoted, head.expandtabs(2)), yaml.SafeLoader)
+        except (yaml.YAMLError, RecursionError) as exc:
+            mark = getattr(exc, "problem_mark", None)
+            raise _NotUnderstoodError(mark.line if mark else 0, "it is not valid YAML") from exc
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise _NotUnderstoodError(root.start_mark.line, "the frontmatter is not a table of keys and values")
+    fields: dict[str, Node] = {}
+    for key, value in root.value:
+        if not isinstance(key, yaml.ScalarNode) or not _KEY.fullmatch(key.value):
+            raise _NotUnderstoodError(key.start_mark.line, "a key is not a plain name")
+        name = _spelled(key.value)
+        if name in fields:
+            raise _NotUnderstoodError(key.start_mark.line, f"there is more than one {name}")
+        fields[name] = value
     return fields
 
 
-def _tools(fields: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The limit that follows from `tools` and `disallowedTools`, and which of Claude Code's own tools they name."""
-    given, denied = _listed(fields.get("tools", "*")), _listed(fields.get("disallowedtools", ""))
-    allowed = [_pattern(each) for each in given if each == "*" or _MCP_TOOL.fullmatch(each)]
-    refused = [f"!{_pattern(each)}" for each in denied if each == "*" or each.startswith("mcp__")]
-    others = []
-    for key, listed in (("tools", given), ("disallowedTools", denied)):
-        own = [found[0] for each in listed if not each.startswith("mcp__") and (found := _SHOWN_TOOL.match(each))]
-        if own:
-            others.append(f"{key} {', '.join(list(dict.fromkeys(own))[:_LISTED])}")
-    is_limited = allowed and ("tools" in fields or refused)
-    return tuple(allowed + refused) if is_limited else (), tuple(others)
+def _quoted(line: re.Match[str]) -> str:
+    key, value, _ = line.groups()
+    may_quote = _spelled(key) not in _LIMITS or value.startswith("*")
+    return f"{key}: {json.dumps(value)}" if may_quote and _NOT_PLAIN.match(value) else line[0]
 
 
-def _pattern(tool: str) -> str:
-    """The tool without what stands in brackets after it; `*` is all."""
-    return "mcp__*" if tool == "*" else tool.partition("(")[0]
+def _spelled(key: str) -> str:
+    name = key.casefold()
+    return _SPELLINGS.get(re.sub("[-_]", "", name), name)
 
 
-def _listed(value: str) -> list[str]:
-    """The items of a list in any of YAML's ways, or with commas as Claude Code writes it."""
-    lines = (_COMMENT.sub("", line).strip().removeprefix("- ") for line in value.split("\n"))
-    items = (each.strip().strip("\"'").strip() for line in lines for each in _TOOL.findall(line))
-    return [each for each in items if each]
+def _tools(fields: Mapping[str, Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The limit that follows from `tools` and `disallowedTools`, and what of them it does not have."""
+    patterns: list[str] = []
+    others: list[str] = []
+    for key, sign in _LIMITS.items():
+        left: list[str] = []
+        for item, line in _items(fields[key]) if key in fields else () if sign else [("*", 0)]:
+            name = item.removesuffix(_NARROWED)
+            if _MCP_TOOL.fullmatch(name) and (sign or name == item):
+                patterns.append(sign + ("mcp__*" if name == "*" else name.removesuffix("__")))
+            elif sign and not _OWN_TOOL.fullmatch(name):
+                raise _NotUnderstoodError(line, "an item of disallowedTools is not understood")
+            elif shown := _SHOWN_TOOL.match(name):
+                left.append(shown[0])
+        if left:
+            others.append(f"{'disallowedTools' if sign else key} {', '.join(list(dict.fromkeys(left))[:_LISTED])}")
+    is_limited = patterns != ["mcp__*"] or "tools" in fields
+    allows = any(not each.startswith("!") for each in patterns)
+    return tuple(patterns) if is_limited and allows else (), tuple(others)
+
+
+def _items(node: Node) -> Iterator[tuple[str, int]]:
+    """The tools of a list or a text, each with its line; `_NARROWED` stands for what was in brackets after one."""
+    for each in node.value if isinstance(node.value, list) else [node]:
+        line = node.start_mark.line
+        if isinstance(each, tuple) or not isinstance(each.value, str):  # a table, or a list in a list
+            raise _NotUnderstoodError(line, "it is not a list of tools")
+        text = "" if each.tag == "tag:yaml.org,2002:null" else each.value
+        while (shorter := _BRACKETS.sub(_NARROWED, text)) != text:
+            text = shorter
+        if "(" in text or ")" in text:
+            raise _NotUnderstoodError(line, "a bracket is missing")
+        yield from ((item, line) for item in re.split(r"[,\s]+", text) if item)

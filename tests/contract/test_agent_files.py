@@ -58,7 +58,7 @@ async def test_a_run_that_goes_on_has_no_more_tools_than_before(desk: Desk) -> N
     read_then_say(desk)
     async with desk.bridge() as client:
         first = await client.call(WRITING, **AS_AGENT)
-        (desk.project / ".claude" / "agents" / "finder.md").write_text("All is allowed.", encoding="utf-8")
+        (desk.project / ".claude" / "agents" / "finder.md").write_text("---\n---\nAll is allowed.", encoding="utf-8")
         new = desk.project / "new.txt"
         desk.sim.script(
             MODEL,

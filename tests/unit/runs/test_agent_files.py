@@ -37,7 +37,7 @@ def test_the_agent_of_the_project_comes_before_that_of_the_user(tmp_path: Path) 
 
 
 def test_the_folder_of_the_users_agents_can_be_moved(tmp_path: Path) -> None:
-    write_agent(tmp_path, "Moved.")
+    write_agent(tmp_path, "---\nname: reviewer\n---\nMoved.")
     environ = {"HOME": str(tmp_path / "home"), "CLAUDE_CONFIG_DIR": str(tmp_path / ".claude")}
 
     assert find_agent("reviewer", project=tmp_path / "app", environ=environ).instructions == "Moved."
@@ -58,15 +58,95 @@ def test_the_folder_of_the_users_agents_can_be_moved(tmp_path: Path) -> None:
         ("disallowedTools: mcp__fs__write_file, Write", ("mcp__*", "!mcp__fs__write_file")),
         ("disallowedTools: mcp__fs__write_file(/etc/*)", ("mcp__*", "!mcp__fs__write_file")),
         ("disallowedTools: mcp__a__x Bash(rm *) mcp__b", ("mcp__*", "!mcp__a__x", "!mcp__b")),  # as Claude Code does
-        ("disallowedTools: !!set {mcp__a}", ("mcp__*", "!mcp__a")),
         ("disallowedTools: Write", ()),
+        ("disallowedTools:", ()),
+        ("disallowedTools: null", ()),
+        ("disallowedTools: mcp__FS__", ("mcp__*", "!mcp__FS")),
+        ("disallowedTools: '*'", ("mcp__*", "!mcp__*")),
+        ("tools: &a [mcp__git]\nskills: *a", ("mcp__git",)),
+        ("tools: !!seq [mcp__git]", ("mcp__git",)),
+        ("tools: |\n  mcp__git\n  mcp__fs", ("mcp__git", "mcp__fs")),
+        ("tools: [\n  mcp__git, # and\n  Read]", ("mcp__git",)),
+        ("tools: mcp__git # and not: mcp__fs", ("mcp__git",)),
+        ("tools:\tmcp__git", ("mcp__git",)),
+        ("? tools\n: mcp__git", ("mcp__git",)),
+        ("tools: *", ("mcp__*",)),
+        ("allowed-tools: mcp__git", ("mcp__git",)),
+        ("disallowed_tools: mcp__git", ("mcp__*", "!mcp__git")),
+        ("tools: Bash(a, (*), b), mcp__git", ("mcp__git",)),
+        ("tools: mcp__git, Bash(" + "x" * 300 + ", *)", ("mcp__git",)),
     ],
 )
 def test_its_tools_are_the_most_that_a_run_may_have(tmp_path: Path, head: str, tools: tuple[str, ...]) -> None:
     assert agent_with(tmp_path, head).tools == tools
 
 
-@pytest.mark.parametrize("tools", ["Read, Grep", "", "[]", "mcp__fs__read_file(/a/*)"])
+@pytest.mark.parametrize(
+    ("text", "tools"),
+    [
+        ("---\n{tools: [mcp__git], name: reviewer}\n---\nReview.", ("mcp__git",)),
+        ('---\n{"tools": "mcp__git"}\n---\nReview.', ("mcp__git",)),
+        ("\n \n--- \t\ntools: mcp__git\n---\t\nReview.", ("mcp__git",)),
+        ("\ufeff---\ntools: mcp__git\n---\nReview.", ("mcp__git",)),
+        ("\ufeff\r\n---\r\ntools:\r\n- mcp__git\r\n---\r\nReview.", ("mcp__git",)),
+        ("---\rtools: mcp__git\r---\rReview.", ("mcp__git",)),
+        ("---\n  name: reviewer\n  tools: mcp__git\n---\nReview.", ("mcp__git",)),
+        ("---\ndescription: a --- b\ntools: mcp__git\n---\nReview.", ("mcp__git",)),
+        ("---\n\tname: a: b\n\ttools: mcp__git\n---\nReview.", None),
+        ("---\n---\nReview.", ()),
+        ("---\n# nothing\n---\nReview.", ()),
+    ],
+)
+def test_the_frontmatter_may_have_any_form_of_yaml(tmp_path: Path, text: str, tools: tuple[str, ...] | None) -> None:
+    path = write_agent(tmp_path / "app", "")
+    path.write_bytes(text.encode())
+
+    if tools is None:
+        with pytest.raises(BridgeError, match="is not valid YAML"):
+            find(tmp_path)
+    else:
+        assert (find(tmp_path).tools, find(tmp_path).instructions) == (tools, "Review.")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Review.", "frontmatter of the agent file {path} is missing"),
+        ("tools: Read\n---\nReview.", "frontmatter of the agent file {path} is missing"),
+        ("<!-- a -->\n---\ntools: Read\n---\nReview.", "frontmatter of the agent file {path} is missing"),
+        ("--- # a\ntools: Read\n---\nReview.", "frontmatter of the agent file {path} has no end"),
+        (f"---\na: {'x' * 20_000}\n---\nReview.", "frontmatter of the agent file {path} is too long"),
+        ("---\nname: a\ntools: [Read\nmodel: b\n---\nReview.", "line 4: it is not valid YAML"),
+        ("\n---\nname: a\ntools: Read\nTools: mcp__fs\n---\nReview.", "line 5: there is more than one tools"),
+        ("---\n- tools: Read\n---\nReview.", "line 2: the frontmatter is not a table"),
+        ("---\nRead\n---\nReview.", "line 2: the frontmatter is not a table"),
+        ("---\nname: a\n...\ntools: Read\n---\nReview.", "it is not valid YAML"),
+        ("---\nname: a\0\ntools: Read\n---\nReview.", "it is not valid YAML"),
+        ("---\nmore: &a {tools: Read}\n<<: *a\n---\nReview.", "line 3: a key is not a plain name"),
+        ('---\n"tools ": Read\n---\nReview.', "line 2: a key is not a plain name"),
+        ("---\n[tools]: Read\n---\nReview.", "line 2: a key is not a plain name"),
+        ("---\ntools: {mcp__fs: true}\n---\nReview.", "line 2: it is not a list of tools"),
+        ("---\ntools: [[mcp__fs]]\n---\nReview.", "line 2: it is not a list of tools"),
+        ("---\ndisallowedTools: !!set {mcp__a}\n---\nReview.", "line 2: it is not a list of tools"),
+        ("---\ntools: Bash(rm *\n---\nReview.", "line 2: a bracket is missing"),
+        ("---\nname: b: c\ndisallowedTools: [mcp__a, mcp__b\n---\nReview.", "it is not valid YAML"),
+        ("---\ndisallowedTools: mcp__a.b\n---\nReview.", "line 2: an item of disallowedTools"),
+        ("---\ndisallowedTools: mcp__a__x?\n---\nReview.", "line 2: an item of disallowedTools"),
+        ("---\ndisallowedTools: mcp_a\n---\nReview.", "line 2: an item of disallowedTools"),
+        ("---\ndisallowedTools: MCP__a\n---\nReview.", "line 2: an item of disallowedTools"),
+        (f"---\ntools: {'[' * 19_000}\n---\nReview.", "it is not valid YAML"),
+    ],
+)
+def test_what_is_not_understood_is_no_run_without_a_limit(tmp_path: Path, text: str, problem: str) -> None:
+    path = write_agent(tmp_path / "app", text)
+
+    with pytest.raises(BridgeError) as caught:
+        find(tmp_path)
+    assert problem.format(path=path) in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("tools", ["Read, Grep", "", "[]", "null", "~", "true", "7", "mcp__fs__read_file(/a/*)"])
 def test_an_agent_without_any_mcp_tool_is_not_started(tmp_path: Path, tools: str) -> None:
     with pytest.raises(BridgeError, match="may use no MCP tool") as caught:
         agent_with(tmp_path, f"tools: {tools}")
@@ -91,10 +171,13 @@ def test_a_note_repeats_no_text_of_the_file_but_names(tmp_path: Path) -> None:
 
     assert found.not_used == ("model",)
 
+    found = agent_with(tmp_path, "tools: mcp__fs, mcp__git__log(x), " + "A" * 99)
+    assert found.not_used == ("tools mcp__git__log, " + "A" * 40,)
+
 
 def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    write_agent(tmp_path / "app", "Review.")
-    write_agent(tmp_path / "home", "Translate.", "translator")
+    write_agent(tmp_path / "app", "")
+    write_agent(tmp_path / "home", "", "translator")
 
     for name in ("translater", "../agents/reviewer", "reviewer.md"):
         with pytest.raises(BridgeError) as caught:
@@ -126,7 +209,7 @@ def test_a_link_in_a_project_leads_to_no_file_outside(tmp_path: Path) -> None:
     [
         ("---\nname: reviewer\n", "has no end"),
         ("---\nname: reviewer\n---\n\n", "has no instructions"),
-        ("x" * (MAX_INSTRUCTIONS + 1), "more than 20,000 characters"),
+        ("---\n---\n" + "x" * (MAX_INSTRUCTIONS + 1), "more than 20,000 characters"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, problem: str) -> None:
@@ -138,7 +221,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, problem:
 
 
 def test_instructions_may_be_as_long_as_the_limit(tmp_path: Path) -> None:
-    write_agent(tmp_path / "app", "x" * MAX_INSTRUCTIONS)
+    write_agent(tmp_path / "app", "---\n---\n" + "x" * MAX_INSTRUCTIONS)
 
     assert len(find(tmp_path).instructions) == MAX_INSTRUCTIONS
 
