@@ -21,6 +21,22 @@ Stop: TypeAlias = Literal[
 ]
 """How a run ended; "partial" is a run over many items of which some are not done."""
 
+State: TypeAlias = Stop | Literal["running", "interrupted"]
+
+STATES: Mapping[State, tuple[str, str]] = {
+    "answered": ("answered", ""),
+    "running": ("in progress", ""),
+    "interrupted": ("interrupted", ""),
+    "round_limit": ("hit the round limit", "; the answer may be incomplete. Raise max_rounds or give a smaller task."),
+    "deadline": ("the run timed out", "; the answer may be incomplete. Give it more time or a smaller task."),
+    "context_full": ("the model's context is full", ". Load the model with a larger context."),
+    "stuck": ("the model got stuck", ". Try a smaller task or another model."),
+    "partial": ("partly done", ""),
+    "cancelled": ("cancelled", ""),
+    "failed": ("failed", ""),
+}
+"""Each state of a run in words; and the end of a sentence that begins with them, where a limit was reached."""
+
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
 ChangeKind: TypeAlias = Literal["created", "changed", "moved", "deleted", "unchanged"]

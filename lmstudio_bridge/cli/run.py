@@ -25,7 +25,6 @@ from lmstudio_bridge.cli.terminal import SPINNER_SAMPLE, can_show, markdown_in_t
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
-    CallStarted,
     Emit,
     Event,
     FilesChanged,
@@ -34,21 +33,19 @@ from lmstudio_bridge.events import (
     ItemsProgress,
     ModelChosen,
     Noticed,
-    Phase,
     RoundFinished,
     RoundStarted,
     RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
-    ServersChosen,
     Tally,
     Warned,
 )
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.item_rows import why_not_done
-from lmstudio_bridge.runs.progress import describe, describe_call, open_progress
+from lmstudio_bridge.runs.progress import describe, open_progress
 from lmstudio_bridge.runs.report import RunReport, shown_changes
 from lmstudio_bridge.runs.request import MAX_TASK, ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import find_run
@@ -57,7 +54,6 @@ from lmstudio_bridge.settings import Settings
 from lmstudio_bridge.text import clean_text, one_line
 
 _DONE, _FAILED, _NOTE = "\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}", "!"
-_PHASES: Mapping[Phase, str] = {"thinking": "Thinking", "answering": "Answering", "calling": "Writing a call"}
 
 _BAR = 12  # columns of the bar
 _WIDE = 70  # columns of a terminal that has room for it
@@ -259,12 +255,12 @@ class _Display:
 
     def _show(self, event: Event) -> None:
         """Say what is happening now, with the bar of the context or of the items."""
-        words = one_line(_doing(event))
+        words = one_line(describe(event))
         match event:
             case RoundStarted(tokens=tokens):
                 self._show_context(words, tokens)
-            case Generating(pieces=pieces, seconds=seconds):
-                self._show_context(words, self._read + pieces, f"{pieces / seconds:.0f} tok/s" if seconds >= 1 else "")
+            case Generating(pieces=pieces):
+                self._show_context(words, self._read + pieces)
             case ItemsProgress(done=done, total=total):
                 self._progress.update(self._task, description=words, completed=done, total=total)
             case _ if words:
@@ -272,10 +268,9 @@ class _Display:
             case _:
                 pass
 
-    def _show_context(self, words: str, tokens: int, speed: str = "") -> None:
+    def _show_context(self, words: str, tokens: int) -> None:
         share = f"{tokens / self._context:.0%} of context" if self._context else ""
-        figures = " · ".join(part for part in (speed, share) if part)
-        self._progress.update(self._task, description=words, completed=tokens, total=self._context, figures=figures)
+        self._progress.update(self._task, description=words, completed=tokens, total=self._context, figures=share)
 
     def _call(self, event: CallFinished) -> str:
         return " ".join(part for part in (event.server, event.tool, event.about) if part)
@@ -303,24 +298,3 @@ class _Tail:
         for line in lines[-max(1, console.height - _BELOW) :]:
             yield from line
             yield Segment.line()
-
-
-def _doing(event: Event) -> str:
-    """What happens now, in plain words; "" if it is the same as before."""
-    match event:
-        case RunStarted(servers=servers) | RunContinued(servers=servers):
-            return f"Starting {', '.join(servers)}…" if servers else "Choosing servers…"
-        case ServersChosen(started=started):
-            return f"Starting {', '.join(started)}…"
-        case ModelChosen(model=model, loaded=False):
-            return f"Loading {model}…"
-        case RoundStarted(tokens=tokens):
-            return f"Reading {tokens:,} tokens" if tokens else "Reading the prompt"
-        case Generating(phase=phase, pieces=pieces):
-            return f"{_PHASES[phase]}, {pieces:,} tokens"
-        case Noticed(notice=Notice(kind="strategy")):
-            return ""
-        case CallStarted():
-            return f"Calling {describe_call(event)}"
-        case _:
-            return describe(event, max_rounds=0)

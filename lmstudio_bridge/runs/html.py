@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 
 from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.events import (
+    STATES,
     CallFinished,
     CallStarted,
     MessageAdded,
@@ -41,19 +42,7 @@ _MAX_SHOWN = 400_000  # characters of one result
 _TITLE = 160  # characters of the task
 _SHOWN_ARGUMENTS = 160  # characters of a call's arguments in its row
 
-_BADGES: Mapping[str, tuple[str, str]] = {
-    "answered": ("right", "Answered"),
-    "running": ("soft", "In progress"),
-    "interrupted": ("warn", "Interrupted"),
-    "round_limit": ("warn", "Hit the round limit"),
-    "deadline": ("warn", "Timed out"),
-    "context_full": ("warn", "Context full"),
-    "stuck": ("warn", "Got stuck"),
-    "partial": ("warn", "Partly done"),
-    "cancelled": ("warn", "Cancelled"),
-    "failed": ("wrong", "Failed"),
-}
-"""The CSS class and the words for each state of a run."""
+_COLORS = {"answered": "right", "running": "soft", "failed": "wrong"}  # CSS classes; of other states: warn
 
 
 def _make_markdown() -> MarkdownIt:
@@ -120,7 +109,8 @@ def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
     For a run over many items, `cells` are shown in place of the last two.
     """
     outcome = run.outcome
-    badge = _BADGES[run.state]
+    words = STATES[run.state][0]
+    badge = (_COLORS.get(run.state, "warn"), words[:1].upper() + words[1:])
     if run.state == "answered" and not outcome.is_done:
         badge = ("wrong", "Nothing was changed" if outcome.nothing_changed else "A change failed")
     most = max(story.context_length or 1, *(_sum(usage) for _, usage in story.usages), 1)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lmstudio_bridge.events import ItemResults, Outcome, Stop
+from lmstudio_bridge.events import STATES, ItemResults, Outcome
 from lmstudio_bridge.messages import Access
 from lmstudio_bridge.text import one_line, shortened
 
@@ -17,12 +17,6 @@ NO_CALLS = "no tool calls"
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
 _MOST_VALUES = 20  # different answers that are counted
 _LONGEST_VALUE = 60  # characters
-_WHY: dict[Stop, str] = {
-    "round_limit": "hit the round limit",
-    "deadline": "timed out",
-    "context_full": "the model's context is full",
-    "stuck": "the model got stuck",
-}
 
 
 def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
@@ -50,8 +44,9 @@ def why_not_done(outcome: Outcome) -> str:
     """Why an item counts as failed, in one line."""
     if outcome.stop == "answered":
         return outcome.failed[0] if outcome.failed_writes and outcome.failed else "nothing was changed"
-    why = _WHY.get(outcome.stop, "")
-    return ": ".join(part for part in (why, " ".join(outcome.error.split())) if part) or outcome.stop
+    words, has_limit = STATES[outcome.stop]
+    why = [words] if has_limit or not outcome.error else []
+    return ": ".join([*why, *([" ".join(outcome.error.split())] if outcome.error else [])])
 
 
 def rows_as_json_lines(rows: Sequence[dict[str, Any]]) -> str:

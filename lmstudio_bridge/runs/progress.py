@@ -65,6 +65,7 @@ END_LIMIT = 10.0  # seconds to send kept messages at the end; the answer follows
 _CLOSE_TIMEOUT = 1.0  # seconds for the cancelled task to end
 _MAX_KEPT = 20  # messages waiting to be sent; older ones are dropped
 _SHOWN_CALL = 80  # characters of a call that is over
+_IN_ROUND = (RoundStarted, Generating, CallStarted)
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -208,9 +209,13 @@ def _is_kept(event: Event) -> bool:
             return False
 
 
-def describe(event: Event, *, max_rounds: int, last_call: str = "") -> str:
-    """The event in a few words, or "" if it is not worth a message; `last_call` stays in view while the model works."""
+def describe(event: Event, *, max_rounds: int = 0, last_call: str = "") -> str:
+    """The event in a few words, or "" if it is not worth a message.
+
+    The round is shown if `max_rounds` is given; `last_call` stays in view while the model works.
+    """
     before = f"{shortened(last_call, _SHOWN_CALL)} → " if last_call else ""
+    where = f"round {event.number}/{max_rounds} · " if max_rounds and isinstance(event, _IN_ROUND) else ""
     match event:
         case RunStarted(run_id=run_id, servers=servers) | RunContinued(run_id=run_id, servers=servers):
             return f"run {run_id} · servers: {', '.join(servers) or 'none'}"
@@ -223,15 +228,15 @@ def describe(event: Event, *, max_rounds: int, last_call: str = "") -> str:
             return f"{server} could not be started; going on without it"
         case ModelChosen(model=model, loaded=loaded):
             return f"model {model}" + (" (not loaded yet)" if loaded is False else "")
-        case RoundStarted(number=number, tokens=tokens):
-            return f"round {number}/{max_rounds} · {before}reading {f'{tokens:,} tokens' if tokens else 'the prompt'}"
-        case Generating(number=number, phase=phase, pieces=pieces, seconds=seconds):
+        case RoundStarted(tokens=tokens):
+            return f"{where}{before}reading {f'{tokens:,} tokens' if tokens else 'the prompt'}"
+        case Generating(phase=phase, pieces=pieces, seconds=seconds):
             speed = f", {pieces / seconds:.0f} tok/s" if seconds >= 1 else ""
-            return f"round {number}/{max_rounds} · {before}{phase} ({pieces:,} tokens{speed})"
+            return f"{where}{before}{phase} ({pieces:,} tokens{speed})"
         case RoundFinished():
             return ""
-        case CallStarted(number=number, server=server):
-            return f"round {number}/{max_rounds} · {server}: {describe_call(event)}"
+        case CallStarted(server=server):
+            return f"{where}{server}: {describe_call(event)}"
         case CallProgress(server=server, tool=tool, text=text):
             return f"{server}: {tool} · {text}"
         case CallFinished(server=server, tool=tool, is_error=True, text=text, reason=reason):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.events import (
+    STATES,
     CallFinished,
     CallStarted,
     ChangeKind,
@@ -84,12 +85,6 @@ _LISTED_CHANGES = 200  # files for a program
 _WASTED: tuple[Stop, ...] = ("failed", "cancelled")  # what such a run read spared its caller nothing
 _NO_ANSWER = "The model gave no answer."
 _HERE = "\ue0d6"  # a private character; stands for the answer
-_REASONS = {
-    "round_limit": "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
-    "deadline": "The run timed out; the answer may be incomplete. Give it more time or a smaller task.",
-    "context_full": "The model's context is full. Load the model with a larger context.",
-    "stuck": "The model got stuck. Try a smaller task or another model.",
-}
 _LINE_END = re.compile("([\n\u2028\u2029])")
 _REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning would join the lines
 _BLANK = re.compile(r"[\s\u2800]*")
@@ -211,13 +206,13 @@ class RunReport:
     def _reason(self) -> str:
         """Why a run ended without an answer."""
         outcome, error = self.outcome, quoted(self.outcome.error)
-        match outcome.stop:
-            case "failed" | "cancelled" | "answered" | "partial":
-                return error
-            case "context_full" | "stuck" if error:  # how much room would be needed; why nothing was taken
-                return f"{_REASONS[outcome.stop]}\n{error}"
-            case _:
-                return _REASONS[outcome.stop] if outcome.answer else f"{_REASONS[outcome.stop]} {_NO_ANSWER}"
+        words, end = STATES[outcome.stop]
+        if not end:
+            return error
+        reason = f"{words[:1].upper()}{words[1:]}{end}"
+        if error and outcome.stop in ("context_full", "stuck"):  # how much room would be needed; why nothing was taken
+            return f"{reason}\n{error}"
+        return reason if outcome.answer else f"{reason} {_NO_ANSWER}"
 
     def _head(self) -> list[str]:
         """What to know before the answer is read, a line each."""

@@ -25,6 +25,7 @@ from lmstudio_bridge.events import (
     RunContinued,
     RunFinished,
     RunStarted,
+    State,
     Tally,
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
@@ -69,7 +70,7 @@ class StoredRun:
     items: ItemResults | None = None  # of a run over many
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """How it ended, "running", or "interrupted"."""
         if self.finished:
             return self.outcome.stop

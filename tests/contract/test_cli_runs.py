@@ -113,7 +113,7 @@ async def test_a_terminal_shows_each_call_and_a_spinner_and_then_the_answer(desk
     assert any(
         re.fullmatch(r"\S+ filesystem read_text_file notes.txt · \d+ characters · [\d.]+ s", each) for each in lines
     )
-    assert any("Calling read_text_file notes.txt" in each for each in lines), "the spinner says what happens now"
+    assert any("filesystem: read_text_file notes.txt" in each for each in lines), "the spinner says what happens now"
     assert "It is heron-42." in lines[lines.index(next(each for each in lines if "read_text_file" in each)) :]
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is there again"
 

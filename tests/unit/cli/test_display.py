@@ -47,13 +47,13 @@ async def shown(monkeypatch: pytest.MonkeyPatch, events: list[Event], *, columns
 
 
 CASES: list[tuple[Event, str]] = [
-    (STARTED, "Starting fs…"),
-    (ServersChosen(("fs", "git"), ("a", "b"), ()), "Starting fs, git…"),
-    (ModelChosen("tiny", loaded=False, context_length=None), "Loading tiny…"),
-    (RoundStarted(1, 5, 3, 2_300), "Reading 2,300 tokens"),
-    (RoundStarted(1, 5, 3), "Reading the prompt"),
-    (Generating(1, "thinking", 1_200, 10.0), "Thinking, 1,200 tokens"),
-    (CallStarted(1, "c1", "fs", "read", '{"path": "a.md"}'), "Calling read a.md"),
+    (STARTED, "run r1 · servers: fs"),
+    (ServersChosen(("fs", "git"), ("a", "b"), ()), "Starting fs (a), git (b)"),
+    (ModelChosen("tiny", loaded=False, context_length=None), "model tiny (not loaded yet)"),
+    (RoundStarted(1, 5, 3, 2_300), "reading 2,300 tokens"),
+    (RoundStarted(1, 5, 3), "reading the prompt"),
+    (Generating(1, "thinking", 1_200, 10.0), "thinking (1,200 tokens"),
+    (CallStarted(1, "c1", "fs", "read", '{"path": "a.md"}'), "fs: read a.md"),
     (call("read"), "fs read a.md"),
     (call("read", reason="No such file: " + "x/" * 20), "No such file"),
     (Generating(1, "answering", 9, 1.0, ANSWER), "heron: 7"),
@@ -78,7 +78,7 @@ async def test_context_and_speed_stand_beside_the_words(monkeypatch: pytest.Monk
     text = await shown(monkeypatch, events, columns=100)
 
     assert "23% of context" in text
-    assert "50 tok/s · 25% of context" in text
+    assert "thinking (200 tokens, 50 tok/s)" in text
 
 
 async def test_answer_is_formatted_as_it_comes_and_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ async def test_long_answer_leaves_room_for_what_is_happening(monkeypatch: pytest
     text = await shown(monkeypatch, [Generating(1, "answering", 9, 1.0, lines)], columns=100)
 
     assert [number for number in range(100) if re.search(rf"line {number} *\n", text)] == list(range(73, 100))
-    assert "Answering, 9 tokens" in text
+    assert "answering (9 tokens, 9 tok/s)" in text
 
 
 async def test_bar_of_many_items_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
