@@ -51,7 +51,7 @@ EOF_GRACE = 0.5  # seconds to exit after stdin was closed
 TERM_GRACE = 0.5  # seconds to exit after SIGTERM
 KILL_GRACE = 2.0  # seconds for the event loop to notice the exit after SIGKILL
 EXIT_GRACE = 0.5  # seconds for a server that closed its output to exit, so that its exit code can be reported
-READ_GRACE = 0.2  # then, for its last words
+READ_GRACE = 0.2  # after the exit, for its last words
 
 DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
 """How many bridges are above a process; it stops a bridge that starts itself through a wrapper."""
@@ -564,9 +564,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
         if fd == 0:
             self._stdin_lost = True
             self._writable.set()
-        elif fd == 1 and not self._stdout_ended:
-            self._queue([self._stdout.rest] if self._stdout.rest else [])
-            self.stop_reading()
+        elif fd == 1:
+            self._end_output()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -577,11 +576,24 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         self._kill_group()  # a grandchild that holds the pipes would keep `lines` from ending
         self._exited.set()
+        asyncio.get_running_loop().call_later(READ_GRACE, self._give_up_reading)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._read.set()
 
     # Helpers.
+
+    def _give_up_reading(self) -> None:
+        """End `lines` although a grandchild in a session of its own holds the pipes; a pause keeps what is in them."""
+        if self._queued > MAX_QUEUED and not self._stdout_ended:
+            asyncio.get_running_loop().call_later(READ_GRACE, self._give_up_reading)
+        else:
+            self._end_output()
+
+    def _end_output(self) -> None:
+        if not self._stdout_ended:
+            self._queue([self._stdout.rest] if self._stdout.rest else [])
+            self.stop_reading()
 
     def _queue(self, lines: list[bytes]) -> None:
         self._lines.extend(lines)

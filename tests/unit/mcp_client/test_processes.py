@@ -78,6 +78,18 @@ async def test_exit_is_explained(code: str, reason: str) -> None:
         assert child.exit_reason == reason
 
 
+async def test_an_exit_is_noticed_although_a_process_in_another_session_holds_the_pipes() -> None:
+    code = """
+import subprocess, sys
+subprocess.Popen(["cat"], start_new_session=True)  # until stdin is closed
+sys.exit("DB_URL is not set")
+"""
+    async with running(f"print('hello', flush=True){code}") as child:
+        assert [line async for line in child.lines()] == [b"hello"]
+        assert (child.exit_reason, child.stderr_tail) == ("exited with code 1", "DB_URL is not set")
+        assert await child.wait_read(0) is False
+
+
 async def test_last_words_are_readable_and_few() -> None:
     code = r"""
 import sys
