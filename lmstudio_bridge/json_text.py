@@ -9,7 +9,7 @@ from typing import Any
 _DECODER = json.JSONDecoder(strict=False)  # models write raw line breaks in strings
 _BETWEEN = re.compile(r"[\s,:]*+")  # two values of valid JSON
 _STRING = r'"(?:[^"\\]++|\\.)*+"'
-_COMMENT = re.compile(rf"({_STRING})|//[^\r\n]*+|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_COMMENT = re.compile(rf"({_STRING})|//[^\r\n]*+|/\*.*?\*/|(/\*.*)", re.DOTALL)
 _TRAILING_COMMA = re.compile(rf"({_STRING}|[\[{{,]\s*+,)|,(?=\s*+[}}\]])", re.DOTALL)  # not that of `[,]`
 _IN_LINE = re.compile(r"[^\r\n]")
 
@@ -25,8 +25,15 @@ def load_commented(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         pass  # blanks take the place of what plain JSON does not have, so that positions stay
-    text = _COMMENT.sub(lambda match: match[1] or _IN_LINE.sub(" ", match[0]), text)
-    return json.loads(_TRAILING_COMMA.sub(lambda match: match[1] or " ", text))
+    plain = _COMMENT.sub(lambda match: match[1] or _IN_LINE.sub(" ", match[0]), text)
+    plain = _TRAILING_COMMA.sub(lambda match: match[1] or " ", plain)
+    try:
+        return json.loads(plain)
+    except json.JSONDecodeError as exc:
+        unclosed = next((match.start() for match in _COMMENT.finditer(text) if match[2]), None)
+        if unclosed is None or exc.pos < len(plain[:unclosed].rstrip()):
+            raise
+        raise json.JSONDecodeError("Unclosed comment starting", text, unclosed) from exc
 
 
 def written_json(source: str, *path: str | int) -> str:

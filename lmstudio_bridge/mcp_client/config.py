@@ -185,7 +185,7 @@ def read_json(path: Path, *, comments: bool = True) -> Any:
         ) from exc
     except json.JSONDecodeError as exc:
         raise McpConfigError(
-            f"{path} is not valid JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.",
+            f"{path} is not valid JSON: {exc.msg.removesuffix(' at')} at line {exc.lineno}, column {exc.colno}.",
             path=str(path),
             remedy="Correct it there.",
         ) from exc

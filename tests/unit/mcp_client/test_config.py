@@ -293,6 +293,8 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{\n  /* two\n lines */ "mcpServers": x // y\n}', "at line 3, column 25"),
         ('{"a": "// no comment, }\n', "Unterminated string|Invalid control character"),
         ("", "at line 1, column 1"),
+        ('{"mcpServers": {\n  /* "a": {}\n}}', "Unclosed comment starting at line 2, column 3"),
+        ('{"mcpServers": {"a": "x /* y}}', "Unterminated string starting at line 1, column 23"),
         ("[]", "has no object 'mcpServers'"),
         ('{"flat": {"command": "x"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
