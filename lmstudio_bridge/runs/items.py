@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -15,9 +16,11 @@ from lmstudio_bridge.errors import BridgeError
 
 MAX_ITEMS = 1_000
 MAX_ITEM = 2_000  # characters
+MAX_ALTERNATIVES = 100
 MAX_LOOKED_AT = 200_000  # files and folders; a glob that starts in a home folder must end
 PLACEHOLDER = "{item}"
 _LEFT_OUT = frozenset({".git", "node_modules"})
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def item_task(task: str, item: str) -> str:
@@ -36,8 +39,8 @@ def is_file(folder: Path, item: str) -> bool:
 def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...]:
     """The items of a list as they are, or the files in `folder` that a glob names, sorted, relative to it.
 
-    Only names are looked at. `**` stands for any folders; a wildcard does not stand for a leading dot. What
-    `.gitignore` files name is left out, as are `.git`, `node_modules` and symbolic links.
+    Only names are looked at. `**` stands for any folders, `{a,b}` for one of its parts; a wildcard does not stand for a
+    leading dot. What `.gitignore` files name is left out, as are `.git`, `node_modules` and symbolic links.
 
     Raises:
         BridgeError: There are none or too many, or the glob leads out of the folder.
@@ -72,14 +75,34 @@ _Rules = tuple[tuple[int, GitIgnoreSpec], ...]
 
 
 def _files(glob: str, folder: Path) -> tuple[str, ...]:
-    relative = glob.removeprefix(f"{folder.as_posix()}/")
-    pattern = [part for part in relative.split("/") if part not in ("", ".")]
-    if relative.startswith(("/", "~")) or ".." in pattern:
-        raise BridgeError(
-            f"The glob {glob!r} of for_each leads out of the folder {folder}.",
-            remedy="Give a glob of files below that folder, such as src/**/*.py, or a list.",
-        )
-    return tuple(sorted("/".join(parts) for parts in _walk(folder) if _fits(parts, pattern)))
+    patterns = []
+    for each in {glob, *_alternatives(glob)}:  # braces may also be part of a name
+        relative = each.removeprefix(f"{folder.as_posix()}/")
+        pattern = [part for part in relative.split("/") if part not in ("", ".")]
+        if relative.startswith(("/", "~")) or ".." in pattern:
+            raise BridgeError(
+                f"The glob {glob!r} of for_each leads out of the folder {folder}.",
+                remedy="Give a glob of files below that folder, such as src/**/*.py, or a list.",
+            )
+        patterns.append([part for part, next_part in pairwise([*pattern, ""]) if not part == next_part == "**"])
+    return tuple(
+        sorted("/".join(parts) for parts in _walk(folder) if any(_fits(parts, pattern) for pattern in patterns))
+    )
+
+
+def _alternatives(glob: str) -> list[str]:
+    """The globs that one with braces stands for, as in a shell: `*.{py,md}` for `*.py` and `*.md`."""
+    globs = [glob]
+    while match := next(filter(None, map(_BRACES.search, globs)), None):
+        before, after = match.string[: match.start()], match.string[match.end() :]
+        globs.remove(match.string)
+        globs += [f"{before}{part}{after}" for part in match[1].split(",")]
+        if len(globs) > MAX_ALTERNATIVES:
+            raise BridgeError(
+                f"The braces of the glob {glob[:80]!r} stand for more than {MAX_ALTERNATIVES} globs.",
+                remedy="Give a simpler glob, or a list.",
+            )
+    return globs
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, ...]]:

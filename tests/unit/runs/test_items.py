@@ -28,6 +28,28 @@ def test_a_glob_names_files_of_the_folder_in_order(tmp_path: Path) -> None:
     assert resolve_items("src/.h*", folder=tmp_path) == ("src/.hidden.py",)
 
 
+@pytest.mark.parametrize(
+    ("glob", "found"),
+    [
+        ("src/**/*.{py,md}", ["src/a.py", "src/deep/b.md"]),
+        ("{src,docs}/*.{txt,py}", ["docs/c.txt", "src/a.py"]),
+        ("{docs/*,src/**/*.{md,rst}}", ["docs/c.txt", "src/deep/b.md"]),
+        ("src/{,deep/}*.*", ["src/a.py", "src/deep/b.md"]),
+        ("{d,e}.md", ["{d,e}.md"]),
+        ("**/**/**/**/**/**/**/**/**/**/c.txt", ["docs/c.txt"]),
+    ],
+)
+def test_braces_stand_for_one_of_their_parts(glob: str, found: list[str], tmp_path: Path) -> None:
+    make(tmp_path, "src/a.py", "src/deep/b.md", "docs/c.txt", "{d,e}.md")
+
+    assert list(resolve_items(glob, folder=tmp_path)) == found
+
+
+def test_braces_do_not_multiply_without_end(tmp_path: Path) -> None:
+    with pytest.raises(BridgeError, match="stand for more than 100 globs"):
+        resolve_items("{a,b}" * 40, folder=tmp_path)
+
+
 def test_what_git_ignores_is_left_out_and_nearer_rules_count_first(tmp_path: Path) -> None:
     make(tmp_path, "a.log", "b.txt", "build/c.txt", "keep/d.log", "keep/e.txt", "node_modules/f.txt", ".git/g.txt")
     (tmp_path / ".gitignore").write_text("*.log\nbuild/\n", encoding="utf-8")
@@ -44,7 +66,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert resolve_items("**/*.txt", folder=tmp_path / "in") == ("b.txt",)
 
 
-@pytest.mark.parametrize("glob", ["/etc/*", "../*.py", "src/../../x", "~/x"])
+@pytest.mark.parametrize("glob", ["/etc/*", "../*.py", "src/../../x", "~/x", "{..,src}/*.py", "{/etc,src}/*"])
 def test_a_glob_must_stay_in_the_folder(tmp_path: Path, glob: str) -> None:
     with pytest.raises(BridgeError, match="leads out of the folder"):
         resolve_items(glob, folder=tmp_path)
