@@ -125,7 +125,6 @@ def test_the_time_limits_are_those_of_the_settings() -> None:
             "connect_timeout",
             "first_byte_timeout",
             "between_bytes_timeout",
-            "watch_interval",
             "tool_timeout",
             "run_timeout",
         )
