@@ -19,7 +19,7 @@ import lmstudio_bridge
 from lmstudio_bridge import REPOSITORY
 from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
-from lmstudio_bridge.events import Outcome, Stop
+from lmstudio_bridge.events import STATES, Outcome, Stop
 from lmstudio_bridge.mcp_client.config import read_root
 from lmstudio_bridge.mcp_client.stdio import SELECTORS
 from lmstudio_bridge.runs.report import RunReport
@@ -275,7 +275,7 @@ def literals() -> str:
 
 def test_every_message_in_troubleshooting_is_in_the_code() -> None:
     rows = [line for line in read("docs/troubleshooting.md").splitlines() if line.startswith("| *")]
-    ours = literals()
+    ours = "\n".join([literals(), *(f"{words[:1].upper()}{words[1:]}{end}" for words, end in STATES.values())])
     assert rows
     for row in rows:
         [quote] = re.findall(r"^\| \*(.+?)\* \| .+ \|$", row)
