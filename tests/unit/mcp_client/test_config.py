@@ -294,7 +294,7 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"a": "// no comment, }\n', "Unterminated string|Invalid control character"),
         ("", "at line 1, column 1"),
         ('{"mcpServers": {\n  /* "a": {}\n}}', "Unclosed comment starting at line 2, column 3"),
-        ('{"mcpServers": {"a": "x /* y}}', "Unterminated string starting at line 1, column 23"),
+        ('{"mcpServers": {"a": "x /* y}}', "Unterminated string starting at line 1, column 22"),
         ("[]", "has no object 'mcpServers'"),
         ('{"flat": {"command": "x"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
