@@ -179,13 +179,9 @@ class ModelSubstitutedError(LLMResponseError):
 
 
 class ModelNotFoundError(LLMResponseError):
-    """The model does not exist; `available` lists those that do."""
+    """The model does not exist."""
 
     kind = "no_model"
-
-    def __init__(self, message: str, *, available: Sequence[str] = (), remedy: str = "", **where: object) -> None:
-        super().__init__(message, remedy=remedy, **where)  # type: ignore[arg-type]  # passed through to LLMError
-        self.available = tuple(available)
 
 
 class ModelLoadError(LLMResponseError):

@@ -27,15 +27,24 @@ STATES: Mapping[State, tuple[str, str]] = {
     "answered": ("answered", ""),
     "running": ("in progress", ""),
     "interrupted": ("interrupted", ""),
-    "round_limit": ("hit the round limit", "; the answer may be incomplete. Raise max_rounds or give a smaller task."),
-    "deadline": ("the run timed out", "; the answer may be incomplete. Give it more time or a smaller task."),
-    "context_full": ("the model's context is full", ". Load the model with a larger context."),
-    "stuck": ("the model got stuck", ". Try a smaller task or another model."),
+    "round_limit": (
+        "hit the round limit",
+        "Hit the round limit; the answer may be incomplete. Raise max_rounds or give a smaller task.",
+    ),
+    "deadline": (
+        "the run timed out",
+        "The run timed out; the answer may be incomplete. Give it more time or a smaller task.",
+    ),
+    "context_full": (
+        "the model's context is full",
+        "The model's context is full. Load the model with a larger context.",
+    ),
+    "stuck": ("the model got stuck", "The model got stuck. Try a smaller task or another model."),
     "partial": ("partly done", ""),
     "cancelled": ("cancelled", ""),
     "failed": ("failed", ""),
 }
-"""Each state of a run in words; and the end of a sentence that begins with them, where a limit was reached."""
+"""Each state of a run in words; and what a report begins with, where its error does not say enough."""
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 

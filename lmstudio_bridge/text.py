@@ -123,13 +123,7 @@ def first_line(text: str, most: int = 80) -> str:
 
 def repair_surrogates(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates replaced, so that it can be encoded."""
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def as_utf8(text: str) -> str:
@@ -137,13 +131,7 @@ def as_utf8(text: str) -> str:
 
     They come from JavaScript programs that truncate text: in errors of LM Studio, in names, in old journals.
     """
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode("utf-8")
-    return text  # and no copy of it: of a long text with emoji that would be four bytes for each character
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def as_shown(text: str) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -37,7 +38,6 @@ from lmstudio_bridge.runs.report import (
     SAVINGS_COLUMNS,
     SERVER_COLUMNS,
     diff_lines,
-    model_json,
     model_rows,
     run_json,
     run_row,
@@ -65,7 +65,7 @@ async def show_models(settings: Settings, args: argparse.Namespace, redactor: Re
     async with open_agent(settings, environ=os.environ, redactor=redactor) as agent:
         catalog = await agent.client.validator.catalog(refresh=True)
     if args.json:
-        print(json.dumps([model_json(model) for model in catalog.models], ensure_ascii=False))
+        print(json.dumps([asdict(model) for model in catalog.models], ensure_ascii=False))
     else:
         print_table(
             sys.stdout, MODEL_COLUMNS, model_rows(catalog), environ=os.environ, empty="LM Studio has no models."

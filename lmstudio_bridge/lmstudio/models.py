@@ -240,7 +240,6 @@ def _choose(catalog: ModelCatalog, name: str | None) -> ModelChoice:
         if model.kind == "embedding":
             raise ModelNotFoundError(
                 f"{model.key} is an embedding model; it cannot chat.",
-                available=[each.key for each in chat_models],
                 remedy=_available(chat_models),
                 url=catalog.url,
                 model=name,
@@ -262,7 +261,6 @@ def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -
         "No model was named, none is loaded, and there are several to choose from."
         if chat_models[0].loaded is not None
         else "No model was named, and the server offers several.",
-        available=names,
         remedy=f"Load one in LM Studio, set DEFAULT_MODEL, or pass model= one of: {listed(names)}.",
         url=catalog.url,
     )
@@ -280,13 +278,11 @@ def _instance_for(model: ModelInfo, name: str) -> ModelInstance | None:
 
 
 def _not_found(catalog: ModelCatalog, name: str) -> ModelNotFoundError:
-    names = [model.key for model in catalog.chat_models()]
     by_folded = {known.casefold(): known for model in catalog.chat_models() for known in model.names()}
     near = [by_folded[folded] for folded in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return ModelNotFoundError(
         f"LM Studio has no model named {name!r}.",
-        available=names,
         remedy=hint + _available(catalog.chat_models()),
         url=catalog.url,
         model=name,

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from typing import TypeAlias
 
+from lmstudio_bridge.agent.line_diff import Range, differing_ranges
 from lmstudio_bridge.text import one_line
 
 MAX_TEXT = 1_000_000  # bytes of a file; longer ones are not compared by line
 MAX_LINES = 100_000  # of a file; each takes a hundred bytes of memory
 MAX_DIFF = 50_000  # characters of the diff of one file
-_EXACTLY_COMPARED = 1_000_000  # lines times lines: up to a second in the worst case
 _CONTEXT = 3  # lines
 _NO_NEWLINE = "\\ No newline at end of file"
-
-_Range: TypeAlias = tuple[int, int, int, int]  # lines of the old text and those of the new one in their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ def make_diff(path: str, old: bytes | None, new: bytes | None, *, redact: Callab
         return Diff(0, 0, f"{head}Not text: {len(old or b''):,} bytes before, {len(new or b''):,} now.")
     # Secrets first: between the marks of a diff, those of several lines would not be found.
     before, after = _lines(redact(texts[0])), _lines(redact(texts[1]))
-    ranges = list(_changed_ranges(before, after))
+    ranges = differing_ranges(before, after)
     if not ranges and old and new:
         return Diff(0, 0, f"{head}Only secrets differ, which are not shown.")
     shown = list(_hunks(before, after, ranges))
@@ -64,25 +60,8 @@ def _lines(text: str) -> list[str]:
     return [*(f"{line}\n" for line in lines), *([last] if last else [])]
 
 
-def _changed_ranges(old: Sequence[str], new: Sequence[str]) -> Iterator[_Range]:
-    start, shorter = 0, min(len(old), len(new))
-    while start < shorter and old[start] == new[start]:
-        start += 1
-    same = 0
-    while same < shorter - start and old[-1 - same] == new[-1 - same]:
-        same += 1
-    a, b = old[start : len(old) - same], new[start : len(new) - same]
-    if len(a) * len(b) <= _EXACTLY_COMPARED:
-        found = [each[1:] for each in SequenceMatcher(None, a, b).get_opcodes() if each[0] != "equal"]
-    elif len(a) == len(b):  # as after a replacement within lines
-        found = [(n, n + 1, n, n + 1) for n in range(len(a)) if a[n] != b[n]]
-    else:
-        found = [(0, len(a), 0, len(b))]
-    yield from ((i + start, j + start, k + start, m + start) for i, j, k, m in found)
-
-
-def _hunks(old: Sequence[str], new: Sequence[str], ranges: Sequence[_Range]) -> Iterator[str]:
-    hunks: list[list[_Range]] = []
+def _hunks(old: Sequence[str], new: Sequence[str], ranges: Sequence[Range]) -> Iterator[str]:
+    hunks: list[list[Range]] = []
     for each in ranges:
         if hunks and each[0] - hunks[-1][-1][1] <= 2 * _CONTEXT:
             hunks[-1].append(each)

@@ -44,8 +44,8 @@ def why_not_done(outcome: Outcome) -> str:
     """Why an item counts as failed, in one line."""
     if outcome.stop == "answered":
         return outcome.failed[0] if outcome.failed_writes and outcome.failed else "nothing was changed"
-    words, has_limit = STATES[outcome.stop]
-    why = [words] if has_limit or not outcome.error else []
+    words, reason = STATES[outcome.stop]
+    why = [words] if reason or not outcome.error else []
     return ": ".join([*why, *([" ".join(outcome.error.split())] if outcome.error else [])])
 
 
@@ -112,11 +112,11 @@ def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str
 
     All cells are shortened alike; if that is not enough, the last rows are left out.
     """
-    table = _table(*_cells(rows, most=None))
+    table = markdown_table(*_cells(rows, most=None))
     if room is None or len(table) <= room:
         return table, ""
     for most in _CELLS:
-        table = _table(*_cells(rows, most=most))
+        table = markdown_table(*_cells(rows, most=most))
         if len(table) <= room:
             return table, f"Cells were cut at {most} characters"
     lines = table[: max(0, room)].split("\n")[:-1]
@@ -156,7 +156,8 @@ def _rests_on(row: dict[str, Any]) -> str:
     return "; ".join([*parts, *(row["sources"] or row["calls"] or [NO_CALLS])])
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with a head, each row in one line."""
     lines = [[cell.replace("|", "\\|") for cell in map(one_line, row)] for row in (columns, *rows)]
     lines.insert(1, ["---"] * len(columns))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

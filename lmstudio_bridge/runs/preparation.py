@@ -85,7 +85,7 @@ class Preparer:
         self._tool_cache = tool_cache
         self._redactor = redactor
         self._queue = RunQueue(settings.run_limit)
-        self._similarity = ToolSimilarity(client, folder=settings.home / "catalogues")
+        self._similarity = ToolSimilarity(client)
         self._slots = SlotQueue(server=settings.root_url, folder=settings.home / "slots")
         self._turns = ModelTurns()
 

@@ -9,7 +9,6 @@ make the calls, and that it reads its whole context again with each of them.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,11 +34,11 @@ from lmstudio_bridge.events import (
     Stop,
     Warned,
 )
-from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo
+from lmstudio_bridge.lmstudio.models import ModelCatalog
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.messages import Access, UserMessage
-from lmstudio_bridge.runs.item_rows import NO_CALLS, item_rows, rows_as_json_lines
+from lmstudio_bridge.runs.item_rows import NO_CALLS, item_rows, markdown_table, rows_as_json_lines
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -206,10 +205,9 @@ class RunReport:
     def _reason(self) -> str:
         """Why a run ended without an answer."""
         outcome, error = self.outcome, quoted(self.outcome.error)
-        words, end = STATES[outcome.stop]
-        if not end:
+        _, reason = STATES[outcome.stop]
+        if not reason:
             return error
-        reason = f"{words[:1].upper()}{words[1:]}{end}"
         if error and outcome.stop in ("context_full", "stuck"):  # how much room would be needed; why nothing was taken
             return f"{reason}\n{error}"
         return reason if outcome.answer else f"{reason} {_NO_ANSWER}"
@@ -430,27 +428,22 @@ def _indented(text: str) -> str:
 
 def models_text(catalog: ModelCatalog) -> str:
     """A table of the models: loaded or not, context, slots, tools."""
-    return _table(MODEL_COLUMNS, model_rows(catalog), empty="No models.")
-
-
-def model_json(model: ModelInfo) -> dict[str, Any]:
-    """A model for a program; null is what LM Studio did not tell."""
-    return dataclasses.asdict(model)
+    rows = model_rows(catalog)
+    return markdown_table(MODEL_COLUMNS, rows) if rows else "No models."
 
 
 def model_rows(catalog: ModelCatalog) -> list[list[str]]:
     """One row a model, under `MODEL_COLUMNS`."""
-    return [_model_row(model) for model in catalog.models]
-
-
-def _model_row(model: ModelInfo) -> list[str]:
     states = {True: "loaded", False: "not loaded", None: "not told"}
-    instances = model.instances or ()
-    contexts = ", ".join(f"{instance.context_length:,}" for instance in instances if instance.context_length)
-    slots = ", ".join(str(instance.parallel) for instance in instances if instance.parallel)
-    most = f"up to {model.max_context_length:,}" if model.max_context_length else ""
-    tools = {True: "yes", False: "no", None: ""}[model.trained_for_tool_use]
-    return [model.key, model.kind, states[model.loaded], contexts or most, slots, tools]
+    rows = []
+    for model in catalog.models:
+        instances = model.instances or ()
+        contexts = ", ".join(f"{instance.context_length:,}" for instance in instances if instance.context_length)
+        slots = ", ".join(str(instance.parallel) for instance in instances if instance.parallel)
+        most = f"up to {model.max_context_length:,}" if model.max_context_length else ""
+        tools = {True: "yes", False: "no", None: ""}[model.trained_for_tool_use]
+        rows.append([model.key, model.kind, states[model.loaded], contexts or most, slots, tools])
+    return rows
 
 
 def servers_text(
@@ -461,7 +454,8 @@ def servers_text(
     logins: LoginStore,
 ) -> str:
     """A table of the configured MCP servers, whether each is open, why one is left out, and which rules apply."""
-    text = _table(SERVER_COLUMNS, server_rows(catalog, logins, opened), empty="No MCP servers are configured.")
+    rows = server_rows(catalog, logins, opened)
+    text = markdown_table(SERVER_COLUMNS, rows) if rows else "No MCP servers are configured."
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     unusable = unusable_servers(catalog, permissions, tool_cache)
     warnings = [*catalog.warnings, *permissions.warnings, *catalog.remarks, *unusable]
@@ -506,7 +500,7 @@ def runs_text(folder: Path, *, project: str, keep: Keep = "full") -> str:
     """A table of the newest runs, this project's first, and whether more are added."""
     runs = sorted(newest_runs(folder, most=MAX_RUNS), key=lambda run: run.project != project)
     rows = [[run.time, run.project, str(run.outcome.rounds), *run_row(run)] for run in runs]
-    table = _table(("time", "project", "rounds", *RUN_COLUMNS), rows, empty="No runs yet.")
+    table = markdown_table(("time", "project", "rounds", *RUN_COLUMNS), rows) if rows else "No runs yet."
     return "\n\n".join(part for part in (_NOT_KEPT[keep], table) if part)
 
 
@@ -606,10 +600,3 @@ def _evidence(outcome: Outcome) -> list[str]:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_RESULT else f"{text[:_SHOWN_RESULT]} … ({len(text):,} characters)"
-
-
-def _table(head: Sequence[str], rows: list[list[str]], *, empty: str) -> str:
-    if not rows:
-        return empty
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *cells])

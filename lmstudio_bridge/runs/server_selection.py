@@ -6,21 +6,14 @@ The choice is made by the tools that the servers listed when they were last star
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import math
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
-from struct import pack, unpack
 
 import anyio
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.schemas import SchemaWork
@@ -37,7 +30,6 @@ from lmstudio_bridge.errors import (
     listed,
 )
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
-from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.pool import Lease
@@ -67,7 +59,6 @@ _TOOLS_SHARE = 4  # the tools may take a quarter of the context
 _INSTRUCTIONS_SHARE = 16  # what servers say about their tools may take a sixteenth
 _INSTRUCTIONS = 2_000  # characters, where the context length is not known
 MAX_VECTORS = 500  # of one model that are kept; those not used for longest go first
-MAX_BYTES = 16 * 1024 * 1024  # of one file: enough for vectors of 6,000 numbers
 _MAX_AGE = 2.0  # seconds for which the list of models is believed: a model that has gone would be loaded again
 _TIME = 3.0  # seconds; loaded embedding models need a tenth of it
 _MAX_TEXT = 1_000  # characters of a tool or a task; models cut longer ones without a word
@@ -331,15 +322,14 @@ class RunServers:
 class ToolSimilarity:
     """Compares tasks with tools by embeddings, if LM Studio has an embedding model in memory.
 
-    It only improves a ranking, so failures are only logged at debug level. The vectors of tools are kept in `folder`,
-    by a digest of the tool's text; those of tasks are not kept.
+    It only improves a ranking, so failures are only logged at debug level. The vectors of tools are kept, those of
+    tasks are not.
     """
 
-    def __init__(self, client: LLMClient, *, folder: Path, seconds: float = _TIME) -> None:
+    def __init__(self, client: LLMClient, *, seconds: float = _TIME) -> None:
         self._client = client
-        self._folder = folder
         self._seconds = seconds
-        self._kept: dict[str, dict[str, Vector]] = {}  # by model
+        self._kept: dict[str, dict[str, Vector]] = {}  # by model and text
 
     async def compare(self, task: str, tools: Sequence[ServerTool]) -> Mapping[tuple[str, str], float]:
         """The cosine of the task with each tool, by server and name; empty where it cannot be computed."""
@@ -356,15 +346,15 @@ class ToolSimilarity:
             return {}
         query, document = next((both for name, both in _PREFIXES.items() if name in model.casefold()), ("", ""))
         texts = {(tool.server, tool.name): document + _words(tool) for tool in tools}
-        kept = self._vectors(model)
-        missing = list(dict.fromkeys(text for text in texts.values() if _digest(text) not in kept))[:MAX_VECTORS]
+        kept = self._kept.get(model, {})
+        missing = list(dict.fromkeys(text for text in texts.values() if text not in kept))[:MAX_VECTORS]
         asked = [query + task[:_MAX_TEXT], *missing]
         wanted, *new = map(_unit, await self._client.embed(asked, model=model))
-        known = {**kept, **dict(zip(map(_digest, missing), new, strict=True))}
-        used = {digest: known[digest] for digest in map(_digest, texts.values()) if digest in known}
-        if new:
-            self._keep(model, used)
-        return {key: _cosine(wanted, used[digest]) for key in texts if (digest := _digest(texts[key])) in used}
+        known = {**kept, **dict(zip(missing, new, strict=True))}
+        used = {text: known[text] for text in texts.values() if text in known}
+        others = {text: vector for text, vector in kept.items() if text not in used}
+        self._kept[model] = dict([*others.items(), *used.items()][-MAX_VECTORS:])
+        return {key: _cosine(wanted, used[text]) for key, text in texts.items() if text in used}
 
     async def _model(self) -> str | None:
         """An embedding model that is in memory: a request for another would load it, and might evict the chat model."""
@@ -375,42 +365,9 @@ class ToolSimilarity:
                 return None
         return loaded[0]
 
-    def _vectors(self, model: str) -> dict[str, Vector]:
-        if model not in self._kept:
-            try:
-                stored = _Stored.model_validate_json(
-                    read_bounded(self._path(model), max_bytes=MAX_BYTES, follow_links=False)
-                )
-                self._kept[model] = {digest: _decode(text) for digest, text in stored.vectors.items()}
-            except (OSError, ValidationError, ValueError) as exc:
-                logger.debug("no vectors of %s are kept: %s", model, exc)
-                self._kept[model] = {}
-        return self._kept[model]
-
-    def _keep(self, model: str, used: Mapping[str, Vector]) -> None:
-        before = self._vectors(model)
-        both = {**{digest: vector for digest, vector in before.items() if digest not in used}, **used}
-        self._kept[model] = dict(islice(both.items(), max(0, len(both) - MAX_VECTORS), None))
-        encoded = {digest: _encode(vector) for digest, vector in self._kept[model].items()}
-        make_folder(self._folder)
-        write_file(self._path(model), json.dumps({"version": 1, "model": model, "vectors": encoded}).encode())
-
-    def _path(self, model: str) -> Path:
-        return self._folder / f"{_digest(model)}.vectors"
-
-
-class _Stored(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    vectors: dict[str, str]
-
 
 def _words(tool: ServerTool) -> str:
     return f"{tool.name.replace('_', ' ')}: {tool.title} {tool.description}"[:_MAX_TEXT]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _unit(vector: Sequence[float]) -> Vector:
@@ -428,20 +385,6 @@ def _unit(vector: Sequence[float]) -> Vector:
 def _cosine(one: Vector, other: Vector) -> float:
     """The cosine of two unit vectors; 0.0 if they cannot be of one model."""
     return sum(map(float.__mul__, one, other)) if len(one) == len(other) else 0.0
-
-
-def _encode(vector: Vector) -> str:
-    return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def _decode(text: str) -> Vector:
-    """The vector that `_encode` wrote.
-
-    Raises:
-        ValueError: The text is not such a vector.
-    """
-    data = b64decode(text, validate=True)
-    return _unit(unpack(f"<{len(data) // 4}f", data[: len(data) // 4 * 4]))
 
 
 def _closest(tools: Sequence[ServerTool], similar: Mapping[tuple[str, str], float]) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,11 +29,7 @@ ROUTE = "/v1/embeddings"
 class World:
     sim: Simulator
     client: LLMClient
-    folder: Path
-
-    def similarity(self, **options: Any) -> ToolSimilarity:
-        """As a bridge that has just begun has it."""
-        return ToolSimilarity(self.client, folder=self.folder, **options)
+    similarity: ToolSimilarity
 
     def inputs(self) -> list[list[str]]:
         """What each request for embeddings held."""
@@ -42,11 +37,11 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world() -> AsyncIterator[World]:
     meanings = (("remember", "saves"), ("file", "reads"))
     embedder = SimModel("nomic/text-embedding-nomic", type="embedding", loaded=True, meanings=meanings)
     async with open_simulator([SimModel(QWEN, loaded=True), embedder]) as sim, open_test_client(sim) as client:
-        yield World(sim, client, tmp_path / "catalogues")
+        yield World(sim, client, ToolSimilarity(client))
 
 
 def closest(found: Any) -> list[str]:
@@ -54,7 +49,7 @@ def closest(found: Any) -> list[str]:
 
 
 async def test_tools_are_close_that_say_the_same_in_other_words(world: World) -> None:
-    found = await world.similarity().compare(TASK, TOOLS)
+    found = await world.similarity.compare(TASK, TOOLS)
 
     assert closest(found) == ["create_entities", "read_file"]
     assert all(0 <= score <= 1.0001 for score in found.values())
@@ -67,20 +62,16 @@ async def test_tools_are_close_that_say_the_same_in_other_words(world: World) ->
     ]
 
 
-async def test_a_tool_is_sent_once_whatever_bridge_asks_and_the_task_each_time(world: World) -> None:
-    first = await world.similarity().compare(TASK, TOOLS)
-    again = world.similarity()
-    second = await again.compare(TASK, TOOLS)
-    await again.compare("Read a file", (*TOOLS, ServerTool("fs", "new")))
+async def test_a_tool_is_sent_once_and_the_task_each_time(world: World) -> None:
+    first = await world.similarity.compare(TASK, TOOLS)
+    second = await world.similarity.compare(TASK, TOOLS)
+    await world.similarity.compare("Read a file", (*TOOLS, ServerTool("fs", "new")))
 
     assert second == pytest.approx(first)
     assert world.inputs()[1:] == [
         ["search_query: Remember Ana"],
         ["search_query: Read a file", "search_document: new:  "],
     ]
-    [file] = world.folder.iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert not any(word in file.read_text(encoding="utf-8") for word in ("Remember", "Saves", "search"))
 
 
 async def test_models_without_that_habit_get_plain_texts(world: World) -> None:
@@ -89,7 +80,7 @@ async def test_models_without_that_habit_get_plain_texts(world: World) -> None:
     world.sim.models["x/bge"] = SimModel("x/bge", type="embedding")
     await world.sim.state.load(world.sim.models["x/bge"])
 
-    await world.similarity().compare(TASK, (READ,))
+    await world.similarity.compare(TASK, (READ,))
 
     assert world.inputs() == [[TASK, "read file:  Reads a file."]]
 
@@ -101,7 +92,7 @@ async def test_no_model_is_loaded_for_this(world: World, there: bool) -> None:
     if not there:
         world.sim.models.pop("nomic/text-embedding-nomic")
 
-    assert await world.similarity().compare(TASK, TOOLS) == {}
+    assert await world.similarity.compare(TASK, TOOLS) == {}
     assert world.inputs() == []
 
 
@@ -110,7 +101,7 @@ async def test_a_model_that_has_gone_since_the_list_was_fetched_is_not_asked(wor
     world.sim.instances.pop("nomic/text-embedding-nomic")
     await world.client.retry_sleep(1_000_000.0)  # no real one
 
-    assert await world.similarity().compare(TASK, TOOLS) == {}
+    assert await world.similarity.compare(TASK, TOOLS) == {}
     assert world.inputs() == []
 
 
@@ -128,40 +119,26 @@ async def test_a_model_that_has_gone_since_the_list_was_fetched_is_not_asked(wor
 async def test_whatever_goes_wrong_is_nobodys_trouble_and_asked_once(world: World, reply: HttpReply) -> None:
     world.sim.script_path(ROUTE, reply)
 
-    assert await world.similarity().compare(TASK, TOOLS) == {}
+    assert await world.similarity.compare(TASK, TOOLS) == {}
     assert len(world.inputs()) == 1
-    assert closest(await world.similarity().compare(TASK, TOOLS)) == ["create_entities", "read_file"]
+    assert closest(await world.similarity.compare(TASK, TOOLS)) == ["create_entities", "read_file"]
 
 
 async def test_it_takes_no_longer_than_it_may(world: World) -> None:
-    assert await world.similarity(seconds=0.0).compare(TASK, TOOLS) == {}
+    assert await ToolSimilarity(world.client, seconds=0.0).compare(TASK, TOOLS) == {}
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"vectors": {"a": 5}}', '{"vectors": {"a": "%"}}', '{"vectors": {"a": "AAAA"}}'],
-)
-async def test_a_file_that_cannot_be_used_is_made_anew(world: World, content: str) -> None:
-    await world.similarity().compare(TASK, TOOLS)
-    [file] = world.folder.iterdir()
-    file.write_text(content, encoding="utf-8")
-
-    assert closest(await world.similarity().compare(TASK, TOOLS)) == ["create_entities", "read_file"]
-    await world.similarity().compare(TASK, TOOLS)
-    assert [len(texts) for texts in world.inputs()] == [3, 3, 1]
-
-
-async def test_so_many_vectors_are_kept_the_newest(world: World, tmp_path: Path) -> None:
+async def test_so_many_vectors_are_kept_the_newest(world: World) -> None:
     tools = [ServerTool("fs", f"tool{number}", "Reads a file.") for number in range(similarity.MAX_VECTORS + 1)]
-    await world.similarity().compare(TASK, tools[:-1])
-    await world.similarity().compare(TASK, tools[1:])
-    await world.similarity().compare(TASK, tools[1:])
-    await world.similarity().compare(TASK, tools[:1])
+    await world.similarity.compare(TASK, tools[:-1])
+    await world.similarity.compare(TASK, tools[1:])
+    await world.similarity.compare(TASK, tools[1:])
+    await world.similarity.compare(TASK, tools[:1])
 
     most = similarity.MAX_VECTORS
     assert [len(texts) for texts in world.inputs()] == [most + 1, 2, 1, 2]
 
 
 async def test_no_tools_are_no_request(world: World) -> None:
-    assert await world.similarity().compare(TASK, ()) == {}
+    assert await world.similarity.compare(TASK, ()) == {}
     assert world.inputs() == []
