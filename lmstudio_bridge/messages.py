@@ -303,7 +303,9 @@ Scope: TypeAlias = Literal["explicit", "local", "project", "user", "plugin", "lm
 """How the file was found that a server stands in; the names are Claude Code's own, where it has one."""
 
 
-_WRAPPERS = frozenset({"sudo", "env", "cmd", "c", "wsl"})  # `/c` of cmd among them
+_WRAPPERS = frozenset(  # `/c` of cmd among them
+    {"sudo", "env", "cmd", "c", "wsl", "nice", "nohup", "time", "timeout", "exec", "command", "setsid", "corepack"}
+)
 
 
 def program_name(command: str) -> str:
@@ -346,7 +348,7 @@ class ServerConfig:
     def launched(self) -> tuple[str, ...]:
         """The name of the program and its arguments, behind what only starts it: `cmd /c`, `env A=b`, `sudo`."""
         words = (self.command, *self.args)
-        while len(words) > 1 and (program_name(words[0]) in _WRAPPERS or re.match(r"\w+=", words[0])):
+        while len(words) > 1 and (program_name(words[0]) in _WRAPPERS or re.match(r"\w+=|-|\d+\Z", words[0])):
             words = words[1:]
         return (program_name(words[0]), *words[1:])
 

@@ -96,6 +96,16 @@ def hide_secrets(text: str, config: ServerConfig) -> str:
     return text
 
 
+def explain_trap(found: str, *, config: ServerConfig) -> Failure:
+    """Why a program is not started that would run what the project has."""
+    program = config.launched[0]
+    other = "uvx" if program == "pipx" else "npx"
+    return Failure(
+        f"is not started, because {program} would run what is in {found}, which may come with the project",
+        remedy=f"Start it with {other}, or give its entry a folder to start in (`cwd`).",
+    )
+
+
 def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path) -> Failure:
     """A command that could not be started at all."""
     where = f" in {config.source}" if config.source else ""

@@ -11,13 +11,14 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -132,27 +133,47 @@ _PYTHON_SERVERS = frozenset({"mcp_server_git", "mcp_server_fetch", "mcp_server_t
 """Modules that the documentation of these servers starts with `python -m`."""
 
 
-class _Fetcher(NamedTuple):
-    """A command that starts a package: what to add after its first word and after the last, and to the environment."""
+class _Launcher(NamedTuple):
+    """A program that starts packages, with the subcommands that do; how it is kept from the project.
 
-    command: tuple[str, ...]
+    `first` are words behind its name, `then` behind the subcommand. `only_if` is how an argument must begin. `instead`
+    is another program for it. Where nothing helps, `traps` are what it must not find in the project.
+    """
+
+    program: str
+    commands: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     then: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
-    only_if: tuple[str, ...] = ("",)  # how one of the arguments begins
+    only_if: tuple[str, ...] = ("",)
+    instead: str = ""
+    traps: tuple[str, ...] = ()
 
 
 _SHELL = () if sys.platform == "win32" else ("--script-shell", str(Path(__file__).with_name("npx_shell.sh")))
 _NPX = ("--prefix", "{root}", *_SHELL)
-_FETCHERS = (  # bunx has no options for this
-    _Fetcher(("npx",), _NPX),
-    _Fetcher(("npm", "exec"), _NPX),
-    _Fetcher(("npm", "x"), _NPX),
-    _Fetcher(("pnpm", "dlx"), ("-C", "{root}")),
-    _Fetcher(("yarn", "dlx"), env={"YARN_IGNORE_PATH": "1", "YARN_RC_FILENAME": ".yarnrc-of-nobody.yml"}),
-    _Fetcher(("deno", "run"), then=("--no-config", "--node-modules-dir=none"), only_if=("npm:", "jsr:", "https:")),
+_BUN_TRAPS = ("node_modules", "bunfig.toml", ".npmrc", ".env", ".env.local", ".env.development", ".env.production")
+_LAUNCHERS = (
+    _Launcher("npx", first=_NPX),
+    _Launcher("npm", ("exec", "x"), _NPX),
+    _Launcher("pnpm", ("dlx",), ("-C", "{root}")),
+    _Launcher("pnpx", first=("-C", "{root}", "dlx"), instead="pnpm"),
+    _Launcher("yarn", ("dlx",), env={"YARN_IGNORE_PATH": "1", "YARN_RC_FILENAME": ".yarnrc-of-nobody.yml"}),
+    _Launcher(
+        "deno",
+        ("run", "x", "serve"),
+        then=("--no-config", "--node-modules-dir=none"),
+        env={"DENO_NO_PACKAGE_JSON": "1"},
+        only_if=("npm:", "jsr:", "https:"),
+    ),
+    _Launcher("uv", ("run",), then=("--no-project", "--no-config"), only_if=("--with", "--script", "/")),
+    _Launcher("bunx", traps=_BUN_TRAPS),
+    _Launcher("bun", ("x",), traps=_BUN_TRAPS),
+    _Launcher("pipx", ("run",), traps=("__pypackages__",)),
 )
-_PROJECT_FILES = ("node_modules", ".npmrc", ".yarnrc.yml", "deno.json", "deno.jsonc")
+_SUBCOMMANDS = frozenset({"run", "exec", "x", "dlx", "serve", "start", "test", "task", "tool", "create", "init"})
+_OWN_FOLDER = ("--prefix", "--directory", "--project", "--no-project", "-C", "--dir", "--cwd")  # says where it looks
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
 _Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
 
 
@@ -244,38 +265,79 @@ def add_git_safety(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def add_python_safety(env: Mapping[str, str], config: ServerConfig) -> dict[str, str]:
-    """The environment in which `python -m` of a well-known server imports nothing from its working directory.
+    """The environment in which `python -m` imports nothing from its working directory.
 
-    Otherwise a repository's `mcp_server_git.py` or `click.py` would run. Other modules may be the user's own, in the
-    project, and need what is beside them.
+    Otherwise a repository's `mcp_server_git.py` or `click.py` would run. An entry for one project may mean a module of
+    the user's own, in that project; then only well-known servers are kept from it.
     """
     modules = {after for option, after in pairwise(config.args) if option == "-m"}
-    return {**env, "PYTHONSAFEPATH": "1"} if modules & _PYTHON_SERVERS else dict(env)
+    is_for_all = config.scope in ("user", "lmstudio") and config.cwd is None
+    is_safe = modules & _PYTHON_SERVERS or (modules and is_for_all)
+    return {**env, "PYTHONSAFEPATH": "1"} if is_safe else dict(env)
 
 
 def keep_from_project(
-    config: ServerConfig, env: Mapping[str, str], *, project: Path, home: str | None
+    config: ServerConfig, env: Mapping[str, str], *, project: Path
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The arguments and the environment with which a command in `_FETCHERS` takes nothing from the project.
+    """The command line and the environment with which a program in `_LAUNCHERS` takes nothing from the project.
 
-    Otherwise npx would run the package that the repository has in `node_modules`, find `node` and `git` there, and ask
-    the registry that its `.npmrc` names. The working directory stays the project, because relative paths depend on it.
-    Entries of projects and plugins, and those with a folder of their own, stay as they are.
+    Otherwise npx would run the package that the repository is or has in `node_modules`, find `node` and `git` there,
+    and ask the registry that its `.npmrc` names. The working directory stays the project, because relative paths depend
+    on it. Entries of projects and plugins, and those with a folder of their own, stay as they are.
     """
+    words = (config.command, *config.args)
     program, *args = config.launched
-    fetcher = next((each for each in _FETCHERS if (program, *args)[: len(each.command)] == each.command), None)
-    is_own = config.scope not in ("project", "plugin") and config.cwd is None and "--prefix" not in args
-    folders = [folder for folder in (project, *project.parents) if str(folder) != home]
-    if (
-        fetcher is None
-        or not is_own
-        or not any(word.startswith(fetcher.only_if) for word in args)
-        or not any((folder / name).exists() for folder in folders for name in _PROJECT_FILES)
-    ):
-        return config.args, dict(env)
-    before, rest = config.args[: len(config.args) - len(args)], args[len(fetcher.command) - 1 :]
-    first = tuple(word.replace("{root}", project.anchor) for word in fetcher.first)
-    return (*before, *first, *fetcher.command[1:], *fetcher.then, *rest), {**env, **fetcher.env}
+    if not _is_guarded(config, args):
+        return words, dict(env)
+    start = len(words) - len(args) - 1
+    for launcher in _LAUNCHERS:
+        first = tuple(word.replace("{root}", project.anchor) for word in launcher.first)
+        if program in _SHELLS or " " in program:  # env -S "npx …"
+            line = shlex.join((launcher.instead or launcher.program, *first)).replace("\\", r"\\")
+            words = tuple(_launches(launcher).sub(line, word) for word in words)
+        elif program == launcher.program and (at := _find_command(launcher, args)) is not None:
+            name = words[start] if not launcher.instead else str(Path(words[start]).with_name(launcher.instead))
+            return (*words[:start], name, *first, *args[:at], *launcher.then, *args[at:]), {**env, **launcher.env}
+    return words, dict(env)
+
+
+def find_trap(config: ServerConfig, *, project: Path, home: str | None) -> str:
+    """What in the project a program would use that has no option against it; "" if there is nothing."""
+    program, *args = config.launched
+    if not _is_guarded(config, args):
+        return ""
+    line = " ".join((program, *args)) if program in _SHELLS or " " in program else ""
+    for launcher in _LAUNCHERS:
+        if _launches(launcher).search(line) or (
+            program == launcher.program and _find_command(launcher, args) is not None
+        ):
+            folders = [folder for folder in (project, *project.parents) if str(folder) != home]
+            found = (folder / name for folder in folders for name in launcher.traps if (folder / name).exists())
+            return str(next(found, ""))
+    return ""
+
+
+def _is_guarded(config: ServerConfig, args: Sequence[str]) -> bool:
+    """Whether the entry is the user's and leaves open where its program looks for packages."""
+    before = takewhile(lambda word: word in _SUBCOMMANDS or not re.match(r"[\w@]", word), args)
+    named = any(word.partition("=")[0] in _OWN_FOLDER for word in before)
+    return config.scope not in ("project", "plugin") and config.cwd is None and not named
+
+
+def _find_command(launcher: _Launcher, args: Sequence[str]) -> int | None:
+    """The place behind the subcommand; None if these arguments start no package."""
+    if not any(word.startswith(launcher.only_if) for word in args):
+        return None
+    at = next((place for place, word in enumerate(args) if word in _SUBCOMMANDS), None)
+    if at is not None and args[at] in launcher.commands:
+        return at + 1
+    return 0 if not launcher.commands or (at is None and launcher.only_if != ("",)) else None
+
+
+def _launches(launcher: _Launcher) -> re.Pattern[str]:
+    """Finds the program in a line for a shell."""
+    command = rf"\s+(?:-\S+\s+)*(?:{'|'.join(launcher.commands)})\s" if launcher.commands else r"\s"
+    return re.compile(rf"(?<![\w.-]){launcher.program}(?={command})")
 
 
 def read_depth(environ: Mapping[str, str]) -> int:
@@ -302,7 +364,8 @@ class StdioTransport:
         self._cwd = config.cwd or project
         own = {"CLAUDE_PROJECT_DIR": str(project), **config.env}  # Claude Code sets it, too
         env = add_python_safety(add_git_safety(add_own(environ, own)), config)
-        self._args, self._env = keep_from_project(config, env, project=project, home=environ.get("HOME"))
+        (self._command, *self._args), self._env = keep_from_project(config, env, project=project)
+        self._trap = find_trap(config, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
         self._unread = 0  # bytes of its requests since it last took something from its input
 
@@ -317,13 +380,14 @@ class StdioTransport:
 
         Leaving the block ends the server and its children.
         """
-        config = self._config
+        if self._trap:
+            raise ValueError(self._trap)
         if sys.platform == "win32":
-            server = StdioServerParameters(command=config.command, args=list(self._args), env=self._env, cwd=self._cwd)
+            server = StdioServerParameters(command=self._command, args=self._args, env=self._env, cwd=self._cwd)
             async with stdio_client(server) as streams:
                 yield streams
             return
-        async with self._children.open_child(config.command, self._args, env=self._env, cwd=self._cwd) as child:
+        async with self._children.open_child(self._command, self._args, env=self._env, cwd=self._cwd) as child:
             self._child = child
             arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
             write, leaving = anyio.create_memory_object_stream[SessionMessage](0)
@@ -335,6 +399,8 @@ class StdioTransport:
 
     def explain(self, exc: BaseException) -> Failure | None:
         """Why the server could not be started, if the transport knows."""
+        if self._trap:
+            return failures.explain_trap(self._trap, config=self._config)
         if self.exit_reason:
             return failures.explain_exit(self.exit_reason, config=self._config, stderr_tail=self.stderr_tail)
         if self.detects_exit and self._child is None and isinstance(exc, OSError | ValueError):

@@ -46,7 +46,17 @@ PROTECTED = frozenset(
         *(".zed", ".opencode", "opencode.json", "opencode.jsonc", ".continue", ".roo", ".kiro", ".clinerules"),
         *(".vscode", ".idea", ".devcontainer", ".devcontainer.json", ".envrc", ".npmrc", ".yarnrc.yml", ".ripgreprc"),
         *(".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile", ".zshenv", ".zlogin", ".ssh"),
-        *("lmstudio-bridge.toml", "copilot-instructions.md"),
+        *(
+            "lmstudio-bridge.toml",
+            "copilot-instructions.md",
+            ".zlogout",
+            ".bash_login",
+            ".bash_logout",
+            ".bash_aliases",
+        ),
+        *(".vimrc", ".exrc", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml", "mise.toml", ".mise.toml"),
+        *(".pnpmfile.cjs", ".yarnrc", ".yarn", "bunfig.toml", ".hg", ".jj", ".svn", "git~1", ".circleci"),
+        *(".gitlab-ci.yml", ".junie", ".amazonq", ".goosehints", ".aider.conf.yml", "warp.md"),
     )
 )
 """What makes other programs run commands, instructs agents, or decides what a run may do: it is read, not changed."""
@@ -65,8 +75,11 @@ _SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+:)*([a-z][a-z0-9+.-]+):(/.*)", re.IGN
 _DATABASE = re.compile(r"sql|db|redis|mongo", re.IGNORECASE)  # sqlite:///a.db is relative, sqlite:////a.db is not
 _ROUTE = re.compile(r"(/[\w-][\w.-]*)/[^\\%\s]*")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w+%[/\\])")
+_NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w+%[/\\]|2[EFef])")
 """How text begins that only looks like a path: `~10 items`, `\\d+`, `$5`, `100 %`."""
+_INSIDE = re.compile(r"[`<(\[{@!]+(.*?)[`>)\]}]*|-{0,2}[\w-]+=(.+)|-\w([/~.].*)", re.DOTALL)
+"""A path in brackets, behind the name of an option, or as `@/a.txt`, as curl reads it."""
+_UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
 _OUTPUT = re.compile(r"out|outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
@@ -157,9 +170,9 @@ def make_workspace(folders: Iterable[Path], *, home: Path | None = None) -> Work
 def is_protected(path: Path) -> bool:
     """Whether this path, which is relative to a workspace folder, is only to be read.
 
-    Windows takes `.git.`, `.git ` and `.git::$DATA` for `.git`.
+    Windows takes `.git.`, `.git ` and `.git::$DATA` for `.git`, and macOS does not see characters that nobody sees.
     """
-    parts = [part.partition(":")[0].rstrip(" .").casefold() for part in path.parts]
+    parts = [_UNSEEN.sub("", part).partition(":")[0].rstrip(" .").casefold() for part in path.parts]
     pairs = (f"{one}/{two}" for one, two in pairwise(parts))
     return not PROTECTED.isdisjoint(parts) or not PROTECTED.isdisjoint(pairs)
 
@@ -214,32 +227,43 @@ def find_paths(
         elif _may_be_path(value):
             yield value.lstrip("/") if reads and _is_route(value) else value
         if by_value:
-            parts, divided = _parts(value, named=named)
-            yield from divided
-            yield from walk(parts, named, text, depth + 1)
+            inner, parts = _parts(value, named=named)
+            yield from parts
+            yield from walk(inner, named, text, depth + 1)
 
     yield from walk(dict(arguments), False, False, 0)
 
 
 def _parts(value: str, *, named: bool) -> tuple[Any, list[str]]:
-    """What a text holds as JSON, and the parts of a list with commas."""
-    if value.lstrip()[:1] in ("[", "{"):
+    """What a text holds as JSON, and the parts of a list with commas or lines, also without what is around them."""
+    if value.lstrip()[:1] in ("[", "{", '"'):
         try:
             return json.loads(value), []
         except (ValueError, RecursionError):
             pass
     if not named and len(value) > _MAX_PATH:
         return None, []
-    parts = [part.strip() for part in re.split(r"[,;\n]" if named else "[,;]", value)]
-    if len(parts) == 1 or (not named and any(len(part.split()) > 1 for part in parts)):
+    parts = [part.strip() for part in re.split(r"[,;|\n\t]|\s+(?=[/~])" if named else r"[,;|\n\t]", value)]
+    if not named and any(len(part.split()) > 1 for part in parts):
         return None, []  # a sentence is no list
-    return None, [part for part in parts if part and (named or _may_be_path(part))]
+    inner = [text for part in parts if (found := _INSIDE.fullmatch(part)) for text in found.groups() if text]
+    if not named and re.search(r"[|\n\t]", value):  # perhaps no list
+        parts, inner = [], parts + inner
+    parts = parts if len(parts) > 1 else []
+    inner = [text for text in inner if _may_be_path(text) and _is_on_disk(text)]
+    return None, [part for part in parts if part and (named or _may_be_path(part))] + inner
 
 
 def _is_route(text: str) -> bool:
     """Whether an absolute path can only be one of a web server or another store, because nothing on disk is there."""
     found = _ROUTE.fullmatch(text)
     return found is not None and ".." not in text and not os.path.lexists(found[1])
+
+
+def _is_on_disk(text: str) -> bool:
+    """Whether a path is relative or begins with something that is there: else it is more likely a name or pattern."""
+    first = re.match(r"/+[^/]+", text)
+    return first is None or ".." in text or os.path.lexists(first[0])
 
 
 def _may_be_path(text: str) -> bool:
@@ -334,7 +358,7 @@ def _ways_up(path: Path) -> tuple[str, ...]:
 def _readings(text: str, *, home: Path | None) -> Iterator[str]:
     """The ways servers read a path."""
     bare = _bare(text)
-    readings = [text, bare, bare.replace("\\", "/")]
+    readings = [text, bare, bare.replace("\\", "/"), *([unquote(bare)] if "%2" in bare else [])]
     if (url := _file_url(bare)) is not None:
         # Some servers parse it, others only strip the prefix.
         rest = url.removeprefix("//")

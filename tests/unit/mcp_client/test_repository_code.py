@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.mcp_client.stdio import add_git_safety, keep_from_project
+from lmstudio_bridge.errors import ServerStartError
+from lmstudio_bridge.mcp_client.stdio import add_git_safety, add_python_safety, find_trap, keep_from_project
 from lmstudio_bridge.messages import Scope, ServerConfig
 from tests.unit.mcp_client.pools import open_test_pool
 
@@ -76,6 +78,22 @@ async def test_python_server_imports_nothing_from_the_project(tmp_path: Path, na
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "scope", "is_safe"),
+    [
+        ("-m mcp_server_git", "local", True),
+        ("-m my_server", "user", True),
+        ("-m my_server", "lmstudio", True),
+        ("-m my_server", "local", False),
+        ("server.py", "user", False),
+    ],
+)
+def test_python_of_all_projects_imports_nothing_of_one(words: str, scope: Scope, is_safe: bool) -> None:
+    config = ServerConfig("mine", "stdio", command="python", args=tuple(words.split()), scope=scope)
+
+    assert ("PYTHONSAFEPATH" in add_python_safety({}, config)) == is_safe
+
+
 def set_trap(project: Path, mark: Path, environ: dict[str, str]) -> Path:
     """A folder in the project in which `git status` makes the mark."""
     trap = project / "trap"
@@ -109,7 +127,8 @@ async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
     for name in ("hello-mcp", "node", "git"):
         (programs / name).write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n", encoding="utf-8")
         (programs / name).chmod(0o755)
-    (project / "package.json").write_text("{}", encoding="utf-8")
+    itself = {"name": "hello-mcp", "version": "9.9.9", "bin": {"hello-mcp": "node_modules/.bin/hello-mcp"}}
+    (project / "package.json").write_text(json.dumps(itself), encoding="utf-8")
     write_package(package)
     server = ServerConfig(
         "hello", "stdio", command=command.split()[0], scope=scope,
@@ -126,27 +145,84 @@ async def test_npx_of_the_user_takes_nothing_from_the_node_modules_of_a_project(
 @pytest.mark.parametrize(
     ("line", "guarded"),
     [
-        ("pnpm dlx hello-mcp", "-C / dlx hello-mcp"),
-        ("deno run -A npm:hello-mcp", "run --no-config --node-modules-dir=none -A npm:hello-mcp"),
-        ("deno run -A server.ts", "run -A server.ts"),  # the project's own
-        ("yarn dlx hello-mcp", "dlx hello-mcp"),
-        ("cmd /c npx.cmd -y hello-mcp", "/c npx.cmd --prefix / --script-shell SHELL -y hello-mcp"),
-        ("npx --prefix . hello-mcp", "--prefix . hello-mcp"),
-        ("uvx hello-mcp", "hello-mcp"),  # ignores the project itself
+        ("npx -y hello-mcp --project x", "npx --prefix / --script-shell SHELL -y hello-mcp --project x"),
+        (
+            "npm --loglevel silent exec hello-mcp",
+            "npm --prefix / --script-shell SHELL --loglevel silent exec hello-mcp",
+        ),
+        ("npm run x", "npm run x"),
+        ("npx --prefix . hello-mcp", "npx --prefix . hello-mcp"),
+        ("cmd /c npx.cmd -y hello-mcp", "cmd /c npx.cmd --prefix / --script-shell SHELL -y hello-mcp"),
+        ("env -i A=b nice -n 5 npx hello-mcp", "env -i A=b nice -n 5 npx --prefix / --script-shell SHELL hello-mcp"),
+        ("corepack pnpm dlx hello-mcp", "corepack pnpm -C / dlx hello-mcp"),
+        ("pnpm --silent dlx hello-mcp", "pnpm -C / --silent dlx hello-mcp"),
+        ("/opt/bin/pnpx hello-mcp", "/opt/bin/pnpm -C / dlx hello-mcp"),
+        ("yarn dlx hello-mcp", "yarn dlx hello-mcp"),
+        ("deno run -A npm:hello-mcp", "deno run --no-config --node-modules-dir=none -A npm:hello-mcp"),
+        ("deno -A jsr:@a/hello-mcp", "deno --no-config --node-modules-dir=none -A jsr:@a/hello-mcp"),
+        ("deno run -A server.ts", "deno run -A server.ts"),  # the project's own
+        ("uv run --with mcp server.py", "uv run --no-project --no-config --with mcp server.py"),
+        ("uv run /opt/server.py", "uv run --no-project --no-config /opt/server.py"),
+        ("uv run --directory /opt/hello hello-mcp", "uv run --directory /opt/hello hello-mcp"),
+        ("uvx hello-mcp", "uvx hello-mcp"),  # ignores the project itself
     ],
 )
-def test_other_package_managers_take_nothing_from_the_project_either(tmp_path: Path, line: str, guarded: str) -> None:
-    """As tried with pnpm 9, Yarn 4 and Deno 2.9 in a project with traps for each (ours)."""
-    (tmp_path / ".yarnrc.yml").touch()
+def test_what_starts_packages_takes_nothing_from_the_project(tmp_path: Path, line: str, guarded: str) -> None:
+    """As tried with npm 11, pnpm 9, Yarn 4 and Deno 2.9 in a project with traps for each (ours)."""
     command, *words = line.split()
     config = ServerConfig("hello", "stdio", command=command, args=tuple(words), scope="user")
 
-    args, env = keep_from_project(config, {"A": "b"}, project=tmp_path, home=None)
+    shown, env = keep_from_project(config, {"A": "b"}, project=tmp_path)
 
-    assert " ".join("SHELL" if word.endswith("npx_shell.sh") else word for word in args) == guarded
+    assert " ".join("SHELL" if word.endswith("npx_shell.sh") else word for word in shown) == guarded
     assert env["A"] == "b"
     assert ("YARN_IGNORE_PATH" in env) == (command == "yarn")
-    assert keep_from_project(replace(config, scope="project"), {}, project=tmp_path, home=None)[0] == tuple(words)
+    for other in (replace(config, scope="project"), replace(config, cwd=tmp_path)):
+        assert keep_from_project(other, {}, project=tmp_path)[0] == (command, *words)
+
+
+@pytest.mark.parametrize("words", [("bash", "-lc"), ("env", "-S")])
+def test_what_a_shell_starts_takes_nothing_from_the_project_either(tmp_path: Path, words: tuple[str, str]) -> None:
+    lines = {
+        "source ~/.nvm/nvm.sh && npx -y hello-mcp": r"source \S+ && npx --prefix / .*npx_shell.sh -y hello-mcp",
+        "exec pnpx hello-mcp": "exec pnpm -C / dlx hello-mcp",
+        "npm exec hello-mcp": "npm --prefix / .*npx_shell.sh exec hello-mcp",
+        "npm run dev": "npm run dev",
+    }
+    for line, guarded in lines.items():
+        config = ServerConfig("hello", "stdio", command=words[0], args=(words[1], line), scope="user")
+
+        assert re.fullmatch(guarded, keep_from_project(config, {}, project=tmp_path)[0][-1])
+
+
+@pytest.mark.parametrize(
+    ("line", "trap", "is_caught"),
+    [
+        ("bunx hello-mcp", "node_modules", True),
+        ("bun x hello-mcp", ".env", True),
+        ("sh -c bunx hello-mcp", "bunfig.toml", True),
+        ("pipx run hello-mcp", "__pypackages__", True),
+        ("bun run server.ts", "node_modules", False),  # the project's own
+        ("bunx hello-mcp", "src", False),
+        ("npx hello-mcp", "node_modules", False),
+    ],
+)
+async def test_what_has_no_option_against_it_is_not_started_where_there_is_something(
+    tmp_path: Path, line: str, trap: str, is_caught: bool
+) -> None:
+    """Bun 1.4 runs what is in `node_modules/.bin`, its `node` included, and reads .env (ours)."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / trap).mkdir()
+    command, *words = line.split(maxsplit=2) if line.startswith("sh") else line.split()
+    config = ServerConfig("hello", "stdio", command=command, args=tuple(words), scope="user")
+
+    assert find_trap(config, project=tmp_path / "inner", home=None) == (str(tmp_path / trap) if is_caught else "")
+    assert find_trap(config, project=tmp_path, home=str(tmp_path)) == "", "the user's own"
+    assert find_trap(replace(config, cwd=tmp_path), project=tmp_path, home=None) == ""
+    if is_caught:
+        async with open_test_pool(project=tmp_path) as pool:
+            with pytest.raises(ServerStartError, match=r"is not started, because .* would run what is in"):
+                await pool.open_server(config)
 
 
 def write_package(path: Path) -> None:

@@ -260,6 +260,7 @@ def at_work(project: Path, rules: Rules | None = None) -> Policy:
         {"file_type": "pdf", "file_content": "/etc/passwd", "profile": "default", "direction": "north"},
         {"database": "sqlite:///data.db", "server": "https://example.com/a", "store": "postgresql://host/db"},
         {"sources": ["https://example.com/a.git/.git/config"]},
+        {"x": "@/components/Button", "y": "(/nowhere/a)", "z": "--path=/nowhere", "w": "see (/etc/passwd)", "v": "a=b"},
     ],
 )
 def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONObject) -> None:
@@ -340,6 +341,19 @@ def test_paths_inside_the_workspace_may_be_used(tmp_path: Path, arguments: JSONO
         {"paths": "a.txt, my notes, /outside"},
         {"paths": "a.txt\n/outside"},
         {"file_path": '["/outside"]'},
+        {"files": "a.txt /outside"},
+        {"paths": "a.txt\t~/x"},
+        {"items": "a.txt\n/etc/passwd"},
+        {"items": "a.txt|/etc/passwd"},
+        {"items": "[a.txt,/etc/passwd]"},
+        {"items": "{/etc/passwd,a.txt}"},
+        {"items": '"[\\"/outside\\"]"'},
+        {"input": "@/etc/passwd"},
+        {"input": "`/etc/passwd`"},
+        {"input": "--file=/etc/passwd"},
+        {"arguments": ["-o/etc/passwd"]},
+        {"input": "%2Fetc%2Fpasswd"},
+        {"input": "..%2fx"},
     ],
 )
 @pytest.mark.parametrize("tool", [READ, WRITE])
@@ -456,6 +470,12 @@ def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
         "sub/AGENTS.md",
         ".claude-plugin/plugin.json",
         ".git::$DATA",
+        "GIT~1/config",
+        ".g\u200cit/config",
+        ".bash_aliases",
+        ".pre-commit-config.yaml",
+        "sub/bunfig.toml",
+        ".junie/guidelines.md",
     ],
 )
 def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, path: str) -> None:
