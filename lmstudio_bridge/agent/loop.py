@@ -86,6 +86,7 @@ _NO_ANSWER: Mapping[ReplyKind, str] = {
     "is no answer.",
     "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
     "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
+    "endless": "The model repeated the same words without end, also when it was asked again. There is no answer.",
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
 }
 """Replies whose text is no answer, also in the last round, and why."""
@@ -346,13 +347,13 @@ class _Run:
         return None
 
     def is_final(self, kind: ReplyKind, reply: Completion) -> bool:
-        """Whether a reminder would bring nothing: the server refuses, or the model only thinks, asked again or not."""
+        """Whether a reminder would bring nothing: the server refuses, or the model only thinks or repeats itself."""
         if kind == "thought_only":
             is_plan = not self.is_presentable(reply.reasoning) or announces_call(
                 reply.reasoning[-LONGEST:], self.names()
             )
             return reply.finish_reason != "length" and not is_plan
-        return kind == "filtered"
+        return kind in ("endless", "filtered")
 
     async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
         """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""

@@ -6,7 +6,9 @@ unchanged where the same request would fail the same way.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Compactor, Conversation
@@ -16,10 +18,13 @@ from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
 from lmstudio_bridge.agent.reply_checks import (
     CUT_CALL,
+    ENDLESS,
+    LONGEST_REPETITION,
     LOST_CALL,
     ReplyKind,
     as_answer,
     classify_reply,
+    find_repetition,
     gives_up,
     is_unfounded,
     names_call,
@@ -65,11 +70,42 @@ _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
 _MOST_UNBOUND = 2  # replies in a row that are not the JSON that was asked for, until the grammar is given up
 _MORE_TOKENS = 2  # times as many tokens for a reply that was all thinking, or ended in the middle of a call
 _GENERATING_INTERVAL = 0.125  # seconds between two words about a reply that is being written; most are never shown
+_NEW_TEXT = 250  # characters of a reply after which its end is looked at again
+_VARIED = 0.8  # temperature of a reply after one that repeated itself without end; at 0, it would come again
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
 
 class _UnboundReplyError(ToolSchemaError):
     """A reply that the engine should have bound to JSON, and did not."""
+
+
+class _EndlessReplyError(LLMResponseError):
+    """The reply repeats itself without end: raised while it is read, so that the engine stops writing it."""
+
+
+class _Part:
+    """One part of a reply that is being streamed: its text, its reasoning, or the arguments of a call."""
+
+    def __init__(self) -> None:
+        self._tail = ""
+        self._new: list[str] = []
+        self._count = 0  # characters in them
+
+    def add(self, piece: str) -> None:
+        """Add the next piece.
+
+        Raises:
+            _EndlessReplyError: The part ends in an endless repetition.
+        """
+        self._new.append(piece)
+        self._count += len(piece)
+        if self._count < _NEW_TEXT:
+            return
+        self._tail = "".join((self._tail, *self._new))[-LONGEST_REPETITION:]
+        self._new.clear()
+        self._count = 0
+        if find_repetition(self._tail) is not None:
+            raise _EndlessReplyError("The reply repeats itself without end.")
 
 
 class ModelRequester:
@@ -92,6 +128,7 @@ class ModelRequester:
         self._json_refused = False  # the engine takes no response_format, or does not keep to it
         self._plain = False  # the template takes only user and assistant turns
         self._must_call = False  # the next reply must be a call
+        self._vary = False  # the next reply must not come out as the last one
         self._gave_up = False  # the model said that it cannot be done: one look that fails shows the same
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
@@ -154,7 +191,7 @@ class ModelRequester:
             try:
                 messages, specs, schema = self._form(number, conversation, self._specs(offered))
                 reply = await self._send(number, messages, specs, schema)
-                if schema is not None:
+                if schema is not None and reply.finish_reason != ENDLESS:
                     reply = self._read(reply)
                 if reply.usage and reply.usage.prompt_tokens:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
@@ -163,7 +200,13 @@ class ModelRequester:
                 names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
                     return as_answer(reply, counts_tokens=self._counts_tokens) or reply
-                if kind == "cut_call":
+                if kind == "endless":
+                    if kind in asked_again:
+                        return reply
+                    asked_again.add(kind)
+                    self._vary = True
+                    await self._notice("The model repeated the same words without end; retrying the request.")
+                elif kind == "cut_call":
                     if not self._raise_max_tokens():
                         return without_half_call(reply)
                     await self._notice(
@@ -384,7 +427,11 @@ class ModelRequester:
     async def _send(
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
     ) -> Completion:
+        """The reply; of one that repeats itself without end what came before, with `ENDLESS` as its finish reason."""
         self._sent_at = self._clock()
+        parts: defaultdict[object, _Part] = defaultdict(_Part)
+        temperature = max(self._temperature or 0, _VARIED) if self._vary else self._temperature
+        self._vary = False
         writing_since = told_at = self._sent_at
         told: Phase | None = None
         pieces = 0
@@ -394,12 +441,17 @@ class ModelRequester:
             now = self._clock()
             if not pieces:
                 writing_since, told = now, None
+                parts.clear()
             pieces += 1
             if isinstance(delta, TextDelta):
                 if self._broken_off:
                     self._pieces.clear()
                     self._broken_off = False
                 self._pieces.append(delta.text)
+            if isinstance(delta, CallDelta):
+                parts[delta.index].add(delta.arguments)
+            else:
+                parts[type(delta)].add(delta.text)
             phase = _phase(delta)
             if phase != told or now - told_at >= _GENERATING_INTERVAL:
                 told, told_at = phase, now
@@ -416,12 +468,22 @@ class ModelRequester:
             pieces = 0
             await self._tell(RetryScheduled(retry.attempt, retry.wait, retry.error.message))
 
-        reply = await self._model.stream_chat_completion(
-            ChatRequest(messages, specs, self._max_tokens, self._temperature, self._effort, schema),
-            on_delta=on_delta,
-            on_retry=on_retry,
-            on_notice=on_notice,
-        )
+        try:
+            reply = await self._model.stream_chat_completion(
+                ChatRequest(messages, specs, self._max_tokens, temperature, self._effort, schema),
+                on_delta=on_delta,
+                on_retry=on_retry,
+                on_notice=on_notice,
+            )
+        except _EndlessReplyError:
+            text = self.partial_text()
+            reply = Completion(text[: find_repetition(text)].strip(), finish_reason=ENDLESS)
+        if reply.finish_reason == "length":
+            written = (reply.text, reply.reasoning, *(call.arguments for call in reply.calls))
+            if any(find_repetition(each.rstrip()) is not None for each in written):
+                text = partial_answer(reply.text) if self._json_calls else reply.text
+                text = text[: find_repetition(text)].strip()
+                reply = replace(reply, text=text, calls=(), finish_reason=ENDLESS)
         self._pieces.clear()
         self._broken_off = False
         self._counts_tokens = self._counts_tokens or bool(reply.usage and reply.usage.completion_tokens)

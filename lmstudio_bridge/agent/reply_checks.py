@@ -33,6 +33,7 @@ ReplyKind: TypeAlias = Literal[
     "cut_call",
     "announced",
     "own_words",
+    "endless",
     "filtered",
     "thought_only",
     "empty",
@@ -40,6 +41,7 @@ ReplyKind: TypeAlias = Literal[
 
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 CUT_CALL = "cut_tool_call"  # our own finish reason of a reply that ended in the middle of a call
+ENDLESS = "endless_reply"  # our own finish reason of a reply that was stopped because it repeated itself
 _ENDS_IN_CALL = (LOST_CALL, "tool_calls", "tool_call", "tool_use", "function_call")
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
@@ -55,6 +57,13 @@ _GAVE_UP = re.compile(
     re.IGNORECASE,
 )
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
+
+_LONGEST_PERIOD = 400  # characters of what is repeated without end
+_REPEATS = 50
+_LONG_REPETITION = 1_000  # characters; half a minute of a slow model
+_FEW = 4  # characters, as in `0, `: those may come more often, in tables and lists
+_LONG_RUN = 2_000
+LONGEST_REPETITION = _REPEATS * _LONGEST_PERIOD  # characters of a reply that have to be looked at
 
 _LONGEST_FRAME = 4_000  # characters; a longer reply holds more than the bridge's words around results
 _QUOTED = r"(?:'[^'\n]{0,200}'|\"[^\"\n]{0,200}\")"
@@ -113,6 +122,8 @@ def classify_reply(
     preface as its text and a usage of zeros (bug-tracker #942). Other servers still say that it ended in a call.
     """
     cut = reply.finish_reason == "length"
+    if reply.finish_reason == ENDLESS:
+        return "endless"
     if reply.calls:
         return "cut_call" if cut and not is_readable(reply.calls[-1].arguments) else "calls"
     if reply.finish_reason == CUT_CALL:
@@ -147,6 +158,23 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     rest = _FRAMES.sub(" ", text)
     rest = rest if asks_count else _HEADS.sub(" ", rest)
     return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
+
+
+def find_repetition(text: str) -> int | None:
+    """Where the endless repetition begins in which a text ends; None if it ends in none.
+
+    Up to `_LONGEST_PERIOD` characters must come so often in a row as they do in no table, list of numbers or log.
+    """
+    probe = text[-_LONGEST_PERIOD:]  # nearest behind itself after one period, if it is so long as that at least
+    at = text.rfind(probe, max(0, len(text) - 2 * _LONGEST_PERIOD), len(text) - 1)
+    period = len(text) - len(probe) - at
+    need = max(_REPEATS * period, _LONG_REPETITION if period > _FEW else _LONG_RUN)
+    if at < 0 or len(text) < need or text[-need:-period] != text[period - need :]:
+        return None
+    start = len(text) - need
+    while start and text[start - 1] == text[start - 1 + period]:
+        start -= 1
+    return start
 
 
 def repeats_task(answer: str, task: str) -> bool:

@@ -214,10 +214,13 @@ class DroppedCallReply(Completion):
         super().__init__(text=preface, **options)
 
 
-class EndlessReply(Completion):
-    """A stream that repeats `text` until the client hangs up."""
+LONG_TEXT = " ".join(map(str, range(2_000)))
 
-    def __init__(self, text: str = "and on ", /, **options: Unpack[CompletionOptions]) -> None:
+
+class EndlessReply(Completion):
+    """A stream that repeats `text` until the client hangs up; as it is, too long to be noticed as a repetition."""
+
+    def __init__(self, text: str = LONG_TEXT, /, **options: Unpack[CompletionOptions]) -> None:
         super().__init__(text=text, endless=True, **options)
 
 

@@ -45,12 +45,18 @@ class Asked:
     max_tokens: int | None = None
     reasoning_effort: str | None = None
     response_schema: JSONObject | None = None
+    temperature: float | None = field(default=None, compare=False)  # a matter of the settings
 
 
 def asked_of(request: ChatRequest) -> Asked:
-    """The request as it is compared; the temperature is a matter of the settings."""
+    """The request as it is compared."""
     return Asked(
-        tuple(request.messages), request.tools, request.max_tokens, request.reasoning_effort, request.response_schema
+        tuple(request.messages),
+        request.tools,
+        request.max_tokens,
+        request.reasoning_effort,
+        request.response_schema,
+        request.temperature,
     )
 
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.contract.recovery.workshop import STRONG, WEAK, Worked, Workshop, open_workshop, schema_of
 from tests.contract.recovery.workshop_server import value_of
 from tests.lmstudio_sim.errors import openai_error
-from tests.lmstudio_sim.replies import CallReply, HttpReply, LengthReply, ReasoningReply, TextReply
+from tests.lmstudio_sim.replies import CallReply, EndlessReply, HttpReply, LengthReply, ReasoningReply, TextReply
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -148,3 +148,18 @@ async def test_a_value_for_a_string_reaches_the_tool_as_it_was_written(workshop:
     worked = await workshop.run(STRONG, CallReply(("functions.look_up:0", f'{{"key":{written}}}')), TextReply("Done."))
 
     assert (worked.stop, worked.ran) == ("answered", [f"look_up {written}"])
+
+
+async def test_a_model_that_repeats_a_word_without_end_is_stopped_asked_again_and_then_given_up(
+    workshop: Workshop,
+) -> None:
+    lantern = EndlessReply("lantern ")
+    once = await workshop.run(STRONG, LOOK_UP, lantern, TextReply(RIGHT))
+    twice = await workshop.run(STRONG, lantern, lantern)
+
+    assert (once.stop, once.answer.said.startswith(RIGHT)) == ("answered", True)
+    assert twice.stop == "stuck"
+    assert "repeated the same words without end" in twice.answer.text
+    assert "lantern" not in twice.answer.text
+    assert [request.disconnected for request in twice.requests] == [True, True]
+    assert all(request.tokens_sent < 5_000 for request in twice.requests)

@@ -17,7 +17,7 @@ from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING
 from lmstudio_bridge.agent.repetition import Step
-from lmstudio_bridge.agent.reply_checks import LOST_CALL, plain_turns
+from lmstudio_bridge.agent.reply_checks import ENDLESS, LOST_CALL, classify_reply, plain_turns
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import (
@@ -36,6 +36,7 @@ from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundS
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
     AssistantMessage,
+    CallDelta,
     ChatModel,
     ChatRequest,
     Completion,
@@ -477,3 +478,61 @@ async def test_an_engine_that_ignores_the_grammar_is_insisted_on_a_call_only_onc
 
     assert (await given.ask()).text == "Blue."
     assert len(asked) == 2
+
+
+# -- replies that repeat themselves without end ------------------------------------------------------------------------
+
+ENDLESS_TEXT = "It is teal. " + "lantern " * 2_000
+
+
+def streamed(text: str, kind: type[TextDelta] | type[ReasoningDelta] = TextDelta, *, size: int = 8) -> Streamed:
+    """The text in pieces, and then nothing: a reader that goes on would wait for ever."""
+    return Streamed(tuple(kind(text[at : at + size]) for at in range(0, len(text), size)))
+
+
+@pytest.mark.parametrize("kind", [TextDelta, ReasoningDelta])
+@pytest.mark.parametrize("size", [1, 8, 333, 100_000])
+async def test_a_reply_that_repeats_itself_is_not_read_to_its_end_and_asked_for_once_more(
+    kind: type[TextDelta] | type[ReasoningDelta], size: int
+) -> None:
+    given, asked = case(streamed(ENDLESS_TEXT, kind, size=size), ANSWER, max_tokens=500)
+
+    assert await given.ask() == ANSWER
+    assert [(each.max_tokens, each.temperature) for each in asked] == [(500, None), (500, 0.8)]
+    assert given.told() == ["The model repeated the same words without end; retrying the request."]
+    told = [event.text for event in given.recorder.events if isinstance(event, RoundFinished)]
+    assert told == ["It is teal." if kind is TextDelta else "", "Hello."]
+
+
+async def test_a_reply_that_repeats_itself_again_is_given_up() -> None:
+    arguments = Streamed((CallDelta(0, "fs__read", '{"path": "'), *[CallDelta(0, "", "../" * 100)] * 9))
+    given, asked = case(streamed("no " * 999), arguments)
+
+    reply = await given.ask()
+
+    assert (reply.text, reply.calls, reply.finish_reason, len(asked)) == ("", (), ENDLESS, 2)
+    assert classify_reply(reply, tools_offered=True) == "endless"
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Completion(ENDLESS_TEXT.strip(), finish_reason="length"),
+        Completion("", "Wait, no. " * 200, finish_reason="length"),
+        Completion("", calls=(ToolCall("c1", "fs__read", '{"path": "' + "a/" * 2_000),), finish_reason="length"),
+    ],
+)
+async def test_a_cut_reply_that_repeats_itself_gets_no_more_room(cut: Completion) -> None:
+    given, asked = case(cut, ANSWER, max_tokens=500)
+
+    assert await given.ask() == ANSWER
+    assert [each.max_tokens for each in asked] == [500, 500]
+
+
+async def test_bound_json_that_repeats_itself_is_known_too() -> None:
+    text = json.dumps({"answer": ENDLESS_TEXT}).removesuffix('"}')
+    given, asked = case(streamed(text), Completion(text, finish_reason="length"), strategy=WEAK, max_tokens=500)
+
+    reply = await given.ask()
+
+    assert (reply.text, reply.finish_reason, len(asked)) == ("It is teal.", ENDLESS, 2)

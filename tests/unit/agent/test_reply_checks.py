@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from lmstudio_bridge.agent.reply_checks import (
     LOST_CALL,
     ReplyKind,
     classify_reply,
+    find_repetition,
     is_bridge_text,
     is_unfounded,
     plain_turns,
@@ -368,3 +371,57 @@ def test_a_number_of_lines_is_the_answer_where_it_was_asked_for(task: str) -> No
 
     assert not is_bridge_text(text, [UserMessage(task)])
     assert is_bridge_text(text, [UserMessage("Show me the line about the harbor.")])
+
+
+# -- endless repetition ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "repeated"),
+    [
+        ("It is teal.\n", "lantern "),
+        ("", "no"),
+        ("<p>", "!"),
+        ("So:", "\n"),
+        ('{"path": "', "../"),
+        ("[1", ", 0"),
+        ("Well.\n", "I need to think about this once more, and then again. "),
+        ("# Ports", "| 80 | open | the port of the web server, and that of its twin |\n"),
+        ("x", "".join(map(str, range(100, 233)))),
+    ],
+)
+def test_a_text_that_repeats_itself_without_end_is_known_and_where_that_begins(before: str, repeated: str) -> None:
+    assert find_repetition(before + repeated * 2_001 + repeated[:3]) == len(before)
+    assert find_repetition(before + repeated * 2_001 + "And that is all.") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "lantern " * 120,
+        "-" * 400,
+        "=" * 1_000,
+        "|" + " --- |" * 100,
+        "[" + "0, " * 600,
+        "[" + ("[" + "0, " * 31 + "0],\n") * 32,
+        "".join(f"row {number}: 0, 0, 0, 0\n" for number in range(2_000)),
+        "".join(f"    case {number}:\n        return True\n" for number in range(500)),
+        "2026-01-02 ERROR the connection was refused\n" * 40,
+        base64.b64encode(random.Random(1).randbytes(9_000)).decode(),
+        "x" * 399 + "y",
+        "the same paragraph, of some length " * 10 + "and its end.\n" * 20,
+    ],
+)
+def test_tables_rules_code_and_numbers_are_no_endless_repetition(text: str) -> None:
+    assert find_repetition(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "least"), [("lantern ", 1_000), ("no", 2_000), ("A line of forty characters, as it is... ", 2_000)]
+)
+def test_a_repetition_counts_from_its_limit_on(text: str, least: int) -> None:
+    whole = f">{text * 2_000}"
+
+    assert find_repetition(whole[:least]) is None
+    assert find_repetition(whole[: least + 1]) == 1
