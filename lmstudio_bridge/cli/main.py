@@ -155,7 +155,9 @@ def _print_completion(parser: CommandParser, shell: str | None) -> int:
         for argument in each.arguments:
             complete = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}.get(str(argument.metavar))
             if (kind := NAMED.get(argument.dest)) and "=" not in str(argument.metavar):
-                complete = shtab.cmd(f"lmstudio-bridge completion --names {kind} 2>/dev/null")
+                command = f"lmstudio-bridge completion --names {kind} 2>/dev/null"
+                # shtab's own for zsh asks at every start of the shell, once for each argument
+                complete = {**shtab.cmd(command), "zsh": f"{{compadd -- \\$({command})}}"}
             if complete:
                 argument.complete = complete  # type: ignore[attr-defined]  # shtab reads it; see its documentation
     print(shtab.complete(parser, shell))
