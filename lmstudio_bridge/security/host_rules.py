@@ -2,9 +2,10 @@
 
 Its settings files have lists `permissions.deny` and `permissions.ask`, and a rule of any file counts: deny before ask
 before allow (code.claude.com/docs/en/permissions, and Claude Code 2.1.332). `mcp__server`, `mcp__server__tool` and
-globs over such names are about tools, `Read(…)` and `Edit(…)` about paths, as in a .gitignore. Inside a run nobody can
-be asked, so that `ask` counts as deny there. In doubt a rule forbids more than in Claude Code: it ignores letter case,
-and what may not be read may not be written either. Rules about Claude Code's own tools concern no run.
+globs over such names are about tools, `Read(…)` and `Edit(…)` about paths, as in a .gitignore. Inside a run `ask`
+counts as deny: the question during a run (`server.approval`) is about write access, and no answer to such a rule. In
+doubt a rule forbids more than in Claude Code: it ignores letter case, what may not be read may not be written either,
+and what is not understood of a rule counts as all. Rules about Claude Code's own tools concern no run.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import glob
 import json
 import os
+import posixpath
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pathspec import GitIgnoreSpec
@@ -25,12 +29,34 @@ from pathspec import GitIgnoreSpec
 from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.messages import Decision, ServerTool
 from lmstudio_bridge.settings import Surroundings
+from lmstudio_bridge.text import clean_text
 
 MAX_BYTES = 1024 * 1024  # of one file
 _VERBS: tuple[Literal["deny", "ask"], ...] = ("deny", "ask")  # in the order in which they count
-_RULE = re.compile(r"(?P<tool>[^()\s]+)(?:\((?P<about>.*)\))?", re.DOTALL)
-_OWN_TOOL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_EDITS = frozenset({"Edit", "Write", "MultiEdit", "NotebookEdit"})
+_RULE = re.compile(r"(?P<tool>[^()\s,]+)(?:\((?P<about>.*)\))?", re.DOTALL)
+_MCP = re.compile(r"mcp__[a-z0-9_*-]*|.*\*.*")  # names of the servers' tools, or a glob that could mean them
+_MCP_INSIDE = re.compile(r"(mcp__[a-z0-9_*-]*)([^a-z0-9_*(),\s-]?)")
+_READS = frozenset({"read", "notebookread", "glob", "grep", "ls"})
+_EDITS = frozenset({"edit", "write", "multiedit", "notebookedit"})
+_ABOUT_PATHS = re.compile(rf"(?:{'|'.join(sorted(_READS | _EDITS))})\b")
+_OTHER_TOOLS = frozenset(
+    """
+    agent artifact askuserquestion bash bashoutput brief cd claudedesign croncreate crondelete cronlist endconversation
+    enterplanmode enterworktree exitplanmode exitworktree killbash killshell listagents listmcpresources
+    listmcpresourcestool listpeers lsp monitor offerchromesetup powershell projects propose_skills proposegoal
+    pushnotification readmcpresource readmcpresourcedir readmcpresourcedirtool readmcpresourcetool readnotifications
+    remotetrigger reportfindings schedulewakeup sendfeedback sendmessage senduserfile sendusermessage setgoal
+    shareonboardingguide showonboardingrolepicker skill slashcommand subagenthandback task taskcreate taskget tasklist
+    taskoutput taskstop taskupdate todowrite toolsearch waitformcpservers webfetch websearch workflow
+    """.split()  # noqa: SIM905
+)
+"""Claude Code's own, which no run has; of 2.1.332 and before."""
+
+_NEGATION = re.compile(r"[\s./~\\]*!")
+_DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
+_GLOB = re.compile(r"[*?\[\\]")
+_SPECIAL = re.compile(r"[*?\[\]!#\\ ]")  # in a .gitignore
+_ALL = GitIgnoreSpec.from_lines(["/**"])
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # Claude Code puts `_` there in the names of tools
 _OWN_TOOLS = re.compile(r"[A-Z]\w*(?:\.\*)?(?:\|[A-Z]\w*(?:\.\*)?)*")  # the matcher of a hook
 _SHOWN = 80  # characters of a rule that is not understood
@@ -40,16 +66,15 @@ _SHOWN = 80  # characters of a rule that is not understood
 class HostRule:
     """One rule, as it is written in `source`.
 
-    It is about `tools`, a glob over their names in Claude Code, or about the paths that `spec` matches below one of
-    the `roots`; only about writing them if it is not `about_reading`.
+    It is about `tools`, globs over their names in Claude Code, or about the paths that `spec` matches; only about
+    writing them if it is not `about_reading`.
     """
 
     verb: Literal["deny", "ask"]
     text: str
     source: Path
-    tools: str = ""
+    tools: tuple[str, ...] = ()
     about_reading: bool = False
-    roots: tuple[Path, ...] = ()
     spec: GitIgnoreSpec | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -58,12 +83,11 @@ class HostRule:
     def fits_tool(self, tool: ServerTool) -> bool:
         """Whether it is about this tool, or all tools of its server."""
         name = name_in_claude_code(tool).casefold()
-        return bool(self.tools) and (name.startswith(f"{self.tools}__") or fnmatchcase(name, self.tools))
+        return any(name.startswith(f"{each}__") or fnmatchcase(name, each) for each in self.tools)
 
-    def fits_path(self, path: Path) -> bool:
+    def fits_path(self, path: PurePath) -> bool:
         """Whether it is about this absolute path."""
-        below = [path.relative_to(root) for root in self.roots if path.is_relative_to(root)]
-        return self.spec is not None and any(self.spec.match_file(each.as_posix().casefold()) for each in below)
+        return self.spec is not None and self.spec.match_file(_folded(path))
 
     def refuse_tool(self, tool: ServerTool) -> Decision:
         """The refusal of a call of this tool."""
@@ -79,7 +103,7 @@ class HostRule:
     def _refuse(self, what: str, remedy: str) -> Decision:
         if self.verb == "deny":
             return Decision("denied", f"Claude Code's rules deny {what}.", str(self))
-        reason = f"Claude Code's rules ask the user before {what}, and nobody can be asked in a run."
+        reason = f"Claude Code's rules ask the user before {what}, which counts as deny in a run."
         return Decision("denied", reason, str(self), f"Claude Code's rule {self} counts as deny in a run. {remedy}")
 
 
@@ -87,7 +111,7 @@ class HostRule:
 class HostRules:
     """The rules of all files, those that deny first; `paths` are the files that have any.
 
-    `warnings` name files that cannot be read, `unclear` what is not carried out: rules that are not understood, hooks.
+    `warnings` name files that cannot be read, `unclear` rules that are not understood and hooks, which do not run.
     """
 
     rules: tuple[HostRule, ...] = ()
@@ -99,7 +123,7 @@ class HostRules:
         """The rule that forbids a tool."""
         return next((rule for rule in self.rules if rule.fits_tool(tool)), None)
 
-    def find_for_paths(self, paths: Iterable[Path], *, reads: bool) -> HostRule | None:
+    def find_for_paths(self, paths: Iterable[PurePath], *, reads: bool) -> HostRule | None:
         """The rule that forbids a call with one of these absolute paths; `reads`: it is known to only read."""
         given = tuple(paths)
         rules = (rule for rule in self.rules if rule.about_reading or not reads)
@@ -155,11 +179,11 @@ def load_host_rules(*, project: Path, environ: Mapping[str, str], managed: Path 
         for verb in _VERBS:
             listed = permissions.get(verb, []) if isinstance(permissions, dict) else permissions
             for text in listed if isinstance(listed, list) else [listed]:
-                rule = _parse(verb, text, path, anchors=anchors, around=around)
-                if rule is None:
-                    unclear.append(f"{path}: the rule {verb} {json.dumps(text)[:_SHOWN]} is not understood.")
-                elif rule.tools or rule.spec:
+                rule, is_clear = _parse(verb, text, path, anchors=anchors, around=around)
+                if rule.tools or rule.spec:
                     rules.append(rule)
+                if not is_clear:
+                    unclear.append(f"{path}: the rule {verb} {json.dumps(text)[:_SHOWN]} {_what_holds(rule)}.")
     paths = tuple(dict.fromkeys(rule.source for rule in rules))
     return HostRules(
         tuple(sorted(rules, key=lambda rule: _VERBS.index(rule.verb))), paths, tuple(warnings), tuple(unclear)
@@ -173,7 +197,8 @@ def _settings_files(around: Surroundings, managed: Path) -> Iterator[tuple[Path,
         yield path, (around.project,)
     user = around.claude_folder
     if user is not None:
-        yield user / "settings.json", (around.project, user)
+        for name in ("settings.json", "remote-settings.json"):  # the other: what an organization's server sent
+            yield user / name, (around.project, user)
     for folder in _project_folders(around.project):
         for name in ("settings.json", "settings.local.json"):
             if user is None or folder / ".claude" != user or name != "settings.json":
@@ -217,41 +242,91 @@ def _matchers(root: Mapping[str, Any]) -> Iterator[str]:
 
 def _parse(
     verb: Literal["deny", "ask"], text: object, path: Path, *, anchors: tuple[Path, ...], around: Surroundings
-) -> HostRule | None:
-    """The rule; without tools and spec if it concerns no run, None if it is not understood."""
-    found = _RULE.fullmatch(text.strip()) if isinstance(text, str) else None
-    if found is None or not isinstance(text, str):
-        return None
-    name, about = found["tool"], found["about"]
-    if name.startswith("mcp__") or "*" in name:
-        return HostRule(verb, text, path, tools=name.casefold()) if about is None and "," not in name else None
-    if not _OWN_TOOL.fullmatch(name):
-        return None
-    if about is None or (name != "Read" and name not in _EDITS):
-        return HostRule(verb, text, path)
-    if about.startswith("!") or about != about.strip() or not about.strip("~./"):  # which would match nothing
-        return None
-    pattern, roots = _anchored(about, anchors=anchors, around=around)
-    try:
-        spec = GitIgnoreSpec.from_lines([pattern.casefold()])
-    except ValueError:
-        return None
-    return HostRule(verb, text, path, about_reading=name == "Read", roots=_with_real(roots), spec=spec)
+) -> tuple[HostRule, bool]:
+    """The rule, without tools and spec if it concerns no run; and whether all of it is understood."""
+    if not isinstance(text, str):
+        return HostRule(verb, "", path), False
+    plain = clean_text(text)[0].strip()
+    found = _RULE.fullmatch(plain)
+    name, about = (found["tool"].casefold(), found["about"]) if found else ("", None)
+    if _MCP.fullmatch(name):  # with () and (*) it means the same
+        return HostRule(verb, text, path, tools=(_whole(name),)), about in (None, "", "*")
+    if name in _READS | _EDITS:
+        if about is None:
+            return HostRule(verb, text, path), True
+        try:
+            spec = _spec(about.strip(), anchors=anchors, around=around)
+        except ValueError:
+            return HostRule(verb, text, path, about_reading=name in _READS, spec=_ALL), False
+        return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
+    if name in _OTHER_TOOLS:
+        return HostRule(verb, text, path), True
+    lowered = plain.casefold()
+    tools = tuple(_whole(each) + ("*" if more else "") for each, more in _MCP_INSIDE.findall(lowered))
+    is_about_paths = not found and _ABOUT_PATHS.match(lowered)
+    is_about_reading = not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
+    return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths else None), False
 
 
-def _anchored(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> tuple[str, tuple[Path, ...]]:
-    """A pattern as in a .gitignore, and the folders in which it would be."""
+def _whole(name: str) -> str:
+    return f"{name}*" if name.endswith("__") else name
+
+
+def _what_holds(rule: HostRule) -> str:
+    if rule.spec:
+        return "is not understood, so it holds for every path"
+    if rule.tools:
+        return f"is not understood, so it holds for all of {' and '.join(rule.tools)[:_SHOWN]}"
+    return "is not understood, and does not hold in runs"
+
+
+def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> GitIgnoreSpec:
+    """What a pattern matches, among paths as `_folded` has them.
+
+    Raises:
+        ValueError: It is not understood.
+    """
+    if not pattern or _NEGATION.match(pattern) or re.search(r"\)\s*,", pattern):
+        raise ValueError(pattern)
+    windows = pattern.replace("\\", "/")  # otherwise a backslash escapes
+    forms = [windows] if _DRIVE.match(windows) else dict.fromkeys((pattern, windows))
+    return GitIgnoreSpec.from_lines(line for form in forms for line in _absolute(form, anchors=anchors, around=around))
+
+
+def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> Iterator[str]:
+    """The pattern from the root of the disk on, for each folder that it could be meant to start from."""
+    root = (Path("/"),)
+    pattern = _DRIVE.sub(lambda found: f"//{found[1]}/", pattern, count=1) if _DRIVE.match(pattern) else pattern
+    bases: tuple[Path, ...] = (around.project,)
     if pattern.startswith("//"):
-        return pattern[1:], (Path("/"),)
-    if pattern.startswith("~/") and around.home is not None:
-        return pattern[1:], (around.home,)
-    if pattern.startswith("/"):
-        return pattern, anchors
-    if ".." in Path(pattern).parts:
-        return Path(os.path.normpath(around.project / pattern)).as_posix(), (Path("/"),)
-    plain = pattern.removeprefix("./")
-    return f"\\{plain}" if plain.startswith(("#", "!")) else plain, (around.project,)
+        bases = root
+    elif re.match(r"~(?:/|\Z)", pattern):
+        bases, pattern = ((around.home,), pattern[1:]) if around.home else (root, f"/**{pattern[1:]}")
+    elif pattern.startswith("/"):
+        bases = anchors + root  # the latter is a common mistake
+    else:
+        pattern = posixpath.normpath(pattern)
+        if "/" not in pattern and pattern not in (".", ".."):
+            pattern = f"**/{pattern}"
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    fixed = list(takewhile(lambda part: not _GLOB.search(part), parts))
+    rest = parts[len(fixed) :]
+    if any(part == ".." or ("[" in part and "]" not in part) for part in rest):
+        raise ValueError(pattern)
+    while rest and rest[-1] == "**":  # the folder itself is meant, too: a tool may read all of it
+        rest.pop()
+    for base in bases:
+        folder = os.path.normpath(base.joinpath(*fixed))
+        for each in dict.fromkeys((folder, os.path.realpath(folder))):
+            escaped = _SPECIAL.sub(r"\\\g<0>", _folded(Path(each)))
+            yield "/" + ("/".join(filter(None, (escaped, *map(_fold, rest)))) or "**")
 
 
-def _with_real(folders: Iterable[Path]) -> tuple[Path, ...]:
-    return tuple(dict.fromkeys(each for folder in folders for each in (folder, Path(os.path.realpath(folder)))))
+def _folded(path: PurePath) -> str:
+    r"""An absolute path as patterns have it: `users/x` for /Users/x, `c/users/x` for C:\Users\x."""
+    text = path.as_posix()
+    return _fold(f"{text[0]}{text[2:]}" if _DRIVE.match(text) else text.lstrip("/"))
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", text.casefold())

@@ -146,7 +146,7 @@ async def test_what_a_server_says_cannot_move_the_cursor(desk: Shell, sim: Simul
 async def test_answer_and_figures_come_as_json_and_from_an_agent_if_asked_for(desk: Shell, sim: Simulator) -> None:
     agent = desk.folder / ".claude" / "agents" / "finder.md"
     agent.parent.mkdir(parents=True)
-    agent.write_text("Answer in one sentence.\n", encoding="utf-8")
+    agent.write_text("---\nname: finder\n---\nAnswer in one sentence.\n", encoding="utf-8")
     sim.script(MODEL, READ, TextReply("It is heron-42."))
 
     arguments = ("--mcp", "filesystem", "--agent", "finder", "--json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -57,6 +57,14 @@ def denied(project: Path, tool: ServerTool, path: str) -> bool:
         ("mcp__f", []),
         ("mcp__fs__write", []),
         ("mcp__other__write_file", []),
+        ("mcp__fs__write_file()", ["write_file"]),  # with these brackets it is as without them
+        ("mcp__fs(*)", ["read_file", "write_file"]),
+        ("mcp__fs__", ["read_file", "write_file"]),
+        ("MCP__fs__write_file", ["write_file"]),
+        (" mcp__fs\u200b__write_file\n", ["write_file"]),
+        ("mcp__*__write_file", ["write_file"]),
+        ("*__write_file", ["write_file"]),
+        ("mcp__fs__*_file", ["read_file", "write_file"]),
         ("Bash(rm *)", []),
         ("Edit", []),
         ("WebFetch", []),
@@ -91,7 +99,36 @@ def test_rules_for_tools(project: Path, rule: str, refused: Sequence[str], verb:
         ("Write(src/**)", "src/a.py", "w"),
         ("Edit(src/**)", "src/../src/a.py", "w"),
         ("Edit(src/**)", "docs/a.md", ""),
-        ("Glob(src/**)", "src/a.py", ""),
+        ("Glob(src/**)", "src/a.py", "rw"),
+        ("Grep(src/**)", "src/a.py", "rw"),
+        ("NotebookEdit(src/**)", "src/a.py", "w"),
+        ("MultiEdit(src/**)", "src/a.py", "w"),
+        ("read(.env)", ".env", "rw"),
+        ("Read( .env )", ".env", "rw"),
+        ("Read(././.env)", ".env", "rw"),
+        ("Read(src//a.py)", "src/a.py", "rw"),
+        ("Read(src/./a.py)", "src/a.py", "rw"),
+        ("Read(src/x/../a.py)", "src/a.py", "rw"),
+        ("Read(src/**)", "src", "rw"),
+        ("Read(.)", "a.txt", "rw"),
+        ("Read(./)", "a.txt", "rw"),
+        ("Read(*)", "a.txt", "rw"),
+        ("Read(**)", "src/a.py", "rw"),
+        ("Read(~)", "a.txt", "rw"),
+        ("Read(~/)", "a.txt", "rw"),
+        ("Read(~/**)", "a.txt", "rw"),
+        ("Read(~/x/../project/*.txt)", "a.txt", "rw"),
+        ("Read(~\\project\\a.txt)", "a.txt", "rw"),
+        ("Read(src\\*.py)", "src/a.py", "rw"),
+        ("Read(.\\.env)", ".env", "rw"),
+        ("Read(\\[x\\].txt)", "[x].txt", "rw"),
+        ("Read(#a)", "#a", "rw"),
+        ("Read(/)", "a.txt", "rw"),
+        ("Read(//)", "a.txt", "rw"),
+        ("Read(//**)", "a.txt", "rw"),
+        ("Read(//**/.env)", ".env", "rw"),
+        ("Read(\u00e9.txt)", "e\u0301.txt", "rw"),  # as macOS has it
+        ("Read(a (b).txt)", "a (b).txt", "rw"),
     ],
 )
 def test_rules_for_paths(project: Path, rule: str, path: str, refused: str) -> None:
@@ -111,6 +148,49 @@ def test_absolute_patterns_and_links(project: Path) -> None:
     assert not denied(project, READ, "other.txt")
 
 
+def test_a_pattern_may_go_through_a_link_or_look_like_an_absolute_path(project: Path) -> None:
+    real = project / "[real] #1"
+    real.mkdir()
+    (project.parent / "link").symlink_to(real)
+    rules = ["Read(~/link/a.txt)", f"Read({real.as_posix().replace('[', '?')}/b.txt)", "Read(/c.txt)"]
+    settings(project / ".claude" / "settings.json", deny=rules)
+
+    assert [name for name in "abcd" if denied(project, READ, f"{real}/{name}.txt")] == ["a", "b"]
+    assert denied(project, READ, "c.txt")
+    assert load(project).unclear == ()
+
+
+def test_a_project_may_have_a_name_like_a_pattern(tmp_path: Path) -> None:
+    project = tmp_path / "home" / "[a] !b*"
+    project.mkdir(parents=True)
+    settings(project / ".claude" / "settings.json", deny=["Read(../.env)", "Read(sub/a.txt)", "Read(*.pem)"])
+
+    found = [path for path in ("sub/a.txt", "x/b.pem", "a.txt") if denied(project, READ, path)]
+    assert found == ["sub/a.txt", "x/b.pem"]
+    assert load(project).find_for_paths([project.parent / ".env"], reads=True) is not None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "C:\\Users\\me\\**",
+        "C:/Users/me/*.txt",
+        "//c/Users/me/**",
+        "/c:/Users/Me/a.txt",
+        "c:\\",
+        "//C/**/a.txt",
+        "C:\\**",
+    ],
+)
+def test_windows_paths(project: Path, rule: str) -> None:
+    settings(project / ".claude" / "settings.json", deny=[f"Read({rule})"])
+    rules = load(project)
+
+    assert rules.find_for_paths([PureWindowsPath(r"C:\Users\me\a.txt")], reads=True) is not None
+    assert rules.find_for_paths([PureWindowsPath(r"D:\Users\me\a.txt")], reads=True) is None
+    assert rules.unclear == ()
+
+
 def test_every_settings_file_counts(project: Path, tmp_path: Path) -> None:
     managed = tmp_path / "managed"
     (project / ".git").mkdir()
@@ -120,6 +200,7 @@ def test_every_settings_file_counts(project: Path, tmp_path: Path) -> None:
         settings(managed / "managed-settings.json", deny=["mcp__a"]),
         settings(managed / "managed-settings.d" / "10-more.json", deny=["mcp__b"]),
         settings(project.parent / ".claude" / "settings.json", deny=["mcp__c"]),
+        settings(project.parent / ".claude" / "remote-settings.json", deny=["mcp__g"]),
         settings(project / ".claude" / "settings.json", deny=["mcp__d"], allow=["mcp__a", "mcp__x"]),
         settings(below / ".claude" / "settings.local.json", ask=["mcp__e"]),
     ]
@@ -130,7 +211,7 @@ def test_every_settings_file_counts(project: Path, tmp_path: Path) -> None:
     moved = load_host_rules(project=below, environ={**environ, "CLAUDE_CONFIG_DIR": str(elsewhere.parent)})
 
     assert {(rule.source, rule.text) for rule in rules.rules} == {
-        (path, f"mcp__{letter}") for path, letter in zip(files, "abcde", strict=True)
+        (path, f"mcp__{letter}") for path, letter in zip(files, "abcgde", strict=True)
     }
     assert (elsewhere, "mcp__f") in {(rule.source, rule.text) for rule in moved.rules}
 
@@ -151,7 +232,7 @@ def test_what_asks_is_refused_and_says_how_to_allow_it(project: Path) -> None:
     decision = made.check_call(WRITE, {"path": "a.txt"})
     of_path = made.check_call(READ, {"path": ".env"})
 
-    assert "ask the user before fs write_file, and nobody can be asked in a run" in decision.reason
+    assert "ask the user before fs write_file, which counts as deny in a run" in decision.reason
     assert f'ask "mcp__fs__write_file" ({path}) counts as deny in a run' in decision.remedy
     assert 'add allow = ["fs/write_file"] to your lmstudio-bridge.toml' in decision.remedy
     assert "To allow it in runs, remove that rule" in of_path.remedy
@@ -168,19 +249,40 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
 
 
 @pytest.mark.parametrize(
-    "rule",
+    ("rule", "holds", "refused"),
     [
-        *("mcp__fs__write_file(path:a)", "mcp__fs,mcp__git", "Read(", "", 7, "a b", None),
-        *("Read()", "Read(!a)", "Read( .env)", "Read(./)", "Read(//)", "Edit(~)"),
+        ("mcp__fs__write_file(path:a)", "holds for all of mcp__fs__write_file", "w"),
+        ("mcp__fs__write_file(", "holds for all of mcp__fs__write_file", "w"),
+        ("mcp__fs__write_file (a)", "holds for all of mcp__fs__write_file", "w"),
+        ("mcp__fs__write_{file,dir}", "holds for all of mcp__fs__write_*", "w"),
+        ("mcp__f.s__write", "holds for all of mcp__f*", "rw"),
+        ("mcp__git,mcp__fs", "holds for all of mcp__git and mcp__fs", "rw"),
+        ("Bash(ls) mcp__fs", "holds for all of mcp__fs", "rw"),
+        ("mcp__(x)", "holds for all of mcp__*", "rw"),
+        ("*(.env)", "holds for all of *", "rw"),
+        *((rule, "holds for every path", "rw") for rule in ("Read(", "Read()", "Read( )", "Read(!a)", "Read(./!a)")),
+        *(
+            (rule, "holds for every path", "rw")
+            for rule in ("Read (a)", "Read(a),Edit(b)", "Read(/x/*/../a)", "Read([a)")
+        ),
+        ("Edit()", "holds for every path", "w"),
+        ("edit, write", "holds for every path", "w"),
+        *(
+            (rule, "does not hold in runs", "")
+            for rule in ("", 7, None, "a b", "Raed(.env)", "write_file", "fs/x", "(a)")
+        ),
     ],
 )
-def test_a_rule_that_is_not_understood_is_named(project: Path, rule: object) -> None:
+def test_a_rule_that_is_not_understood_is_named_and_forbids_all_it_could_be_about(
+    project: Path, rule: object, holds: str, refused: str
+) -> None:
     path = settings(project / ".claude" / "settings.json", deny=[rule])
 
-    rules = load(project)
-
-    assert rules.rules == ()
-    assert rules.unclear == (f"{path}: the rule deny {json.dumps(rule)} is not understood.",)
+    [said] = load(project).unclear
+    assert said.startswith(f"{path}: the rule deny {json.dumps(rule)} is not understood, ")
+    assert said.endswith(f" {holds}.")
+    found = [mark for mark, tool in (("r", READ), ("w", WRITE)) if denied(project, tool, "any.txt")]
+    assert "".join(found) == refused
 
 
 @pytest.mark.parametrize(
