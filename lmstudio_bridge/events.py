@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
-from lmstudio_bridge.intent import asks_for_change, only_reads_by_name
+from lmstudio_bridge.intent import may_ask_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
 from lmstudio_bridge.text import one_line, quoted_name, quoted_words, shortened
 
@@ -669,7 +669,7 @@ class Tally:
     def outcome(self) -> Outcome:
         """What the events so far amount to; a run without its last event counts as failed."""
         made = self._made if self._ended else self._made.ended()
-        asked = self._access == "write" and asks_for_change(self._task)
+        asked = self._access == "write" and may_ask_for_change(self._task)
         nothing_changed = not self.items and (self._files.left_all() or made.changed_nothing(asked=asked))
         of_items = self.items.finished.values() if self.items else ()
 

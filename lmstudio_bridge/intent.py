@@ -3,6 +3,8 @@
 They only decide what a result says about a run and what a small model begins with, never what a run may do.
 """
 
+# ruff: noqa: RUF001  # other languages have letters that look like those of English
+
 from __future__ import annotations
 
 import re
@@ -82,9 +84,19 @@ _CHANGES_IN_PARTS = re.compile(  # verbs in two parts, infinitives behind "can y
     r"|\b(?:soll|muss)\b.*\b(?:gelöscht|geändert|umbenannt|verschoben|ersetzt|gespeichert)\b"
     r"|\b(?:peux-tu|pouvez-vous|pourrais-tu|puedes|podrías|puoi|potresti|pode)\b.{0,40}?\b(?:supprimer|modifier|renommer|remplacer|ajouter"
     r"|borrar|eliminar|cambiar|renombrar|añadir|cancellare|eliminare|rinominare|aggiungere|apagar|excluir|renomear|adicionar)\b"
-    r"|(?:추가|삭제|수정|변경|저장)해\s?(?:줘|주세요)|\b(?:sil|ekle|değiştir|kaydet)\b",
+    r"|(?:추가|삭제|수정|변경|저장)해\s?(?:줘|주세요)"
+    r"|\b(?:sil|ekle|değiştir|kaydet|güncelle|taşı|kopyala|düzelt|düzenle|yeniden adlandır|kaldır)"
+    r"(?:y?[iıuü]n(?:[iıuü]z)?|(?:[eaıiuü]?r|t[iıuü]r) m[iıuü]s[iıuü]n(?:[iıuü]z)?)?\b"
+    r"|\b(?:dosya|klasör)\w*\b.{0,60}\b(?:oluştur|yarat|yaz)(?:[iıuü]n\w*)?\b"
+    r"|\.\w{1,5}['\u2019]?\w* .{0,40}\byaz(?:[iı]n(?:[iı]z)?)?\b"
+    r"|(?<!\w)(?:و|ثم )?(?:احذف|امسح|أضف|اضف|عدّل|عدل|غيّر|استبدل|انقل|انسخ|احفظ|حدّث|حدث|صحّح|أعد تسمية)(?!\w)"
+    r"|(?<!\w)(?:اكتب|أنشئ).{0,60}(?:ملف|مجلد|\w\.\w)"
+    r"|(?:हटा|मिटा|जोड़|बदल|सहेज|सेव कर|कॉपी कर|अपडेट कर|संपादित कर|डिलीट कर)(?:\s?(?:दो|दें|दीजिए)|ें|ो|िए|िये|कर)"
+    r"|(?:फ़?ाइल|फ़ाइल|फोल्डर|\.\w{1,5}).{0,60}(?:लिख|बना)(?:\s?(?:दो|दें|दीजिए)|ें|ो|िए|ाएं|ाओ)",
     re.IGNORECASE,
 )
+_OTHER_SCRIPT = re.compile("[\u0370-\u03ff\u0530-\u109f\u1200-\u139f\u1780-\u17ff]")
+"""Letters of languages whose verbs are known only in part, or not: from Greek and Hebrew to Thai and Khmer."""
 _MAKES_ELSEWHERE = (
     "schreib|schreibe|erstelle|lege|schrijf|maak|écris|écrivez|crée|créez|escribe|crea|scrivi|escreva|crie|zapisz|utwórz"
     "|stwórz|(?:создай|запиши)(?:те)?"
@@ -112,7 +124,7 @@ _ASKS_IN_CHINESE_OR_JAPANESE = re.compile(
     r"|(?:追加|設定|リネーム|書き込|編集|削除|変更|移動|更新|修正|保存|置換|置き換え|上書き|名前を変更)(?:し|んで|え)?(?:て)?"
     r"(?:ください|下さい|おいて)"
 )
-_QUESTION_ELSEWHERE = re.compile("[?\uff1f][\"')\\]]*\\s*\\Z")
+_QUESTION_ELSEWHERE = re.compile("[?\uff1f\u061f;\u037e][\"')\\]]*\\s*\\Z")
 _READING = re.compile(
     "read|get|list|search|find|show|view|describe|count|query|lookup|look|fetch|status|info|diff|explain|compare|"
     "validate|ls|cat|stat|tree|glob|grep|head|tail|inspect|browse|history"
@@ -144,10 +156,16 @@ def asks_for_change(task: str) -> bool:
     return any(_sentence_asks(sentence) or _asks_elsewhere(sentence) for sentence in sentences)
 
 
+def may_ask_for_change(task: str) -> bool:
+    """The same; where the task is in a script of which few verbs are known, everything but a question may."""
+    return asks_for_change(task) or (bool(_OTHER_SCRIPT.search(task)) and not _QUESTION_ELSEWHERE.search(task))
+
+
 def _asks_elsewhere(sentence: str) -> bool:
     """The same in the languages that are read most after English; where it is not plain, it is no change."""
     if _CHANGES_IN_PARTS.search(sentence):
-        return not re.match(r"\W*(?:wie|wo|was|comment|cómo|come|como|jak)\b", sentence, re.IGNORECASE)
+        how = r"\W*(?:wie|wo|was|comment|cómo|come|como|jak|nasıl|كيف|ما|هل تم|من)\b|.*(?:कैसे|nasıl)\b"
+        return not re.match(how, sentence, re.IGNORECASE)
     if _QUESTION_ELSEWHERE.search(sentence):
         return False
     return bool(_ASKS_ELSEWHERE.search(sentence) or _ASKS_IN_CHINESE_OR_JAPANESE.search(sentence))

@@ -12,6 +12,7 @@ from lmstudio_bridge.intent import (
     asks_for_change,
     changes_files_by_name,
     makes_folder_by_name,
+    may_ask_for_change,
     only_reads_by_name,
     takes_away_by_name,
 )
@@ -134,6 +135,20 @@ def test_task_that_only_asks_to_read(task: str) -> None:
         "把 debug 设为 false。",
         "todo.md に x の行を追加してください。",
         "a.txt를 삭제해줘.",
+        "a.txt dosyasını sil.",
+        "a.txt dosyasını b.txt olarak yeniden adlandırın.",
+        "a.txt dosyasını siler misin?",
+        "Toplamı out.txt dosyasına yaz.",
+        "ayarlar.json içinde portu 80 olarak değiştirin.",
+        "tmp klasörünü oluştur.",
+        "احذف الملف a.txt.",
+        "اقرأ a.txt ثم استبدل X بـ Y.",
+        "اكتب المجموع في الملف out.txt.",
+        "أضف السطر x إلى todo.md.",
+        "a.txt फ़ाइल हटा दें।",
+        "todo.md में x पंक्ति जोड़ें।",
+        "a.txt में X को Y से बदलो",
+        "out.txt में योग लिखें।",
     ],
 )
 def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> None:
@@ -175,10 +190,39 @@ def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> N
         "Schreibe eine Zusammenfassung von a.md.",
         "Wie kann ich eine Datei löschen?",
         "Ajoute 3 et 4.",
+        "a.txt dosyasını oku ve özetle.",
+        "a.txt dosyasında ne yazıyor?",
+        "Bir dosya nasıl silinir?",
+        "Bir liste oluştur.",
+        "اقرأ الملف a.txt ولخصه.",
+        "ما الذي تم تغييره؟",
+        "كيف أحذف ملفًا؟",
+        "a.txt पढ़ें और सारांश दें।",
+        "फ़ाइल कैसे हटाएं?",
     ],
 )
 def test_task_that_only_asks_to_read_in_another_language(task: str) -> None:
     assert not asks_for_change(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "may"),
+    [
+        ("Σβήσε το αρχείο a.txt.", True),
+        ("מחק את הקובץ a.txt.", True),
+        ("ลบไฟล์ a.txt", True),
+        ("a.txt ফাইলটি মুছে ফেলো", True),
+        ("मुझे a.txt पढ़कर बताओ", True),
+        ("Delete a.txt.", True),
+        ("ماذا في الملف a.txt؟", False),
+        ("a.txt में क्या है?", False),
+        ("Read a.txt.", False),
+        ("Прочитай a.txt и перескажи его.", False),
+        ("读取 a.txt 并总结内容。", False),
+    ],
+)
+def test_task_in_a_script_of_which_few_verbs_are_known_may_ask_for_a_change(task: str, may: bool) -> None:
+    assert may_ask_for_change(task) is may
 
 
 @given(st.text())

@@ -189,6 +189,8 @@ def test_calls_that_worked_are_grouped_by_tool(abouts: list[str], called: str) -
         ([start("Write it into a.txt.")], True),
         ([start("Write it into a.txt."), write("b")], False),
         ([start("Write it into a.txt.", "read"), read("a")], False),
+        ([start("\u039b\u03cd\u03c3\u03b5 \u03c4\u03bf."), read("a")], True),  # in a script that is not known
+        ([start("\u039b\u03cd\u03c3\u03b5 \u03c4\u03bf.", "read"), read("a")], False),
         ([start("What is it?", "read"), refused("a")], True),
         ([start("What is it?", "read"), write("a", is_error=True, sent=False, rule=INVALID_ARGUMENTS)], True),
     ],
