@@ -23,13 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from mcp import Client, StdioServerParameters
-from mcp.types import TextContent
 
-from lmstudio_bridge.events import CallFinished
-from lmstudio_bridge.runs.journal import read_events
-from lmstudio_bridge.runs.report import Savings
-from lmstudio_bridge.server.tools import REPORT_META
 from scripts.tools.engine.server import (
     CHECKOUT,
     TEMPLATES,
@@ -49,8 +43,8 @@ CALL_SECONDS = 600.0
 
 SIMULATOR_START_SECONDS = 30.0
 PAGE_SECONDS = 60.0
-TOKENS_SECONDS = 3.0
-"""Between two lines that differ only in the tokens so far."""
+TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT")
+"""Variables that say what the terminal can show."""
 
 DECISIONS = {
     "monday": "order {} test kits",
@@ -262,9 +256,10 @@ async def open_scripted_model(sample: Sample, record: Path) -> AsyncIterator[str
 
 
 async def delegate(sample: Sample, url: str, *, parallel: int) -> str:
-    """Do what Claude Code does: start the bridge on stdio, call its tool, show the progress, return the answer."""
+    """Do what the quick start does: run the task from the shell, with its display, and make the page; the answers."""
     with tempfile.TemporaryDirectory(prefix="lmstudio-bridge-home-") as home:
         environ = {
+            **{name: os.environ[name] for name in TERMINAL if name in os.environ},
             "PATH": os.environ.get("PATH", os.defpath),
             "LMSTUDIO_BASE_URL": url,
             "CLAUDE_PROJECT_DIR": str(sample.folder),
@@ -272,65 +267,29 @@ async def delegate(sample: Sample, url: str, *, parallel: int) -> str:
             "LMSTUDIO_BRIDGE_HOME": home,
             "LMSTUDIO_BRIDGE_PARALLEL": str(parallel),
         }
-        bridge = StdioServerParameters(command=sys.executable, args=["-m", "lmstudio_bridge", "serve"], env=environ)
-        say(f"\nTask, for the local model with the tools of the filesystem server, for each of {FILES}:\n  {TASK}\n")
-        say("Progress:")
-        started = time.monotonic()
-        async with Client(bridge) as client:
-            result = await client.call_tool(
-                "autonomous_with_mcp",
-                {"mcp_name": "filesystem", "task": TASK, "for_each": FILES},
-                read_timeout_seconds=CALL_SECONDS,
-                progress_callback=ProgressPrinter(started).show,
-            )
-        answer = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-        calls = list(told_calls(Path(home) / "runs"))
-        say("\n".join(["\nCalls of tools:", *calls]) if calls else "\nNo tool was called.")
-        what = "Error" if result.is_error else "Answer, as Claude would get it"
-        say(f"\n{what}, after {time.monotonic() - started:.1f} s:\n\n{answer}\n")
-        saved = ((result.meta or {}).get(REPORT_META) or {}).get("saved") or {"net": 0}
-        if saved["net"] > 0:
-            say(f"Savings: {Savings(saved['kept'], saved['spent']).in_words()}")
+        say(f'\n$ lmstudio-bridge run "{TASK}" --for-each "{FILES}" --mcp filesystem')
+        with anyio.fail_after(CALL_SECONDS):
+            await bridge("run", TASK, "--for-each", FILES, "--mcp", "filesystem", environ=environ, stdout=None)
+        rows = (await bridge("runs", "show", "last", "--jsonl", environ=environ)).splitlines()
         await write_page(environ)
-        return "" if result.is_error else answer
+        return "\n".join(str(json.loads(row)["answer"]) for row in rows)
 
 
-def told_calls(runs: Path) -> Iterator[str]:
-    """A line for each call in the journals: how it went, what was called, how much came back."""
-    for journal in sorted(runs.glob("*.jsonl")):
-        for event in read_events(journal):
-            if isinstance(event, CallFinished):
-                mark = "failed" if event.is_error else "ok" if event.sent else "not sent"
-                size = f"{len(event.text):,} characters"
-                yield f"  {mark}: {event.server} {event.tool} · {size} · {event.seconds:.1f} s"
+async def bridge(*arguments: str, environ: Mapping[str, str], stdout: int | None = subprocess.PIPE) -> str:
+    """Run a command of the bridge in the terminal of the demo; what it printed, unless that goes to the terminal."""
+    command = [sys.executable, "-m", "lmstudio_bridge", *arguments]
+    done = await anyio.run_process(command, env=environ, stdout=stdout, stderr=None, check=False)
+    return (done.stdout or b"").decode("utf-8")
 
 
 async def write_page(environ: Mapping[str, str]) -> None:
     """Make the page of the run, as a user would, and say where it is."""
     page = cache_root() / "demo.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lmstudio_bridge", "runs", "show", "last", "--html", str(page)]
     with anyio.fail_after(PAGE_SECONDS):
-        await anyio.run_process(command, env=environ, stderr=None)
+        await bridge("runs", "show", "last", "--html", str(page), environ=environ)
     say(f"Report: {page.as_uri()}")
     say("  All rounds and calls as a picture, with all that was asked and read. Open it in a browser.")
-
-
-class ProgressPrinter:
-    """Prints the bridge's progress: each new thing at once, the count of tokens only every few seconds."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._last_kind = ""
-        self._last_time = 0.0
-
-    async def show(self, progress: float, total: float | None, message: str | None) -> None:
-        text = message or ""
-        kind = text.partition(" (")[0]
-        if kind == self._last_kind and time.monotonic() - self._last_time < TOKENS_SECONDS:
-            return
-        self._last_kind, self._last_time = kind, time.monotonic()
-        print(f"  {self._last_time - self._started:5.1f} s  {text}", flush=True)
 
 
 def say(text: str) -> None:

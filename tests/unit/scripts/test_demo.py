@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,33 +13,34 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.test_newcomer import missing, type_line
 from tests.support.npm_servers import npm_server
 from tests.support.shell import LIMIT, ROOT
 
 pytestmark = pytest.mark.npm
 
 
-def test_demo_shows_progress_calls_answer_and_where_its_report_is(tmp_path: Path) -> None:
+def test_demo_in_a_terminal_shows_what_happens_the_answers_and_where_its_report_is(tmp_path: Path) -> None:
     packages = next(folder for folder in Path(npm_server("filesystem")[1]).parents if folder.name == "node_modules")
     (tmp_path / "servers").mkdir()
     (tmp_path / "servers" / "node_modules").symlink_to(packages)
+    environ = {**os.environ, "LMSTUDIO_BRIDGE_CACHE": str(tmp_path), "TERM": "xterm-256color"}
 
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.tools.engine.demo", "--simulator"],
-        cwd=ROOT,
-        env={**os.environ, "LMSTUDIO_BRIDGE_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=LIMIT,
-        check=False,
+    code, shown = type_line(
+        f"{shlex.quote(sys.executable)} -m scripts.tools.engine.demo --simulator", folder=ROOT, environ=environ
     )
 
-    assert done.returncode == 0, done.stderr
-    told = ["SCRIPTED: no real model runs", "Task, ", "Progress:", "servers: filesystem", "Calls of tools:"]
-    told += ["ok: filesystem read_text_file", "(A scripted answer.", "Savings: kept ~", "Report: ", "Check: "]
-    assert re.search(".*".join(map(re.escape, told)), done.stdout, flags=re.DOTALL), done.stdout
-    assert f"Report: {(tmp_path / 'demo.html').as_uri()}\n" in done.stdout
+    assert code == 0, shown
+    told = [
+        "SCRIPTED: no real model runs",
+        '$ lmstudio-bridge run "',
+        "Starting",
+        "of 5",
+        "\N{HEAVY CHECK MARK} notes/",
+    ]
+    told += ["5 of 5 items done", "(A scripted answer.", "kept ~", "Report: ", "Check: "]
+    assert not missing(tuple(told), shown), shown
+    assert f"Report: {(tmp_path / 'demo.html').as_uri()}" in shown
     assert "A scripted answer." in (tmp_path / "demo.html").read_text(encoding="utf-8")
 
 
