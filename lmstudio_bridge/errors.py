@@ -5,6 +5,7 @@
   x NestedBridgeError
   x RunNotFoundError
   x RunActiveError
+  x NoToolMayRunError
   x LLMError
     + LLMTimeoutError
     + LLMConnectionError
@@ -16,6 +17,7 @@
       - ModelLoadError
       - ContextOverflowError
       - TemplateError
+      - ToolsUnsupportedError
       - ToolSchemaError
       - LostToolCallError
       - ServerBusyError
@@ -28,6 +30,7 @@
     + ServerStartError
     + SessionLostError
       - SessionExpiredError
+    + CallRefusedError
     + ToolTimeoutError
 
 A message says what happened and to what; the remedy says what the user can do about it.
@@ -261,19 +264,11 @@ class DownstreamError(BridgeError):
 
 
 class McpConfigError(DownstreamError):
-    """A configuration file is invalid; `path` is the file."""
-
-    def __init__(self, message: str, *, path: str, server: str = "", remedy: str = "") -> None:
-        super().__init__(message, server=server, remedy=remedy)
-        self.path = path
+    """A configuration file is invalid."""
 
 
 class ServerNotConfiguredError(DownstreamError):
-    """The server is not configured; `configured` lists those that are."""
-
-    def __init__(self, message: str, *, server: str, configured: Sequence[str] = (), remedy: str = "") -> None:
-        super().__init__(message, server=server, remedy=remedy)
-        self.configured = tuple(configured)
+    """The server is not configured."""
 
 
 class ServerNotTrustedError(DownstreamError):

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from lmstudio_bridge.intent import may_ask_for_change, only_reads_by_name
 from lmstudio_bridge.messages import Access, Message, Notice, ToolCall, Usage, Verdict
-from lmstudio_bridge.text import one_line, quoted_name, quoted_words, shortened
+from lmstudio_bridge.text import counted, one_line, quoted_name, quoted_words, shortened
 
 Stop: TypeAlias = Literal[
     "answered", "round_limit", "deadline", "context_full", "stuck", "cancelled", "failed", "partial"
@@ -139,7 +139,7 @@ class Outcome:
     def figures(self) -> str:
         """Rounds, calls, tokens of the local model and seconds, in a few words."""
         tokens = self.usage.prompt_tokens + self.usage.completion_tokens
-        rounds, calls = _count(self.rounds, "round"), _count(self.calls, "call")
+        rounds, calls = counted(self.rounds, "round"), counted(self.calls, "call")
         return f"{rounds} · {calls} · {tokens:,} tokens · {self.seconds:.1f} s"
 
 
@@ -850,10 +850,6 @@ def _first_and_last(worked: _Worked) -> str:
     abouts = list(dict.fromkeys(quoted_name(about) for about in (worked.first, worked.last) if about))
     between = " … " if worked.count > len(abouts) else ", "
     return f"({between.join(abouts)})" if abouts else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_reasons(started: Mapping[str, str]) -> tuple[str, ...]:

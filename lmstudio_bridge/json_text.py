@@ -36,6 +36,14 @@ def load_commented(text: str) -> Any:
         raise json.JSONDecodeError("Unclosed comment starting", text, unclosed) from exc
 
 
+def load_or_none(text: str | bytes) -> Any:
+    """The value of JSON; None also where the text is something else, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def written_json(source: str, *path: str | int) -> str:
     """The value at a path of valid JSON as it is written there; of two members of one name, the last one counts."""
     position = _skip(source, 0)

@@ -215,7 +215,6 @@ class ChatModel(Protocol):
         on_notice: OnNotice,
     ) -> Completion:
         """One whole reply. Raises `LLMError`."""
-        ...
 
 
 class ToolRunner(Protocol):
@@ -230,7 +229,6 @@ class ToolRunner(Protocol):
         on_progress: Callable[[str], Awaitable[None]] | None = None,
     ) -> ToolResult:
         """The result of one call. Raises `DownstreamError`."""
-        ...
 
 
 Verdict: TypeAlias = Literal["", "allowed", "needs_write", "denied", "outside"]
@@ -261,15 +259,12 @@ class CallPolicy(Protocol):
 
     def check_call(self, tool: ServerTool, arguments: JSONObject) -> Decision:
         """The decision for one call of this tool."""
-        ...
 
     def may_run(self, tool: ServerTool) -> bool:
         """Whether calls of this tool can be allowed at all."""
-        ...
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
         """Whether its calls, or the one with these arguments, count as changing something, in what is told of a run."""
-        ...
 
 
 class Approver(Protocol):
@@ -277,7 +272,6 @@ class Approver(Protocol):
 
     async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
         """Whether it may; not if no answer comes in time. `arguments`: names and values, as JSON without secrets."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, such as "1 file" and "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def first_line(text: str, most: int = 80) -> str:
     """The first line of a text, as its title in a list."""
     return shortened(text.strip().partition("\n")[0], most)

@@ -6,7 +6,6 @@ through `CallInner`: it is checked, told and counted like a call of the model.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,9 @@ from lmstudio_bridge.agent.text_operations import (
 )
 from lmstudio_bridge.agent.tools import Tool, make_tool
 from lmstudio_bridge.events import OWN_SERVER
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult
+from lmstudio_bridge.text import counted
 
 MAX_FILES = 400  # of one call
 MAX_FOLDERS = 200
@@ -266,7 +267,7 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
             quoted = f"{quoted} was not found, but {words}"
             break
     seen = {path: found.texts[path] for path in dict.fromkeys(path for path, _, _ in hits)}
-    searched = f"{_count(len(found.texts), 'file')} searched in {_shown(folder)}{found.problems()}"
+    searched = f"{counted(len(found.texts), 'file')} searched in {_shown(folder)}{found.problems()}"
     looked_at = tuple(found.texts)
     if not hits:
         return CompositeResult(f"{quoted} was not found: {searched}.", looked_at=looked_at)
@@ -274,7 +275,7 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     hits.sort(key=lambda hit: f"{hit[0]}:{hit[1]}" not in definitions)
     defined = f"; defined in {', '.join(definitions)}" if 0 < len(definitions) <= _SHOWN_DEFINITIONS else ""
     searched += f". The first {MAX_HITS} are" if len(hits) > MAX_HITS else ""
-    head = f"{quoted}{defined}: {_count(len(hits), 'line')} in {_count(len(seen), 'file')}; {searched}:"
+    head = f"{quoted}{defined}: {counted(len(hits), 'line')} in {counted(len(seen), 'file')}; {searched}:"
     lines = "\n".join(f"{path}:{number}: {line}" for path, number, line in hits[:MAX_HITS])
     return CompositeResult(head, lines, seen=tuple(seen.items()), looked_at=looked_at)
 
@@ -300,7 +301,7 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     if not found.texts:
         raise ValueError(f"No file was read{found.problems()}.")
     data = "\n".join(f"== {path} ==\n{text.rstrip()}" for path, text in found.texts.items())
-    head = f"{_count(len(found.texts), 'file')} read{found.problems()}."
+    head = f"{counted(len(found.texts), 'file')} read{found.problems()}."
     return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
 
 
@@ -308,13 +309,13 @@ async def _compare_files(files: _Files, first: str, second: str, *, only_first: 
     one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
     if only_first:
         missing = await anyio.to_thread.run_sync(find_missing, one[1], other[1], abandon_on_cancel=True)
-        text = f"{_count(len(missing), 'line') if missing else 'Nothing'} in {one[0]} but not in {other[0]}"
+        text = f"{counted(len(missing), 'line') if missing else 'Nothing'} in {one[0]} but not in {other[0]}"
         text += ":" if missing else "."
         return CompositeResult(text, "\n".join(missing), seen=(one, other), looked_at=(one[0], other[0]))
     found = await anyio.to_thread.run_sync(find_differences, one, other, abandon_on_cancel=True)
     names = f"{one[0]} and {other[0]}"
     text = (
-        f"{_count(found.count, 'difference')} between {names}, and no others"
+        f"{counted(found.count, 'difference')} between {names}, and no others"
         if found.count
         else f"{names} are the same"
     )
@@ -329,7 +330,7 @@ async def _count_files(files: _Files, folder: str) -> CompositeResult:
     lines = "\n".join(f"{extension}: {count}" for extension, count in sorted(by_extension.items()))
     without = f", without {', '.join(files.skipped[:_SHOWN_FAILURES])}" if files.skipped else ""
     problems = _Found({}, files.unlisted).problems()
-    text = f"{_count(len(paths), 'file')} in {_shown(folder)} and its subfolders{without}{problems}:"
+    text = f"{counted(len(paths), 'file')} in {_shown(folder)} and its subfolders{without}{problems}:"
     return CompositeResult(text, lines, seen=(("count_files", "\n".join([text, lines, *paths])),))
 
 
@@ -369,16 +370,16 @@ async def _replace_text(
             continue
         edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
-        lines.append(f"{name}: {_count(replaced.count, 'place')} replaced{longer}")
+        lines.append(f"{name}: {counted(replaced.count, 'place')} replaced{longer}")
         diffs.append(show_changes(name, found.texts[name], replaced.text))
         changed[name] = replaced.text
     if left := len(made) - len(lines):
-        lines.append(f"{_count(left, 'file')} left as before.")
+        lines.append(f"{counted(left, 'file')} left as before.")
     if not lines:
-        searched = f"{_count(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
+        searched = f"{counted(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
         raise ValueError(f"Nothing was changed: {old!r} was not found ({searched}).")
     return CompositeResult(
-        "\n".join([f"{_count(len(changed), 'file')} changed{found.problems()}.", *lines]),
+        "\n".join([f"{counted(len(changed), 'file')} changed{found.problems()}.", *lines]),
         "\n".join(diffs),
         is_error=len(changed) < len(lines),
         seen=tuple(changed.items()),
@@ -603,10 +604,7 @@ def read_listing(text: str) -> Iterator[tuple[str, bool]]:
     Known forms: `[FILE] name` and `[DIR] name` (@modelcontextprotocol/server-filesystem), JSON lists of names or of
     objects with a name and a type, and one name a line, where folders end in a slash.
     """
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError):
-        entries = None
+    entries = load_or_none(text)
     if isinstance(entries, dict):
         entries = next((value for value in entries.values() if isinstance(value, list)), None)
     found = map(_read_entry, entries) if isinstance(entries, list) else map(_read_line, text.splitlines())
@@ -675,7 +673,3 @@ def _shown(folder: str) -> str:
 
 def _first_line(text: str) -> str:
     return cut_line(text.strip().partition("\n")[0]) or "no reason given"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -32,6 +32,12 @@ def differing_ranges(old: Sequence[str], new: Sequence[str]) -> list[Range]:
     return list(_joined(found))
 
 
+def span(start: int, end: int) -> str:
+    """A range of lines as unified diffs write it."""
+    count = end - start
+    return str(end) if count == 1 else f"{start + 1 if count else start},{count}"
+
+
 def _gaps(old: Sequence[str], new: Sequence[str]) -> Iterator[Range]:
     """What is between the lines that are the same for sure: those next to an anchor, and both ends of the texts."""
     a = c = 0

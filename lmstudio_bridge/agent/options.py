@@ -21,15 +21,12 @@ class ChangeWatch(Protocol):
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
         """Keep what a writing call is about to change. Never raises."""
-        ...
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         """Whether the file that the arguments name holds just this text; None if it is not on this machine."""
-        ...
 
     async def finish(self) -> FilesChanged | None:
         """What was changed; None if there was no such call."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
 
-from lmstudio_bridge.agent.line_diff import differing_ranges
+from lmstudio_bridge.agent.line_diff import differing_ranges, span
 from lmstudio_bridge.text import one_line, shortened
 
 MAX_COMPARED = 20_000  # lines of a text
@@ -54,7 +54,7 @@ class Replaced:
 
 def cut_line(line: str) -> str:
     """The line, at most as long as is shown of one."""
-    return line if len(line) <= _LINE else f"{line[:_LINE]}…"
+    return shortened(line, _LINE)
 
 
 def holds_any(wanted: Sequence[str]) -> Callable[[str], bool]:
@@ -119,16 +119,10 @@ def show_changes(path: str, old: str, new: str) -> str:
     lines, others = old.splitlines(), new.splitlines()
     shown = [f"+++ {path}"]
     for a, b, c, d in differing_ranges(lines, others):
-        shown.append(f"@@ -{_span(a, b)} +{_span(c, d)} @@")
+        shown.append(f"@@ -{span(a, b)} +{span(c, d)} @@")
         shown += [f"-{line}" for line in lines[a:b]]
         shown += [f"+{line}" for line in others[c:d]]
     return "\n".join(map(cut_line, shown)) if len(shown) > 1 else ""
-
-
-def _span(start: int, end: int) -> str:
-    """A range of lines as unified diffs write it."""
-    count = end - start
-    return str(end) if count == 1 else f"{start + 1 if count else start},{count}"
 
 
 @dataclass(frozen=True, slots=True)

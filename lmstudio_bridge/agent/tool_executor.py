@@ -65,6 +65,7 @@ from lmstudio_bridge.events import (
     Noticed,
     Warned,
 )
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import (
     Approver,
     CallPolicy,
@@ -603,10 +604,7 @@ def _as_json(value: object) -> str:
 
 def _arguments_of(call: ToolCall) -> JSONObject:
     """The arguments as the model wrote them; none if they cannot be read."""
-    try:
-        values = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return {}
+    values = load_or_none(call.arguments)
     return values if isinstance(values, dict) else {}
 
 

@@ -353,7 +353,7 @@ def _unusable(location: Location, exc: ValueError, entry: JSONObject | None) -> 
     else:
         remedy += f"Add this by hand:\n{snippet(entry, location)}"
     message = f"{NAMES[location.host]}'s file {location.path} {what}."
-    return McpConfigError(message, path=str(location.path), remedy=remedy)
+    return McpConfigError(message, remedy=remedy)
 
 
 # -- the commands ------------------------------------------------------------------------------------------------

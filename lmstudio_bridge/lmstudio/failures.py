@@ -31,6 +31,7 @@ from lmstudio_bridge.errors import (
     ToolsUnsupportedError,
     WrongEndpointError,
 )
+from lmstudio_bridge.json_text import load_or_none
 
 MAX_DETAIL = 600  # characters of the server's message that an error keeps
 _MAX_MATCHED = 20_000  # characters of it that rules are matched against; some messages quote a whole template
@@ -238,10 +239,7 @@ def error_from_response(
     A 200 can carry an error, too: LM Studio answers unknown routes with 200 and a body of
     `{"error": "Unexpected endpoint or method. (…)"}`.
     """
-    try:
-        decoded = json.loads(body)
-    except (ValueError, RecursionError):  # not JSON, or nested too deeply for a reply of LM Studio
-        decoded = None
+    decoded = load_or_none(body)
     text = error_text(decoded)
     if text is None and status >= 400 and isinstance(decoded, Mapping):
         text = next((str(decoded[key]) for key in ("message", "detail") if decoded.get(key)), None)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lmstudio_bridge.errors import LLMResponseError
-from lmstudio_bridge.json_text import written_items
+from lmstudio_bridge.json_text import load_or_none, written_items
 from lmstudio_bridge.lmstudio.failures import error_from_text, error_text, unreadable_answer
 from lmstudio_bridge.lmstudio.tool_call_parsers import recover_calls, split_reasoning
 from lmstudio_bridge.lmstudio.wire import CallIn, ChatIn, ChoiceIn, MessageIn, WrittenFloat, as_written
@@ -351,8 +351,10 @@ class Accumulator:
         newest = next((call for call in reversed(self._calls) if call.index == piece.index), None)
         if newest and name and newest.name and piece.id and newest.id and piece.id != newest.id:
             return None  # a server that gives all its calls the index 0
-        if newest and name and newest.name and not piece.id and _is_object("".join(newest.arguments)):
-            return None  # the same, without ids
+        if newest and name and newest.name and not piece.id:
+            return (
+                None if isinstance(load_or_none("".join(newest.arguments)), dict) else newest
+            )  # the same, without ids
         return newest
 
     def _is_name(self, name: str) -> bool:
@@ -366,13 +368,6 @@ def _repair_json_text(text: str) -> str:
         with suppress(ValueError, RecursionError):
             return repair_surrogates(json.dumps(json.loads(text), ensure_ascii=False))
     return repair_surrogates(text)
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _objects(arguments: str) -> list[str]:

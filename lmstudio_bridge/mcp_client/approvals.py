@@ -189,7 +189,6 @@ class EntryStore:
             why = exc.strerror or str(exc) if isinstance(exc, OSError) else "it is not valid"
             raise McpConfigError(
                 f"The record of approved servers, {self.path}, cannot be read: {why}.",
-                path=str(self.path),
                 remedy="Delete it; project servers are then recorded again.",
             ) from exc
 

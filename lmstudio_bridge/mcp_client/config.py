@@ -109,7 +109,7 @@ def read_file(path: Path, *, scope: Scope, around: Surroundings) -> ConfigFile:
         McpConfigError: it cannot be read, is not JSON, or has another shape.
     """
     if (program := _OTHER_SUFFIXES.get(path.suffix.lower())) is not None:
-        raise McpConfigError(f"{path} is in the format of {program}.", path=str(path), remedy=_INSTEAD)
+        raise McpConfigError(f"{path} is in the format of {program}.", remedy=_INSTEAD)
     return read_root(read_json(path), path=path, scope=scope, around=around)
 
 
@@ -125,8 +125,8 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
     if not isinstance(entries, dict):
         for key, program in _OTHER_KEYS.items():
             if entries is None and isinstance(known.get(key), dict):
-                raise McpConfigError(f"{path} is in the format of {program}.", path=str(path), remedy=_INSTEAD)
-        raise McpConfigError(f"{path} has no object 'mcpServers'.", path=str(path), remedy=_SHAPE)
+                raise McpConfigError(f"{path} is in the format of {program}.", remedy=_INSTEAD)
+        raise McpConfigError(f"{path} has no object 'mcpServers'.", remedy=_SHAPE)
     servers: dict[str, ServerConfig] = {}
     skipped: dict[str, str] = {}
     warnings: dict[str, tuple[str, ...]] = {}
@@ -167,31 +167,27 @@ def read_json(path: Path, *, comments: bool = True) -> Any:
         if not (encoding := json.detect_encoding(data)).startswith("utf-8"):
             raise McpConfigError(
                 f"{path} is not UTF-8 but {encoding.upper()}.",
-                path=str(path),
                 remedy="Save it as UTF-8; PowerShell does so with `Set-Content -Encoding utf8`.",
             )
         return (load_commented if comments else json.loads)(data.decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} does not exist.",
-            path=str(path),
             remedy="Create it, or correct the setting that names it.",
         ) from exc
     except OSError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} cannot be read: {exc.strerror or exc}.",
-            path=str(path),
             remedy="It must be a file that you may read.",
         ) from exc
     except json.JSONDecodeError as exc:
         raise McpConfigError(
             f"{path} is not valid JSON: {exc.msg.removesuffix(' at')} at line {exc.lineno}, column {exc.colno}.",
-            path=str(path),
             remedy="Correct it there.",
         ) from exc
     except (ValueError, RecursionError) as exc:
         raise McpConfigError(
-            f"{path} is not valid JSON: it is not UTF-8, or nested too deeply.", path=str(path), remedy=_SHAPE
+            f"{path} is not valid JSON: it is not UTF-8, or nested too deeply.", remedy=_SHAPE
         ) from exc
 
 

@@ -79,7 +79,6 @@ class ServerCatalog:
             raise ServerNotConfiguredError(
                 f"MCP server '{name}' cannot be used: {self.skipped[name]}",
                 server=name,
-                configured=known,
                 remedy=f"Configured: {listed(known)}." if known else _HOW_TO_ADD,
             )
         lower = {candidate.lower(): candidate for candidate in (*known, *sorted(self.unapproved))}
@@ -88,7 +87,6 @@ class ServerCatalog:
         raise ServerNotConfiguredError(
             f"No MCP server named '{name}' is configured. {self.looked}",
             server=name,
-            configured=known,
             remedy=f"{hint}{choice}",
         )
 

@@ -308,9 +308,7 @@ class Lease:
             DownstreamError: the server forgot the new session, too.
         """
         if server not in self._held:
-            raise ServerNotConfiguredError(
-                f"MCP server '{server}' has not been opened.", server=server, configured=tuple(self._held)
-            )
+            raise ServerNotConfiguredError(f"MCP server '{server}' has not been opened.", server=server)
         config, slot = self._held[server]
         if not config.has_tool(tool):
             return ToolResult(f"Tool '{tool}' is disabled in {config.source}.", is_error=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lmstudio_bridge.agent.line_diff import Range, differing_ranges
+from lmstudio_bridge.agent.line_diff import Range, differing_ranges, span
 from lmstudio_bridge.text import one_line
 
 MAX_TEXT = 1_000_000  # bytes of a file; longer ones are not compared by line
@@ -72,19 +72,13 @@ def _hunks(old: Sequence[str], new: Sequence[str], ranges: Sequence[Range]) -> I
         start, end = hunk[0][0] - before, min(len(old), hunk[-1][1] + _CONTEXT)
         new_start = hunk[0][2] - before
         new_end = hunk[-1][3] + end - hunk[-1][1]
-        yield f"@@ -{_span(start, end)} +{_span(new_start, new_end)} @@"
+        yield f"@@ -{span(start, end)} +{span(new_start, new_end)} @@"
         for a, b, c, d in hunk:
             yield from (line for each in old[start:a] for line in _marked(" ", each))
             yield from (line for each in old[a:b] for line in _marked("-", each))
             yield from (line for each in new[c:d] for line in _marked("+", each))
             start = b
         yield from (line for each in old[start:end] for line in _marked(" ", each))
-
-
-def _span(start: int, end: int) -> str:
-    count = end - start
-    first = start + 1 if count else start
-    return str(first) if count == 1 else f"{first},{count}"
 
 
 def _marked(mark: str, line: str) -> Iterator[str]:

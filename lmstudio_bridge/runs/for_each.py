@@ -45,7 +45,6 @@ class DoRun(Protocol):
 
     async def __call__(self, request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
         """Raises BridgeError if it could not start."""
-        ...
 
 
 class ItemRunner:

@@ -29,6 +29,7 @@ from lmstudio_bridge.events import (
     ServerReady,
     Warned,
 )
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
 from lmstudio_bridge.runs.journal import TimedEvent
 from lmstudio_bridge.runs.markdown import open_markdown
@@ -277,10 +278,7 @@ def tell_story(events: Sequence[TimedEvent]) -> Story:
 
 def _call(server: str, tool: str, arguments: str, now: float) -> Step:
     """A call that has no result yet."""
-    try:
-        values = json.loads(arguments)
-    except (ValueError, RecursionError):
-        values = None
+    values = load_or_none(arguments)
     about, parts = arguments, []
     if isinstance(values, dict):
         about = ", ".join(

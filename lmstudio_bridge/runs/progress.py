@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections import deque
@@ -51,6 +50,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.text import one_line, shortened
 
@@ -275,8 +275,5 @@ def _time_left(seconds: float) -> str:
 
 def _first_argument(arguments: str) -> str:
     """The value that says most about a call: usually a path or a query."""
-    try:
-        values = list(json.loads(arguments).values())
-    except (ValueError, AttributeError, RecursionError):
-        return ""
-    return next((value for value in values if isinstance(value, str)), "")
+    values = load_or_none(arguments)
+    return next((value for value in values.values() if isinstance(value, str)), "") if isinstance(values, dict) else ""

@@ -306,7 +306,6 @@ def test_named_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path
     with pytest.raises(McpConfigError, match=problem) as caught:
         load_servers(explicit=path, project=tmp_path, environ={})
 
-    assert caught.value.path == str(path)
     assert str(path) in caught.value.message
     assert caught.value.remedy
 
@@ -417,7 +416,6 @@ def test_unknown_name_gets_near_ones_and_the_list(tmp_path: Path) -> None:
         "Did you mean 'Memory'? Configured: Memory, files. Servers that only Claude Code knows, by `--mcp-config` or "
         "from claude.ai, must also be in one of these files (`claude mcp add`)."
     )
-    assert caught.value.configured == ("Memory", "files")
 
 
 def test_skipped_name_gets_its_reason(tmp_path: Path) -> None:
