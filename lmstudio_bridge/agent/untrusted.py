@@ -14,6 +14,7 @@ from lmstudio_bridge.text import clean_text, one_line, shortened
 MAX_INSTRUCTIONS = 2_000  # characters of one server's instructions
 _MARK_LENGTH = 8  # letters of a run's mark: 32 bits of chance
 _MARK_LETTERS = "ghjkmnpqrstvwxyz"  # no digits, and none of hexadecimal numbers: files are full of those
+_LIKE_MARK = re.compile(rf"(?<!\w)[{_MARK_LETTERS}]{{{_MARK_LENGTH - 1},{_MARK_LENGTH + 1}}}(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Delimiter:
 
     def take_out(self, text: str) -> str:
         """A text of the model without the delimiters that it copied into it."""
+        text = self._mended(text)
         if self._is_missing(text):
             return text
         mark = re.escape(self.mark)
@@ -45,9 +47,21 @@ class Delimiter:
         left = self.take_out(text)
         return not left.strip() or not self._is_missing(left)
 
+    def _mended(self, text: str) -> str:
+        """The text with the mark where a word differs from it in one letter: small models copy it so."""
+        return _LIKE_MARK.sub(
+            lambda word: self.mark if _differ_in_one(word[0].casefold(), self.mark) else word[0], text
+        )
+
     def _is_missing(self, text: str) -> bool:
         """Whether the mark does not occur in any letter case, as is nearly always so: then no pattern is needed."""
         return not self.mark or self.mark.casefold() not in text.casefold()
+
+
+def _differ_in_one(word: str, other: str) -> bool:
+    """Whether two words differ in one letter that was left out, added or taken for another, or are the same."""
+    start = next((at for at, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    return any(word[start + i :] == other[start + k :] for i, k in ((0, 0), (1, 0), (0, 1), (1, 1)))
 
 
 NO_DELIMITER = Delimiter("")

@@ -37,6 +37,7 @@ MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply;
 MAX_CALLS = 1_000  # of one reply; more is an endless stream
 _CUT_REASONS = ("max_tokens", "max_length", "model_length", "maxpredictedtokensreached", "contextlengthreached")
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
+_ENDS_OF_CALLS = (">", "}", "]", ")")  # of a text that ends in one; beside native calls it may only speak of one
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -220,8 +221,8 @@ class Accumulator:
 
     Accepts what LM Studio and similar servers send: a repeated role, empty names and ids, calls
     without an index or all with the same one, interleaved calls, arguments whole or in pieces,
-    reasoning under either name. A reply without a native call is searched for calls that leaked
-    into its text; only calls of `offered` tools count.
+    reasoning under either name. The text is searched for calls that leaked into it, also beside native
+    ones; only calls of the offered `tools` count.
     """
 
     def __init__(
@@ -301,11 +302,13 @@ class Accumulator:
             if call.name
             for number, arguments in enumerate(_objects(_repair_json_text("".join(call.arguments))))
         )
-        if not calls and self._tools:
+        if self._tools and (not calls or text.rstrip().endswith(_ENDS_OF_CALLS)):
             text, leaked = recover_calls(text, tools=self._tools)
-            if not leaked and not text.strip():  # all was taken for reasoning, the call too
+            if not calls and not leaked and not text.strip():  # all was taken for reasoning, the call too
                 reasoning, leaked = recover_calls(reasoning, tools=self._tools)
-            calls = tuple(ToolCall(self._new_id(), call.name, _repair_json_text(call.arguments)) for call in leaked)
+            in_text = [ToolCall(self._new_id(), call.name, _repair_json_text(call.arguments)) for call in leaked]
+            native = {self._meaning(call) for call in calls}  # some servers leave what they parsed in the text, too
+            calls = (*(call for call in in_text if self._meaning(call) not in native), *calls)
         return Completion(
             text=text.strip(),
             reasoning=reasoning,
@@ -356,6 +359,14 @@ class Accumulator:
                 None if isinstance(load_or_none("".join(newest.arguments)), dict) else newest
             )  # the same, without ids
         return newest
+
+    def _meaning(self, call: ToolCall) -> tuple[str, str]:
+        """What a call is, however it is written."""
+        try:
+            arguments = json.dumps(json.loads(call.arguments or "{}"), sort_keys=True)
+        except (ValueError, RecursionError):
+            arguments = call.arguments
+        return resolve_tool_name(call.name, self._tools) or call.name, arguments
 
     def _is_name(self, name: str) -> bool:
         """Whether a name is that of a tool, or the beginning of one."""

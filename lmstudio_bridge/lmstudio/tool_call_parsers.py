@@ -74,6 +74,14 @@ _TRAILING = re.compile(  # of whatever template; with a word and a space before 
     r"(?:assistant)?|\[\|[\w.-]{1,40}\|\]|<(?:\w{1,20}:)?(?:eos|pad|eoa)>"
     r"|<end_of_(?:turn|sentence|utterance)>|<turn\|>|\x00|</s>|\[e~\[|\[END FINAL RESPONSE\]|\[/INST\])\s*\Z"
 )
+_ROLE = re.compile(  # who speaks, as in a transcript; not a key among others
+    r"\s*(?:[*_#]{0,4} ?(?:AI )?assistant|#{2,4} ?response)(?:[*_]{1,2}:|:[*_]{0,2})\s+(?!.*^[ \t]*[\w*_\"'-]{1,30}:)"
+    r"|\s*<role>\s*assistant\s*</role>\s*|\s*\[assistant\]:?\s+",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_SPOKEN = re.compile(
+    r"\s*<(assistant)>(?!\s*<)((?:(?!</?assistant>).)*)(?:</assistant>\s*)?", re.DOTALL | re.IGNORECASE
+)
 _WRAPPED = re.compile(r"\s*<(answer|response)>(.*)</\1>\s*", re.DOTALL)  # behind reasoning: Hunyuan, ERNIE, Granite
 
 
@@ -118,6 +126,10 @@ def _strip_tokens(text: str) -> str:
     """Without the control tokens of a chat template before and behind a reply."""
     while match := _LEADING.match(text) or _FINAL.match(text.lstrip()):
         text = (text if match.re is _LEADING else text.lstrip())[match.end() :]
+    if (role := _ROLE.match(text)) and text[role.end() :].strip():
+        text = text[role.end() :]
+    elif spoken := _SPOKEN.fullmatch(text):
+        text = spoken[2].strip()
     while (match := _TRAILING.search(text[-200:])) and not (match[0].startswith("</s>") and "<s>" in text):
         text = text[: max(0, len(text) - 200) + match.start()].rstrip()
     return text

@@ -154,3 +154,28 @@ async def test_a_reply_that_only_copies_the_fence_is_no_answer() -> None:
 
     assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is 14:31.", 2)
     assert model.asked[1].messages[-1] == UserMessage(EMPTY_TURN)
+
+
+MARK = "hkmvztwx"
+
+
+@pytest.mark.parametrize(
+    ("copy", "near"),
+    [
+        (MARK, True),
+        (MARK[1:], True),
+        (MARK[:-1].upper(), True),
+        (MARK[:3] + MARK[4:], True),
+        (f"{MARK[:3]}g{MARK[3:]}", True),
+        (f"{MARK[:3]}g{MARK[4:]}", True),
+        (MARK[2:], False),
+        (f"{MARK[:3]}gg{MARK[5:]}", False),
+        (MARK[::-1], False),
+    ],
+)
+def test_a_mark_that_was_copied_with_one_letter_wrong_is_known(copy: str, near: bool) -> None:
+    delimiter = Delimiter(MARK)
+
+    assert delimiter.is_copied(copy) is near
+    assert delimiter.is_copied(f"The code is {copy}, I think.") is near
+    assert (delimiter.take_out(f"Data, up to the line {copy}:\nIt is teal.\n{copy}") == "It is teal.\n") is near

@@ -374,12 +374,25 @@ def test_a_mere_mention_of_a_call_is_left_alone(chunks: list[dict[str, Any]], of
     assert "<tool_call>" in reply.text + reply.reasoning
 
 
-def test_leaked_calls_do_not_count_beside_a_native_one() -> None:
-    reply = accumulate(
-        [chunk({"content": LEAK}), calls(call("list_files", "{}", index=0, id=A))], offered=["list_files"]
-    )
+NATIVE = ToolCall(A, "list_files", '{"path": "docs"}')
 
-    assert reply.calls == (ToolCall(A, "list_files", "{}"),)
+
+@pytest.mark.parametrize(
+    ("text", "left", "found"),
+    [
+        (LEAK, "", (LEAKED[0], NATIVE)),
+        (f"Both. {LEAK}{LEAK}", "Both.", (LEAKED[0], ToolCall("new2", "list_files", '{"path":"."}'), NATIVE)),
+        (f"I look. {LEAK.replace('.', 'docs')}", "I look.", (NATIVE,)),
+        (f"As {LEAK} says, I look.", f"As {LEAK} says, I look.", (NATIVE,)),
+        ("I look.", "I look.", (NATIVE,)),
+    ],
+    ids=["another", "two others", "the same", "a mention", "none"],
+)
+def test_a_call_that_leaked_beside_a_native_one_is_not_lost(text: str, left: str, found: tuple[ToolCall, ...]) -> None:
+    native = calls(call("list_files", NATIVE.arguments, index=0, id=A))
+    reply = accumulate([chunk({"content": text}), native], offered=["list_files"])
+
+    assert (reply.text, reply.calls) == (left, found)
 
 
 @pytest.mark.parametrize(("number", "ends"), [(MAX_CALLS - 1, True), (MAX_CALLS, True), (MAX_CALLS + 1, False)])

@@ -88,6 +88,16 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
         ("<think>Hm.</think>\n<response>Yes.</response>\n", "Yes.", "Hm."),
         ("<answer>Yes.</answer>", "<answer>Yes.</answer>", ""),
         ("assistant\n\nYes.", "Yes.", ""),
+        ("Assistant: Yes.", "Yes.", ""),
+        ("**Assistant:** Yes.\n\nIt is.", "Yes.\n\nIt is.", ""),
+        ("### Assistant:\nYes.", "Yes.", ""),
+        ("<think>Hm.</think>\n\nASSISTANT: Yes.", "Yes.", "Hm."),
+        ("### Response:\nYes.", "Yes.", ""),
+        ("[assistant]: Yes.", "Yes.", ""),
+        ("<role>assistant</role>\nYes.", "Yes.", ""),
+        ("<assistant>\nYes.\n</assistant>", "Yes.", ""),
+        ("<assistant>Yes.", "Yes.", ""),
+        ("<|im_start|>assistant\nAssistant: Yes.", "Yes.", ""),
         *(
             (f"Yes.{token}", "Yes.", "")
             for token in (
@@ -101,6 +111,19 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
             )
         ),
         ("HTML: <s>old</s>", "HTML: <s>old</s>", ""),
+        *(
+            (text, text, "")
+            for text in (
+                "assistant: 3\nmanager: 4",
+                "Assistant: Hello.\nUser: Bye.",
+                "Assistant: Ada\n**Manager**: Bob",
+                "Assistant:",
+                "Assistants: Ada and Bob.",
+                "Response: 200 OK",
+                "<assistant><name>Ada</name></assistant>",
+                "[assistant.py]: two functions",
+            )
+        ),
         ("The turn ends with <|im_end|>", "The turn ends with <|im_end|>", ""),
         ("Its token: <|eot_id|>", "Its token: <|eot_id|>", ""),
     ],
