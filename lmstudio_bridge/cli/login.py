@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import webbrowser
@@ -12,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
+from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import SignIn, load_login, revoke, sign_in
 from lmstudio_bridge.runs.autonomous import open_agent, read_servers
@@ -22,7 +22,6 @@ from lmstudio_bridge.text import one_line
 
 async def log_in(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     """Sign in to a server through the browser, and show that the login works."""
-    logging.getLogger("mcp.client.auth").setLevel(logging.CRITICAL)  # it logs a traceback of what we report ourselves
     config = read_servers(settings, environ=os.environ, redactor=redactor).require(args.server)
     store = LoginStore(settings.home / "logins", learn=redactor.learn)
 
@@ -52,7 +51,13 @@ async def log_out(settings: Settings, args: argparse.Namespace, redactor: Redact
     config = {**catalog.unapproved, **catalog.servers}.get(args.server)
     url = config.url if config else store.find(args.server) or catalog.require(args.server).url
     login = load_login(store, url)
-    if not store.forget(url):
+    try:
+        there = store.forget(url)
+    except OSError as exc:
+        raise SettingsError(
+            f"The login cannot be deleted: {exc.strerror or exc}.", remedy=f"Delete {exc.filename}."
+        ) from exc
+    if not there:
         print(f"There is no login for {one_line(args.server)}.", file=sys.stderr)
         return EXIT_FAILED
     ended = login is not None and await revoke(login)

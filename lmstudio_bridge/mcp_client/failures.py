@@ -194,18 +194,18 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
 
 
 def explain_refused_login(status: int, trouble: str, *, config: ServerConfig) -> Failure:
-    """A server that does not take the login that the user has; `trouble` is why it could not be renewed."""
+    """A server that does not take the login that the user has; `trouble` is why it could not be used."""
     target = target_of(config)
+    if trouble:
+        return Failure(
+            f"({target}) cannot be used: {trouble}",
+            f"Try again later. If that does not help, run {login_command(config)}.",
+        )
     if status == 403:
         return Failure(
             f"({target}) accepts the login, but does not allow this to it (HTTP 403)",
             f"Your account there may lack the permission; if the service asks what to allow when you sign in, run "
             f"{login_command(config)} again and allow it.",
-        )
-    if trouble:
-        return Failure(
-            f"({target}) cannot be used: the login has expired and could not be renewed, because {trouble}",
-            f"Try again later. If that does not help, run {login_command(config)}.",
         )
     return Failure(
         f"({target}) does not accept the login any more (HTTP 401): it has expired or was revoked",

@@ -57,7 +57,7 @@ the task that wrote it.
 
 
 class Login(httpx2.Auth):
-    """What signs the requests to one server. `trouble` says why it could not be renewed, if that may pass."""
+    """What signs the requests to one server. `trouble` says why the login could not be used, if that may pass."""
 
     trouble = ""
 
@@ -148,6 +148,8 @@ class HttpTransport:
                 return failures.explain_header(config=config)
             case httpx2.SSEError():
                 return failures.explain_wrong_url(words, config=config)
+            case httpx2.TransportError() if self._login is not None and self._login.trouble:
+                return failures.explain_refused_login(401, self._login.trouble, config=config)
             case httpx2.TransportError() | httpx2.InvalidURL():
                 return failures.explain_unreachable(words, config=config)
             case _:

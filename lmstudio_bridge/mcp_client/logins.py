@@ -63,6 +63,9 @@ class LoginStore:
     def read(self, url: str) -> JSONObject | None:
         """The login for that address; None if there is none, or if it cannot be read, which is logged."""
         path = self._path(url)
+        with suppress(OSError):  # as a copy from a backup may have lost its mode
+            if path.is_file() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
         try:
             kept: dict[str, Any] = json.loads(read_bounded(path, max_bytes=MEBIBYTE, follow_links=False))
             if entry := kept.pop("keyring_entry", ""):

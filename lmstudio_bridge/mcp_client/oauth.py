@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -34,16 +35,22 @@ from lmstudio_bridge.errors import DownstreamError, SettingsError
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.http import HTTP_TIMEOUT, BoundedStream, Login, is_loopback
 from lmstudio_bridge.mcp_client.logins import Learn, LoginStore, can_sign_in
-from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.messages import JSONObject, ServerConfig
 
 logger = logging.getLogger(__name__)
+logging.getLogger("mcp.client.auth").setLevel(logging.CRITICAL)  # it logs tracebacks of what we report ourselves
 
-PATIENCE = 300.0  # seconds for a person to sign in
 _MAX_ANSWER = 1024 * 1024  # bytes of an answer of an authorization server
 _LOCK_POLL = 0.05  # seconds
 _SAVING = 10.0  # seconds
 _EXPIRED = 1.0  # the SDK takes 0 for "never"
-_REFUSALS = ("invalid_grant", "invalid_client", "unauthorized_client")  # RFC 6749, 5.2: the login is of no use any more
+_REFUSALS = (
+    *("invalid_grant", "invalid_client", "unauthorized_client"),  # RFC 6749, 5.2
+    *("bad_refresh_token", "invalid_refresh_token"),  # GitHub and Slack, with HTTP 200
+)
+"""Errors after which a login is of no use any more."""
+_NOT_RENEWED = "the login has expired and could not be renewed, because its authorization server"
+_UNREADABLE = "the login that is kept for it cannot be read (is the keyring locked?)"
 _SHOWN = 300  # characters of what an authorization server says
 _CALLBACK = "/callback"
 _PAGE = "lmstudio-bridge has got the answer. You can close this page and go back to the terminal."
@@ -105,8 +112,7 @@ async def open_login(store: LoginStore, config: ServerConfig) -> Login | None:
     """The login of a server for its requests, which `store` has; None if it has none."""
     if not store.has(config):
         return None
-    login = await _in_thread(load_login, store, config.url)
-    return None if login is None else RunLogin(store, login)
+    return RunLogin(store, config.url, await _in_thread(load_login, store, config.url))
 
 
 class RunLogin(Login):
@@ -116,11 +122,11 @@ class RunLogin(Login):
     renews it locks it, and looks first whether another has.
     """
 
-    def __init__(self, store: LoginStore, login: StoredLogin) -> None:
-        self.trouble = ""
+    def __init__(self, store: LoginStore, url: str, login: StoredLogin | None) -> None:
+        self.trouble = "" if login else _UNREADABLE
         self._store = store
-        self._url = login.url
-        self._login: StoredLogin | None = login
+        self._url = url
+        self._login = login
         self._renewing = anyio.Lock()
 
     def renews(self, response: httpx2.Response) -> bool:
@@ -164,11 +170,12 @@ class RunLogin(Login):
             async with self._locked():
                 self._login = await _in_thread(load_login, self._store, self._url)
                 if self._login is None or used is None:
+                    self.trouble = _UNREADABLE if self._store.keeps(self._url) else ""
                     return
                 if self._login.tokens.access_token != used.tokens.access_token and not self._login.expired:
                     return
-                login, self.trouble = self._login, ""
-                provider = _provider_of(login, self._save)
+                self.trouble = f"{_NOT_RENEWED} cannot be reached"  # unless it answers
+                provider = _provider_of(self._login, self._save)
                 asked = httpx2.Request("GET", self._url, headers=_VERSION)  # never sent
                 flow = provider.async_auth_flow(asked)
                 outgoing = await anext(flow)
@@ -176,8 +183,7 @@ class RunLogin(Login):
                     while outgoing is not asked:
                         response = yield _bounded(outgoing)
                         assert response is not None
-                        await self._judge(response)
-                        outgoing = await flow.asend(response)
+                        outgoing = await flow.asend(await self._judge(response))
                 finally:
                     # Closed before its end, the SDK's flow would leave its lock to another task.
                     with suppress(StopAsyncIteration):
@@ -196,16 +202,20 @@ class RunLogin(Login):
                     return
             await anyio.sleep(_LOCK_POLL)
 
-    async def _judge(self, response: httpx2.Response) -> None:
-        """Learn the new tokens before anything can log them; remember why there are none."""
+    async def _judge(self, response: httpx2.Response) -> httpx2.Response:
+        """The answer for the SDK. Learns new tokens before anything can log them; remembers why there are none."""
         said = await _read_answer(response, self._store.learn)
-        if response.status_code == 200:
-            return
+        status = response.status_code
+        self.trouble = ""
+        if status == 200 and _is_token(said):
+            return response
         if said.get("error") in _REFUSALS:
             self._login = None
             await _in_thread(self._store.forget, self._url)
         else:
-            self.trouble = f"its authorization server answered with HTTP {response.status_code}"
+            what = "sent no token" if status == 200 else f"answered with HTTP {status}"
+            self.trouble = f"{_NOT_RENEWED} {what}"
+        return response if status != 200 else httpx2.Response(503, request=response.request)
 
     async def _save(self, login: StoredLogin) -> None:
         self._login = login if self._store.keeps(self._url) else None
@@ -226,12 +236,14 @@ class RunLogin(Login):
 class SignIn:
     """How to sign in: `show` gets the address to open in a browser.
 
-    `port` and `client_id` are used in place of those in the server's entry; see `ServerConfig`.
+    `port` and `client_id` are used in place of those in the server's entry; see `ServerConfig`. `patience` is how long
+    a person may take (seconds).
     """
 
     show: Show
     port: int = 0
     client_id: str = ""
+    patience: float = 300.0
 
 
 async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
@@ -250,6 +262,8 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
         )
     port, client_id = how.port or config.callback_port, how.client_id or config.client_id
     saved: list[bool] = []
+    provider: OAuthClientProvider | None = None
+    is_open = False  # answers without a login, as servers do that want one for some calls only
 
     async def save(login: StoredLogin) -> None:
         saved.append(await _in_thread(login.save_in, store))
@@ -257,17 +271,26 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
     try:
         # At services with a form for clients, people enter `localhost`, as Claude Code's documentation says.
         host = "localhost" if client_id else "127.0.0.1"
-        async with asyncio.timeout(PATIENCE), _listen(host, port) as callback:
+        async with asyncio.timeout(how.patience), _listen(host, port) as callback:
             client = OAuthClientInformationFull(client_id=client_id) if client_id else None
             provider = _new_provider(config, callback, how.show, _Storage(save, client=client))
             status = await _ask(config, provider, store.learn)
+            is_open = status < 400 and not saved
+            if is_open:
+                status = await _ask(config, provider, store.learn, insist=True)
     except TimeoutError as exc:
         raise DownstreamError(
-            f"Nobody signed in to MCP server '{config.name}' within {PATIENCE:g} seconds.",
+            f"Nobody signed in to MCP server '{config.name}' within {how.patience:g} seconds.",
             server=config.name,
             remedy=f"Run {failures.login_command(config)} again.",
         ) from exc
     except (OAuthFlowError, ValueError) as exc:  # ValueError: letters that are not of their encoding
+        if is_open and provider and provider.context.oauth_metadata is None:
+            raise DownstreamError(
+                f"MCP server '{config.name}' answers without a login, and offers none.",
+                server=config.name,
+                remedy="It needs none.",
+            ) from exc
         by_hand = ""
         if isinstance(exc, OAuthRegistrationError):  # GitHub, for example, has no dynamic registration
             by_hand = " Register a client at that service and give its ID with --client-id, and its port with --port."
@@ -283,15 +306,11 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
         ) from exc
     except OSError as exc:
         raise SettingsError(
-            f"The login cannot be kept, or port {port} is in use: {exc.strerror or exc}.",
-            remedy="Check that you can write to the folder in LMSTUDIO_BRIDGE_HOME, and choose another port.",
+            f"The login cannot be kept: {exc.strerror or exc}.",
+            remedy="Check that you can write to the folder in LMSTUDIO_BRIDGE_HOME.",
         ) from exc
     if saved:
         return saved[-1]
-    if status < 400:
-        raise DownstreamError(
-            f"MCP server '{config.name}' answers without a login.", server=config.name, remedy="It needs none."
-        )
     raise failures.explain_status(status, config=config).start_error(config.name)
 
 
@@ -315,8 +334,11 @@ async def revoke(login: StoredLogin) -> bool:
     return response.status_code == 200
 
 
-async def _ask(config: ServerConfig, provider: OAuthClientProvider, learn: Learn) -> int:
-    """Send the server one request that needs a login, and return the status of its answer."""
+async def _ask(config: ServerConfig, provider: OAuthClientProvider, learn: Learn, *, insist: bool = False) -> int:
+    """Send the server one request that needs a login, and return the status of its answer.
+
+    With `insist`, the answer to a request without a login is taken for a refusal.
+    """
 
     async def bound(request: httpx2.Request) -> None:
         _bounded(request)
@@ -324,6 +346,8 @@ async def _ask(config: ServerConfig, provider: OAuthClientProvider, learn: Learn
     async def read(response: httpx2.Response) -> None:
         if str(response.request.url) != config.url:
             await _read_answer(response, learn)
+        elif insist and "Authorization" not in response.request.headers:
+            response.status_code = 401
 
     async with httpx2.AsyncClient(
         auth=provider,
@@ -483,7 +507,13 @@ class _Callback:
 @asynccontextmanager
 async def _listen(host: str, port: int) -> AsyncIterator[_Callback]:
     callback = _Callback()
-    server = await asyncio.start_server(callback.serve, "127.0.0.1", port)
+    try:
+        server = await asyncio.start_server(callback.serve, "127.0.0.1", port)
+    except OSError as exc:
+        raise SettingsError(
+            f"Port {port} on 127.0.0.1 cannot be used for the answer of the browser: {os.strerror(exc.errno or 0)}.",
+            remedy="End the program that uses it, or choose another one with --port.",
+        ) from exc
     callback.host = f"{host}:{server.sockets[0].getsockname()[1]}"
     try:
         yield callback
@@ -529,6 +559,13 @@ async def _read_answer(response: httpx2.Response, learn: Learn) -> dict[str, Any
         if isinstance(value, str) and (key.endswith("_token") or key == "client_secret")
     )
     return said
+
+
+def _is_token(said: JSONObject) -> bool:
+    """Whether an answer is one of RFC 6749, 5.1."""
+    with suppress(ValidationError):
+        return bool(OAuthToken.model_validate(said).access_token)
+    return False
 
 
 def _is_safe(address: str) -> bool:

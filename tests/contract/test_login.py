@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import stat
 import sys
@@ -373,6 +374,40 @@ async def test_token_does_not_follow_a_server_to_another_host(
     assert heads == []
 
 
+async def test_a_server_that_wants_a_login_for_some_calls_only_can_be_signed_in_to(
+    shell: Shell, guard: Callable[..., Guarded]
+) -> None:
+    server = guard(opens=True)
+    code, said = await log_in(shell)
+    assert code == 0, said
+    assert "The server offers 2 tools." in said
+
+    await server.tell("set", {"hides": True})
+    await shell.run("logout", "web")
+    code, said = await log_in(shell)
+    assert (code, "answers without a login, and offers none" in said) == (1, True), said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+async def test_a_login_that_nobody_finishes_can_be_interrupted_and_says_which_port_it_needs(
+    shell: Shell, guard: Callable[..., Guarded]
+) -> None:
+    guard()
+    process = await shell.start("login", "web", "--no-browser")
+    async with asyncio.timeout(LIMIT):
+        assert process.stdout is not None
+        address = httpx2.URL((await process.stdout.readline()).decode().strip())
+        port = str(httpx2.URL(address.params["redirect_uri"]).port)
+        second = await log_in(shell, "--port", port)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+
+    assert second[0] == 2
+    assert f"Port {port} on 127.0.0.1 cannot be used" in second[1]
+    assert (process.returncode, err) == (130, b"")
+    assert login_files(shell) == []
+
+
 async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callable[..., Guarded]) -> None:
     guard()
     process = await shell.start("login", "web", "--no-browser")
@@ -464,6 +499,7 @@ async def test_login_does_not_go_to_another_address(
 async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
     server = guard()
     await log_in(shell)
+    [path] = login_files(shell)
 
     first = await shell.run("logout", "web")
     second = await shell.run("logout", "web")
@@ -474,6 +510,10 @@ async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: C
     assert second[0] == 1
     assert "There is no login for web." in second[2]
     assert "requires sign-in" in (await ask(shell, sim))[2]
+
+    path.mkdir()
+    code, _, err = await shell.run("logout", "web")
+    assert (code, f"Delete {path}." in err) == (2, True), err
 
 
 async def test_logout_from_a_server_that_was_removed(shell: Shell, guard: Callable[..., Guarded]) -> None:

@@ -11,6 +11,8 @@ It has habits; what is left out is as it should be:
 - `broken`: the token endpoint answers with 503
 - `answers`: what the token endpoint answers in place of tokens: a status, and the text
 - `gossips`: the description of a tool holds the token that was sent first
+- `opens`: requests without a token get an answer, too
+- `hides`: there is no metadata, and no registration
 - `registers`: whether clients may register themselves; KNOWN_CLIENT is registered with `known_redirect`
 
 A refresh token is valid once. `POST /test/set` changes habits.
@@ -154,6 +156,13 @@ class Deviating:
             if path == where and habit in self.habits:
                 await RedirectResponse(self.habits[habit], status_code=307)(scope, receive, send)
                 return
+        with_token = any(name == b"authorization" for name, _ in scope.get("headers", ()))
+        if self.habits.get("opens") and path == "/mcp" and not with_token:
+            await JSONResponse({"jsonrpc": "2.0", "id": 1, "result": {}})(scope, receive, send)
+            return
+        if self.habits.get("hides") and path.startswith(("/.well-known/", "/register")):
+            await Response(status_code=404)(scope, receive, send)
+            return
         if path == "/token" and (answer := self.habits.get("answers")):
             await Response(answer[1], status_code=answer[0])(scope, receive, send)
             return

@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from lmstudio_bridge.errors import DownstreamError
 from lmstudio_bridge.mcp_client.http import Login
 from lmstudio_bridge.mcp_client.logins import LoginStore
-from lmstudio_bridge.mcp_client.oauth import StoredLogin, load_login, open_login
+from lmstudio_bridge.mcp_client.oauth import SignIn, StoredLogin, load_login, open_login, sign_in
 from lmstudio_bridge.messages import ServerConfig
+from tests.support.oauth_server import serving
 
 URL = "https://mcp.example/mcp"
 TOKENS = "https://login.example/oauth/token"
@@ -199,6 +201,8 @@ async def test_cancelled_renewal_holds_up_no_other(store: LoginStore) -> None:
         (httpx2.Response(500, text="<html>"), True),
         (httpx2.Response(200, json={"refresh_token": "refresh-9"}), True),
         (httpx2.Response(200, text="[]"), True),
+        (httpx2.Response(200, json={"error": "bad_refresh_token"}), False),
+        (httpx2.Response(200, json={"access_token": "access-9", "token_type": "mac"}), True),
     ],
 )
 async def test_login_is_forgotten_only_where_it_is_of_no_use(
@@ -245,9 +249,85 @@ async def test_damaged_login_is_none_and_not_quoted(
     [file] = (tmp_path / "logins").glob("*.json")
     file.write_text(content, encoding="utf-8")
 
-    assert await open_login(store, WEB) is None
+    login = await login_of(store)
+    async with httpx2.AsyncClient(auth=login, transport=httpx2.MockTransport(Site())) as client:
+        response = await client.post(URL)
+    assert "Authorization" not in response.request.headers
+    assert "the login that is kept for it cannot be read" in login.trouble
     assert "access-7" not in caplog.text
     assert caplog.records
+
+
+async def test_a_keyring_that_is_locked_is_told(store: LoginStore) -> None:
+    import keyring
+    from keyring.backend import KeyringBackend
+
+    class Locked(KeyringBackend):
+        priority = 1.0
+        kept = ""
+
+        def get_password(self, service: str, username: str) -> str:
+            if not self.kept:
+                raise RuntimeError
+            return self.kept
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            self.kept = password
+
+        def delete_password(self, service: str, username: str) -> None:
+            raise RuntimeError
+
+    backend = Locked()  # type: ignore[no-untyped-call]
+    keyring.set_keyring(backend)
+    keep(store)
+    assert (await login_of(store)).trouble == ""
+
+    backend.kept = ""
+    assert "is the keyring locked?" in (await login_of(store)).trouble
+    assert store.forget(URL)
+    assert await open_login(store, WEB) is None
+
+
+async def test_an_authorization_server_that_is_down_is_named_and_not_the_server(store: LoginStore) -> None:
+    keep(store, expires_at=1.0)
+    site = Site()
+
+    async def fail(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("All connection attempts failed")
+
+    site.renew = fail
+    login = await login_of(store)
+    async with httpx2.AsyncClient(auth=login, transport=httpx2.MockTransport(site)) as client:
+        with pytest.raises(httpx2.ConnectError):
+            await client.post(URL)
+        assert "its authorization server cannot be reached" in login.trouble
+
+        site.renew = site.give_token
+        assert (await client.post(URL)).status_code == 200
+        assert login.trouble == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such modes")
+def test_a_file_that_others_can_read_is_closed_to_them(store: LoginStore, tmp_path: Path) -> None:
+    keep(store)
+    [file] = (tmp_path / "logins").glob("*.json")
+    file.chmod(0o644)
+
+    assert load_login(store, URL) is not None
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_nobody_signs_in(store: LoginStore) -> None:
+    with serving({}) as port:
+        shown: list[str] = []
+
+        async def show(address: str) -> None:
+            shown.append(address)
+
+        web = ServerConfig("web", "http", url=f"http://127.0.0.1:{port}/mcp")
+        with pytest.raises(DownstreamError, match=r"Nobody signed in to MCP server 'web' within 0\.2 seconds"):
+            await sign_in(web, store, SignIn(show, patience=0.2))
+    assert not store.has(web)
 
 
 def test_login_is_for_one_address(store: LoginStore) -> None:
