@@ -54,10 +54,15 @@ OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
 INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
 APPROVED = "approved during the run"  # the rule of a call that a person allowed in a run with read access
 NOT_APPROVED = "not approved"  # the rule of one about which the person was asked, and which they did not allow
+NOT_ASKED = "limit of questions"  # the rule of one about which nobody was asked, after too many questions
 UNREAD_FILE = "unread file"  # the rule of a call that would have replaced a file which the run had not read
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
 _STARTED_LATER = "needed on the way"
+_UNAPPROVED = {
+    NOT_APPROVED: ", and was not approved",
+    NOT_ASKED: ", and the run may ask the user no more questions",
+}
 _SHOWN_NAME = 64  # characters of a tool's name
 _SHOWN_REASON = 120  # characters of why a call failed
 
@@ -836,7 +841,7 @@ def _mends(good: CallFinished, failed: CallFinished) -> bool:
 
 def _why(call: CallFinished) -> str:
     if call.verdict == "needs_write":
-        return "needs write access" + (", and was not approved" if call.rule == NOT_APPROVED else "")
+        return "needs write access" + _UNAPPROVED.get(call.rule, "")
     reason = shortened(one_line(call.reason).rstrip("."), _SHOWN_REASON)
     reason = quoted_words(reason) if reason and call.sent and not call.is_lost else reason or "failed"
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason

@@ -267,11 +267,15 @@ class CallPolicy(Protocol):
         """Whether its calls, or the one with these arguments, count as changing something, in what is told of a run."""
 
 
+Approval: TypeAlias = Literal["yes", "no", "not_asked"]
+"""What a person says about a call; "no" also if no answer came in time, "not_asked" if there were enough questions."""
+
+
 class Approver(Protocol):
     """Asks the person whether a call may run that needs write access; `lmstudio_bridge.server.approval` has one."""
 
-    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
-        """Whether it may; not if no answer comes in time. `arguments`: names and values, as JSON without secrets."""
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
+        """Whether it may; the `arguments` are names and values, as JSON without secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ from lmstudio_bridge.events import (
     Warned,
 )
 from lmstudio_bridge.messages import (
+    Approval,
+    Approver,
     AssistantMessage,
     CallPolicy,
     ChatModel,
@@ -64,6 +66,7 @@ from lmstudio_bridge.messages import (
     JSONObject,
     Message,
     Notice,
+    ServerTool,
     ToolCall,
     ToolMessage,
     ToolResult,
@@ -117,12 +120,15 @@ async def run(
     """
     options = options or RunOptions()
     began = options.clock() if options.started_at is None else options.started_at
+    deadline = asyncio.timeout(limits.seconds)
+    if options.approver:
+        options = dataclasses.replace(options, approver=_PausingApprover(options.approver, deadline))
     this = _Run(conversation, model, tools, tool_set, policy, limits, options, emit, tally or Tally())
     stop: Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
     outside = False
     try:
-        async with asyncio.timeout(limits.seconds) as deadline:
+        async with deadline:
             if options.read_first:
                 await this.read_first(options.read_first)
             for number in range(1, limits.max_rounds + 1):
@@ -166,6 +172,26 @@ async def run(
             timeout=options.finish_timeout,
         )
     return outcome
+
+
+class _PausingApprover:
+    """An approver whose person may think without using up the time of the run."""
+
+    def __init__(self, approver: Approver, deadline: asyncio.Timeout) -> None:
+        self._approver = approver
+        self._deadline = deadline
+
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
+        end = self._deadline.when()
+        if end is None or self._deadline.expired():
+            return await self._approver.approve(tool, arguments)
+        clock = asyncio.get_running_loop().time
+        left = end - clock()
+        self._deadline.reschedule(None)
+        try:
+            return await self._approver.approve(tool, arguments)
+        finally:
+            self._deadline.reschedule(clock() + left)
 
 
 async def finish_run(

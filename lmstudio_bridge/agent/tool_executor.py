@@ -55,6 +55,7 @@ from lmstudio_bridge.events import (
     APPROVED,
     INVALID_ARGUMENTS,
     NOT_APPROVED,
+    NOT_ASKED,
     OWN_SERVER,
     UNKNOWN_TOOL,
     UNREAD_FILE,
@@ -254,11 +255,13 @@ class ToolExecutor:
         async with self._asking:
             await self._tell(Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
             try:
-                allowed = await approver.approve(tool, shown)
+                answer = await approver.approve(tool, shown)
             except anyio.get_cancelled_exc_class():  # the time limit of the run, or the host
                 await self._tell(Warned(f"The run ended while it waited for approval of {tool.server} {tool.name}."))
                 raise
-        return Decision("allowed", rule=APPROVED) if allowed else replace(refusal, rule=NOT_APPROVED)
+        if answer == "yes":
+            return Decision("allowed", rule=APPROVED)
+        return replace(refusal, rule=NOT_APPROVED if answer == "no" else NOT_ASKED)
 
     def _find_undone(self, arguments: JSONObject) -> str:
         """The path of an edit that puts an old text back which this run replaced; small models do that."""

@@ -26,7 +26,7 @@ from mcp_types.version import is_version_at_least
 from pydantic import ValidationError
 
 from lmstudio_bridge.events import Emit, Event, RunStarted, Tally
-from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.messages import Approval, ServerTool
 from lmstudio_bridge.runs.progress import HEARTBEAT, open_progress
 from lmstudio_bridge.text import as_shown
 
@@ -124,13 +124,15 @@ class HostedRun:
         self._runs[state] = self
         return InputRequiredResult(input_requests={_KEY: ElicitRequest(params=question)}, request_state=state)
 
-    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
         """Whether the person allows the call; after a refusal or no answer, nothing more is asked in this run."""
         name = (tool.server, tool.name)
         if name in self._allowed:
-            return True
-        if self._refused or self._count == MAX_QUESTIONS:
-            return False
+            return "yes"
+        if self._refused:
+            return "no"
+        if self._count == MAX_QUESTIONS:
+            return "not_asked"
         self._count += 1
         answer = None
         with anyio.move_on_after(self._answer_limit):
@@ -138,10 +140,10 @@ class HostedRun:
         self._answer = self._question = None
         if answer is None or answer.action != "accept":
             self._refused = True
-            return False
+            return "no"
         if answer.content and answer.content.get(_ALL_CALLS) is True:
             self._allowed.add(name)
-        return True
+        return "yes"
 
     async def _ask(self, question: ElicitRequestFormParams) -> ElicitResult | None:
         context = self._context

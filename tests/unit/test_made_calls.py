@@ -9,6 +9,7 @@ import pytest
 
 from lmstudio_bridge.events import (
     INVALID_ARGUMENTS,
+    NOT_ASKED,
     OWN_SERVER,
     READ_ONLY,
     UNKNOWN_TOOL,
@@ -66,6 +67,8 @@ def test_failed_and_refused_calls_are_named_with_the_reason_and_no_source() -> N
     got = outcome_of(start(access="read"), read("a.md"), read("b.md", is_error=True, tool="stat"), refused("src/a.py"))
 
     assert got.failed == ('stat b.md: "no file"', "write src/a.py: needs write access")
+    unasked = outcome_of(start(access="read"), replace(refused("src/a.py"), rule=NOT_ASKED))
+    assert unasked.failed == ("write src/a.py: needs write access, and the run may ask the user no more questions",)
     assert got.sources == ("fs read",)
     assert got.called == ("read (a.md)",)
     assert got.failed_writes

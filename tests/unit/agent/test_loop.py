@@ -7,8 +7,10 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
@@ -39,6 +41,8 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
+    Approval,
+    Approver,
     AssistantMessage,
     CallDelta,
     ChatRequest,
@@ -92,6 +96,7 @@ class Case:
     clock: ManualClock = field(default_factory=ManualClock)
     finish_timeout: float = 3600
     watch: ChangeWatch | None = None
+    approver: Approver | None = None
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(OPENING)
@@ -114,6 +119,7 @@ class Case:
                 clock=self.clock,
                 finish_timeout=self.finish_timeout,
                 watch=self.watch,
+                approver=self.approver,
             ),
         )
 
@@ -615,6 +621,56 @@ async def test_deadline_in_a_reply_without_text_keeps_the_text_of_the_round_befo
     outcome = await given.go()
 
     assert (outcome.stop, outcome.answer) == ("deadline", "I look.")
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
+@dataclass
+class SlowPerson:
+    """Takes an hour for each answer."""
+
+    loop: SkippingLoop
+    answers: list[Approval]
+
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
+        self.loop.skipped += 3600
+        for _ in range(5):  # in which a deadline that has passed would end the run
+            await anyio.lowlevel.checkpoint()
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(("model_takes", "stop"), [(500, "answered"), (700, "deadline")])
+def test_the_time_in_which_a_person_thinks_is_not_that_of_the_run(model_takes: float, stop: str) -> None:
+    loop = SkippingLoop()
+
+    class SlowModel(ScriptedModel):
+        async def stream_chat_completion(self, request: ChatRequest, **options: Any) -> Completion:
+            reply = await super().stream_chat_completion(request, **options)
+            if len(self.asked) == 2:
+                loop.skipped += model_takes
+                for _ in range(5):
+                    await anyio.lowlevel.checkpoint()
+            return reply
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        given = Case(
+            SlowModel(call(("fs__write", READ_A), ("fs__write", READ_A.replace("a.txt", "b.txt"))), say("Done."))
+        )
+        given.limits = limits(5, seconds=600)
+        given.policy = Policy("read", asks=True)
+        given.tools = FakeTools({("fs", "write"): HELLO})
+        given.approver = SlowPerson(loop, ["yes", "no"])
+        outcome = runner.run(given.go())
+
+    assert outcome.stop == stop
+    assert given.approver.answers == []
 
 
 async def test_timeout_that_is_not_the_deadline_is_not_taken_for_it() -> None:

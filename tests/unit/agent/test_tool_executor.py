@@ -31,7 +31,16 @@ from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
 from lmstudio_bridge.events import OWN_SERVER, CallFinished, CallStarted, Noticed, Warned
-from lmstudio_bridge.messages import Approver, JSONObject, Notice, ServerTool, ToolCall, ToolResult, ToolRunner
+from lmstudio_bridge.messages import (
+    Approval,
+    Approver,
+    JSONObject,
+    Notice,
+    ServerTool,
+    ToolCall,
+    ToolResult,
+    ToolRunner,
+)
 from lmstudio_bridge.security.access import Policy, Rule, Rules
 from lmstudio_bridge.security.redact import holds_mark
 from lmstudio_bridge.security.workspace import Workspace
@@ -608,23 +617,27 @@ async def test_every_call_leaves_a_line_that_says_what_was_decided_and_how_it_en
 class Person:
     """Somebody who allows calls, or not."""
 
-    def __init__(self, *, allows: bool) -> None:
-        self.allows = allows
+    def __init__(self, answer: Approval) -> None:
+        self.answer = answer
         self.asked: list[tuple[str, list[tuple[str, str]]]] = []
 
-    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+    async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
         self.asked.append((tool.name, list(arguments)))
-        return self.allows
+        return self.answer
 
 
 @pytest.mark.parametrize(
-    ("allows", "expected"),
-    [(True, (True, "allowed", "approved during the run")), (False, (False, "needs_write", "not approved"))],
+    ("answer", "expected"),
+    [
+        ("yes", (True, "allowed", "approved during the run")),
+        ("no", (False, "needs_write", "not approved")),
+        ("not_asked", (False, "needs_write", "limit of questions")),
+    ],
 )
 async def test_person_is_asked_about_a_call_that_needs_write_access(
-    allows: bool, expected: tuple[bool, str, str]
+    answer: Approval, expected: tuple[bool, str, str]
 ) -> None:
-    person = Person(allows=allows)
+    person = Person(answer)
     given = Case(policy=Policy("read"), approver=person)
 
     await given.answer(calls(("read", "a"), ("write", "secret.txt")))
@@ -635,7 +648,7 @@ async def test_person_is_asked_about_a_call_that_needs_write_access(
 
 
 async def test_person_is_not_asked_about_a_call_that_fails_anyway() -> None:
-    person = Person(allows=True)
+    person = Person("yes")
     given = Case(tools := answering(ToolResult("done")), policy=Policy("read"), approver=person)
 
     [result] = await given.answer(calls(("write", "[secret]")))
@@ -648,7 +661,7 @@ async def test_person_is_not_asked_about_a_call_that_fails_anyway() -> None:
 
 async def test_a_run_that_ends_while_it_waits_for_approval_says_so() -> None:
     class Silent:
-        async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> bool:
+        async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
             raise asyncio.CancelledError
 
     given = Case(policy=Policy("read"), approver=Silent())
@@ -669,7 +682,7 @@ async def test_a_run_that_ends_while_it_waits_for_approval_says_so() -> None:
     ],
 )
 async def test_nobody_can_approve_what_is_denied(policy: Policy, path: str) -> None:
-    person = Person(allows=True)
+    person = Person("yes")
     given = Case(tools := answering(ToolResult("done")), policy=policy, approver=person)
 
     await given.answer(calls(("write", path)))

@@ -69,7 +69,7 @@ async def test_whatever_is_no_yes_is_a_refusal_and_ends_the_questions(answer: El
     host = Host(answer)
     run = hosted(host, answer_limit=0.01)
 
-    assert [await run.approve(WRITE, []) for _ in range(2)] == [False, False]
+    assert [await run.approve(WRITE, []) for _ in range(2)] == ["no", "no"]
     assert len(host.asked) == 1
 
 
@@ -77,7 +77,7 @@ async def test_a_run_asks_no_more_often_than_hosts_answer() -> None:
     host = Host(*[ElicitResult(action="accept", content={"all_calls": False})] * MAX_QUESTIONS)
     run = hosted(host)
 
-    assert [await run.approve(WRITE, []) for _ in range(MAX_QUESTIONS + 1)] == [True] * MAX_QUESTIONS + [False]
+    assert [await run.approve(WRITE, []) for _ in range(MAX_QUESTIONS + 1)] == ["yes"] * MAX_QUESTIONS + ["not_asked"]
 
 
 async def test_all_calls_are_those_of_one_tool() -> None:
@@ -85,7 +85,7 @@ async def test_all_calls_are_those_of_one_tool() -> None:
     run = hosted(host)
 
     tools = [WRITE, WRITE, ServerTool("fs", "move"), WRITE]
-    assert [await run.approve(tool, []) for tool in tools] == [True, True, False, True]
+    assert [await run.approve(tool, []) for tool in tools] == ["yes", "yes", "no", "yes"]
     assert len(host.asked) == 2
 
 
