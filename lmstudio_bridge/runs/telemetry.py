@@ -13,12 +13,14 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from lmstudio_bridge import __version__
+from lmstudio_bridge import DOCS, __version__
+from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -32,6 +34,7 @@ from lmstudio_bridge.events import (
     RunFinished,
     RunStarted,
 )
+from lmstudio_bridge.text import one_line
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SIGNALS = ("TRACES", "METRICS")
+_PROTOCOLS = ("", "http/protobuf")  # which is also the default
 _FLUSH_LIMIT = 1.0  # seconds for the last spans, and for the last metrics, when the bridge ends
 _EXPORT_DELAY = 1_000  # milliseconds until spans are sent; Claude Code ends its servers within one second
 _CONTENT = ("true", "1", "span_only", "span_and_event")
@@ -49,20 +53,49 @@ _SECOND_BUCKETS = [0.01 * 2**power for power in range(14)]
 
 
 def wanted_signals(environ: Mapping[str, str]) -> list[str]:
-    """Which of traces and metrics the variables ask for, over HTTP; gRPC is not there."""
+    """Which of traces and metrics are sent: those that the variables ask for, by a protocol that there is."""
+    return [signal for signal, protocol in _asked_signals(environ).items() if protocol in _PROTOCOLS]
+
+
+def telemetry_problem(environ: Mapping[str, str]) -> SettingsError | None:
+    """Why something that the variables ask for is not sent."""
+    asked = _asked_signals(environ)
+    unsent = {signal.lower(): protocol for signal, protocol in asked.items() if protocol not in _PROTOCOLS}
+    if unsent:
+        protocols = " and ".join(dict.fromkeys(map(one_line, unsent.values())))
+        return SettingsError(
+            f"No {' and '.join(unsent)} are sent: OpenTelemetry's protocol {protocols} is not supported.",
+            remedy="Set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf, and the endpoint to the receiver's port for HTTP "
+            "(usually 4318).",
+        )
+    if asked and not _is_installed():
+        return SettingsError(
+            f"No {' and '.join(map(str.lower, asked))} are sent: the extra lmstudio-bridge[otel] is not installed.",
+            remedy=f"See {DOCS}/privacy.md.",
+        )
+    return None
+
+
+def _asked_signals(environ: Mapping[str, str]) -> dict[str, str]:
+    """The signals that have a receiver, each with its protocol."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return []
+        return {}
 
     def otlp(signal: str, name: str) -> str:
         return environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
 
-    return [
-        signal
+    return {
+        signal: otlp(signal, "PROTOCOL")
         for signal in _SIGNALS
-        if otlp(signal, "ENDPOINT")
-        and otlp(signal, "PROTOCOL") in ("", "http/protobuf")
-        and "otlp" in (environ.get(f"OTEL_{signal}_EXPORTER") or "otlp").split(",")
-    ]
+        if otlp(signal, "ENDPOINT") and "otlp" in (environ.get(f"OTEL_{signal}_EXPORTER") or "otlp").split(",")
+    }
+
+
+def _is_installed() -> bool:
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:  # the package in which it would be
+        return False
 
 
 @asynccontextmanager
@@ -74,11 +107,11 @@ async def open_telemetry(environ: Mapping[str, str]) -> AsyncIterator[Telemetry 
     wanted = wanted_signals(environ)
     providers: list[Any] = []
     telemetry = None
-    if wanted:
+    if problem := telemetry_problem(environ):
+        logger.warning("%s", problem.explain())
+    if wanted and _is_installed():
         try:
             telemetry, providers = await anyio.to_thread.run_sync(_make, environ, wanted)
-        except ImportError as exc:
-            logger.warning("no telemetry, because the extra lmstudio-bridge[otel] is not installed: %s", exc)
         except ValueError as exc:  # OpenTelemetry reads its variables strictly
             logger.warning("no telemetry, because a variable of OpenTelemetry is invalid: %s", exc)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.runs.journal import list_journals
+from lmstudio_bridge.runs.telemetry import telemetry_problem, wanted_signals
 from lmstudio_bridge.settings import Settings, variables_of
 
 _LIBRARIES = ("mcp", "httpx", "pydantic")
@@ -43,6 +44,11 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
             yield Check(
                 "bridge", "Settings", "warning", f"{name} is not a known setting.", f"{hint}See {DOCS}/settings.md."
             )
+    if problem := telemetry_problem(environ):
+        yield Check("bridge", "OpenTelemetry", "warning", problem.message, problem.remedy)
+    elif signals := wanted_signals(environ):
+        sent = " and ".join(signals).lower()
+        yield Check("bridge", "OpenTelemetry", "ok", f"{sent} of runs are sent to the receiver that OTEL_* names")
     if settings.depth:
         yield Check(
             "bridge",

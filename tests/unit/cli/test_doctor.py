@@ -17,6 +17,7 @@ from lmstudio_bridge import __version__
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.doctor.command import examine
 from lmstudio_bridge.cli.doctor.engine import HOPELESS_CONTEXT, check_call, check_lms
+from lmstudio_bridge.cli.doctor.machine import check_settings
 from lmstudio_bridge.cli.doctor.programs import as_started
 from lmstudio_bridge.lmstudio.client import open_client
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
@@ -544,6 +545,22 @@ async def test_rules_of_claude_code_are_shown_and_those_that_are_not_understood_
     assert only(checks, "Claude Code's rules").found == shown
     [unclear] = wrong(checks)
     assert unclear.found.startswith(f'{path}: the rule deny "mcp__notes__a(b)" is not understood, so it holds for all')
+
+
+@pytest.mark.parametrize(
+    ("protocol", "found"),
+    [
+        ("", "traces and metrics of runs are sent to the receiver that OTEL_* names"),
+        ("grpc", "No traces and metrics are sent: OpenTelemetry's protocol grpc is not supported."),
+    ],
+)
+def test_telemetry_that_is_not_sent_is_named(home: Home, protocol: str, found: str) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    given = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    settings = read_settings(home.environ, cwd=home.project)
+
+    check = only(list(check_settings(settings, {**home.environ, **given})), "OpenTelemetry")
+    assert (check.found, check.state) == (found, "warning" if protocol else "ok")
 
 
 async def test_a_programs_file_is_no_file(home: Home, sim: Simulator) -> None:

@@ -15,7 +15,7 @@ from lmstudio_bridge.events import (
     RunStarted,
 )
 from lmstudio_bridge.messages import Usage
-from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry, wanted_signals
+from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry, telemetry_problem, wanted_signals
 from tests.support.fakes import Recorder
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
@@ -131,6 +131,32 @@ async def test_content_is_there_only_if_it_is_asked_for(content: bool) -> None:
 )
 def test_variables_say_what_is_sent(environ: dict[str, str], wanted: list[str]) -> None:
     assert wanted_signals(environ) == wanted
+
+
+@pytest.mark.parametrize(
+    ("environ", "unsent"),
+    [
+        ({}, ""),
+        (ENDPOINT, ""),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ""),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, ""),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_SDK_DISABLED": "true"}, ""),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "No traces and metrics are sent: "),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc"}, "No metrics are sent: "),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "protocol http/json is not supported"),
+    ],
+)
+async def test_what_is_asked_for_and_not_sent_is_said_once(
+    environ: dict[str, str], unsent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_telemetry(environ):
+        pass
+
+    problem = telemetry_problem(environ)
+    assert unsent in (problem.message if problem else "")
+    assert [record.getMessage() for record in caplog.records if "are sent" in record.getMessage()] == (
+        [problem.explain()] if problem else []
+    )
 
 
 async def test_nothing_is_watched_unless_a_receiver_is_named() -> None:
