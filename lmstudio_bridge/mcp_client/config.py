@@ -33,11 +33,14 @@ _TRANSPORTS: Mapping[str, Transport] = {
     "streamable-http": "http",
     "streamable_http": "http",
     "streamablehttp": "http",
+    "streamable": "http",
+    "http-stream": "http",
+    "remote": "http",
     "sse": "sse",
 }
 _UNKNOWN_KEYS = (
     *("envFile", "headersHelper", "environment", "http_headers", "requestOptions"),
-    *("tools", "enabledTools", "allowedTools", "enabled_tools", "disabled_tools", "isActive"),
+    *("tools", "enabledTools", "allowedTools", "enabled_tools", "disabled_tools"),
 )
 """Keys that other programs support and we do not, although a server may need them, or they switch something off."""
 _PRIVATE = re.compile(
@@ -52,11 +55,16 @@ _ALLOWING_KEYS = ("autoApprove", "alwaysAllow", "trust")
 _SHAPE = 'It should look like {"mcpServers": {"name": {"command": "...", "args": []}}}.'
 
 _INSTEAD = f"The bridge does not read that. Copy the servers into a JSON file. {_SHAPE}"
-_OTHER_SUFFIXES: Mapping[str, str] = {".toml": "Codex (TOML)", ".yaml": "Continue (YAML)", ".yml": "Continue (YAML)"}
+_OTHER_SUFFIXES: Mapping[str, str] = {
+    ".toml": "Codex (TOML)",
+    ".yaml": "Continue or Goose (YAML)",
+    ".yml": "Continue or Goose (YAML)",
+}
 _OTHER_KEYS: Mapping[str, str] = {
     "context_servers": "Zed",
     "mcp": "opencode, or of VS Code's settings.json",
     "mcp_servers": "Codex",
+    "amp.mcpServers": "Amp",
 }
 """The programs whose files have an object of that name in place of `mcpServers`."""
 
@@ -185,10 +193,12 @@ def read_json(path: Path, *, comments: bool = True) -> Any:
             f"{path} is not valid JSON: {exc.msg.removesuffix(' at')} at line {exc.lineno}, column {exc.colno}.",
             remedy="Correct it there.",
         ) from exc
+    except UnicodeDecodeError as exc:
+        line = exc.object.count(b"\n", 0, exc.start) + 1
+        column = exc.start - exc.object.rfind(b"\n", 0, exc.start)
+        raise McpConfigError(f"{path} is not UTF-8 at line {line}, byte {column}.", remedy="Save it as UTF-8.") from exc
     except (ValueError, RecursionError) as exc:
-        raise McpConfigError(
-            f"{path} is not valid JSON: it is not UTF-8, or nested too deeply.", remedy=_SHAPE
-        ) from exc
+        raise McpConfigError(f"{path} is not valid JSON: it is nested too deeply.", remedy=_SHAPE) from exc
 
 
 def read_object(path: Path, *, warnings: list[str], comments: bool = True) -> Mapping[str, Any] | None:
@@ -229,7 +239,7 @@ class _OAuth(BaseModel):
 class _Entry(BaseModel):
     """An entry as it is in the file; keys that we do not use are ignored.
 
-    Gemini CLI writes `httpUrl`, Windsurf `serverUrl`, some others `transport`.
+    Gemini CLI writes `httpUrl`, Windsurf `serverUrl`, Cherry Studio `isActive`, some others `transport`.
     """
 
     model_config = ConfigDict(extra="ignore", loc_by_alias=False)
@@ -243,7 +253,7 @@ class _Entry(BaseModel):
     headers: _Texts = {}
     timeout: float | None = None
     disabled: bool | None = None
-    enabled: bool | None = None
+    enabled: bool | None = Field(None, validation_alias=AliasChoices("enabled", "isActive", "active"))
     disabledTools: list[str] | None = None
     excludeTools: list[str] | None = None
     includeTools: list[str] | None = None
@@ -292,7 +302,7 @@ def _read_entry(name: str, entry: object, expansion: _Expansion, *, path: Path, 
 
 def _transport_of(raw: _Entry) -> Transport:
     """The transport of an entry, from its type or its other keys."""
-    if raw.type is None:
+    if not raw.type:
         if not raw.command and not raw.url:
             raise ValueError("it has neither 'command' nor 'url'")
         return "stdio" if raw.command else "http"

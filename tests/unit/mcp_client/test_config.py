@@ -67,6 +67,9 @@ def test_entry_of_claude_code_is_read(tmp_path: Path) -> None:
         ({"url": "http://127.0.0.1", "type": "http"}, "http"),
         ({"url": "http://127.0.0.1", "type": "streamable-http"}, "http"),
         ({"url": "http://127.0.0.1", "type": "streamableHttp"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "remote"}, "http"),
+        ({"url": "http://127.0.0.1", "type": "http-stream"}, "http"),
+        ({"url": "http://127.0.0.1", "type": ""}, "http"),
         ({"url": "http://127.0.0.1", "type": "sse"}, "sse"),
         ({"url": "http://127.0.0.1", "type": "SSE"}, "sse"),
         ({"url": "http://127.0.0.1", "transport": "sse"}, "sse"),
@@ -116,6 +119,7 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
         {
             "off": {"command": "x", "disabled": True},
             "not on": {"command": "x", "enabled": False},
+            "not active": {"command": "x", "isActive": False},
             "on": {"command": "x", "disabled": False, "enabled": True},
             "asks": {"url": "https://127.0.0.1", "headers": {"Authorization": "Bearer ${input:token}"}},
         },
@@ -126,6 +130,7 @@ def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
     assert catalog.skipped == {
         "off": f"it is disabled in {path}.",
         "not on": f"it is disabled in {path}.",
+        "not active": f"it is disabled in {path}.",
         "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can fill in.",
     }
 
@@ -343,9 +348,10 @@ def test_comments_change_no_value(value: object) -> None:
         ("settings.json", '{"context_servers": {"a": {"command": "x"}}, /* Zed allows this */}', "Zed"),
         ("opencode.json", '{"mcp": {"a": {"type": "local", "command": ["x"]}}}', "opencode"),
         ("settings.json", '{"mcp": {"servers": {"a": {"command": "x"}}}}', "VS Code's settings.json"),
+        ("settings.json", '{"amp.mcpServers": {"a": {"command": "x"}}}', "Amp"),
         ("config.toml", '[mcp_servers.a]\ncommand = "x"', "Codex (TOML)"),
-        ("config.yaml", "mcpServers:\n  - name: a", "Continue (YAML)"),
-        ("a.yml", "name: a", "Continue (YAML)"),
+        ("config.yaml", "mcpServers:\n  - name: a", "Continue or Goose (YAML)"),
+        ("a.yml", "name: a", "Continue or Goose (YAML)"),
     ],
 )
 def test_format_of_another_program_is_refused_by_its_name(
@@ -373,8 +379,8 @@ def test_file_of_another_encoding_is_refused_by_its_name(tmp_path: Path, encodin
 
 def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(McpConfigError, match="not UTF-8"):
+    path.write_bytes(b'{\n"a": "\xff"}')
+    with pytest.raises(McpConfigError, match="is not UTF-8 at line 2, byte 7"):
         load_servers(explicit=path, project=tmp_path, environ={})
 
 
