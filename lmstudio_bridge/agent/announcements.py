@@ -39,14 +39,21 @@ _ACT = (
     # "use" and the like only of a tool
     r"|(?:call|use|run|execute|invoke|make|perform)\b(?=.*?(?:\btools?\b|\bfunctions?\b|\w_\w)))"
 )
+_ING = r"(?:reading|checking|looking|searching|opening|listing|fetching|retrieving|accessing|calling|running|using)"
+_LABEL = re.compile(r"\W*(?:thought|thinking|reasoning|plan|step \d+)\W{0,3}:\W*", re.IGNORECASE)
+_TELLS = re.compile(r":\s+[\"'\u201c\u201e\u00ab]?(?:[^\s\"']+\s+){2}\S")  # what was announced follows
 _BEGINNINGS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
         r"(?:[^:\"\u201c\u201d`]{0,120},\s)?(?:(?:okay|ok|sure|alright|now|first|next|then|so|great)[,!.]?\s)*"
         r"(?:let me|let's|let us|i'll|i will|i am going to|i'm going to|i need to|i must|i should|i have to|i want to"
-        rf"|i'd like to)\s{_ADVERBS}{_ACT}",
-        r"(?:reading|checking|looking|searching|opening|listing|fetching|retrieving|accessing|calling|running|using)\b"
-        r"[^!?\n]*(?:\.\.\.|…)\Z",
+        rf"|i'd like to|i(?: would|'d) (?:first )?(?:need|have) to|(?:the|my) (?:next"
+        rf"|first) step is to)\s{_ADVERBS}{_ACT}",
+        rf"(?:[^:\"\u201c\u201d`]{{0,60}},\s)?(?:please wait while )?i(?:'m|\u2019m| am) (?:now |currently |just "
+        rf"|still )?{_ING}\b"
+        r"(?!.*\b(?:that|because)\b)",
+        rf"(?:one moment(?: please)?[,:.\s]+)?(?:now )?{_ING}\b[^!?\n]*(?:\.\.\.|…|\bnow[.!]?)\Z",
+        rf"please wait while i {_ACT}",
         r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
         r"please (?:call|invoke)(?: the)?(?: tool| function)? [`*]*\w+_\w",
         # German, Dutch
@@ -56,20 +63,50 @@ _BEGINNINGS = tuple(
         r"(?:(?:jetzt|ahora|ora|agora|сейчас) )?"
         r"(?:ich (?:rufe|(?:be)?nutze|verwende)|j'(?:appelle|utilise)|llamo|chiamo|chamo|вызываю|我(?:调用|使用))\b"
         r"(?=.*?\w_\w)",
+        r"ich (?:lese|öffne|prüfe|überprüfe|durchsuche|schaue|sehe)\b(?!.*:)[^!?\n]*\b(?:jetzt|nun|zuerst|zunächst"
+        r"|nach|mal)\b",
         # French, Spanish, Italian, Portuguese
-        r"(?:je vais|laissez-moi) (?:d'abord |maintenant )?"
+        r"(?:je vais|laissez-moi|je dois|je suis en train de) (?:d'abord |maintenant )?"
         r"(?:lire|ouvrir|vérifier|chercher|consulter|examiner|appeler|regarder)\b",
-        r"(?:voy a|déjame|permítame|necesito) (?:primero )?"
+        r"(?:voy a|déjame|permítame|necesito|debo) (?:primero )?"
         r"(?:leer|abrir|verificar|revisar|buscar|consultar|llamar)\b",
-        r"(?:sto per|lasciami|lasciatemi) (?:leggere|aprire|controllare|cercare|verificare|chiamare)\b",
-        r"(?:vou|deixe-me|preciso) (?:primeiro )?(?:ler|abrir|verificar|procurar|buscar|consultar|chamar)\b",
-        # Polish, Russian
-        r"(?:najpierw |teraz )?(?:przeczytam|sprawdzę|otworzę|wyszukam|poszukam)\b",
-        r"(?:сначала |сейчас )?(?:я )?(?:прочитаю|открою|проверю|посмотрю|найду)\b",
-        # Chinese, Japanese
+        r"(?:sto per|lasciami|lasciatemi|devo) (?:prima )?(?:leggere|aprire|controllare|cercare|verificare|chiamare)\b",
+        r"(?:ora |adesso |prima )?(?:leggo|apro|cerco) (?:subito |ora )?(?:il|la|l'|i|nel|nella)\b(?!.*:)",
+        r"(?:vou|deixe-me|preciso|devo) (?:primeiro )?(?:ler|abrir|verificar|procurar|buscar|consultar|chamar)\b",
+        r"(?:estoy|estou|sto) (?:leyendo|abriendo|buscando|revisando|lendo|abrindo|procurando|leggendo|aprendo"
+        r"|cercando)\b",
+        # Polish, Czech, Russian, Ukrainian
+        r"(?:najpierw |teraz |zaraz )*(?:przeczytam|sprawdzę|otworzę|wyszukam|poszukam)\b",
+        r"(?:nejprve |nejdřív |teď )*(?:přečtu|zkontroluji|otevřu|vyhledám|podívám se)\b",
+        r"(?:(?:сначала|сейчас|теперь|давайте|я|мне) )*(?:прочитаю|прочту|открою|проверю|посмотрю|найду|поищу|загляну"
+        r"|(?:нужно|надо) (?:сначала )?(?:прочитать|открыть|проверить|посмотреть|найти))\b",
+        r"(?:(?:спочатку|зараз|я) )*(?:прочитаю|відкрию|перевірю|подивлюся|знайду)\b",
+        # Swedish, Danish, Norwegian
+        r"(?:jag ska|jag kommer att|låt mig|jeg vil|jeg skal|lad mig|la meg) (?:\w+ ){0,2}?(?:läsa|öppna|kontrollera"
+        r"|söka"
+        r"|titta|hämta|læse|åbne|kontrollere|søge|lese|åpne|sjekke|tjekke|se på|kigge)\b",
+        # Turkish, Indonesian, Vietnamese
+        r"[^!?:\n]{0,100}\b(?:okuyorum|okuyacağım|okuyayım|kontrol ed(?:iyorum|eceğim|eyim)|açıyorum|açacağım|arıyorum"
+        r"|arayacağım|inceliyorum|inceleyeceğim|bakıyorum|bakacağım|bakayım|listeliyorum)\W*\Z",
+        r"(?:pertama,? |sekarang )?(?:saya akan|saya perlu|saya harus|mari saya|biarkan saya"
+        r"|izinkan saya) (?:\w+ ){0,2}?"
+        r"(?:membaca|membuka|memeriksa|mencari|melihat|mengecek|memanggil)\b",
+        r"(?:trước tiên,? |bây giờ )?(?:hãy )?(?:tôi sẽ|để tôi|tôi cần|tôi phải) (?:\w+ ){0,2}?(?:đọc|mở|kiểm tra|tìm"
+        r"|xem|gọi)\b",
+        # Arabic, Hindi
+        r"(?:(?:حسنًا|حسنا|أولاً|أولا|الآن)[،,]? ?)*(?:سأقرأ|سأفتح|سأبحث|سأتحقق|سأقوم ب|سأطلع|سأراجع|سأستخدم|سأستعرض"
+        r"|سوف أ(?:قرأ|فتح|بحث|تحقق|قوم)|(?:دعني|دعوني) أ(?:قرأ|فتح|بحث|تحقق|لقي|راجع)|(?:أحتاج|يجب|علي) (?:إلى "
+        r"|أن )*(?:قراءة|أقرأ))",
+        r".{0,80}(?:पढ़|देख|खोल|खोज|जाँच|जांच)(?:ता|ती| रहा| रही)?(?: कर(?:ता|ती))?\s?(?:हूँ|हूं|ूँगा|ूंगा|ूँगी|ूंगी"
+        r"| करूँगा| करूंगा| लेता हूँ)\W*\Z",
+        r"मुझे .{0,80}(?:पढ़ना|देखना|खोलना|खोजना) (?:होगा|है|पड़ेगा)\W*\Z",
+        # Chinese, Japanese, Korean
         r"(?:好的|首先|现在|接下来)?[,，、]?(?:让我|我将|我会|我来|我先|我需要|我要)(?:先|现在|来|使用|调用)*"
-        r"(?:读取|读|查看|看|检查|打开|搜索|查找|获取|访问|列出|\w*工具)",
+        r"(?:读取|读(?!书)|查看|看|检查|打开|搜索|查找|获取|访问|列出|\w*工具)",
         r"(?:まず|次に|では)[、,]?.{0,60}[をで](?:読み(?:込み|取り)?|確認し|開き|検索し|調べ)ます",
+        r"[^はが、。:：\n]{1,40}を(?:読み(?:込み|取り)?|読んでみ|確認し|開き|検索し|調べ)(?:ます|てみます|ましょう)\W*\Z",
+        r"(?:먼저|이제|그럼)?[^!?:\n]{0,60}(?:읽어|확인해|열어|찾아|살펴|검색해|조회해) ?(?:보겠습니다|볼게요)\W*\Z",
+        r"(?:먼저|이제|그럼)?[^!?:\n]{0,60}(?:읽겠습니다|확인하겠습니다|열겠습니다|찾겠습니다|검색하겠습니다)\W*\Z",
     )
 )
 """Beginnings of sentences in which a model says which call it makes next, in the languages of which most is read."""
@@ -89,6 +126,9 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
         return True
     sentences = [each.strip() for each in _SENTENCE_END.split(text)]
     last = next((each for each in reversed(sentences) if each and not _WAIT.fullmatch(each)), "")
-    if _OFFER.search(last) or not any(pattern.match(last) for pattern in _BEGINNINGS):
+    last = _LABEL.sub("", last, count=1) if _LABEL.match(last) else last
+    if not last:  # nothing but words to wait
+        return bool(text) and not any(text in each for each in read)
+    if _OFFER.search(last) or _TELLS.search(last) or not any(pattern.match(last) for pattern in _BEGINNINGS):
         return False
     return not any(last in each for each in read)
