@@ -67,9 +67,7 @@ async def show_models(settings: Settings, args: argparse.Namespace, redactor: Re
     if args.json:
         print(json.dumps([asdict(model) for model in catalog.models], ensure_ascii=False))
     else:
-        print_table(
-            sys.stdout, MODEL_COLUMNS, model_rows(catalog), environ=os.environ, empty="LM Studio has no models."
-        )
+        print_table(MODEL_COLUMNS, model_rows(catalog), empty="LM Studio has no models.")
     return EXIT_OK
 
 
@@ -82,7 +80,7 @@ def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redacto
     if args.json:
         print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
     else:
-        print_table(sys.stdout, SERVER_COLUMNS, rows, environ=os.environ, empty="No MCP servers are configured.")
+        print_table(SERVER_COLUMNS, rows, empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     try:
         permissions = read_permissions(catalog.servers.values(), project=settings.project, environ=os.environ)
@@ -132,7 +130,7 @@ def _list_runs(folder: Path, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([run_json(stored) for stored in runs], ensure_ascii=False))
     else:
-        print_table(sys.stdout, RUN_COLUMNS, map(run_row, runs), environ=os.environ, empty="No runs yet.")
+        print_table(RUN_COLUMNS, map(run_row, runs), empty="No runs yet.")
         print_savings(folder)
     return EXIT_OK
 
@@ -143,7 +141,7 @@ def print_savings(folder: Path) -> None:
     if rows:
         print()
         shown = [*rows[:-1][:_SHOWN_DAYS], rows[-1]]
-        print_table(sys.stdout, SAVINGS_COLUMNS, shown, environ=os.environ, empty="")
+        print_table(SAVINGS_COLUMNS, shown, empty="")
 
 
 def _show_run(folder: Path, args: argparse.Namespace) -> int:

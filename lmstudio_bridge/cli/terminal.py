@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
@@ -107,11 +108,9 @@ def refusal(question: str, *, done: str, use: str) -> int:
     return EXIT_FAILED
 
 
-def print_table(
-    stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]], *, environ: Mapping[str, str], empty: str
-) -> None:
-    """Print rows under their columns, or `empty` if there are none."""
-    console = open_console(stream, environ=environ)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print rows under their columns to stdout, or `empty` if there are none."""
+    console = open_console(sys.stdout, environ=os.environ)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -119,4 +118,4 @@ def print_table(
         table.add_row(*(Text(one_line(cell)) for cell in row))
     with console.capture() as shown:
         console.print(table if table.rows else Text(empty))
-    stream.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())

@@ -31,18 +31,6 @@ from lmstudio_bridge.messages import (
 
 SYSTEM_PROMPT = "You are a helpful assistant. Use the tools to do what the user asks for."
 
-EXAMPLES: tuple[Message, ...] = (
-    UserMessage("What is the weather in Oslo?"),
-    AssistantMessage("", (ToolCall("example1", "get_weather", '{"city": "Oslo"}'),)),
-    ToolMessage("example1", "rain, 7 degrees"),
-    AssistantMessage("It is raining in Oslo, at 7 degrees."),
-    UserMessage("Read /data/report.md and tell me its author."),
-    AssistantMessage("", (ToolCall("example2", "read_document", '{"path": "/data/report.md"}'),)),
-    ToolMessage("example2", "Quarterly report\nAuthor: Ida Holm\nCosts fell by 4 %."),
-    AssistantMessage("The author of the report is Ida Holm."),
-)
-"""Two worked examples with invented tools, as turns before the task."""
-
 
 async def run_plain_loop(
     text: str,

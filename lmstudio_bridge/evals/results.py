@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from lmstudio_bridge.evals.suite import FAMILIES
 from lmstudio_bridge.events import Stop
-from lmstudio_bridge.files import open_private
+from lmstudio_bridge.files import write_file
 from lmstudio_bridge.runs.html import Figure, render_template
 
 Loop: TypeAlias = str
@@ -212,10 +212,7 @@ def save_results(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results.to_json(), indent=2, ensure_ascii=False)
     for name, content in (("results.json", f"{text}\n"), ("results.html", render_page(results))):
-        part = folder / f"{name}.part"
-        with open(part, "w", encoding="utf-8", opener=open_private) as file:
-            file.write(content)
-        part.replace(folder / name)
+        write_file(folder / name, content.encode("utf-8", "replace"))
 
 
 def render_page(results: Results) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +20,7 @@ import anyio
 from lmstudio_bridge import __version__
 from lmstudio_bridge.agent.untrusted import Delimiter
 from lmstudio_bridge.errors import BridgeError, DownstreamError
-from lmstudio_bridge.evals.baseline import EXAMPLES, run_plain_loop
+from lmstudio_bridge.evals.baseline import run_plain_loop
 from lmstudio_bridge.evals.checks import files_only, find_fault
 from lmstudio_bridge.evals.results import Attempt, Loop, Plan, Results
 from lmstudio_bridge.evals.sandbox import SERVERS, Sandbox, claim_root, open_sandbox
@@ -177,11 +176,7 @@ async def run_baseline(job: Job, *, examples: tuple[Message, ...] = ()) -> Outco
     )
 
 
-LOOPS: Mapping[Loop, Work] = {
-    "bridge": run_bridge,
-    "baseline": run_baseline,
-    "baseline-examples": partial(run_baseline, examples=EXAMPLES),
-}
+LOOPS: Mapping[Loop, Work] = {"bridge": run_bridge, "baseline": run_baseline}
 
 
 # -- the eval ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 
@@ -24,10 +25,11 @@ import httpx2
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.evals.results import format_table
-from lmstudio_bridge.evals.runner import LOOPS, Attempts, Limits, Work, describe
+from lmstudio_bridge.evals.runner import LOOPS, Attempts, Limits, Work, describe, run_baseline
 from lmstudio_bridge.evals.sandbox import SERVERS, claim_root
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.evals.tasks import Task
+from lmstudio_bridge.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import read_settings
 from scripts.tools.bench.subjects import BenchError
@@ -64,13 +66,26 @@ TEMPLATES_OF = {
     "qwen2.5-coder-1.5b": (STOCK, "bare_json", "example_turns"),
 }
 BRIDGE = "bridge"
-SUBJECTS = (*LOOPS, PEER)
+EXAMPLES_TOO = "baseline-examples"
+SUBJECTS = (*LOOPS, EXAMPLES_TOO, PEER)
 STRATEGIES = ("auto", "native", "grammar")
 """Values of LMSTUDIO_BRIDGE_CALLS; all subjects but the bridge call natively."""
 
 CONTEXT = 32_768  # tokens, for two slots
 MAX_ROUNDS, MAX_TOKENS = 8, 512
 SECONDS = 1_200  # so long that a busy machine does not decide
+
+EXAMPLES: tuple[Message, ...] = (
+    UserMessage("What is the weather in Oslo?"),
+    AssistantMessage("", (ToolCall("example1", "get_weather", '{"city": "Oslo"}'),)),
+    ToolMessage("example1", "rain, 7 degrees"),
+    AssistantMessage("It is raining in Oslo, at 7 degrees."),
+    UserMessage("Read /data/report.md and tell me its author."),
+    AssistantMessage("", (ToolCall("example2", "read_document", '{"path": "/data/report.md"}'),)),
+    ToolMessage("example2", "Quarterly report\nAuthor: Ida Holm\nCosts fell by 4 %."),
+    AssistantMessage("The author of the report is Ida Holm."),
+)
+"""Two worked examples with invented tools, as turns before the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +188,8 @@ def open_attempts(url: str, strategy: str, home: Path) -> Attempts:
 
 
 def work_of(subject: str, url: str) -> Work:
+    if subject == EXAMPLES_TOO:
+        return partial(run_baseline, examples=EXAMPLES)
     return LOOPS[subject] if subject in LOOPS else peer_work(url)
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.evals.baseline import EXAMPLES, SYSTEM_PROMPT, run_plain_loop
+from lmstudio_bridge.evals.baseline import SYSTEM_PROMPT, run_plain_loop
 from lmstudio_bridge.evals.sandbox import open_sandbox
 from lmstudio_bridge.evals.suite import make_suite
 from lmstudio_bridge.evals.tasks import Task
 from lmstudio_bridge.events import Outcome
 from lmstudio_bridge.messages import Message
 from lmstudio_bridge.runs.autonomous import open_agent
+from scripts.tools.engine.evals import EXAMPLES
 from tests.lmstudio_sim.replies import CallReply, HttpReply, LeakReply, Reply, Stall, TextReply
 from tests.unit.evals.desk import MODEL, Desk, installed_servers, open_desk
 
