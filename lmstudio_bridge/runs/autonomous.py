@@ -86,6 +86,7 @@ from lmstudio_bridge.runs.resume import (
     check_whole,
     continuation,
     find_last_run,
+    full_run_id,
     read_run,
     rebuild_conversation,
 )
@@ -546,10 +547,11 @@ class DynamicAutonomousAgent:
                 "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
                 remedy="Start the task again, or let the user turn journals on (full) for the bridge.",
             )
-        if run_id == LAST:
+        run_id = run_id.strip()
+        if run_id.casefold() == LAST:
             stored = find_last_run(self.runs_folder, project=str(self.settings.project))
         else:
-            stored = read_run(self.runs_folder, run_id)
+            stored = read_run(self.runs_folder, full_run_id(self.runs_folder, run_id))
         check_not_active(self.runs_folder, stored.run_id)
         return stored
 

@@ -154,11 +154,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
         SettingsError: It is not a run id.
     """
     if name != LAST:
-        found = sorted(folder.glob(f"*-{name}.jsonl")) if _SHORT_ID.fullmatch(name) else []
-        if len(found) > 1:
-            names = ", ".join(path.stem for path in found)
-            raise RunNotFoundError(f"Several runs end in {name}: {names}.", remedy="Name one of them in full.")
-        run_id = found[0].stem if found else name
+        run_id = full_run_id(folder, name)
         if not journal_path(folder, run_id).exists():
             raise RunNotFoundError(f"There is no run {name} in {folder}.", remedy="To list runs: lmstudio-bridge runs")
         return read_run(folder, run_id)
@@ -166,6 +162,19 @@ def find_run(folder: Path, name: str) -> StoredRun:
     if run is None:
         raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
     return run
+
+
+def full_run_id(folder: Path, name: str) -> str:
+    """The id of the run whose id ends in this last part; the name as it is where there is none.
+
+    Raises:
+        RunNotFoundError: Several runs have that last part.
+    """
+    found = sorted(folder.glob(f"*-{name}.jsonl")) if _SHORT_ID.fullmatch(name) else []
+    if len(found) > 1:
+        names = ", ".join(path.stem for path in found)
+        raise RunNotFoundError(f"Several runs end in {name}: {names}.", remedy="Name one of them in full.")
+    return found[0].stem if found else name
 
 
 def find_last_run(folder: Path, *, project: str) -> StoredRun:

@@ -69,9 +69,9 @@ def add_resources(
         with _resource_errors(sendable):
             opened = await agent()
             from lmstudio_bridge.runs.report import run_text
-            from lmstudio_bridge.runs.resume import read_run
+            from lmstudio_bridge.runs.resume import full_run_id, read_run
 
-            return sendable(run_text(read_run(opened.runs_folder, run_id)))
+            return sendable(run_text(read_run(opened.runs_folder, full_run_id(opened.runs_folder, run_id))))
 
     @server.prompt(title="Delegate to the local model")
     def delegate() -> str:

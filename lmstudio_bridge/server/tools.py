@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool as RegisteredTool
-from mcp.types import CallToolResult, InputRequiredResult, Resource, TextContent, Tool, ToolAnnotations
+from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, Resource, TextContent, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
@@ -299,6 +299,13 @@ class BridgeServer(MCPServer[App]):
     async def list_resources(self) -> list[Resource]:
         """Also the newest runs of this project: Claude Code (2.1.332) expands `@` mentions of listed resources only."""
         return [*await super().list_resources(), *await asyncio.to_thread(_run_resources, self._settings)]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[App, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """A prompt; it takes no arguments, but a host may still know those of an earlier version."""
+        del arguments
+        return await super().get_prompt(name, None, context)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[App, Any] | None = None

@@ -40,9 +40,12 @@ async def test_a_finished_answer_can_be_fetched_again_without_asking_the_model(d
     async with desk.bridge(era) as client:
         first = await client.call("autonomous_with_mcp", **TASK)
         asked = len(desk.chat_requests())
-        again = await client.call("continue_run", run_id=run_id_of(first))
+        run_id = run_id_of(first)
+        again = [
+            await client.call("continue_run", run_id=each) for each in (run_id, f" {run_id}\n", run_id[-5:], "Last")
+        ]
 
-    assert again.text == first.text
+    assert {each.text for each in again} == {first.text}
     assert len(desk.chat_requests()) == asked == 1
 
 
@@ -333,7 +336,9 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
         texts = {name: await read_resource(client, f"lmstudio://{name}") for name in ("models", "servers", "runs")}
         prompts = await client.request("prompts/list", {})
         prompt = await client.request("prompts/get", {"name": "delegate"})
+        of_old = await client.request("prompts/get", {"name": "delegate", "arguments": {"task": "Summarize"}})
         run_id = run_id_of(answer)
+        pages = [await read_resource(client, f"lmstudio://runs/{each}") for each in (run_id, run_id[-5:])]
         completed = {
             typed: (
                 await client.request(
@@ -355,6 +360,8 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
     assert [entry["name"] for entry in prompts["prompts"]] == ["delegate"]
     assert not prompts["prompts"][0].get("arguments"), "Claude Code would give each only one word"
     assert "what I wrote after this command" in json.dumps(prompt)
+    assert of_old["messages"] == prompt["messages"], "a host may know the arguments of an earlier version"
+    assert pages[0] == pages[1]
     assert completed == {run_id[:8]: [run_id], "zzz": []}
 
 
