@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
-_TEXT_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?(?:json|xml|yaml|x-yaml|toml|javascript|sql|x-sh|x-ndjson)")
+_TEXT_TYPE = re.compile(
+    r"image/svg\+xml|application/(?:[\w.+-]+\+)?(?:x-)?"
+    r"(?:json|xml|yaml|toml|javascript|typescript|python|graphql|csv|sql|sh|ndjson)"
+)
 _ANY_BYTES = "application/octet-stream"  # what servers say of files whose ending they don't know
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _OF_URLS = str.maketrans("-_", "+/")

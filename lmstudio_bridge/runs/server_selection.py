@@ -435,7 +435,7 @@ def _no_tools(config: ServerConfig, *, listed: int) -> DownstreamError:
             server=config.name,
             remedy="Change the rules in lmstudio-bridge.toml or the agent's file, or leave this server out.",
         )
-    disabled = " that is enabled in its entry" if config.disabled_tools or config.only_tools else ""
+    disabled = " that is enabled in its entry" if config.disabled_tools or config.only_tools is not None else ""
     return DownstreamError(
         f"MCP server '{config.name}' offers no tool{disabled}.",
         server=config.name,

@@ -148,6 +148,8 @@ def test_images_are_not_repeated_as_structured_content() -> None:
         ("text/plain; charset=utf-8", "w6k=", "[resource: x:1]\né"),
         ("application/json", "e30=", "[resource: x:1]\n{}"),
         ("application/ld+json", "e30=", "[resource: x:1]\n{}"),
+        ("image/svg+xml", "PHN2Zy8+", "[resource: x:1]\n<svg/>"),
+        ("application/x-python", "cGFzcw==", "[resource: x:1]\npass"),
         ("text/plain", "/w==", "[resource: x:1, text/plain, 1 bytes]"),
         ("text/plain", "no base64", "[resource: x:1, text/plain, 6 bytes]"),
         ("text/plain", "aGVs\nbG8", "[resource: x:1]\nhello"),

@@ -273,11 +273,17 @@ async def test_a_server_without_tools_is_left_out_with_a_note(desk: Desk) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rules", "reason"),
-    [("", "MCP server 'clock' offers no tool."), ('hide = ["clock/*"]\n', "your rules hide them")],
+    ("rules", "more", "reason"),
+    [
+        ("", {}, "MCP server 'clock' offers no tool."),
+        ("", {"includeTools": []}, "MCP server 'clock' offers no tool that is enabled in its entry."),
+        ('hide = ["clock/*"]\n', {}, "your rules hide them"),
+    ],
 )
-async def test_a_run_does_not_begin_where_no_server_has_tools(desk: Desk, rules: str, reason: str) -> None:
-    desk.configure(clock=entry(file(desk, "clock"), *([TOOLS["clock"]] if rules else [])))
+async def test_a_run_does_not_begin_where_no_server_has_tools(
+    desk: Desk, rules: str, more: dict[str, object], reason: str
+) -> None:
+    desk.configure(clock=entry(file(desk, "clock"), *([TOOLS["clock"]] if rules or more else [])) | more)
     folder = desk.home.parent / ".config" / "lmstudio-bridge"
     folder.mkdir(parents=True)
     (folder / "lmstudio-bridge.toml").write_text(rules, encoding="utf-8")
