@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.errors import SettingsError
@@ -56,7 +58,6 @@ _NOT_DONE = "no complete answer, nothing was changed although the task asked for
 _RUN_ID = "run ID or its last five characters, or: last"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
 _MAX_NUMBER = 1_000_000
-_SHOWN_TASK = 80  # characters of a task that is too long
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -75,6 +76,21 @@ class CommandParser(argparse.ArgumentParser):
         action = super().add_argument(*args, **kwargs)
         self.arguments.append(action)
         return action
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message, what may have been meant, and where the help is."""
+        given = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        near = get_close_matches(given[1] or given[2], self._words(), n=1) if given else []
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        super().error(f"{message}\n{meant}For help: {self.prog} --help")
+
+    def _words(self) -> set[str]:
+        """Every word that may stand on the command line."""
+        own = [
+            *self.commands,
+            *(word for each in self.arguments for word in (*each.option_strings, *(each.choices or ()))),
+        ]
+        return {*own, *(word for command in self.commands.values() for word in command._words())}
 
     def open_commands(self, dest: str) -> Callable[..., CommandParser]:
         """A function that adds a command, with its name, its summary, and what `_texts` takes."""
@@ -526,12 +542,9 @@ def _add_eval(parser: CommandParser) -> None:
 
 
 def _task(text: str) -> str:
-    """A task; the errors are worded like those of the MCP tools."""
-    if not text:
-        raise argparse.ArgumentTypeError("String should have at least 1 character (given: '')")
-    if len(text) > MAX_TASK:
-        given = f"{text[:_SHOWN_TASK]!r}"
-        raise argparse.ArgumentTypeError(f"String should have at most {MAX_TASK} characters (given: {given})")
+    """A task, or what to do with the answers of all items."""
+    if not 1 <= len(text) <= MAX_TASK:
+        raise argparse.ArgumentTypeError(f"must have 1 to {MAX_TASK:,} characters, not {len(text):,}")
     return text
 
 

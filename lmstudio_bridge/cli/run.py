@@ -112,7 +112,8 @@ def _read_schema(option: str, name: str | None) -> dict[str, Any] | None:
     try:
         schema = json.loads(Path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
-        raise SettingsError(f"{option} {name} can't be used: {exc}.", remedy="Name a file with a JSON Schema.") from exc
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise SettingsError(f"{option} {name} can't be used: {why}.", remedy="Name a file with a JSON Schema.") from exc
     if not isinstance(schema, dict):
         raise SettingsError(f"{option} {name} is not a JSON object.", remedy="Name a file with a JSON Schema.")
     return schema

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import print_table, refusal
 from lmstudio_bridge.errors import RunActiveError, SettingsError
@@ -160,7 +161,7 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         events = [event for run in (stored, *item_runs(folder, stored)) for event in run.events]
         print(clean_text("\n".join(diff_lines(events)) or "This run changed no files.")[0])
     else:
-        print(as_shown(run_text(stored)))
+        print(as_shown(without_delimiters(run_text(stored))))
     return EXIT_OK
 
 

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markdown import Markdown
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
@@ -19,6 +21,7 @@ from lmstudio_bridge.runs.markdown import open_markdown
 from lmstudio_bridge.text import clean_text, one_line
 
 SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
+_NARROW = 70  # columns, below which a table would break run IDs and paths into pieces
 PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
@@ -109,13 +112,21 @@ def refusal(question: str, *, done: str, use: str) -> int:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print rows under their columns to stdout, or `empty` if there are none."""
+    """Print rows under their columns to stdout, or `empty`; in a narrow terminal, each row as lines."""
     console = open_console(sys.stdout, environ=os.environ)
     table = Table(box=None, pad_edge=False, header_style="bold")
+    blocks: list[RenderableType] = []
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+        first, *others = cells = [Text(one_line(cell)) for cell in row]
+        table.add_row(*cells)
+        named = (
+            Text.assemble((f"{name}: ", "bold"), cell) for name, cell in zip(columns[1:], others, strict=True) if cell
+        )
+        blocks += [first, *(Padding(line, (0, 0, 0, 2)) for line in named)]
+    least = Measurement.get(console, console.options.update(width=PLAIN_WIDTH), table).maximum
     with console.capture() as shown:
-        console.print(table if table.rows else Text(empty))
+        for each in blocks if console.width < min(least, _NARROW) else [table] if blocks else [Text(empty)]:
+            console.print(each)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())

@@ -232,7 +232,7 @@ def describe(event: Event, *, max_rounds: int = 0, last_call: str = "") -> str:
             return f"{where}{before}reading {f'{tokens:,} tokens' if tokens else 'the prompt'}"
         case Generating(phase=phase, pieces=pieces, seconds=seconds):
             speed = f", {pieces / seconds:.0f} tok/s" if seconds >= 1 else ""
-            return f"{where}{before}{phase} ({pieces:,} tokens{speed})"
+            return f"{where}{before}{phase} ({pieces:,} token{'s' if pieces != 1 else ''}{speed})"
         case RoundFinished():
             return ""
         case CallStarted(server=server):

@@ -75,7 +75,7 @@ def check_journals(settings: Settings) -> Check:
         )
     sizes = [size for _, size, _ in list_journals(runs)]
     bounds = f"kept for {settings.journal_days:g} days, at most {settings.journal_mb:,} MB"
-    found = f"{runs}: {len(sizes):,} runs, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"
+    found = f"{runs}: {len(sizes):,} run{'s' if len(sizes) != 1 else ''}, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"
     return Check("journals", "Journals", "ok", found)
 
 

@@ -80,6 +80,24 @@ def test_variables_in_help_are_settings_or_well_known() -> None:
         assert set(re.findall(r"^  ([A-Z_]+)$", told, flags=re.MULTILINE)) <= known, words
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("rnu x", "Did you mean 'run'? For help: lmstudio-bridge --help"),
+        ("help", "Did you mean '--help'? "),
+        ("runs shwo last", "Did you mean 'show'? For help: lmstudio-bridge runs --help"),
+        ("install cursr", "Did you mean 'cursor'? "),
+        ("run x --mpc fs", "Did you mean '--mcp'? "),
+        ("xyzzy", "\nFor help: lmstudio-bridge --help"),
+    ],
+)
+def test_a_typo_is_told_with_what_may_have_been_meant(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(line.split())
+
+    assert told in capsys.readouterr().err
+
+
 def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "42")
     text, _, epilog = build_parser().format_help().partition("exit codes:")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 
 import pytest
 from rich.text import Text
 
-from lmstudio_bridge.cli.terminal import can_show, markdown_in_terminal, open_console, open_status, print_marked
+from lmstudio_bridge.cli.terminal import (
+    can_show,
+    markdown_in_terminal,
+    open_console,
+    open_status,
+    print_marked,
+    print_table,
+)
 
+TASK = "Who owns every file below src/, and since when?"
 LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
 
 
@@ -34,6 +44,35 @@ def test_a_terminal_has_colours_unless_it_or_the_environment_says_no(
     open_console(stream, environ=environ).print("x", style="red")
 
     assert ("\x1b[31m" in stream.getvalue()) is coloured
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (
+            40,
+            [
+                "20260101-000000-aaaaa",
+                "  ended: answered",
+                "  task: Who owns every file below src/,",
+                "  and since when?",
+            ],
+        ),
+        (100, ["run                    ended     model  task", f"20260101-000000-aaaaa  answered         {TASK}"]),
+    ],
+)
+def test_a_table_is_a_list_where_it_would_break_its_words(
+    columns: int, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ("20260101-000000-aaaaa", "answered", "", TASK)
+
+    print_table(("run", "ended", "model", "task"), [row], empty="none")
+
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()] == shown
 
 
 def test_what_is_no_terminal_gets_whole_lines_as_they_are() -> None:
