@@ -8,23 +8,27 @@ from typing import Any
 
 from lmstudio_bridge.events import ItemResults
 from lmstudio_bridge.runs.item_rows import count_answers, count_items, fitting_table, item_rows
-from lmstudio_bridge.runs.report import RunReport, named_in_line, quoted, run_uri
+from lmstudio_bridge.runs.report import RunReport, quoted, run_uri
 from lmstudio_bridge.text import inert, one_line, shortened
 
 _SHOWN_FAILED = 20  # items with their reasons, a line each before the table
 _SHOWN_REASON = 200  # characters
 _SHOWN_ITEM = 200
-_SHOWN_MODEL = 80
 _SHOWN_CHANGES = 20
 _SHOWN_NOTES = 10
 _LONGEST = 1_000  # characters of a line before the table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemsReport(RunReport):
     """How a run over many items went, with a row for each."""
 
-    items: ItemResults | None = None
+    items: ItemResults
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each item."""
+        return item_rows(self.items, access=self.outcome.access)
 
     def text(self, *, limit: int | None = None) -> str:
         """The report for a reader: how many items are done, those that failed, and a table of all in their order.
@@ -32,9 +36,8 @@ class ItemsReport(RunReport):
         With a `limit` in characters all cells are shortened alike until the whole fits; if that is not enough, the
         last rows are left out. The report says so.
         """
-        assert self.items is not None
-        head, foot = "\n".join(self._items_head(self.items)), self._footer()
-        rows = item_rows(self.items, access=self.outcome.access)
+        rows = self.rows
+        head, foot = "\n".join(self._items_head(rows)), self._footer()
         merged = self._merged(rows, most=None if limit is None else limit // 2)
         room = None if limit is None else limit - len(head) - len(merged) - len(foot) - 300  # for what is said of cuts
         table, cut = fitting_table(rows, room)
@@ -43,30 +46,24 @@ class ItemsReport(RunReport):
 
     def around_answer(self) -> tuple[str, str, str]:
         """The text before the table, the table, and the text after it."""
-        assert self.items is not None
-        table, _ = fitting_table(item_rows(self.items, access=self.outcome.access), None)
+        table, _ = fitting_table(self.rows, None)
         return self.text().partition(table)
 
     def structure(self) -> dict[str, Any]:
         """As for one run, with how many items there are."""
-        assert self.items is not None
         # `super()` does not know the class where it has slots.
         return {**RunReport.structure(self), "items": count_items(self.items)}
 
     def as_json(self) -> dict[str, Any]:
         """The report and all rows."""
-        assert self.items is not None
-        return {**RunReport.as_json(self), "rows": item_rows(self.items, access=self.outcome.access)}
+        return {**RunReport.as_json(self), "rows": self.rows}
 
     def as_lines(self) -> str:
         """Each item that is done with its answer, in a line."""
-        assert self.items is not None
-        rows = item_rows(self.items, access=self.outcome.access)
-        return "\n".join(one_line(f"{row['item']}: {row['answer']}") for row in rows if row["status"] == "done")
+        return "\n".join(one_line(f"{row['item']}: {row['answer']}") for row in self.rows if row["status"] == "done")
 
     def _merged(self, rows: Sequence[dict[str, Any]], *, most: int | None) -> str:
         """What the answers were merged into, after what the bridge knows about it; "" if they were not."""
-        assert self.items is not None
         answer, combined = quoted(self.outcome.answer.strip()), self.items.combined
         if not (answer and combined):
             return ""
@@ -80,11 +77,10 @@ class ItemsReport(RunReport):
         return inert("\n".join([*lines, "", answer]))
 
     def _footer(self) -> str:
-        model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
-        return f"[Local model output, unverified · {model} · run {self.run_id}]"
+        return self._signed()
 
-    def _items_head(self, items: ItemResults) -> list[str]:
-        counts = count_items(items)
+    def _items_head(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        items, counts = self.items, count_items(self.items)
         numbers = [f"{counts['done']:,} of {counts['total']:,} items done"]
         numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
         notes = list(dict.fromkeys(self.outcome.notes))
@@ -98,7 +94,6 @@ class ItemsReport(RunReport):
             again = f"{len(earlier):,} items were done before and are not done again"
             names = ", ".join(one_line(items.listed.items[number - 1]) for number in sorted(set(items.now)))
             lines.append(f"{again}; this time: {shortened(names, _LONGEST) or 'none'}")
-        rows = item_rows(items, access=self.outcome.access)
         bad = [row for row in rows if row["status"] != "done" and row["reason"]]
         for row in bad[:_SHOWN_FAILED]:
             item = shortened(one_line(row["item"]), _SHOWN_ITEM)

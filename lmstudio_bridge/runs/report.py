@@ -259,12 +259,13 @@ class RunReport:
 
     def _footer(self) -> str:
         """The last line: whose words the above are, and what they come from; without text of the model only the run."""
-        run_id, outcome = self.run_id, self.outcome
-        if not outcome.answer.strip():
-            return f"[run {run_id}]"
-        begin = f"[Local model output, unverified · {named_in_line(outcome.model, most=_SHOWN_MODEL) or 'no model'} · "
-        end = f" · run {run_id}]"
-        return f"{begin}{self._called(room=_FOOTER - len(begin) - len(end))}{end}"
+        if not self.outcome.answer.strip():
+            return f"[run {self.run_id}]"
+        return self._signed(self._called(room=_FOOTER - len(self._signed(""))))
+
+    def _signed(self, *parts: str) -> str:
+        model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
+        return f"[Local model output, unverified · {' · '.join((model, *parts))} · run {self.run_id}]"
 
     def _called(self, *, room: int) -> str:
         """The calls that worked, in at most that many characters."""
