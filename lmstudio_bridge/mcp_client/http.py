@@ -27,7 +27,8 @@ from lmstudio_bridge.messages import ServerConfig
 logger = logging.getLogger(__name__)
 
 MAX_OPEN = 1_000  # replies of one server that have not ended; a cancelled request may leave one
-MAX_UNREAD = 500  # requests of a server that takes none of the answers
+MAX_UNREAD = 100  # requests of a server whose answers it has not taken yet
+MAX_EVENT = 8 * 1024 * 1024  # bytes of one event of a stream, of which the SDK holds more copies than of a body
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _PIECE = 64 * 1024  # bytes that are unpacked at once
 _SHOWN_CODING = 40  # characters
@@ -88,7 +89,7 @@ class HttpTransport:
         self._login: Login | None = None
         self._unreadable = ""  # why an answer is not read; the SDK tells it only of answers that are no stream
         self._noted: list[Answered] = []  # HTTP statuses while the connection is being opened
-        self._unread = 0  # requests of the server since it last took a message
+        self._unread = 0  # requests of the server, less the messages that it took
         self._open = 0  # replies that have not ended
         self._refused = anyio.Event()  # a message of ours got an HTTP error
 
@@ -170,12 +171,14 @@ class HttpTransport:
             return
         async with (
             self._make_http_client() as client,
-            streamable_http_client(url, http_client=client, max_sse_event_size=self._max_event) as streams,
+            streamable_http_client(
+                url, http_client=client, max_sse_event_size=min(self._max_event, MAX_EVENT)
+            ) as streams,
         ):
             yield streams
 
     def _asks_too_much(self, message: SessionMessage | Exception) -> bool:
-        """Whether this is one request too many since the server last took a message of ours."""
+        """Whether this is one request too many: with each waits a task that answers it."""
         if isinstance(message, SessionMessage) and isinstance(message.message, JSONRPCRequest):
             self._unread += 1
         return self._unread > MAX_UNREAD
@@ -184,7 +187,7 @@ class HttpTransport:
         """Remember a status for the message that it answers; the SDK's own GET and DELETE answer none."""
         request = response.request
         if request.method == "POST":
-            self._unread = 0
+            self._unread = max(0, self._unread - 1)
         if request.method != "POST" or "signs_in" in request.extensions:
             return
         if self._login is not None and self._login.renews(response):

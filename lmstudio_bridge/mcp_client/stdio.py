@@ -26,7 +26,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.message import SessionMessage
-from mcp.types import JSONRPCRequest
+from mcp.types import JSONRPCMessage, JSONRPCRequest
 
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
@@ -42,6 +42,7 @@ MAX_QUEUED = 4 * 1024 * 1024
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes of a server's requests, with some for each, whose answers wait because it does not read them."""
 
+_MAX_ON_LOOP = 256 * 1024  # bytes of a line; larger ones are parsed in a thread
 _LINE_COST = 200  # bytes that a line takes beside its own
 REQUEST_COST = 4_000  # bytes that a request takes beside its own, with the task that answers it
 
@@ -411,14 +412,15 @@ class StdioTransport:
         with suppress(anyio.BrokenResourceError):  # the session has ended
             async with arrived:
                 async for line in child.lines():
-                    if has_too_many_values(line):
+                    if len(line) < _MAX_ON_LOOP:
+                        messages = _decode(line)
+                    else:  # so that others go on meanwhile
+                        messages = await anyio.to_thread.run_sync(_decode, line, abandon_on_cancel=True)
+                    if messages is None:
                         self.exit_reason = f"wrote a message with {TOO_MANY}"
                         return
-                    try:
-                        messages = decode_line(line)
-                    except ValueError:
+                    if not messages:
                         child.keep_line(line)
-                        continue
                     for message in messages:
                         if isinstance(message, JSONRPCRequest):
                             self._unread += len(line) + REQUEST_COST
@@ -717,6 +719,16 @@ class LineSplitter:
         if piece:
             self._parts.append(piece)
             self._size += len(piece)
+
+
+def _decode(line: bytes) -> list[JSONRPCMessage] | None:
+    """The messages in a line, if any; None if it must not be parsed."""
+    if has_too_many_values(line):
+        return None
+    try:
+        return decode_line(line)
+    except ValueError:
+        return []
 
 
 def _readable(line: bytes) -> str:

@@ -74,7 +74,8 @@ BOUNDS: dict[str, str] = {
     f"{processes.REQUEST_COST:,} bytes for each; HTTP: {transports.MAX_UNREAD}",
     "unfinished replies of a server over HTTP": f"{transports.MAX_OPEN:,}",
     "compressed answers": "gzip",
-    "one message": f"{json_size.MAX_MESSAGE // MI} MiB, {json_size.MAX_VALUES:,} values",
+    "one message": f"{json_size.MAX_MESSAGE // MI} MiB, {json_size.MAX_VALUES:,} values; "
+    f"{transports.MAX_EVENT // MI} MiB as an event over HTTP",
     "one message over SSE": "1 MiB",  # the MCP SDK's; test_http meets it
     "text per result": f"{content.MAX_TEXT // MI} Mi characters",
     "blocks per result": f"{content.MAX_BLOCKS:,}",

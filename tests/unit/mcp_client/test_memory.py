@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -34,25 +37,51 @@ SHAPES = {
     "escapes": "result of 7864320 characters",
     "commas in a text": "result of 15728640 characters",
     "newlines": "result of 4 characters",
+    "lists in a text": "result of 15728400 characters",
     "requests": "sends requests and does not read the answers",
     "large requests": "sends requests and does not read the answers",
     "notifications": "result of 4 characters",
 }
 
 
-async def call_all() -> dict[str, str]:
-    """What a call of a server brings, by the shape of what it sends."""
-    brought = {}
+LOST = "closed the connection"
+REFUSED = "characters: Failed to parse JSON response: its answer "
+OVER_HTTP = {
+    "json": {"text": "result of 15728641 characters", "newlines": REFUSED, "digits": "characters: Failed to parse"},
+    "gzip": {"blocks": REFUSED, "text": "result of 15728641 characters"},
+    "events": {
+        "objects": LOST,
+        "text": LOST,
+        "short text": "result of 7340033 characters",
+        "empty data lines": "characters: Failed to parse",
+        "requests": LOST,
+        "large requests": LOST,
+    },
+}
+
+
+async def call_all(port: str) -> dict[str, dict[str, str]]:
+    """What a call of a server brings, by transport and the shape of what it sends."""
+    brought: dict[str, dict[str, str]] = {"stdio": {}}
     for shape in SHAPES:
-        async with open_test_pool() as pool:
-            server = ServerConfig(shape, "stdio", command=sys.executable, args=(str(SERVER), shape))
-            await pool.open_server(server)
-            try:
-                result = await pool.call_tool(shape, "flood", {})
-                brought[shape] = f"result of {len(result.text)} characters"
-            except SessionLostError as exc:
-                brought[shape] = str(exc)
+        server = ServerConfig(shape, "stdio", command=sys.executable, args=(str(SERVER), shape))
+        brought["stdio"][shape] = await call(server)
+    for encoding, shapes in OVER_HTTP.items():
+        brought[encoding] = {
+            shape: await call(ServerConfig(shape, "http", url=f"http://127.0.0.1:{port}/{encoding}/{quote(shape)}"))
+            for shape in shapes
+        }
     return brought
+
+
+async def call(server: ServerConfig) -> str:
+    async with open_test_pool() as pool:
+        await pool.open_server(server)
+        try:
+            result = await pool.call_tool(server.name, "flood", {})
+        except SessionLostError as exc:
+            return str(exc)
+    return f"result of {len(result.text)} characters{': ' + result.text if result.is_error else ''}"
 
 
 def limit_memory() -> None:
@@ -66,13 +95,36 @@ def limit_memory() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 def test_no_shape_takes_more_memory_than_a_server_may() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", __name__], capture_output=True, encoding="utf-8", cwd=Path(__file__).parents[3]
-    )
+    over_http = subprocess.Popen([sys.executable, SERVER, "http"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with over_http:
+        ended = subprocess.run(
+            [sys.executable, "-m", __name__], stdin=over_http.stdout, capture_output=True, encoding="utf-8",
+            cwd=Path(__file__).parents[3], env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # addresses, not memory
+        )  # fmt: skip
+        over_http.kill()
 
     assert ended.returncode == 0, ended.stderr[-3_000:]
     brought = json.loads(ended.stdout)
-    assert {shape: words for shape, words in SHAPES.items() if words not in brought[shape]} == {}
+    expected = {"stdio": SHAPES, **OVER_HTTP}
+    others = {
+        f"{shape}, {transport}": brought[transport][shape]
+        for transport, shapes in expected.items()
+        for shape, words in shapes.items()
+        if words not in brought[transport][shape]
+    }
+    assert others == {}
+
+
+async def test_others_go_on_while_a_large_message_is_parsed() -> None:
+    def threads() -> int:
+        return sum("AnyIO worker" in thread.name for thread in threading.enumerate())
+
+    async with open_test_pool() as pool:
+        await pool.open_server(ServerConfig("flood", "stdio", command=sys.executable, args=(str(SERVER), "short text")))
+        before = threads()
+        await pool.call_tool("flood", "flood", {})
+
+    assert (before, threads()) == (0, 1)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
@@ -125,4 +177,4 @@ def test_a_text_of_any_kind_counts_as_one_value() -> None:
 
 if __name__ == "__main__":
     limit_memory()
-    print(json.dumps(asyncio.run(call_all())))
+    print(json.dumps(asyncio.run(call_all(input()))))
