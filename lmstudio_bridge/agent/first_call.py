@@ -76,6 +76,7 @@ _LOOKS_FIRST = re.compile(
     r"\W*(?:please,? |first,? )*(?:look|read|find|search|open|check|list|see|get|fetch|go through|take)\b",
     re.IGNORECASE,
 )
+_SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
@@ -177,7 +178,11 @@ def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[T
     with_files = {spec.name.partition("__")[0] for spec in taking}
     servers = {spec.name.partition("__")[0] for spec in offered if "__" in spec.name} - with_files
     named = {server for server in servers if re.search(rf"\b{re.escape(server)}\b", task, re.IGNORECASE)}
-    return [spec for spec in offered if spec.name.partition("__")[0] in named]
+    found = [spec for spec in offered if spec.name.partition("__")[0] in named]
+    if not _LOOKS_FIRST.match(task):
+        return found
+    # Small models open an entry by a word of the task, and take it for missing.
+    return [spec for spec in found if _SEARCHES.search(spec.name.rpartition("__")[2])] or found
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

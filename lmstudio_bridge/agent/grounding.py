@@ -79,6 +79,15 @@ _QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"
 _WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
+_OF_WHOM = re.compile(
+    r"\b(?:of|for|does|did|has|is)\s+(?P<of>[A-Z][a-z]{2,})\b(?![\w./-]*[\w/])"
+    r"|(?<=[a-z,] )(?P<whose>[A-Z][a-z]{2,})['\u2019]s\b"
+)
+_NO_PERSON = re.compile(
+    r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|January|February|March|April|May|June|July|August"
+    r"|September|October|November|December|English|German|French|Spanish|Claude|Markdown|Python",
+    re.I,
+)
 _CAPITALIZED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
 _ASKS_FOR_DEFINITION = re.compile(
     r"\b(?:where|file|line|module|folder|package)\b[^.?!\n]{0,80}\b(?:defin(?:e[sd]?|ition)|declare[sd]?|implement(?:s|ed))\b",
@@ -103,7 +112,7 @@ _BUT_NOT_IN = re.compile(
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
 _RECORD = 12  # lines of a record; longer parts are prose
 _DENIES = re.compile(
-    r"\b(?:no|not|none|never|nothing|nowhere|cannot|unknown|missing|IMPOSSIBLE)\b|n['\u2019]t\b", re.IGNORECASE
+    r"\b(?:no|not|none|never|nothing|nowhere|cannot|unknown|missing|impossible)\b|n['\u2019]t\b", re.IGNORECASE
 )
 _EDGE = "*_~'\u2019\u2018.:!?…=#"
 _ABBREVIATIONS = frozenset({"e.g", "i.e", "etc", "a.m", "p.m", "u.s", "vs", "no", "n/a", "and/or", "a.k.a"})
@@ -221,6 +230,11 @@ class _Fact:
     text: str
     find: Callable[[_Text], int | None]
     start: int
+
+
+def denies(answer: str) -> bool:
+    """Whether an answer has a word of denial."""
+    return bool(_DENIES.search(answer))
 
 
 @dataclass(slots=True)
@@ -407,7 +421,7 @@ class Evidence:
         A value that an answer gives for such a name is that of another. So is a place where a name is only used, if the
         task asks for its definition. None if the answer denies, or nothing was read.
         """
-        if not self.task or not self._results or _DENIES.search(answer):
+        if not self.task or not self._results or denies(answer):
             return
         for name in dict.fromkeys(_ASKED_NAME.findall(_FORM.sub(" ", self.task))):
             find = _finder(name)
@@ -416,6 +430,11 @@ class Evidence:
                 yield name
             elif lines and _ASKS_FOR_DEFINITION.search(self.task) and not _defines(name, "\n".join(lines)):
                 yield f"a definition of {name}"
+        read = "\n".join([*(text.raw for text in self._results), *self.files]).casefold()
+        for match in _OF_WHOM.finditer(self.task):
+            name = match["of"] or match["whose"]
+            if not _NO_PERSON.fullmatch(name) and name.casefold() not in read and re.search(r"\d", answer):
+                yield name
 
     def _misplaced(self, sources: Mapping[str, Source], seen: Sequence[_Text]) -> Iterator[str]:
         """Numbers and codes that stand only in records of others than the one person or thing that the task names.

@@ -18,25 +18,34 @@ from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
 from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file, reading_tool
-from lmstudio_bridge.agent.grounding import Evidence, Grounding, paths_in
+from lmstudio_bridge.agent.grounding import Evidence, Grounding, denies, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
 from lmstudio_bridge.agent.prompts import (
+    ANSWER_IN_FORM,
     ANSWER_NOW,
     CALL_LOST,
     EMPTY_TURN,
     FOUND_NOTHING,
     GOING_ON,
     IMAGES,
+    NOT_CHANGED,
     NOT_IN_RESULTS,
     NOT_READ,
     NOT_THERE,
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
-from lmstudio_bridge.agent.reply_checks import ReplyKind, classify_reply, is_bridge_text, repeats_task
+from lmstudio_bridge.agent.reply_checks import (
+    ReplyKind,
+    classify_reply,
+    gives_up,
+    is_bridge_text,
+    repeats_task,
+    rule_for_failure,
+)
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
@@ -81,6 +90,8 @@ _SEEN_TYPES = ("image/png", "image/jpeg")  # what LM Studio takes
 _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
 _ASKED_FILES = 5  # files that the model is asked to read
+_ASKED_TO_CHANGE = 2
+_LONGEST_DENIAL = 200  # characters of an answer that says nothing but no
 _ASKED_FACTS = 3  # facts without a source that the model is asked about
 _LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
 _POOR_TURNS = 2  # replies without a call or an answer that are answered with a hint before the run counts as stuck
@@ -274,6 +285,8 @@ class _Run:
         self._seen_lines: set[str] = set()  # of all results
         self._seen_files: frozenset[str] = frozenset()  # before the last turn
         self._asked_to_read = False  # about files that were not read; that is done once
+        self._asked_to_change = 0  # times; the second is about the change that was tried then and failed
+        self._asked_for_form = False  # that is done once
         self._unchecked = ""  # the answer that was given then
         self._questioned = ""  # the answer about whose facts the model was asked; that is done once
         self.executor = ToolExecutor(
@@ -330,6 +343,8 @@ class _Run:
         self.last = self._answer_now or number == self.limits.max_rounds
         if self.last and number > 1:
             self._hint = self._last_hint
+            if self._hint == ANSWER_NOW and (rule := rule_for_failure(self.conversation.task())):
+                self._hint = f"{ANSWER_NOW} {rule[1]}"
         if self._hint:
             await self.remind(self._hint, said=self._said)
         self._said = GOING_ON
@@ -353,6 +368,9 @@ class _Run:
         """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
         if kind == "answer" and number < self.limits.max_rounds:
             question = "" if self.last else await self.question_coverage(reply.text)
+            if not (question or self.last):
+                question = await self.question_change(reply.text)
+            question = question or await self.question_form(reply.text)
             if question := question or await self.question_sources(reply.text):
                 self._hint, self._said = question, reply.text
                 return None
@@ -405,6 +423,33 @@ class _Run:
         await self.notice(f"Not read yet: {shown}. The model was asked to read that first.")
         self.requester.require_call()
         return NOT_READ.format(files=shown)
+
+    async def question_change(self, answer: str) -> str:
+        """What to ask the model that stops without the change that its task asks for; "" if it need not be asked."""
+        if self._asked_to_change >= _ASKED_TO_CHANGE or gives_up(answer) or denies(answer):
+            return ""
+        so_far = self.tally.outcome()
+        if so_far.access != "write" or not so_far.nothing_changed or bool(so_far.failed) != bool(self._asked_to_change):
+            return ""
+        self._asked_to_change += 1
+        self._unchecked = self._unchecked or answer
+        await self.notice("Nothing was changed yet. The model was asked to make the change.")
+        self.requester.require_call(changing=True)
+        return NOT_CHANGED
+
+    async def question_form(self, answer: str) -> str:
+        """What to ask the model whose answer denies in other words than the task wants; "" if it need not be asked."""
+        found = rule_for_failure(self.conversation.task())
+        if self._asked_for_form or found is None or found[0] in answer:
+            return ""
+        if not denies(answer) or len(answer) > _LONGEST_DENIAL:
+            return ""
+        word, rule = found
+        self._asked_for_form = True
+        self._unchecked = self._unchecked or answer
+        await self.notice(f"The task wants {word} in place of such an answer; the model was asked for it.")
+        self._answer_now, self._last_hint = True, ANSWER_IN_FORM.format(rule=rule)
+        return self._last_hint
 
     async def question_sources(self, answer: str) -> str:
         """What to ask the model about facts of its answer that were not read; "" if there are none, or it was asked."""
@@ -510,7 +555,8 @@ class _Run:
     async def break_repetition(self, repetition: Repetition) -> None:
         """Take the step against the repetition, and leave a hint for the next round."""
         self._hint = f"{repetition.text} {TRY_ANOTHER_WAY}"
-        if repetition.step == Step.ANSWER_NOW and not self.requester.asks_natively:
+        insists = self.requester.gave_up or repetition.step == Step.ANSWER_NOW
+        if insists and not self.requester.asks_natively:
             await self.notice("The model repeated itself; it was asked to answer from what it knew.")
             self._answer_now = True
             return

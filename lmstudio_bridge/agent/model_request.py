@@ -41,6 +41,7 @@ from lmstudio_bridge.errors import (
     ToolsUnsupportedError,
 )
 from lmstudio_bridge.events import Emit, Generating, Noticed, Phase, RetryScheduled, RoundFinished, RoundStarted
+from lmstudio_bridge.intent import changes_by_name
 from lmstudio_bridge.messages import (
     CallDelta,
     ChatModel,
@@ -129,7 +130,8 @@ class ModelRequester:
         self._plain = False  # the template takes only user and assistant turns
         self._must_call = False  # the next reply must be a call
         self._vary = False  # the next reply must not come out as the last one
-        self._gave_up = False  # the model said that it cannot be done: one look that fails shows the same
+        self._must_change = False  # that call must be of a tool that changes something
+        self.gave_up = False  # the model said that it cannot be done: one look that fails shows the same
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
         self._dropped: frozenset[str] = frozenset()  # tools whose schema it does not take at all
@@ -151,9 +153,9 @@ class ModelRequester:
         """Whether the model is asked for native tool calls, and could be asked otherwise."""
         return not (self._json_calls or self._json_refused)
 
-    def require_call(self) -> None:
-        """Take only a call as the next reply, if the model is asked for JSON and is offered tools."""
-        self._must_call = True
+    def require_call(self, *, changing: bool = False) -> None:
+        """Take only a call as the next reply, of a tool that changes something, if the model is asked for JSON."""
+        self._must_call, self._must_change = True, changing
 
     async def use_json_calls(self, reason: str) -> None:
         """Ask for tool calls as constrained JSON from now on."""
@@ -226,7 +228,7 @@ class ModelRequester:
                     and self._is_unfounded(reply, conversation, offered, number)
                 ):
                     asked_again.add("unfounded")
-                    self._must_call, self._gave_up = True, gives_up(reply.text)
+                    self._must_call, self.gave_up = True, gives_up(reply.text)
                     await self._notice("The model answered without calling a tool; retrying with a tool call required.")
                 elif kind == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
@@ -399,9 +401,13 @@ class ModelRequester:
         if not self._json_calls:
             return plain_turns(conversation.messages) if self._plain else conversation.messages, specs, None
         self._described = self._described or specs
-        must_call = self._must_call or (_only_failed(conversation, number) and not self._gave_up)
-        self._must_call = False
-        allowed = specs
+        must_call = self._must_call or (_only_failed(conversation, number) and not self.gave_up)
+        allowed: Sequence[ToolSpec] = specs
+        if self._must_call and self._must_change:
+            allowed = [spec for spec in specs if changes_by_name(spec.name.rpartition("__")[2])] or specs
+        elif must_call and _found_nothing(conversation):  # small models write down what they have not found
+            allowed = [spec for spec in specs if not changes_by_name(spec.name.rpartition("__")[2])] or specs
+        self._must_call = self._must_change = False
         if not _has_called(conversation) and (first := first_tools(conversation.task(), specs)):
             must_call, allowed = True, first
         schema = self._answer_schema
@@ -522,8 +528,15 @@ def _only_failed(conversation: Conversation, number: int) -> bool:
     if number > _MUST_CALL_ROUNDS:
         return False
     results = [message.text for message in conversation.messages if isinstance(message, ToolMessage)]
-    nothing = (NOT_CALLED, FOUND_NOTHING)
-    return bool(results) and all(text.startswith(FAILED) or any(each in text for each in nothing) for text in results)
+    return bool(results) and all(
+        text.startswith(FAILED) or NOT_CALLED in text or FOUND_NOTHING in text for text in results
+    )
+
+
+def _found_nothing(conversation: Conversation) -> bool:
+    """Whether the newest call was a look that brought nothing."""
+    newest = conversation.messages[-1]
+    return isinstance(newest, ToolMessage) and FOUND_NOTHING in newest.text
 
 
 def _refuses_schema(error: LLMResponseError) -> bool:

@@ -124,6 +124,13 @@ JSON_ANSWER = 'Reply with one JSON object: {"answer": "<text>"}'
 
 ANSWER_SCHEMA = "The answer is not text but JSON that fits this schema: {schema}"
 
+NOT_CHANGED = (
+    "Nothing has been changed yet. Make the change that the task asks for, "
+    "or answer again if there is nothing to change."
+)
+
+ANSWER_IN_FORM = "The task says: {rule} If that is so, answer exactly like that. Otherwise, give your answer again."
+
 NOT_READ = "You have not read {files}. Read that first, or answer again if the task does not need it."
 
 UNDOES_EDIT = "Not done: it would undo your earlier change of {path}."

@@ -56,6 +56,13 @@ _GAVE_UP = re.compile(
     r"|(?:do|does)(?: not|n't) (?:have|know|exist)|no (?:access|information))\b",
     re.IGNORECASE,
 )
+_WORD_WANTED = re.compile(
+    r"\b(?:answer|reply|respond|say|write|return|output|give|print)\b"
+    r"(?: (?:me|back|with|only|just|exactly|the|an?|one|single|word|text|string)){0,6}:?"
+    r" [\"'`\u201c*]*(?P<word>[A-Z][A-Z_/-]{1,30}[A-Z])\b"
+)
+_CONDITION = re.compile(r"\b(?:if|when|where|in case|otherwise|else|unless|should)\b", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
 
 _LONGEST_PERIOD = 400  # characters of what is repeated without end
@@ -232,6 +239,14 @@ def is_unfounded(answer: str, *, task: str, known: str, tools: Sequence[ToolSpec
 def gives_up(answer: str) -> bool:
     """Whether an answer says that it cannot be done or known."""
     return bool(_GAVE_UP.search(answer))
+
+
+def rule_for_failure(task: str) -> tuple[str, str] | None:
+    """The word in capitals that the answer must be if the task cannot be done, and the sentence that says so."""
+    for sentence in _SENTENCES.split(task):
+        if (wanted := _WORD_WANTED.search(sentence)) and _CONDITION.search(sentence):
+            return wanted["word"], sentence.strip()
+    return None
 
 
 def _is_telling(word: str) -> bool:

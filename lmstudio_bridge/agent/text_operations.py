@@ -25,6 +25,7 @@ _MAX_EXPRESSION = 500  # characters
 _ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
 _CELL = 60  # characters of a cell that is shown
+_NO_CONDITION = ("true", "all", "any", "none", "*")  # as small models say it
 _MAX_DIGITS = 100  # of a number in a table
 _MAX_POWER = 4_000  # digits of a result; Python writes 4,300
 _WORD = re.compile(r"\w+")
@@ -270,12 +271,17 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 def add_up(text: str, column: str, where: str = "") -> str:
     """The total of a column of a CSV text in words; `where` is `column=value`, for the rows that count.
 
+    Without a heading the columns are named 1, 2 …; if there is but one, it is taken whatever `column` says.
     Without a `column` the rows are counted; small models name the wrong one, so for one without numbers the totals of
     those that have them come with the count. Totals of all rows come with those by the values of other columns.
     """
     with localcontext() as context:
         context.prec = 3 * _MAX_DIGITS  # exact, whatever the numbers and however many
-        return _add_up(_rows(text), column, where)
+        rows = _rows(text)
+        if _find_column(rows[0], column) is None and all(_decimal(cell) is not None for cell in rows[0]):
+            rows = [[str(number) for number, _ in enumerate(rows[0], 1)], *rows]
+            column = column if len(rows[0]) > 1 else rows[0][0]
+        return _add_up(rows, column, "" if where.strip().casefold() in _NO_CONDITION else where)
 
 
 def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:

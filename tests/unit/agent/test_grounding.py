@@ -539,6 +539,26 @@ def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: s
     assert evidence.check("It is not defined anywhere.").missing == ()
 
 
+@pytest.mark.parametrize(
+    ("task", "missing"),
+    [
+        ("Tell me the badge number of Chen.", ("Chen",)),
+        ("What is Chen's badge number?", ("Chen",)),
+        ("Tell me the badge number of Kofi.", ()),
+        ("How many badges of Monday are there?", ()),
+        ("Tell me the number of Badge holders.", ()),
+        ("Tell me the number in the file of Chen.txt.", ()),
+    ],
+)
+def test_a_number_for_a_person_who_stands_in_no_result_is_that_of_another(task: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence(task, task)
+    evidence.add_call("memory", "search", '{"query": "Chen"}', "[]")
+    evidence.add("memory read_graph", '{"name": "Kofi", "badge": 7872}')
+
+    assert evidence.check("7872").missing == missing
+    assert evidence.check("There is no number 7872 for that name.").missing == ()
+
+
 LOG = """Commit history:
 Commit: 2fdfaba2
 Date: 2025-06-15 17:06:40

@@ -16,7 +16,7 @@ import pytest
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import ChangeWatch, Limits, RunOptions
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, EMPTY_TURN, GOING_ON, NOT_IN_RESULTS
+from lmstudio_bridge.agent.prompts import ANSWER_IN_FORM, ANSWER_NOW, EMPTY_TURN, GOING_ON, NOT_CHANGED, NOT_IN_RESULTS
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
@@ -36,11 +36,13 @@ from lmstudio_bridge.events import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    RunStarted,
     Tally,
     Warned,
 )
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
+    Access,
     Approval,
     Approver,
     AssistantMessage,
@@ -851,6 +853,49 @@ async def test_answer_before_any_call_is_not_asked_about() -> None:
     outcome = await given.go()
 
     assert (outcome.rounds, outcome.missing) == (1, ("juniper-1111",))
+
+
+# -- what the task wants and the answer has not ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "access", "first", "asked"),
+    [
+        ("Set debug to false in a.json, and tell me the size.", "write", "The size is 7.", True),
+        ("Set debug to false in a.json, and tell me the size.", "read", "The size is 7.", False),
+        ("Set debug to false in a.json, and tell me the size.", "write", "There is no a.json.", False),
+        ("Tell me the size in a.json.", "write", "The size is 7.", False),
+    ],
+)
+async def test_a_model_that_stops_without_the_change_is_asked_for_it_once(
+    task: str, access: Access, first: str, asked: bool
+) -> None:
+    given = case(say(first), say(first))
+    given.tally.add(RunStarted("r", task, (), 10, "2026-01-01T00:00:00Z", access=access))
+
+    outcome = await given.go()
+
+    assert (outcome.stop, outcome.answer) == ("answered", first)
+    assert [turn.messages[-1] for turn in given.model.asked[1:]] == [UserMessage(NOT_CHANGED)] * asked
+
+
+RULED = "What is the code in b.txt? If it is not there, answer with the one word ABSENT."
+
+
+@pytest.mark.parametrize(
+    ("first", "asked"), [("There is no such file.", True), ("ABSENT", False), ("The code is juniper-4781.", False)]
+)
+async def test_an_answer_that_denies_in_other_words_than_the_task_wants_is_asked_for_those(
+    first: str, asked: bool
+) -> None:
+    given = case(say(first), say("ABSENT"))
+    given.conversation = Conversation((OPENING[0], UserMessage(RULED)))
+
+    outcome = await given.go()
+
+    assert outcome.answer == ("ABSENT" if asked else first)
+    rule = "If it is not there, answer with the one word ABSENT."
+    assert [turn.messages[-1].text for turn in given.model.asked[1:]] == [ANSWER_IN_FORM.format(rule=rule)] * asked
 
 
 async def test_fact_in_the_part_of_a_result_that_was_cut_is_found() -> None:

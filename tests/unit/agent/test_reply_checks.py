@@ -21,6 +21,7 @@ from lmstudio_bridge.agent.reply_checks import (
     is_unfounded,
     plain_turns,
     repeats_task,
+    rule_for_failure,
 )
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import simple_spec
@@ -425,3 +426,21 @@ def test_a_repetition_counts_from_its_limit_on(text: str, least: int) -> None:
 
     assert find_repetition(whole[:least]) is None
     assert find_repetition(whole[: least + 1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "word"),
+    [
+        ("Read a.txt. If that cannot be done, answer with the one word IMPOSSIBLE.", "IMPOSSIBLE"),
+        ('Which port? If there is none, reply only with "NOT_FOUND".', "NOT_FOUND"),
+        ("Give the owner; otherwise say N/A.", "N/A"),
+        ("When it is missing, return exactly `NONE`", "NONE"),
+        ("Answer with the word YES.", None),  # on no condition
+        ("If there is a README, say what it is about.", None),
+        ("If it fails, write a report to OUT.txt.", None),
+    ],
+)
+def test_the_word_that_a_task_wants_where_it_cannot_be_done_is_known(task: str, word: str | None) -> None:
+    found = rule_for_failure(task)
+
+    assert (found and found[0]) == word

@@ -167,9 +167,22 @@ def test_cells_are_shown_in_one_short_line() -> None:
 
 
 def test_a_column_is_added_up_exactly() -> None:
-    assert add_up(ORDERS, "Amount") == (
+    assert add_up(ORDERS, "Amount", "true") == (
         "Total of amount: 1210.80 (3 of 4 rows; 1 without a number left out)\nBy customer: Abel 1200.00, Meyer 10.80"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "total"),
+    [
+        ("90920\n20165\n", "0", "Total of 1: 111085 (2 of 2 rows)"),
+        ("90920\n20165\n", "", "Total of 1: 111085 (2 of 2 rows)"),
+        ("1;20\n2;30\n", "2", "Total of 2: 50 (2 of 2 rows)"),
+        ("2025,2026\n1,20\n2,30\n", "2026", "Total of 2026: 50 (2 of 2 rows)"),  # a heading after all
+    ],
+)
+def test_numbers_without_a_heading_are_added_up(text: str, column: str, total: str) -> None:
+    assert add_up(text, column, "true").splitlines()[0] == total
 
 
 @pytest.mark.parametrize(("where", "count"), [("", "4 of 4 rows"), ("name=meyer", "2 of 4 rows where customer=Meyer")])
