@@ -8,7 +8,9 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from heapq import heappop, heappush
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -102,6 +104,40 @@ async def test_an_item_that_failed_for_an_outside_reason_is_tried_once_more_afte
     assert await items.run() == ("partial", "")
     assert items.ran == [1, 2, 3, 1, 2]
     assert items.results.to_do() == [2]
+
+
+class TimedItems(Items):
+    """Items that take 1 to 10 seconds each, on a clock of their own, which jumps from one end to the next."""
+
+    now = model_time = 0.0
+
+    async def run(self) -> tuple[Stop, str]:
+        self._rng, self._ends = Random(1), list[tuple[float, int, asyncio.Event]]()
+        whole = asyncio.create_task(super().run())
+        while True:
+            for _ in range(20):
+                await asyncio.sleep(0)  # until all that can start has started
+            if not self._ends:
+                return await whole
+            self.now, _, ended = heappop(self._ends)
+            ended.set()
+
+    async def _item(self, number: int) -> Outcome:
+        seconds, ended = self._rng.uniform(1, 10), asyncio.Event()
+        self.model_time += seconds
+        heappush(self._ends, (self.now + seconds, number, ended))
+        await ended.wait()
+        return await super()._item(number)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("slots", [1, 4, 16])
+async def test_slots_are_hardly_ever_idle(slots: int) -> None:
+    items = TimedItems(200, *((n, [LOST]) for n in range(1, 201, 10)), at_once=slots)
+
+    assert await items.run() == ("answered", "")
+    assert len(items.ran) == 220
+    assert items.now <= 1.15 * items.model_time / slots
 
 
 @pytest.mark.asyncio
