@@ -14,6 +14,7 @@ from lmstudio_bridge.messages import Access
 from lmstudio_bridge.text import one_line, shortened
 
 NO_CALLS = "no tool calls"
+_LEAST_ITEM = 60  # characters of an item that are always shown: it says what the row is about
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
 _MOST_VALUES = 20  # different answers that are counted
 _LONGEST_VALUE = 60  # characters
@@ -125,7 +126,7 @@ def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str
 
 
 def _cells(rows: Sequence[dict[str, Any]], *, most: int | None) -> tuple[list[str], list[list[str]]]:
-    """The columns of a table and its rows; cells but for the item have at most that many characters."""
+    """The columns of a table and its rows, whose cells have at most that many characters."""
     objects = [row["answer"] for row in rows if isinstance(row["answer"], dict)]
     names = list(dict.fromkeys(name for each in objects for name in each)) if objects else ["answer"]
 
@@ -136,7 +137,8 @@ def _cells(rows: Sequence[dict[str, Any]], *, most: int | None) -> tuple[list[st
     for row in rows:
         answer = row["answer"] if isinstance(row["answer"], dict) else {names[0]: row["answer"]}
         values = [value_text(answer.get(name)) for name in names]
-        table.append([row["item"], row["status"], *map(fit, values), fit(_rests_on(row))])
+        item = row["item"] if most is None else shortened(row["item"], max(most, _LEAST_ITEM))
+        table.append([item, row["status"], *map(fit, values), fit(_rests_on(row))])
     return ["item", "status", *names, "rests on"], table
 
 

@@ -52,7 +52,7 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice
-from lmstudio_bridge.text import one_line, shortened
+from lmstudio_bridge.text import counted, one_line, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -248,12 +248,12 @@ def describe(event: Event, *, max_rounds: int = 0, last_call: str = "") -> str:
         case ResultsShrunk(places=places):
             return f"the context is full: {len(places)} earlier results were shortened"
         case ItemsListed(items=items, source=source):
-            return f"{len(items)} items" + (f" of {source}" if source else "")
+            return counted(len(items), "item") + (f" of {source}" if source else "")
         case ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
             parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
             return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
         case ItemsCombined(items=items):
-            return f"Merging the answers of {items:,} items"
+            return f"Merging the answers of {counted(items, 'item')}"
         case RunFinished(stop=stop):
             return f"done: {stop}"
         case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():

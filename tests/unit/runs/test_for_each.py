@@ -217,6 +217,14 @@ def test_a_long_result_is_shortened_evenly_with_the_failures_first(count: int, l
     assert "lmstudio://runs/r" in text
 
 
+def test_long_items_are_shortened_like_their_answers() -> None:
+    items = ItemsListed(tuple(f"{n} " + "i" * 2_000 for n in range(1, 201)), "", (), "", None, "")
+    text = report(items, dict.fromkeys(range(1, 201), DONE)).text(limit=48_000)
+
+    assert len(text) <= 48_000
+    assert [line.split()[1] for line in text.splitlines() if " | done | " in line] == [str(n) for n in range(1, 201)]
+
+
 def test_where_not_all_rows_fit_it_says_how_many_do() -> None:
     items = ItemResults(ItemsListed(("i" * 100,) * 1_000, "", (), "", None, ""), dict.fromkeys(range(1, 1_001), DONE))
     table, cut = fitting_table(item_rows(items, access="read"), 10_000)
