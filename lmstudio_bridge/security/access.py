@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -294,7 +295,7 @@ def _splits(pattern: str) -> list[tuple[str, str]]:
 
 
 def _fits(pattern: str, text: str, *, exactly: bool) -> bool:
-    """As a glob, or as it is: a name can have a `[`."""
+    """As a glob, or as it is: a name can have a `[`. Unless `exactly`, letters count as they look."""
     if not exactly:
-        pattern, text = pattern.casefold(), text.casefold()
+        pattern, text = (unicodedata.normalize("NFKC", each).casefold() for each in (pattern, text))
     return pattern == text or fnmatchcase(text, pattern)

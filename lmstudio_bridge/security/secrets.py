@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SECRET_NAME = re.compile(
     r"key(?!board)|token|secret|passw|passphrase|passcode|(?<!by)(?<!com)pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
-    r"|dsn|_pat\b|conn(?:ection)?[_-]?str",
+    r"|dsn|(?:\b|_)(?:pat|pw|pin|otp|sig)\b|(?<=\w)(?<!old)pwd\b|creds?\b|bearer|jwt|mnemonic|signature|signing|_salt\b"
+    r"|conn(?:ection)?[_-]?str",
     re.IGNORECASE,
 )
 _CONNECTION_NAME = re.compile(r"conn(?:ection)?[_-]?str", re.IGNORECASE)
@@ -36,6 +37,7 @@ _PASSWORD_PART = re.compile(r"(?:password|passwd|pwd|(?:account|access)key|secre
 """In a connection string: `Server=db;Uid=me;Pwd=hunter22`."""
 _TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~-]{16,}")
 """A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
+_LOGINS = ("u", "user")  # as in curl: name and password with a colon between them
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
@@ -55,12 +57,14 @@ def secrets_of_entry(
 def secrets_of_environment(env: Mapping[str, str]) -> list[str]:
     """The values of variables with secret names, and the secrets in URLs, connection strings and JSON."""
     named = [value for name, value in env.items() if _is_secret(name, value)]
-    return [*named, *(secret for value in env.values() for secret in _secrets_in(value))]
+    return [*named, *(secret for value in env.values() for secret in secrets_of_arguments([value]))]
 
 
 def _secrets_in(text: str) -> list[str]:
     """The secrets in a URL, a connection string, or JSON; none of other text."""
     found = [*secrets_of_url(text), *_PASSWORD_PART.findall(text)]
+    if " -" in text:  # a command line, as for `sh -c`
+        found += secrets_of_arguments(text.split())
     if text.lstrip()[:1] in ("{", "["):
         with suppress(ValueError, RecursionError):
             found += _secrets_of_json(json.loads(text))
@@ -104,6 +108,8 @@ def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
             found.append(named[2])
         elif flag and not argument.startswith("-") and _is_secret(flag, argument):
             found.append(argument)
+        elif flag in _LOGINS:
+            found += [argument.partition(":")[2]]
         flag = argument.lstrip("-") if _FLAG.fullmatch(argument) else ""
     return list(dict.fromkeys(found))
 
@@ -120,10 +126,10 @@ def secrets_of_url(url: str) -> list[str]:
     ]
     try:
         parts = urlsplit(url)
-        query = parse_qsl(parts.query)
+        query = parse_qsl(f"{parts.query}&{parts.fragment}")
     except ValueError:
         return passwords
-    tokens = [part for part in parts.path.split("/") if _TOKEN_PART.fullmatch(part)]
+    tokens = [part for part in (*parts.path.split("/"), parts.username or "") if _TOKEN_PART.fullmatch(part)]
     return [*passwords, *tokens, *(value for name, value in query if _is_secret(name, value))]
 
 

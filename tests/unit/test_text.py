@@ -77,6 +77,10 @@ TAGS = [
     "|im_start|",
     "img src=x",
     "iframe src='//evil'",
+    "system_reminder",
+    "channel source='x'",
+    "teammate-message",
+    "source srcset=x",
 ]
 
 

@@ -13,7 +13,8 @@ from lmstudio_bridge.security.secrets import (
 
 SECRET_NAMES = (
     "API_KEY GITHUB_TOKEN client_secret PGPASSWORD DB_PASSWD SSH_PASSPHRASE DB_PASS PASS MYSQL_PWD GITHUB_PAT "
-    "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM DBPASS dbPass PASSCODE CONNECTION_STRING CONN_STR"
+    "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM DBPASS dbPass PASSCODE CONNECTION_STRING CONN_STR "
+    "MYPWD DB_PW OTP MY_PAT GCP_CREDS BEARER JWT MNEMONIC JWT_SIGNING WEBHOOK_SIGNATURE"
 )
 OTHER_NAMES = "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME COMPASS PASSENGERS"
 
@@ -85,6 +86,10 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
         (['--config={"apiKey": "hunter22"}'], ["hunter22"]),
         (["--dsn-text", "Server=db;Uid=me;Pwd=hunter22;"], ["hunter22", "Server=db;Uid=me;Pwd=hunter22;"]),
         (["Server=db;Uid=me;Pwd=hunter22;"], ["hunter22"]),
+        (["-u", "me:hunter22"], ["hunter22"]),
+        (["-c", "npx server --api-key hunter22"], ["hunter22"]),
+        (["https://x/mcp#token=hunter22"], ["hunter22"]),
+        (["https://abcdef0123456789abcd@sentry.example/1"], ["abcdef0123456789abcd"]),
         (["--config", '{"port": 80'], []),
         (["--token", "--verbose"], []),
         (["--root", "/srv/data", "--port", "8080"], []),

@@ -175,6 +175,7 @@ def test_a_denied_tool_does_not_run_although_its_server_calls_it_reading() -> No
     ("verb", "tool", "verdict"),
     [
         ("deny", ServerTool("FS", "Write"), "denied"),
+        ("deny", ServerTool("fs", "\uff57rite"), "denied"),  # a wide letter
         ("allow", ServerTool("FS", "Write"), "needs_write"),
         ("allow", ServerTool("f\u0455", "write"), "needs_write"),  # a Cyrillic letter
         ("allow", ServerTool("fs", "write/x"), "needs_write"),
