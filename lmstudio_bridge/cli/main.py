@@ -140,6 +140,8 @@ def _log_to_stderr(level: str, redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s", redactor))
     logging.basicConfig(handlers=[handler], level=level.upper())
+    if level.upper() != "DEBUG":  # it logs tracebacks of what we report ourselves
+        logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
 
 
 def _print_completion(parser: CommandParser, shell: str | None) -> int:

@@ -32,6 +32,7 @@ from mcp.types import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
 )
@@ -82,7 +83,13 @@ _FORGOT_SESSION = re.compile(
 )
 """With HTTP 200, what servers behind a gateway answer: "Session not found"."""
 _SESSION_CODES = (-32000, -32001, -32600)  # a tool's own error has another
-_REFUSALS = {401: CallRefusedError, 403: CallRefusedError, 413: DownstreamError, 429: DownstreamError}
+_REFUSALS = {
+    401: CallRefusedError,
+    402: DownstreamError,
+    403: CallRefusedError,
+    413: DownstreamError,
+    429: DownstreamError,
+}
 _CLIENT_INFO = {"name": "lmstudio-bridge", "version": __version__}
 
 
@@ -179,6 +186,8 @@ class Connection:
             return failures.explain_answer(str(cause) or type(cause).__name__, config=self._config, stderr_tail=tail)
         if cause.code == INVALID_REQUEST and self._config.transport == "http":  # what the SDK makes of an HTML page
             return failures.explain_wrong_url(cause.message, config=self._config)
+        if cause.code == PARSE_ERROR and "validation error" in cause.message:  # of pydantic, in the SDK's transport
+            return failures.explain_wrong_url("what it answers is not MCP", config=self._config)
         return failures.explain_answer(cause.message, config=self._config, stderr_tail=tail)
 
     async def fetch_tools(self, *, seconds: float) -> tuple[ServerTool, ...]:
@@ -364,14 +373,16 @@ class Connection:
             case [Answered(status=status, in_session=True, words=words)] if _forgot_session(status, exc, words):
                 failure = Failure(f"does not know the session any more (HTTP {status})")
                 return failure.refused_error(server, what, SessionExpiredError)
-            case [Answered(status=status)] if status in _REFUSALS and isinstance(self._transport, HttpTransport):
-                return self._transport.explain_status(status).refused_error(server, what, _REFUSALS[status])
+            case [Answered(status=status, words=words)] if status in _REFUSALS and isinstance(
+                self._transport, HttpTransport
+            ):
+                return self._transport.explain_status(status, words).refused_error(server, what, _REFUSALS[status])
             case _ if not self._is_lost(exc, answered):
                 return None
             case [Answered(status=404)]:
                 return Failure("answered with HTTP 404").lost_error(server, what)
-            case [Answered(status=status)] if status >= 400 and isinstance(self._transport, HttpTransport):
-                return self._transport.explain_status(status).lost_error(server, what)
+            case [Answered(status=status, words=words)] if status >= 400 and isinstance(self._transport, HttpTransport):
+                return self._transport.explain_status(status, words).lost_error(server, what)
             case _:
                 return self.loss.lost_error(server, what)
 

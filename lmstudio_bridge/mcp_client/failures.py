@@ -172,7 +172,7 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
     match status:
         case 401 | 403 if not any(name.lower() == "authorization" for name in config.headers):
             return Failure(
-                f"({target}) requires sign-in (HTTP {status})",
+                f"({target}) requires sign-in (HTTP {status}){said}",
                 f"Run {login_command(config)}, or set an `Authorization` header{where}.",
             )
         case 401 | 403:
@@ -180,15 +180,20 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
                 f"({target}) refused our credentials (HTTP {status}){said}",
                 f"Check the `headers` of this server{where}.",
             )
-        case 404 | 405:
-            return explain_wrong_url(f"HTTP {status}", config=config)
+        case 402:
+            return Failure(f"({target}) wants to be paid (HTTP 402){said}", "Check your plan at that service.")
+        case 404 | 405 | 410:
+            return explain_wrong_url(f"HTTP {status}{said}", config=config)
         case 429:
             return Failure(
                 f"({target}) refused the request because there were too many (HTTP 429){said}",
                 "Wait a few minutes and try again; if it happens often, check the limits of your plan at that service.",
             )
         case _ if status >= 500:
-            return Failure(f"({target}) failed with HTTP {status}{said}", "Check the log of that server.")
+            return Failure(
+                f"({target}) failed with HTTP {status}{said}",
+                "Try again later; if that server is yours, check its log.",
+            )
         case _:
             return Failure(f"({target}) answered with HTTP {status}{said}", f"Check `url` and `headers`{where}.")
 
@@ -240,7 +245,8 @@ def explain_header(*, config: ServerConfig) -> Failure:
 def explain_unreachable(words: str, *, config: ServerConfig) -> Failure:
     """A server that accepts no connection."""
     return Failure(
-        f"({target_of(config)}) cannot be reached: {hide_secrets(words, config)}", "Is it running, and is `url` right?"
+        f"({target_of(config)}) cannot be reached: {hide_secrets(words, config).rstrip('.')}",
+        "Is it running, and is `url` right?",
     )
 
 

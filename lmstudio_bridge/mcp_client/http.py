@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import zlib
@@ -32,7 +33,9 @@ MAX_EVENT = 8 * 1024 * 1024  # bytes of one event of a stream, of which the SDK 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _PIECE = 64 * 1024  # bytes that are unpacked at once
 _SHOWN_CODING = 40  # characters
-_WORDS = 300  # characters of a refusal
+_WORDS = 2_000  # characters of a refusal
+_SHOWN_WORDS = 300
+_MAX_REFUSAL = 64 * 1024  # bytes; a longer one is not read
 HTTP_TIMEOUT = 30.0  # seconds to connect or to send; reading is bounded by the timeout of each call
 _OLDER_REFUSALS = ([400], [404], [405])  # MCP 2025-11-25, basic/transports, "Backwards Compatibility"
 
@@ -41,7 +44,7 @@ _OLDER_REFUSALS = ([400], [404], [405])  # MCP 2025-11-25, basic/transports, "Ba
 class Answered:
     """The HTTP status of an answer; `in_session` where the request named a session.
 
-    `words` are the beginning of its text, where that may say that the server does not know the session.
+    `words` are the beginning of the text of a refusal.
     """
 
     status: int
@@ -139,6 +142,8 @@ class HttpTransport:
         config = self._config
         words = str(exc) or type(exc).__name__
         match exc:
+            case _ if self._noted and self._noted[-1].status >= 400:
+                return self.explain_status(self._noted[-1].status, self._noted[-1].words)
             case httpx2.HTTPStatusError():
                 return self.explain_status(exc.response.status_code)
             case _ if self._noted and self._noted[-1].status >= 300:
@@ -157,10 +162,10 @@ class HttpTransport:
                 return None
 
     def explain_status(self, status: int, words: str = "") -> Failure:
-        """What an HTTP status means that is an error."""
+        """What an HTTP status means that is an error; `words` are those of the answer."""
         if self._login is not None and status in (401, 403):
             return failures.explain_refused_login(status, self._login.trouble, config=self._config)
-        return failures.explain_status(status, config=self._config, words=words)
+        return failures.explain_status(status, config=self._config, words=_said(words))
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[tuple[Any, Any]]:
@@ -196,7 +201,9 @@ class HttpTransport:
         if noted is not None:
             in_session = MCP_SESSION_ID in request.headers or self._config.transport == "sse"  # in the address there
             answered = Answered(response.status_code, in_session)
-            if answered.in_session and answered.status in (400, 410):
+            length = response.headers.get("content-length", "")
+            is_short = length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= _MAX_REFUSAL
+            if answered.status >= 400 and (is_short or (answered.in_session and answered.status in (400, 410))):
                 with suppress(httpx2.StreamError):
                     await response.aread()
                     answered = replace(answered, words=response.text[:_WORDS])
@@ -310,6 +317,18 @@ class GunzippedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _said(words: str) -> str:
+    """What a refusal says, without the JSON around it; a page for browsers says nothing."""
+    found: Any = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(words)
+    for key in ("error", "message", "error_description", "detail", "title") * 2:  # `error` may hold a `message`
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    said = " ".join((found if isinstance(found, str) else words).split())
+    return "" if said.startswith("<") else said[:_SHOWN_WORDS]
 
 
 def is_loopback(address: str) -> bool:

@@ -38,7 +38,6 @@ from lmstudio_bridge.mcp_client.logins import Learn, LoginStore, can_sign_in
 from lmstudio_bridge.messages import JSONObject, ServerConfig
 
 logger = logging.getLogger(__name__)
-logging.getLogger("mcp.client.auth").setLevel(logging.CRITICAL)  # it logs tracebacks of what we report ourselves
 
 _MAX_ANSWER = 1024 * 1024  # bytes of an answer of an authorization server
 _LOCK_POLL = 0.05  # seconds

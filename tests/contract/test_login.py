@@ -357,6 +357,7 @@ async def test_renewal_does_not_follow_to_another_host(
 
     assert code == 1
     assert "its authorization server answered with HTTP 307" in err
+    assert "mcp.client" not in err, "the SDK's own log"
     assert heads == []
 
 

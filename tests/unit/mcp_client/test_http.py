@@ -358,6 +358,7 @@ async def test_server_that_was_restarted_is_reached_again(servers: Servers) -> N
     [
         (respond("401 Unauthorized"), "requires sign-in (HTTP 401)"),
         (respond("403 Forbidden"), "requires sign-in (HTTP 403)"),
+        (respond("403 Forbidden", '{"message": "Your address is blocked"}'), "(HTTP 403): Your address is blocked."),
         (respond("404 Not Found"), "is not an MCP endpoint: HTTP 404"),
         (respond("405 Method Not Allowed"), "is not an MCP endpoint: HTTP 405"),
         (respond("429 Too Many Requests"), "because there were too many (HTTP 429)"),
@@ -371,9 +372,37 @@ async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, respon
         with pytest.raises(ServerStartError) as caught:
             await pool.open_server(configure_url(port, transport))
 
+    if transport == "sse":  # the SDK closes the answer before it can be read
+        reason = reason.partition("): ")[0]
     assert reason in caught.value.message
     assert f"http://127.0.0.1:{port}/" in caught.value.message
     assert "secret" not in caught.value.explain()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        ("400 Bad Request", '{"error": {"code": 7, "message": "Set  X-Key"}}', "answered with HTTP 400: Set X-Key."),
+        ("400 Bad Request", '{"error": "no key", "message": "m"}', "answered with HTTP 400: no key."),
+        ("400 Bad Request", "<html>Cloudflare</html>", "answered with HTTP 400."),
+        ("402 Payment Required", "Plan has ended", "wants to be paid (HTTP 402): Plan has ended."),
+        ("404 Not Found", '{"detail": "no such tenant"}', "is not an MCP endpoint: HTTP 404: no such tenant."),
+        ("410 Gone", "moved to /v2/mcp", "is not an MCP endpoint: HTTP 410: moved to /v2/mcp."),
+        ("422 Unprocessable", "x" * 400, f"answered with HTTP 422: {'x' * 300}."),
+        ("503 Unavailable", '["down"]', 'failed with HTTP 503: ["down"].'),
+        ("503 Unavailable", "x" * 70_000, "failed with HTTP 503."),
+        ("403 Forbidden", "abcdef is not a key", "(HTTP 403): *** is not a key."),
+        ("200 OK", '{"error": "no key"}', "is not an MCP endpoint: what it answers is not MCP."),
+    ],
+)
+async def test_words_of_a_refusal_are_told(status: str, body: str, told: str) -> None:
+    kind = "application/json" if status == "200 OK" else "text/plain"
+    async with answering(respond(status, body, kind)) as (port, _), open_test_pool() as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(configure_url(port, Authorization="abcdef"))
+
+    assert told in caught.value.message
+    assert "pydantic" not in caught.value.message
 
 
 async def test_older_server_is_reached_over_sse_whatever_its_entry_says(servers: Servers) -> None:
