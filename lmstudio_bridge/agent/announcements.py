@@ -40,6 +40,9 @@ _ACT = (
     r"|(?:call|use|run|execute|invoke|make|perform)\b(?=.*?(?:\btools?\b|\bfunctions?\b|\w_\w)))"
 )
 _ING = r"(?:reading|checking|looking|searching|opening|listing|fetching|retrieving|accessing|calling|running|using)"
+_PLAN = re.compile(
+    rf"\W*(?:(?:my|the|here is my|here's my) )?plan\W{{0,3}}:\W*(?:1\W+|step 1\W+)?(?:i will )?{_ACT}", re.IGNORECASE
+)
 _LABEL = re.compile(r"\W*(?:thought|thinking|reasoning|plan|step \d+)\W{0,3}:\W*", re.IGNORECASE)
 _TELLS = re.compile(r":\s+[\"'\u201c\u201e\u00ab]?(?:[^\s\"']+\s+){2}\S")  # what was announced follows
 _BEGINNINGS = tuple(
@@ -101,6 +104,7 @@ _BEGINNINGS = tuple(
         r"| करूँगा| करूंगा| लेता हूँ)\W*\Z",
         r"मुझे .{0,80}(?:पढ़ना|देखना|खोलना|खोजना) (?:होगा|है|पड़ेगा)\W*\Z",
         # Chinese, Japanese, Korean
+        r"(?:现在|首先)?(?:调用|使用)(?:工具|函数)?\s*[`*]*\w+_\w",
         r"(?:好的|首先|现在|接下来)?[,，、]?(?:让我|我将|我会|我来|我先|我需要|我要)(?:先|现在|来|使用|调用)*"
         r"(?:读取|读(?!书)|查看|看|检查|打开|搜索|查找|获取|访问|列出|\w*工具)",
         r"(?:まず|次に|では)[、,]?.{0,60}[をで](?:読み(?:込み|取り)?|確認し|開き|検索し|調べ)ます",
@@ -120,6 +124,9 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
     text = text.strip()
     if len(text) > LONGEST:
         return False
+    read = list(read)
+    if _PLAN.match(text) and not any("plan" in each.casefold() for each in read):
+        return True
     if any((step[1] or step[2]) in names for step in _STEP.finditer(text)):
         return True
     if _OPEN_END.search(text.rpartition("\n")[2]):

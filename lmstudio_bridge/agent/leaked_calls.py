@@ -36,7 +36,8 @@ _NAMESPACES = ("functions", "function", "tools", "tool", "defaultapi", "api", "m
 _KEYS = (
     r"name|tool|tool[_ -]?name|tool[_ -]?call|function|function[_ -]?name|function[_ -]?call|call|action|act|method"
     r"|recipient[_ -]?name|recipient|to|command|cmd|invoke|use|run|do|exec|execute|op|operation|api|step"
-    r"|werkzeug|outil|herramienta|strumento|ferramenta|\u0438\u043d\u0441\u0442\u0440\u0443\u043c\u0435\u043d\u0442|\u5de5\u5177|\u30c4\u30fc\u30eb"
+    r"|werkzeug|outil|herramienta|strumento|ferramenta|\u0438\u043d\u0441\u0442\u0440\u0443\u043c\u0435\u043d\u0442"
+    r"|\u5de5\u5177|\u30c4\u30fc\u30eb"
 )
 # "name": "X", tool=X, <function=X, Action: X
 _KEY_BEFORE = re.compile(rf"(?:\A|[\W_])(?:{_KEYS})[\"'`*]{{0,2}}\s{{0,3}}(?:[:=]|=>)\s{{0,3}}[\"'`]?\Z", re.IGNORECASE)
@@ -80,7 +81,8 @@ _ONE_VALUE = re.compile(  # a.md behind a name
 _ASKS_FOR_TOOLS = re.compile(
     r"\b(?:which|what|how (?:many|often)|each|every|list|name|names? of|count|per|most)\b[^.?!\n]{0,60}"
     r"\b(?:tools?|functions?|commands?|methods?|calls?)\b"
-    r"|\b(?:tools?|functions?|commands?|methods?)\b[^.?!\n]{0,40}\b(?:is|are|was|were|do|does|did|called|named|defined)\b",
+    r"|\b(?:tools?|functions?|commands?|methods?)\b[^.?!\n]{0,40}\b(?:is|are|was|were|do|does|did|called|named"
+    r"|defined)\b",
     re.IGNORECASE,
 )
 _MOST_HALF = 200  # characters of JSON or markup that was begun and is no answer
@@ -97,7 +99,8 @@ _QUERY_AFTER = re.compile(r"\?[\w-]{1,40}=\S+\W{0,20}\Z")
 _SIGIL_BEFORE = re.compile(r"(?:\A|\n)[ \t`>]{0,6}[/@!\u25cf\u23fa] ?\Z")
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
-    r"with|mit|avec|con|com|met|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action|using|and|the|these"
+    r"with|mit|avec|con|com|met|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action"
+    r"|using|and|the|these"
     r"|following|as|xml|commentary|analysis|assistant",
     re.IGNORECASE,
 )
@@ -109,7 +112,8 @@ _INTENT = re.compile(
 )
 _LINE_START = re.compile(
     r"(?:\A|\n)(?:[^\w\n]|\b(?:print|await|return|call(?:s|ing)?|tool|tool[ _]?calls?|function[ _]?call|action"
-    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|get|post|select|exec|perform|mcp(?:-cli)?|aufruf|appel|llamada|chiamata|chamada"
+    r"|run(?:ning)?|us(?:e|ing)|invok(?:e|ing)|execut(?:e|ing)|simulat(?:e|ing)|step|command|get|post|select|exec"
+    r"|perform|mcp(?:-cli)?|aufruf|appel|llamada|chiamata|chamada"
     r"|\u8c03\u7528|\u547c\u3073\u51fa\u3057)\b"
     r"|\b(?:(?:const|let|var) )?\w{1,20} ?:?= ?(?=\S*(?:await )?\Z)){0,12}\Z",
     re.IGNORECASE,
@@ -125,10 +129,12 @@ _BEHIND = re.compile(
     # a result that the model made up, or what it says while it waits for one
     r"\n[^\w\n]{0,12}(?:the )?(?:(?:tool|function|call|api)[ _-]?)?(?:"
     r"(?:observations?|results?|outputs?|responses?|returns?|returned|thought|user|assistant|ergebnis|ausgabe"
-    r"|r\u00e9sultat|sortie|resultado|salida|risultato|sa\u00edda|wynik|resultaat|\u0440\u0435\u0437\u0443\u043b\u044c\u0442\u0430\u0442"
+    r"|r\u00e9sultat|sortie|resultado|salida|risultato|sa\u00edda|wynik|resultaat"
+    r"|\u0440\u0435\u0437\u0443\u043b\u044c\u0442\u0430\u0442"
     r"|\u7ed3\u679c|\u7d50\u679c|\u8f93\u51fa|\u51fa\u529b|\u8fd4\u56de)(?: \d+| of [^\n:]{1,80}| is| was)?"
     r"[^\n\w]{0,8}(?:[:\uff1a>\]]|\n)"
-    r"|(?:I will|I'll|let me|once|please (?:run|execute|wait|call|provide|give|share)|wait(?:ing)?)\b)"
+    r"|(?:I will|I'll|let me|once|the (?:result|output|response) (?:will|should|would)|please (?:run|execute|wait"
+    r"|call|provide|give|share)|wait(?:ing)?)\b)"
     r"|\n[ \t]*(?:[-=]>|\u2192)|\n(?:the (?:result|output|response) (?:is|was|says)"
     r"|this (?:(?:call|command|function|tool) )?(?:will|calls?|reads?|returns?|should))\b",
     re.IGNORECASE,
@@ -144,7 +150,8 @@ _COMMENT = re.compile(r"^[ \t]*(?:#|//)[^\n]*$", re.MULTILINE)
 _MARK = (
     r"<\|?/?(?:[\w-]{1,20}[:_])?(?:tool_?calls?|function_?calls?|start_function_call|use_mcp_tool)\b[^<>\n]{0,200}>"
     r"|<(?:\w{1,20}:)?(?:function|invoke)(?:=| name=)[^<>\n]{0,200}>|</(?:function|invoke|parameter|arg_value)>"
-    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST|TOOL_RESULTS)\]|<\|?tool_(?:response|result|output)\|?>|functools(?=\[\{)"
+    r"|\[/?(?:TOOL_CALLS?|TOOL_REQUEST|END_TOOL_REQUEST|TOOL_RESULTS?)\]|<\|?tool_(?:response|result|output)\|?>"
+    r"|functools(?=\[\{)"
     r"|<\|/?(?:tool_\w{1,40}|tools_prefix|python_tag|python_start|start_action|action_start|plugin|recipient|call)\|>"
     r"|<[\uff5c|](?:tool\u2581|DSML)[^<>\n]{1,60}>"
     r"|<\|(?:channel|start)\|>[^<\n]{0,40}\bto="

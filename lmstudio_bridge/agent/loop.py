@@ -45,6 +45,7 @@ from lmstudio_bridge.agent.reply_checks import (
     is_bridge_text,
     repeats_task,
     rule_for_failure,
+    says_nothing,
 )
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
@@ -100,6 +101,7 @@ _NO_ANSWER: Mapping[ReplyKind, str] = {
     "is no answer.",
     "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
     "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
+    "nothing": "The model's reply held no answer, also when it was asked again.",
     "endless": "The model repeated the same words without end, also when it was asked again. There is no answer.",
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
 }
@@ -321,7 +323,8 @@ class _Run:
     def is_presentable(self, text: str) -> bool:
         """Whether a text is the model's own and not a call that nobody ran."""
         leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
-        return not (leaked or is_bridge_text(text, self.conversation.messages))
+        messages = self.conversation.messages
+        return not (leaked or is_bridge_text(text, messages) or (self.names() and says_nothing(text, messages)))
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""
@@ -374,7 +377,7 @@ class _Run:
             if question := question or await self.question_sources(reply.text):
                 self._hint, self._said = question, reply.text
                 return None
-        if kind == "answer" or (self.last and reply.text and kind not in _NO_ANSWER):
+        if kind == "answer" or (self.last and reply.text and kind not in (*_NO_ANSWER, "empty")):
             await self.add(AssistantMessage(reply.text))
             if number == self.limits.max_rounds and number > 1 and not self._answer_now:
                 return "round_limit", ""
@@ -386,7 +389,7 @@ class _Run:
         self._poor_turns += 1
         if self._poor_turns > _POOR_TURNS:
             return await self.give_up(kind)
-        self._hint = EMPTY_TURN if kind in ("empty", "thought_only", "own_words") else CALL_LOST
+        self._hint = EMPTY_TURN if kind in ("empty", "nothing", "thought_only", "own_words") else CALL_LOST
         await self.notice(f"{_POOR_TURN[self._hint]} It was reminded to go on.")
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -19,7 +20,11 @@ def is_own_text(text: str) -> bool:
     anyone might write, of fewer than 25 characters, count as the model's own.
     """
     text = _ROLE.sub("", text[:_LOOKED_AT])
-    if _plain(text) in _OWN_TEXTS or all(word in text for word in _EXAMPLE):
+    if (
+        _is_put_together(re.findall(r"\w+", text.casefold()))
+        or _plain(text) in _OWN_TEXTS
+        or all(word in text for word in _EXAMPLE)
+    ):
         return True
     plain = (_plain(sentence) for sentence in _SENTENCE_END.split(text))
     sentences = [each for each in plain if len(each) > _INTERJECTION]
@@ -181,6 +186,8 @@ NO_OTHER_TOOL = "No other tool fits that. Use the ones that you have."
 # -- telling these texts from the model's own -------------------------------------------------------------------------
 
 _SENTENCE = 25  # characters of a sentence that nobody else writes by chance
+_PIECE = 5  # words in a row
+_MOST = 0.5  # of the characters of a text
 _INTERJECTION = 6  # characters of a sentence that says nothing, such as "Okay"
 _ROLE = re.compile(r"\A\W*(?:assistant|model|system|user|bot|note|hint|error|answer)\W*:", re.IGNORECASE)
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
@@ -225,7 +232,23 @@ def _sentences() -> tuple[frozenset[str], tuple[re.Pattern[str], ...]]:
 _OWN_TEXTS = frozenset(
     plain for text in own_texts() if len(plain := _plain(text)) >= _SHORTEST and text == text.strip()
 )
+_PIECES = frozenset(
+    tuple(words[start : start + _PIECE])
+    for text in own_texts()
+    for words in (re.findall(r"\w+", part.casefold()) for part in _BLANK.split(text))
+    for start in range(len(words) - _PIECE + 1)
+)
 _WHOLE_SENTENCES, _PATTERNS = _sentences()
+
+
+def _is_put_together(words: Sequence[str]) -> bool:
+    """Whether most of a text consists of pieces of the texts, which small models cut and put together anew."""
+    own: set[int] = set()
+    for start in range(len(words) - _PIECE + 1):
+        if tuple(words[start : start + _PIECE]) in _PIECES:
+            own.update(range(start, start + _PIECE))
+    size = sum(len(words[place]) + 1 for place in own)
+    return size >= _SENTENCE and size >= _MOST * sum(len(word) + 1 for word in words)
 
 
 def _is_own_sentence(sentence: str) -> bool:

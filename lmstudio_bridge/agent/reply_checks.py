@@ -33,6 +33,7 @@ ReplyKind: TypeAlias = Literal[
     "cut_call",
     "announced",
     "own_words",
+    "nothing",
     "endless",
     "filtered",
     "thought_only",
@@ -65,6 +66,20 @@ _CONDITION = re.compile(r"\b(?:if|when|where|in case|otherwise|else|unless|shoul
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
 
+_LONGEST_NOTHING = 300  # characters
+_OKAY = r"(?:sure|okay|ok|understood|got it|certainly|of course|absolutely|alright|all right|no problem|will do|noted)"
+_NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a sentence
+    rf"\W*{_OKAY}\b(?:[!,.\s]+{_OKAY}\b)*\W*"
+    rf"|\W*(?:(?:{_OKAY}|hello|hi|hey)(?: there)?\b[!,.\s]*)*"
+    r"(?:(?:how (?:can|may) i|what can i|i(?:'m| am) (?:ready|here|happy|glad) to|i can|i'd be happy to) (?:help"
+    r"|assist)\b"
+    r"[^.?!\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
+    r"|i understand(?: the task)?)\W*"
+    rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
+    r"|after reading)\b[^.!?:\n]{0,160}(?:,|\b(?:is|are|the|an|of|and|or|with)"
+    r"|\b(?:answer|results?|output|summary|list|information|response|details|following)\b[^.!?:\n]{0,60}:)[*_]*",
+    re.IGNORECASE,
+)
 _LONGEST_PERIOD = 400  # characters of what is repeated without end
 _REPEATS = 50
 _LONG_REPETITION = 1_000  # characters; half a minute of a slow model
@@ -87,7 +102,9 @@ _HEADS = re.compile(  # of composite tools: they count what comes behind them
     re.IGNORECASE | re.MULTILINE,
 )
 _FRAMES = re.compile(
-    r"\(no output\)|\bResult of [\w.-]+:|\bThe call failed:|\bNot allowed: [^\n]+ Continue without it\b"
+    r"\(no output\)|\{\"answer\": ?\"(?:<text>)?\"\}|\bDid you mean: \w+__\w+|\bData, up to the line\b(?: \w+)?"
+    r"|\bYou have not read [^\n]+\. Read that first\b|\bResult of [\w.-]+:|\bThe call failed:"
+    r"|\bNot allowed: [^\n]+ Continue without it\b"
     r"|\[?\br\d+, characters \d+ to \d+ of \d+(?:; (?:read on with offset=\d+|this is its end)\]?)?"
     r"|\bthere are more, the next at \d+|\br\d+ has [\d,]+ characters; offset must be from 0 to \d+"
     r"|\[[^\n]{1,300}, not shown any more; read_result\([^)\n]*\) gives them\]"
@@ -103,7 +120,8 @@ _FRAMES = re.compile(
 )
 """What the bridge writes around results and in place of them, apart from `prompts`."""
 _FILLER = re.compile(
-    r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?|search"
+    r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
+    r"|search"
     r"|shown|sure|that|the|there|these|this|tool|was|were|i|a|is|as|of|ok)\b|\W+",
     re.IGNORECASE,
 )
@@ -146,7 +164,9 @@ def classify_reply(
     if (tools_offered or names) and announces_call(reply.text, names, read=told):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
-        return "own_words" if is_bridge_text(reply.text, messages) else "answer"
+        if is_bridge_text(reply.text, messages):
+            return "own_words"
+        return "nothing" if names and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
 
 
@@ -165,6 +185,18 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     rest = _FRAMES.sub(" ", text)
     rest = rest if asks_count else _HEADS.sub(" ", rest)
     return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
+
+
+def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
+    """Whether a text only greets, agrees to the task, or breaks off where its answer would begin.
+
+    What stands in the task or in a result may be the answer.
+    """
+    text = text.strip()
+    if len(text) > _LONGEST_NOTHING or not _NOTHING.fullmatch(text):
+        return bool(_NO_WORD.fullmatch(text))
+    words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:* '))}(?!\w)", re.IGNORECASE)
+    return not any(words.search(message.text) for message in messages if isinstance(message, UserMessage | ToolMessage))
 
 
 def find_repetition(text: str) -> int | None:

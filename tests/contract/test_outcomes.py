@@ -217,7 +217,7 @@ async def test_a_run_whose_journal_found_no_room_keeps_its_answer_and_is_never_c
     shell: Shell, sim: Simulator
 ) -> None:
     long = CallReply(("notes__write_note", {"path": "b.md", "text": "teal " * 16_000}))
-    full = replace(notes(shell), prefix=("sh", "-c", 'ulimit -f 132 && exec "$@"', "sh"))
+    full = replace(notes(shell), prefix=("sh", "-c", 'ulimit -f 132 && PYTHONDONTWRITEBYTECODE=1 exec "$@"', "sh"))
 
     code, out = await do(full, sim, [READ, long, DONE], task=CHANGE)
     run_id = next((shell.folder / "home" / "runs").glob("*.jsonl")).stem

@@ -56,6 +56,9 @@ NAMES = ("notes__read_note", "notes__list_notes")
         "让我先读取 a.md 文件。",
         "好的，我将查看文件。",
         "まず、ファイルを読みます。",
+        "Plan:\n1. Read the file\n2. Report the colour",
+        "My plan: 1. Read a.md. 2. Find the colour. 3. Answer.",
+        "调用工具 notes__read_note，参数为 a.md",
         "Thought: I should read the file first.",
         "I'm reading the file now.",
         "I am going through this step by step. I am looking at a.md.",
@@ -158,6 +161,10 @@ def test_a_long_text_is_an_answer_however_it_ends(length: int, announced: bool) 
     ending = " Let me read it."
 
     assert announces_call("x" * (length - len(ending) - 1) + "." + ending) is announced
+
+
+def test_a_plan_may_be_what_was_asked_for() -> None:
+    assert not announces_call("Plan:\n1. Read the file\n2. Report the colour", read=["Show the plan in plan.md."])
 
 
 def test_what_was_read_is_a_quotation() -> None:

@@ -444,3 +444,60 @@ def test_the_word_that_a_task_wants_where_it_cannot_be_done_is_known(task: str, 
     found = rule_for_failure(task)
 
     assert (found and found[0]) == word
+
+
+# -- replies that say nothing ---------------------------------------------------------------------------------------
+
+NOTHING = [
+    "Sure!",
+    "Okay. Understood.",
+    "Got it!",
+    "Hello! How can I assist you today?",
+    "I'm ready to help.",
+    "Sure, I can help with that.",
+    "What would you like me to do?",
+    "The color of the harbor is",
+    "Sure! Here is the result:",
+    "The answer is:",
+    "Based on the file,",
+]
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_a_reply_that_only_agrees_or_breaks_off_is_no_answer(text: str) -> None:
+    def kind(*messages: Message, tools: bool = True) -> ReplyKind:
+        names = ["fs__read"] if tools else []
+        return classify_reply(Completion(text, usage=COUNTED), tools_offered=tools, names=names, messages=messages)
+
+    assert kind(UserMessage("What color is the harbor?")) == "nothing"
+    assert kind(UserMessage(f"Say this: {text}")) == "answer"
+    assert kind(ToolMessage("c1", f"The note says {text.lower()}")) == "answer"
+    assert kind(UserMessage("What color is the harbor?"), tools=False) == "answer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No.",
+        "Done.",
+        "None",
+        "[]",
+        "Hello.",
+        "Sure, the harbor is teal.",
+        "Okay, I changed the color.",
+        "Yes, they are",
+        "The harbor is teal",
+        "The answer is: teal",
+        "Here is the result:\nteal",
+        "It is turned on",
+        "def color(harbor):",
+        "src/a.py:12: class Harbor:",
+        "The harbor can help with that.",
+    ],
+)
+def test_a_short_reply_with_content_is_an_answer(text: str) -> None:
+    messages = [UserMessage("What color is the harbor?")]
+
+    assert (
+        classify_reply(Completion(text, usage=COUNTED), tools_offered=True, names=["x"], messages=messages) == "answer"
+    )
