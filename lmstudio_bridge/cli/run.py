@@ -51,13 +51,14 @@ from lmstudio_bridge.runs.request import MAX_TASK, ContinueRequest, RunRequest
 from lmstudio_bridge.runs.resume import find_run
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import Settings
-from lmstudio_bridge.text import clean_text, one_line
+from lmstudio_bridge.text import clean_text, one_line, shortened
 
 _DONE, _FAILED, _NOTE = "\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}", "!"
 
 _BAR = 12  # columns of the bar
 _WIDE = 70  # columns of a terminal that has room for it
 _BELOW = 3  # lines below an answer that is being written
+_NOTED = 200  # characters of an answer with facts that were not found
 _REFRESHES = 8  # a second
 
 
@@ -244,8 +245,16 @@ class _Display:
             case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
                 self._line(_NOTE, text, style="yellow")
             case ItemFinished(outcome=outcome):
-                mark, style = (self._done, "green") if outcome.is_done else (self._failed, "red")
                 shown = outcome.answer if outcome.is_done else why_not_done(outcome)
+                if not outcome.is_done:
+                    mark, style = self._failed, "red"
+                elif outcome.missing:
+                    mark, style = _NOTE, "yellow"
+                    shown = shortened(
+                        f"not found in anything read: {', '.join(outcome.missing)} · {one_line(shown)}", _NOTED
+                    )
+                else:
+                    mark, style = self._done, "green"
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
             case RunFinished(stop=stop):
                 self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")

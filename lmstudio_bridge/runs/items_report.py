@@ -83,6 +83,8 @@ class ItemsReport(RunReport):
         items, counts = self.items, count_items(self.items)
         numbers = [f"{counts['done']:,} of {counts['total']:,} items done"]
         numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
+        made_up = sum(row["status"] == "done" and bool(row["missing"]) for row in rows)
+        numbers += [f"{made_up:,} with facts that were not found in anything read"] if made_up else []
         notes = list(dict.fromkeys(self.outcome.notes))
         lines = [
             " · ".join(numbers),

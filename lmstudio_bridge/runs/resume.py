@@ -149,11 +149,14 @@ def _last_part(timed: Sequence[TimedEvent]) -> tuple[datetime, bool]:
 def find_run(folder: Path, name: str) -> StoredRun:
     """The run that a person names in a shell: by its id, by the last part of that, or as "last", the newest one.
 
+    "last-7" is the run of its seventh item.
+
     Raises:
         RunNotFoundError: There is none, or several have that last part.
         SettingsError: It is not a run id.
     """
-    if name != LAST:
+    last, _, item = name.partition("-")
+    if last != LAST:
         run_id = full_run_id(folder, name)
         if not journal_path(folder, run_id).exists():
             raise RunNotFoundError(f"There is no run {name} in {folder}.", remedy="To list runs: lmstudio-bridge runs")
@@ -161,7 +164,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
     run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
     if run is None:
         raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
-    return run
+    return find_run(folder, f"{run.run_id}-{item}") if item else run
 
 
 def full_run_id(folder: Path, name: str) -> str:

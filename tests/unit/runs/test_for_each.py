@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
@@ -35,8 +36,9 @@ from lmstudio_bridge.runs.items_html import item_cells
 from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import open_journal, read_timed_events
 from lmstudio_bridge.runs.progress import describe
-from lmstudio_bridge.runs.resume import read_run
+from lmstudio_bridge.runs.resume import find_run, read_run
 
+RUN = "20260101-000000-aaaaa"
 DONE = Outcome("answered", "Fine.", rests_on=("7 ← a.txt:1",), called=("read (a.txt)",))
 LOST = Outcome("failed", error="LM Studio is gone.", outside=True)
 
@@ -217,6 +219,14 @@ def test_a_long_result_is_shortened_evenly_with_the_failures_first(count: int, l
     assert "lmstudio://runs/r" in text
 
 
+def test_answers_with_facts_that_were_not_found_are_counted_first() -> None:
+    made_up = replace(DONE, missing=("heron-7",))
+
+    text = report(listed(3), {1: DONE, 2: made_up, 3: DONE}).text()
+
+    assert text.splitlines()[0] == "3 of 3 items done · 1 with facts that were not found in anything read"
+
+
 def test_long_items_are_shortened_like_their_answers() -> None:
     items = ItemsListed(tuple(f"{n} " + "i" * 2_000 for n in range(1, 201)), "", (), "", None, "")
     text = report(items, dict.fromkeys(range(1, 201), DONE)).text(limit=48_000)
@@ -307,6 +317,26 @@ def test_the_page_of_a_run_has_its_items_with_their_answers_and_calls(tmp_path: 
     assert "lmstudio-bridge runs show r1-2" in page
     assert "Answer</h2>" not in page
     assert "Timeline" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "run_id"), [("last", RUN), ("last-2", f"{RUN}-2"), ("aaaaa", RUN), ("aaaaa-1", f"{RUN}-1"), (RUN, RUN)]
+)
+def test_a_run_and_those_of_its_items_have_short_names(name: str, run_id: str, tmp_path: Path) -> None:
+    for each in (RUN, f"{RUN}-1", f"{RUN}-2"):
+        with open_journal(tmp_path, each) as journal:
+            journal.keep(RunStarted(each, "t", (), 8, ""))
+
+    assert find_run(tmp_path, name).run_id == run_id
+
+
+@pytest.mark.parametrize("name", ["last-9", "bbbbb", "aaaaa-9"])
+def test_a_run_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+    with open_journal(tmp_path, RUN) as journal:
+        journal.keep(RunStarted(RUN, "t", (), 8, ""))
+
+    with pytest.raises(BridgeError, match="There is no run"):
+        find_run(tmp_path, name)
 
 
 def test_a_merged_answer_stands_above_the_items(tmp_path: Path) -> None:
