@@ -41,9 +41,10 @@ async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) ->
     loaded, read, thought = asyncio.Event(), asyncio.Event(), asyncio.Event()
     key = "qwen/qwen3-8b"
     desk.sim.models[key] = SimModel(key, load_delay=loaded, context_length=32_768, trained_for_tool_use=True)
+    thoughts = "".join(f"I think about {number}. " for number in range(100))
     stalls = (Stall(until=read, before_headers=True), Stall(until=thought, after_tokens=120))
     hold = ("sloppy__hold", {"lines": 3, "path": "src/app.py"})
-    desk.sim.script(key, CallReply(hold, reasoning="I think about it. " * 100, stream=SLOWLY, faults=stalls))
+    desk.sim.script(key, CallReply(hold, reasoning=thoughts, stream=SLOWLY, faults=stalls))
     async with desk.bridge(era) as client:
         number = await client.start_call("autonomous_with_write_access", **TASK, model=key, max_rounds=7)
         await client.wait_for_progress(number, f"loading {key}")
@@ -105,7 +106,7 @@ async def test_the_progress_of_a_tool_is_passed_on(desk: Desk, era: Era) -> None
 async def test_a_fast_model_makes_at_most_four_messages_a_second(desk: Desk) -> None:
     """Two thousand pieces; the seconds are the run's own, so that a slow machine is no excuse and no harm."""
     pieces = StreamOptions(fragment_chars=5, token_delay_seconds=0.0005)
-    desk.sim.script(MODEL, TextReply("word " * 2_000, stream=pieces))
+    desk.sim.script(MODEL, TextReply("".join(f"{number:04} " for number in range(2_000)), stream=pieces))
     async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_write_access", **TASK)
         result = await client.result_of(number)
