@@ -60,6 +60,9 @@ _GROUP_AFTER = re.compile(r"[\"'`*\]]{0,3}\s?\(")  # X(
 _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
 _PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
     r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
+    r"(?![ \t,:]+(?:fail(?:s|ed)|return(?:s|ed)|sa(?:ys|id)|g(?:ives|ave)|errors?|results?|outputs?|f(?:inds|ound)"
+    r"|show(?:s|ed)"
+    r"|report(?:s|ed)|raise[sd]|answer(?:s|ed))\b)"
     rf"(?:[ \t,:]+(?:@?[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
     r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z",
     re.IGNORECASE,

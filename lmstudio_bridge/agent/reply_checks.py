@@ -73,7 +73,7 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     rf"|\W*(?:(?:{_OKAY}|hello|hi|hey)(?: there)?\b[!,.\s]*)*"
     r"(?:(?:how (?:can|may) i|what can i|i(?:'m| am) (?:ready|here|happy|glad) to|i can|i'd be happy to) (?:help"
     r"|assist)\b"
-    r"[^.?!\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
+    r"[^.?!:\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
     r"|i understand(?: the task)?)\W*"
     rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
     r"|after reading)\b[^.!?:\n]{0,160}(?:,|\b(?:is|are|the|an|of|and|or|with)"

@@ -46,6 +46,9 @@ _REASONING = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|thinking|>", "<|/thinking|>"),
     ("<|think|>", "<|/think|>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<reflection>", "</reflection>"),
+    ("<inner_monologue>", "</inner_monologue>"),
 )
 _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
@@ -53,7 +56,8 @@ _LONE_CLOSING = re.compile(
 )
 _NEXT_TURN = re.compile(  # a model that goes on with the other's part
     r"(?:<\|(?:im_end|eot_id|end|endoftext)\|>|<end_of_turn>|</s>)\s*"
-    r"(?:<\|(?:(?:im_start|start_header_id)\|>(?!\s*assistant)|(?:user|system)\|>)|<start_of_turn>(?!model)|(?:Human|User):).*\Z",
+    r"(?:<\|(?:(?:im_start|start_header_id)\|>(?!\s*assistant)|(?:user|system)\|>)|<start_of_turn>(?!model)|(?:Human|User):).*\Z"
+    r"|(?<=[^\s:])\s*\n<\|user\|>\s*\n.*\Z",
     re.DOTALL,
 )
 _EATEN_HARMONY = re.compile(r"\Aanalysis(.{1,100000}?)assistant\s?final(?=\S)", re.DOTALL)
@@ -64,6 +68,7 @@ _FINAL = re.compile(
 _LEADING = re.compile(
     r"(?:\s*(?:<\|START_RESPONSE\|>|<\|START_OF_TURN_TOKEN\|>|<\|CHATBOT_TOKEN\|>|<\|start\|>\s*assistant(?=\s*<\|channel)"
     r"|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|\[\|assistant\|\]|<\uff5cAssistant\uff5c>|<\|START_TEXT\|>"
+    r"|<\|(?:bot|message|response)\|>|\[/INST\]|\Aassistant ?final(?=[A-Z\d\W])"
     r"|<\|begin_of_(?:box|solution)\|>|<(?:pad|bos|unk)>|<think/>|\ufeff|assistant\n\n"
     r"|<\|im_start\|>\s*assistant\b|<\|assistant\|>|<\|begin_of_text\|>|<start_of_turn>model\b"
     r"|<s>(?!.*</s>\s*\S)))++",
@@ -72,7 +77,7 @@ _LEADING = re.compile(
 _TRAILING = re.compile(  # of whatever template; with a word and a space before it, it is spoken of
     r"(?<![\w:] )(?:<(?P<bar>[|\uff5c])(?!\S{0,40}(?:call|tool|action|python))[\w:.\u2581-]{1,40}(?P=bar)>"
     r"(?:assistant)?|\[\|[\w.-]{1,40}\|\]|<(?:\w{1,20}:)?(?:eos|pad|eoa)>"
-    r"|<end_of_(?:turn|sentence|utterance)>|<turn\|>|\x00|</s>|\[e~\[|\[END FINAL RESPONSE\]|\[/INST\])\s*\Z"
+    r"|<end_of_(?:turn|sentence|utterance)>|<turn\|>|\x00|</s>|\[EOS\]|\[e~\[|\[END FINAL RESPONSE\]|\[/INST\])\s*\Z"
 )
 _ROLE = re.compile(  # who speaks, as in a transcript; not a key among others
     r"\s*(?:[*_#]{0,4} ?(?:AI )?assistant|#{2,4} ?response)(?:[*_]{1,2}:|:[*_]{0,2})\s+(?!.*^[ \t]*[\w*_\"'-]{1,30}:)"

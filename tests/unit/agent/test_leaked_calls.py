@@ -167,6 +167,7 @@ NAMING = [
 ]
 """JSON that names a tool and gives it nothing that must be its arguments."""
 MADE_UP = [
+    "The result will tell the colour.",
     "Result: The colour is red.\nThe colour is red.",
     "Observation: red\nThought: I know the answer.\nFinal Answer: red",
     "<tool_response>\nred\n</tool_response>\nThe colour is red.",
@@ -339,6 +340,8 @@ def test_a_lone_closing_tag_behind_a_sentence_is_what_is_left_of_a_call() -> Non
         r"The sum is \(\boxed{4711}\).",
         f"I used {N} to read a.md. The colour is teal.",
         f"I read it with `{N}`.",
+        f"`{N}` failed: ENOENT.",
+        f"{N} returned: teal",
         f"The colour is teal (from {N}).",
         f"The colour is teal. [{N}]",
         f"The colour is teal.\nSource: {N}(path='a.md')",
