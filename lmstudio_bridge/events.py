@@ -48,7 +48,7 @@ STATES: Mapping[State, tuple[str, str]] = {
 
 Phase: TypeAlias = Literal["thinking", "answering", "calling"]
 
-ChangeKind: TypeAlias = Literal["created", "changed", "moved", "deleted", "unchanged"]
+ChangeKind: TypeAlias = Literal["created", "changed", "moved", "deleted", "unchanged", "beside"]
 
 OWN_SERVER = "lmstudio-bridge"  # the server name of the bridge's own tools
 INVALID_ARGUMENTS = "invalid arguments"  # the rule of a call that did not fit its tool's schema
@@ -69,7 +69,7 @@ _SHOWN_REASON = 120  # characters of why a call failed
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What became of one file or folder that a writing call named.
+    """What became of one file or folder that a writing call named; or "beside" them, as git says: `source` is how.
 
     `path` is relative to the folder of its `FilesChanged` if it is below it, as is `source`, from where it was moved.
     `before` and `after` are what was there, as `runs.changes` writes it. `added` and `removed` count lines of text.
@@ -403,7 +403,11 @@ class FilesChanged:
 
     def left_all(self) -> bool:
         """Whether the calls left every file as it was, for all that is known."""
-        return self.is_complete and bool(self.changes) and all(each.kind == "unchanged" for each in self.changes)
+        return (
+            self.is_complete
+            and bool(self.changes)
+            and all(each.kind in ("unchanged", "beside") for each in self.changes)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,7 +363,9 @@ class DynamicAutonomousAgent:
         else:
             copies = Copies(None, max_bytes=MAX_IN_MEMORY)
         goes_on = bool(plan.earlier) and lost_changes(plan.earlier)
-        return ChangeRecorder(policy, copies=copies, redact=self.redactor.redact, goes_on=goes_on)
+        return ChangeRecorder(
+            policy, copies=copies, redact=self.redactor.redact, goes_on=goes_on, environ=self._environ
+        )
 
     @contextmanager
     def _redacted_errors(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
 from lmstudio_bridge.runs.diffs import make_diff
+from lmstudio_bridge.runs.git_status import Entry, compare_status, read_status
 from lmstudio_bridge.runs.journal import NOTE_SUFFIX
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.workspace import Workspace
@@ -182,8 +183,16 @@ class ChangeRecorder:
     Disk and comparison are left to threads, which only return what they found: a cancelled one may still be at work.
     """
 
-    def __init__(self, policy: Policy, *, copies: Copies, redact: Callable[[str], str], goes_on: bool = False) -> None:
-        """`goes_on`: the run was cut off before, and what was seen then counts."""
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        copies: Copies,
+        redact: Callable[[str], str],
+        goes_on: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`goes_on`: the run was cut off before, and what was seen then counts. With an `environ`, git is asked."""
         self._policy = policy
         self._copies = copies
         self._redact = redact
@@ -191,10 +200,16 @@ class ChangeRecorder:
         earlier = _read_seen(copies.read_note()) if goes_on else None
         self._seen = earlier[1] if earlier else _Seen()
         self._calls: list[set[Path]] = []  # what each call named
+        self._environ = environ
+        self._status: dict[Path, Entry] | None = None  # before the first call
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
         """Keep what the call is about to change, unless an earlier one has changed it."""
         known = frozenset(self._seen.states)
+        if not self._calls and self._environ is not None:
+            self._status = await anyio.to_thread.run_sync(
+                read_status, self._folder, self._environ, abandon_on_cancel=True
+            )
         found = await anyio.to_thread.run_sync(self._look, tool, arguments, known, abandon_on_cancel=True)
         self._calls.append(found.named)
         self._seen.states.update(found.states)
@@ -303,7 +318,14 @@ class ChangeRecorder:
             named=frozenset().union(*without_effect),
         )
         complete &= _UNKNOWN not in before.values() and _UNKNOWN not in after.values()
-        return FilesChanged(str(self._folder), changes, tuple(problems), complete)
+        return FilesChanged(str(self._folder), (*changes, *self._beside(before)), tuple(problems), complete)
+
+    def _beside(self, known: Mapping[Path, State]) -> Iterator[FileChange]:
+        """What git says was changed that no call named, in the workspace."""
+        status = None if self._status is None else read_status(self._folder, self._environ or {})
+        for path, change in compare_status(self._status or {}, status).items() if status is not None else ():
+            if path not in known and path.is_relative_to(self._folder):
+                yield FileChange(self._name(path), "beside", source=change, kept=False)
 
     def _name(self, path: Path) -> str:
         return _shown(path, self._folder)
@@ -439,6 +461,8 @@ def _add_up(events: Iterable[FilesChanged]) -> dict[Path, tuple[State, State]]:
     for event in events:
         folder = Path(event.folder)
         for change in event.changes:
+            if change.kind == "beside":
+                continue
             steps = [(folder / change.path, change.before, change.after)]
             if change.kind == "moved":
                 steps = [

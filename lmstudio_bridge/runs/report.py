@@ -91,8 +91,8 @@ _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
     r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
     r"merged from the answers|counted by the bridge ?:|not found in any answer ?:|"
-    r"nothing was changed|changed ?:|not changed ?:|undone since ?:|undo with ?:|undo does not cover ?:|"
-    r"not found in anything that was read|failed ?:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
+    r"nothing was changed|also changed in|changed ?:|not changed ?:|undone since ?:|undo with ?:|"
+    r"undo does not cover ?:|not found in anything that was read|failed ?:|and [\d,]+ more|read [\d,]+ of [\d,]+ |"
     r"the model's text so far ?:|the model gave no answer|"
     r"\[ ?words of the local|[\d,]+ calls? needed|servers started ?:"  # in results of earlier versions
 )
@@ -228,8 +228,10 @@ class RunReport:
         """Which files were changed and how, with a small diff, and how to undo it."""
         outcome = self.outcome
         changed = shown_changes(outcome.changes)
+        beside = [f"{_in_line(quoted_name(each.path))} ({each.source})" for each in _beside(outcome.changes)]
+        also = [f"Also changed in the meantime, as git says: {_listed(beside, most=_SHOWN_CHANGES, show=str)}"]
         if not changed or not changed[0].path:  # the journal has only numbers
-            return []
+            return also if beside else []
         lines = [f"{'Undone since' if outcome.undone else 'Changed'}: {_listed_changes(changed)}"]
         if unchanged := [each for each in outcome.changes if each.kind == "unchanged"]:
             lines.append(f"Not changed: {_listed([each.path for each in unchanged], most=_SHOWN_CHANGES)}")
@@ -237,7 +239,7 @@ class RunReport:
             lines.append(f"Undo with: lmstudio-bridge runs undo {self.run_id}")
             if outcome.not_kept:
                 lines.append(f"Undo does not cover: {_listed(outcome.not_kept, most=_SHOWN_CHANGES, show=str)}")
-        return ["\n".join(lines), self._short_diff(changed)]
+        return ["\n".join([*lines, *(also if beside else [])]), self._short_diff(changed)]
 
     def _short_diff(self, changed: Sequence[FileChange]) -> str:
         """The changed lines in a fenced block; "" if there are none that can be shown."""
@@ -298,9 +300,14 @@ class RunReport:
 
 def shown_changes(changes: Iterable[FileChange]) -> list[FileChange]:
     """Those that changed something, without folders of which a file is told."""
-    changed = [each for each in changes if each.kind != "unchanged"]
+    changed = [each for each in changes if each.kind not in ("unchanged", "beside")]
     parents = {parent for each in changed for path in (each.path, each.source) for parent in PurePath(path).parents}
     return [each for each in changed if PurePath(each.path) not in parents]
+
+
+def _beside(changes: Iterable[FileChange]) -> list[FileChange]:
+    """Those that no call named; the journal may have only their number."""
+    return [each for each in changes if each.kind == "beside" and each.path]
 
 
 def _listed_changes(changed: Sequence[FileChange]) -> str:
@@ -319,7 +326,7 @@ def _change_line(change: FileChange) -> str:
 
 def _nothing_changed(outcome: Outcome) -> str:
     """That nothing was changed, with the files that calls which worked left as they were."""
-    named = [each.path for each in outcome.changes if each.path]
+    named = [each.path for each in outcome.changes if each.path and each.kind != "beside"]
     if not named:
         return _NOTHING_CHANGED[outcome.access]
     verb = "is as it was" if len(named) == 1 else "are as they were"
@@ -328,7 +335,7 @@ def _nothing_changed(outcome: Outcome) -> str:
 
 def _changes_json(changes: Sequence[FileChange]) -> dict[str, Any]:
     """How many files were changed in each way, and which."""
-    shown = [*shown_changes(changes), *(each for each in changes if each.kind == "unchanged")]
+    shown = [*shown_changes(changes), *(each for each in changes if each.kind in ("unchanged", "beside"))]
     kinds: tuple[ChangeKind, ...] = get_args(ChangeKind)
     files = [
         {"path": each.path, "kind": each.kind, "added": each.added, "removed": each.removed, "source": each.source}
@@ -345,6 +352,8 @@ def diff_lines(events: Iterable[Event]) -> list[str]:
             lines += ["Undone:"] if event.is_undo else []
             for change in changed:
                 lines += [_change_line(change), *([change.diff] if change.diff else [])]
+        if isinstance(event, FilesChanged):
+            lines += [f"{one_line(each.path)} ({each.source}, as git says)" for each in _beside(event.changes)]
     return lines
 
 

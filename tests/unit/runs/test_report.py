@@ -395,6 +395,7 @@ def test_counts_of_changes_are_there_for_programs() -> None:
         "moved": 1,
         "deleted": 0,
         "unchanged": 1,
+        "beside": 0,
         "files": [
             {"path": "src/a.py", "kind": "changed", "added": 1, "removed": 1, "source": ""},
             {"path": "c.txt", "kind": "moved", "added": 0, "removed": 0, "source": "d.txt"},
