@@ -273,6 +273,12 @@ class Evidence:
         if _READS.search(tool):
             self._read.update(paths)
 
+    def add_earlier_call(self, arguments: str) -> None:
+        """Add a call that worked before the run was continued: what it was about was opened then."""
+        names = _names_in(arguments)
+        self._tried.update(names)
+        self._named.update(names)
+
     def add_blind_change(self, about: str) -> None:
         """Add a change that was made after calls of which none found anything; what it was about in a few words."""
         self._blind.append(about)

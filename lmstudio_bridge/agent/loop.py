@@ -284,6 +284,8 @@ class _Run:
         self.requester = ModelRequester(model, compactor=compactor, tell=self.tell, limits=limits, options=options)
         given = [message.text for message in conversation.messages] + [tool.name for tool in tool_set.tools]
         self._evidence = Evidence("\n".join(given), conversation.task())
+        for arguments in options.earlier_calls:
+            self._evidence.add_earlier_call(arguments)
         self._seen_lines: set[str] = set()  # of all results
         self._seen_files: frozenset[str] = frozenset()  # before the last turn
         self._asked_to_read = False  # about files that were not read; that is done once

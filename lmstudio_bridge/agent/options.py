@@ -59,7 +59,7 @@ class RunOptions:
     get for the last event, and `watch` for its comparison. `approver` is asked about calls that need write access.
     `tools_for` is the text by which the tools are chosen and ordered, so that several runs can offer the same; "" means
     the run's own task. `read_first` is a file that the model will need: it is read before the first request where one
-    server can do so; "" for none.
+    server can do so; "" for none. `earlier_calls` are the arguments of calls that worked before the run was continued.
     """
 
     strategy: Strategy = NATIVE
@@ -73,3 +73,4 @@ class RunOptions:
     approver: Approver | None = None
     tools_for: str = ""
     read_first: str = ""
+    earlier_calls: tuple[str, ...] = ()

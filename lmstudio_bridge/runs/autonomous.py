@@ -89,6 +89,7 @@ from lmstudio_bridge.runs.resume import (
     full_run_id,
     read_run,
     rebuild_conversation,
+    worked_calls,
 )
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
 from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry
@@ -337,6 +338,7 @@ class DynamicAutonomousAgent:
                             approver=approver,
                             tools_for=item.tools_for if item else "",
                             read_first=item.file if item and isinstance(request, RunRequest) else "",
+                            earlier_calls=worked_calls(plan.earlier),
                         ),
                         tally=recorder.tally,
                     )

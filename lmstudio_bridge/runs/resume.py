@@ -167,6 +167,18 @@ def find_run(folder: Path, name: str) -> StoredRun:
     return find_run(folder, f"{run.run_id}-{item}") if item else run
 
 
+def worked_calls(events: Iterable[Event]) -> tuple[str, ...]:
+    """The arguments of the calls that worked, as JSON."""
+    arguments: dict[str, str] = {}
+    worked: list[str] = []
+    for event in events:
+        if isinstance(event, CallStarted):
+            arguments[event.call_id] = event.arguments
+        elif isinstance(event, CallFinished) and event.sent and not event.is_error and event.call_id in arguments:
+            worked.append(arguments[event.call_id])
+    return tuple(worked)
+
+
 def full_run_id(folder: Path, name: str) -> str:
     """The id of the run whose id ends in this last part; the name as it is where there is none.
 

@@ -54,12 +54,13 @@ async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk:
         MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
     )
     async with desk.bridge() as client:
-        first = await client.call("autonomous_with_mcp", **TASK)
+        first = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Which code word has notes.txt?")
     desk.sim.script(MODEL, TextReply("24-noreh"))
     async with desk.bridge(fresh=True) as client:  # another process: the bridge was restarted
         second = await client.call("continue_run", run_id=run_id_of(first), instructions="Now backwards.")
 
     assert second.said.startswith("24-noreh")
+    assert "did not open" not in second.text, "it was opened before"
     assert run_id_of(second) == run_id_of(first)
     before, after = desk.chat_requests()[-2:]
     assert after.messages[: len(before.messages)] == before.messages

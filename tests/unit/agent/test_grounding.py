@@ -271,6 +271,9 @@ def test_a_file_that_is_still_to_be_made_need_not_be_read(task: str, unread: tup
 
 def test_a_named_file_was_not_opened_where_no_tool_was_called() -> None:
     assert Evidence("x").coverage("Read one.txt") == "did not open one.txt"
+    continued = Evidence("x")
+    continued.add_earlier_call('{"path": "docs/one.txt"}')
+    assert continued.coverage("Read one.txt and two.txt") == "did not open two.txt"
     assert Evidence("x").coverage("Read all files") == ""
 
 
