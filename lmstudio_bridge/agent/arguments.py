@@ -251,7 +251,7 @@ def _repair(text: str, error: ValueError) -> str:
     outside = text[start:end]
     for first, last in reversed(strings):
         outside = outside[: first - start] + outside[last - start :]
-    if "escape" in error.msg or "`" in outside or _APOSTROPHE.search(text):
+    if "escape" in error.msg or "`" in outside or "undefined" in outside or _APOSTROPHE.search(text):
         raise ValueError(refusal)  # a path's \\n or an apostrophe as a quote: a repair would change the text
     from json_repair import repair_json  # few texts need it
 

@@ -43,7 +43,10 @@ ReplyKind: TypeAlias = Literal[
 LOST_CALL = "lost_tool_call"  # our own finish reason of a reply that the server reported as lost
 CUT_CALL = "cut_tool_call"  # our own finish reason of a reply that ended in the middle of a call
 ENDLESS = "endless_reply"  # our own finish reason of a reply that was stopped because it repeated itself
-_ENDS_IN_CALL = (LOST_CALL, "tool_calls", "tool_call", "tool_use", "function_call")
+_ENDS_IN_CALL = (
+    *(LOST_CALL, "tool_calls", "tool_call", "toolcalls", "tool_use", "function_call"),
+    *("malformed_function_call", "unexpected_tool_call"),  # Gemini
+)
 _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish reasons of a reply that was stopped
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")

@@ -39,6 +39,7 @@ M = TypeVar("M", bound=WireModel)
 
 _BROKEN_REASONS = (
     *("error", "abort", "aborted", "cancelled", "canceled", "failed", "repetition", "insufficient_system_resource"),
+    *("timeout", "interrupted", "internal_error", "server_error", "engine_error", "killed"),
     *("modelunloaded", "userstopped"),  # LM Studio's SDK
 )
 """Finish reasons of a reply that is not whole: vLLM's and SGLang's `abort`, and `error` of several gateways."""

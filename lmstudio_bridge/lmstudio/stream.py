@@ -35,7 +35,10 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024  # one event of a stream; more is a broken se
 MAX_BAD_FRAMES = 100  # unreadable frames of one stream; LM Studio splices a few at times
 MAX_REPLY_CHARS = 8 * 1024 * 1024  # text, reasoning and arguments of one reply; more is an endless stream
 MAX_CALLS = 1_000  # of one reply; more is an endless stream
-_CUT_REASONS = ("max_tokens", "max_length", "model_length", "maxpredictedtokensreached", "contextlengthreached")
+_CUT_REASONS = (
+    *("max_tokens", "max_length", "max_new_tokens", "token_limit", "model_length"),
+    *("maxpredictedtokensreached", "contextlengthreached"),
+)
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 _ENDS_OF_CALLS = (">", "}", "]", ")")  # of a text that ends in one; beside native calls it may only speak of one
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -75,6 +75,7 @@ def test_python_words_are_read_as_json_ones() -> None:
         '{"path": "a" "b.txt"}',
         '{"path": `a.txt`}',
         '{"path": """a"b"""}',
+        '{"path": undefined}',
     ],
 )
 def test_what_a_repair_would_change_is_refused(text: str) -> None:

@@ -75,6 +75,8 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("I look.", finish_reason="function_call", usage=COUNTED), "lost_call"),
         (Completion("I look.", finish_reason="TOOL_CALLS", usage=COUNTED), "lost_call"),
         (Completion("I look.", finish_reason="tool_use", usage=COUNTED), "lost_call"),
+        (Completion("I look.", finish_reason="toolCalls", usage=COUNTED), "lost_call"),
+        (Completion("", finish_reason="MALFORMED_FUNCTION_CALL", usage=COUNTED), "lost_call"),
         (Completion("It is", finish_reason="SAFETY", usage=COUNTED), "filtered"),
         (Completion("It is", finish_reason="content_filter", usage=COUNTED), "filtered"),
         (Completion("", finish_reason="safety", usage=COUNTED), "filtered"),

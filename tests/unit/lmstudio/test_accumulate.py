@@ -348,7 +348,7 @@ def test_an_odd_field_costs_only_itself(delta: dict[str, Any]) -> None:
     assert accumulate([chunk(delta, finish="stop") | {"usage": "many"}]).text == "Yes."
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "contextLengthReached"])
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "token_limit", "contextLengthReached"])
 def test_a_reply_that_was_cut_says_so_in_one_word(reason: str) -> None:
     assert accumulate([chunk({"content": "Yes,"}, finish=reason)]).finish_reason == "length"
 

@@ -163,7 +163,7 @@ async def test_a_call_without_its_end_is_no_answer() -> None:
             await ask(client)
 
 
-@pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource", "modelUnloaded"])
+@pytest.mark.parametrize("reason", ["error", "abort", "timeout", "insufficient_system_resource", "modelUnloaded"])
 async def test_a_reply_that_the_server_gave_up_is_no_answer(reason: str) -> None:
     async with open_simulator() as sim, open_test_client(sim) as client:
         script_stream(sim, encode([chunk({"content": "Yes,"}), chunk(finish=reason)]), DONE)
