@@ -320,27 +320,27 @@ class ServerConfig:
     `notes` say what of the entry is not used; nothing need be done about them. `entry_digest` is that of what
     decides in the entry, before variables are expanded; values of `env` count, because `NODE_OPTIONS` can run code.
     `client_id` and `callback_port` are for signing in (OAuth): a client that the user has registered, and the port to
-    which the browser is sent back.
+    which the browser is sent back. The representation leaves out what may hold secrets.
     """
 
     name: str
     transport: Transport
     command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path | None = None
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    url: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float | None = None
     source: Path | None = None
     scope: Scope | None = None
     disabled: bool = False
     only_tools: tuple[str, ...] | None = None
     disabled_tools: tuple[str, ...] = ()
-    client_id: str = ""
+    client_id: str = field(default="", repr=False)
     callback_port: int = 0
-    notes: tuple[str, ...] = ()
-    entry_digest: str = field(default="", compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    entry_digest: str = field(default="", compare=False, repr=False)
 
     @property
     def launched(self) -> tuple[str, ...]:
@@ -361,14 +361,6 @@ class ServerConfig:
         cwd = None if self.cwd is None else str(self.cwd)
         parts = [self.transport, self.command, self.args, env, cwd, self.url, headers]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def __repr__(self) -> str:
-        """Arguments, URL, env and headers may hold secrets: only their number or their names are shown."""
-        return (
-            f"ServerConfig(name={self.name!r}, transport={self.transport!r}, command={self.command!r}, "
-            f"args={len(self.args)}, env={sorted(self.env)}, headers={sorted(self.headers)}, "
-            f"source={str(self.source or '')!r}, scope={self.scope!r})"
-        )
 
 
 def is_deeper(value: object, levels: int) -> bool:

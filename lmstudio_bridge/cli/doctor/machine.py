@@ -23,12 +23,8 @@ _PREFIX = "LMSTUDIO_BRIDGE_"
 def check_versions() -> Check:
     """Versions of the bridge, Python, the main libraries and the system."""
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
-    return Check(
-        "bridge",
-        "Bridge",
-        "ok",
-        f"lmstudio-bridge {__version__}, Python {platform.python_version()}, {libraries}; {platform.platform()}",
-    )
+    found = f"lmstudio-bridge {__version__}, Python {platform.python_version()}, {libraries}; {platform.platform()}"
+    return Check("bridge", "Bridge", "ok", found)
 
 
 def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
@@ -41,22 +37,17 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
         if name.startswith(_PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
-            yield Check(
-                "bridge", "Settings", "warning", f"{name} is not a known setting.", f"{hint}See {DOCS}/settings.md."
-            )
+            remedy = f"{hint}See {DOCS}/settings.md."
+            yield Check("bridge", "Settings", "warning", f"{name} is not a known setting.", remedy)
     if problem := telemetry_problem(environ):
         yield Check("bridge", "OpenTelemetry", "warning", problem.message, problem.remedy)
     elif signals := wanted_signals(environ):
         sent = " and ".join(signals).lower()
         yield Check("bridge", "OpenTelemetry", "ok", f"{sent} of runs are sent to the receiver that OTEL_* names")
     if settings.depth:
-        yield Check(
-            "bridge",
-            "Depth",
-            "failed",
-            "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
-            "Remove the bridge from the MCP servers that the bridge may use, or disable it there.",
-        )
+        found = "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks."
+        remedy = "Remove the bridge from the MCP servers that the bridge may use, or disable it there."
+        yield Check("bridge", "Depth", "failed", found, remedy)
 
 
 def check_journals(settings: Settings) -> Check:
@@ -66,13 +57,8 @@ def check_journals(settings: Settings) -> Check:
         return Check("journals", "Journals", "ok", "off (LMSTUDIO_BRIDGE_JOURNAL=off)")
     problem = _unwritable(runs)
     if problem:
-        return Check(
-            "journals",
-            "Journals",
-            "failed",
-            f"{runs} is not writable: {problem}.",
-            "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to.",
-        )
+        remedy = "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to."
+        return Check("journals", "Journals", "failed", f"{runs} is not writable: {problem}.", remedy)
     sizes = [size for _, size, _ in list_journals(runs)]
     bounds = f"kept for {settings.journal_days:g} days, at most {settings.journal_mb:,} MB"
     found = f"{runs}: {len(sizes):,} run{'s' if len(sizes) != 1 else ''}, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"

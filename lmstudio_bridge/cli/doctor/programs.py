@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lmstudio_bridge.cli.arguments import NAMES, SCOPES, HostScope
-from lmstudio_bridge.cli.doctor.checks import Area, Check
+from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.files import find_member
 from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
 from lmstudio_bridge.cli.install import NAME, is_own
@@ -46,13 +47,9 @@ def check_programs(around: Surroundings) -> Iterator[Check]:
                     if plugin is not None and host == "claude-code":
                         yield _duplicate(location, name)
     if not found:
-        yield Check(
-            "programs",
-            "Registration",
-            "warning",
-            "The bridge is not registered in any program on this machine.",
-            "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …",
-        )
+        remedy = "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …"
+        found_none = "The bridge is not registered in any program on this machine."
+        yield Check("programs", "Registration", "warning", found_none, remedy)
 
 
 def as_started(around: Surroundings) -> tuple[Mapping[str, str], str]:
@@ -126,13 +123,12 @@ def _is_approved(location: Location, name: str, around: Surroundings) -> bool:
 
 def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around: Surroundings) -> Check:
     title = NAMES[location.host]
-    about: tuple[Area, str] = "programs", f"Registration in {title}"
+    check = partial(Check, "programs", f"Registration in {title}")
     command = str(entry.get("command"))
     found = f"{name!r} in {location.path} ({location.scope} scope)"
     if shutil.which(command, path=around.environ.get("PATH", "")) is None:
         target = "" if location.host == "claude-code" else f" {location.host}"
-        return Check(
-            *about,
+        return check(
             "failed",
             f"{found} starts {command!r}, which does not exist.",
             _INSTALL_UV
@@ -141,8 +137,7 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
             f"`lmstudio-bridge install{target} --scope {location.scope}`.",
         )
     if location.host == "claude-code" and location.scope == "project" and not _is_approved(location, name, around):
-        return Check(
-            *about,
+        return check(
             "warning",
             f"{found} is not approved yet, so Claude Code does not start it.",
             f"Start `claude` in {location.path.parent} and approve it.",
@@ -150,8 +145,7 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
     env = entry.get("env")
     given = {str(key): str(value) for key, value in env.items()} if isinstance(env, dict) else {}
     if location.should_be_named(given):
-        return Check(
-            *about,
+        return check(
             "warning",
             f"{found}. It starts the bridge without {SERVERS_VARIABLE}, so the servers of {title} are not used.",
             f"`lmstudio-bridge install {location.host}` adds it.",
@@ -163,11 +157,10 @@ def _check_entry(location: Location, name: str, entry: Mapping[str, Any], around
         if value != around.environ.get(key) and "${" not in value and not (own_servers and key == SERVERS_VARIABLE)
     ]
     if other:
-        return Check(
-            *about,
+        return check(
             "warning",
             f"{found}. It starts the bridge with settings that were not checked here: {', '.join(other)}.",
             "To check them, set the same variables in this shell first.",
         )
     servers = f"; to check the servers there, set {SERVERS_VARIABLE} to that file" if own_servers else ""
-    return Check(*about, "ok", f"{found}, starts {command!r}{servers}")
+    return check("ok", f"{found}, starts {command!r}{servers}")
