@@ -232,8 +232,9 @@ class _RunSpans:
         return self._telemetry.tracer.start_span(f"{operation} {name}", parent, kind, about)
 
     def _start_call(self, event: CallStarted | CallFinished) -> Span:
-        about = {"gen_ai.tool.name": event.tool, "gen_ai.tool.call.id": event.call_id, "mcp.server": event.server}
-        return self._start("execute_tool", event.tool, about)
+        tool = event.tool if event.server else "unknown"  # else the name of a tool that there is not: a model's words
+        about = {"gen_ai.tool.name": tool, "gen_ai.tool.call.id": event.call_id, "mcp.server": event.server}
+        return self._start("execute_tool", tool, about)
 
     def _end_chat(self, event: RoundFinished) -> None:
         chat, self._chat = self._chat, None

@@ -105,9 +105,11 @@ async def test_a_run_is_a_tree_of_spans_with_tokens_and_errors() -> None:
 @pytest.mark.parametrize("content", [False, True])
 async def test_content_is_there_only_if_it_is_asked_for(content: bool) -> None:
     observed = Observed(content=content)
-    await observed.tell(*EVENTS)
+    unknown = CallFinished(1, "c3", "", "tell_private_txt", "No such tool.", True, False, 0)
+    await observed.tell(*EVENTS[:-1], unknown, EVENTS[-1])
 
     told = "".join(span.to_json() for span in observed.exporter.get_finished_spans())
+    assert "tell_private_txt" not in told
     texts = ("The task.", "Thought.", "private.txt", "What was read.", "The answer.")
     assert [text in told for text in texts] == [content] * len(texts)
 
