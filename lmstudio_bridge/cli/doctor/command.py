@@ -23,7 +23,7 @@ from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_environment
 from lmstudio_bridge.settings import Settings, Surroundings, read_settings
-from lmstudio_bridge.text import clean_text, one_line
+from lmstudio_bridge.text import clean_text, counted, one_line
 
 _MARKS: dict[State, str] = {"ok": "\N{HEAVY CHECK MARK}", "warning": "!", "failed": "\N{HEAVY BALLOT X}"}
 _ASCII_MARKS: dict[State, str] = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
@@ -167,4 +167,5 @@ def _summary(checks: Sequence[Check]) -> str:
     warnings = sum(check.state == "warning" for check in checks)
     if not problems and not warnings:
         return "Everything looks good."
-    return f"{problems or 'No'} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}."
+    told = counted(problems, "problem") if problems else "No problems"
+    return f"{told}, {counted(warnings, 'warning')}."

@@ -23,6 +23,7 @@ from lmstudio_bridge.messages import ChatRequest, Completion, ToolSpec, UserMess
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.security.permissions import is_here
 from lmstudio_bridge.settings import Settings, Surroundings
+from lmstudio_bridge.text import counted
 
 HOPELESS_CONTEXT = 2_048  # tokens; the tools of one server and the task need more
 _ROOMY_CONTEXT = 16_384  # tokens; the recommended minimum
@@ -49,13 +50,10 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
         yield _unreachable(exc, settings, around)
         return
     chat_models = catalog.chat_models()
+    answers = f"{client.root_url} answers ({catalog.source}: {_GENERATIONS[catalog.source]})"
+    loaded = sum(bool(model.loaded) for model in chat_models)
     yield Check(
-        "lm_studio",
-        "LM Studio",
-        "ok",
-        f"{client.root_url} answers ({catalog.source}: {_GENERATIONS[catalog.source]}), "
-        f"{len(chat_models)} chat model{'s' * (len(chat_models) != 1)}, "
-        f"{sum(bool(model.loaded) for model in chat_models)} loaded",
+        "lm_studio", "LM Studio", "ok", f"{answers}, {counted(len(chat_models), 'chat model')}, {loaded} loaded"
     )
     token = "set, not rejected" if settings.api_token else "not set, not required"
     yield Check("lm_studio", "API token", "ok", token)
@@ -79,13 +77,9 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
 def _unreachable(exc: LLMError, settings: Settings, around: Surroundings) -> Check:
     check = failed_check("lm_studio", "LM Studio", exc)
     if isinstance(exc, AuthError) and settings.api_token is None:
-        return Check(
-            "lm_studio",
-            "API token",
-            "failed",
-            f"{settings.root_url} requires an API token, and none is set.",
-            "Create one in LM Studio (Developer → Server Settings → Manage Tokens) and set LM_API_TOKEN.",
-        )
+        found = f"{settings.root_url} requires an API token, and none is set."
+        remedy = "Create one in LM Studio (Developer → Server Settings → Manage Tokens) and set LM_API_TOKEN."
+        return Check("lm_studio", "API token", "failed", found, remedy)
     if isinstance(exc, AuthError):
         return Check("lm_studio", "API token", "failed", check.found, check.remedy)
     away = isinstance(exc, LLMConnectionError | LLMTimeoutError)
@@ -117,14 +111,9 @@ def _no_chat_model(catalog: ModelCatalog) -> Check:
         found = f"There are only embedding models, which can't chat: {names}."
     else:
         found = "There are no models."
-    return Check(
-        "model",
-        "Model",
-        "failed",
-        found,
-        "Download a chat model in LM Studio (one marked with the tool-use hammer works best) and load it."
-        + ("" if catalog.source == "/api/v1/models" else " This server may list only loaded models."),
-    )
+    remedy = "Download a chat model in LM Studio (one marked with the tool-use hammer works best) and load it."
+    more = "" if catalog.source == "/api/v1/models" else " This server may list only loaded models."
+    return Check("model", "Model", "failed", found, remedy + more)
 
 
 async def _just_in_time(client: LLMClient, catalog: ModelCatalog) -> bool | None:
@@ -165,14 +154,11 @@ def _check_model(choice: ModelChoice, settings: Settings, *, jit: bool | None) -
     strategy = choose_strategy(
         choice.info.key, trained_for_tool_use=choice.info.trained_for_tool_use, calls=settings.calls
     )
-    untrained = choice.info.trained_for_tool_use is False
-    yield Check(
-        "model",
-        "Tool calls",
-        "warning" if untrained else "ok",
-        strategy.in_words(),
-        "A model that LM Studio marks for tool use (the hammer) works better." if untrained else "",
-    )
+    if choice.info.trained_for_tool_use is False:
+        remedy = "A model that LM Studio marks for tool use (the hammer) works better."
+        yield Check("model", "Tool calls", "warning", strategy.in_words(), remedy)
+    else:
+        yield Check("model", "Tool calls", "ok", strategy.in_words())
     slots = settings.parallel or (choice.instance.parallel if choice.instance else None)
     yield Check("model", "Slots", "ok", f"{slots or DEFAULT_PARALLEL} requests at once")
     if jit and choice.info.loaded:
