@@ -312,6 +312,18 @@ def program_name(command: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Confinement:
+    """How a server is started in a sandbox: the words before its command, and what to do where it needs more.
+
+    `inside` are the variables of its entry that the words set, and that what makes the sandbox must not get.
+    """
+
+    words: tuple[str, ...]
+    hint: str = ""
+    inside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """One configured server, ready to be opened: variables are expanded, the transport is known.
 
@@ -320,7 +332,8 @@ class ServerConfig:
     `notes` say what of the entry is not used; nothing need be done about them. `entry_digest` is that of what
     decides in the entry, before variables are expanded; values of `env` count, because `NODE_OPTIONS` can run code.
     `client_id` and `callback_port` are for signing in (OAuth): a client that the user has registered, and the port to
-    which the browser is sent back. The representation leaves out what may hold secrets.
+    which the browser is sent back. `confinement` is its sandbox, if it is started in one. The representation leaves out
+    what may hold secrets.
     """
 
     name: str
@@ -341,6 +354,7 @@ class ServerConfig:
     callback_port: int = 0
     notes: tuple[str, ...] = field(default=(), repr=False)
     entry_digest: str = field(default="", compare=False, repr=False)
+    confinement: Confinement | None = field(default=None, repr=False)
 
     @property
     def launched(self) -> tuple[str, ...]:
@@ -359,7 +373,8 @@ class ServerConfig:
         """Of all that decides what is started or reached, as hexadecimal SHA-256; where it stands does not count."""
         headers, env = sorted(self.headers.items()), sorted(self.env.items())
         cwd = None if self.cwd is None else str(self.cwd)
-        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers]
+        words = self.confinement.words if self.confinement else ()
+        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers, words]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,6 +43,7 @@ PING_TIMEOUT = 5.0  # seconds
 INSTALL_TIMEOUT = 300.0  # seconds for a command that may have to download its server first
 
 OnWait: TypeAlias = Callable[[str], Awaitable[None]]
+Confine: TypeAlias = Callable[[ServerConfig], Awaitable[ServerConfig]]
 
 _MORE_SLOTS = "Name fewer servers, or raise LMSTUDIO_BRIDGE_MAX_SERVERS."
 
@@ -115,9 +116,12 @@ class SessionPool:
         self._closing = False
 
     @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """The right to use servers: those that it has opened stay open at least until the block is left."""
-        lease = Lease(self)
+    def lease(self, confine: Confine | None = None) -> Iterator[Lease]:
+        """The right to use servers: those that it has opened stay open at least until the block is left.
+
+        `confine` puts a server into its sandbox, if it has one; it may raise ServerStartError.
+        """
+        lease = Lease(self, confine)
         try:
             yield lease
         finally:
@@ -233,8 +237,9 @@ class SessionPool:
 class Lease:
     """The servers that one run uses; use `SessionPool.lease` to get one."""
 
-    def __init__(self, pool: SessionPool) -> None:
+    def __init__(self, pool: SessionPool, confine: Confine | None = None) -> None:
         self._pool = pool
+        self._confine = confine
         self._held: dict[str, tuple[ServerConfig, Slot]] = {}
 
     async def open_server(
@@ -250,6 +255,8 @@ class Lease:
             ServerStartError: it did not start, or did not list its tools within the start timeout; or
                 there was no slot for it.
         """
+        if self._confine is not None:
+            config = await self._confine(config)
         slot = await self._pool.take_slot(self, config, on_wait)
         before = self._held.get(config.name)
         self._held[config.name] = config, slot
@@ -489,10 +496,12 @@ class Session:
 
     def _explain(self, exc: Exception) -> Failure:
         try:
-            return self.connection.explain(exc, seconds=self.start_timeout)
+            failure = self.connection.explain(exc, seconds=self.start_timeout)
         except Exception:  # nothing may leave the task, not even a fault in the explanation
             logger.exception("the failure of MCP server %s cannot be explained", self.config.name)
-            return Failure(f"could not be started ({type(exc).__name__})")
+            failure = Failure(f"could not be started ({type(exc).__name__})")
+        confinement = self.config.confinement
+        return replace(failure, remedy=f"{failure.remedy} {confinement.hint}".strip()) if confinement else failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -365,7 +365,11 @@ class StdioTransport:
         self._cwd = config.cwd or project
         own = {"CLAUDE_PROJECT_DIR": str(project), **config.env}  # Claude Code sets it, too
         env = add_python_safety(add_git_safety(add_own(environ, own)), config)
-        (self._command, *self._args), self._env = keep_from_project(config, env, project=project)
+        command, self._env = keep_from_project(config, env, project=project)
+        if config.confinement is not None:
+            command = (*config.confinement.words, *command)
+            self._env = {name: value for name, value in self._env.items() if name not in config.confinement.inside}
+        self._command, *self._args = command
         self._trap = find_trap(config, project=project, home=environ.get("HOME"))
         self._child: ChildProcess | None = None
         self._unread = 0  # bytes of its requests since it last took something from its input

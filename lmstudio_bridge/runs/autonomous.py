@@ -98,6 +98,7 @@ from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import Permissions, read_permissions
 from lmstudio_bridge.security.presets import is_fresh
 from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
+from lmstudio_bridge.security.sandbox import hint_for
 from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
 from lmstudio_bridge.settings import Settings
 
@@ -306,6 +307,11 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
+                recorder.on_failed_call = {
+                    config.name: f"A call of {config.name} failed. {hint_for(config, sandbox)}"
+                    for config in plan.servers.configs
+                    if (sandbox := permissions.sandboxes.find(config)) is not None
+                }
                 only_reads = wants_change and _lacks_tools(prepared.tool_set, permissions.policy)
                 if only_reads:
                     await recorder.tell(Warned(READ_ONLY))
@@ -642,12 +648,13 @@ _COUNT = re.compile(r"[-+.\deinfa]+(?:/[-+.\deinfa]+)?(?: |\Z)")  # as `read_pro
 class RunRecorder:
     """Takes the secrets out of a run's events, writes them to the journal, and passes them on to `emit`.
 
-    `on_first_call` are warnings about servers, which are told if the run uses them.
+    `on_first_call` are warnings about servers, which are told if the run uses them; `on_failed_call` if a call fails.
     """
 
     def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
         self.tally = Tally()
         self.on_first_call: dict[str, str] = {}
+        self.on_failed_call: dict[str, str] = {}
         self._journal = journal
         self._emit = emit
         self._redactor = redactor
@@ -680,8 +687,10 @@ class RunRecorder:
             case CallStarted(server=server):
                 if warning := self.on_first_call.pop(server, ""):
                     await self.tell(Warned(warning))
-            case CallFinished(call_id=call_id):
+            case CallFinished(call_id=call_id, server=server):
                 self._progress.pop(call_id, None)
+                if event.sent and event.is_error and (warning := self.on_failed_call.pop(server, "")):
+                    await self.tell(Warned(warning))
             case _:
                 pass
         event = self._redactor.redact_fields(event)

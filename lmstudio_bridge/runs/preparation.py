@@ -114,7 +114,7 @@ class Preparer:
 
         async with _time_limit(seconds):
             await held.enter_async_context(self._queue.slot(on_wait=on_wait))
-            lease = held.enter_context(self._pool.lease())
+            lease = held.enter_context(self._pool.lease(permissions.sandboxes.confine))
             servers = RunServers(
                 plan.servers.configs,
                 lease=lease,

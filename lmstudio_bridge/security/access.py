@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
 from lmstudio_bridge.security.host_rules import HostRule, HostRules, is_within
+from lmstudio_bridge.security.sandbox import Sandbox
 from lmstudio_bridge.security.workspace import (
     TooDeepError,
     Workspace,
@@ -74,6 +75,7 @@ class Rules:
     that write whatever their server says; `writing_if` maps such a pattern to an argument, and to what its text has in
     it if the call writes. `conditions` map a pattern to an argument and what its text must match
     for a call to count as reading, where a preset lets it run. `unbelieved` are servers whose marks do not count.
+    `sandboxes` are what the user chose for servers, by name or `*`; None is no sandbox.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -84,6 +86,7 @@ class Rules:
     writing_if: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     conditions: Mapping[str, tuple[str, re.Pattern[str]]] = field(default_factory=dict)
     unbelieved: frozenset[str] = frozenset()
+    sandboxes: Mapping[str, Sandbox | None] = field(default_factory=dict)
 
     def find(self, tool: ServerTool) -> Rule | None:
         """The rule that decides about a tool: hide wins over deny, deny over allow."""
@@ -133,6 +136,7 @@ class Rules:
             {**self.writing_if, **other.writing_if},
             {**self.conditions, **other.conditions},
             self.unbelieved | other.unbelieved,
+            {**other.sandboxes, **self.sandboxes},
         )
 
 

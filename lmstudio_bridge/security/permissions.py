@@ -20,6 +20,7 @@ from lmstudio_bridge.security.access import PRESET, Policy, Rules
 from lmstudio_bridge.security.host_rules import load_host_rules
 from lmstudio_bridge.security.presets import preset_rules, starts_package
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
+from lmstudio_bridge.security.sandbox import EVERY, Sandboxes
 from lmstudio_bridge.security.workspace import make_workspace
 from lmstudio_bridge.settings import Surroundings
 
@@ -32,12 +33,13 @@ _SUGGESTED = 40  # tools in a rule that is suggested
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """The policy of runs with certain servers, where its rules come from, and the file for the user's own."""
+    """The policy and the sandboxes of runs with certain servers, where the rules come from, and the user's own file."""
 
     policy: Policy
     paths: tuple[Path, ...]
     warnings: tuple[str, ...]
     own: Path | None
+    sandboxes: Sandboxes
 
     def lines(self) -> list[str]:
         """What applies, for a reader."""
@@ -59,11 +61,9 @@ class Permissions:
     def find_unknown(self, servers: Collection[str]) -> list[str]:
         """A warning for each rule that fits none of these servers."""
         rules = [rule for rule in self.policy.rules.rules if not rule.source.startswith(PRESET)]
-        return [
-            f"The rule {rule} fits none of the configured servers."
-            for rule in rules
-            if not any(rule.fits_server(server) for server in servers)
-        ]
+        unfit = [f"rule {rule}" for rule in rules if not any(rule.fits_server(server) for server in servers)]
+        unfit += [f"sandbox of {name}" for name in self.policy.rules.sandboxes if name not in (EVERY, *servers)]
+        return [f"The {each} fits none of the configured servers." for each in unfit]
 
     def check_usable(self, tools: Sequence[ServerTool]) -> None:
         """Check that there is no tool, or one that may run.
@@ -105,11 +105,12 @@ def read_permissions(
     servers, around = list(configs), Surroundings(project, environ)
     files = load_rules(project=project, environ=environ)
     host = load_host_rules(project=project, environ=environ)
-    folders = [*_launch_folder(project), *files.rules.folders]
-    for config in servers:
-        folders += _folders_of(config, project=project)
+    common = [*_launch_folder(project), *files.rules.folders]
+    named = {config.name: tuple(_folders_of(config, project=project)) for config in servers}
+    folders = [*common, *(folder for each in named.values() for folder in each)]
+    policy = policy or Policy()
     made = replace(
-        policy or Policy(),
+        policy,
         rules=files.rules + preset_rules(servers) + Rules(unbelieved=_unbelieved(servers)),
         workspace=make_workspace(folders, home=around.home),
         host=host,
@@ -119,7 +120,13 @@ def read_permissions(
             if _is_here(config)
         },
     )
-    return Permissions(made, files.paths, (*files.warnings, *host.warnings), user_file(around))
+    sandboxes = Sandboxes(
+        around,
+        chosen=files.rules.sandboxes,
+        folders={name: (*common, *own) for name, own in named.items()},
+        writes=policy.access == "write" or policy.asks,  # what the person approves can be done
+    )
+    return Permissions(made, files.paths, (*files.warnings, *host.warnings), user_file(around), sandboxes)
 
 
 def _unbelieved(servers: Iterable[ServerConfig]) -> frozenset[str]:

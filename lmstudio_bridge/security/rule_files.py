@@ -3,6 +3,11 @@
 allow = ["git/git_log"]             # may run even with read access
 deny = ["*/delete_*"]               # never runs
 hide = ["browser/*"]                # is not offered to the model
+sandbox = true                      # servers start in a sandbox; or, for single servers:
+
+[sandbox]
+git = true
+tickets = { network = true, read = ["~/.ticketsrc"], write = [] }
 
 [paths]
 folders = ["~/notes"]               # part of the workspace, in addition to the project
@@ -26,6 +31,7 @@ from lmstudio_bridge import DOCS
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.files import read_bounded
 from lmstudio_bridge.security.access import Rule, Rules, Verb
+from lmstudio_bridge.security.sandbox import EVERY, Sandbox
 from lmstudio_bridge.settings import Surroundings
 
 FILE = "lmstudio-bridge.toml"
@@ -66,7 +72,10 @@ def load_rules(*, project: Path, environ: Mapping[str, str]) -> RuleFiles:
             warnings.append(f"{found}: allow is ignored in a project's file. {_OWN}")
         if stated.folders:
             warnings.append(f"{found}: folders are ignored in a project's file. {_OWN}")
-        rules += Rules(tight, more_arguments=stated.arguments)
+        if any(each != Sandbox() for each in stated.sandboxes.values()):
+            warnings.append(f"{found}: of sandbox, only true counts in a project's file. {_OWN}")
+        sandboxes = {name: each for name, each in stated.sandboxes.items() if each == Sandbox()}
+        rules += Rules(tight, more_arguments=stated.arguments, sandboxes=sandboxes)
         paths.append(found)
     return RuleFiles(rules, tuple(paths), tuple(warnings))
 
@@ -114,7 +123,7 @@ class _Reader:
         self._around = around
 
     def read(self, root: Mapping[str, Any]) -> Rules:
-        self._check_keys(root, (*_VERBS, "paths"))
+        self._check_keys(root, (*_VERBS, "paths", "sandbox"))
         rules = tuple(
             Rule(verb, self._pattern(pattern), str(self._path))
             for verb in _VERBS
@@ -125,7 +134,22 @@ class _Reader:
         folders = tuple(self._folder(text) for text in self._strings("folders", paths.get("folders", [])))
         arguments = self._table("arguments", paths.get("arguments", {}))
         named = {self._pattern(key): frozenset(self._strings(key, value)) for key, value in arguments.items()}
-        return Rules(rules, folders, named)
+        return Rules(rules, folders, named, sandboxes=self._sandboxes(root.get("sandbox", {})))
+
+    def _sandboxes(self, value: object) -> dict[str, Sandbox | None]:
+        if isinstance(value, bool):
+            value = {EVERY: value}
+        return {name: self._sandbox(name, each) for name, each in self._table("sandbox", value).items()}
+
+    def _sandbox(self, name: str, value: object) -> Sandbox | None:
+        if isinstance(value, bool):
+            return Sandbox() if value else None
+        table = self._table(name, value)
+        self._check_keys(table, ("network", "read", "write"))
+        if not isinstance(network := table.get("network", False), bool):
+            raise self._error("network", "network must be true or false")
+        read, write = (tuple(map(self._folder, self._strings(key, table.get(key, [])))) for key in ("read", "write"))
+        return Sandbox(network, read, write)
 
     def _check_keys(self, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 from lmstudio_bridge.cli.doctor.checks import Check, Say, failed_check, say_nothing
 from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
@@ -13,6 +12,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.stdio import find_withheld
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.security.sandbox import find_problem
 
 _ADD = (
     "Add one to Claude Code, for example: "
@@ -52,6 +52,15 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
     except BridgeError as exc:
         yield failed_check("rules", "Rules", exc)
         return
+    servers = catalog.servers.values()
+    confined = [config.name for config in servers if permissions.sandboxes.find(config)]
+    usable = f"for {', '.join(confined) or 'no server'}"
+    if problem := find_problem(permissions.sandboxes.around):
+        bare = [config.name for config in servers if config.scope == "project" and config.name not in confined]
+        without = f"; started without one: {', '.join(bare)}" if bare else ""
+        yield Check("rules", "Sandbox", "warning" if confined or bare else "ok", f"{usable}; {problem}{without}.")
+    else:
+        yield Check("rules", "Sandbox", "ok", f"it works; used {usable}")
     for line in permissions.lines():
         subject, _, found = line.partition(": ")
         yield Check("rules", subject[:1].upper() + subject[1:], "ok", found)
@@ -68,21 +77,22 @@ async def check_servers(
     say: Say = say_nothing,
 ) -> AsyncIterator[Check]:
     """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
+    try:
+        permissions = agent.permissions(catalog.servers.values())
+    except SettingsError:
+        return  # said where the rules are checked; without them nothing may start
     say(f"Starting {', '.join(catalog.servers)}…")
 
     async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
         began = time.monotonic()
         try:
-            with agent.pool.lease() as lease:
+            with agent.pool.lease(permissions.sandboxes.confine) as lease:
                 is_new = agent.tool_cache.known_tools(config) is None
                 tools = await lease.open_server(config, is_new=is_new)
         except DownstreamError as exc:
             return time.monotonic() - began, exc
         return time.monotonic() - began, tools
 
-    permissions = None
-    with suppress(SettingsError):  # said where the rules are checked
-        permissions = agent.permissions(catalog.servers.values())
     outcomes = await asyncio.gather(*map(start, catalog.servers.values()))
     for config, (seconds, outcome) in zip(catalog.servers.values(), outcomes, strict=True):
         name = f"MCP server {config.name}"
@@ -99,12 +109,11 @@ async def check_servers(
                 "ok" if checked.tools else "warning",
                 f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)",
             )
-            if permissions is not None:
-                warnings += permissions.find_unused(config.name, checked.tools)
-                try:
-                    permissions.check_usable(checked.tools)
-                except NoToolMayRunError as exc:
-                    yield Check("servers", name, "warning", exc.message, exc.remedy)
+            warnings += permissions.find_unused(config.name, checked.tools)
+            try:
+                permissions.check_usable(checked.tools)
+            except NoToolMayRunError as exc:
+                yield Check("servers", name, "warning", exc.message, exc.remedy)
         for warning in warnings:
             yield Check("servers", name, "warning", warning)
         if withheld := find_withheld(config, environ, passed=agent.settings.pass_env):

@@ -176,7 +176,12 @@ def test_json_in_the_documents_is_valid(name: str, tmp_path: Path) -> None:
 def test_every_kind_of_code_block_is_tested(name: str) -> None:
     """Pages of their own: test_rule_files loads the rules, test_gateway the proxy's configuration."""
     kinds = set(re.findall(r"^```(\w+)$", read(name), flags=re.MULTILINE))
-    assert kinds <= {"sh", "json", "text", *{"docs/security.md": ["toml"], "docs/gateway.md": ["yaml"]}.get(name, [])}
+    assert kinds <= {
+        "sh",
+        "json",
+        "text",
+        *{"docs/security.md": ["toml"], "docs/sandbox.md": ["toml"], "docs/gateway.md": ["yaml"]}.get(name, []),
+    }
 
 
 def anchors(text: str) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.security.access import Rule, Rules
 from lmstudio_bridge.security.rule_files import FILE, RuleFiles, load_rules
+from lmstudio_bridge.security.sandbox import EVERY, Sandbox
 
 SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 
@@ -134,6 +135,12 @@ def test_the_users_rules_stand_before_those_of_the_nearest_project_file(desk: De
         ("[paths]\narguments = 1", 2, "arguments must be a table"),
         ('[paths.arguments]\n"fs" = []', 2, "'fs' must be a server"),
         ('[paths.arguments]\n"fs/*" = "path"', 2, "fs/* must be a list of strings"),
+        ('sandbox = "yes"', 1, "sandbox must be a table"),
+        ("[sandbox]\nfs = 1", 2, "fs must be a table"),
+        ("[sandbox]\nfs = { net = true }", 2, "unknown setting 'net'; expected one of network, read, write"),
+        ('[sandbox]\nfs = { network = "no" }', 2, "network must be true or false"),
+        ('[sandbox]\nfs = { read = "~/notes" }', 2, "read must be a list of strings"),
+        ('[sandbox]\nfs = { write = ["notes"] }', 2, "the folder 'notes' must be an absolute path"),
     ],
 )
 @pytest.mark.parametrize("whose", ["own", "project"])
@@ -148,6 +155,28 @@ def test_what_is_no_rule_is_named_with_file_and_line(desk: Desk, whose: str, tex
     assert said in caught.value.message
 
 
+def test_a_project_can_put_servers_into_a_sandbox_but_not_choose_what_is_seen_there(desk: Desk) -> None:
+    desk.write(desk.own, '[sandbox]\nfs = false\nmail = { network = true, read = ["~/mail"], write = ["/tmp/a"] }')
+    shared = desk.write(desk.project / FILE, "[sandbox]\nfs = true\ngit = true\nweb = { network = true }\nx = false")
+
+    loaded = desk.load()
+
+    assert loaded.rules.sandboxes == {
+        "fs": None,
+        "mail": Sandbox(True, (desk.home / "mail",), (Path("/tmp/a"),)),
+        "git": Sandbox(),
+    }
+    [warning] = loaded.warnings
+    assert warning.startswith(f"{shared}: of sandbox, only true counts in a project's file.")
+
+
+@pytest.mark.parametrize(("text", "sandbox"), [("true", Sandbox()), ("false", None)])
+def test_one_word_is_for_all_servers(desk: Desk, text: str, sandbox: Sandbox | None) -> None:
+    desk.write(desk.own, f"sandbox = {text}")
+
+    assert desk.load().rules.sandboxes == {EVERY: sandbox}
+
+
 def test_the_example_in_the_documents_is_read(desk: Desk) -> None:
     [example] = re.findall(r"^```toml\n(.*?)^```", SECURITY.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     desk.write(desk.own, example)
@@ -156,6 +185,16 @@ def test_the_example_in_the_documents_is_read(desk: Desk) -> None:
 
     assert [rule.verb for rule in rules.rules] == ["hide", "deny", "allow"]
     assert rules.folders == (desk.home / "notes",)
+    assert rules.sandboxes == {"git": Sandbox()}
+
+
+def test_the_example_of_sandboxes_is_read(desk: Desk) -> None:
+    page = SECURITY.with_name("sandbox.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    desk.write(desk.own, example)
+
+    tickets = Sandbox(True, (desk.home / ".ticketsrc",), (desk.home / "tickets",))
+    assert desk.load().rules.sandboxes == {"git": Sandbox(), "tickets": tickets, "weather": None}
 
 
 def test_a_file_that_is_no_text_is_an_error(desk: Desk) -> None:

@@ -1,0 +1,305 @@
+"""An MCP server in the sandbox of the system: bubblewrap on Linux, sandbox-exec on macOS.
+
+It sees the workspace, the system's folders and its own program; by default no network. The server is started with more
+words before its command, and `mcp_client` starts it as any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import lmstudio_bridge
+from lmstudio_bridge.errors import ServerStartError
+from lmstudio_bridge.messages import Confinement, ServerConfig
+from lmstudio_bridge.security.workspace import PROTECTED, is_protected
+from lmstudio_bridge.settings import Surroundings
+
+EVERY = "*"  # in place of a server's name
+MAX_WALKED = 50_000  # files among which protected ones are looked for
+
+_SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix", "/run/systemd/resolve"),
+    *("/etc/alternatives", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/crypto-policies", "/etc/fonts"),
+    *("/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf"),
+    *("/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/os-release", "/etc/passwd"),
+    *("/etc/pki", "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/etc/static", "/etc/timezone"),
+)
+_PROGRAMS = (
+    *(".local/bin", ".local/lib", ".local/share/uv", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
+    *("anaconda3", "miniforge3", ".nvm", ".fnm", ".local/share/fnm", ".volta", ".asdf", ".local/share/mise", ".bun"),
+    *(".deno", ".npm-global", ".local/share/pnpm", ".cargo/bin", "go/bin", ".dotnet", ".linuxbrew", ".nix-profile"),
+)
+"""Folders with programs below the home folder."""
+_CACHES = (".npm/_npx/*/*", ".npm/_cacache/content-v2", ".cache/uv/[!i]*", ".cache/ms-playwright", ".cache/puppeteer")
+"""What launchers such as npx have downloaded: to be read, or one server could change what another one runs.
+
+The folders around are private and can be written, because npx and uv keep their locks there. uv's `interpreter-v*` is
+left out, because uv must write to it.
+"""
+_NPM_INDEX = ".npm/_cacache/index-v5"  # npm rewrites it while it reads, and so gets a copy
+_COPY_INDEX = 'mkdir -p ~/.npm/_cacache && cp -r /run/npm/. ~/.npm/_cacache/index-v5; exec "$@"'
+_OFFLINE = {"npm_config_offline": "true", "npm_config_update_notifier": "false", "UV_OFFLINE": "1"}
+_LOADER = ("LD_", "DYLD_", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
+"""Begins of variables with which an entry would run code in bwrap itself, and so outside of the sandbox."""
+_SANDBOX_EXEC = "/usr/bin/sandbox-exec"
+_CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
+_LONGEST = 4_096  # characters of a path
+_MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
+
+_INSTALL = "Install it (`apt install bubblewrap`, `dnf install bubblewrap`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What a server may have besides the workspace: the network, and files and folders to read and to write."""
+
+    network: bool = False
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sandboxes:
+    """Which servers of a run start in a sandbox.
+
+    `chosen` maps names, or `EVERY`, to what the user chose; None is no sandbox. `folders` are the workspace of each
+    server, which it may change if the run `writes`.
+    """
+
+    around: Surroundings
+    chosen: Mapping[str, Sandbox | None] = field(default_factory=dict)
+    folders: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    writes: bool = False
+
+    def find(self, config: ServerConfig) -> Sandbox | None:
+        """The sandbox that the server is to be started in; None for a project's server where the system has none."""
+        if config.transport != "stdio":
+            return None
+        if config.name in self.chosen or EVERY in self.chosen:
+            return self.chosen.get(config.name, self.chosen.get(EVERY))
+        by_default = config.scope == "project" and sys.platform == "linux"  # the profile for macOS was never run
+        return Sandbox() if by_default and not find_problem(self.around) else None
+
+    async def confine(self, config: ServerConfig) -> ServerConfig:
+        """The server, to be started in its sandbox if it has one.
+
+        Raises:
+            ServerStartError: The sandbox cannot be set up.
+        """
+        return await asyncio.to_thread(self._confine, config)
+
+    def _confine(self, config: ServerConfig) -> ServerConfig:
+        sandbox = self.find(config)
+        if sandbox is None:
+            return config
+        folders = [each for folder in self.folders[config.name] for each in _both(folder)]
+        problem = find_problem(self.around)
+        home = self.around.home
+        if not problem and home and any(real.is_relative_to(folder) for real in _both(home) for folder in folders):
+            problem = f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
+        if problem:
+            raise ServerStartError(
+                f"MCP server '{config.name}' was not started, because its sandbox cannot be set up: {problem}.",
+                server=config.name,
+                remedy=f"To start it without one, put `{toml_key(config.name)} = false` below [sandbox] of your "
+                "lmstudio-bridge.toml.",
+            )
+        make = _words_for_linux if sys.platform == "linux" else words_for_macos
+        visible = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=self.around)
+        words = make(config, sandbox, visible, around=self.around)
+        inside = tuple(name for name in config.env if name.startswith(_LOADER))
+        return replace(config, confinement=Confinement(words, hint_for(config, sandbox), inside))
+
+
+def hint_for(config: ServerConfig, sandbox: Sandbox) -> str:
+    """What to do where the sandbox keeps a server from its work."""
+    network = "" if sandbox.network else "without network, "
+    key = toml_key(config.name)
+    return (
+        f"It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command once in "
+        "a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
+        f'`{key} = {{ network = true, read = ["~/folder"], write = [] }}`, or `{key} = false` for no sandbox.'
+    )
+
+
+def toml_key(name: str) -> str:
+    """A name as a key in TOML."""
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+
+
+def find_problem(around: Surroundings) -> str:
+    """Why this system has no sandbox, as the end of a sentence; "" if it has one, which was tried."""
+    if sys.platform == "darwin":
+        return "" if os.path.exists(_SANDBOX_EXEC) else f"{_SANDBOX_EXEC} does not exist"
+    if sys.platform != "linux":
+        return "there is none for this system"
+    program = _which("bwrap", around)
+    return _try_bubblewrap(program) if program else f"bubblewrap was not found. {_INSTALL}"
+
+
+def _which(name: str, around: Surroundings) -> str | None:
+    """A program on the PATH, but not one that the project brings along."""
+    folders = around.environ.get("PATH", "").split(os.pathsep)
+    kept = [each for each in folders if os.path.isabs(each) and not Path(each).is_relative_to(around.project)]
+    return shutil.which(name, path=os.pathsep.join(kept))
+
+
+@cache
+def _try_bubblewrap(program: str) -> str:
+    words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return f"bubblewrap does not work here ({exc})"
+    said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+    return f"bubblewrap does not work here ({said}); containers often forbid it" if done.returncode else ""
+
+
+_ISOLATED = (
+    *("--unshare-user-try", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--die-with-parent", "--cap-drop", "ALL"),
+)
+
+
+def _find_visible(
+    config: ServerConfig, sandbox: Sandbox, *, folders: list[Path], writes: bool, around: Surroundings
+) -> dict[Path, bool]:
+    """The files and folders that the server sees, besides those of the system; True for those that it may change."""
+    npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
+    visible = dict.fromkeys((npx_shell, *_find_programs(config, around)), False)
+    if around.home is not None:
+        visible |= dict.fromkeys((around.home / each for each in _PROGRAMS), False)
+    visible |= dict.fromkeys(folders, writes)
+    if writes and sys.platform == "linux":
+        visible |= dict.fromkeys((each for folder in folders for each in find_protected(folder)), False)
+    visible |= {each: False for named in sandbox.read for each in _both(named)}
+    return visible | {each: True for named in sandbox.write for each in _both(named)}
+
+
+def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]:
+    """Where the server's program and its interpreters are installed.
+
+    The arguments of a project's entry do not count: they could name any folder.
+    """
+    cwd = config.cwd or around.project
+    for name in (config.command, "node", "python3"):
+        found = _which(name, around) if os.sep not in name else cwd / name
+        for program in _both(Path(found)) if found and os.access(found, os.X_OK) else ():
+            place = _installation(program, around.home)
+            yield place
+            for interpreter in _both(place / "bin" / "python"):  # of a virtual environment it is elsewhere
+                yield _installation(interpreter, around.home)
+    for word in config.args if config.scope != "project" else ():
+        path = cwd / word.rpartition("=")[2]
+        if os.sep in word and len(word) < _LONGEST and os.path.exists(path):
+            yield _package(path, around.home) if path.suffix in _CODE else path
+
+
+def _installation(program: Path, home: Path | None) -> Path:
+    """The folder with `bin` and `lib` where a program is in one; else the program."""
+    prefix = program.parent.parent
+    is_one = program.parent.name == "bin" and prefix.name not in ("", ".local")
+    return prefix if is_one and not (home and home.is_relative_to(prefix)) else program
+
+
+def _package(script: Path, home: Path | None) -> Path:
+    """The folder of a script's package, with what it depends on."""
+    parts = script.parts
+    if "node_modules" in parts:
+        place = Path(*parts[: parts.index("node_modules")])
+    else:
+        around = (each for each in script.parents if any((each / mark).exists() for mark in _MARKS))
+        place = next(around, script.parent)
+    return script if home and home.is_relative_to(place) else place
+
+
+def find_protected(folder: Path) -> Iterator[Path]:
+    """The protected files that there are in a folder, those near to it first; links are not among them.
+
+    A link or a file that does not exist cannot be kept from being made.
+    """
+    left, walked = deque([folder]), 0
+    while left and walked < MAX_WALKED:
+        current = left.popleft()
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        walked += len(entries)
+        for entry in entries:
+            name = Path(entry.name) if current == folder else Path(current.name, entry.name)
+            if entry.is_symlink():
+                continue
+            if is_protected(name):
+                yield Path(entry.path)
+            elif entry.is_dir() and entry.name != "node_modules":
+                left.append(Path(entry.path))
+
+
+def _both(path: Path) -> tuple[Path, ...]:
+    """A path as it was given, and with links resolved."""
+    return tuple(dict.fromkeys((path, Path(os.path.realpath(path)))))
+
+
+def _words_for_linux(
+    config: ServerConfig, sandbox: Sandbox, visible: Mapping[Path, bool], *, around: Surroundings
+) -> tuple[str, ...]:
+    """The words before the server's command: what is mounted where, folders before what is in them."""
+    mounts = {**dict.fromkeys(map(Path, _SYSTEM), False), **visible}
+    home = around.home
+    words = [_which("bwrap", around) or "bwrap", *_ISOLATED]
+    words += [] if sandbox.network else ["--unshare-net"]
+    words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
+    copies_index = False
+    if home is not None:
+        words += ["--dir", str(home)]
+        mounts = {**dict.fromkeys((path for each in _CACHES for path in home.glob(each)), False), **mounts}
+        index = home / _NPM_INDEX
+        if copies_index := config.launched[0] in ("npx", "npm") and index.is_dir():
+            words += ["--ro-bind", str(index), "/run/npm"]
+    for path, writable in sorted(mounts.items(), key=lambda item: item[0].parts):
+        if path.is_symlink() and len(path.parts) == 2:  # /bin and /lib, mostly
+            words += ["--symlink", os.readlink(path), str(path)]
+        else:
+            words += ["--bind-try" if writable else "--ro-bind-try", str(path), str(path)]
+    loader = {name: value for name, value in config.env.items() if name.startswith(_LOADER)}
+    for name, value in {"TMPDIR": "/tmp", **_OFFLINE, **loader}.items():
+        words += ["--setenv", name, value]
+    words += ["--chdir", str(config.cwd or around.project), "--"]
+    return (*words, "/bin/sh", "-c", _COPY_INDEX, "sh") if copies_index else tuple(words)
+
+
+def words_for_macos(
+    config: ServerConfig, sandbox: Sandbox, visible: Mapping[Path, bool], *, around: Surroundings
+) -> tuple[str, ...]:
+    """The words before the server's command: a profile, of which the last rule that fits counts."""
+    places = [Path(temporary) for temporary in ("/dev", "/private/tmp", "/private/var/folders")]
+    rules = ["(version 1)", "(allow default)", "(deny file-write*)"]
+    home = around.home
+    if home is not None:
+        rules.append(f"(deny file-read* (subpath {_quoted(home)}))")
+        places += [home / cache for cache in (".npm", ".cache/uv", "Library/Caches/uv")]  # npx and uv keep locks there
+    rules += [f"(allow file-read* file-write* (subpath {_quoted(path)}))" for path in places]
+    ordered = sorted(visible.items(), key=lambda item: item[0].parts)
+    rules += [f"(allow file-read* (subpath {_quoted(path)}))" for path, _ in ordered]
+    rules += [f"(allow file-write* (subpath {_quoted(path)}))" for path, writable in ordered if writable]
+    names = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in sorted(PROTECTED))
+    rules += [f'(deny file-write* (regex #"/{name}(/|$)"))' for name in names]
+    rules += [f"(allow file-write* (subpath {_quoted(each)}))" for named in sandbox.write for each in _both(named)]
+    rules += [] if sandbox.network else ["(deny network*)"]
+    return (_SANDBOX_EXEC, "-p", "\n".join(rules))
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)

@@ -1,0 +1,235 @@
+"""How a server is started in a sandbox, as words; tests/contract/test_sandbox.py has the real ones."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lmstudio_bridge.errors import ServerStartError
+from lmstudio_bridge.messages import ServerConfig
+from lmstudio_bridge.security.sandbox import EVERY, Sandbox, Sandboxes, find_protected, words_for_macos
+from lmstudio_bridge.settings import Surroundings
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
+
+
+@dataclass
+class Desk:
+    """A home with a project in it; its `bin` is on the PATH, with a bubblewrap that does nothing."""
+
+    home: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> Path:
+        return self.home / "project"
+
+    @property
+    def around(self) -> Surroundings:
+        return Surroundings(self.project, {"HOME": str(self.home), "PATH": str(self.home / "bin"), **self.environ})
+
+    def install(self, path: Path, *, works: bool = True) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho 'bwrap: no namespaces' >&2; exit {0 if works else 1}\n", encoding="utf-8")
+        path.chmod(0o755)
+        return path
+
+    def sandboxes(self, *, writes: bool = True, **chosen: Sandbox | None) -> Sandboxes:
+        return Sandboxes(self.around, chosen=chosen, folders={"fs": (self.project,)}, writes=writes)
+
+    async def words(self, config: ServerConfig, *, writes: bool = True, **chosen: Sandbox | None) -> tuple[str, ...]:
+        confined = await self.sandboxes(writes=writes, **chosen).confine(config)
+        assert confined.confinement is not None
+        assert confined.digest != config.digest, "or it would share an open server that has another sandbox, or none"
+        return confined.confinement.words
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.project.mkdir()
+    desk.install(tmp_path / "bin" / "bwrap")
+    return desk
+
+
+def stdio(command: str = "fs-server", *args: str, **more: object) -> ServerConfig:
+    return replace(ServerConfig("fs", "stdio", command=command, args=args), **more)  # type: ignore[arg-type]
+
+
+def place(words: tuple[str, ...], *mount: object) -> int:
+    """Where these words stand one after the other."""
+    wanted = tuple(map(str, mount))
+    [found] = [at for at in range(len(words)) if words[at : at + len(wanted)] == wanted]
+    return found
+
+
+@linux
+async def test_what_is_more_exact_is_mounted_later(desk: Desk) -> None:
+    git, deep = desk.project / ".git", desk.project / "a" / ".github" / "workflows"
+    git.mkdir()
+    deep.mkdir(parents=True)
+    notes = desk.home / "notes"
+    sandbox = Sandbox(read=(notes,), write=(git / "index",))
+
+    words = await desk.words(stdio(), fs=sandbox)
+
+    home = place(words, "--dir", desk.home)
+    project = place(words, "--bind-try", desk.project, desk.project)
+    protected = place(words, "--ro-bind-try", git, git)
+    assert home < project < protected < place(words, "--bind-try", git / "index", git / "index")
+    assert project < place(words, "--ro-bind-try", deep, deep)
+    assert place(words, "--ro-bind-try", notes, notes)
+    assert words[0] == str(desk.home / "bin" / "bwrap")
+    assert words[-3:] == ("--chdir", str(desk.project), "--")
+
+
+@linux
+async def test_in_a_read_run_nothing_can_be_written(desk: Desk) -> None:
+    words = await desk.words(stdio(), writes=False, fs=Sandbox())
+
+    assert "--bind-try" not in words
+    assert place(words, "--ro-bind-try", desk.project, desk.project)
+
+
+@linux
+@pytest.mark.parametrize("network", [False, True])
+async def test_there_is_a_network_only_if_it_is_named(desk: Desk, network: bool) -> None:
+    assert ("--unshare-net" in await desk.words(stdio(), fs=Sandbox(network))) != network
+
+
+@linux
+async def test_programs_are_seen_where_they_are_installed(desk: Desk) -> None:
+    python = desk.install(desk.home / "pythons" / "3.11" / "bin" / "python3.11")
+    venv = desk.home / "tools" / "fs" / "bin"
+    tool = desk.install(venv / "fs-server")
+    (venv / "python").symlink_to(python)
+    package = desk.home / "node" / "node_modules" / "fs" / "index.js"
+    desk.install(package)
+
+    words = await desk.words(stdio(str(tool), str(package), "--data=/etc/hostname"), fs=Sandbox())
+
+    for folder in (venv.parent, python.parents[1], desk.home / "node"):
+        assert place(words, "--ro-bind-try", folder, folder)
+    assert str(desk.home / "tools") not in words
+
+    of_project = await desk.words(stdio(str(tool), str(package), scope="project"))
+
+    assert place(of_project, "--ro-bind-try", venv.parent, venv.parent)
+    assert str(desk.home / "node") not in of_project, "a project's entry could name any folder"
+
+
+@linux
+async def test_caches_are_read_only_and_npm_gets_a_copy_of_its_index(desk: Desk) -> None:
+    tool, index = desk.home / ".npm" / "_npx" / "a1" / "node_modules", desk.home / ".npm" / "_cacache" / "index-v5"
+    wheels, interpreters = (desk.home / ".cache" / "uv" / name for name in ("wheels-v8", "interpreter-v5"))
+    for folder in (tool, index, wheels, interpreters):
+        folder.mkdir(parents=True)
+
+    words = await desk.words(stdio("npx", "-y", "fs"), fs=Sandbox())
+
+    for folder in (tool, wheels):
+        assert place(words, "--ro-bind-try", folder, folder)
+    assert place(words, "--ro-bind", index, "/run/npm")
+    assert str(interpreters) not in words
+    assert ("npm_config_offline", "true") in pairwise(words)
+    assert words[-4:-2] == ("/bin/sh", "-c")
+
+
+@linux
+async def test_an_entry_runs_no_code_outside_of_the_sandbox(desk: Desk) -> None:
+    """LD_PRELOAD would work on bubblewrap itself; one that the project has on the PATH is not taken."""
+    desk.environ["PATH"] = f"{desk.project}/bin:bin:{desk.home}/bin"
+    desk.install(desk.project / "bin" / "bwrap")
+
+    confined = await desk.sandboxes().confine(stdio(scope="project", env={"LD_PRELOAD": "./a.so", "A": "b"}))
+
+    assert confined.confinement is not None
+    assert confined.confinement.inside == ("LD_PRELOAD",)
+    assert place(confined.confinement.words, "--setenv", "LD_PRELOAD", "./a.so")
+    assert confined.confinement.words[0] == str(desk.home / "bin" / "bwrap")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("chosen", "scope", "is_confined"),
+    [
+        ({}, "user", False),
+        ({}, "plugin", False),
+        ({}, "project", True),
+        ({EVERY: None}, "project", False),
+        ({"fs": None}, "project", False),
+        ({EVERY: Sandbox()}, "user", True),
+        ({EVERY: Sandbox(), "fs": None}, "user", False),
+        ({EVERY: None, "fs": Sandbox()}, "user", True),
+        ({"other": Sandbox()}, "user", False),
+    ],
+)
+async def test_the_user_chooses_and_else_only_a_projects_servers_are_in_a_sandbox(
+    desk: Desk, chosen: dict[str, Sandbox | None], scope: str, is_confined: bool
+) -> None:
+    confined = await replace(desk.sandboxes(), chosen=chosen).confine(stdio(scope=scope))
+
+    assert (confined.confinement is not None) == is_confined
+    remote = ServerConfig("fs", "http", url="https://a.example/mcp", scope="project")
+    assert await replace(desk.sandboxes(), chosen=chosen).confine(remote) is remote
+
+
+@linux
+@pytest.mark.parametrize("broken", ["missing", "failing", "in the project", "home in the workspace"])
+async def test_without_a_sandbox_nothing_starts_that_should_be_in_one(desk: Desk, broken: str) -> None:
+    program = desk.home / "bin" / "bwrap"
+    if broken == "failing":
+        desk.install(program, works=False)
+    elif broken == "home in the workspace":
+        desk.environ["HOME"] = str(desk.project)
+    else:
+        program.unlink()
+        desk.environ["PATH"] = str(desk.project)
+        desk.install(desk.project / "bwrap") if broken == "in the project" else None
+
+    with pytest.raises(ServerStartError) as caught:
+        await desk.sandboxes(fs=Sandbox()).confine(stdio())
+
+    said = {"failing": "(bwrap: no namespaces)", "home in the workspace": "contains the home folder"}
+    assert said.get(broken, "bubblewrap was not found. Install it") in caught.value.message
+    assert "`fs = false` below [sandbox]" in caught.value.remedy
+    if broken != "home in the workspace":
+        of_project = stdio(scope="project")
+        assert await desk.sandboxes().confine(of_project) is of_project, "by default: where there is one"
+
+
+def test_protected_files_are_found_at_any_depth_but_no_links(tmp_path: Path) -> None:
+    for name in (".git/hooks/a", "a/b/CLAUDE.md", "a/.github/workflows/ci.yml", "node_modules/x/.git/y", "workflows/z"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("", encoding="utf-8")
+    (tmp_path / "AGENTS.md").symlink_to("a/b/CLAUDE.md")
+
+    found = {str(path.relative_to(tmp_path)) for path in find_protected(tmp_path)}
+
+    assert found == {".git", "a/b/CLAUDE.md", "a/.github/workflows"}
+
+
+def test_the_profile_for_macos(desk: Desk) -> None:
+    git = desk.project / ".git"
+    visible = {desk.project: True, desk.home / "notes": False, git: True}
+
+    program, option, profile = words_for_macos(stdio(), Sandbox(write=(git,)), visible, around=desk.around)
+
+    assert (program, option) == ("/usr/bin/sandbox-exec", "-p")
+    lines = profile.splitlines()
+    in_order = [
+        "(deny file-write*)",
+        f'(deny file-read* (subpath "{desk.home}"))',
+        f'(allow file-read* (subpath "{desk.home}/notes"))',
+        f'(allow file-write* (subpath "{desk.project}"))',
+        r'(deny file-write* (regex #"/\.[gG][iI][tT](/|$)"))',
+        f'(allow file-write* (subpath "{git}"))',
+        "(deny network*)",
+    ]
+    places = [max(at for at, line in enumerate(lines) if line == each) for each in in_order]
+    assert places == sorted(places), "the last rule that fits counts"
+    assert f'(allow file-write* (subpath "{desk.home}/notes"))' not in lines
