@@ -89,7 +89,16 @@ class Sandboxes:
         if config.name in self.chosen or EVERY in self.chosen:
             return self.chosen.get(config.name, self.chosen.get(EVERY))
         by_default = config.scope == "project" and sys.platform == "linux"  # the profile for macOS was never run
-        return Sandbox() if by_default and not find_problem(self.around) else None
+        return Sandbox() if by_default and not self.find_problem(config) else None
+
+    def find_problem(self, config: ServerConfig) -> str:
+        """Why the server's sandbox cannot be set up, as the end of a sentence; "" if it can."""
+        home, folders = self.around.home, self.folders[config.name]
+        if home and any(
+            real.is_relative_to(each) for real in _both(home) for folder in folders for each in _both(folder)
+        ):
+            return f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
+        return find_problem(self.around)
 
     async def confine(self, config: ServerConfig) -> ServerConfig:
         """The server, to be started in its sandbox if it has one.
@@ -103,11 +112,7 @@ class Sandboxes:
         sandbox = self.find(config)
         if sandbox is None:
             return config
-        folders = [each for folder in self.folders[config.name] for each in _both(folder)]
-        problem = find_problem(self.around)
-        home = self.around.home
-        if not problem and home and any(real.is_relative_to(folder) for real in _both(home) for folder in folders):
-            problem = f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
+        problem = self.find_problem(config)
         if problem:
             raise ServerStartError(
                 f"MCP server '{config.name}' was not started, because its sandbox cannot be set up: {problem}.",
@@ -116,6 +121,7 @@ class Sandboxes:
                 "lmstudio-bridge.toml.",
             )
         make = _words_for_linux if sys.platform == "linux" else words_for_macos
+        folders = [each for folder in self.folders[config.name] for each in _both(folder)]
         visible = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=self.around)
         words = make(config, sandbox, visible, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
@@ -190,7 +196,7 @@ def _find_visible(
 def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]:
     """Where the server's program and its interpreters are installed.
 
-    The arguments of a project's entry do not count: they could name any folder.
+    Other files and folders among the arguments count only in the user's own entries: a project's could name any.
     """
     cwd = config.cwd or around.project
     for name in (config.command, "node", "python3"):
@@ -200,10 +206,14 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
             yield place
             for interpreter in _both(place / "bin" / "python"):  # of a virtual environment it is elsewhere
                 yield _installation(interpreter, around.home)
-    for word in config.args if config.scope != "project" else ():
+    for word in config.args:
         path = cwd / word.rpartition("=")[2]
-        if os.sep in word and len(word) < _LONGEST and os.path.exists(path):
-            yield _package(path, around.home) if path.suffix in _CODE else path
+        if os.sep not in word or len(word) > _LONGEST or not os.path.exists(path):
+            continue
+        if path.suffix in _CODE:
+            yield _package(path, around.home)
+        elif config.scope != "project":
+            yield path
 
 
 def _installation(program: Path, home: Path | None) -> Path:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-from lmstudio_bridge.cli.doctor.checks import Check, Say, failed_check, say_nothing
+from lmstudio_bridge.cli.doctor.checks import Check, Say, State, failed_check, say_nothing
 from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.stdio import find_withheld
@@ -52,15 +52,14 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
     except BridgeError as exc:
         yield failed_check("rules", "Rules", exc)
         return
-    servers = catalog.servers.values()
-    confined = [config.name for config in servers if permissions.sandboxes.find(config)]
-    usable = f"for {', '.join(confined) or 'no server'}"
-    if problem := find_problem(permissions.sandboxes.around):
-        bare = [config.name for config in servers if config.scope == "project" and config.name not in confined]
-        without = f"; started without one: {', '.join(bare)}" if bare else ""
-        yield Check("rules", "Sandbox", "warning" if confined or bare else "ok", f"{usable}; {problem}{without}.")
-    else:
-        yield Check("rules", "Sandbox", "ok", f"it works; used {usable}")
+    sandboxes = permissions.sandboxes
+    confined = {name: config for name, config in catalog.servers.items() if sandboxes.find(config)}
+    problem = find_problem(sandboxes.around)
+    state: State = "warning" if problem and confined else "ok"
+    yield Check("rules", "Sandbox", state, f"{problem or 'it works'}; servers in it: {', '.join(confined) or 'none'}")
+    for name, config in catalog.servers.items():
+        if config.scope == "project" and name not in confined and (reason := sandboxes.find_problem(config)):
+            yield Check("rules", "Sandbox", "warning", f"{name} of this project is started without one: {reason}.")
     for line in permissions.lines():
         subject, _, found = line.partition(": ")
         yield Check("rules", subject[:1].upper() + subject[1:], "ok", found)

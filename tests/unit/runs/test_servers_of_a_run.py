@@ -332,6 +332,9 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
 async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> None:
     servers = Path(desk.environ["HOME"]) / ".claude.json"
     servers.rename(desk.project / ".mcp.json")
+    rules = servers.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text("sandbox = false", encoding="utf-8")  # their files are outside of the project
     learn(desk)
     async with desk.bridge("2025-11-25", LMSTUDIO_BRIDGE_TRUST="mail,shop") as client:
         task = "What time is it in the city, and send a letter."

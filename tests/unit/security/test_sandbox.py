@@ -110,16 +110,20 @@ async def test_programs_are_seen_where_they_are_installed(desk: Desk) -> None:
     package = desk.home / "node" / "node_modules" / "fs" / "index.js"
     desk.install(package)
 
-    words = await desk.words(stdio(str(tool), str(package), "--data=/etc/hostname"), fs=Sandbox())
+    data = desk.install(desk.home / "data")
+    arguments = (str(package), f"--data={data}")
 
-    for folder in (venv.parent, python.parents[1], desk.home / "node"):
-        assert place(words, "--ro-bind-try", folder, folder)
+    words = await desk.words(stdio(str(tool), *arguments), fs=Sandbox())
+
+    for seen in (venv.parent, python.parents[1], desk.home / "node", data):
+        assert place(words, "--ro-bind-try", seen, seen)
     assert str(desk.home / "tools") not in words
 
-    of_project = await desk.words(stdio(str(tool), str(package), scope="project"))
+    of_project = await desk.words(stdio(str(tool), *arguments, scope="project"))
 
-    assert place(of_project, "--ro-bind-try", venv.parent, venv.parent)
-    assert str(desk.home / "node") not in of_project, "a project's entry could name any folder"
+    for seen in (venv.parent, desk.home / "node"):
+        assert place(of_project, "--ro-bind-try", seen, seen)
+    assert str(data) not in of_project, "a project's entry could name any file"
 
 
 @linux
@@ -197,9 +201,8 @@ async def test_without_a_sandbox_nothing_starts_that_should_be_in_one(desk: Desk
     said = {"failing": "(bwrap: no namespaces)", "home in the workspace": "contains the home folder"}
     assert said.get(broken, "bubblewrap was not found. Install it") in caught.value.message
     assert "`fs = false` below [sandbox]" in caught.value.remedy
-    if broken != "home in the workspace":
-        of_project = stdio(scope="project")
-        assert await desk.sandboxes().confine(of_project) is of_project, "by default: where there is one"
+    of_project = stdio(scope="project")
+    assert await desk.sandboxes().confine(of_project) is of_project, "by default: where there is one"
 
 
 def test_protected_files_are_found_at_any_depth_but_no_links(tmp_path: Path) -> None:
