@@ -30,7 +30,9 @@ class Delimiter:
         """
         if not self.mark:
             return text
-        inside = text if self._is_missing(text) else re.sub(re.escape(self.mark), "…", text, flags=re.IGNORECASE)
+        inside = self._mended(text)  # what looks like the mark would be taken out of an answer as one
+        if not self._is_missing(inside):
+            inside = re.sub(re.escape(self.mark), "…", inside, flags=re.IGNORECASE)
         return f"{DATA_BEGINS.format(mark=self.mark)}\n{inside}\n{self.mark}"
 
     def take_out(self, text: str) -> str:

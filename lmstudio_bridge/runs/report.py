@@ -87,6 +87,8 @@ _HERE = "\ue0d6"  # a private character; stands for the answer
 _LINE_END = re.compile("([\n\u2028\u2029])")
 _REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning would join the lines
 _BLANK = re.compile(r"[\s\u2800]*")
+_HIDDEN = re.compile(r"(?:[\s\u2800#*_~`|\\·•.-]|\d{1,3}[.)]|</?\w{1,6}>|&#\w{1,6};)*+")  # by Markdown
+_FORGED = re.compile(r"[\[(\u27e6\u2772\u3010] ?[li1|][o0]ca[l1] ?-?mode[l1] ?-?output")
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
     r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
@@ -408,10 +410,13 @@ def _listed(names: Sequence[str], *, most: int, show: Callable[[str], str] = quo
 def quoted(text: str) -> str:
     """The text of a model or a server, of which no line looks like one of ours, and on which no host acts."""
     lines = _LINE_END.split(inert(clean_text(_REMOVED_LINE_END.sub("\n", text))[0]))
-    return "".join(
-        f"> {line}" if _OWN_LINES.match(as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])) else line
-        for line in lines
-    )
+    return "".join(f"> {line}" if _looks_like_ours(line) else line for line in lines)
+
+
+def _looks_like_ours(line: str) -> bool:
+    shown = as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])
+    footer = _HIDDEN.sub("", as_letters(line[:_OWN_LINE]), count=1)
+    return _OWN_LINES.match(shown) is not None or _FORGED.match(footer) is not None
 
 
 def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:

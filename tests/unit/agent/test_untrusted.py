@@ -179,3 +179,4 @@ def test_a_mark_that_was_copied_with_one_letter_wrong_is_known(copy: str, near: 
     assert delimiter.is_copied(copy) is near
     assert delimiter.is_copied(f"The code is {copy}, I think.") is near
     assert (delimiter.take_out(f"Data, up to the line {copy}:\nIt is teal.\n{copy}") == "It is teal.\n") is near
+    assert (delimiter.wrap(f"a {copy}= b") == delimiter.wrap("a …= b")) is near, "data holds nothing like it"
