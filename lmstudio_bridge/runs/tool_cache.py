@@ -17,6 +17,7 @@ import logging
 import re
 import time
 from calendar import day_abbr, day_name, month_abbr, month_name
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -48,22 +49,25 @@ _FORMAT = 2
 _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
 _WORD = re.compile(r"\w+")
+_BLANKS = re.compile(r"[^\S\n]+")
 _QUOTED = re.compile(r"`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)")
-_BRACKETS = re.compile(r"[{\[(][^{}\[\]()]*[}\])]")
+_BRACKETS = re.compile(r"[{\[](?:[^{}\[\]()]++|\([^{}\[\]()]*+\))*+[}\]]")
+_PARENTHESES = re.compile(r"\([^()]*\)")
 _MAX_BRACKETS = 16  # levels
-_SLASHES = re.compile(r"(?<![^\s,;|])\w++(?:\s?/\s?\w++)+(?![/\w]|\.\w)")  # csv/json, but no path
+_SLASHES = re.compile(r"(?<![^\s,;|])\w++(?:(?:/|\s/\s)\w++)+(?![/\w]|\.\w)")  # csv/json, but no path
+_LINES = re.compile(r"\s*\n\s*(?:[-*•+]\s+)?")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
-_BULLET = re.compile(r"\s*(?:[-*•+]\s+)?")
-_SEPARATOR = re.compile(r"[,;]\s*+(?:(?:and|or)\s++)?|(?<!\s)\s*+\|\s*+|(?<!\s)\s++(?:and|or)\s++")
-_WORD_LIST = re.compile(rf"(?<![^\s,;|])[^\s,;|]++(?:(?:{_SEPARATOR.pattern})[^\s,;|]++)+")
-_INTRODUCTION = re.compile(
-    r".*?:\s+|.*\b(?:of|are|is|be|from|includes?|including|like|as|either|in|with|supports?|accepts?)\s+",
-    re.IGNORECASE,
-)
-_REMARK = re.compile(r"(?<!\s)\s++(?:only|etc|allowed|supported|available)[.!?]{0,9}\Z")
+_SEPARATOR = re.compile(r"[,;|]\s*+(?:(?:and|or)\b\s*+)?|(?<!\s)\s++(?:and|or)\s++")
+_TOKEN = re.compile(rf"({_SEPARATOR.pattern}|\n\s*(?:[-*•+]\s+)?)|\w+|[^\w\s]")
+_LEADS = re.compile(r"\b(?:never|not|no|don|only|without|unless|except|avoid|cannot|first)\b", re.IGNORECASE)
+_TAILS = re.compile(r"\b(?:never|not|no|cannot)\b", re.IGNORECASE)
+"""Words that mean something else where another item is beside them: `Never delete files, ask`."""
+_MAX_LEAD = 6  # words that the first items, or the last ones, of both lists may have in common
+_MAX_CHANGED = 20  # lines
 _GLUE = {ord(letter): 0xE000 + ord(letter) for letter in " \t\n,;|/:.(){}[]"}  # to what separates nothing
 _MADE_UP = re.compile(r"(?=.*[\d/\\_-]|.*[a-z][A-Z]).{1,200}")  # by a program: paths, IDs, names such as happy-panda
 _MAX_MADE_UP = 16
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")  # their keys are names of others
 _MAX_WHOLE = 50_000  # characters of a tool of which all is compared: takes 50 ms
 _DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
 _VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs: no change
@@ -394,21 +398,27 @@ def _looks(
 ) -> Mapping[str, Sequence[str]]:
     """For each kind of change, digests that must all be new for it.
 
-    The first is of what the model is shown. If that is new: of all that the server says, because a list that is cut
-    for the model may come in another order; and of what remains of it without the IDs that have changed.
+    The first is of what the model is shown. If that is new, the second is of all that the server says without the IDs
+    that have changed; or it is the last one again, if only the order of a list is new. Such a list may be cut for the
+    model, so all of it is compared.
     """
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
     looks = {
-        _DESCRIPTION: ["D" + _digest(_description(tool, MAX_DESCRIPTION))],
+        _DESCRIPTION: ["D" + _digest(_description(tool))],
         _ARGUMENTS: ["A" + _digest(json.dumps(shown, sort_keys=True))],
         _ANNOTATIONS: ["h" + _digest(json.dumps(dict(tool.hints), sort_keys=True))],
         _MARKED if tool.read_only is True else _UNMARKED: ["m1" if tool.read_only is True else "m0"],
     }
-    for kind, text_of in ((_DESCRIPTION, _description), (_ARGUMENTS, _arguments)):
-        if definition_chars(tool) <= _MAX_WHOLE and not (past and looks[kind][0] in past.seen):
-            text = text_of(tool)
-            rest = _without_made_up(text, text_of(last)) if last else []
-            looks[kind] += [looks[kind][0][0] + _digest(each) for each in (text, *rest)]
+    if last is None or definition_chars(tool) > _MAX_WHOLE:
+        return looks
+    for kind, parts in (
+        (_DESCRIPTION, [{"title": each.title, "description": each.description} for each in (tool, last)]),
+        (_ARGUMENTS, [each.input_schema for each in (tool, last)]),
+    ):
+        if past and looks[kind][0] not in past.seen:
+            rest = _without_made_up(*(json.dumps(_unordered(part), sort_keys=True) for part in parts))
+            looks[kind] += [looks[kind][0][0] + _digest(rest)] if rest else []
+            looks[kind] += [look for look in past.seen if look[0] == looks[kind][0][0]] if _same(*parts) else []
     return looks
 
 
@@ -420,16 +430,12 @@ def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, Sequence[str
     return [kind for kind, each in looks.items() if each[0][0] in compared and not set(each) & set(past.seen)]
 
 
-def _description(tool: ServerTool, most: int | None = None) -> str:
-    return f"{_unordered_text(tool.title)}\n{_unordered_text(clean_text(tool.description)[0][:most])}"
+def _description(tool: ServerTool) -> str:
+    return f"{_unordered_text(tool.title)}\n{_unordered_text(clean_text(tool.description)[0][:MAX_DESCRIPTION])}"
 
 
-def _arguments(tool: ServerTool) -> str:
-    return json.dumps(_unordered(tool.input_schema), sort_keys=True)
-
-
-def _without_made_up(text: str, before: str) -> list[str]:
-    """The text without the words that changed, if only a few did and all look as if a program had made them up."""
+def _without_made_up(text: str, before: str) -> str:
+    """The text without the words that changed, if only a few did and all look as if a program made them up; or ""."""
     words, old = text.split(), before.split()
     changed = [number for number, pair in enumerate(zip(words, old, strict=False)) if len(set(pair)) > 1]
     if (
@@ -437,8 +443,8 @@ def _without_made_up(text: str, before: str) -> list[str]:
         or not 0 < len(changed) <= _MAX_MADE_UP
         or not all(_MADE_UP.fullmatch(each[number]) for number in changed for each in (words, old))
     ):
-        return []
-    return [" ".join("" if number in changed else word for number, word in enumerate(words))]
+        return ""
+    return " ".join("" if number in changed else word for number, word in enumerate(words))
 
 
 def _unordered(schema: Any) -> Any:
@@ -458,51 +464,94 @@ def _unordered_value(key: str, value: Any) -> Any:
             return _unordered_text(value)
         case "default", _:
             return sorted(_WORD.findall(_VARYING.sub("0", json.dumps(value))))
-        case "properties" | "patternProperties" | "$defs" | "definitions", dict():  # keyed by names of others
+        case _, dict() if key in _BY_NAME:
             return {name: _unordered(each) for name, each in value.items()}
         case _:
             return _unordered(value)
 
 
 def _unordered_text(text: str) -> str:
-    """The text with the items of its lists in one order, and its lines, too; words stay in their items."""
-    text = _QUOTED.sub(lambda found: found[0].translate(_GLUE), _VARYING.sub("0", text))
+    """The text with its lines in one order, and what is in brackets and between slashes."""
+    text = _BLANKS.sub(" ", _VARYING.sub("0", text))
+    text = _QUOTED.sub(lambda found: found[0].translate(_GLUE), text)
     for _ in range(_MAX_BRACKETS):
         text, count = _BRACKETS.subn(_sorted_brackets, text)
         if not count:
             break
-    text = _SLASHES.sub(lambda found: _glued(found[0].split("/")), text)
-    lines = []
-    for paragraph in text.split("\n\n"):
-        first = [_BULLET.sub("", line, count=1).rstrip() for line in paragraph.split("\n")]
-        if sum(": " in line for line in first) == 1 and not any(map(_SEPARATOR.search, first)):
-            first = [part for line in first for part in line.split(": ", 1)]  # `One of: the first item`
-        lines += [" ".join(map(_sorted_sentence, _SENTENCES.split(line))) for line in first]
-    return "\n".join(sorted(lines))
+    return "\n".join(sorted(_LINES.split(_SLASHES.sub(lambda found: _glued(found[0].split("/")), text))))
 
 
 def _sorted_brackets(found: re.Match[str]) -> str:
-    inner = found[0][1:-1]
-    if found[0][0] == "(" and _INTRODUCTION.match(inner):
-        return f"({_sorted_sentence(inner)})".translate(_GLUE)
-    return _glued(part for line in inner.split("\n") for part in _SEPARATOR.split(line))
-
-
-def _sorted_sentence(text: str) -> str:
-    """The sentence with its list sorted: what follows a colon or `one of`, else single words with commas between."""
-    parts = _SEPARATOR.split(text)
-    begin = _INTRODUCTION.match(parts[0])
-    pairs = parts[0].count(": ") == 1 and len(parts) > 1 and all(": " in part for part in parts[1:])
-    if not pairs and begin is None:
-        return _WORD_LIST.sub(lambda each: _glued(_SEPARATOR.split(each[0])), text)
-    start = 0 if pairs or begin is None else begin.end()
-    remark = _REMARK.search(text)
-    end = max(remark.start(), start) if remark else len(text)
-    return f"{text[:start]}{_glued(_SEPARATOR.split(text[start:end]))}{text[end:]}"
+    inner = _PARENTHESES.sub(lambda each: each[0].translate(_GLUE), found[0][1:-1])
+    return _glued(_SEPARATOR.split(inner.replace("\n", ",")))
 
 
 def _glued(items: Iterable[str]) -> str:
-    return " ".join(sorted(filter(None, (item.strip(" \t.!?") for item in items)))).translate(_GLUE)
+    return " ".join(sorted(filter(None, (item.strip() for item in items)))).translate(_GLUE)
+
+
+def _same(one: Any, other: Any, key: str = "") -> bool:
+    """Whether two schemas differ at most in the order of what may come from a set; words stay in their items."""
+    match one, other:
+        case str(), str() if key in ("description", "title"):
+            return _is_reordered(_unordered_text(one), _unordered_text(other))
+        case dict(), dict():
+            return one.keys() == other.keys() and all(
+                _same(value, other[name], "" if key in _BY_NAME else name) for name, value in one.items()
+            )
+        case list(), list():
+            return _unordered(one) == _unordered(other) or (len(one) == len(other) and all(map(_same, one, other)))
+        case _:
+            return bool(_unordered_value(key, one) == _unordered_value(key, other))
+
+
+def _is_reordered(one: str, other: str, splits: Sequence[re.Pattern[str]] = (_LINES, _SENTENCES)) -> bool:
+    """Whether one text has the same lists as the other, perhaps in another order."""
+    if one == other or _is_permuted(one, other):
+        return True
+    if not splits:
+        return False
+    old, new = Counter(splits[0].split(one)), Counter(splits[0].split(other))
+    left, right = list((old - new).elements()), list((new - old).elements())
+    if len(left) != len(right) or len(left) > _MAX_CHANGED:
+        return False
+    for part in left:
+        partner = next((each for each in right if _is_reordered(part, each, splits[1:])), None)
+        if partner is None:
+            return False
+        right.remove(partner)
+    return True
+
+
+def _is_permuted(one: str, other: str) -> bool:
+    """Whether the texts are equal but for the order of the items of one list."""
+    old, new = _tokens(one), _tokens(other)
+    if Counter(old) != Counter(new):
+        return False
+    start = next(number for number, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+    end = next(number for number, pair in enumerate(zip(old[::-1], new[::-1], strict=True)) if pair[0] != pair[1])
+    for begin in range(start, max(start - _MAX_LEAD, 0) - 1, -1):
+        for rest in range(end, max(end - _MAX_LEAD, 0) - 1, -1):
+            stop = len(old) - rest
+            if sorted(_items(old[begin:stop])) == sorted(_items(new[begin:stop])):
+                lead = " ".join(_items(old[:begin])[-1]).rpartition(":")[2]
+                tail = " ".join(_items(old[stop:])[0])
+                return not (_LEADS.search(lead) or _TAILS.search(tail))
+    return False
+
+
+def _tokens(text: str) -> list[str]:
+    return ["," if found[1] else found[0] for found in _TOKEN.finditer(text)]
+
+
+def _items(tokens: Iterable[str]) -> list[list[str]]:
+    items: list[list[str]] = [[]]
+    for token in tokens:
+        if token == ",":
+            items.append([])
+        else:
+            items[-1].append(token)
+    return items
 
 
 def _digest(text: str) -> str:

@@ -141,8 +141,8 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             False,
         ),
         (
-            {"properties": {"a": {"description": "One of x|y/z."}}},
-            {"properties": {"a": {"description": "One of z|y/x."}}},
+            {"properties": {"a": {"description": "One of x|y|z, a/b or c/d."}}},
+            {"properties": {"a": {"description": "One of z|y|x, d/c or b/a."}}},
             False,
         ),
         (
@@ -200,6 +200,7 @@ CITIES = ["New York", "Los Angeles", "Rome"]
         ("Takes {{{}}}.", "'a': ['b; c'], 'd': {'e': (1, 2), 'f': {}}, 'g': 'h, i'"),
         ("{}", "a: reads x, b: reads y, c: reads z"),
         ("Modes: {}.", "a: reads x, b: reads y, c: reads z"),
+        ("Args:\n  mode (str): one of {} for input, never others\n  path: where", ", ".join(CITIES)),
     ],
 )
 def test_the_order_of_a_list_is_no_news(store: ToolCache, form: str, items: str) -> None:
@@ -230,12 +231,23 @@ def test_the_order_of_a_list_is_no_news(store: ToolCache, form: str, items: str)
         ("{'reads': 'allowed', 'deletes': 'no'}", "{'reads': 'no', 'deletes': 'allowed'}"),
         ("Modes: read files, write links.", "Modes: write files, read links."),
         ("Reads /etc/a, /tmp/b", "Reads /etc/b, /tmp/a"),
+        ("Never delete files, ask the user", "Never ask the user, delete files"),
+        ("First list, wipe", "First wipe, list"),
+        ("Note: never delete files, ask the user", "Note: never ask the user, delete files"),
+        ("Reading files, writing not allowed", "Writing, reading files not allowed"),
+        ("Deletes a, keeps b", "Deletes b, keeps a"),
     ],
 )
 def test_words_that_change_their_places_are_news(store: ToolCache, one: str, other: str) -> None:
     take(store, replace(LIST, description=one))
 
     assert take(store, replace(LIST, description=other)).warnings
+
+
+@pytest.mark.parametrize("unit", [" ", "a, ", "a or ", "[", "[a](", "\n", ": ", "'", "a/"])
+def test_hostile_descriptions_take_linear_work(store: ToolCache, unit: str) -> None:
+    for end in ("a b", "b a"):
+        take(store, replace(LIST, description=unit * (16_000 // len(unit)) + end))
 
 
 def test_a_property_called_default_is_compared_like_others(store: ToolCache) -> None:
