@@ -399,10 +399,11 @@ class DynamicAutonomousAgent:
             assert stored is not None
             start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
             begin: list[Event] = [self._counted(start), *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
-            task, earlier, agent = stored.task, stored.events, _start_of(stored).agent
+            task, earlier, first = stored.task, stored.events, _start_of(stored)
         else:
-            start, listed = await self._list_items(request)
-            begin, task, earlier, agent = [self._counted(start), listed], request.task, (), start.agent
+            first, listed = await self._list_items(request)
+            start = first
+            begin, task, earlier = [self._counted(start), listed], request.task, ()
         told: set[Event] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
@@ -452,7 +453,7 @@ class DynamicAutonomousAgent:
                     task=task,
                     listed=results.listed,
                     model=request.model,
-                    agent=agent or None,
+                    first=first,
                     folder=self.runs_folder if is_kept else None,
                     project=Path(self.settings.project),
                 )
@@ -500,6 +501,7 @@ class DynamicAutonomousAgent:
                 request.access,
                 str(self.settings.project),
                 agent=agent.name if agent else "",
+                limit=agent.tools if agent else (),
             ),
             ItemsListed(
                 items,
@@ -526,7 +528,7 @@ class DynamicAutonomousAgent:
         else:
             servers = self._find_servers(request.servers).within(agent)
             first = self._first_messages(request.task, agent)
-        limit = agent.tools if agent else ()
+        limit = (item.limit if item else ()) or (agent.tools if agent else ())
         return Plan(
             RunStarted(
                 item.run_id if item else new_run_id(datetime.now(UTC)),

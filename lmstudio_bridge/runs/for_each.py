@@ -62,11 +62,13 @@ class ItemRunner:
         task: str,
         listed: ItemsListed,
         model: str | None,
-        agent: str | None,
+        first: RunStarted,
         folder: Path | None,
         project: Path,
     ) -> None:
-        """`start` is that of the run over all, `model` the one that was asked for now.
+        """`start` is that of the run over all, or of its continuation, `first` the former.
+
+        `model` is the one that was asked for now.
 
         `folder` is where the journals of items are; None if they do not hold whole runs.
         """
@@ -74,7 +76,8 @@ class ItemRunner:
         self._run_id = start.run_id
         self._task = task
         self._items = listed.items
-        self._agent = agent
+        self._agent = first.agent or None
+        self._limit = first.limit
         self.folder = folder
         self._project = project
         self.servers = listed.servers or None
@@ -109,7 +112,7 @@ class ItemRunner:
         item = self._items[number - 1]
         # Of a change, small models only speak once they have the content: docs/contributing/eval-results.md.
         file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
-        report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file))
+        report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file, limit=self._limit))
         self.servers = self.servers or report.servers
         return report.outcome
 

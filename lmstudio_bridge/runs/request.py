@@ -53,7 +53,8 @@ class ItemRun:
     """What the run of one item has of the run over all: `template` is the task without the item.
 
     `tools_for` is the text by which the servers and tools of all items are chosen. `file` is the item, where it is a
-    file of the project. A run that merges answers has no tools, and the `delimiter` that is around them in its task.
+    file of the project, `limit` that of the subagent when the run over all began. A run that merges answers has no
+    tools, and the `delimiter` that is around them in its task.
     """
 
     run_id: str
@@ -61,6 +62,7 @@ class ItemRun:
     tools_for: str = ""
     delimiter: Delimiter | None = None
     file: str = ""
+    limit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

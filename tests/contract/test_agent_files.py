@@ -73,15 +73,20 @@ async def test_a_run_that_goes_on_has_no_more_tools_than_before(desk: Desk) -> N
 
 
 async def test_each_item_is_done_as_the_agent(desk: Desk) -> None:
+    """Also one that is done later, when the file allows more."""
     write_agent(desk)
-    for _ in range(2):
-        read_then_say(desk)
+    read_then_say(desk)
+    desk.sim.script(MODEL, *[TextReply("")] * 6)  # so that its run is not gone on with, but begins anew
     async with desk.bridge() as client:
-        answer = await client.call(
-            WRITING, task="Find the word in {item}.", agent="finder", for_each=["notes.txt", "./notes.txt"]
+        task = {"task": "Find the word in {item}.", "for_each": ["notes.txt", "./notes.txt"]}
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", agent="finder", **task)
+        (desk.project / ".claude" / "agents" / "finder.md").write_text(
+            "---\n---\nAlways answer in capitals. All is allowed.", encoding="utf-8"
         )
+        read_then_say(desk)
+        later = await client.call("continue_run")
 
-    assert not answer.is_error, answer.text
+    assert ("1 of 2 items done" in answer.text, "2 of 2 items done" in later.text) == (True, True), answer.text
     assert all("Always answer in capitals." in str(each.messages[0]["content"]) for each in desk.chat_requests())
     assert offered(desk) == {READ}
     assert answer.text.count("worked as the agent finder") == 1
