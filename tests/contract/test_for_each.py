@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import pytest
@@ -165,6 +165,14 @@ async def test_all_items_begin_with_the_same_bytes(desk: Desk) -> None:
     _, *others = requests
     assert len(others) == 5, "one request for each: the file was read before the first"
     assert len({json.dumps((request.json or {}).get("tools")) for request in others}) == 1
+    prompts = [json.dumps([(request.json or {}).get("tools"), *request.messages]) for request in requests]
+    for place, request in enumerate(requests[1:], start=1):
+        cached = max(
+            sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompts[place], each, strict=False)))
+            for each in prompts[:place]
+        )
+        new = len(json.dumps(request.messages[1:]))
+        assert len(prompts[place]) - cached <= 1.1 * new, "an engine with a prompt cache reads only what is new"
 
 
 async def test_an_item_that_fails_is_told_first_and_never_looks_like_a_success(desk: Desk) -> None:
