@@ -107,11 +107,17 @@ def load_login(store: LoginStore, url: str) -> StoredLogin | None:
     return login if login.url == url else None
 
 
-async def open_login(store: LoginStore, config: ServerConfig) -> Login | None:
-    """The login of a server for its requests, which `store` has; None if it has none."""
+async def open_login(store: LoginStore, config: ServerConfig, *, patience: float = 20.0) -> Login | None:
+    """The login of a server for its requests, which `store` has; None if it has none.
+
+    `patience` is how long the keyring may ask the user (seconds); after that there is no token to send.
+    """
     if not store.has(config):
         return None
-    return RunLogin(store, config.url, await _in_thread(load_login, store, config.url))
+    login: StoredLogin | None = None
+    with anyio.move_on_after(patience):
+        login = await _in_thread(load_login, store, config.url)
+    return RunLogin(store, config.url, login)
 
 
 class RunLogin(Login):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -265,8 +266,10 @@ async def test_a_keyring_that_is_locked_is_told(store: LoginStore) -> None:
     class Locked(KeyringBackend):
         priority = 1.0
         kept = ""
+        answered = threading.Event()
 
         def get_password(self, service: str, username: str) -> str:
+            self.answered.wait()
             if not self.kept:
                 raise RuntimeError
             return self.kept
@@ -277,6 +280,7 @@ async def test_a_keyring_that_is_locked_is_told(store: LoginStore) -> None:
         def delete_password(self, service: str, username: str) -> None:
             raise RuntimeError
 
+    Locked.answered.set()
     backend = Locked()  # type: ignore[no-untyped-call]
     keyring.set_keyring(backend)
     keep(store)
@@ -284,6 +288,11 @@ async def test_a_keyring_that_is_locked_is_told(store: LoginStore) -> None:
 
     backend.kept = ""
     assert "is the keyring locked?" in (await login_of(store)).trouble
+    backend.answered.clear()  # it asks the user
+    waiting = await open_login(store, WEB, patience=0.05)
+    backend.answered.set()
+    assert waiting is not None
+    assert "is the keyring locked?" in waiting.trouble
     assert store.forget(URL)
     assert await open_login(store, WEB) is None
 
