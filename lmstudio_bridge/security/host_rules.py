@@ -249,8 +249,11 @@ def _parse(
     plain = clean_text(text)[0].strip()
     found = _RULE.fullmatch(plain)
     name, about = (found["tool"].casefold(), found["about"]) if found else ("", None)
-    if _MCP.fullmatch(name):  # with () and (*) it means the same
-        return HostRule(verb, text, path, tools=(_whole(name),)), about in (None, "", "*")
+    if _MCP.fullmatch(name):
+        is_clear = about in (None, "", "*")  # it means the same without these brackets
+        own = set() if is_clear else {each for each in _READS | _EDITS if fnmatchcase(each, name)}
+        spec = _ALL if own else None
+        return HostRule(verb, text, path, (_whole(name),), not own.isdisjoint(_READS), spec), is_clear
     if name in _READS | _EDITS:
         if about is None:
             return HostRule(verb, text, path), True

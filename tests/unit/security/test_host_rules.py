@@ -259,7 +259,9 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         ("mcp__git,mcp__fs", "holds for all of mcp__git and mcp__fs", "rw"),
         ("Bash(ls) mcp__fs", "holds for all of mcp__fs", "rw"),
         ("mcp__(x)", "holds for all of mcp__*", "rw"),
-        ("*(.env)", "holds for all of *", "rw"),
+        ("*(.env)", "holds for every path", "rw"),
+        ("Edit*(src/**)", "holds for every path", "w"),
+        ("mcp__*(.env)", "holds for all of mcp__*", "rw"),
         *((rule, "holds for every path", "rw") for rule in ("Read(", "Read()", "Read( )", "Read(!a)", "Read(./!a)")),
         *(
             (rule, "holds for every path", "rw")
