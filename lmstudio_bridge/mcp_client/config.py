@@ -198,7 +198,8 @@ def read_json(path: Path, *, comments: bool = True) -> Any:
         column = exc.start - exc.object.rfind(b"\n", 0, exc.start)
         raise McpConfigError(f"{path} is not UTF-8 at line {line}, byte {column}.", remedy="Save it as UTF-8.") from exc
     except (ValueError, RecursionError) as exc:
-        raise McpConfigError(f"{path} is not valid JSON: it is nested too deeply.", remedy=_SHAPE) from exc
+        problem = "it is nested too deeply" if isinstance(exc, RecursionError) else "a number in it is too long"
+        raise McpConfigError(f"{path} is not valid JSON: {problem}.", remedy=_SHAPE) from exc
 
 
 def read_object(path: Path, *, warnings: list[str], comments: bool = True) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ what they mean: Claude Code 2.1.330 and code.claude.com/docs/en/mcp.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -183,6 +184,11 @@ def load_servers(
     plugins = _read_plugins(claude, around=around, trusted=trusted, warnings=warnings)
     others = [*user, *plugins, *_read_lm_studio(around, warnings=warnings)]
     found = find_project_file(project)
+    for path in _project_files(project):
+        if path == found:
+            break
+        if os.path.lexists(path):
+            warnings.append(f"{path} is ignored: it is not a file, or a link to nothing.")
     if found is None:
         catalog = merge_files([*local, *others], project=project)
     else:
@@ -200,8 +206,11 @@ def load_servers(
 
 def find_project_file(project: Path) -> Path | None:
     """The nearest `.mcp.json` in the project or above it, as Claude Code 2.1.330 finds it."""
-    folders = (project, *project.parents)
-    return next((folder / PROJECT_FILE for folder in folders if (folder / PROJECT_FILE).is_file()), None)
+    return next((path for path in _project_files(project) if path.is_file()), None)
+
+
+def _project_files(project: Path) -> list[Path]:
+    return [folder / PROJECT_FILE for folder in (project, *project.parents)]
 
 
 def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:

@@ -303,6 +303,7 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"flat": {"command": "x"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
         ("[" * 100_000, "nested too deeply"),
+        ("9" * 5_000, "a number in it is too long"),
     ],
 )  # fmt: skip
 def test_named_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, content: str, problem: str) -> None:
