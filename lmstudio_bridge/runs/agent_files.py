@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.files import read_bounded
+from lmstudio_bridge.security.host_rules import project_folders
 from lmstudio_bridge.settings import Surroundings
 from lmstudio_bridge.text import clean_text, one_line
 
@@ -65,21 +66,19 @@ class AgentFile:
 
 
 def find_agent(name: str, *, project: Path, environ: Mapping[str, str]) -> AgentFile:
-    """The agent of that name, of the project or else of the user.
+    """The agent of that name, of the project or of a folder above it in the repository, or else of the user.
 
     Raises:
         BridgeError: There is none, or its file cannot be used.
     """
     around = Surroundings(project, environ)
-    mine = _files_in(around.claude_folder / "agents") if around.claude_folder else {}
-    top = project.resolve()
-    # A link in a repository must not make a run read files from elsewhere.
-    of_project = {
-        each: path
-        for each, path in _files_in(project / ".claude" / "agents").items()
-        if path.resolve().is_relative_to(top)
-    }
-    found = {**mine, **of_project}
+    found = _files_in(around.claude_folder / "agents") if around.claude_folder else {}
+    folders = project_folders(project)
+    top = folders[-1].resolve()
+    for folder in reversed(folders):  # the nearest wins
+        files = _files_in(folder / ".claude" / "agents").items()
+        # A link in a repository must not make a run read files from elsewhere.
+        found |= {each: path for each, path in files if path.resolve().is_relative_to(top)}
     if (path := found.get(name)) is None:
         raise BridgeError(f"There is no agent {name!r}.", remedy=_advice(name, sorted(found)))
     try:

@@ -199,14 +199,14 @@ def _settings_files(around: Surroundings, managed: Path) -> Iterator[tuple[Path,
     if user is not None:
         for name in ("settings.json", "remote-settings.json"):  # the other: what an organization's server sent
             yield user / name, (around.project, user)
-    for folder in _project_folders(around.project):
+    for folder in project_folders(around.project):
         for name in ("settings.json", "settings.local.json"):
             if user is None or folder / ".claude" != user or name != "settings.json":
                 yield folder / ".claude" / name, (folder,)
 
 
-def _project_folders(project: Path) -> list[Path]:
-    """The project's folder, and those above it up to the top of its repository."""
+def project_folders(project: Path) -> list[Path]:
+    """The project's folder, then those above it up to the top of its repository: Claude Code reads them all."""
     folders = [project, *project.parents]
     top = next((number for number, folder in enumerate(folders) if (folder / ".git").exists()), 0)
     return folders[: top + 1]

@@ -36,6 +36,23 @@ def test_the_agent_of_the_project_comes_before_that_of_the_user(tmp_path: Path) 
     assert find(tmp_path).instructions == "Theirs.\n\n---\nTo the end."
 
 
+def test_a_folder_of_a_repository_has_the_agents_above_it_and_the_nearest_wins(tmp_path: Path) -> None:
+    write_agent(tmp_path, "---\n---\nOutside.", "outside")
+    top = write_agent(tmp_path / "app", "---\n---\nTop.")
+    below = tmp_path / "app" / "src" / "deep"
+    below.mkdir(parents=True)
+    (tmp_path / "app" / ".git").mkdir()
+
+    def found(name: str = "reviewer") -> AgentFile:
+        return find_agent(name, project=below, environ={"HOME": str(tmp_path / "home")})
+
+    assert found().path == top
+    nearest = write_agent(below.parent, "---\n---\nNear.")
+    assert found().path == nearest
+    with pytest.raises(BridgeError, match="There is no agent 'outside'"):
+        found("outside")
+
+
 def test_the_folder_of_the_users_agents_can_be_moved(tmp_path: Path) -> None:
     write_agent(tmp_path, "---\nname: reviewer\n---\nMoved.")
     environ = {"HOME": str(tmp_path / "home"), "CLAUDE_CONFIG_DIR": str(tmp_path / ".claude")}
