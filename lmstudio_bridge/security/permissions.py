@@ -7,10 +7,11 @@ import ipaddress
 import json
 import os
 import socket
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.events import WITH_WRITE_ACCESS
@@ -175,12 +176,13 @@ def _is_contained(config: ServerConfig) -> bool:
 
 def is_here(url: str) -> bool:
     """Whether the host of a URL is this machine."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    host = unicodedata.normalize("NFKC", unquote(urlsplit(url).hostname or "")).rstrip(".")
     try:
         address = ipaddress.ip_address(_plain_address(host))
     except ValueError:
         own = socket.gethostname().casefold()
-        return host in ("localhost", own, f"{own.partition('.')[0]}.local") or host.endswith(".localhost")
+        names = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "host.docker.internal")
+        return host in (*names, own, f"{own.partition('.')[0]}.local") or host.endswith(".localhost")
     inner = getattr(address, "ipv4_mapped", None) or address
     # 0.0.0.0 reaches this machine, too.
     return inner.is_loopback or inner.is_unspecified or _is_own_address(inner)

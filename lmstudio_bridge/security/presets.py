@@ -231,7 +231,11 @@ _OPTIONS_OF_RUN = frozenset(
 _LAUNCHERS = frozenset({"npm", "pnpm", "yarn", "bun", "uv", "pipx"})
 _LAUNCHING = _LAUNCHERS | {"exec", "dlx", "x", "run", "tool"}
 """Words between such a command and the name of a package: `npm exec`, `uv tool run`."""
-_PACKAGE_OPTIONS = frozenset({"--package", "--from", "--spec"})
+_FETCHERS = _LAUNCHERS | {"npx", "pnpx", "bunx", "uvx"}
+"""What starts a package by its name; of other programs that is an argument."""
+_PACKAGE_OPTIONS = frozenset({"--package", "--from", "--spec", "-p"})  # of uvx, -p is a version of Python
+_OTHER_SOURCES = re.compile(r"--(?:registry|index(?:-url)?|default-index|extra-index-url|find-links|call)(?:=.*)?|-c")
+"""Options with which a name may mean anything."""
 _VALUE_OPTIONS = frozenset({"--python", "--directory", "--project", "--prefix", "--cwd", "-C", "--with", "--cache"})
 
 
@@ -301,9 +305,16 @@ def starts_package(config: ServerConfig, package: str) -> bool:
         return False  # the common case
     name = re.escape(package)
     installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
-    words = re.compile(rf"(?:--?[\w-]+=)?{name}(?:[@=].*)?|{installed}", re.DOTALL)
+    version = r"(?:[@=][^:/\\]*)?"  # no address
+    by_name = rf"(?:--?[\w-]+=)?{name}{version}|" if config.launched[0] in _FETCHERS else ""
+    words = re.compile(rf"{by_name}{installed}", re.DOTALL)
     command = re.compile(rf"(?:.*[/\\])?{name}(?:\.\w+)?|{installed}", re.DOTALL)
     return bool(command.fullmatch(config.command)) or bool(words.fullmatch(_program(config)))
+
+
+def _own_part(package: str) -> str:
+    """What the programs of a package have in their names: `server-time` of `@scope/server-time@1`."""
+    return re.split(r"[@=<>~\[]", package.lstrip("@").rpartition("/")[2])[0]
 
 
 def _program(config: ServerConfig) -> str:
@@ -312,6 +323,8 @@ def _program(config: ServerConfig) -> str:
     before = ""
     program, *args = config.launched
     launches = program in _LAUNCHERS
+    if program in _FETCHERS and any(map(_OTHER_SOURCES.fullmatch, args)):
+        return ""
     for word in args:
         option, _, value = word.partition("=")
         if before in _PACKAGE_OPTIONS or (option in _PACKAGE_OPTIONS and value):
@@ -324,5 +337,5 @@ def _program(config: ServerConfig) -> str:
         elif launches and word in _LAUNCHING:
             launches = word == "tool"
         else:
-            return (named or [word])[0] if len(named) < 2 else ""
+            return word if not named else named[0] if len(named) == 1 and _own_part(named[0]) in word else ""
     return named[0] if len(named) == 1 else ""

@@ -182,6 +182,12 @@ def test_a_well_known_server_is_known_behind_the_program_that_starts_it(
         "python -c evil() -m mcp_server_time",
         "python mcp_server_time",
         "python -m evil mcp_server_time",
+        "./evil.sh mcp-server-time",
+        "uvx --from mcp-server-time python evil.py",
+        "npx -p mcp-server-time node evil.js",
+        "uvx mcp-server-time@file:./evil",
+        "uvx --index-url http://example.com mcp-server-time",
+        "npx --registry=http://example.com mcp-server-time",
     ],
 )
 def test_another_program_gets_no_preset_for_what_its_arguments_say(tmp_path: Path, line: str) -> None:
@@ -199,6 +205,8 @@ def test_another_program_gets_no_preset_for_what_its_arguments_say(tmp_path: Pat
         (f"{socket.gethostname().partition('.')[0]}.local", True),
         (f"{socket.gethostname()}.example.com", False),
         ("127.0.0.2", True),
+        ("localhost.localdomain", True),
+        ("\uff11\uff12\uff17.0.0.1", True),
         ("192.0.2.1", False),
         ("[2001:db8::1]", False),
     ],
