@@ -154,8 +154,6 @@ class HttpTransport:
                 return failures.explain_header(config=config)
             case httpx2.SSEError():
                 return failures.explain_wrong_url(words, config=config)
-            case httpx2.TransportError() if self._login is not None and self._login.trouble:
-                return failures.explain_refused_login(401, self._login.trouble, config=config)
             case httpx2.TransportError() | httpx2.InvalidURL():
                 return failures.explain_unreachable(words, config=config)
             case _:

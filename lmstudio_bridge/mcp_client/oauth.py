@@ -33,7 +33,7 @@ from pydantic import AnyUrl, BaseModel, ValidationError
 
 from lmstudio_bridge.errors import DownstreamError, SettingsError
 from lmstudio_bridge.mcp_client import failures
-from lmstudio_bridge.mcp_client.http import HTTP_TIMEOUT, BoundedStream, Login, is_loopback
+from lmstudio_bridge.mcp_client.http import HTTP_TIMEOUT, Answered, BoundedStream, Login, is_loopback, statuses
 from lmstudio_bridge.mcp_client.logins import Learn, LoginStore, can_sign_in
 from lmstudio_bridge.messages import JSONObject, ServerConfig
 
@@ -156,6 +156,10 @@ class RunLogin(Login):
                         response = yield await renewal.asend(response)
                 except StopAsyncIteration:
                     pass
+                except GeneratorExit:  # no answer: what the token was for is not sent, or was refused
+                    if (noted := statuses.get()) is not None:
+                        noted.append(Answered(401))
+                    raise
                 finally:
                     await renewal.aclose()
             request.headers.pop("Authorization", None)

@@ -290,6 +290,40 @@ async def test_revoked_login_names_the_command(shell: Shell, sim: Simulator, gua
     assert "logged in" not in await state_of_server(shell)
 
 
+@pytest.mark.parametrize("when", ["at the start", "in a call"])
+async def test_an_authorization_server_that_is_down_is_named_and_nothing_was_executed(
+    shell: Shell, sim: Simulator, guard: Callable[..., Guarded], when: str
+) -> None:
+    server = guard()
+    await log_in(shell)
+    results: list[str] = []
+
+    def lose() -> None:
+        httpx2.post(f"{server.base}/test/revoke?what=access", trust_env=False)
+        [path] = login_files(shell)
+        login = json.loads(path.read_text(encoding="utf-8"))
+        login["metadata"]["token_endpoint"] = "http://127.0.0.1:1/token"
+        path.write_text(json.dumps(login), encoding="utf-8")
+
+    def reply(request: SimRequest) -> Completion:
+        assert request.json is not None
+        results.extend(message["content"] for message in request.json["messages"] if message["role"] == "tool")
+        if results:
+            return TextReply("Done.")
+        lose()
+        return CallReply(("web__echo", {"text": "hello"}))
+
+    if when == "at the start":
+        lose()
+    sim.script_fn(MODEL, reply)
+    code, _, err = await shell.run("run", "Call echo.", "--mcp", "web", "--access", "write")
+
+    assert code == 1
+    told = err if when == "at the start" else results[0]
+    assert "could not be renewed, because its authorization server cannot be reached" in told
+    assert when == "at the start" or "The call was not executed." in told
+
+
 async def test_outage_of_the_authorization_server_does_not_end_the_login(
     shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
 ) -> None:
