@@ -436,7 +436,7 @@ def _description(tool: ServerTool) -> str:
 
 def _without_made_up(text: str, before: str) -> str:
     """The text without the words that changed, if only a few did and all look as if a program made them up; or ""."""
-    words, old = text.split(), before.split()
+    words, old = (each.replace("\\n", " ").split() for each in (text, before))  # a line break is two letters in JSON
     changed = [number for number, pair in enumerate(zip(words, old, strict=False)) if len(set(pair)) > 1]
     if (
         len(words) != len(old)

@@ -279,10 +279,10 @@ def test_what_a_program_makes_up_at_each_start_is_told_once(store: ToolCache, fo
     assert take(store, replace(tools[2], description="Writes to the internet.")).warnings
 
 
-def test_a_word_that_changes_again_is_told_again(store: ToolCache) -> None:
+@pytest.mark.parametrize("form", ["{} all notes", "{}\nall notes", "Notes.\n{}", "'{}' all"])
+def test_a_word_that_changes_again_is_told_again(store: ToolCache, form: str) -> None:
     told = [
-        bool(take(store, replace(LIST, description=f"{verb} all notes")).warnings)
-        for verb in ("Lists", "Sends", "Wipes")
+        bool(take(store, replace(LIST, description=form.format(verb))).warnings) for verb in ("Lists", "Sends", "Wipes")
     ]
 
     assert told == [False, True, True]
