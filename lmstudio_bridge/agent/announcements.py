@@ -33,7 +33,7 @@ _ADVERBS = (
     r"(?:(?:now|first|then|also|just|quickly|next|please|go ahead and|begin by|start by|try to|have to|need to),?\s)*"
 )
 _ACT = (
-    r"(?:(?:access|analy[sz]e|browse|check|consult|examine|explore|fetch|find out|gather|get|inspect|list|locate|look"
+    r"(?:(?:access|analy[sz]e|browse|check|consult|examine|explore|fetch|find|gather|get|inspect|list|locate|look"
     r"|open|query|re-?read|read|retrieve|review|scan|search|see|take a look|view|write|edit|create|delete|update|save"
     r"|reading|checking|looking|searching|opening|listing|fetching|retrieving|examining|inspecting|accessing)\b"
     # "use" and the like only of a tool
@@ -50,6 +50,7 @@ _BEGINNINGS = tuple(
     for pattern in (
         r"(?:[^:\"\u201c\u201d`]{0,120},\s)?(?:(?:okay|ok|sure|alright|now|first|next|then|so|great)[,!.]?\s)*"
         r"(?:let me|let's|let us|i'll|i will|i am going to|i'm going to|i need to|i must|i should|i have to|i want to"
+        r"|we need to|we must|we should|we have to|we are asked to"
         rf"|i'd like to|i(?: would|'d) (?:first )?(?:need|have) to|(?:the|my) (?:next"
         rf"|first) step is to)\s{_ADVERBS}{_ACT}",
         rf"(?:[^:\"\u201c\u201d`]{{0,60}},\s)?(?:please wait while )?i(?:'m|\u2019m| am) (?:now |currently |just "
@@ -57,6 +58,9 @@ _BEGINNINGS = tuple(
         r"(?!.*\b(?:that|because)\b)",
         rf"(?:one moment(?: please)?[,:.\s]+)?(?:now )?{_ING}\b[^!?\n]*(?:\.\.\.|…|\bnow[.!]?)\Z",
         rf"please wait while i {_ACT}",
+        r"(?:reading|checking|searching|opening|looking)(?: (?:for|in|at|into|through|up))? (?:the |all )?"
+        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b(?!.*\b(?:is|are|was|were|shows?|gives?|takes?|fails?|needs?"
+        r"|can|will|would)\b)",
         r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
         r"please (?:call|invoke)(?: the)?(?: tool| function)? [`*]*\w+_\w",
         # German, Dutch

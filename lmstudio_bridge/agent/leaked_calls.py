@@ -81,7 +81,7 @@ _ONE_VALUE = re.compile(  # a.md behind a name
     r"[\"'`]?(?:[ \t]*(?:[:=>|-]|=>|\u2192)[ \t]*|\s+|\()"
     r"(?:\"[^\"\n]*\"|'[^'\n]*'|[\w~-]*[./\\][\w./\\-]*[\w/])[\W]{0,9}"
 )
-_ASKS_FOR_TOOLS = re.compile(
+ASKS_FOR_TOOLS = re.compile(
     r"\b(?:which|what|how (?:many|often)|each|every|list|name|names? of|count|per|most)\b[^.?!\n]{0,60}"
     r"\b(?:tools?|functions?|commands?|methods?|calls?)\b"
     r"|\b(?:tools?|functions?|commands?|methods?)\b[^.?!\n]{0,40}\b(?:is|are|was|were|do|does|did|called|named"
@@ -440,7 +440,7 @@ def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
         match message:
             case ToolMessage(_, text) if "__" not in name and word.search(text):  # long names are the bridge's own
                 return True
-            case UserMessage(text) if _ASKS_FOR_TOOLS.search(text):
+            case UserMessage(text) if ASKS_FOR_TOOLS.search(text):
                 return True
             case UserMessage(text) if keys and "json" in text.casefold() and all(key in text for key in keys):
                 return True

@@ -20,8 +20,10 @@ def is_own_text(text: str) -> bool:
     anyone might write, of fewer than 25 characters, count as the model's own.
     """
     text = _ROLE.sub("", text[:_LOOKED_AT])
+    words = re.findall(r"\w+", text.casefold())
     if (
-        _is_put_together(re.findall(r"\w+", text.casefold()))
+        (_EXAMPLE_MARK in words and len(words) <= _FEW)
+        or _is_put_together(words)
         or _plain(text) in _OWN_TEXTS
         or all(word in text for word in _EXAMPLE)
     ):
@@ -193,6 +195,7 @@ _ROLE = re.compile(r"\A\W*(?:assistant|model|system|user|bot|note|hint|error|ans
 _LOOKED_AT = 4_000  # characters of a reply; a hint that is repeated without end fills them
 _SHORTEST = 12  # characters of a text that counts as a whole
 _EXAMPLE = ("letter", "blue/7")  # of the example in JSON_CALLS, which a 0.5B model answered
+_EXAMPLE_MARK, _FEW = "xkqvtzmw", 6  # in SYSTEM; words of a reply that takes it for data
 _SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)\]]{0,4}\s+|\n+")
 _BLANK = re.compile(r"\{\w*\}")  # where something is filled in
 

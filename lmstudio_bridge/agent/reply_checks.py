@@ -9,10 +9,10 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
-from lmstudio_bridge.agent.announcements import announces_call
+from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
-from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
+from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_leaked_call
 from lmstudio_bridge.agent.prompts import is_own_text
 from lmstudio_bridge.messages import (
     AssistantMessage,
@@ -78,10 +78,23 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     r"|assist)\b"
     r"[^.?!:\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
     r"|i understand(?: the task)?)\W*"
+    r"|\W*i(?:'ve| have)? (?:now |successfully )?(?:read|opened|looked at|checked|reviewed) (?:the|all) (?:files?"
+    r"|notes?)\b"
+    r"(?: successfully)?\W*|\W*the (?:files?|notes?|contents?) (?:has|have|was"
+    r"|were) (?:been )?(?:successfully )?(?:read|opened)"
+    r"(?: successfully)?\W*|\W*(?:see|as|the) ?(?:the )?(?:results?|output|answer|contents?)? ?(?:is|are)?"
+    r" ?(?:shown|given|listed|displayed)? above\W*"
     rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
     r"|after reading)\b[^.!?:\n]{0,160}(?:,|\b(?:is|are|the|an|of|and|or|with)"
     r"|\b(?:answer|results?|output|summary|list|information|response|details|following)\b[^.!?:\n]{0,60}:)[*_]*",
     re.IGNORECASE,
+)
+_BLANK = re.compile(  # The color is [color]
+    r"(?:[\w' :,-]{0,80}[\s:])?(?:[\[{<]{1,2}(?:insert [^\]}>\n]{1,40}|(?!\d+\W)(\w[\w' ]{0,30}))[\]}>]{1,2}|_{3,})\W*",
+    re.IGNORECASE,
+)
+_WANTS_BRACKETS = re.compile(
+    r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank", re.IGNORECASE
 )
 _LONGEST_PERIOD = 400  # characters of what is repeated without end
 _REPEATS = 50
@@ -164,13 +177,24 @@ def classify_reply(
     if finish_reason in _FILTERED:
         return "filtered"
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
-    if (tools_offered or names) and announces_call(reply.text, names, read=told):
+    if (tools_offered or names) and (
+        announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages)
+    ):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
         if is_bridge_text(reply.text, messages):
             return "own_words"
         return "nothing" if names and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
+
+
+def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:
+    """Whether a short text before any call speaks of a tool of the run, though the task does not: a call is missing."""
+    if len(text) > LONGEST or "\n" in text or any(isinstance(message, ToolMessage) for message in messages):
+        return False
+    named = [name for name in names if "__" in name and name in text]
+    asked = [message.text for message in messages if isinstance(message, UserMessage)]
+    return bool(named and asked) and not any(ASKS_FOR_TOOLS.search(task) or named[0] in task for task in asked)
 
 
 def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
@@ -196,6 +220,9 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     What stands in the task or in a result may be the answer.
     """
     text = text.strip()
+    asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage)).casefold()
+    if (blank := _BLANK.fullmatch(text)) and not _WANTS_BRACKETS.search(asked):
+        return blank[1] is None or blank[1].casefold() in asked
     if len(text) > _LONGEST_NOTHING or not _NOTHING.fullmatch(text):
         return bool(_NO_WORD.fullmatch(text))
     words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:* '))}(?!\w)", re.IGNORECASE)

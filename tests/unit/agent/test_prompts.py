@@ -65,6 +65,7 @@ def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
         prompts.system_prompt(today=TODAY, folder=PurePosixPath("/home/someone")),  # type: ignore[arg-type]
         prompts.NAME_MISSING.replace(";", ":"),
         prompts.NAME_MISSING[:38],
+        "xkqvtzmw",
         "Use it exactly as the task gives it.",
         "Answer the task now in plain text",
         "No tool call arrived. If you meant to call a tool",

@@ -462,7 +462,38 @@ NOTHING = [
     "Sure! Here is the result:",
     "The answer is:",
     "Based on the file,",
+    "I have read the file.",
+    "The file has been read successfully.",
+    "The result is shown above.",
+    "See above.",
 ]
+
+
+@pytest.mark.parametrize(
+    "text", ["[color]", "<color>", "{{color}}", "The harbor is [color].", "The color is: ___", "[insert color here]"]
+)
+def test_a_blank_that_was_not_filled_in_is_no_answer(text: str) -> None:
+    def kind(task: str) -> ReplyKind:
+        messages = [UserMessage(task)]
+        return classify_reply(Completion(text, usage=COUNTED), tools_offered=True, names=["x"], messages=messages)
+
+    assert kind("What color is the harbor?") == "nothing"
+    assert kind("What is in the template for the color?") == "answer"
+
+
+def test_a_tool_that_is_named_in_place_of_a_call_is_to_be_called() -> None:
+    def kind(text: str, *messages: Message) -> ReplyKind:
+        reply = Completion(text, usage=COUNTED)
+        return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages)
+
+    task = UserMessage("What color is the harbor?")
+    for text in ("The tool to use is fs__read.", "fs__read says that it is teal.", "We need fs__read for notes.md."):
+        assert kind(text, task) == "announced"
+        assert kind(text, task, ToolMessage("c1", "It is teal.")) == "answer"
+        assert kind(text, UserMessage("Which tool reads files?")) == "answer"
+        assert kind(text, UserMessage("What is fs__read for?")) == "answer"
+    assert kind("It is teal.", task) == "answer"
+    assert kind(f"{'It is teal. ' * 40}fs__read said so.", task) == "answer"
 
 
 @pytest.mark.parametrize("text", NOTHING)
@@ -492,6 +523,10 @@ def test_a_reply_that_only_agrees_or_breaks_off_is_no_answer(text: str) -> None:
         "The answer is: teal",
         "Here is the result:\nteal",
         "It is turned on",
+        "[teal]",
+        "It is [1].",
+        "I have read the file: it is teal.",
+        "The harbor is above the town.",
         "def color(harbor):",
         "src/a.py:12: class Harbor:",
         "The harbor can help with that.",
