@@ -59,6 +59,23 @@ def test_documents_name_the_plugin_as_the_marketplace_does() -> None:
     assert f"`mcp__plugin_{plugin['name']}_{server}__autonomous_with_mcp`" in page
 
 
+def test_every_option_that_is_asked_for_reaches_the_server_and_none_is_needed() -> None:
+    options = read_json(".claude-plugin/plugin.json")["userConfig"]
+    environ = read_json(".mcp.json")["mcpServers"]["lmstudio-bridge"]["env"]
+
+    assert set(environ.values()) == {f"${{user_config.{name}}}" for name in options}
+    assert not any(option.get("required") for option in options.values())
+    left_out = {"HOME": "/home/me", **dict.fromkeys(environ, "")}  # as Claude Code 2.1.332 gives them
+    assert read_settings(left_out, cwd=PLUGIN) == read_settings({"HOME": "/home/me"}, cwd=PLUGIN)
+
+
+def test_troubleshooting_has_what_claude_code_does_after_a_crash_and_a_failed_start() -> None:
+    page = (PLUGIN.parent / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+
+    assert re.search(r"has disconnected.*/mcp.*Reconnect", page)
+    assert re.search(r"plugin.*first start failed.*15 minutes", page)
+
+
 def test_server_is_started_as_the_readme_says() -> None:
     entry = read_json(".mcp.json")["mcpServers"]["lmstudio-bridge"]
 
