@@ -183,7 +183,8 @@ def _find_visible(
 ) -> dict[Path, bool]:
     """The files and folders that the server sees, besides those of the system; True for those that it may change."""
     npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
-    visible = dict.fromkeys((npx_shell, *_find_programs(config, around)), False)
+    programs = (each for each in _find_programs(config, around) if not any(map(each.is_relative_to, folders)))
+    visible = dict.fromkeys((npx_shell, *programs), False)
     if around.home is not None:
         visible |= dict.fromkeys((around.home / each for each in _PROGRAMS), False)
     visible |= dict.fromkeys(folders, writes)

@@ -33,10 +33,13 @@ the bridge has [presets](contributing/presets.md). Your [rules](security.md#rule
 `tried` says which calls are made. With *list*, the tools are listed and writing calls refused; more would need an
 account.
 
+`sandbox` says what a server needs to do this in the [sandbox](sandbox.md): nothing (*yes*), or these settings. Servers
+with *list* only started there; a browser was not opened.
+
 Any other server works the same way. If none of its tools may run with read access, the error has the rule to add.
 
-| server | package | tools | reading | tried | what to know |
-|---|---|---|---|---|---|
+| server | package | tools | reading | tried | sandbox | what to know |
+|---|---|---|---|---|---|---|
 """
 _START_LIMIT = 120.0  # seconds
 
@@ -67,7 +70,9 @@ def _row(name: str, server: Server, marks: Marks) -> str:
     tried = ", ".join([*(["reads"] if server.reads else []), *(["writes"] if server.writes else [])])
     known = " ".join(filter(None, [server.about, *_partly(server.package)]))
     package = f"`{server.package}` {server.version}"
-    return f"| {name} | {package} | {len(marks)} | {len(reading(name, marks))} | {tried or 'list'} | {known} |"
+    sandbox = "yes" if server.sandbox == "true" else f"`{server.sandbox}`"
+    cells = [name, package, len(marks), len(reading(name, marks)), tried or "list", sandbox, known]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _partly(package: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
+from tests.support.bubblewrap import needs_bubblewrap
 from tests.support.desk import MODEL, Desk, desk, shared_bridges
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.processes import processes_that_name, until_dead
@@ -19,13 +19,10 @@ from tests.support.raw_client import Answer
 
 __all__ = ["desk", "shared_bridges"]  # fixtures
 
-_PROBE = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
-_WORKS = shutil.which("bwrap") is not None and subprocess.run(_PROBE, capture_output=True, check=False).returncode == 0
-
 pytestmark = [
     pytest.mark.npm,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(not _WORKS, reason="bubblewrap is not installed, or this system forbids it"),
+    needs_bubblewrap,
 ]
 
 SERVER = Path(__file__).parents[1] / "support" / "prying_server.py"

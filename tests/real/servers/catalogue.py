@@ -39,7 +39,7 @@ class Server:
     `writes` must be refused with read access and run with write access; then `reads` must run with read access.
     `refused` are refused too, and not tried with write access. A run leaves out the tools that are `not_offered`:
     deprecated, or done by a tool of the bridge's own. `requires` is what an installation from PyPI needs besides the
-    package.
+    package. `sandbox` is what it needs in the sandbox to do all of this, as in lmstudio-bridge.toml.
     """
 
     registry: Literal["npm", "PyPI"]
@@ -55,6 +55,7 @@ class Server:
     refused: tuple[Call, ...] = ()
     not_offered: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    sandbox: str = "true"
 
     def prepare(self, project: Path) -> None:
         """Make the project a git repository with what the server works on."""
@@ -134,6 +135,7 @@ SERVERS: Mapping[str, Server] = {
         "2026.10.19",
         reads=(Call("git_status", {"repo_path": "{project}"}, "notes.txt"),),
         writes=(Call("git_add", {"repo_path": "{project}", "files": ["notes.txt"]}, "staged"),),
+        sandbox='{ write = ["~/project/.git"] }',
     ),
     "time": Server(
         "PyPI",
@@ -154,17 +156,20 @@ SERVERS: Mapping[str, Server] = {
         "It marks its tool as reading. An address can carry away what was read: deny `fetch/*` where that matters.",
         args=("--allow-private-ips",),
         reads=(Call("fetch", {"url": "{web}/page"}),),
+        sandbox="{ network = true }",
     ),
     "sqlite": Server(
         "PyPI",
         "mcp-server-sqlite",
         "2025.4.25",
-        "It doesn't start with version 2 of the MCP SDK: `uvx --with 'mcp<2' mcp-server-sqlite`.",
+        "It doesn't start with version 2 of the MCP SDK: `uvx --with 'mcp<2' mcp-server-sqlite`. In the sandbox, its "
+        "file must exist before a read-only run.",
         args=("--db-path", "{project}/words.db"),
         reads=(Call("list_tables", {}, "words"), Call("read_query", {"query": "SELECT count(*) AS n FROM words"}, "n")),
         writes=(Call("create_table", {"query": "CREATE TABLE words (word TEXT)"}, "created"),),
         refused=(Call("write_query", {"query": "DELETE FROM words"}),),
         requires=("mcp<2",),
+        files={"words.db": ""},
     ),
     "motherduck": Server(
         "PyPI",
@@ -184,6 +189,7 @@ SERVERS: Mapping[str, Server] = {
         "Its last version is from 2024.",
         args=("postgresql://127.0.0.1:{port}/words",),
         refused=(Call("query", {"sql": "COMMIT; DROP TABLE words"}),),
+        sandbox="{ network = true }",
     ),
     "mongodb": Server(
         "npm",
@@ -202,6 +208,7 @@ SERVERS: Mapping[str, Server] = {
                 },
             ),
         ),
+        sandbox="{ network = true }",
     ),
     "excel": Server(
         "PyPI",
@@ -234,6 +241,7 @@ SERVERS: Mapping[str, Server] = {
         },
         reads=(Call("obsidian_get_file_contents", {"filepath": "/Notes/words.md"}),),
         writes=(Call("obsidian_append_content", {"filepath": "Notes/words.md", "content": WORD}, "appended"),),
+        sandbox="{ network = true }",
     ),
     "notion": Server(
         "npm",
@@ -243,6 +251,7 @@ SERVERS: Mapping[str, Server] = {
         web=json.dumps({"object": "user", "name": WORD}),
         reads=(Call("API-get-self"), Call("API-post-search", {"query": WORD})),
         refused=(Call("API-delete-a-block", {"block_id": "0"}),),
+        sandbox="{ network = true }",
     ),
     "github": Server(
         "npm",
@@ -251,6 +260,7 @@ SERVERS: Mapping[str, Server] = {
         "Its last version is from April 2025; GitHub's own server is remote, and has marks.",
         env={"GITHUB_PERSONAL_ACCESS_TOKEN": "key"},
         refused=(Call("create_issue", {"owner": "o", "repo": "r", "title": "t"}),),
+        sandbox="{ network = true }",
     ),
     "gitlab": Server(
         "npm",
@@ -261,6 +271,7 @@ SERVERS: Mapping[str, Server] = {
         web=json.dumps({"id": 1, "name": WORD, "path_with_namespace": "o/r", "file_path": "src/x.ts"}),
         reads=(Call("get_project", {"project_id": "1"}),),
         refused=(Call("download_attachment", {"project_id": "1", "secret": "s", "filename": "a.txt"}),),
+        sandbox="{ network = true }",
     ),
     "slack": Server(
         "npm",
@@ -269,6 +280,7 @@ SERVERS: Mapping[str, Server] = {
         "Its last version is from April 2025.",
         env={"SLACK_BOT_TOKEN": "xoxb-key", "SLACK_TEAM_ID": "T1"},
         refused=(Call("slack_post_message", {"channel_id": "C1", "text": WORD}),),
+        sandbox="{ network = true }",
     ),
     "brave-search": Server(
         "npm",
@@ -276,9 +288,14 @@ SERVERS: Mapping[str, Server] = {
         "0.6.2",
         "Its last version is from 2024; Brave's own is `@brave/brave-search-mcp-server`.",
         env={"BRAVE_API_KEY": "key"},
+        sandbox="{ network = true }",
     ),
     "duckduckgo": Server(
-        "PyPI", "duckduckgo-mcp-server", "0.7.0", refused=(Call("fetch_content", {"url": "{web}/page"}),)
+        "PyPI",
+        "duckduckgo-mcp-server",
+        "0.7.0",
+        refused=(Call("fetch_content", {"url": "{web}/page"}),),
+        sandbox="{ network = true }",
     ),
     "tavily": Server(
         "npm",
@@ -286,6 +303,7 @@ SERVERS: Mapping[str, Server] = {
         "0.2.22",
         env={"TAVILY_API_KEY": "tvly-key"},
         refused=(Call("tavily_extract", {"urls": ["{web}/page"]}),),
+        sandbox="{ network = true }",
     ),
     "firecrawl": Server(
         "npm",
@@ -296,6 +314,7 @@ SERVERS: Mapping[str, Server] = {
         web=json.dumps({"success": True, "data": {"markdown": WORD, "metadata": {}}}),
         reads=(Call("firecrawl_scrape", {"url": "{web}/page", "formats": ["markdown"]}),),
         refused=(Call("firecrawl_scrape", {"url": "{web}/page", "actions": [{"type": "click", "selector": "a"}]}),),
+        sandbox="{ network = true }",
     ),
     "context7": Server(
         "npm",
@@ -303,8 +322,14 @@ SERVERS: Mapping[str, Server] = {
         "4.1.1",
         env={"CONTEXT7_API_URL": "{web}"},
         reads=(Call("query-docs", {"libraryId": "/mongodb/docs", "query": WORD}),),
+        sandbox="{ network = true }",
     ),
-    "aws-docs": Server("PyPI", "awslabs.aws-documentation-mcp-server", "1.2.3"),
+    "aws-docs": Server(
+        "PyPI",
+        "awslabs.aws-documentation-mcp-server",
+        "1.2.3",
+        sandbox="{ network = true }",
+    ),
     "playwright": Server(
         "npm",
         "@playwright/mcp",
@@ -316,6 +341,7 @@ SERVERS: Mapping[str, Server] = {
             Call("browser_console_messages", {"level": "info", "filename": "log.txt"}),
             Call("browser_network_requests", {"static": False, "filename": "log.txt"}),
         ),
+        sandbox="{ network = true }",
     ),
     "chrome-devtools": Server(
         "npm",
@@ -324,12 +350,14 @@ SERVERS: Mapping[str, Server] = {
         "Opening a page needs write access.",
         args=("--no-usage-statistics",),
         refused=(Call("take_snapshot", {"pageId": 1, "filePath": "{project}/page.txt"}),),
+        sandbox="{ network = true }",
     ),
     "puppeteer": Server(
         "npm",
         "@modelcontextprotocol/server-puppeteer",
         "2025.5.12",
         "Everything needs write access. Its last version is from May 2025.",
+        sandbox="{ network = true }",
     ),
     "eslint": Server(
         "npm",

@@ -15,6 +15,7 @@ import pytest
 from scripts.tools.servers_page import reading, recorded
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.real.servers.catalogue import SERVERS, Call, filled
+from tests.support.bubblewrap import needs_bubblewrap
 from tests.support.desk import MODEL, Desk, open_desk, unfenced
 from tests.support.home import answering, http
 from tests.support.raw_client import Answer, RawClient
@@ -35,8 +36,11 @@ class Seen:
     results: list[str]
 
 
+@pytest.mark.parametrize(
+    "confined", [pytest.param(False, id="free"), pytest.param(True, id="sandbox", marks=needs_bubblewrap)]
+)
 @pytest.mark.parametrize("name", SERVERS)
-async def test_server_works_and_changes_nothing_with_read_access(name: str, tmp_path: Path) -> None:
+async def test_server_works_and_changes_nothing_with_read_access(name: str, confined: bool, tmp_path: Path) -> None:
     server, marks = SERVERS[name], TOOLS[name]
     may_run = set(reading(name, marks)) - {*server.not_offered}
     async with answering(http("200 OK", server.web)) as web, open_desk(tmp_path, context_length=CONTEXT) as desk:
@@ -44,6 +48,9 @@ async def test_server_works_and_changes_nothing_with_read_access(name: str, tmp_
         desk.configure()
         own = {"mcpServers": {name: server.entry(desk.project, web)}}
         (tmp_path / ".claude.json").write_text(json.dumps(own), encoding="utf-8")
+        if confined:
+            needs = server.sandbox.replace("~/project", str(desk.project))
+            write_rules(tmp_path, f"[sandbox]\n{name} = {needs}\n")
 
         def calls(given: Sequence[Call]) -> list[Call]:
             fill = filled([dict(call.arguments) for call in given], project=desk.project, web=web)
@@ -68,6 +75,12 @@ async def test_server_works_and_changes_nothing_with_read_access(name: str, tmp_
     else:
         assert refused.offered == set(), "no model was asked"
         assert f"No tool of {name} may run with read access" in refused.answer.text
+
+
+def write_rules(home: Path, text: str) -> None:
+    own = home / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text(text, encoding="utf-8")
 
 
 def assert_results(seen: Seen, calls: Sequence[Call]) -> None:

@@ -127,6 +127,16 @@ async def test_programs_are_seen_where_they_are_installed(desk: Desk) -> None:
 
 
 @linux
+async def test_a_file_in_the_workspace_that_the_entry_names_can_be_written(desk: Desk) -> None:
+    data, script = desk.install(desk.project / "words.db"), desk.install(desk.project / "server" / "main.py")
+
+    words = await desk.words(stdio("fs-server", str(script), "--db", str(data)), fs=Sandbox())
+
+    assert place(words, "--bind-try", desk.project, desk.project)
+    assert not {str(data), str(script.parent)} & {*words}
+
+
+@linux
 async def test_caches_are_read_only_and_npm_gets_a_copy_of_its_index(desk: Desk) -> None:
     tool, index = desk.home / ".npm" / "_npx" / "a1" / "node_modules", desk.home / ".npm" / "_cacache" / "index-v5"
     wheels, interpreters = (desk.home / ".cache" / "uv" / name for name in ("wheels-v8", "interpreter-v5"))
