@@ -84,7 +84,10 @@ from lmstudio_bridge.text import clean_text, one_line, shortened
 T = TypeVar("T")
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
-_LONG = 1_000_000  # characters of a result
+_LONG = 250_000  # characters of a result
+MAX_PAGED = 2 * 1024 * 1024
+"""Characters of a result that the model can page through; to clean and redact as many takes half a second at most, in
+which nothing else in the process goes on: Python searches a text in one step."""
 _READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
 _SHOWN_REASON = 200  # characters of why a call failed
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
@@ -516,7 +519,10 @@ class ToolExecutor:
 
     async def _shown(self, call: ToolCall, allowed: _AllowedCall, result: ToolResult, advice: str) -> str:
         """What the model reads of a result: cleaned, redacted, shortened if need be, with a hint where one helps."""
-        cleaned, invisible = await _off_the_loop(clean_text, result.text)
+        received, left_out = result.text[:MAX_PAGED], len(result.text) - MAX_PAGED
+        if left_out > 0:
+            received += f"\n[the last {left_out:,} characters of this result were left out]"
+        cleaned, invisible = await _off_the_loop(clean_text, received)
         whole = await _off_the_loop(self._redact, cleaned)
         tool = allowed.prepared.tool
         self._evidence.add_call(tool.server, tool.name, allowed.sent_arguments, whole, is_error=result.is_error)

@@ -26,7 +26,7 @@ from lmstudio_bridge.agent.prompts import (
 )
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.tool_executor import ToolExecutor, path_in_folder
+from lmstudio_bridge.agent.tool_executor import MAX_PAGED, ToolExecutor, path_in_folder
 from lmstudio_bridge.agent.tools import FIND_TOOLS, ToolSelection, ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolTimeoutError
@@ -179,7 +179,7 @@ async def test_placeholder_of_a_secret_is_not_written_in_its_place(tool: str, se
     assert ("is a placeholder for a secret that is kept from you" in result.text) is not sent
 
 
-@pytest.mark.parametrize("size", [999_999, 1_000_000, 1_000_001])
+@pytest.mark.parametrize("size", [249_999, 250_000, 250_001])
 async def test_result_of_any_length_is_redacted(size: int) -> None:
     given = Case(answering(ToolResult("a" * (size - 6) + "secret")), limit=2_000_000)
 
@@ -383,6 +383,19 @@ async def test_what_was_done_to_the_arguments_is_told_before_the_call() -> None:
         CallStarted(1, "c1", "fs", "read", '{"path": "5"}'),
         CallFinished(1, "c1", "fs", "read", "done", False, True, 0, verdict="allowed", about="5", rule="readOnlyHint"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("length", "note"), [(MAX_PAGED, ""), (MAX_PAGED + 7, "[the last 7 characters of this result")]
+)
+async def test_of_a_huge_result_the_beginning_can_be_paged_through(length: int, note: str) -> None:
+    """To redact 15 million characters took Python seconds, in which nothing else in the process went on."""
+    given = Case(tools=answering(ToolResult("x" * length)), limit=2_000)
+    [result] = await given.answer(calls(("read", "1")))
+
+    assert len(result.text) < 5_000
+    assert (note in result.text) is True
+    assert ("were left out" in result.text) == bool(note)
 
 
 async def test_a_big_result_is_shown_in_part_and_without_secrets() -> None:

@@ -78,6 +78,8 @@ BOUNDS: dict[str, str] = {
     f"{transports.MAX_EVENT // MI} MiB as an event over HTTP",
     "one message over SSE": "1 MiB",  # the MCP SDK's; test_http meets it
     "text per result": f"{content.MAX_TEXT // MI} Mi characters",
+    "text per result that the model can page through": f"{calls.MAX_PAGED // MI} Mi characters; more for "
+    "`find_text` and `read_files`",
     "blocks per result": f"{content.MAX_BLOCKS:,}",
     "images per result": f"{content.MAX_IMAGES}",
     "text shown to the model per result": f"{results.MAX_CHARS:,} characters, at most a quarter of the context",
