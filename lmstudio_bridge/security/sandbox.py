@@ -36,16 +36,19 @@ _SYSTEM = (
     *("/etc/pki", "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/etc/static", "/etc/timezone"),
 )
 _PROGRAMS = (
-    *(".local/bin", ".local/lib", ".local/share/uv", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
+    *(".local/bin", ".local/lib", ".local/share/uv/python", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
     *("anaconda3", "miniforge3", ".nvm", ".fnm", ".local/share/fnm", ".volta", ".asdf", ".local/share/mise", ".bun"),
     *(".deno", ".npm-global", ".local/share/pnpm", ".cargo/bin", "go/bin", ".dotnet", ".linuxbrew", ".nix-profile"),
 )
 """Folders with programs below the home folder."""
-_CACHES = (".npm/_npx/*/*", ".npm/_cacache/content-v2", ".cache/uv/[!i]*", ".cache/ms-playwright", ".cache/puppeteer")
+_CACHES = (
+    *(".npm/_npx/*/node_modules", ".npm/_npx/*/package*.json", ".npm/_cacache/content-v2"),
+    *(".cache/uv/archive-v*", ".cache/uv/wheels-v*", ".cache/uv/simple-v*", ".cache/uv/sdists-v*", ".cache/uv/git-v*"),
+    *(".cache/uv/environments-v*/[!.]*", ".local/share/uv/tools/[!.]*", ".cache/ms-playwright", ".cache/puppeteer"),
+)
 """What launchers such as npx have downloaded: to be read, or one server could change what another one runs.
 
-The folders around are private and can be written, because npx and uv keep their locks there. uv's `interpreter-v*` is
-left out, because uv must write to it.
+The folders around are private and can be written, because npx and uv keep locks and temporary files there.
 """
 _NPM_INDEX = ".npm/_cacache/index-v5"  # npm rewrites it while it reads, and so gets a copy
 _COPY_INDEX = 'mkdir -p ~/.npm/_cacache && cp -r /run/npm/. ~/.npm/_cacache/index-v5; exec "$@"'
