@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -86,3 +87,22 @@ async def test_a_terminal_without_the_marks_gets_words(home: Home) -> None:
     assert "\nFAIL LM Studio: LM Studio does not answer at " in out
     assert out.startswith("This machine\nok   Bridge: ")
     assert out.splitlines()[-1] == "1 problem, 0 warnings."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
+async def test_the_sandbox_is_tried_and_what_it_is_missing_for_is_named(home: Home, sim: Simulator) -> None:
+    home.write(".claude.json", {"mcpServers": {"mine": sloppy()}})
+    home.write("project/.mcp.json", {"mcpServers": {"theirs": sloppy()}})
+    rules = home.folder / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text("[sandbox]\nmine = true\nmein = true\n", encoding="utf-8")
+    environ = {"LMSTUDIO_BASE_URL": sim.url, "LMSTUDIO_BRIDGE_TRUST": "*", "PATH": str(home.folder)}
+
+    code, out, _ = await shell_of(home, **environ).run("doctor")
+
+    assert code == 1
+    assert "MCP server mine: MCP server 'mine' was not started, because its sandbox cannot be set up: bubblewrap" in out
+    assert "Sandbox: bubblewrap was not found. Install it" in out
+    assert "servers in it: mine\n" in out
+    assert "Sandbox: theirs of this project is started without one: bubblewrap was not found." in out
+    assert "Rules: The sandbox of mein fits none of the configured servers." in out
