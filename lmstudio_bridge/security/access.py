@@ -254,6 +254,8 @@ class Policy:
     def _check_paths(self, tool: ServerTool, arguments: JSONObject, *, reads: bool) -> Decision | None:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
+        # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
+        is_known = self.rules.find(tool) is not None or only_reads_by_name(tool.name)
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
         except TooDeepError as exc:
@@ -265,21 +267,27 @@ class Policy:
             if locations is None:
                 reason = f"{shown!r} is outside of what this run may touch ({self.workspace})."
                 return Decision("outside", reason, "workspace", _remedy(tool))
-            if not reads and not is_address(path) and any(map(is_protected, locations)):
+            if not (reads and is_known) and not is_address(path) and any(map(is_protected, locations)):
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
-                return Decision("denied", reason, "protected files", _remedy(tool) if base is None else "")
+                if reads:
+                    reason += f" {tool.server} {tool.name} is marked as reading, but not known to read files."
+                remedy = f"If it only reads, allow it by a rule: {_pattern(tool)}." if reads else _remedy(tool)
+                return Decision("denied", reason, "protected files", remedy if reads or base is None else "")
             if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
                 return rule.refuse_path(shown)
         return None
 
 
 def _remedy(tool: ServerTool) -> str:
-    pattern = json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
     return (
         f"{tool.server} {tool.name} was kept to the workspace. To change that in your lmstudio-bridge.toml, add the "
         f"folder to `folders` of [paths], or below [paths.arguments] name its arguments that are paths on this disk: "
-        f"{pattern} = [] means none."
+        f"{_pattern(tool)} = [] means none."
     )
+
+
+def _pattern(tool: ServerTool) -> str:
+    return json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
 
 
 def _text(value: object) -> str:

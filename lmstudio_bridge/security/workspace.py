@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -82,10 +82,41 @@ _INSIDE = re.compile(r"[`<(\[{@!]+(.*?)[`>)\]}]*|-{0,2}[\w-]+=(.+)|-\w([/~.].*)"
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
-_OUTPUT = re.compile(r"out|outputs?|(?:out|output|save|download)(?:to|as|file|filename|path|dir|folder)")
-_OUTPUT_WORDS = frozenset({"out", "output", "save", "write", "export", "dump", "dest", "destination"})
-"""Before a word for a path: `export_path`, `destFile`."""
-_EITHER = frozenset({"filename", "localpath", "localfile", "localdir"})
+_OUTPUT = re.compile(
+    r"out|outputs?|(?:out|output|save|download|write|export|dump|append)(?:to|as|file|filename|path|dir|folder)"
+)
+_OUTPUT_WORDS = frozenset(
+    (
+        *(
+            "out",
+            "output",
+            "save",
+            "saved",
+            "write",
+            "export",
+            "dump",
+            "dest",
+            "destination",
+            "dst",
+            "append",
+            "persist",
+        ),
+        *("store", "copy", "extract", "record", "render"),
+    )
+)
+"""Before a word for a path, or `to`: `export_path`, `destFile`, `appendTo`."""
+_EITHER_WORDS = frozenset(
+    (
+        *("to", "into", "local", "log", "screenshot", "snapshot", "capture", "trace", "report", "result", "results"),
+        *("video", "recording", "har", "pdf", "backup"),
+    )
+)
+"""Before a word for a path, they name what is written or what is read: `log_file`, `screenshotPath`, `to_file`."""
+_EITHER = frozenset({"filename", "logfile", "tofile", "topath", *(f"local{each}" for each in ("path", "file", "dir"))})
+_DESTINATIONS = frozenset({"dest", "destination", "dst"})
+_FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
+"""How the value looks if a destination is a file and not a place to travel to."""
+_MAX_SCHEMAS = 200
 _IS_SAVED_TO = re.compile(
     r"\b(?:to|and) save\b|\Asave\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)",
     re.IGNORECASE,
@@ -276,23 +307,48 @@ def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
     """The name of the first argument that says which file a tool writes, at any depth; None if there is none."""
     if is_deeper(arguments, MAX_DEPTH):
         return None  # such a call is refused where paths are looked for
-    properties = schema.get("properties")
-    required = schema.get("required")
-    known = properties if isinstance(properties, dict) else {}
-    needed = required if isinstance(required, list) else ()
 
-    def find(values: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
-        for name, value in values.items():
-            stated = known.get(name)
-            if _names_output(str(name), value, stated if isinstance(stated, dict) else {}, is_required=name in needed):
+    def find(value: Any, known: JSONObject) -> str | None:
+        if isinstance(value, list | tuple):
+            return next(filter(None, (find(each, known) for each in value)), None)
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
+            with suppress(ValueError, RecursionError):
+                decoded = json.loads(value)
+                return None if is_deeper(decoded, MAX_DEPTH) else find(decoded, known)
+        if not isinstance(value, dict):
+            return None
+        properties, required = _members(known, schema)
+        for name, inner in value.items():
+            stated = properties.get(name, {})
+            if _names_output(str(name), inner, stated, is_required=name in required):
                 return str(name)
-            inner = value if isinstance(value, list | tuple) else [value]
-            for each in inner:
-                if isinstance(each, dict) and (found := find(each, {})):
-                    return found
+            if found := find(inner, stated):
+                return found
         return None
 
-    return find(arguments, known)
+    return find(dict(arguments), schema)
+
+
+def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject], list[str]]:
+    """What an object's schema, or that of a list's items, says of its members, and which are required."""
+    members: dict[str, JSONObject] = {}
+    required: list[str] = []
+    waiting: list[Any] = [schema]
+    for each in waiting:  # which grows
+        if not isinstance(each, dict) or len(waiting) > _MAX_SCHEMAS:
+            continue
+        properties, needed, name = each.get("properties"), each.get("required"), str(each.get("$ref", ""))
+        if isinstance(properties, dict):
+            members |= {key: value for key, value in properties.items() if isinstance(value, dict)}
+        required += needed if isinstance(needed, list) else []
+        waiting.append(each.get("items"))
+        for key in ("anyOf", "oneOf", "allOf"):
+            waiting += inner if isinstance(inner := each.get(key), list) else []
+        for key in ("$defs", "definitions"):
+            shared = root.get(key)
+            if name.startswith(f"#/{key}/") and isinstance(shared, dict):
+                waiting.append(shared.get(name.rpartition("/")[2]))
+    return members, required
 
 
 def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool) -> bool:
@@ -305,15 +361,20 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
     if isinstance(value, bool):
         return False
     described = str(schema.get("description", ""))
-    if _OUTPUT.fullmatch(words[0]) or (words[-1] in ("to", "as") and words[0] in _OUTPUT_WORDS):
+    if _OUTPUT.fullmatch(words[0]) or (words[-1] in ("to", "as") and not _OUTPUT_WORDS.isdisjoint(words)):
         return not (isinstance(value, str) and value.lower() in _FORMATS)
-    if "".join(words) in _EITHER:  # what a tool must have is what it reads
-        return not is_required and (not described or _SAVES.search(described) is not None)
     if _names_path(name) and _IS_SAVED_TO.search(described):
         return True  # {"filePath": …}
-    if words[-1] in ("out", "output") and _names_path(words[0]):
+    if words[-1] in _DESTINATIONS:
+        return isinstance(value, str) and _FILE.search(value) is not None and not is_address(value)
+    named = _names_path(words[-1])
+    if (words[-1] in ("out", "output", "write") and _names_path(words[0])) or (
+        named and not _OUTPUT_WORDS.isdisjoint(words[:-1])
+    ):
         return True
-    return not _OUTPUT_WORDS.isdisjoint(words[:-1]) and _names_path(words[-1])
+    # What a tool must have is what it reads.
+    may_be = "".join(words) in _EITHER or (named and not _EITHER_WORDS.isdisjoint(words[:-1]))
+    return may_be and not is_required and (not described or _SAVES.search(described) is not None)
 
 
 def _names_path(name: str) -> bool:

@@ -69,6 +69,10 @@ READS_FILE = {"properties": {"filename": {"type": "string"}}, "required": ["file
 SEARCHES = {"properties": {"filename": {"type": "string", "description": "Name of the file to look for"}}}
 SAVES_TO = {"properties": {"filePath": {"description": "A path to save the screenshot to."}}, "required": ["filePath"]}
 READS_FROM = {"properties": {"filePath": {"description": "Path to the saved file, to read it and write a summary"}}}
+NESTED = {
+    "properties": {"options": {"anyOf": [{"$ref": "#/$defs/Options"}, {"type": "null"}]}},
+    "$defs": {"Options": {**SAVES_TO, "required": ["filename"]}},
+}
 OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
 
 
@@ -96,6 +100,21 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"path_to_save": "x"}, {}, "path_to_save"),
         ({"writeToFile": True}, {}, "writeToFile"),
         ({"filePath": "a.png"}, SAVES_TO, "filePath"),
+        *(
+            ({name: "logs/a.md"}, {}, name)
+            for name in (
+                *("screenshotPath", "to_file", "append_to", "dest", "outputDir", "saveTo", "log_file", "download-dir"),
+                *("dst", "dstPath", "destination", "extractTo", "copy_to", "file_to_write", "WRITE_TO", "tracePath"),
+            )
+        ),
+        ({"rows": [[{"output_file": "x"}]]}, {}, "output_file"),
+        ({"options": '{"inner": [{"saveTo": "x"}]}'}, {}, "saveTo"),
+        ({"target": "a.md"}, {"properties": {"target": {"description": "File path to write the report to"}}}, "target"),
+        ({"options": {"filePath": "a.png"}}, NESTED, "filePath"),
+        ({"options": {"filename": "a.png"}}, NESTED, None),
+        ({"log_file": "a.log"}, {"required": ["log_file"]}, None),
+        ({"log_file": "a.log"}, {"properties": {"log_file": {"description": "The log to search"}}}, None),
+        ({"target": "HEAD", "relative_to": "src/a.py", "replyTo": "x", "dest": "https://example.com/a"}, {}, None),
         ({"filePath": "a.png"}, READS_FROM, None),
         ({"export_as": "json", "output": "detailed"}, {}, None),
         ({"filename": "a.md"}, READS_FILE, None),
@@ -508,6 +527,27 @@ def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_f
     for source, verdict in (("preset for a package", "allowed"), ("mine", "denied")):
         policy = at_work(tmp_path, Rules((Rule("allow", "fs/write", source),)))
         assert policy.check_call(WRITE, arguments).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("tool", "rules", "verdict"),
+    [
+        ("take_picture", (), "denied"),
+        ("snapshot", (), "denied"),
+        ("read_text_file", (), "allowed"),
+        ("get_file_info", (), "allowed"),
+        ("git_diff", (), "allowed"),
+        ("analyze", (Rule("allow", "fs/analyze", "mine"),), "allowed"),
+        ("analyze", (Rule("allow", "fs/analyze", "preset for a package"),), "allowed"),
+    ],
+)
+def test_a_mark_alone_opens_no_protected_file(tmp_path: Path, tool: str, rules: tuple[Rule, ...], verdict: str) -> None:
+    """Playwright's marked tools wrote `.git/hooks/pre-commit`."""
+    marked = ServerTool("fs", tool, read_only=True)
+    for arguments in ({"place": ".git/hooks/pre-commit"}, {"path": ".mcp.json"}):
+        decision = at_work(tmp_path, Rules(rules)).check_call(marked, arguments)
+        assert decision.verdict == verdict
+        assert verdict == "allowed" or f'allow it by a rule: "fs/{tool}"' in decision.remedy
 
 
 def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
