@@ -223,7 +223,7 @@ class RunReport:
         lines += [f"Failed: {_in_line(failed, most=_SHOWN_FAILED)}" for failed in outcome.failed[:_SHOWN_FAILURES]]
         if (more := len(outcome.failed) - _SHOWN_FAILURES) > 0:
             lines.append(f"and {more} more")
-        lines += [_in_line(outcome.coverage)] if outcome.coverage else []
+        lines += [_in_line(outcome.coverage)] if outcome.coverage and not self._only_words() else []
         return [*lines, *(_indented(f"Note: {note}") for note in dict.fromkeys(outcome.notes))]
 
     def _changes(self) -> list[str]:
@@ -271,13 +271,19 @@ class RunReport:
         model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
         return f"[Local model output, unverified · {' · '.join((model, *parts))} · run {self.run_id}]"
 
+    def _only_words(self) -> bool:
+        """Whether no tool was called at all: the footer says so, and what that leaves out."""
+        return not (self.outcome.calls or self.outcome.called or self.outcome.failed or self.outcome.continued)
+
     def _called(self, *, room: int) -> str:
         """The calls that worked, in at most that many characters."""
         called = [_unbroken(each) for each in self.outcome.called]
         if not called:
             if self.outcome.failed or self.outcome.calls:
                 return "no tool call worked"
-            return "no further tool calls" if self.outcome.continued else NO_CALLS
+            if self.outcome.continued:
+                return "no further tool calls"
+            return shortened(f"{NO_CALLS}, {one_line(self.outcome.coverage)}".rstrip(", "), room)
         if len(whole := ", ".join(called)) <= room:
             return whole
         room -= _MORE

@@ -79,6 +79,15 @@ def test_an_answer_of_which_nothing_is_to_be_said_stands_alone() -> None:
     )
 
 
+def test_what_a_run_without_calls_did_not_open_stands_in_its_footer() -> None:
+    """Above the answer it would say the same as the footer; a client that takes the footer off has the bare answer."""
+    outcome = Outcome("answered", "42.", model="m", coverage="did not open a.md")
+
+    assert text_of(outcome) == (
+        f"42.\n\n[Local model output, unverified · m · no tool calls, did not open a.md · run {RUN}]"
+    )
+
+
 def test_a_run_of_which_no_call_worked_says_so() -> None:
     failed = Outcome("answered", "42.", model="m", calls=1, failed=("read a.txt: no such file",))
 
