@@ -29,6 +29,7 @@ from lmstudio_bridge.security.workspace import (
     find_paths,
     is_address,
     is_protected,
+    needs_output,
 )
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
@@ -213,7 +214,9 @@ class Policy:
             return False
         if rule is not None:
             return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))
-        return self.access == "write" or self.asks or self.rules.only_reads(tool)
+        return (
+            self.access == "write" or self.asks or (self.rules.only_reads(tool) and not needs_output(tool.input_schema))
+        )
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
         """Whether its calls, or the one with these arguments, count as changing something, in what is told of a run.

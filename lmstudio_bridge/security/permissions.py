@@ -29,6 +29,7 @@ _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
 _CONTAINERS = frozenset({"docker", "docker-compose", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
+_FORWARDERS = ("mcp-remote", "mcp-proxy", "supergateway")
 _SUGGESTED = 40  # tools in a rule that is suggested
 
 
@@ -162,11 +163,12 @@ def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
 
 
 def _is_here(config: ServerConfig) -> bool:
-    """Whether the server runs on this machine, so that its paths are ours; `mcp-remote` only forwards to a URL."""
+    """Whether the server runs on this machine, so that its paths are ours; some commands only forward to a URL."""
     if config.transport != "stdio":
         return is_here(config.url)
     addresses = [word for word in config.args if word.startswith(("https://", "http://"))]
-    return not (addresses and starts_package(config, "mcp-remote")) or is_here(addresses[0])
+    forwards = addresses and any(starts_package(config, package) for package in _FORWARDERS)
+    return not forwards or is_here(addresses[0])
 
 
 def _is_contained(config: ServerConfig) -> bool:

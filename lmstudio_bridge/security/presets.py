@@ -301,10 +301,12 @@ def starts_package(config: ServerConfig, package: str) -> bool:
 
     Only the word that names the program counts, not its arguments: `npx -y other @scope/package` starts `other`.
     """
-    if config.transport != "stdio" or not any(package in word for word in (config.command, *config.args)):
+    words_of = (config.command, *config.args)
+    if config.transport != "stdio" or not any(package in word.replace("\\", "/") for word in words_of):
         return False  # the common case
     name = re.escape(package)
-    installed = rf"(?:.*[/\\])?node_modules[/\\]{name}(?:[/\\].*)?"
+    folder = name.replace("/", r"[/\\]")
+    installed = rf"(?:.*[/\\])?node_modules[/\\]{folder}(?:[/\\].*)?"
     version = r"(?:[@=][^:/\\]*)?"  # no address
     by_name = rf"(?:--?[\w-]+=)?{name}{version}|" if config.launched[0] in _FETCHERS else ""
     words = re.compile(rf"{by_name}{installed}", re.DOTALL)

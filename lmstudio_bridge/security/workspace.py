@@ -329,6 +329,13 @@ def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
     return find(dict(arguments), schema)
 
 
+def needs_output(schema: JSONObject) -> bool:
+    """Whether a tool has to be told which file to write, so that each of its calls writes."""
+    properties, required = _members(schema, schema)
+    texts = [name for name in required if properties.get(str(name), {}).get("type") == "string"]
+    return find_output(dict.fromkeys(texts, "a/b.md"), schema) is not None
+
+
 def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject], list[str]]:
     """What an object's schema, or that of a list's items, says of its members, and which are required."""
     members: dict[str, JSONObject] = {}

@@ -92,6 +92,9 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
     [
         ("npx -y mcp-remote@latest https://mcp.example.com/mcp --debug", True),
         ("npx -y mcp-remote http://localhost:3000/mcp", False),
+        ("uvx mcp-proxy --transport=streamablehttp https://mcp.example.com/mcp", True),
+        ("npx -y supergateway --streamableHttp https://mcp.example.com/mcp", True),
+        ("uvx mcp-proxy http://localhost:3000/mcp", False),
         ("npx -y other mcp-remote https://mcp.example.com/mcp", False),
         ("docker run -i --rm mcp/filesystem /projects", True),
         ("/usr/bin/docker run -i mcp/filesystem /projects", True),
@@ -230,6 +233,7 @@ def test_address_of_an_interface_is_this_machine() -> None:
         (("-y", "@modelcontextprotocol/server-memory"), "allowed"),
         (("-y", "@modelcontextprotocol/server-memory@2025.4.25"), "allowed"),
         (("lib/node_modules/@modelcontextprotocol/server-memory/dist/index.js",), "allowed"),
+        ((r"C:\npm\node_modules\@modelcontextprotocol\server-memory\dist\index.js",), "allowed"),
         (("-y", "@modelcontextprotocol/server-memory-evil"), "needs_write"),
         (("-y", "evil@modelcontextprotocol/server-memory"), "needs_write"),
         (("--package=@modelcontextprotocol/server-memory@1", "mcp-server-memory"), "allowed"),

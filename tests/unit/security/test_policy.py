@@ -73,6 +73,7 @@ NESTED = {
     "properties": {"options": {"anyOf": [{"$ref": "#/$defs/Options"}, {"type": "null"}]}},
     "$defs": {"Options": {**SAVES_TO, "required": ["filename"]}},
 }
+NEEDS_OUTPUT = {"properties": {"output_path": {"type": "string"}}, "required": ["output_path"]}
 OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
 
 
@@ -145,6 +146,13 @@ def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
     assert Policy("write").check_call(tool, arguments).allowed
     assert Policy("read").may_run(tool)
     assert Policy("read").check_call(tool, {}) == READING
+
+
+def test_a_tool_that_must_be_told_what_to_write_is_not_offered_to_read() -> None:
+    tool = ServerTool("browser", "print", read_only=True, input_schema=NEEDS_OUTPUT)
+
+    assert not Policy("read").may_run(tool)
+    assert Policy("write").may_run(tool)
 
 
 def test_where_the_person_can_be_asked_all_tools_may_be_offered_but_none_that_is_denied() -> None:
