@@ -208,8 +208,11 @@ def read_object(path: Path, *, warnings: list[str], comments: bool = True) -> Ma
         if not path.exists():
             return None
         root = read_json(path, comments=comments)
-    except (McpConfigError, OSError) as exc:
-        warnings.append(exc.message if isinstance(exc, McpConfigError) else f"{path} cannot be read: {exc.strerror}.")
+    except McpConfigError as exc:
+        warnings.append(f"{exc.message} {exc.remedy}")
+        return None
+    except OSError as exc:
+        warnings.append(f"{path} cannot be read: {exc.strerror}.")
         return None
     if isinstance(root, dict):
         return root

@@ -67,7 +67,9 @@ def read_plugin(plugin: Plugin, *, around: Surroundings, warnings: list[str]) ->
     files: list[ConfigFile] = []
     for path, root in _places(plugin.folder, described, manifest, warnings=warnings):
         entries = root.get("mcpServers", root)  # a plugin's file may leave it out
-        named = {f"{prefix}{server}": entry for server, entry in entries.items()} if isinstance(entries, dict) else None
+        named = None
+        if isinstance(entries, dict):
+            named = {f"{prefix}{server}": entry for server, entry in entries.items() if server != "$schema"}
         try:
             file = read_root({"mcpServers": named}, path=path, scope="plugin", around=around)
         except McpConfigError as exc:

@@ -79,6 +79,7 @@ SELECTORS = frozenset(
         *("KUBECONFIG", "KUBE_CONFIG_PATH", "KUBE_CONTEXT", "KUBE_NAMESPACE", "HELM_KUBECONTEXT", "HELM_NAMESPACE"),
         "TALOSCONFIG",
         *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"),
+        *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
         *("AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"),
         *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"),
         *("CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "CLOUDSDK_CORE_PROJECT", "CLOUDSDK_CORE_ACCOUNT"),
@@ -100,14 +101,15 @@ _CREDENTIALS = re.compile(r"(?<!ssh)://[^/\s]*@|://[^/\s@]*:[^/\s]*@")  # in DOC
 _TARGET = re.compile(
     r"\w*(?:HOST|URL|URI|DSN|ADDR|ADDRESS|ENDPOINT|PROFILE|PROJECT|REGION|CONTEXT|CONFIG|NAMESPACE|ACCOUNT|CLUSTER"
     r"|DATABASE|DB|ORG|WORKSPACE|TENANT|SUBSCRIPTION|INSTANCE|SERVER|SITE|DOMAIN|BUCKET|STACK|ENV|ENVIRONMENT)"
-    r"(?:_(?:ID|NAME|FILE|PATH|DIR))?"
+    r"(?:_(?:ID|NAME|FILE|PATH|DIR))?|AWS_(?:ACCESS_KEY_ID|VAULT)"  # without the key, that of the default profile
 )
 """Names of variables that say what a server works on."""
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "aws": ("awslabs", "eks", "ecs", "s3", "dynamodb", "cloudwatch", "cloudformation"),
     "gh": ("github",),
     "pg": ("postgres", "postgresql"),
     "postgres": ("postgresql",),
-    "database": ("postgres", "postgresql", "mysql", "sqlite", "database"),
+    "database": ("postgres", "postgresql", "mysql", "sqlite", "database", "dbhub"),
     "tf": ("terraform",),
     "arm": ("azure", "terraform"),
     "gcp": ("google", "gcloud"),

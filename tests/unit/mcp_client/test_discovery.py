@@ -175,6 +175,7 @@ def test_broken_file_of_the_user_is_a_warning_and_hides_no_other(
     ("content", "warning"),
     [
         ("{", "is not valid JSON: .* at line 1, column 2"),
+        ("{\0}\0", "is not UTF-8 but UTF-16-LE. Save it as UTF-8; PowerShell"),
         ('{"mine": {"command": "theirs"}}', "has no object 'mcpServers'"),
         ('{"mcpServers": []}', "has no object 'mcpServers'"),
         ("7", "is ignored: it is not a JSON object"),

@@ -143,6 +143,9 @@ def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, wi
         ("-y mcp-grafana", {"GRAFANA_TOKEN": CANARY, "GRAFANA_API_KEY": CANARY, "SENTRY_URL": CANARY}, ""),
         ("-y server-filesystem --shop ~/shop /home/me/shop C:\\shop", {"SHOP_DB": CANARY}, ""),
         ("/home/me/shop/server.js", {"SHOP_DB": CANARY}, "SHOP_DB"),
+        ("awslabs.eks-mcp-server@latest", {"AWS_ACCESS_KEY_ID": CANARY}, "AWS_ACCESS_KEY_ID"),
+        ("awslabs.eks-mcp-server@latest", {"AWS_ROLE_ARN": "arn:aws:iam::1:role/test"}, ""),  # it gets that
+        ("-y @bytebase/dbhub", {"DATABASE_URL": CANARY}, "DATABASE_URL"),
         ("-y mcp-server-kubernetes", {"KUBECONFIG": "/home/me/test.yaml"}, ""),  # it gets that
     ],
 )

@@ -50,6 +50,7 @@ ENTRY = {"command": "${CLAUDE_PLUGIN_ROOT}/run", "args": ["${CLAUDE_PLUGIN_DATA}
     [
         {".mcp.json": {"mcpServers": {"files": ENTRY}}},
         {".mcp.json": {"files": ENTRY}},
+        {".mcp.json": {"$schema": "https://example.com/schema.json", "files": ENTRY}},
         {".claude-plugin/plugin.json": {"name": "tools", "mcpServers": {"files": ENTRY}}},
         {".claude-plugin/plugin.json": {"mcpServers": "./servers.json"}, "servers.json": {"files": ENTRY}},
         {".claude-plugin/plugin.json": {"mcpServers": ["./a.json"]}, "a.json": {"mcpServers": {"files": ENTRY}}},
@@ -64,6 +65,7 @@ def test_servers_of_an_enabled_plugin_are_found(machine: Machine, files: dict[st
 
     assert scopes(catalog) == {NAME: "plugin"}
     assert catalog.warnings == ()
+    assert catalog.skipped == {}
     assert found.command == f"{root}/run"
     data = str(machine.home / ".claude" / "plugins" / "data" / "tools-market")
     assert found.args == (data,)
