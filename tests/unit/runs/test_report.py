@@ -30,7 +30,8 @@ def test_there_is_one_blank_line_between_the_parts_of_a_report(stop: Stop) -> No
 
 
 def test_a_short_answer_is_told_from_the_same_words_before_it() -> None:
-    report = RunReport(RUN, Outcome("answered", "2", model="m", coverage="read 1 of 2 files in notes"), ("fs",))
+    outcome = Outcome("answered", "2", model="m", called=("read_file",), coverage="read 1 of 2 files in notes")
+    report = RunReport(RUN, outcome, ("fs",))
 
     before, answer, after = report.around_answer()
 
