@@ -48,7 +48,7 @@ from lmstudio_bridge.errors import (
 )
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, statuses
+from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, read_refusal, statuses
 from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
 from lmstudio_bridge.mcp_client.repair import (
     MAX_TOOLS,
@@ -69,8 +69,9 @@ MAX_PAGES = 100  # pages of one tools/list
 
 _NO_SESSION = re.compile(
     r"\W*(?:(?:error|detail|message)\W+)?(?:bad request: )?"
-    r"(?:session\b.*\b(?:not found|expired|terminated|does not exist)"
-    r"|(?:no valid|invalid|unknown)(?: or \w+)? session\b|server not initialized\b)",
+    r"(?:(?:mcp[- ])?session\b.*\b(?:not found|expired|terminated|does not exist|invalid|unknown)"
+    r"|(?:no valid|invalid|unknown|expired|missing|could not find|cannot find)(?: or \w+)? (?:mcp[- ])?session\b"
+    r"|server not initialized\b)",
     re.IGNORECASE,
 )
 """With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided".
@@ -402,5 +403,5 @@ def _forgot_session(status: int, exc: MCPError, words: str) -> bool:
     if status == 200:
         return exc.code in _SESSION_CODES and _FORGOT_SESSION.fullmatch(exc.message) is not None
     # 404 is the specification's word for it (2025-11-25, Session Management).
-    said = any(map(_NO_SESSION.match, (exc.message, words)))
+    said = any(map(_NO_SESSION.match, (exc.message, read_refusal(words))))
     return status == 404 or (status in (400, 410) and said)

@@ -163,7 +163,7 @@ class HttpTransport:
         """What an HTTP status means that is an error; `words` are those of the answer."""
         if self._login is not None and status in (401, 403):
             return failures.explain_refused_login(status, self._login.trouble, config=self._config)
-        return failures.explain_status(status, config=self._config, words=_said(words))
+        return failures.explain_status(status, config=self._config, words=read_refusal(words))
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[tuple[Any, Any]]:
@@ -317,7 +317,7 @@ class GunzippedStream(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-def _said(words: str) -> str:
+def read_refusal(words: str) -> str:
     """What a refusal says, without the JSON around it; a page for browsers says nothing."""
     found: Any = None
     with suppress(ValueError, RecursionError):

@@ -69,7 +69,7 @@ _MADE_UP = re.compile(r"(?=.*[\d/\\_-]|.*[a-z][A-Z]).{1,200}")  # by a program: 
 _MAX_MADE_UP = 16
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")  # their keys are names of others
 _MAX_WHOLE = 50_000  # characters of a tool of which all is compared: takes 50 ms
-_DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr)))
+_DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr, "AM", "PM")))
 _VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs: no change
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"

@@ -160,6 +160,11 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             {"properties": {"a": {"default": "2026-12-01"}}, "required": ["a"]},
             False,
         ),
+        (
+            {"properties": {"a": {"description": "Now: Monday, November 30, 2026 at 4:00 PM"}}},
+            {"properties": {"a": {"description": "Now: Tuesday, December 1, 2026 at 9:12 AM"}}},
+            False,
+        ),
         (  # takes time in proportion to its length
             {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
             {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
