@@ -80,12 +80,14 @@ _WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
 _OF_WHOM = re.compile(
-    r"\b(?:of|for|does|did|has|is)\s+(?P<of>[A-Z][a-z]{2,})\b(?![\w./-]*[\w/])"
+    r"\b(?:of|for|does|did|has|is)\s+(?P<of>[A-Z][a-z]{2,})\b(?![\w./-]*[\w/]|\s+#?\d)"
     r"|(?<=[a-z,] )(?P<whose>[A-Z][a-z]{2,})['\u2019]s\b"
 )
 _NO_PERSON = re.compile(
     r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|January|February|March|April|May|June|July|August"
-    r"|September|October|November|December|English|German|French|Spanish|Claude|Markdown|Python",
+    r"|September|October|November|December|English|German|French|Spanish|Claude|Markdown|Python"
+    r"|Windows|Linux|Docker|Kubernetes|Java|Node|Github|Project|Team|Server|Service|Section|Chapter|Table|Appendix|Room"
+    r"|Mount|Lake|Doctor|Professor|The|This|That|These|All|Any|Each",
     re.I,
 )
 _CAPITALIZED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")

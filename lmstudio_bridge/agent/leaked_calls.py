@@ -158,10 +158,13 @@ _MARK = (
     r"|<\|/?(?:tool_\w{1,40}|tools_prefix|python_tag|python_start|start_action|action_start|plugin|recipient|call)\|>"
     r"|<[\uff5c|](?:tool\u2581|DSML)[^<>\n]{1,60}>"
     r"|<\|(?:channel|start)\|>[^<\n]{0,40}\bto="
+    r"|<(?:read_file|write_to_file|execute_command|list_files|search_files|replace_in_file|apply_diff|execute_bash"
+    r"|str_replace_editor|attempt_completion|ask_followup_question|bash|execute|execute_ipython)>"
     r"|commentary to=\w|I call [\w.\-/:]{1,128} with (?=\{)"
 )
 """Marks of a call, in whatever notation of which they are."""
-_MARK_FIRST = re.compile(rf"(?:{_MARK}|```tool_\w)", re.IGNORECASE)
+_SPOKEN_OF = r"(?![ ,](?:is|are|was|means?|marks?|opens|begins|starts|stands|and|or|tags?|tokens?|elements?)\b)"
+_MARK_FIRST = re.compile(rf"(?:{_MARK}|```tool_\w){_SPOKEN_OF}", re.IGNORECASE)
 _MARK_IN_LINE = re.compile(
     rf"^[ \t]*(?:{_MARK}|```tool_\w|functions\.\w{{1,64}}\s?[({{])", re.IGNORECASE | re.MULTILINE
 )
@@ -203,7 +206,9 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
-    return (len(named) == 1 or finder.holds_call(text)) and not _is_quoted(text, messages)
+    if not finder.holds_call(text) and len(named) != 1:
+        return False
+    return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
 
 
 class _Finder:
@@ -234,6 +239,10 @@ class _Finder:
             return True
         breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
         return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
+
+    def names_any(self, text: str) -> bool:
+        """Whether a tool is named anywhere in the text."""
+        return bool(self._find_names(text, last=False))
 
     def _is_sentence(self, text: str) -> bool:
         """Whether the text is one line that says which tool is called, with an object of arguments behind its name."""
@@ -454,6 +463,25 @@ def _is_quoted(text: str, messages: Sequence[Message]) -> bool:
         return False
     whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
     return any(whole.search(message.text) for message in messages if isinstance(message, ToolMessage))
+
+
+def _is_wanted_json(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a reply is JSON, as the task wants it, and all its strings stand in the task or in results."""
+    asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
+    try:
+        value = json.loads(_FENCED.sub(r"\1", text))
+    except (ValueError, RecursionError):
+        return False
+    told = asked + "\n".join(message.text for message in messages if isinstance(message, ToolMessage))
+    return "json" in asked.casefold() and all(each in told for each in _strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All keys and strings in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    for child in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(child)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,7 @@ from lmstudio_bridge.agent.reply_checks import (
     is_bridge_text,
     repeats_task,
     rule_for_failure,
+    says_already,
     says_nothing,
 )
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
@@ -431,7 +432,7 @@ class _Run:
 
     async def question_change(self, answer: str) -> str:
         """What to ask the model that stops without the change that its task asks for; "" if it need not be asked."""
-        if self._asked_to_change >= _ASKED_TO_CHANGE or gives_up(answer) or denies(answer):
+        if self._asked_to_change >= _ASKED_TO_CHANGE or gives_up(answer) or denies(answer) or says_already(answer):
             return ""
         so_far = self.tally.outcome()
         if so_far.access != "write" or not so_far.nothing_changed or bool(so_far.failed) != bool(self._asked_to_change):

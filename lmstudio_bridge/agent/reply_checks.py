@@ -5,6 +5,7 @@ The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
@@ -13,7 +14,7 @@ from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
 from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_leaked_call
-from lmstudio_bridge.agent.prompts import is_own_text
+from lmstudio_bridge.agent.prompts import DATA_BEGINS, is_own_text
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -61,14 +62,32 @@ _GAVE_UP = re.compile(
     re.IGNORECASE,
 )
 _WORD_WANTED = re.compile(
-    r"\b(?:answer|reply|respond|say|write|return|output|give|print)\b"
+    r"\b(?i:answer|reply|respond|say|write|return|output|give|print)\b"
     r"(?: (?:me|back|with|only|just|exactly|the|an?|one|single|word|text|string)){0,6}:?"
     r" [\"'`\u201c*]*(?P<word>[A-Z][A-Z_/-]{1,30}[A-Z])\b"
 )
-_CONDITION = re.compile(r"\b(?:if|when|where|in case|otherwise|else|unless|should)\b", re.IGNORECASE)
+_TRANSLATE = re.compile(  # with the text behind a colon or in quotes
+    r"(?:translat|\u00fcbersetz|tradu|vertaal|przet\u0142umacz|\u043f\u0435\u0440\u0435\u0432\u0435\u0434|\u7ffb\u8bd1|\u7ffb\u8a33|\u8a33\u3057|\ubc88\uc5ed|\u00e7evir)"
+    r".{0,200}?(?:[:\uff1a]\s*\S|[\"\u201c\u201e\u00ab\u300c]\S)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONDITION = re.compile(  # that something fails or is missing
+    r"\b(?:otherwise|else|unless)\b|\b(?:if|when|where|in case|should)\b.*(?:n['\u2019]t"
+    r"|\b(?:not|no|none|nothing|nobody|neither|nowhere|cannot|without|missing|absent|empty|unknown|unclear|impossible"
+    r"|fail\w*|lack\w*)\b)",
+    re.IGNORECASE,
+)
+_OTHER_WORD = re.compile(r"\b(?:or|else|otherwise|and)\b[^a-z.]{1,4}[A-Z]{2,}\b|\b[A-Z]{2,}\b\W{1,3}otherwise\b")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re.IGNORECASE)
 
+_ALREADY = re.compile(
+    r"(?<!\bI )\balready\b(?! been)|\bup to date\b|\b(?:bereits|schon|d\u00e9j\u00e0"
+    r"|ya (?:est\u00e1|es|tiene|era|contiene)|gi\u00e0|j\u00e1 (?:est\u00e1|\u00e9|tem)|reeds|ju\u017c|u\u017ee|zaten"
+    r"|redan|allerede)\b"
+    r"|\u0443\u0436\u0435|\u5df2\u7ecf|\u65e2\u306b|\u3059\u3067\u306b|\uc774\ubbf8",
+    re.IGNORECASE,
+)
 _LONGEST_NOTHING = 300  # characters
 _OKAY = r"(?:sure|okay|ok|understood|got it|certainly|of course|absolutely|alright|all right|no problem|will do|noted)"
 _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a sentence
@@ -93,6 +112,13 @@ _BLANK = re.compile(  # The color is [color]
     r"(?:[\w' :,-]{0,80}[\s:])?(?:[\[{<]{1,2}(?:insert [^\]}>\n]{1,40}|(?!\d+\W)(\w[\w' ]{0,30}))[\]}>]{1,2}|_{3,})\W*",
     re.IGNORECASE,
 )
+_FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
+_PARAMETERS = re.compile(
+    r"(?:```\w*\s*)?\{(?:\s*\"(?:path|paths|file_?path|file_?name|pattern|query|text|url|head|tail|offset|limit)\":"
+    r"[^{}:]{1,300}[,}])+(?:\s*```)?",
+    re.IGNORECASE,
+)
+_ASKS_FOR_OBJECT = re.compile(r"[{}]|json|object|\bwhich\b|\bwhere\b|\bor\b", re.IGNORECASE)
 _WANTS_BRACKETS = re.compile(
     r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank", re.IGNORECASE
 )
@@ -111,7 +137,7 @@ _HEADS = re.compile(  # of composite tools: they count what comes behind them
     r"\d+ lines? in \d+ files?\b"
     rf"|\b\d+ files? searched in [^\n:;]{{1,200}}?{_END}|\bThe first \d+ are\b"
     r"|\b\d+ files? read\b(?=[.;:]|\s*\Z)|^== [^\n]{1,200} ==$|; [^;\n]{1,300} could not be read(?: \([^\n]{1,300}\))?"
-    r"|\b\d+ differences? between \S+ and \S+?(?=[,:.]?\s|[,:.]?\Z)(?:, and no others)?"
+    r"|\b[1-9]\d* differences? between \S+ and \S+?(?=[,:.]?\s|[,:.]?\Z)(?:, and no others)?"
     r"(?:, except in (?:comments|order or spacing|line ends))?"
     rf"|\b\d+ lines? in \S+ but not in \S+?{_END}"
     r"|\b\d+ files? in (?:the working folder|\S+) and its subfolders\b(?:, without [^\n:;]+)?",
@@ -135,6 +161,13 @@ _FRAMES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """What the bridge writes around results and in place of them, apart from `prompts`."""
+_ANYONES = re.compile(  # sentences of ours that may be an answer, too
+    r"this file does not exist yet\W*|nothing has been changed yet\W*"
+    r"|[^\n]{1,80} has failed \d+ times in a row with the same error\W*",
+    re.IGNORECASE,
+)
+_DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
+_SHORTEST_QUOTATION = 12  # characters; `(no output)` is the bridge's
 _FILLER = re.compile(
     r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
     r"|search"
@@ -177,8 +210,10 @@ def classify_reply(
     if finish_reason in _FILTERED:
         return "filtered"
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
-    if (tools_offered or names) and (
-        announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages)
+    if (
+        (tools_offered or names)
+        and not _is_translation(reply.text, messages)
+        and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
     ):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
@@ -186,6 +221,12 @@ def classify_reply(
             return "own_words"
         return "nothing" if names and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
+
+
+def _is_translation(text: str, messages: Sequence[Message]) -> bool:
+    """Whether the task holds a text to be translated and names no file: what sounds like a plan may be that text."""
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    return any(_TRANSLATE.search(task) and not names_file(task) for task in tasks) and not names_file(text)
 
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:
@@ -203,6 +244,10 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     What counts lines, files or differences may be the answer to a task among the `messages` that asks for a number, or
     whether there are any.
     """
+    if _ANYONES.fullmatch(text.strip()) and not any(text.strip(" .") in message.text for message in messages):
+        return False
+    if _is_quotation(text, messages):
+        return False
     if is_own_text(text):
         return True
     if len(text) > _LONGEST_FRAME:
@@ -214,6 +259,21 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
 
 
+def _is_quotation(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text stands in the data of a server's result, as a line of a log does; composite tools write theirs."""
+    words = _words(text)
+    if len(words) < _SHORTEST_QUOTATION or _HEADS.search(text):
+        return False
+    calls = (call for message in messages if isinstance(message, AssistantMessage) for call in message.calls)
+    served = {call.id for call in calls if "__" in call.name}
+    results = (message.text for message in messages if isinstance(message, ToolMessage) and message.call_id in served)
+    return any(f" {words} " in f" {_words(data[2])} " for each in results for data in _DATA.finditer(each))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text))
+
+
 def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     """Whether a text only greets, agrees to the task, or breaks off where its answer would begin.
 
@@ -221,12 +281,27 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     """
     text = text.strip()
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage)).casefold()
-    if (blank := _BLANK.fullmatch(text)) and not _WANTS_BRACKETS.search(asked):
+    if _is_parameters(text, asked):
+        return True
+    blank = _BLANK.fullmatch(text)
+    if blank and not (_WANTS_BRACKETS.search(asked) or _is_quotation(text, messages)):
         return blank[1] is None or blank[1].casefold() in asked
     if len(text) > _LONGEST_NOTHING or not _NOTHING.fullmatch(text):
         return bool(_NO_WORD.fullmatch(text))
     words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:* '))}(?!\w)", re.IGNORECASE)
     return not any(words.search(message.text) for message in messages if isinstance(message, UserMessage | ToolMessage))
+
+
+def _is_parameters(text: str, asked: str) -> bool:
+    """Whether a text is a call without its name: an object of parameters whose values the task gives."""
+    if not _PARAMETERS.fullmatch(text) or _ASKS_FOR_OBJECT.search(asked):
+        return False
+    try:
+        value = json.loads(_FENCE.sub("", text))
+    except (ValueError, RecursionError):
+        return False
+    given = [each for child in value.values() for each in (child if isinstance(child, list) else [child])]
+    return all(isinstance(each, int) or (isinstance(each, str) and each.casefold() in asked) for each in given)
 
 
 def find_repetition(text: str) -> int | None:
@@ -303,10 +378,19 @@ def gives_up(answer: str) -> bool:
     return bool(_GAVE_UP.search(answer))
 
 
+def says_already(answer: str) -> bool:
+    """Whether an answer says that all is as the task wants it, and not that the model has just made it so."""
+    return bool(_ALREADY.search(answer)) and not _CLAIM.search(answer)
+
+
 def rule_for_failure(task: str) -> tuple[str, str] | None:
-    """The word in capitals that the answer must be if the task cannot be done, and the sentence that says so."""
+    """The word in capitals that the answer must be if the task cannot be done, and the sentence that says so.
+
+    None where the task wants one of two words, or the word for what was found.
+    """
     for sentence in _SENTENCES.split(task):
-        if (wanted := _WORD_WANTED.search(sentence)) and _CONDITION.search(sentence):
+        wanted = _WORD_WANTED.search(sentence)
+        if wanted and _CONDITION.search(sentence) and not _OTHER_WORD.search(sentence):
             return wanted["word"], sentence.strip()
     return None
 

@@ -551,6 +551,9 @@ def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: s
         ("How many badges of Monday are there?", ()),
         ("Tell me the number of Badge holders.", ()),
         ("Tell me the number in the file of Chen.txt.", ()),
+        ("What is the badge number for Section 3?", ()),
+        ("What is the badge number of Project Kofi?", ()),
+        ("What is the default number for Windows?", ()),
     ],
 )
 def test_a_number_for_a_person_who_stands_in_no_result_is_that_of_another(task: str, missing: tuple[str, ...]) -> None:

@@ -310,6 +310,26 @@ def test_what_can_only_be_a_call_is_one_whatever_it_names(call: str) -> None:
         assert holds_leaked_call(before + call, NAMES)
 
 
+@pytest.mark.parametrize(
+    ("task", "reply", "leaked"),
+    [
+        ("Give the tool and its args as JSON.", '{"tool": "ruff", "args": {"line": 120}}', False),
+        ("Convert a.yaml to JSON.", '```json\n{"name": "build", "args": {"line": 120}}\n```', False),
+        ("Give the tool and its args.", '{"tool": "ruff", "args": {"line": 120}}', True),
+        ("Convert a.yaml to JSON.", '{"tool": "cat", "args": {"line": 120}}', True),
+        ("Convert a.yaml to JSON.", '{"name": "fs__read", "args": {"line": 120}}', True),
+        ("Which tag is it?", "<tool_call> is the tag that opens a call.", False),
+        ("Which tag is it?", "<tool_call> I read the file.", True),
+        ("Summarize a.md.", "<read_file>\n<path>a.md</path>\n</read_file>", True),
+        ("Summarize a.md.", "<execute_bash>cat a.md</execute_bash>", True),
+    ],
+)
+def test_json_that_was_asked_for_and_a_tag_that_is_spoken_of_are_no_calls(task: str, reply: str, leaked: bool) -> None:
+    read = ToolMessage("c1", "name: build\ntool: ruff\nargs:\n  line: 120")
+
+    assert holds_leaked_call(reply, ["fs__read"], messages=[UserMessage(task), read]) is leaked
+
+
 @pytest.mark.parametrize("reply", HALF)
 def test_json_or_markup_that_was_only_begun_is_no_answer(reply: str) -> None:
     assert holds_leaked_call(reply, NAMES)

@@ -864,6 +864,7 @@ async def test_answer_before_any_call_is_not_asked_about() -> None:
         ("Set debug to false in a.json, and tell me the size.", "write", "The size is 7.", True),
         ("Set debug to false in a.json, and tell me the size.", "read", "The size is 7.", False),
         ("Set debug to false in a.json, and tell me the size.", "write", "There is no a.json.", False),
+        ("Set debug to false in a.json, and tell me the size.", "write", "It is false already.", False),
         ("Tell me the size in a.json.", "write", "The size is 7.", False),
     ],
 )

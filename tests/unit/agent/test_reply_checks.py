@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, NOT_CALLED
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, DATA_BEGINS, NOT_CALLED
 from lmstudio_bridge.agent.reply_checks import (
     CUT_CALL,
     LOST_CALL,
@@ -22,6 +22,7 @@ from lmstudio_bridge.agent.reply_checks import (
     plain_turns,
     repeats_task,
     rule_for_failure,
+    says_already,
 )
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.schemas import simple_spec
@@ -376,6 +377,75 @@ def test_a_number_of_lines_is_the_answer_where_it_was_asked_for(task: str) -> No
     assert is_bridge_text(text, [UserMessage("Show me the line about the harbor.")])
 
 
+def _wrapped(data: str) -> str:
+    return f"{DATA_BEGINS.format(mark='qqww')}\n{data}\nqqww"
+
+
+@pytest.mark.parametrize(
+    "text", ["Nothing was found. Fewer words may find more.", "Did you mean: a__b", 'You sent: {"name": 1}', ANSWER_NOW]
+)
+def test_words_of_the_bridge_that_stand_in_a_file_are_a_quotation(text: str) -> None:
+    asked = [UserMessage("What does the log say?"), AssistantMessage("", (CALL,))]
+
+    assert not is_bridge_text(text, [*asked, ToolMessage("c1", _wrapped(f"12:00 {text}\nend"))])
+    assert is_bridge_text(text, [*asked, ToolMessage("c1", f"{_wrapped('end')}\n{text}")])
+    assert is_bridge_text(text, [*asked, ToolMessage("c9", _wrapped(text))])  # of a composite tool
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This file does not exist yet.",
+        "Nothing has been changed yet.",
+        "The job backup has failed 3 times in a row with the same error.",
+        "0 differences between a.md and b.md.",
+    ],
+)
+def test_a_sentence_that_anyone_may_write_is_an_answer_unless_the_model_was_told_it(text: str) -> None:
+    assert not is_bridge_text(text, [UserMessage("What is the state?")])
+    assert is_bridge_text(text, [UserMessage("What is the state?"), UserMessage(f"{text} Look.")]) == ("0 " not in text)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "verdict"),
+    [
+        ("\u00dcbersetze: I will read the book.", "Ich werde das Buch lesen.", "answer"),
+        ('Translate "I will read the file" into Chinese', "\u6211\u5c06\u8bfb\u53d6\u6587\u4ef6", "answer"),
+        ("Translate notes.md: all of it.", "I will read the file.", "announced"),
+        ("Translate the notes into German.", "Let me read the notes.", "announced"),
+        ("Translate: I will read the book.", "Let me read book.md.", "announced"),
+        ("Summarize notes.md.", '{"path": "notes.md"}', "nothing"),
+        ("Summarize notes.md.", '```json\n{"path": "notes.md", "head": 10}\n```', "nothing"),
+        ("Summarize notes.md.", '{"path": "other.md"}', "answer"),
+        ("Which of a.md and b.md has it?", '{"path": "a.md"}', "answer"),
+        ("Give the path notes.md as JSON.", '{"path": "notes.md"}', "answer"),
+    ],
+)
+def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, text: str, verdict: ReplyKind) -> None:
+    reply = Completion(text, usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "already"),
+    [
+        ("It is already false.", True),
+        ("a.json is up to date.", True),
+        ("Der Wert ist bereits false.", True),
+        ("\u5df2\u7ecf\u662f false\u3002", True),
+        ("It is false.", False),
+        ("I already changed it to false.", False),
+        ("I have already set it to false.", False),
+        ("It has already been changed.", False),
+    ],
+)
+def test_an_answer_that_says_it_is_so_already_is_told_from_a_claim_to_have_made_it_so(
+    answer: str, already: bool
+) -> None:
+    assert says_already(answer) is already
+
+
 # -- endless repetition ------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +510,12 @@ def test_a_repetition_counts_from_its_limit_on(text: str, least: int) -> None:
         ("Answer with the word YES.", None),  # on no condition
         ("If there is a README, say what it is about.", None),
         ("If it fails, write a report to OUT.txt.", None),
+        ("Answer NONE if there is nothing.", "NONE"),
+        ("Say HELLO if a.md exists.", None),
+        ("If it is an HTTP error, return HTTP and the code.", None),
+        ("Reply with YES if the port is 8080, otherwise NO.", None),
+        ("If there are no TODOs, answer CLEAN, else DIRTY.", None),
+        ("Answer PASS if no test failed and FAIL otherwise.", None),
     ],
 )
 def test_the_word_that_a_task_wants_where_it_cannot_be_done_is_known(task: str, word: str | None) -> None:
