@@ -7,6 +7,7 @@ model can read.
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import logging
 import re
@@ -24,12 +25,9 @@ logger = logging.getLogger(__name__)
 
 NO_OUTPUT = "(no output)"
 NEEDS_INPUT = "This tool asks its user for more input, which cannot be given here."
-_TEXT_TYPE = re.compile(
-    r"image/svg\+xml|application/(?:[\w.+-]+\+)?(?:x-)?"
-    r"(?:json|xml|yaml|toml|javascript|typescript|python|graphql|csv|sql|sh|ndjson)"
-)
-_ANY_BYTES = "application/octet-stream"  # what servers say of files whose ending they don't know
+_BINARY = re.compile(r"(?:image(?!/svg\+xml)|audio|video|font)/|application/(?:pdf|zip|gzip)")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_BYTE_ORDERS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _OF_URLS = str.maketrans("-_", "+/")
 _HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 PROGRESS_LENGTH = 200  # characters of a progress text
@@ -209,21 +207,23 @@ def _text_in(block: object) -> str:
 def _decode_text(blob: str, mime_type: str) -> str | None:
     """The text in a resource that was sent as base64; None if it is not text.
 
-    The base64 may be wrapped, without padding, or that of URLs. Without a type, or as any bytes, it is text if it reads
-    as such.
+    The base64 may be wrapped, without padding, or that of URLs. Whatever the type says, other than an image or the
+    like, it is text if it reads as such; what is called text may be in an encoding of Windows.
     """
-    kind = mime_type.partition(";")[0].strip().lower().replace(_ANY_BYTES, "")
-    if kind and not kind.startswith("text/") and not _TEXT_TYPE.fullmatch(kind):
+    kind = mime_type.strip().lower()
+    if _BINARY.match(kind):
         return None
     charset = _CHARSET.search(mime_type)
     plain = "".join(blob.split()).rstrip("=").translate(_OF_URLS)
-    try:
-        text = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode(
-            charset[1] if charset else "utf-8"
-        )
-    except (ValueError, LookupError):
-        return None
-    return text if kind or "\0" not in text else None
+    with suppress(ValueError):
+        data = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        may_be_windows = kind.startswith("text/") and sum(byte < 0x80 for byte in data) >= 0.7 * len(data)
+        guesses = ["utf-8-sig", *(["utf-16"] if data[:2] in _BYTE_ORDERS else ["cp1252"] if may_be_windows else [])]
+        for encoding in [charset[1]] if charset else guesses:
+            with suppress(ValueError, LookupError):
+                text = data.decode(encoding)
+                return None if "\0" in text else text
+    return None
 
 
 def _read_block(block: object, images: list[Image]) -> str:
