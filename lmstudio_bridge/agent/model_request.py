@@ -43,6 +43,7 @@ from lmstudio_bridge.errors import (
 from lmstudio_bridge.events import Emit, Generating, Noticed, Phase, RetryScheduled, RoundFinished, RoundStarted
 from lmstudio_bridge.intent import changes_by_name
 from lmstudio_bridge.messages import (
+    AssistantMessage,
     CallDelta,
     ChatModel,
     ChatRequest,
@@ -87,7 +88,8 @@ class _EndlessReplyError(LLMResponseError):
 class _Part:
     """One part of a reply that is being streamed: its text, its reasoning, or the arguments of a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Sequence[str]) -> None:
+        self._read = read
         self._tail = ""
         self._new: list[str] = []
         self._count = 0  # characters in them
@@ -105,7 +107,7 @@ class _Part:
         self._tail = "".join((self._tail, *self._new))[-LONGEST_REPETITION:]
         self._new.clear()
         self._count = 0
-        if find_repetition(self._tail) is not None:
+        if _is_endless(self._tail, self._read):
             raise _EndlessReplyError("The reply repeats itself without end.")
 
 
@@ -435,7 +437,8 @@ class ModelRequester:
     ) -> Completion:
         """The reply; of one that repeats itself without end what came before, with `ENDLESS` as its finish reason."""
         self._sent_at = self._clock()
-        parts: defaultdict[object, _Part] = defaultdict(_Part)
+        read = [message.text for message in messages if not isinstance(message, AssistantMessage)]
+        parts: defaultdict[object, _Part] = defaultdict(lambda: _Part(read))
         temperature = max(self._temperature or 0, _VARIED) if self._vary else self._temperature
         self._vary = False
         writing_since = told_at = self._sent_at
@@ -486,7 +489,7 @@ class ModelRequester:
             reply = Completion(text[: find_repetition(text)].strip(), finish_reason=ENDLESS)
         if reply.finish_reason == "length":
             written = (reply.text, reply.reasoning, *(call.arguments for call in reply.calls))
-            if any(find_repetition(each.rstrip()) is not None for each in written):
+            if any(_is_endless(each.rstrip(), read) for each in written):
                 text = partial_answer(reply.text) if self._json_calls else reply.text
                 text = text[: find_repetition(text)].strip()
                 reply = replace(reply, text=text, calls=(), finish_reason=ENDLESS)
@@ -509,6 +512,15 @@ class ModelRequester:
                 seconds,
             )
         )
+
+
+def _is_endless(text: str, read: Sequence[str]) -> bool:
+    """Whether a text ends in an endless repetition that is no copy of one of the `read` texts, as of a log's rows."""
+    start = find_repetition(text)
+    if start is None:
+        return False
+    copied = text[start:].replace("\\n", "\n").strip("\\ \n")  # the text may be JSON
+    return not any(copied in each for each in read)
 
 
 def _answer_schema(schema: JSONObject) -> JSONObject:

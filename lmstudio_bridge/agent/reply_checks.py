@@ -163,7 +163,7 @@ _FRAMES = re.compile(
 """What the bridge writes around results and in place of them, apart from `prompts`."""
 _ANYONES = re.compile(  # sentences of ours that may be an answer, too
     r"this file does not exist yet\W*|nothing has been changed yet\W*"
-    r"|[^\n]{1,80} has failed \d+ times in a row with the same error\W*",
+    r"|(?!\w+__)[^\n]{1,80} has failed \d+ times in a row with the same error\W*",
     re.IGNORECASE,
 )
 _DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)

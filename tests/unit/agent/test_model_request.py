@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -527,6 +527,18 @@ async def test_a_cut_reply_that_repeats_itself_gets_no_more_room(cut: Completion
 
     assert await given.ask() == ANSWER
     assert [each.max_tokens for each in asked] == [500, 500]
+
+
+@pytest.mark.parametrize(("rows", "is_copy"), [(120, True), (121, False)])
+async def test_equal_rows_that_were_read_may_be_copied(rows: int, is_copy: bool) -> None:
+    row = "| closed | no service |\n"
+    log = row * 120
+    reply = Completion("", calls=(ToolCall("c1", "fs__read", '{"path": "' + row.replace("\n", "\\n") * rows),))
+    cut = replace(reply, finish_reason="length")
+    history = (SystemMessage("Use tools."), UserMessage(f"Copy it:\n{log}"))
+    given, _ = case(cut, ANSWER, history=history, max_tokens=16_384)
+
+    assert bool((await given.ask()).calls) is is_copy
 
 
 async def test_bound_json_that_repeats_itself_is_known_too() -> None:

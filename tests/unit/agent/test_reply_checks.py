@@ -385,7 +385,7 @@ def _wrapped(data: str) -> str:
     "text", ["Nothing was found. Fewer words may find more.", "Did you mean: a__b", 'You sent: {"name": 1}', ANSWER_NOW]
 )
 def test_words_of_the_bridge_that_stand_in_a_file_are_a_quotation(text: str) -> None:
-    asked = [UserMessage("What does the log say?"), AssistantMessage("", (CALL,))]
+    asked: list[Message] = [UserMessage("What does the log say?"), AssistantMessage("", (CALL,))]
 
     assert not is_bridge_text(text, [*asked, ToolMessage("c1", _wrapped(f"12:00 {text}\nend"))])
     assert is_bridge_text(text, [*asked, ToolMessage("c1", f"{_wrapped('end')}\n{text}")])
