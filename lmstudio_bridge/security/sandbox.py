@@ -29,12 +29,14 @@ EVERY = "*"  # in place of a server's name
 MAX_WALKED = 50_000  # files among which protected ones are looked for
 
 _SYSTEM = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix", "/run/systemd/resolve"),
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"),
+    *("/nix/var/nix/profiles", "/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
     *("/etc/alternatives", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/crypto-policies", "/etc/fonts"),
     *("/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf"),
     *("/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/os-release", "/etc/passwd"),
     *("/etc/pki", "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/etc/static", "/etc/timezone"),
 )
+"""No folders with sockets: over those of systemd-resolved and Nix a server would reach the network."""
 _PROGRAMS = (
     *(".local/bin", ".local/lib", ".local/share/uv/python", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
     *("anaconda3", "miniforge3", ".nvm", ".fnm", ".local/share/fnm", ".volta", ".asdf", ".local/share/mise", ".bun"),
@@ -160,8 +162,13 @@ def find_problem(around: Surroundings) -> str:
 def _which(name: str, around: Surroundings) -> str | None:
     """A program on the PATH, but not one that the project brings along."""
     folders = around.environ.get("PATH", "").split(os.pathsep)
-    kept = [each for each in folders if os.path.isabs(each) and not Path(each).is_relative_to(around.project)]
+    kept = [each for each in folders if os.path.isabs(each) and not _is_in(Path(each), around.project)]
     return shutil.which(name, path=os.pathsep.join(kept))
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder or is it, whatever links and `..` are in them."""
+    return os.path.commonpath((os.path.realpath(folder), os.path.realpath(path))) == os.path.realpath(folder)
 
 
 @cache
@@ -186,13 +193,22 @@ def _find_visible(
 ) -> dict[Path, bool]:
     """The files and folders that the server sees, besides those of the system; True for those that it may change."""
     npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
-    programs = (each for each in _find_programs(config, around) if not any(map(each.is_relative_to, folders)))
+    kept = [*folders, around.home] if around.home else folders
+    programs = (
+        each
+        for each in _find_programs(config, around)
+        if not any(each.is_relative_to(folder) or _is_in(each, folder) for folder in folders)
+        and (config.scope != "project" or not any(_is_in(folder, each) for folder in kept))
+    )
     visible = dict.fromkeys((npx_shell, *programs), False)
     if around.home is not None:
         visible |= dict.fromkeys((around.home / each for each in _PROGRAMS), False)
     visible |= dict.fromkeys(folders, writes)
     if writes and sys.platform == "linux":
-        visible |= dict.fromkeys((each for folder in folders for each in find_protected(folder)), False)
+        protected = [each for folder in folders for each in find_protected(folder)]
+        # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
+        visible |= {each.parent: True for each in protected if not is_protected(Path(each.name))}
+        visible |= dict.fromkeys(protected, False)
     visible |= {each: False for named in sandbox.read for each in _both(named)}
     return visible | {each: True for named in sandbox.write for each in _both(named)}
 
@@ -205,7 +221,7 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
     cwd = config.cwd or around.project
     for name in (config.command, "node", "python3"):
         found = _which(name, around) if os.sep not in name else cwd / name
-        for program in _both(Path(found)) if found and os.access(found, os.X_OK) else ():
+        for program in _both(Path(found)) if found and os.path.isfile(found) and os.access(found, os.X_OK) else ():
             place = _installation(program, around.home)
             yield place
             for interpreter in _both(place / "bin" / "python"):  # of a virtual environment it is elsewhere
@@ -214,6 +230,8 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
         path = cwd / word.rpartition("=")[2]
         if os.sep not in word or len(word) > _LONGEST or not os.path.exists(path):
             continue
+        if os.pardir in path.parts:
+            path = Path(os.path.realpath(path))
         if path.suffix in _CODE:
             yield _package(path, around.home)
         elif config.scope != "project":
@@ -239,11 +257,11 @@ def _package(script: Path, home: Path | None) -> Path:
 
 
 def find_protected(folder: Path) -> Iterator[Path]:
-    """The protected files that there are in a folder, those near to it first; links are not among them.
+    """The protected files that there are in a folder, those near to it first; of links what they lead to in it.
 
     A link or a file that does not exist cannot be kept from being made.
     """
-    left, walked = deque([folder]), 0
+    left, walked, real = deque([folder]), 0, Path(os.path.realpath(folder))
     while left and walked < MAX_WALKED:
         current = left.popleft()
         try:
@@ -254,8 +272,11 @@ def find_protected(folder: Path) -> Iterator[Path]:
         for entry in entries:
             name = Path(entry.name) if current == folder else Path(current.name, entry.name)
             if entry.is_symlink():
-                continue
-            if is_protected(name):
+                inside = os.path.relpath(os.path.realpath(entry.path), real)
+                is_there = inside != os.curdir and not inside.startswith(os.pardir)
+                if is_protected(name) and is_there and not is_protected(Path(inside)):
+                    yield real / inside
+            elif is_protected(name):
                 yield Path(entry.path)
             elif entry.is_dir() and entry.name != "node_modules":
                 left.append(Path(entry.path))
@@ -275,6 +296,7 @@ def _words_for_linux(
     words = [_which("bwrap", around) or "bwrap", *_ISOLATED]
     words += [] if sandbox.network else ["--unshare-net"]
     words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
+    words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps
     copies_index = False
     if home is not None:
         words += ["--dir", str(home)]

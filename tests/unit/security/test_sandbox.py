@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -58,6 +59,11 @@ def desk(tmp_path: Path) -> Desk:
 
 def stdio(command: str = "fs-server", *args: str, **more: object) -> ServerConfig:
     return replace(ServerConfig("fs", "stdio", command=command, args=args), **more)  # type: ignore[arg-type]
+
+
+def shown(words: tuple[str, ...]) -> set[Path]:
+    """What is mounted to be read, with links resolved."""
+    return {Path(os.path.realpath(after)) for word, after in pairwise(words) if word == "--ro-bind-try"}
 
 
 def place(words: tuple[str, ...], *mount: object) -> int:
@@ -216,7 +222,7 @@ async def test_without_a_sandbox_nothing_starts_that_should_be_in_one(desk: Desk
     assert await desk.sandboxes().confine(of_project) is of_project, "by default: where there is one"
 
 
-def test_protected_files_are_found_at_any_depth_but_no_links(tmp_path: Path) -> None:
+def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
     for name in (".git/hooks/a", "a/b/CLAUDE.md", "a/.github/workflows/ci.yml", "node_modules/x/.git/y", "workflows/z"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("", encoding="utf-8")
@@ -225,6 +231,68 @@ def test_protected_files_are_found_at_any_depth_but_no_links(tmp_path: Path) -> 
     found = {str(path.relative_to(tmp_path)) for path in find_protected(tmp_path)}
 
     assert found == {".git", "a/b/CLAUDE.md", "a/.github/workflows"}
+
+
+@linux
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("node", ["./start.js"]),
+        ("node", ["{outside}/../project/start.js"]),
+        ("node", ["{outside}/node_modules/../../project/start.js"]),
+        ("../bin/tool", []),
+        ("./leads-outside", []),
+    ],
+    ids=["a package around the project", "parents by `..`", "modules by `..`", "a program above", "a folder"],
+)
+async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, command: str, args: list[str]) -> None:
+    desk.environ["HOME"] = "/nonexistent"  # the project is not in it
+    outside = desk.home / "outside"
+    (outside / "node_modules").mkdir(parents=True)
+    (desk.home / "package.json").write_text("{}", encoding="utf-8")
+    (desk.project / "start.js").write_text("", encoding="utf-8")
+    (desk.project / "leads-outside").symlink_to(outside)
+    desk.install(desk.home / "bin" / "tool")
+    config = stdio(command, *(each.format(outside=outside) for each in args), scope="project")
+
+    words = await desk.words(config)
+
+    assert not {desk.home, outside} & shown(words)
+
+
+@linux
+async def test_no_socket_of_the_system_leads_to_the_network_and_nothing_to_roots_settings(desk: Desk) -> None:
+    words = await desk.words(stdio(), fs=Sandbox())
+
+    assert not {"/nix", "/run", "/run/systemd/resolve"} & set(words), "Nix and systemd-resolved listen there"
+    place(words, "--ro-bind-try", "/proc/sys", "/proc/sys")
+
+
+@linux
+async def test_bubblewrap_is_not_taken_from_the_project_by_another_way_to_it(desk: Desk) -> None:
+    desk.install(desk.project / "bin" / "bwrap")
+    (desk.home / "link").symlink_to(desk.project)
+    ways = (desk.home / "link" / "bin", desk.home / "bin" / ".." / "project" / "bin")
+    desk.environ["PATH"] = ":".join(map(str, (*ways, desk.home / "bin")))
+
+    assert (await desk.words(stdio(), fs=Sandbox()))[0] == str(desk.home / "bin" / "bwrap")
+
+
+@linux
+async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead_to_is_protected(desk: Desk) -> None:
+    hub, target = desk.project / ".github", desk.project / "config" / "claude"
+    (hub / "workflows").mkdir(parents=True)
+    target.mkdir(parents=True)
+    (desk.project / ".claude").symlink_to("config/claude")
+    (desk.project / ".zed").symlink_to(desk.home)
+    (desk.project / ".idea").symlink_to(".")
+
+    words = await desk.words(stdio(), fs=Sandbox())
+
+    assert place(words, "--bind-try", hub) < place(words, "--ro-bind-try", hub / "workflows")
+    place(words, "--ro-bind-try", target)
+    assert desk.home not in find_protected(desk.project)
+    assert desk.project not in find_protected(desk.project)
 
 
 def test_the_profile_for_macos(desk: Desk) -> None:
