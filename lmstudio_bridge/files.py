@@ -36,7 +36,7 @@ def read_bounded(path: Path, *, max_bytes: int, follow_links: bool = True) -> by
         _check_regular(os.fstat(file.fileno()).st_mode, path)
         data = read_at_most(file, max_bytes)
     if len(data) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {max_bytes // MEBIBYTE} MiB", os.fspath(path))
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes // 1024:,} KiB", os.fspath(path))
     return data
 
 

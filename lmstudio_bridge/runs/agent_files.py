@@ -9,6 +9,7 @@ a file could be a limit, so that the file is refused.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 # The keys that limit the tools, without - and _; and what stands before the patterns that follow from each.
 _SPELLINGS = {"tools": "tools", "allowedtools": "tools", "disallowedtools": "disallowedtools"}
 _LIMITS = {"tools": "", "disallowedtools": "!"}
+_LIKE_A_LIMIT = re.compile(r"tool|allow|den(?:y|ied)|permissions")  # keys that Claude Code does not know
 _BRACKETS = re.compile(r"\([^()]*\)")
 _NARROWED = "\0"
 _MCP_TOOL = re.compile(r"mcp__[A-Za-z0-9_*-]+|\*")
@@ -74,11 +76,11 @@ def find_agent(name: str, *, project: Path, environ: Mapping[str, str]) -> Agent
     around = Surroundings(project, environ)
     found = _files_in(around.claude_folder / "agents") if around.claude_folder else {}
     folders = project_folders(project)
-    top = folders[-1].resolve()
+    top = os.path.realpath(folders[-1])
     for folder in reversed(folders):  # the nearest wins
         files = _files_in(folder / ".claude" / "agents").items()
         # A link in a repository must not make a run read files from elsewhere.
-        found |= {each: path for each, path in files if path.resolve().is_relative_to(top)}
+        found |= {each: path for each, path in files if Path(os.path.realpath(path)).is_relative_to(top)}
     if (path := found.get(name)) is None:
         raise BridgeError(f"There is no agent {name!r}.", remedy=_advice(name, sorted(found)))
     try:
@@ -127,7 +129,7 @@ def _parse(name: str, path: Path, text: str) -> AgentFile:
     keys = [key for key in fields if key not in _DESCRIBING and key not in _LIMITS]
     if "tools" in fields and not tools:
         raise BridgeError(
-            f"The agent {name} may use no MCP tool: the tools in {path} are Claude Code's own, which no run has.",
+            f"The agent {name} may use no MCP tool: none of the tools in {path} is one that a run has.",
             remedy="Add those for the local model, such as mcp__SERVER or mcp__SERVER__TOOL, or do it without 'agent'.",
         )
     return AgentFile(name, path, instructions, tools, (*keys[:_LISTED], *others))
@@ -160,6 +162,8 @@ def _fields(head: str) -> dict[str, Node]:
         if not isinstance(key, yaml.ScalarNode) or not _KEY.fullmatch(key.value):
             raise _NotUnderstoodError(key.start_mark.line, "a key is not a plain name")
         name = _spelled(key.value)
+        if name not in _LIMITS and _LIKE_A_LIMIT.search(name):
+            raise _NotUnderstoodError(key.start_mark.line, "a key is not known, and could be a limit")
         if name in fields:
             raise _NotUnderstoodError(key.start_mark.line, f"there is more than one {name}")
         fields[name] = value

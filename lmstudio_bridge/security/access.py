@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
@@ -35,6 +36,7 @@ from lmstudio_bridge.security.workspace import (
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
 _SHOWN_PATH = 200  # characters of a refused path
+_MAX_ENDS = 64  # parts of a path in a container that are looked at
 PRESET = "preset for "  # begins the source of a preset's rules
 _STRICTEST_FIRST: tuple[Verb, ...] = ("hide", "deny", "allow")
 
@@ -251,8 +253,10 @@ class Policy:
             yield from self.workspace.places(path, base=base)
             with suppress(ValueError):
                 yield Path(os.path.abspath(base / path))
-        else:  # of a container, which may have been given any folder of the workspace
-            yield from (folder / Path(path).as_posix().lstrip("/") for folder in self.workspace.folders)
+        else:  # of a container, which may have been given any folder of the workspace under any name
+            parts = [part for part in posixpath.normpath(path).split("/") if part not in ("", ".", "..")]
+            ends = [parts[number:] for number in range(len(parts) + 1)][-_MAX_ENDS:]
+            yield from (folder.joinpath(*end) for folder in self.workspace.folders for end in ends)
 
     def _check_paths(self, tool: ServerTool, arguments: JSONObject, *, reads: bool) -> Decision | None:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""

@@ -34,11 +34,11 @@ from lmstudio_bridge.text import clean_text
 MAX_BYTES = 1024 * 1024  # of one file
 _VERBS: tuple[Literal["deny", "ask"], ...] = ("deny", "ask")  # in the order in which they count
 _RULE = re.compile(r"(?P<tool>[^()\s,]+)(?:\((?P<about>.*)\))?", re.DOTALL)
-_MCP = re.compile(r"mcp__[a-z0-9_*-]*|.*\*.*")  # names of the servers' tools, or a glob that could mean them
-_MCP_INSIDE = re.compile(r"(mcp__[a-z0-9_*-]*)([^a-z0-9_*(),\s-]?)")
+_MCP = re.compile(r"mcp__[a-z0-9_*-]*|[a-z0-9_*?\[\]!-]*\*[a-z0-9_*?\[\]!-]*")  # names of the servers' tools, or a glob
+_MCP_INSIDE = re.compile(r"(mcp__[a-z0-9_*-]*)([^a-z0-9_*(),\s-]|\s+(?!mcp__)[^\s(),]|)")
 _READS = frozenset({"read", "notebookread", "glob", "grep", "ls"})
 _EDITS = frozenset({"edit", "write", "multiedit", "notebookedit"})
-_ABOUT_PATHS = re.compile(rf"(?:{'|'.join(sorted(_READS | _EDITS))})\b")
+_ABOUT_PATHS = re.compile(rf"[\[{{(^\"']*(?:{'|'.join(sorted(_READS | _EDITS))})(?![\w-])")
 _OTHER_TOOLS = frozenset(
     """
     agent artifact askuserquestion bash bashoutput brief cd claudedesign croncreate crondelete cronlist endconversation
@@ -52,13 +52,15 @@ _OTHER_TOOLS = frozenset(
 )
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
-_NEGATION = re.compile(r"[\s./~\\]*!")
+_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*\{[^{}]*,", re.DOTALL)  # also quotes, variables and alternatives
+_NEGATED = re.compile(r"\[[!^]\]?[^\]]*\]")  # a class of characters
 _DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
 _GLOB = re.compile(r"[*?\[\\]")
 _SPECIAL = re.compile(r"[*?\[\]!#\\ ]")  # in a .gitignore
 _ALL = GitIgnoreSpec.from_lines(["/**"])
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # Claude Code puts `_` there in the names of tools
 _OWN_TOOLS = re.compile(r"[A-Z]\w*(?:\.\*)?(?:\|[A-Z]\w*(?:\.\*)?)*")  # the matcher of a hook
+_MAX_STARS = 3  # in one part of a pattern, and of `**`
 _SHOWN = 80  # characters of a rule that is not understood
 
 
@@ -244,8 +246,7 @@ def _parse(
     verb: Literal["deny", "ask"], text: object, path: Path, *, anchors: tuple[Path, ...], around: Surroundings
 ) -> tuple[HostRule, bool]:
     """The rule, without tools and spec if it concerns no run; and whether all of it is understood."""
-    if not isinstance(text, str):
-        return HostRule(verb, "", path), False
+    text = text if isinstance(text, str) else json.dumps(text)
     plain = clean_text(text)[0].strip()
     found = _RULE.fullmatch(plain)
     name, about = (found["tool"].casefold(), found["about"]) if found else ("", None)
@@ -264,9 +265,11 @@ def _parse(
         return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
     if name in _OTHER_TOOLS:
         return HostRule(verb, text, path), True
-    lowered = plain.casefold()
-    tools = tuple(_whole(each) + ("*" if more else "") for each, more in _MCP_INSIDE.findall(lowered))
-    is_about_paths = not found and _ABOUT_PATHS.match(lowered)
+    lowered = unicodedata.normalize("NFKC", plain).casefold()
+    tools = tuple(f"{each}*" if more else _whole(each) for each, more in _MCP_INSIDE.findall(lowered))
+    is_about_paths = _ABOUT_PATHS.match(lowered)
+    if not tools and not is_about_paths and re.search(r"mcp|\*", lowered.partition("(")[0]):
+        tools = ("mcp__*",)
     is_about_reading = not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
     return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths else None), False
 
@@ -289,7 +292,7 @@ def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> G
     Raises:
         ValueError: It is not understood.
     """
-    if not pattern or _NEGATION.match(pattern) or re.search(r"\)\s*,", pattern):
+    if not pattern or _UNCLEAR.match(pattern):
         raise ValueError(pattern)
     windows = pattern.replace("\\", "/")  # otherwise a backslash escapes
     forms = [windows] if _DRIVE.match(windows) else dict.fromkeys((pattern, windows))
@@ -314,8 +317,11 @@ def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) 
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     fixed = list(takewhile(lambda part: not _GLOB.search(part), parts))
     rest = parts[len(fixed) :]
-    if any(part == ".." or ("[" in part and "]" not in part) for part in rest):
+    # Of many stars, a regular expression takes time without end.
+    stars = max((part.count("*") for part in rest if part != "**"), default=0)
+    if stars > _MAX_STARS or rest.count("**") > _MAX_STARS or any(_is_broken(part) for part in rest):
         raise ValueError(pattern)
+    rest = [_NEGATED.sub("?", part) for part in rest]  # it would match fewer names without letter case
     while rest and rest[-1] == "**":  # the folder itself is meant, too: a tool may read all of it
         rest.pop()
     for base in bases:
@@ -323,6 +329,10 @@ def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) 
         for each in dict.fromkeys((folder, os.path.realpath(folder))):
             escaped = _SPECIAL.sub(r"\\\g<0>", _folded(Path(each)))
             yield "/" + ("/".join(filter(None, (escaped, *map(_fold, rest)))) or "**")
+
+
+def _is_broken(part: str) -> bool:
+    return part == ".." or ("[" in part and "]" not in part)
 
 
 def _folded(path: PurePath) -> str:

@@ -26,7 +26,7 @@ def test_a_file_may_be_as_large_as_its_bound(tmp_path: Path, size: int, fits: bo
     if fits:
         assert read_bounded(path, max_bytes=10) == b"x" * size
     else:
-        with pytest.raises(OSError, match="it is larger than 0 MiB"):
+        with pytest.raises(OSError, match="it is larger than 0 KiB"):
             read_bounded(path, max_bytes=10)
 
 

@@ -145,6 +145,10 @@ def test_the_frontmatter_may_have_any_form_of_yaml(tmp_path: Path, text: str, to
         ("---\ntools: {mcp__fs: true}\n---\nReview.", "line 2: it is not a list of tools"),
         ("---\ntools: [[mcp__fs]]\n---\nReview.", "line 2: it is not a list of tools"),
         ("---\ndisallowedTools: !!set {mcp__a}\n---\nReview.", "line 2: it is not a list of tools"),
+        *(
+            (f"---\n{key}: mcp__fs\n---\nReview.", "line 2: a key is not known, and could be a limit")
+            for key in ("tool", "disallowedTool", "deniedTools", "disallow", "permissions")
+        ),
         ("---\ntools: Bash(rm *\n---\nReview.", "line 2: a bracket is missing"),
         ("---\nname: b: c\ndisallowedTools: [mcp__a, mcp__b\n---\nReview.", "it is not valid YAML"),
         ("---\ndisallowedTools: mcp__a.b\n---\nReview.", "line 2: an item of disallowedTools"),
@@ -218,6 +222,14 @@ def test_a_link_in_a_project_leads_to_no_file_outside(tmp_path: Path) -> None:
     (folder / "reviewer.md").symlink_to(secret)
 
     with pytest.raises(BridgeError, match="There is no agent"):
+        find(tmp_path)
+
+
+def test_a_link_to_itself_is_named_and_costs_only_that_agent(tmp_path: Path) -> None:
+    folder = write_agent(tmp_path / "app", "tools: mcp__fs", "other").parent
+    (folder / "reviewer.md").symlink_to("reviewer.md")
+
+    with pytest.raises(BridgeError, match=r"reviewer\.md cannot be read"):
         find(tmp_path)
 
 

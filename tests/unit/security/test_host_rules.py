@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -267,7 +268,20 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
             (rule, "holds for every path", "rw")
             for rule in ("Read (a)", "Read(a),Edit(b)", "Read(/x/*/../a)", "Read([a)")
         ),
+        *(  # quotes, variables, alternatives, other forms of several tools, and patterns that take time without end
+            (rule, "holds for every path", "rw")
+            for rule in ('Read("./.env")', "Read($HOME/a)", "Read(./{a,b})", "Read:./.env", "Read|Edit(./a)")
+        ),
+        *((rule, "holds for every path", "rw") for rule in (f"Read({'*a' * 30}b)", f"Read(x/{'**/a/' * 9})")),
+        (["Read(./.env)"], "holds for every path", "rw"),
         ("Edit()", "holds for every path", "w"),
+        ("mcp__fs__.*", "holds for all of mcp__fs__*", "rw"),
+        ("^mcp__fs__write.*$", "holds for all of mcp__fs__write*", "w"),
+        ("\uff4dcp__fs.x", "holds for all of mcp__fs*", "rw"),
+        ("mcp__.*__write_file", "holds for all of mcp__*", "rw"),
+        ("mcp__fs__write file", "holds for all of mcp__fs__write*", "w"),
+        (["mcp__fs"], "holds for all of mcp__fs*", "rw"),
+        *((rule, "holds for all of mcp__*", "rw") for rule in ("mcp:fs", ".*", "MCP(fs)")),
         ("edit, write", "holds for every path", "w"),
         *(
             (rule, "does not hold in runs", "")
@@ -323,6 +337,25 @@ def test_a_file_that_cannot_be_read_is_a_warning(project: Path) -> None:
 
     [warning] = load(project).warnings
     assert f"{path} cannot be read, so its rules do not hold in runs" in warning
+
+
+@pytest.mark.parametrize("rule", ["Read(./secrets/**)", "Read(/secrets/key)", "Read(secrets/k*)"])
+@pytest.mark.parametrize(
+    "path", ["secrets/key", "/projects/secrets/key", "/projects/a/../secrets/./key", "file:///data/me/secrets/key"]
+)
+def test_a_container_may_have_the_folder_under_any_name(project: Path, rule: str, path: str) -> None:
+    settings(project / ".claude" / "settings.json", deny=[rule])
+    made = replace(policy(project), local={"fs": None})
+
+    assert not made.check_call(READ, {"path": path}).allowed
+    assert made.check_call(READ, {"path": "/projects/src/key"}).allowed
+
+
+def test_a_negated_class_of_characters_forbids_what_it_does_in_claude_code(project: Path) -> None:
+    settings(project / ".claude" / "settings.json", deny=["Read(./[!C]onfig)"])
+
+    assert denied(project, READ, "config")
+    assert not denied(project, READ, "configs")
 
 
 def test_names_are_those_of_claude_code() -> None:
