@@ -32,8 +32,29 @@ _INSTALLS = {
     "python3": "Is Python installed under that name?",
     "docker": "Is Docker installed?",
 }
-_FETCHERS = frozenset({"npx", "npm", "pnpm", "pnpx", "yarn", "bunx", "deno", "uvx", "uv", "pipx", "docker", "podman"})
+_FETCHERS = frozenset(
+    (
+        *(
+            "npx",
+            "npm",
+            "pnpm",
+            "pnpx",
+            "yarn",
+            "bunx",
+            "bun",
+            "deno",
+            "uvx",
+            "uv",
+            "pipx",
+            "docker",
+            "podman",
+            "nerdctl",
+        ),
+        *("dnx", "nix", "go", "cargo"),
+    )
+)
 """Commands that download their server on the first start."""
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +91,11 @@ class Failure:
 
 def installer_of(config: ServerConfig) -> str:
     """The command that downloads this server on its first start; "" if it needs none."""
-    program = config.launched[0]
-    return program if config.transport == "stdio" and program in _FETCHERS else ""
+    if config.transport != "stdio":
+        return ""
+    program, *args = config.launched
+    words = [word for arg in args for word in arg.split()] if program in _SHELLS else []  # sh -lc "npx -y foo"
+    return next((name for name in (program, *map(program_name, words)) if name in _FETCHERS), "")
 
 
 def target_of(config: ServerConfig) -> str:

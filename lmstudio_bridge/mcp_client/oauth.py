@@ -405,7 +405,7 @@ class _Storage:
         """Kept with the tokens; without them it is of no use."""
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
-        if not tokens.access_token.isascii():
+        if not _can_be_sent(tokens.access_token):
             raise OAuthFlowError("its access token cannot be sent in a header")
         context = self.provider.context
         assert context.client_info is not None
@@ -573,8 +573,13 @@ async def _read_answer(response: httpx2.Response, learn: Learn) -> dict[str, Any
 def _is_token(said: JSONObject) -> bool:
     """Whether an answer is one of RFC 6749, 5.1."""
     with suppress(ValidationError):
-        return bool(OAuthToken.model_validate(said).access_token)
+        return _can_be_sent(OAuthToken.model_validate(said).access_token)
     return False
+
+
+def _can_be_sent(token: str) -> bool:
+    """Whether it can be in a header."""
+    return bool(token) and token.isascii() and token.isprintable()
 
 
 def _is_safe(address: str) -> bool:

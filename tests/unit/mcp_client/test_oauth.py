@@ -204,6 +204,8 @@ async def test_cancelled_renewal_holds_up_no_other(store: LoginStore) -> None:
         (httpx2.Response(200, text="[]"), True),
         (httpx2.Response(200, json={"error": "bad_refresh_token"}), False),
         (httpx2.Response(200, json={"access_token": "access-9", "token_type": "mac"}), True),
+        (httpx2.Response(200, json={"access_token": "äccess", "token_type": "Bearer"}), True),
+        (httpx2.Response(200, json={"access_token": "access\r\nX: y", "token_type": "Bearer"}), True),
     ],
 )
 async def test_login_is_forgotten_only_where_it_is_of_no_use(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.mcp_client.failures import installer_of
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 from tests.support.processes import PATIENCE, SLOPPY
 from tests.unit.mcp_client.pools import configure, messages_at, names_of, open_test_pool
@@ -192,6 +193,21 @@ def installing(folder: Path, ready: Path, program: str = "npx") -> ServerConfig:
     command.write_text(f"#!/bin/sh\nexec {sys.executable} -S {SLOPPY} '{habits}'\n", encoding="utf-8")
     command.chmod(0o700)
     return ServerConfig("files", "stdio", command=str(command))
+
+
+@pytest.mark.parametrize(
+    ("words", "installer"),
+    [
+        (("npx", "-y", "foo"), "npx"),
+        (("bun", "x", "foo"), "bun"),
+        (("bash", "-lc", ". ~/.nvm/nvm.sh && npx -y foo"), "npx"),
+        (("sh", "-c", "exec /opt/uv/uvx foo"), "uvx"),
+        (("bash", "-c", "node foo.js"), ""),
+        (("node", "npx"), ""),
+    ],
+)
+def test_commands_that_may_install_their_server_are_known(words: tuple[str, ...], installer: str) -> None:
+    assert installer_of(ServerConfig("files", "stdio", command=words[0], args=words[1:])) == installer
 
 
 async def test_first_start_gets_the_time_to_be_installed(tmp_path: Path) -> None:
