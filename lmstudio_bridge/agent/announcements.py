@@ -50,7 +50,8 @@ _BEGINNINGS = tuple(
     for pattern in (
         r"(?:[^:\"\u201c\u201d`]{0,120},\s)?(?:(?:okay|ok|sure|alright|now|first|next|then|so|great)[,!.]?\s)*"
         r"(?:let me|let's|let us|i'll|i will|i am going to|i'm going to|i need to|i must|i should|i have to|i want to"
-        r"|we need to|we must|we should|we have to|we are asked to"
+        r"|we need to|we must|we should|we have to|we are asked to|i shall|i would now|i(?:'m| am) about to|allow me to"
+        r"|to (?:do|answer) (?:this|that|it)\b,? i (?:have|need) to"
         rf"|i'd like to|i(?: would|'d) (?:first )?(?:need|have) to|(?:the|my) (?:next"
         rf"|first) step is to)\s{_ADVERBS}{_ACT}",
         rf"(?:[^:\"\u201c\u201d`]{{0,60}},\s)?(?:please wait while )?i(?:'m|\u2019m| am) (?:now |currently |just "
@@ -62,6 +63,8 @@ _BEGINNINGS = tuple(
         r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b(?!.*\b(?:is|are|was|were|shows?|gives?|takes?|fails?|needs?"
         r"|can|will|would)\b)",
         r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
+        rf"(?:(?:the )?(?:first|next) (?:step|thing)|step \d+)(?: to do)?(?: is(?: to)?)?\W+{_ACT} (?:the |all )?"
+        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b\W*\Z",
         r"please (?:call|invoke)(?: the)?(?: tool| function)? [`*]*\w+_\w",
         # German, Dutch
         r"(?:(?:zuerst |jetzt |nun )?(?:ich werde|werde ich|lass mich|lassen sie mich)"
@@ -70,6 +73,7 @@ _BEGINNINGS = tuple(
         r"(?:(?:jetzt|ahora|ora|agora|сейчас) )?"
         r"(?:ich (?:rufe|(?:be)?nutze|verwende)|j'(?:appelle|utilise)|llamo|chiamo|chamo|вызываю|我(?:调用|使用))\b"
         r"(?=.*?\w_\w)",
+        r"(?:zuerst|nun|jetzt) (?:lese|öffne|prüfe) ich (?:die|das|den|in|nach)\b(?!.*:)",
         r"ich (?:lese|öffne|prüfe|überprüfe|durchsuche|schaue|sehe)\b(?!.*:)[^!?\n]*\b(?:jetzt|nun|zuerst|zunächst"
         r"|nach|mal)\b",
         # French, Spanish, Italian, Portuguese

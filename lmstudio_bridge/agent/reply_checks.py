@@ -89,7 +89,15 @@ _ALREADY = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_NOTHING = 300  # characters
-_OKAY = r"(?:sure|okay|ok|understood|got it|certainly|of course|absolutely|alright|all right|no problem|will do|noted)"
+_OKAY = (
+    r"(?:sure|okay|ok|understood|got it|certainly|of course|absolutely|alright|all right|no problem|will do|noted"
+    r"|(?:great|perfect|well|klar|claro|certo)(?=[!,])|i see|hmm+|on it|thank you|thanks|you(?:'|\u2019)re welcome"
+    r"|(?:let me|i'll|i will) do (?:that|it|so)|(?:working on it|processing|loading)(?=\W*\Z)"
+    r"|nat\u00fcrlich|gerne|mache ich|bien s\u00fbr|d'accord|tamam"
+    r"|\u043a\u043e\u043d\u0435\u0447\u043d\u043e|\u0445\u043e\u0440\u043e\u0448\u043e|\u597d\u7684"
+    r"|\u627f\u77e5\u3057\u307e\u3057\u305f|\uc54c\uaca0\uc2b5\ub2c8\ub2e4)"
+)
+_HALF = r"(?:[^.!?:\n]|\.(?=\w)){0,160}"  # of a sentence; a dot may be that of a file's name
 _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a sentence
     rf"\W*{_OKAY}\b(?:[!,.\s]+{_OKAY}\b)*\W*"
     rf"|\W*(?:(?:{_OKAY}|hello|hi|hey)(?: there)?\b[!,.\s]*)*"
@@ -104,14 +112,21 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     r"(?: successfully)?\W*|\W*(?:see|as|the) ?(?:the )?(?:results?|output|answer|contents?)? ?(?:is|are)?"
     r" ?(?:shown|given|listed|displayed)? above\W*"
     rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
-    r"|after reading)\b[^.!?:\n]{0,160}(?:,|\b(?:is|are|the|an|of|and|or|with)"
-    r"|\b(?:answer|results?|output|summary|list|information|response|details|following)\b[^.!?:\n]{0,60}:)[*_]*",
+    rf"|after reading)\b{_HALF}(?:,|\b(?:is|are|the|an|of|and|or|with))[*_]*"
+    rf"|\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*"
+    r"|\W*(?:the|so|i think)"
+    rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:[\w .,'\u2019-]{{0,120}}\W)?"
+    r"(?:answer|results?|output|summary|list|information|response|details|following)\b"
+    r"(?:[^.!?:\n]|\.(?=\w)){0,60}:[*_]*"
+    rf"|\W*(?:see|please see) the (?:tool )?(?:results?|output)(?: above)?\W*"
+    r"|\W*the (?:tool|file|result)s? (?:returned the (?:contents?|results?)|was received)\W*",
     re.IGNORECASE,
 )
 _BLANK = re.compile(  # The color is [color]
     r"(?:[\w' :,-]{0,80}[\s:])?(?:[\[{<]{1,2}(?:insert [^\]}>\n]{1,40}|(?!\d+\W)(\w[\w' ]{0,30}))[\]}>]{1,2}|_{3,})\W*",
     re.IGNORECASE,
 )
+_PLACEHOLDERS = ("answer", "your answer", "summary", "result", "response", "output", "content", "your response")
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
 _PARAMETERS = re.compile(
     r"(?:```\w*\s*)?\{(?:\s*\"(?:path|paths|file_?path|file_?name|pattern|query|text|url|head|tail|offset|limit)\":"
@@ -285,11 +300,12 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
         return True
     blank = _BLANK.fullmatch(text)
     if blank and not (_WANTS_BRACKETS.search(asked) or _is_quotation(text, messages)):
-        return blank[1] is None or blank[1].casefold() in asked
+        return blank[1] is None or blank[1].casefold() in asked or blank[1].casefold() in _PLACEHOLDERS
     if len(text) > _LONGEST_NOTHING or not _NOTHING.fullmatch(text):
         return bool(_NO_WORD.fullmatch(text))
     words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:* '))}(?!\w)", re.IGNORECASE)
-    return not any(words.search(message.text) for message in messages if isinstance(message, UserMessage | ToolMessage))
+    told = (message.text for message in messages if isinstance(message, UserMessage | ToolMessage))
+    return not any(words.search(each) and not is_own_text(each) for each in told)
 
 
 def _is_parameters(text: str, asked: str) -> bool:

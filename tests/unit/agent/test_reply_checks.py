@@ -542,11 +542,34 @@ NOTHING = [
     "The file has been read successfully.",
     "The result is shown above.",
     "See above.",
+    "Perfect, thank you!",
+    "Sure, I'll do that.",
+    "Working on it...",
+    "Nat\u00fcrlich!",
+    "\u597d\u7684\u3002",
+    "Summary:",
+    "**Final answer:**",
+    "Here's a summary of notes.md:",
+    "According to notes.md,",
+    "Based on the content of notes.md, the",
+    "The file contains",
+    "It says that the",
+    "The color in harbor.md is",
+    "See the tool output.",
 ]
 
 
 @pytest.mark.parametrize(
-    "text", ["[color]", "<color>", "{{color}}", "The harbor is [color].", "The color is: ___", "[insert color here]"]
+    "text",
+    [
+        "[color]",
+        "<color>",
+        "{{color}}",
+        "The harbor is [color].",
+        "The color is: ___",
+        "[insert color here]",
+        "[answer]",
+    ],
 )
 def test_a_blank_that_was_not_filled_in_is_no_answer(text: str) -> None:
     def kind(task: str) -> ReplyKind:
@@ -554,7 +577,7 @@ def test_a_blank_that_was_not_filled_in_is_no_answer(text: str) -> None:
         return classify_reply(Completion(text, usage=COUNTED), tools_offered=True, names=["x"], messages=messages)
 
     assert kind("What color is the harbor?") == "nothing"
-    assert kind("What is in the template for the color?") == "answer"
+    assert kind("What is in the template for the color, and for the answer?") == "answer"
 
 
 def test_a_tool_that_is_named_in_place_of_a_call_is_to_be_called() -> None:
@@ -600,6 +623,13 @@ def test_a_reply_that_only_agrees_or_breaks_off_is_no_answer(text: str) -> None:
         "Here is the result:\nteal",
         "It is turned on",
         "[teal]",
+        "Great Harbor",
+        "Claro de luna",
+        "It is well.",
+        "What it is for",
+        "The color of v1.2 is teal",
+        "It is in the file",
+        "Summary:\nIt is teal.",
         "It is [1].",
         "I have read the file: it is teal.",
         "The harbor is above the town.",
