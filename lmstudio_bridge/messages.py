@@ -51,11 +51,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What the model reads as the answer to a call: always text, never an exception."""
+    """What the model reads as the answer to a call: always text, never an exception.
+
+    `changes` is what the bridge adds to the text: what the call did to files, which differs where the same call is
+    made again.
+    """
 
     text: str
     is_error: bool = False
     images: tuple[Image, ...] = ()
+    changes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -509,7 +509,7 @@ class _Run:
         """Show the model the results of its calls, and take a step if they repeat earlier ones."""
         self._hint, self._poor_turns = "", 0
         for call, result in zip(calls, results, strict=True):
-            await self.add(ToolMessage(call.id, result.text))
+            await self.add(ToolMessage(call.id, result.text + result.changes))
         await self.show_images([image for result in results for image in result.images])
         made = [
             MadeCall(

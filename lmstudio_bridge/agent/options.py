@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.tools import UnstartedServers
@@ -15,12 +16,21 @@ from lmstudio_bridge.messages import Approver, JSONObject, ServerTool
 
 FINISH_TIMEOUT = 5.0  # seconds that the sinks get for the last event, also while being cancelled
 
+Held: TypeAlias = Mapping[Path, tuple[str, bytes | None]]
+"""What was at the paths that a call names: the state, and the content of a file that is not too large to be told."""
+
 
 class ChangeWatch(Protocol):
     """Sees which files a run changes; `lmstudio_bridge.runs.changes.ChangeRecorder` is one."""
 
-    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
-        """Keep what a writing call is about to change. Never raises."""
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
+        """Keep what a writing call is about to change; what is there now. Never raises."""
+
+    async def effect(self, tool: ServerTool, held: Held) -> str | None:
+        """What a call did to the files, in a few lines without secrets. Never raises.
+
+        "" if it left them as they were, None if nothing can be said.
+        """
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         """Whether the file that the arguments name holds just this text; None if it is not on this machine."""

@@ -98,6 +98,18 @@ FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
 SHORTER_SEARCH = "Nothing was found with all of these words. With {query} alone:"
 
+FILE_CREATED = "{path}: created, {lines}"
+
+FILE_MOVED = "{path}: moved from {source}"
+
+FILE_DELETED = "{path}: deleted"
+
+CHANGED_UNSEEN = "{path}: changed only in line ends or hidden text"
+
+MORE_CHANGES = "… {lines} more"
+
+CHANGED_NOTHING = "This call changed nothing: the file is as it was."
+
 TOOL_REMOVED = "Not done: this tool can no longer be called, because its calls kept repeating. Continue without it."
 
 TRY_ANOTHER_WAY = "Use the result that you have, try another way, or answer the task now."

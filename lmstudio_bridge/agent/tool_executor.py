@@ -19,8 +19,9 @@ from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing
 from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
-from lmstudio_bridge.agent.options import RunOptions
+from lmstudio_bridge.agent.options import Held, RunOptions
 from lmstudio_bridge.agent.prompts import (
+    CHANGED_NOTHING,
     FAILED,
     FOUND_NOTHING,
     HOLDS_PLACEHOLDER,
@@ -88,6 +89,7 @@ _LONG = 250_000  # characters of a result
 MAX_PAGED = 2 * 1024 * 1024
 """Characters of a result that the model can page through; to clean and redact as many takes half a second at most, in
 which nothing else in the process goes on: Python searches a text in one step."""
+_SHOWS_DIFF = re.compile(r"^(?:```+diff\b|@@ -\d)", re.MULTILINE)
 _READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
 _SHOWN_REASON = 200  # characters of why a call failed
 _OWN_NAMES = frozenset(spec.name for spec in (*RESULT_TOOLS, FIND_TOOLS))  # servers' tools have longer names
@@ -378,8 +380,8 @@ class ToolExecutor:
             return await self._refuse(number, call, allowed)
         prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
         server, tool = prepared.tool.server, prepared.tool.name
-        if self._watch and self._policy.writes(prepared.tool, prepared.arguments):
-            await self._watch.before_call(prepared.tool, prepared.arguments)
+        writes = self._policy.writes(prepared.tool, prepared.arguments)
+        held = await self._watch.before_call(prepared.tool, prepared.arguments) if self._watch and writes else {}
         started_at = self._clock()
 
         async def on_progress(text: str) -> None:
@@ -388,7 +390,7 @@ class ToolExecutor:
         if prepared.changes:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
             await self._tell(Noticed(Notice("strategy", text)))
-        about, writes = self._about(prepared.arguments), self._policy.writes(prepared.tool, prepared.arguments)
+        about = self._about(prepared.arguments)
         if writes and not inner and self._has_looked and not self._has_found:
             self._evidence.add_blind_change(about)
         await self._tell(CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
@@ -398,7 +400,7 @@ class ToolExecutor:
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
-        if result.is_error and self._policy.writes(prepared.tool, prepared.arguments):
+        if result.is_error and writes:
             self._evidence.add_failed_change(sent_arguments)
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))
@@ -410,13 +412,14 @@ class ToolExecutor:
         else:
             text = await self._shown(call, allowed, result, advice)
         text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
+        changes = "" if inner else await self._changes(prepared.tool, held, result)
         await self._tell(
             CallFinished(
                 number,
                 call.id,
                 server,
                 tool,
-                text,
+                text + changes,
                 result.is_error,
                 sent=True,
                 seconds=self._clock() - started_at,
@@ -430,7 +433,21 @@ class ToolExecutor:
                 is_lost=is_lost,
             )
         )
-        return result if inner else ToolResult(text, result.is_error, result.images)
+        return result if inner else ToolResult(text, result.is_error, result.images, changes)
+
+    async def _changes(self, tool: ServerTool, held: Held, result: ToolResult) -> str:
+        """What to tell the model of the files that a call changed; "" if nothing, or if its result shows it."""
+        if self._watch is None or not held or result.is_error:
+            return ""
+        effect = await self._watch.effect(tool, held)
+        if effect == "":
+            return f"\n{CHANGED_NOTHING}"
+        if effect is None or _SHOWS_DIFF.search(result.text):
+            return ""
+        shown = self._redact(clean_text(effect)[0])
+        # Not what the call wrote: a model may not take its own words for a source.
+        self._evidence.add(tool.name, "\n".join(line[1:] for line in shown.splitlines() if line.startswith("-")))
+        return f"\n{self._store.show(shown)}"
 
     async def _show_before_write(self, number: int, call: ToolCall, prepared: PreparedCall) -> _Refusal | None:
         """The answer to a call that would replace a whole file which the run has not read; None if the call may run.

@@ -22,15 +22,19 @@ from typing import TypeAlias
 
 import anyio
 
+from lmstudio_bridge.agent.options import Held
+from lmstudio_bridge.agent.prompts import CHANGED_UNSEEN, FILE_CREATED, FILE_DELETED, FILE_MOVED, MORE_CHANGES
+from lmstudio_bridge.agent.text_operations import show_changes
 from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged, RunContinued, RunStarted
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
-from lmstudio_bridge.runs.diffs import make_diff
+from lmstudio_bridge.runs.diffs import decode_text, make_diff
 from lmstudio_bridge.runs.git_status import Entry, compare_status, read_status
 from lmstudio_bridge.runs.journal import NOTE_SUFFIX
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.workspace import Workspace
+from lmstudio_bridge.text import clean_text, counted, one_line
 
 MAX_BYTES = 50_000_000  # of the copies of one run
 MAX_IN_MEMORY = 10_000_000  # of those of a run that may leave none on disk
@@ -39,6 +43,10 @@ MAX_FILES = 1_000  # and folders, in a folder that is moved or deleted
 MAX_READ = 200_000_000  # bytes that are read to compare
 MAX_COMPARED = 4_000_000  # bytes of text that are compared by line; takes a second
 MAX_DIFFS = 200_000  # characters of all diffs
+MAX_TOLD_FILE = 250_000  # bytes of a file of which the model is told what a call did
+MAX_TOLD_FILES = 10  # of one call
+MAX_TOLD_LINES = 12  # of what a call did
+MAX_TOLD = 1_000  # characters of it
 
 _ABSENT, _FOLDER, _UNKNOWN = "", "folder", "unknown"
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
@@ -203,8 +211,8 @@ class ChangeRecorder:
         self._environ = environ
         self._status: dict[Path, Entry] | None = None  # before the first call
 
-    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
-        """Keep what the call is about to change, unless an earlier one has changed it."""
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
+        """Keep what the call is about to change, unless an earlier one has changed it; what is there now."""
         known = frozenset(self._seen.states)
         if not self._calls and self._environ is not None:
             self._status = await anyio.to_thread.run_sync(
@@ -219,6 +227,11 @@ class ChangeRecorder:
         self._seen.is_complete &= found.is_complete
         note = self._seen.to_json(self._folder)
         await anyio.to_thread.run_sync(self._copies.write_note, note, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(_read_held, found.named, abandon_on_cancel=True)
+
+    async def effect(self, tool: ServerTool, held: Held) -> str | None:
+        """What a call did to the text files that it named: "" if nothing, None if nothing can be said."""
+        return await anyio.to_thread.run_sync(self._effect, tool, held, abandon_on_cancel=True)
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         """Whether the file that the arguments name holds just this text; None if it is not on this machine."""
@@ -239,6 +252,33 @@ class ChangeRecorder:
         states = [look_at(place, max_bytes=len(data)) for place in self._policy.places(tool, arguments)]
         files = [content for state, content in states if _FILE.fullmatch(state)]
         return any(content == data for content in files) if files else None
+
+    def _effect(self, tool: ServerTool, held: Held) -> str | None:
+        now = {path: _look_as(path, state, max_bytes=MAX_TOLD_FILE) for path, (state, _) in held.items()}
+        if now == held:
+            files = [data for state, data in held.values() if not state.startswith("link ")]
+            are_texts = bool(files) and all(data is not None and decode_text(data) is not None for data in files)
+            return "" if are_texts and changes_files_by_name(tool.name) else None
+        before, after = ({path: state for path, (state, _) in each.items()} for each in (held, now))
+        sources = _find_moves(before, after)
+        lines: list[str] = []
+        for path in sorted(path for path in held if held[path] != now[path] and path not in sources.values()):
+            old, new = self._readable(held[path][1]), self._readable(now[path][1])
+            name = one_line(self._name(path))
+            if path in sources and new is not None:
+                lines.append(FILE_MOVED.format(path=name, source=one_line(self._name(sources[path]))))
+            elif before[path] == _ABSENT and new is not None:
+                lines.append(FILE_CREATED.format(path=name, lines=counted(len(new.splitlines()), "line")))
+            elif after[path] == _ABSENT and old is not None:
+                lines.append(FILE_DELETED.format(path=name))
+            elif old is not None and new is not None and held[path][1] != now[path][1]:
+                lines += (show_changes(name, old, new) or CHANGED_UNSEEN.format(path=name)).split("\n")
+        return _cut(lines) or None
+
+    def _readable(self, data: bytes | None) -> str | None:
+        """What a model may read of a file; None if it is no text, or was not read."""
+        text = None if data is None else decode_text(data)
+        return None if text is None else self._redact(clean_text(text)[0])
 
     def _look(self, tool: ServerTool, arguments: JSONObject, known: frozenset[Path]) -> _Seen:
         seen = _Seen(is_complete=changes_files_by_name(tool.name))
@@ -519,6 +559,21 @@ def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
         return _ABSENT, None
     except OSError as exc:
         return (_ABSENT if exc.errno == errno.ENAMETOOLONG else _UNKNOWN), None
+
+
+def _read_held(paths: set[Path]) -> Held:
+    return {path: look_at(path, max_bytes=MAX_TOLD_FILE) for path in paths} if len(paths) <= MAX_TOLD_FILES else {}
+
+
+def _cut(lines: Sequence[str]) -> str:
+    """The lines, as many of them as a model is told."""
+    room = MAX_TOLD
+    for number, line in enumerate(lines):
+        room -= len(line) + 1
+        if number == MAX_TOLD_LINES or room < 0:
+            more = MORE_CHANGES.format(lines=counted(len(lines) - number, "line"))
+            return "\n".join([*lines[:number], more])
+    return "\n".join(lines)
 
 
 def _look_as(path: Path, earlier: State, *, max_bytes: int) -> tuple[State, bytes | None]:

@@ -32,7 +32,7 @@ def make_diff(path: str, old: bytes | None, new: bytes | None, *, redact: Callab
     head = f"--- {'/dev/null' if old is None else name}\n+++ {'/dev/null' if new is None else name}\n"
     if any(len(each) > MAX_TEXT or each.count(b"\n") > MAX_LINES for each in (old or b"", new or b"")):
         return Diff(0, 0, f"{head}Too long to be compared by line.")
-    texts = [_decode(each or b"") for each in (old, new)]
+    texts = [decode_text(each or b"") for each in (old, new)]
     if texts[0] is None or texts[1] is None:
         return Diff(0, 0, f"{head}Not text: {len(old or b''):,} bytes before, {len(new or b''):,} now.")
     # Secrets first: between the marks of a diff, those of several lines would not be found.
@@ -45,7 +45,8 @@ def make_diff(path: str, old: bytes | None, new: bytes | None, *, redact: Callab
     return Diff(added, removed, head + _cut(shown))
 
 
-def _decode(data: bytes) -> str | None:
+def decode_text(data: bytes) -> str | None:
+    """The text of a file; None if it holds something else."""
     if b"\0" in data:
         return None
     try:

@@ -67,6 +67,23 @@ async def test_result_says_what_was_changed_and_how_to_undo_it(desk: Shell, sim:
     assert "\n-The launch code word is heron-42.\n+The launch code word is egret-7.\n```\n\n[Local model" in told
 
 
+async def test_the_model_reads_what_each_of_its_calls_changed_and_the_result_says_it_once(
+    desk: Shell, sim: Simulator
+) -> None:
+    write = ("filesystem__write_file", {"path": "notes.txt", "content": WORD.replace("heron", "egret")})
+
+    _, out, _ = await change(desk, sim, CREATE, write, write, EDIT)
+
+    body = json.loads(sim.requests[-1].body)
+    created, changed, same, failed = [each["content"] for each in body["messages"] if each["role"] == "tool"]
+    diff = "@@ -1 +1 @@\n-The launch code word is heron-42.\n+The launch code word is egret-42.\n"
+    assert "\nnew.md: created, 2 lines\n" in created
+    assert f"\n+++ notes.txt\n{diff}" in changed
+    assert same.endswith("\nThis call changed nothing: the file is as it was.")
+    assert failed.startswith("The call failed: ")
+    assert (out.count("+The launch code word is egret-42."), out.count("created, 2 lines")) == (1, 0)
+
+
 async def test_changes_are_in_the_figures_the_page_and_the_whole_diff(desk: Shell, sim: Simulator) -> None:
     long = "".join(f"line {number}\n" for number in range(100))
     _, out, _ = await change(desk, sim, ("filesystem__write_file", {"path": "long.txt", "content": long}))

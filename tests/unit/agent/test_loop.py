@@ -15,7 +15,7 @@ import pytest
 
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
-from lmstudio_bridge.agent.options import ChangeWatch, Limits, RunOptions
+from lmstudio_bridge.agent.options import ChangeWatch, Held, Limits, RunOptions
 from lmstudio_bridge.agent.prompts import ANSWER_IN_FORM, ANSWER_NOW, EMPTY_TURN, GOING_ON, NOT_CHANGED, NOT_IN_RESULTS
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
@@ -986,8 +986,13 @@ class Watch:
         self.seen: list[tuple[str, object]] = []
         self._hangs = hangs
 
-    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None:
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
         self.seen.append((tool.name, arguments))
+        return {}
+
+    async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> None: ...
+
+    async def effect(self, tool: ServerTool, held: Held) -> None: ...
 
     async def finish(self) -> FilesChanged | None:
         if self._hangs:

@@ -15,7 +15,7 @@ import pytest
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
-from lmstudio_bridge.agent.options import ChangeWatch, RunOptions
+from lmstudio_bridge.agent.options import ChangeWatch, Held, RunOptions
 from lmstudio_bridge.agent.prompts import (
     FOUND_NOTHING,
     LOOK_FIRST,
@@ -438,21 +438,30 @@ FILE_TOOLS = (
 
 
 class Files:
-    """Files behind three tools, and their `ChangeWatch`; what was written is in `written`."""
+    """Files behind three tools, and their `ChangeWatch`; what was written is in `written`.
+
+    `said` is what the tool that writes says, and `told` what the watch says of its effect.
+    """
 
     def __init__(self, **held: str) -> None:
         self.held = {f"{name}.md": text for name, text in held.items()}
         self.written: list[str] = []
+        self.said = ToolResult("written")
+        self.told: str | None = None
 
     async def call_tool(self, server: str, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolResult:
         path = str(arguments["path"])
         if tool == "write_file":
             self.held[path] = str(arguments["content"])
             self.written.append(path)
-            return ToolResult("written")
+            return self.said
         return ToolResult(self.held[path]) if path in self.held else ToolResult("ENOENT", is_error=True)
 
-    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> None: ...
+    async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
+        return {Path(str(arguments["path"])): ("", None)}
+
+    async def effect(self, tool: ServerTool, held: Held) -> str | None:
+        return self.told
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         held = self.held.get(str(arguments["path"]))
@@ -468,6 +477,57 @@ def on_files(files: Files, task: str = "Add a line to todo.md.", *, weak: bool =
 
 def disk_call(name: str, **arguments: str) -> list[ToolCall]:
     return [ToolCall("c1", f"disk__{name}", json.dumps(arguments))]
+
+
+DIFF = "+++ a.md\n@@ -1 +1 @@\n-one\n+a secret\x1b[2J"
+UNCHANGED = "\nThis call changed nothing: the file is as it was."
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "changes"),
+    [
+        ("written", DIFF, "\n+++ a.md\n@@ -1 +1 @@\n-one\n+a […]"),
+        ("written", None, ""),
+        ("written", "", UNCHANGED),
+        ("```diff\n-one\n+two\n```", DIFF, ""),
+        ("Index: a\n@@ -1,2 +1,2 @@\n-one", DIFF, ""),
+        ("```diff\n```", "", UNCHANGED),
+    ],
+)
+async def test_the_model_reads_what_its_call_changed_unless_the_tool_shows_it(
+    said: str, told: str | None, changes: str
+) -> None:
+    files = Files()
+    files.said, files.told = ToolResult(said), told
+    given = on_files(files)
+
+    [result] = await given.answer(disk_call("write_file", path="a.md", content="x"))
+
+    assert (result.text, result.changes) == (said, changes)
+    [ended] = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    assert ended.text == said + changes
+
+
+async def test_what_a_call_replaced_is_a_source_and_what_it_wrote_is_none() -> None:
+    files = Files()
+    files.told = "+++ a.md\n@@ -1 +1 @@\n-port 8041\n+port 9052"
+    given = on_files(files)
+
+    await given.answer(disk_call("write_file", path="a.md", content="x"))
+
+    found = given.evidence.check("It was 8041 and is 9052.")
+    assert ([source.fact for source in found.sources], found.missing) == (["8041"], ("9052",))
+
+
+async def test_nothing_is_told_of_the_effect_of_a_call_that_failed_or_reads() -> None:
+    files = Files(a="one")
+    files.said, files.told = ToolResult("ENOSPC", is_error=True), ""
+
+    results = await on_files(files).answer(
+        [*disk_call("read_text_file", path="a.md"), *disk_call("write_file", path="a.md", content="one")]
+    )
+
+    assert [result.changes for result in results] == ["", ""]
 
 
 async def test_a_file_that_was_not_read_is_shown_once_before_it_is_overwritten() -> None:

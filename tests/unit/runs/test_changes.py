@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent.options import Held
 from lmstudio_bridge.events import FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.runs import changes
@@ -52,8 +53,17 @@ class Run:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
-    async def before(self, tool: ServerTool, **arguments: Any) -> None:
-        await self._recorder.before_call(tool, arguments)
+    async def before(self, tool: ServerTool, **arguments: Any) -> Held:
+        return await self._recorder.before_call(tool, arguments)
+
+    async def effect(self, tool: ServerTool, held: Held) -> str | None:
+        return await self._recorder.effect(tool, held)
+
+    async def effect_of(self, name: str, content: str | bytes) -> str | None:
+        """What is told of a call that writes a file."""
+        held = await self.before(WRITE, path=name)
+        self.write(name, content)
+        return await self.effect(WRITE, held)
 
     async def holds(self, name: str, text: str) -> bool | None:
         return await self._recorder.holds(WRITE, {"path": name}, text)
@@ -608,3 +618,102 @@ CHANGED = FilesChanged("/p", ())
 )
 def test_changes_are_lost_unless_they_were_told_since_the_run_went_on(events: tuple[Any, ...], lost: bool) -> None:
     assert lost_changes(events) is lost
+
+
+# -- what the model is told of one call -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("a\nb\nc\n", "a\nB\nc\n", "+++ a.txt\n@@ -2 +2 @@\n-b\n+B"),
+        ("a", "a\nb", "+++ a.txt\n@@ -1,0 +2 @@\n+b"),
+        ("a\r\nb\r\n", "a\r\nB\r\n", "+++ a.txt\n@@ -2 +2 @@\n-b\n+B"),
+        ("key: sekret\nx\n", "key: sekret\nsekret\x1b[2J\u200b\n", "+++ a.txt\n@@ -2 +2 @@\n-x\n+[secret]"),
+        ("a\r\n", "a\n", "a.txt: changed only in line ends or hidden text"),
+        ("", "a\n", "+++ a.txt\n@@ -0,0 +1 @@\n+a"),
+        (None, "a\nb", "a.txt: created, 2 lines"),
+        (None, "", "a.txt: created, 0 lines"),
+        ("a\n", "a\n", ""),
+        (b"\0a", b"\0a", None),
+        (b"\0a", b"\0b", None),
+        (b"caf\xe9", "caf\u00e9", None),
+        (None, b"\0", None),
+    ],
+)
+async def test_effect_of_a_call_is_told(
+    run: Run, before: str | bytes | None, after: str | bytes, told: str | None
+) -> None:
+    if before is not None:
+        run.write("a.txt", before)
+    assert await run.effect_of("a.txt", after) == told
+
+
+async def test_effect_of_a_call_is_that_since_the_call_before(run: Run) -> None:
+    run.write("a.txt", "one\n")
+    await run.edit("a.txt", "two\n")
+
+    assert await run.effect_of("a.txt", "three\n") == "+++ a.txt\n@@ -1 +1 @@\n-two\n+three"
+    assert await run.effect_of("a.txt", "three\n") == ""
+
+
+async def test_effect_of_a_move_and_a_deletion_is_told(run: Run) -> None:
+    path = run.write("a.txt", "one\n")
+    held = await run.before(MOVE, source="a.txt", destination="b.txt")
+    path.rename(run.project / "b.txt")
+    assert await run.effect(MOVE, held) == "b.txt: moved from a.txt"
+
+    held = await run.before(DELETE, path="b.txt")
+    (run.project / "b.txt").unlink()
+    assert await run.effect(DELETE, held) == "b.txt: deleted"
+
+
+@pytest.mark.parametrize("tool", ["run_tests", "git_add", "upload_file"])
+async def test_only_a_tool_that_changes_files_is_said_to_have_changed_nothing(run: Run, tool: str) -> None:
+    run.write("a.txt", "one\n")
+    other = ServerTool("fs", tool)
+    assert await run.effect(other, await run.before(other, path="a.txt")) is None
+
+
+@pytest.mark.parametrize("path", ["nowhere.txt", "folder", "../outside.txt", "link.txt"])
+async def test_no_effect_is_told_where_there_is_no_file_of_the_workspace(run: Run, path: str) -> None:
+    (run.project / "folder").mkdir()
+    outside = run.project.parent / "outside.txt"
+    outside.write_text("one", encoding="utf-8")
+    (run.project / "link.txt").symlink_to(outside)
+    held = await run.before(WRITE, path=path)
+    outside.write_text("two", encoding="utf-8")
+
+    assert await run.effect(WRITE, held) is None
+
+
+@pytest.mark.parametrize(
+    ("added", "lines", "last"),
+    [
+        (["x"] * 10, 12, "+x"),
+        (["x"] * 11, 13, "… 1 line more"),
+        (["x" * 200] * 4, 6, "+" + "x" * 200),
+        (["x" * 200] * 5, 7, "… 1 line more"),
+        (["x" * 10_000], 3, "+" + "x" * 239 + "…"),
+    ],
+)
+async def test_what_is_told_of_a_call_is_short(run: Run, added: list[str], lines: int, last: str) -> None:
+    run.write("a.txt", "")
+    told = await run.effect_of("a.txt", "\n".join(added))
+    assert told is not None
+    assert (len(told.split("\n")), told.split("\n")[-1]) == (lines, last)
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, ""), (1, None)])
+async def test_effect_is_told_of_files_up_to_a_size(run: Run, more: int, told: str | None) -> None:
+    content = "x" * (changes.MAX_TOLD_FILE + more)
+    run.write("a.txt", content)
+    assert await run.effect_of("a.txt", content) == told
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, ""), (1, None)])
+async def test_effect_is_told_of_a_few_files(run: Run, more: int, told: str | None) -> None:
+    paths = [f"{number}.txt" for number in range(changes.MAX_TOLD_FILES + more)]
+    for path in paths:
+        run.write(path, "x")
+    assert await run.effect(WRITE, await run.before(WRITE, paths=paths)) == told
