@@ -519,7 +519,7 @@ def server_rows(catalog: ServerCatalog, logins: LoginStore, opened: Iterable[Ope
 
 def runs_text(folder: Path, *, project: str, keep: Keep = "full") -> str:
     """A table of the newest runs, this project's first, and whether more are added."""
-    runs = sorted(newest_runs(folder, most=MAX_RUNS), key=lambda run: run.project != project)
+    runs = newest_runs(folder, most=MAX_RUNS, first=project)
     rows = [[run.time, run.project, str(run.outcome.rounds), *run_row(run)] for run in runs]
     table = markdown_table(("time", "project", "rounds", *RUN_COLUMNS), rows) if rows else "No runs yet."
     return "\n\n".join(part for part in (_NOT_KEPT[keep], table) if part)

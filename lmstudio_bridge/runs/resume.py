@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from lmstudio_bridge.agent.conversation import Conversation
@@ -198,7 +199,7 @@ def find_last_run(folder: Path, *, project: str) -> StoredRun:
     Raises:
         RunNotFoundError: There is none, or others were in progress at the same time; the message lists them.
     """
-    runs = [run for run in newest_runs(folder, most=MAX_RUNS) if run.project == project]
+    runs = [run for run in newest_runs(folder, most=MAX_RUNS, first=project) if run.project == project]
     if not runs:
         raise RunNotFoundError(
             "There is no earlier run of this project.", remedy="The resource lmstudio://runs lists all runs."
@@ -214,9 +215,13 @@ def find_last_run(folder: Path, *, project: str) -> StoredRun:
     return last
 
 
-def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
-    """The newest runs whose journals can be read, newest first."""
-    for path in _newest_journals(folder)[:most]:
+def newest_runs(folder: Path, *, most: int, first: str | None = None) -> Iterable[StoredRun]:
+    """The newest runs whose journals can be read, newest first; but those of the project `first` before all others."""
+    journals = _newest_journals(folder)
+    if first is not None:
+        own = {path for path, start in _starts(journals) if start.project == first}
+        journals.sort(key=lambda path: path not in own)
+    for path in journals[:most]:
         try:
             yield read_run(folder, path.stem)
         except BridgeError:
@@ -225,12 +230,15 @@ def newest_runs(folder: Path, *, most: int) -> Iterable[StoredRun]:
 
 def newest_starts(folder: Path, *, project: str, most: int) -> list[RunStarted]:
     """How the newest runs of a project began, newest first; of each journal, only the first lines are read."""
-    found: list[RunStarted] = []
-    for path in _newest_journals(folder)[:MAX_RUNS]:
+    starts = (start for _, start in _starts(_newest_journals(folder)) if start.project == project)
+    return list(islice(starts, most))
+
+
+def _starts(journals: Iterable[Path]) -> Iterator[tuple[Path, RunStarted]]:
+    for path in journals:
         with suppress(OSError):
             events = [each.event for each in read_timed_events(path, lines=_FIRST_LINES)]
-            found += [each for each in events if isinstance(each, RunStarted) and each.project == project]
-    return found[:most]
+            yield from ((path, each) for each in events if isinstance(each, RunStarted))
 
 
 def _newest_journals(folder: Path) -> list[Path]:

@@ -29,7 +29,15 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
 from lmstudio_bridge.runs.journal import Keep, open_journal, read_events, rebuild_outcome
-from lmstudio_bridge.runs.resume import continuation, find_last_run, newest_starts, read_run, rebuild_conversation
+from lmstudio_bridge.runs.resume import (
+    MAX_RUNS,
+    continuation,
+    find_last_run,
+    newest_runs,
+    newest_starts,
+    read_run,
+    rebuild_conversation,
+)
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
 
@@ -146,6 +154,15 @@ def test_the_last_run_of_a_project_is_the_one_that_began_or_was_continued_last(t
 
     keep(tmp_path, 1, RunContinued("r1", "Again.", ("fs",), 30, ""), DONE, at=5)
     assert find_last_run(tmp_path, project="/p").run_id == "r1"
+
+
+def test_many_newer_runs_of_other_projects_hide_none_of_this_one(tmp_path: Path) -> None:
+    for number in range(MAX_RUNS + 2):
+        keep(tmp_path, number, start_of(number, "/other" if number else "/p"), DONE, at=number)
+
+    assert find_last_run(tmp_path, project="/p").run_id == "r0"
+    assert [each.run_id for each in newest_starts(tmp_path, project="/p", most=9)] == ["r0"]
+    assert next(iter(newest_runs(tmp_path, most=MAX_RUNS, first="/p"))).run_id == "r0"
 
 
 def test_a_run_that_was_under_way_beside_the_last_one_makes_it_ambiguous(tmp_path: Path) -> None:
