@@ -19,6 +19,7 @@ PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_FILE = 0o644
 _OTHERS_WRITE = 0o022
+_NAMED = 40  # characters of a file's name that its temporary file has: a name can have no more than 255 bytes
 _MAX_TEXT_BYTES = 64 * MEBIBYTE  # Claude Code keeps its history in its configuration file, too
 
 
@@ -110,7 +111,7 @@ def write_file(
     Raises:
         OSError: It cannot be written; then the old file is unchanged.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_NAMED]}.", suffix=".tmp")
     try:
         with open(handle, "wb") as file:
             file.write(data)

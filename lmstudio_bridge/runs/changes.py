@@ -33,6 +33,7 @@ from lmstudio_bridge.runs.diffs import decode_text, make_diff
 from lmstudio_bridge.runs.git_status import Entry, compare_status, read_status
 from lmstudio_bridge.runs.journal import NOTE_SUFFIX
 from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import holds_mark
 from lmstudio_bridge.security.workspace import Workspace
 from lmstudio_bridge.text import clean_text, counted, one_line
 
@@ -126,8 +127,9 @@ class Copies:
                 self._note.unlink(missing_ok=True)
 
     def restores(self, state: State) -> bool:
-        """Whether that state can be put back."""
-        return state in (_ABSENT, _FOLDER) or state.startswith("link ") or self.get(state) is not None
+        """Whether that state can be put back: not a link of whose target the journal has not every character."""
+        is_link = state.startswith("link ") and not holds_mark(state)
+        return state in (_ABSENT, _FOLDER) or is_link or self.get(state) is not None
 
     def _sizes(self) -> Iterator[int]:
         if self._folder is not None and self._folder.is_dir():
@@ -394,14 +396,14 @@ def compare_states(
         if _UNKNOWN in (was, now) or path in moved:
             continue
         if source := sources.get(path):
-            kept = copies.restores(now)
+            kept = copies.restores(redact(now))
             changes.append(FileChange(name, "moved", now, now, source=_shown(source, folder), kept=kept))
         elif was == now:
             if path in named and _FILE.fullmatch(was):
                 changes.append(FileChange(name, "unchanged", was, now))
         else:
             kind: ChangeKind = "created" if not was else "changed" if now else "deleted"
-            change = FileChange(name, kind, was, now, kept=copies.restores(was))
+            change = FileChange(name, kind, was, now, kept=copies.restores(redact(was)))
             old, new = (get(path, state) for get, state in zip(contents, (was, now), strict=True))
             size = len(old or b"") + len(new or b"")
             if (
@@ -516,12 +518,12 @@ def _add_up(events: Iterable[FilesChanged]) -> dict[Path, tuple[State, State]]:
 
 
 def _order(step: tuple[Path, tuple[State, State]]) -> tuple[int, int]:
-    """Files away first, then folders from the top, files, and at last folders that have become empty."""
+    """Files away first, then folders that have become empty, from the deepest; then folders from the top, and files."""
     path, (now, then) = step
     depth = len(path.parts)
     if then == _ABSENT:
-        return (3, -depth) if now == _FOLDER else (0, depth)
-    return (1 if then == _FOLDER else 2), depth
+        return (1, -depth) if now == _FOLDER else (0, depth)
+    return (2 if then == _FOLDER else 3), depth
 
 
 def _put_back(path: Path, now: State, then: State, copies: Copies) -> None:

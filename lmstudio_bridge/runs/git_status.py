@@ -33,8 +33,10 @@ def read_status(folder: Path, environ: Mapping[str, str]) -> dict[Path, Entry] |
     """The files that git calls changed or new; None if it is no repository, or git cannot be asked."""
     root = next((each for each in (folder, *folder.parents) if os.path.lexists(each / ".git")), None)
     git = shutil.which("git", path=environ.get("PATH", os.defpath))
-    if root is None or git is None or not os.path.isabs(git) or Path(git).is_relative_to(root):
+    if root is None or git is None or not os.path.isabs(git):
         return None
+    if Path(os.path.realpath(os.path.dirname(git))).is_relative_to(os.path.realpath(root)):
+        return None  # the repository brings it along
     env = {name: environ[name] for name in _PASSED_ON if name in environ}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "", "GIT_TERMINAL_PROMPT": "0"}
     env = add_git_safety(env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,42 @@ async def test_deleted_link_is_put_back_and_its_target_left_alone(run: Run) -> N
     assert ("link", "deleted", 0, 0) in await run.changed()
     run.undo()
     assert run.tree() == before
+
+
+async def test_link_whose_target_is_redacted_is_not_made_anew(run: Run) -> None:
+    (run.project / "link").symlink_to("sekret/file")
+    await run.before(DELETE, path="link")
+    (run.project / "link").unlink()
+    [change] = (await run.end()).changes
+    run.events = [replace(run.events[0], changes=(replace(change, before=run.redact(change.before)),))]
+
+    assert not change.kept
+    assert run.undo().not_kept == ("link (no copy was kept)",)
+    assert run.tree() == {}
+
+
+async def test_a_file_that_became_a_folder_with_folders_is_put_back_and_the_folder_too(run: Run) -> None:
+    run.write("a", "old")
+    await run.before(DELETE, path="a")
+    (run.project / "a").unlink()
+    await run.edit("a/b/c.txt", "new")
+    after = run.tree()
+    await run.end()
+
+    run.undo()
+    assert run.tree() == {"a": b"old"}
+    run.undo()
+    assert run.tree() == after
+
+
+async def test_a_file_with_the_longest_name_is_put_back(run: Run) -> None:
+    run.write("n" * 255, "old")
+    await run.edit("n" * 255, "new")
+    await run.end()
+
+    run.undo()
+
+    assert run.tree() == {"n" * 255: b"old"}
 
 
 async def test_undo_follows_no_link_that_was_put_in_a_folders_place(run: Run, tmp_path: Path) -> None:

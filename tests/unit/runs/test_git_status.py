@@ -85,6 +85,9 @@ def test_where_there_is_no_repository_and_no_git_of_the_users_nothing_is_known(p
     assert read_status(tmp_path, ENVIRON) is None
     assert read_status(project, {"PATH": "/nonexistent"}) is None
     assert read_status(project, {"PATH": str(project)}) is None
+    (tmp_path / "link").symlink_to(project)
+    assert read_status(project, {"PATH": str(tmp_path / "link")}) is None
+    assert read_status(tmp_path / "link", {"PATH": str(project)}) is None
 
 
 async def test_the_result_tells_files_that_no_call_named(project: Path, tmp_path: Path) -> None:
