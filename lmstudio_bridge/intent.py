@@ -20,7 +20,8 @@ _CHANGES = (
     "sort (?:\\S+ ){1,6}in place"
 )
 _CHANGES_WITH_FILE = (  # what is made goes into a file, or else into the answer
-    "put|convert|extract|generate|dump|translate|export|download"
+    "put|convert|extract|generate|dump|translate|export|download|correct|increase|decrease|enable|disable|prepend|toggle"
+    "|switch"
 )
 _BEFORE = (
     r"please|and|then|also|now|next|first|finally|you(?: must| should| to| have to)?|task is to|job is to|so|but|"
@@ -28,7 +29,8 @@ _BEFORE = (
 )
 _ASKS = re.compile(
     rf"(?:^[\s>*\-\d.)(]*(?:(?:can|could|would|will) you (?:please )?)?|[,;:(]\s*|\b(?:{_BEFORE})\s+)"
-    rf"(?P<verb>{_CHANGES}|{_CHANGES_WITH_FILE})\b(?!\s+(?:up|out|operations?|access|permissions?|of)\b)(?P<rest>.*)",
+    rf"(?P<verb>{_CHANGES}|{_CHANGES_WITH_FILE})\b(?!\s+(?:up|out|operations?|access|permissions?|of|nothing|time"
+    r"|tokens)\b)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _SENTENCES = re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
@@ -43,10 +45,15 @@ _IS_SUM = re.compile(
     re.I,
 )
 _IS_ANSWER = re.compile(
-    r"\s+(?:me\s+)?(?:an?|the|your|one|two|three|\w+-\w+)?\s*(?:\w+[\s-]){0,3}?"
+    r"\s+(?:back|only|just)\b|\s+[\"'`]?(?-i:[A-Z]{2,})\b[\"'`]?\s*(?:[.,;]|\Z|if\b|when\b|otherwise\b)"
+    r"|\s+me\b(?!.*\b(?:e-?mail|mail|message|sms|slack|telegram)\b)"
+    r"|\s+(?:me\s+)?(?:an?|the|your|one|two|three|\w+-\w+)?\s*(?:\w+[\s-]){0,3}?"
     r"(?:summar(?:y|ies)|lists?|sentences?|tables?|reports?|answers?|overviews?|paragraphs?|explanations?|words?|"
-    r"descriptions?|poems?|outlines?|bullets?|numbers?|names?)\b",
+    r"descriptions?|poems?|haikus?|outlines?|bullets?|numbers?|names?|jokes?|stor(?:y|ies)|commit messages?)\b",
     re.IGNORECASE,
+)
+_INTO_ANSWER = re.compile(
+    r"(?:(?!\b(?:and|then)\b)[^,;])*?\b(?:in|into|to|of|from) your (?:answer|reply|response|output)\b", re.IGNORECASE
 )
 _THING = (
     r"(?:files?|folders?|director(?:y|ies)|database|repository|memory|notes?|issue|page|disk)\b"
@@ -164,7 +171,8 @@ def may_ask_for_change(task: str) -> bool:
 def _asks_elsewhere(sentence: str) -> bool:
     """The same in the languages that are read most after English; where it is not plain, it is no change."""
     if _CHANGES_IN_PARTS.search(sentence):
-        how = r"\W*(?:wie|wo|was|comment|cómo|come|como|jak|nasıl|كيف|ما|هل تم|من)\b|.*(?:कैसे|nasıl)\b"
+        how = r"\W*(?:wie|wo|was|welche\w*|wann|warum|wer|comment|cómo|come|como|jak|nasıl|كيف|ما|هل تم|من)\b"
+        how += r"|.*(?:कैसे|nasıl)\b"
         return not re.match(how, sentence, re.IGNORECASE)
     if _QUESTION_ELSEWHERE.search(sentence):
         return False
@@ -184,7 +192,8 @@ def _sentence_asks(sentence: str) -> bool:
         verb = found["verb"].lower()
         is_text = verb in _TEXT_VERBS and _IS_ANSWER.match(rest)
         needs_place = is_text or re.fullmatch(_CHANGES_WITH_FILE, verb)
-        if not (needs_place and not _DESTINATION.search(rest)) and not (verb == "add" and _IS_SUM.match(rest)):
+        is_answer = _INTO_ANSWER.match(rest) or (needs_place and not _DESTINATION.search(rest))
+        if not is_answer and not (verb == "add" and _IS_SUM.match(rest)):
             return True
         start = found.start("rest")
     return False

@@ -48,6 +48,12 @@ from lmstudio_bridge.intent import (
         "What is in a.txt?\nAppend it to b.txt.",
         "commit the changes",
         "Read notes/meeting.md, and store each person in the memory",
+        "Correct the typo in a.md.",
+        "Increase the timeout in a.toml to 60.",
+        "Enable debug in a.toml.",
+        "Set debug to false in a.toml, and add the size to your answer.",
+        "Send me a message on Slack.",
+        "Write NONE to a.md.",
     ],
 )
 def test_task_that_plainly_asks_for_a_change(task: str) -> None:
@@ -84,6 +90,15 @@ def test_task_that_plainly_asks_for_a_change(task: str) -> None:
         "Translate a.md to German.",
         "Convert 5 km to miles.",
         "Set of names in a.md: how many?",
+        "List the names. Write NONE if there is none.",
+        "Write a haiku about notes.md.",
+        "Write only the number.",
+        "Write me the first line of a.md.",
+        "Write a commit message for the staged diff.",
+        "Add a short explanation to your answer.",
+        "Copy the third line of a.md into your answer.",
+        "Replace nothing, just read a.md.",
+        "Save time: only read the first lines of a.md.",
     ],
 )
 def test_task_that_only_asks_to_read(task: str) -> None:
@@ -199,6 +214,7 @@ def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> N
         "كيف أحذف ملفًا؟",
         "a.txt पढ़ें और सारांश दें।",
         "फ़ाइल कैसे हटाएं?",
+        "Welche Dateien muss ich löschen?",
     ],
 )
 def test_task_that_only_asks_to_read_in_another_language(task: str) -> None:
