@@ -35,7 +35,8 @@ class ModelInfo:
     """A model that LM Studio offers.
 
     None means "not reported": `/v1/models` has neither the loaded state nor the context length, so
-    `instances` is None there, and an empty tuple where the model is known not to be loaded.
+    `instances` is None there, and an empty tuple where the model is known not to be loaded. `served`: llama.cpp's
+    server has it in memory, and does not unload it.
     """
 
     key: str
@@ -46,11 +47,12 @@ class ModelInfo:
     vision: bool | None = None
     variants: tuple[str, ...] = ()
     size_bytes: int | None = None
+    served: bool = False
 
     @property
     def loaded(self) -> bool | None:
         """Whether an instance is in memory; None where the server does not report it."""
-        return None if self.instances is None else bool(self.instances)
+        return self.served or None if self.instances is None else bool(self.instances)
 
     def possible_context(self, wanted: int) -> int:
         """The context to load the model with: as much as is wanted, as far as it can (tokens)."""

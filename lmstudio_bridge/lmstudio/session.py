@@ -83,7 +83,7 @@ class ModelSession:
             ModelLoadError: LM Studio could not load it; the remedy names a smaller model, if there is one.
             LLMError: The server could not be asked.
         """
-        if self.choice.info.loaded is not None:
+        if self.choice.info.instances is not None:
             catalog = await self._models.catalog(max_age=_MAX_AGE)
             if self.choice.instance is None or _difference(self.choice.instance, catalog):
                 await self._reload(max_age=_MAX_AGE, on_notice=on_notice)
@@ -139,7 +139,7 @@ class ModelSession:
                             accepts_model=self.choice.answers_as,
                         )
             except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:
-                never_seen = isinstance(exc, ModelNotFoundError) and self.choice.info.loaded is None
+                never_seen = isinstance(exc, ModelNotFoundError) and self.choice.info.instances is None
                 if resends == MAX_RESENDS or never_seen:
                     raise
                 lost: LLMError = exc  # a model that is not found now was there when the run began
@@ -234,7 +234,7 @@ class ModelSession:
 
         The request would load it too, but without a notice and with the context that LM Studio chooses.
         """
-        if self.choice.info.loaded is None:
+        if self.choice.info.instances is None:
             return
         try:
             catalog = await self._models.catalog(max_age=_MAX_AGE)
@@ -253,7 +253,7 @@ class ModelSession:
         Raises:
             ModelLostError: The instance was unloaded, reloaded or replaced, or the server is gone.
         """
-        if self.choice.info.loaded is None:
+        if self.choice.info.instances is None:
             yield  # a server that does not report what is loaded
             return
         lost: list[ModelLostError] = []
@@ -319,7 +319,7 @@ class ModelSession:
             return error
         if difference := _difference(self.choice.instance, catalog):
             return _lost(difference, error)
-        known = self.choice.info.loaded is not None and _instance_of(self.choice, catalog)
+        known = self.choice.info.instances is not None and _instance_of(self.choice, catalog)
         state = "The server is running, and the model is still loaded." if known else "The server is running."
         _set_message(error, f"{error.message} {state}")
         return error

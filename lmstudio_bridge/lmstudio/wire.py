@@ -342,8 +342,19 @@ class OldNativeModelsIn(WireModel):
         return tuple(model.to_info() for model in self.data)
 
 
+class RouterStatusIn(WireModel):
+    value: str | None = None
+
+
 class OpenAIModelIn(WireModel):
     id: str
+    owned_by: str | None = None
+    status: RouterStatusIn | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether llama.cpp's server lists it, which has it in memory; its router says so of each."""
+        return self.owned_by == "llamacpp" and (self.status is None or self.status.value == "loaded")
 
 
 class OpenAIModelsIn(WireModel):
@@ -353,6 +364,10 @@ class OpenAIModelsIn(WireModel):
 
     def to_infos(self) -> tuple[ModelInfo, ...]:
         return tuple(
-            ModelInfo(key=model.id, kind="embedding" if model.id.startswith("text-embedding-") else "llm")
+            ModelInfo(
+                key=model.id,
+                kind="embedding" if model.id.startswith("text-embedding-") else "llm",
+                served=model.is_served,
+            )
             for model in self.data
         )

@@ -55,6 +55,8 @@ _FETCHERS = frozenset(
 )
 """Commands that download their server on the first start."""
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
+NOT_INSTALLED = "is not installed yet, and was started without network"
+_OFFLINE = ("ENOTCACHED", "the network was disabled")  # npm's and uv's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,9 @@ def explain_spawn(exc: OSError | ValueError, *, config: ServerConfig, cwd: Path)
 
 def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Failure:
     """A server that ended before it was ready."""
+    if installer_of(config) and any(words in stderr_tail for words in _OFFLINE):
+        remedy = "" if config.confinement else "Run its command once in a terminal, with network."
+        return Failure(f"({target_of(config)}) {NOT_INSTALLED}, so that it cannot be downloaded", remedy)
     return Failure(
         f"({target_of(config)}) {ending or 'closed the connection'} before it was ready",
         "Running the same command in a terminal may show more.",

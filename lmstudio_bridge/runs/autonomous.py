@@ -23,7 +23,9 @@ from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.errors import (
     BridgeError,
+    LLMConnectionError,
     LLMError,
+    LLMTimeoutError,
     NestedBridgeError,
     RunNotFoundError,
 )
@@ -39,6 +41,7 @@ from lmstudio_bridge.events import (
     JournalCut,
     MessageAdded,
     Noticed,
+    Outcome,
     RunContinued,
     RunStarted,
     ServerFailed,
@@ -56,6 +59,7 @@ from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep
 from lmstudio_bridge.lmstudio.session import slot_count
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
+from lmstudio_bridge.mcp_client.failures import NOT_INSTALLED
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
@@ -307,6 +311,7 @@ class DynamicAutonomousAgent:
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
+                    self._is_first = False
                 recorder.on_failed_call = {
                     config.name: f"A call of {config.name} failed. {hint_for(config, sandbox)}"
                     for config in plan.servers.configs
@@ -360,9 +365,8 @@ class DynamicAutonomousAgent:
         )
 
     def _counted(self, start: RunStarted | RunContinued) -> RunStarted | RunContinued:
-        """The start of a run, with whether it is the first one here."""
-        is_first, self._is_first = self._is_first, False
-        return replace(start, is_first=is_first)
+        """The start of a run, with whether it is the first one here; one that fails before its model does not count."""
+        return replace(start, is_first=self._is_first)
 
     def _watch(self, plan: Plan, policy: Policy) -> ChangeRecorder:
         """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
@@ -404,7 +408,7 @@ class DynamicAutonomousAgent:
             first, listed = await self._list_items(request)
             start = first
             begin, task, earlier = [self._counted(start), listed], request.task, ()
-        told: set[Event] = set()
+        told: set[object] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
 
@@ -413,13 +417,26 @@ class DynamicAutonomousAgent:
 
         async def emit_of_item(event: Event) -> None:
             match event:
-                case Warned() | ServerFailed() if event not in told:  # most items have the same
-                    told.add(event)
-                    await recorder.tell(event)
+                case Warned() | ServerFailed():  # most items have the same, but for times and names of logs
+                    same = event if isinstance(event, Warned) else (event.server, _DIGITS.sub("", event.reason))
+                    if same not in told:
+                        told.add(same)
+                        await recorder.tell(event)
                 case Noticed(notice=Notice(kind="loading")) if emit:
                     await emit(event)
                 case _:
                     pass
+
+        async def find_obstacle(outcome: Outcome) -> str:
+            if NOT_INSTALLED in outcome.error:
+                return outcome.error
+            try:
+                await self.client.validator.catalog(refresh=True)
+            except (LLMConnectionError, LLMTimeoutError) as exc:
+                return exc.explain()
+            except LLMError:
+                pass
+            return ""
 
         async def at_once() -> int:
             if start.access == "write" or runner.servers is None:
@@ -447,6 +464,8 @@ class DynamicAutonomousAgent:
                     await recorder.tell(event)
                 results = recorder.tally.items
                 assert results is not None
+                await self.client.validator.resolve(request.model or results.listed.model or None)
+                self._is_first = False
                 runner = ItemRunner(
                     do_run,
                     start=start,
@@ -464,6 +483,7 @@ class DynamicAutonomousAgent:
                     seconds=request.seconds,
                     retry=is_kept or start.access == "read",
                     tell=recorder.tell,
+                    find_obstacle=find_obstacle,
                 )
                 answer = ""
                 if not error and results.listed.combine:
@@ -644,6 +664,7 @@ class DynamicAutonomousAgent:
         )
 
 
+_DIGITS = re.compile(r"\d+")
 _COUNT = re.compile(r"[-+.\deinfa]+(?:/[-+.\deinfa]+)?(?: |\Z)")  # as `read_progress` writes it: 1e+06, inf, nan
 
 

@@ -149,21 +149,25 @@ async def run_items(
     seconds: float | None,
     retry: bool,
     tell: Emit,
+    find_obstacle: Callable[[Outcome], Awaitable[str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Stop, str]:
     """Run the items that are missing or failed; returns how that ended, and why not all are done.
 
     Each end is told at once, and `tell` adds it to the results. `at_once` says how many items may run at the same
-    time now. After `seconds` the items in progress are cancelled; None is no limit. `retry`: an item that failed for an
-    outside reason is tried once more after the others.
+    time now. After an item failed for an outside reason, `find_obstacle` says what all others would fail for, too; then
+    the run pauses at once. After `seconds` the items in progress are cancelled; None is no limit. `retry`: an item that
+    failed for an outside reason is tried once more after the others.
     """
     waiting = deque(results.to_do())
     whole, began = len(waiting), clock()
     running: set[asyncio.Task[None]] = set()
     retried: set[int] = set()
     alike: list[str] = []  # why the newest items failed, if it was the same outside reason
+    obstacle = ""
 
     async def work(number: int) -> None:
+        nonlocal obstacle
         outcome = await run_item(number)
         await tell(ItemFinished(number, outcome))
         if outcome.stop != "failed" or not outcome.outside:
@@ -172,6 +176,8 @@ async def run_items(
         if alike and _reason(alike[-1]) != _reason(outcome.error):
             alike.clear()
         alike.append(outcome.error)
+        if find_obstacle and not obstacle:
+            obstacle = await find_obstacle(outcome)
         if retry and number not in retried:
             retried.add(number)
             waiting.append(number)
@@ -179,7 +185,8 @@ async def run_items(
     async def tell_progress() -> None:
         done = whole - len(waiting) - len(running)
         left = (clock() - began) / done * (whole - done) if done else None
-        failed = len([number for number in results.failed() if number in results.now])
+        ended = set(results.now) - results.open - set(waiting)  # not those that are tried once more
+        failed = len(ended.intersection(results.failed()))
         total = len(results.listed.items)
         await tell(ItemsProgress(total - whole + done, total, failed, len(running), left))
 
@@ -187,7 +194,7 @@ async def run_items(
         async with asyncio.timeout(seconds) as limit, asyncio.TaskGroup() as group:
             while True:
                 room = await at_once()
-                while waiting and len(running) < room and len(alike) < MAX_ALIKE:
+                while waiting and len(running) < room and len(alike) < MAX_ALIKE and not obstacle:
                     number = waiting.popleft()
                     await tell(ItemStarted(number))
                     running.add(group.create_task(work(number)))
@@ -202,6 +209,8 @@ async def run_items(
     if not results.to_do():
         return "answered", ""
     stop: Stop = "partial" if any(each.is_done for each in results.finished.values()) else "failed"
+    if obstacle:
+        return stop, f"Paused: {obstacle}"
     if len(alike) >= MAX_ALIKE and waiting:
         return stop, f"Paused: {len(alike)} items in a row failed for the same reason. {alike[-1]}"
     return stop, ""

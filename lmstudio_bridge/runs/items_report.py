@@ -12,11 +12,12 @@ from lmstudio_bridge.runs.report import RunReport, quoted, run_uri
 from lmstudio_bridge.text import inert, one_line, shortened
 
 _SHOWN_FAILED = 20  # items with their reasons, a line each before the table
-_SHOWN_REASON = 200  # characters
+_SHOWN_REASON = 400  # characters
 _SHOWN_ITEM = 200
 _SHOWN_CHANGES = 20
 _SHOWN_NOTES = 10
 _LONGEST = 1_000  # characters of a line before the table
+_LEFT_OUT = " was left out: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ class ItemsReport(RunReport):
         return inert("\n".join([*lines, "", answer]))
 
     def _footer(self) -> str:
-        return self._signed()
+        return self._signed() if self.outcome.model else f"[run {self.run_id}]"
 
     def _items_head(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         items, counts = self.items, count_items(self.items)
@@ -85,21 +86,29 @@ class ItemsReport(RunReport):
         numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
         made_up = sum(row["status"] == "done" and bool(row["missing"]) for row in rows)
         numbers += [f"{made_up:,} with facts that were not found in anything read"] if made_up else []
-        notes = list(dict.fromkeys(self.outcome.notes))
+        error = one_line(self.outcome.error)
+        notes = [
+            note
+            for note in dict.fromkeys(self.outcome.notes)
+            if one_line(note).partition(_LEFT_OUT)[2] not in error or _LEFT_OUT not in note
+        ]
         lines = [
             " · ".join(numbers),
             *(f"Note: {shortened(one_line(note), _LONGEST)}" for note in notes[:_SHOWN_NOTES]),
         ]
         lines += [f"and {len(notes) - _SHOWN_NOTES:,} more notes"] if len(notes) > _SHOWN_NOTES else []
-        lines += [shortened(one_line(self.outcome.error), _LONGEST)] if self.outcome.error else []
+        lines += [shortened(error, _LONGEST)] if error else []
         if earlier := [number for number in items.finished if number not in items.now + items.to_do()]:
             again = f"{len(earlier):,} items were done before and are not done again"
             names = ", ".join(one_line(items.listed.items[number - 1]) for number in sorted(set(items.now)))
             lines.append(f"{again}; this time: {shortened(names, _LONGEST) or 'none'}")
         bad = [row for row in rows if row["status"] != "done" and row["reason"]]
+        alike: dict[str, list[str]] = {}  # items by why they failed
         for row in bad[:_SHOWN_FAILED]:
-            item = shortened(one_line(row["item"]), _SHOWN_ITEM)
-            lines.append(f"Failed: {item}: {shortened(one_line(row['reason']), _SHOWN_REASON)}")
+            alike.setdefault(one_line(row["reason"]), []).append(shortened(one_line(row["item"]), _SHOWN_ITEM))
+        for reason, those in alike.items():
+            why = "" if reason in error else f": {shortened(reason, _SHOWN_REASON)}"  # it stands above
+            lines.append(f"Failed: {', '.join(those)}{why}")
         lines += [f"and {len(bad) - _SHOWN_FAILED:,} more"] if len(bad) > _SHOWN_FAILED else []
         if not items.is_done and self.kept:
             tool = "autonomous_with_write_access" if self.outcome.access == "write" else "continue_run"

@@ -296,7 +296,9 @@ class RunReport:
         return f"{text} and {more} more" if more else text
 
     def savings(self) -> Savings:
-        """What the run spared its caller, as an estimate."""
+        """What the run spared its caller, as an estimate; nothing if it failed before the model was asked."""
+        if self.outcome.stop == "failed" and not (self.outcome.rounds or self.outcome.kept):
+            return Savings(0, 0)
         spent = self.outcome.brief + len(self.text(limit=MAX_RESULT))
         return Savings(self.outcome.kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
 

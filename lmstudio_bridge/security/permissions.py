@@ -45,12 +45,12 @@ class Permissions:
 
     def lines(self) -> list[str]:
         """What applies, for a reader."""
-        where = " and ".join(map(str, self.paths)) or "no file"
+        where = f"from {' and '.join(map(str, self.paths))}" if self.paths else "no rules file"
         sources = set(map(str, self.paths))
         listed = [f"{rule.verb} {rule.pattern}" for rule in self.policy.rules.rules if rule.source in sources]
         host = "; ".join(map(str, self.policy.host.rules))
         return [
-            f"rules: {'; '.join(listed) or 'none'} (from {where})",
+            f"rules: {'; '.join(listed) or 'none'} ({where})",
             *([f"Claude Code's rules: {host}"] if host else []),
             f"workspace: {self.policy.workspace}",
         ]
@@ -65,7 +65,7 @@ class Permissions:
         rules = [rule for rule in self.policy.rules.rules if not rule.source.startswith(PRESET)]
         unfit = [f"rule {rule}" for rule in rules if not any(rule.fits_server(server) for server in servers)]
         unfit += [f"sandbox of {name}" for name in self.policy.rules.sandboxes if name not in (EVERY, *servers)]
-        return [f"The {each} fits none of the configured servers." for each in unfit]
+        return [f"The {each} names no configured server." for each in unfit]
 
     def check_usable(self, tools: Sequence[ServerTool]) -> None:
         """Check that there is no tool, or one that may run.

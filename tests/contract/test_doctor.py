@@ -105,4 +105,4 @@ async def test_the_sandbox_is_tried_and_what_it_is_missing_for_is_named(home: Ho
     assert "Sandbox: bubblewrap was not found. Install it" in out
     assert "servers in it: mine\n" in out
     assert "Sandbox: theirs of this project is started without one: bubblewrap was not found." in out
-    assert "Rules: The sandbox of mein fits none of the configured servers." in out
+    assert "Rules: The sandbox of mein names no configured server." in out

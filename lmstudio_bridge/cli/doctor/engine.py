@@ -31,8 +31,9 @@ _ROOMY_CONTEXT = 16_384  # tokens; the recommended minimum
 _GENERATIONS: Mapping[Source, str] = {
     "/api/v1/models": "LM Studio 0.4 or later",
     "/api/v0/models": "LM Studio before 0.4; the bridge can't load models",
-    "/v1/models": "another OpenAI-compatible server, or LM Studio before 0.3.6; it reports no context length",
+    "/v1/models": "another OpenAI-compatible server; it reports no context length",
 }
+_LLAMA_CPP = "llama.cpp's server; it reports no context length"
 _BY_HAND = "Load it in LM Studio by hand, or with `lms load {name} --context-length {tokens}`."
 _TOOL = ToolSpec("report_ready", "Say that you are ready.", {"type": "object", "properties": {}})
 _PROMPT = "Call the tool report_ready now. Write nothing else."
@@ -50,11 +51,11 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
         yield _unreachable(exc, settings, around)
         return
     chat_models = catalog.chat_models()
-    answers = f"{client.root_url} answers ({catalog.source}: {_GENERATIONS[catalog.source]})"
-    loaded = sum(bool(model.loaded) for model in chat_models)
-    yield Check(
-        "lm_studio", "LM Studio", "ok", f"{answers}, {counted(len(chat_models), 'chat model')}, {loaded} loaded"
-    )
+    serves = any(model.served for model in chat_models)
+    kind = _LLAMA_CPP if serves else _GENERATIONS[catalog.source]
+    answers = f"{client.root_url} answers ({catalog.source}: {kind}), {counted(len(chat_models), 'chat model')}"
+    known = [model.loaded for model in chat_models if model.loaded is not None]
+    yield Check("lm_studio", "LM Studio", "ok", f"{answers}, {sum(known)} loaded" if known else answers)
     token = "set, not rejected" if settings.api_token else "not set, not required"
     yield Check("lm_studio", "API token", "ok", token)
     if not chat_models:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from lmstudio_bridge import DOCS, __version__
 from lmstudio_bridge.cli.doctor.checks import Check
-from lmstudio_bridge.runs.journal import list_journals
+from lmstudio_bridge.runs.journal import is_item_run, list_journals
 from lmstudio_bridge.runs.telemetry import telemetry_problem, wanted_signals
 from lmstudio_bridge.settings import Settings, variables_of
+from lmstudio_bridge.text import counted
 
 _LIBRARIES = ("mcp", "httpx", "pydantic")
 _PREFIX = "LMSTUDIO_BRIDGE_"
@@ -59,9 +60,11 @@ def check_journals(settings: Settings) -> Check:
     if problem:
         remedy = "Set LMSTUDIO_BRIDGE_HOME to a folder that you can write to."
         return Check("journals", "Journals", "failed", f"{runs} is not writable: {problem}.", remedy)
-    sizes = [size for _, size, _ in list_journals(runs)]
+    journals = list_journals(runs)
+    count = sum(not is_item_run(run_id) for *_, run_id in journals)
+    size = sum(size for _, size, _ in journals)
     bounds = f"kept for {settings.journal_days:g} days, at most {settings.journal_mb:,} MB"
-    found = f"{runs}: {len(sizes):,} run{'s' if len(sizes) != 1 else ''}, {sum(sizes) / 1024**2:,.1f} MiB ({bounds})"
+    found = f"{runs}: {counted(count, 'run')}, {size / 1024**2:,.1f} MiB ({bounds})"
     return Check("journals", "Journals", "ok", found)
 
 

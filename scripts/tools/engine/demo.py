@@ -224,7 +224,7 @@ async def run_with_simulator(sample: Sample) -> int:
 def check(sample: Sample, text: str, who: str) -> int:
     """Say how many of the numbers are there; 0 if most are."""
     found, everything = len(sample.found_in(text)), len(sample.numbers)
-    say(f"Check: {who} {found} of the {everything} numbers, which stand only in the files.")
+    say(f"Check: {who} {found} of the {everything} numbers, which appear only in the files.")
     if found < everything:
         say("Small models do err: the larger one errs less (--model qwen2.5-coder-1.5b).")
     return int(found * 2 < everything)

@@ -440,6 +440,13 @@ async def test_a_rule_file_is_broken(home: Home, sim: Simulator) -> None:
 # -- the bridge itself ---------------------------------------------------------------------------------------------
 
 
+async def test_journals_of_items_are_not_counted_as_runs(home: Home, sim: Simulator) -> None:
+    for run_id in ("20260101-000000-aaaaa", "20260101-000000-aaaaa-1", "20260101-000000-aaaaa-2"):
+        home.write(f"state/runs/{run_id}.jsonl", "")
+
+    assert "runs: 1 run, 0.0 MiB" in only(await examine_home(home, sim.url), "Journals").found
+
+
 async def test_journals_cannot_be_written(home: Home, sim: Simulator) -> None:
     home.write("state", "a file where the folder should be")
 

@@ -66,6 +66,23 @@ async def test_another_server_tells_names_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "loaded"),
+    [
+        ({"owned_by": "llamacpp", "meta": {"n_ctx_train": 32768}}, True),
+        ({"owned_by": "llamacpp", "status": {"value": "loaded"}}, True),
+        ({"owned_by": "llamacpp", "status": {"value": "unloaded"}}, None),
+        ({"owned_by": "library"}, None),
+    ],
+)
+async def test_a_model_of_llama_cpp_is_loaded(told: dict[str, object], loaded: bool | None) -> None:
+    async with open_simulator(MODELS, native=None) as sim, open_test_client(sim) as client:
+        sim.script_path("/v1/models", HttpReply(200, {"data": [{"id": "m.gguf", "object": "model", **told}]}))
+        (model,) = (await within(client.list_models())).models
+
+    assert (model.loaded, model.instances) == (loaded, None)
+
+
+@pytest.mark.parametrize(
     "reply",
     [HttpReply(200, "<html>hello</html>"), HttpReply(200, {"data": []}), HttpReply(501, {"error": "Not yet."})],
     ids=["a web page", "other JSON", "501"],

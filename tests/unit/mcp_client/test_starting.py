@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.errors import DownstreamError, ServerStartError
-from lmstudio_bridge.mcp_client.failures import installer_of
-from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
+from lmstudio_bridge.mcp_client.failures import NOT_INSTALLED, explain_exit, installer_of
+from lmstudio_bridge.messages import Confinement, ServerConfig, ServerTool, ToolResult
 from tests.support.processes import PATIENCE, SLOPPY
 from tests.unit.mcp_client.pools import configure, messages_at, names_of, open_test_pool
 
@@ -64,6 +64,22 @@ async def test_server_that_exits_at_start_is_explained_with_its_own_words() -> N
     assert "'sloppy'" in caught.value.message
     assert "exited with code 4" in caught.value.message
     assert caught.value.stderr_tail == "cannot find my database\nset DB_PATH"
+
+
+@pytest.mark.parametrize(
+    "words", ["npm error code ENOTCACHED", "Packages were unavailable because the network was disabled."]
+)
+@pytest.mark.parametrize("confinement", [None, Confinement(("bwrap",), "It runs in a sandbox.")])
+def test_a_server_that_could_not_be_downloaded_says_so_and_not_more(
+    words: str, confinement: Confinement | None
+) -> None:
+    config = ServerConfig("files", "stdio", command="npx", args=("-y", "x"), confinement=confinement)
+
+    failure = explain_exit("exited with code 1", config=config, stderr_tail=f"{words}\nlog 2026-01-01T00_00.log")
+
+    assert failure.reason == f"(`npx`) {NOT_INSTALLED}, so that it cannot be downloaded"
+    assert failure.remedy == ("" if confinement else "Run its command once in a terminal, with network.")
+    assert failure.stderr_tail == ""
 
 
 async def test_secrets_of_the_entry_do_not_appear_in_the_servers_last_words() -> None:

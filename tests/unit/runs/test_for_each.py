@@ -50,7 +50,9 @@ def listed(count: int, schema: str = "") -> ItemsListed:
 class Items:
     """Runs items by a script; an item that is not named is done."""
 
-    def __init__(self, count: int, *ends: tuple[int, list[Outcome]], at_once: int = 1, retry: bool = True) -> None:
+    def __init__(
+        self, count: int, *ends: tuple[int, list[Outcome]], at_once: int = 1, retry: bool = True, obstacle: str = ""
+    ) -> None:
         self.tally = Tally()
         self.tally.add(RunStarted("r", "t", (), 8, ""))
         self.tally.add(listed(count))
@@ -61,6 +63,7 @@ class Items:
         self.most = 0
         self._at_once = at_once
         self._retry = retry
+        self._obstacle = obstacle
 
     @property
     def results(self) -> ItemResults:
@@ -69,8 +72,17 @@ class Items:
 
     async def run(self) -> tuple[Stop, str]:
         return await run_items(
-            self.results, run_item=self._item, at_once=self._room, seconds=None, retry=self._retry, tell=self._tell
+            self.results,
+            run_item=self._item,
+            at_once=self._room,
+            seconds=None,
+            retry=self._retry,
+            tell=self._tell,
+            find_obstacle=self._find_obstacle,
         )
+
+    async def _find_obstacle(self, outcome: Outcome) -> str:
+        return self._obstacle
 
     async def _item(self, number: int) -> Outcome:
         self.ran.append(number)
@@ -171,6 +183,40 @@ async def test_different_reasons_do_not_pause_it() -> None:
 
     assert await items.run() == ("partial", "")
     assert len(items.ran) == 12
+
+
+@pytest.mark.asyncio
+async def test_what_all_items_would_fail_for_pauses_it_at_once() -> None:
+    items = Items(9, (2, [LOST]), obstacle="LM Studio cannot be reached.\nStart it.")
+
+    assert await items.run() == ("partial", "Paused: LM Studio cannot be reached.\nStart it.")
+    assert items.ran == [1, 2]
+
+
+@pytest.mark.asyncio
+async def test_an_item_that_is_tried_once_more_does_not_count_as_failed_yet() -> None:
+    items = Items(2, (1, [LOST, LOST]), (2, [LOST]))
+    await items.run()
+
+    progress = [(event.done, event.failed) for event in items.told if isinstance(event, ItemsProgress)]
+    assert progress == [(0, 0), (0, 0), (0, 0), (1, 1), (2, 1)]
+
+
+def test_a_run_that_ended_before_its_model_names_neither_a_model_nor_a_cost_and_says_why_once() -> None:
+    why = "MCP server 'fs' (`npx`) is not installed yet. Run its command once in a terminal."
+    ended = Outcome("failed", error=f"Paused: {why}", notes=(f"MCP server fs was left out: {why}",), brief=9_999)
+    report = ItemsReport("r", ended, (), items=ItemResults(listed(2), {1: Outcome("failed", error=why)}))
+
+    assert report.text().count(why) == 1
+    assert "Failed: item 1\n" in report.text()
+    assert report.text().endswith("\n\n[run r]")
+    assert (report.savings().kept, report.savings().spent) == (0, 0)
+
+
+def test_items_that_failed_for_the_same_reason_share_a_line() -> None:
+    items = ItemResults(listed(3), {n: Outcome("failed", error="No.\nTry again.") for n in (1, 2)})
+
+    assert "\nFailed: item 1, item 2: No. Try again.\n" in ItemsReport("r", Outcome("partial"), (), items=items).text()
 
 
 def test_progress_says_how_far_it_is() -> None:

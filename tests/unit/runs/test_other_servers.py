@@ -13,11 +13,13 @@ import pytest
 
 from lmstudio_bridge.cli.doctor.checks import Check
 from lmstudio_bridge.cli.doctor.command import check_chain
-from lmstudio_bridge.errors import ModelNotFoundError
+from lmstudio_bridge.errors import LLMConnectionError, ModelNotFoundError
 from lmstudio_bridge.events import Event, ModelChosen, Outcome
 from lmstudio_bridge.lmstudio.retry import Sleep
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.report import Savings, report_of
 from lmstudio_bridge.runs.request import RunRequest
+from lmstudio_bridge.runs.resume import newest_runs
 from lmstudio_bridge.settings import read_settings
 from scripts.tools.soak import tool_server
 from tests.lmstudio_sim.errors import MODEL_UNLOADED
@@ -26,6 +28,7 @@ from tests.lmstudio_sim.replies import CallReply, EndEarly, Stall, StreamError, 
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
+from tests.support.home import nothing_listens
 from tests.support.openai_server import DIALECTS, GUARDED, Dialect, call, open_server
 from tests.unit.lmstudio.clients import FakeTime, within
 
@@ -114,6 +117,32 @@ async def test_a_server_that_guards_every_route_is_no_server_without_native_rout
     assert server.asked == [("GET", "/api/v1/models")]
 
 
+async def test_many_items_end_as_one_run_does_where_nothing_listens(tmp_path: Path) -> None:
+    request = RunRequest("Take the nonce.", access="write", for_each=("one", "two"))
+    async with open_desk(await nothing_listens(), tmp_path) as agent:
+        with pytest.raises(LLMConnectionError) as caught:
+            await within(agent.run(request))
+        (stored,) = newest_runs(agent.runs_folder, most=9)
+
+    assert caught.value.remedy
+    assert stored.outcome.error == caught.value.explain()
+    assert report_of(stored).text().count(caught.value.message) == 1
+    assert report_of(stored).savings() == Savings(0, 0)
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+async def test_failures_of_a_server_that_differ_only_in_numbers_are_told_once(sim: Simulator, tmp_path: Path) -> None:
+    async with open_desk(sim.url, tmp_path) as agent:
+        script = "import sys, time; sys.exit(f'log {time.time_ns()}')"
+        (tmp_path / "servers.json").write_text(
+            json.dumps({"mcpServers": {"tokens": {"command": sys.executable, "args": ["-c", script]}}}),
+            encoding="utf-8",
+        )
+        report = await within(agent.run(RunRequest("Take the nonce.", access="write", for_each=("one", "two"))))
+
+    assert len([note for note in report.outcome.notes if "tokens was left out" in note]) == 1
+
+
 async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path: Path) -> None:
     async with open_desk(sim.url, tmp_path) as agent:
         checks = await checks_of(agent)
@@ -121,8 +150,8 @@ async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path
     unhappy = [check.found for check in checks if check.state != "ok"]
     assert unhappy == ["No tool of tokens may run with read access: none is marked as read-only."]
     found = {check.name: check.found for check in checks}
-    assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-compatible server, ")
-    assert found["LM Studio"].endswith("1 chat model, 0 loaded")
+    assert found["LM Studio"].startswith(f"{sim.url} answers (/v1/models: another OpenAI-compatible server; ")
+    assert found["LM Studio"].endswith("reports no context length), 1 chat model")
     assert found["Model"] == f"{QWEN} (load state unknown)"
 
 

@@ -445,5 +445,5 @@ async def test_rules_that_fit_nothing_are_named_in_the_answer_and_by_doctor(desk
     assert f"Note: {misspelled}" in answer.text
     warned = [check.found for check in checks if check.state == "warning"]
     assert misspelled in warned
-    assert f'The rule deny "shp/*" ({own}) fits none of the configured servers.' in warned
+    assert f'The rule deny "shp/*" ({own}) names no configured server.' in warned
     assert '"*/nothing"' not in f"{warned}{answer.text}"
