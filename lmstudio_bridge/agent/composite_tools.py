@@ -31,6 +31,7 @@ from lmstudio_bridge.agent.text_operations import (
     holds_any,
     looser_searches,
     replace_all,
+    replace_where,
     show_changes,
 )
 from lmstudio_bridge.agent.tools import Tool, make_tool
@@ -176,7 +177,7 @@ class CompositeTools:
     """The tools that can be made of a run's tools, and their calls.
 
     `tools` are those of the servers that may run. With a `task`, a text that does not stand in it is replaced in one
-    place only: small models replace every `true` where one was meant.
+    place only, in the line that the task names: small models replace every `true` where one was meant.
     """
 
     def __init__(self, tools: Sequence[Tool], *, task: str = "") -> None:
@@ -250,9 +251,8 @@ class CompositeTools:
                 return await _append_text(files, values["path"], values["text"])
             case _:
                 old = values["old"]
-                anywhere = not self._task or old.strip().casefold() in self._task.casefold()
                 return await _replace_text(
-                    files, values["path"], old, values["new"], edits=self._edits, anywhere=anywhere
+                    files, values["path"], old, values["new"], edits=self._edits, task=self._task
                 )
 
 
@@ -342,7 +342,7 @@ async def _total_column(files: _Files, path: str, column: str, where: str) -> Co
 
 
 async def _replace_text(
-    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]], anywhere: bool
+    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]], task: str
 ) -> CompositeResult:
     if not old or old == new:
         raise ValueError("The text to replace is empty." if not old else "Old and new text are the same.")
@@ -353,6 +353,9 @@ async def _replace_text(
     made = {name: replaced for name, text in found.texts.items() if (replaced := replace_all(text, old, new)).count}
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
+    anywhere = not task or old.strip().casefold() in task.casefold()
+    if not anywhere and len(made) == 1:
+        made = {name: replace_where(found.texts[name], old, new, task) or all_of for name, all_of in made.items()}
     if not anywhere and sum(replaced.count for replaced in made.values()) > 1:
         places = [
             f"{name}:{number}: {line}"

@@ -32,6 +32,7 @@ _WORD = re.compile(r"\w+")
 _SETTING = re.compile(r"(?:export\s+)?[\"']?([\w.-]+)[\"']?\s*[=:](.*)")
 _COMMENT = ("#", ";", "//")
 _HEADING = re.compile(r"\[\[?([^\[\]]+)\]?\]")
+_EXCEPT = re.compile(r"\b(?:except|but|not|without|other|others|unless)\b|n['\u2019]t\b", re.IGNORECASE)
 _DEFINES = r"\b(?:def|class|function|func|fn|const|let|var|type|struct|enum|interface)\s+"
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "^": "**"})
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -104,6 +105,25 @@ def replace_all(text: str, old: str, new: str) -> Replaced:
         if whole:
             return Replaced(replaced, whole, total - whole)
     return Replaced(text.replace(old, new), total)
+
+
+def replace_where(text: str, old: str, new: str, task: str) -> Replaced | None:
+    """Replace a text in the one line that the task's words single out, as `debug` does in "set debug to false".
+
+    None if they single out none, or the text stands there more than once.
+    """
+    if _EXCEPT.search(task):
+        return None
+    wanted = {word for word in _WORD.findall(task.casefold()) if len(word) > 2}
+    wanted -= set(_WORD.findall(f"{old} {new}".casefold()))
+    lines = text.splitlines(keepends=True)
+    words = {number: wanted & {*_WORD.findall(line.casefold())} for number, line in enumerate(lines) if old in line}
+    common = set.intersection(*words.values()) if words else set()
+    named = [number for number, found in words.items() if found - common]
+    if len(named) != 1 or lines[named[0]].count(old) != 1:
+        return None
+    lines[named[0]] = lines[named[0]].replace(old, new)
+    return Replaced("".join(lines), 1)
 
 
 def add_at_end(text: str, lines: str) -> str:

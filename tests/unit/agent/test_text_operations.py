@@ -16,6 +16,7 @@ from lmstudio_bridge.agent.text_operations import (
     holds_any,
     looser_searches,
     replace_all,
+    replace_where,
     show_changes,
 )
 
@@ -269,3 +270,22 @@ def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
 )
 def test_what_only_the_first_of_two_files_has_is_found(first: str, second: str, missing: list[str]) -> None:
     assert find_missing(first, second) == missing
+
+
+SWITCHES = '{\n  "debug": true,\n  "verbose": true,\n  "size": 5\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("task", "changed"),
+    [
+        ("In settings.json, set debug to false. Tell me the size.", '"debug": false,\n  "verbose": true'),
+        ("Turn verbose off.", '"debug": true,\n  "verbose": false'),
+        ("Set debug and verbose to false.", None),
+        ("Set all to false.", None),
+        ("Set all but debug to false.", None),
+    ],
+)
+def test_a_text_is_replaced_in_the_one_line_that_the_task_names(task: str, changed: str | None) -> None:
+    replaced = replace_where(SWITCHES, "true", "false", task)
+
+    assert (replaced is None) if changed is None else (replaced is not None and changed in replaced.text)
