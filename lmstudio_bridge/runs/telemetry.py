@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -78,7 +79,7 @@ def telemetry_problem(environ: Mapping[str, str]) -> SettingsError | None:
 
 def _asked_signals(environ: Mapping[str, str]) -> dict[str, str]:
     """The signals that have a receiver, each with its protocol."""
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return {}
 
     def otlp(signal: str, name: str) -> str:
@@ -87,7 +88,7 @@ def _asked_signals(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         signal: otlp(signal, "PROTOCOL")
         for signal in _SIGNALS
-        if otlp(signal, "ENDPOINT") and "otlp" in (environ.get(f"OTEL_{signal}_EXPORTER") or "otlp").split(",")
+        if otlp(signal, "ENDPOINT") and "otlp" in re.split(r"[,\s]+", environ.get(f"OTEL_{signal}_EXPORTER") or "otlp")
     }
 
 

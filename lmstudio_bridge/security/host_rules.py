@@ -27,6 +27,7 @@ from typing import Any, Literal
 from pathspec import GitIgnoreSpec
 
 from lmstudio_bridge.files import read_bounded
+from lmstudio_bridge.json_text import load_commented
 from lmstudio_bridge.messages import Decision, ServerTool
 from lmstudio_bridge.settings import Surroundings
 from lmstudio_bridge.text import clean_text
@@ -222,7 +223,7 @@ def _managed_folder() -> Path:
 
 def _read(path: Path, warnings: list[str]) -> Mapping[str, Any]:
     try:
-        root = json.loads(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
+        root = load_commented(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
         if not isinstance(root, dict):
             raise ValueError("it is not a JSON object")
     except (FileNotFoundError, NotADirectoryError):

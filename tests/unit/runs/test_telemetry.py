@@ -120,10 +120,10 @@ async def test_content_is_there_only_if_it_is_asked_for(content: bool) -> None:
         ({}, []),
         (ENDPOINT, ["TRACES", "METRICS"]),
         ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://localhost/v1/metrics"}, ["METRICS"]),
-        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "console,otlp"}, ["TRACES"]),
+        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "console, otlp"}, ["TRACES"]),
         ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "console"}, ["METRICS"]),
         ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "", "OTEL_METRICS_EXPORTER": "none"}, ["TRACES"]),  # empty is unset
-        ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, []),
+        ({**ENDPOINT, "OTEL_SDK_DISABLED": " True "}, []),  # OpenTelemetry strips it, too
         ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, []),
         (
             {**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"},

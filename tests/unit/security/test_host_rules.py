@@ -330,6 +330,14 @@ def test_hooks_that_would_see_calls_in_runs_are_named(project: Path, matcher: st
     assert load(project).unclear == ((said,) if named else ())
 
 
+def test_rules_hold_also_where_comments_and_trailing_commas_make_the_file_invalid(project: Path) -> None:
+    path = project / ".claude" / "settings.json"
+    path.parent.mkdir()
+    path.write_text('// ours\n{"permissions": {"deny": ["Read(//srv/a)", "mcp__fs__read_file",]}}', encoding="utf-8")
+
+    assert [rule.text for rule in load(project).rules] == ["Read(//srv/a)", "mcp__fs__read_file"]
+
+
 def test_a_file_that_cannot_be_read_is_a_warning(project: Path) -> None:
     path = project / ".claude" / "settings.json"
     path.parent.mkdir()
