@@ -136,15 +136,21 @@ def read_approvals(
 
 def _names_for(file: Path, trusted: Sequence[str], *, around: Surroundings, of_project: bool) -> Iterator[str]:
     """The names that the bridge's own setting approves in this file, as `NAME` or `PATH:NAME`."""
-    here = {os.path.realpath(file), os.path.realpath(file.parent)}
+    here = {_place_of(file), os.path.realpath(file.parent)}
     for item in trusted:
         if of_project or item in ALL_SERVERS:
             yield item
         for position in (index for index, letter in enumerate(item) if letter == ":"):
             path = Path(item[:position])
             is_full = path.is_absolute() or item.startswith("~")
-            if is_full and os.path.realpath(around.locate(str(path))) in here:
+            named = around.locate(str(path))
+            if is_full and not here.isdisjoint((_place_of(named), os.path.realpath(named))):
                 yield item[position + 1 :]
+
+
+def _place_of(file: Path) -> str:
+    """Where a project's file is, whatever it links to: a link could take over what was approved for another project."""
+    return os.path.join(os.path.realpath(file.parent), file.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +170,12 @@ class EntryStore:
         Raises:
             McpConfigError: The record cannot be read, so that nothing can be said about changes.
         """
-        return self._read_all().get(os.path.realpath(file), {})
+        return self._read_all().get(_place_of(file), {})
 
     def record(self, file: Path, entries: Mapping[str, KnownEntry], *, warnings: list[str]) -> None:
         """Record entries of a project's file; that it cannot be written is a warning."""
         everything = self._read_all()
-        known = everything.setdefault(os.path.realpath(file), {})
+        known = everything.setdefault(_place_of(file), {})
         known |= entries
         try:
             make_folder(self.home)

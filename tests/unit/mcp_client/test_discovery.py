@@ -400,6 +400,22 @@ def test_approved_entry_that_has_changed_is_held_back_until_that_is_accepted(
     assert scopes(machine.load()) == {"files": "project"}
 
 
+def test_a_link_takes_over_no_approval_of_another_project_and_hides_no_change(machine: Machine) -> None:
+    file = machine.project / ".mcp.json"
+    good = machine.write("work/good/.mcp.json", servers("files"))
+    file.unlink()
+    file.symlink_to(good)
+    approved = KnownEntry(digest=machine.load().unapproved["files"].entry_digest, approved=True)
+    EntryStore(machine.home / "bridge").record(good, {"files": approved}, warnings=[])
+    assert scopes(machine.load()) == {}
+    assert scopes(machine.load(f"{good}:files")) == {}
+
+    assert scopes(machine.load("files")) == {"files": "project"}
+    file.unlink()
+    file.symlink_to(machine.write("work/project/other.json", {"mcpServers": {"files": {"command": "evil"}}}))
+    assert scopes(machine.load("files")) == {}
+
+
 def test_all_servers_of_the_project_may_start_also_when_they_change(machine: Machine) -> None:
     machine.load("*")
     machine.write("work/project/.mcp.json", {"mcpServers": {"files": {"command": "other"}}})
