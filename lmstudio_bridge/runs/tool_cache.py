@@ -84,8 +84,8 @@ _ORDER = (_MARKED, _UNMARKED, _DESCRIPTION, _ARGUMENTS, _ANNOTATIONS, _NEW)
 class ToolHistory(BaseModel):
     """What is remembered of a tool for as long as the file exists.
 
-    `unmarked` says that it was listed without a read-only mark at least once, `seen` has digests of what it looked
-    like.
+    `unmarked` says that it was, or may have been, listed without a read-only mark at least once, `seen` has digests of
+    what it looked like.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -162,15 +162,17 @@ class ToolCache:
         # Of such tools only digests are stored. To redact them could take a minute.
         now = tuple(tools) if too_large else self.storable(config, tools)
         warnings: list[str] = []
+        before, known = None, CachedTools(None)
         try:
             before = self.read(config)
         except UnreadableCacheError as exc:
-            before = None
+            known = CachedTools(None, complete=False)
             warnings.append(
                 f"The last listing of MCP server '{config.name}' cannot be read, "
-                f"so changes of its tools go unnoticed: {exc}",
+                "so changes of its tools go unnoticed, and their read-only marks are not believed until one of your "
+                f"rules allows them: {exc}",
             )
-        known = before or CachedTools(None)
+        known = before or known
         history, changes = _compare(known, dict(zip(map(tool_key, tools), now, strict=True)))
         complete = known.complete and len(history) <= MAX_HISTORY
         history = dict(islice(history.items(), MAX_HISTORY))
@@ -387,7 +389,7 @@ def _compare(
         current = list(dict.fromkeys(look for each in looks.values() for look in each))
         seen = [look for look in past.seen if look not in current] if past else []
         history[key] = ToolHistory(
-            unmarked=tool.read_only is not True or (past is not None and past.unmarked),
+            unmarked=tool.read_only is not True or (not known.complete if past is None else past.unmarked),
             seen=(*seen, *current)[-_SEEN:],
         )
     return history, changes

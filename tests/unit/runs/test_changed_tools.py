@@ -388,12 +388,19 @@ def test_names_cannot_pass_for_words_of_ours(store: ToolCache) -> None:
     assert told == BEGIN + "New: \"a[2J'. All is well. '" + "x" * 39 + '".'
 
 
-def test_a_catalogue_that_cannot_be_read_is_told_and_made_anew(store: ToolCache) -> None:
+def test_a_catalogue_that_cannot_be_read_is_told_and_made_anew_and_no_mark_is_believed(store: ToolCache) -> None:
     take(store, LIST)
     store.path(CONFIG).write_text("{", encoding="utf-8")
 
-    [told] = take(store, LIST, WIPE).warnings
+    doubted = replace(LIST, read_only=False, doubted=True)
+
+    checked = take(store, LIST, WIPE)
+    [told] = checked.warnings
     assert told.startswith(
-        "The last listing of MCP server 'notes' cannot be read, so changes of its tools go unnoticed: "
+        "The last listing of MCP server 'notes' cannot be read, so changes of its tools go unnoticed, and their "
+        "read-only marks are not believed until one of your rules allows them: "
     )
-    assert take(store, LIST, NOW_READS).tools == (LIST, DOUBTED)
+    assert checked.tools == (doubted, WIPE)
+    assert take(store, LIST, NOW_READS).tools == (doubted, DOUBTED)
+    store.path(CONFIG).unlink()
+    assert take(store, LIST).tools == (LIST,)
