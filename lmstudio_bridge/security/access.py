@@ -35,6 +35,9 @@ from lmstudio_bridge.security.workspace import (
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
+_MAKES_FILES = re.compile("screenshot|snapshot|capture|record|render|download|pdf|dump|backup|trace")
+"""In the names of tools, also beside a word for reading: `get_screenshot`."""
+_READING = frozenset({"git_log", "git_blame"})  # without such a word
 _SHOWN_PATH = 200  # characters of a refused path
 _MAX_ENDS = 64  # parts of a path in a container that are looked at
 PRESET = "preset for "  # begins the source of a preset's rules
@@ -262,7 +265,9 @@ class Policy:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
-        is_known = self.rules.find(tool) is not None or only_reads_by_name(tool.name)
+        name = tool.name.lower()
+        by_name = name in _READING or (only_reads_by_name(tool.name) and not _MAKES_FILES.search(name))
+        is_known = by_name or self.rules.find(tool) is not None
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
         except TooDeepError as exc:

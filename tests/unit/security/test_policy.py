@@ -542,9 +542,11 @@ def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_f
     [
         ("take_picture", (), "denied"),
         ("snapshot", (), "denied"),
+        ("get_page_screenshot", (), "denied"),
         ("read_text_file", (), "allowed"),
         ("get_file_info", (), "allowed"),
         ("git_diff", (), "allowed"),
+        ("git_log", (), "allowed"),
         ("analyze", (Rule("allow", "fs/analyze", "mine"),), "allowed"),
         ("analyze", (Rule("allow", "fs/analyze", "preset for a package"),), "allowed"),
     ],
