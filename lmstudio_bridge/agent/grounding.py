@@ -80,7 +80,8 @@ _WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
 _OF_WHOM = re.compile(
-    r"\b(?:of|for|does|did|has|is)\s+(?P<of>[A-Z][a-z]{2,})\b(?![\w./-]*[\w/]|\s+#?\d)"
+    r"\b(?:of|for|does|did|has|is)\s+(?P<of>[A-Z][a-z]{2,})\b"
+    r"(?: (?P<surname>[A-Z][a-z]{2,})\b)?(?![\w./-]*[\w/]|\s+#?\d)"
     r"|(?<=[a-z,] )(?P<whose>[A-Z][a-z]{2,})['\u2019]s\b"
 )
 _NO_PERSON = re.compile(
@@ -108,6 +109,7 @@ _OLDEST = re.compile(rf"\b(?:first|oldest|earliest){_DATED}", re.I)
 _STAMP = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?")
 _KEY_VALUE = re.compile(r"^[ \t]*[A-Za-z][\w -]{0,40}:[ \t]+(\S[^\n]{3,400})$", re.MULTILINE)
 _CALCULATES = re.compile(r"\b(?:add|sum|plus|subtract|minus|multipl(?:y|ied)|times|divided?|product|total)\b", re.I)
+_HASH = re.compile(r"[0-9a-f]{7,64}")
 _BUT_NOT_IN = re.compile(
     r"\bin (?:the )?(?:file )?[\w./-]+,? (?:but|and) (?:is |are )?not in (?:the )?(?:file )?([\w-]+\.\w+)", re.I
 )
@@ -441,7 +443,9 @@ class Evidence:
         read = "\n".join([*(text.raw for text in self._results), *self.files]).casefold()
         for match in _OF_WHOM.finditer(self.task):
             name = match["of"] or match["whose"]
-            if not _NO_PERSON.fullmatch(name) and name.casefold() not in read and re.search(r"\d", answer):
+            names = [name.removesuffix("s").casefold(), *((match["surname"] or "").casefold().split())]
+            known = _NO_PERSON.fullmatch(name) or any(each in read for each in names)
+            if not known and re.search(r"\d", answer):
                 yield name
 
     def _misplaced(self, sources: Mapping[str, Source], seen: Sequence[_Text]) -> Iterator[str]:
@@ -638,15 +642,29 @@ def _finder(text: str) -> Callable[[_Text], int | None]:
 
 def _word_finder(word: str) -> Callable[[_Text], int | None]:
     """Finds a word or a path; of a path that was put together from a folder and a listing, its last part."""
-    whole = _finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}", "", word))
+    whole = _code_finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}|^v(?=\d)", "", word))
     parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
-    last = _finder(parts[-1]) if len(parts) > 1 else None
+    last = _code_finder(parts[-1]) if len(parts) > 1 else None
 
     def find(seen: _Text) -> int | None:
         for look in (whole, last):
             if look is not None and (line := look(seen)) is not None:
                 return line
         return None
+
+    return find
+
+
+def _code_finder(text: str) -> Callable[[_Text], int | None]:
+    """Finds a text, but not one whose number goes on: `juniper-478` is not in `juniper-4781`. Hashes may be cut."""
+    wanted = _normalize(text)
+    if not wanted[-1:].isdigit() or _HASH.fullmatch(wanted):
+        return _finder(text)
+    pattern = re.compile(rf"{re.escape(wanted)}(?!\d)")
+
+    def find(seen: _Text) -> int | None:
+        place = pattern.search(seen.normal)
+        return None if place is None else seen.normal.count("\n", 0, place.start()) + 1
 
     return find
 

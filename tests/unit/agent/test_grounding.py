@@ -552,6 +552,9 @@ def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: s
         ("Tell me the number of Badge holders.", ()),
         ("Tell me the number in the file of Chen.txt.", ()),
         ("What is the badge number for Section 3?", ()),
+        ("Tell me the badge number of Chen Kofi.", ()),
+        ("Tell me the badge number of Chen Wei.", ("Chen",)),
+        ("Tell me the number for Badges.", ()),
         ("What is the badge number of Project Kofi?", ()),
         ("What is the default number for Windows?", ()),
     ],
@@ -563,6 +566,24 @@ def test_a_number_for_a_person_who_stands_in_no_result_is_that_of_another(task: 
 
     assert evidence.check("7872").missing == missing
     assert evidence.check("There is no number 7872 for that name.").missing == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("It is juniper-4781.", ()),
+        ("It is juniper-478.", ("juniper-478",)),
+        ("It is in src/juniper-478.", ("src/juniper-478",)),
+        ("The version is v1.2.34.", ()),
+        ("The version is v1.2.3.", ("v1.2.3",)),
+        ("The commit is 2fdfab2.", ()),
+    ],
+)
+def test_a_code_that_is_cut_within_its_number_is_another(answer: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence("What is it?", "What is it?")
+    evidence.add("a.txt", "juniper-4781\n1.2.34\n2fdfab2917d03b")
+
+    assert evidence.check(answer).missing == missing
 
 
 LOG = """Commit history:
