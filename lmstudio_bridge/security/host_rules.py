@@ -53,7 +53,8 @@ _OTHER_TOOLS = frozenset(
 )
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
-_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*\{[^{}]*,", re.DOTALL)  # also quotes, variables and alternatives
+# Also quotes, variables, alternatives, lists, and `:*`, which is for commands.
+_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*\{[^{}]*,|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
 _NEGATED = re.compile(r"\[[!^]\]?[^\]]*\]")  # a class of characters
 _DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
 _GLOB = re.compile(r"[*?\[\\]")

@@ -270,7 +270,15 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         ),
         *(  # quotes, variables, alternatives, other forms of several tools, and patterns that take time without end
             (rule, "holds for every path", "rw")
-            for rule in ('Read("./.env")', "Read($HOME/a)", "Read(./{a,b})", "Read:./.env", "Read|Edit(./a)")
+            for rule in (
+                'Read("./.env")',
+                "Read($HOME/a)",
+                "Read(./{a,b})",
+                "Read(./a, ./b)",
+                "Read(./.env:*)",
+                "Read:./.env",
+                "Read|Edit(./a)",
+            )
         ),
         *((rule, "holds for every path", "rw") for rule in (f"Read({'*a' * 30}b)", f"Read(x/{'**/a/' * 9})")),
         (["Read(./.env)"], "holds for every path", "rw"),
