@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SECRET_NAME = re.compile(
     r"key(?!board)|token|secret|passw|passphrase|passcode|(?<!by)(?<!com)pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
-    r"|dsn|(?:\b|_)(?:pat|pw|pin|otp|sig)\b|(?<=\w)(?<!old)pwd\b|creds?\b|bearer|jwt|mnemonic|signature|signing|_salt\b"
-    r"|conn(?:ection)?[_-]?str",
+    r"|dsn|(?:\b|_)(?:pat|pw|pin|otp|sig)\b|(?<=\w)(?<!old)pwd\b|creds?\b|bearer|jwt|mnemonic|signature|signing|(?:\b|_)salt\b"
+    r"|(?:\b|_)pin_?code\b|\Amaster\Z|(?:\b|_)xox[a-z]\b|conn(?:ection)?[_-]?str",
     re.IGNORECASE,
 )
 _CONNECTION_NAME = re.compile(r"conn(?:ection)?[_-]?str", re.IGNORECASE)
@@ -38,6 +38,8 @@ _PASSWORD_PART = re.compile(r"(?:password|passwd|pwd|(?:account|access)key|secre
 _TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~-]{16,}")
 """A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
 _LOGINS = ("u", "user")  # as in curl: name and password with a colon between them
+_JOINED_PASSWORD = re.compile(r"-p((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]{6,})")
+"""As in `mysql -phunter22`: no port, path or word."""
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
@@ -94,12 +96,14 @@ def secrets_of_headers(headers: Mapping[str, str]) -> list[str]:
 def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
     """The secrets in a command line: `--api-key X`, `--token=X`, `-e API_KEY=X`, `--header "Authorization: X"`.
 
-    Also `--env=API_KEY=X` and `--config '{"apiKey": "X"}'`.
+    Also `--env=API_KEY=X`, `--config '{"apiKey": "X"}'` and `-pX`.
     """
     found: list[str] = []
     flag = ""
     for argument in arguments:
         found += _secrets_in(argument)
+        if joined := _JOINED_PASSWORD.fullmatch(argument):
+            found.append(joined[1])
         named = _NAMED.fullmatch(argument)
         if named and not _is_secret(named[1], named[2]):
             found += _secrets_in(named[2])
@@ -108,8 +112,8 @@ def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
             found.append(named[2])
         elif flag and not argument.startswith("-") and _is_secret(flag, argument):
             found.append(argument)
-        elif flag in _LOGINS:
-            found += [argument.partition(":")[2]]
+        elif flag in _LOGINS and ":" in argument:
+            found.append(argument.partition(":")[2])
         flag = argument.lstrip("-") if _FLAG.fullmatch(argument) else ""
     return list(dict.fromkeys(found))
 
@@ -177,7 +181,8 @@ SHAPES: tuple[KeyShape, ...] = (
     _prefixed("github-token", "github_pat_", "[A-Za-z0-9_]{20,}"),
     *(_prefixed("gitlab-token", f"gl{kind}-", f"{_HAS_DIGIT}{_DASHED}{{20,}}")
       for kind in ("pat", "dt", "rt", "cbt", "ptt", "soat", "oas")),
-    *(_prefixed("slack-token", f"xox{kind}-", "[A-Za-z0-9-]{10,}") for kind in "abeprs"),
+    *(_prefixed("slack-token", f"xox{kind}-", "[A-Za-z0-9-]{10,}") for kind in "abceprs"),
+    _prefixed("slack-token", "xoxd-", "[A-Za-z0-9%+/=-]{10,}"),
     _prefixed("slack-token", "xapp-", "[A-Za-z0-9-]{10,}"),
     _prefixed("slack-webhook", "hooks.slack.com/services/", "([A-Za-z0-9/]{20,})"),
     *(_prefixed("aws-key", kind, "[A-Z0-9]{16}(?![A-Za-z0-9])") for kind in ("AKIA", "ASIA")),

@@ -14,9 +14,13 @@ from lmstudio_bridge.security.secrets import (
 SECRET_NAMES = (
     "API_KEY GITHUB_TOKEN client_secret PGPASSWORD DB_PASSWD SSH_PASSPHRASE DB_PASS PASS MYSQL_PWD GITHUB_PAT "
     "AWS_CREDENTIALS BASIC_AUTH COOKIE SENTRY_DSN PRIVATE_PEM DBPASS dbPass PASSCODE CONNECTION_STRING CONN_STR "
-    "MYPWD DB_PW OTP MY_PAT GCP_CREDS BEARER JWT MNEMONIC JWT_SIGNING WEBHOOK_SIGNATURE"
+    "MYPWD DB_PW OTP MY_PAT GCP_CREDS BEARER JWT MNEMONIC JWT_SIGNING WEBHOOK_SIGNATURE PIN_CODE pinCode SALT "
+    "HASH_SALT MASTER MASTER_KEY LICENSE_KEY XOXB SLACK_XOXP"
 )
-OTHER_NAMES = "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME COMPASS PASSENGERS"
+OTHER_NAMES = (
+    "HOME PATH PWD OLDPWD BYPASS PATTERN ALLOWED_DIR LANG PATH_TO GIT_AUTHOR_NAME COMPASS PASSENGERS "
+    "SHIPPING_CODE BASALT SPARK_MASTER"
+)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,10 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
         (["--dsn-text", "Server=db;Uid=me;Pwd=hunter22;"], ["hunter22", "Server=db;Uid=me;Pwd=hunter22;"]),
         (["Server=db;Uid=me;Pwd=hunter22;"], ["hunter22"]),
         (["-u", "me:hunter22"], ["hunter22"]),
+        (["-phunter22"], ["hunter22"]),
+        (["-pSECRET"], ["SECRET"]),
+        (["-c", "mysql -u me -phunter22 db"], ["hunter22"]),
+        (["-p127.0.0.1:8080:80", "-p8080:8080", "-p65000", "-project", "-ppython3.11", "-p/srv/data1"], []),
         (["-c", "npx server --api-key hunter22"], ["hunter22"]),
         (["https://x/mcp#token=hunter22"], ["hunter22"]),
         (["https://abcdef0123456789abcd@sentry.example/1"], ["abcdef0123456789abcd"]),

@@ -22,7 +22,11 @@ KEYS = {
     "api-key": [f"sk-{A}", f"sk-proj-{A}_-", f"sk-lm-{A[:20]}:{A[:20]}", f"sk-or-v1-{A}", f"gsk_{A}", f"tvly-dev-{A}"],
     "github-token": [*(f"gh{kind}_{A[:36]}" for kind in "pousr"), f"github_pat_{A[:22]}_{A}"],
     "gitlab-token": [f"glpat-{A[:20]}"],
-    "slack-token": [*(f"xox{kind}-123456789012-{A[:24]}" for kind in "abprs"), f"xapp-1-{A[:20]}"],
+    "slack-token": [
+        *(f"xox{kind}-123456789012-{A[:24]}" for kind in "abceprs"),
+        f"xapp-1-{A[:20]}",
+        f"xoxd-{A[:9]}%2B{A[:9]}",
+    ],
     "aws-key": ["AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"],
     "google-key": [f"AIza{A[:35]}"],
     "google-token": [f"ya29.{A}"],
