@@ -301,16 +301,21 @@ class GunzippedStream(httpx2.AsyncByteStream):
         self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        unpacker: Any = None
         try:
             async for piece in self._inner:
-                while piece and not unpacker.eof:
+                while piece:
+                    if unpacker is None or unpacker.eof:  # a file may have several members (RFC 1952)
+                        if unpacker is not None and piece[:1] != b"\x1f":
+                            break  # padding
+                        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
                     yield unpacker.decompress(piece, _PIECE)
-                    piece = unpacker.unconsumed_tail
-            yield unpacker.flush()
+                    piece = unpacker.unconsumed_tail or unpacker.unused_data
+            if unpacker is not None:
+                yield unpacker.flush()
         except zlib.error as exc:
             raise httpx2.StreamError(f"its answer is not valid gzip: {exc}") from exc
-        if not unpacker.eof:
+        if unpacker is not None and not unpacker.eof:
             raise httpx2.StreamError("its answer is cut off")
 
     async def aclose(self) -> None:

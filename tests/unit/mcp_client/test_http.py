@@ -285,6 +285,23 @@ async def test_answer_that_is_gzipped_although_we_asked_for_plain_is_read(kind: 
         assert [tool.name for tool in await pool.open_server(configure_url(port))] == ["act"]
 
 
+@pytest.mark.parametrize(
+    ("packed", "text"),
+    [
+        (gzip.compress(b"hello ") + gzip.compress(b"world"), b"hello world"),
+        (gzip.compress(b"hello") + bytes(9), b"hello"),
+        (b"", b""),
+    ],
+)
+async def test_gzipped_answer_may_have_several_members_or_none(packed: bytes, text: bytes) -> None:
+    class Pieces(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for start in range(0, len(packed), 7):
+                yield packed[start : start + 7]
+
+    assert b"".join([piece async for piece in GunzippedStream(Pieces())]) == text
+
+
 @pytest.mark.parametrize(("size", "fits"), [(999_999, True), (1_000_000, True), (1_000_001, False)])
 async def test_gzipped_answer_is_bounded_by_what_it_unpacks_to(size: int, fits: bool) -> None:
     """In pieces that are small, however much a piece of the packed answer holds."""
