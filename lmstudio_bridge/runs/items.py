@@ -13,6 +13,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.files import MEBIBYTE, read_bounded
 
 MAX_ITEMS = 1_000
 MAX_ITEM = 2_000  # characters
@@ -122,7 +123,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
                 f"The folder {folder} has more than {MAX_LOOKED_AT:,} files, too many to look for those of for_each.",
                 remedy="Start the bridge in a smaller folder, or give a list.",
             )
-        if any(entry.name == ".gitignore" and entry.is_file() for entry in entries):
+        if any(entry.name == ".gitignore" and entry.is_file(follow_symlinks=False) for entry in entries):
             rules = (*rules, (len(parts), _read_rules(folder.joinpath(*parts, ".gitignore"))))
         for entry in entries:
             path = (*parts, entry.name)
@@ -139,7 +140,7 @@ def _read_rules(path: Path) -> GitIgnoreSpec:
     """The rules of a .gitignore file; those that are not valid are skipped, as git does."""
     valid: list[str] = []
     with suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_bounded(path, max_bytes=MEBIBYTE).decode("utf-8", "replace").splitlines():
             with suppress(ValueError, re.error):
                 GitIgnoreSpec.from_lines([line])
                 valid.append(line)

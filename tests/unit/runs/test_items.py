@@ -115,3 +115,10 @@ def test_the_name_of_a_file_cannot_add_lines_to_the_task(tmp_path: Path) -> None
 
     with pytest.raises(BridgeError, match="line breaks"):
         resolve_items("*.txt", folder=tmp_path)
+
+
+def test_a_gitignore_that_is_a_link_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.md").touch()
+    (tmp_path / ".gitignore").symlink_to(".gitignore")  # git does not follow it, either
+
+    assert resolve_items("*.md", folder=tmp_path) == ("a.md",)
