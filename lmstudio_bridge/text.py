@@ -34,10 +34,11 @@ _HOST_TAG = re.compile(
     re.IGNORECASE,
 )
 _LOOK_ALIKES = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03b5\u03b9\u03bd\u03c1\u03c5\u0131\u0432\u043a\u043c\u043d\u0442\u03ba\u03c4\u03b7\u2019",
-    "aeopcyxijsdhqwoaeivpuibkmhtktn'",
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u03bf\u03b1\u03b5\u03b9\u03bd\u03c1\u03c5\u0131\u0432\u043a\u043c\u043d\u0442"
+    "\u03ba\u03c4\u03b7\u2019\u04cf\u01c0\u0585\u057d\u0251\u0454\u03c3\u00f8\u1d00\u1d04\u1d05\u1d07\u029f\u1d0d\u0274\u1d0f\u1d18\u0280\u1d1b\u1d1c\u03c2",
+    "aeopcyxijsdhqwoaeivpuibkmhtktn'llouaeooacdelmnoprtuc",
 )
-"""Cyrillic and Greek letters that look like Latin ones, and those."""
+"""Letters of other alphabets that look like Latin ones, and those."""
 
 _REASONS = {
     "string_type": "must be a string",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import unescape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -87,8 +88,12 @@ _HERE = "\ue0d6"  # a private character; stands for the answer
 _LINE_END = re.compile("([\n\u2028\u2029])")
 _REMOVED_LINE_END = re.compile(r"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")  # cleaning would join the lines
 _BLANK = re.compile(r"[\s\u2800]*")
-_HIDDEN = re.compile(r"(?:[\s\u2800#*_~`|\\·•.-]|\d{1,3}[.)]|</?\w{1,6}>|&#\w{1,6};)*+")  # by Markdown
-_FORGED = re.compile(r"[\[(\u27e6\u2772\u3010] ?[li1|][o0]ca[l1] ?-?mode[l1] ?-?output")
+_MARKUP = re.compile(r"<[^<>]{0,200}>|!?\[\]\([^()]{0,200}\)")  # which is not seen where it is rendered
+_BAR = re.compile(r"(?<=\w)[|\u2223\ufe31]")  # looks like an l
+_NO_LETTERS = re.compile(r"[\W_]+")
+_LAST_LINE = "localmodeloutput"
+_DIGITS_AS_LETTERS = str.maketrans("10i", "lol")
+_BEFORE = 3  # letters and digits that may be before it, as those of a list
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
     r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
@@ -423,8 +428,22 @@ def quoted(text: str) -> str:
 
 def _looks_like_ours(line: str) -> bool:
     shown = as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])
-    footer = _HIDDEN.sub("", as_letters(line[:_OWN_LINE]), count=1)
-    return _OWN_LINES.match(shown) is not None or _FORGED.match(footer) is not None
+    return _OWN_LINES.match(shown) is not None or _looks_like_last_line(line[:_OWN_LINE])
+
+
+def _looks_like_last_line(line: str) -> bool:
+    """Whether a line begins with the words of our last one, whatever is around and between their letters.
+
+    A letter of another alphabet may look like any of ours.
+    """
+    shown = as_letters(_BAR.sub("l", _MARKUP.sub("", unescape(line))))
+    letters = _NO_LETTERS.sub("", shown).translate(_DIGITS_AS_LETTERS)
+    for start in range(_BEFORE + 1):
+        pairs = list(zip(letters[start:], _LAST_LINE, strict=False))
+        same = sum(one == other for one, other in pairs)
+        if 2 * same >= len(_LAST_LINE) == len(pairs) and all(one == other or one > "\x7f" for one, other in pairs):
+            return True
+    return False
 
 
 def _in_line(text: str, *, most: int = _SHOWN_NAME) -> str:
