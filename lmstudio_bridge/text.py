@@ -27,6 +27,7 @@ _HOST_TAG = re.compile(
     r"<(?=[\s/]{0,8}(?:"
     # What Claude Code and others put around what is not the user's text, and models around calls and turns.
     r"system[-_\u2010-\u2015]|system[\s/]{0,8}>|(?:user-prompt|command|local-command|bash|ide|tool|function|task)[-_]|[a-z-]{1,30}-hook\b"
+    r"|user-memory-input|cross-session-message|agent-message|remote-review|tick>|available_skills|budget:|total_tokens"
     r"|channel\s|teammate-message|fork-|policy_spec|background-task|mcp-|new-diagnostics|persisted-output|antml:|claude[\w-]{0,30}>|invoke\b|\|\w{1,40}\|"
     # What loads something where it is rendered.
     r"|(?:img|image|i?frame|video|audio|embed|picture|object|link|svg|source)[\s/]"

@@ -81,6 +81,9 @@ TAGS = [
     "channel source='x'",
     "teammate-message",
     "source srcset=x",
+    "user-memory-input",
+    "cross-session-message from='x'",
+    "budget:token_budget",
 ]
 
 
