@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.errors import BridgeError
+from lmstudio_bridge.messages import Access
 from lmstudio_bridge.runs.items import MAX_ITEMS
 from lmstudio_bridge.runs.report import MAX_RESULT
 from lmstudio_bridge.runs.request import (
@@ -66,10 +67,14 @@ INSTRUCTIONS = (
     "many files or texts. Not for hard reasoning, or for one or two calls that you can make yourself. The local model "
     "sees nothing of this conversation: put everything that it needs into the task (full paths, what to look for, the "
     "form of the answer), and check what it says. A server's name is the middle part of its tools' names: "
-    "mcp__NAME__tool. Several read-only calls in one turn run at the same time. Only autonomous_with_write_access "
-    "changes things; the other tools do so only where the user, asked during the run, approves that very call. A run "
-    "takes from seconds to many minutes; one that was interrupted or lost is kept: continue_run."
+    "mcp__NAME__tool. Several read-only calls in one turn run at the same time. {changes} A run takes from seconds to "
+    "many minutes; one that was interrupted or lost is kept: continue_run."
 )
+_CHANGES = (
+    "Only autonomous_with_write_access changes things; the other tools do so only where the user, asked during the "
+    "run, approves that very call."
+)
+_NO_CHANGES = "Nothing can be changed."  # with LMSTUDIO_BRIDGE_MAX_ACCESS=read
 
 Task = Annotated[str, Field(min_length=1, max_length=MAX_TASK, description="What to do, complete in itself")]
 MaxRounds = Annotated[
@@ -250,10 +255,10 @@ class Delegation:
     hint: str
     make: Callable[..., RunRequest | ContinueRequest]
 
-    def tool(self) -> RegisteredTool:
+    def tool(self, *, max_access: Access) -> RegisteredTool:
         """The tool as the SDK registers it."""
         writes = self.make.__name__ == WRITING
-        only_if_approved = "" if writes else " Changes only what the user then approves."
+        only_if_approved = "" if writes or max_access == "read" else " Changes only what the user then approves."
         return RegisteredTool.from_function(
             self.make,
             description=" ".join((self.make.__doc__ or "").split()) + only_if_approved,
@@ -278,7 +283,7 @@ class BridgeServer(MCPServer[App]):
     """MCPServer whose tools hand tasks to the agent, with compact schemas, and with errors that say what to do."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
-        self._known = {tool.name: tool for tool in (each.tool() for each in _DELEGATIONS)}
+        self._known = {tool.name: tool for tool in (each.tool(max_access=settings.max_access) for each in _DELEGATIONS)}
         listed = [tool for name, tool in self._known.items() if settings.max_access == "write" or name != WRITING]
         super().__init__("lmstudio-bridge", tools=listed, **options)
         self.app: App | None = None  # set while the server runs
@@ -393,7 +398,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         settings,
         title="LM Studio bridge",
         version=__version__,
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS.format(changes=_CHANGES if settings.max_access == "write" else _NO_CHANGES),
         lifespan=lifespan,
         log_level="WARNING",
     )

@@ -77,6 +77,9 @@ async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk) -> None:
         listed = await client.request("tools/list", {})
         answers = [await client.call(WRITING, **WRITE), await client.call(WRITING, run_id="some-run", task="Write it.")]
         old = await client.call("autonomous_with_mcp", **TASK, access="write")
+    told = client.lines[0]["result"]["instructions"]
+    assert "Nothing can be changed. A run takes" in told
+    assert WRITING not in told
 
     for answer in answers:
         assert_names(answer, "Write access is not allowed here", "LMSTUDIO_BRIDGE_MAX_ACCESS")
@@ -84,6 +87,7 @@ async def test_nobody_can_ask_for_more_than_the_limit(desk: Desk) -> None:
     assert desk.chat_requests() == []
     assert WRITING not in [tool["name"] for tool in listed["tools"]]
     assert len(listed["tools"]) == 4
+    assert not [tool["name"] for tool in listed["tools"] if "approves" in tool["description"]]  # nobody is asked
 
 
 @pytest.mark.parametrize("access", ["read", "write", "admin"])
