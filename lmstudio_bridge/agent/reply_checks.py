@@ -113,7 +113,8 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     r" ?(?:shown|given|listed|displayed)? above\W*"
     rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
     rf"|after reading)\b{_HALF}(?:,|\b(?:is|are|the|an|of|and|or|with))[*_]*"
-    rf"|\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*"
+    r"|(?![^\n]*\b(?:what|which|who|how|everything|all)\b)"  # the file has all that it describes
+    rf"\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*"
     r"|\W*(?:the|so|i think)"
     rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:[\w .,'\u2019-]{{0,120}}\W)?"
     r"(?:answer|results?|output|summary|list|information|response|details|following)\b"

@@ -627,6 +627,7 @@ def test_a_reply_that_only_agrees_or_breaks_off_is_no_answer(text: str) -> None:
         "Claro de luna",
         "It is well.",
         "What it is for",
+        "It has what the file contains",
         "The color of v1.2 is teal",
         "It is in the file",
         "Summary:\nIt is teal.",
