@@ -261,10 +261,11 @@ async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, com
 
 
 @linux
-async def test_no_socket_of_the_system_leads_to_the_network_and_nothing_to_roots_settings(desk: Desk) -> None:
+async def test_no_socket_of_the_system_leads_to_the_network_and_nothing_to_what_is_roots(desk: Desk) -> None:
     words = await desk.words(stdio(), fs=Sandbox())
 
     assert not {"/nix", "/run", "/run/systemd/resolve"} & set(words), "Nix and systemd-resolved listen there"
+    assert not {"/etc", "/etc/ssl", "/etc/pki"} & set(words), "a bridge that runs as root could read private keys"
     place(words, "--ro-bind-try", "/proc/sys", "/proc/sys")
 
 
