@@ -209,7 +209,7 @@ def test_the_first_screen_of_the_readme_has_benefit_requirements_and_commands_th
     for words in (
         "never enter Claude's context",
         "**You need**",
-        f"uvx --from git+{REPOSITORY} lmstudio-bridge install",
+        f"uv tool install git+{REPOSITORY}\nlmstudio-bridge install\n",
         "pip install .",
         "scripts/demo",
     ):
