@@ -38,8 +38,8 @@ The word is heron-42, from notes.txt.
 |---|---|
 | `Nothing was changed.` | a change was asked for or tried, and none was made |
 | `Not found in anything that was read: …` | facts of the answer that are in no result |
-| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | left out, or against the answer |
-| `Failed: …` | a call that failed or was refused, and was not made good later |
+| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | named and not read, or contradicts the answer |
+| `Failed: …` | a call that failed or was refused, and did not succeed later |
 | `Note: …` | what else matters: a server that was left out, an answer that was cut off |
 
 A run without an answer says why in its first line. For programs, the result's `_meta` has `{REPORT_META}`:
@@ -60,7 +60,7 @@ REPORT_KEYS = {
     "seconds": "duration",
     "warnings": "notes, and faults that the bridge recovered from",
     "sources": "tools of which a call worked, with their servers",
-    "failed": "calls that failed or were refused, and were not made good later",
+    "failed": "calls that failed or were refused, and did not succeed later",
     "nothing_changed": "whether a change was asked for or tried, and none was made",
     "changes": "how many files were `created`, `changed`, `moved`, `deleted` or left `unchanged`, and `files`",
     "grounding": "`sources` of the answer's facts, facts that are `missing` there, and `coverage`",

@@ -51,6 +51,7 @@ OTHERS = {
     "HTTPS_PROXY",
     "NO_PROXY",
     "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
     # Claude Code
     "CLAUDE_CONFIG_DIR",
     "MCP_TIMEOUT",

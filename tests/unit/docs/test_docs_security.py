@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_protected_files_are_named() -> None:
-    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    [paragraph] = [part for part in text.split("\n\n") if part.startswith("**Protected files**")]
+    text = (ROOT / "docs" / "contributing" / "security-details.md").read_text(encoding="utf-8")
+    paragraph = text.partition("## Protected files\n")[2].partition("\n## ")[0]
 
     assert all(f"`{name}`" in paragraph.casefold() for name in PROTECTED)
 

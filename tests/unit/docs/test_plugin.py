@@ -80,7 +80,8 @@ def test_server_is_started_as_the_readme_says() -> None:
     entry = read_json(".mcp.json")["mcpServers"]["lmstudio-bridge"]
 
     readme = (PLUGIN.parent / "README.md").read_text(encoding="utf-8")
-    assert f"\n{' '.join([entry['command'], *entry['args']])} install\n" in readme
+    assert entry["command"] == "uvx"
+    assert f"\nuv tool install {entry['args'][1]}\n" in readme
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
