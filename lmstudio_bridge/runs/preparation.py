@@ -111,6 +111,8 @@ class Preparer:
             await servers.open()
             if isinstance(plan.start, RunStarted):  # who asks about an earlier run may need no tool
                 permissions.check_usable(servers.known_tools())
+            for warning in [] if plan.needs.chooses else permissions.find_unusable(servers.tools()):
+                await tell(Warned(warning))
 
         async with _time_limit(seconds):
             await held.enter_async_context(self._queue.slot(on_wait=on_wait))

@@ -67,6 +67,16 @@ class Permissions:
         unfit += [f"sandbox of {name}" for name in self.policy.rules.sandboxes if name not in (EVERY, *servers)]
         return [f"The {each} names no configured server." for each in unfit]
 
+    def find_unusable(self, tools: Sequence[ServerTool]) -> list[str]:
+        """A warning for each server of which no tool may run; it names the rule that would change that."""
+        found: list[str] = []
+        for server in dict.fromkeys(tool.server for tool in tools):
+            try:
+                self.check_usable([tool for tool in tools if tool.server == server])
+            except NoToolMayRunError as exc:
+                found.append(f"{exc.message} {exc.remedy}")
+        return found
+
     def check_usable(self, tools: Sequence[ServerTool]) -> None:
         """Check that there is no tool, or one that may run.
 
@@ -83,7 +93,7 @@ class Permissions:
             raise NoToolMayRunError(
                 f"No tool of {servers} may run: your rules deny them.", remedy=f"Change the rules in {where}."
             )
-        unbelieved = [tool for tool in free if tool.read_only]  # else it could run
+        unbelieved = [tool for tool in free if tool.read_only and tool.server in self.policy.rules.unbelieved]
         why = "the marks of a project's servers are not believed" if unbelieved else "none is marked as read-only"
         reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)]
         shown = reading[:_SUGGESTED] or free[:1]  # one as an example, lest all that write are allowed

@@ -430,6 +430,16 @@ def test_where_no_tool_may_run_the_rule_that_would_change_it_is_named(tmp_path: 
     assert [permissions.policy.may_run(tool) for tool in tools] == [True, False]
 
 
+def test_each_server_of_which_no_tool_may_run_is_named(tmp_path: Path) -> None:
+    permissions = read_permissions([], project=tmp_path, environ={"HOME": str(tmp_path)})
+    tools = [ServerTool("fs", "read", read_only=True), ServerTool("shop", "list_orders"), ServerTool("fs", "write")]
+    permissions.check_usable(tools)
+    [told] = permissions.find_unusable(tools)
+
+    assert told.startswith("No tool of shop may run with read access: none is marked as read-only. Use ")
+    assert told.endswith('allow = ["shop/list_orders"]')
+
+
 def test_where_rules_deny_every_tool_the_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "lmstudio-bridge.toml").write_text('deny = ["shop/*"]', encoding="utf-8")
     permissions = read_permissions([], project=tmp_path, environ={}, policy=Policy("write"))
