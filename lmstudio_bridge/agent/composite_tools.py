@@ -475,7 +475,9 @@ class _Files:
         return _Found(texts, failed)
 
     async def read_below(self, path: str) -> _Found:
-        """The text files of a folder and of its subfolders; of a path that is a file, that file."""
+        """The text files of a folder and of its subfolders; of a path that is a file or has `*`, what it names."""
+        if "*" in path:
+            return await self.read(await self.match(path))
         try:
             found = [each for each in await self.walk(path) if not _BINARY.fullmatch(PurePosixPath(each).suffix)]
         except ValueError:

@@ -19,6 +19,8 @@ from operator import add, mul, sub, truediv
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from lmstudio_bridge.text import one_line, shortened
+
 K = TypeVar("K")
 
 MAX_FACTS = 200  # facts of one answer that are looked up; more are a table that was copied
@@ -29,6 +31,7 @@ _MAX_RESULTS = 5_000  # of calculations that one number is compared with
 _MAX_DIGITS = 15  # of a number that may be one
 _MAX_TABLE = 100_000  # characters of a text in which columns are looked for
 _MAX_WORDS = 30  # of a task by which rows of a table are chosen
+_SHOWN_LEFT = 60  # characters of a text that an edit left elsewhere
 _SHOWN_FILES = 5  # files that the task names and that were not opened
 _MAX_WORD = 1_000  # characters; a longer one is a model that goes on and on
 _MAX_PATH = 500  # characters; a longer text in the arguments of a call is content
@@ -243,7 +246,10 @@ def denies(answer: str) -> bool:
 
 @dataclass(slots=True)
 class Evidence:
-    """What a run has seen. `given` is all that was there before the first call, `task` the task in it."""
+    """What a run has seen. `given` is all that was there before the first call, `task` the task in it.
+
+    `left` is a text that the newest edit took away and that still stands elsewhere in a file, and that file.
+    """
 
     given: str
     task: str = ""
@@ -255,6 +261,7 @@ class Evidence:
     _tried: set[str] = field(default_factory=set)  # the same of all calls, also those that failed
     _contents: list[str] = field(default_factory=list)  # results of calls that worked and list no names
     _blind: list[str] = field(default_factory=list)
+    left: tuple[str, str] = ("", "")
 
     def add(self, where: str, text: str) -> None:
         """Add the whole text of a result; `where` is the file or the call that it came from."""
@@ -345,7 +352,10 @@ class Evidence:
     def doubts(self, answer: str, sources: Sequence[Source]) -> tuple[str, ...]:
         """What speaks against an answer whose facts were read, in a few words each: it may be the wrong one of them."""
         blind = (f"changed {each} though nothing was found before" for each in self._blind[:_SHOWN_FILES])
-        return (*blind, *self._misdated(answer), *self._left_out(answer, sources), *self._not_excluded(answer))
+        left = [
+            f"{shortened(one_line(text), _SHOWN_LEFT)!r} still stands in {path}" for text, path in [self.left] if text
+        ]
+        return (*left, *blind, *self._misdated(answer), *self._left_out(answer, sources), *self._not_excluded(answer))
 
     def _misdated(self, answer: str) -> Iterator[str]:
         """A value of a record that is not the newest, or the oldest, as the task asks for. Records have dates."""

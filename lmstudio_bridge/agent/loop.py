@@ -35,6 +35,7 @@ from lmstudio_bridge.agent.prompts import (
     NOT_IN_RESULTS,
     NOT_READ,
     NOT_THERE,
+    STILL_THERE,
     TRY_ANOTHER_WAY,
 )
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
@@ -434,6 +435,13 @@ class _Run:
         """What to ask the model that stops without the change that its task asks for; "" if it need not be asked."""
         if self._asked_to_change >= _ASKED_TO_CHANGE or gives_up(answer) or denies(answer) or says_already(answer):
             return ""
+        if self._evidence.left[0] and not self._asked_to_change:
+            self._asked_to_change = _ASKED_TO_CHANGE
+            self._unchecked = self._unchecked or answer
+            await self.notice("Not all was changed. The model was asked to change the rest.")
+            self.requester.require_call(changing=True)
+            text, path = self._evidence.left
+            return STILL_THERE.format(text=repr(text), path=path)
         so_far = self.tally.outcome()
         if so_far.access != "write" or not so_far.nothing_changed or bool(so_far.failed) != bool(self._asked_to_change):
             return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -30,6 +30,12 @@ class ChangeWatch(Protocol):
         """What a call did to the files, in a few lines without secrets. Never raises.
 
         "" if it left them as they were, None if nothing can be said.
+        """
+
+    async def left(self, held: Held, edits: Collection[tuple[str, str]]) -> tuple[str, str] | None:
+        """The text that an edit took away and that still stands elsewhere in a file, and that file. Never raises.
+
+        `edits` are the old and the new texts of the call. None if all of them are gone.
         """
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:

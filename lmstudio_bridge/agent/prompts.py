@@ -108,6 +108,8 @@ CHANGED_UNSEEN = "{path}: changed only in line ends or hidden text"
 
 MORE_CHANGES = "… {lines} more"
 
+STILL_THERE = "{text} still stands elsewhere in {path}, and the task speaks of all. Change that too."
+
 CHANGED_NOTHING = "This call changed nothing: the file is as it was."
 
 TOOL_REMOVED = "Not done: this tool can no longer be called, because its calls kept repeating. Continue without it."

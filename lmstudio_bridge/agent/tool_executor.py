@@ -33,6 +33,7 @@ from lmstudio_bridge.agent.prompts import (
     OVERWRITES,
     SAME_CALL,
     SHORTER_SEARCH,
+    STILL_THERE,
     TOO_MANY_CALLS,
     TOOL_REMOVED,
     TRY_AGAIN,
@@ -89,6 +90,9 @@ _LONG = 250_000  # characters of a result
 MAX_PAGED = 2 * 1024 * 1024
 """Characters of a result that the model can page through; to clean and redact as many takes half a second at most, in
 which nothing else in the process goes on: Python searches a text in one step."""
+_ABOUT_ALL = re.compile(
+    r"\b(?:each|every|everywhere|all)\b(?! (?:(?:of )?the )?(?:else|others?|rest)\b)", re.IGNORECASE
+)
 _SHOWS_DIFF = re.compile(r"^(?:```+diff\b|@@ -\d)", re.MULTILINE)
 _READ_OF_REASON = 20_000  # characters of an error, or of an argument, that are read for the few words that are told
 _SHOWN_REASON = 200  # characters of why a call failed
@@ -412,7 +416,7 @@ class ToolExecutor:
         else:
             text = await self._shown(call, allowed, result, advice)
         text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
-        changes = "" if inner else await self._changes(prepared.tool, held, result)
+        changes = "" if inner else await self._changes(prepared, held, result)
         await self._tell(
             CallFinished(
                 number,
@@ -435,10 +439,17 @@ class ToolExecutor:
         )
         return result if inner else ToolResult(text, result.is_error, result.images, changes)
 
-    async def _changes(self, tool: ServerTool, held: Held, result: ToolResult) -> str:
+    async def _changes(self, call: PreparedCall, held: Held, result: ToolResult) -> str:
         """What to tell the model of the files that a call changed; "" if nothing, or if its result shows it."""
         if self._watch is None or not held or result.is_error:
             return ""
+        tool = call.tool
+        if (edits := [(old, new) for _, old, new in find_edits(call.arguments)]) and _ABOUT_ALL.search(
+            self._evidence.task
+        ):
+            text, path = self._evidence.left = await self._watch.left(held, edits) or ("", "")
+            if text:
+                return f"\n{STILL_THERE.format(text=repr(text), path=path)}"
         effect = await self._watch.effect(tool, held)
         if effect == "":
             return f"\n{CHANGED_NOTHING}"

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -234,6 +234,18 @@ class ChangeRecorder:
     async def effect(self, tool: ServerTool, held: Held) -> str | None:
         """What a call did to the text files that it named: "" if nothing, None if nothing can be said."""
         return await anyio.to_thread.run_sync(self._effect, tool, held, abandon_on_cancel=True)
+
+    async def left(self, held: Held, edits: Collection[tuple[str, str]]) -> tuple[str, str] | None:
+        """The text that an edit took away and that still stands elsewhere in a file, and that file."""
+        return await anyio.to_thread.run_sync(self._left, held, edits, abandon_on_cancel=True)
+
+    def _left(self, held: Held, edits: Collection[tuple[str, str]]) -> tuple[str, str] | None:
+        for path in held:
+            text = self._readable(look_at(path, max_bytes=MAX_TOLD_FILE)[1]) or ""
+            for old, new in edits:
+                if old.strip() and old in (text.replace(new, "") if new else text):
+                    return old, one_line(self._name(path))
+        return None
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         """Whether the file that the arguments name holds just this text; None if it is not on this machine."""

@@ -360,6 +360,11 @@ class TestReplaceText:
         assert "+MAX = 3" in found.data
         assert disk.files["src/logo.png"] == "LIMIT"
 
+    async def test_a_pattern_names_the_files_in_which_a_text_is_replaced(self) -> None:
+        disk = Disk(dict(SOURCES))
+        found = await disk.call("replace_text", path="src/*.py", old="LIMIT", new="MAX")
+        assert found.text.splitlines() == ["1 file changed.", "src/a.py: 2 places replaced"]
+
     async def test_nothing_is_written_where_the_text_is_not_there(self) -> None:
         disk = Disk(dict(SOURCES))
         found = await disk.call("replace_text", path="notes.md", old="LIMIT", new="MAX")

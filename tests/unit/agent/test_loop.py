@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -993,6 +993,8 @@ class Watch:
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> None: ...
 
     async def effect(self, tool: ServerTool, held: Held) -> None: ...
+
+    async def left(self, held: Held, edits: Collection[tuple[str, str]]) -> None: ...
 
     async def finish(self) -> FilesChanged | None:
         if self._hangs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from lmstudio_bridge.agent.prompts import (
     LOOK_FIRST,
     NAME_MISSING,
     NOT_MADE_YET,
+    STILL_THERE,
     TOOL_REMOVED,
     WHOLE_PATH,
 )
@@ -448,6 +449,7 @@ class Files:
         self.written: list[str] = []
         self.said = ToolResult("written")
         self.told: str | None = None
+        self.still = ""
 
     async def call_tool(self, server: str, tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolResult:
         path = str(arguments["path"])
@@ -462,6 +464,9 @@ class Files:
 
     async def effect(self, tool: ServerTool, held: Held) -> str | None:
         return self.told
+
+    async def left(self, held: Held, edits: Collection[tuple[str, str]]) -> tuple[str, str] | None:
+        return next(((old, "a.md") for old, _ in edits if old in self.still), None)
 
     async def holds(self, tool: ServerTool, arguments: JSONObject, text: str) -> bool | None:
         held = self.held.get(str(arguments["path"]))
@@ -481,6 +486,28 @@ def disk_call(name: str, **arguments: str) -> list[ToolCall]:
 
 DIFF = "+++ a.md\n@@ -1 +1 @@\n-one\n+a secret\x1b[2J"
 UNCHANGED = "\nThis call changed nothing: the file is as it was."
+
+
+@pytest.mark.parametrize(
+    ("task", "left"),
+    [
+        ("Switch all entries of a.md to off.", True),
+        ("Switch the first entry of a.md to off. Leave all else as it is.", False),
+    ],
+)
+async def test_a_text_that_an_edit_left_elsewhere_is_told_and_doubted_where_the_task_speaks_of_all(
+    task: str, left: bool
+) -> None:
+    files = Files(a="on\non\n")
+    files.still = "on"
+    given = on_files(files, task=task)
+    edit = disk_call("write_file", path="a.md", content="off\non\n", oldText="on", newText="off")
+
+    [result] = await given.answer(edit)
+
+    said = STILL_THERE.format(text="'on'", path="a.md")
+    assert (said in result.changes) is left
+    assert ("'on' still stands in a.md" in given.evidence.doubts("It is done.", ())) is left
 
 
 @pytest.mark.parametrize(

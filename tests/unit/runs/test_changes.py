@@ -60,6 +60,9 @@ class Run:
     async def effect(self, tool: ServerTool, held: Held) -> str | None:
         return await self._recorder.effect(tool, held)
 
+    async def left(self, held: Held, edits: list[tuple[str, str]]) -> tuple[str, str] | None:
+        return await self._recorder.left(held, edits)
+
     async def effect_of(self, name: str, content: str | bytes) -> str | None:
         """What is told of a call that writes a file."""
         held = await self.before(WRITE, path=name)
@@ -692,6 +695,25 @@ async def test_effect_of_a_call_is_that_since_the_call_before(run: Run) -> None:
 
     assert await run.effect_of("a.txt", "three\n") == "+++ a.txt\n@@ -1 +1 @@\n-two\n+three"
     assert await run.effect_of("a.txt", "three\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("after", "edit", "left"),
+    [
+        ("off\non\n", ("on", "off"), ("on", "a.txt")),
+        ("off\noff\n", ("on", "off"), None),
+        ("onward\n", ("on", "onward"), None),
+        ("off\non\n", (" ", ""), None),
+    ],
+)
+async def test_a_text_that_an_edit_left_elsewhere_is_found(
+    run: Run, after: str, edit: tuple[str, str], left: tuple[str, str] | None
+) -> None:
+    run.write("a.txt", "on\non\n")
+    held = await run.before(WRITE, path="a.txt")
+    run.write("a.txt", after)
+
+    assert await run.left(held, [edit]) == left
 
 
 async def test_effect_of_a_move_and_a_deletion_is_told(run: Run) -> None:
