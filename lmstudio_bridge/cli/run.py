@@ -272,7 +272,9 @@ class _Display:
             case Generating(pieces=pieces):
                 self._show_context(words, self._read + pieces)
             case ItemsProgress(done=done, total=total):
-                self._progress.update(self._task, description=words, completed=done, total=total)
+                at_work = sorted(self._tally.items.open) if self._tally.items else []
+                words = " · ".join([words, *map(self._item, at_work)])
+                self._progress.update(self._task, description=one_line(words), completed=done, total=total)
             case _ if words:
                 self._progress.update(self._task, description=words)
             case _:

@@ -289,7 +289,7 @@ async def write_page(environ: Mapping[str, str]) -> None:
     with anyio.fail_after(PAGE_SECONDS):
         await bridge("runs", "show", "last", "--html", str(page), environ=environ)
     say(f"Report: {page.as_uri()}")
-    say("  All rounds and calls as a picture, with all that was asked and read. Open it in a browser.")
+    say("  All rounds and calls, with what was asked and read. Open it in a browser. The run itself is not kept.")
 
 
 def say(text: str) -> None:

@@ -15,6 +15,7 @@ from lmstudio_bridge.events import (
     ItemFinished,
     ItemsListed,
     ItemsProgress,
+    ItemStarted,
     ModelChosen,
     Outcome,
     RoundStarted,
@@ -102,9 +103,9 @@ async def test_long_answer_leaves_room_for_what_is_happening(monkeypatch: pytest
 async def test_bar_of_many_items_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = ItemsListed(("a", "b"), "", (), "", None, "")
 
-    text = await shown(monkeypatch, [listed, ItemsProgress(1, 2, 0, 1, 5.0)], columns=100)
+    text = await shown(monkeypatch, [listed, ItemStarted(2), ItemsProgress(1, 2, 0, 1, 5.0)], columns=120)
 
-    assert "1 of 2 · 1 at once · about 5 s left" in text
+    assert "1 of 2 · 1 at once · about 5 s left · b" in text
 
 
 async def test_an_item_with_facts_that_were_not_found_does_not_look_like_a_success(
