@@ -570,6 +570,9 @@ class _Run:
         """Take the step against the repetition, and leave a hint for the next round."""
         self._hint = f"{repetition.text} {TRY_ANOTHER_WAY}"
         insists = self.requester.gave_up or repetition.step == Step.ANSWER_NOW
+        if insists and not self.requester.asks_natively and (question := await self.question_change("")):
+            self._hint = f"{repetition.text} {question}"
+            return
         if insists and not self.requester.asks_natively:
             await self.notice("The model repeated itself; it was asked to answer from what it knew.")
             self._answer_now = True

@@ -12,14 +12,14 @@ from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.json_calls import Strategy
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits, RunOptions
-from lmstudio_bridge.agent.prompts import ANSWER_NOW, NOT_THERE
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, NOT_CHANGED, NOT_THERE
 from lmstudio_bridge.agent.repetition import MadeCall, RepetitionDetector, Step
 from lmstudio_bridge.agent.tool_executor import find_edits, shorter_queries
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import ToolSchemaError
-from lmstudio_bridge.events import CallFinished, CallStarted, Outcome
-from lmstudio_bridge.messages import JSONObject, ServerTool, SystemMessage, ToolResult, UserMessage
+from lmstudio_bridge.events import CallFinished, CallStarted, Outcome, RunStarted, Tally
+from lmstudio_bridge.messages import Access, JSONObject, ServerTool, SystemMessage, ToolResult, UserMessage
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Sent, say
 
@@ -76,7 +76,7 @@ class Given:
         *replies: Reply,
         task: str,
         files: dict[str, str],
-        access: str = "read",
+        access: Access = "read",
         output_schema: JSONObject | None = None,
         rounds: int = 10,
     ) -> None:
@@ -84,12 +84,15 @@ class Given:
         self.tools = FileTools(files)
         self.conversation = Conversation((SystemMessage("Use tools."), UserMessage(task)))
         self.recorder = Recorder()
-        self._policy = Policy("write" if access == "write" else "read")
+        self._access = access
+        self._policy = Policy(access)
         self._schema = output_schema
         self._rounds = rounds
         self.more: tuple[ServerTool, ...] = ()
 
     async def go(self) -> Outcome:
+        tally = Tally()
+        tally.add(RunStarted("r", self.conversation.task(), (), 10, "2026-01-01T00:00:00Z", self._access))
         return await run(
             self.conversation,
             model=self.model,
@@ -98,6 +101,7 @@ class Given:
             policy=self._policy,
             limits=Limits(self._rounds, 3_600, 10_000),
             emit=self.recorder.emit,
+            tally=tally,
             options=RunOptions(
                 strategy=WEAK,
                 output_schema=self._schema,
@@ -172,7 +176,7 @@ async def test_the_first_call_of_a_task_that_names_a_file_takes_a_path() -> None
     ("task", "offered"), [("Save a note.", False), ("Delete the note.", True), ("L\u00f6sche die Notiz.", True)]
 )
 async def test_tools_that_delete_are_offered_only_for_tasks_that_say_so(task: str, offered: bool) -> None:
-    given = Given(answer("Done."), task=task, files={}, access="write")
+    given = Given(*[answer("Done.")] * 3, task=task, files={}, access="write")
     given.more = (file_tool("delete_note", "path", read_only=False),)
     await given.go()
 
@@ -205,6 +209,17 @@ async def test_a_call_that_is_made_again_with_the_same_result_ends_in_an_answer(
     assert given.branches(4) == ["answer"]
     assert isinstance(last := given.model.asked[4].messages[-1], UserMessage)
     assert last.text.endswith(ANSWER_NOW)
+
+
+async def test_a_model_that_reads_again_in_place_of_the_change_must_make_it() -> None:
+    write = call("fs__write_file", path="a.txt", content="two")
+    task = "Read the file a.txt, and replace one by two in it."
+    given = Given(READ_A, READ_A, write, answer("done"), task=task, files={"a.txt": "one"}, access="write")
+    await given.go()
+
+    assert "fs__write_file" in given.branches(2)
+    assert not {"answer", "fs__read_text_file"} & set(given.branches(2))
+    assert given.model.asked[2].messages[-1].text.endswith(NOT_CHANGED)
 
 
 async def test_a_file_that_was_read_with_others_counts_as_read_again() -> None:
