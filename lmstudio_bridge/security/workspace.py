@@ -57,6 +57,11 @@ PROTECTED = frozenset(
         *(".vimrc", ".exrc", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml", "mise.toml", ".mise.toml"),
         *(".pnpmfile.cjs", ".yarnrc", ".yarn", "bunfig.toml", ".hg", ".jj", ".svn", "git~1", ".circleci"),
         *(".gitlab-ci.yml", ".junie", ".amazonq", ".goosehints", ".aider.conf.yml", "warp.md"),
+        *("qwen.md", ".qwen", "crush.md", "crush.json", ".crush.json", ".agents", ".kilocode", ".factory", ".augment"),
+        *(".githooks", ".huskyrc", ".huskyrc.json", "lefthook.yaml", ".lefthook.yaml", "lefthook-local.yml"),
+        *(".pnp.cjs", "mise.local.toml", ".mise.local.toml", ".gitea/workflows", "jenkinsfile"),
+        *(".forgejo/workflows", ".woodpecker.yml", ".travis.yml", ".buildkite"),
+        *("azure-pipelines.yml", "bitbucket-pipelines.yml"),
     )
 )
 """What makes other programs run commands, instructs agents, or decides what a run may do: it is read, not changed."""
