@@ -318,17 +318,19 @@ class _Run:
     def text_so_far(self) -> str:
         """The newest text of the model that may be shown, also that of a reply that was cut off."""
         partial = self.requester.partial_text()
-        return partial if partial and self.is_presentable(partial) else self.tally.last_text
+        return partial if partial and self.is_presentable(partial, whole=False) else self.tally.last_text
 
     def final_text(self) -> str:
         """The newest text for a reader: without delimiters and invisible characters."""
         return self._delimiter.take_out(clean_text(self.text_so_far())[0])
 
-    def is_presentable(self, text: str) -> bool:
-        """Whether a text is the model's own and not a call that nobody ran."""
+    def is_presentable(self, text: str, *, whole: bool = True) -> bool:
+        """Whether a text is the model's own and not a call that nobody ran; half a sentence is if it was cut off."""
         leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
         messages = self.conversation.messages
-        return not (leaked or is_bridge_text(text, messages) or (self.names() and says_nothing(text, messages)))
+        return not (
+            leaked or is_bridge_text(text, messages) or (whole and self.names() and says_nothing(text, messages))
+        )
 
     def names(self) -> Collection[str]:
         """The tools that the model may know of; none if the run has none."""
