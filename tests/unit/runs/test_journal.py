@@ -448,7 +448,7 @@ async def fail_before_the_loop(emit: Emit) -> Outcome:
 STREAM = Streamed((TextDelta("It says hel"),))
 ENDS: dict[str, Callable[[Emit], Awaitable[Outcome]]] = {
     "answered": lambda emit: run_with(emit, LOOK, say("It says hello.")),
-    "answered, cut off": lambda emit: run_with(emit, say("It says", finish_reason="length")),
+    "answered, cut off": lambda emit: run_with(emit, say("It says hello. It also says", finish_reason="length")),
     "answered, tool failed": lambda emit: run_with(emit, LOOK, say("No."), result=ToolResult("ENOENT", is_error=True)),
     "answered, calls refused": lambda emit: run_with(emit, call(("fs__no", "{}"), ("fs__read", "[")), say("No.")),
     "answered, access refused": lambda emit: run_with(emit, LOOK, say("No."), access="read"),
