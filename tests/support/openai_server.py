@@ -38,7 +38,7 @@ LLAMA_CPP = Dialect(
     "llama.cpp",
     "/models/qwen3-4b-q4_k_m.gguf",
     refusal=(404, JSON, '{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}'),
-    listed={"meta": {"n_ctx_train": 40960}},
+    listed={"owned_by": "llamacpp", "meta": {"n_ctx_train": 40960}},
     answers_as="gpt-3.5-turbo",
     chunk={"timings": {"predicted_n": 3}},
 )

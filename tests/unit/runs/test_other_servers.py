@@ -29,7 +29,7 @@ from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
 from tests.support.home import nothing_listens
-from tests.support.openai_server import DIALECTS, GUARDED, Dialect, call, open_server
+from tests.support.openai_server import DIALECTS, GUARDED, LLAMA_CPP, Dialect, call, open_server
 from tests.unit.lmstudio.clients import FakeTime, within
 
 QWEN, GEMMA = "qwen3:4b", "gemma3:1b"
@@ -102,7 +102,8 @@ async def test_a_run_works_on_every_kind_of_server(dialect: Dialect, tmp_path: P
 
     assert (outcome.stop, outcome.answer, outcome.calls) == ("answered", "The nonce is taken.", 1), outcome
     assert outcome.warnings == ()
-    assert ModelChosen(dialect.model, None, None) in events
+    loaded = True if dialect is LLAMA_CPP else None
+    assert ModelChosen(dialect.model, loaded, None) in events
     assert [body["model"] for body in server.bodies] == [dialect.model] * 2
     result = server.bodies[1]["messages"][-1]
     assert (result["role"], nonce_of(tmp_path) in result["content"]) == ("tool", True)
@@ -141,6 +142,14 @@ async def test_failures_of_a_server_that_differ_only_in_numbers_are_told_once(si
         report = await within(agent.run(RunRequest("Take the nonce.", access="write", for_each=("one", "two"))))
 
     assert len([note for note in report.outcome.notes if "tokens was left out" in note]) == 1
+
+
+async def test_the_doctor_counts_the_model_of_llama_cpp_as_loaded(tmp_path: Path) -> None:
+    async with open_server(LLAMA_CPP) as server, open_desk(server.url, tmp_path) as agent:
+        found = {check.name: check.found for check in await checks_of(agent)}
+
+    assert found["LM Studio"].endswith("llama.cpp's server; it reports no context length), 1 chat model, 1 loaded")
+    assert found["Model"] == f"{LLAMA_CPP.model} (loaded)"
 
 
 async def test_the_doctor_is_content_with_what_there_is(sim: Simulator, tmp_path: Path) -> None:
