@@ -235,7 +235,7 @@ def classify_reply(
     if not _NO_WORD.fullmatch(reply.text):
         if is_bridge_text(reply.text, messages):
             return "own_words"
-        return "nothing" if names and says_nothing(reply.text, messages) else "answer"
+        return "nothing" if names and not cut and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
 
 

@@ -70,6 +70,8 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion("", calls=(HALF, CALL), finish_reason="length"), "calls"),
         (Completion("", calls=(HALF,), finish_reason="tool_calls"), "calls"),
         (Completion("", finish_reason=CUT_CALL), "cut_call"),
+        (Completion("It is teal, and the color of", finish_reason="length", usage=COUNTED), "answer"),
+        (Completion("It is teal, and the color of", usage=COUNTED), "nothing"),
         (Completion(ANSWER_NOW, usage=COUNTED), "own_words"),
         (Completion("Let me read the note.", usage=COUNTED), "announced"),
         (Completion("fs__read", usage=COUNTED), "leaked_call"),
