@@ -430,7 +430,7 @@ class Evidence:
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
         absent = tuple(dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen))))
-        missing |= dict.fromkeys(absent)
+        missing |= dict.fromkeys((*absent, *self._unread_persons(answer)))
         calculated = _Calculated(self.task or self.given, [text.raw for text in seen] if missing else [])
         nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or calculated.holds(f))]
         return Grounding(tuple(sources.values()), tuple(nowhere), absent)
@@ -450,6 +450,14 @@ class Evidence:
                 yield name
             elif lines and _ASKS_FOR_DEFINITION.search(self.task) and not _defines(name, "\n".join(lines)):
                 yield f"a definition of {name}"
+
+    def _unread_persons(self, answer: str) -> Iterator[str]:
+        """Whom or what the task asks a number of and who stands in no result, such as `Chen`.
+
+        A result may call it something else, as `de` for Germany: that is for the reader to judge.
+        """
+        if not self.task or not self._results or denies(answer):
+            return
         read = "\n".join([*(text.raw for text in self._results), *self.files]).casefold()
         for match in _OF_WHOM.finditer(self.task):
             name = match["of"] or match["whose"]
