@@ -251,7 +251,9 @@ class Policy:
         return None if found is not None and found.verb == "ask" and is_answer else found
 
     def _host_places(self, path: str, base: Path | None) -> Iterator[Path]:
-        """Where on this machine a path can be, for Claude Code's rules."""
+        """Where on this machine a path can be, for Claude Code's rules; nowhere if it is a page of the web."""
+        if is_address(path) and path.casefold().startswith(("http:", "https:")):
+            return
         if base is not None:
             yield from self.workspace.places(path, base=base)
             with suppress(ValueError):

@@ -37,6 +37,9 @@ _VERBS: tuple[Literal["deny", "ask"], ...] = ("deny", "ask")  # in the order in 
 _RULE = re.compile(r"(?P<tool>[^()\s,]+)(?:\((?P<about>.*)\))?", re.DOTALL)
 _MCP = re.compile(r"mcp__[a-z0-9_*-]*|[a-z0-9_*?\[\]!-]*\*[a-z0-9_*?\[\]!-]*")  # names of the servers' tools, or a glob
 _MCP_INSIDE = re.compile(r"(mcp__[a-z0-9_*-]*)([^a-z0-9_*(),\s-]|\s+(?!mcp__)[^\s(),]|)")
+_MCP_SOMEHOW = re.compile(
+    r"[\W_]*mcp(?![a-z])|[.*?^$]*\*[.*?^$]*(?:\(|\Z)"
+)  # not `./a/**`, or a command such as `rm *`
 _READS = frozenset({"read", "notebookread", "glob", "grep", "ls"})
 _EDITS = frozenset({"edit", "write", "multiedit", "notebookedit"})
 _ABOUT_PATHS = re.compile(rf"[\[{{(^\"']*(?:{'|'.join(sorted(_READS | _EDITS))})(?![\w-])")
@@ -53,8 +56,11 @@ _OTHER_TOOLS = frozenset(
 )
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
-# Also quotes, variables, alternatives, lists, and `:*`, which is for commands.
-_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*\{[^{}]*,|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
+# Also quotes, variables, lists, and `:*`, which is for commands.
+_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
+_HOME = re.compile(r"(?:\$HOME|\$\{HOME\}|%USERPROFILE%)(?=[/\\]|\Z)", re.IGNORECASE)
+_BRACES = re.compile(r"\{([^{},]*,[^{}]*)\}")
+_MAX_ALTERNATIVES = 256  # of one pattern
 _NEGATED = re.compile(r"\[[!^]\]?[^\]]*\]")  # a class of characters
 _DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
 _GLOB = re.compile(r"[*?\[\\]")
@@ -270,7 +276,7 @@ def _parse(
     lowered = unicodedata.normalize("NFKC", plain).casefold()
     tools = tuple(f"{each}*" if more else _whole(each) for each, more in _MCP_INSIDE.findall(lowered))
     is_about_paths = _ABOUT_PATHS.match(lowered)
-    if not tools and not is_about_paths and re.search(r"mcp|\*", lowered.partition("(")[0]):
+    if not tools and not is_about_paths and _MCP_SOMEHOW.match(lowered):
         tools = ("mcp__*",)
     is_about_reading = not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
     return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths else None), False
@@ -294,11 +300,24 @@ def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> G
     Raises:
         ValueError: It is not understood.
     """
-    if not pattern or _UNCLEAR.match(pattern):
+    forms: dict[str, None] = {}
+    for each in _alternatives(_HOME.sub("~", pattern, count=1) if _HOME.match(pattern) else pattern):
+        windows = each.replace("\\", "/")  # otherwise a backslash escapes
+        forms |= dict.fromkeys([windows] if _DRIVE.match(windows) else [each, windows])
+    if not all(forms) or any(map(_UNCLEAR.match, forms)):
         raise ValueError(pattern)
-    windows = pattern.replace("\\", "/")  # otherwise a backslash escapes
-    forms = [windows] if _DRIVE.match(windows) else dict.fromkeys((pattern, windows))
     return GitIgnoreSpec.from_lines(line for form in forms for line in _absolute(form, anchors=anchors, around=around))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """What `*.{pem,key}` stands for in a shell, and the pattern itself: Claude Code's braces stand for themselves."""
+    found = [pattern]
+    for each in found:  # it grows
+        if braces := _BRACES.search(each):
+            found += [each[: braces.start()] + part + each[braces.end() :] for part in braces[1].split(",")]
+        if len(found) > _MAX_ALTERNATIVES:
+            raise ValueError(pattern)
+    return found
 
 
 def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> Iterator[str]:

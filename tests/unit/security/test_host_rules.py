@@ -272,8 +272,8 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
             (rule, "holds for every path", "rw")
             for rule in (
                 'Read("./.env")',
-                "Read($HOME/a)",
-                "Read(./{a,b})",
+                "Read($HOMES/a)",
+                f"Read({'{a,b}' * 9})",
                 "Read(./a, ./b)",
                 "Read(./.env:*)",
                 "Read:./.env",
@@ -293,7 +293,10 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         ("edit, write", "holds for every path", "w"),
         *(
             (rule, "does not hold in runs", "")
-            for rule in ("", 7, None, "a b", "Raed(.env)", "write_file", "fs/x", "(a)")
+            for rule in (
+                *("", 7, None, "a b", "Raed(.env)", "write_file", "fs/x", "(a)"),
+                *("rm -rf *", "Bash: git *", "./secrets/**", "*.env", "https://*", "SearchMcpThings"),
+            )
         ),
     ],
 )
@@ -353,6 +356,37 @@ def test_a_file_that_cannot_be_read_is_a_warning(project: Path) -> None:
 
     [warning] = load(project).warnings
     assert f"{path} cannot be read, so its rules do not hold in runs" in warning
+
+
+@pytest.mark.parametrize("rule", ["Read(./docs/**)", "Read(.env)", "Read(**/docs/*.html)"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_rules_about_paths_are_not_about_pages_of_the_web(project: Path, rule: str, folder: bool) -> None:
+    settings(project / ".claude" / "settings.json", deny=[rule])
+    made = replace(policy(project), local={"fs": project if folder else None})
+
+    for url in ("https://x.com/docs/a.html", "HTTP://x.com/.env"):
+        assert made.check_call(READ, {"url": url}).allowed
+        assert made.check_call(WRITE, {"url": url}).allowed
+    assert not made.check_call(
+        WRITE, {"url": f"file://{project}/{'docs/a.html' if 'docs' in rule else '.env'}"}
+    ).allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "forbidden", "others"),
+    [
+        ("Read(*.{pem,key})", ["a.pem", "x/b.key", "a.{pem,key}"], ["a.pe", "pem", "a.txt"]),
+        ("Read(src/{a,{b,c}.d}.py)", ["src/a.py", "src/b.d.py", "src/c.d.py"], ["src/b.py", "a.py"]),
+        ("Read($HOME/project/x)", ["x"], ["y"]),
+        ("Read(${HOME}/project/x/**)", ["x", "x/y"], ["y"]),
+        ("Read(%USERPROFILE%\\project\\x)", ["x"], ["y"]),
+    ],
+)
+def test_what_shells_expand_is_expanded(project: Path, rule: str, forbidden: list[str], others: list[str]) -> None:
+    settings(project / ".claude" / "settings.json", deny=[rule])
+
+    assert load(project).unclear == ()
+    assert [path for path in forbidden + others if denied(project, READ, path)] == forbidden
 
 
 @pytest.mark.parametrize("rule", ["Read(./secrets/**)", "Read(/secrets/key)", "Read(secrets/k*)"])
