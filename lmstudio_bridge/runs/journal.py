@@ -81,6 +81,7 @@ RESERVE = 64 * 1024  # bytes for the end of a run, if the journal cannot be writ
 _RESERVED, _END = ".reserve", ".end"  # the file with that room, and its name once the journal cannot be written
 _SHORT_ANSWER, _SHORT_ERROR = 8_000, 1_000  # characters of answer and error that fit into it in any encoding
 _NOT_WHOLE = "Its journal could not be written to its end."
+_LOCK_TRIES = 50  # a millisecond apart
 PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
 AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
 NOTE_SUFFIX = ".before"
@@ -607,12 +608,21 @@ def _open_locked(path: Path, run_id: str) -> BinaryIO:
 def _lock(file: IO[Any], run_id: str) -> None:
     if sys.platform == "win32":
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise _active(run_id) from exc
-    except OSError as exc:  # a file system without locks
-        logger.debug("%s cannot be locked: %s", file.name, exc)
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as exc:
+            try:  # it is in progress, unless only `is_active` has it, which takes microseconds
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _active(run_id) from exc
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError as exc:  # a file system without locks
+            logger.debug("%s cannot be locked: %s", file.name, exc)
+            return
+        time.sleep(0.001)
+    raise _active(run_id)
 
 
 def _active(run_id: str) -> RunActiveError:

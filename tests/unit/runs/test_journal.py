@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -71,7 +72,14 @@ from lmstudio_bridge.messages import (
     UserMessage,
 )
 from lmstudio_bridge.runs.autonomous import RunRecorder
-from lmstudio_bridge.runs.journal import journal_path, open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import (
+    hold_journal,
+    is_active,
+    journal_path,
+    open_journal,
+    read_events,
+    rebuild_outcome,
+)
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
 from tests.support.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
@@ -545,3 +553,24 @@ def test_journal_cut_at_any_byte_gives_what_was_told_until_then(answered: bytes,
 
 def test_empty_journal_counts_as_failed() -> None:
     assert rebuild_outcome([]) == Outcome("failed", error=LOST)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="journals are not locked there")
+def test_whoever_asks_whether_a_run_is_in_progress_does_not_make_it_so(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "r1"):
+        assert is_active(tmp_path, "r1")
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            is_active(tmp_path, "r1")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(5_000):
+            with hold_journal(tmp_path, "r1"):
+                pass
+    finally:
+        done.set()
+        asking.join()
