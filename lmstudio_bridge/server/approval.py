@@ -16,6 +16,7 @@ import logging
 import re
 import secrets
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -32,6 +33,8 @@ from lmstudio_bridge.text import as_shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
     from lmstudio_bridge.runs.report import RunReport
     from lmstudio_bridge.server.lifespan import App
@@ -160,6 +163,17 @@ class HostedRun:
         self._question = question
         self._asked.set()
         return await self._answer
+
+
+async def drop_invalid_answers(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: an answer that is not valid counts as none, or the SDK refuses the call while its run still waits."""
+    try:
+        return await call_next(context)
+    except ValidationError:
+        params = dict(context.params or {})
+        if params.pop("inputResponses", None) is None:
+            raise
+        return await call_next(replace(context, params=params))
 
 
 def _form(tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> ElicitRequestFormParams:

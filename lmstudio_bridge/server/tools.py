@@ -38,7 +38,7 @@ from lmstudio_bridge.runs.request import (
     RunRequest,
 )
 from lmstudio_bridge.security.redact import Redactor
-from lmstudio_bridge.server.approval import HostedRun
+from lmstudio_bridge.server.approval import HostedRun, drop_invalid_answers
 from lmstudio_bridge.server.lifespan import App, incomplete_installation, open_app
 from lmstudio_bridge.server.resources import add_resources
 from lmstudio_bridge.settings import Settings
@@ -400,6 +400,7 @@ def build_server(settings: Settings, *, environ: Mapping[str, str], redactor: Re
         version=__version__,
         instructions=INSTRUCTIONS.format(changes=_CHANGES if settings.max_access == "write" else _NO_CHANGES),
         lifespan=lifespan,
+        middleware=[drop_invalid_answers],
         log_level="WARNING",
     )
     add_resources(server, agent=server.agent, redactor=redactor)

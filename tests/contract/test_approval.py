@@ -118,9 +118,9 @@ async def test_person_decides_about_a_call_of_a_run_that_only_reads(
         assert not (desk.project / ".mcp.json").exists()
 
 
-async def test_question_that_nobody_answers_does_not_outlast_the_host(tmp_path: Path) -> None:
+async def test_question_without_an_answer_ends_with_an_invalid_one_or_with_the_host(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk:
-        desk.sim.script(MODEL, *writes(desk.project / "one.md"))
+        desk.sim.script(MODEL, *writes(desk.project / "one.md"), *writes(desk.project / "one.md"))
         async with desk.bridge("2026-07-28") as client:
             meta = modern_meta()
             meta["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {"form": {}}}
@@ -130,7 +130,15 @@ async def test_question_that_nobody_answers_does_not_outlast_the_host(tmp_path: 
             asked = await client.result_of("call")
             assert asked["resultType"] == "input_required"
             assert asked["inputRequests"]["approval"]["method"] == "elicitation/create"
+
+            answer = {"inputResponses": {"approval": {"action": "perhaps"}}, "requestState": asked["requestState"]}
+            await client.send_request("answer", "tools/call", {**call, **answer})
+            answered = await client.result_of("answer")
+            assert answered["content"][0]["text"].startswith("Nothing was changed")
+
+            await client.send_request("again", "tools/call", call)
+            assert (await client.result_of("again"))["resultType"] == "input_required"
             assert await client.close_stdin() == 0
 
-        [journal] = desk.journals()
+        journal = desk.journals()[-1]
         assert json.loads(journal.read_text(encoding="utf-8").splitlines()[-1])["stop"] == "cancelled"
