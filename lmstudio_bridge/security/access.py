@@ -37,7 +37,7 @@ Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
 _MAKES_FILES = re.compile("screenshot|snapshot|capture|record|render|download|pdf|dump|backup|trace")
 """In the names of tools, also beside a word for reading: `get_screenshot`."""
-_READING = frozenset({"git_log", "git_blame"})  # without such a word
+_READING = frozenset({"git_log", "git_blame", "git_branch", "start_search", "firecrawl_parse"})  # without such a word
 _SHOWN_PATH = 200  # characters of a refused path
 _MAX_ENDS = 64  # parts of a path in a container that are looked at
 PRESET = "preset for "  # begins the source of a preset's rules
@@ -186,7 +186,7 @@ class Policy:
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
         if (of_host := self._host_rule(tool, rule)) is not None:
             return of_host.refuse_tool(tool)
-        output = find_output(arguments, tool.input_schema)
+        output = find_output(arguments, tool.input_schema, reader=_is_reader(tool))
         reads_otherwise = self.rules.only_reads(tool, arguments)
         reads = reads_otherwise and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
@@ -229,7 +229,7 @@ class Policy:
         Not so for tools that their server or a preset marks as reading. Of the others, many servers mark none, so
         those whose name says that they only read do not count either.
         """
-        if arguments and find_output(arguments, tool.input_schema) is not None:
+        if arguments and find_output(arguments, tool.input_schema, reader=_is_reader(tool)) is not None:
             return True
         if any(_matches(pattern, tool, exactly=False) for pattern in self.rules.writing):
             return True
@@ -267,9 +267,9 @@ class Policy:
         """A refusal if a path in the arguments leaves the workspace, or is protected and the call may change it."""
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
-        name = tool.name.lower()
-        by_name = name in _READING or (only_reads_by_name(tool.name) and not _MAKES_FILES.search(name))
-        is_known = by_name or self.rules.find(tool) is not None
+        is_known = self.rules.find(tool) is not None or (
+            _is_reader(tool) and find_output(arguments, tool.input_schema) is None
+        )
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
         except TooDeepError as exc:
@@ -290,6 +290,12 @@ class Policy:
             if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
                 return rule.refuse_path(shown)
         return None
+
+
+def _is_reader(tool: ServerTool) -> bool:
+    """Whether its name says that it reads and makes no file."""
+    name = tool.name.lower()
+    return name in _READING or (only_reads_by_name(tool.name) and not _MAKES_FILES.search(name))
 
 
 def _remedy(tool: ServerTool) -> str:

@@ -91,48 +91,34 @@ _OUTPUT = re.compile(
     r"out|outputs?|(?:out|output|save|download|write|export|dump|append)(?:to|as|file|filename|path|dir|folder)"
 )
 _OUTPUT_WORDS = frozenset(
-    (
-        *(
-            "out",
-            "output",
-            "save",
-            "saved",
-            "write",
-            "export",
-            "dump",
-            "dest",
-            "destination",
-            "dst",
-            "append",
-            "persist",
-        ),
-        *("store", "copy", "extract", "record", "render"),
-    )
+    ("out", "output", "save", "write", "export", "dest", "destination", "dst", "append", "persist")
 )
 """Before a word for a path, or `to`: `export_path`, `destFile`, `appendTo`."""
-_EITHER_WORDS = frozenset(
-    (
-        *("to", "into", "local", "log", "screenshot", "snapshot", "capture", "trace", "report", "result", "results"),
-        *("video", "recording", "har", "pdf", "backup"),
-    )
-)
+_MAKING_WORDS = frozenset(("saved", "dump", "store", "copy", "extract", "record", "render"))
+_EITHER_WORDS = _MAKING_WORDS | {
+    *("to", "into", "local", "log", "screenshot", "snapshot", "capture", "trace", "report", "result", "results"),
+    *("video", "recording", "har", "pdf", "backup"),
+}
 """Before a word for a path, they name what is written or what is read: `log_file`, `screenshotPath`, `to_file`."""
-_EITHER = frozenset({"filename", "logfile", "tofile", "topath", *(f"local{each}" for each in ("path", "file", "dir"))})
-_DESTINATIONS = frozenset({"dest", "destination", "dst"})
+_EITHER = frozenset({"filename", *(f"local{each}" for each in ("path", "file", "dir"))})
+_DESTINATIONS = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
 """How the value looks if a destination is a file and not a place to travel to."""
 _MAX_SCHEMAS = 200
 _IS_SAVED_TO = re.compile(
-    r"\b(?:to|and) save\b|\Asave\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)",
+    r"\b(?:to|and) save\b|\A(?:save|write)s?\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)"
+    r"|\b(?:should|will) be stored\b|\b(?:saved|written|stored) (?:in|to|into|at) this\b",
     re.IGNORECASE,
 )
 """How the description of a path says that the tool writes there."""
+_OPTION = re.compile(r"--out[\w-]*(?==\S)")  # in a value, for the program behind the tool: git diff --output=a.txt
+_IS_FORMAT = re.compile(r"(?:the |desired )?(?:(?:output|result|response) )?(?:format|mode)\b", re.IGNORECASE)
 _SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
 _NO_OUTPUT = frozenset(
     (
         *("format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit"),
         *("units", "limit", "size", "length", "level", "fields", "columns", "count", "tokens", "detail", "id", "ids"),
-        *("url", "urls", "date", "order", "by"),
+        *("url", "urls", "date", "order", "by", "currency", "timezone", "locale", "version", "verbosity"),
     )
 )
 """Ends of names such as `output_format` and `download_url`, which name no file."""
@@ -141,7 +127,7 @@ _FORMATS = frozenset(
         *("json", "yaml", "xml", "csv", "tsv", "text", "txt", "plain", "markdown", "md", "html", "table", "raw"),
         *("wide", "name", "names", "full", "summary", "compact", "content", "none", "true", "false", "inline"),
         *("short", "long", "brief", "detailed", "verbose", "minimal", "default", "concise", "list", "tree", "object"),
-        *("jsonl", "ndjson", "base64", "structured", "both", "auto", "all"),
+        *("jsonl", "ndjson", "base64", "structured", "both", "auto", "all", "extend", "stdout", "-"),
     )
 )
 MAX_DEPTH = 32  # levels of nested arguments; deeper ones are refused
@@ -308,14 +294,19 @@ def _may_be_path(text: str) -> bool:
     return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
-def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
-    """The name of the first argument that says which file a tool writes, at any depth; None if there is none."""
+def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = False) -> str | None:
+    """The name of the first argument that says which file a tool writes, at any depth; None if there is none.
+
+    Of a `reader`, a tool whose name says that it reads, `log_path` and the like are what it reads.
+    """
     if is_deeper(arguments, MAX_DEPTH):
         return None  # such a call is refused where paths are looked for
 
     def find(value: Any, known: JSONObject) -> str | None:
         if isinstance(value, list | tuple):
             return next(filter(None, (find(each, known) for each in value)), None)
+        if isinstance(value, str) and (option := _OPTION.match(value)):
+            return option[0]
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
             with suppress(ValueError, RecursionError):
                 decoded = json.loads(value)
@@ -325,7 +316,7 @@ def find_output(arguments: JSONObject, schema: JSONObject) -> str | None:
         properties, required = _members(known, schema)
         for name, inner in value.items():
             stated = properties.get(name, {})
-            if _names_output(str(name), inner, stated, is_required=name in required):
+            if _names_output(str(name), inner, stated, is_required=name in required, reader=reader):
                 return str(name)
             if found := find(inner, stated):
                 return found
@@ -363,7 +354,7 @@ def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject
     return members, required
 
 
-def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool) -> bool:
+def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool, reader: bool) -> bool:
     """Whether an argument with this name, value and schema says which file to write."""
     words = _words(name)
     if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
@@ -373,8 +364,12 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
     if isinstance(value, bool):
         return False
     described = str(schema.get("description", ""))
-    if _OUTPUT.fullmatch(words[0]) or (words[-1] in ("to", "as") and not _OUTPUT_WORDS.isdisjoint(words)):
-        return not (isinstance(value, str) and value.lower() in _FORMATS)
+    if _OUTPUT.fullmatch(words[0]) or (
+        words[-1] in ("to", "as") and not (_OUTPUT_WORDS | _MAKING_WORDS).isdisjoint(words)
+    ):
+        if isinstance(value, list):  # else names of fields
+            return any(not isinstance(each, str) or _FILE.search(each) for each in value)
+        return _names_path(name) or not (_IS_FORMAT.match(described) or str(value).lower() in _FORMATS)
     if _names_path(name) and _IS_SAVED_TO.search(described):
         return True  # {"filePath": …}
     if words[-1] in _DESTINATIONS:
@@ -385,7 +380,10 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
     ):
         return True
     # What a tool must have is what it reads.
-    may_be = "".join(words) in _EITHER or (named and not _EITHER_WORDS.isdisjoint(words[:-1]))
+    may_be = "".join(words) in _EITHER or (
+        not (reader and not described)
+        and (name.lower() == "logfile" or (named and not _EITHER_WORDS.isdisjoint(words[:-1])))
+    )
     return may_be and not is_required and (not described or _SAVES.search(described) is not None)
 
 

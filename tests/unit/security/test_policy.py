@@ -117,6 +117,14 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"log_file": "a.log"}, {"properties": {"log_file": {"description": "The log to search"}}}, None),
         ({"target": "HEAD", "relative_to": "src/a.py", "replyTo": "x", "dest": "https://example.com/a"}, {}, None),
         ({"filePath": "a.png"}, READS_FROM, None),
+        ({"path": "a"}, {"properties": {"path": {"description": "If set, it is saved to this file"}}}, "path"),
+        ({"file": "a"}, {"properties": {"file": {"description": "Writes the log there"}}}, "file"),
+        ({"revision": "--output=a.md"}, {}, "--output"),
+        ({"output_path": "json", "into": "a.md"}, {}, "output_path"),
+        ({"outputs": ["x", "a.md"]}, {}, "outputs"),
+        ({"outputs": ["title", "url"], "output_currency": "EUR", "output": "extend"}, {}, None),
+        ({"output": "table+"}, {"properties": {"output": {"description": "Output format"}}}, None),
+        ({"dump_path": "a.dmp"}, {"required": ["dump_path"]}, None),
         ({"export_as": "json", "output": "detailed"}, {}, None),
         ({"filename": "a.md"}, READS_FILE, None),
         ({"filename": "a.md"}, SEARCHES, None),
@@ -146,6 +154,14 @@ def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
     assert Policy("write").check_call(tool, arguments).allowed
     assert Policy("read").may_run(tool)
     assert Policy("read").check_call(tool, {}) == READING
+
+
+@pytest.mark.parametrize(("tool", "verdict"), [("read_log", "allowed"), ("start_log", "needs_write")])
+def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, verdict: str) -> None:
+    marked = ServerTool("fs", tool, read_only=True)
+
+    assert Policy("read").check_call(marked, {"log_path": "a.log"}).verdict == verdict
+    assert at_work(tmp_path).check_call(marked, {"log_path": ".mcp.json"}).verdict == "denied"
 
 
 def test_a_tool_that_must_be_told_what_to_write_is_not_offered_to_read() -> None:
@@ -550,6 +566,7 @@ def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_f
         ("get_file_info", (), "allowed"),
         ("git_diff", (), "allowed"),
         ("git_log", (), "allowed"),
+        ("start_search", (), "allowed"),
         ("analyze", (Rule("allow", "fs/analyze", "mine"),), "allowed"),
         ("analyze", (Rule("allow", "fs/analyze", "preset for a package"),), "allowed"),
     ],
