@@ -42,7 +42,9 @@ _MCP_SOMEHOW = re.compile(
 )  # not `./a/**`, or a command such as `rm *`
 _READS = frozenset({"read", "notebookread", "glob", "grep", "ls"})
 _EDITS = frozenset({"edit", "write", "multiedit", "notebookedit"})
-_ABOUT_PATHS = re.compile(rf"[\[{{(^\"']*(?:{'|'.join(sorted(_READS | _EDITS))})(?![\w-])")
+_NAMES = "|".join(sorted(_READS | _EDITS))
+_ABOUT_PATHS = re.compile(rf"(?:\A[\[{{(^\"']*|\)[\s,|]*)(?:{_NAMES})(?![\w-])")
+_MORE_RULES = re.compile(rf"\)[\s,|]*(?:mcp__|(?:{_NAMES})\()")  # after the first, in one text
 _OTHER_TOOLS = frozenset(
     """
     agent artifact askuserquestion bash bashoutput brief cd claudedesign croncreate crondelete cronlist endconversation
@@ -57,10 +59,11 @@ _OTHER_TOOLS = frozenset(
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
 # Also quotes, variables, lists, and `:*`, which is for commands.
-_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*,|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
-_HOME = re.compile(r"(?:\$HOME|\$\{HOME\}|%USERPROFILE%)(?=[/\\]|\Z)", re.IGNORECASE)
+_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*(?:[,|]|\w+\()|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
+_VARIABLE = re.compile(r"[$%]\{?(HOME|USERPROFILE|PWD|CLAUDE_PROJECT_DIR)[}%]?(?=[/\\]|\Z)", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{},]*,[^{}]*)\}")
 _MAX_ALTERNATIVES = 256  # of one pattern
+_MAX_PATTERN = 4_096  # characters
 _NEGATED = re.compile(r"\[[!^]\]?[^\]]*\]")  # a class of characters
 _DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
 _GLOB = re.compile(r"[*?\[\\]")
@@ -271,11 +274,11 @@ def _parse(
         except ValueError:
             return HostRule(verb, text, path, about_reading=name in _READS, spec=_ALL), False
         return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
-    if name in _OTHER_TOOLS:
-        return HostRule(verb, text, path), True
     lowered = unicodedata.normalize("NFKC", plain).casefold()
+    if name in _OTHER_TOOLS and not _MORE_RULES.search(lowered):
+        return HostRule(verb, text, path), True
     tools = tuple(f"{each}*" if more else _whole(each) for each, more in _MCP_INSIDE.findall(lowered))
-    is_about_paths = _ABOUT_PATHS.match(lowered)
+    is_about_paths = _ABOUT_PATHS.search(lowered)
     if not tools and not is_about_paths and _MCP_SOMEHOW.match(lowered):
         tools = ("mcp__*",)
     is_about_reading = not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
@@ -300,11 +303,13 @@ def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> G
     Raises:
         ValueError: It is not understood.
     """
+    if variable := _VARIABLE.match(pattern):
+        pattern = ("~" if variable[1].upper() in ("HOME", "USERPROFILE") else ".") + pattern[variable.end() :]
     forms: dict[str, None] = {}
-    for each in _alternatives(_HOME.sub("~", pattern, count=1) if _HOME.match(pattern) else pattern):
+    for each in _alternatives(pattern):
         windows = each.replace("\\", "/")  # otherwise a backslash escapes
         forms |= dict.fromkeys([windows] if _DRIVE.match(windows) else [each, windows])
-    if not all(forms) or any(map(_UNCLEAR.match, forms)):
+    if not all(forms) or any(_UNCLEAR.match(form) for form in forms if not _BRACES.search(form)):
         raise ValueError(pattern)
     return GitIgnoreSpec.from_lines(line for form in forms for line in _absolute(form, anchors=anchors, around=around))
 
@@ -314,8 +319,8 @@ def _alternatives(pattern: str) -> list[str]:
     found = [pattern]
     for each in found:  # it grows
         if braces := _BRACES.search(each):
-            found += [each[: braces.start()] + part + each[braces.end() :] for part in braces[1].split(",")]
-        if len(found) > _MAX_ALTERNATIVES:
+            found += [each[: braces.start()] + part.strip() + each[braces.end() :] for part in braces[1].split(",")]
+        if len(found) > _MAX_ALTERNATIVES or len(pattern) > _MAX_PATTERN:
             raise ValueError(pattern)
     return found
 
