@@ -179,16 +179,29 @@ def _not_in_content(structured: object, blocks: list[Any]) -> object | None:
         decoded = list(map(_decode_json, texts)) if sum(map(len, texts)) <= _MAX_COMPARED else []
         said += ["\n".join(texts), texts, *texts, decoded, *decoded, {}]
     with suppress(RecursionError):
-        if structured in said:
+        said, compared = map(_tell_booleans, (said, structured))
+        if compared in said:
             return None
         match structured:
-            case dict() if len(structured) == 1 and next(iter(structured.values())) in said:
+            case dict() if len(structured) == 1 and next(iter(compared.values())) in said:
                 return None
             case dict():
                 long = {text for text in ("\n".join(texts), *texts) if len(text) >= _REPEATED}
                 rest = {key: value for key, value in structured.items() if not (type(value) is str and value in long)}
                 return rest if rest or not structured else None
     return structured
+
+
+def _tell_booleans(value: Any) -> Any:
+    """The value with its booleans as text, for to Python True == 1."""
+    match value:
+        case bool():
+            return str(value)
+        case dict():
+            return {key: _tell_booleans(each) for key, each in value.items()}
+        case list():
+            return list(map(_tell_booleans, value))
+    return value
 
 
 def _decode_json(text: str) -> Any:

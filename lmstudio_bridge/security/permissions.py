@@ -95,6 +95,8 @@ class Permissions:
             )
         unbelieved = [tool for tool in free if tool.read_only and tool.server in self.policy.rules.unbelieved]
         why = "the marks of a project's servers are not believed" if unbelieved else "none is marked as read-only"
+        if not unbelieved and any(tool.read_only for tool in free):
+            why = "those that are marked as read-only write files"
         reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)]
         shown = reading[:_SUGGESTED] or free[:1]  # one as an example, lest all that write are allowed
         patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in shown]

@@ -440,6 +440,14 @@ def test_each_server_of_which_no_tool_may_run_is_named(tmp_path: Path) -> None:
     assert told.endswith('allow = ["shop/list_orders"]')
 
 
+def test_where_the_marked_tools_must_write_that_is_the_reason(tmp_path: Path) -> None:
+    schema = {"properties": {"output_path": {"type": "string"}}, "required": ["output_path"]}
+    permissions = read_permissions([], project=tmp_path, environ={"HOME": str(tmp_path)})
+    [told] = permissions.find_unusable([ServerTool("pages", "print", read_only=True, input_schema=schema)])
+
+    assert told.startswith("No tool of pages may run with read access: those that are marked as read-only write files.")
+
+
 def test_where_rules_deny_every_tool_the_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "lmstudio-bridge.toml").write_text('deny = ["shop/*"]', encoding="utf-8")
     permissions = read_permissions([], project=tmp_path, environ={}, policy=Policy("write"))
