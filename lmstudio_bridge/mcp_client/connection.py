@@ -69,8 +69,9 @@ MAX_PAGES = 100  # pages of one tools/list
 
 _NO_SESSION = re.compile(
     r"\W*(?:(?:error|detail|message)\W+)?(?:bad request: )?"
-    r"(?:(?:mcp[- ])?session\b.*\b(?:not found|expired|terminated|does not exist|invalid|unknown)"
-    r"|(?:no valid|invalid|unknown|expired|missing|could not find|cannot find)(?: or \w+)? (?:mcp[- ])?session\b"
+    r"(?:(?:(?:the|your) )?(?:mcp[- ])?session\b.*\b(?:not found|expired|terminated|does not exist|invalid|unknown)"
+    r"|(?:no(?: valid| active| such)?|invalid|unknown|expired|missing|could not find|cannot find)(?: or \w+)?"
+    r" (?:mcp[- ])?session\b"
     r"|server not initialized\b)",
     re.IGNORECASE,
 )

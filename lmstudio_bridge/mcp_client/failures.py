@@ -96,7 +96,8 @@ def installer_of(config: ServerConfig) -> str:
     if config.transport != "stdio":
         return ""
     program, *args = config.launched
-    words = [word for arg in args for word in arg.split()] if program in _SHELLS else []  # sh -lc "npx -y foo"
+    behind = args[args.index("--") + 1 :][:1] if "--" in args else []  # op run -- npx -y foo
+    words = " ".join(args).split() if program in _SHELLS else behind  # sh -lc "npx -y foo"
     return next((name for name in (program, *map(program_name, words)) if name in _FETCHERS), "")
 
 

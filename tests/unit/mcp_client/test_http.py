@@ -569,6 +569,7 @@ async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(s
         ("400 Bad Request", "Bad Request: Server not initialized"),
         ("400 Bad Request", b"Invalid session ID\n"),
         ("400 Bad Request", b"Invalid or missing session ID"),
+        ("400 Bad Request", b"No active session found"),
         ("410 Gone", b'{"detail": "Session 7 does not exist"}'),
         ("400 Bad Request", b'{"error": {"code": 7, "message": "Session has expired, please reconnect"}}'),
         ("400 Bad Request", b"Bad Request: Mcp-Session-Id header is invalid"),

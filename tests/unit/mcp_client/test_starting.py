@@ -219,6 +219,8 @@ def installing(folder: Path, ready: Path, program: str = "npx") -> ServerConfig:
         (("bash", "-lc", ". ~/.nvm/nvm.sh && npx -y foo"), "npx"),
         (("sh", "-c", "exec /opt/uv/uvx foo"), "uvx"),
         (("bash", "-c", "node foo.js"), ""),
+        (("op", "run", "--env-file=.env", "--", "npx", "-y", "foo"), "npx"),
+        (("node", "foo.js", "--", "--npx"), ""),
         (("node", "npx"), ""),
     ],
 )
