@@ -568,7 +568,7 @@ def test_whoever_asks_whether_a_run_is_in_progress_does_not_make_it_so(tmp_path:
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        for _ in range(5_000):
+        for _ in range(3_000):
             with hold_journal(tmp_path, "r1"):
                 pass
     finally:
