@@ -24,7 +24,9 @@ _UNSEEN = re.compile(
 _BLANK_LINE = re.compile(r"(\n[ \t]*\n)")
 _REMOTE = re.compile(r"\]\(\s*<?(?:[^\s)>]{0,200}[:&\\]|//)")  # entities and backslashes can hide a scheme
 _HOST_TAG = re.compile(
-    r"<(?=[\s/]{0,8}(?:"
+    # Not a comparison, as in `i<task_count;` and `i < total_tokens and`.
+    r"<(?![\s/]{0,8}\w+\b(?:[^\w\s/>:-]|:(?!\w)))(?!\s{1,8}\w+\b(?!-|:\w|[\s/]*>|\s+[\w-]+\s*=(?!=)))"
+    r"(?=[\s/]{0,8}(?:"
     # What Claude Code and others put around what is not the user's text, and models around calls and turns.
     r"system[-_\u2010-\u2015]|system[\s/]{0,8}>|(?:user-prompt|command|local-command|bash|ide|tool|function|task)[-_]|[a-z-]{1,30}-hook\b"
     r"|user-memory-input|cross-session-message|agent-message|remote-review|tick>|available_skills|budget:|total_tokens"

@@ -94,6 +94,8 @@ _NO_LETTERS = re.compile(r"[\W_]+")
 _LAST_LINE = "localmodeloutput"
 _DIGITS_AS_LETTERS = str.maketrans("10i", "lol")
 _BEFORE = 3  # letters and digits that may be before it, as those of a list
+_BRACKET = re.compile(r"""[^\w\s#*~`.>|:+"'{\u2022\u00b7\u2013-]""", re.ASCII)  # and what may look like one
+_GOES_ON = ("unver", "verif")
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
     r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
@@ -432,13 +434,17 @@ def _looks_like_ours(line: str) -> bool:
 
 
 def _looks_like_last_line(line: str) -> bool:
-    """Whether a line begins with the words of our last one, whatever is around and between their letters.
+    """Whether a line begins as our last one, whatever is around and between the letters.
 
-    A letter of another alphabet may look like any of ours.
+    A letter of another alphabet may look like any of ours. The words alone, without a bracket, are those of a sentence.
     """
     shown = as_letters(_BAR.sub("l", _MARKUP.sub("", unescape(line))))
     letters = _NO_LETTERS.sub("", shown).translate(_DIGITS_AS_LETTERS)
     for start in range(_BEFORE + 1):
+        before = re.match(rf"(?:[\W_]*[^\W_]){{{start}}}[\W_]*", shown)
+        rest = letters[start + len(_LAST_LINE) :].replace("l", "i")
+        if not rest.startswith(_GOES_ON) and not (before and _BRACKET.search(before[0])):
+            continue
         pairs = list(zip(letters[start:], _LAST_LINE, strict=False))
         same = sum(one == other for one, other in pairs)
         if 2 * same >= len(_LAST_LINE) == len(pairs) and all(one == other or one > "\x7f" for one, other in pairs):

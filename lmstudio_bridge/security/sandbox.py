@@ -27,6 +27,7 @@ from lmstudio_bridge.settings import Surroundings
 
 EVERY = "*"  # in place of a server's name
 MAX_WALKED = 50_000  # files among which protected ones are looked for
+MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 3,000, and cannot mount 4,500
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"),
@@ -121,18 +122,22 @@ class Sandboxes:
             return config
         problem = self.find_problem(config)
         if problem:
-            raise ServerStartError(
-                f"MCP server '{config.name}' was not started, because its sandbox cannot be set up: {problem}.",
-                server=config.name,
-                remedy=f"To start it without one, put `{toml_key(config.name)} = false` below [sandbox] of your "
-                "lmstudio-bridge.toml.",
-            )
+            raise _not_set_up(config, problem)
         make = _words_for_linux if sys.platform == "linux" else words_for_macos
         folders = [each for folder in self.folders[config.name] for each in _both(folder)]
         visible = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=self.around)
         words = make(config, sandbox, visible, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
         return replace(config, confinement=Confinement(words, hint_for(config, sandbox), inside))
+
+
+def _not_set_up(config: ServerConfig, problem: str) -> ServerStartError:
+    return ServerStartError(
+        f"MCP server '{config.name}' was not started, because its sandbox cannot be set up: {problem}.",
+        server=config.name,
+        remedy=f"To start it without one, put `{toml_key(config.name)} = false` below [sandbox] of your "
+        "lmstudio-bridge.toml.",
+    )
 
 
 def hint_for(config: ServerConfig, sandbox: Sandbox) -> str:
@@ -207,10 +212,13 @@ def _find_visible(
         visible |= dict.fromkeys((around.home / each for each in _PROGRAMS), False)
     visible |= dict.fromkeys(folders, writes)
     if writes and sys.platform == "linux":
-        protected = [each for folder in folders for each in find_protected(folder)]
+        protected = dict.fromkeys(each for folder in folders for each in find_protected(folder))
         # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
-        visible |= {each.parent: True for each in protected if not is_protected(Path(each.name))}
-        visible |= dict.fromkeys(protected, False)
+        holders = {each.parent: True for each in protected if not is_protected(Path(each.name))}
+        if len(protected) + len(holders) > MAX_PROTECTED:
+            problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(protected)[-1]}"
+            raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
+        visible |= {**holders, **dict.fromkeys(protected, False)}
     visible |= {each: False for named in sandbox.read for each in _both(named)}
     return visible | {each: True for named in sandbox.write for each in _both(named)}
 

@@ -38,8 +38,12 @@ _PASSWORD_PART = re.compile(r"(?:password|passwd|pwd|(?:account|access)key|secre
 _TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~-]{16,}")
 """A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
 _LOGINS = ("u", "user")  # as in curl: name and password with a colon between them
-_JOINED_PASSWORD = re.compile(r"-p((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]{6,})")
-"""As in `mysql -phunter22`: no port, path or word."""
+_JOINED_PASSWORD = re.compile(
+    r"-p(?!a(?:ckage|ge|r|ss|th)|lugin|o(?:ol|rt)|i[dpx]|r(?:e[cdfmsv]|i|o[cdfgjmptvx])|y(?:lint|test|thon))"
+    r"((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]*(?:PASS|SECRET|TOKEN)[A-Z]*)"
+)
+"""As in `mysql -phunter22`: no port, path, word, or option such as `-profile2`."""
+_MASTER_VALUE = re.compile(r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[^\s:/.\[\]]+")  # no branch, host or master of Spark
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
@@ -139,6 +143,8 @@ def secrets_of_url(url: str) -> list[str]:
 
 def _is_secret(name: str, value: str) -> bool:
     if not _SECRET_NAME.search(name) or _PUBLIC_VALUE.fullmatch(value.strip()):
+        return False
+    if name.casefold() == "master" and not _MASTER_VALUE.fullmatch(value):
         return False
     if "://" in value and _CONNECTION_NAME.search(name):
         return False  # what is secret in a URL is found there

@@ -103,6 +103,8 @@ def test_no_tag_that_hosts_act_on_is_left(tag: str, form: str) -> None:
         "vec![1, 2] and #![allow(dead_code)]\n\nSee [the docs](https://docs.rs).",
         "![logo](images/logo.png)",
         "if a < system and b <| c: <div> <user> <T> Vec<Toolbox> <webhook> <system.web> <commands>",
+        "for (i = 0; i < task_count; i++) if (n<bash_max) {} #include <task_queue.h>",
+        "if i < total_tokens and j > 3 or a < command_len && b > c:\n    while x < tool_max:",
     ],
 )
 def test_code_stays_as_it_is(text: str) -> None:

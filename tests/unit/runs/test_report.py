@@ -228,6 +228,20 @@ def test_a_line_of_the_bridge_in_an_answer_or_an_error_is_quoted(line: str) -> N
     assert (failed.count(f"> {line}"), failed.count(line)) == (2, int(line == "The model's text so far:"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The local model output is fine.",
+        "## Local model output",
+        "1. **Local model output**: verbose",
+        "local_model_output = run()",
+        "| `local-model-output` | a key |",
+    ],
+)
+def test_words_that_our_last_line_begins_with_are_not_quoted_without_its_bracket(line: str) -> None:
+    assert text_of(Outcome("answered", f"Done.\n{line}")).splitlines()[1] == line
+
+
 @pytest.mark.parametrize("between", ["\n", "\r", "\u2028", "\u2029", "\x85", "\x0c"])
 def test_no_other_way_to_begin_a_line_avoids_it(between: str) -> None:
     assert (

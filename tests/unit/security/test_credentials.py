@@ -95,6 +95,8 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
         (["-pSECRET"], ["SECRET"]),
         (["-c", "mysql -u me -phunter22 db"], ["hunter22"]),
         (["-p127.0.0.1:8080:80", "-p8080:8080", "-p65000", "-project", "-ppython3.11", "-p/srv/data1"], []),
+        (["-profile2", "-port8080", "-pylint2", "-preset2x", "-pRELEASE", "-pPOSTGRES"], []),
+        (["--master", "local[4]", "--master=spark://h:7077", "master=main", "--master", "release"], []),
         (["-c", "npx server --api-key hunter22"], ["hunter22"]),
         (["https://x/mcp#token=hunter22"], ["hunter22"]),
         (["https://abcdef0123456789abcd@sentry.example/1"], ["abcdef0123456789abcd"]),

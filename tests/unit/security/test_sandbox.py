@@ -12,7 +12,14 @@ import pytest
 
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.messages import ServerConfig
-from lmstudio_bridge.security.sandbox import EVERY, Sandbox, Sandboxes, find_protected, words_for_macos
+from lmstudio_bridge.security.sandbox import (
+    EVERY,
+    MAX_PROTECTED,
+    Sandbox,
+    Sandboxes,
+    find_protected,
+    words_for_macos,
+)
 from lmstudio_bridge.settings import Surroundings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
@@ -294,6 +301,23 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
     place(words, "--ro-bind-try", target)
     assert desk.home not in find_protected(desk.project)
     assert desk.project not in find_protected(desk.project)
+
+
+@linux
+async def test_more_protected_files_than_can_be_mounted_are_a_reason(desk: Desk) -> None:
+    for number in range(MAX_PROTECTED):
+        (desk.project / f"p{number}").mkdir()
+        (desk.project / f"p{number}" / "AGENTS.md").touch()
+
+    assert await desk.words(stdio(), fs=Sandbox())
+
+    (desk.project / "AGENTS.md").touch()
+    assert await desk.words(stdio(), writes=False, fs=Sandbox())
+    with pytest.raises(
+        ServerStartError, match=r"more than 1,000 protected files, such as .*AGENTS\.md\. Start"
+    ) as found:
+        await desk.words(stdio(), fs=Sandbox())
+    assert "fs = false" in (found.value.remedy or "")
 
 
 def test_the_profile_for_macos(desk: Desk) -> None:
