@@ -183,6 +183,7 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     writing = [run for run in item_runs(folder, stored) if run.outcome.access == "write"]
     changed = [run for run in writing if run.outcome.changes or not run.finished]
     runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
+    _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
     print(clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "No changes are known.")[0])
     if not runs:
         return EXIT_OK
@@ -227,6 +228,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
             return EXIT_FAILED
     plan = plan_undo(events, copies=copies, redact=redactor.redact)
     planned = FilesChanged(str(plan.folder), plan.changes)
+    _say_folder(planned.folder if plan.steps or plan.left else "")
     print(clean_text("\n".join(diff_lines([planned])) or "There is nothing to undo.")[0])
     _say_left(plan.left)
     if not plan.steps:
@@ -241,6 +243,12 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
     again = f"To take it back: lmstudio-bridge runs undo {stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
     return EXIT_FAILED if done.not_kept or journal.trouble else EXIT_OK
+
+
+def _say_folder(*folders: str) -> None:
+    """Name the folders of the files that follow, unless it is where the user is."""
+    for folder in sorted({*folders} - {"", ".", os.getcwd()}):
+        print(f"In {one_line(folder)}:", file=sys.stderr)
 
 
 def _say_left(reasons: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,11 @@ async def test_undo_puts_everything_back_and_can_be_undone(desk: Shell, sim: Sim
     _, continued, _ = await desk.run("continue", "last")
     assert "Undone since: " in continued
 
-    again, _, err = await desk.run("runs", "undo", run_id(desk), "--yes")
+    elsewhere = replace(desk, folder=desk.folder.parent)
+    again, _, err = await elsewhere.run("runs", "undo", run_id(desk), "--yes")
     assert again == 0, err
+    assert f"In {desk.folder}:\n" in err
+    assert f"In {desk.folder}" not in said
     assert files() == changed
 
 
