@@ -416,7 +416,7 @@ class ToolExecutor:
         else:
             text = await self._shown(call, allowed, result, advice)
         text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
-        changes = "" if inner else await self._changes(prepared, held, result)
+        changes = await self._changes(prepared, held, result, inner=inner)
         await self._tell(
             CallFinished(
                 number,
@@ -439,17 +439,14 @@ class ToolExecutor:
         )
         return result if inner else ToolResult(text, result.is_error, result.images, changes)
 
-    async def _changes(self, call: PreparedCall, held: Held, result: ToolResult) -> str:
+    async def _changes(self, call: PreparedCall, held: Held, result: ToolResult, *, inner: bool) -> str:
         """What to tell the model of the files that a call changed; "" if nothing, or if its result shows it."""
         if self._watch is None or not held or result.is_error:
             return ""
         tool = call.tool
-        if (edits := [(old, new) for _, old, new in find_edits(call.arguments)]) and _ABOUT_ALL.search(
-            self._evidence.task
-        ):
-            text, path = self._evidence.left = await self._watch.left(held, edits) or ("", "")
-            if text:
-                return f"\n{STILL_THERE.format(text=repr(text), path=path)}"
+        left = await self._find_left(call, held)
+        if left or inner:
+            return "" if inner else left
         effect = await self._watch.effect(tool, held)
         if effect == "":
             return f"\n{CHANGED_NOTHING}"
@@ -459,6 +456,21 @@ class ToolExecutor:
         # Not what the call wrote: a model may not take its own words for a source.
         self._evidence.add(tool.name, "\n".join(line[1:] for line in shown.splitlines() if line.startswith("-")))
         return f"\n{self._store.show(shown)}"
+
+    async def _find_left(self, call: PreparedCall, held: Held) -> str:
+        """What to tell the model if its edit left elsewhere in the file what it took away, and the task speaks of all.
+
+        What an earlier edit left is looked for again when its file is changed, by whatever call.
+        """
+        about_all = _ABOUT_ALL.search(self._evidence.task)
+        edits = [(old, new) for _, old, new in find_edits(call.arguments) if about_all]
+        text, path = self._evidence.left
+        if again := bool(text) and any(str(each).endswith(path) for each in held):
+            edits.append((text, ""))
+        found = await self._watch.left(held, edits) if self._watch and edits else None
+        if found or again:
+            self._evidence.left = found or ("", "")
+        return f"\n{STILL_THERE.format(text=repr(found[0]), path=found[1])}" if found else ""
 
     async def _show_before_write(self, number: int, call: ToolCall, prepared: PreparedCall) -> _Refusal | None:
         """The answer to a call that would replace a whole file which the run has not read; None if the call may run.

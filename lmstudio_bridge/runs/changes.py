@@ -243,7 +243,7 @@ class ChangeRecorder:
         for path in held:
             text = self._readable(look_at(path, max_bytes=MAX_TOLD_FILE)[1]) or ""
             for old, new in edits:
-                if old.strip() and old in (text.replace(new, "") if new else text):
+                if old.strip() and _as_words(old).search(_as_words(new).sub(" ", text) if new else text):
                     return old, one_line(self._name(path))
         return None
 
@@ -573,6 +573,12 @@ def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
         return _ABSENT, None
     except OSError as exc:
         return (_ABSENT if exc.errno == errno.ENAMETOOLONG else _UNKNOWN), None
+
+
+def _as_words(text: str) -> re.Pattern[str]:
+    """Finds the text, but not as a part of a longer word: `cat` is not in `category`."""
+    before, after = (r"\b" if re.match(r"\w", each) else "" for each in (text[0], text[-1]))
+    return re.compile(f"{before}{re.escape(text)}{after}")
 
 
 def _read_held(paths: set[Path]) -> Held:

@@ -507,7 +507,15 @@ async def test_a_text_that_an_edit_left_elsewhere_is_told_and_doubted_where_the_
 
     said = STILL_THERE.format(text="'on'", path="a.md")
     assert (said in result.changes) is left
-    assert ("'on' still stands in a.md" in given.evidence.doubts("It is done.", ())) is left
+    doubt = "'on' still stands in a.md"
+    assert (doubt in given.evidence.doubts("It is done.", ())) is left
+
+    await given.answer(disk_call("write_file", path="b.md", content="x", oldText="y", newText="x"))
+    assert (doubt in given.evidence.doubts("It is done.", ())) is left, "an edit of another file does not mend it"
+
+    files.still = ""
+    await given.answer(disk_call("write_file", path="a.md", content="off\noff\n"))
+    assert given.evidence.left == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -704,6 +704,8 @@ async def test_effect_of_a_call_is_that_since_the_call_before(run: Run) -> None:
         ("off\noff\n", ("on", "off"), None),
         ("onward\n", ("on", "onward"), None),
         ("off\non\n", (" ", ""), None),
+        ("off\nonly\n", ("on", "off"), None),
+        ("y xy\n", ("x", "y"), None),
     ],
 )
 async def test_a_text_that_an_edit_left_elsewhere_is_found(
