@@ -104,6 +104,8 @@ _EITHER = frozenset({"filename", *(f"local{each}" for each in ("path", "file", "
 _DESTINATIONS = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
 """How the value looks if a destination is a file and not a place to travel to."""
+_CRITERIA = frozenset({"filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort"})
+"""Names of arguments whose members are the fields of records."""
 _MAX_SCHEMAS = 200
 _IS_SAVED_TO = re.compile(
     r"\b(?:to|and) save\b|\A(?:save|write)s?\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)"
@@ -318,6 +320,8 @@ def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = Fal
             stated = properties.get(name, {})
             if _names_output(str(name), inner, stated, is_required=name in required, reader=reader):
                 return str(name)
+            if _last_word(str(name)) in _CRITERIA and not _members(stated, schema)[0]:
+                continue  # {"filter": {"filename": "a.md"}} of a database
             if found := find(inner, stated):
                 return found
         return None

@@ -124,6 +124,8 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"outputs": ["x", "a.md"]}, {}, "outputs"),
         ({"outputs": ["title", "url"], "output_currency": "EUR", "output": "extend"}, {}, None),
         ({"output": "table+"}, {"properties": {"output": {"description": "Output format"}}}, None),
+        ({"filter": {"filename": "a.md"}, "where": '{"output_file": {"$ne": "x"}}'}, {}, None),
+        ({"query": {"filePath": "a"}}, {"properties": {"query": SAVES_TO}}, "filePath"),
         ({"dump_path": "a.dmp"}, {"required": ["dump_path"]}, None),
         ({"export_as": "json", "output": "detailed"}, {}, None),
         ({"filename": "a.md"}, READS_FILE, None),
