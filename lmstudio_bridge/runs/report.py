@@ -94,7 +94,8 @@ _NO_LETTERS = re.compile(r"[\W_]+")
 _LAST_LINE = "localmodeloutput"
 _DIGITS_AS_LETTERS = str.maketrans("10i", "lol")
 _BEFORE = 3  # letters and digits that may be before it, as those of a list
-_BRACKET = re.compile(r"""[^\w\s#*~`.>|:+"'{\u2022\u00b7\u2013-]""", re.ASCII)  # and what may look like one
+_BRACKET = re.compile(r"""[^\w\s#*~`.>|:+"'{\u2022\u00b7\u2013\u2014\u2018\u201c\u201e-]""", re.ASCII)
+"""A bracket, or what may look like one."""
 _GOES_ON = ("unver", "verif")
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(

@@ -151,12 +151,14 @@ async def test_interrupted_run_says_what_can_be_undone(desk: Shell, sim: Simulat
     sim.script(MODEL, CallReply(EDIT), TextReply("never", faults=(Stall(),)))
     process = await desk.start("run", "Do it", "--mcp", "filesystem", "--access", "write")
     await sim.wait_for_request(2, path="/v1/chat/completions")
+    early, _, refused = await desk.run("runs", "undo", "last", "--yes")
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(LIMIT):
         _, err = await process.communicate()
 
     code, _, _ = await desk.run("runs", "undo", "last", "--yes")
 
+    assert (early, "is still running" in refused) == (1, True), refused
     assert f"It changed files; undo that with: lmstudio-bridge runs undo {run_id(desk)}" in err.decode()
     assert code == 0
     assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD

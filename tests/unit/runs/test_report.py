@@ -235,6 +235,7 @@ def test_a_line_of_the_bridge_in_an_answer_or_an_error_is_quoted(line: str) -> N
         "## Local model output",
         "1. **Local model output**: verbose",
         "local_model_output = run()",
+        "\u201cLocal model output\u201d is a title",
         "| `local-model-output` | a key |",
     ],
 )
