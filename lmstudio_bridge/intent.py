@@ -159,7 +159,11 @@ def asks_for_change(task: str) -> bool:
 
     Questions do not, nor does "write a summary" where no file or the like is named for it: that is the answer.
     """
-    sentences = (sentence[:_MAX_SENTENCE] for sentence in _SENTENCES.split(task) if not _QUESTION.fullmatch(sentence))
+    sentences = (
+        " ".join(sentence.split())[:_MAX_SENTENCE]
+        for sentence in _SENTENCES.split(task)
+        if not _QUESTION.fullmatch(sentence)
+    )
     return any(_sentence_asks(sentence) or _asks_elsewhere(sentence) for sentence in sentences)
 
 

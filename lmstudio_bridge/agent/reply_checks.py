@@ -72,7 +72,7 @@ _TRANSLATE = re.compile(  # with the text behind a colon or in quotes
     re.IGNORECASE | re.DOTALL,
 )
 _CONDITION = re.compile(  # that something fails or is missing
-    r"\b(?:otherwise|else|unless)\b|\b(?:if|when|where|in case|should)\b.*(?:n['\u2019]t"
+    r"\b(?:otherwise|else|unless)\b|\b(?:if|when|where|in case|should)\b.{0,400}?(?:n['\u2019]t"
     r"|\b(?:not|no|none|nothing|nobody|neither|nowhere|cannot|without|missing|absent|empty|unknown|unclear|impossible"
     r"|fail\w*|lack\w*)\b)",
     re.IGNORECASE,
@@ -111,23 +111,52 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     r"|were) (?:been )?(?:successfully )?(?:read|opened)"
     r"(?: successfully)?\W*|\W*(?:see|as|the) ?(?:the )?(?:results?|output|answer|contents?)? ?(?:is|are)?"
     r" ?(?:shown|given|listed|displayed)? above\W*"
-    rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
-    rf"|after reading)\b{_HALF}(?:,|\b(?:is|are|the|an|of|and|or|with))[*_]*"
-    r"|(?![^\n]*\b(?:what|which|who|how|everything|all)\b)"  # the file has all that it describes
-    rf"\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*"
-    r"|\W*(?:the|so|i think)"
-    rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:[\w .,'\u2019-]{{0,120}}\W)?"
+    r"|\W*(?:the|so|i think)|(?:#{1,6} |\*\*)\W*(?:the |final |my )?(?:answer|results?|summary|response|output)\W*"
+    rf"|\W*(?:{_OKAY}[!,.]?\s+)*(?:(?:[\w ,'\u2019-]|\.(?=\w)){{0,120}}\W)?"
     r"(?:answer|results?|output|summary|list|information|response|details|following)\b"
     r"(?:[^.!?:\n]|\.(?=\w)){0,60}:[*_]*"
     rf"|\W*(?:see|please see) the (?:tool )?(?:results?|output)(?: above)?\W*"
     r"|\W*the (?:tool|file|result)s? (?:returned the (?:contents?|results?)|was received)\W*",
     re.IGNORECASE,
 )
+_HALF_SENTENCE = re.compile(
+    rf"\W*(?:{_OKAY}[!,.]?\s+)*(?:here (?:is|are)|here's|the|its|these are|this is|that is|based on|according to"
+    rf"|after reading)\b{_HALF}(?:,|\b(?:is|are|the|an|of|and|or|with))[*_]*"
+    r"|(?![^\n]*\b(?:what|which|who|how|everything|all)\b)"  # the file has all that it describes
+    rf"\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*",
+    re.IGNORECASE,
+)
+_WHOLE = re.compile(  # ends like half a sentence, and is none: the team that she works with
+    r"[*_\"'`\u201c]\w+[*_\"'`\u201d]+\Z"
+    r"|\b(?:do|does|did|like|with|than|about|for|after|before) that\Z"
+    r"|\b(?:aware|fond|think|thinking|know|knows|knew|speaks?|heard|dreamed) of\Z"
+    r"|\b(?:the|an?) \w+ (?:that )?\w+ (?:\w+ it|works|deals|agrees) with\Z"
+    r"|\b(?:nobody|none|nothing|tests) to \w+ with\Z"
+    r"|\b(?:as|,) (?:the )?[\w.]+ says\Z|\b(?!say|state)\w+ that (?:the )?[\w.]+ (?:contains|describes|says)\Z"
+    r"|\bthe \w+ (?:it|the [\w.]+) (?:contains|describes|says)\Z",
+    re.IGNORECASE,
+)
+_SMALL_TALK = re.compile(  # tasks to which a greeting or a yes is the answer
+    r"\A\W*(?:hello|hi|hey|test)(?: there)?\W*\Z|\b(?:greeting|say (?:hello|hi)|acknowledge|do you understand"
+    r"|you (?:have )?understood|did you understand|hear me|are you there|what can you do|synonym|word for)\b",
+    re.IGNORECASE,
+)
+_YES = re.compile(r"\W*(?:sure|certainly|of course|absolutely)\W*", re.IGNORECASE)
+_ASKS_WHETHER = re.compile(r"(?:\A|[.!?:]\s+|\n)(?:is|are|was|were|does|did|has|have)\b|\bwhether\b", re.IGNORECASE)
 _BLANK = re.compile(  # The color is [color]
     r"(?:[\w' :,-]{0,80}[\s:])?(?:[\[{<]{1,2}(?:insert [^\]}>\n]{1,40}|(?!\d+\W)(\w[\w' ]{0,30}))[\]}>]{1,2}|_{3,})\W*",
     re.IGNORECASE,
 )
 _PLACEHOLDERS = ("answer", "your answer", "summary", "result", "response", "output", "content", "your response")
+_SHOWN_CALL = re.compile(r"<\w{1,20}>\s*(\w+_\w+)\s*</\w{1,20}>|(\w+_\w+)\[[^\]\n]{1,200}\]")
+_SHELL = re.compile(  # a command that would read what no tool was called for
+    r"[`$ ]*(?:cat|grep|rg|ls|sed|awk|wc|(?:head|tail) -\S+) (?:-\S+ )*(?:(?:\"[^\"\n]*\"|'[^'\n]*'|\w+) )?"
+    r"[\w./~*-]+\.\w{1,8}[` ]*"
+)
+_ASKS_FOR_COMMAND = re.compile(
+    r"command|shell|bash|script|terminal|\bcli\b|one-?liner|\bcmd|\brun\b|\bhow (?:do|to|can|would)\b|befehl",
+    re.IGNORECASE,
+)
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
 _PARAMETERS = re.compile(
     r"(?:```\w*\s*)?\{(?:\s*\"(?:path|paths|file_?path|file_?name|pattern|query|text|url|head|tail|offset|limit)\":"
@@ -136,7 +165,9 @@ _PARAMETERS = re.compile(
 )
 _ASKS_FOR_OBJECT = re.compile(r"[{}]|json|object|\bwhich\b|\bwhere\b|\bor\b", re.IGNORECASE)
 _WANTS_BRACKETS = re.compile(
-    r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank", re.IGNORECASE
+    r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank|usage|syntax"
+    r"|command|cloze|regex|\bform\b|\bhow (?:do|to|can)\b|\blevel",
+    re.IGNORECASE,
 )
 _LONGEST_PERIOD = 400  # characters of what is repeated without end
 _REPEATS = 50
@@ -149,7 +180,8 @@ _LONGEST_FRAME = 4_000  # characters; a longer reply holds more than the bridge'
 _QUOTED = r"(?:'[^'\n]{0,200}'|\"[^\"\n]{0,200}\")"
 _END = r"(?=[.:;]?\s*(?:\n|\Z)|[.:;] )"
 _HEADS = re.compile(  # of composite tools: they count what comes behind them
-    rf"(?:{_QUOTED}(?: or {_QUOTED})*(?: was not found, but {_QUOTED}(?: (?:and|or) {_QUOTED})*)?:\s|\b[\w.-]+:\s|\b)"
+    rf"(?:{_QUOTED}(?: or {_QUOTED}){{0,9}}(?: was not found, but {_QUOTED}(?: (?:and|or) {_QUOTED})*)?:\s"
+    r"|\b[\w.-]{1,80}:\s|\b)"
     r"\d+ lines? in \d+ files?\b"
     rf"|\b\d+ files? searched in [^\n:;]{{1,200}}?{_END}|\bThe first \d+ are\b"
     r"|\b\d+ files? read\b(?=[.;:]|\s*\Z)|^== [^\n]{1,200} ==$|; [^;\n]{1,300} could not be read(?: \([^\n]{1,300}\))?"
@@ -247,11 +279,20 @@ def _is_translation(text: str, messages: Sequence[Message]) -> bool:
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:
     """Whether a short text before any call speaks of a tool of the run, though the task does not: a call is missing."""
-    if len(text) > LONGEST or "\n" in text or any(isinstance(message, ToolMessage) for message in messages):
+    if len(text) > LONGEST or "\n" in _FENCE.sub("", text.strip()):
         return False
-    named = [name for name in names if "__" in name and name in text]
+    if any(isinstance(message, ToolMessage) for message in messages):
+        return False
+    text = _FENCE.sub("", text.strip())
+    shown = _SHOWN_CALL.fullmatch(text)
+    short = shown and (shown[1] or shown[2])
+    named = [name for name in names if "__" in name and (name in text or name.rpartition("__")[2] == short)]
     asked = [message.text for message in messages if isinstance(message, UserMessage)]
-    return bool(named and asked) and not any(ASKS_FOR_TOOLS.search(task) or named[0] in task for task in asked)
+    if _SHELL.fullmatch(text):
+        return bool(asked) and not any(_ASKS_FOR_COMMAND.search(task) or text in task for task in asked)
+    return bool(named and asked) and not any(
+        ASKS_FOR_TOOLS.search(task) or (short or named[0]) in task for task in asked
+    )
 
 
 def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
@@ -296,17 +337,29 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     What stands in the task or in a result may be the answer.
     """
     text = text.strip()
-    asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage)).casefold()
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    results = [message.text for message in messages if isinstance(message, ToolMessage)]
+    asked = "\n".join(tasks).casefold()
     if _is_parameters(text, asked):
         return True
     blank = _BLANK.fullmatch(text)
-    if blank and not (_WANTS_BRACKETS.search(asked) or _is_quotation(text, messages)):
-        return blank[1] is None or blank[1].casefold() in asked or blank[1].casefold() in _PLACEHOLDERS
-    if len(text) > _LONGEST_NOTHING or not _NOTHING.fullmatch(text):
+    whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+    if blank and not (_WANTS_BRACKETS.search(asked) or any(map(whole.search, results))):
+        name = (blank[1] or "").casefold()
+        return not name or name in _PLACEHOLDERS or f" {_words(name)} " in f" {_words(asked)} "
+    if len(text) > _LONGEST_NOTHING:
+        return False
+    is_half = bool(_HALF_SENTENCE.fullmatch(text)) and not _WHOLE.search(text)
+    if not (is_half or _NOTHING.fullmatch(text)):
         return bool(_NO_WORD.fullmatch(text))
-    words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:* '))}(?!\w)", re.IGNORECASE)
-    told = (message.text for message in messages if isinstance(message, UserMessage | ToolMessage))
-    return not any(words.search(each) and not is_own_text(each) for each in told)
+    if any(_SMALL_TALK.search(task) and not names_file(task) for task in tasks) or (
+        results and _YES.fullmatch(text) and _ASKS_WHETHER.search(asked)
+    ):
+        return False
+    if any((found := _TRANSLATE.search(task)) and _NOTHING.fullmatch(task[found.end() - 1 :]) for task in tasks):
+        return False
+    words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:*# '))}(?!\w)", re.IGNORECASE)
+    return not any(words.search(each) and not is_own_text(each) for each in (*tasks, *results))
 
 
 def _is_parameters(text: str, asked: str) -> bool:
@@ -318,7 +371,9 @@ def _is_parameters(text: str, asked: str) -> bool:
     except (ValueError, RecursionError):
         return False
     given = [each for child in value.values() for each in (child if isinstance(child, list) else [child])]
-    return all(isinstance(each, int) or (isinstance(each, str) and each.casefold() in asked) for each in given)
+    return any(isinstance(each, str) for each in given) and all(
+        isinstance(each, int) or (isinstance(each, str) and each.casefold() in asked) for each in given
+    )
 
 
 def find_repetition(text: str) -> int | None:

@@ -421,12 +421,50 @@ def test_a_sentence_that_anyone_may_write_is_an_answer_unless_the_model_was_told
         ("Summarize notes.md.", '{"path": "other.md"}', "answer"),
         ("Which of a.md and b.md has it?", '{"path": "a.md"}', "answer"),
         ("Give the path notes.md as JSON.", '{"path": "notes.md"}', "answer"),
+        ("What are the limits in notes.md?", '{"limit": 10, "offset": 0}', "answer"),
+        ("Hi", "Hello! How can I help you today?", "answer"),
+        ("Hi, sum up notes.md.", "Hello! How can I help you today?", "nothing"),
+        ("Write a polite greeting for a bot.", "Hello! How can I help you?", "answer"),
+        ("Acknowledge this.", "Understood.", "answer"),
+        ("Translate to German: Sure!", "Klar!", "answer"),
+        ("Translate to German: the sea", "Klar!", "nothing"),
+        ("What is it about?", "Color: [about]", "nothing"),
+        ("What is it about?", "Option: [b]", "answer"),
+        ("How do I call it with a path?", "Use: tool <path>", "answer"),
+        ("What is in notes.md?", "cat notes.md", "announced"),
+        ("What is in notes.md?", "```bash\ngrep -n color notes.md\n```", "announced"),
+        ("Which command shows notes.md?", "cat notes.md", "answer"),
+        ("What is in notes.md?", "cat and dog", "answer"),
+        ("What is in notes.md?", "read_it[notes.md]", "announced"),
+        ("What is in notes.md?", "<tool>read_it</tool>", "announced"),
+        ("What is read_it for?", "read_it[notes.md]", "answer"),
+        ("What is in notes.md?", "names_of[0]", "answer"),
+        ("What is the first step in the notes?", "The first step is to open config.yml.", "answer"),
+        ("What is in the notes?", "The first step is to open config.yml.", "announced"),
     ],
 )
 def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, text: str, verdict: ReplyKind) -> None:
     reply = Completion(text, usage=COUNTED)
+    names = ["fs__read", "fs__read_it"]
 
-    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)]) == verdict
+    assert classify_reply(reply, tools_offered=True, names=names, messages=[UserMessage(task)]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("task", "result", "text", "verdict"),
+    [
+        ("Is it valid?", "a: 1", "Certainly.", "answer"),
+        ("Read it.", "a: 1", "Certainly.", "nothing"),
+        ("Show the title.", "title: [title]", "title: [title]", "answer"),
+        ("Show the title.", "name: sea", "title: [title]", "nothing"),
+        ("What is it in?", "cat notes.md", "cat notes.md", "answer"),
+    ],
+)
+def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str, verdict: ReplyKind) -> None:
+    messages: list[Message] = [UserMessage(task), ToolMessage("c1", result)]
+    reply = Completion(text, usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages) == verdict
 
 
 @pytest.mark.parametrize(
@@ -529,6 +567,9 @@ def test_the_word_that_a_task_wants_where_it_cannot_be_done_is_known(task: str, 
 # -- replies that say nothing ---------------------------------------------------------------------------------------
 
 NOTHING = [
+    "### Answer",
+    "**Summary**",
+    "The notes say that it deals with",
     "Sure!",
     "Okay. Understood.",
     "Got it!",
@@ -639,6 +680,13 @@ def test_a_reply_that_only_agrees_or_breaks_off_is_no_answer(text: str) -> None:
         "def color(harbor):",
         "src/a.py:12: class Harbor:",
         "The harbor can help with that.",
+        "The team that Ann works with",
+        "Nothing that I know of",
+        "Teal, as the note says",
+        "The one the README describes",
+        "Yes, it does that",
+        "It is **the**",
+        "The harbor has port 8080. Details:",
     ],
 )
 def test_a_short_reply_with_content_is_an_answer(text: str) -> None:
