@@ -243,7 +243,9 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
         if os.pardir in path.parts:
             path = Path(os.path.realpath(path))
         if path.suffix in _CODE:
-            yield _package(path, around.home)
+            # Links in the project are its own, and could lead anywhere.
+            is_own = config.scope == "project" and any(path.is_relative_to(each) for each in _both(around.project))
+            yield from (_package(each, around.home) for each in ((path,) if is_own else _both(path)))
         elif config.scope != "project":
             yield path
 

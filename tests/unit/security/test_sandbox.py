@@ -241,6 +241,24 @@ def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
 
 
 @linux
+async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_the_project_made_the_link(
+    desk: Desk,
+) -> None:
+    store = desk.home / "store"
+    desk.install(store / "node_modules" / "fs" / "index.js")
+    linked, of_project = desk.home / "tools", desk.project / "node_modules"
+    linked.mkdir()
+    for link in (linked / "node_modules", of_project):
+        link.symlink_to(store / "node_modules")
+
+    words = await desk.words(stdio("node", str(linked / "node_modules" / "fs" / "index.js"), scope="project"))
+    own = await desk.words(stdio("node", str(of_project / "fs" / "index.js"), scope="project"))
+
+    assert {linked, store} <= shown(words)
+    assert store not in shown(own)
+
+
+@linux
 @pytest.mark.parametrize(
     ("command", "args"),
     [
