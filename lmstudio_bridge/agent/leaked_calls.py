@@ -206,7 +206,8 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
-    if not finder.holds_call(text) and len(named) != 1:
+    half = finder.names_tools and _is_half(text, messages)
+    if not (half or finder.holds_call(text)) and len(named) != 1:
         return False
     return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
 
@@ -228,12 +229,16 @@ class _Finder:
             self._names[_letters(name)] = name, True
         self._servers = {_letters(name.partition("__")[0]) for name in names if "__" in name}
 
+    @property
+    def names_tools(self) -> bool:
+        return bool(self._names)
+
     def holds_call(self, text: str) -> bool:
         """Whether a text without white space around it holds a call."""
         if not text or not self._names:
             return False
         tail = text[-_TAIL:]
-        if _HALF.fullmatch(text[: _MOST_HALF + 1]) or self._is_sentence(text):
+        if self._is_sentence(text):
             return True
         if self._ends_in_call(tail) or self._begins_with_call(text[:_HEAD]) or _holds_unmistakable(tail):
             return True
@@ -439,6 +444,16 @@ class _Finder:
             return True
         called = re.search(r"\b(?:call|calls|calling|invoke|invoking|execute|executing)\b", start[0], re.IGNORECASE)
         return is_only and bool(called) and bool(re.fullmatch(r"\W{0,40}", rest))
+
+
+def _is_half(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text is JSON or markup that was begun; a long one that is whole or asked for may be an answer."""
+    if not text or not _HALF.fullmatch(text[: _MOST_HALF + 1]):
+        return False
+    if len(text) <= _MOST_HALF:
+        return True
+    asked = (message.text.casefold() for message in messages if isinstance(message, UserMessage))
+    return text[-1] not in "}]`" and not any("json" in task for task in asked)
 
 
 def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:

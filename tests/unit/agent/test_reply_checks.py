@@ -450,6 +450,17 @@ def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, 
     assert classify_reply(reply, tools_offered=True, names=names, messages=[UserMessage(task)]) == verdict
 
 
+def test_long_json_is_an_answer_also_where_it_is_cut_but_was_asked_for() -> None:
+    def kind(text: str, task: str, finish_reason: str) -> ReplyKind:
+        reply = Completion(text, finish_reason=finish_reason, usage=COUNTED)
+        return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)])
+
+    whole = json.dumps({"owner": "Ann", "ports": list(range(100))}, indent=1)
+    assert kind(whole, "Sum up the notes.", "stop") == "answer"
+    assert kind(whole[:-30], "Give the notes as JSON.", "length") == "answer"
+    assert kind(whole[:-30], "Sum up the notes.", "stop") == "leaked_call"
+
+
 @pytest.mark.parametrize(
     ("task", "result", "text", "verdict"),
     [
