@@ -136,6 +136,15 @@ _WHOLE = re.compile(  # ends like half a sentence, and is none: the team that sh
     r"|\bthe \w+ (?:it|the [\w.]+) (?:contains|describes|says)\Z",
     re.IGNORECASE,
 )
+_FIRST_PERSON = re.compile(
+    r"\b(?:i|i'm|we|my|me|let|please|ich|je|now|next|step|wait|moment)\b|\u6211|\u6b21\u306b|\w_\w|\.\.\.|\u2026",
+    re.IGNORECASE,
+)
+_ASKS_DOING = re.compile(
+    r"\bwhat (?:does|do|is|are)\b[^?\n]{0,80}\b(?:do|does|doing)\b"
+    r"|\u4f55\u3092(?:\u3057|\u3059\u308b|\u884c)|\u505a\u4ec0\u4e48|\ubb34\uc5c7",
+    re.IGNORECASE,
+)
 _SMALL_TALK = re.compile(  # tasks to which a greeting or a yes is the answer
     r"\A\W*(?:hello|hi|hey|test)(?: there)?\W*\Z|\b(?:greeting|say (?:hello|hi)|acknowledge|do you understand"
     r"|you (?:have )?understood|did you understand|hear me|are you there|what can you do|synonym|word for)\b",
@@ -260,7 +269,7 @@ def classify_reply(
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (
         (tools_offered or names)
-        and not _is_translation(reply.text, messages)
+        and not (_is_translation(reply.text, messages) or _says_what_it_does(reply.text, messages))
         and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
     ):
         return "announced"
@@ -275,6 +284,13 @@ def _is_translation(text: str, messages: Sequence[Message]) -> bool:
     """Whether the task holds a text to be translated and names no file: what sounds like a plan may be that text."""
     tasks = [message.text for message in messages if isinstance(message, UserMessage)]
     return any(_TRANSLATE.search(task) and not names_file(task) for task in tasks) and not names_file(text)
+
+
+def _says_what_it_does(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text without "I" and the name of a file comes after a result, and the task asks what something does."""
+    if names_file(text) or _FIRST_PERSON.search(text) or not any(isinstance(each, ToolMessage) for each in messages):
+        return False
+    return any(_ASKS_DOING.search(message.text) for message in messages if isinstance(message, UserMessage))
 
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:

@@ -469,6 +469,16 @@ def test_long_json_is_an_answer_also_where_it_is_cut_but_was_asked_for() -> None
         ("Show the title.", "title: [title]", "title: [title]", "answer"),
         ("Show the title.", "name: sea", "title: [title]", "nothing"),
         ("What is it in?", "cat notes.md", "cat notes.md", "answer"),
+        ("What does main.py do?", "a: 1", "Reading files", "answer"),
+        ("What does main.py do?", "a: 1", "I am reading files", "announced"),
+        ("What does main.py do?", "a: 1", "Reading b.md", "announced"),
+        ("Sum it up.", "a: 1", "Reading files", "announced"),
+        (
+            "main.py\u306f\u4f55\u3092\u3059\u308b?",
+            "a: 1",
+            "\u8a2d\u5b9a\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002",
+            "answer",
+        ),
     ],
 )
 def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str, verdict: ReplyKind) -> None:
