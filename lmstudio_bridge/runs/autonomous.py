@@ -317,8 +317,8 @@ class DynamicAutonomousAgent:
                     for config in plan.servers.configs
                     if (sandbox := permissions.sandboxes.find(config)) is not None
                 }
-                only_reads = wants_change and _lacks_tools(prepared.tool_set, permissions.policy)
-                if only_reads:
+                only_reads = _lacks_tools(prepared.tool_set, permissions.policy)
+                if wants_change and only_reads:
                     await recorder.tell(Warned(READ_ONLY))
                 note = WRITING_LEFT_OUT if only_reads and not permissions.policy.asks else ""
                 await self._add_messages(plan, prepared, recorder, note=note)

@@ -50,6 +50,16 @@ async def test_only_one_tool_may_change_things(desk: Desk, era: Era) -> None:
     assert (granted.report["nothing_changed"], granted.report["failed"]) == (False, [])
 
 
+async def test_a_task_that_only_reads_is_told_of_what_is_left_out_too(desk: Desk) -> None:
+    async with desk.bridge() as client:
+        desk.sim.script(MODEL, TextReply("It is blue."))
+        result = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Say which color it is.")
+
+    asked = desk.chat_requests()[-1]
+    assert "Tools that change things exist, but are not available in this run" in asked.messages[0]["content"]
+    assert "could only read" not in result.text
+
+
 async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     """A run that could write before must not write later without being asked."""
     async with desk.bridge() as client:
