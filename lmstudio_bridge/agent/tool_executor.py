@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import anyio
@@ -168,6 +168,8 @@ class ToolExecutor:
         self._told: set[str] = set()  # remedies
         self._edits: set[tuple[str, str, str]] = set()  # path, old and new text of each replacement that was made
         self._known_files: set[str] = set()  # names of those that calls wrote, or that were shown before they did
+        self._left_in: frozenset[Path] = frozenset()  # files in which an edit left elsewhere what it took away
+        self._left_edit = ("", "")  # the old and the new text of that edit
         self._has_looked = False  # whether a call found nothing
         self._has_found = False  # whether any call of this process brought something
 
@@ -464,12 +466,13 @@ class ToolExecutor:
         """
         about_all = _ABOUT_ALL.search(self._evidence.task)
         edits = [(old, new) for _, old, new in find_edits(call.arguments) if about_all]
-        text, path = self._evidence.left
-        if again := bool(text) and any(str(each).endswith(path) for each in held):
-            edits.append((text, ""))
+        if again := bool(self._left_in & held.keys()):
+            edits.append(self._left_edit)
         found = await self._watch.left(held, edits) if self._watch and edits else None
         if found or again:
             self._evidence.left = found or ("", "")
+            self._left_in = frozenset(held if found else ())
+            self._left_edit = next((each for each in edits if found and each[0] == found[0]), ("", ""))
         return f"\n{STILL_THERE.format(text=repr(found[0]), path=found[1])}" if found else ""
 
     async def _show_before_write(self, number: int, call: ToolCall, prepared: PreparedCall) -> _Refusal | None:

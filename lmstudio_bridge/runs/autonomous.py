@@ -317,10 +317,11 @@ class DynamicAutonomousAgent:
                     for config in plan.servers.configs
                     if (sandbox := permissions.sandboxes.find(config)) is not None
                 }
-                only_reads = _lacks_tools(prepared.tool_set, permissions.policy)
-                if wants_change and only_reads:
+                lacks_tools = _lacks_tools(prepared.tool_set, permissions.policy)
+                if wants_change and lacks_tools:
                     await recorder.tell(Warned(READ_ONLY))
-                note = WRITING_LEFT_OUT if only_reads and not permissions.policy.asks else ""
+                only_reads = lacks_tools and not _may_change(prepared.tool_set, permissions.policy)
+                note = WRITING_LEFT_OUT if only_reads else ""
                 await self._add_messages(plan, prepared, recorder, note=note)
                 watch = self._watch(plan, permissions.policy)
                 try:
@@ -802,6 +803,11 @@ def _lacks_tools(tool_set: ToolSet, policy: Policy) -> bool:
     """Whether there are tools that could change something, and that may not run unless they are approved."""
     unasked = replace(policy, asks=False)
     return any(policy.writes(tool.source) and not unasked.may_run(tool.source) for tool in tool_set.tools)
+
+
+def _may_change(tool_set: ToolSet, policy: Policy) -> bool:
+    """Whether there are tools that could change something and that may run, at least if they are approved."""
+    return any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tool_set.tools)
 
 
 def _start_of(run: StoredRun) -> RunStarted:

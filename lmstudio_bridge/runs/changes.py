@@ -49,6 +49,7 @@ MAX_TOLD_FILES = 10  # of one call
 MAX_TOLD_LINES = 12  # of what a call did
 MAX_TOLD = 1_000  # characters of it
 
+_LETTER = r"[0-9A-Za-z_\u00c0-\u024f\u0370-\u052f]"  # of scripts with blanks between words
 _ABSENT, _FOLDER, _UNKNOWN = "", "folder", "unknown"
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
 _FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
@@ -576,8 +577,12 @@ def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
 
 
 def _as_words(text: str) -> re.Pattern[str]:
-    """Finds the text, but not as a part of a longer word: `cat` is not in `category`."""
-    before, after = (r"\b" if re.match(r"\w", each) else "" for each in (text[0], text[-1]))
+    """Finds the text, but not as a part of a longer word: `cat` is not in `category`.
+
+    Scripts without blanks between words have no such limits.
+    """
+    before = rf"(?<!{_LETTER})" if re.match(_LETTER, text[0]) else ""
+    after = rf"(?!{_LETTER})" if re.match(_LETTER, text[-1]) else ""
     return re.compile(f"{before}{re.escape(text)}{after}")
 
 

@@ -169,6 +169,7 @@ async def test_rules_hold_in_a_run_and_are_told(desk: Desk) -> None:
     assert not (desk.project / "a.txt").exists()
     assert not answer.is_error
     assert not any(name.startswith("memory") for name in offered)
+    assert "Tools that change things" not in first.messages[0]["content"], "others may"
     assert "Not allowed: the user's rules deny filesystem write_file." in results[0]
     assert "There is no tool 'memory__read_graph'" in results[1]
     assert "Not allowed: '/etc/hostname' is outside of what this run may touch" in results[2]

@@ -510,7 +510,7 @@ async def test_a_text_that_an_edit_left_elsewhere_is_told_and_doubted_where_the_
     doubt = "'on' still stands in a.md"
     assert (doubt in given.evidence.doubts("It is done.", ())) is left
 
-    await given.answer(disk_call("write_file", path="b.md", content="x", oldText="y", newText="x"))
+    await given.answer(disk_call("write_file", path="ba.md", content="x", oldText="y", newText="x"))
     assert (doubt in given.evidence.doubts("It is done.", ())) is left, "an edit of another file does not mend it"
 
     files.still = ""

@@ -292,6 +292,7 @@ async def test_answer_that_is_gzipped_although_we_asked_for_plain_is_read(kind: 
         (gzip.compress(b"hello") + bytes(9), b"hello"),
         (b"", b""),
     ],
+    ids=["two members", "zeros behind", "none"],  # a member holds the time
 )
 async def test_gzipped_answer_may_have_several_members_or_none(packed: bytes, text: bytes) -> None:
     class Pieces(httpx2.AsyncByteStream):

@@ -704,6 +704,8 @@ async def test_effect_of_a_call_is_that_since_the_call_before(run: Run) -> None:
         ("off\noff\n", ("on", "off"), None),
         ("onward\n", ("on", "onward"), None),
         ("off\non\n", (" ", ""), None),
+        ("\u9ed2\u72ac \u767d\u732b\n", ("\u732b", "\u72ac"), ("\u732b", "a.txt")),
+        ("v1.2 x v1.2\n", ("v1", "v1.2"), None),
         ("off\nonly\n", ("on", "off"), None),
         ("y xy\n", ("x", "y"), None),
     ],
