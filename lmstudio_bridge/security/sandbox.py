@@ -178,6 +178,15 @@ def _is_in(path: Path, folder: Path) -> bool:
     return os.path.commonpath((os.path.realpath(folder), os.path.realpath(path))) == os.path.realpath(folder)
 
 
+def _leads_through(path: Path, folder: Path) -> bool:
+    """Whether a path, or a link on its way, leads into a folder, even if it leads out of it again."""
+    return any(
+        _is_in(step, folder)
+        or (step.is_symlink() and _leads_through(Path(os.path.realpath(step.parent), os.readlink(step)), folder))
+        for step in (path, *path.parents)
+    )
+
+
 @cache
 def _try_bubblewrap(program: str) -> str:
     words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
@@ -240,12 +249,13 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
         path = cwd / word.rpartition("=")[2]
         if os.sep not in word or len(word) > _LONGEST or not os.path.exists(path):
             continue
+        # Links in the project are its own, and could lead anywhere.
+        is_own = config.scope == "project" and _leads_through(path, around.project)
         if os.pardir in path.parts:
             path = Path(os.path.realpath(path))
         if path.suffix in _CODE:
-            # Links in the project are its own, and could lead anywhere.
-            is_own = config.scope == "project" and any(path.is_relative_to(each) for each in _both(around.project))
-            yield from (_package(each, around.home) for each in ((path,) if is_own else _both(path)))
+            packages = (_package(each, around.home) for each in _both(path))
+            yield from (each for each in packages if not is_own or _is_in(each, around.project))
         elif config.scope != "project":
             yield path
 
@@ -316,10 +326,11 @@ def _words_for_linux(
         index = home / _NPM_INDEX
         if copies_index := config.launched[0] in ("npx", "npm") and index.is_dir():
             words += ["--ro-bind", str(index), "/run/npm"]
+    links = {path for path in mounts if path.is_symlink() and len(path.parts) == 2}  # /bin and /lib, mostly
     for path, writable in sorted(mounts.items(), key=lambda item: item[0].parts):
-        if path.is_symlink() and len(path.parts) == 2:  # /bin and /lib, mostly
+        if path in links:
             words += ["--symlink", os.readlink(path), str(path)]
-        else:
+        elif links.isdisjoint(path.parents):  # what is below a link is mounted where the link leads
             words += ["--bind-try" if writable else "--ro-bind-try", str(path), str(path)]
     loader = {name: value for name, value in config.env.items() if name.startswith(_LOADER)}
     for name, value in {"TMPDIR": "/tmp", **_OFFLINE, **loader}.items():

@@ -242,7 +242,7 @@ def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
 
 @linux
 async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_the_project_made_the_link(
-    desk: Desk,
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = desk.home / "store"
     desk.install(store / "node_modules" / "fs" / "index.js")
@@ -252,10 +252,15 @@ async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_th
         link.symlink_to(store / "node_modules")
 
     words = await desk.words(stdio("node", str(linked / "node_modules" / "fs" / "index.js"), scope="project"))
-    own = await desk.words(stdio("node", str(of_project / "fs" / "index.js"), scope="project"))
-
     assert {linked, store} <= shown(words)
-    assert store not in shown(own)
+
+    (desk.project / "sub").mkdir()
+    (desk.home / "elsewhere").symlink_to(of_project)
+    monkeypatch.chdir(desk.project)
+    ways = (".", "sub/..", desk.project, f"/{desk.project}", f"/proc/self/root{desk.project}", "/proc/self/cwd")
+    for script in (*(f"{way}/node_modules/fs/index.js" for way in ways), f"{desk.home}/elsewhere/fs/index.js"):
+        own = await desk.words(stdio("node", script, scope="project"))
+        assert not {store, *store.rglob("*")} & shown(own), script
 
 
 @linux
@@ -283,6 +288,16 @@ async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, com
     words = await desk.words(config)
 
     assert not {desk.home, outside} & shown(words)
+
+
+@linux
+@pytest.mark.skipif(not Path("/bin").is_symlink(), reason="/bin is a folder")
+async def test_below_a_link_nothing_is_mounted(desk: Desk) -> None:
+    """Or bubblewrap ends with "Can't create file at /bin/sh"."""
+    words = await desk.words(stdio("/bin/sh", scope="project"))
+
+    assert place(words, "--symlink", os.readlink("/bin"), "/bin") < place(words, "--ro-bind-try", "/usr", "/usr")
+    assert "/bin/sh" not in words
 
 
 @linux
