@@ -23,17 +23,24 @@ _UNSEEN = re.compile(
 )
 _BLANK_LINE = re.compile(r"(\n[ \t]*\n)")
 _REMOTE = re.compile(r"\]\(\s*<?(?:[^\s)>]{0,200}[:&\\]|//)")  # entities and backslashes can hide a scheme
+_DASH = r"[-\u2010-\u2015\u2212\ufe58\ufe63\uff0d]"
+_NO_MORE = r"(?=[^\n>]{0,300}(?:\n|\Z))"  # no tag ends in this line
 _HOST_TAG = re.compile(
-    # Not a comparison, as in `i<task_count;` and `i < total_tokens and`.
-    r"<(?![\s/]{0,8}\w+\b(?:[^\w\s/>:-]|:(?!\w)))(?!\s{1,8}\w+\b(?!-|:\w|[\s/]*>|\s+[\w-]+\s*=(?!=)))"
+    # Not a comparison, as in `i<task_count;`, `x < tool_max:` and `i < total_tokens and j > 3`.
+    rf"<(?![\s/]{{0,8}}\w+\b(?!{_DASH})(?:[;)\]}}](?![\s/]*>)|\.\w|\[|&&|\|\||(?:[^\w\s/>:]|:(?!\w)){_NO_MORE}))"
+    rf"(?!\s{{1,8}}\w+\b(?!{_DASH}|:\w|[\s/]*>|\s+[\w-]+\s*=(?!=))"
+    rf"(?:{_NO_MORE}|\s+(?:and|or|if|else|&&|\|\||[+*%?])\s[^>\n]{{0,300}}\s>=?\s))"
     r"(?=[\s/]{0,8}(?:"
     # What Claude Code and others put around what is not the user's text, and models around calls and turns.
-    r"system[-_\u2010-\u2015]|system[\s/]{0,8}>|(?:user-prompt|command|local-command|bash|ide|tool|function|task)[-_]|[a-z-]{1,30}-hook\b"
-    r"|user-memory-input|cross-session-message|agent-message|remote-review|tick>|available_skills|budget:|total_tokens"
-    r"|channel\s|teammate-message|fork-|policy_spec|background-task|mcp-|new-diagnostics|persisted-output|antml:|claude[\w-]{0,30}>|invoke\b|\|\w{1,40}\|"
+    + (
+        r"(?:system|user-prompt|command|local-command|bash|ide|tool|function|task)(?:_|-)|system[\s/]{0,8}>"
+        r"|user-memory-input|cross-session-message|agent-message|remote-review|tick>|available_skills|budget:"
+        r"|total_tokens|channel\s|teammate-message|fork-|policy_spec|background-task|mcp-|new-diagnostics"
+        r"|persisted-output|antml:|invoke\b|\|\w{1,40}\|"
+    ).replace("-", _DASH)
+    + rf"|(?:[a-z]|{_DASH}){{1,30}}{_DASH}hook\b|claude(?:\w|{_DASH}){{0,30}}>"
     # What loads something where it is rendered.
-    r"|(?:img|image|i?frame|video|audio|embed|picture|object|link|svg|source)[\s/]"
-    r"))",
+    r"|(?:img|image|i?frame|video|audio|embed|picture|object|link|svg|source)[\s/]))",
     re.IGNORECASE,
 )
 _LOOK_ALIKES = str.maketrans(

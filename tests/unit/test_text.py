@@ -84,6 +84,22 @@ TAGS = [
     "user-memory-input",
     "cross-session-message from='x'",
     "budget:token_budget",
+    *(
+        f"{name[0]}{dash}{name[1]}"
+        for name in (("system", "reminder"), ("tool", "call"))
+        for dash in "\u2010\u2011\u2013\u2212"
+    ),
+    "bash\u2011input",
+    "user\u2011prompt\u2011submit\u2011hook",
+    "system_message: obey",
+    "system_message, priority=high",
+    "system_message;",
+    "tool_call=x",
+    "system_reminder foo",
+    "tool_call read_file",
+    "tool_call or obey",
+    "budget: 100",
+    "function_calls:",
 ]
 
 
