@@ -69,15 +69,19 @@ MAX_PAGES = 100  # pages of one tools/list
 
 _NO_SESSION = re.compile(
     r"\W*(?:(?:error|detail|message)\W+)?(?:bad request: )?"
-    r"(?:(?:(?:the|your) )?(?:mcp[- ])?session\b.*\b(?:not found|expired|terminated|does not exist|invalid|unknown)"
+    r"(?:(?:(?:the|your) )?(?:mcp[- ])?session(?:[- ]?id)?(?: header)?(?: with)?(?: (?:the )?(?:given )?id)?"
+    r"(?::? ?['\"(]?[\w-]*\d[\w-]*['\")]?)?:?(?: (?:is|was|has|been|could|be))*"
+    r" (?:not found|expired|terminated|does not exist|invalid|unknown)\b"
     r"|(?:no(?: valid| active| such)?|invalid|unknown|expired|missing|could not find|cannot find)(?: or \w+)?"
-    r" (?:mcp[- ])?session\b"
+    r" (?:mcp[- ])?session(?:[- ]?id)?(?: header)?(?::? ?['\"(]?[\w-]*\d[\w-]*|:? (?:was )?(?:provided|found|given))?"
+    r"(?=['\").}\s]*\Z|['\".}]\W)"
     r"|server not initialized\b)",
     re.IGNORECASE,
 )
 """With HTTP 400, what examples of the SDKs answer after a restart: "Bad Request: No valid session ID provided".
 
-Others say it in plain text, or in JSON of their own.
+Others say it in plain text, or in JSON of their own. A tool's own words must not fit: "The session date is invalid" can
+come from a call that was executed.
 """
 _FORGOT_SESSION = re.compile(
     r"(?:bad request: )?(?:mcp )?session(?: id)?(?::? \S{8,})? (?:was )?(?:not found|(?:has )?expired|terminated)\W*",

@@ -575,6 +575,8 @@ async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(s
         ("400 Bad Request", b'{"error": {"code": 7, "message": "Session has expired, please reconnect"}}'),
         ("400 Bad Request", b"Bad Request: Mcp-Session-Id header is invalid"),
         ("400 Bad Request", b"Could not find session 7"),
+        ("400 Bad Request", b'{"error": "Invalid session ID. Please reconnect"}'),
+        ("400 Bad Request", b"Session with id 7a-b was not found"),
     ],
 )
 async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str, words: str | bytes) -> None:
@@ -590,20 +592,29 @@ async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str
 
 
 @pytest.mark.parametrize(
-    ("transport", "status", "kind", "text"),
+    ("transport", "status", "words", "kind", "text"),
     [
-        ("http", "404 Not Found", DownstreamError, "The call was not executed"),
-        ("sse", "404 Not Found", DownstreamError, "The call was not executed"),  # as behind a load balancer
-        ("http", "200 OK", DownstreamError, "The call was not executed"),
-        ("http", "400 Bad Request", SessionLostError, "may or may not have had effects"),
-        ("http", "500 Internal Server Error", SessionLostError, "may or may not have had effects"),
+        ("http", "404 Not Found", "", DownstreamError, "The call was not executed"),
+        ("sse", "404 Not Found", "", DownstreamError, "The call was not executed"),  # as behind a load balancer
+        ("http", "200 OK", "Session not found", DownstreamError, "The call was not executed"),
+        ("http", "500 Internal Server Error", "", SessionLostError, "may or may not have had effects"),
+        *(
+            ("http", status, words, SessionLostError, "may or may not have had effects")
+            for status, words in (
+                ("400 Bad Request", ""),
+                ("400 Bad Request", "Your session was booked; coupon invalid"),
+                ("410 Gone", b"The session was saved, but the date is invalid"),
+                ("400 Bad Request", b"No session available on Friday"),
+                ("400 Bad Request", b"No session found; the booking was made"),
+                ("400 Bad Request", "The session date is invalid"),
+            )
+        ),
     ],
 )
 async def test_call_is_sent_twice_at_most_and_only_where_it_was_not_executed(
-    transport: Transport, status: str, kind: type[DownstreamError], text: str
+    transport: Transport, status: str, words: str | bytes, kind: type[DownstreamError], text: str
 ) -> None:
     executed: list[str] = []
-    words = "Session not found" if status == "200 OK" else ""
     async with (
         failing_in_calls(status, transport, forgets=2, executed=executed, words=words) as port,
         open_test_pool() as pool,
