@@ -220,7 +220,9 @@ class Policy:
         if rule is not None:
             return rule.verb == "allow" and (self.max_access == "write" or not self.writes(tool))
         return (
-            self.access == "write" or self.asks or (self.rules.only_reads(tool) and not needs_output(tool.input_schema))
+            self.access == "write"
+            or self.asks
+            or (self.rules.only_reads(tool) and not needs_output(tool.input_schema, reader=_is_reader(tool)))
         )
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
@@ -268,7 +270,7 @@ class Policy:
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
         is_known = self.rules.find(tool) is not None or (
-            _is_reader(tool) and find_output(arguments, tool.input_schema) is None
+            _is_reader(tool) and find_output(arguments, tool.input_schema, strict=True) is None
         )
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
@@ -295,7 +297,8 @@ class Policy:
 def _is_reader(tool: ServerTool) -> bool:
     """Whether its name says that it reads and makes no file."""
     name = tool.name.lower()
-    return name in _READING or (only_reads_by_name(tool.name) and not _MAKES_FILES.search(name))
+    makes = _MAKES_FILES.search(name) and not name.startswith("read_")
+    return name in _READING or (only_reads_by_name(tool.name) and not makes)
 
 
 def _remedy(tool: ServerTool) -> str:

@@ -101,19 +101,28 @@ _EITHER_WORDS = _MAKING_WORDS | {
 }
 """Before a word for a path, they name what is written or what is read: `log_file`, `screenshotPath`, `to_file`."""
 _EITHER = frozenset({"filename", *(f"local{each}" for each in ("path", "file", "dir"))})
+_READ_WORDS = frozenset(("log", "logs", "trace", "report"))
+"""Of those, what a tool reads whose name says that it reads."""
 _DESTINATIONS = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
 """How the value looks if a destination is a file and not a place to travel to."""
+_NO_FILE = {
+    "into": re.compile(r"\w[\w-]*(?:/[\w-]+)*"),
+    "export": re.compile(r"[A-Z]\w*\.(?!(?:json|yaml|html|xlsx|docx|pptx|jpeg|webp|webm|toml)\Z)[a-z]{4,}"),
+}
+"""A branch or language, and what a module exports: `feature/x`, `React.memo`."""
 _CRITERIA = frozenset({"filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort"})
 """Names of arguments whose members are the fields of records."""
 _MAX_SCHEMAS = 200
 _IS_SAVED_TO = re.compile(
-    r"\b(?:to|and) save\b|\A(?:save|write)s?\b|\bto write\b|\bbe (?:saved|written)\b|\boutput (?:file|path|folder|dir)"
-    r"|\b(?:should|will) be stored\b|\b(?:saved|written|stored) (?:in|to|into|at) this\b",
+    r"\b(?:to|and) save\b|\A(?:save|write)s?\b(?!-)|\bto write\b|\bbe (?:saved|written)\b"
+    r"|\boutput (?:file|path|folder|dir)|\b(?:should|will) be stored\b"
+    r"|\b(?:saved|written|stored) (?:in|to|into|at) this (?:file|path|folder|dir|location)",
     re.IGNORECASE,
 )
 """How the description of a path says that the tool writes there."""
-_OPTION = re.compile(r"--out[\w-]*(?==\S)")  # in a value, for the program behind the tool: git diff --output=a.txt
+_OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
+"""In a value, for the program behind the tool: git diff --output=a.txt"""
 _IS_FORMAT = re.compile(r"(?:the |desired )?(?:(?:output|result|response) )?(?:format|mode)\b", re.IGNORECASE)
 _SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
 _NO_OUTPUT = frozenset(
@@ -238,6 +247,8 @@ def find_paths(
                 elif depth and by_value and names is None and not text and _may_be_path(name):
                     yield name
                 path = is_path(name) or (named and key == _MEMBER)
+                if by_value and not path and isinstance(item, str) and _last_word(name) in _CRITERIA:
+                    yield from walk(_parts(item, named=False)[0], False, True, depth + 1)  # an object as text
                 yield from walk(item, path, not path and (text or _last_word(name) in TEXT_WORDS), depth + 1)
         elif isinstance(value, list | tuple):
             for item in value:
@@ -253,6 +264,7 @@ def find_paths(
         if by_value:
             inner, parts = _parts(value, named=named)
             yield from parts
+            yield from (each for _, each in _OPTION.findall(value))
             yield from walk(inner, named, text, depth + 1)
 
     yield from walk(dict(arguments), False, False, 0)
@@ -296,44 +308,60 @@ def _may_be_path(text: str) -> bool:
     return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
-def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = False) -> str | None:
+def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = False, strict: bool = False) -> str | None:
     """The name of the first argument that says which file a tool writes, at any depth; None if there is none.
 
-    Of a `reader`, a tool whose name says that it reads, `log_path` and the like are what it reads.
+    Of a `reader`, a tool whose name says that it reads, `log_path` and the like are what it reads. `strict` also finds
+    what most likely is something else, as the criteria of a search.
     """
     if is_deeper(arguments, MAX_DEPTH):
         return None  # such a call is refused where paths are looked for
 
-    def find(value: Any, known: JSONObject) -> str | None:
+    def find(value: Any, known: JSONObject, is_text: bool = False) -> str | None:
         if isinstance(value, list | tuple):
-            return next(filter(None, (find(each, known) for each in value)), None)
-        if isinstance(value, str) and (option := _OPTION.match(value)):
-            return option[0]
+            option = None if is_text else _find_option(" ".join(each for each in value if isinstance(each, str)))
+            return option or next(filter(None, (find(each, known, is_text) for each in value)), None)
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
             with suppress(ValueError, RecursionError):
                 decoded = json.loads(value)
-                return None if is_deeper(decoded, MAX_DEPTH) else find(decoded, known)
+                return None if is_deeper(decoded, MAX_DEPTH) else find(decoded, known, is_text)
+        if isinstance(value, str) and not is_text:
+            return _find_option(value)
         if not isinstance(value, dict):
             return None
         properties, required = _members(known, schema)
         for name, inner in value.items():
             stated = properties.get(name, {})
-            if _names_output(str(name), inner, stated, is_required=name in required, reader=reader):
+            if _names_output(str(name), inner, stated, is_required=name in required, reader=reader, strict=strict):
                 return str(name)
-            if _last_word(str(name)) in _CRITERIA and not _members(stated, schema)[0]:
+            last = _last_word(str(name))
+            if last in _CRITERIA and not strict and not _members(stated, schema)[0]:
                 continue  # {"filter": {"filename": "a.md"}} of a database
-            if found := find(inner, stated):
+            if found := find(inner, stated, is_text or last in TEXT_WORDS):
                 return found
         return None
 
     return find(dict(arguments), schema)
 
 
-def needs_output(schema: JSONObject) -> bool:
+def _find_option(text: str) -> str | None:
+    """An option that names an output file."""
+    for option, value in _OPTION.findall(text):
+        if _last_word(option) not in _NO_OUTPUT and value.lower() not in _FORMATS:
+            return str(option)
+    return None
+
+
+def needs_output(schema: JSONObject, *, reader: bool = False) -> bool:
     """Whether a tool has to be told which file to write, so that each of its calls writes."""
     properties, required = _members(schema, schema)
-    texts = [name for name in required if properties.get(str(name), {}).get("type") == "string"]
-    return find_output(dict.fromkeys(texts, "a/b.md"), schema) is not None
+    stated = {str(name): properties.get(str(name), {}) for name in required}
+    texts = [
+        name
+        for name, each in stated.items()
+        if each.get("type") == "string" and not _IS_FORMAT.match(str(each.get("description", "")))
+    ]
+    return find_output(dict.fromkeys(texts, "a/b.md"), schema, reader=reader) is not None
 
 
 def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject], list[str]]:
@@ -358,7 +386,9 @@ def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject
     return members, required
 
 
-def _names_output(name: str, value: object, schema: JSONObject, *, is_required: bool, reader: bool) -> bool:
+def _names_output(
+    name: str, value: object, schema: JSONObject, *, is_required: bool, reader: bool, strict: bool
+) -> bool:
     """Whether an argument with this name, value and schema says which file to write."""
     words = _words(name)
     if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
@@ -371,24 +401,42 @@ def _names_output(name: str, value: object, schema: JSONObject, *, is_required: 
     if _OUTPUT.fullmatch(words[0]) or (
         words[-1] in ("to", "as") and not (_OUTPUT_WORDS | _MAKING_WORDS).isdisjoint(words)
     ):
-        if isinstance(value, list):  # else names of fields
-            return any(not isinstance(each, str) or _FILE.search(each) for each in value)
-        return _names_path(name) or not (_IS_FORMAT.match(described) or str(value).lower() in _FORMATS)
+        values = value if isinstance(value, list) else [value]
+        if _names_path(name) or any(not isinstance(each, str) or _FILE.search(each) for each in values):
+            return True
+        is_format = words == ["outputs"] if isinstance(value, list) else _IS_FORMAT.match(described) is not None
+        return (strict or not is_format) and any(str(each).lower() not in _FORMATS for each in values)
     if _names_path(name) and _IS_SAVED_TO.search(described):
         return True  # {"filePath": …}
     if words[-1] in _DESTINATIONS:
-        return isinstance(value, str) and _FILE.search(value) is not None and not is_address(value)
+        if not isinstance(value, str) or is_address(value):
+            return False
+        if strict:
+            return True
+        no_file = _NO_FILE.get(words[-1])
+        return (
+            _FILE.search(value) is not None
+            and not (no_file and no_file.fullmatch(value))
+            and not (reader and words[-1] == "dump")
+        )
     named = _names_path(words[-1])
     if (words[-1] in ("out", "output", "write") and _names_path(words[0])) or (
         named and not _OUTPUT_WORDS.isdisjoint(words[:-1])
     ):
         return True
-    # What a tool must have is what it reads.
-    may_be = "".join(words) in _EITHER or (
-        not (reader and not described)
-        and (name.lower() == "logfile" or (named and not _EITHER_WORDS.isdisjoint(words[:-1])))
+    is_read = reader and not described and not _READ_WORDS.isdisjoint((*words[:-1], words[-1].removesuffix("file")))
+    if is_read and not strict:
+        return False
+    makes = named and not _MAKING_WORDS.isdisjoint(words[:-1])
+    may_be = (
+        makes
+        or "".join(words) in _EITHER
+        or name.lower() == "logfile"
+        or (named and not _EITHER_WORDS.isdisjoint(words[:-1]))
     )
-    return may_be and not is_required and (not described or _SAVES.search(described) is not None)
+    # What a tool must have is what it reads.
+    is_input = is_required and not (makes or (strict and words != ["filename"] and words != ["file", "name"]))
+    return may_be and not is_input and (not described or (strict and makes) or _SAVES.search(described) is not None)
 
 
 def _names_path(name: str) -> bool:

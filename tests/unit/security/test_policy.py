@@ -74,6 +74,7 @@ NESTED = {
     "$defs": {"Options": {**SAVES_TO, "required": ["filename"]}},
 }
 NEEDS_OUTPUT = {"properties": {"output_path": {"type": "string"}}, "required": ["output_path"]}
+FORMAT_OR_FILE = {"properties": {"output": {"description": "Output format, or the path of a file to write"}}}
 OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
 
 
@@ -126,7 +127,29 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"output": "table+"}, {"properties": {"output": {"description": "Output format"}}}, None),
         ({"filter": {"filename": "a.md"}, "where": '{"output_file": {"$ne": "x"}}'}, {}, None),
         ({"query": {"filePath": "a"}}, {"properties": {"query": SAVES_TO}}, "filePath"),
-        ({"dump_path": "a.dmp"}, {"required": ["dump_path"]}, None),
+        *(
+            ({name: "x"}, {"required": [name]}, name)
+            for name in ("extract_dir", "dump_path", "copyPath", "record_file")
+        ),
+        ({"output_files": ["Makefile"]}, {}, "output_files"),
+        ({"output_file": ["Makefile"]}, {}, "output_file"),
+        ({"output": ["report"]}, {}, "output"),
+        ({"output": "report.md"}, FORMAT_OR_FILE, "output"),
+        (
+            {"output": "shots/%d.png"},
+            {"properties": {"output": {"description": "Format of the file's name"}}},
+            "output",
+        ),
+        ({"options": ["HEAD", "--output", "a.md"]}, {}, "--output"),
+        ({"target": "HEAD --output=a.md"}, {}, "--output"),
+        ({"pattern": "--output=dist", "text": "--output=a is an option", "contents": ["--outdir=x"]}, {}, None),
+        ({"args": ["--output=json", "--output-format=x", "--output", "wide"], "more": "--output=wide"}, {}, None),
+        ({"path": "a"}, {"properties": {"path": {"description": "Path of the note stored in this vault"}}}, None),
+        ({"path": "a"}, {"properties": {"path": {"description": "Write-ahead log to inspect"}}}, None),
+        ({"export": "React.memo"}, {}, None),
+        ({"export": "Report.json"}, {}, "export"),
+        ({"into": "feature/x"}, {}, None),
+        ({"into": "/tmp/x"}, {}, "into"),
         ({"export_as": "json", "output": "detailed"}, {}, None),
         ({"filename": "a.md"}, READS_FILE, None),
         ({"filename": "a.md"}, SEARCHES, None),
@@ -158,12 +181,51 @@ def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
     assert Policy("read").check_call(tool, {}) == READING
 
 
-@pytest.mark.parametrize(("tool", "verdict"), [("read_log", "allowed"), ("start_log", "needs_write")])
-def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "argument", "verdict"),
+    [
+        *(("read_log", each, "allowed") for each in ("log_path", "trace_file", "reportPath", "logfile")),
+        ("start_log", "log_path", "needs_write"),
+        *(
+            ("get_page", each, "needs_write")
+            for each in ("to_file", "into_dir", "extract_dir", "saved_path", "store_path", "copy_path", "result_path")
+        ),
+        ("read_dump", "dump", "allowed"),
+        ("make_dump", "dump", "needs_write"),
+    ],
+)
+def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, argument: str, verdict: str) -> None:
     marked = ServerTool("fs", tool, read_only=True)
 
-    assert Policy("read").check_call(marked, {"log_path": "a.log"}).verdict == verdict
-    assert at_work(tmp_path).check_call(marked, {"log_path": ".mcp.json"}).verdict == "denied"
+    assert Policy("read").check_call(marked, {argument: "a.log"}).verdict == verdict
+    assert at_work(tmp_path).check_call(marked, {argument: ".mcp.json"}).verdict == "denied"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema", "verdict"),
+    [
+        ({"extract_dir": ".git/hooks"}, {"required": ["extract_dir"]}, "denied"),
+        ({"copy_path": ".mcp.json"}, {"properties": {"copy_path": {"description": "Path of the copy"}}}, "denied"),
+        ({"log_path": ".mcp.json"}, {"required": ["log_path"]}, "denied"),
+        ({"filters": {"output_file": ".mcp.json"}}, {}, "denied"),
+        ({"filters": {"output_file": "a.md"}}, {}, "allowed"),
+        ({"query": '{"output_path": ".mcp.json"}'}, {}, "denied"),
+        ({"query": '{"output_path": "a.md"}'}, {}, "allowed"),
+        ({"output": "CLAUDE.md"}, {"properties": {"output": {"description": "Format or file"}}}, "denied"),
+        ({"outputs": ["Jenkinsfile"]}, {}, "denied"),
+        ({"into": "CLAUDE.md"}, {}, "denied"),
+        ({"options": ["--output", "CLAUDE.md"]}, {}, "denied"),
+        ({"options": "HEAD --output=CLAUDE.md"}, {}, "denied"),
+        ({"filename": "CLAUDE.md"}, READS_FILE, "allowed"),
+        ({"path": "CLAUDE.md", "output": "json"}, {}, "allowed"),
+    ],
+)
+def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
+    tmp_path: Path, arguments: JSONObject, schema: JSONObject, verdict: str
+) -> None:
+    tool = ServerTool("fs", "search_notes", read_only=True, input_schema=schema)
+
+    assert at_work(tmp_path).check_call(tool, arguments).verdict == verdict
 
 
 def test_a_tool_that_must_be_told_what_to_write_is_not_offered_to_read() -> None:
