@@ -124,6 +124,7 @@ _IS_SAVED_TO = re.compile(
 _OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
 """In a value, for the program behind the tool: git diff --output=a.txt"""
 _IS_FORMAT = re.compile(r"(?:the |desired )?(?:(?:output|result|response) )?(?:format|mode)\b", re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"(?:application|audio|image|text|video)/[\w+-]+")
 _SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
 _NO_OUTPUT = frozenset(
     (
@@ -402,9 +403,11 @@ def _names_output(
         words[-1] in ("to", "as") and not (_OUTPUT_WORDS | _MAKING_WORDS).isdisjoint(words)
     ):
         values = value if isinstance(value, list) else [value]
+        is_format = words == ["outputs"] if isinstance(value, list) else _IS_FORMAT.match(described) is not None
+        if is_format and not strict and not _names_path(name) and _MEDIA_TYPE.fullmatch(str(value)):
+            return False
         if _names_path(name) or any(not isinstance(each, str) or _FILE.search(each) for each in values):
             return True
-        is_format = words == ["outputs"] if isinstance(value, list) else _IS_FORMAT.match(described) is not None
         return (strict or not is_format) and any(str(each).lower() not in _FORMATS for each in values)
     if _names_path(name) and _IS_SAVED_TO.search(described):
         return True  # {"filePath": …}

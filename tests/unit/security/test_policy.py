@@ -124,6 +124,7 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ({"output_path": "json", "into": "a.md"}, {}, "output_path"),
         ({"outputs": ["x", "a.md"]}, {}, "outputs"),
         ({"outputs": ["title", "url"], "output_currency": "EUR", "output": "extend"}, {}, None),
+        ({"output": "image/png"}, {"properties": {"output": {"description": "Output format"}}}, None),
         ({"output": "table+"}, {"properties": {"output": {"description": "Output format"}}}, None),
         ({"filter": {"filename": "a.md"}, "where": '{"output_file": {"$ne": "x"}}'}, {}, None),
         ({"query": {"filePath": "a"}}, {"properties": {"query": SAVES_TO}}, "filePath"),
