@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import unescape
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -94,9 +95,13 @@ _NO_LETTERS = re.compile(r"[\W_]+")
 _LAST_LINE = "localmodeloutput"
 _DIGITS_AS_LETTERS = str.maketrans("10i", "lol")
 _BEFORE = 3  # letters and digits that may be before it, as those of a list
-_BRACKET = re.compile(r"""[^\w\s#*~`.>|:+"'{\u2022\u00b7\u2013\u2014\u2018\u201c\u201e-]""", re.ASCII)
-"""A bracket, or what may look like one."""
+_BRACKET = re.compile(r"""[^\w\s#*~`.>|:+"'{\u2022\u00b7\u2013\u2014\u2018\u201c\u201e-]|\{(?!\s*")""", re.ASCII)
+"""A bracket, or what may look like one, but none of JSON."""
 _GOES_ON = ("unver", "verif")
+_LIKE_RUN = "".join(f"(?:{letter}|[^\\W\\x00-\\x7f])" for letter in "run")
+_SIGNED = re.compile(rf"[\s*_`]*[\u00b7\u2022\u2219\u22c5\u30fb]|.*[^\w\s]\s*{_LIKE_RUN}\b\W*\w*\d")
+_REST_OF_CELL = re.compile(r"[\s*_`]*\|")
+_JOINED = 8  # lines that Markdown may show as one, and the beginning of our last one may be split over
 _OWN_LINE = 200  # characters in which the beginning of a line is looked for
 _OWN_LINES = re.compile(
     r"\[ ?(?:local model output|run \w|the (?:merged )?answer was cut)|note ?:|"
@@ -426,29 +431,41 @@ def _listed(names: Sequence[str], *, most: int, show: Callable[[str], str] = quo
 def quoted(text: str) -> str:
     """The text of a model or a server, of which no line looks like one of ours, and on which no host acts."""
     lines = _LINE_END.split(inert(clean_text(_REMOVED_LINE_END.sub("\n", text))[0]))
-    return "".join(f"> {line}" if _looks_like_ours(line) else line for line in lines)
+    return "".join(
+        f"> {line}" if _looks_like_ours(line, lines[at + 2 : at + 2 * _JOINED : 2]) else line
+        for at, line in enumerate(lines)
+    )
 
 
-def _looks_like_ours(line: str) -> bool:
+def _looks_like_ours(line: str, below: Sequence[str]) -> bool:
     shown = as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])
+    if line.strip() and len(_NO_LETTERS.sub("", line)) < len(_LAST_LINE):
+        line = " ".join((line, *takewhile(str.strip, below)))
     return _OWN_LINES.match(shown) is not None or _looks_like_last_line(line[:_OWN_LINE])
 
 
 def _looks_like_last_line(line: str) -> bool:
     """Whether a line begins as our last one, whatever is around and between the letters.
 
-    A letter of another alphabet may look like any of ours. The words alone, without a bracket, are those of a sentence.
+    A letter of another alphabet may look like any of ours. The words alone, without a bracket or what follows them in
+    our line, are those of a sentence or of a table.
     """
     shown = as_letters(_BAR.sub("l", _MARKUP.sub("", unescape(line))))
-    letters = _NO_LETTERS.sub("", shown).translate(_DIGITS_AS_LETTERS)
     for start in range(_BEFORE + 1):
-        before = re.match(rf"(?:[\W_]*[^\W_]){{{start}}}[\W_]*", shown)
-        rest = letters[start + len(_LAST_LINE) :].replace("l", "i")
-        if not rest.startswith(_GOES_ON) and not (before and _BRACKET.search(before[0])):
+        parts = re.match(
+            rf"((?:[\W_]*[^\W_]){{{start}}}[\W_]*)((?:[^\W_][\W_]*){{{len(_LAST_LINE) - 1}}}[^\W_])", shown
+        )
+        if not parts:
+            return False
+        before, after = parts[1], shown[parts.end() :]
+        rest = _NO_LETTERS.sub("", after).translate(_DIGITS_AS_LETTERS).replace("l", "i")
+        is_cell = "|" in before and not _REST_OF_CELL.match(after)
+        if not (rest.startswith(_GOES_ON) or _BRACKET.search(before) or is_cell or _SIGNED.match(after)):
             continue
-        pairs = list(zip(letters[start:], _LAST_LINE, strict=False))
+        letters = _NO_LETTERS.sub("", parts[2]).translate(_DIGITS_AS_LETTERS)
+        pairs = list(zip(letters, _LAST_LINE, strict=True))
         same = sum(one == other for one, other in pairs)
-        if 2 * same >= len(_LAST_LINE) == len(pairs) and all(one == other or one > "\x7f" for one, other in pairs):
+        if 2 * same >= len(_LAST_LINE) and all(one == other or one > "\x7f" for one, other in pairs):
             return True
     return False
 
