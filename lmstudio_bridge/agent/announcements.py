@@ -44,7 +44,6 @@ _PLAN = re.compile(
     rf"\W*(?:(?:my|the|here is my|here's my) )?plan\W{{0,3}}:\W*(?:1\W+|step 1\W+)?(?:i will )?{_ACT}", re.IGNORECASE
 )
 _LABEL = re.compile(r"\W*(?:thought|thinking|reasoning|plan|step \d+)\W{0,3}:\W*", re.IGNORECASE)
-_ORDER = re.compile(r"\bfirst step\b|\bstep \d")  # of what was asked for
 _TELLS = re.compile(r":\s+[\"'\u201c\u201e\u00ab]?(?:[^\s\"']+\s+){2}\S")  # what was announced follows
 _BEGINNINGS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
@@ -147,5 +146,4 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
         return bool(text) and not any(text in each for each in read)
     if _OFFER.search(last) or _TELLS.search(last) or not any(pattern.match(last) for pattern in _BEGINNINGS):
         return False
-    told = (last, step[0]) if (step := _ORDER.search(last)) else (last,)
-    return not any(part in each for part in told for each in read)
+    return not any(last in each for each in read)

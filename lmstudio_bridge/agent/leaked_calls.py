@@ -172,6 +172,10 @@ _MARK_LAST = re.compile(rf"(?:\A|[\n.!?:>\]}})])[ \t]*(?:{_MARK})\Z", re.IGNOREC
 _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
+_PARAMETER = re.compile(  # of common tools, as `_letters` has them
+    r"paths?|file(?:s|path|name)?|contents?|text|data|source|destination|edits|(?:old|new)(?:text|string)?|pattern"
+    r"|query|url|head|tail|offset|limit|dryrun|encoding|excludepatterns|append"
+)
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "params", "input", "tool_input", "action_input")
 _OTHER_KEYS = frozenset({"id", "type", "tool_call_id", "call_id", "index", "thought", "reasoning"})
 _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
@@ -206,7 +210,7 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
-    half = finder.names_tools and _is_half(text, messages)
+    half = finder.names_tools and _is_half(text)
     if not (half or finder.holds_call(text)) and len(named) != 1:
         return False
     return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
@@ -446,14 +450,18 @@ class _Finder:
         return is_only and bool(called) and bool(re.fullmatch(r"\W{0,40}", rest))
 
 
-def _is_half(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a text is JSON or markup that was begun; a long one that is whole or asked for may be an answer."""
+def _is_half(text: str) -> bool:
+    """Whether a text is JSON or markup that was begun; long JSON is none if it is whole and more than parameters."""
     if not text or not _HALF.fullmatch(text[: _MOST_HALF + 1]):
         return False
     if len(text) <= _MOST_HALF:
         return True
-    asked = (message.text.casefold() for message in messages if isinstance(message, UserMessage))
-    return text[-1] not in "}]`" and not any("json" in task for task in asked)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    objects = [each for each in _wrapped_values(value) if isinstance(each, dict)]
+    return any(each and all(_PARAMETER.fullmatch(_letters(key)) for key in each) for each in objects)
 
 
 def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:

@@ -126,32 +126,45 @@ _HALF_SENTENCE = re.compile(
     rf"\W*\w+\W{_HALF}\b(?:the|of|with|that|and|contains|describes|says|because|its|their)[*_]*",
     re.IGNORECASE,
 )
+_ALL_THAT = (
+    r"\b(?:(?:the (?:one|only \w+|things?)|(?:any|some|every|no)thing|all|nobody|none)(?: that)?|(?:the|an?) \w+ that)"
+)
 _WHOLE = re.compile(  # ends like half a sentence, and is none: the team that she works with
-    r"[*_\"'`\u201c]\w+[*_\"'`\u201d]+\Z"
-    r"|\b(?:do|does|did|like|with|than|about|for|after|before) that\Z"
-    r"|\b(?:aware|fond|think|thinking|know|knows|knew|speaks?|heard|dreamed) of\Z"
-    r"|\b(?:the|an?) \w+ (?:that )?\w+ (?:\w+ it|works|deals|agrees) with\Z"
-    r"|\b(?:nobody|none|nothing|tests) to \w+ with\Z"
-    r"|\b(?:as|,) (?:the )?[\w.]+ says\Z|\b(?!say|state)\w+ that (?:the )?[\w.]+ (?:contains|describes|says)\Z"
-    r"|\bthe \w+ (?:it|the [\w.]+) (?:contains|describes|says)\Z",
+    r"[*_\"'`\u201c]\w+[*_\"'`\u201d]+\Z|\b(?:do|does|did|like) that\Z"
+    rf"|\A(?!\W*{_OKAY}\b).*\w,? as (?:the )?[\w.]+ says\Z"
+    rf"|{_ALL_THAT} (?:\w+ ){{1,3}}(?:aware|fond|think|thinking|know|knows|knew|speaks?|heard|dreamed) of\Z"
+    rf"|{_ALL_THAT} (?:\w+ ){{1,3}}(?:\w+ it|works|deals|agrees) with\Z"
+    rf"|{_ALL_THAT} (?:it|the [\w.]+|[A-Z\d][\w.]*) (?:contains|describes|says)\Z"
+    r"|\b(?:nobody|none|nothing|tests) to \w+ with\Z",
     re.IGNORECASE,
 )
-_FIRST_PERSON = re.compile(
-    r"\b(?:i|i'm|we|my|me|let|please|ich|je|now|next|step|wait|moment)\b|\u6211|\u6b21\u306b|\w_\w|\.\.\.|\u2026",
+_SAYS_WHAT_IT_DOES = re.compile(
+    r"(?!.*\b(?:i|we|my|let|now|next|please|moment|answer)\b)"
+    r"\W*(?:reading|checking|searching|opening) (?:files|folders|notes)(?:,? (?:and|or) \w+ing\b[^\n._\u2026]*)?\.?"
+    # no file, folder, note, content, memo
+    r"|(?!.*(?:\u30d5\u30a1\u30a4\u30eb|\u30d5\u30a9\u30eb\u30c0|\u30ce\u30fc\u30c8|\u5185\u5bb9|\u30e1\u30e2"
+    r"|\u307e\u305a|\u6b21\u306b|\u3067\u306f|\u79c1))"
+    r"[^\n._\u2026]*\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002?",
     re.IGNORECASE,
 )
 _ASKS_DOING = re.compile(
-    r"\bwhat (?:does|do|is|are)\b[^?\n]{0,80}\b(?:do|does|doing)\b"
-    r"|\u4f55\u3092(?:\u3057|\u3059\u308b|\u884c)|\u505a\u4ec0\u4e48|\ubb34\uc5c7",
+    r"\bwhat (?:does|do|is|are)\b[^?\n]{0,80}\b(?:do|does|doing)\b|\u4f55\u3092(?:\u3057|\u3059\u308b|\u884c)",
     re.IGNORECASE,
 )
 _SMALL_TALK = re.compile(  # tasks to which a greeting or a yes is the answer
-    r"\A\W*(?:hello|hi|hey|test)(?: there)?\W*\Z|\b(?:greeting|say (?:hello|hi)|acknowledge|do you understand"
-    r"|you (?:have )?understood|did you understand|hear me|are you there|what can you do|synonym|word for)\b",
+    r"\W*(?:please )?(?:(?:hello|hi|hey|test)(?: there)?|say (?:hello|hi)|acknowledge(?: (?:this|that|receipt))?"
+    r"|(?:write|draft|compose|suggest|give me) an? (?:\w+ ){0,2}greeting(?: (?:for|to) an? \w+)?"
+    r"|(?:do|did|have) you (?:understand|understood)(?: (?:this|that|me))?|(?:can|do) you hear me"
+    r"|are you there|what can you do"
+    r"|(?:what(?:'s| is)|give me|name) (?:an?|another) (?:synonym|word) for \W?\w+(?: \w+)?)\W*",
     re.IGNORECASE,
 )
 _YES = re.compile(r"\W*(?:sure|certainly|of course|absolutely)\W*", re.IGNORECASE)
-_ASKS_WHETHER = re.compile(r"(?:\A|[.!?:]\s+|\n)(?:is|are|was|were|does|did|has|have)\b|\bwhether\b", re.IGNORECASE)
+_ASKS_WHETHER = re.compile(  # and nothing else
+    r"(?!.*\b(?:which|what|how|who|where|list)\b)\W*(?:(?:is|are|was|were|does|did|has|have)|(?:\w+ ){0,4}whether)\b"
+    r"(?:[^.?!\n]|\.(?=\w))*\W*",
+    re.IGNORECASE,
+)
 _BLANK = re.compile(  # The color is [color]
     r"(?:[\w' :,-]{0,80}[\s:])?(?:[\[{<]{1,2}(?:insert [^\]}>\n]{1,40}|(?!\d+\W)(\w[\w' ]{0,30}))[\]}>]{1,2}|_{3,})\W*",
     re.IGNORECASE,
@@ -163,7 +176,8 @@ _SHELL = re.compile(  # a command that would read what no tool was called for
     r"[\w./~*-]+\.\w{1,8}[` ]*"
 )
 _ASKS_FOR_COMMAND = re.compile(
-    r"command|shell|bash|script|terminal|\bcli\b|one-?liner|\bcmd|\brun\b|\bhow (?:do|to|can|would)\b|befehl",
+    r"command|shell|bash|script|terminal|\bcli\b|one-?liner|\bcmd|\brun\b|\bhow (?:do|to|can|would)\b|befehl"
+    r"|\bon (?:linux|unix)\b|\b(?:linux|unix|posix) (?:equivalent|way|counterpart)|\b(?:user|i|you|we|one|to) type\b",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
@@ -175,7 +189,7 @@ _PARAMETERS = re.compile(
 _ASKS_FOR_OBJECT = re.compile(r"[{}]|json|object|\bwhich\b|\bwhere\b|\bor\b", re.IGNORECASE)
 _WANTS_BRACKETS = re.compile(
     r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank|usage|syntax"
-    r"|command|cloze|regex|\bform\b|\bhow (?:do|to|can)\b|\blevel",
+    r"|command|cloze|regex|\bhow (?:do|to|can) (?:(?:i|you|we) )?(?:call|run|use|invoke|start)\b",
     re.IGNORECASE,
 )
 _LONGEST_PERIOD = 400  # characters of what is repeated without end
@@ -287,10 +301,11 @@ def _is_translation(text: str, messages: Sequence[Message]) -> bool:
 
 
 def _says_what_it_does(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a text without "I" and the name of a file comes after a result, and the task asks what something does."""
-    if names_file(text) or _FIRST_PERSON.search(text) or not any(isinstance(each, ToolMessage) for each in messages):
+    """Whether a text without the name of a file comes after a result, and the task asks what something does."""
+    if names_file(text) or not any(isinstance(each, ToolMessage) for each in messages):
         return False
-    return any(_ASKS_DOING.search(message.text) for message in messages if isinstance(message, UserMessage))
+    asked = any(_ASKS_DOING.search(message.text) for message in messages if isinstance(message, UserMessage))
+    return asked and bool(_SAYS_WHAT_IT_DOES.fullmatch(text.strip()))
 
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:
@@ -368,9 +383,9 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     is_half = bool(_HALF_SENTENCE.fullmatch(text)) and not _WHOLE.search(text)
     if not (is_half or _NOTHING.fullmatch(text)):
         return bool(_NO_WORD.fullmatch(text))
-    if any(_SMALL_TALK.search(task) and not names_file(task) for task in tasks) or (
-        results and _YES.fullmatch(text) and _ASKS_WHETHER.search(asked)
-    ):
+    if not (is_half or text.endswith(":")) and any(map(_SMALL_TALK.fullmatch, tasks)):
+        return False
+    if results and _YES.fullmatch(text) and any(map(_ASKS_WHETHER.fullmatch, tasks)):
         return False
     if any((found := _TRANSLATE.search(task)) and _NOTHING.fullmatch(task[found.end() - 1 :]) for task in tasks):
         return False

@@ -439,8 +439,20 @@ def test_a_sentence_that_anyone_may_write_is_an_answer_unless_the_model_was_told
         ("What is in notes.md?", "<tool>read_it</tool>", "announced"),
         ("What is read_it for?", "read_it[notes.md]", "answer"),
         ("What is in notes.md?", "names_of[0]", "answer"),
-        ("What is the first step in the notes?", "The first step is to open config.yml.", "answer"),
         ("What is in the notes?", "The first step is to open config.yml.", "announced"),
+        ("As a first step read a.txt. Then summarise it.", "The first step is to read a.txt.", "announced"),
+        ("Do step 2 of plan.md.", "Next, I will read step 2 of the plan.", "announced"),
+        ("Do step 2 of plan.md.", "I will now write the file as step 2 says.", "announced"),
+        ("What greeting does the letter use?", "Hello! How can I assist you today?", "nothing"),
+        ("Acknowledge nothing; give a list of all open issues", "Here is the list:", "nothing"),
+        ("Explain the word for word copy and find the total", "The result is:", "nothing"),
+        ("Hi", "Here is the list:", "nothing"),
+        ("What's the quickest way to find foo in a.txt on Linux?", "grep foo a.txt", "answer"),
+        ("Give me the Unix equivalent of `type notes.txt`.", "cat notes.txt", "answer"),
+        ("What does a user type to see the first five lines of a.txt?", "head -5 a.txt", "answer"),
+        ("What type of note is it, and what does it say of Linux?", "cat notes.txt", "announced"),
+        ("How can we compute the total of a.csv?", "The total is [insert total]", "nothing"),
+        ("Which form does the name have?", "The name is [name].", "nothing"),
     ],
 )
 def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, text: str, verdict: ReplyKind) -> None:
@@ -450,15 +462,18 @@ def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, 
     assert classify_reply(reply, tools_offered=True, names=names, messages=[UserMessage(task)]) == verdict
 
 
-def test_long_json_is_an_answer_also_where_it_is_cut_but_was_asked_for() -> None:
-    def kind(text: str, task: str, finish_reason: str) -> ReplyKind:
-        reply = Completion(text, finish_reason=finish_reason, usage=COUNTED)
+@pytest.mark.parametrize("task", ["Write a summary of package.json to docs/a.md.", "Give all files as JSON."])
+def test_long_json_is_an_answer_if_it_is_whole_and_no_parameters(task: str) -> None:
+    def kind(text: str) -> ReplyKind:
+        reply = Completion(text, usage=COUNTED)
         return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)])
 
     whole = json.dumps({"owner": "Ann", "ports": list(range(100))}, indent=1)
-    assert kind(whole, "Sum up the notes.", "stop") == "answer"
-    assert kind(whole[:-30], "Give the notes as JSON.", "length") == "answer"
-    assert kind(whole[:-30], "Sum up the notes.", "stop") == "leaked_call"
+    content = json.dumps({"path": "docs/a.md", "content": "word " * 60})
+    assert kind(whole) == "answer"
+    assert kind(json.dumps({"path": "docs/a.md", "summary": "word " * 60})) == "answer"
+    for lost in (whole[:-30], content, content[:-2], json.dumps({"paths": [f"docs/{n}.md" for n in range(30)]})):
+        assert kind(lost) == "leaked_call"
 
 
 @pytest.mark.parametrize(
@@ -473,6 +488,18 @@ def test_long_json_is_an_answer_also_where_it_is_cut_but_was_asked_for() -> None
         ("What does main.py do?", "a: 1", "I am reading files", "announced"),
         ("What does main.py do?", "a: 1", "Reading b.md", "announced"),
         ("Sum it up.", "a: 1", "Reading files", "announced"),
+        ("Does the log show errors? List them all.", "a: 1", "Certainly!", "nothing"),
+        ("What does main.py do?", "a: 1", "Reading files and printing them.", "answer"),
+        *(
+            ("What does the loader do?", "a: 1", text, "announced")
+            for text in (
+                "Searching the files for the answer",
+                "Reading the file",
+                "Opening the file to look at its contents",
+                "Opening files and looking for the answer",
+                "Je vais lire le fichier.",
+            )
+        ),
         (
             "main.py\u306f\u4f55\u3092\u3059\u308b?",
             "a: 1",
@@ -591,6 +618,13 @@ NOTHING = [
     "### Answer",
     "**Summary**",
     "The notes say that it deals with",
+    "The answer is about that",
+    "Sure, as the note says",
+    "Based on the file, the config speaks of",
+    "Based on the file, the config says",
+    "The answer is that the file contains",
+    "In the notes it says",
+    "The file that deals with",
     "Sure!",
     "Okay. Understood.",
     "Got it!",
