@@ -5,7 +5,7 @@ before allow (code.claude.com/docs/en/permissions, and Claude Code 2.1.332). `mc
 globs over such names are about tools, `Read(…)` and `Edit(…)` about paths, as in a .gitignore. Inside a run `ask`
 counts as deny: the question during a run (`server.approval`) is about write access, and no answer to such a rule. In
 doubt a rule forbids more than in Claude Code: it ignores letter case, what may not be read may not be written either,
-and what is not understood of a rule counts as all. Rules about Claude Code's own tools concern no run.
+and one that is not understood forbids all that it could be about. Rules about Claude Code's own tools concern no run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -34,17 +35,23 @@ from lmstudio_bridge.text import clean_text
 
 MAX_BYTES = 1024 * 1024  # of one file
 _VERBS: tuple[Literal["deny", "ask"], ...] = ("deny", "ask")  # in the order in which they count
+_MAX_RULE = 2_000  # characters; what is longer is not understood
 _RULE = re.compile(r"(?P<tool>[^()\s,]+)(?:\((?P<about>.*)\))?", re.DOTALL)
-_MCP = re.compile(r"mcp__[a-z0-9_*-]*|[a-z0-9_*?\[\]!-]*\*[a-z0-9_*?\[\]!-]*")  # names of the servers' tools, or a glob
+_MCP = re.compile(r"mcp__[a-z0-9_*-]*|(?=[^*]*\*)[a-z0-9_*?\[\]!-]*")  # names of the servers' tools, or a glob
+_MAY_BE_MCP = re.compile(r"m?c?p?_?_?[*?\[]|mcp__")  # how a glob begins that fits such a name
 _MCP_INSIDE = re.compile(r"(mcp__[a-z0-9_*-]*)([^a-z0-9_*(),\s-]|\s+(?!mcp__)[^\s(),]|)")
-_MCP_SOMEHOW = re.compile(
-    r"[\W_]*mcp(?![a-z])|[.*?^$]*\*[.*?^$]*(?:\(|\Z)"
-)  # not `./a/**`, or a command such as `rm *`
 _READS = frozenset({"read", "notebookread", "glob", "grep", "ls"})
 _EDITS = frozenset({"edit", "write", "multiedit", "notebookedit"})
 _NAMES = "|".join(sorted(_READS | _EDITS))
-_ABOUT_PATHS = re.compile(rf"(?:\A[\[{{(^\"']*|\)[\s,|]*)(?:{_NAMES})(?![\w-])")
-_MORE_RULES = re.compile(rf"\)[\s,|]*(?:mcp__|(?:{_NAMES})\()")  # after the first, in one text
+_ABOUT_PATHS = re.compile(rf"(?<![\w./\\-])(?:{_NAMES})(?![\w./\\-])")
+
+# Of a rule that is not understood, without what stands in its brackets.
+_IN_BRACKETS = re.compile(r"(?<=[\w*])\s*\([^()]*\)")
+_MAX_NESTED = 8
+_BETWEEN = re.compile(r"[\f,;|&]|\s(?:and|or)\s")
+_ABOUT_TOOLS = re.compile(r"(?<![a-z])(?:mcp|tool|server)")
+_LIKE_A_PATH = re.compile(r"(?:\.{1,2}|~|[a-z]:)?[/\\](?!\*\Z)\S*|(?:\*\*?/)?\*?\.\w[^\s*+]*")
+_LIKE_A_TOOL = re.compile(r"(?!\w+://)(?=\S*[*+/_])\S+")
 _OTHER_TOOLS = frozenset(
     """
     agent artifact askuserquestion bash bashoutput brief cd claudedesign croncreate crondelete cronlist endconversation
@@ -59,11 +66,11 @@ _OTHER_TOOLS = frozenset(
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
 # Also quotes, variables, lists, and `:*`, which is for commands.
-_UNCLEAR = re.compile(r"[\s./~\\]*!|[\"'$%]|.*\)\s*(?:[,|]|\w+\()|.*,\s*[./~]|.*:\*\Z", re.DOTALL)
+_UNCLEAR = re.compile(r"\A(?:[\s./~\\]*!|['$%])|[\"`,;|]|\$[\w{(]|%\w+%|\)\s*\w+\(|\s(?:and\s+)?[./~]|:\*\Z")
 _VARIABLE = re.compile(r"[$%]\{?(HOME|USERPROFILE|PWD|CLAUDE_PROJECT_DIR)[}%]?(?=[/\\]|\Z)", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{},]*,[^{}]*)\}")
 _MAX_ALTERNATIVES = 256  # of one pattern
-_MAX_PATTERN = 4_096  # characters
+_CLASS = re.compile(r"\[[^\]]*\]")
 _NEGATED = re.compile(r"\[[!^]\]?[^\]]*\]")  # a class of characters
 _DRIVE = re.compile(r"/{0,2}([a-z]):(?:/|\Z)", re.IGNORECASE)  # of Windows; Claude Code writes C:\x as //c/x
 _GLOB = re.compile(r"[*?\[\\]")
@@ -259,30 +266,51 @@ def _parse(
     """The rule, without tools and spec if it concerns no run; and whether all of it is understood."""
     text = text if isinstance(text, str) else json.dumps(text)
     plain = clean_text(text)[0].strip()
+    if len(plain) > _MAX_RULE:
+        return HostRule(verb, text, path, ("mcp__*",), about_reading=True, spec=_ALL), False
     found = _RULE.fullmatch(plain)
     name, about = (found["tool"].casefold(), found["about"]) if found else ("", None)
-    if _MCP.fullmatch(name):
-        is_clear = about in (None, "", "*")  # it means the same without these brackets
-        own = set() if is_clear else {each for each in _READS | _EDITS if fnmatchcase(each, name)}
-        spec = _ALL if own else None
-        return HostRule(verb, text, path, (_whole(name),), not own.isdisjoint(_READS), spec), is_clear
-    if name in _READS | _EDITS:
-        if about is None:
+    if _is_balanced(about or "", "()"):  # otherwise it may be several rules
+        if _MCP.fullmatch(name):
+            own = {each for each in _READS | _EDITS | _OTHER_TOOLS if fnmatchcase(each, name)}
+            if about in (None, "", "*") and (own or _MAY_BE_MCP.match(name)):
+                return HostRule(verb, text, path, (_whole(name),)), True  # it means the same without these brackets
+            if not own.isdisjoint(_READS | _EDITS):
+                tools = (_whole(name),) if _MAY_BE_MCP.match(name) else ()
+                return HostRule(verb, text, path, tools, not own.isdisjoint(_READS), _ALL), False
+        if name in _OTHER_TOOLS or (about is None and name in _READS | _EDITS):
             return HostRule(verb, text, path), True
-        try:
-            spec = _spec(about.strip(), anchors=anchors, around=around)
-        except ValueError:
-            return HostRule(verb, text, path, about_reading=name in _READS, spec=_ALL), False
-        return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
-    lowered = unicodedata.normalize("NFKC", plain).casefold()
-    if name in _OTHER_TOOLS and not _MORE_RULES.search(lowered):
-        return HostRule(verb, text, path), True
-    tools = tuple(f"{each}*" if more else _whole(each) for each, more in _MCP_INSIDE.findall(lowered))
-    is_about_paths = _ABOUT_PATHS.search(lowered)
-    if not tools and not is_about_paths and _MCP_SOMEHOW.match(lowered):
+        if about is not None and name in _READS | _EDITS:
+            with suppress(ValueError):
+                spec = _spec(about.strip(), anchors=anchors, around=around)
+                return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
+    return _guess(verb, text, path, unicodedata.normalize("NFKC", plain).casefold()), False
+
+
+def _guess(verb: Literal["deny", "ask"], text: str, path: Path, lowered: str) -> HostRule:
+    """All that a rule which is not understood could be about."""
+    outside = lowered
+    for _ in range(_MAX_NESTED):
+        outside = _IN_BRACKETS.sub("\f", outside)
+    parts = [part.strip(" \t\r\n[]{}()^$\"'") for part in _BETWEEN.split(outside)]
+    named = (f"{each}*" if more else _whole(each) for each, more in _MCP_INSIDE.findall(lowered))
+    tools = tuple(dict.fromkeys(named))
+    is_about_paths = bool(_ABOUT_PATHS.search(outside))
+    is_path = any(map(_LIKE_A_PATH.fullmatch, parts))
+    is_tool = any(_LIKE_A_TOOL.fullmatch(part) and not _LIKE_A_PATH.fullmatch(part) for part in parts)
+    if not tools and (_ABOUT_TOOLS.search(outside) or (is_tool and not is_about_paths)):
         tools = ("mcp__*",)
-    is_about_reading = not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
-    return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths else None), False
+    is_about_reading = is_path or not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
+    return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths or is_path else None)
+
+
+def _is_balanced(text: str, pair: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char == pair[0]) - (char == pair[1])
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _whole(name: str) -> str:
@@ -290,11 +318,10 @@ def _whole(name: str) -> str:
 
 
 def _what_holds(rule: HostRule) -> str:
-    if rule.spec:
-        return "is not understood, so it holds for every path"
+    held = [("" if rule.about_reading else "writing to ") + "every path"] if rule.spec else []
     if rule.tools:
-        return f"is not understood, so it holds for all of {' and '.join(rule.tools)[:_SHOWN]}"
-    return "is not understood, and does not hold in runs"
+        held.append(f"all of {' and '.join(rule.tools)[:_SHOWN]}")
+    return f"is not understood, {'so it holds for ' if held else 'and does not hold in runs'}{' and '.join(held)}"
 
 
 def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> GitIgnoreSpec:
@@ -309,9 +336,13 @@ def _spec(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) -> G
     for each in _alternatives(pattern):
         windows = each.replace("\\", "/")  # otherwise a backslash escapes
         forms |= dict.fromkeys([windows] if _DRIVE.match(windows) else [each, windows])
-    if not all(forms) or any(_UNCLEAR.match(form) for form in forms if not _BRACES.search(form)):
+    if not all(forms) or not all(map(_is_clear, forms)):
         raise ValueError(pattern)
     return GitIgnoreSpec.from_lines(line for form in forms for line in _absolute(form, anchors=anchors, around=around))
+
+
+def _is_clear(form: str) -> bool:
+    return bool(_BRACES.search(form)) or (_is_balanced(form, "{}") and not _UNCLEAR.search(_CLASS.sub("", form)))
 
 
 def _alternatives(pattern: str) -> list[str]:
@@ -320,7 +351,7 @@ def _alternatives(pattern: str) -> list[str]:
     for each in found:  # it grows
         if braces := _BRACES.search(each):
             found += [each[: braces.start()] + part.strip() + each[braces.end() :] for part in braces[1].split(",")]
-        if len(found) > _MAX_ALTERNATIVES or len(pattern) > _MAX_PATTERN:
+        if len(found) > _MAX_ALTERNATIVES:
             raise ValueError(pattern)
     return found
 

@@ -67,6 +67,11 @@ def denied(project: Path, tool: ServerTool, path: str) -> bool:
         ("*__write_file", ["write_file"]),
         ("mcp__fs__*_file", ["read_file", "write_file"]),
         ("Bash(rm *)", []),
+        ("Bash(git push:*)", []),
+        ('Bash(x "a (b)"; mcp__fs, Read(.env) | fs/*)', []),
+        ("Task(mcp__fs)", []),
+        ("Web*", []),
+        ("Skill(a/*)", []),
         ("Edit", []),
         ("WebFetch", []),
     ],
@@ -260,8 +265,8 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         ("mcp__git,mcp__fs", "holds for all of mcp__git and mcp__fs", "rw"),
         ("Bash(ls) mcp__fs", "holds for all of mcp__fs", "rw"),
         ("mcp__(x)", "holds for all of mcp__*", "rw"),
-        ("*(.env)", "holds for every path", "rw"),
-        ("Edit*(src/**)", "holds for every path", "w"),
+        ("*(.env)", "holds for every path and all of *", "rw"),
+        ("Edit*(src/**)", "holds for writing to every path", "w"),
         ("mcp__*(.env)", "holds for all of mcp__*", "rw"),
         *((rule, "holds for every path", "rw") for rule in ("Read(", "Read()", "Read( )", "Read(!a)", "Read(./!a)")),
         *(
@@ -281,6 +286,7 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
             for rule in (
                 'Read("./.env")',
                 "Read($HOMES/a)",
+                "Read($$/a)",
                 f"Read({'{a,b}' * 9})",
                 "Read(./a, ./b)",
                 "Read(./.env:*)",
@@ -288,12 +294,13 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
                 "Read|Edit(./a)",
             )
         ),
-        *(
-            (rule, "holds for every path", "rw")
-            for rule in (f"Read({'a' * 4_097})", f"Read({'*a' * 30}b)", f"Read(x/{'**/a/' * 9})")
-        ),
+        *((rule, "holds for every path", "rw") for rule in (f"Read({'*a' * 30}b)", f"Read(x/{'**/a/' * 9})")),
         (["Read(./.env)"], "holds for every path", "rw"),
-        ("Edit()", "holds for every path", "w"),
+        *(  # too long
+            (rule, "holds for every path and all of mcp__*", "rw")
+            for rule in (f"Read({'a' * 2_000})", f"Bash({'a' * 2_000})", f".{'*' * 20_000}x")
+        ),
+        ("Edit()", "holds for writing to every path", "w"),
         ("mcp__fs__.*", "holds for all of mcp__fs__*", "rw"),
         ("^mcp__fs__write.*$", "holds for all of mcp__fs__write*", "w"),
         ("\uff4dcp__fs.x", "holds for all of mcp__fs*", "rw"),
@@ -302,12 +309,62 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         (["mcp__fs"], "holds for all of mcp__fs*", "rw"),
         *((rule, "holds for all of mcp__*", "rw") for rule in ("mcp:fs", ".*", "MCP(fs)")),
         ("Bash(a), mcp__fs__write_file(b)", "holds for all of mcp__fs__write_file", "w"),
-        ("edit, write", "holds for every path", "w"),
+        ("edit, write", "holds for writing to every path", "w"),
+        ("Edit(./a;b)", "holds for writing to every path", "w"),
+        *(  # several rules in one text
+            (rule, "holds for every path", "rw")
+            for rule in (
+                *(
+                    "Bash(x);Read(./.env)",
+                    "Bash(x) and Read(./.env)",
+                    "Bash(x), Read (./.env)",
+                    "Read(./a); Read(./.env)",
+                ),
+                *(
+                    "Edit(./a), Read(./.env)",
+                    "Bash(ls)&Read(./.env)",
+                    "Bash(ls; Read(./.env)",
+                    "Bash, Read",
+                    "(Bash|Read)",
+                ),
+                "WebFetch(x)\nGrep(./a)",
+            )
+        ),
+        *(  # brackets, variables and lists that Claude Code takes for parts of names
+            (rule, "holds for every path", "rw")
+            for rule in (
+                *("Read(./secrets/{a,b)", "Read(./a}b)", "Read(//$HOME/project/.env)", "Read(./$FOO/.env)"),
+                *("Read(.env|a.txt)", "Read(a, b)", "Read(./a;./b)", "Read(./a ./b)", "Read(./a and ./b)", "Read(a)b)"),
+                *("Read(./%APPDATA%/a)", "Read(src/${X}/a)", "./secrets/**", "*.env", ".env", "~/.ssh/**", "C:\\\\a"),
+            )
+        ),
+        ("Bash(ls);mcp__fs__write_file(*)", "holds for all of mcp__fs__write_file", "w"),
+        ("Bash(x) and mcp__fs", "holds for all of mcp__fs", "rw"),
+        ("Edit(./.env) mcp__fs__read_file(*)", "holds for every path and all of mcp__fs__read_file", "rw"),
+        ("mcp__fs__write_file(a); Read(b)", "holds for every path and all of mcp__fs__write_file", "rw"),
+        *(
+            (rule, "holds for all of mcp__*", "rw")
+            for rule in (
+                *(
+                    ".*write.*",
+                    ".*delete.*",
+                    "fs.*",
+                    "fs*",
+                    "fs/*",
+                    "*/*",
+                    "fs/x",
+                    "write_file",
+                    "Bash(ls); fs/*",
+                    ".+",
+                ),
+                *("MCPTool(fs)", "mcpServers(fs)", "tools: *", "servers: fs", "fs/write(x)", ["fs/*"]),
+            )
+        ),
         *(
             (rule, "does not hold in runs", "")
             for rule in (
-                *("", 7, None, "a b", "Raed(.env)", "write_file", "fs/x", "(a)"),
-                *("rm -rf *", "Bash: git *", "./secrets/**", "*.env", "https://*", "SearchMcpThings"),
+                *("", 7, None, "a b", "Raed(.env)", "(a)", "rm -rf *", "Bash: git *", "https://*", "SearchMcpThings"),
+                *('Bash(echo ")")', "Bash(a), Task(b)"),
             )
         ),
     ],
@@ -387,6 +444,10 @@ def test_rules_about_paths_are_not_about_pages_of_the_web(project: Path, rule: s
 @pytest.mark.parametrize(
     ("rule", "forbidden", "others"),
     [
+        ("Read(**/*.{pem,key})", ["a.pem", "x/b.key"], ["a.txt"]),
+        ("Read(~/project/.ssh/**)", [".ssh/a"], ["a"]),
+        ("Read([a,;|$b].txt)", ["a.txt", "b.txt"], ["c.txt"]),
+        ("Read(Tom and {Jerry}.txt)", ["Tom and {Jerry}.txt"], ["Tom"]),
         ("Read(*.{pem,key})", ["a.pem", "x/b.key", "a.{pem,key}"], ["a.pe", "pem", "a.txt"]),
         ("Read(src/{a,{b,c}.d}.py)", ["src/a.py", "src/b.d.py", "src/c.d.py"], ["src/b.py", "a.py"]),
         ("Read(./.env{,.local, .prod})", [".env", ".env.local", ".env.prod"], [".env.x"]),
