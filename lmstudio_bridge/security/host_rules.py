@@ -50,8 +50,10 @@ _IN_BRACKETS = re.compile(r"(?<=[\w*])\s*\([^()]*\)")
 _MAX_NESTED = 8
 _BETWEEN = re.compile(r"[\f,;|&]|\s(?:and|or)\s")
 _ABOUT_TOOLS = re.compile(r"(?<![a-z])(?:mcp|tool|server)")
-_LIKE_A_PATH = re.compile(r"(?:\.{1,2}|~|[a-z]:)?[/\\](?!\*\Z)\S*|(?:\*\*?/)?\*?\.\w[^\s*+]*")
-_LIKE_A_TOOL = re.compile(r"(?!\w+://)(?=\S*[*+/_])\S+")
+_LIKE_A_PATH = re.compile(
+    r"(?!\w+://)(?:(?:\.{1,2}|~|[a-z]:|[$%]\w+%?)?[/\\](?!\*\Z)\S*|\S*/(?:[^\s*/]*\.\w+)?)|(?:\*\*?/)?\*?\.\w[^\s*+]*"
+)
+_LIKE_A_TOOL = re.compile(r"(?!\w+://|\W*mcp__)(?=\S*[*+/_])\S+")
 _OTHER_TOOLS = frozenset(
     """
     agent artifact askuserquestion bash bashoutput brief cd claudedesign croncreate crondelete cronlist endconversation
@@ -66,7 +68,9 @@ _OTHER_TOOLS = frozenset(
 """Claude Code's own, which no run has; of 2.1.332 and before."""
 
 # Also quotes, variables, lists, and `:*`, which is for commands.
-_UNCLEAR = re.compile(r"\A(?:[\s./~\\]*!|['$%])|[\"`,;|]|\$[\w{(]|%\w+%|\)\s*\w+\(|\s(?:and\s+)?[./~]|:\*\Z")
+_UNCLEAR = re.compile(
+    r"\A(?:[\s./~\\]*!|['$%])|\A~[\w.-]+/|[\"`,;|\n]|\$[\w{(]|%\w+%|\)\s*\w+\(|\s(?:and\s+)?[./~]|:\*\Z"
+)
 _VARIABLE = re.compile(r"[$%]\{?(HOME|USERPROFILE|PWD|CLAUDE_PROJECT_DIR)[}%]?(?=[/\\]|\Z)", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{},]*,[^{}]*)\}")
 _MAX_ALTERNATIVES = 256  # of one pattern
@@ -297,8 +301,8 @@ def _guess(verb: Literal["deny", "ask"], text: str, path: Path, lowered: str) ->
     tools = tuple(dict.fromkeys(named))
     is_about_paths = bool(_ABOUT_PATHS.search(outside))
     is_path = any(map(_LIKE_A_PATH.fullmatch, parts))
-    is_tool = any(_LIKE_A_TOOL.fullmatch(part) and not _LIKE_A_PATH.fullmatch(part) for part in parts)
-    if not tools and (_ABOUT_TOOLS.search(outside) or (is_tool and not is_about_paths)):
+    others = [part for part in parts if not (_LIKE_A_PATH.fullmatch(part) or _ABOUT_PATHS.search(part))]
+    if (_ABOUT_TOOLS.search(outside) and not tools) or any(map(_LIKE_A_TOOL.fullmatch, others)):
         tools = ("mcp__*",)
     is_about_reading = is_path or not _READS.isdisjoint(re.findall(r"[a-z]+", lowered))
     return HostRule(verb, text, path, tools, is_about_reading, _ALL if is_about_paths or is_path else None)

@@ -287,6 +287,8 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
                 'Read("./.env")',
                 "Read($HOMES/a)",
                 "Read($$/a)",
+                "Read(~other/a)",
+                "Read(a\nb)",
                 f"Read({'{a,b}' * 9})",
                 "Read(./a, ./b)",
                 "Read(./.env:*)",
@@ -325,6 +327,10 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
                     "Bash(ls)&Read(./.env)",
                     "Bash(ls; Read(./.env)",
                     "Bash, Read",
+                    "Read/.env",
+                    "secrets/a.txt",
+                    "secrets/",
+                    "$HOME/.ssh",
                     "(Bash|Read)",
                 ),
                 "WebFetch(x)\nGrep(./a)",
@@ -341,6 +347,10 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
         ("Bash(ls);mcp__fs__write_file(*)", "holds for all of mcp__fs__write_file", "w"),
         ("Bash(x) and mcp__fs", "holds for all of mcp__fs", "rw"),
         ("Edit(./.env) mcp__fs__read_file(*)", "holds for every path and all of mcp__fs__read_file", "rw"),
+        *(
+            (rule, "holds for every path and all of mcp__*", "rw")
+            for rule in ("Read(a), fs/*", "mcp__a | fs.* | Read(a)")
+        ),
         ("mcp__fs__write_file(a); Read(b)", "holds for every path and all of mcp__fs__write_file", "rw"),
         *(
             (rule, "holds for all of mcp__*", "rw")
