@@ -98,7 +98,11 @@ def _approve(catalog: ServerCatalog, args: argparse.Namespace, redactor: Redacto
     if config.scope != "project" or config.source is None:
         print(f"{config.name} needs no approval: it comes from {config.source}, not from a project.", file=sys.stderr)
         return EXIT_OK
-    redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
+    redactor.learn(
+        secrets_of_entry(
+            env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
+        )
+    )
     starts = shlex.join([config.command, *config.args]) if config.transport == "stdio" else config.url
     print(clean_text(redactor.redact(f"{config.name} in {config.source}: {one_line(starts)}"))[0])
     if config.env:

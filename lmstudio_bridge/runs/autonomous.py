@@ -752,7 +752,11 @@ def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Re
     """
     catalog = servers_of_settings(settings, environ=environ)
     for config in catalog.servers.values():
-        redactor.learn(secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args))
+        redactor.learn(
+            secrets_of_entry(
+                env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
+            )
+        )
     return catalog
 
 

@@ -219,7 +219,9 @@ class ToolCache:
 
     def storable(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot express."""
-        own = secrets_of_entry(env=config.env, headers=config.headers, url=config.url, arguments=config.args)
+        own = secrets_of_entry(
+            env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
+        )
         redactor = Redactor([*self._values, *self._tokens, *own])
         return tuple(
             replace(

@@ -39,11 +39,20 @@ _TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0
 """A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
 _LOGINS = ("u", "user")  # as in curl: name and password with a colon between them
 _JOINED_PASSWORD = re.compile(
-    r"-p(?!a(?:ckage|ge|r|ss|th)|lugin|o(?:ol|rt)|i[dpx]|r(?:e[cdfmsv]|i|o[cdfgjmptvx])|y(?:lint|test|thon))"
-    r"((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]*(?:PASS|SECRET|TOKEN)[A-Z]*)"
+    r"-p(?!(?:ackages?|ages?|arallel|arams?|ass|ath|eers?|ids?|ipe|ixels?|lugins?|ool|orts?|re(?:cision|fix|set|view)"
+    r"|rint|riority|ro(?:cess|cs|file|gress|ject|mpt|to|tocol|xy)|y|ylint|ytest|python)\d+x?\Z"
+    r"|(?:DEBUG|DEFAULT|DEVELOPMENT|POSTGRES|PRODUCTION|RELEASE|STAGING)\Z)"
+    r"((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]{6,})"
 )
-"""As in `mysql -phunter22`: no port, path, word, or option such as `-profile2`."""
-_MASTER_VALUE = re.compile(r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[^\s:/.\[\]]+")  # no branch, host or master of Spark
+"""As in `-phunter22`: no port, path or known word, and no option with a number, such as `-profile2`."""
+_MYSQL = re.compile(r"(?:.*[/\\])?(?:mysql|mariadb|sshpass)[\w-]*(?:\.exe)?", re.IGNORECASE)
+_MYSQL_PASSWORD = re.compile(r"-p(\S{4,})")  # of these programs it is always one
+_PUBLIC_MASTER = re.compile(
+    r"\w*://.*|local(?:\[.*\])?|yarn|mesos|main|master|release|stable|develop(?:ment)?|trunk|true|false|[01]"
+    r"|\d+(?:\.\d+){3}|[a-z0-9.-]+:\d{2,5}|(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|local|internal|lan|example|test)",
+    re.IGNORECASE,
+)
+"""A branch, a host, or a master of Spark."""
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
@@ -103,10 +112,12 @@ def secrets_of_arguments(arguments: Iterable[str]) -> list[str]:
     Also `--env=API_KEY=X`, `--config '{"apiKey": "X"}'` and `-pX`.
     """
     found: list[str] = []
-    flag = ""
+    flag, password = "", _JOINED_PASSWORD
     for argument in arguments:
         found += _secrets_in(argument)
-        if joined := _JOINED_PASSWORD.fullmatch(argument):
+        if _MYSQL.fullmatch(argument):
+            password = _MYSQL_PASSWORD
+        elif joined := password.fullmatch(argument):
             found.append(joined[1])
         named = _NAMED.fullmatch(argument)
         if named and not _is_secret(named[1], named[2]):
@@ -144,7 +155,7 @@ def secrets_of_url(url: str) -> list[str]:
 def _is_secret(name: str, value: str) -> bool:
     if not _SECRET_NAME.search(name) or _PUBLIC_VALUE.fullmatch(value.strip()):
         return False
-    if name.casefold() == "master" and not _MASTER_VALUE.fullmatch(value):
+    if name.casefold() == "master" and _PUBLIC_MASTER.fullmatch(value.strip()):
         return False
     if "://" in value and _CONNECTION_NAME.search(name):
         return False  # what is secret in a URL is found there

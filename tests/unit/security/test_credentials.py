@@ -30,6 +30,8 @@ OTHER_NAMES = (
         *((name, "/srv/data", False) for name in OTHER_NAMES.split()),
         ("MAX_TOKENS", "100000", False),
         ("TOKEN", "100000", True),
+        ("MASTER", "correcthorse", True),
+        ("MASTER", "spark://h:7077", False),
         ("SESSION_TIMEOUT", "600000", False),
         ("AUTH_MODE", "required", False),
         ("TOKEN_FILE", "/run/secrets/token", False),
@@ -97,6 +99,14 @@ def test_headers_are_secret_but_for_those_that_never_hold_one() -> None:
         (["-p127.0.0.1:8080:80", "-p8080:8080", "-p65000", "-project", "-ppython3.11", "-p/srv/data1"], []),
         (["-profile2", "-port8080", "-pylint2", "-preset2x", "-pRELEASE", "-pPOSTGRES"], []),
         (["--master", "local[4]", "--master=spark://h:7077", "master=main", "--master", "release"], []),
+        *(
+            ([f"-p{it}"], [it])
+            for it in ["arsenal1886", "riverside9", "roger123", "rod2024", "reston9x", "HUNTERTWO", "ort8080y"]
+        ),
+        (["/usr/bin/mysql", "-port8080", "-pRELEASE"], ["ort8080", "RELEASE"]),
+        (["-c", "mysqldump -u me -pass1 db"], ["ass1"]),
+        *((["--master", it], [it]) for it in ("tr0ub4dor.3", "aB3/xyz9==", "correct-horse-battery", "correcthorse")),
+        (["--master", "10.0.0.1:5050", "--master", "db.example.com", "--master=yarn"], []),
         (["-c", "npx server --api-key hunter22"], ["hunter22"]),
         (["https://x/mcp#token=hunter22"], ["hunter22"]),
         (["https://abcdef0123456789abcd@sentry.example/1"], ["abcdef0123456789abcd"]),
