@@ -179,12 +179,14 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _leads_through(path: Path, folder: Path) -> bool:
-    """Whether a path, or a link on its way, leads into a folder, even if it leads out of it again."""
-    return any(
-        _is_in(step, folder)
-        or (step.is_symlink() and _leads_through(Path(os.path.realpath(step.parent), os.readlink(step)), folder))
-        for step in (path, *path.parents)
-    )
+    """Whether a link in a folder is on the way to a path, which must exist."""
+    real = Path(path.anchor)
+    for part in path.parts[1:]:
+        step = real / part
+        if step.is_symlink() and (_is_in(real, folder) or _leads_through(real / os.readlink(step), folder)):
+            return True
+        real = Path(os.path.realpath(step))
+    return False
 
 
 @cache
@@ -240,17 +242,15 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
     cwd = config.cwd or around.project
     for name in (config.command, "node", "python3"):
         found = _which(name, around) if os.sep not in name else cwd / name
-        for program in _both(Path(found)) if found and os.path.isfile(found) and os.access(found, os.X_OK) else ():
-            place = _installation(program, around.home)
-            yield place
-            for interpreter in _both(place / "bin" / "python"):  # of a virtual environment it is elsewhere
-                yield _installation(interpreter, around.home)
+        if found and os.path.isfile(found) and os.access(found, os.X_OK):
+            for place in _installations(Path(found), config, around):
+                yield place
+                yield from _installations(place / "bin" / "python", config, around)  # of a virtual environment
     for word in config.args:
         path = cwd / word.rpartition("=")[2]
         if os.sep not in word or len(word) > _LONGEST or not os.path.exists(path):
             continue
-        # Links in the project are its own, and could lead anywhere.
-        is_own = config.scope == "project" and _leads_through(path, around.project)
+        is_own = _is_led_by_project(path, config, around)
         if os.pardir in path.parts:
             path = Path(os.path.realpath(path))
         if path.suffix in _CODE:
@@ -258,6 +258,19 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
             yield from (each for each in packages if not is_own or _is_in(each, around.project))
         elif config.scope != "project":
             yield path
+
+
+def _is_led_by_project(path: Path, config: ServerConfig, around: Surroundings) -> bool:
+    """Whether a link of the project leads to what its entry names: such a link could lead anywhere."""
+    return config.scope == "project" and _leads_through(path, around.project)
+
+
+def _installations(program: Path, config: ServerConfig, around: Surroundings) -> Iterator[Path]:
+    """Where a program is installed, as it is named and with links resolved, without where the project's links lead."""
+    if os.path.exists(program):
+        is_own = _is_led_by_project(program, config, around)
+        places = (_installation(each, around.home) for each in _both(program))
+        yield from (each for each in places if not is_own or _is_in(each, around.project))
 
 
 def _installation(program: Path, home: Path | None) -> Path:

@@ -272,8 +272,13 @@ async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_th
         ("node", ["{outside}/node_modules/../../project/start.js"]),
         ("../bin/tool", []),
         ("./leads-outside", []),
+        ("./run", []),
+        (".venv/bin/server", []),
     ],
-    ids=["a package around the project", "parents by `..`", "modules by `..`", "a program above", "a folder"],
+    ids=[
+        *("a package around the project", "parents by `..`", "modules by `..`", "a program above", "a folder"),
+        *("a link to a program", "an interpreter's link"),
+    ],
 )
 async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, command: str, args: list[str]) -> None:
     desk.environ["HOME"] = "/nonexistent"  # the project is not in it
@@ -283,11 +288,26 @@ async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, com
     (desk.project / "start.js").write_text("", encoding="utf-8")
     (desk.project / "leads-outside").symlink_to(outside)
     desk.install(desk.home / "bin" / "tool")
+    (desk.project / "run").symlink_to(desk.install(outside / "bin" / "tool"))
+    desk.install(desk.project / ".venv" / "bin" / "server")
+    (desk.project / ".venv" / "bin" / "python").symlink_to("../../../outside/bin/tool")
     config = stdio(command, *(each.format(outside=outside) for each in args), scope="project")
 
     words = await desk.words(config)
 
     assert not {desk.home, outside} & shown(words)
+
+
+@linux
+@pytest.mark.parametrize("start", ["..", "sub/../..", "{home}"])
+async def test_a_projects_entry_may_name_a_server_above_the_project(desk: Desk, start: str) -> None:
+    tools = desk.home / "tools"
+    desk.install(tools / "mcp" / "server.js")
+    (tools / "package.json").write_text("{}", encoding="utf-8")
+    (desk.project / "sub").mkdir()
+    script = f"{start.format(home=desk.home)}/tools/mcp/server.js"
+
+    assert tools in shown(await desk.words(stdio("node", script, scope="project")))
 
 
 @linux
