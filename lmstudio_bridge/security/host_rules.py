@@ -285,7 +285,7 @@ def _parse(
         if name in _OTHER_TOOLS or (about is None and name in _READS | _EDITS):
             return HostRule(verb, text, path), True
         if about is not None and name in _READS | _EDITS:
-            with suppress(ValueError):
+            with suppress(ValueError, re.error):  # as for a range of letters that ends before it begins
                 spec = _spec(about.strip(), anchors=anchors, around=around)
                 return HostRule(verb, text, path, about_reading=name in _READS, spec=spec), True
     return _guess(verb, text, path, unicodedata.normalize("NFKC", plain).casefold()), False

@@ -750,3 +750,42 @@ def test_a_short_reply_with_content_is_an_answer(text: str) -> None:
     assert (
         classify_reply(Completion(text, usage=COUNTED), tools_offered=True, names=["x"], messages=messages) == "answer"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "verdict"),
+    [
+        (
+            "Write a summary of notes.txt to docs/a.md",
+            {"path": "docs/a.md", "content": "The notes say it."},
+            "leaked_call",
+        ),
+        (
+            "Write a summary of notes.txt to docs/a.md",
+            {"path": "docs/a.md", "content": "word " * 60, "overwrite": True},
+            "leaked_call",
+        ),
+        ("Write it to a.md", {"relative_path": "a.md", "body": "word"}, "leaked_call"),
+        ("Write it to a.md", {"arguments": {"path": "a.md", "content": "word"}}, "leaked_call"),
+        ("Change a.md", {"path": "a.md", "edits": [{"oldText": "a", "newText": "b"}]}, "leaked_call"),
+        ("Translate it. Answer with JSON that has the key text.", {"text": "Der Hund " * 40}, "answer"),
+        ("Give JSON with source and content.", {"source": "a.md", "content": "word " * 60}, "answer"),
+        ("Who owns it? As JSON.", {"owner": "Ann", "text": "word"}, "answer"),
+    ],
+)
+@pytest.mark.parametrize("fence", ["{}", "```json\n{}\n```"], ids=["bare", "fenced"])
+def test_the_arguments_of_a_writing_call_are_no_answer_unless_such_json_was_asked_for(
+    task: str, value: object, verdict: ReplyKind, fence: str
+) -> None:
+    reply = Completion(fence.replace("{}", json.dumps(value)), usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("task", "verdict"), [("What is the first step in a.txt?", "answer"), ("Read a.txt as a first step.", "announced")]
+)
+def test_the_first_step_that_was_asked_for_is_no_plan(task: str, verdict: ReplyKind) -> None:
+    reply = Completion("The first step is to open config.yml.", usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)]) == verdict

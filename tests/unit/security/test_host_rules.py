@@ -276,6 +276,8 @@ def test_a_rule_of_the_users_own_answers_what_asks_and_not_what_denies(project: 
                 "Read(a),Edit(b)",
                 "Read(/x/*/../a)",
                 "Read([a)",
+                "Read([z-a])",
+                "Read([A-_])",
                 "Read(a)|Edit(b)",
                 "Read(a) Bash(b)",
                 "Bash(a), Read(b)",
