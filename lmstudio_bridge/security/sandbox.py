@@ -63,6 +63,7 @@ _LOADER = ("LD_", "DYLD_", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
 _SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
 _LONGEST = 4_096  # characters of a path
+_MOST_LINKS = 40  # on the way to a file, as in Linux
 _MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
 
 _INSTALL = "Install it (`apt install bubblewrap`, `dnf install bubblewrap`)"
@@ -254,7 +255,7 @@ def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]
         if os.pardir in path.parts:
             path = Path(os.path.realpath(path))
         if path.suffix in _CODE:
-            packages = (_package(each, around.home) for each in _both(path))
+            packages = (_package(each, around.home) for each in _steps(path))
             yield from (each for each in packages if not is_own or _is_in(each, around.project))
         elif config.scope != "project":
             yield path
@@ -320,6 +321,17 @@ def find_protected(folder: Path) -> Iterator[Path]:
 def _both(path: Path) -> tuple[Path, ...]:
     """A path as it was given, and with links resolved."""
     return tuple(dict.fromkeys((path, Path(os.path.realpath(path)))))
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """A path as it was given, and with its links resolved, one after another."""
+    yield path
+    for _ in range(_MOST_LINKS):
+        link = next((each for each in (*reversed(path.parents), path) if each.is_symlink()), None)
+        if link is None:
+            return
+        path = Path(os.path.normpath(link.parent / os.readlink(link)), path.relative_to(link))
+        yield path
 
 
 def _words_for_linux(

@@ -246,13 +246,15 @@ async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_th
 ) -> None:
     store = desk.home / "store"
     desk.install(store / "node_modules" / "fs" / "index.js")
-    linked, of_project = desk.home / "tools", desk.project / "node_modules"
+    linked, between, of_project = desk.home / "tools", desk.home / "between", desk.project / "node_modules"
     linked.mkdir()
-    for link in (linked / "node_modules", of_project):
+    between.mkdir()
+    for link in (between / "node_modules", of_project):
         link.symlink_to(store / "node_modules")
+    (linked / "node_modules").symlink_to("../between/node_modules")
 
     words = await desk.words(stdio("node", str(linked / "node_modules" / "fs" / "index.js"), scope="project"))
-    assert {linked, store} <= shown(words)
+    assert {linked, between, store} <= shown(words)
 
     (desk.project / "sub").mkdir()
     (desk.home / "elsewhere").symlink_to(of_project)
