@@ -439,7 +439,7 @@ def quoted(text: str) -> str:
 
 def _looks_like_ours(line: str, below: Sequence[str]) -> bool:
     shown = as_letters(_BLANK.sub("", line, count=1)[:_OWN_LINE])
-    if line.strip() and len(_NO_LETTERS.sub("", line)) < len(_LAST_LINE):
+    if line.strip() and len(_NO_LETTERS.sub("", line)) <= len(_LAST_LINE) + _BEFORE:
         line = " ".join((line, *takewhile(str.strip, below)))
     return _OWN_LINES.match(shown) is not None or _looks_like_last_line(line[:_OWN_LINE])
 

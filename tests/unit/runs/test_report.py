@@ -259,6 +259,15 @@ def test_lines_that_markdown_joins_to_our_last_one_are_quoted(words: str) -> Non
     assert not quoted(f"{words}\n\noutput, checked by the user]").startswith("> ")
 
 
+@pytest.mark.parametrize("mark", ["", "**", "1. "])
+@pytest.mark.parametrize("end", ["", ":"])
+def test_a_last_line_that_is_split_behind_its_beginning_is_quoted(mark: str, end: str) -> None:
+    words = f"{mark}Local model output{end}\n"
+
+    assert quoted(f"{words}\u00b7 qwen \u00b7 unverified \u00b7 run 1").startswith("> ")
+    assert not quoted(f"{words}run the tests").startswith("> ")
+
+
 @pytest.mark.parametrize("between", ["\n", "\r", "\u2028", "\u2029", "\x85", "\x0c"])
 def test_no_other_way_to_begin_a_line_avoids_it(between: str) -> None:
     assert (
