@@ -38,15 +38,22 @@ _PASSWORD_PART = re.compile(r"(?:password|passwd|pwd|(?:account|access)key|secre
 _TOKEN_PART = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~-]{16,}")
 """A part of a URL's path that only a key looks like, as in `https://mcp.example.com/s/TOKEN/mcp`."""
 _LOGINS = ("u", "user")  # as in curl: name and password with a colon between them
+_P_WORDS = (
+    r"(?:ackages?|ages?|arallel|arams?|ass(?:word)?|ath|eers?|ids?|ipe|ixels?|lugins?|ool|orts?"
+    r"|re(?:cision|fix|set|view)|rint|riority|ro(?:cess|cs|file|gress|ject|mpt|to|tocol|xy)|y|ylint|ytest|python)"
+)
 _JOINED_PASSWORD = re.compile(
-    r"-p(?!(?:ackages?|ages?|arallel|arams?|ass|ath|eers?|ids?|ipe|ixels?|lugins?|ool|orts?|re(?:cision|fix|set|view)"
-    r"|rint|riority|ro(?:cess|cs|file|gress|ject|mpt|to|tocol|xy)|y|ylint|ytest|python)\d+x?\Z"
-    r"|(?:DEBUG|DEFAULT|DEVELOPMENT|POSTGRES|PRODUCTION|RELEASE|STAGING)\Z)"
+    rf"-p(?!{_P_WORDS}\d+x?\Z|(?:DEBUG|DEFAULT|DEVELOPMENT|POSTGRES|PRODUCTION|RELEASE|STAGING)\Z)"
     r"((?=[^\s\d]*\d)(?=[^\sA-Za-z]*[A-Za-z])[^\s:/=.\\]{6,}|[A-Z]{6,})"
 )
 """As in `-phunter22`: no port, path or known word, and no option with a number, such as `-profile2`."""
-_MYSQL = re.compile(r"(?:.*[/\\])?(?:mysql|mariadb|sshpass)[\w-]*(?:\.exe)?", re.IGNORECASE)
-_MYSQL_PASSWORD = re.compile(r"-p(\S{4,})")  # of these programs it is always one
+_MYSQL = re.compile(
+    r"(?:.*[/\\])?(?:mysql|mysql(?:admin|binlog|check|dump|import|pump|sh|show|slap)"
+    r"|mariadb|mariadb-(?:admin|binlog|check|dump|import|show|slap)|sshpass)(?:\.exe)?",
+    re.IGNORECASE,
+)
+_MYSQL_PASSWORD = re.compile(rf"-p(?!{_P_WORDS}(?:=.*)?\Z|(?:[\d.]+:)?\d+:\d+\Z)(\S{{4,}})")
+"""Of these programs it is always one, but for whole options, and ports of a container with such a name."""
 _PUBLIC_MASTER = re.compile(
     r"\w*://.*|local(?:\[.*\])?|yarn|mesos|main|master|release|stable|develop(?:ment)?|trunk|true|false|[01]"
     r"|\d+(?:\.\d+){3}|[a-z0-9.-]+:\d{2,5}|(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|local|internal|lan|example|test)",
