@@ -186,7 +186,7 @@ class Policy:
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
         if (of_host := self._host_rule(tool, rule)) is not None:
             return of_host.refuse_tool(tool)
-        output = find_output(arguments, tool.input_schema, reader=_is_reader(tool))
+        output = find_output(arguments, tool.input_schema, reader=_reader(tool))
         reads_otherwise = self.rules.only_reads(tool, arguments)
         reads = reads_otherwise and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
@@ -222,7 +222,7 @@ class Policy:
         return (
             self.access == "write"
             or self.asks
-            or (self.rules.only_reads(tool) and not needs_output(tool.input_schema, reader=_is_reader(tool)))
+            or (self.rules.only_reads(tool) and not needs_output(tool.input_schema, reader=_reader(tool)))
         )
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
@@ -231,7 +231,7 @@ class Policy:
         Not so for tools that their server or a preset marks as reading. Of the others, many servers mark none, so
         those whose name says that they only read do not count either.
         """
-        if arguments and find_output(arguments, tool.input_schema, reader=_is_reader(tool)) is not None:
+        if arguments and find_output(arguments, tool.input_schema, reader=_reader(tool)) is not None:
             return True
         if any(_matches(pattern, tool, exactly=False) for pattern in self.rules.writing):
             return True
@@ -270,7 +270,7 @@ class Policy:
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
         is_known = self.rules.find(tool) is not None or (
-            _is_reader(tool) and find_output(arguments, tool.input_schema, strict=True) is None
+            _reader(tool) and find_output(arguments, tool.input_schema, strict=True) is None
         )
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
@@ -294,11 +294,11 @@ class Policy:
         return None
 
 
-def _is_reader(tool: ServerTool) -> bool:
-    """Whether its name says that it reads and makes no file."""
+def _reader(tool: ServerTool) -> str:
+    """Its name, if that says that it reads and makes no file; else nothing."""
     name = tool.name.lower()
     makes = _MAKES_FILES.search(name) and not name.startswith("read_")
-    return name in _READING or (only_reads_by_name(tool.name) and not makes)
+    return tool.name if name in _READING or (only_reads_by_name(tool.name) and not makes) else ""
 
 
 def _remedy(tool: ServerTool) -> str:

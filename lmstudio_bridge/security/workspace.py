@@ -103,6 +103,8 @@ _EITHER_WORDS = _MAKING_WORDS | {
 _EITHER = frozenset({"filename", *(f"local{each}" for each in ("path", "file", "dir"))})
 _READ_WORDS = frozenset(("log", "logs", "trace", "report"))
 """Of those, what a tool reads whose name says that it reads."""
+_READ_IF_NAMED = frozenset(("har", "video", "result", "results", "record", "dump"))
+"""And what it reads if its name has the word: the `har_path` of `read_har`."""
 _DESTINATIONS = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
 """How the value looks if a destination is a file and not a place to travel to."""
@@ -123,9 +125,13 @@ _IS_SAVED_TO = re.compile(
 """How the description of a path says that the tool writes there."""
 _OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
 """In a value, for the program behind the tool: git diff --output=a.txt"""
+_TEMPLATE = re.compile(r"(?:jsonpath|jsonpath-as-json|custom-columns|go-template)=[^/\\]*")
+"""What kubectl prints."""
 _IS_FORMAT = re.compile(r"(?:the |desired )?(?:(?:output|result|response) )?(?:format|mode)\b", re.IGNORECASE)
 _MEDIA_TYPE = re.compile(r"(?:application|audio|image|text|video)/[\w+-]+")
 _SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
+_STORE = re.compile(r"\b(?:(?:the|an?|this|your)(?: [\w-]*[^\Ws])?|vector|data|document) store\b", re.IGNORECASE)
+"""A store, not what a tool does: "Path of the vector store"."""
 _NO_OUTPUT = frozenset(
     (
         *("format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit"),
@@ -139,7 +145,8 @@ _FORMATS = frozenset(
         *("json", "yaml", "xml", "csv", "tsv", "text", "txt", "plain", "markdown", "md", "html", "table", "raw"),
         *("wide", "name", "names", "full", "summary", "compact", "content", "none", "true", "false", "inline"),
         *("short", "long", "brief", "detailed", "verbose", "minimal", "default", "concise", "list", "tree", "object"),
-        *("jsonl", "ndjson", "base64", "structured", "both", "auto", "all", "extend", "stdout", "-"),
+        *("jsonl", "ndjson", "jsonc", "yaml-stream", "base64", "structured", "both", "auto", "all", "extend"),
+        *("stdout", "-"),
     )
 )
 MAX_DEPTH = 32  # levels of nested arguments; deeper ones are refused
@@ -249,7 +256,8 @@ def find_paths(
                     yield name
                 path = is_path(name) or (named and key == _MEMBER)
                 if by_value and not path and isinstance(item, str) and _last_word(name) in _CRITERIA:
-                    yield from walk(_parts(item, named=False)[0], False, True, depth + 1)  # an object as text
+                    inside = walk(_parts(item, named=False)[0], False, True, depth + 1)  # an object as text
+                    yield from (each if _is_on_disk(each) else each.lstrip("/") for each in inside)
                 yield from walk(item, path, not path and (text or _last_word(name) in TEXT_WORDS), depth + 1)
         elif isinstance(value, list | tuple):
             for item in value:
@@ -309,25 +317,26 @@ def _may_be_path(text: str) -> bool:
     return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
-def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = False, strict: bool = False) -> str | None:
+def find_output(arguments: JSONObject, schema: JSONObject, *, reader: str = "", strict: bool = False) -> str | None:
     """The name of the first argument that says which file a tool writes, at any depth; None if there is none.
 
-    Of a `reader`, a tool whose name says that it reads, `log_path` and the like are what it reads. `strict` also finds
-    what most likely is something else, as the criteria of a search.
+    Of a `reader`, the name of a tool if it says that the tool reads, `log_path` and the like are what it reads, and so
+    is the `har_path` of `read_har`. `strict` also finds what most likely is something else, as the criteria of a
+    search.
     """
     if is_deeper(arguments, MAX_DEPTH):
         return None  # such a call is refused where paths are looked for
 
     def find(value: Any, known: JSONObject, is_text: bool = False) -> str | None:
         if isinstance(value, list | tuple):
-            option = None if is_text else _find_option(" ".join(each for each in value if isinstance(each, str)))
-            return option or next(filter(None, (find(each, known, is_text) for each in value)), None)
+            options = [f"{one} {two}" for one, two in pairwise(value) if str(one).startswith("--out")]
+            return next(filter(None, (find(each, known, is_text) for each in (*options, *value))), None)
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
             with suppress(ValueError, RecursionError):
                 decoded = json.loads(value)
                 return None if is_deeper(decoded, MAX_DEPTH) else find(decoded, known, is_text)
         if isinstance(value, str) and not is_text:
-            return _find_option(value)
+            return _find_option(value, strict=strict)
         if not isinstance(value, dict):
             return None
         properties, required = _members(known, schema)
@@ -345,15 +354,19 @@ def find_output(arguments: JSONObject, schema: JSONObject, *, reader: bool = Fal
     return find(dict(arguments), schema)
 
 
-def _find_option(text: str) -> str | None:
+def _find_option(text: str, *, strict: bool) -> str | None:
     """An option that names an output file."""
-    for option, value in _OPTION.findall(text):
-        if _last_word(option) not in _NO_OUTPUT and value.lower() not in _FORMATS:
+    for found in _OPTION.finditer(text):
+        option, value = found.groups()
+        # In "how does git diff --output work" it is a word of a question.
+        is_option = strict or not text[: found.start()].strip() or text[found.end(1)] == "=" or _FILE.search(value)
+        is_format = value.lower() in _FORMATS or _TEMPLATE.fullmatch(value)
+        if is_option and not is_format and _last_word(option) not in _NO_OUTPUT:
             return str(option)
     return None
 
 
-def needs_output(schema: JSONObject, *, reader: bool = False) -> bool:
+def needs_output(schema: JSONObject, *, reader: str = "") -> bool:
     """Whether a tool has to be told which file to write, so that each of its calls writes."""
     properties, required = _members(schema, schema)
     stated = {str(name): properties.get(str(name), {}) for name in required}
@@ -388,7 +401,7 @@ def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject
 
 
 def _names_output(
-    name: str, value: object, schema: JSONObject, *, is_required: bool, reader: bool, strict: bool
+    name: str, value: object, schema: JSONObject, *, is_required: bool, reader: str, strict: bool
 ) -> bool:
     """Whether an argument with this name, value and schema says which file to write."""
     words = _words(name)
@@ -403,7 +416,10 @@ def _names_output(
         words[-1] in ("to", "as") and not (_OUTPUT_WORDS | _MAKING_WORDS).isdisjoint(words)
     ):
         values = value if isinstance(value, list) else [value]
-        is_format = words == ["outputs"] if isinstance(value, list) else _IS_FORMAT.match(described) is not None
+        if isinstance(value, list):
+            is_format = words == ["outputs"] or (words == ["output"] and _are_fields(value, described))
+        else:
+            is_format = _IS_FORMAT.match(described) is not None
         if is_format and not strict and not _names_path(name) and _MEDIA_TYPE.fullmatch(str(value)):
             return False
         if _names_path(name) or any(not isinstance(each, str) or _FILE.search(each) for each in values):
@@ -427,8 +443,9 @@ def _names_output(
         named and not _OUTPUT_WORDS.isdisjoint(words[:-1])
     ):
         return True
-    is_read = reader and not described and not _READ_WORDS.isdisjoint((*words[:-1], words[-1].removesuffix("file")))
-    if is_read and not strict:
+    read_words = _READ_WORDS | (_READ_IF_NAMED & {words[0]}.intersection(_words(reader)))
+    is_read = not read_words.isdisjoint((*words[:-1], words[-1].removesuffix("file")))
+    if reader and is_read and not described and not strict:
         return False
     makes = named and not _MAKING_WORDS.isdisjoint(words[:-1])
     may_be = (
@@ -439,7 +456,18 @@ def _names_output(
     )
     # What a tool must have is what it reads.
     is_input = is_required and not (makes or (strict and words != ["filename"] and words != ["file", "name"]))
-    return may_be and not is_input and (not described or (strict and makes) or _SAVES.search(described) is not None)
+    return (
+        may_be
+        and not is_input
+        and (not described or (strict and makes) or _SAVES.search(_STORE.sub("", described)) is not None)
+    )
+
+
+def _are_fields(value: list[Any], described: str) -> bool:
+    """Whether a list is more likely the fields to return than files: `["hostid", "name"]`."""
+    if re.search(r"\bfields?\b", described, re.IGNORECASE):
+        return "file" not in described.lower()
+    return len(value) > 1 and not any("." in str(each) for each in value)
 
 
 def _names_path(name: str) -> bool:

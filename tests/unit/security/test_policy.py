@@ -74,6 +74,10 @@ NESTED = {
     "$defs": {"Options": {**SAVES_TO, "required": ["filename"]}},
 }
 NEEDS_OUTPUT = {"properties": {"output_path": {"type": "string"}}, "required": ["output_path"]}
+NEEDS_STORE = {
+    "properties": {"store_path": {"type": "string", "description": "Path of the vector store"}},
+    "required": ["store_path"],
+}
 FORMAT_OR_FILE = {"properties": {"output": {"description": "Output format, or the path of a file to write"}}}
 OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "wide"]}}}
 
@@ -143,6 +147,22 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
         ),
         ({"options": ["HEAD", "--output", "a.md"]}, {}, "--output"),
         ({"target": "HEAD --output=a.md"}, {}, "--output"),
+        ({"target": "HEAD --output a.md"}, {}, "--output"),
+        ({"target": " --output Makefile"}, {}, "--output"),
+        ({"options": ["--output", "Makefile"]}, {}, "--output"),
+        ({"q": "how does git diff --output work", "keywords": ["use of --output here"]}, {}, None),
+        ({"command": "get pods --output jsonpath={.items}", "more": "--output=custom-columns=A:.a.name"}, {}, None),
+        ({"command": "get pods --output=yaml-stream", "more": ["--output", "jsonc"]}, {}, None),
+        ({"output": ["hostid", "name"]}, {}, None),
+        ({"output": ["title"]}, {"properties": {"output": {"description": "Fields to return"}}}, None),
+        ({"output": ["Makefile"]}, {"properties": {"output": {"description": "Files, one a field"}}}, "output"),
+        ({"output": ["report", "a.md"]}, {}, "output"),
+        ({"store_path": "a"}, NEEDS_STORE, None),
+        (
+            {"store_path": "a"},
+            {"properties": {"store_path": {"description": "Where the tools store results"}}},
+            "store_path",
+        ),
         ({"pattern": "--output=dist", "text": "--output=a is an option", "contents": ["--outdir=x"]}, {}, None),
         ({"args": ["--output=json", "--output-format=x", "--output", "wide"], "more": "--output=wide"}, {}, None),
         ({"path": "a"}, {"properties": {"path": {"description": "Path of the note stored in this vault"}}}, None),
@@ -193,6 +213,16 @@ def test_a_call_that_names_an_output_file_writes_whatever_the_mark(
         ),
         ("read_dump", "dump", "allowed"),
         ("make_dump", "dump", "needs_write"),
+        *(
+            (tool, each, "allowed")
+            for tool, each in (
+                *(("read_record", "record_path"), ("get_result", "result_file"), ("read_har", "har_path")),
+                *(("get_video_info", "video_path"), ("read_results", "results_dir"), ("read_dump", "dump_path")),
+            )
+        ),
+        ("make_dump", "dump_path", "needs_write"),
+        ("get_extract", "extract_dir", "needs_write"),
+        ("get_video_info", "result_path", "needs_write"),
     ],
 )
 def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, argument: str, verdict: str) -> None:
@@ -212,6 +242,11 @@ def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, argu
         ({"filters": {"output_file": "a.md"}}, {}, "allowed"),
         ({"query": '{"output_path": ".mcp.json"}'}, {}, "denied"),
         ({"query": '{"output_path": "a.md"}'}, {}, "allowed"),
+        ({"query": '{"url.path": "/api/users", "folder": "/Inbox"}'}, {}, "allowed"),
+        ({"query": '{"path": "/no-such-folder/.mcp.json", "output_path": "x"}'}, {}, "denied"),
+        ({"query": '{"path": "/etc/passwd"}'}, {}, "outside"),
+        ({"options": "HEAD --output Jenkinsfile"}, {}, "denied"),
+        ({"output": ["Jenkinsfile", "x"]}, {}, "denied"),
         ({"output": "CLAUDE.md"}, {"properties": {"output": {"description": "Format or file"}}}, "denied"),
         ({"outputs": ["Jenkinsfile"]}, {}, "denied"),
         ({"into": "CLAUDE.md"}, {}, "denied"),
