@@ -44,7 +44,6 @@ _PLAN = re.compile(
     rf"\W*(?:(?:my|the|here is my|here's my) )?plan\W{{0,3}}:\W*(?:1\W+|step 1\W+)?(?:i will )?{_ACT}", re.IGNORECASE
 )
 _LABEL = re.compile(r"\W*(?:thought|thinking|reasoning|plan|step \d+)\W{0,3}:\W*", re.IGNORECASE)
-_NAMED_STEP = re.compile(r"\b(first|next|second|third|last) step\b", re.IGNORECASE)
 _TELLS = re.compile(r":\s+[\"'\u201c\u201e\u00ab]?(?:[^\s\"']+\s+){2}\S")  # what was announced follows
 _BEGINNINGS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
@@ -146,9 +145,5 @@ def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str
     if not last:  # nothing but words to wait
         return bool(text) and not any(text in each for each in read)
     if _OFFER.search(last) or _TELLS.search(last) or not any(pattern.match(last) for pattern in _BEGINNINGS):
-        return False
-    if (step := _NAMED_STEP.search(last)) and any(
-        re.search(rf"\b(?:what|which)\b[^.?!\n]{{0,60}}\b{step[1]} step\b", each, re.IGNORECASE) for each in read
-    ):
         return False
     return not any(last in each for each in read)

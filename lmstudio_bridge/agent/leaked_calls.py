@@ -176,8 +176,6 @@ _PARAMETER = re.compile(  # of common tools, as `_letters` has them
     r"paths?|file(?:s|path|name)?|contents?|text|data|source|destination|edits|(?:old|new)(?:text|string)?|pattern"
     r"|query|url|head|tail|offset|limit|dryrun|encoding|excludepatterns|append"
 )
-_WHERE = re.compile(r"(?:relative|absolute)?path|file(?:path|name)?|target(?:file|path)|destination")
-_WHAT = re.compile(r"contents?|(?:file)?text|body|(?:old|new)(?:text|string|str)|edits|data")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "params", "input", "tool_input", "action_input")
 _OTHER_KEYS = frozenset({"id", "type", "tool_call_id", "call_id", "index", "thought", "reasoning"})
 _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
@@ -215,8 +213,7 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     half = finder.names_tools and _is_half(text)
     if not (half or finder.holds_call(text)) and len(named) != 1:
         return False
-    wanted = not finder.names_any(text) and (_is_wanted_json(text, messages) or _has_wanted_keys(text, messages))
-    return not (wanted or _is_quoted(text, messages))
+    return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
 
 
 class _Finder:
@@ -454,21 +451,17 @@ class _Finder:
 
 
 def _is_half(text: str) -> bool:
-    """Whether a text is JSON or markup that was begun, or the arguments of a call that writes.
-
-    Long JSON is none of that if it is whole and more than parameters.
-    """
-    try:
-        value = json.loads(_FENCED.sub(r"\1", text))
-    except (ValueError, RecursionError):
-        return bool(_HALF.fullmatch(text[: _MOST_HALF + 1]))
-    objects = [each for each in _wrapped_values(value) if isinstance(each, dict) and each]
-    objects += [each for whole in objects for each in whole.values() if isinstance(each, dict) and len(whole) == 1]
-    keys = [[_letters(key) for key in each] for each in objects]
-    if any(any(map(_WHERE.fullmatch, each)) and any(map(_WHAT.fullmatch, each)) for each in keys):
+    """Whether a text is JSON or markup that was begun; long JSON is none if it is whole and more than parameters."""
+    if not text or not _HALF.fullmatch(text[: _MOST_HALF + 1]):
+        return False
+    if len(text) <= _MOST_HALF:
         return True
-    is_begun = bool(_HALF.fullmatch(text[: _MOST_HALF + 1]))
-    return is_begun and (len(text) <= _MOST_HALF or any(all(map(_PARAMETER.fullmatch, each)) for each in keys))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    objects = [each for each in _wrapped_values(value) if isinstance(each, dict)]
+    return any(each and all(_PARAMETER.fullmatch(_letters(key)) for key in each) for each in objects)
 
 
 def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
@@ -504,19 +497,6 @@ def _is_wanted_json(text: str, messages: Sequence[Message]) -> bool:
         return False
     told = asked + "\n".join(message.text for message in messages if isinstance(message, ToolMessage))
     return "json" in asked.casefold() and all(each in told for each in _strings(value))
-
-
-def _has_wanted_keys(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a reply is JSON with keys that the task names."""
-    asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
-    try:
-        value = json.loads(_FENCED.sub(r"\1", text))
-    except (ValueError, RecursionError):
-        return False
-    objects = value if isinstance(value, list) else [value]
-    keys = {key for each in objects if isinstance(each, dict) for key in each}
-    words = set(re.findall(r"[\w-]+", asked))
-    return bool(keys) and "json" in asked.casefold() and keys <= words
 
 
 def _strings(value: Any) -> Iterator[str]:
