@@ -53,9 +53,9 @@ NAMED: Mapping[str, NameKind] = {
 }
 """Which names the shells complete for an argument."""
 
-_EXIT_CODES = {0: "success", 1: "failed", 2: "invalid arguments or settings", 130: "interrupted"}
-_NOT_DONE = "no complete answer, nothing was changed although the task asked for it, or a change failed"
-_RUN_ID = "run ID or its last five characters, or: last"
+_EXIT_CODES = {0: "success", 1: "failed, or you declined", 2: "invalid arguments or settings", 130: "interrupted"}
+_NOT_DONE = "no complete answer, or a change that the task asked for was not made"
+_RUN_ID = "run ID, its last five characters, or: last"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
 _MAX_NUMBER = 1_000_000
 
@@ -109,14 +109,14 @@ def build_parser() -> CommandParser:
     description = """
     Hands tasks from Claude Code to a local model in LM Studio, which works on them with your other MCP servers.
 
-    Start with `lmstudio-bridge install`. If something does not work, run `lmstudio-bridge doctor`. Without a command,
-    it serves MCP on stdio, which is how Claude Code starts it.
+    Start with `lmstudio-bridge install`. If something doesn't work, run `lmstudio-bridge doctor`. Without a command, it
+    serves MCP on stdio; that is how Claude Code starts it.
     """
     parser = CommandParser(
         prog="lmstudio-bridge",
         description=_filled(description),
         epilog=_epilog(
-            exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output went away"},
+            exit_codes={143: "ended by SIGTERM (129: by SIGHUP)", 141: "the reader of its output is gone"},
             variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "NO_COLOR"),
         )
         + f"\n\ndocumentation:\n  {DOCS}/README.md",
@@ -140,18 +140,16 @@ def build_parser() -> CommandParser:
             "install",
             "register the bridge in Claude Code or another program",
             """
-            Adds an entry for the bridge to the file in which the program keeps its MCP servers. The change is shown as
-            a diff, and you are asked before anything is written. A backup is kept next to the file. Where it can,
-            Claude Code's own command `claude mcp add-json` makes the change.
+            Adds the bridge to the file in which the program keeps its MCP servers. Shows the change as a diff, asks
+            before writing it, and keeps a backup next to the file. Uses `claude mcp add-json` where it can.
             """,
             examples=(
                 ("lmstudio-bridge install", "for Claude Code, in all folders"),
                 ("lmstudio-bridge install --scope project", "for everyone who works on this project"),
                 ("lmstudio-bridge install cursor --dry-run", "show what would be written for Cursor"),
                 ("lmstudio-bridge install --base-url http://10.0.0.5:1234 --max-access read --yes", "from a script"),
-                ("lmstudio-bridge install --env LM_API_TOKEN", "copy a variable of this shell without showing it"),
+                ("lmstudio-bridge install --env LM_API_TOKEN", "copy a variable of this shell, without showing it"),
             ),
-            exit_codes={1: "you declined, or the file can't be changed"},
             variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
         )
     )
@@ -159,34 +157,31 @@ def build_parser() -> CommandParser:
         "doctor",
         "check LM Studio, its models, the MCP servers and the registration",
         """
-        Checks every link of the chain with the settings of this shell, and says how to fix what is wrong: LM Studio,
-        the model, the MCP servers (each is started), rules, journals, and the programs that start the bridge.
+        Checks LM Studio, the model, the MCP servers (it starts each one), rules, journals, and the programs that start
+        the bridge, with the settings of this shell. Says how to fix what is wrong, and changes nothing.
 
-        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}, each check with "area", "name", "state"
-        (ok, warning, failed), "found" and "remedy". Keys may be added; "format" changes if anything else does.
+        --json prints {"format": 1, "version": ..., "ok": ..., "checks": [...]}; each check has "area", "name", "state"
+        (ok, warning, failed), "found" and "remedy". Keys may be added; any other change has a new "format".
         """,
-        examples=(
-            ("lmstudio-bridge doctor", "check everything; nothing is changed"),
-            ("lmstudio-bridge doctor --deep", "also let the model call a tool once; it is loaded if necessary"),
-        ),
-        exit_codes={0: "no problems; there may be warnings"},
+        examples=(("lmstudio-bridge doctor --deep", "with a real request to the model"),),
+        exit_codes={0: "no problems, perhaps warnings"},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT", "NO_COLOR"),
     )
-    doctor.add_argument("--deep", action="store_true", help="also send a real request to the model")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    doctor.add_argument("--deep", action="store_true", help="also have the model call a tool (loads the model if necessary)")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
     run = add(
         "run",
         "run one task from the shell",
         """
-        Lets the local model work on a task with the tools of your MCP servers. Progress goes to stderr, the answer to
-        stdout. Ctrl-C stops the run and keeps what was done; resume it with `continue`.
+        Has the local model do a task with the tools of your MCP servers. Progress goes to stderr, the answer to stdout.
+        Ctrl-C stops the run and keeps its work; `continue` resumes it.
         """,
         examples=(
             ('lmstudio-bridge run "List every TODO in src/ with its file" --mcp filesystem', "read and answer"),
             ('lmstudio-bridge run "Rename a.txt to b.txt" --mcp filesystem --access write', "change something"),
             ('lmstudio-bridge run "Who wrote most commits?" --mcp git --schema name.json --json', "for a program"),
             ("lmstudio-bridge run - --mcp filesystem < task.txt", "the task from stdin"),
-            ('lmstudio-bridge run "Say in one line what {item} is for" --for-each "src/**/*.py"', "many files"),
+            ('lmstudio-bridge run "Say in one line what {item} is for" --for-each "src/**/*.py"', "once for each file"),
         ),
         exit_codes={1: _NOT_DONE},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL", "LMSTUDIO_BRIDGE_RUN_TIMEOUT", "NO_COLOR"),
@@ -196,26 +191,24 @@ def build_parser() -> CommandParser:
         "--mcp",
         action="append",
         metavar="NAME",
-        help="MCP server to use; can be repeated (default: those that the task needs)",
+        help="MCP server to use; can be repeated (default: those the task needs)",
     )
     run.add_argument(
         "--for-each",
         nargs="+",
         metavar="ITEM",
-        help="do the task once for each item, as {item}; a single ITEM is a glob of files",
+        help="do the task for each item, as {item}; a single ITEM is a glob of files",
     )
-    run.add_argument("--combine", type=_task, metavar="TEXT", help="how to merge the answers of all items at the end")
+    run.add_argument("--combine", type=_task, metavar="TEXT", help="how to merge the answers at the end")
     run.add_argument("--combine-schema", metavar="FILE", help="JSON Schema for the merged answer")
-    run.add_argument(
-        "--agent", metavar="NAME", help="subagent to act as: .claude/agents/NAME.md, the project's or yours"
-    )
+    run.add_argument("--agent", metavar="NAME", help="subagent to act as: .claude/agents/NAME.md")
     _add_run_options(run)
     resume = add(
         "continue",
         "resume a run, or ask a follow-up question",
         """
-        Resumes a run that ended early, or repeats the answer of a finished one. With instructions, it does something
-        more, based on what the run found out. Tool calls are never repeated automatically.
+        Resumes a run that ended early, or repeats the answer of a finished one. With instructions, it goes on from what
+        the run found. Tool calls are never repeated automatically.
         """,
         examples=(
             ("lmstudio-bridge continue last", "resume the newest run"),
@@ -235,7 +228,7 @@ def build_parser() -> CommandParser:
             Lists the newest runs, from the shell and from Claude Code.
             """,
             examples=(
-                ("lmstudio-bridge runs", "the newest runs, how each ended, and what they saved"),
+                ("lmstudio-bridge runs", "the newest runs: how each ended, what it saved"),
                 ("lmstudio-bridge runs show last", "the newest one in full"),
             ),
             variables=("LMSTUDIO_BRIDGE_HOME", "NO_COLOR"),
@@ -245,96 +238,88 @@ def build_parser() -> CommandParser:
         "status",
         "show the run in progress, and what all runs saved",
         """
-        Shows the newest run in progress, and how many tokens the stored runs kept out of Claude's context, by day and
-        in all. On Windows, no run is known to be in progress.
+        Shows the newest run in progress (not on Windows), and the tokens that runs kept out of Claude's context, by day
+        and in all.
         """,
         examples=(("lmstudio-bridge status --line", "for `statusLine` in Claude Code's settings"),),
         variables=("LMSTUDIO_BRIDGE_HOME",),
     )
-    status.add_argument(
-        "--line", action="store_true", help="print only the run in progress, if any, and never an error"
-    )
+    status.add_argument("--line", action="store_true", help="print only the run in progress, and never an error")
     models = add(
         "models",
         "list the models in LM Studio",
         """
-        Lists the models in LM Studio: whether each is loaded, its context length, its slots, and whether it is trained
-        for tool use. No model is loaded.
+        Lists the models in LM Studio: whether each is loaded, its context length and slots, and whether it is trained for
+        tool use. Loads none.
         """,
         examples=(("lmstudio-bridge models --json", "for a program"),),
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "NO_COLOR"),
     )
-    models.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    models.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     servers = add(
         "servers",
         "list the configured MCP servers",
         """
-        Lists the MCP servers in the configuration files: whether the bridge may use each, why not, whether there is a
-        login, and where it comes from. No server is started; `doctor` does that. An approval is for the entry as it
-        is now: if that changes, the server is held back again.
+        Lists the configured MCP servers: the file that has each one, whether the bridge may use it, and whether there is
+        a login. Starts none; `doctor` does that. An approval lapses when the entry changes.
         """,
-        examples=(
-            ("lmstudio-bridge servers --approve files", "show what the project's server `files` starts, and ask"),
-        ),
+        examples=(("lmstudio-bridge servers --approve files", "show what the project's `files` starts, and ask"),),
         variables=("LMSTUDIO_BRIDGE_MCP_CONFIG", "LMSTUDIO_BRIDGE_TRUST", "NO_COLOR"),
     )
-    servers.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    servers.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     servers.add_argument("--approve", metavar="NAME", help="approve this server of the project's .mcp.json")
     servers.add_argument("--yes", action="store_true", help="don't ask")
     login = add(
         "login",
         "sign in to an MCP server through the browser (OAuth)",
         """
-        Signs in to a remote MCP server in the browser, and keeps the login for the bridge's runs, which renew it: in
-        the system's keyring, or in a file that only you can read. Servers with an `Authorization` header in their
-        entry need none.
+        Signs in to a remote MCP server in the browser. The login is kept in the system's keyring, or in a file that only
+        you can read; runs renew it. Servers with an `Authorization` header in their entry need none.
         """,
         examples=(
             ("lmstudio-bridge login notion", "sign in, and count the tools"),
             ("lmstudio-bridge login notion --no-browser --port 8765", "over ssh -L 8765:127.0.0.1:8765"),
         ),
-        exit_codes={1: "not logged in, or the server does not work with the login"},
         variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND", "BROWSER"),
     )
-    login.add_argument("server", help="name of the MCP server, as in `servers`")
+    login.add_argument("server", help="name of the MCP server")
     login.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
     login.add_argument(
         "--port",
         type=_port,
         default=0,
         metavar="N",
-        help="port to which the browser is sent back (default: `oauth.callbackPort` of the entry, or any free one)",
+        help="port for the reply from the browser (default: `oauth.callbackPort` of the entry, or a free one)",
     )
     login.add_argument(
         "--client-id",
         default="",
         metavar="ID",
-        help="client that you registered at the service, with the redirect address http://localhost:PORT/callback "
-        "(default: `oauth.clientId` of the entry)",
+        help="client that you registered, with redirect address http://localhost:PORT/callback (default: "
+        "`oauth.clientId` of the entry)",
     )
     logout = add(
         "logout",
         "delete the login to an MCP server",
         """
-        Deletes what `login` kept, and ends the login at the service if it lets programs do that.
+        Deletes a login, and ends it at the service where programs may do that.
         """,
         examples=(("lmstudio-bridge logout notion", "runs can no longer use this server"),),
-        exit_codes={1: "there was no login"},
         variables=("LMSTUDIO_BRIDGE_HOME", "PYTHON_KEYRING_BACKEND"),
     )
-    logout.add_argument("server", help="name of the MCP server, as in `servers`")
+    logout.add_argument("server", help="name of the MCP server")
     _add_eval(
         add(
             "eval",
             "measure how well a model does checkable tasks",
             f"""
-            Lets a model do tasks that code can check, and prints a table: {DOCS}/evals.md
+            Has a model do tasks that code can check: {DOCS}/evals.md
             """,
             examples=(
-                ("lmstudio-bridge eval --baseline", "all tasks, with the bridge and with a plain loop"),
+                ("lmstudio-bridge eval --baseline", "all tasks, with the bridge and a plain loop"),
                 ("lmstudio-bridge eval --family one-call --tasks 3 --json", "a quick look, for a program"),
             ),
-            exit_codes={0: "measured, however well the model did"},
+            exit_codes={0: "measured, however good the model"},
             variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "DEFAULT_MODEL"),
         )
     )
@@ -343,14 +328,13 @@ def build_parser() -> CommandParser:
             "uninstall",
             "remove the bridge from Claude Code or another program",
             """
-            Removes the bridge's entry, and nothing else. The change is shown as a diff, and you are asked before
-            anything is written. If the bridge is registered in several scopes, choose one with --scope.
+            Removes the bridge's entry, and nothing else. Shows the change as a diff, and asks before writing it. If the
+            bridge is registered in several scopes, choose one with --scope.
             """,
             examples=(
                 ("lmstudio-bridge uninstall", "from Claude Code"),
                 ("lmstudio-bridge uninstall vscode --scope project --yes", "from .vscode/mcp.json, without asking"),
             ),
-            exit_codes={1: "you declined, or the file can't be changed"},
             variables=("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME"),
         )
     )
@@ -396,13 +380,13 @@ def _add_run_options(parser: CommandParser) -> None:
         "--max-rounds",
         type=_rounds,
         metavar="N",
-        help=f"maximum model requests (default: {DEFAULT_MAX_ROUNDS}; of each item {DEFAULT_ITEM_ROUNDS})",
+        help=f"maximum model requests (default: {DEFAULT_MAX_ROUNDS}; {DEFAULT_ITEM_ROUNDS} per item)",
     )
     parser.add_argument(
         "--max-tokens", type=_positive, metavar="N", help="maximum tokens per reply (default: chosen by context)"
     )
     parser.add_argument(
-        "--timeout", type=_positive, metavar="S", help="seconds for the run; then it ends with the answer so far"
+        "--timeout", type=_positive, metavar="S", help="seconds for the run; then you get the answer so far"
     )
     parser.add_argument(
         "--access",
@@ -410,20 +394,20 @@ def _add_run_options(parser: CommandParser) -> None:
         default="read",
         help="read: only tools marked read-only; write: also tools that may change things (default: %(default)s)",
     )
-    parser.add_argument("--schema", metavar="FILE", help="file with a JSON Schema for a JSON answer")
-    parser.add_argument("--json", action="store_true", help="print the answer and figures as one JSON object")
+    parser.add_argument("--schema", metavar="FILE", help="JSON Schema for a JSON answer")
+    parser.add_argument("--json", action="store_true", help="print answer and figures as JSON")
 
 
 def _add_runs(parser: CommandParser) -> None:
     parser.add_argument(
         "--limit", type=_positive, default=20, metavar="N", help="maximum runs in the list (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     add = parser.open_commands("action")
     show = add(
         "show",
         "show one run in full",
-        "Shows one run in full: task, answer, and each round with its calls and their results.",
+        "Shows one run in full: task, answer, and each round with its calls and results.",
         examples=(
             ("lmstudio-bridge runs show last --html run.html", "as a web page with charts"),
             ("lmstudio-bridge runs show last --diff", "what it changed"),
@@ -434,26 +418,24 @@ def _add_runs(parser: CommandParser) -> None:
     show.add_argument("--json", action="store_true", dest="as_json", help="print task, answer and figures as JSON")
     show.add_argument("--html", metavar="FILE", help="write a web page that works offline")
     show.add_argument("--diff", action="store_true", help="print only what the run changed in files")
-    show.add_argument("--jsonl", action="store_true", help="print a JSON object for each item of a run over many")
-    show.add_argument("--csv", action="store_true", help="print the items of a run over many as CSV")
+    show.add_argument("--jsonl", action="store_true", help="print a JSON object for each item")
+    show.add_argument("--csv", action="store_true", help="print the items as CSV")
     undo = add(
         "undo",
         "put back the files that a run changed",
         """
-        Puts back the files that a run changed, or takes back its last undo. The change is shown as a diff, and you
-        are asked before anything is written. Files that were changed since are left alone.
+        Puts back the files that a run changed, or reverts its last undo. Shows the change as a diff, and asks before
+        writing it. Files that have changed since are left alone.
         """,
         examples=(("lmstudio-bridge runs undo last", "what the newest run changed"),),
-        exit_codes={1: "you declined, or not all could be undone"},
     )
     undo.add_argument("run_id", help=_RUN_ID)
     undo.add_argument("--yes", action="store_true", help="don't ask")
     delete = add(
         "delete",
-        "delete journals",
-        "Deletes journals of runs permanently, after asking. Deleted runs can't be shown, continued or undone.",
-        examples=(("lmstudio-bridge runs delete --older-than 30 --yes", "all older than 30 days, without asking"),),
-        exit_codes={1: "you declined, or a run is in progress"},
+        "delete the journals of runs",
+        "Deletes journals for good, after asking. Deleted runs can't be shown, continued or undone.",
+        examples=(("lmstudio-bridge runs delete --older-than 30 --yes", "without asking"),),
     )
     delete.add_argument("run_ids", nargs="*", metavar="run_id", help=_RUN_ID)
     delete.add_argument("--older-than", type=_positive, metavar="DAYS", help="delete all runs older than this")
@@ -463,7 +445,7 @@ def _add_runs(parser: CommandParser) -> None:
 def _add_install(parser: CommandParser) -> None:
     _add_host_arguments(parser)
     parser.add_argument("--base-url", metavar="URL", help="LM Studio's address (LMSTUDIO_BASE_URL)")
-    parser.add_argument("--model", metavar="NAME", help="model for calls that don't name one (DEFAULT_MODEL)")
+    parser.add_argument("--model", metavar="NAME", help="default model (DEFAULT_MODEL)")
     parser.add_argument(
         "--max-access",
         choices=("read", "write"),
@@ -474,9 +456,9 @@ def _add_install(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=VALUE]",
-        help="variable for the entry; can be repeated; without a value, it is copied from this shell",
+        help="variable for the entry; can be repeated; without VALUE, copied from this shell",
     )
-    parser.add_argument("--print", action="store_true", help="print the JSON to paste by hand, and do nothing else")
+    parser.add_argument("--print", action="store_true", help="only print the JSON to paste")
 
 
 def _add_host_arguments(parser: CommandParser) -> None:
@@ -491,10 +473,9 @@ def _add_host_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--scope",
         choices=SCOPES["claude-code"],
-        help="user: you, everywhere; local: you, in this folder (Claude Code only); project: everyone who works on "
-        "this project",
+        help="user: you, everywhere; local: you, in this folder (Claude Code only); project: everyone in this project",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the change as a diff without writing it")
+    parser.add_argument("--dry-run", action="store_true", help="only show the change")
     parser.add_argument("--yes", action="store_true", help="don't ask")
 
 
@@ -526,7 +507,7 @@ def _add_eval(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="command that starts one of the MCP servers; can be repeated (default: npx or uvx)",
+        help="command for an MCP server; can be repeated (default: npx or uvx)",
     )
     parser.add_argument(
         "--output",

@@ -12,11 +12,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 _HEAD = """\
 # The command line
 
-Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals, and `NO_COLOR` turns them
-off. Secrets are never shown. Unless a command says otherwise, the exit code is 0 for success, 1 for failure, 2 for
-invalid arguments or settings, and 130 after Ctrl-C. Environment variables: [settings.md](settings.md).
+Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals; `NO_COLOR` turns them off.
+Secrets are never shown. Exit codes: 0 for success, 1 if something failed or you declined, 2 for invalid arguments or
+settings, 130 after Ctrl-C. Environment variables: [settings.md](settings.md).
 """
-_USUAL_CODES = {"0 success", "1 failed", "2 invalid arguments or settings", "130 interrupted"}
+_USUAL_CODES = {"0 success", "1 failed, or you declined", "2 invalid arguments or settings", "130 interrupted"}
 
 
 def parsers() -> dict[str, CommandParser]:
@@ -37,16 +37,17 @@ def page() -> str:
 
 
 def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
-    """The section of one command; rows that an earlier one has are only named. `told`: row → command that has it."""
+    """The section of one command; arguments that mean what they meant last are only named. `told`: name → meaning."""
     paragraphs = (parser.description or "").split("\n\n")
     parts = [f"## `{f'lmstudio-bridge {words}'.strip()}`", *(" ".join(each.split()) for each in paragraphs)]
-    rows = [_row(each) for each in parser.arguments if each.dest != "help"]
-    repeated = [row for row in rows if told.setdefault(row, words) != words]
-    if new := [row for row in rows if row not in repeated]:
-        parts.append("\n".join(["| argument | meaning |", "|---|---|", *new]))
-    for earlier in dict.fromkeys(told[row] for row in repeated):
-        names = ", ".join(row.split(" | ")[0].removeprefix("| ") for row in repeated if told[row] == earlier)
-        parts.append(f"As for `{earlier}`: {names}.")
+    rows = {f"`{_name(each)}`": _meaning(each) for each in parser.arguments if each.dest != "help"}
+    repeated = [name for name, meaning in rows.items() if told.get(name) == meaning]
+    told |= rows
+    lines = [f"- {name}: {meaning}" for name, meaning in rows.items() if name not in repeated]
+    if repeated:
+        lines.append(f"- as above: {', '.join(repeated)}")
+    if lines:
+        parts.append("\n".join(lines))
     for part in (parser.epilog or "").split("\n\n"):
         title, _, body = part.partition("\n")
         lines = [line.strip() for line in body.splitlines()]
@@ -61,12 +62,14 @@ def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _row(argument: argparse.Action) -> str:
+def _name(argument: argparse.Action) -> str:
     choices = "{" + ", ".join(map(str, argument.choices)) + "}" if argument.choices else ""
     value = "" if argument.nargs == 0 else str(argument.metavar or choices or argument.dest.upper())
-    name = " ".join(filter(None, [", ".join(argument.option_strings), value]))
-    text = str(argument.help) % {"default": argument.default}
-    return f"| `{name}` | {text.replace('|', chr(92) + '|')} |"
+    return " ".join(filter(None, [", ".join(argument.option_strings), value]))
+
+
+def _meaning(argument: argparse.Action) -> str:
+    return str(argument.help) % {"default": argument.default}
 
 
 if __name__ == "__main__":
