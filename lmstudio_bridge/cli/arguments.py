@@ -167,7 +167,9 @@ def build_parser() -> CommandParser:
         exit_codes={0: "no problems, perhaps warnings"},
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT", "NO_COLOR"),
     )
-    doctor.add_argument("--deep", action="store_true", help="also have the model call a tool (loads the model if necessary)")
+    doctor.add_argument(
+        "--deep", action="store_true", help="also have the model call a tool (loads the model if necessary)"
+    )
     doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
     run = add(
         "run",
@@ -249,8 +251,8 @@ def build_parser() -> CommandParser:
         "models",
         "list the models in LM Studio",
         """
-        Lists the models in LM Studio: whether each is loaded, its context length and slots, and whether it is trained for
-        tool use. Loads none.
+        Lists the models in LM Studio: whether each is loaded, its context length and slots, and whether it is trained
+        for tool use. Loads none.
         """,
         examples=(("lmstudio-bridge models --json", "for a program"),),
         variables=("LMSTUDIO_BASE_URL", "LM_API_TOKEN", "NO_COLOR"),
@@ -260,8 +262,8 @@ def build_parser() -> CommandParser:
         "servers",
         "list the configured MCP servers",
         """
-        Lists the configured MCP servers: the file that has each one, whether the bridge may use it, and whether there is
-        a login. Starts none; `doctor` does that. An approval lapses when the entry changes.
+        Lists the configured MCP servers: the file that has each one, whether the bridge may use it, and whether there
+        is a login. Starts none; `doctor` does that. An approval lapses when the entry changes.
         """,
         examples=(("lmstudio-bridge servers --approve files", "show what the project's `files` starts, and ask"),),
         variables=("LMSTUDIO_BRIDGE_MCP_CONFIG", "LMSTUDIO_BRIDGE_TRUST", "NO_COLOR"),
@@ -273,8 +275,8 @@ def build_parser() -> CommandParser:
         "login",
         "sign in to an MCP server through the browser (OAuth)",
         """
-        Signs in to a remote MCP server in the browser. The login is kept in the system's keyring, or in a file that only
-        you can read; runs renew it. Servers with an `Authorization` header in their entry need none.
+        Signs in to a remote MCP server in the browser. The login is kept in the system's keyring, or in a file that
+        only you can read; runs renew it. Servers with an `Authorization` header in their entry need none.
         """,
         examples=(
             ("lmstudio-bridge login notion", "sign in, and count the tools"),
