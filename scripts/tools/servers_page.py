@@ -26,21 +26,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
 _HEAD = """\
 # MCP servers
 
-These servers are tried through the bridge every week. `reading` tools run with read access, the others need write
-access. What a server marks as reading counts, if it is one of your own; for servers that mark too little or too much
-the bridge has [presets](contributing/presets.md). Your [rules](security.md#rules) come before both.
+These servers are tried through the bridge every week. Any other server works the same way.
 
-`tried` says which calls are made. With *list*, the tools are listed and writing calls refused; more would need an
-account.
+- `reading`: how many of its tools run with read access; the others need write access. The marks of your own servers
+  count; for those that mark too little or too much the bridge has [presets](contributing/presets.md). Your
+  [rules](security.md#rules) come before both. If no tool may run with read access, the error has the rule to add.
+- `tried`: which calls are made. *List* means that tools are listed and writing calls refused; more would need an
+  account.
+- `sandbox`: what the server needs for that in the [sandbox](sandbox.md): nothing (*yes*), *network*
+  (`{ network = true }`), or these settings. Servers with *list* only started there; a browser was not opened.
 
-`sandbox` says what a server needs to do this in the [sandbox](sandbox.md): nothing (*yes*), or these settings. Servers
-with *list* only started there; a browser was not opened.
-
-Any other server works the same way. If none of its tools may run with read access, the error has the rule to add.
-
-| server | package | tools | reading | tried | sandbox | what to know |
-|---|---|---|---|---|---|---|
+| server | package | reading | tried | sandbox | what to know |
+|---|---|---|---|---|---|
 """
+_SANDBOX = {"true": "yes", "{ network = true }": "network"}
 _START_LIMIT = 120.0  # seconds
 
 Marks: TypeAlias = Mapping[str, bool | None]
@@ -70,8 +69,8 @@ def _row(name: str, server: Server, marks: Marks) -> str:
     tried = ", ".join([*(["reads"] if server.reads else []), *(["writes"] if server.writes else [])])
     known = " ".join(filter(None, [server.about, *_partly(server.package)]))
     package = f"`{server.package}` {server.version}"
-    sandbox = "yes" if server.sandbox == "true" else f"`{server.sandbox}`"
-    cells = [name, package, len(marks), len(reading(name, marks)), tried or "list", sandbox, known]
+    sandbox = _SANDBOX.get(server.sandbox, f"`{server.sandbox}`")
+    cells = [name, package, f"{len(reading(name, marks))}/{len(marks)}", tried or "list", sandbox, known]
     return f"| {' | '.join(map(str, cells))} |"
 
 

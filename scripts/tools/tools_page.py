@@ -19,12 +19,12 @@ PAGE = ROOT / "docs" / "tools.md"
 _HEAD = """\
 # Tools
 
-What the bridge offers to Claude or another MCP client, in the words that the client sees.
+What Claude or another MCP client sees of the bridge.
 """
 _ANSWER = f"""\
 ## Results
 
-What you should know first, the answer, and where it comes from:
+Warnings, the answer, and where it comes from:
 
 ```text
 Failed: write_file src/a.py: "no such folder"
@@ -40,12 +40,10 @@ The word is heron-42, from notes.txt.
 | `Not found in anything that was read: …` | facts of the answer that are in no result |
 | `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | named and not read, or contradicts the answer |
 | `Failed: …` | a call that failed or was refused, and did not succeed later |
-| `Note: …` | what else matters: a server that was left out, an answer that was cut off |
+| `Note: …` | anything else: a server that was left out, an answer that was cut off |
 
 A run without an answer says why in its first line. For programs, the result's `_meta` has `{REPORT_META}`:
 
-| key | meaning |
-|---|---|
 """  # noqa: RUF001  # the multiplication sign is what results have
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
@@ -80,7 +78,7 @@ async def page() -> str:
     """The whole page."""
     server = build()
     tools = await server.list_tools()
-    answer = _ANSWER + "".join(f"| `{key}` | {what} |\n" for key, what in REPORT_KEYS.items())
+    answer = _ANSWER + "".join(f"- `{key}`: {what}\n" for key, what in REPORT_KEYS.items())
     shared = _shared(tools)
     told: dict[str, str] = {}
     parts = [_HEAD, *(_section(tool, shared, told) for tool in tools), _everywhere(tools[0], shared), answer]
