@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import lmstudio_bridge
@@ -31,6 +32,7 @@ MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"),
+    "/home/linuxbrew/.linuxbrew",
     *("/nix/var/nix/profiles", "/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
     *("/etc/alternatives", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/crypto-policies", "/etc/fonts"),
     *("/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf"),
@@ -44,8 +46,10 @@ _PROGRAMS = (
     *(".local/bin", ".local/lib", ".local/share/uv/python", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
     *("anaconda3", "miniforge3", ".nvm", ".fnm", ".local/share/fnm", ".volta", ".asdf", ".local/share/mise", ".bun"),
     *(".deno", ".npm-global", ".local/share/pnpm", ".cargo/bin", "go/bin", ".dotnet", ".linuxbrew", ".nix-profile"),
+    ".sdkman/candidates",
 )
 """Folders with programs below the home folder."""
+_BESIDE_BIN = ("conf", "lib", "lib32", "lib64", "libexec", "pyvenv.cfg")  # what programs need of an installation
 _CACHES = (
     *(".npm/_npx/*/node_modules", ".npm/_npx/*/package*.json", ".npm/_cacache/content-v2"),
     *(".cache/uv/archive-v*", ".cache/uv/wheels-v*", ".cache/uv/simple-v*", ".cache/uv/sdists-v*", ".cache/uv/git-v*"),
@@ -65,6 +69,7 @@ _CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
 _LONGEST = 4_096  # characters of a path
 _MOST_LINKS = 40  # on the way to a file, as in Linux
 _MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
+_NO_FOLDER = Path("/proc")  # its links lead elsewhere in another process
 
 _INSTALL = "Install it (`apt install bubblewrap`, `dnf install bubblewrap`)"
 
@@ -125,11 +130,13 @@ class Sandboxes:
         if problem:
             raise _not_set_up(config, problem)
         make = _words_for_linux if sys.platform == "linux" else words_for_macos
-        folders = [each for folder in self.folders[config.name] for each in _both(folder)]
-        visible = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=self.around)
+        visible = _find_visible(
+            config, sandbox, folders=self.folders[config.name], writes=self.writes, around=self.around
+        )
         words = make(config, sandbox, visible, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
-        return replace(config, confinement=Confinement(words, hint_for(config, sandbox), inside))
+        hint = hint_for(config, sandbox, unseen=_find_unseen(config, visible, around=self.around))
+        return replace(config, confinement=Confinement(words, hint, inside))
 
 
 def _not_set_up(config: ServerConfig, problem: str) -> ServerStartError:
@@ -141,14 +148,16 @@ def _not_set_up(config: ServerConfig, problem: str) -> ServerStartError:
     )
 
 
-def hint_for(config: ServerConfig, sandbox: Sandbox) -> str:
-    """What to do where the sandbox keeps a server from its work."""
+def hint_for(config: ServerConfig, sandbox: Sandbox, *, unseen: Path | None = None) -> str:
+    """What to do where the sandbox keeps a server from its work; `unseen` is what it names and does not see."""
     network = "" if sandbox.network else "without network, "
     key = toml_key(config.name)
+    missing = f"It does not see {unseen}, which its entry names or leads to. " if unseen else ""
+    read = json.dumps(str(unseen or "~/folder"), ensure_ascii=False)
     return (
-        f"It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command once in "
-        "a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
-        f'`{key} = {{ network = true, read = ["~/folder"], write = [] }}`, or `{key} = false` for no sandbox.'
+        f"{missing}It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command "
+        "once in a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
+        f"`{key} = {{ network = true, read = [{read}], write = [] }}`, or `{key} = false` for no sandbox."
     )
 
 
@@ -179,17 +188,6 @@ def _is_in(path: Path, folder: Path) -> bool:
     return os.path.commonpath((os.path.realpath(folder), os.path.realpath(path))) == os.path.realpath(folder)
 
 
-def _leads_through(path: Path, folder: Path) -> bool:
-    """Whether a link in a folder is on the way to a path, which must exist."""
-    real = Path(path.anchor)
-    for part in path.parts[1:]:
-        step = real / part
-        if step.is_symlink() and (_is_in(real, folder) or _leads_through(real / os.readlink(step), folder)):
-            return True
-        real = Path(os.path.realpath(step))
-    return False
-
-
 @cache
 def _try_bubblewrap(program: str) -> str:
     words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
@@ -208,21 +206,20 @@ _ISOLATED = (
 
 
 def _find_visible(
-    config: ServerConfig, sandbox: Sandbox, *, folders: list[Path], writes: bool, around: Surroundings
+    config: ServerConfig, sandbox: Sandbox, *, folders: Iterable[Path], writes: bool, around: Surroundings
 ) -> dict[Path, bool]:
-    """The files and folders that the server sees, besides those of the system; True for those that it may change."""
+    """The files and folders that the server sees, besides those of the system; True for those that it may change.
+
+    Only the user, and what the user installed, chooses what is seen outside of the workspace. No link is followed that
+    was perhaps made by the project or by a server: those in the workspace and in what servers may write.
+    """
+    others = (*folders, around.project, *sandbox.write, _NO_FOLDER)
+    untrusted = frozenset(Path(os.path.realpath(each)) for each in others)
     npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
-    kept = [*folders, around.home] if around.home else folders
-    programs = (
-        each
-        for each in _find_programs(config, around)
-        if not any(each.is_relative_to(folder) or _is_in(each, folder) for folder in folders)
-        and (config.scope != "project" or not any(_is_in(folder, each) for folder in kept))
-    )
-    visible = dict.fromkeys((npx_shell, *programs), False)
-    if around.home is not None:
-        visible |= dict.fromkeys((around.home / each for each in _PROGRAMS), False)
-    visible |= dict.fromkeys(folders, writes)
+    programs = [npx_shell, *_find_programs(config, around, untrusted)]
+    programs += [around.home / each for each in _PROGRAMS] if around.home else []
+    visible = {each: False for path in programs for each in _follow_outside(path, untrusted)}
+    visible |= {each: writes for folder in folders for each in _follow(folder, untrusted)}
     if writes and sys.platform == "linux":
         protected = dict.fromkeys(each for folder in folders for each in find_protected(folder))
         # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
@@ -231,65 +228,83 @@ def _find_visible(
             problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(protected)[-1]}"
             raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
         visible |= {**holders, **dict.fromkeys(protected, False)}
-    visible |= {each: False for named in sandbox.read for each in _both(named)}
-    return visible | {each: True for named in sandbox.write for each in _both(named)}
+    for named, writable in (*((each, False) for each in sandbox.read), *((each, True) for each in sandbox.write)):
+        steps = _follow(named, untrusted)
+        if not steps:
+            raise _not_set_up(config, f"a link in the workspace leads to {named}. Name the path without that link")
+        visible |= dict.fromkeys(steps, writable)
+    return visible
 
 
-def _find_programs(config: ServerConfig, around: Surroundings) -> Iterator[Path]:
-    """Where the server's program and its interpreters are installed.
+def _find_programs(config: ServerConfig, around: Surroundings, untrusted: frozenset[Path]) -> Iterator[Path]:
+    """What the user has installed for the server: programs on the PATH, and what the user's own entries name.
 
-    Other files and folders among the arguments count only in the user's own entries: a project's could name any.
+    A project's entry and files could name anything, so of them only the command's name counts.
     """
     cwd = config.cwd or around.project
-    for name in (config.command, "node", "python3"):
-        found = _which(name, around) if os.sep not in name else cwd / name
-        if found and os.path.isfile(found) and os.access(found, os.X_OK):
-            for place in _installations(Path(found), config, around):
-                yield place
-                yield from _installations(place / "bin" / "python", config, around)  # of a virtual environment
-    for word in config.args:
-        path = cwd / word.rpartition("=")[2]
-        if os.sep not in word or len(word) > _LONGEST or not os.path.exists(path):
-            continue
-        is_own = _is_led_by_project(path, config, around)
-        if os.pardir in path.parts:
-            path = Path(os.path.realpath(path))
-        if path.suffix in _CODE:
-            packages = (_package(each, around.home) for each in _steps(path))
-            yield from (each for each in packages if not is_own or _is_in(each, around.project))
-        elif config.scope != "project":
-            yield path
+    programs = [_which(each, around) for each in (config.command, "node", "python3") if os.sep not in each]
+    if config.scope != "project":
+        programs += [str(cwd / config.command)] if os.sep in config.command else []
+        for word in config.args:
+            path = cwd / word.rpartition("=")[2]
+            if os.sep in word and len(word) <= _LONGEST and os.path.exists(path):
+                steps = _follow_outside(path, untrusted)
+                yield from (_package(each, around.home) if path.suffix in _CODE else each for each in steps)
+    for program in filter(None, programs):
+        steps = _follow_outside(Path(program), untrusted)
+        pythons = (_follow_outside(each.with_name("python"), untrusted) for each in steps)  # of virtual environments
+        for step in chain(steps, *pythons):
+            if step.parent.name == "bin":
+                yield from (step.parent, *(step.parents[1] / each for each in _BESIDE_BIN))
+            else:
+                yield step
 
 
-def _is_led_by_project(path: Path, config: ServerConfig, around: Surroundings) -> bool:
-    """Whether a link of the project leads to what its entry names: such a link could lead anywhere."""
-    return config.scope == "project" and _leads_through(path, around.project)
+def _follow_outside(path: Path, untrusted: frozenset[Path]) -> tuple[Path, ...]:
+    """As `_follow`; nothing if it leads into an untrusted folder."""
+    steps = _follow(path, untrusted)
+    return steps if steps and untrusted.isdisjoint((steps[-1], *steps[-1].parents)) else ()
 
 
-def _installations(program: Path, config: ServerConfig, around: Surroundings) -> Iterator[Path]:
-    """Where a program is installed, as it is named and with links resolved, without where the project's links lead."""
-    if os.path.exists(program):
-        is_own = _is_led_by_project(program, config, around)
-        places = (_installation(each, around.home) for each in _both(program))
-        yield from (each for each in places if not is_own or _is_in(each, around.project))
-
-
-def _installation(program: Path, home: Path | None) -> Path:
-    """The folder with `bin` and `lib` where a program is in one; else the program."""
-    prefix = program.parent.parent
-    is_one = program.parent.name == "bin" and prefix.name not in ("", ".local")
-    return prefix if is_one and not (home and home.is_relative_to(prefix)) else program
+def _follow(path: Path, untrusted: frozenset[Path]) -> tuple[Path, ...]:
+    """A path, and where its links lead one after another; nothing if one of them is in an untrusted folder."""
+    root, left = Path(os.sep), list(path.parts[1:])
+    steps, real = [root.joinpath(*left)], root
+    while left:
+        step = real / left.pop(0)
+        if not step.is_symlink():
+            real = step.parent.parent if step.name == os.pardir else step
+        elif len(steps) > _MOST_LINKS or not untrusted.isdisjoint(step.parents):
+            return ()
+        else:
+            target = Path(os.readlink(step))
+            real, parts = (root, target.parts[1:]) if target.is_absolute() else (real, target.parts)
+            left = [*parts, *left]
+            steps.append(real.joinpath(*left))
+    return (*(each for each in dict.fromkeys(steps) if os.pardir not in each.parts and each != real), real)
 
 
 def _package(script: Path, home: Path | None) -> Path:
     """The folder of a script's package, with what it depends on."""
     parts = script.parts
     if "node_modules" in parts:
-        place = Path(*parts[: parts.index("node_modules")])
-    else:
-        around = (each for each in script.parents if any((each / mark).exists() for mark in _MARKS))
-        place = next(around, script.parent)
+        return Path(*parts[: parts.index("node_modules") + 1])
+    around = (each for each in script.parents if any((each / mark).exists() for mark in _MARKS))
+    place = next(around, script.parent)
     return script if home and home.is_relative_to(place) else place
+
+
+def _find_unseen(config: ServerConfig, visible: Iterable[Path], *, around: Surroundings) -> Path | None:
+    """The first file or folder that the entry names or that its links lead to, and that is not seen."""
+    command = (config.cwd or around.project) / config.command
+    seen = {*map(Path, _SYSTEM), *visible}
+    for word in (command, command.with_name("python"), *config.args):
+        path = (config.cwd or around.project) / str(word).rpartition("=")[2]
+        if os.sep in str(word) and len(str(word)) <= _LONGEST and os.path.exists(path):
+            real = Path(os.path.realpath(path))
+            if seen.isdisjoint((real, *real.parents)):
+                return _package(real, around.home) if real.suffix in _CODE else real
+    return None
 
 
 def find_protected(folder: Path) -> Iterator[Path]:
@@ -321,17 +336,6 @@ def find_protected(folder: Path) -> Iterator[Path]:
 def _both(path: Path) -> tuple[Path, ...]:
     """A path as it was given, and with links resolved."""
     return tuple(dict.fromkeys((path, Path(os.path.realpath(path)))))
-
-
-def _steps(path: Path) -> Iterator[Path]:
-    """A path as it was given, and with its links resolved, one after another."""
-    yield path
-    for _ in range(_MOST_LINKS):
-        link = next((each for each in (*reversed(path.parents), path) if each.is_symlink()), None)
-        if link is None:
-            return
-        path = Path(os.path.normpath(link.parent / os.readlink(link)), path.relative_to(link))
-        yield path
 
 
 def _words_for_linux(

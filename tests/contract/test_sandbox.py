@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -89,7 +90,8 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
     if entry_in == "the project's file":
         desk.configure()
         shutil.copy(SERVER, desk.project)
-        own = json.dumps({"mcpServers": {"prying": prying(desk.project / SERVER.name)}})
+        desk.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        own = json.dumps({"mcpServers": {"prying": {"command": "python", "args": [SERVER.name, "aws/credentials"]}}})
         (desk.project / ".mcp.json").write_text(own, encoding="utf-8")
     else:
         desk.configure(prying=prying())
@@ -99,21 +101,23 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
     for file in (secret, hook):
         file.parent.mkdir(parents=True)
         file.write_text("old", encoding="utf-8")
+    (desk.project / "aws").symlink_to(secret.parent)
     calls: list[dict[str, Any]] = [
         {"read": str(desk.project / "notes.txt")},
         {"write": str(desk.project / "new.txt")},
         {"read": str(secret)},
+        {"read": str(desk.project / "aws" / secret.name)},
         {"write": str(hook)},
         {"connect": desk.sim.port},
     ]
 
     _, results = await run(desk, "prying", *(("pry", call) for call in calls), writes=True)
 
-    text, written, outside, hooked, connected = results
+    text, written, outside, linked, hooked, connected = results
     assert "heron-42" in text
     assert "done" in written
     assert (desk.project / "new.txt").read_text(encoding="utf-8") == "new"
-    assert ("No such file" in outside) == confined
+    assert ("No such file" in outside) == ("No such file" in linked) == confined
     assert ("Read-only file system" in hooked) == confined
     assert hook.read_text(encoding="utf-8") == ("old" if confined else "new")
     assert ("done" in connected) == network

@@ -117,26 +117,29 @@ async def test_there_is_a_network_only_if_it_is_named(desk: Desk, network: bool)
 @linux
 async def test_programs_are_seen_where_they_are_installed(desk: Desk) -> None:
     python = desk.install(desk.home / "pythons" / "3.11" / "bin" / "python3.11")
-    venv = desk.home / "tools" / "fs" / "bin"
-    tool = desk.install(venv / "fs-server")
-    (venv / "python").symlink_to(python)
-    package = desk.home / "node" / "node_modules" / "fs" / "index.js"
-    desk.install(package)
-
+    venv = desk.home / "tools" / "fs"
+    tool = desk.install(venv / "bin" / "fs-server")
+    (venv / "bin" / "python").symlink_to("python3")
+    (venv / "bin" / "python3").symlink_to(python)
+    (desk.home / "bin" / "fs-server").symlink_to(tool)
+    package = desk.install(desk.home / "node" / "node_modules" / "fs" / "index.js")
     data = desk.install(desk.home / "data")
     arguments = (str(package), f"--data={data}")
+    installed = {venv / "bin", venv / "lib", venv / "pyvenv.cfg", python.parent, python.parents[1] / "lib"}
 
-    words = await desk.words(stdio(str(tool), *arguments), fs=Sandbox())
+    for words in (
+        await desk.words(stdio(str(tool), *arguments), fs=Sandbox()),
+        await desk.words(stdio("fs-server", *arguments), fs=Sandbox()),
+    ):
+        assert installed | {package.parents[1], data} <= shown(words)
+        assert not {desk.home, desk.home / "tools", desk.home / "node"} & shown(words)
 
-    for seen in (venv.parent, python.parents[1], desk.home / "node", data):
-        assert place(words, "--ro-bind-try", seen, seen)
-    assert str(desk.home / "tools") not in words
+    by_name = await desk.words(stdio("fs-server", *arguments, scope="project"))
 
-    of_project = await desk.words(stdio(str(tool), *arguments, scope="project"))
-
-    for seen in (venv.parent, desk.home / "node"):
-        assert place(of_project, "--ro-bind-try", seen, seen)
-    assert str(data) not in of_project, "a project's entry could name any file"
+    assert installed <= shown(by_name)
+    assert not {package.parents[1], data} & shown(by_name), "a project's entry could name any file"
+    by_path = await desk.words(stdio(str(tool), *arguments, scope="project"))
+    assert not (installed | {package.parents[1], data}) & shown(by_path)
 
 
 @linux
@@ -241,9 +244,7 @@ def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
 
 
 @linux
-async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_the_project_made_the_link(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_users_own_links_are_followed_and_no_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     store = desk.home / "store"
     desk.install(store / "node_modules" / "fs" / "index.js")
     linked, between, of_project = desk.home / "tools", desk.home / "between", desk.project / "node_modules"
@@ -253,63 +254,78 @@ async def test_a_package_that_is_reached_by_a_link_is_seen_where_it_is_unless_th
         link.symlink_to(store / "node_modules")
     (linked / "node_modules").symlink_to("../between/node_modules")
 
-    words = await desk.words(stdio("node", str(linked / "node_modules" / "fs" / "index.js"), scope="project"))
-    assert {linked, between, store} <= shown(words)
+    words = await desk.words(stdio("node", str(linked / "node_modules" / "fs" / "index.js")), fs=Sandbox())
+    assert store / "node_modules" in shown(words)
 
     (desk.project / "sub").mkdir()
     (desk.home / "elsewhere").symlink_to(of_project)
+    (desk.home / "turn").symlink_to("project/node_modules/../node_modules")
     monkeypatch.chdir(desk.project)
     ways = (".", "sub/..", desk.project, f"/{desk.project}", f"/proc/self/root{desk.project}", "/proc/self/cwd")
-    for script in (*(f"{way}/node_modules/fs/index.js" for way in ways), f"{desk.home}/elsewhere/fs/index.js"):
-        own = await desk.words(stdio("node", script, scope="project"))
-        assert not {store, *store.rglob("*")} & shown(own), script
+    others = (f"{desk.home}/elsewhere", f"{desk.home}/turn", f"{desk.project}/node_modules/fs/../..")
+    for scope in ("user", "project"):
+        for script in (*(f"{way}/node_modules/fs/index.js" for way in ways), *(f"{way}/fs/index.js" for way in others)):
+            own = await desk.words(stdio("node", script, scope=scope), fs=Sandbox())
+            assert not {store, *store.rglob("*")} & shown(own), script
 
 
 @linux
 @pytest.mark.parametrize(
-    ("command", "args"),
+    ("command", "args", "unseen"),
     [
-        ("node", ["./start.js"]),
-        ("node", ["{outside}/../project/start.js"]),
-        ("node", ["{outside}/node_modules/../../project/start.js"]),
-        ("../bin/tool", []),
-        ("./leads-outside", []),
-        ("./run", []),
-        (".venv/bin/server", []),
-    ],
-    ids=[
-        *("a package around the project", "parents by `..`", "modules by `..`", "a program above", "a folder"),
-        *("a link to a program", "an interpreter's link"),
+        ("node", ["./start.js"], ""),
+        ("node", ["{outside}/../project/start.js"], ""),
+        ("node", ["{outside}/node_modules/a/index.js"], "{outside}/node_modules"),
+        ("node", ["node_modules/a/index.js"], "{outside}/node_modules"),
+        ("node", ["--data=../outside"], "{outside}"),
+        ("../bin/tool", [], "{home}/bin/tool"),
+        ("./leads-outside", [], "{outside}"),
+        ("./run", [], "{outside}/bin/tool"),
+        (".venv/bin/server", [], "{outside}/bin/tool"),
     ],
 )
-async def test_a_projects_entry_shows_nothing_around_the_project(desk: Desk, command: str, args: list[str]) -> None:
+async def test_a_projects_entry_and_links_show_nothing_and_the_reason_has_the_line_that_would(
+    desk: Desk, command: str, args: list[str], unseen: str
+) -> None:
     desk.environ["HOME"] = "/nonexistent"  # the project is not in it
     outside = desk.home / "outside"
-    (outside / "node_modules").mkdir(parents=True)
+    desk.install(outside / "node_modules" / "a" / "index.js")
     (desk.home / "package.json").write_text("{}", encoding="utf-8")
     (desk.project / "start.js").write_text("", encoding="utf-8")
     (desk.project / "leads-outside").symlink_to(outside)
+    (desk.project / "node_modules").symlink_to(outside / "node_modules")
     desk.install(desk.home / "bin" / "tool")
     (desk.project / "run").symlink_to(desk.install(outside / "bin" / "tool"))
     desk.install(desk.project / ".venv" / "bin" / "server")
     (desk.project / ".venv" / "bin" / "python").symlink_to("../../../outside/bin/tool")
     config = stdio(command, *(each.format(outside=outside) for each in args), scope="project")
 
-    words = await desk.words(config)
+    confined = (await desk.sandboxes().confine(config)).confinement
 
-    assert not {desk.home, outside} & shown(words)
+    assert confined is not None
+    assert not {path for path in shown(confined.words) if path.is_relative_to(desk.home)} - {desk.project}
+    line = unseen.format(outside=outside, home=desk.home)
+    assert f'read = ["{line or "~/folder"}"]' in confined.hint
+    assert f"does not see {line}," in confined.hint or not line
 
 
 @linux
-@pytest.mark.parametrize("start", ["..", "sub/../..", "{home}"])
-async def test_a_projects_entry_may_name_a_server_above_the_project(desk: Desk, start: str) -> None:
-    tools = desk.home / "tools"
-    desk.install(tools / "mcp" / "server.js")
-    (tools / "package.json").write_text("{}", encoding="utf-8")
-    (desk.project / "sub").mkdir()
-    script = f"{start.format(home=desk.home)}/tools/mcp/server.js"
+@pytest.mark.parametrize("writes", [False, True])
+async def test_what_the_user_names_is_not_replaced_by_a_link_of_the_project(desk: Desk, writes: bool) -> None:
+    outside = desk.install(desk.home / "outside" / "a").parent
+    (desk.project / "out").symlink_to(outside)
 
-    assert tools in shown(await desk.words(stdio("node", script, scope="project")))
+    named = (desk.project / "out",)
+    sandbox = Sandbox(write=named) if writes else Sandbox(read=named)
+
+    with pytest.raises(ServerStartError, match=r"a link in the workspace leads to .*/out\. Name the path"):
+        await desk.words(stdio(), fs=sandbox)
+
+    nested = replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (desk.project, desk.project / "out")})
+    confined = (await nested.confine(stdio())).confinement
+    assert confined is not None
+    assert outside not in shown(confined.words)
+    assert str(desk.project / "out") not in confined.words
 
 
 @linux
