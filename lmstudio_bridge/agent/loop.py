@@ -13,6 +13,8 @@ from typing import assert_never
 
 import anyio
 
+from lmstudio_bridge import events
+from lmstudio_bridge.agent import prompts, reply_checks
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
@@ -23,50 +25,11 @@ from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
-from lmstudio_bridge.agent.prompts import (
-    ANSWER_IN_FORM,
-    ANSWER_NOW,
-    CALL_LOST,
-    EMPTY_TURN,
-    FOUND_NOTHING,
-    GOING_ON,
-    IMAGES,
-    NOT_CHANGED,
-    NOT_IN_RESULTS,
-    NOT_READ,
-    NOT_THERE,
-    STILL_THERE,
-    TRY_ANOTHER_WAY,
-)
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
-from lmstudio_bridge.agent.reply_checks import (
-    ReplyKind,
-    classify_reply,
-    gives_up,
-    is_bridge_text,
-    repeats_task,
-    rule_for_failure,
-    says_already,
-    says_nothing,
-)
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
-from lmstudio_bridge.events import (
-    AnswerChecked,
-    Emit,
-    Event,
-    MessageAdded,
-    MessagesDropped,
-    Noticed,
-    Outcome,
-    RoundFinished,
-    RunFinished,
-    Stop,
-    Tally,
-    Warned,
-)
 from lmstudio_bridge.messages import (
     Approval,
     Approver,
@@ -98,7 +61,7 @@ _LONGEST_DENIAL = 200  # characters of an answer that says nothing but no
 _ASKED_FACTS = 3  # facts without a source that the model is asked about
 _LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
 _POOR_TURNS = 2  # replies without a call or an answer that are answered with a hint before the run counts as stuck
-_NO_ANSWER: Mapping[ReplyKind, str] = {
+_NO_ANSWER: Mapping[reply_checks.ReplyKind, str] = {
     "leaked_call": "The model wrote a tool call as text, also when it was asked again. The call was not run, and there "
     "is no answer.",
     "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
@@ -110,8 +73,8 @@ _NO_ANSWER: Mapping[ReplyKind, str] = {
 """Replies whose text is no answer, also in the last round, and why."""
 _NOT_COMPARED = "It took too long to compare the files that the run may have changed, so its changes are not listed."
 _POOR_TURN = {
-    CALL_LOST: "The model's tool call did not arrive.",
-    EMPTY_TURN: "The model's reply held neither a call nor an answer.",
+    prompts.CALL_LOST: "The model's tool call did not arrive.",
+    prompts.EMPTY_TURN: "The model's reply held neither a call nor an answer.",
 }
 
 
@@ -123,10 +86,10 @@ async def run(
     tool_set: ToolSet,
     policy: CallPolicy,
     limits: Limits,
-    emit: Emit,
+    emit: events.Emit,
     options: RunOptions | None = None,
-    tally: Tally | None = None,
-) -> Outcome:
+    tally: events.Tally | None = None,
+) -> events.Outcome:
     """Work on the conversation until there is an answer or a limit is reached.
 
     `tally` may hold the events that were told before `run` began. Secrets in the events and in the outcome are
@@ -138,8 +101,8 @@ async def run(
     deadline = asyncio.timeout(limits.seconds)
     if options.approver:
         options = dataclasses.replace(options, approver=_PausingApprover(options.approver, deadline))
-    this = _Run(conversation, model, tools, tool_set, policy, limits, options, emit, tally or Tally())
-    stop: Stop = "failed"
+    this = _Run(conversation, model, tools, tool_set, policy, limits, options, emit, tally or events.Tally())
+    stop: events.Stop = "failed"
     error = "The bridge has a fault; its log on stderr says more."
     outside = False
     try:
@@ -210,22 +173,22 @@ class _PausingApprover:
 
 
 async def finish_run(
-    emit: Emit,
-    tally: Tally,
+    emit: events.Emit,
+    tally: events.Tally,
     *,
-    stop: Stop,
+    stop: events.Stop,
     answer: str = "",
     error: str,
     seconds: float,
     outside: bool = False,
     timeout: float = FINISH_TIMEOUT,
-) -> Outcome:
+) -> events.Outcome:
     """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome.
 
     `seconds` is how long the run took, `outside` is as in `RunFinished`, `timeout` how many seconds the sinks get.
     """
     with anyio.move_on_after(timeout, shield=True):
-        await emit(RunFinished(stop, answer, error, seconds, outside))
+        await emit(events.RunFinished(stop, answer, error, seconds, outside))
     return tally.outcome()
 
 
@@ -241,8 +204,8 @@ class _Run:
         policy: CallPolicy,
         limits: Limits,
         options: RunOptions,
-        emit: Emit,
-        tally: Tally,
+        emit: events.Emit,
+        tally: events.Tally,
     ) -> None:
         self.conversation = conversation
         self.limits = limits
@@ -253,8 +216,8 @@ class _Run:
         self._redact = options.filters.redact
         self._answer_now = False  # the next round is the last, whatever the limit
         self._hint = ""  # for the model, before the next request
-        self._last_hint = ANSWER_NOW  # before the request whose reply is the answer
-        self._said = GOING_ON  # what the model said before the hint
+        self._last_hint = prompts.ANSWER_NOW  # before the request whose reply is the answer
+        self._said = prompts.GOING_ON  # what the model said before the hint
         self._poor_turns = 0  # replies in a row without a call or an answer
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
@@ -329,7 +292,9 @@ class _Run:
         leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
         messages = self.conversation.messages
         return not (
-            leaked or is_bridge_text(text, messages) or (whole and self.names() and says_nothing(text, messages))
+            leaked
+            or reply_checks.is_bridge_text(text, messages)
+            or (whole and self.names() and reply_checks.says_nothing(text, messages))
         )
 
     def names(self) -> Collection[str]:
@@ -338,10 +303,10 @@ class _Run:
             return ()
         return {*self.executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
 
-    async def tell(self, event: Event) -> None:
+    async def tell(self, event: events.Event) -> None:
         before = self.tally.last_text
         self.tally.add(event)
-        if isinstance(event, RoundFinished):
+        if isinstance(event, events.RoundFinished):
             if event.text and not self.is_presentable(event.text):
                 self.tally.last_text = before
             self._reasoning = "" if event.text or event.calls else event.reasoning or self._reasoning
@@ -352,28 +317,30 @@ class _Run:
         self.last = self._answer_now or number == self.limits.max_rounds
         if self.last and number > 1:
             self._hint = self._last_hint
-            if self._hint == ANSWER_NOW and (rule := rule_for_failure(self.conversation.task())):
-                self._hint = f"{ANSWER_NOW} {rule[1]}"
+            if self._hint == prompts.ANSWER_NOW and (rule := reply_checks.rule_for_failure(self.conversation.task())):
+                self._hint = f"{prompts.ANSWER_NOW} {rule[1]}"
         if self._hint:
             await self.remind(self._hint, said=self._said)
-        self._said = GOING_ON
+        self._said = prompts.GOING_ON
         await self.make_room()
         return () if self.last else self.offered()
 
-    def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> ReplyKind:
+    def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> reply_checks.ReplyKind:
         """What kind of reply it is."""
         if self.last:  # calls cannot be made any more: what the text is without them counts
             reply = dataclasses.replace(reply, calls=())
-        kind = classify_reply(
+        kind = reply_checks.classify_reply(
             reply, tools_offered=bool(offered), names=self.names(), messages=self.conversation.messages
         )
         if kind == "answer" and self._delimiter.is_copied(reply.text):
             return "own_words"  # small models copy the delimiter and stop there, or count it among the lines
-        if kind == "answer" and repeats_task(reply.text, self.conversation.task()):
+        if kind == "answer" and reply_checks.repeats_task(reply.text, self.conversation.task()):
             return "own_words"
         return kind
 
-    async def take_text(self, number: int, reply: Completion, kind: ReplyKind) -> tuple[Stop, str] | None:
+    async def take_text(
+        self, number: int, reply: Completion, kind: reply_checks.ReplyKind
+    ) -> tuple[events.Stop, str] | None:
         """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
         if kind == "answer" and number < self.limits.max_rounds:
             question = "" if self.last else await self.question_coverage(reply.text)
@@ -388,18 +355,20 @@ class _Run:
             if number == self.limits.max_rounds and number > 1 and not self._answer_now:
                 return "round_limit", ""
             if reply.finish_reason == "length":
-                await self.tell(Warned("The answer was cut off at the limit of tokens for one reply."))
+                await self.tell(events.Warned("The answer was cut off at the limit of tokens for one reply."))
             return "answered", ""
         if self._answer_now or (self.last and kind in _NO_ANSWER) or self.is_final(kind, reply):
             return await self.give_up(kind)
         self._poor_turns += 1
         if self._poor_turns > _POOR_TURNS:
             return await self.give_up(kind)
-        self._hint = EMPTY_TURN if kind in ("empty", "nothing", "thought_only", "own_words") else CALL_LOST
+        self._hint = (
+            prompts.EMPTY_TURN if kind in ("empty", "nothing", "thought_only", "own_words") else prompts.CALL_LOST
+        )
         await self.notice(f"{_POOR_TURN[self._hint]} It was reminded to go on.")
         return None
 
-    def is_final(self, kind: ReplyKind, reply: Completion) -> bool:
+    def is_final(self, kind: reply_checks.ReplyKind, reply: Completion) -> bool:
         """Whether a reminder would bring nothing: the server refuses, or the model only thinks or repeats itself."""
         if kind == "thought_only":
             is_plan = not self.is_presentable(reply.reasoning) or announces_call(
@@ -408,14 +377,14 @@ class _Run:
             return reply.finish_reason != "length" and not is_plan
         return kind in ("endless", "filtered")
 
-    async def give_up(self, kind: ReplyKind) -> tuple[Stop, str]:
+    async def give_up(self, kind: reply_checks.ReplyKind) -> tuple[events.Stop, str]:
         """End a run whose model says no more: an answer that was questioned stands, and reasoning beats nothing."""
         if answer := self._questioned or self._unchecked:
             self.tally.last_text = answer
             return "answered", ""
         if self._reasoning and kind in ("thought_only", "empty") and self.is_presentable(self._reasoning):
             self.tally.last_text = self._reasoning
-            await self.tell(Warned("The reply was all reasoning; the model gave no answer outside it."))
+            await self.tell(events.Warned("The reply was all reasoning; the model gave no answer outside it."))
         return "stuck", _NO_ANSWER.get(kind, "")
 
     async def question_coverage(self, answer: str) -> str:
@@ -431,11 +400,16 @@ class _Run:
         shown = ", ".join(unread[:_ASKED_FILES])
         await self.notice(f"Not read yet: {shown}. The model was asked to read that first.")
         self.requester.require_call()
-        return NOT_READ.format(files=shown)
+        return prompts.NOT_READ.format(files=shown)
 
     async def question_change(self, answer: str) -> str:
         """What to ask the model that stops without the change that its task asks for; "" if it need not be asked."""
-        if self._asked_to_change >= _ASKED_TO_CHANGE or gives_up(answer) or denies(answer) or says_already(answer):
+        if (
+            self._asked_to_change >= _ASKED_TO_CHANGE
+            or reply_checks.gives_up(answer)
+            or denies(answer)
+            or reply_checks.says_already(answer)
+        ):
             return ""
         if self._evidence.left[0] and not self._asked_to_change:
             self._asked_to_change = _ASKED_TO_CHANGE
@@ -443,7 +417,7 @@ class _Run:
             await self.notice("Not all was changed. The model was asked to change the rest.")
             self.requester.require_call(changing=True)
             text, path = self._evidence.left
-            return STILL_THERE.format(text=repr(text), path=path)
+            return prompts.STILL_THERE.format(text=repr(text), path=path)
         so_far = self.tally.outcome()
         if so_far.access != "write" or not so_far.nothing_changed or bool(so_far.failed) != bool(self._asked_to_change):
             return ""
@@ -451,11 +425,11 @@ class _Run:
         self._unchecked = self._unchecked or answer
         await self.notice("Nothing was changed yet. The model was asked to make the change.")
         self.requester.require_call(changing=True)
-        return NOT_CHANGED
+        return prompts.NOT_CHANGED
 
     async def question_form(self, answer: str) -> str:
         """What to ask the model whose answer denies in other words than the task wants; "" if it need not be asked."""
-        found = rule_for_failure(self.conversation.task())
+        found = reply_checks.rule_for_failure(self.conversation.task())
         if self._asked_for_form or found is None or found[0] in answer:
             return ""
         if not denies(answer) or len(answer) > _LONGEST_DENIAL:
@@ -464,7 +438,7 @@ class _Run:
         self._asked_for_form = True
         self._unchecked = self._unchecked or answer
         await self.notice(f"The task wants {word} in place of such an answer; the model was asked for it.")
-        self._answer_now, self._last_hint = True, ANSWER_IN_FORM.format(rule=rule)
+        self._answer_now, self._last_hint = True, prompts.ANSWER_IN_FORM.format(rule=rule)
         return self._last_hint
 
     async def question_sources(self, answer: str) -> str:
@@ -478,9 +452,12 @@ class _Run:
         self._questioned = answer
         await self.notice(f"Not in any result: {', '.join(missing[:_ASKED_FACTS])}. The model was asked about it once.")
         if is_absent:  # asked to look it up, small models read the same again and repeat the answer
-            self._answer_now, self._last_hint = True, NOT_THERE.format(facts=", ".join(found.absent[:_ASKED_FACTS]))
+            self._answer_now, self._last_hint = (
+                True,
+                prompts.NOT_THERE.format(facts=", ".join(found.absent[:_ASKED_FACTS])),
+            )
             return self._last_hint
-        return NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
+        return prompts.NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
 
     async def check_facts(self, answer: str) -> Grounding:
         """Look up the facts of an answer in what the run has seen."""
@@ -495,7 +472,7 @@ class _Run:
         doubts = self._evidence.doubts(self.final_text(), grounding.sources)
         coverage = "; ".join(part for part in (self._evidence.coverage(self.conversation.task()), *doubts) if part)
         if grounding.sources or grounding.missing or coverage:
-            await self.tell(AnswerChecked(tuple(map(str, grounding.sources)), grounding.missing, coverage))
+            await self.tell(events.AnswerChecked(tuple(map(str, grounding.sources)), grounding.missing, coverage))
 
     async def report_changes(self, options: RunOptions) -> None:
         """Tell what the run changed, whatever else is being cancelled."""
@@ -505,7 +482,7 @@ class _Run:
             if changed := await options.watch.finish():
                 await self.tell(changed)
         if limit.cancelled_caught:
-            await self.tell(Warned(_NOT_COMPARED))
+            await self.tell(events.Warned(_NOT_COMPARED))
 
     def offered(self) -> tuple[ToolSpec, ...]:
         """The tools of the next request. What comes later stands last: the engine has read the rest."""
@@ -527,7 +504,7 @@ class _Run:
                 call.arguments,
                 result.text,
                 result.is_error,
-                FOUND_NOTHING in result.text or (call.name == "find_text" and "\n" not in result.text),
+                prompts.FOUND_NOTHING in result.text or (call.name == "find_text" and "\n" not in result.text),
                 self.is_known(call, result),
             )
             for call, result in zip(calls, results, strict=True)
@@ -557,8 +534,8 @@ class _Run:
         """Show the images of a turn's results to a model that sees; others have read what they are."""
         shown = [image for image in images if image.mime_type in _SEEN_TYPES and len(image.data) <= _MAX_IMAGE]
         if self.limits.vision and shown:
-            await self.add(AssistantMessage(GOING_ON))  # images go into a user's turn, and turns must alternate
-            await self.add(UserMessage(IMAGES, tuple(shown[-_MAX_IMAGES:])))
+            await self.add(AssistantMessage(prompts.GOING_ON))  # images go into a user's turn, and turns must alternate
+            await self.add(UserMessage(prompts.IMAGES, tuple(shown[-_MAX_IMAGES:])))
 
     async def make_room(self) -> None:
         """Shorten old results in one big step before the context is full: each step costs the prompt cache."""
@@ -570,7 +547,7 @@ class _Run:
 
     async def break_repetition(self, repetition: Repetition) -> None:
         """Take the step against the repetition, and leave a hint for the next round."""
-        self._hint = f"{repetition.text} {TRY_ANOTHER_WAY}"
+        self._hint = f"{repetition.text} {prompts.TRY_ANOTHER_WAY}"
         insists = self.requester.gave_up or repetition.step == Step.ANSWER_NOW
         if insists and not self.requester.asks_natively and (question := await self.question_change("")):
             self._hint = f"{repetition.text} {question}"
@@ -602,15 +579,15 @@ class _Run:
         count = len(self.conversation.messages) - starts[-turns]
         self.conversation.drop_last(count)
         self._detector.forget_turns(turns)
-        await self.tell(MessagesDropped(count))
+        await self.tell(events.MessagesDropped(count))
 
-    async def remind(self, hint: str, *, said: str = GOING_ON) -> None:
+    async def remind(self, hint: str, *, said: str = prompts.GOING_ON) -> None:
         """Give the model a hint after what it said."""
         # Strict templates want user and assistant in turn, and don't count calls and results.
         await self.add(AssistantMessage(said))
         await self.add(UserMessage(hint))
 
-    async def structure_answer(self, schema: JSONObject, stop: Stop) -> tuple[Stop, str]:
+    async def structure_answer(self, schema: JSONObject, stop: events.Stop) -> tuple[events.Stop, str]:
         """Get the answer in the form of the schema; returns how the run ends then, and the error if it failed."""
         # Imported here because jsonschema takes a tenth of the time in which the bridge starts.
         from lmstudio_bridge.agent.structured_output import StructuredOutputError, request_structured_output
@@ -627,11 +604,11 @@ class _Run:
         return stop, ""
 
     async def notice(self, text: str) -> None:
-        await self.tell(Noticed(Notice("recovery", text)))
+        await self.tell(events.Noticed(Notice("recovery", text)))
 
     async def add(self, message: Message) -> None:
         self.conversation.add(message)
-        await self.tell(MessageAdded(message))
+        await self.tell(events.MessageAdded(message))
 
 
 def _is_in(arguments: str, task: str) -> bool:

@@ -11,26 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from lmstudio_bridge.agent import reply_checks
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Compactor, Conversation
 from lmstudio_bridge.agent.first_call import first_tools
 from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_reply, reply_schema
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
-from lmstudio_bridge.agent.reply_checks import (
-    CUT_CALL,
-    ENDLESS,
-    LONGEST_REPETITION,
-    LOST_CALL,
-    ReplyKind,
-    as_answer,
-    classify_reply,
-    find_repetition,
-    gives_up,
-    is_unfounded,
-    names_call,
-    plain_turns,
-    without_half_call,
-)
 from lmstudio_bridge.agent.schemas import object_schema, simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
@@ -61,7 +47,7 @@ from lmstudio_bridge.messages import (
 )
 
 _MAX_PROBES = 40  # requests of a run
-_LOST: Mapping[ReplyKind, str] = {
+_LOST: Mapping[reply_checks.ReplyKind, str] = {
     "lost_call": "LM Studio lost a tool call of the model; retrying the request.",
     "leaked_call": "The model wrote a tool call as text; retrying the request.",
     "announced": "The model announced a tool call but made none; retrying the request.",
@@ -104,7 +90,7 @@ class _Part:
         self._count += len(piece)
         if self._count < _NEW_TEXT:
             return
-        self._tail = "".join((self._tail, *self._new))[-LONGEST_REPETITION:]
+        self._tail = "".join((self._tail, *self._new))[-reply_checks.LONGEST_REPETITION :]
         self._new.clear()
         self._count = 0
         if _is_endless(self._tail, self._read):
@@ -195,15 +181,17 @@ class ModelRequester:
             try:
                 messages, specs, schema = self._form(number, conversation, self._specs(offered))
                 reply = await self._send(number, messages, specs, schema)
-                if schema is not None and reply.finish_reason != ENDLESS:
+                if schema is not None and reply.finish_reason != reply_checks.ENDLESS:
                     reply = self._read(reply)
                 if reply.usage and reply.usage.prompt_tokens:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
-                kind = classify_reply(reply, tools_offered=bool(offered), names=names, messages=conversation.messages)
+                kind = reply_checks.classify_reply(
+                    reply, tools_offered=bool(offered), names=names, messages=conversation.messages
+                )
                 names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
-                    return as_answer(reply, counts_tokens=self._counts_tokens) or reply
+                    return reply_checks.as_answer(reply, counts_tokens=self._counts_tokens) or reply
                 if kind == "endless":
                     if kind in asked_again:
                         return reply
@@ -212,11 +200,13 @@ class ModelRequester:
                     await self._notice("The model repeated the same words without end; retrying the request.")
                 elif kind == "cut_call":
                     if not self._raise_max_tokens():
-                        return without_half_call(reply)
+                        return reply_checks.without_half_call(reply)
                     await self._notice(
                         f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
                     )
-                elif kind == "leaked_call" and offered and self.asks_natively and names_call(reply, offered):
+                elif (
+                    kind == "leaked_call" and offered and self.asks_natively and reply_checks.names_call(reply, offered)
+                ):
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
@@ -230,7 +220,7 @@ class ModelRequester:
                     and self._is_unfounded(reply, conversation, offered, number)
                 ):
                     asked_again.add("unfounded")
-                    self._must_call, self.gave_up = True, gives_up(reply.text)
+                    self._must_call, self.gave_up = True, reply_checks.gives_up(reply.text)
                     await self._notice("The model answered without calling a tool; retrying with a tool call required.")
                 elif kind == "thought_only" and "thought_only" not in asked_again:
                     asked_again.add("thought_only")
@@ -247,7 +237,7 @@ class ModelRequester:
                         if offered and self.asks_natively:
                             await self.use_json_calls("The server cannot parse the model's tool calls")
                             continue
-                        return Completion("", finish_reason=LOST_CALL)
+                        return Completion("", finish_reason=reply_checks.LOST_CALL)
                     raise
                 asked_again.add(fault)
                 await self._repair(exc, conversation, offered)
@@ -261,7 +251,7 @@ class ModelRequester:
         if any(isinstance(message, ToolMessage) for message in conversation.messages):
             return False
         known = "\n".join(message.text for message in conversation.messages)
-        return is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
+        return reply_checks.is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
 
     async def _loosen_schema(self, error: LLMResponseError) -> None:
         """The engine refused the schema of the reply, or the reply is no such JSON."""
@@ -289,7 +279,11 @@ class ModelRequester:
         Raises:
             LLMError: There is no reply.
         """
-        messages = plain_turns(conversation.messages) if self._json_calls or self._plain else conversation.messages
+        messages = (
+            reply_checks.plain_turns(conversation.messages)
+            if self._json_calls or self._plain
+            else conversation.messages
+        )
         await self._tell(RoundStarted(number, self._max_rounds, 0))
         for bound in (True, False):
             try:
@@ -401,7 +395,11 @@ class ModelRequester:
     ) -> tuple[Sequence[Message], Sequence[ToolSpec], JSONObject | None]:
         """Messages, tools and response schema of a request for a call or an answer."""
         if not self._json_calls:
-            return plain_turns(conversation.messages) if self._plain else conversation.messages, specs, None
+            return (
+                reply_checks.plain_turns(conversation.messages) if self._plain else conversation.messages,
+                specs,
+                None,
+            )
         self._described = self._described or specs
         must_call = self._must_call or (_only_failed(conversation, number) and not self.gave_up)
         allowed: Sequence[ToolSpec] = specs
@@ -430,7 +428,7 @@ class ModelRequester:
         self._unbound = 0
         if read is None and not reply.text.strip():
             return reply  # all thinking
-        return read or Completion("", reply.text, (), CUT_CALL, reply.model, reply.usage)
+        return read or Completion("", reply.text, (), reply_checks.CUT_CALL, reply.model, reply.usage)
 
     async def _send(
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
@@ -486,13 +484,13 @@ class ModelRequester:
             )
         except _EndlessReplyError:
             text = self.partial_text()
-            reply = Completion(text[: find_repetition(text)].strip(), finish_reason=ENDLESS)
+            reply = Completion(text[: reply_checks.find_repetition(text)].strip(), finish_reason=reply_checks.ENDLESS)
         if reply.finish_reason == "length":
             written = (reply.text, reply.reasoning, *(call.arguments for call in reply.calls))
             if any(_is_endless(each.rstrip(), read) for each in written):
                 text = partial_answer(reply.text) if self._json_calls else reply.text
-                text = text[: find_repetition(text)].strip()
-                reply = replace(reply, text=text, calls=(), finish_reason=ENDLESS)
+                text = text[: reply_checks.find_repetition(text)].strip()
+                reply = replace(reply, text=text, calls=(), finish_reason=reply_checks.ENDLESS)
         self._pieces.clear()
         self._broken_off = False
         self._counts_tokens = self._counts_tokens or bool(reply.usage and reply.usage.completion_tokens)
@@ -516,7 +514,7 @@ class ModelRequester:
 
 def _is_endless(text: str, read: Sequence[str]) -> bool:
     """Whether a text ends in an endless repetition that is no copy of one of the `read` texts, as of a log's rows."""
-    start = find_repetition(text)
+    start = reply_checks.find_repetition(text)
     if start is None:
         return False
     copied = text[start:].replace("\\n", "\n").strip("\\ \n")  # the text may be JSON

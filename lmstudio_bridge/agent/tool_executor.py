@@ -14,32 +14,14 @@ from typing import TypeVar
 
 import anyio
 
+from lmstudio_bridge import events
+from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing
 from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import Held, RunOptions
-from lmstudio_bridge.agent.prompts import (
-    CHANGED_NOTHING,
-    FAILED,
-    FOUND_NOTHING,
-    HOLDS_PLACEHOLDER,
-    INVISIBLE,
-    LOOK_FIRST,
-    NAME_MISSING,
-    NOT_CALLED,
-    NOT_MADE_YET,
-    OVERWRITES,
-    SAME_CALL,
-    SHORTER_SEARCH,
-    STILL_THERE,
-    TOO_MANY_CALLS,
-    TOOL_REMOVED,
-    TRY_AGAIN,
-    UNDOES_EDIT,
-    WHOLE_PATH,
-)
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tools import (
     FIND_TOOLS,
@@ -53,21 +35,6 @@ from lmstudio_bridge.agent.tools import (
     read_query,
 )
 from lmstudio_bridge.errors import DownstreamError, SessionLostError, ToolTimeoutError
-from lmstudio_bridge.events import (
-    APPROVED,
-    INVALID_ARGUMENTS,
-    NOT_APPROVED,
-    NOT_ASKED,
-    OWN_SERVER,
-    UNKNOWN_TOOL,
-    UNREAD_FILE,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Emit,
-    Noticed,
-    Warned,
-)
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import (
     Approver,
@@ -144,7 +111,7 @@ class ToolExecutor:
         selection: ToolSelection,
         composites: CompositeTools,
         evidence: Evidence,
-        tell: Emit,
+        tell: events.Emit,
         options: RunOptions,
     ) -> None:
         self._tools = tools
@@ -199,7 +166,7 @@ class ToolExecutor:
         for index, call in enumerate(calls):
             if results[index] is None:
                 done = first[call.name, call.arguments] in run
-                text = SAME_CALL if done else TOO_MANY_CALLS.format(most=MAX_CALLS)
+                text = prompts.SAME_CALL if done else prompts.TOO_MANY_CALLS.format(most=MAX_CALLS)
                 tool = self._tool_set.find(call.name)
                 reason = f"more than {MAX_CALLS} calls in one turn"
                 refusal = _Refusal(text, is_error=not done, source=tool.source if tool else None, reason=reason)
@@ -240,12 +207,12 @@ class ToolExecutor:
         unasked = decision if approver is None else Decision("allowed")  # of a call that fails for another reason
         sent_arguments = _as_json(prepared.arguments)
         if self._weak and (undone := self._find_undone(prepared.arguments)):
-            text, reason = UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
+            text, reason = prompts.UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
             return _Refusal(text, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments)
         if tool.read_only is not True and self._holds_placeholder(sent_arguments):
             reason = "the placeholder of a secret would have been written"
             return _Refusal(
-                HOLDS_PLACEHOLDER, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments
+                prompts.HOLDS_PLACEHOLDER, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments
             )
         if not inner and (refusal := await self._show_before_write(number, call, prepared)):
             return refusal
@@ -264,15 +231,17 @@ class ToolExecutor:
         # One by one: redacted as a whole, JSON may be JSON no more.
         shown = [(self._redact(name), self._redact(_as_json(value))) for name, value in prepared.arguments.items()]
         async with self._asking:
-            await self._tell(Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
+            await self._tell(events.Noticed(Notice("queue", f"waiting for your approval of {tool.server} {tool.name}")))
             try:
                 answer = await approver.approve(tool, shown)
             except anyio.get_cancelled_exc_class():  # the time limit of the run, or the host
-                await self._tell(Warned(f"The run ended while it waited for approval of {tool.server} {tool.name}."))
+                await self._tell(
+                    events.Warned(f"The run ended while it waited for approval of {tool.server} {tool.name}.")
+                )
                 raise
         if answer == "yes":
-            return Decision("allowed", rule=APPROVED)
-        return replace(refusal, rule=NOT_APPROVED if answer == "no" else NOT_ASKED)
+            return Decision("allowed", rule=events.APPROVED)
+        return replace(refusal, rule=events.NOT_APPROVED if answer == "no" else events.NOT_ASKED)
 
     def _find_undone(self, arguments: JSONObject) -> str:
         """The path of an edit that puts an old text back which this run replaced; small models do that."""
@@ -285,20 +254,22 @@ class ToolExecutor:
             text, is_error = own
             return _Refusal("\n".join((text, *problems)) + self._take_notes(), is_error, own=True)
         if problems:
-            return _Refusal(f"{FAILED}{problems[0]}", reason="its server could not be started")
+            return _Refusal(f"{prompts.FAILED}{problems[0]}", reason="its server could not be started")
         tool = self._tool_set.find(call.name)
         prepared = self._tool_set.prepare_call(call)
         if self._selection.is_removed(tool.name if tool else call.name):
             arguments = prepared.arguments if isinstance(prepared, PreparedCall) else None
             source, reason = tool.source if tool else None, "its calls repeated each other"
-            return _Refusal(TOOL_REMOVED, source=source, reason=reason, arguments=arguments)
+            return _Refusal(prompts.TOOL_REMOVED, source=source, reason=reason, arguments=arguments)
         if isinstance(prepared, RefusedCall):
             text = self._redact(prepared.text)
             if prepared.tool is None:
-                return _Refusal(text, decision=Decision("", rule=UNKNOWN_TOOL), reason="no such tool")
-            problem = self._short(prepared.text.partition(NOT_CALLED)[2].partition("\n")[0])
-            reason = f"{INVALID_ARGUMENTS}: {problem}"
-            return _Refusal(text, source=prepared.tool, decision=Decision("", rule=INVALID_ARGUMENTS), reason=reason)
+                return _Refusal(text, decision=Decision("", rule=events.UNKNOWN_TOOL), reason="no such tool")
+            problem = self._short(prepared.text.partition(prompts.NOT_CALLED)[2].partition("\n")[0])
+            reason = f"{events.INVALID_ARGUMENTS}: {problem}"
+            return _Refusal(
+                text, source=prepared.tool, decision=Decision("", rule=events.INVALID_ARGUMENTS), reason=reason
+            )
         return prepared
 
     async def _start_needed(self, call: ToolCall) -> list[str]:
@@ -342,14 +313,14 @@ class ToolExecutor:
         source, arguments = refusal.source, refusal.arguments
         if (remedy := refusal.decision.remedy) and remedy not in self._told:
             self._told.add(remedy)
-            await self._tell(Warned(self._redact(clean_text(remedy)[0])))
+            await self._tell(events.Warned(self._redact(clean_text(remedy)[0])))
         if source is not None and self._policy.writes(source, arguments):
             self._evidence.add_failed_change(call.arguments)
         await self._tell(
-            CallFinished(
+            events.CallFinished(
                 number,
                 call.id,
-                source.server if source else OWN_SERVER if refusal.own else "",
+                source.server if source else events.OWN_SERVER if refusal.own else "",
                 source.name if source else call.name,
                 refusal.text,
                 refusal.is_error,
@@ -391,20 +362,20 @@ class ToolExecutor:
         started_at = self._clock()
 
         async def on_progress(text: str) -> None:
-            await self._tell(CallProgress(call.id, server, tool, clean_text(text)[0]))
+            await self._tell(events.CallProgress(call.id, server, tool, clean_text(text)[0]))
 
         if prepared.changes:
             text = f"{server}: {tool} was understood so: {'; '.join(prepared.changes)}"
-            await self._tell(Noticed(Notice("strategy", text)))
+            await self._tell(events.Noticed(Notice("strategy", text)))
         about = self._about(prepared.arguments)
         if writes and not inner and self._has_looked and not self._has_found:
             self._evidence.add_blind_change(about)
-        await self._tell(CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
+        await self._tell(events.CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
         advice, is_lost = "", False
         try:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
-            result, advice = ToolResult(exc.explain(), is_error=True), f"\n{TRY_AGAIN}"
+            result, advice = ToolResult(exc.explain(), is_error=True), f"\n{prompts.TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
         if result.is_error and writes:
             self._evidence.add_failed_change(sent_arguments)
@@ -417,10 +388,10 @@ class ToolExecutor:
             text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
         else:
             text = await self._shown(call, allowed, result, advice)
-        text = f"{SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
+        text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         await self._tell(
-            CallFinished(
+            events.CallFinished(
                 number,
                 call.id,
                 server,
@@ -451,7 +422,7 @@ class ToolExecutor:
             return "" if inner else left
         effect = await self._watch.effect(tool, held)
         if effect == "":
-            return f"\n{CHANGED_NOTHING}"
+            return f"\n{prompts.CHANGED_NOTHING}"
         if effect is None or _SHOWS_DIFF.search(result.text):
             return ""
         shown = self._redact(clean_text(effect)[0])
@@ -473,7 +444,7 @@ class ToolExecutor:
             self._evidence.left = found or ("", "")
             self._left_in = frozenset(held if found else ())
             self._left_edit = next((each for each in edits if found and each[0] == found[0]), ("", ""))
-        return f"\n{STILL_THERE.format(text=repr(found[0]), path=found[1])}" if found else ""
+        return f"\n{prompts.STILL_THERE.format(text=repr(found[0]), path=found[1])}" if found else ""
 
     async def _show_before_write(self, number: int, call: ToolCall, prepared: PreparedCall) -> _Refusal | None:
         """The answer to a call that would replace a whole file which the run has not read; None if the call may run.
@@ -496,8 +467,10 @@ class ToolExecutor:
             return None  # nothing would be lost
         held = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, found.text))[0])
         self._evidence.add(path, held)
-        text = OVERWRITES.format(path=self._redact(clean_text(path)[0]), tool=call.name, data=self._store.show(held))
-        decision = Decision("allowed", rule=UNREAD_FILE)
+        text = prompts.OVERWRITES.format(
+            path=self._redact(clean_text(path)[0]), tool=call.name, data=self._store.show(held)
+        )
+        decision = Decision("allowed", rule=events.UNREAD_FILE)
         reason = "the file exists, and was not read before"
         return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=arguments)
 
@@ -537,16 +510,16 @@ class ToolExecutor:
         # Of a search only what was found: the text that was looked for may be nowhere.
         self._evidence.add(call.name, data if call.name == "find_text" else f"{own}\n{data}")
         self._evidence.add_files(result.looked_at)
-        text = f"{FAILED}{own}" if result.is_error else own
+        text = f"{prompts.FAILED}{own}" if result.is_error else own
         if data:
             text += f"\n{self._store.show(data)}"
         self._has_looked |= call.name == "find_text" and not data
         self._has_found |= bool(data) and not result.is_error
         await self._tell(
-            CallFinished(
+            events.CallFinished(
                 number,
                 call.id,
-                OWN_SERVER,
+                events.OWN_SERVER,
                 call.name,
                 text,
                 result.is_error,
@@ -571,9 +544,9 @@ class ToolExecutor:
         self._evidence.add_call(tool.server, tool.name, allowed.sent_arguments, whole, is_error=result.is_error)
         text = self._store.show(whole) + advice
         if invisible:
-            text += f"\n{INVISIBLE.format(count=f'{invisible:,}')}"
+            text += f"\n{prompts.INVISIBLE.format(count=f'{invisible:,}')}"
         if result.is_error:
-            text = FAILED + text
+            text = prompts.FAILED + text
             if hint := self._hint(call, allowed.prepared.arguments, result.text):
                 text += f"\n{hint}"
         elif (tool.read_only is True or _SEARCHES.search(tool.name)) and holds_nothing(result.text):
@@ -581,7 +554,7 @@ class ToolExecutor:
             if (
                 _SEARCHES.search(tool.name) and not self._has_found
             ):  # later, a 1.5B model undid what it had done, and began anew
-                text += f"\n{FOUND_NOTHING}"
+                text += f"\n{prompts.FOUND_NOTHING}"
         else:
             self._has_found = True
         return text + self._take_notes()
@@ -589,13 +562,13 @@ class ToolExecutor:
     def _hint(self, call: ToolCall, arguments: JSONObject, error: str) -> str:
         """What to tell the model about an error that it can mend; "" if nothing."""
         if _EXISTS.search(error) and (path := path_in_folder(arguments)):
-            return WHOLE_PATH.format(path=self._redact(clean_text(path)[0]))
+            return prompts.WHOLE_PATH.format(path=self._redact(clean_text(path)[0]))
         if not _MISSING.search(error):
             return ""
         if any(find_edits(arguments)) and (making := self._selection.making_tool(call.name)):
-            return NOT_MADE_YET.format(tool=making)
+            return prompts.NOT_MADE_YET.format(tool=making)
         listing = self._selection.listing_tool(call.name)
-        return LOOK_FIRST.format(tool=listing) if listing else NAME_MISSING
+        return prompts.LOOK_FIRST.format(tool=listing) if listing else prompts.NAME_MISSING
 
 
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:

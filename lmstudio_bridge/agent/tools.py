@@ -17,16 +17,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
-from lmstudio_bridge.agent.prompts import (
-    CALL_LIKE,
-    DID_YOU_MEAN,
-    MUST_FIT_SCHEMA,
-    NO_OTHER_TOOL,
-    NO_SUCH_TOOL,
-    NOT_CALLED,
-    TOOLS_ARE,
-)
 from lmstudio_bridge.agent.schemas import ObjectSchema, SchemaWork, object_schema
 from lmstudio_bridge.agent.tool_ranking import FITS, Index, tool_words
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec, resolve_tool_name
@@ -185,8 +177,12 @@ class ToolSet:
         near = [offered for offered in self._tools if offered.endswith(f"__{plain}")]
         near = near or get_close_matches(plain, self._tools, n=3, cutoff=0.5)
         names = ", ".join(near or list(self._tools)[:_SHOWN_NAMES])
-        advice = (DID_YOU_MEAN if near else TOOLS_ARE).format(names=names) if names else "There are no tools at all."
-        return NO_SUCH_TOOL.format(name=repr(shortened(name, _SHOWN_NAME)), advice=advice)
+        advice = (
+            (prompts.DID_YOU_MEAN if near else prompts.TOOLS_ARE).format(names=names)
+            if names
+            else "There are no tools at all."
+        )
+        return prompts.NO_SUCH_TOOL.format(name=repr(shortened(name, _SHOWN_NAME)), advice=advice)
 
 
 def definition_chars(tool: ServerTool) -> int:
@@ -263,7 +259,7 @@ class ToolSelection:
         except (ValueError, KeyError) as exc:
             return f"find_tools was not done: it needs a query ({exc}).", True
         if not found:
-            return NO_OTHER_TOOL, False
+            return prompts.NO_OTHER_TOOL, False
         lines = [f"- {spec.name}: {spec.description[:_SHOWN_DESCRIPTION]}" for spec in found]
         return "\n".join(["These can be called now:", *lines]), False
 
@@ -434,13 +430,13 @@ def _best(ranked: Sequence[Tool], *, room: float, most: int) -> list[Tool]:
 
 def _invalid_arguments(tool: Tool, call: ToolCall, problem: str) -> str:
     lines = [
-        f"{tool.name}{NOT_CALLED}{shortened(problem, _SHOWN_PROBLEM)}",
+        f"{tool.name}{prompts.NOT_CALLED}{shortened(problem, _SHOWN_PROBLEM)}",
         f"You sent: {call.arguments[:_SHOWN_ARGUMENTS]}",
-        MUST_FIT_SCHEMA.format(schema=json.dumps(tool.spec.parameters, ensure_ascii=False)),
+        prompts.MUST_FIT_SCHEMA.format(schema=json.dumps(tool.spec.parameters, ensure_ascii=False)),
     ]
     example = _example(tool.spec.parameters)
     if find_problem(example, tool.schema) is None:
-        lines.append(CALL_LIKE.format(example=json.dumps(example, ensure_ascii=False)))
+        lines.append(prompts.CALL_LIKE.format(example=json.dumps(example, ensure_ascii=False)))
     return "\n".join(lines)
 
 

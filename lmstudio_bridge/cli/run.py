@@ -20,28 +20,10 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
+from lmstudio_bridge import events
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
 from lmstudio_bridge.cli.terminal import SPINNER_SAMPLE, can_show, markdown_in_terminal, open_console, print_marked
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.events import (
-    CallFinished,
-    Emit,
-    Event,
-    FilesChanged,
-    Generating,
-    ItemFinished,
-    ItemsProgress,
-    ModelChosen,
-    Noticed,
-    RoundFinished,
-    RoundStarted,
-    RunContinued,
-    RunFinished,
-    RunStarted,
-    ServerFailed,
-    Tally,
-    Warned,
-)
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
 from lmstudio_bridge.runs.item_rows import why_not_done
@@ -132,13 +114,13 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         try:
             async with display as show:
 
-                async def emit(event: Event) -> None:
+                async def emit(event: events.Event) -> None:
                     nonlocal run_id, has_changed
-                    if isinstance(event, RunStarted | RunContinued):
+                    if isinstance(event, events.RunStarted | events.RunContinued):
                         run_id = event.run_id
-                    if isinstance(event, FilesChanged):
+                    if isinstance(event, events.FilesChanged):
                         has_changed |= bool(shown_changes(event.changes))
-                    elif isinstance(event, ItemFinished):
+                    elif isinstance(event, events.ItemFinished):
                         has_changed |= bool(shown_changes(event.outcome.changes))
                     await show(event)
 
@@ -176,7 +158,7 @@ def _print_report(report: RunReport, stream: TextIO) -> None:
 
 
 @asynccontextmanager
-async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[Emit]:
+async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[events.Emit]:
     """A sink that writes plain lines to a pipe or a file, at least one every `heartbeat` seconds."""
 
     async def write(_: float, message: str) -> None:
@@ -187,7 +169,7 @@ async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[Emit]
 
 
 @asynccontextmanager
-async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[Emit]:
+async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[events.Emit]:
     """A sink that shows a run in a terminal: a line for each call, and below them what is happening now."""
     console = open_console(stream, environ=environ)
     spinner = "dots" if can_show(SPINNER_SAMPLE, stream) else "line"
@@ -201,7 +183,7 @@ class _Display:
     def __init__(self, console: Console, *, spinner: str, unicode_marks: bool) -> None:
         self._console = console
         self._done, self._failed = (_DONE, _FAILED) if unicode_marks else ("ok", "FAILED")
-        self._tally = Tally()
+        self._tally = events.Tally()
         self._context: int | None = None
         self._read = 0  # tokens of the prompt
         self._text = ""  # the answer as far as it is written
@@ -217,34 +199,34 @@ class _Display:
         """What is shown below the lines: the answer as far as it is written, and what is happening."""
         return Group(_Tail(self._text), self._progress) if self._text else self._progress
 
-    async def emit(self, event: Event) -> None:
+    async def emit(self, event: events.Event) -> None:
         """Show one event as a line, below the lines, or both."""
         self._tally.add(event)
         match event:
-            case RunStarted(run_id=run_id) | RunContinued(run_id=run_id):
+            case events.RunStarted(run_id=run_id) | events.RunContinued(run_id=run_id):
                 self._line("", f"run {run_id}", style="dim")
-            case ModelChosen(context_length=context_length):
+            case events.ModelChosen(context_length=context_length):
                 self._context = context_length
-            case RoundStarted(tokens=tokens):
+            case events.RoundStarted(tokens=tokens):
                 self._text, self._read = "", tokens
-            case Generating(text=text):
+            case events.Generating(text=text):
                 self._text = text
-            case RoundFinished(calls=calls):
+            case events.RoundFinished(calls=calls):
                 self._text = "" if calls else self._text
-            case CallFinished(is_error=False):
+            case events.CallFinished(is_error=False):
                 size = f"{len(event.text):,} characters · {event.seconds:.1f} s"
                 self._line(self._done, f"{self._call(event)} · {size}", style="green")
-            case CallFinished():
+            case events.CallFinished():
                 self._line(
                     self._failed,
                     f"{self._call(event)} · {event.reason or event.text.partition(chr(10))[0]}",
                     style="red",
                 )
-            case ServerFailed(server=server, reason=reason):
+            case events.ServerFailed(server=server, reason=reason):
                 self._line(_NOTE, f"{server} was left out: {reason.partition(chr(10))[0]}", style="yellow")
-            case Warned(text=text) | Noticed(notice=Notice(kind="recovery", text=text)):
+            case events.Warned(text=text) | events.Noticed(notice=Notice(kind="recovery", text=text)):
                 self._line(_NOTE, text, style="yellow")
-            case ItemFinished(outcome=outcome):
+            case events.ItemFinished(outcome=outcome):
                 shown = outcome.answer if outcome.is_done else why_not_done(outcome)
                 if not outcome.is_done:
                     mark, style = self._failed, "red"
@@ -256,22 +238,22 @@ class _Display:
                 else:
                     mark, style = self._done, "green"
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
-            case RunFinished(stop=stop):
+            case events.RunFinished(stop=stop):
                 self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")
                 return
             case _:
                 pass
         self._show(event)
 
-    def _show(self, event: Event) -> None:
+    def _show(self, event: events.Event) -> None:
         """Say what is happening now, with the bar of the context or of the items."""
         words = one_line(describe(event))
         match event:
-            case RoundStarted(tokens=tokens):
+            case events.RoundStarted(tokens=tokens):
                 self._show_context(words, tokens)
-            case Generating(pieces=pieces):
+            case events.Generating(pieces=pieces):
                 self._show_context(words, self._read + pieces)
-            case ItemsProgress(done=done, total=total):
+            case events.ItemsProgress(done=done, total=total):
                 at_work = sorted(self._tally.items.open) if self._tally.items else []
                 words = " · ".join([words, *map(self._item, at_work)])
                 self._progress.update(self._task, description=one_line(words), completed=done, total=total)
@@ -284,7 +266,7 @@ class _Display:
         share = f"{tokens / self._context:.0%} of context" if self._context else ""
         self._progress.update(self._task, description=words, completed=tokens, total=self._context, figures=share)
 
-    def _call(self, event: CallFinished) -> str:
+    def _call(self, event: events.CallFinished) -> str:
         return " ".join(part for part in (event.server, event.tool, event.about) if part)
 
     def _item(self, number: int) -> str:

@@ -15,22 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from lmstudio_bridge.errors import (
-    AuthError,
-    ContextOverflowError,
-    LLMError,
-    LLMRateLimitError,
-    LLMResponseError,
-    LostToolCallError,
-    ModelLoadError,
-    ModelLostError,
-    ModelNotFoundError,
-    ServerBusyError,
-    TemplateError,
-    ToolSchemaError,
-    ToolsUnsupportedError,
-    WrongEndpointError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.json_text import load_or_none
 
 MAX_DETAIL = 600  # characters of the server's message that an error keeps
@@ -40,12 +25,12 @@ _MAX_MATCHED = 20_000  # characters of it that rules are matched against; some m
 @dataclass(frozen=True, slots=True)
 class _Rule:
     pattern: re.Pattern[str]
-    error: type[LLMResponseError]
+    error: type[errors.LLMResponseError]
     message: str
     remedy: str
 
 
-def _rule(pattern: str, error: type[LLMResponseError], message: str, remedy: str) -> _Rule:
+def _rule(pattern: str, error: type[errors.LLMResponseError], message: str, remedy: str) -> _Rule:
     return _Rule(re.compile(pattern, re.IGNORECASE), error, message, remedy)
 
 
@@ -56,33 +41,33 @@ _RELOAD_REMEDY = (
 
 _NOT_PERMITTED = _rule(
     r"permission denied",
-    AuthError,
+    errors.AuthError,
     "LM Studio does not permit this request.",
     "Allow it in LM Studio under Developer → Server Settings, and give the token in LM_API_TOKEN the permission.",
 )
 _TOKEN_REFUSED = _rule(
     r"api token|invalid_api_key|invalid api key|unauthorized|forbidden",
-    AuthError,
+    errors.AuthError,
     "LM Studio refused the API token.",
     "Create a token in LM Studio under Developer → Server Settings → Manage Tokens, and set LM_API_TOKEN to it.",
 )
 _NO_SUCH_ROUTE = _rule(
     r"unexpected endpoint or method",
-    WrongEndpointError,
+    errors.WrongEndpointError,
     "LM Studio does not know this route.",
     "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
 )
 _TOO_LARGE = _rule(
     r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process"
     r"|(?:payload|entity) too large",
-    ContextOverflowError,
+    errors.ContextOverflowError,
     "The conversation does not fit into the context that the model is loaded with.",
     "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
 )
 _BUSY = _rule(
     r"\"code\": ?50\d|\[50\d\b|engine protocol predict stream(?!.*\"code\": ?4\d\d)|loading model|slot unavailable"
     r"|overloaded",
-    ServerBusyError,
+    errors.ServerBusyError,
     "The engine was too busy, or failed for a moment.",
     "Try again; if it persists, run fewer tasks at once or restart the model in LM Studio.",
 )
@@ -92,19 +77,19 @@ _BUSY = _rule(
 _RULES: tuple[_Rule, ...] = (
     _rule(
         r"operation cancell?ed|load(ing)? (was )?cancel",
-        ModelLostError,
+        errors.ModelLostError,
         "Another load canceled loading the model.",
         _RELOAD_REMEDY,
     ),
     _rule(
         r"insufficient system resources|guardrail|requires approximately",
-        ModelLoadError,
+        errors.ModelLoadError,
         "LM Studio did not load the model because there is not enough memory.",
         "Choose a smaller model or quantization, lower its context length, or unload other models.",
     ),
     _rule(
         r"failed to load model|error loading model|failed to load",
-        ModelLoadError,
+        errors.ModelLoadError,
         "LM Studio could not load the model.",
         "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantization.",
     ),
@@ -112,7 +97,7 @@ _RULES: tuple[_Rule, ...] = (
     _rule(
         r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be"
         r"|both content and thinking|parser error: expected|unknown test:",
-        TemplateError,
+        errors.TemplateError,
         "The model's prompt template refused the conversation.",
         "Use another build of the model (lmstudio-community has fixed templates), or override its "
         "prompt template in LM Studio under My Models.",
@@ -120,21 +105,21 @@ _RULES: tuple[_Rule, ...] = (
     _rule(
         r"failed to parse grammar|'type' must be a string|tool_format_generation_error|failed to initialize samplers"
         r"|schema conversion failed|unrecognized schema",
-        ToolSchemaError,
+        errors.ToolSchemaError,
         "The engine could not use the schema of one of the tools.",
         "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
     ),
     _rule(
         r"failed to parse (?:tool call|input at pos)|failed to generate a tool call|does not match the expected"
         r"|unexpected empty grammar stack",
-        LostToolCallError,
+        errors.LostToolCallError,
         "The model wrote a tool call that the server could not parse.",
         "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
     ),
     _rule(
         r"does not support tools|enable-auto-tool-choice|tool-call-parser|tool use (?:is )?not supported"
         r"|tools? (?:is|are) not supported|does not support (?:function|tool) calling",
-        ToolsUnsupportedError,
+        errors.ToolsUnsupportedError,
         "The server does not accept tools for this model.",
         "Use a model that is trained for tool use, or turn tool calls on in the server.",
     ),
@@ -143,14 +128,14 @@ _RULES: tuple[_Rule, ...] = (
     _rule(
         r"no models? loaded|invalid model identifier|model_not_found|no downloaded llm|multiple models are loaded"
         r"|model \S+ not found",
-        ModelNotFoundError,
+        errors.ModelNotFoundError,
         "LM Studio has no such model loaded or downloaded.",
         "Load a model in LM Studio, turn on just-in-time loading, or pass model= with a name that it lists.",
     ),
     _rule(
         r"model (is )?(unloaded|reloaded|not loaded)|model_not_loaded|has crashed|channel error|fetch failed"
         r"|predict request failed|error in iterating prediction stream|^terminated\.?( \[|$)|\[cancelled\]$",
-        ModelLostError,
+        errors.ModelLostError,
         "The model was unloaded, reloaded or crashed while it worked.",
         _RELOAD_REMEDY,
     ),
@@ -158,7 +143,7 @@ _RULES: tuple[_Rule, ...] = (
     _BUSY,
     _rule(
         r"vision add-on|image",
-        LLMResponseError,
+        errors.LLMResponseError,
         "The model did not accept an image.",
         "Use a vision model for tasks with images.",
     ),
@@ -204,22 +189,22 @@ def error_text(body: Any) -> str | None:
     return None
 
 
-def error_from_text(text: str, *, url: str, model: str | None = None, status: int | None = None) -> LLMError:
+def error_from_text(text: str, *, url: str, model: str | None = None, status: int | None = None) -> errors.LLMError:
     """The error for a message of the server, and for the HTTP status if there is one."""
     detail = text.strip()[:MAX_DETAIL]
     text = text[:_MAX_MATCHED]
     rule = next((rule for rule in _RULES if rule.pattern.search(text)), None)
-    refused = status in (401, 403) and not (rule and rule.error is AuthError)
+    refused = status in (401, 403) and not (rule and rule.error is errors.AuthError)
     if status is not None and (rule is None or refused):
         rule = _BY_STATUS.get(status, rule)
     if rule is None:
-        error = LLMResponseError(
+        error = errors.LLMResponseError(
             "LM Studio refused the request.",
             remedy="This is probably a bug in the bridge or the server; the server's message is above.",
         )
     else:
         error = rule.error(rule.message, remedy=rule.remedy)
-    if isinstance(error, ContextOverflowError):
+    if isinstance(error, errors.ContextOverflowError):
         error.needed, error.available = _overflow_numbers(text)
     error.url, error.model, error.status, error.detail = url, model, status, detail
     return error
@@ -233,7 +218,7 @@ def error_from_response(
     model: str | None = None,
     retry_after: str | None = None,
     now: datetime | None = None,
-) -> LLMError | None:
+) -> errors.LLMError | None:
     """The error for a whole HTTP reply, or None if it is a success.
 
     A 200 can carry an error, too: LM Studio answers unknown routes with 200 and a body of
@@ -244,7 +229,7 @@ def error_from_response(
     if text is None and status >= 400 and isinstance(decoded, Mapping):
         text = next((str(decoded[key]) for key in ("message", "detail") if decoded.get(key)), None)
     if status == 429:
-        return LLMRateLimitError(
+        return errors.LLMRateLimitError(
             "The server is limiting the rate of requests.",
             remedy="A gateway in front of LM Studio limits requests: wait, or raise its limit.",
             url=url,
@@ -254,7 +239,7 @@ def error_from_response(
             retry_after=parse_retry_after(retry_after, now=now),
         )
     if (decoded is None and status < 500 and status not in (401, 403, 413)) or 300 <= status < 400:
-        return WrongEndpointError(
+        return errors.WrongEndpointError(
             "The server at this address does not answer like LM Studio's API.",
             remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
             url=url,
@@ -270,9 +255,9 @@ def error_from_response(
     return error
 
 
-def unreadable_answer(*, url: str = "", model: str | None = None, detail: str = "") -> WrongEndpointError:
+def unreadable_answer(*, url: str = "", model: str | None = None, detail: str = "") -> errors.WrongEndpointError:
     """The error for an answer that is not in the format of LM Studio's API."""
-    return WrongEndpointError(
+    return errors.WrongEndpointError(
         "The server's answer is not in the format of LM Studio's API.",
         remedy="Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1).",
         url=url,

@@ -13,18 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 
-from lmstudio_bridge.errors import (
-    LLMConnectionError,
-    LLMError,
-    LLMResponseError,
-    LLMTimeoutError,
-    ModelLoadError,
-    ModelLostError,
-    ModelNotFoundError,
-    ModelSubstitutedError,
-    ServerBusyError,
-    WrongEndpointError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, ModelInfo, ModelInstance
 from lmstudio_bridge.lmstudio.queue import SlotQueue
@@ -106,7 +95,7 @@ class ModelSession:
 
         async def note_retry(retry: Retry) -> None:
             fewer = ""
-            if isinstance(retry.error, ServerBusyError):
+            if isinstance(retry.error, errors.ServerBusyError):
                 fewer = f", with at most {self._slots.lower(self.choice.name)} at once"
             await on_notice(Notice("recovery", f"{retry.error.message} The request was retried{fewer}."))
             if on_retry:
@@ -138,22 +127,22 @@ class ModelSession:
                             on_retry=note_retry,
                             accepts_model=self.choice.answers_as,
                         )
-            except (ModelLostError, ModelSubstitutedError, ModelNotFoundError) as exc:
-                never_seen = isinstance(exc, ModelNotFoundError) and self.choice.info.instances is None
+            except (errors.ModelLostError, errors.ModelSubstitutedError, errors.ModelNotFoundError) as exc:
+                never_seen = isinstance(exc, errors.ModelNotFoundError) and self.choice.info.instances is None
                 if resends == MAX_RESENDS or never_seen:
                     raise
-                lost: LLMError = exc  # a model that is not found now was there when the run began
-            except ServerBusyError as exc:
+                lost: errors.LLMError = exc  # a model that is not found now was there when the run began
+            except errors.ServerBusyError as exc:
                 if not begun or resends == MAX_RESENDS:  # before the reply begins, the client retries
                     raise
                 self._slots.lower(self.choice.name)
                 lost = exc
-            except ModelLoadError as exc:  # the request itself loaded the model
+            except errors.ModelLoadError as exc:  # the request itself loaded the model
                 await self._name_smaller(exc)
                 raise
-            except LLMTimeoutError as exc:
+            except errors.LLMTimeoutError as exc:
                 lost = await self._explain_silence(exc)
-                if not isinstance(lost, ModelLostError) or resends == MAX_RESENDS:
+                if not isinstance(lost, errors.ModelLostError) or resends == MAX_RESENDS:
                     raise lost from exc
             resends += 1
             await self._recover(lost, resends, on_notice)
@@ -183,7 +172,7 @@ class ModelSession:
                 try:
                     await self._load()
                     break
-                except ModelLostError as exc:  # overtaken by another load
+                except errors.ModelLostError as exc:  # overtaken by another load
                     if last_try:
                         raise
                     await on_notice(Notice("recovery", f"{exc.message} The load was retried."))
@@ -199,20 +188,20 @@ class ModelSession:
         wanted = self.choice.info.possible_context(self._context_length)
         try:
             await self._client.load_model(self.choice.name, context_length=wanted)
-        except ModelLoadError as exc:
+        except errors.ModelLoadError as exc:
             await self._name_smaller(exc)
             raise
-        except ModelLostError:
+        except errors.ModelLostError:
             raise
-        except WrongEndpointError:
+        except errors.WrongEndpointError:
             return  # there is no such route after all: the first request loads the model
-        except LLMResponseError as exc:
+        except errors.LLMResponseError as exc:
             if exc.status not in (404, 405, 501):
                 raise
 
-    async def _name_smaller(self, error: ModelLoadError) -> None:
+    async def _name_smaller(self, error: errors.ModelLoadError) -> None:
         """Add to the remedy the largest chat model that needs less memory, if there is one; a loaded one first."""
-        with suppress(LLMError):
+        with suppress(errors.LLMError):
             catalog = await self._models.catalog()
             model = self.choice.info
             smaller = [
@@ -238,7 +227,7 @@ class ModelSession:
             return
         try:
             catalog = await self._models.catalog(max_age=_MAX_AGE)
-        except LLMError:
+        except errors.LLMError:
             return  # the request itself will say what is wrong
         if difference := _difference(self.choice.instance, catalog):
             await on_notice(Notice("recovery", difference))
@@ -256,7 +245,7 @@ class ModelSession:
         if self.choice.info.instances is None:
             yield  # a server that does not report what is loaded
             return
-        lost: list[ModelLostError] = []
+        lost: list[errors.ModelLostError] = []
         with anyio.CancelScope() as scope:
 
             async def watch() -> None:
@@ -273,7 +262,7 @@ class ModelSession:
         if scope.cancelled_caught:
             raise lost[0]
 
-    async def _wait_for_loss(self) -> ModelLostError:
+    async def _wait_for_loss(self) -> errors.ModelLostError:
         """Check the model after each interval; returns when it is no longer what it was."""
         pinned = self.choice.instance
         failed = 0
@@ -281,7 +270,7 @@ class ModelSession:
             await asyncio.sleep(self._watch_interval)
             try:
                 catalog = await self._models.catalog(max_age=self._watch_interval)
-            except LLMError as exc:
+            except errors.LLMError as exc:
                 failed += 1
                 if failed == _FAILED_CHECKS:
                     return _lost("LM Studio no longer answers.", exc)
@@ -294,7 +283,7 @@ class ModelSession:
 
     # -- recovering
 
-    async def _recover(self, lost: LLMError, resends: int, on_notice: OnNotice) -> None:
+    async def _recover(self, lost: errors.LLMError, resends: int, on_notice: OnNotice) -> None:
         """Find the model again, and load it if it is gone.
 
         Raises:
@@ -305,17 +294,17 @@ class ModelSession:
         await self._client.retry_sleep(_SETTLE * resends)
         try:
             await self._reload(max_age=0.0, on_notice=on_notice)
-        except (LLMConnectionError, LLMTimeoutError):
+        except (errors.LLMConnectionError, errors.LLMTimeoutError):
             raise
-        except LLMError as exc:
+        except errors.LLMError as exc:
             _set_message(exc, f"{lost.message} The model could not be reloaded: {exc.message}")
             raise
 
-    async def _explain_silence(self, error: LLMTimeoutError) -> LLMError:
+    async def _explain_silence(self, error: errors.LLMTimeoutError) -> errors.LLMError:
         """The error for a reply that did not come in time, after a look at the server."""
         try:
             catalog = await self._models.catalog(refresh=True)
-        except LLMError:
+        except errors.LLMError:
             return error
         if difference := _difference(self.choice.instance, catalog):
             return _lost(difference, error)
@@ -352,8 +341,8 @@ def _difference(pinned: ModelInstance | None, catalog: ModelCatalog) -> str:
     return f"The model {pinned.id} was unloaded."
 
 
-def _lost(message: str, cause: LLMError | None = None) -> ModelLostError:
-    return ModelLostError(
+def _lost(message: str, cause: errors.LLMError | None = None) -> errors.ModelLostError:
+    return errors.ModelLostError(
         message,
         remedy="Load the model by hand in LM Studio (a hand-loaded model has no idle limit and is not evicted).",
         url=cause.url if cause else "",
@@ -361,6 +350,6 @@ def _lost(message: str, cause: LLMError | None = None) -> ModelLostError:
     )
 
 
-def _set_message(error: LLMError, message: str) -> None:
+def _set_message(error: errors.LLMError, message: str) -> None:
     error.message = message
     error.args = (message,)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from lmstudio_bridge import events
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
@@ -28,27 +29,6 @@ from lmstudio_bridge.errors import (
     LLMTimeoutError,
     NestedBridgeError,
     RunNotFoundError,
-)
-from lmstudio_bridge.events import (
-    READ_ONLY,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Emit,
-    Event,
-    Generating,
-    ItemsListed,
-    JournalCut,
-    MessageAdded,
-    Noticed,
-    Outcome,
-    RunContinued,
-    RunStarted,
-    ServerFailed,
-    ServerReady,
-    ServersChosen,
-    Tally,
-    Warned,
 )
 from lmstudio_bridge.files import make_private
 from lmstudio_bridge.intent import asks_for_change
@@ -237,7 +217,7 @@ class DynamicAutonomousAgent:
         self,
         request: RunRequest | ContinueRequest,
         *,
-        emit: Emit | None = None,
+        emit: events.Emit | None = None,
         item: ItemRun | None = None,
         approver: Approver | None = None,
     ) -> RunReport:
@@ -305,9 +285,9 @@ class DynamicAutonomousAgent:
                 async with _failure_recorded(recorder, started_at):
                     await recorder.tell(self._counted(plan.start))
                     for error in plan.servers.refused:
-                        await recorder.tell(ServerFailed(error.server, error.explain()))
+                        await recorder.tell(events.ServerFailed(error.server, error.explain()))
                     for warning in (*plan.servers.warnings, *permissions.warnings):
-                        await recorder.tell(Warned(warning))
+                        await recorder.tell(events.Warned(warning))
                     prepared = await self._preparer.prepare(
                         plan, permissions=permissions, seconds=seconds, tell=recorder.tell, held=held
                     )
@@ -319,7 +299,7 @@ class DynamicAutonomousAgent:
                 }
                 lacks_tools = _lacks_tools(prepared.tool_set, permissions.policy)
                 if wants_change and lacks_tools:
-                    await recorder.tell(Warned(READ_ONLY))
+                    await recorder.tell(events.Warned(events.READ_ONLY))
                 only_reads = lacks_tools and not _may_change(prepared.tool_set, permissions.policy)
                 note = WRITING_LEFT_OUT if only_reads else ""
                 await self._add_messages(plan, prepared, recorder, note=note)
@@ -365,7 +345,7 @@ class DynamicAutonomousAgent:
             can_undo=self.settings.journal == "full" and recorder.is_whole,
         )
 
-    def _counted(self, start: RunStarted | RunContinued) -> RunStarted | RunContinued:
+    def _counted(self, start: events.RunStarted | events.RunContinued) -> events.RunStarted | events.RunContinued:
         """The start of a run, with whether it is the first one here; one that fails before its model does not count."""
         return replace(start, is_first=self._is_first)
 
@@ -397,13 +377,16 @@ class DynamicAutonomousAgent:
             )
 
     async def _run_over_items(
-        self, request: RunRequest | ContinueRequest, stored: StoredRun | None, emit: Emit | None
+        self, request: RunRequest | ContinueRequest, stored: StoredRun | None, emit: events.Emit | None
     ) -> ItemsReport:
         """A run of its own for each item, or for those that are missing or failed in the stored run."""
         if isinstance(request, ContinueRequest):
             assert stored is not None
-            start: RunStarted | RunContinued = self._go_on_with_items(stored, request)
-            begin: list[Event] = [self._counted(start), *([Warned(_NO_INSTRUCTIONS)] if request.instructions else [])]
+            start: events.RunStarted | events.RunContinued = self._go_on_with_items(stored, request)
+            begin: list[events.Event] = [
+                self._counted(start),
+                *([events.Warned(_NO_INSTRUCTIONS)] if request.instructions else []),
+            ]
             task, earlier, first = stored.task, stored.events, _start_of(stored)
         else:
             first, listed = await self._list_items(request)
@@ -416,19 +399,21 @@ class DynamicAutonomousAgent:
         async def do_run(request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
             return await self.run(request, emit=emit_of_item, item=item)
 
-        async def emit_of_item(event: Event) -> None:
+        async def emit_of_item(event: events.Event) -> None:
             match event:
-                case Warned() | ServerFailed():  # most items have the same, but for times and names of logs
-                    same = event if isinstance(event, Warned) else (event.server, _DIGITS.sub("", event.reason))
+                case (
+                    events.Warned() | events.ServerFailed()
+                ):  # most items have the same, but for times and names of logs
+                    same = event if isinstance(event, events.Warned) else (event.server, _DIGITS.sub("", event.reason))
                     if same not in told:
                         told.add(same)
                         await recorder.tell(event)
-                case Noticed(notice=Notice(kind="loading")) if emit:
+                case events.Noticed(notice=Notice(kind="loading")) if emit:
                     await emit(event)
                 case _:
                     pass
 
-        async def find_obstacle(outcome: Outcome) -> str:
+        async def find_obstacle(outcome: events.Outcome) -> str:
             if NOT_INSTALLED in outcome.error:
                 return outcome.error
             try:
@@ -505,7 +490,7 @@ class DynamicAutonomousAgent:
             items=replace(results, listed=self.redactor.redact_fields(results.listed)),
         )
 
-    async def _list_items(self, request: RunRequest) -> tuple[RunStarted, ItemsListed]:
+    async def _list_items(self, request: RunRequest) -> tuple[events.RunStarted, events.ItemsListed]:
         given = request.for_each or ()
         items = await asyncio.to_thread(resolve_items, given, folder=Path(self.settings.project))
         rounds = request.max_rounds or DEFAULT_ITEM_ROUNDS
@@ -513,7 +498,7 @@ class DynamicAutonomousAgent:
         agent = self._find_agent(request.agent)
         servers = self._find_servers(request.servers).within(agent)
         return (
-            RunStarted(
+            events.RunStarted(
                 run_id,
                 request.task,
                 servers.names,
@@ -524,7 +509,7 @@ class DynamicAutonomousAgent:
                 agent=agent.name if agent else "",
                 limit=agent.tools if agent else (),
             ),
-            ItemsListed(
+            events.ItemsListed(
                 items,
                 given if isinstance(given, str) else "",
                 request.servers or (),
@@ -536,10 +521,10 @@ class DynamicAutonomousAgent:
             ),
         )
 
-    def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> RunContinued:
+    def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> events.RunContinued:
         started = _start_of(stored)
         rounds = request.max_rounds or started.max_rounds
-        return RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
+        return events.RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
 
     def _plan_new_run(self, request: RunRequest, item: ItemRun | None) -> Plan:
         agent = self._find_agent(request.agent)
@@ -551,7 +536,7 @@ class DynamicAutonomousAgent:
             first = self._first_messages(request.task, agent)
         limit = (item.limit if item else ()) or (agent.tools if agent else ())
         return Plan(
-            RunStarted(
+            events.RunStarted(
                 item.run_id if item else new_run_id(datetime.now(UTC)),
                 request.task,
                 servers.names,
@@ -597,7 +582,7 @@ class DynamicAutonomousAgent:
             added = self._first_messages(task, self._find_agent(_start_of(stored).agent))
         servers = self._find_servers(stored.servers)
         return Plan(
-            RunContinued(
+            events.RunContinued(
                 stored.run_id,
                 request.instructions,
                 servers.names,
@@ -611,8 +596,8 @@ class DynamicAutonomousAgent:
             added,
             Needs(
                 f"{stored.task}\n{request.instructions}",
-                chooses=any(isinstance(event, ServersChosen) for event in stored.events),
-                used=frozenset(event.server for event in stored.events if isinstance(event, ServerReady)),
+                chooses=any(isinstance(event, events.ServersChosen) for event in stored.events),
+                used=frozenset(event.server for event in stored.events if isinstance(event, events.ServerReady)),
             ),
             stored.events,
             _start_of(stored).limit,
@@ -640,14 +625,16 @@ class DynamicAutonomousAgent:
         """Add the first messages to the conversation, without secrets; to the system's, the `note` and the servers'."""
         added = tuple(self.redactor.redact_fields(message) for message in plan.added)
         if added != plan.added:
-            await recorder.tell(Warned("The task holds a secret; the model was given a placeholder in its place."))
+            await recorder.tell(
+                events.Warned("The task holds a secret; the model was given a placeholder in its place.")
+            )
         servers_notes = prepared.servers.notes(room=instructions_room(prepared.model.choice.context_length))
         notes = "\n".join(filter(None, (note, servers_notes)))
         for message in added:
             if notes and isinstance(message, SystemMessage):
                 message = SystemMessage(f"{message.text}\n{notes}")
             plan.conversation.add(message)
-            await recorder.tell(MessageAdded(message))
+            await recorder.tell(events.MessageAdded(message))
 
     def _limits(self, request: RunRequest | ContinueRequest, prepared: Prepared, *, seconds: float) -> Limits:
         context = prepared.model.choice.context_length
@@ -675,8 +662,8 @@ class RunRecorder:
     `on_first_call` are warnings about servers, which are told if the run uses them; `on_failed_call` if a call fails.
     """
 
-    def __init__(self, journal: Journal, emit: Emit | None, *, redactor: Redactor) -> None:
-        self.tally = Tally()
+    def __init__(self, journal: Journal, emit: events.Emit | None, *, redactor: Redactor) -> None:
+        self.tally = events.Tally()
         self.on_first_call: dict[str, str] = {}
         self.on_failed_call: dict[str, str] = {}
         self._journal = journal
@@ -690,31 +677,31 @@ class RunRecorder:
         """Whether the journal has all that was told."""
         return not self._journal.trouble
 
-    async def tell(self, event: Event) -> None:
+    async def tell(self, event: events.Event) -> None:
         """Add an event to the tally, and pass it on."""
         self.tally.add(event)
         await self.pass_on(event)
 
-    async def pass_on(self, event: Event) -> None:
+    async def pass_on(self, event: events.Event) -> None:
         """Pass on an event that the agent loop adds to the tally itself."""
         match event:
-            case Generating(text=text):  # several a second: not for the journal
+            case events.Generating(text=text):  # several a second: not for the journal
                 if self._emit:
                     end = self._redactor.begins_within(text)
                     await self._emit(replace(event, text=self._redactor.redact(text[:end])) if text else event)
                 return
-            case CallProgress(call_id=call_id, text=text):
+            case events.CallProgress(call_id=call_id, text=text):
                 stream = self._progress.setdefault(call_id, self._redactor.open_stream())
                 # The count that each message begins with must not stand between two pieces of a secret.
                 count = found[0] if (found := _COUNT.match(text)) else ""
                 event = replace(event, text=count + stream.feed(text[len(count) :]))
-            case CallStarted(server=server):
+            case events.CallStarted(server=server):
                 if warning := self.on_first_call.pop(server, ""):
-                    await self.tell(Warned(warning))
-            case CallFinished(call_id=call_id, server=server):
+                    await self.tell(events.Warned(warning))
+            case events.CallFinished(call_id=call_id, server=server):
                 self._progress.pop(call_id, None)
                 if event.sent and event.is_error and (warning := self.on_failed_call.pop(server, "")):
-                    await self.tell(Warned(warning))
+                    await self.tell(events.Warned(warning))
             case _:
                 pass
         event = self._redactor.redact_fields(event)
@@ -723,7 +710,7 @@ class RunRecorder:
             await self._emit(event)
         if self._journal.trouble and not self._cut:
             self._cut = True
-            await self.tell(JournalCut(self._journal.trouble))
+            await self.tell(events.JournalCut(self._journal.trouble))
 
 
 @asynccontextmanager
@@ -797,9 +784,9 @@ def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
         )
 
 
-def _wants_change(start: RunStarted | RunContinued, item: ItemRun | None) -> bool:
+def _wants_change(start: events.RunStarted | events.RunContinued, item: ItemRun | None) -> bool:
     """Whether a run that only reads is asked to change something."""
-    task = start.task if isinstance(start, RunStarted) else start.instructions
+    task = start.task if isinstance(start, events.RunStarted) else start.instructions
     return start.access == "read" and asks_for_change(item.template if item else task)
 
 
@@ -814,8 +801,8 @@ def _may_change(tool_set: ToolSet, policy: Policy) -> bool:
     return any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tool_set.tools)
 
 
-def _start_of(run: StoredRun) -> RunStarted:
-    return next(event for event in run.events if isinstance(event, RunStarted))
+def _start_of(run: StoredRun) -> events.RunStarted:
+    return next(event for event in run.events if isinstance(event, events.RunStarted))
 
 
 def _timestamp() -> str:

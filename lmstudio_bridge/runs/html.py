@@ -12,23 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
+from lmstudio_bridge import events
 from lmstudio_bridge.agent.untrusted import without_delimiters
-from lmstudio_bridge.events import (
-    STATES,
-    CallFinished,
-    CallStarted,
-    MessageAdded,
-    ModelChosen,
-    Noticed,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunContinued,
-    RunStarted,
-    ServerFailed,
-    ServerReady,
-    Warned,
-)
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
 from lmstudio_bridge.runs.journal import TimedEvent
@@ -110,7 +95,7 @@ def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
     For a run over many items, `cells` are shown in place of the last two.
     """
     outcome = run.outcome
-    words = STATES[run.state][0]
+    words = events.STATES[run.state][0]
     badge = (_COLORS.get(run.state, "warn"), words[:1].upper() + words[1:])
     if run.state == "answered" and not outcome.is_done:
         badge = ("wrong", "Nothing was changed" if outcome.nothing_changed else "A change failed")
@@ -221,31 +206,31 @@ class Story:
     seconds: float = 0.0
 
 
-def tell_story(events: Sequence[TimedEvent]) -> Story:
+def tell_story(journal: Sequence[TimedEvent]) -> Story:
     """The story in a run's journal; events without a time take none."""
     story = Story()
     clock = _Clock()
     calls: dict[str, Step] = {}  # in progress, by id
     began = 0.0  # the last time that something was waited for
     offered = told_offered = 0  # tools; told where their number changes
-    for timed in events:
+    for timed in journal:
         now = clock.seconds(timed)
         story.seconds = max(story.seconds, now)
         match timed.event:
-            case RunStarted() | RunContinued():
+            case events.RunStarted() | events.RunContinued():
                 began = now
-                if isinstance(timed.event, RunContinued):
+                if isinstance(timed.event, events.RunContinued):
                     story.instructions.append(timed.event.instructions)
-            case ModelChosen(context_length=context_length):
+            case events.ModelChosen(context_length=context_length):
                 story.context_length = context_length
-            case ServerReady(server=server, tools=tools):
+            case events.ServerReady(server=server, tools=tools):
                 story.steps.append(Step("server", server, began, now, "started", f"{tools} tools"))
-            case ServerFailed(server=server, reason=reason):
+            case events.ServerFailed(server=server, reason=reason):
                 story.steps.append(Step("server", server, began, now, reason, state="failed"))
-            case RoundStarted(tools_offered=tools_offered):
+            case events.RoundStarted(tools_offered=tools_offered):
                 began, offered = now, tools_offered if tools_offered != told_offered else 0
                 told_offered = tools_offered
-            case RoundFinished(number=number, text=text, reasoning=reasoning, usage=usage):
+            case events.RoundFinished(number=number, text=text, reasoning=reasoning, usage=usage):
                 parts = [(name, part) for name, part in (("Reasoning", reasoning), ("Text", text)) if part.strip()]
                 figures = f"{offered} tools offered" if offered else ""
                 if usage and usage.prompt_tokens:
@@ -254,10 +239,10 @@ def tell_story(events: Sequence[TimedEvent]) -> Story:
                     figures = " · ".join(part for part in (tokens, figures) if part)
                 story.steps.append(Step("model", f"Round {number}", began, now, figures=figures, parts=parts))
                 began = now
-            case CallStarted(call_id=call_id, server=server, tool=tool, arguments=arguments):
+            case events.CallStarted(call_id=call_id, server=server, tool=tool, arguments=arguments):
                 calls[call_id] = _call(server, tool, arguments, now)
                 story.steps.append(calls[call_id])
-            case CallFinished() as done:
+            case events.CallFinished() as done:
                 step = calls.pop(done.call_id, None)
                 if step is None:  # it was not sent
                     step = _call(done.server, done.tool, "", now)
@@ -265,11 +250,13 @@ def tell_story(events: Sequence[TimedEvent]) -> Story:
                     story.steps.append(step)
                 _finish_call(step, done, now)
                 began = now
-            case MessageAdded(message=UserMessage(text)) if any(each.kind == "model" for each in story.steps):
+            case events.MessageAdded(message=UserMessage(text)) if any(each.kind == "model" for each in story.steps):
                 if text in story.instructions:
                     continue  # the user said that
                 story.steps.append(Step("note", "The bridge said to the model", now, now, parts=[("Text", text)]))
-            case Warned(text=text) | RetryScheduled(reason=text) | Noticed(notice=Notice(text=text)):
+            case (
+                events.Warned(text=text) | events.RetryScheduled(reason=text) | events.Noticed(notice=Notice(text=text))
+            ):
                 story.steps.append(Step("note", "Note", now, now, about=text))
             case _:
                 pass
@@ -291,7 +278,7 @@ def _call(server: str, tool: str, arguments: str, now: float) -> Step:
     return Step("call", tool, now, now, about, server, state="unfinished", parts=parts)
 
 
-def _finish_call(step: Step, done: CallFinished, now: float) -> None:
+def _finish_call(step: Step, done: events.CallFinished, now: float) -> None:
     refused = not done.sent and done.verdict not in ("", "allowed")
     step.end = now
     step.state = "refused" if refused else "failed" if done.is_error else ""
@@ -313,7 +300,7 @@ class _Clock:
     def seconds(self, timed: TimedEvent) -> float:
         if timed.at is None:
             return self._last
-        if self._zero is None or isinstance(timed.event, RunContinued | RunStarted):
+        if self._zero is None or isinstance(timed.event, events.RunContinued | events.RunStarted):
             self._offset = self._last + _PAUSE if self._zero else 0.0
             self._zero = timed.at
         self._last = max(self._last, self._offset + (timed.at - self._zero).total_seconds())

@@ -29,40 +29,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never, get_args, get_origin, get_type_hints
 
+from lmstudio_bridge import events
 from lmstudio_bridge.errors import RunActiveError, SettingsError
-from lmstudio_bridge.events import (
-    AnswerChecked,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Event,
-    FileChange,
-    FilesChanged,
-    Generating,
-    ItemFinished,
-    ItemsCombined,
-    ItemsListed,
-    ItemsProgress,
-    ItemStarted,
-    JournalCut,
-    MessageAdded,
-    MessagesDropped,
-    ModelChosen,
-    Noticed,
-    Outcome,
-    ResultsShrunk,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunContinued,
-    RunFinished,
-    RunStarted,
-    ServerFailed,
-    ServerReady,
-    ServersChosen,
-    Tally,
-    Warned,
-)
 from lmstudio_bridge.files import make_folder, open_own, open_private
 from lmstudio_bridge.messages import Image, Message, Notice, ToolCall, Usage
 from lmstudio_bridge.text import shortened
@@ -92,7 +60,16 @@ _ITEM = re.compile(r".+-[a-z0-9]{5}-\d{1,4}")
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (*get_args(Event), *get_args(Message), Image, ToolCall, Usage, Notice, FileChange, Outcome)
+    for kind in (
+        *get_args(events.Event),
+        *get_args(Message),
+        Image,
+        ToolCall,
+        Usage,
+        Notice,
+        events.FileChange,
+        events.Outcome,
+    )
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
@@ -103,7 +80,7 @@ class TimedEvent:
     """An event and when it happened, with a time zone; None if the line has no valid time."""
 
     at: datetime | None
-    event: Event
+    event: events.Event
 
 
 class Journal:
@@ -128,17 +105,17 @@ class Journal:
         self._max_bytes = max_bytes
         self._end: Path | None = None  # where the end of the run is written, if not into the file
 
-    def keep(self, event: Event) -> None:
+    def keep(self, event: events.Event) -> None:
         """Write an event, which must not hold secrets. Never raises."""
-        if isinstance(event, Generating | CallProgress | ItemsProgress):
+        if isinstance(event, events.Generating | events.CallProgress | events.ItemsProgress):
             return
-        if self.trouble and not isinstance(event, RunFinished):
+        if self.trouble and not isinstance(event, events.RunFinished):
             return
         kept = _audit_event(event) if self._level == "audit" else event
         if kept is not None:
             self._write(kept)
 
-    def _write(self, event: Event) -> None:
+    def _write(self, event: events.Event) -> None:
         if self._file is None:
             return
         line = self._line(event)
@@ -146,9 +123,9 @@ class Journal:
             self._write_end(event, line)
             return
         self._room -= len(line)
-        if self._room < 0 and not isinstance(event, RunFinished | JournalCut):
+        if self._room < 0 and not isinstance(event, events.RunFinished | events.JournalCut):
             reason = f"The journal reached its limit of {self._max_bytes:,} bytes; what came after is not in it."
-            self._write(JournalCut(reason))
+            self._write(events.JournalCut(reason))
             self.trouble = reason
             return
         try:
@@ -158,7 +135,7 @@ class Journal:
             logger.warning("the journal %s cannot be written: %s", self.path, exc)
         except OSError as exc:  # a full disk, for example, which may not end the run
             self.mark_cut(exc)
-            if isinstance(event, RunFinished):
+            if isinstance(event, events.RunFinished):
                 self._write_end(event, line)
 
     def mark_cut(self, exc: OSError) -> None:
@@ -170,13 +147,13 @@ class Journal:
             self.path.with_suffix(_RESERVED).replace(self._end)
         except OSError as again:
             logger.warning("the journal %s cannot be marked as not whole: %s", self.path, again)
-        self._write_end(None, self._line(JournalCut(self.trouble)))
+        self._write_end(None, self._line(events.JournalCut(self.trouble)))
 
-    def _write_end(self, event: Event | None, line: bytes) -> None:
+    def _write_end(self, event: events.Event | None, line: bytes) -> None:
         """Write a line over the room that was kept, with less of an answer if there is no more room than that."""
         assert self._end is not None
         lines = [line]
-        if isinstance(event, RunFinished):
+        if isinstance(event, events.RunFinished):
             short = dataclasses.replace(
                 event, answer=shortened(event.answer, _SHORT_ANSWER), error=shortened(event.error, _SHORT_ERROR)
             )
@@ -193,7 +170,7 @@ class Journal:
             except OSError as exc:
                 logger.warning("the end of the journal %s cannot be written: %s", self.path, exc)
 
-    def _line(self, event: Event) -> bytes:
+    def _line(self, event: events.Event) -> bytes:
         # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
         return _event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
 
@@ -240,7 +217,7 @@ def open_journal(
         if os.fstat(file.fileno()).st_size and not _ends_in_newline(path):
             file.write(b"\n")  # a crash cut the last line; the next one must not be lost with it
         if keep == "audit":
-            journal.keep(JournalCut(AUDIT_ONLY))
+            journal.keep(events.JournalCut(AUDIT_ONLY))
         yield journal
     finally:
         try:
@@ -261,7 +238,7 @@ def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEven
     Raises:
         OSError: The file does not exist, or cannot be read.
     """
-    events: list[TimedEvent] = []
+    found: list[TimedEvent] = []
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))  # a pipe would block
     missing = 0  # the number of a line
@@ -274,20 +251,20 @@ def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEven
                 logger.warning("%s, line %d cannot be read: %s", path, number, exc)
                 missing = missing or number
                 continue
-            if not isinstance(event, get_args(Event)):
+            if not isinstance(event, get_args(events.Event)):
                 logger.debug("%s, line %d is not an event", path, number)
                 continue
-            if missing and not isinstance(event, RunContinued):
-                events.append(TimedEvent(None, JournalCut(f"Line {missing} of its journal cannot be read.")))
+            if missing and not isinstance(event, events.RunContinued):
+                found.append(TimedEvent(None, events.JournalCut(f"Line {missing} of its journal cannot be read.")))
             missing = 0
-            events.append(TimedEvent(_time(value.get("at")), event))
+            found.append(TimedEvent(_time(value.get("at")), event))
     if lines is None and path.suffix != _END and (end := path.with_suffix(_END)).is_file():
         ending = read_timed_events(end)
-        events += ending if ending else [TimedEvent(None, JournalCut(_NOT_WHOLE))]
-    return events
+        found += ending if ending else [TimedEvent(None, events.JournalCut(_NOT_WHOLE))]
+    return found
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[events.Event]:
     """The events of a journal, as `read_timed_events`.
 
     Raises:
@@ -296,10 +273,10 @@ def read_events(path: Path) -> list[Event]:
     return [each.event for each in read_timed_events(path)]
 
 
-def rebuild_outcome(events: Iterable[Event]) -> Outcome:
+def rebuild_outcome(told: Iterable[events.Event]) -> events.Outcome:
     """How the run ended; "failed" if the journal has no end."""
-    tally = Tally()
-    for event in events:
+    tally = events.Tally()
+    for event in told:
         tally.add(event)
     return tally.outcome()
 
@@ -467,58 +444,65 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
             total -= size
 
 
-def _audit_event(event: Event) -> Event | None:
+def _audit_event(event: events.Event) -> events.Event | None:
     """The event without any text of the run; None if nothing is left."""
     match event:
-        case RunStarted():
+        case events.RunStarted():
             return dataclasses.replace(event, task="", template="")
-        case RunContinued():
+        case events.RunContinued():
             return dataclasses.replace(event, instructions="")
-        case RoundFinished():
+        case events.RoundFinished():
             return dataclasses.replace(event, text="", reasoning="", calls=())
-        case CallStarted():
+        case events.CallStarted():
             return dataclasses.replace(event, arguments="", about="")
-        case CallFinished():
+        case events.CallFinished():
             return dataclasses.replace(event, text="", about="", reason="")
-        case ServerFailed():
+        case events.ServerFailed():
             return dataclasses.replace(event, reason="")
-        case RunFinished():
+        case events.RunFinished():
             return dataclasses.replace(event, answer="", error="")
-        case ServersChosen(reasons=reasons):
+        case events.ServersChosen(reasons=reasons):
             return dataclasses.replace(event, reasons=("",) * len(reasons))
-        case FilesChanged(changes=changes):
+        case events.FilesChanged(changes=changes):
             counted = tuple(
-                FileChange("", each.kind, added=each.added, removed=each.removed, kept=False) for each in changes
+                events.FileChange("", each.kind, added=each.added, removed=each.removed, kept=False) for each in changes
             )
             return dataclasses.replace(event, folder="", changes=counted, not_kept=())
-        case ItemsListed():
+        case events.ItemsListed():
             unnamed = ("",) * len(event.items)
-            return ItemsListed(unnamed, "", event.servers, event.model, event.max_tokens, "")
-        case ItemFinished(outcome=ended):
+            return events.ItemsListed(unnamed, "", event.servers, event.model, event.max_tokens, "")
+        case events.ItemFinished(outcome=ended):
             return dataclasses.replace(event, outcome=_figures(ended))
-        case ItemsCombined(outcome=merged):
+        case events.ItemsCombined(outcome=merged):
             return dataclasses.replace(event, outcome=merged and _figures(merged))
-        case ServerReady() | ModelChosen() | RoundStarted() | RetryScheduled() | JournalCut() | ItemStarted():
+        case (
+            events.ServerReady()
+            | events.ModelChosen()
+            | events.RoundStarted()
+            | events.RetryScheduled()
+            | events.JournalCut()
+            | events.ItemStarted()
+        ):
             return event
         case (
-            MessageAdded()
-            | MessagesDropped()
-            | ResultsShrunk()
-            | Noticed()
-            | Warned()
-            | Generating()
-            | CallProgress()
-            | AnswerChecked()
-            | ItemsProgress()
+            events.MessageAdded()
+            | events.MessagesDropped()
+            | events.ResultsShrunk()
+            | events.Noticed()
+            | events.Warned()
+            | events.Generating()
+            | events.CallProgress()
+            | events.AnswerChecked()
+            | events.ItemsProgress()
         ):
             return None
         case _:
             assert_never(event)
 
 
-def _figures(ended: Outcome) -> Outcome:
+def _figures(ended: events.Outcome) -> events.Outcome:
     """How a run ended, without any of its text."""
-    return Outcome(
+    return events.Outcome(
         ended.stop,
         model=ended.model,
         rounds=ended.rounds,
@@ -530,7 +514,7 @@ def _figures(ended: Outcome) -> Outcome:
     )
 
 
-def _event_line(event: Event, *, at: datetime) -> str:
+def _event_line(event: events.Event, *, at: datetime) -> str:
     """The event as one line of JSON."""
     return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
 

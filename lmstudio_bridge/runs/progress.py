@@ -17,39 +17,7 @@ from typing import assert_never
 
 import anyio
 
-from lmstudio_bridge.events import (
-    AnswerChecked,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Emit,
-    Event,
-    FilesChanged,
-    Generating,
-    ItemFinished,
-    ItemsCombined,
-    ItemsListed,
-    ItemsProgress,
-    ItemStarted,
-    JournalCut,
-    MessageAdded,
-    MessagesDropped,
-    ModelChosen,
-    Noticed,
-    Outcome,
-    ResultsShrunk,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunContinued,
-    RunFinished,
-    RunStarted,
-    ServerFailed,
-    ServerReady,
-    ServersChosen,
-    Tally,
-    Warned,
-)
+from lmstudio_bridge import events
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.text import counted, one_line, shortened
@@ -65,7 +33,7 @@ END_LIMIT = 10.0  # seconds to send kept messages at the end; the answer follows
 _CLOSE_TIMEOUT = 1.0  # seconds for the cancelled task to end
 _MAX_KEPT = 20  # messages waiting to be sent; older ones are dropped
 _SHOWN_CALL = 80  # characters of a call that is over
-_IN_ROUND = (RoundStarted, Generating, CallStarted)
+_IN_ROUND = (events.RoundStarted, events.Generating, events.CallStarted)
 _MAX_MESSAGE = 200  # characters; Claude Code shows about as many
 
 
@@ -78,8 +46,8 @@ async def open_progress(
     end_limit: float = END_LIMIT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    tally: Tally | None = None,
-) -> AsyncIterator[Emit]:
+    tally: events.Tally | None = None,
+) -> AsyncIterator[events.Emit]:
     """A sink for events; a task sends messages about them through `send` until the block ends.
 
     If `send` fails, nothing more is sent and the run goes on. Leaving the block waits at most `end_limit` seconds for a
@@ -102,32 +70,32 @@ async def open_progress(
 class _Progress:
     """What is still to be said about a run."""
 
-    def __init__(self, send: Send, *, clock: Callable[[], float], tally: Tally | None) -> None:
+    def __init__(self, send: Send, *, clock: Callable[[], float], tally: events.Tally | None) -> None:
         self._send = send
         self._clock = clock
         self._counter = itertools.count(1)
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._kept: deque[Event] = deque(maxlen=_MAX_KEPT)  # run id, recoveries, end: not replaced by newer ones
-        self._newest: Event | None = None  # described only when it is sent: most are replaced before
+        self._kept: deque[events.Event] = deque(maxlen=_MAX_KEPT)  # run id, recoveries, end: not replaced by newer ones
+        self._newest: events.Event | None = None  # described only when it is sent: most are replaced before
         self._waits = False  # for the model: the servers' messages would hide that
         self._since = clock()
         self._max_rounds = 0
         self._last_call = ""
-        self._tally = tally or Tally()
+        self._tally = tally or events.Tally()
         self._adds_up = tally is None
 
-    async def emit(self, event: Event) -> None:
+    async def emit(self, event: events.Event) -> None:
         """Take the next event; never waits."""
-        if isinstance(event, RoundStarted):
+        if isinstance(event, events.RoundStarted):
             self._max_rounds = event.max_rounds
-        elif isinstance(event, CallStarted):
+        elif isinstance(event, events.CallStarted):
             self._last_call = describe_call(event)
         if self._adds_up:
             self._tally.add(event)
-        if self._waits and isinstance(event, ServerReady | ServerFailed):
+        if self._waits and isinstance(event, events.ServerReady | events.ServerFailed):
             return
-        self._waits = isinstance(event, Noticed) and event.notice.kind in ("queue", "loading")
+        self._waits = isinstance(event, events.Noticed) and event.notice.kind in ("queue", "loading")
         if _is_silent(event):
             return
         self._since = self._clock()
@@ -168,9 +136,9 @@ class _Progress:
         while self._kept and not gone:
             gone = not await self._send_safely(self._words(self._kept.popleft()))
 
-    def _words(self, event: Event | None) -> str:
+    def _words(self, event: events.Event | None) -> str:
         text = describe(event, max_rounds=self._max_rounds, last_call=self._last_call) if event else ""
-        if isinstance(event, RunFinished):
+        if isinstance(event, events.RunFinished):
             text = f"{text} · {self._tally.outcome().figures()}"
         return " ".join(text.split())[:_MAX_MESSAGE]
 
@@ -184,32 +152,43 @@ class _Progress:
         return True
 
 
-def _is_silent(event: Event) -> bool:
+def _is_silent(event: events.Event) -> bool:
     """Whether it is never worth a message."""
     match event:
-        case MessageAdded() | RoundFinished() | CallFinished(is_error=False) | MessagesDropped():
-            return True
-        case AnswerChecked() | FilesChanged() | ItemStarted() | ItemFinished() | ItemsCombined(outcome=Outcome()):
-            return True
-        case _:
-            return False
-
-
-def _is_kept(event: Event) -> bool:
-    match event:
         case (
-            RunStarted()
-            | RunContinued()
-            | RunFinished()
-            | ServersChosen()
-            | Noticed(notice=Notice(kind="recovery" | "strategy"))
+            events.MessageAdded()
+            | events.RoundFinished()
+            | events.CallFinished(is_error=False)
+            | events.MessagesDropped()
+        ):
+            return True
+        case (
+            events.AnswerChecked()
+            | events.FilesChanged()
+            | events.ItemStarted()
+            | events.ItemFinished()
+            | events.ItemsCombined(outcome=events.Outcome())
         ):
             return True
         case _:
             return False
 
 
-def describe(event: Event, *, max_rounds: int = 0, last_call: str = "") -> str:
+def _is_kept(event: events.Event) -> bool:
+    match event:
+        case (
+            events.RunStarted()
+            | events.RunContinued()
+            | events.RunFinished()
+            | events.ServersChosen()
+            | events.Noticed(notice=Notice(kind="recovery" | "strategy"))
+        ):
+            return True
+        case _:
+            return False
+
+
+def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -> str:
     """The event in a few words, or "" if it is not worth a message.
 
     The round is shown if `max_rounds` is given; `last_call` stays in view while the model works.
@@ -217,54 +196,60 @@ def describe(event: Event, *, max_rounds: int = 0, last_call: str = "") -> str:
     before = f"{shortened(last_call, _SHOWN_CALL)} → " if last_call else ""
     where = f"round {event.number}/{max_rounds} · " if max_rounds and isinstance(event, _IN_ROUND) else ""
     match event:
-        case RunStarted(run_id=run_id, servers=servers) | RunContinued(run_id=run_id, servers=servers):
+        case events.RunStarted(run_id=run_id, servers=servers) | events.RunContinued(run_id=run_id, servers=servers):
             return f"run {run_id} · servers: {', '.join(servers) or 'none'}"
-        case ServersChosen(left=left):
+        case events.ServersChosen(left=left):
             others = f"; not {', '.join(left)}" if left else ""
             return f"Starting {', '.join(event.explained())}{others}"
-        case ServerReady(server=server, tools=tools):
+        case events.ServerReady(server=server, tools=tools):
             return f"{server} is ready with {tools} tools"
-        case ServerFailed(server=server):
+        case events.ServerFailed(server=server):
             return f"{server} could not be started; going on without it"
-        case ModelChosen(model=model, loaded=loaded):
+        case events.ModelChosen(model=model, loaded=loaded):
             return f"model {model}" + (" (not loaded yet)" if loaded is False else "")
-        case RoundStarted(tokens=tokens):
+        case events.RoundStarted(tokens=tokens):
             return f"{where}{before}reading {f'{tokens:,} tokens' if tokens else 'the prompt'}"
-        case Generating(phase=phase, pieces=pieces, seconds=seconds):
+        case events.Generating(phase=phase, pieces=pieces, seconds=seconds):
             speed = f", {pieces / seconds:.0f} tok/s" if seconds >= 1 else ""
             return f"{where}{before}{phase} ({pieces:,} token{'s' if pieces != 1 else ''}{speed})"
-        case RoundFinished():
+        case events.RoundFinished():
             return ""
-        case CallStarted(server=server):
+        case events.CallStarted(server=server):
             return f"{where}{server}: {describe_call(event)}"
-        case CallProgress(server=server, tool=tool, text=text):
+        case events.CallProgress(server=server, tool=tool, text=text):
             return f"{server}: {tool} · {text}"
-        case CallFinished(server=server, tool=tool, is_error=True, text=text, reason=reason):
+        case events.CallFinished(server=server, tool=tool, is_error=True, text=text, reason=reason):
             return f"{server}: {tool} failed: {reason or text}"
-        case RetryScheduled(wait=wait, reason=reason):
+        case events.RetryScheduled(wait=wait, reason=reason):
             return f"{reason} Trying again in {wait:.0f} s"
-        case Warned(text=text) | JournalCut(reason=text) | Noticed(notice=Notice(text=text)):
+        case events.Warned(text=text) | events.JournalCut(reason=text) | events.Noticed(notice=Notice(text=text)):
             return text
-        case ResultsShrunk(places=places):
+        case events.ResultsShrunk(places=places):
             return f"the context is full: {len(places)} earlier results were shortened"
-        case ItemsListed(items=items, source=source):
+        case events.ItemsListed(items=items, source=source):
             return counted(len(items), "item") + (f" of {source}" if source else "")
-        case ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
+        case events.ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
             parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
             return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
-        case ItemsCombined(items=items):
+        case events.ItemsCombined(items=items):
             return f"Merging the answers of {counted(items, 'item')}"
-        case RunFinished(stop=stop):
+        case events.RunFinished(stop=stop):
             return f"done: {stop}"
-        case CallFinished() | MessageAdded() | MessagesDropped() | AnswerChecked() | FilesChanged():
+        case (
+            events.CallFinished()
+            | events.MessageAdded()
+            | events.MessagesDropped()
+            | events.AnswerChecked()
+            | events.FilesChanged()
+        ):
             return ""
-        case ItemStarted() | ItemFinished():
+        case events.ItemStarted() | events.ItemFinished():
             return ""
         case _:
             assert_never(event)
 
 
-def describe_call(call: CallStarted) -> str:
+def describe_call(call: events.CallStarted) -> str:
     """The tool, and the argument that says most."""
     return f"{call.tool} {one_line(_first_argument(call.arguments))}".rstrip()
 

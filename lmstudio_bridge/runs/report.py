@@ -17,25 +17,8 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
+from lmstudio_bridge import events
 from lmstudio_bridge.errors import NoToolMayRunError
-from lmstudio_bridge.events import (
-    STATES,
-    CallFinished,
-    CallStarted,
-    ChangeKind,
-    Event,
-    FileChange,
-    FilesChanged,
-    JournalCut,
-    MessageAdded,
-    Noticed,
-    Outcome,
-    RoundFinished,
-    ServerFailed,
-    ServersChosen,
-    Stop,
-    Warned,
-)
 from lmstudio_bridge.lmstudio.models import ModelCatalog
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.logins import LoginStore
@@ -83,7 +66,7 @@ _SHOWN_CHANGES = 8  # files in the line about what was changed
 _SHOWN_DIFF = 40  # lines of it below the answer
 _SHOWN_DIFF_LINE = 200  # characters of one
 _LISTED_CHANGES = 200  # files for a program
-_WASTED: tuple[Stop, ...] = ("failed", "cancelled")  # what such a run read spared its caller nothing
+_WASTED: tuple[events.Stop, ...] = ("failed", "cancelled")  # what such a run read spared its caller nothing
 _NO_ANSWER = "The model gave no answer."
 _HERE = "\ue0d6"  # a private character; stands for the answer
 _LINE_END = re.compile("([\n\u2028\u2029])")
@@ -145,7 +128,7 @@ class RunReport:
     """
 
     run_id: str
-    outcome: Outcome
+    outcome: events.Outcome
     servers: tuple[str, ...]
     kept: bool = True
     can_undo: bool = True
@@ -220,7 +203,7 @@ class RunReport:
     def _reason(self) -> str:
         """Why a run ended without an answer."""
         outcome, error = self.outcome, quoted(self.outcome.error)
-        _, reason = STATES[outcome.stop]
+        _, reason = events.STATES[outcome.stop]
         if not reason:
             return error
         if error and outcome.stop in ("context_full", "stuck"):  # how much room would be needed; why nothing was taken
@@ -256,7 +239,7 @@ class RunReport:
                 lines.append(f"Undo does not cover: {_listed(outcome.not_kept, most=_SHOWN_CHANGES, show=str)}")
         return ["\n".join([*lines, *(also if beside else [])]), self._short_diff(changed)]
 
-    def _short_diff(self, changed: Sequence[FileChange]) -> str:
+    def _short_diff(self, changed: Sequence[events.FileChange]) -> str:
         """The changed lines in a fenced block; "" if there are none that can be shown."""
         # Without context, each line begins with a mark, so that none can look like one of ours.
         lines = [
@@ -321,24 +304,24 @@ class RunReport:
         return "" if self.outcome.stop in _WASTED or savings.net <= 0 else savings.in_words()
 
 
-def shown_changes(changes: Iterable[FileChange]) -> list[FileChange]:
+def shown_changes(changes: Iterable[events.FileChange]) -> list[events.FileChange]:
     """Those that changed something, without folders of which a file is told."""
     changed = [each for each in changes if each.kind not in ("unchanged", "beside")]
     parents = {parent for each in changed for path in (each.path, each.source) for parent in PurePath(path).parents}
     return [each for each in changed if PurePath(each.path) not in parents]
 
 
-def _beside(changes: Iterable[FileChange]) -> list[FileChange]:
+def _beside(changes: Iterable[events.FileChange]) -> list[events.FileChange]:
     """Those that no call named; the journal may have only their number."""
     return [each for each in changes if each.kind == "beside" and each.path]
 
 
-def _listed_changes(changed: Sequence[FileChange]) -> str:
+def _listed_changes(changed: Sequence[events.FileChange]) -> str:
     more = f" and {len(changed) - _SHOWN_CHANGES} more" if len(changed) > _SHOWN_CHANGES else ""
     return ", ".join(map(_change_line, changed[:_SHOWN_CHANGES])) + more
 
 
-def _change_line(change: FileChange) -> str:
+def _change_line(change: events.FileChange) -> str:
     """A changed file and how it changed, as a part of a line of ours."""
     kind = {"changed": "", "moved": f"moved from {_in_line(quoted_name(change.source))}"}.get(change.kind, change.kind)
     added = f"+{change.added:,}" if change.added else ""
@@ -347,7 +330,7 @@ def _change_line(change: FileChange) -> str:
     return f"{_in_line(quoted_name(change.path))} ({', '.join(part for part in (kind, counts) if part) or 'changed'})"
 
 
-def _nothing_changed(outcome: Outcome) -> str:
+def _nothing_changed(outcome: events.Outcome) -> str:
     """That nothing was changed, with the files that calls which worked left as they were."""
     named = [each.path for each in outcome.changes if each.path and each.kind != "beside"]
     if not named:
@@ -356,10 +339,10 @@ def _nothing_changed(outcome: Outcome) -> str:
     return f"Nothing was changed: {_listed(named, most=_SHOWN_CHANGES)} {verb}."
 
 
-def _changes_json(changes: Sequence[FileChange]) -> dict[str, Any]:
+def _changes_json(changes: Sequence[events.FileChange]) -> dict[str, Any]:
     """How many files were changed in each way, and which."""
     shown = [*shown_changes(changes), *(each for each in changes if each.kind in ("unchanged", "beside"))]
-    kinds: tuple[ChangeKind, ...] = get_args(ChangeKind)
+    kinds: tuple[events.ChangeKind, ...] = get_args(events.ChangeKind)
     files = [
         {"path": each.path, "kind": each.kind, "added": each.added, "removed": each.removed, "source": each.source}
         for each in shown[:_LISTED_CHANGES]
@@ -367,15 +350,15 @@ def _changes_json(changes: Sequence[FileChange]) -> dict[str, Any]:
     return {**{kind: sum(each.kind == kind for each in shown) for kind in kinds}, "files": files}
 
 
-def diff_lines(events: Iterable[Event]) -> list[str]:
+def diff_lines(told: Iterable[events.Event]) -> list[str]:
     """What a run changed, and what an undo put back, with whole diffs; empty if nothing was changed."""
     lines: list[str] = []
-    for event in events:
-        if isinstance(event, FilesChanged) and event.folder and (changed := shown_changes(event.changes)):
+    for event in told:
+        if isinstance(event, events.FilesChanged) and event.folder and (changed := shown_changes(event.changes)):
             lines += ["Undone:"] if event.is_undo else []
             for change in changed:
                 lines += [_change_line(change), *([change.diff] if change.diff else [])]
-        if isinstance(event, FilesChanged):
+        if isinstance(event, events.FilesChanged):
             lines += [f"{one_line(each.path)} ({each.source}, as git says)" for each in _beside(event.changes)]
     return lines
 
@@ -612,25 +595,25 @@ def run_text(run: StoredRun) -> str:
     first_user_turn = True
     for event in run.events:
         match event:
-            case RoundFinished(number=number, reasoning=reasoning):
+            case events.RoundFinished(number=number, reasoning=reasoning):
                 lines.append(f"### Round {number}")
                 lines += [f"reasoning: {_shortened(reasoning)}"] if reasoning else []
-            case CallStarted(call_id=call_id, arguments=sent):
+            case events.CallStarted(call_id=call_id, arguments=sent):
                 arguments[call_id] = sent
-            case CallFinished():
+            case events.CallFinished():
                 failed = "failed: " if event.is_error else ""
                 lines.append(
                     f"- {event.server} {event.tool} {arguments.get(event.call_id, '')} ({event.seconds:.1f} s)"
                 )
                 lines.append(f"  {failed}{_shortened(event.text)}")
-            case Warned(text=text) | JournalCut(reason=text) | ServerFailed(reason=text):
+            case events.Warned(text=text) | events.JournalCut(reason=text) | events.ServerFailed(reason=text):
                 lines.append(f"- note: {text}")
-            case ServersChosen(left=left):
+            case events.ServersChosen(left=left):
                 lines.append(f"- servers started: {', '.join(event.explained())}")
                 lines += [f"- not started at first: {', '.join(left)}"] if left else []
-            case Noticed(notice=notice):
+            case events.Noticed(notice=notice):
                 lines.append(f"- {notice.kind}: {notice.text}")
-            case MessageAdded(message=UserMessage(text)):
+            case events.MessageAdded(message=UserMessage(text)):
                 lines += [] if first_user_turn else [f"- told the model: {text}"]
                 first_user_turn = False
             case _:
@@ -648,7 +631,7 @@ def _answer(run: StoredRun) -> list[str]:
     return [*merged, "\n## Items\n", f"{_fence(rows)}json", rows, _fence(rows)]
 
 
-def _evidence(outcome: Outcome) -> list[str]:
+def _evidence(outcome: events.Outcome) -> list[str]:
     """What the answer rests on and what went wrong, under headings of their own."""
     parts = {
         "Failed calls": [*([_nothing_changed(outcome)] if outcome.nothing_changed else []), *outcome.failed],

@@ -20,21 +20,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from lmstudio_bridge import DOCS, __version__
+from lmstudio_bridge import DOCS, __version__, events
 from lmstudio_bridge.errors import SettingsError
-from lmstudio_bridge.events import (
-    CallFinished,
-    CallStarted,
-    Emit,
-    Event,
-    ModelChosen,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunContinued,
-    RunFinished,
-    RunStarted,
-)
 from lmstudio_bridge.text import one_line
 
 if TYPE_CHECKING:
@@ -169,11 +156,11 @@ class Telemetry:
             "gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECOND_BUCKETS
         )
 
-    def watch(self, emit: Emit | None) -> Emit:
+    def watch(self, emit: events.Emit | None) -> events.Emit:
         """A sink for the events of one run, whose secrets are taken out already; it passes them on to `emit`."""
         run = _RunSpans(self)
 
-        async def watch_and_pass_on(event: Event) -> None:
+        async def watch_and_pass_on(event: events.Event) -> None:
             run.take(event)
             if emit:
                 await emit(event)
@@ -192,34 +179,34 @@ class _RunSpans:
         self._id = self._model = ""
         self._used = [0, 0]  # tokens in and out
 
-    def take(self, event: Event) -> None:
+    def take(self, event: events.Event) -> None:
         """Begin or end what the event begins or ends."""
         match event:
-            case RunStarted() | RunContinued():
+            case events.RunStarted() | events.RunContinued():
                 self._id = event.run_id
-                agent = (event.agent if isinstance(event, RunStarted) else "") or "lmstudio-bridge"
+                agent = (event.agent if isinstance(event, events.RunStarted) else "") or "lmstudio-bridge"
                 self._run = self._start("invoke_agent", agent, {"gen_ai.agent.name": agent})
-                task = event.task if isinstance(event, RunStarted) else event.instructions
+                task = event.task if isinstance(event, events.RunStarted) else event.instructions
                 self._add_content(self._run, "gen_ai.input.messages", _message("user", task))
-            case ModelChosen(model=model):
+            case events.ModelChosen(model=model):
                 self._model = model
-            case RoundStarted():
+            case events.RoundStarted():
                 self._end(self._chat, "asked_again")
                 self._chat = self._start("chat", self._model, {"gen_ai.request.model": self._model}, client=True)
-            case RetryScheduled(attempt=attempt) if self._chat:
+            case events.RetryScheduled(attempt=attempt) if self._chat:
                 self._chat.add_event("retry", {"attempt": attempt})
-            case RoundFinished():
+            case events.RoundFinished():
                 self._end_chat(event)
-            case CallStarted():
+            case events.CallStarted():
                 self._calls[event.call_id] = call = self._start_call(event)
                 self._add_content(call, "gen_ai.tool.call.arguments", event.arguments)
-            case CallFinished():
+            case events.CallFinished():
                 call = self._calls.pop(event.call_id) if event.call_id in self._calls else self._start_call(event)
                 self._add_content(call, "gen_ai.tool.call.result", event.text)
                 self._end(call, (event.verdict if not event.sent else "") or "tool_error" if event.is_error else "")
                 if event.sent:
                     self._measure("execute_tool", event.seconds, {"gen_ai.tool.name": event.tool})
-            case RunFinished():
+            case events.RunFinished():
                 self._end_run(event)
             case _:
                 pass
@@ -232,12 +219,12 @@ class _RunSpans:
         kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
         return self._telemetry.tracer.start_span(f"{operation} {name}", parent, kind, about)
 
-    def _start_call(self, event: CallStarted | CallFinished) -> Span:
+    def _start_call(self, event: events.CallStarted | events.CallFinished) -> Span:
         tool = event.tool if event.server else "unknown"  # else the name of a tool that there is not: a model's words
         about = {"gen_ai.tool.name": tool, "gen_ai.tool.call.id": event.call_id, "mcp.server": event.server}
         return self._start("execute_tool", tool, about)
 
-    def _end_chat(self, event: RoundFinished) -> None:
+    def _end_chat(self, event: events.RoundFinished) -> None:
         chat, self._chat = self._chat, None
         if chat is None:
             return
@@ -253,7 +240,7 @@ class _RunSpans:
         self._end(chat)
         self._measure("chat", event.seconds, models)
 
-    def _end_run(self, event: RunFinished) -> None:
+    def _end_run(self, event: events.RunFinished) -> None:
         for open_span in (self._chat, *self._calls.values()):
             self._end(open_span, event.stop)
         if self._run is None:
