@@ -20,6 +20,7 @@ from tests.lmstudio_sim.server import Simulator
 from tests.support.journals import write_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
+from tests.support.terminal import without_codes
 
 __all__ = ["shell", "sim"]  # fixtures
 
@@ -93,10 +94,6 @@ async def run_in_terminal(shell: Shell, *arguments: str, **environ: str) -> tupl
         code = await process.wait()
     os.close(ours)
     return code, shown.decode()
-
-
-def without_codes(text: str) -> str:
-    return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------

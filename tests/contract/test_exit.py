@@ -21,7 +21,7 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, StreamOptions, TextReply
 from tests.support.desk import MODEL, Desk, open_desk
-from tests.support.fork_server import BRIDGE
+from tests.support.fork_server import BRIDGE, SpawnedProcess
 from tests.support.journals import read_journal, stop_of
 from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import ERAS, EXIT_LIMIT, RawClient
@@ -88,12 +88,12 @@ class Cell:
     async def end(self, way: str) -> int:
         """End the bridge; its exit code."""
         process = self.client.process
-        assert isinstance(process, asyncio.subprocess.Process)
+        assert isinstance(process, SpawnedProcess)
         match way:
             case "EOF":
                 return await self.client.close_stdin()
             case "both pipes closed, as when the host dies":
-                process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # no public way
+                process.close_stdout()
                 return await self.client.close_stdin()
             case "SIGINT, 0.1 s later SIGTERM, 0.5 s later SIGKILL":
                 await end_like_claude_code(process)

@@ -7,36 +7,28 @@ lines what the real ones do, without a network.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
 import json
 import os
-import pty
 import re
 import shutil
-import struct
-import subprocess
 import sys
-import termios
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pexpect
-import pexpect.fdpexpect
 import pytest
 
-from tests.contract.test_cli_runs import without_codes
 from tests.contract.test_install import FAKE_CLAUDE
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.npm_servers import npm_server
-from tests.support.shell import LIMIT, MODEL, ROOT
+from tests.support.shell import MODEL, ROOT
+from tests.support.terminal import missing, type_line, write_script
 
 pytestmark = pytest.mark.npm
 
-ROWS, COLUMNS = 50, 200
 ANSWER = "It counts the herons of a lake."
 COMMANDS = ("install", "doctor", "run", "runs", "runs")
 
@@ -59,12 +51,6 @@ def steps(page: str) -> Iterator[Step]:
             yield Step(tuple(body.splitlines()), tuple(after[1].splitlines()) if after[0] == "text" else ())
 
 
-def write_script(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A home folder with one project, and the scripts that stand for what would come from a network."""
@@ -80,38 +66,6 @@ def home(tmp_path: Path) -> Path:
     node, server = npm_server("filesystem")
     write_script(tmp_path / "bin" / "npx", f'#!/bin/sh\nshift 2\nexec {node} "{server}" "$@"\n')
     return home
-
-
-def type_line(line: str, *, folder: Path, environ: Mapping[str, str]) -> tuple[int, str]:
-    """Run a line in a terminal of its own, with `y` for every question; exit code, and what stands on the screen."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", line], cwd=folder, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    terminal = pexpect.fdpexpect.fdspawn(ours, encoding="utf-8", timeout=LIMIT)
-    shown = ""
-    try:
-        while terminal.expect([re.escape("[y/N] "), pexpect.EOF]) == 0:
-            shown += f"{terminal.before}{terminal.after}"
-            terminal.sendline("y")
-        return process.wait(LIMIT), without_codes(f"{shown}{terminal.before}")
-    finally:
-        terminal.close()
-        process.kill()
-        process.wait()
-
-
-def missing(seen: tuple[str, ...], shown: str) -> str:
-    """The first line that should be seen and is not, or not in its place; … stands for anything. "" if all are."""
-    place = 0
-    for line in seen:
-        found = re.compile(".*".join(map(re.escape, line.split("…")))).search(shown, place)
-        if found is None:
-            return line
-        place = found.end()
-    return ""
 
 
 def environ_of(home: Path, url: str) -> dict[str, str]:

@@ -80,7 +80,25 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-BridgeProcess = asyncio.subprocess.Process | ForkedProcess
+class SpawnedProcess(asyncio.subprocess.Process):
+    """A program whose output its reader can close, as a host that dies does."""
+
+    def __init__(
+        self,
+        transport: asyncio.SubprocessTransport,
+        protocol: asyncio.subprocess.SubprocessStreamProtocol,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(transport, protocol, loop)
+        self._pipes = transport
+
+    def close_stdout(self) -> None:
+        stdout = self._pipes.get_pipe_transport(1)
+        assert stdout
+        stdout.close()
+
+
+BridgeProcess = SpawnedProcess | ForkedProcess
 
 
 async def start_bridge(
@@ -93,16 +111,16 @@ async def start_bridge(
 ) -> BridgeProcess:
     """The bridge with these arguments; `stdin`: a pipe, else nothing to read. A `command` is started, not forked."""
     if command or not _may_fork(environ):
-        return await asyncio.create_subprocess_exec(
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.subprocess_exec(
+            lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=limit, loop=loop),
             *(command or BRIDGE),
             *arguments,
             cwd=cwd,
             env=dict(environ),
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=limit,
         )
+        return SpawnedProcess(transport, protocol, loop)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(_address())
     (ours, theirs), out, err = socket.socketpair(), os.pipe(), os.pipe()

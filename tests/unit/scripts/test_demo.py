@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_newcomer import missing, type_line
 from tests.support.npm_servers import npm_server
 from tests.support.shell import LIMIT, ROOT
+from tests.support.terminal import missing, type_line
 
 pytestmark = pytest.mark.npm
 
