@@ -22,22 +22,18 @@ from typing import Literal, TypeAlias
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
 from lmstudio_bridge.security.host_rules import HostRule, HostRules, is_within
+from lmstudio_bridge.security.output_files import find_output, needs_output, reads_by_name
 from lmstudio_bridge.security.sandbox import Sandbox
 from lmstudio_bridge.security.workspace import (
     TooDeepError,
     Workspace,
-    find_output,
     find_paths,
     is_address,
     is_protected,
-    needs_output,
 )
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
-_MAKES_FILES = re.compile("screenshot|snapshot|capture|record|render|download|pdf|dump|backup|trace")
-"""In the names of tools, also beside a word for reading: `get_screenshot`."""
-_READING = frozenset({"git_log", "git_blame", "git_branch", "start_search", "firecrawl_parse"})  # without such a word
 _SHOWN_PATH = 200  # characters of a refused path
 _MAX_ENDS = 64  # parts of a path in a container that are looked at
 PRESET = "preset for "  # begins the source of a preset's rules
@@ -186,7 +182,7 @@ class Policy:
             return Decision("denied", f"the user's rules deny {tool.server} {tool.name}.", str(rule))
         if (of_host := self._host_rule(tool, rule)) is not None:
             return of_host.refuse_tool(tool)
-        output = find_output(arguments, tool.input_schema, reader=_reader(tool))
+        output = find_output(tool, arguments, here=tool.server in self.local)
         reads_otherwise = self.rules.only_reads(tool, arguments)
         reads = reads_otherwise and output is None
         if tool.server in self.local and (refusal := self._check_paths(tool, arguments, reads=reads)):
@@ -198,7 +194,9 @@ class Policy:
             return Decision("allowed", rule="readOnlyHint")
         if self.access == "write":
             return Decision("allowed", rule="access=write")
+        remedy = ""
         if reads_otherwise and output is not None:
+            remedy = f"If it writes no file there, allow it by a rule: {_pattern(tool)}."
             why = f" writes a file if it is given {output[:_SHOWN_PATH]!r}"
         elif tool.doubted:
             why = " may change things: its server did not always mark it as reading"
@@ -209,7 +207,7 @@ class Policy:
         else:
             why = " may change things"
         return Decision(
-            "needs_write", f"{tool.server} {tool.name}{why}, and this run has read access only.", "access=read"
+            "needs_write", f"{tool.server} {tool.name}{why}, and this run has read access only.", "access=read", remedy
         )
 
     def may_run(self, tool: ServerTool) -> bool:
@@ -222,7 +220,7 @@ class Policy:
         return (
             self.access == "write"
             or self.asks
-            or (self.rules.only_reads(tool) and not needs_output(tool.input_schema, reader=_reader(tool)))
+            or (self.rules.only_reads(tool) and not needs_output(tool, here=tool.server in self.local))
         )
 
     def writes(self, tool: ServerTool, arguments: JSONObject | None = None) -> bool:
@@ -231,7 +229,7 @@ class Policy:
         Not so for tools that their server or a preset marks as reading. Of the others, many servers mark none, so
         those whose name says that they only read do not count either.
         """
-        if arguments and find_output(arguments, tool.input_schema, reader=_reader(tool)) is not None:
+        if arguments and find_output(tool, arguments, here=tool.server in self.local) is not None:
             return True
         if any(_matches(pattern, tool, exactly=False) for pattern in self.rules.writing):
             return True
@@ -270,7 +268,7 @@ class Policy:
         names, more = self.rules.path_arguments(tool), self.rules.more_path_arguments(tool)
         # A mark is only a hint: Playwright's browser_snapshot has it, and writes files.
         is_known = self.rules.find(tool) is not None or (
-            _reader(tool) and find_output(arguments, tool.input_schema, strict=True) is None
+            reads_by_name(tool) and find_output(tool, arguments, here=True, strict=True) is None
         )
         try:
             paths = dict.fromkeys(find_paths(arguments, names=names, more=more, by_value=True, reads=reads))
@@ -292,13 +290,6 @@ class Policy:
             if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
                 return rule.refuse_path(shown)
         return None
-
-
-def _reader(tool: ServerTool) -> str:
-    """Its name, if that says that it reads and makes no file; else nothing."""
-    name = tool.name.lower()
-    makes = _MAKES_FILES.search(name) and not name.startswith("read_")
-    return tool.name if name in _READING or (only_reads_by_name(tool.name) and not makes) else ""
 
 
 def _remedy(tool: ServerTool) -> str:

@@ -13,57 +13,42 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from lmstudio_bridge.messages import JSONObject, is_deeper
+from lmstudio_bridge.messages import JSONObject
 
-PATH_WORDS = frozenset(
-    (
-        *("path", "paths", "filepath", "filepaths", "file", "files", "filename", "filenames"),
-        *("dir", "dirs", "directory", "directories", "folder", "folders", "root", "roots", "cwd"),
-        *("source", "sources", "src", "destination", "dest", "dst", "target", "uri", "uris", "url"),
-    )
-)
+PATH_WORDS = frozenset((
+    "path", "paths", "filepath", "filepaths", "file", "files", "filename", "filenames", "dir", "dirs", "directory",
+    "directories", "folder", "folders", "root", "roots", "cwd", "source", "sources", "src", "destination", "dest",
+    "dst", "target", "uri", "uris", "url",
+))  # fmt: skip
 """An argument is a path if its name ends in such a word: `file_path`, `sourceDirectory`, `path2`.
 
 If its value is an ordinary URL, it counts as a relative path, which does no harm.
 """
 
-TEXT_WORDS = frozenset(
-    (
-        *("content", "contents", "text", "texts", "body", "message", "messages", "query", "queries", "sql", "code"),
-        *("pattern", "patterns", "regex", "regexp", "search", "title", "description", "prompt", "question", "thought"),
-        *("comment", "comments", "summary", "note", "notes", "payload", "headers", "header", "data", "rows", "cells"),
-        *("selector", "xpath", "expression", "formula", "separator", "delimiter", "sep", "replacement"),
-        *("observations", "task", "instructions"),
-    )
-)
+TEXT_WORDS = frozenset((
+    "content", "contents", "text", "texts", "body", "message", "messages", "query", "queries", "sql", "code",
+    "pattern", "patterns", "regex", "regexp", "search", "title", "description", "prompt", "question", "thought",
+    "comment", "comments", "summary", "note", "notes", "payload", "headers", "header", "data", "rows", "cells",
+    "selector", "xpath", "expression", "formula", "separator", "delimiter", "sep", "replacement", "observations",
+    "task", "instructions",
+))  # fmt: skip
 """An argument is text, whatever it looks like, if its name ends in such a word: `content`, `old_text`, `sqlQuery`."""
 
-PROTECTED = frozenset(
-    (
-        *(".git", ".gitmodules", ".gitconfig", ".husky", ".github/workflows"),
-        *(".claude", ".claude.json", ".claude-plugin", ".mcp.json", "mcp.json", ".cursor", ".codex", ".gemini"),
-        *("claude.md", "claude.local.md", "agents.md", "gemini.md", ".cursorrules", ".windsurfrules", ".windsurf"),
-        *(".zed", ".opencode", "opencode.json", "opencode.jsonc", ".continue", ".roo", ".kiro", ".clinerules"),
-        *(".vscode", ".idea", ".devcontainer", ".devcontainer.json", ".envrc", ".npmrc", ".yarnrc.yml", ".ripgreprc"),
-        *(".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile", ".zshenv", ".zlogin", ".ssh"),
-        *(
-            "lmstudio-bridge.toml",
-            "copilot-instructions.md",
-            ".zlogout",
-            ".bash_login",
-            ".bash_logout",
-            ".bash_aliases",
-        ),
-        *(".vimrc", ".exrc", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml", "mise.toml", ".mise.toml"),
-        *(".pnpmfile.cjs", ".yarnrc", ".yarn", "bunfig.toml", ".hg", ".jj", ".svn", "git~1", ".circleci"),
-        *(".gitlab-ci.yml", ".junie", ".amazonq", ".goosehints", ".aider.conf.yml", "warp.md"),
-        *("qwen.md", ".qwen", "crush.md", "crush.json", ".crush.json", ".agents", ".kilocode", ".factory", ".augment"),
-        *(".githooks", ".huskyrc", ".huskyrc.json", "lefthook.yaml", ".lefthook.yaml", "lefthook-local.yml"),
-        *(".pnp.cjs", "mise.local.toml", ".mise.local.toml", ".gitea/workflows", "jenkinsfile"),
-        *(".forgejo/workflows", ".woodpecker.yml", ".travis.yml", ".buildkite"),
-        *("azure-pipelines.yml", "bitbucket-pipelines.yml"),
-    )
-)
+PROTECTED = frozenset((
+    ".git", ".gitmodules", ".gitconfig", ".husky", ".github/workflows", ".claude", ".claude.json", ".claude-plugin",
+    ".mcp.json", "mcp.json", ".cursor", ".codex", ".gemini", "claude.md", "claude.local.md", "agents.md", "gemini.md",
+    ".cursorrules", ".windsurfrules", ".windsurf", ".zed", ".opencode", "opencode.json", "opencode.jsonc",
+    ".continue", ".roo", ".kiro", ".clinerules", ".vscode", ".idea", ".devcontainer", ".devcontainer.json", ".envrc",
+    ".npmrc", ".yarnrc.yml", ".ripgreprc", ".bashrc", ".bash_profile", ".profile", ".zshrc", ".zprofile", ".zshenv",
+    ".zlogin", ".ssh", "lmstudio-bridge.toml", "copilot-instructions.md", ".zlogout", ".bash_login", ".bash_logout",
+    ".bash_aliases", ".vimrc", ".exrc", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml", "mise.toml",
+    ".mise.toml", ".pnpmfile.cjs", ".yarnrc", ".yarn", "bunfig.toml", ".hg", ".jj", ".svn", "git~1", ".circleci",
+    ".gitlab-ci.yml", ".junie", ".amazonq", ".goosehints", ".aider.conf.yml", "warp.md", "qwen.md", ".qwen",
+    "crush.md", "crush.json", ".crush.json", ".agents", ".kilocode", ".factory", ".augment", ".githooks", ".huskyrc",
+    ".huskyrc.json", "lefthook.yaml", ".lefthook.yaml", "lefthook-local.yml", ".pnp.cjs", "mise.local.toml",
+    ".mise.local.toml", ".gitea/workflows", "jenkinsfile", ".forgejo/workflows", ".woodpecker.yml", ".travis.yml",
+    ".buildkite", "azure-pipelines.yml", "bitbucket-pipelines.yml",
+))  # fmt: skip
 """What makes other programs run commands, instructs agents, or decides what a run may do: it is read, not changed."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -87,68 +72,18 @@ _INSIDE = re.compile(r"[`<(\[{@!]+(.*?)[`>)\]}]*|-{0,2}[\w-]+=(.+)|-\w([/~.].*)"
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
-_OUTPUT = re.compile(
-    r"out|outputs?|(?:out|output|save|download|write|export|dump|append)(?:to|as|file|filename|path|dir|folder)"
+CRITERIA = frozenset(
+    ("filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort", "pipeline")
 )
-_OUTPUT_WORDS = frozenset(
-    ("out", "output", "save", "write", "export", "dest", "destination", "dst", "append", "persist")
-)
-"""Before a word for a path, or `to`: `export_path`, `destFile`, `appendTo`."""
-_MAKING_WORDS = frozenset(("saved", "dump", "store", "copy", "extract", "record", "render"))
-_EITHER_WORDS = _MAKING_WORDS | {
-    *("to", "into", "local", "log", "screenshot", "snapshot", "capture", "trace", "report", "result", "results"),
-    *("video", "recording", "har", "pdf", "backup"),
-}
-"""Before a word for a path, they name what is written or what is read: `log_file`, `screenshotPath`, `to_file`."""
-_EITHER = frozenset({"filename", *(f"local{each}" for each in ("path", "file", "dir"))})
-_READ_WORDS = frozenset(("log", "logs", "trace", "report"))
-"""Of those, what a tool reads whose name says that it reads."""
-_READ_IF_NAMED = frozenset(("har", "video", "result", "results", "record", "dump"))
-"""And what it reads if its name has the word: the `har_path` of `read_har`."""
-_DESTINATIONS = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
-_FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
-"""How the value looks if a destination is a file and not a place to travel to."""
-_NO_FILE = {
-    "into": re.compile(r"\w[\w-]*(?:/[\w-]+)*"),
-    "export": re.compile(r"[A-Z]\w*\.(?!(?:json|yaml|html|xlsx|docx|pptx|jpeg|webp|webm|toml)\Z)[a-z]{4,}"),
-}
-"""A branch or language, and what a module exports: `feature/x`, `React.memo`."""
-_CRITERIA = frozenset({"filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort"})
 """Names of arguments whose members are the fields of records."""
-_MAX_SCHEMAS = 200
-_IS_SAVED_TO = re.compile(
-    r"\b(?:to|and) save\b|\A(?:save|write)s?\b(?!-)|\bto write\b|\bbe (?:saved|written)\b"
-    r"|\boutput (?:file|path|folder|dir)|\b(?:should|will) be stored\b"
-    r"|\b(?:saved|written|stored) (?:in|to|into|at) this (?:file|path|folder|dir|location)",
-    re.IGNORECASE,
-)
-"""How the description of a path says that the tool writes there."""
-_OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
+OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
 """In a value, for the program behind the tool: git diff --output=a.txt"""
-_TEMPLATE = re.compile(r"(?:jsonpath|jsonpath-as-json|custom-columns|go-template)=[^/\\]*")
-"""What kubectl prints."""
-_IS_FORMAT = re.compile(r"(?:the |desired )?(?:(?:output|result|response) )?(?:format|mode)\b", re.IGNORECASE)
-_MEDIA_TYPE = re.compile(r"(?:application|audio|image|text|video)/[\w+-]+")
-_SAVES = re.compile(r"sav(?:e|ing)|writ|output|stor|export|download|dump", re.IGNORECASE)
-_STORE = re.compile(r"\b(?:(?:the|an?|this|your)(?: [\w-]*[^\Ws])?|vector|data|document) store\b", re.IGNORECASE)
-"""A store, not what a tool does: "Path of the vector store"."""
-_NO_OUTPUT = frozenset(
-    (
-        *("format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit"),
-        *("units", "limit", "size", "length", "level", "fields", "columns", "count", "tokens", "detail", "id", "ids"),
-        *("url", "urls", "date", "order", "by", "currency", "timezone", "locale", "version", "verbosity"),
-    )
-)
+NO_FILE_WORDS = frozenset((
+    "format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit", "units",
+    "limit", "size", "length", "level", "fields", "columns", "count", "tokens", "detail", "id", "ids", "url", "urls",
+    "date", "order", "by", "currency", "timezone", "locale", "version", "verbosity",
+))  # fmt: skip
 """Ends of names such as `output_format` and `download_url`, which name no file."""
-_FORMATS = frozenset(
-    (
-        *("json", "yaml", "xml", "csv", "tsv", "text", "txt", "plain", "markdown", "md", "html", "table", "raw"),
-        *("wide", "name", "names", "full", "summary", "compact", "content", "none", "true", "false", "inline"),
-        *("short", "long", "brief", "detailed", "verbose", "minimal", "default", "concise", "list", "tree", "object"),
-        *("jsonl", "ndjson", "jsonc", "yaml-stream", "base64", "structured", "both", "auto", "all", "extend"),
-        *("stdout", "-"),
-    )
-)
 MAX_DEPTH = 32  # levels of nested arguments; deeper ones are refused
 
 
@@ -240,7 +175,7 @@ def find_paths(
     def is_path(name: str) -> bool:
         if name in more:
             return True
-        return name in names if names is not None else _names_path(name)
+        return name in names if names is not None else names_path(name)
 
     def walk(value: Any, named: bool, text: bool, depth: int) -> Iterator[str]:
         if depth > MAX_DEPTH:
@@ -255,10 +190,10 @@ def find_paths(
                 elif depth and by_value and names is None and not text and _may_be_path(name):
                     yield name
                 path = is_path(name) or (named and key == _MEMBER)
-                if by_value and not path and isinstance(item, str) and _last_word(name) in _CRITERIA:
+                if by_value and not path and isinstance(item, str) and last_word(name) in CRITERIA:
                     inside = walk(_parts(item, named=False)[0], False, True, depth + 1)  # an object as text
                     yield from (each if _is_on_disk(each) else each.lstrip("/") for each in inside)
-                yield from walk(item, path, not path and (text or _last_word(name) in TEXT_WORDS), depth + 1)
+                yield from walk(item, path, not path and (text or last_word(name) in TEXT_WORDS), depth + 1)
         elif isinstance(value, list | tuple):
             for item in value:
                 yield from walk(item, named, text, depth + 1)
@@ -273,7 +208,7 @@ def find_paths(
         if by_value:
             inner, parts = _parts(value, named=named)
             yield from parts
-            yield from (each for _, each in _OPTION.findall(value))
+            yield from (each for _, each in OPTION.findall(value))
             yield from walk(inner, named, text, depth + 1)
 
     yield from walk(dict(arguments), False, False, 0)
@@ -317,175 +252,22 @@ def _may_be_path(text: str) -> bool:
     return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
-def find_output(arguments: JSONObject, schema: JSONObject, *, reader: str = "", strict: bool = False) -> str | None:
-    """The name of the first argument that says which file a tool writes, at any depth; None if there is none.
-
-    Of a `reader`, the name of a tool if it says that the tool reads, `log_path` and the like are what it reads, and so
-    is the `har_path` of `read_har`. `strict` also finds what most likely is something else, as the criteria of a
-    search.
-    """
-    if is_deeper(arguments, MAX_DEPTH):
-        return None  # such a call is refused where paths are looked for
-
-    def find(value: Any, known: JSONObject, is_text: bool = False) -> str | None:
-        if isinstance(value, list | tuple):
-            options = [f"{one} {two}" for one, two in pairwise(value) if str(one).startswith("--out")]
-            return next(filter(None, (find(each, known, is_text) for each in (*options, *value))), None)
-        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
-            with suppress(ValueError, RecursionError):
-                decoded = json.loads(value)
-                return None if is_deeper(decoded, MAX_DEPTH) else find(decoded, known, is_text)
-        if isinstance(value, str) and not is_text:
-            return _find_option(value, strict=strict)
-        if not isinstance(value, dict):
-            return None
-        properties, required = _members(known, schema)
-        for name, inner in value.items():
-            stated = properties.get(name, {})
-            if _names_output(str(name), inner, stated, is_required=name in required, reader=reader, strict=strict):
-                return str(name)
-            last = _last_word(str(name))
-            if last in _CRITERIA and not strict and not _members(stated, schema)[0]:
-                continue  # {"filter": {"filename": "a.md"}} of a database
-            if found := find(inner, stated, is_text or last in TEXT_WORDS):
-                return found
-        return None
-
-    return find(dict(arguments), schema)
-
-
-def _find_option(text: str, *, strict: bool) -> str | None:
-    """An option that names an output file."""
-    for found in _OPTION.finditer(text):
-        option, value = found.groups()
-        # In "how does git diff --output work" it is a word of a question.
-        is_option = strict or not text[: found.start()].strip() or text[found.end(1)] == "=" or _FILE.search(value)
-        is_format = value.lower() in _FORMATS or _TEMPLATE.fullmatch(value)
-        if is_option and not is_format and _last_word(option) not in _NO_OUTPUT:
-            return str(option)
-    return None
-
-
-def needs_output(schema: JSONObject, *, reader: str = "") -> bool:
-    """Whether a tool has to be told which file to write, so that each of its calls writes."""
-    properties, required = _members(schema, schema)
-    stated = {str(name): properties.get(str(name), {}) for name in required}
-    texts = [
-        name
-        for name, each in stated.items()
-        if each.get("type") == "string" and not _IS_FORMAT.match(str(each.get("description", "")))
-    ]
-    return find_output(dict.fromkeys(texts, "a/b.md"), schema, reader=reader) is not None
-
-
-def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject], list[str]]:
-    """What an object's schema, or that of a list's items, says of its members, and which are required."""
-    members: dict[str, JSONObject] = {}
-    required: list[str] = []
-    waiting: list[Any] = [schema]
-    for each in waiting:  # which grows
-        if not isinstance(each, dict) or len(waiting) > _MAX_SCHEMAS:
-            continue
-        properties, needed, name = each.get("properties"), each.get("required"), str(each.get("$ref", ""))
-        if isinstance(properties, dict):
-            members |= {key: value for key, value in properties.items() if isinstance(value, dict)}
-        required += needed if isinstance(needed, list) else []
-        waiting.append(each.get("items"))
-        for key in ("anyOf", "oneOf", "allOf"):
-            waiting += inner if isinstance(inner := each.get(key), list) else []
-        for key in ("$defs", "definitions"):
-            shared = root.get(key)
-            if name.startswith(f"#/{key}/") and isinstance(shared, dict):
-                waiting.append(shared.get(name.rpartition("/")[2]))
-    return members, required
-
-
-def _names_output(
-    name: str, value: object, schema: JSONObject, *, is_required: bool, reader: str, strict: bool
-) -> bool:
-    """Whether an argument with this name, value and schema says which file to write."""
-    words = _words(name)
-    if not value or not isinstance(value, str | list | dict | bool) or "enum" in schema or words[-1] in _NO_OUTPUT:
-        return False
-    if words[0] in ("save", "download") or words[-1] == "save" or words[:3] == ["write", "to", "file"]:
-        return True  # {"save": true}, {"save_to": "a.txt"}, {"path_to_save": "a.txt"}
-    if isinstance(value, bool):
-        return False
-    described = str(schema.get("description", ""))
-    if _OUTPUT.fullmatch(words[0]) or (
-        words[-1] in ("to", "as") and not (_OUTPUT_WORDS | _MAKING_WORDS).isdisjoint(words)
-    ):
-        values = value if isinstance(value, list) else [value]
-        if isinstance(value, list):
-            is_format = words == ["outputs"] or (words == ["output"] and _are_fields(value, described))
-        else:
-            is_format = _IS_FORMAT.match(described) is not None
-        if is_format and not strict and not _names_path(name) and _MEDIA_TYPE.fullmatch(str(value)):
-            return False
-        if _names_path(name) or any(not isinstance(each, str) or _FILE.search(each) for each in values):
-            return True
-        return (strict or not is_format) and any(str(each).lower() not in _FORMATS for each in values)
-    if _names_path(name) and _IS_SAVED_TO.search(described):
-        return True  # {"filePath": …}
-    if words[-1] in _DESTINATIONS:
-        if not isinstance(value, str) or is_address(value):
-            return False
-        if strict:
-            return True
-        no_file = _NO_FILE.get(words[-1])
-        return (
-            _FILE.search(value) is not None
-            and not (no_file and no_file.fullmatch(value))
-            and not (reader and words[-1] == "dump")
-        )
-    named = _names_path(words[-1])
-    if (words[-1] in ("out", "output", "write") and _names_path(words[0])) or (
-        named and not _OUTPUT_WORDS.isdisjoint(words[:-1])
-    ):
-        return True
-    read_words = _READ_WORDS | (_READ_IF_NAMED & {words[0]}.intersection(_words(reader)))
-    is_read = not read_words.isdisjoint((*words[:-1], words[-1].removesuffix("file")))
-    if reader and is_read and not described and not strict:
-        return False
-    makes = named and not _MAKING_WORDS.isdisjoint(words[:-1])
-    may_be = (
-        makes
-        or "".join(words) in _EITHER
-        or name.lower() == "logfile"
-        or (named and not _EITHER_WORDS.isdisjoint(words[:-1]))
-    )
-    # What a tool must have is what it reads.
-    is_input = is_required and not (makes or (strict and words != ["filename"] and words != ["file", "name"]))
-    return (
-        may_be
-        and not is_input
-        and (not described or (strict and makes) or _SAVES.search(_STORE.sub("", described)) is not None)
-    )
-
-
-def _are_fields(value: list[Any], described: str) -> bool:
-    """Whether a list is more likely the fields to return than files: `["hostid", "name"]`."""
-    if re.search(r"\bfields?\b", described, re.IGNORECASE):
-        return "file" not in described.lower()
-    return len(value) > 1 and not any("." in str(each) for each in value)
-
-
-def _names_path(name: str) -> bool:
+def names_path(name: str) -> bool:
     """Whether an argument of this name is usually a path: `file_path`, `pathname`, `file_list`, but not `file_type`."""
-    words = _words(name)
+    words = words_of(name)
     if words[-1] in PATH_WORDS or (words[-1].endswith(_ENDINGS) and words[-1] not in _NOT_PATHS):
         return True
-    return words[-1] not in TEXT_WORDS | _NO_OUTPUT | _NOT_PATHS and any(
+    return words[-1] not in TEXT_WORDS | NO_FILE_WORDS | _NOT_PATHS and any(
         word.startswith(_BEGINNINGS) or word in _ENDINGS for word in words
     )
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(name)] or [""]
 
 
-def _last_word(name: str) -> str:
-    return _words(name)[-1]
+def last_word(name: str) -> str:
+    return words_of(name)[-1]
 
 
 def is_address(text: str) -> bool:

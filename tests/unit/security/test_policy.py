@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,99 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
     tool = ServerTool("fs", "search_notes", read_only=True, input_schema=schema)
 
     assert at_work(tmp_path).check_call(tool, arguments).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "described", "argument"),
+    [
+        # what a tool that makes files must be given, and what is beside a source
+        ("download_file", {"remote_path": "b", "local_path": "a"}, None, "local_path"),
+        ("sftp_get", {"remote_file": "b", "local_file": "a"}, None, "local_file"),
+        ("fetch_url", {"url": "https://a.b/c", "filename": "a"}, None, "filename"),
+        ("copy_here", {"source": "b", "local_path": "a"}, None, "local_path"),
+        ("screenshot", {"filename": "a.png"}, None, "filename"),
+        ("export_pdf", {"path": "a.pdf"}, None, "path"),
+        ("save_page", {"path": "a.html"}, None, "path"),
+        ("record_video", {"path": "a.webm"}, None, "path"),
+        ("get_attachment", {"id": "1", "filename": "a.pdf"}, None, "filename"),
+        ("search_and_download", {"filename": "a.pdf"}, None, "filename"),
+        ("get_page", {"to_file": "a"}, None, "to_file"),
+        # what others must be given, they read
+        *(
+            (tool, {argument: "a.pdf"}, None, None)
+            for tool, argument in (
+                *(("read_file", "filename"), ("get_file_contents", "filename"), ("view", "path"), ("view", "filename")),
+                *(("read_pdf", "path"), ("extract_text_from_pdf", "path"), ("pdf_to_text", "path")),
+                *(("view_attachment", "filename"), ("analyze_screenshot", "path"), ("export_workbook", "path")),
+                *(("read_export", "export_path"), ("read_output_file", "output_file"), ("get_trace", "trace_file")),
+                *(("render_template", "path"), ("get_pdf_info", "filename"), ("get_backup", "backup_path")),
+            )
+        ),
+        ("get_file_contents", {"repo_url": "https://a.b/c", "filename": "a"}, None, None),
+        ("lint", {"source": "a = 1", "filename": "a.py"}, None, None),
+        ("diff_files", {"from_file": "a", "to_file": "b"}, None, None),
+        ("export_pdf", {"input_path": "a.md", "output_path": "b"}, None, "output_path"),
+        # what the description says
+        ("snap", {"filename": "a.png"}, "Filename of the screenshot", "filename"),
+        ("get_page", {"filename": "a.png"}, "Filename of the screenshot", "filename"),
+        ("fetch_object", {"local_path": "a"}, "Local destination path", "local_path"),
+        ("export_note", {"path": "a.md"}, "Path of the note to export", None),
+        ("list_symbols", {"filename": "a.py"}, "Filter by filename", None),
+        ("search_code", {"filename": "a.py"}, "Name of the file", None),
+        ("make", {"output": ["LICENSE", "NOTICE"]}, "The files to create", "output"),
+        ("make", {"output": ["report", "summary"]}, "Output files", "output"),
+        ("host_list", {"output": "hostid"}, "Output format (extend or list of specific fields)", None),
+        # names, and values
+        *(
+            ("make", {name: "a"}, None, name)
+            for name in (
+                *("outputlocation", "savelocation", "outputLocation", "downloads_dir", "local_output", "destdir"),
+                *("write_to", "output", "out"),
+            )
+        ),
+        *(
+            ("make", {name: True}, None, name)
+            for name in ("output_to_file", "write_to_disk", "save_results", "download", "write", "persist")
+        ),
+        ("make", {"output_to_file": False, "include_output_files": True, "overwrite": True}, "What to do", None),
+        *(
+            ("get_hosts", {"output": value}, None, None)
+            for value in ("hostid", ["hostid"], "json", "text/html", "custom-columns=NAME:.metadata.name")
+        ),
+        ("get_hosts", {"output": "docs/html"}, None, "output"),
+        ("kubectl", {"args": ["get", "pods", "-o", "custom-columns=NAME:.metadata.name"]}, None, None),
+        # a pipeline of MongoDB
+        ("aggregate", {"pipeline": [{"$setWindowFields": {"output": {"n": {"$sum": 1}}}}]}, None, None),
+        ("aggregate", {"pipeline": [{"$project": {"output_file": "$a", "m": {"$mergeObjects": "$b"}}}]}, None, None),
+        ("aggregate", {"pipeline": [{"$match": {"filename": "a.md"}}, {"$out": "b"}]}, None, "$out"),
+        ("aggregate", {"pipeline": '[{"$merge": {"into": "b"}}]'}, None, "$merge"),
+        ("aggregate", {"pipeline": "[{$out: 'b'}]"}, None, "$out"),
+    ],
+)
+def test_the_name_of_the_tool_and_what_is_beside_an_argument_say_whether_it_names_an_output_file(
+    tmp_path: Path, tool: str, arguments: JSONObject, described: str | None, argument: str | None
+) -> None:
+    """Without a description, the tool must be given all of the arguments."""
+    stated = {"description": described} if described else {"type": "string"}
+    schema = {"properties": dict.fromkeys(arguments, stated), "required": [] if described else list(arguments)}
+    marked = ServerTool("fs", tool, read_only=True, input_schema=schema)
+    policy = replace(at_work(tmp_path), access="read")
+    decision = policy.check_call(marked, arguments)
+
+    if argument is None:
+        assert decision == READING
+        assert policy.may_run(marked)
+    else:
+        assert decision.verdict == "needs_write"
+        assert f"writes a file if it is given {argument!r}" in decision.reason
+        assert f'allow it by a rule: "fs/{tool}"' in decision.remedy
+
+
+def test_what_only_a_tools_name_says_counts_for_servers_on_this_machine() -> None:
+    schema = {"properties": {"filename": {"type": "string"}}, "required": ["filename"]}
+    tool = ServerTool("fs", "get_attachment", read_only=True, input_schema=schema)
+
+    assert Policy("read").check_call(tool, {"filename": "a.pdf"}) == READING
 
 
 def test_a_tool_that_must_be_told_what_to_write_is_not_offered_to_read() -> None:
@@ -674,7 +768,7 @@ def test_a_preset_reads_protected_files_and_a_rule_that_allows_a_tool_does_not_f
 def test_a_mark_alone_opens_no_protected_file(tmp_path: Path, tool: str, rules: tuple[Rule, ...], verdict: str) -> None:
     """Playwright's marked tools wrote `.git/hooks/pre-commit`."""
     marked = ServerTool("fs", tool, read_only=True)
-    for arguments in ({"place": ".git/hooks/pre-commit"}, {"path": ".mcp.json"}):
+    for arguments in ({"place": ".git/hooks/pre-commit"}, {"source_path": ".mcp.json"}):
         decision = at_work(tmp_path, Rules(rules)).check_call(marked, arguments)
         assert decision.verdict == verdict
         assert verdict == "allowed" or f'allow it by a rule: "fs/{tool}"' in decision.remedy
