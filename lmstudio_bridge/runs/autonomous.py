@@ -81,9 +81,11 @@ from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.permissions import Permissions, read_permissions
 from lmstudio_bridge.security.presets import is_fresh
+from lmstudio_bridge.security.protected import Seen, look_at_protected, warn_of_changed
 from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
 from lmstudio_bridge.security.sandbox import hint_for
 from lmstudio_bridge.security.secrets import secrets_of_entry, secrets_of_environment
+from lmstudio_bridge.security.workspace import Workspace
 from lmstudio_bridge.settings import Settings
 
 AUTO_MAX_TOKENS = 8_192  # tokens of one reply, where the context allows
@@ -282,6 +284,8 @@ class DynamicAutonomousAgent:
                 }
                 for event in plan.earlier:
                     recorder.tally.add(event)
+                if request.access == "write" or approver is not None:
+                    await recorder.watch_protected(permissions.policy.workspace)
                 async with _failure_recorded(recorder, started_at):
                     await recorder.tell(self._counted(plan.start))
                     for error in plan.servers.refused:
@@ -671,6 +675,13 @@ class RunRecorder:
         self._redactor = redactor
         self._progress: dict[str, RedactedStream] = {}  # by call: a secret may arrive in pieces
         self._cut = False
+        self._workspace = Workspace(())
+        self._protected: Seen = {}
+
+    async def watch_protected(self, workspace: Workspace) -> None:
+        """Tell at the end which protected files are not as they are now."""
+        self._workspace = workspace
+        self._protected = await asyncio.to_thread(look_at_protected, workspace)
 
     @property
     def is_whole(self) -> bool:
@@ -701,6 +712,10 @@ class RunRecorder:
             case events.CallFinished(call_id=call_id, server=server):
                 self._progress.pop(call_id, None)
                 if event.sent and event.is_error and (warning := self.on_failed_call.pop(server, "")):
+                    await self.tell(events.Warned(warning))
+            case events.RunFinished() if self._workspace.folders:
+                now = await asyncio.to_thread(look_at_protected, self._workspace)
+                if warning := warn_of_changed(self._protected, now):
                     await self.tell(events.Warned(warning))
             case _:
                 pass

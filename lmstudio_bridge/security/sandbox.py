@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,11 +22,11 @@ from pathlib import Path
 import lmstudio_bridge
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.messages import Confinement, ServerConfig
+from lmstudio_bridge.security.protected import find_protected
 from lmstudio_bridge.security.workspace import PROTECTED, is_protected
 from lmstudio_bridge.settings import Surroundings
 
 EVERY = "*"  # in place of a server's name
-MAX_WALKED = 50_000  # files among which protected ones are looked for
 MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 3,000, and cannot mount 4,500
 
 _SYSTEM = (
@@ -221,7 +220,7 @@ def _find_visible(
     visible = {each: False for path in programs for each in _follow_outside(path, untrusted)}
     visible |= {each: writes for folder in folders for each in _follow(folder, untrusted)}
     if writes and sys.platform == "linux":
-        protected = dict.fromkeys(each for folder in folders for each in find_protected(folder))
+        protected = dict.fromkeys(each for folder in folders for each in _find_held(folder))
         # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
         holders = {each.parent: True for each in protected if not is_protected(Path(each.name))}
         if len(protected) + len(holders) > MAX_PROTECTED:
@@ -307,30 +306,15 @@ def _find_unseen(config: ServerConfig, visible: Iterable[Path], *, around: Surro
     return None
 
 
-def find_protected(folder: Path) -> Iterator[Path]:
-    """The protected files that there are in a folder, those near to it first; of links what they lead to in it.
-
-    A link or a file that does not exist cannot be kept from being made.
-    """
-    left, walked, real = deque([folder]), 0, Path(os.path.realpath(folder))
-    while left and walked < MAX_WALKED:
-        current = left.popleft()
-        try:
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        walked += len(entries)
-        for entry in entries:
-            name = Path(entry.name) if current == folder else Path(current.name, entry.name)
-            if entry.is_symlink():
-                inside = os.path.relpath(os.path.realpath(entry.path), real)
-                is_there = inside != os.curdir and not inside.startswith(os.pardir)
-                if is_protected(name) and is_there and not is_protected(Path(inside)):
-                    yield real / inside
-            elif is_protected(name):
-                yield Path(entry.path)
-            elif entry.is_dir() and entry.name != "node_modules":
-                left.append(Path(entry.path))
+def _find_held(folder: Path) -> Iterator[Path]:
+    """The protected files that can be mounted: of a link, what it leads to in the folder. The link cannot be held."""
+    real = Path(os.path.realpath(folder))
+    for path in find_protected(folder):
+        inside = os.path.relpath(os.path.realpath(path), real)
+        if not path.is_symlink():
+            yield path
+        elif inside != os.curdir and not inside.startswith(os.pardir) and not is_protected(Path(inside)):
+            yield real / inside
 
 
 def _both(path: Path) -> tuple[Path, ...]:

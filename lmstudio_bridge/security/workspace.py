@@ -144,13 +144,18 @@ def make_workspace(folders: Iterable[Path], *, home: Path | None = None) -> Work
 
 
 def is_protected(path: Path) -> bool:
-    """Whether this path, which is relative to a workspace folder, is only to be read.
+    """Whether this path, which is relative to a workspace folder, is only to be read."""
+    parts = list(map(plain_name, path.parts))
+    pairs = (f"{one}/{two}" for one, two in pairwise(parts))
+    return not PROTECTED.isdisjoint(parts) or not PROTECTED.isdisjoint(pairs)
+
+
+def plain_name(name: str) -> str:
+    """The name of a file as `PROTECTED` has it.
 
     Windows takes `.git.`, `.git ` and `.git::$DATA` for `.git`, and macOS does not see characters that nobody sees.
     """
-    parts = [_UNSEEN.sub("", part).partition(":")[0].rstrip(" .").casefold() for part in path.parts]
-    pairs = (f"{one}/{two}" for one, two in pairwise(parts))
-    return not PROTECTED.isdisjoint(parts) or not PROTECTED.isdisjoint(pairs)
+    return _UNSEEN.sub("", name).partition(":")[0].rstrip(" .").casefold()
 
 
 def find_paths(

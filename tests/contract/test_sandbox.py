@@ -108,12 +108,13 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
         {"read": str(secret)},
         {"read": str(desk.project / "aws" / secret.name)},
         {"write": str(hook)},
+        {"write": str(desk.project / ".envrc")},
         {"connect": desk.sim.port},
     ]
 
-    _, results = await run(desk, "prying", *(("pry", call) for call in calls), writes=True)
+    answer, results = await run(desk, "prying", *(("pry", call) for call in calls), writes=True)
 
-    text, written, outside, linked, hooked, connected = results
+    text, written, outside, linked, hooked, _, connected = results
     assert "heron-42" in text
     assert "done" in written
     assert (desk.project / "new.txt").read_text(encoding="utf-8") == "new"
@@ -121,6 +122,7 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
     assert ("Read-only file system" in hooked) == confined
     assert hook.read_text(encoding="utf-8") == ("old" if confined else "new")
     assert ("done" in connected) == network
+    assert f"which no call may do: {desk.project / '.envrc'}." in answer.text, "it could not be held"
 
 
 async def test_what_a_server_leaves_behind_in_a_group_of_its_own_ends_too(desk: Desk) -> None:
