@@ -51,6 +51,11 @@ _QUERY_OF_POSTGRES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_SERENA = Preset(
+    "its name_path is a symbol in a file, such as /Class/method",
+    paths={"*": ("relative_path", "target_relative_path", "reference_file", "cwd", "project", "memory_name")},
+)
+
 # Tools as in the versions of November 2026, and those of older versions that had other names.
 PRESETS: Mapping[str, Preset] = {
     "@modelcontextprotocol/server-filesystem": Preset(
@@ -189,6 +194,7 @@ PRESETS: Mapping[str, Preset] = {
     "basic-memory": Preset(
         "its paths are in its own projects", paths={"create_memory_project": ("project_path",), "*": ()}
     ),
+    **dict.fromkeys(("serena", "serena-agent", "git+https://github.com/oraios/serena"), _SERENA),
     "mcp-server-kubernetes": Preset(
         "kubectl_context is marked as reading, and can choose another cluster for all programs of the user",
         writes_if={"kubectl_context": ("operation", re.compile("set"))},
@@ -315,8 +321,8 @@ def starts_package(config: ServerConfig, package: str) -> bool:
 
 
 def _own_part(package: str) -> str:
-    """What the programs of a package have in their names: `server-time` of `@scope/server-time@1`."""
-    return re.split(r"[@=<>~\[]", package.lstrip("@").rpartition("/")[2])[0]
+    """What the programs of a package have in their names: `server-time` of `@scope/server-time@1`, without `-agent`."""
+    return re.split(r"(?:-agent)?(?:[@=<>~\[]|\Z)", package.lstrip("@").rpartition("/")[2])[0]
 
 
 def _program(config: ServerConfig) -> str:
@@ -330,7 +336,8 @@ def _program(config: ServerConfig) -> str:
     for word in args:
         option, _, value = word.partition("=")
         if before in _PACKAGE_OPTIONS or (option in _PACKAGE_OPTIONS and value):
-            named.append(value if option in _PACKAGE_OPTIONS else word)
+            package = value if option in _PACKAGE_OPTIONS else word
+            named += [] if re.fullmatch(r"[\d.]+", package) else [package]
             before = ""
         elif word in _PACKAGE_OPTIONS or word in _VALUE_OPTIONS:
             before = word

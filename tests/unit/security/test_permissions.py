@@ -172,6 +172,25 @@ def test_a_well_known_server_is_known_behind_the_program_that_starts_it(
 
 
 @pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("serena start-mcp-server", True),
+        ("uvx --from serena-agent@latest serena start-mcp-server", True),
+        ("uvx -p 3.13 --from git+https://github.com/oraios/serena@v1.0 serena start-mcp-server", True),
+        ("uvx --from git+https://github.com/evil/serena serena start-mcp-server", False),
+        ("uvx --from serena-agent-x serena start-mcp-server", False),
+    ],
+)
+def test_a_symbol_of_serena_is_no_path(tmp_path: Path, line: str, allowed: bool) -> None:
+    command, *args = line.split()
+    policy = policy_of(ServerConfig("serena", "stdio", command=command, args=tuple(args)), project=tmp_path)
+    tool = ServerTool("serena", "find_symbol", read_only=True)
+
+    assert policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "a.py"}).allowed is allowed
+    assert not policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "/etc/passwd"}).allowed
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "docker run -i evil mcp/time",
