@@ -8,7 +8,7 @@ a run is what its events add up to (`Tally`): it can be rebuilt from a journal a
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
@@ -59,10 +59,7 @@ UNREAD_FILE = "unread file"  # the rule of a call that would have replaced a fil
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
 _STARTED_LATER = "needed on the way"
-_UNAPPROVED = {
-    NOT_APPROVED: ", and was not approved",
-    NOT_ASKED: ", and the run may ask the user no more questions",
-}
+_UNAPPROVED = {NOT_APPROVED: ", and was not approved", NOT_ASKED: ", and the run may ask the user no more questions"}
 _SHOWN_NAME = 64  # characters of a tool's name
 _SHOWN_REASON = 120  # characters of why a call failed
 
@@ -552,12 +549,14 @@ class Tally:
     `items` are the results of a run over many items, None for other runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Iterable[Event] = ()) -> None:
         self.items: ItemResults | None = None
         self._task = ""
         self._access: Access = "write"
         self._made = _MadeCalls()
         self._begin()
+        for event in told:
+            self.add(event)
 
     def _begin(self) -> None:
         self.last_text = ""

@@ -57,16 +57,11 @@ class Settings(BaseModel):
         "LMSTUDIO_BRIDGE_API_TOKEN",
     )
     ca_file: Path | None = _setting(
-        None,
-        "CA certificates (PEM file) for an https address.",
-        "LMSTUDIO_BRIDGE_CA_FILE",
-        "SSL_CERT_FILE",
+        None, "CA certificates (PEM file) for an https address.", "LMSTUDIO_BRIDGE_CA_FILE", "SSL_CERT_FILE"
     )
     default_model: str | None = _setting(None, "Model to use if a call names none.", "DEFAULT_MODEL")
     project: Path = _setting(
-        ...,
-        "Project folder; .mcp.json is looked up there and in its parents.",
-        "CLAUDE_PROJECT_DIR",
+        ..., "Project folder; .mcp.json is looked up there and in its parents.", "CLAUDE_PROJECT_DIR"
     )
     mcp_config: Path | None = _setting(
         None,
@@ -86,21 +81,12 @@ class Settings(BaseModel):
         "LMSTUDIO_BRIDGE_PASS_ENV",
     )
     max_access: Access = _setting(
-        "write",
-        "Highest access of a run; with read, no run can change anything.",
-        "LMSTUDIO_BRIDGE_MAX_ACCESS",
+        "write", "Highest access of a run; with read, no run can change anything.", "LMSTUDIO_BRIDGE_MAX_ACCESS"
     )
     depth: int = _setting(
-        0,
-        "Set by the bridge for its servers, so that it never delegates to itself.",
-        "LMSTUDIO_BRIDGE_DEPTH",
-        ge=0,
+        0, "Set by the bridge for its servers, so that it never delegates to itself.", "LMSTUDIO_BRIDGE_DEPTH", ge=0
     )
-    home: Path = _setting(
-        ...,
-        "Folder for journals, logins and caches.",
-        "LMSTUDIO_BRIDGE_HOME",
-    )
+    home: Path = _setting(..., "Folder for journals, logins and caches.", "LMSTUDIO_BRIDGE_HOME")
     journal: Literal["off", "audit", "full"] = _setting(
         "full",
         "What to keep of runs; audit records what was done, but no text. Only full journals can be continued.",
@@ -137,10 +123,7 @@ class Settings(BaseModel):
         60.0, "Seconds for which the list of models is cached.", "LMSTUDIO_BRIDGE_MODEL_TTL", ge=0, le=86_400
     )
     context_length: int = _setting(
-        16_384,
-        "Tokens of context to load a model with.",
-        "LMSTUDIO_BRIDGE_CONTEXT_LENGTH",
-        ge=512,
+        16_384, "Tokens of context to load a model with.", "LMSTUDIO_BRIDGE_CONTEXT_LENGTH", ge=512
     )
     temperature: float | None = _setting(
         None,
@@ -150,9 +133,7 @@ class Settings(BaseModel):
         le=2,
     )
     calls: Literal["auto", "native", "grammar"] = _setting(
-        "auto",
-        "How to ask for tool calls; grammar is JSON constrained by a schema.",
-        "LMSTUDIO_BRIDGE_CALLS",
+        "auto", "How to ask for tool calls; grammar is JSON constrained by a schema.", "LMSTUDIO_BRIDGE_CALLS"
     )
     parallel: int | None = _setting(
         None,
@@ -170,9 +151,7 @@ class Settings(BaseModel):
         le=1_000,
     )
     watch_interval: Seconds = _setting(
-        5.0,
-        "Seconds between checks that the model is still loaded.",
-        "LMSTUDIO_BRIDGE_WATCH_INTERVAL",
+        5.0, "Seconds between checks that the model is still loaded.", "LMSTUDIO_BRIDGE_WATCH_INTERVAL"
     )
     server_start_timeout: Seconds = _setting(
         30.0, "Seconds for an MCP server to start and list its tools.", "LMSTUDIO_BRIDGE_SERVER_START_TIMEOUT"
@@ -184,32 +163,20 @@ class Settings(BaseModel):
         ge=0,
         le=86_400,
     )
-    max_servers: int = _setting(
-        20,
-        "MCP servers open at the same time.",
-        "LMSTUDIO_BRIDGE_MAX_SERVERS",
-        ge=1,
-        le=1_000,
-    )
+    max_servers: int = _setting(20, "MCP servers open at the same time.", "LMSTUDIO_BRIDGE_MAX_SERVERS", ge=1, le=1_000)
     fresh: tuple[str, ...] | None = _setting(
         None,
         "Servers that every run starts for itself: comma-separated names, or * for all; defaults to browsers.",
         "LMSTUDIO_BRIDGE_FRESH",
     )
     tool_timeout: Seconds = _setting(
-        120.0,
-        "Seconds for one tool call, unless the server's entry sets a timeout.",
-        "LMSTUDIO_BRIDGE_TOOL_TIMEOUT",
+        120.0, "Seconds for one tool call, unless the server's entry sets a timeout.", "LMSTUDIO_BRIDGE_TOOL_TIMEOUT"
     )
     run_timeout: Seconds = _setting(
-        3600.0,
-        "Seconds for a whole run; then it returns the answer so far.",
-        "LMSTUDIO_BRIDGE_RUN_TIMEOUT",
+        3600.0, "Seconds for a whole run; then it returns the answer so far.", "LMSTUDIO_BRIDGE_RUN_TIMEOUT"
     )
     heartbeat: Seconds = _setting(
-        15.0,
-        "Seconds between progress messages when nothing new happens.",
-        "LMSTUDIO_BRIDGE_HEARTBEAT",
+        15.0, "Seconds between progress messages when nothing new happens.", "LMSTUDIO_BRIDGE_HEARTBEAT"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "warning", "How much is logged to stderr.", "LMSTUDIO_BRIDGE_LOG_LEVEL"

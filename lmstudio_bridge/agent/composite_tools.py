@@ -16,24 +16,10 @@ from typing import Any, Protocol
 
 import anyio
 
+from lmstudio_bridge.agent import text_operations
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork
-from lmstudio_bridge.agent.text_operations import (
-    add_at_end,
-    add_up,
-    calculate,
-    cut_line,
-    defines,
-    find_differences,
-    find_lines,
-    find_missing,
-    holds_any,
-    looser_searches,
-    replace_all,
-    replace_where,
-    show_changes,
-)
 from lmstudio_bridge.agent.tools import Tool, make_tool
 from lmstudio_bridge.events import OWN_SERVER
 from lmstudio_bridge.json_text import load_or_none
@@ -145,9 +131,7 @@ _READING = (
         only_in_a={"type": "boolean", "default": False, "description": "Only what path_a has and path_b has not"},
     ),
     _spec(
-        "count_files",
-        "Count the files in a folder and in its subfolders, by extension.",
-        folder=_text("The folder"),
+        "count_files", "Count the files in a folder and in its subfolders, by extension.", folder=_text("The folder")
     ),
     _spec(
         "total_column",
@@ -165,12 +149,7 @@ _REPLACE = _spec(
     old=_text("The text to replace"),
     new=_text("The text to put in its place"),
 )
-_APPEND = _spec(
-    "append_text",
-    "Add text at the end of a file.",
-    path=_text("The file"),
-    text=_text("The lines to add"),
-)
+_APPEND = _spec("append_text", "Add text at the end of a file.", path=_text("The file"), text=_text("The lines to add"))
 
 
 class CompositeTools:
@@ -227,7 +206,7 @@ class CompositeTools:
             return CompositeResult(f"{call.name}{NOT_CALLED}{exc}", is_error=True)
         try:
             if call.name == "calculate":
-                text = calculate(values["expression"])
+                text = text_operations.calculate(values["expression"])
                 return CompositeResult(text, seen=(("calculate", text),))
             assert self._files is not None
             return await self._run_on_files(call.name, values, _Files(self._files, inner, holds))
@@ -261,8 +240,8 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     if not wanted:
         raise ValueError("The text to find is empty.")
     found = await files.read_below(folder)
-    hits, quoted = await _search(found, holds_any(wanted)), " or ".join(map(repr, wanted))
-    for words, matches in () if hits else looser_searches(text):
+    hits, quoted = await _search(found, text_operations.holds_any(wanted)), " or ".join(map(repr, wanted))
+    for words, matches in () if hits else text_operations.looser_searches(text):
         if hits := await _search(found, matches):
             quoted = f"{quoted} was not found, but {words}"
             break
@@ -271,7 +250,7 @@ async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
     looked_at = tuple(found.texts)
     if not hits:
         return CompositeResult(f"{quoted} was not found: {searched}.", looked_at=looked_at)
-    definitions = [f"{path}:{number}" for path, number, line in hits if defines(line, wanted)]
+    definitions = [f"{path}:{number}" for path, number, line in hits if text_operations.defines(line, wanted)]
     hits.sort(key=lambda hit: f"{hit[0]}:{hit[1]}" not in definitions)
     defined = f"; defined in {', '.join(definitions)}" if 0 < len(definitions) <= _SHOWN_DEFINITIONS else ""
     searched += f". The first {MAX_HITS} are" if len(hits) > MAX_HITS else ""
@@ -285,7 +264,11 @@ async def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[s
 
     def search() -> list[tuple[str, int, str]]:
         texts = found.texts.items()
-        return [(path, number, line) for path, content in texts for number, line in find_lines(content, matches)]
+        return [
+            (path, number, line)
+            for path, content in texts
+            for number, line in text_operations.find_lines(content, matches)
+        ]
 
     # In a thread: megabytes take a second in which other runs must go on.
     return await anyio.to_thread.run_sync(search, abandon_on_cancel=True)
@@ -308,11 +291,11 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
 async def _compare_files(files: _Files, first: str, second: str, *, only_first: bool) -> CompositeResult:
     one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
     if only_first:
-        missing = await anyio.to_thread.run_sync(find_missing, one[1], other[1], abandon_on_cancel=True)
+        missing = await anyio.to_thread.run_sync(text_operations.find_missing, one[1], other[1], abandon_on_cancel=True)
         text = f"{counted(len(missing), 'line') if missing else 'Nothing'} in {one[0]} but not in {other[0]}"
         text += ":" if missing else "."
         return CompositeResult(text, "\n".join(missing), seen=(one, other), looked_at=(one[0], other[0]))
-    found = await anyio.to_thread.run_sync(find_differences, one, other, abandon_on_cancel=True)
+    found = await anyio.to_thread.run_sync(text_operations.find_differences, one, other, abandon_on_cancel=True)
     names = f"{one[0]} and {other[0]}"
     text = (
         f"{counted(found.count, 'difference')} between {names}, and no others"
@@ -337,7 +320,7 @@ async def _count_files(files: _Files, folder: str) -> CompositeResult:
 async def _total_column(files: _Files, path: str, column: str, where: str) -> CompositeResult:
     path = _tidy(path)
     content = await files.read_one(path)
-    text = f"{path}: {add_up(content, column, where)}"
+    text = f"{path}: {text_operations.add_up(content, column, where)}"
     return CompositeResult(text, seen=((path, content), ("total_column", text)), looked_at=(path,))
 
 
@@ -350,17 +333,24 @@ async def _replace_text(
     lines: list[str] = []
     diffs: list[str] = []
     changed: dict[str, str] = {}
-    made = {name: replaced for name, text in found.texts.items() if (replaced := replace_all(text, old, new)).count}
+    made = {
+        name: replaced
+        for name, text in found.texts.items()
+        if (replaced := text_operations.replace_all(text, old, new)).count
+    }
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
     anywhere = not task or old.strip().casefold() in task.casefold()
     if not anywhere and len(made) == 1:
-        made = {name: replace_where(found.texts[name], old, new, task) or all_of for name, all_of in made.items()}
+        made = {
+            name: text_operations.replace_where(found.texts[name], old, new, task) or all_of
+            for name, all_of in made.items()
+        }
     if not anywhere and sum(replaced.count for replaced in made.values()) > 1:
         places = [
             f"{name}:{number}: {line}"
             for name in made
-            for number, line in find_lines(found.texts[name], lambda each: old in each)
+            for number, line in text_operations.find_lines(found.texts[name], lambda each: old in each)
         ]
         text = f"Not done: {old!r} stands in several places. Give more of the line to change as old."
         return CompositeResult(text, "\n".join(places[:_SHOWN_PLACES]), is_error=True, looked_at=tuple(found.texts))
@@ -374,7 +364,7 @@ async def _replace_text(
         edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
         lines.append(f"{name}: {counted(replaced.count, 'place')} replaced{longer}")
-        diffs.append(show_changes(name, found.texts[name], replaced.text))
+        diffs.append(text_operations.show_changes(name, found.texts[name], replaced.text))
         changed[name] = replaced.text
     if left := len(made) - len(lines):
         lines.append(f"{counted(left, 'file')} left as before.")
@@ -395,12 +385,15 @@ async def _append_text(files: _Files, path: str, text: str) -> CompositeResult:
     if not text.strip():
         raise ValueError("The text to add is empty.")
     old = await files.read_one(path)
-    new = add_at_end(old, text)
+    new = text_operations.add_at_end(old, text)
     problem, _ = await files.write(path, new, old=old)
     if problem:
         raise ValueError(f"{path}: {problem}")
     return CompositeResult(
-        f"Added at the end of {path}.", show_changes(path, old, new), seen=((path, new),), looked_at=(path,)
+        f"Added at the end of {path}.",
+        text_operations.show_changes(path, old, new),
+        seen=((path, new),),
+        looked_at=(path,),
     )
 
 
@@ -677,4 +670,4 @@ def _shown(folder: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return cut_line(text.strip().partition("\n")[0]) or "no reason given"
+    return text_operations.cut_line(text.strip().partition("\n")[0]) or "no reason given"

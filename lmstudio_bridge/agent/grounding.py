@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, DecimalException
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import chain, groupby, islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import PurePosixPath
@@ -39,18 +39,8 @@ _SMALL = 10  # whole numbers below are left aside: they are counts, and stand ev
 _MAX_QUOTE = 400  # characters; a longer one is looked up by its beginning
 
 _MONTHS = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
 )
 _MONTH = r"(?P<month>" + "|".join(f"{name[:3]}(?:{name[3:]})?" for name in _MONTHS) + r")\.?"
 _DATES = (
@@ -187,47 +177,32 @@ class Grounding:
     absent: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass
 class _Text:
-    """One text that the run has seen, searchable."""
+    """One text that the run has seen, searchable; made so only when it is searched."""
 
     where: str
     raw: str
-    _normal: str | None = None
-    _flat: str | None = None
-    _numbers: dict[Decimal, int] | None = None
-    _dates: dict[tuple[int | None, int, int], int] | None = None
-    _times: dict[int, int] | None = None
 
-    @property
+    @cached_property
     def normal(self) -> str:
-        if self._normal is None:
-            self._normal = _normalize(self.raw)
-        return self._normal
+        return _normalize(self.raw)
 
-    @property
+    @cached_property
     def flat(self) -> str:
-        if self._flat is None:
-            self._flat = _flatten(self.normal)
-        return self._flat
+        return _flatten(self.normal)
 
-    @property
+    @cached_property
     def numbers(self) -> dict[Decimal, int]:
-        if self._numbers is None:
-            self._numbers = _first_lines(_number_values, self.raw)
-        return self._numbers
+        return _first_lines(_number_values, self.raw)
 
-    @property
+    @cached_property
     def dates(self) -> dict[tuple[int | None, int, int], int]:
-        if self._dates is None:
-            self._dates = _first_lines(_date_values, self.raw)
-        return self._dates
+        return _first_lines(_date_values, self.raw)
 
-    @property
+    @cached_property
     def times(self) -> dict[int, int]:
-        if self._times is None:
-            self._times = _first_lines(_time_values, self.raw)
-        return self._times
+        return _first_lines(_time_values, self.raw)
 
 
 @dataclass(frozen=True, slots=True)

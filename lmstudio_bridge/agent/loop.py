@@ -240,9 +240,7 @@ class _Run:
         self._finding = finding_specs(self._selection, options.unstarted)
         self._detector = RepetitionDetector(first_step=options.strategy.first_step)
         self._store = ResultStore(
-            limits.result_chars,
-            history=[message.text for message in conversation.messages],
-            delimiter=self._delimiter,
+            limits.result_chars, history=[message.text for message in conversation.messages], delimiter=self._delimiter
         )
         compactor = Compactor(conversation, store=self._store, tell=self.tell, delimiter=self._delimiter)
         self._compactor = compactor

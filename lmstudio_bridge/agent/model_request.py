@@ -500,14 +500,7 @@ class ModelRequester:
         seconds = self._clock() - self._sent_at
         await self._tell(
             RoundFinished(
-                number,
-                reply.text,
-                reply.reasoning,
-                reply.calls,
-                reply.finish_reason,
-                reply.model,
-                reply.usage,
-                seconds,
+                number, reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, reply.usage, seconds
             )
         )
 

@@ -57,12 +57,7 @@ class ResultStore:
     """
 
     def __init__(
-        self,
-        limit: int,
-        *,
-        max_kept: int = MAX_KEPT,
-        history: Iterable[str] = (),
-        delimiter: Delimiter = NO_DELIMITER,
+        self, limit: int, *, max_kept: int = MAX_KEPT, history: Iterable[str] = (), delimiter: Delimiter = NO_DELIMITER
     ) -> None:
         self._limit = limit
         self._delimiter = delimiter

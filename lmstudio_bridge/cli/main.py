@@ -14,18 +14,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from lmstudio_bridge import DOCS, __version__
-from lmstudio_bridge.cli.arguments import (
-    EXIT_BROKEN_PIPE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USAGE,
-    NAMED,
-    SHELLS,
-    CommandParser,
-    build_parser,
-    current_folder,
-)
+from lmstudio_bridge.cli import arguments
 from lmstudio_bridge.errors import BridgeError, SettingsError
 from lmstudio_bridge.security.redact import RedactingFormatter, Redactor
 from lmstudio_bridge.text import clean_text
@@ -50,13 +39,13 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         try:
-            return _run(build_parser().parse_args(argv))
+            return _run(arguments.build_parser().parse_args(argv))
         finally:
             if sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()
     except BrokenPipeError:  # as in `lmstudio-bridge doctor | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return EXIT_BROKEN_PIPE
+        return arguments.EXIT_BROKEN_PIPE
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -66,14 +55,14 @@ def _run(args: argparse.Namespace) -> int:
         return code if isinstance(code, int) else asyncio.run(_ended_by_signals(code))
     except BridgeError as exc:
         print(clean_text(redactor.redact(exc.explain()))[0], file=sys.stderr)
-        return EXIT_USAGE if isinstance(exc, SettingsError) else EXIT_FAILED
+        return arguments.EXIT_USAGE if isinstance(exc, SettingsError) else arguments.EXIT_FAILED
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return arguments.EXIT_INTERRUPTED
     except BrokenPipeError:  # handled by `main`
         raise
     except Exception:  # an uncaught traceback could show secrets; the one in the log does not
         logging.critical("Unexpected error in the bridge; please report it.", exc_info=True)
-        return EXIT_FAILED
+        return arguments.EXIT_FAILED
 
 
 def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
@@ -93,16 +82,16 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
             return run_doctor(args, redactor)
         case None if sys.stdin is not None and sys.stdin.isatty():  # a person, not a host
             print(_WELCOME)
-            return EXIT_OK
+            return arguments.EXIT_OK
         case "status":
             from lmstudio_bridge.cli.status import show_status
 
-            return show_status(os.environ, cwd=current_folder(), bare=args.line)
+            return show_status(os.environ, cwd=arguments.current_folder(), bare=args.line)
         case "completion" if args.names is None:
-            return _print_completion(build_parser(), args.shell)
+            return _print_completion(arguments.build_parser(), args.shell)
     from lmstudio_bridge.settings import read_settings  # pydantic takes longer than --help and --version
 
-    settings = read_settings(os.environ, cwd=current_folder())
+    settings = read_settings(os.environ, cwd=arguments.current_folder())
     _log_to_stderr(settings.log_level, redactor)
     match args.command:
         case "run" | "continue":
@@ -144,26 +133,26 @@ def _log_to_stderr(level: str, redactor: Redactor) -> None:
         logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
 
 
-def _print_completion(parser: CommandParser, shell: str | None) -> int:
+def _print_completion(parser: arguments.CommandParser, shell: str | None) -> int:
     import shtab  # only this command needs it
 
     if shell is None:
-        print(f"Name a shell: {', '.join(SHELLS)}.", file=sys.stderr)
-        return EXIT_USAGE
+        print(f"Name a shell: {', '.join(arguments.SHELLS)}.", file=sys.stderr)
+        return arguments.EXIT_USAGE
     parsers = [parser]
     for each in parsers:
         each.description = each.summary  # zsh and fish show the first line
         parsers += each.commands.values()
         for argument in each.arguments:
             complete = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}.get(str(argument.metavar))
-            if (kind := NAMED.get(argument.dest)) and "=" not in str(argument.metavar):
+            if (kind := arguments.NAMED.get(argument.dest)) and "=" not in str(argument.metavar):
                 command = f"lmstudio-bridge completion --names {kind} 2>/dev/null"
                 # shtab's own for zsh asks at every start of the shell, once for each argument
                 complete = {**shtab.cmd(command), "zsh": f"{{compadd -- \\$({command})}}"}
             if complete:
                 argument.complete = complete  # type: ignore[attr-defined]  # shtab reads it; see its documentation
     print(shtab.complete(parser, shell))
-    return EXIT_OK
+    return arguments.EXIT_OK
 
 
 async def _ended_by_signals(work: Coroutine[Any, Any, int]) -> int:

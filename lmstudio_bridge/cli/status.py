@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_OK
 from lmstudio_bridge.errors import BridgeError
 from lmstudio_bridge.events import RoundFinished
-from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
+from lmstudio_bridge.runs.resume import StoredRun, running_runs
 from lmstudio_bridge.settings import read_settings
 from lmstudio_bridge.text import as_shown, clean_text, first_line, one_line
 
@@ -44,7 +43,7 @@ def running_line(folder: Path) -> str:
 
     Never any on Windows, where nothing tells whether a run is in progress.
     """
-    running = [run for run in newest_runs(folder, most=MAX_RUNS) if run.running] if os.name != "nt" else []
+    running = list(running_runs(folder))
     if not running:
         return ""
     more = f" (+{len(running) - 1})" if len(running) > 1 else ""

@@ -99,10 +99,7 @@ def open_sandbox(root: Path, task: Task, *, commands: Mapping[str, tuple[str, ..
 
 
 def _entry(name: str, command: tuple[str, ...], sandbox: Sandbox) -> dict[str, object]:
-    more = {
-        "filesystem": [str(sandbox.folder)],
-        "git": ["--repository", str(sandbox.folder / REPOSITORY)],
-    }
+    more = {"filesystem": [str(sandbox.folder)], "git": ["--repository", str(sandbox.folder / REPOSITORY)]}
     env = {"memory": {"MEMORY_FILE_PATH": str(sandbox.memory)}}
     return {"command": command[0], "args": [*command[1:], *more.get(name, [])], "env": env.get(name, {})}
 

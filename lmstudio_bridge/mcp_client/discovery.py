@@ -86,9 +86,7 @@ class ServerCatalog:
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
         hint = f"Did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
         raise ServerNotConfiguredError(
-            f"No MCP server named '{name}' is configured. {self.looked}",
-            server=name,
-            remedy=f"{hint}{choice}",
+            f"No MCP server named '{name}' is configured. {self.looked}", server=name, remedy=f"{hint}{choice}"
         )
 
     def _spelled(self, name: str) -> str:

@@ -33,25 +33,10 @@ _INSTALLS = {
     "docker": "Is Docker installed?",
 }
 _FETCHERS = frozenset(
-    (
-        *(
-            "npx",
-            "npm",
-            "pnpm",
-            "pnpx",
-            "yarn",
-            "bunx",
-            "bun",
-            "deno",
-            "uvx",
-            "uv",
-            "pipx",
-            "docker",
-            "podman",
-            "nerdctl",
-        ),
-        *("dnx", "nix", "go", "cargo"),
-    )
+    {
+        *("npx", "npm", "pnpm", "pnpx", "yarn", "bunx", "bun", "deno", "uvx", "uv", "pipx"),
+        *("docker", "podman", "nerdctl", "dnx", "nix", "go", "cargo"),
+    }
 )
 """Commands that download their server on the first start."""
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})

@@ -102,12 +102,7 @@ class HttpTransport:
         statuses.set(self._noted)
         self._login = await self._open_login(self._config) if self._open_login else None
         arrived, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        async with (
-            arrived,
-            read,
-            self._connect() as (arriving, write),
-            anyio.create_task_group() as tasks,
-        ):
+        async with arrived, read, self._connect() as (arriving, write), anyio.create_task_group() as tasks:
 
             async def receive() -> None:
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the session has ended

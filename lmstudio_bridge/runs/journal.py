@@ -21,13 +21,13 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypeAlias, assert_never, get_args, get_origin, get_type_hints
+from typing import IO, Any, BinaryIO, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from lmstudio_bridge import events
 from lmstudio_bridge.errors import RunActiveError, SettingsError
@@ -87,13 +87,7 @@ class Journal:
     """An open journal, at `path`. `trouble` says why it no longer holds the whole run; "" while it does."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        file: BinaryIO | None,
-        level: Keep,
-        clock: Callable[[], datetime],
-        max_bytes: int,
+        self, path: Path, *, file: BinaryIO | None, level: Keep, clock: Callable[[], datetime], max_bytes: int
     ) -> None:
         """`file` may grow to `max_bytes`; None keeps nothing."""
         self.path = path
@@ -273,14 +267,6 @@ def read_events(path: Path) -> list[events.Event]:
     return [each.event for each in read_timed_events(path)]
 
 
-def rebuild_outcome(told: Iterable[events.Event]) -> events.Outcome:
-    """How the run ended; "failed" if the journal has no end."""
-    tally = events.Tally()
-    for event in told:
-        tally.add(event)
-    return tally.outcome()
-
-
 def journal_path(folder: Path, run_id: str) -> Path:
     """The file of a run's journal.
 
@@ -444,60 +430,45 @@ def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, 
             total -= size
 
 
+_TEXTS: Mapping[type, Mapping[str, Any]] = {
+    events.RunStarted: {"task": "", "template": ""},
+    events.RunContinued: {"instructions": ""},
+    events.RoundFinished: {"text": "", "reasoning": "", "calls": ()},
+    events.CallStarted: {"arguments": "", "about": ""},
+    events.CallFinished: {"text": "", "about": "", "reason": ""},
+    events.ServerFailed: {"reason": ""},
+    events.RunFinished: {"answer": "", "error": ""},
+    events.FilesChanged: {"folder": "", "not_kept": ()},
+    events.ItemsListed: {"source": "", "output_schema": "", "combine": "", "combine_schema": ""},
+}
+_NO_TEXTS: tuple[type, ...] = (
+    *(events.ServersChosen, events.ServerReady, events.ModelChosen, events.RoundStarted, events.RetryScheduled),
+    *(events.JournalCut, events.ItemStarted, events.ItemFinished, events.ItemsCombined),
+)
+"""What an audit journal keeps: these, and others without these fields. The rest is all text."""
+
+
 def _audit_event(event: events.Event) -> events.Event | None:
     """The event without any text of the run; None if nothing is left."""
-    match event:
-        case events.RunStarted():
-            return dataclasses.replace(event, task="", template="")
-        case events.RunContinued():
-            return dataclasses.replace(event, instructions="")
-        case events.RoundFinished():
-            return dataclasses.replace(event, text="", reasoning="", calls=())
-        case events.CallStarted():
-            return dataclasses.replace(event, arguments="", about="")
-        case events.CallFinished():
-            return dataclasses.replace(event, text="", about="", reason="")
-        case events.ServerFailed():
-            return dataclasses.replace(event, reason="")
-        case events.RunFinished():
-            return dataclasses.replace(event, answer="", error="")
+    if type(event) not in _TEXTS and not isinstance(event, _NO_TEXTS):
+        return None
+    kept = dataclasses.replace(event, **_TEXTS.get(type(event), {}))
+    match kept:
         case events.ServersChosen(reasons=reasons):
-            return dataclasses.replace(event, reasons=("",) * len(reasons))
+            return dataclasses.replace(kept, reasons=("",) * len(reasons))
         case events.FilesChanged(changes=changes):
-            counted = tuple(
+            counted = (
                 events.FileChange("", each.kind, added=each.added, removed=each.removed, kept=False) for each in changes
             )
-            return dataclasses.replace(event, folder="", changes=counted, not_kept=())
-        case events.ItemsListed():
-            unnamed = ("",) * len(event.items)
-            return events.ItemsListed(unnamed, "", event.servers, event.model, event.max_tokens, "")
+            return dataclasses.replace(kept, changes=tuple(counted))
+        case events.ItemsListed(items=items):
+            return dataclasses.replace(kept, items=("",) * len(items))
         case events.ItemFinished(outcome=ended):
-            return dataclasses.replace(event, outcome=_figures(ended))
-        case events.ItemsCombined(outcome=merged):
-            return dataclasses.replace(event, outcome=merged and _figures(merged))
-        case (
-            events.ServerReady()
-            | events.ModelChosen()
-            | events.RoundStarted()
-            | events.RetryScheduled()
-            | events.JournalCut()
-            | events.ItemStarted()
-        ):
-            return event
-        case (
-            events.MessageAdded()
-            | events.MessagesDropped()
-            | events.ResultsShrunk()
-            | events.Noticed()
-            | events.Warned()
-            | events.Generating()
-            | events.CallProgress()
-            | events.AnswerChecked()
-            | events.ItemsProgress()
-        ):
-            return None
+            return dataclasses.replace(kept, outcome=_figures(ended))
+        case events.ItemsCombined(outcome=events.Outcome() as merged):
+            return dataclasses.replace(kept, outcome=_figures(merged))
         case _:
-            assert_never(event)
+            return kept
 
 
 def _figures(ended: events.Outcome) -> events.Outcome:

@@ -71,13 +71,7 @@ class Preparer:
     """Prepares runs; they share its queue, its model loads, its turns between models and its slots."""
 
     def __init__(
-        self,
-        client: LLMClient,
-        pool: SessionPool,
-        *,
-        settings: Settings,
-        tool_cache: ToolCache,
-        redactor: Redactor,
+        self, client: LLMClient, pool: SessionPool, *, settings: Settings, tool_cache: ToolCache, redactor: Redactor
     ) -> None:
         self._client = client
         self._pool = pool

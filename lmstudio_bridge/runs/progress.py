@@ -96,7 +96,7 @@ class _Progress:
         if self._waits and isinstance(event, events.ServerReady | events.ServerFailed):
             return
         self._waits = isinstance(event, events.Noticed) and event.notice.kind in ("queue", "loading")
-        if _is_silent(event):
+        if not describe(event):
             return
         self._since = self._clock()
         if _is_kept(event):
@@ -152,40 +152,11 @@ class _Progress:
         return True
 
 
-def _is_silent(event: events.Event) -> bool:
-    """Whether it is never worth a message."""
-    match event:
-        case (
-            events.MessageAdded()
-            | events.RoundFinished()
-            | events.CallFinished(is_error=False)
-            | events.MessagesDropped()
-        ):
-            return True
-        case (
-            events.AnswerChecked()
-            | events.FilesChanged()
-            | events.ItemStarted()
-            | events.ItemFinished()
-            | events.ItemsCombined(outcome=events.Outcome())
-        ):
-            return True
-        case _:
-            return False
-
-
 def _is_kept(event: events.Event) -> bool:
-    match event:
-        case (
-            events.RunStarted()
-            | events.RunContinued()
-            | events.RunFinished()
-            | events.ServersChosen()
-            | events.Noticed(notice=Notice(kind="recovery" | "strategy"))
-        ):
-            return True
-        case _:
-            return False
+    """Whether its message must not be missed."""
+    if isinstance(event, events.Noticed):
+        return event.notice.kind in ("recovery", "strategy")
+    return isinstance(event, events.RunStarted | events.RunContinued | events.RunFinished | events.ServersChosen)
 
 
 def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -> str:
@@ -231,7 +202,7 @@ def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -
         case events.ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
             parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
             return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
-        case events.ItemsCombined(items=items):
+        case events.ItemsCombined(items=items, outcome=None):
             return f"Merging the answers of {counted(items, 'item')}"
         case events.RunFinished(stop=stop):
             return f"done: {stop}"
@@ -243,7 +214,7 @@ def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -
             | events.FilesChanged()
         ):
             return ""
-        case events.ItemStarted() | events.ItemFinished():
+        case events.ItemStarted() | events.ItemFinished() | events.ItemsCombined():
             return ""
         case _:
             assert_never(event)

@@ -112,9 +112,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         raise RunNotFoundError(
             f"The journal of run {run_id} does not say what the run was ({path}).", remedy="Start the task again."
         )
-    tally = Tally()
-    for event in events:
-        tally.add(event)
+    tally = Tally(events)
     outcome = tally.outcome()
     cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
     if cut not in ("", AUDIT_ONLY):  # calls may be missing
@@ -226,6 +224,14 @@ def newest_runs(folder: Path, *, most: int, first: str | None = None) -> Iterabl
             yield read_run(folder, path.stem)
         except BridgeError:
             continue
+
+
+def running_runs(folder: Path) -> Iterator[StoredRun]:
+    """Those of the newest runs that are in progress, newest first; no other journal is read. None on Windows."""
+    for path in _newest_journals(folder)[:MAX_RUNS]:
+        with suppress(BridgeError):
+            if is_active(folder, path.stem) and (run := read_run(folder, path.stem)).running:
+                yield run
 
 
 def newest_starts(folder: Path, *, project: str, most: int) -> list[RunStarted]:

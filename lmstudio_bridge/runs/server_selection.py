@@ -161,10 +161,7 @@ def choose_servers(
     tools = [tool for each in known.values() for tool in each or ()]
     candidates = [
         make_tool(
-            tool,
-            name=f"{tool.server}__{tool.name}",
-            description=f"{tool.title} {tool.description}"[:_READ],
-            work=work,
+            tool, name=f"{tool.server}__{tool.name}", description=f"{tool.title} {tool.description}"[:_READ], work=work
         )
         for tool in tools
     ]
@@ -257,11 +254,7 @@ class RunServers:
         known = {name: self._known_tools(config) for name, config in self._configs.items()}
         tools = [tool for each in known.values() for tool in each or ()]
         choice = choose_servers(
-            needs.task,
-            known,
-            max_chars=max_chars,
-            used=needs.used,
-            similar=await similarity.compare(needs.task, tools),
+            needs.task, known, max_chars=max_chars, used=needs.used, similar=await similarity.compare(needs.task, tools)
         )
         self._left = {name: known[name] or () for name in choice.left}
         await self._tell(ServersChosen(tuple(choice.started), tuple(choice.started.values()), choice.left))

@@ -170,7 +170,7 @@ class ToolCache:
             warnings.append(
                 f"The last listing of MCP server '{config.name}' cannot be read, "
                 "so changes of its tools go unnoticed, and their read-only marks are not believed until one of your "
-                f"rules allows them: {exc}",
+                f"rules allows them: {exc}"
             )
         known = before or known
         history, changes = _compare(known, dict(zip(map(tool_key, tools), now, strict=True)))

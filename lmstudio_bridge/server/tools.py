@@ -86,8 +86,7 @@ ForEach = Annotated[
     Field(description=f"Up to {MAX_ITEMS:,} texts, or a glob of files: do the task for each, as {{item}}"),
 ]
 Combine = Annotated[
-    Annotated[str, Field(min_length=1, max_length=MAX_COMBINE)] | None,
-    Field(description="How to merge the rows"),
+    Annotated[str, Field(min_length=1, max_length=MAX_COMBINE)] | None, Field(description="How to merge the rows")
 ]
 CombineSchema = Annotated[dict[str, Any] | None, Field(description="JSON Schema for the merged answer")]
 MaxTokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)] | Literal["auto"]
@@ -98,8 +97,7 @@ Timeout = Annotated[
     Field(description="Seconds; then the answer so far"),
 ]
 RunId = Annotated[
-    str,
-    Field(min_length=1, description="Run id, from a result or lmstudio://runs; last: the newest of this project"),
+    str, Field(min_length=1, description="Run id, from a result or lmstudio://runs; last: the newest of this project")
 ]
 Agent = Annotated[
     str | None, Field(min_length=1, max_length=MAX_NAME, description="Subagent to act as: .claude/agents/NAME.md")

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmstudio_bridge.errors import BridgeError
-from lmstudio_bridge.events import CallStarted, Event, Outcome, RunFinished, RunStarted
+from lmstudio_bridge.events import CallStarted, Event, Outcome, RunFinished, RunStarted, Tally
 from lmstudio_bridge.runs.autonomous import open_agent
-from lmstudio_bridge.runs.journal import journal_path, read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import journal_path, read_events
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.settings import read_settings
@@ -272,7 +272,7 @@ def _judge_all(figures: Figures, desk: Desk, ended: Mapping[str, Ended], history
 def _read_journal(desk: Desk, end: Ended) -> tuple[Outcome, list[str]]:
     """The outcome as the journal has it, and what is wrong with the journal."""
     events = read_events(journal_path(desk.runs, end.run_id))
-    outcome = rebuild_outcome(events)
+    outcome = Tally(events).outcome()
     wrong = []
     if (ends := sum(isinstance(event, RunFinished) for event in events)) != 1:
         wrong.append(f"the journal has {ends} ends")

@@ -78,7 +78,6 @@ from lmstudio_bridge.runs.journal import (
     journal_path,
     open_journal,
     read_events,
-    rebuild_outcome,
 )
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
@@ -338,7 +337,7 @@ def test_line_that_is_no_event_is_passed_over_and_told(tmp_path: Path, line: byt
 
     missing = [] if line in OF_OTHER_VERSIONS else [JournalCut("Line 2 of its journal cannot be read.")]
     assert events == [Warned("before"), *missing, Warned("after")]
-    assert rebuild_outcome(events).warnings == ("before", *(each.reason for each in missing), "after")
+    assert Tally(events).outcome().warnings == ("before", *(each.reason for each in missing), "after")
 
 
 def test_line_that_a_crash_cut_is_not_missed_by_the_run_that_went_on(tmp_path: Path) -> None:
@@ -364,7 +363,7 @@ def test_no_file_makes_reading_raise(content: bytes) -> None:
         path = Path(folder) / "r1.jsonl"
         path.write_bytes(content)
 
-        rebuild_outcome(read_events(path))
+        Tally(read_events(path)).outcome()
 
 
 json_values = st.recursive(
@@ -382,7 +381,7 @@ def test_event_with_a_wrong_value_is_left_out_or_harmless(index: int, data: st.D
         fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(json_values)
         path.write_text(json.dumps(fields), encoding="utf-8")
 
-        rebuild_outcome(read_events(path))
+        Tally(read_events(path)).outcome()
 
 
 def test_missing_journal_is_an_error_of_the_system(tmp_path: Path) -> None:
@@ -492,7 +491,7 @@ async def test_outcome_is_rebuilt_from_the_journal_alone(tmp_path: Path, end: st
     path, outcome, _ = await record(tmp_path, end)
 
     assert outcome.stop == end.partition(",")[0].partition(" ")[0]
-    assert rebuild_outcome(read_events(path)) == outcome
+    assert Tally(read_events(path)).outcome() == outcome
 
 
 def finished_calls(events: list[Event]) -> list[CallFinished]:
@@ -506,7 +505,7 @@ async def test_journal_without_its_end_counts_as_failed_with_the_text_so_far(tmp
     assert b'"type": "RunFinished"' in last
     path.write_bytes(b"".join(lines))
 
-    rebuilt = rebuild_outcome(read_events(path))
+    rebuilt = Tally(read_events(path)).outcome()
 
     texts = [event.text for event in events if isinstance(event, RoundFinished) and event.text]
     text = Redactor(["hunter22"]).redact(texts[-1]) if texts else ""
@@ -548,11 +547,11 @@ def test_journal_cut_at_any_byte_gives_what_was_told_until_then(answered: bytes,
 
     complete = cut.count(b"\n") + (answered[end : end + 1] == b"\n")
     assert events == whole[:complete]
-    assert rebuild_outcome(events) == rebuild_outcome(whole[:complete])
+    assert Tally(events).outcome() == Tally(whole[:complete]).outcome()
 
 
 def test_empty_journal_counts_as_failed() -> None:
-    assert rebuild_outcome([]) == Outcome("failed", error=LOST)
+    assert Tally([]).outcome() == Outcome("failed", error=LOST)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="journals are not locked there")

@@ -28,7 +28,7 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
-from lmstudio_bridge.runs.journal import Keep, open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import Keep, open_journal, read_events
 from lmstudio_bridge.runs.resume import (
     MAX_RUNS,
     continuation,
@@ -236,7 +236,7 @@ async def test_stored_events_add_up_to_the_outcome_that_was_told(tmp_path: Path,
             tally=tally,
         )
 
-    rebuilt = rebuild_outcome(read_events(tmp_path / "r1.jsonl"))
+    rebuilt = Tally(read_events(tmp_path / "r1.jsonl")).outcome()
 
     assert dataclasses.asdict(rebuilt) == dataclasses.asdict(outcome)
     assert bool(outcome.failed) is ("change" in name or "unknown" in name or "invalid" in name)

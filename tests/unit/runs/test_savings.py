@@ -18,7 +18,7 @@ from lmstudio_bridge.events import (
     Stop,
     Tally,
 )
-from lmstudio_bridge.runs.journal import open_journal, read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.report import RunReport, Savings, savings_rows
 from lmstudio_bridge.runs.resume import StoredRun, read_run
 
@@ -70,7 +70,7 @@ async def test_journal_alone_says_what_was_saved(tmp_path: Path) -> None:
         for event in events:
             journal.keep(event)
 
-    rebuilt = rebuild_outcome(read_events(tmp_path / "r1.jsonl"))
+    rebuilt = Tally(read_events(tmp_path / "r1.jsonl")).outcome()
 
     assert (rebuilt.kept, rebuilt.brief) == (6_000, 100)
 

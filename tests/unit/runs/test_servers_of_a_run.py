@@ -14,12 +14,12 @@ import pytest
 
 from lmstudio_bridge.cli.doctor.servers import check_rules, check_servers
 from lmstudio_bridge.errors import DownstreamError, NoToolMayRunError
-from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen
+from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen, Tally
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import read_tools
 from lmstudio_bridge.messages import Access
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
-from lmstudio_bridge.runs.journal import read_events, rebuild_outcome
+from lmstudio_bridge.runs.journal import read_events
 from lmstudio_bridge.runs.report import unusable_servers
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -219,7 +219,7 @@ async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk
     assert [e for e in events if isinstance(e, ServersChosen)] == [
         ServersChosen(("mail",), ("for send",), ("clock", "shop"))
     ]
-    assert rebuild_outcome(events).not_started == ("shop",)
+    assert Tally(events).outcome().not_started == ("shop",)
 
 
 async def test_two_searches_of_one_turn_start_a_server_once_and_both_get_an_answer(desk: Desk) -> None:
@@ -412,7 +412,7 @@ async def test_a_run_does_not_begin_if_no_tool_may_run_and_names_the_rule_that_c
     assert "No tool of mail, shop may run with read access" in caught.value.message
     assert rule == 'allow = ["mail/send"]', "one as an example, as neither only reads by its name"
     assert not answer.is_error
-    outcome = rebuild_outcome(read_events(desk.journals()[0]))
+    outcome = Tally(read_events(desk.journals()[0])).outcome()
     assert (outcome.stop, caught.value.message in outcome.error) == ("failed", True)
 
 
