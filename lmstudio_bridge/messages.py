@@ -134,7 +134,8 @@ class Completion:
     """One whole reply of the model.
 
     `model` is the name in the reply: the id of the instance that answered. `usage` is None where
-    the server sent none. `finish_reason` is the server's own word: stop, length or tool_calls.
+    the server sent none. `finish_reason` is the server's own word: stop, length or tool_calls. With `is_explicit`, the
+    text stood where constrained JSON has the answer, and nothing else.
     """
 
     text: str
@@ -143,6 +144,7 @@ class Completion:
     finish_reason: str = ""
     model: str = ""
     usage: Usage | None = None
+    is_explicit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

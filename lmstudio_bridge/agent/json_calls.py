@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from lmstudio_bridge.agent.prompts import ANSWER_SCHEMA, GOING_ON, JSON_ANSWER, JSON_CALLS
@@ -186,7 +186,7 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str], as_json: bool = 
             return _changed(reply, text="", calls=(ToolCall(new_id(), repair_surrogates(name), arguments),))
         case {"answer": answer}:
             written = answer if isinstance(answer, str) and not as_json else json.dumps(answer, ensure_ascii=False)
-            return _changed(reply, text=repair_surrogates(written), calls=())
+            return replace(_changed(reply, text=repair_surrogates(written), calls=()), is_explicit=True)
         case _:
             return None
 

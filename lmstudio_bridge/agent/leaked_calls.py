@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from lmstudio_bridge.agent.arguments import find_problem
+from lmstudio_bridge.agent.schemas import ObjectSchema
+from lmstudio_bridge.intent import changes_by_name
 from lmstudio_bridge.messages import Message, ToolMessage, UserMessage
 
 _HEAD = 8_000  # characters at the beginning of a reply that are looked at
@@ -171,11 +174,10 @@ _MARK_IN_LINE = re.compile(
 _MARK_LAST = re.compile(rf"(?:\A|[\n.!?:>\]}})])[ \t]*(?:{_MARK})\Z", re.IGNORECASE)
 _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
+_JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
+_WANTS_JSON = re.compile(r"(?<![\w./-])json\b(?! (?:files?|config\w*)\b)|\{", re.IGNORECASE)
+_MOST_UNKNOWN = 2  # keys that are none of the tool's
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
-_PARAMETER = re.compile(  # of common tools, as `_letters` has them
-    r"paths?|file(?:s|path|name)?|contents?|text|data|source|destination|edits|(?:old|new)(?:text|string)?|pattern"
-    r"|query|url|head|tail|offset|limit|dryrun|encoding|excludepatterns|append"
-)
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "params", "input", "tool_input", "action_input")
 _OTHER_KEYS = frozenset({"id", "type", "tool_call_id", "call_id", "index", "thought", "reasoning"})
 _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are common
@@ -214,6 +216,47 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     if not (half or finder.holds_call(text)) and len(named) != 1:
         return False
     return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
+
+
+def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messages: Sequence[Message] = ()) -> bool:
+    """Whether the reply is, or ends in, JSON that would be the arguments of one of the `tools`, without its name.
+
+    Where a user's message asks for JSON, or names the keys, it is an answer. It is none if it only gives back the
+    values of the message.
+    """
+    asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
+    if not tools or "}" not in text[-_AROUND:] or _WANTS_JSON.search(asked):
+        return False
+    for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
+        try:
+            value, end = _DECODER.raw_decode(text, start.end())
+        except (ValueError, RecursionError):
+            continue
+        if not (_is_over(text[end:]) or _BEHIND.match(text[end:].lstrip(" \t"))):
+            continue
+        values = [_without_wrapper(each) for each in _wrapped_values(value)]
+        if values and all(any(_fits(value, name, tools[name]) for name in tools) for value in values):
+            return not _names_keys(asked, values)
+    return False
+
+
+def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a task names all keys of these objects, and not all of their strings, too."""
+    given = [each for value in values for each in _strings([*value.values()])]
+    named = all(_whole_word(key).search(asked) for value in values for key in value)
+    return named and not (given and all(each in asked for each in given))
+
+
+def _fits(value: Any, name: str, schema: ObjectSchema) -> bool:
+    """Whether a JSON value would be taken as the arguments of a tool; a call that writes may have needless ones."""
+    if not (isinstance(value, dict) and value):
+        return False
+    known = {key: each for key, each in value.items() if key in schema.parameters.get("properties", {})}
+    required = schema.parameters.get("required", ())
+    most = _MOST_UNKNOWN if changes_by_name(name.rpartition("__")[2]) or not schema.is_closed else 0
+    if not known or not set(required) <= set(known) or len(value) - len(known) > (most if required else 0):
+        return False
+    return find_problem(known, schema) is None
 
 
 class _Finder:
@@ -451,17 +494,16 @@ class _Finder:
 
 
 def _is_half(text: str) -> bool:
-    """Whether a text is JSON or markup that was begun; long JSON is none if it is whole and more than parameters."""
+    """Whether a text is JSON or markup that was begun."""
     if not text or not _HALF.fullmatch(text[: _MOST_HALF + 1]):
         return False
     if len(text) <= _MOST_HALF:
         return True
     try:
-        value = json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError):
         return True
-    objects = [each for each in _wrapped_values(value) if isinstance(each, dict)]
-    return any(each and all(_PARAMETER.fullmatch(_letters(key)) for key in each) for each in objects)
+    return False
 
 
 def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
@@ -497,6 +539,21 @@ def _is_wanted_json(text: str, messages: Sequence[Message]) -> bool:
         return False
     told = asked + "\n".join(message.text for message in messages if isinstance(message, ToolMessage))
     return "json" in asked.casefold() and all(each in told for each in _strings(value))
+
+
+def _without_wrapper(value: Any) -> Any:
+    """What stands under `arguments` or the like, if that is all that there is."""
+    match value:
+        case {"arguments": {**inside}} | {"parameters": {**inside}} | {"args": {**inside}} | {"input": {**inside}} if (
+            len(value) == 1
+        ):
+            return inside
+        case _:
+            return value
+
+
+def _whole_word(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -22,11 +22,12 @@ from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_
 from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file, reading_tool
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, denies, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
-from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
+from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments, holds_leaked_call
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
+from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema
 from lmstudio_bridge.agent.tool_executor import ToolExecutor
 from lmstudio_bridge.agent.tools import ToolSelection, ToolSet, finding_specs
 from lmstudio_bridge.errors import ContextOverflowError, LLMError
@@ -111,7 +112,9 @@ async def run(
                 await this.read_first(options.read_first)
             for number in range(1, limits.max_rounds + 1):
                 offered = await this.begin_round(number)
-                reply = await this.requester.request(number, conversation, offered, names=this.names())
+                reply = await this.requester.request(
+                    number, conversation, offered, names=this.names(), schemas=this.schemas()
+                )
                 kind = this.classify(reply, offered)
                 if kind in ("calls", "cut_call") and reply.calls and not this.last:
                     await this.add(AssistantMessage(reply.text, reply.calls))
@@ -222,7 +225,7 @@ class _Run:
         self._reasoning = ""  # of the newest replies, if they were nothing else
         self._weak = options.strategy.calls == "grammar"
         offered_for = options.tools_for or conversation.task()
-        self._in_prose = options.output_schema is None
+        self._output_schema = options.output_schema
         usable = usable_tools(tool_set.tools, may_run=policy.may_run)
         if self._weak and not asks_to_delete(offered_for):  # they delete what they have just made
             usable = tuple(tool for tool in usable if not deletes(tool.source.name)) or usable
@@ -287,10 +290,10 @@ class _Run:
 
     def is_presentable(self, text: str, *, whole: bool = True) -> bool:
         """Whether a text is the model's own and not a call that nobody ran; half a sentence is if it was cut off."""
-        leaked = holds_leaked_call(text, self.names(), messages=self.conversation.messages)
         messages = self.conversation.messages
         return not (
-            leaked
+            holds_leaked_call(text, self.names(), messages=messages)
+            or holds_bare_arguments(text, self.schemas(), messages=messages)
             or reply_checks.is_bridge_text(text, messages)
             or (whole and self.names() and reply_checks.says_nothing(text, messages))
         )
@@ -300,6 +303,16 @@ class _Run:
         if not (self.executor.names or self._finding):
             return ()
         return {*self.executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
+
+    def schemas(self) -> dict[str, ObjectSchema]:
+        """The schemas of the tools whose arguments alone are no answer: not those that the output schema takes, too."""
+        own = {spec.name: object_schema(spec.parameters) for spec in (*RESULT_TOOLS, *self._finding)}
+        wanted = set((self._output_schema or {}).get("properties", ()))
+        return {
+            name: schema
+            for name, schema in {**own, **self._selection.schemas}.items()
+            if not wanted.issuperset(schema.parameters.get("required") or ("",))
+        }
 
     async def tell(self, event: events.Event) -> None:
         before = self.tally.last_text
@@ -328,7 +341,11 @@ class _Run:
         if self.last:  # calls cannot be made any more: what the text is without them counts
             reply = dataclasses.replace(reply, calls=())
         kind = reply_checks.classify_reply(
-            reply, tools_offered=bool(offered), names=self.names(), messages=self.conversation.messages
+            reply,
+            tools_offered=bool(offered),
+            names=self.names(),
+            schemas=self.schemas(),
+            messages=self.conversation.messages,
         )
         if kind == "answer" and self._delimiter.is_copied(reply.text):
             return "own_words"  # small models copy the delimiter and stop there, or count it among the lines
@@ -350,6 +367,7 @@ class _Run:
                 return None
         if kind == "answer" or (self.last and reply.text and kind not in (*_NO_ANSWER, "empty")):
             await self.add(AssistantMessage(reply.text))
+            self.tally.last_text = reply.text
             if number == self.limits.max_rounds and number > 1 and not self._answer_now:
                 return "round_limit", ""
             if reply.finish_reason == "length":
@@ -444,7 +462,7 @@ class _Run:
         if self._questioned or self._evidence.empty:
             return ""
         found = await self.check_facts(answer)
-        missing, is_absent = found.missing, self._weak and self._in_prose and bool(found.absent)
+        missing, is_absent = found.missing, self._weak and self._output_schema is None and bool(found.absent)
         if not missing or (self.last and not is_absent):
             return ""
         self._questioned = answer

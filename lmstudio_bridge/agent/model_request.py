@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import assert_never
 
 from lmstudio_bridge.agent import reply_checks
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Compactor, Conversation
 from lmstudio_bridge.agent.first_call import first_tools
 from lmstudio_bridge.agent.json_calls import json_turns, partial_answer, read_reply, reply_schema
+from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
-from lmstudio_bridge.agent.schemas import object_schema, simple_spec
+from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema, simple_spec
 from lmstudio_bridge.errors import (
     ContextOverflowError,
     LLMResponseError,
@@ -164,11 +166,18 @@ class ModelRequester:
         return (conversation.size() + tools) // CHARS_PER_TOKEN
 
     async def request(
-        self, number: int, conversation: Conversation, offered: Sequence[ToolSpec], *, names: Collection[str] = ()
+        self,
+        number: int,
+        conversation: Conversation,
+        offered: Sequence[ToolSpec],
+        *,
+        names: Collection[str] = (),
+        schemas: Mapping[str, ObjectSchema] = MappingProxyType({}),
     ) -> Completion:
         """The model's reply to the conversation, after all repairs that help.
 
         `names` are the tools of the run: a call of one of them is looked for in the text also where none is offered.
+        `schemas` are as for `classify_reply`.
 
         Raises:
             LLMError: There is none; `ContextOverflowError` if the history cannot be shortened any more.
@@ -187,7 +196,15 @@ class ModelRequester:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
                 kind = reply_checks.classify_reply(
-                    reply, tools_offered=bool(offered), names=names, messages=conversation.messages
+                    reply,
+                    tools_offered=bool(offered),
+                    names=names,
+                    schemas=schemas,
+                    messages=conversation.messages,
+                )
+                is_json = kind == "leaked_call" and (
+                    reply_checks.names_call(reply, offered)
+                    or holds_bare_arguments(reply.text, schemas, messages=conversation.messages)
                 )
                 names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
@@ -204,9 +221,7 @@ class ModelRequester:
                     await self._notice(
                         f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
                     )
-                elif (
-                    kind == "leaked_call" and offered and self.asks_natively and reply_checks.names_call(reply, offered)
-                ):
+                elif is_json and self.asks_natively:
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")

@@ -5,16 +5,17 @@ The faults were seen in LM Studio (reference, sections 8 and 9) and in llama.cpp
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
-from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_leaked_call
+from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_bare_arguments, holds_leaked_call
 from lmstudio_bridge.agent.prompts import DATA_BEGINS, is_own_text
+from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -181,12 +182,6 @@ _ASKS_FOR_COMMAND = re.compile(
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
-_PARAMETERS = re.compile(
-    r"(?:```\w*\s*)?\{(?:\s*\"(?:path|paths|file_?path|file_?name|pattern|query|text|url|head|tail|offset|limit)\":"
-    r"[^{}:]{1,300}[,}])+(?:\s*```)?",
-    re.IGNORECASE,
-)
-_ASKS_FOR_OBJECT = re.compile(r"[{}]|json|object|\bwhich\b|\bwhere\b|\bor\b", re.IGNORECASE)
 _WANTS_BRACKETS = re.compile(
     r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank|usage|syntax"
     r"|command|cloze|regex|\bhow (?:do|to|can) (?:(?:i|you|we) )?(?:call|run|use|invoke|start)\b",
@@ -257,9 +252,16 @@ _ASKS_COUNT = re.compile(
 
 
 def classify_reply(
-    reply: Completion, *, tools_offered: bool, names: Collection[str] = (), messages: Sequence[Message] = ()
+    reply: Completion,
+    *,
+    tools_offered: bool,
+    names: Collection[str] = (),
+    schemas: Mapping[str, ObjectSchema] = MappingProxyType({}),
+    messages: Sequence[Message] = (),
 ) -> ReplyKind:
     """What kind of reply a complete one is. `names` are the tools of the run, whether or not they were offered.
+
+    `schemas` are those of the tools whose arguments alone are no answer, unless it is explicit.
 
     `messages` are the conversation so far: what the reply repeats from the task or a result announces nothing, and may
     be the name of a tool that was asked for.
@@ -275,6 +277,8 @@ def classify_reply(
         return "cut_call"
     if reply.text and holds_leaked_call(reply.text, names, messages=messages):
         return "cut_call" if cut and tools_offered else "leaked_call"
+    if not reply.is_explicit and holds_bare_arguments(reply.text, schemas, messages=messages):
+        return "leaked_call"
     finish_reason = reply.finish_reason.casefold()
     if tools_offered and (_is_uncounted(reply) or finish_reason in _ENDS_IN_CALL):
         return "lost_call"
@@ -371,8 +375,6 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
     tasks = [message.text for message in messages if isinstance(message, UserMessage)]
     results = [message.text for message in messages if isinstance(message, ToolMessage)]
     asked = "\n".join(tasks).casefold()
-    if _is_parameters(text, asked):
-        return True
     blank = _BLANK.fullmatch(text)
     whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
     if blank and not (_WANTS_BRACKETS.search(asked) or any(map(whole.search, results))):
@@ -391,20 +393,6 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
         return False
     words = re.compile(rf"(?<!\w){re.escape(text.strip('.!?,:*# '))}(?!\w)", re.IGNORECASE)
     return not any(words.search(each) and not is_own_text(each) for each in (*tasks, *results))
-
-
-def _is_parameters(text: str, asked: str) -> bool:
-    """Whether a text is a call without its name: an object of parameters whose values the task gives."""
-    if not _PARAMETERS.fullmatch(text) or _ASKS_FOR_OBJECT.search(asked):
-        return False
-    try:
-        value = json.loads(_FENCE.sub("", text))
-    except (ValueError, RecursionError):
-        return False
-    given = [each for child in value.values() for each in (child if isinstance(child, list) else [child])]
-    return any(isinstance(each, str) for each in given) and all(
-        isinstance(each, int) or (isinstance(each, str) and each.casefold() in asked) for each in given
-    )
 
 
 def find_repetition(text: str) -> int | None:

@@ -229,6 +229,12 @@ class ToolSelection:
         self._tools += tuple(tools)
 
     @property
+    def schemas(self) -> dict[str, ObjectSchema]:
+        """The schemas of the offered tools by their names."""
+        offered = {spec.name for spec in self.offered}
+        return {tool.name: tool.schema for tool in self._tools if tool.name in offered}
+
+    @property
     def hidden(self) -> tuple[Tool, ...]:
         """The tools that a search may bring in."""
         not_hidden = self._removed | {spec.name for spec in self.offered}

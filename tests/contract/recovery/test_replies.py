@@ -62,6 +62,17 @@ async def test_a_call_in_the_text_is_asked_for_again_then_as_bound_json(workshop
         assert worked.answer.said.startswith(RIGHT)
 
 
+async def test_the_arguments_of_a_call_alone_are_asked_for_as_bound_json(workshop: Workshop) -> None:
+    bare = '{"key": "heron"}'
+    called = bound(call="shop__look_up", arguments={"key": "heron"})
+
+    lost = await workshop.run(STRONG, TextReply(bare), called, bound(answer=RIGHT))
+    wanted = await workshop.run(STRONG, TextReply(bare), task="What is the heron's entry? As JSON.")
+
+    assert (lost.stop, lost.ran, lost.answer.said.startswith(RIGHT)) == ("answered", ["look_up heron"], True)
+    assert (wanted.stop, wanted.answer.said.startswith(bare)) == ("answered", True)
+
+
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
 @pytest.mark.parametrize("model", [STRONG, WEAK])
 async def test_a_call_in_the_text_is_never_the_answer_of_the_last_round(

@@ -78,7 +78,8 @@ def test_a_call_is_read_as_it_was_written_with_the_models_own_bytes(
 
 @given(characters, st.data())
 def test_an_answer_is_read_as_it_was_written(answer: str, data: st.DataObject) -> None:
-    assert read(spelled({"answer": answer}, data)) == Completion(answer.strip(), "", (), "stop", "tiny", Usage(1, 2, 0))
+    expected = Completion(answer.strip(), "", (), "stop", "tiny", Usage(1, 2, 0), is_explicit=True)
+    assert read(spelled({"answer": answer}, data)) == expected
 
 
 @given(st.text() | st.text(st.sampled_from('{}[]",:\\ucalnswermt 10\n'), max_size=60))
@@ -128,7 +129,7 @@ def test_an_answer_of_another_kind_becomes_text_that_can_be_sent_on(written: str
 def test_json_that_a_reasoning_model_thought_counts(text: str) -> None:
     reply = read_reply(Completion(text, reasoning='{"answer": "Fine."}'), new_id=lambda: "c1")
 
-    assert reply == Completion("Fine.", '{"answer": "Fine."}')
+    assert reply == Completion("Fine.", '{"answer": "Fine."}', is_explicit=True)
 
 
 # -- an answer that is not whole yet ----------------------------------------------------------------------------------

@@ -921,6 +921,27 @@ async def test_the_text_of_an_earlier_round_is_kept_where_the_last_is_a_call_in_
     assert (outcome.stop, outcome.answer) == ("stuck", "I think it is teal.")
 
 
+@pytest.mark.parametrize("bare", [READ_A, f"Here:\n{READ_A}", f"```json\n{READ_A}\n```"])
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_arguments_without_a_call_are_asked_for_as_bound_json(bare: str, access: Access) -> None:
+    def given(*replies: object, first: Sequence[Completion] = (), rounds: int = 10) -> Case:
+        then = [say(json.dumps(each)) for each in replies]
+        made = case(*first, say(bare), *then, tools=read_tools(), limits=limits(rounds))
+        made.tally.add(RunStarted("r", "Sum up a.txt.", (), 10, "2026-01-01T00:00:00Z", access=access))
+        return made
+
+    called = await given({"call": "fs__read", "arguments": {"path": "a.txt"}}, {"answer": "It is teal."}).go()
+    meant = given({"answer": bare}, first=[call(("fs__read", READ_A))])
+    last = given({"answer": "It is unknown."}, rounds=1)
+    lost = await given(*[{"path": "a.txt"}] * 8).go()
+
+    assert (called.stop, called.answer, called.calls) == ("answered", "It is teal.", 1)
+    assert ((await meant.go()).answer, len(meant.model.asked)) == (bare, 3)
+    assert ((await last.go()).answer, len(last.model.asked)) == ("It is unknown.", 2)
+    assert (lost.stop, lost.answer) == ("stuck", "")
+    assert "a tool call as text" in lost.error
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 3, 10])
 async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rounds: int) -> None:
     given = case(*[say(f"{EMPTY_TURN} {ANSWER_NOW}")] * 3, limits=limits(rounds))

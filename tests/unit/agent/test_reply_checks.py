@@ -25,7 +25,7 @@ from lmstudio_bridge.agent.reply_checks import (
     says_already,
 )
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.schemas import simple_spec
+from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema, simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -416,12 +416,6 @@ def test_a_sentence_that_anyone_may_write_is_an_answer_unless_the_model_was_told
         ("Translate notes.md: all of it.", "I will read the file.", "announced"),
         ("Translate the notes into German.", "Let me read the notes.", "announced"),
         ("Translate: I will read the book.", "Let me read book.md.", "announced"),
-        ("Summarize notes.md.", '{"path": "notes.md"}', "nothing"),
-        ("Summarize notes.md.", '```json\n{"path": "notes.md", "head": 10}\n```', "nothing"),
-        ("Summarize notes.md.", '{"path": "other.md"}', "answer"),
-        ("Which of a.md and b.md has it?", '{"path": "a.md"}', "answer"),
-        ("Give the path notes.md as JSON.", '{"path": "notes.md"}', "answer"),
-        ("What are the limits in notes.md?", '{"limit": 10, "offset": 0}', "answer"),
         ("Hi", "Hello! How can I help you today?", "answer"),
         ("Hi, sum up notes.md.", "Hello! How can I help you today?", "nothing"),
         ("Write a polite greeting for a bot.", "Hello! How can I help you?", "answer"),
@@ -455,25 +449,104 @@ def test_a_sentence_that_anyone_may_write_is_an_answer_unless_the_model_was_told
         ("Which form does the name have?", "The name is [name].", "nothing"),
     ],
 )
-def test_what_sounds_like_a_plan_or_is_parameters_counts_by_the_task(task: str, text: str, verdict: ReplyKind) -> None:
+def test_what_sounds_like_a_plan_counts_by_the_task(task: str, text: str, verdict: ReplyKind) -> None:
     reply = Completion(text, usage=COUNTED)
     names = ["fs__read", "fs__read_it"]
 
     assert classify_reply(reply, tools_offered=True, names=names, messages=[UserMessage(task)]) == verdict
 
 
-@pytest.mark.parametrize("task", ["Write a summary of package.json to docs/a.md.", "Give all files as JSON."])
-def test_long_json_is_an_answer_if_it_is_whole_and_no_parameters(task: str) -> None:
-    def kind(text: str) -> ReplyKind:
-        reply = Completion(text, usage=COUNTED)
-        return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage(task)])
+def _takes(closed: bool, *required: str, **optional: str) -> ObjectSchema:
+    properties = {name: {"type": "string"} for name in required} | {
+        key: {"type": kind} for key, kind in optional.items()
+    }
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": not closed}
+    return object_schema(schema)
 
-    whole = json.dumps({"owner": "Ann", "ports": list(range(100))}, indent=1)
-    content = json.dumps({"path": "docs/a.md", "content": "word " * 60})
-    assert kind(whole) == "answer"
-    assert kind(json.dumps({"path": "docs/a.md", "summary": "word " * 60})) == "answer"
-    for lost in (whole[:-30], content, content[:-2], json.dumps({"paths": [f"docs/{n}.md" for n in range(30)]})):
-        assert kind(lost) == "leaked_call"
+
+SCHEMAS = {
+    "fs__read": _takes(True, "path", head="integer", tail="integer"),
+    "fs__read_many": object_schema(
+        {
+            "type": "object",
+            "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
+            "required": ["paths"],
+        }
+    ),
+    "fs__write_file": _takes(True, "path", "content"),
+    "fs__move_file": _takes(True, "source", "destination"),
+    "fs__list": _takes(False, path="string", depth="integer"),
+    "web__search": _takes(False, "query", limit="integer"),
+}
+SUMMARIZE, WRITE = "Summarize notes.md.", "Write a summary of package.json to docs/a.md."
+NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": True}
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "```json\n{}\n```", "Here:\n{}", "Here: {}", "Here it is.\n\n```\n{}\n```", "{}\n"]
+)
+@pytest.mark.parametrize(
+    ("task", "value", "verdict"),
+    [
+        (SUMMARIZE, {"path": "notes.md"}, "leaked_call"),
+        (SUMMARIZE, {"path": "notes.md", "head": 10}, "leaked_call"),
+        (SUMMARIZE, {"path": "other.md"}, "leaked_call"),
+        (SUMMARIZE, {"arguments": {"path": "notes.md"}}, "leaked_call"),
+        (SUMMARIZE, {"paths": [f"docs/{number}.md" for number in range(30)]}, "leaked_call"),
+        (SUMMARIZE, {"query": "sea", "limit": 5, "why": "I look.", "for": "it"}, "leaked_call"),
+        (SUMMARIZE, {"depth": 2}, "leaked_call"),
+        (SUMMARIZE, [{"path": "notes.md"}], "leaked_call"),
+        (WRITE, NOTE, "leaked_call"),
+        (WRITE, {**NOTE, "mode": "w"}, "leaked_call"),
+        (WRITE, {"path": "docs/a.md", "content": "sea"}, "leaked_call"),
+        ("Rename the readme.", {"source": "a", "destination": "b"}, "leaked_call"),
+        ("Move it from source a to destination b.", {"source": "a", "destination": "b"}, "leaked_call"),
+        ("Read the JSON file a.json.", {"path": "a.json"}, "leaked_call"),
+        # asked for
+        ("Give the path notes.md as JSON.", {"path": "notes.md"}, "answer"),
+        ("Give all files as JSON.", {"paths": [f"docs/{number}.md" for number in range(30)]}, "answer"),
+        ("Give it as JSON.", NOTE, "answer"),
+        ("Answer as {path, content}.", NOTE, "answer"),
+        ("What is the source, and what the destination?", {"source": "a.md", "destination": "b.md"}, "answer"),
+        # not what a tool takes
+        (SUMMARIZE, {"path": "notes.md", "summary": "It is about the sea."}, "answer"),
+        (SUMMARIZE, {"path": 5}, "answer"),
+        (SUMMARIZE, {"limit": 10, "offset": 0}, "answer"),
+        (SUMMARIZE, {"depth": 2, "title": "The sea"}, "answer"),
+        (SUMMARIZE, {"query": "sea", "a": 1, "b": 2, "c": 3}, "answer"),
+        (SUMMARIZE, {"owner": "Ann", "ports": list(range(100))}, "answer"),
+        (WRITE, {**NOTE, "mode": "w", "by": "me"}, "answer"),
+        (SUMMARIZE, [{"path": "notes.md"}, {"title": "The sea"}], "answer"),
+    ],
+)
+def test_the_arguments_of_a_call_alone_are_no_answer_unless_such_json_was_asked_for(
+    task: str, value: object, verdict: ReplyKind, form: str
+) -> None:
+    def kind(*, is_explicit: bool = False, offered: bool = True) -> ReplyKind:
+        text = form.replace("{}", json.dumps(value, indent=1 if form == "{}\n" else None))
+        reply = Completion(text, usage=COUNTED, is_explicit=is_explicit)
+        messages = [UserMessage(task)]
+        return classify_reply(reply, tools_offered=offered, names=[*SCHEMAS], schemas=SCHEMAS, messages=messages)
+
+    assert kind() == verdict
+    assert kind(offered=False) == verdict
+    assert kind(is_explicit=True) == "answer"
+
+
+def test_json_that_was_cut_off_is_no_answer() -> None:
+    for whole in (json.dumps({"owner": "Ann", "ports": list(range(100))}, indent=1), json.dumps(NOTE)):
+        reply = Completion(whole[:-20], usage=COUNTED)
+        assert classify_reply(reply, tools_offered=True, names=["fs__read"]) == "leaked_call"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['The entry is {"path": "a.md"}.', 'It has {"path": "a.md"} in line 2', '{"path": "a.md"}\nThat is the entry.'],
+)
+def test_json_inside_of_prose_is_an_answer(text: str) -> None:
+    reply, messages = Completion(text, usage=COUNTED), [UserMessage(SUMMARIZE)]
+
+    assert classify_reply(reply, tools_offered=True, names=[*SCHEMAS], schemas=SCHEMAS, messages=messages) == "answer"
 
 
 @pytest.mark.parametrize(
