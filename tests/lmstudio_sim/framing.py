@@ -78,7 +78,7 @@ class ChatFraming:
         reply = self._turn.reply
         message: JsonObject = {"role": "assistant", "content": reply.text}
         if reply.reasoning:
-            message[reply.reasoning_field] = reply.reasoning
+            message["reasoning_content"] = reply.reasoning
         message["tool_calls"] = [
             {
                 "type": "function",
@@ -107,7 +107,7 @@ class ChatFraming:
             self._role_sent = True
         match piece.kind:
             case "reasoning":
-                delta[self._turn.reply.reasoning_field] = piece.fragment
+                delta["reasoning_content"] = piece.fragment
             case "text":
                 delta["content"] = piece.fragment
             case "call":
@@ -131,7 +131,7 @@ class ChatFraming:
 
     def _call_delta(self, piece: Piece) -> JsonObject:
         options = self._turn.reply.stream
-        delta: JsonObject = {"index": piece.index} if options.call_index else {}
+        delta: JsonObject = {"index": piece.index}
         function: JsonObject = {"arguments": piece.fragment}
         if piece.opens:
             delta |= self._call_id(piece.index)

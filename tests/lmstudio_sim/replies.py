@@ -80,7 +80,6 @@ class StreamOptions:
     repeat_role: bool = False
     """Send `role` in every delta that is no call, as 0.4.21 does when the kind of content changes."""
     call_ids: Literal["sent", "omitted", "empty"] = "sent"
-    call_index: bool = True
     empty_later_names: bool = False
     """Send `name: ""` in the later fragments of a call, as builds before 0.3.16 did."""
     usage_chunk: bool = True
@@ -120,7 +119,6 @@ CallLike = Call | tuple[str, JsonObject | str]
 class CompletionOptions(TypedDict, total=False):
     """The keyword arguments that every completion-like reply takes; see `Completion`."""
 
-    reasoning_field: Literal["reasoning_content", "reasoning"]
     finish_reason: str | None
     usage: Usage | None
     model: str | None
@@ -134,7 +132,6 @@ class Completion:
 
     text: str = ""
     reasoning: str = ""
-    reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
     calls: tuple[Call, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None

@@ -18,19 +18,13 @@ import httpx
 import pytest
 
 from tests.lmstudio_sim import errors
-from tests.lmstudio_sim.leaks import LEAK_FORMATS
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import (
     Call,
     CallReply,
-    CutSocket,
     DroppedCallReply,
-    EndEarly,
     Fault,
-    LeakReply,
-    Stall,
     StreamError,
-    StreamOptions,
     TextReply,
 )
 from tests.lmstudio_sim.server import Simulator, open_simulator
@@ -92,10 +86,6 @@ def read_frames(text: str) -> list[Any]:
 
 def deltas(frames: list[Any]) -> list[dict[str, Any]]:
     return [frame["choices"][0]["delta"] for frame in frames if isinstance(frame, dict) and frame.get("choices")]
-
-
-def content(frames: list[Any]) -> str:
-    return "".join(delta.get("content", "") for delta in deltas(frames))
 
 
 async def within(awaitable: Awaitable[T]) -> T:
@@ -349,39 +339,6 @@ async def test_an_idle_jit_model_is_unloaded_when_its_ttl_is_over() -> None:
         assert sim.instances == {}
 
 
-async def test_concurrent_first_requests_may_load_an_instance_each() -> None:
-    """Reported in lmstudio-bug-tracker #1751."""
-    release = asyncio.Event()
-    models = [SimModel(QWEN, load_delay=release)]
-    async with open_simulator(models, duplicate_jit=True) as sim, open_client(sim) as client:
-        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
-        await sim.wait_for_request(3)
-        release.set()
-        assert {(await chat).json()["model"] for chat in chats} == {QWEN, f"{QWEN}:2", f"{QWEN}:3"}
-
-
-async def test_auto_evict_kills_the_request_of_the_other_jit_model() -> None:
-    async with open_simulator([SimModel(QWEN), SimModel(GEMMA)]) as sim, open_client(sim) as client:
-        sim.script(QWEN, TextReply("never", faults=(Stall(),)))
-        victim = asyncio.create_task(post_chat(client))
-        await within((await sim.wait_for_request(1)).started.wait())
-        assert (await post_chat(client, GEMMA)).status_code == 200
-        reply = await victim
-        assert (reply.status_code, reply.json()) == (400, {"error": "Model unloaded."})
-        assert list(sim.instances) == [GEMMA]
-
-
-async def test_a_load_overtaken_by_another_is_canceled() -> None:
-    models = [SimModel(QWEN, load_delay=asyncio.Event()), SimModel(GEMMA)]
-    async with open_simulator(models) as sim, open_client(sim) as client:
-        overtaken = asyncio.create_task(post_chat(client, stream=True))
-        await sim.wait_for_request(1)
-        assert (await post_chat(client, GEMMA)).status_code == 200
-        reply = await overtaken
-    text = f'Failed to load model "{QWEN}". Error: Operation canceled.'
-    assert (reply.status_code, reply.json()["error"]["message"]) == (400, text)
-
-
 # -- chat completions ----------------------------------------------------------------------------------------------
 
 
@@ -431,82 +388,6 @@ async def test_a_stream_comes_in_the_recorded_order(client: httpx.AsyncClient, s
     assert (usage["choices"], usage["usage"]["prompt_tokens"], done) == ([], 4, "[DONE]")
 
 
-STREAM_VARIANTS: list[tuple[str, StreamOptions, list[dict[str, Any]]]] = [
-    (
-        "fragments",
-        StreamOptions(argument_fragment_chars=4),
-        [
-            {"index": 0, "id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
-            {"index": 0, "type": "function", "function": {"arguments": '{"a"'}},
-            {"index": 0, "type": "function", "function": {"arguments": ": 1}"}},
-        ],
-    ),
-    (
-        "empty names",
-        StreamOptions(empty_later_names=True),
-        [
-            {"index": 0, "id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
-            {"index": 0, "type": "function", "function": {"name": "", "arguments": '{"a": 1}'}},
-        ],
-    ),
-    (
-        "no index",
-        StreamOptions(call_index=False),
-        [
-            {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": ""}},
-            {"type": "function", "function": {"arguments": '{"a": 1}'}},
-        ],
-    ),
-    (
-        "no id",
-        StreamOptions(call_ids="omitted"),
-        [
-            {"index": 0, "type": "function", "function": {"name": "f", "arguments": ""}},
-            {"index": 0, "type": "function", "function": {"arguments": '{"a": 1}'}},
-        ],
-    ),
-    (
-        "empty id",
-        StreamOptions(call_ids="empty"),
-        [
-            {"index": 0, "id": "", "type": "function", "function": {"name": "f", "arguments": ""}},
-            {"index": 0, "type": "function", "function": {"arguments": '{"a": 1}'}},
-        ],
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "wanted"), [v[1:] for v in STREAM_VARIANTS], ids=[v[0] for v in STREAM_VARIANTS])
-async def test_calls_are_streamed_in_every_shape_seen(
-    client: httpx.AsyncClient, sim: Simulator, options: StreamOptions, wanted: list[dict[str, Any]]
-) -> None:
-    sim.script(QWEN, CallReply(Call("f", {"a": 1}, id="123456789"), stream=options))
-    frames = await stream_chat(client)
-    assert [call for delta in deltas(frames) for call in delta.get("tool_calls", [])] == wanted
-
-
-async def test_writes_can_be_split_inside_a_character(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("naïve 😀", stream=StreamOptions(write_bytes=1)))
-    pieces: list[bytes] = []
-    async with client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
-        async for piece in reply.aiter_raw():
-            pieces.append(piece)
-    assert content(read_frames(b"".join(pieces).decode())) == "naïve 😀"
-    assert {len(piece) for piece in pieces} == {1}
-
-
-async def test_lone_surrogates_are_escaped_as_node_does(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, TextReply("a\ud83d"), TextReply("a\ud83d"))
-    assert content(await stream_chat(client)) == "a\ud83d"
-    assert b'"a\\ud83d"' in (await post_chat(client)).content
-
-
-async def test_reasoning_goes_to_the_field_asked_for(client: httpx.AsyncClient, sim: Simulator) -> None:
-    sim.script(QWEN, *[TextReply("x", reasoning="hm", reasoning_field="reasoning") for _ in range(2)])
-    assert (await post_chat(client)).json()["choices"][0]["message"]["reasoning"] == "hm"
-    assert deltas(await stream_chat(client))[0] == {"role": "assistant", "reasoning": "hm"}
-
-
 async def test_a_dropped_call_leaves_a_preface_and_a_usage_of_zeros(client: httpx.AsyncClient, sim: Simulator) -> None:
     """The most damaging quirk: lmstudio-bug-tracker #942."""
     sim.script(QWEN, DroppedCallReply(), DroppedCallReply())
@@ -520,22 +401,6 @@ async def test_a_dropped_call_leaves_a_preface_and_a_usage_of_zeros(client: http
     assert reply["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     frames = await stream_chat(client, stream_options={"include_usage": True})
     assert frames[-2]["usage"] == reply["usage"]
-
-
-@pytest.mark.parametrize("format", LEAK_FORMATS)
-async def test_leaked_calls_are_text_with_the_name_and_no_call(
-    client: httpx.AsyncClient, sim: Simulator, format: Any
-) -> None:
-    sim.script(QWEN, LeakReply(format, ("read_file", {"path": "a.txt", "n": 1}), preface="Now: "))
-    sim.script(QWEN, LeakReply(format, ("read_file", {"path": "a.txt"}), in_reasoning=True))
-    message = (await post_chat(client)).json()["choices"][0]["message"]
-    assert message["content"].startswith("Now: ")
-    assert "read_file" in message["content"]
-    assert "a.txt" in message["content"]
-    assert message["tool_calls"] == []
-    hidden = (await post_chat(client)).json()["choices"][0]["message"]
-    assert hidden["content"] == ""
-    assert "read_file" in hidden["reasoning_content"]
 
 
 async def test_embeddings_have_zero_usage_and_cut_long_text_silently() -> None:
@@ -645,93 +510,6 @@ async def test_an_error_frame_replaces_the_first_token(
     assert (plain.status_code, plain.json()) == (400, {"error": "boom"})
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 2, 3])
-async def test_faults_come_after_the_tokens_asked_for(client: httpx.AsyncClient, sim: Simulator, tokens: int) -> None:
-    options = StreamOptions(fragment_chars=1)
-    sim.script(QWEN, TextReply("abc", stream=options, faults=(StreamError("boom", after_tokens=tokens),)))
-    frames = await stream_chat(client)
-    assert (content(frames), frames[-1]) == ("abc"[:tokens], {"error": {"message": "boom"}})
-    assert sim.requests[0].tokens_sent == tokens
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-async def test_a_cut_socket_tears_the_stream(client: httpx.AsyncClient, sim: Simulator, reset: bool) -> None:
-    sim.script(QWEN, TextReply("a long enough text", faults=(CutSocket(after_tokens=1, reset=reset),)))
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-        await post_chat(client, stream=True)
-    await within(sim.requests[0].ended.wait())
-    assert (sim.requests[0].outcome, sim.requests[0].tokens_sent) == ("cut", 1)
-    assert (await post_chat(client)).status_code == 200
-
-
-async def test_a_stream_can_end_with_neither_finish_nor_done(client: httpx.AsyncClient, sim: Simulator) -> None:
-    fault = EndEarly(after_tokens=1)
-    sim.script(QWEN, TextReply("a long enough text", faults=(fault,)), TextReply("x", faults=(fault,)))
-    frames = await stream_chat(client)
-    assert [frame["choices"][0]["finish_reason"] for frame in frames] == [None]
-    assert (await post_chat(client)).json() == {"error": "terminated"}
-
-
-# -- losing the model, the client, the server ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("lose", "text"),
-    [
-        (lambda sim: sim.unload(QWEN), "Model unloaded."),
-        (lambda sim: sim.reload(QWEN, context_length=16384), "Model reloaded."),
-        (lambda sim: sim.crash(QWEN), errors.MODEL_CRASHED),
-        (lambda sim: sim.crash(QWEN, text=errors.CHANNEL_ERROR), "Channel Error"),
-    ],
-    ids=["unload", "reload", "crash", "channel"],
-)
-@pytest.mark.parametrize("tokens", [0, 1])
-async def test_requests_in_flight_die_with_their_instance(
-    client: httpx.AsyncClient, sim: Simulator, lose: Any, text: str, tokens: int
-) -> None:
-    reply = TextReply("a long enough text", faults=(Stall(after_tokens=tokens),))
-    sim.script(QWEN, reply, reply)
-    stream = asyncio.create_task(stream_chat(client))
-    plain = asyncio.create_task(post_chat(client))
-    for number in (1, 2):
-        await within((await sim.wait_for_request(number)).started.wait())
-    lose(sim)
-    assert (await stream)[-1] == {"error": {"message": text}}
-    assert ((await plain).status_code, (await plain).json()) == (400, {"error": text})
-    assert [request.outcome for request in sim.requests] == ["killed", "killed"]
-    assert (await post_chat(client)).status_code == 200  # loaded again on demand
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_hangs_up_stops_the_generation(sim: Simulator, stream: bool) -> None:
-    sim.script(QWEN, TextReply("never", faults=(Stall(),)))
-    async with open_client(sim) as client:
-        chat = asyncio.create_task(post_chat(client, stream=stream))
-        request = await sim.wait_for_request(1)
-        await within(request.started.wait())
-        chat.cancel()
-        await asyncio.gather(chat, return_exceptions=True)
-        await within(request.ended.wait())
-    assert (request.disconnected, request.completed) == (True, False)
-    assert sim.instances[QWEN].flights == set()
-
-
-# -- slots ---------------------------------------------------------------------------------------------------------
-
-
-async def test_requests_beyond_the_slots_wait_in_line() -> None:
-    release = asyncio.Event()
-    async with open_simulator([SimModel(QWEN, loaded=True, parallel=2)]) as sim, open_client(sim) as client:
-        sim.script(QWEN, *[TextReply("x", faults=(Stall(until=release),)) for _ in range(3)])
-        chats = [asyncio.create_task(post_chat(client)) for _ in range(3)]
-        third = await sim.wait_for_request(3)
-        for request in sim.requests[:2]:
-            await within(request.started.wait())
-        assert not third.started.is_set()
-        release.set()
-        assert [(await chat).status_code for chat in chats] == [200] * 3
-
-
 # -- records, load, process ----------------------------------------------------------------------------------------
 
 
@@ -742,7 +520,7 @@ async def test_the_simulator_runs_as_its_own_process(tmp_path: Path) -> None:
         "settings": {"jit": False},
         "replies": {
             QWEN: [
-                {"calls": [["f", {"a": 1}]], "stream": {"call_index": False}},
+                {"calls": [["f", {"a": 1}]], "stream": {"usage_chunk": False}},
                 {"text": "x", "usage": {"prompt": 5}, "faults": [{"fault": "StreamError", "message": "boom"}]},
                 {"status": 429, "body": {"error": "busy"}, "headers": {"Retry-After": "1"}},
             ]

@@ -195,24 +195,6 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     ]
 
 
-async def test_several_calls_of_one_turn_are_answered_in_their_order_by_id() -> None:
-    tools = FakeTools({("fs", "read"): ToolResult("r"), ("fs", "write"): ToolResult("w")})
-    given = case(
-        call(("fs__write", "{}", "z"), ("fs__read", READ_A, "a"), ("fs__write", '{"path": "b"}', "m")),
-        say("Done."),
-        tools=tools,
-    )
-
-    await given.go()
-
-    assert given.model.asked[1].messages[3:] == (ToolMessage("z", "w"), ToolMessage("a", "r"), ToolMessage("m", "w"))
-    assert tools.sent == [
-        Sent("fs", "write", {}),
-        Sent("fs", "read", {"path": "a.txt"}),
-        Sent("fs", "write", {"path": "b"}),
-    ]
-
-
 async def test_requests_only_grow_and_offer_the_very_same_tools() -> None:
     """The engine's prompt cache lives on an unchanged beginning (LM Studio reference, 9)."""
     replies = [call(("fs__read", f'{{"path": "{n}.txt"}}', f"c{n}")) for n in range(4)]
@@ -323,67 +305,6 @@ async def test_reply_under_way_is_told_of_eight_times_a_second_at_most(pause: fl
 # -- calls that are answered without being run, and calls that fail ------------------------------
 
 
-@pytest.mark.parametrize("arguments", ["{", '{"path": "a.txt"', "[]", '"a.txt"', "{'path': 'a.t", "1", "nonsense"])
-async def test_arguments_that_are_no_json_object_never_run_a_tool(arguments: str) -> None:
-    tools = read_tools()
-    given = case(call(("fs__read", arguments)), say("Done."), tools=tools)
-
-    outcome = await given.go()
-
-    [result] = given.results()
-    assert (outcome.stop, outcome.calls, tools.sent) == ("answered", 0, [])
-    assert outcome.failed[0].startswith("read: invalid arguments: they ")
-    assert result.startswith("fs__read was not called: invalid arguments:")
-    assert f"You sent: {arguments}\n" in result
-    assert given.recorder.of(CallStarted, CallFinished) == [
-        CallFinished(1, "c1", "fs", "read", result, is_error=True, sent=False, seconds=0, rule="invalid arguments")
-    ]
-
-
-async def test_arguments_that_break_the_schema_never_run_a_tool() -> None:
-    tools = read_tools()
-    given = case(call(("fs__read", '{"path": null}')), say("Done."), tools=tools)
-
-    await given.go()
-
-    assert tools.sent == []
-    assert given.results() == [
-        "fs__read was not called: invalid arguments: path: None is not of type 'string'\n"
-        'You sent: {"path": null}\n'
-        'They must fit this schema: {"type": "object", "properties": {"path": {"type": "string"}}, '
-        '"required": ["path"]}\n'
-        'Call it again with arguments like: {"path": "..."}'
-    ]
-
-
-async def test_unknown_tool_is_answered_with_the_names_that_there_are() -> None:
-    given = case(call(("fs__reed", READ_A)), say("Done."))
-
-    await given.go()
-
-    [result] = given.results()
-    assert result == (
-        "There is no tool 'fs__reed', so nothing was done. Did you mean: fs__read, fs__write. Call one of them."
-    )
-    assert given.recorder.of(CallStarted, CallFinished) == [
-        CallFinished(1, "c1", "", "fs__reed", result, True, False, 0, about="a.txt", rule="unknown tool")
-    ]
-
-
-async def test_call_that_the_policy_refuses_is_answered_with_the_reason() -> None:
-    tools = FakeTools({("fs", "read"): ToolResult("hello")})
-    write = ("fs__write", '{"path": "b.txt"}')
-    given = case(call(write, ("fs__read", READ_A)), say("Done."), tools=tools, policy=Policy("read"))
-
-    outcome = await given.go()
-
-    refusal = "Not allowed: fs write may change things, and this run has read access only. Continue without it."
-    assert outcome.calls == 1
-    assert outcome.needed_write == ("fs write (b.txt)",)
-    assert given.results() == [refusal, "hello"]
-    assert tools.sent == [Sent("fs", "read", {"path": "a.txt"})]
-
-
 async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
     given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult("out of memory", is_error=True)))
 
@@ -423,44 +344,6 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
         "The call failed: fs went away.\nLook at its log.\n"
         "Try again once if that may help. Otherwise, continue without this tool."
     ]
-
-
-async def test_empty_result_becomes_a_word() -> None:
-    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult(" \n")))
-
-    await given.go()
-
-    assert given.results() == ["(no output)"]
-
-
-@pytest.mark.parametrize(("length", "whole"), [(99, True), (100, True), (101, False)])
-async def test_result_is_cut_at_its_limit(length: int, whole: bool) -> None:
-    given = case(
-        call(("fs__read", READ_A)),
-        say("Done."),
-        tools=read_tools(ToolResult("x" * length)),
-        limits=limits(5, chars=100),
-    )
-
-    await given.go()
-
-    assert (given.results() == ["x" * length]) is whole
-
-
-async def test_secret_across_the_cut_of_a_long_result_does_not_show() -> None:
-    secret = "hunter22"
-    text = "x" * 70 + secret + "y" * 100
-    given = case(
-        call(("fs__read", READ_A)),
-        say("Done."),
-        tools=read_tools(ToolResult(text)),
-        limits=limits(5, chars=100),  # the head is 75 characters, the middle of the secret
-        redact=lambda text: text.replace(secret, "[secret]"),
-    )
-
-    await given.go()
-
-    assert "hunt" not in given.results()[0]
 
 
 # -- limits of a run ----------------------------------------------------------------------------

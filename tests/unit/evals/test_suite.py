@@ -107,22 +107,35 @@ def test_who_does_nothing_gives_up_or_leaves_a_mess_is_found_out(task: Task, tmp
         assert judge(task.solution.answer, calls=9) == "there is a file too many: stray.txt"
 
 
+def with_each_tool() -> list[Task]:
+    """Those tasks that call a tool which no task of their family before them calls: others only name other files."""
+    seen: set[tuple[str, str, str]] = set()
+    kept = []
+    for task in TASKS:
+        calls = {(task.family, call.server, call.tool) for call in task.solution.calls} or {(task.family, "", "")}
+        if not calls <= seen:
+            kept.append(task)
+        seen |= calls
+    return kept
+
+
 @pytest.mark.npm
-async def test_a_model_that_makes_the_right_calls_does_every_task_right(tmp_path: Path) -> None:
-    """All tasks through the whole bridge, with the real servers, and a simulated model that knows the solutions."""
+async def test_a_model_that_makes_the_right_calls_does_the_tasks_right(tmp_path: Path) -> None:
+    """Through the whole bridge, with the real servers, and a simulated model that knows the solutions."""
+    tasks = with_each_tool()
     seen: list[int] = []
 
     def keep(results: Results) -> None:
         seen.append(len(results.attempts))
 
     async with open_desk(tmp_path) as desk:
-        desk.follow(TASKS)
-        request = EvalRequest(TASKS, seed=1, parallel=4, commands=installed_servers())
+        desk.follow(tasks)
+        request = EvalRequest(tasks, seed=1, parallel=4, commands=installed_servers())
         results = await run_eval(request, desk.settings, environ=desk.environ, say=lambda _: None, keep=keep)
 
     assert {each.task: (each.wrong, each.error) for each in results.attempts if not each.right} == {}
-    assert sorted(each.task for each in results.attempts) == sorted(names(TASKS))
+    assert sorted(each.task for each in results.attempts) == sorted(names(tasks))
     assert {each.task: each.calls for each in results.attempts} == {
-        task.name: len(task.solution.calls) for task in TASKS
+        task.name: len(task.solution.calls) for task in tasks
     }
-    assert seen == list(range(len(TASKS) + 1)), "kept before the first and after each"
+    assert seen == list(range(len(tasks) + 1)), "kept before the first and after each"
