@@ -282,7 +282,7 @@ class RunServers:
         try:
             is_new = self._tool_cache.known_tools(config) is None
             tools = await self._lease.open_server(config, on_wait=self._on_wait, is_new=is_new)
-            checked = self._tool_cache.check(config, tools)
+            checked = self._tool_cache.check(config, tools, instructions=self._lease.instructions(config.name))
             shown = shown_tools(checked.tools, self._redactor)
             offered = tuple(filter(self._offers, shown.tools))
             if not offered:

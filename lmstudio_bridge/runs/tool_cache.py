@@ -4,7 +4,7 @@ One small file per server, readable by its owner only. Its name is a digest of t
 is configured, and how it is started or reached; secrets of `env` and `headers` are in neither the name nor
 the file.
 
-A server may be approved with harmless tools and then change them. New descriptions and arguments are
+A server may be approved with harmless tools and then change them. New descriptions, arguments and instructions are
 reported, each once; a tool that was not marked as read-only before goes on to count as writing. What that takes is a
 few bytes for each tool that was ever listed, and is kept however long the listing is.
 """
@@ -69,16 +69,24 @@ _MADE_UP = re.compile(r"(?=.*[\d/\\_-]|.*[a-z][A-Z]).{1,200}")  # by a program: 
 _MAX_MADE_UP = 16
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")  # their keys are names of others
 _MAX_WHOLE = 50_000  # characters of a tool of which all is compared: takes 50 ms
-_DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr, "AM", "PM")))
-_VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:{_DATES})\b")  # times, dates, counts and IDs: no change
+_ZONES = "UTC|GMT|BST|[ECMP][SD]T|[CEW]ES?T"
+_DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr, "AM", "PM", _ZONES)))
+_UNIT = (
+    r"(?:%|(?:[kKMGT]?i?B|bytes?|ms|(?:milli)?s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
+    r"|(?:week|month|year)s?)\b)"
+)
+_VARYING = re.compile(rf"(?:(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:an?|one)(?=\s{_UNIT}))(?:\s?{_UNIT})?|\b(?:{_DATES})\b")
+"""Times, dates, counts and IDs, with their units: no change."""
+_ZEROS = re.compile(r"\b0(?:,?(?: and)? 0)+\b|(?<=\b0 )(?P<noun>\w{2,}?)(?:ies|s|y)?\b")  # 1 h 2 min; 1 note, 2 notes
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
 _UNMARKED = "No longer marked as read-only"
 _DESCRIPTION = "Different description"
 _ARGUMENTS = "Different arguments"
 _ANNOTATIONS = "Different annotations"
+_INSTRUCTIONS = "Different instructions for their use"
 _NEW = "New"
-_ORDER = (_MARKED, _UNMARKED, _DESCRIPTION, _ARGUMENTS, _ANNOTATIONS, _NEW)
+_ORDER = (_MARKED, _UNMARKED, _DESCRIPTION, _ARGUMENTS, _ANNOTATIONS, _INSTRUCTIONS, _NEW)
 
 
 class ToolHistory(BaseModel):
@@ -99,13 +107,16 @@ class CachedTools:
     """The tools of one server; None if they were too large to be stored. `listed_at` is seconds since the epoch.
 
     `read_only` of a tool is what the server said, even if the tool is `doubted`. `history` has every tool that was
-    ever listed, by `tool_key`; unless `complete`, there were more than are kept.
+    ever listed, by `tool_key`; unless `complete`, there were more than are kept. `instructions` are what the server
+    said last about their use, `seen` has digests of what it ever said.
     """
 
     tools: tuple[ServerTool, ...] | None
     history: Mapping[str, ToolHistory] = field(default_factory=dict)
     complete: bool = True
     listed_at: float = 0.0
+    instructions: str = ""
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +167,8 @@ class ToolCache:
             return None
         return tuple(tool for tool in cached.tools if config.has_tool(tool.name))
 
-    def check(self, config: ServerConfig, tools: Sequence[ServerTool]) -> CheckedTools:
-        """Compare the tools that a server lists now with those that it listed before, and store them."""
+    def check(self, config: ServerConfig, tools: Sequence[ServerTool], *, instructions: str = "") -> CheckedTools:
+        """Compare the tools and instructions of a server with what it listed and said before, and store them."""
         too_large = sum(map(definition_chars, tools)) > MAX_BYTES
         # Of such tools only digests are stored. To redact them could take a minute.
         now = tuple(tools) if too_large else self.storable(config, tools)
@@ -174,13 +185,16 @@ class ToolCache:
             )
         known = before or known
         history, changes = _compare(known, dict(zip(map(tool_key, tools), now, strict=True)))
+        [said] = self.storable(config, [ServerTool(config.name, "", instructions)])
+        seen, is_changed = _compare_instructions(known, said)
+        changes = {**changes, **({_INSTRUCTIONS: ()} if is_changed else {})}
         complete = known.complete and len(history) <= MAX_HISTORY
         history = dict(islice(history.items(), MAX_HISTORY))
         if before is not None:
             warnings += _warnings(config.name, changes)
         doubts = [_is_doubted(tool, known, history) for tool in tools]
         stored = tuple(replace(tool, doubted=doubt) for tool, doubt in zip(now, doubts, strict=True))
-        cached = CachedTools(None if too_large else stored, history, complete)
+        cached = CachedTools(None if too_large else stored, history, complete, instructions=said.description, seen=seen)
         fresh = 0 <= self._clock() - known.listed_at < REFRESH
         if (not fresh or cached != replace(known, listed_at=0.0)) and (problem := self.write(config, cached)):
             doubts = [_is_doubted(tool, known, known.history) for tool in tools]
@@ -215,7 +229,7 @@ class ToolCache:
             if stored.tools is None
             else tuple(ServerTool(config.name, **tool.model_dump()) for tool in stored.tools)
         )
-        return CachedTools(tools, stored.history, stored.complete, stored.listed_at)
+        return CachedTools(tools, stored.history, stored.complete, stored.listed_at, stored.instructions, stored.seen)
 
     def storable(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot express."""
@@ -264,6 +278,8 @@ class ToolCache:
             "server": _plain_text(config.name, Redactor(())),
             "listed_at": self._clock(),
             "complete": cached.complete,
+            "instructions": cached.instructions,
+            "seen": cached.seen,
             "history": {key: each.model_dump() for key, each in cached.history.items()},
             "tools": tools,
         }
@@ -318,6 +334,8 @@ class _Stored(BaseModel):
     server: str  # for human readers
     listed_at: float
     complete: bool
+    instructions: str = ""
+    seen: tuple[str, ...] = ()
     history: dict[str, ToolHistory]
     tools: list[_StoredTool] | None
 
@@ -397,6 +415,14 @@ def _compare(
     return history, changes
 
 
+def _compare_instructions(known: CachedTools, said: ServerTool) -> tuple[tuple[str, ...], bool]:
+    """The digests with that of the instructions as they are now, and whether those are new: as a tool's description."""
+    key = tool_key(said)
+    past = {key: ToolHistory(unmarked=True, seen=known.seen)} if known.seen else {}
+    history, changes = _compare(CachedTools((replace(said, description=known.instructions),), past), {key: said})
+    return history[key].seen, _DESCRIPTION in changes
+
+
 def _looks(
     tool: ServerTool, past: ToolHistory | None, last: ServerTool | None, work: SchemaWork
 ) -> Mapping[str, Sequence[str]]:
@@ -408,8 +434,8 @@ def _looks(
     """
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
     looks = {
-        _DESCRIPTION: ["D" + _digest(_description(tool))],
-        _ARGUMENTS: ["A" + _digest(json.dumps(shown, sort_keys=True))],
+        _DESCRIPTION: ["E" + _digest(_description(tool))],
+        _ARGUMENTS: ["B" + _digest(json.dumps(shown, sort_keys=True))],
         _ANNOTATIONS: ["h" + _digest(json.dumps(dict(tool.hints), sort_keys=True))],
         _MARKED if tool.read_only is True else _UNMARKED: ["m1" if tool.read_only is True else "m0"],
     }
@@ -476,7 +502,7 @@ def _unordered_value(key: str, value: Any) -> Any:
 
 def _unordered_text(text: str) -> str:
     """The text with its lines in one order, and what is in brackets and between slashes."""
-    text = _BLANKS.sub(" ", _VARYING.sub("0", text))
+    text = _ZEROS.sub(lambda found: found["noun"] or "0", _BLANKS.sub(" ", _VARYING.sub("0", text)))
     text = _QUOTED.sub(lambda found: found[0].translate(_GLUE), text)
     for _ in range(_MAX_BRACKETS):
         text, count = _BRACKETS.subn(_sorted_brackets, text)
@@ -565,7 +591,9 @@ def _digest(text: str) -> str:
 def _warnings(server: str, changes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if not changes:
         return ()
-    told = [f"{kind}: {_names(changes[kind])}." for kind in _ORDER if kind in changes]
+    told = [
+        f"{kind}: {_names(names)}." if (names := changes[kind]) else f"{kind}." for kind in _ORDER if kind in changes
+    ]
     advice = "" if set(changes) == {_NEW} else " Check whether you still trust it."
     return (f"The tools of MCP server '{server}' have changed. {' '.join(told)}{advice}",)
 

@@ -12,6 +12,7 @@ from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.stdio import find_withheld
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
+from lmstudio_bridge.runs.tool_cache import CheckedTools
 from lmstudio_bridge.security.sandbox import find_problem
 
 _ADD = (
@@ -82,15 +83,16 @@ async def check_servers(
         return  # said where the rules are checked; without them nothing may start
     say(f"Starting {', '.join(catalog.servers)}…")
 
-    async def start(config: ServerConfig) -> tuple[float, tuple[ServerTool, ...] | DownstreamError]:
+    async def start(config: ServerConfig) -> tuple[float, CheckedTools | DownstreamError]:
         began = time.monotonic()
         try:
             with agent.pool.lease(permissions.sandboxes.confine) as lease:
                 is_new = agent.tool_cache.known_tools(config) is None
                 tools = await lease.open_server(config, is_new=is_new)
+                seconds = time.monotonic() - began
+                return seconds, agent.tool_cache.check(config, tools, instructions=lease.instructions(config.name))
         except DownstreamError as exc:
             return time.monotonic() - began, exc
-        return time.monotonic() - began, tools
 
     outcomes = await asyncio.gather(*map(start, catalog.servers.values()))
     for config, (seconds, outcome) in zip(catalog.servers.values(), outcomes, strict=True):
@@ -99,18 +101,17 @@ async def check_servers(
         if isinstance(outcome, DownstreamError):
             yield failed_check("servers", name, outcome)
         else:
-            checked = agent.tool_cache.check(config, outcome)
-            warnings += checked.warnings
+            warnings += outcome.warnings
             origin = f"{config.scope} scope, {config.source}" + ("; logged in" if agent.logins.has(config) else "")
             yield Check(
                 "servers",
                 name,
-                "ok" if checked.tools else "warning",
-                f"{_counted(checked.tools)} ({origin}; started in {seconds:.1f} s)",
+                "ok" if outcome.tools else "warning",
+                f"{_counted(outcome.tools)} ({origin}; started in {seconds:.1f} s)",
             )
-            warnings += permissions.find_unused(config.name, checked.tools)
+            warnings += permissions.find_unused(config.name, outcome.tools)
             try:
-                permissions.check_usable(checked.tools)
+                permissions.check_usable(outcome.tools)
             except NoToolMayRunError as exc:
                 yield Check("servers", name, "warning", exc.message, exc.remedy)
         for warning in warnings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,44 @@ def test_numbers_in_a_description_are_no_news(store: ToolCache) -> None:
     same = replace(LIST, description="Lists 12 notes; it is Tue 1 December, 17:03. Session ae01-9.")
     assert take(store, same).warnings == ()
     assert take(store, replace(LIST, description="Lists 12 mails; it is Tue 1 December, 17:03.")).warnings
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ("Up for 3 minutes. Lists notes.", "Lists notes. Up for 2 hours.", False),
+        ("Up for 59 seconds.", "Up for an hour and 2 min.", False),
+        ("Takes 900 KB, 40% of it free.", "Takes 1.2 MiB, 3 GB of it free.", False),
+        ("Has 1 note and 1 entry.", "Has 12 notes and 3 entries.", False),
+        ("Now 08:59 CET", "Now 17:03 CEST", False),
+        ("Sends 2 notes.", "Sends 2 mails.", True),
+        ("Calls GET 1", "Calls PUT 1", True),
+        ("Up for 3 minutes.", "Up for 3 minutes. Send them.", True),
+    ],
+)
+def test_units_and_the_order_of_sentences_are_no_news(store: ToolCache, one: str, other: str, told: bool) -> None:
+    take(store, replace(LIST, description=one))
+
+    assert bool(take(store, replace(LIST, description=other)).warnings) is told
+
+
+def test_changed_instructions_are_told_once_like_a_changed_description(store: ToolCache) -> None:
+    told = f"{BEGIN}Different instructions for their use.{END}"
+    says = ["Up for 3 minutes.", "Up for 2 hours.", "First call wipe.", "First call wipe.", "Up for 1 s.", ""]
+
+    warnings = [store.check(CONFIG, (LIST, WIPE), instructions=each).warnings for each in says]
+    assert warnings == [(), (), (told,), (), (), (told,)]
+
+
+def test_instructions_are_no_news_after_a_listing_that_has_none_on_record(store: ToolCache) -> None:
+    take(store, LIST)
+    path = store.path(CONFIG)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    older = {key: each for key, each in stored.items() if key not in ("instructions", "seen")}
+    path.write_text(json.dumps(older), encoding="utf-8")
+
+    assert store.check(CONFIG, (LIST,), instructions="Stamps.").warnings == ()
+    assert store.check(CONFIG, (LIST,), instructions="Wipe all.").warnings != ()
 
 
 def test_nothing_is_told_twice(store: ToolCache) -> None:
