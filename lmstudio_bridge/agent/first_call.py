@@ -81,6 +81,16 @@ _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
 
+_ELSEWHERE = re.compile(
+    r"\b(?:others?|elsewhere|another|folder|directory|project|repository|code ?base|callers?|used|commits?|history)\b",
+    re.IGNORECASE,
+)
+_REFERS = re.compile(
+    r"\b(?:see|refer to|moved to|described in|defined in|included? (?:from|in))\W{1,3}(?:the (?:file )?)?"
+    r"[\w./-]*\w\.\w{1,5}\b",
+    re.IGNORECASE,
+)
+
 
 def names_file(task: str) -> bool:
     """Whether a task names a file."""
@@ -128,6 +138,13 @@ def reading_tool(task: str, offered: Sequence[ToolSpec]) -> tuple[str, str] | No
     if len({name.partition("__")[0] for name in found}) != 1:
         return None
     return min(found.items(), key=lambda each: "text" not in each[0])
+
+
+def answers_from(task: str, text: str) -> bool:
+    """Whether a task can be answered from the text of the one file that it names, without another look."""
+    asks_more = (_GOES_ON, _ELSEWHERE, _ABOUT_FILE, _COMPARES, _TOTALS)
+    alone = len(set(_FILE.findall(_FORM.sub(" ", task)))) == 1
+    return alone and not any(each.search(task) for each in asks_more) and not _REFERS.search(text)
 
 
 def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:

@@ -19,7 +19,15 @@ from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
-from lmstudio_bridge.agent.first_call import asks_to_delete, deletes, first_tools, is_done_by, names_file, reading_tool
+from lmstudio_bridge.agent.first_call import (
+    answers_from,
+    asks_to_delete,
+    deletes,
+    first_tools,
+    is_done_by,
+    names_file,
+    reading_tool,
+)
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, denies, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
 from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments, holds_leaked_call
@@ -272,12 +280,23 @@ class _Run:
         )
 
     async def read_first(self, path: str) -> None:
-        """Read a file as if the model had called for it, with all checks of a call."""
-        if found := reading_tool(self.conversation.task(), self.offered()):
+        """Read a file as if the model had called for it, with all checks of a call.
+
+        Small models read it again in other ways, and lose what they had: where a task that only reads needs no more
+        than this file, and all of it was read, they are asked for the answer at once.
+        """
+        task, offered = self.conversation.task(), self.offered()
+        if found := reading_tool(task, offered):
             tool, argument = found
             call = ToolCall(_FIRST_ID, tool, json.dumps({argument: path}))
             await self.add(AssistantMessage("", (call,)))
-            await self.take_results((call,), await self.executor.execute(0, (call,)))
+            results = await self.executor.execute(0, (call,))
+            await self.take_results((call,), results)
+            is_whole = self._store.is_empty and not results[0].is_error
+            only_reads = self.tally.outcome().access == "read"
+            if self._weak and only_reads and is_whole and answers_from(task, results[0].text):
+                self.requester.describe(offered)
+                self._answer_now, self._hint = True, task  # the file has made them forget it
 
     def text_so_far(self) -> str:
         """The newest text of the model that may be shown, also that of a reply that was cut off."""

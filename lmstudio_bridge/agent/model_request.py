@@ -143,6 +143,10 @@ class ModelRequester:
         """Whether the model is asked for native tool calls, and could be asked otherwise."""
         return not (self._json_calls or self._json_refused)
 
+    def describe(self, specs: Sequence[ToolSpec]) -> None:
+        """Put the tools into the system text also if none can be called: the engine then reads that text only once."""
+        self._described = specs
+
     def require_call(self, *, changing: bool = False) -> None:
         """Take only a call as the next reply, of a tool that changes something, if the model is asked for JSON."""
         self._must_call, self._must_change = True, changing

@@ -79,6 +79,7 @@ class Given:
         access: Access = "read",
         output_schema: JSONObject | None = None,
         rounds: int = 10,
+        read_first: str = "",
     ) -> None:
         self.model = ScriptedModel(*replies)
         self.tools = FileTools(files)
@@ -88,6 +89,7 @@ class Given:
         self._policy = Policy(access)
         self._schema = output_schema
         self._rounds = rounds
+        self._read_first = read_first
         self.more: tuple[ServerTool, ...] = ()
 
     async def go(self) -> Outcome:
@@ -106,6 +108,7 @@ class Given:
                 strategy=WEAK,
                 output_schema=self._schema,
                 clock=ManualClock(),
+                read_first=self._read_first,
                 filters=TextFilters(redact=lambda text: text.replace("hunter2", "[secret]")),
             ),
         )
@@ -267,6 +270,33 @@ async def test_one_call_that_brings_all_that_was_asked_for_is_followed_by_the_an
 
     assert given.branches(0) == ["find_text"]
     assert (given.branches(1) == ["answer"]) is forced
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "access", "forced"),
+    [
+        ("Which code is in a.txt?", "code: x-1", "read", True),
+        ("Which code is in a.txt?", "code: x-1", "write", False),
+        ("Which code is in a.txt?", "See the file codes.txt.", "read", False),
+        ("Which code is in a.txt?", "code: x-1\n" * 2_000, "read", False),  # only a part of it was shown
+        ("Which code is in a.txt? Then look it up in b.txt.", "code: x-1", "read", False),
+        ("Who else in the project is used in a.txt?", "code: x-1", "read", False),
+        ("How many codes are in a.txt?", "code: x-1", "read", False),
+        ("Which code is in c.txt?", "code: x-1", "read", False),  # it could not be read
+    ],
+)
+async def test_a_file_that_was_read_first_and_is_all_that_is_needed_is_followed_by_the_answer(
+    task: str, text: str, access: Access, forced: bool
+) -> None:
+    path = "c.txt" if "c.txt" in task else "a.txt"
+    files = {"a.txt": text, "b.txt": "x"}
+    given = Given(answer("x-1"), *[answer("x-1")] * 4, task=task, files=files, access=access, read_first=path)
+    await given.go()
+
+    assert (given.branches(0) == ["answer"]) is forced
+    said = "".join(message.text for message in given.model.asked[0].messages)
+    assert said.count(task) == 1 + forced, "the file has made the model forget the task"
+    assert "fs__list_directory" in given.systems()[0], "the tools stay: the engine has read them for other items"
 
 
 # -- the answer's form ------------------------------------------------------------------------------------------------
