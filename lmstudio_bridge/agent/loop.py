@@ -75,6 +75,7 @@ _NO_ANSWER: Mapping[reply_checks.ReplyKind, str] = {
     "is no answer.",
     "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
     "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
+    "refused": "The model gave up without calling a tool, also when it was asked again.",
     "nothing": "The model's reply held no answer, also when it was asked again.",
     "endless": "The model repeated the same words without end, also when it was asked again. There is no answer.",
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",

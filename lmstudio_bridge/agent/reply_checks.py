@@ -34,6 +34,7 @@ ReplyKind: TypeAlias = Literal[
     "leaked_call",
     "cut_call",
     "announced",
+    "refused",
     "own_words",
     "nothing",
     "endless",
@@ -62,6 +63,8 @@ _GAVE_UP = re.compile(
     r"|(?:do|does)(?: not|n't) (?:have|know|exist)|no (?:access|information))\b",
     re.IGNORECASE,
 )
+_REFUSAL = 200  # characters at the beginning of a reply
+_PLACE = re.compile(r"\b(?:files?|folders?|director(?:y|ies))\b|(?<![\w/])[\w.-]+/", re.IGNORECASE)
 _WORD_WANTED = re.compile(
     r"\b(?i:answer|reply|respond|say|write|return|output|give|print)\b"
     r"(?: (?:me|back|with|only|just|exactly|the|an?|one|single|word|text|string)){0,6}:?"
@@ -284,18 +287,31 @@ def classify_reply(
         return "lost_call"
     if finish_reason in _FILTERED:
         return "filtered"
-    told = (message.text for message in messages if not isinstance(message, AssistantMessage))
+    read = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (
         (tools_offered or names)
         and not (_is_translation(reply.text, messages) or _says_what_it_does(reply.text, messages))
-        and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
+        and (
+            announces_call(reply.text, names, read=read, is_explicit=reply.is_explicit)
+            or _names_tool_instead(reply.text, names, messages)
+        )
     ):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
         if is_bridge_text(reply.text, messages):
             return "own_words"
+        if tools_offered and not reply.is_explicit and _refuses_unseen(reply.text, messages):
+            return "refused"
         return "nothing" if names and not cut and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
+
+
+def _refuses_unseen(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a reply says that something cannot be done with a file or folder, before anything was tried."""
+    if any(isinstance(message, ToolMessage) for message in messages) or not gives_up(text[:_REFUSAL]):
+        return False
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    return any(names_file(task) or _PLACE.search(task) for task in tasks)
 
 
 def _is_translation(text: str, messages: Sequence[Message]) -> bool:

@@ -205,6 +205,30 @@ def test_a_tool_without_parameters_stays_one() -> None:
     assert simple_spec(spec) == ToolSpec("t", "A tool.", {"type": "object", "properties": {}})
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "verdict"),
+    [
+        ("Sum up notes.md.", "I don't have access to files.", "refused"),
+        ("What is in the folder docs?", "I'm sorry, but I cannot access your file system.", "refused"),
+        ("List docs/.", "As a language model, I am unable to do so. You can type ls.", "refused"),
+        ("Sum up notes.md.", "It says so. " * 30 + "I cannot say more.", "answer"),
+        ("Sum up notes.md.", "It is about the sea.", "answer"),
+        ("Can pigs fly?", "No, they cannot.", "answer"),
+    ],
+)
+def test_giving_up_before_any_call_is_no_answer_where_the_task_names_a_file_or_folder(
+    task: str, text: str, verdict: ReplyKind
+) -> None:
+    def kind(*results: Message, offered: bool = True, is_explicit: bool = False) -> ReplyKind:
+        reply = Completion(text, usage=COUNTED, is_explicit=is_explicit)
+        messages = [UserMessage(task), *results]
+        return classify_reply(reply, tools_offered=offered, names=["fs__read"], messages=messages)
+
+    assert kind() == verdict
+    assert kind(ToolMessage("c1", "ENOENT")) == "answer"
+    assert kind(offered=False) == kind(is_explicit=True) == "answer"
+
+
 # -- answers before any call ------------------------------------------------------------------------------------------
 
 TASK = "Hana has the badge 6218 since 14:31. Say 6,218 or NO_WAY."
