@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby, product
@@ -25,10 +25,11 @@ import httpx2
 
 from lmstudio_bridge import __version__
 from lmstudio_bridge.evals.results import format_table
-from lmstudio_bridge.evals.runner import LOOPS, Attempts, Limits, Work, describe, run_baseline
+from lmstudio_bridge.evals.runner import LOOPS, Attempts, Job, Limits, Work, describe, run_baseline, run_bridge
 from lmstudio_bridge.evals.sandbox import SERVERS, claim_root
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.evals.tasks import Task
+from lmstudio_bridge.events import Outcome
 from lmstudio_bridge.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import read_settings
@@ -66,8 +67,10 @@ TEMPLATES_OF = {
     "qwen2.5-coder-1.5b": (STOCK, "bare_json", "example_turns"),
 }
 BRIDGE = "bridge"
+ONE_RUN = "bridge-one-run"
+"""The bridge without `for_each`, for the tasks that it otherwise does with it."""
 EXAMPLES_TOO = "baseline-examples"
-SUBJECTS = (*LOOPS, EXAMPLES_TOO, PEER)
+SUBJECTS = (*LOOPS, ONE_RUN, EXAMPLES_TOO, PEER)
 STRATEGIES = ("auto", "native", "grammar")
 """Values of LMSTUDIO_BRIDGE_CALLS; all subjects but the bridge call natively."""
 
@@ -107,9 +110,9 @@ class Selection:
             if template not in TEMPLATES_OF[model]:
                 continue
             for strategy, subject, family, seed in product(self.strategies, self.subjects, self.families, self.seeds):
-                calls = strategy if subject == BRIDGE else "native"
+                calls = strategy if subject in (BRIDGE, ONE_RUN) else "native"
                 for task in make_suite(seed=seed, families=[family], most=self.tasks):
-                    if self.only in task.name:
+                    if self.only in task.name and (task.for_each or subject != ONE_RUN):
                         yield Key(Cell(model, template, calls, subject, family), seed, task.name), task
 
 
@@ -187,7 +190,13 @@ def open_attempts(url: str, strategy: str, home: Path) -> Attempts:
     return Attempts(read_settings(environ, cwd=CHECKOUT), environ, Redactor(), server_commands())
 
 
+async def run_in_one(job: Job) -> Outcome:
+    return await run_bridge(replace(job, task=replace(job.task, for_each="")))
+
+
 def work_of(subject: str, url: str) -> Work:
+    if subject == ONE_RUN:
+        return run_in_one
     if subject == EXAMPLES_TOO:
         return partial(run_baseline, examples=EXAMPLES)
     return LOOPS[subject] if subject in LOOPS else peer_work(url)
