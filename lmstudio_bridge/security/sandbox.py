@@ -128,11 +128,12 @@ class Sandboxes:
         problem = self.find_problem(config)
         if problem:
             raise _not_set_up(config, problem)
-        make = _words_for_linux if sys.platform == "linux" else words_for_macos
-        visible = _find_visible(
-            config, sandbox, folders=self.folders[config.name], writes=self.writes, around=self.around
-        )
-        words = make(config, sandbox, visible, around=self.around)
+        folders, around = self.folders[config.name], self.around
+        visible, roots = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=around)
+        if sys.platform == "linux":
+            words = _words_for_linux(config, sandbox, visible, roots=roots, around=around)
+        else:
+            words = words_for_macos(config, sandbox, visible, around=around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
         hint = hint_for(config, sandbox, unseen=_find_unseen(config, visible, around=self.around))
         return replace(config, confinement=Confinement(words, hint, inside))
@@ -189,15 +190,21 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 @cache
 def _try_bubblewrap(program: str) -> str:
-    words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    words = [*START, program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--ro-bind-held", "/usr", "/usr"]
+    words += ["--proc", "/proc", "--dev", "/dev", "--", "true"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as exc:
         return f"bubblewrap does not work here ({exc})"
     said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-    return f"bubblewrap does not work here ({said}); containers often forbid it" if done.returncode else ""
+    return (
+        f"bubblewrap does not work here ({said}); it may be too old, and containers often forbid it"
+        if done.returncode
+        else ""
+    )
 
 
+START = (sys.executable, "-I", "-S", str(Path(__file__).with_name("start_bwrap.py")))
 _ISOLATED = (
     *("--unshare-user-try", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"),
     *("--die-with-parent", "--cap-drop", "ALL"),
@@ -206,21 +213,25 @@ _ISOLATED = (
 
 def _find_visible(
     config: ServerConfig, sandbox: Sandbox, *, folders: Iterable[Path], writes: bool, around: Surroundings
-) -> dict[Path, bool]:
+) -> tuple[dict[Path, bool], dict[Path, Path]]:
     """The files and folders that the server sees, besides those of the system; True for those that it may change.
+
+    Then the folders in which links are not followed, each with its real path.
 
     Only the user, and what the user installed, chooses what is seen outside of the workspace. No link is followed that
     was perhaps made by the project or by a server: those in the workspace and in what servers may write.
     """
-    others = (*folders, around.project, *sandbox.write, _NO_FOLDER)
-    untrusted = frozenset(Path(os.path.realpath(each)) for each in others)
+    untrusted = frozenset(Path(os.path.realpath(each)) for each in (*folders, *sandbox.write, _NO_FOLDER))
+    followed = [_follow(each, untrusted) for each in folders]
+    workspace = [step for steps in followed for step in steps]
+    followed += [_follow(each, untrusted) for each in sandbox.write]
     npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
     programs = [npx_shell, *_find_programs(config, around, untrusted)]
     programs += [around.home / each for each in _PROGRAMS] if around.home else []
     visible = {each: False for path in programs for each in _follow_outside(path, untrusted)}
-    visible |= {each: writes for folder in folders for each in _follow(folder, untrusted)}
+    visible |= dict.fromkeys(workspace, writes)
     if writes and sys.platform == "linux":
-        protected = dict.fromkeys(each for folder in folders for each in _find_held(folder))
+        protected = dict.fromkeys(each for folder in workspace for each in _find_held(folder))
         # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
         holders = {each.parent: True for each in protected if not is_protected(Path(each.name))}
         if len(protected) + len(holders) > MAX_PROTECTED:
@@ -232,7 +243,7 @@ def _find_visible(
         if not steps:
             raise _not_set_up(config, f"a link in the workspace leads to {named}. Name the path without that link")
         visible |= dict.fromkeys(steps, writable)
-    return visible
+    return visible, {step: steps[-1] for steps in followed for step in steps}
 
 
 def _find_programs(config: ServerConfig, around: Surroundings, untrusted: frozenset[Path]) -> Iterator[Path]:
@@ -314,7 +325,7 @@ def _find_held(folder: Path) -> Iterator[Path]:
         if not path.is_symlink():
             yield path
         elif inside != os.curdir and not inside.startswith(os.pardir) and not is_protected(Path(inside)):
-            yield real / inside
+            yield folder / inside
 
 
 def _both(path: Path) -> tuple[Path, ...]:
@@ -323,12 +334,17 @@ def _both(path: Path) -> tuple[Path, ...]:
 
 
 def _words_for_linux(
-    config: ServerConfig, sandbox: Sandbox, visible: Mapping[Path, bool], *, around: Surroundings
+    config: ServerConfig,
+    sandbox: Sandbox,
+    visible: Mapping[Path, bool],
+    *,
+    roots: Mapping[Path, Path],
+    around: Surroundings,
 ) -> tuple[str, ...]:
     """The words before the server's command: what is mounted where, folders before what is in them."""
     mounts = {**dict.fromkeys(map(Path, _SYSTEM), False), **visible}
     home = around.home
-    words = [_which("bwrap", around) or "bwrap", *_ISOLATED]
+    words = [*START, _which("bwrap", around) or "bwrap", *_ISOLATED]
     words += [] if sandbox.network else ["--unshare-net"]
     words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
     words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps
@@ -344,7 +360,9 @@ def _words_for_linux(
         if path in links:
             words += ["--symlink", os.readlink(path), str(path)]
         elif links.isdisjoint(path.parents):  # what is below a link is mounted where the link leads
-            words += ["--bind-try" if writable else "--ro-bind-try", str(path), str(path)]
+            root = next((each for each in (path, *path.parents) if each in roots), None)
+            source, how = (roots[root] / path.relative_to(root), "held") if root else (path, "try")
+            words += [f"--bind-{how}" if writable else f"--ro-bind-{how}", str(source), str(path)]
     loader = {name: value for name, value in config.env.items() if name.startswith(_LOADER)}
     for name, value in {"TMPDIR": "/tmp", **_OFFLINE, **loader}.items():
         words += ["--setenv", name, value]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +17,7 @@ from lmstudio_bridge.messages import ServerConfig
 from lmstudio_bridge.security.sandbox import (
     EVERY,
     MAX_PROTECTED,
+    START,
     Sandbox,
     Sandboxes,
     words_for_macos,
@@ -68,8 +71,16 @@ def stdio(command: str = "fs-server", *args: str, **more: object) -> ServerConfi
 
 
 def shown(words: tuple[str, ...]) -> set[Path]:
-    """What is mounted to be read, with links resolved."""
-    return {Path(os.path.realpath(after)) for word, after in pairwise(words) if word == "--ro-bind-try"}
+    """What is mounted, with links resolved."""
+    return {
+        Path(os.path.realpath(after))
+        for word, after in pairwise(words)
+        if re.fullmatch("--(ro-)?bind-(try|held)", word)
+    }
+
+
+def bwrap_of(words: tuple[str, ...]) -> Path:
+    return Path(next(word for word in words if word.endswith("/bwrap")))
 
 
 def place(words: tuple[str, ...], *mount: object) -> int:
@@ -90,21 +101,54 @@ async def test_what_is_more_exact_is_mounted_later(desk: Desk) -> None:
     words = await desk.words(stdio(), fs=sandbox)
 
     home = place(words, "--dir", desk.home)
-    project = place(words, "--bind-try", desk.project, desk.project)
-    protected = place(words, "--ro-bind-try", git, git)
-    assert home < project < protected < place(words, "--bind-try", git / "index", git / "index")
-    assert project < place(words, "--ro-bind-try", deep, deep)
+    project = place(words, "--bind-held", desk.project, desk.project)
+    protected = place(words, "--ro-bind-held", git, git)
+    assert home < project < protected < place(words, "--bind-held", git / "index", git / "index")
+    assert project < place(words, "--ro-bind-held", deep, deep)
     assert place(words, "--ro-bind-try", notes, notes)
-    assert words[0] == str(desk.home / "bin" / "bwrap")
+    assert bwrap_of(words) == desk.home / "bin" / "bwrap"
     assert words[-3:] == ("--chdir", str(desk.project), "--")
+
+
+@linux
+async def test_a_workspace_that_is_named_by_a_link_is_protected_by_both_its_names(desk: Desk) -> None:
+    (desk.project / ".git").mkdir()
+    link = desk.home / "link"
+    link.symlink_to(desk.project)
+
+    confined = await replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (link,)}).confine(stdio())
+
+    assert confined.confinement is not None
+    for name in (link, desk.project):
+        root = place(confined.confinement.words, "--bind-held", desk.project, name)
+        assert root < place(confined.confinement.words, "--ro-bind-held", desk.project / ".git", name / ".git")
+
+
+@linux
+@pytest.mark.parametrize("path", ["real/a", "link", "link/a", "missing"])
+def test_what_has_become_a_link_is_not_mounted(tmp_path: Path, path: str) -> None:
+    folder = Path(os.path.realpath(tmp_path))
+    (folder / "real").mkdir()
+    (folder / "real" / "a").touch()
+    (folder / "link").symlink_to("real")
+    words = ["/bin/echo", "--ro-bind-held", str(folder / path), "/place", "--", "server"]
+
+    done = subprocess.run([*START, *words], capture_output=True, text=True, check=False)
+
+    if "link" in path:
+        assert f"{folder / path} was changed while the sandbox was set up" in done.stderr
+        assert not done.stdout
+    else:
+        held = r"--ro-bind-fd \d+ /place " if path != "missing" else ""
+        assert re.fullmatch(f"{held}-- server\n", done.stdout)
 
 
 @linux
 async def test_in_a_read_run_nothing_can_be_written(desk: Desk) -> None:
     words = await desk.words(stdio(), writes=False, fs=Sandbox())
 
-    assert "--bind-try" not in words
-    assert place(words, "--ro-bind-try", desk.project, desk.project)
+    assert not {"--bind-try", "--bind-held"} & {*words}
+    assert place(words, "--ro-bind-held", desk.project, desk.project)
 
 
 @linux
@@ -147,7 +191,7 @@ async def test_a_file_in_the_workspace_that_the_entry_names_can_be_written(desk:
 
     words = await desk.words(stdio("fs-server", str(script), "--db", str(data)), fs=Sandbox())
 
-    assert place(words, "--bind-try", desk.project, desk.project)
+    assert place(words, "--bind-held", desk.project, desk.project)
     assert not {str(data), str(script.parent)} & {*words}
 
 
@@ -180,7 +224,7 @@ async def test_an_entry_runs_no_code_outside_of_the_sandbox(desk: Desk) -> None:
     assert confined.confinement is not None
     assert confined.confinement.inside == ("LD_PRELOAD",)
     assert place(confined.confinement.words, "--setenv", "LD_PRELOAD", "./a.so")
-    assert confined.confinement.words[0] == str(desk.home / "bin" / "bwrap")
+    assert bwrap_of(confined.confinement.words) == desk.home / "bin" / "bwrap"
 
 
 @linux
@@ -342,7 +386,7 @@ async def test_bubblewrap_is_not_taken_from_the_project_by_another_way_to_it(des
     ways = (desk.home / "link" / "bin", desk.home / "bin" / ".." / "project" / "bin")
     desk.environ["PATH"] = ":".join(map(str, (*ways, desk.home / "bin")))
 
-    assert (await desk.words(stdio(), fs=Sandbox()))[0] == str(desk.home / "bin" / "bwrap")
+    assert bwrap_of(await desk.words(stdio(), fs=Sandbox())) == desk.home / "bin" / "bwrap"
 
 
 @linux
@@ -356,8 +400,8 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
 
     words = await desk.words(stdio(), fs=Sandbox())
 
-    assert place(words, "--bind-try", hub) < place(words, "--ro-bind-try", hub / "workflows")
-    place(words, "--ro-bind-try", target)
+    assert place(words, "--bind-held", hub) < place(words, "--ro-bind-held", hub / "workflows")
+    place(words, "--ro-bind-held", target)
     assert str(desk.project / ".zed") not in words
     assert desk.home not in shown(words)
     assert desk.project not in shown(words)
