@@ -402,9 +402,9 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
 
     assert place(words, "--bind-held", hub) < place(words, "--ro-bind-held", hub / "workflows")
     place(words, "--ro-bind-held", target)
-    assert str(desk.project / ".zed") not in words
+    assert not {str(desk.project / name) for name in (".zed", ".idea", ".claude")} & {*words}
     assert desk.home not in shown(words)
-    assert desk.project not in shown(words)
+    place(words, "--bind-held", desk.project)  # and not once more, to be read
 
 
 @linux
