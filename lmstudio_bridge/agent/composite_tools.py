@@ -19,7 +19,7 @@ import anyio
 from lmstudio_bridge.agent import text_operations
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.prompts import NOT_CALLED
-from lmstudio_bridge.agent.schemas import SchemaWork
+from lmstudio_bridge.agent.schemas import SchemaWork, own_spec, text_parameter
 from lmstudio_bridge.agent.tools import Tool, make_tool
 from lmstudio_bridge.events import OWN_SERVER
 from lmstudio_bridge.json_text import load_or_none
@@ -102,21 +102,16 @@ def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]
 
 
 def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
-    required = [each for each in parameters if "default" not in parameters[each]]
-    schema = {"type": "object", "properties": parameters, "required": required}
+    schema = own_spec(name, description, **parameters).parameters
     return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in ("replace_text", "append_text"))
-
-
-def _text(description: str) -> JSONObject:
-    return {"type": "string", "description": description}
 
 
 _READING = (
     _spec(
         "find_text",
         "Find a text in all files of a folder and of its subfolders. Gives each line with its file and number.",
-        text=_text("The text to find, in any letter case; a|b finds both"),
-        folder=_text("The folder to search, or a file"),
+        text=text_parameter("The text to find, in any letter case; a|b finds both"),
+        folder=text_parameter("The folder to search, or a file"),
     ),
     _spec(
         "read_files",
@@ -126,30 +121,37 @@ _READING = (
     _spec(
         "compare_files",
         "Compare two text files. Gives every difference.",
-        path_a=_text("A file"),
-        path_b=_text("Another file"),
+        path_a=text_parameter("A file"),
+        path_b=text_parameter("Another file"),
         only_in_a={"type": "boolean", "default": False, "description": "Only what path_a has and path_b has not"},
     ),
     _spec(
-        "count_files", "Count the files in a folder and in its subfolders, by extension.", folder=_text("The folder")
+        "count_files",
+        "Count the files in a folder and in its subfolders, by extension.",
+        folder=text_parameter("The folder"),
     ),
     _spec(
         "total_column",
         "Add up the numbers in a column of a CSV file, or count its rows.",
-        path=_text("The CSV file"),
-        column=_text("Name of the column to add up; empty to count rows"),
-        where=_text("column=value for only those rows; empty for all rows"),
+        path=text_parameter("The CSV file"),
+        column=text_parameter("Name of the column to add up; empty to count rows"),
+        where=text_parameter("column=value for only those rows; empty for all rows"),
     ),
 )
-_CALCULATE = _spec("calculate", "Calculate exactly.", expression=_text("For example 12.5*(3+4)"))
+_CALCULATE = _spec("calculate", "Calculate exactly.", expression=text_parameter("For example 12.5*(3+4)"))
 _REPLACE = _spec(
     "replace_text",
     "Replace a text everywhere in a file, or in all files of a folder.",
-    path=_text("The file or the folder"),
-    old=_text("The text to replace"),
-    new=_text("The text to put in its place"),
+    path=text_parameter("The file or the folder"),
+    old=text_parameter("The text to replace"),
+    new=text_parameter("The text to put in its place"),
 )
-_APPEND = _spec("append_text", "Add text at the end of a file.", path=_text("The file"), text=_text("The lines to add"))
+_APPEND = _spec(
+    "append_text",
+    "Add text at the end of a file.",
+    path=text_parameter("The file"),
+    text=text_parameter("The lines to add"),
+)
 
 
 class CompositeTools:

@@ -201,7 +201,7 @@ def partial_answer(text: str) -> str:
 
 
 def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
-    return Completion(text.strip(), reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
+    return replace(reply, text=text.strip(), calls=calls)
 
 
 def _encoded(call: ToolCall) -> str:

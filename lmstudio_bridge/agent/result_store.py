@@ -8,8 +8,9 @@ from itertools import islice
 
 from lmstudio_bridge.agent.arguments import read_arguments
 from lmstudio_bridge.agent.prompts import NO_KEPT_RESULT, RESULT_SHORTENED
+from lmstudio_bridge.agent.schemas import own_spec, text_parameter
 from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
-from lmstudio_bridge.messages import ToolCall, ToolSpec
+from lmstudio_bridge.messages import ToolCall
 from lmstudio_bridge.text import shortened
 
 MAX_KEPT = 64 * 1024 * 1024  # characters of all results of a run that are kept; older ones go first
@@ -21,30 +22,19 @@ _SHOWN_WORDS = 100  # characters of what the model gave that are quoted back
 _SHOWN_NAMES = 10
 _ID = re.compile(r'read_result\(id="r(\d{1,9})"')
 
+_KEPT_ID = text_parameter("Its id, for example r1")
 RESULT_TOOLS = (
-    ToolSpec(
+    own_spec(
         "read_result",
         "Read on in a result that was too long to be shown whole.",
-        {
-            "type": "object",
-            "properties": {
-                "id": {"type": "string", "description": "Its id, for example r1"},
-                "offset": {"type": "integer", "description": "Character to begin at"},
-            },
-            "required": ["id", "offset"],
-        },
+        id=_KEPT_ID,
+        offset={"type": "integer", "description": "Character to begin at"},
     ),
-    ToolSpec(
+    own_spec(
         "search_result",
         "Find a text in a result that was too long to be shown whole.",
-        {
-            "type": "object",
-            "properties": {
-                "id": {"type": "string", "description": "Its id, for example r1"},
-                "text": {"type": "string", "description": "Text to find, in any letter case"},
-            },
-            "required": ["id", "text"],
-        },
+        id=_KEPT_ID,
+        text=text_parameter("Text to find, in any letter case"),
     ),
 )
 

@@ -205,14 +205,6 @@ def _plain_names(value: Any) -> list[str] | None:
     return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else None
 
 
-def _plain_enum(value: Any) -> list[Any] | None:
-    return _plain_values(list(value)) if isinstance(value, list | tuple) else None
-
-
-def _plain_constant(value: Any) -> list[Any] | None:
-    return _plain_values([value])
-
-
 def _plain_values(values: list[Any]) -> list[Any] | None:
     """The values of an `enum`; None where they are too many, or JSON has no word for one, or a reader does not see it.
 
@@ -239,8 +231,8 @@ def _is_plain_default(value: Any) -> bool:
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "type": _plain_type,
     "description": _plain_description,
-    "enum": _plain_enum,
-    "const": _plain_constant,
+    "enum": lambda value: _plain_values(list(value)) if isinstance(value, list | tuple) else None,
+    "const": lambda value: _plain_values([value]),
     "minimum": _plain_number,
     "maximum": _plain_number,
     "required": _plain_names,
@@ -293,6 +285,17 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
         if not schema["required"]:
             del schema["required"]
     return schema
+
+
+def own_spec(name: str, description: str, **parameters: JSONObject) -> ToolSpec:
+    """A tool of the bridge itself; parameters without a default are required."""
+    required = [each for each in parameters if "default" not in parameters[each]]
+    return ToolSpec(name, description, {"type": "object", "properties": parameters, "required": required})
+
+
+def text_parameter(description: str) -> JSONObject:
+    """A parameter that is a text."""
+    return {"type": "string", "description": description}
 
 
 def simple_spec(spec: ToolSpec) -> ToolSpec:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
-from lmstudio_bridge.agent.schemas import ObjectSchema, SchemaWork, object_schema
+from lmstudio_bridge.agent.schemas import ObjectSchema, SchemaWork, object_schema, own_spec, text_parameter
 from lmstudio_bridge.agent.tool_ranking import FITS, Index, tool_words
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolSpec, resolve_tool_name
 from lmstudio_bridge.text import clean_text, shortened
@@ -41,14 +41,10 @@ _SHOWN_DESCRIPTION = 200  # characters of a found tool's description
 _MOST_AT_ONCE = 3  # servers that one search starts
 _SHOWN_SERVERS = 10  # that the description of find_tools names
 
-FIND_TOOLS = ToolSpec(
+FIND_TOOLS = own_spec(
     "find_tools",
     "Find more tools by what they do.",
-    {
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "What the tool should do, in a few words"}},
-        "required": ["query"],
-    },
+    query=text_parameter("What the tool should do, in a few words"),
 )
 
 

@@ -261,8 +261,7 @@ def _say_left(reasons: Iterable[str]) -> None:
 
 
 def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
-    from lmstudio_bridge.runs.html import render_run, tell_story  # only this needs jinja2
-    from lmstudio_bridge.runs.items_html import item_cells
+    from lmstudio_bridge.runs.html import item_cells, render_run, tell_story  # only this needs jinja2
 
     story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,7 +17,8 @@ from lmstudio_bridge import events
 from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import Notice, Usage, UserMessage
-from lmstudio_bridge.runs.journal import TimedEvent
+from lmstudio_bridge.runs.item_rows import item_rows
+from lmstudio_bridge.runs.journal import TimedEvent, item_run_id, journal_path, read_timed_events
 from lmstudio_bridge.runs.markdown import open_markdown
 from lmstudio_bridge.runs.report import diff_lines, report_of
 from lmstudio_bridge.runs.resume import StoredRun
@@ -27,6 +29,7 @@ _PAGE = 8_000  # characters of a result on one page of it
 _MAX_SHOWN = 400_000  # characters of one result
 _TITLE = 160  # characters of the task
 _SHOWN_ARGUMENTS = 160  # characters of a call's arguments in its row
+_SHOWN_OF_ITEM = 1_000  # characters of a result in a call of an item; the item's own page has all
 
 _COLORS = {"answered": "right", "running": "soft", "failed": "wrong"}  # CSS classes; of other states: warn
 
@@ -287,6 +290,28 @@ def _finish_call(step: Step, done: events.CallFinished, now: float) -> None:
     figures = (step.figures, f"{len(text):,} characters", done.verdict.replace("_", " ") if refused else "", why)
     step.figures = " · ".join(part for part in figures if part)
     step.parts.append(("Result", text))
+
+
+def item_cells(folder: Path, run: StoredRun) -> list[Cell]:
+    """The items of a run over many, in order; none for other runs."""
+    rows = item_rows(run.items, access=run.outcome.access) if run.items else []
+    slowest = max((row["seconds"] for row in rows), default=0) or 1
+    return [
+        Cell(run_id, row, _calls_of_item(folder, run_id), 100 * row["seconds"] / slowest)
+        for row, run_id in ((row, item_run_id(run.run_id, number)) for number, row in enumerate(rows, start=1))
+    ]
+
+
+def _calls_of_item(folder: Path, run_id: str) -> tuple[Step, ...]:
+    """The calls of one item; none if its journal is gone."""
+    try:
+        steps = tell_story(read_timed_events(journal_path(folder, run_id))).steps
+    except OSError:
+        return ()
+    calls = [step for step in steps if step.kind == "call"]
+    return tuple(
+        replace(call, parts=[(name, shortened(text, _SHOWN_OF_ITEM)) for name, text in call.parts]) for call in calls
+    )
 
 
 class _Clock:

@@ -30,9 +30,8 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.runs.for_each import MAX_ALIKE, run_items
-from lmstudio_bridge.runs.html import render_run, tell_story
+from lmstudio_bridge.runs.html import item_cells, render_run, tell_story
 from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
-from lmstudio_bridge.runs.items_html import item_cells
 from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import open_journal, read_timed_events
 from lmstudio_bridge.runs.progress import describe
