@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -40,6 +41,7 @@ from lmstudio_bridge.messages import JSONObject, ServerConfig
 logger = logging.getLogger(__name__)
 
 _MAX_ANSWER = 1024 * 1024  # bytes of an answer of an authorization server
+_FRACTION = re.compile(rb'("expires_in"\s*:\s*"?\d+)\.\d+')
 _LOCK_POLL = 0.05  # seconds
 _SAVING = 10.0  # seconds
 _EXPIRED = 1.0  # the SDK takes 0 for "never"
@@ -554,7 +556,12 @@ def _bounded(request: httpx2.Request) -> httpx2.Request:
 async def _read_answer(response: httpx2.Response, learn: Learn) -> dict[str, Any]:
     """What an authorization server says, if it is a JSON object; `learn` gets all that may be a secret."""
     if isinstance(response.stream, httpx2.AsyncByteStream) and not response.is_stream_consumed:
-        response.stream = BoundedStream(response.stream, _MAX_ANSWER)
+        stream = BoundedStream(response.stream, _MAX_ANSWER)
+        try:
+            body = b"".join([piece async for piece in stream])
+        finally:
+            await stream.aclose()
+        response.stream = httpx2.ByteStream(_FRACTION.sub(rb"\1", body))  # the SDK takes only whole seconds
     await response.aread()
     try:
         said = response.json()

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx2
@@ -105,6 +105,28 @@ async def test_renewal_goes_to_the_server_that_gave_the_login(store: LoginStore)
     kept = load_login(store, URL)
     assert kept is not None
     assert (kept.tokens.access_token, kept.tokens.refresh_token) == ("access-2", "refresh-2")
+
+
+@pytest.mark.parametrize("seconds", [b"3600.5", b'"3600.5"'])
+async def test_a_lifetime_with_a_fraction_of_a_second_is_understood(store: LoginStore, seconds: bytes) -> None:
+    keep(store, expires_at=1.0)
+    site = Site()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"access_token": "access-2", "token_type": "Bearer", "exp'
+        yield b'ires_in": ' + seconds + b"}"
+
+    async def give_token(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=pieces())
+
+    site.renew = give_token
+    async with await client_of(store, site) as client:
+        response = await client.post(URL)
+
+    assert response.status_code == 200
+    kept = load_login(store, URL)
+    assert kept is not None
+    assert kept.tokens.expires_in == 3600
 
 
 async def test_token_that_another_process_renewed_is_used(store: LoginStore) -> None:
