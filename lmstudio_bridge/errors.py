@@ -97,6 +97,7 @@ class LLMError(BridgeError):
 
     kind: ClassVar[str] = "error"
     retryable_by_kind: ClassVar[bool] = False
+    detail_title: ClassVar[str] = "It said"
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class LLMError(BridgeError):
         if where:
             lines.append(" · ".join(where))
         if self.detail and self.detail not in self.message:
-            lines.append(f"It said: {self.detail}")
+            lines.append(f"{self.detail_title}: {self.detail}")
         if self.remedy:
             lines.append(self.remedy)
         return "\n".join(lines)
@@ -143,12 +144,14 @@ class LLMTimeoutError(LLMError):
     """
 
     kind = "stalled"
+    detail_title = "Cause"
 
 
 class LLMConnectionError(LLMError):
     """LM Studio could not be reached, or closed the connection before it answered."""
 
     kind = "unreachable"
+    detail_title = "Cause"
     retryable_by_kind = True
 
 
@@ -284,7 +287,7 @@ class ServerStartError(DownstreamError):
 
     def explain(self) -> str:
         """The message, the end of the server's stderr, and the remedy."""
-        tail = f"Its last words on stderr:\n{self.stderr_tail}" if self.stderr_tail else ""
+        tail = f"Its last output on stderr:\n{self.stderr_tail}" if self.stderr_tail else ""
         return "\n".join(part for part in (self.message, tail, self.remedy) if part)
 
 

@@ -162,7 +162,7 @@ def uninstall(args: argparse.Namespace) -> int:
     found = [change for change in changes if change.needed]
     if not found:
         searched = ", ".join(dict.fromkeys(str(location.path) for location in locations))
-        _say(f"The bridge is not registered in {NAMES[args.host]}: {searched}")
+        _say(f"The bridge is not registered in {NAMES[args.host]}. Looked in: {searched}.")
         return EXIT_OK
     if len(found) > 1:
         listed = ", ".join(f"{change.location.scope} ({change.location.path})" for change in found)

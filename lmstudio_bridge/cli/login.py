@@ -61,6 +61,8 @@ async def log_out(settings: Settings, args: argparse.Namespace, redactor: Redact
         print(f"There is no login for {one_line(args.server)}.", file=sys.stderr)
         return EXIT_FAILED
     ended = login is not None and await revoke(login)
-    more = "" if ended else " The service was not told: you may have to end the access in your account there, too."
+    more = (
+        "" if ended else " The service was not notified: you may have to revoke the access in your account there, too."
+    )
     print(f"Logged out of {one_line(args.server)}.{more}", file=sys.stderr)
     return EXIT_OK

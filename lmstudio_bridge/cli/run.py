@@ -128,9 +128,9 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         except asyncio.CancelledError:
             if run_id:
                 resume = f"lmstudio-bridge continue {run_id}"
-                print(f"Interrupted. What was done is kept; resume it with: {resume}", file=sys.stderr, flush=True)
+                print(f"Interrupted. The work so far is kept; to resume: {resume}", file=sys.stderr, flush=True)
                 if has_changed and settings.journal == "full":
-                    print(f"It changed files; undo that with: lmstudio-bridge runs undo {run_id}", file=sys.stderr)
+                    print(f"It changed files; to undo that: lmstudio-bridge runs undo {run_id}", file=sys.stderr)
             raise
         # Flushed before the agent closes, because servers may take long to stop.
         if as_json:
@@ -149,8 +149,11 @@ def _print_report(report: RunReport, stream: TextIO) -> None:
         print(clean_text(report.text())[0], file=stream, flush=True)
         return
     console = open_console(stream, environ=os.environ)
-    for part in (Text(before), Text(), markdown_in_terminal(answer), Text(), Text(after))[0 if before else 2 :]:
-        console.print(part)
+    with console.capture() as formatted:
+        console.print(markdown_in_terminal(answer))
+    lines = "\n".join(line.rstrip() for line in formatted.get().splitlines())  # tables have empty lines around them
+    for number, part in enumerate(filter(None, (Text(before), Text.from_ansi(lines.strip("\n")), Text(after)))):
+        console.print("\n" * (number > 0), part, sep="")
     stream.flush()
 
 

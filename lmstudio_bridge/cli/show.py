@@ -112,7 +112,7 @@ def _approve(catalog: ServerCatalog, args: argparse.Namespace, redactor: Redacto
     trouble: list[str] = []
     known = KnownEntry(digest=config.entry_digest, approved=True)
     EntryStore(home).record(config.source, {config.name: known}, warnings=trouble)
-    print(*(trouble or ["Approved, as long as its entry stays as it is."]), file=sys.stderr)
+    print(*(trouble or ["Approved until its entry changes."]), file=sys.stderr)
     return EXIT_FAILED if trouble else EXIT_OK
 
 
@@ -188,7 +188,9 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     changed = [run for run in writing if run.outcome.changes or not run.finished]
     runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
-    print(clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "No changes are known.")[0])
+    print(
+        clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "There is nothing to undo.")[0]
+    )
     if not runs:
         return EXIT_OK
     if not args.yes and (refused := _refuses_undo()):
@@ -226,7 +228,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
         recalled = recall_changes(copies, redact=redactor.redact)
         if recalled is not None:
             events.append(recalled)
-            print(f"{reason} What others changed since then is undone, too.", file=sys.stderr)
+            print(f"{reason} Changes that others made since then are undone, too.", file=sys.stderr)
         elif not any(isinstance(event, FilesChanged) for event in events):
             print(f"It is not known what this run changed: {reason}", file=sys.stderr)
             return EXIT_FAILED
@@ -244,7 +246,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
         if done.changes:
             journal.keep(redactor.redact_fields(done))
     _say_left(each for each in done.not_kept if each not in plan.left)
-    again = f"To take it back: lmstudio-bridge runs undo {stored.run_id}"
+    again = f"To revert this: lmstudio-bridge runs undo {stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
     return EXIT_FAILED if done.not_kept or journal.trouble else EXIT_OK
 

@@ -186,12 +186,12 @@ def read_json(path: Path, *, comments: bool = True) -> Any:
     except OSError as exc:
         raise McpConfigError(
             f"The MCP configuration file {path} cannot be read: {exc.strerror or exc}.",
-            remedy="It must be a file that you may read.",
+            remedy="Make it a file that you can read.",
         ) from exc
     except json.JSONDecodeError as exc:
         raise McpConfigError(
             f"{path} is not valid JSON: {exc.msg.removesuffix(' at')} at line {exc.lineno}, column {exc.colno}.",
-            remedy="Correct it there.",
+            remedy="Fix it there.",
         ) from exc
     except UnicodeDecodeError as exc:
         line = exc.object.count(b"\n", 0, exc.start) + 1
@@ -209,7 +209,7 @@ def read_object(path: Path, *, warnings: list[str], comments: bool = True) -> Ma
             return None
         root = read_json(path, comments=comments)
     except McpConfigError as exc:
-        warnings.append(f"{exc.message} {exc.remedy}")
+        warnings.append(f"{exc.message} {exc.remedy}".rstrip())
         return None
     except OSError as exc:
         warnings.append(f"{path} cannot be read: {exc.strerror}.")

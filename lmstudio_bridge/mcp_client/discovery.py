@@ -35,7 +35,7 @@ LM_STUDIO_FILES = (Path(".lmstudio", "mcp.json"), Path(".cache", "lm-studio", "m
 
 TRUST_VARIABLE = "LMSTUDIO_BRIDGE_TRUST"
 _HOW_TO_ADD = (
-    "No MCP server is configured: add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
+    "Add one in Claude Code (`claude mcp add`) or in the project's .mcp.json, "
     "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG."
 )
 _ONLY_CLAUDE_CODE = (
@@ -108,7 +108,7 @@ class ServerCatalog:
             places = f"Looked in: {listed([*map(str, self.paths)])}."
         else:
             places = (
-                f"There is no {PROJECT_FILE} in {self.project} or above it, and no file of your own with servers "
+                f"There is no {PROJECT_FILE} in {self.project} or a parent folder, and no MCP server in the settings "
                 "of Claude Code or LM Studio."
             )
         return " ".join([places, *self.warnings])
@@ -186,7 +186,7 @@ def load_servers(
         if path == found:
             break
         if os.path.lexists(path):
-            warnings.append(f"{path} is ignored: it is not a file, or a link to nothing.")
+            warnings.append(f"{path} is ignored: it is not a file, or a broken link.")
     if found is None:
         catalog = merge_files([*local, *others], project=project)
     else:
@@ -340,7 +340,7 @@ def _read_or_warn(root: object, *, path: Path, scope: Scope, around: Surrounding
     try:
         return read_root(root, path=path, scope=scope, around=around)
     except McpConfigError as exc:
-        warnings.append(f"{exc.message} {exc.remedy}")
+        warnings.append(f"{exc.message} {exc.remedy}".rstrip())
         return ConfigFile(path)
 
 

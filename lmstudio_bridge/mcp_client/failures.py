@@ -155,7 +155,7 @@ def explain_exit(ending: str, *, config: ServerConfig, stderr_tail: str) -> Fail
     """A server that ended before it was ready."""
     if installer_of(config) and any(words in stderr_tail for words in _OFFLINE):
         remedy = "" if config.confinement else "Run its command once in a terminal, with network."
-        return Failure(f"({target_of(config)}) {NOT_INSTALLED}, so that it cannot be downloaded", remedy)
+        return Failure(f"({target_of(config)}) {NOT_INSTALLED}, so it cannot be downloaded", remedy)
     return Failure(
         f"({target_of(config)}) {ending or 'closed the connection'} before it was ready",
         "Running the same command in a terminal may show more.",
@@ -196,12 +196,12 @@ def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Fai
                 f"Check the `headers` of this server{where}.",
             )
         case 402:
-            return Failure(f"({target}) wants to be paid (HTTP 402){said}", "Check your plan at that service.")
+            return Failure(f"({target}) requires payment (HTTP 402){said}", "Check your plan at that service.")
         case 404 | 405 | 410:
             return explain_wrong_url(f"HTTP {status}{said}", config=config)
         case 429:
             return Failure(
-                f"({target}) refused the request because there were too many (HTTP 429){said}",
+                f"({target}) received too many requests (HTTP 429){said}",
                 "Wait a few minutes and try again; if it happens often, check the limits of your plan at that service.",
             )
         case _ if status >= 500:
@@ -223,7 +223,7 @@ def explain_refused_login(status: int, trouble: str, *, config: ServerConfig) ->
         )
     if status == 403:
         return Failure(
-            f"({target}) accepts the login, but does not allow this to it (HTTP 403)",
+            f"({target}) accepts the login, but does not allow this request (HTTP 403)",
             f"Your account there may lack the permission; if the service asks what to allow when you sign in, run "
             f"{login_command(config)} again and allow it.",
         )

@@ -54,7 +54,7 @@ _NOT_RENEWED = "the login has expired and could not be renewed, because its auth
 _UNREADABLE = "the login that is kept for it cannot be read (is the keyring locked?)"
 _SHOWN = 300  # characters of what an authorization server says
 _CALLBACK = "/callback"
-_PAGE = "lmstudio-bridge has got the answer. You can close this page and go back to the terminal."
+_PAGE = "lmstudio-bridge received the reply. You can close this page and return to the terminal."
 
 Show: TypeAlias = Callable[[str], Awaitable[None]]
 
@@ -267,7 +267,7 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
         raise _cannot_sign_in(config)
     if not _is_safe(config.url):
         raise DownstreamError(
-            f"MCP server '{config.name}' is not reached over https, so a login could be read on the way.",
+            f"MCP server '{config.name}' is not reached over https, so the login could be intercepted.",
             server=config.name,
             remedy="Use its https address.",
         )
@@ -522,8 +522,8 @@ async def _listen(host: str, port: int) -> AsyncIterator[_Callback]:
         server = await asyncio.start_server(callback.serve, "127.0.0.1", port)
     except OSError as exc:
         raise SettingsError(
-            f"Port {port} on 127.0.0.1 cannot be used for the answer of the browser: {os.strerror(exc.errno or 0)}.",
-            remedy="End the program that uses it, or choose another one with --port.",
+            f"Port {port} on 127.0.0.1 cannot be used for the browser's reply: {os.strerror(exc.errno or 0)}.",
+            remedy="Stop the program that uses it, or choose another port with --port.",
         ) from exc
     callback.host = f"{host}:{server.sockets[0].getsockname()[1]}"
     try:
@@ -595,9 +595,9 @@ def _is_safe(address: str) -> bool:
 
 
 _OWN_WORDS = {
-    "State parameter mismatch": "the browser brought an answer that belongs to another login (its state is wrong)",
-    "Invalid token response": "its authorization server sent no token in the form of OAuth 2.0",
-    "Invalid registration response": "its authorization server did not register a client in the form of OAuth 2.0",
+    "State parameter mismatch": "the browser's reply belongs to another login (wrong state)",
+    "Invalid token response": "its authorization server sent no valid OAuth 2.0 token",
+    "Invalid registration response": "its authorization server sent no valid OAuth 2.0 registration",
 }
 """In place of words of the SDK that quote secrets."""
 

@@ -63,7 +63,7 @@ class AgentFile:
     @property
     def note(self) -> str:
         """What a reader of the answer should know."""
-        left = f" Not taken over from it: {', '.join(self.not_used)}." if self.not_used else ""
+        left = f" Ignored in its file: {', '.join(self.not_used)}." if self.not_used else ""
         return f"The local model worked as the agent {self.name} ({one_line(str(self.path))}).{left}"
 
 
@@ -99,7 +99,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 def _advice(name: str, known: list[str]) -> str:
     if not known:
-        return "There are none: .claude/agents of the project and of the user have no NAME.md. Leave out 'agent'."
+        return "There are no agents in .claude/agents, neither the project's nor the user's. Leave out 'agent'."
     near = get_close_matches(name, known, n=1)
     first = [*near, *(each for each in known if each not in near)]
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""

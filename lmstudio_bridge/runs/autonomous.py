@@ -629,9 +629,7 @@ class DynamicAutonomousAgent:
         """Add the first messages to the conversation, without secrets; to the system's, the `note` and the servers'."""
         added = tuple(self.redactor.redact_fields(message) for message in plan.added)
         if added != plan.added:
-            await recorder.tell(
-                events.Warned("The task holds a secret; the model was given a placeholder in its place.")
-            )
+            await recorder.tell(events.Warned("The task contains a secret; the model got a placeholder instead."))
         servers_notes = prepared.servers.notes(room=instructions_room(prepared.model.choice.context_length))
         notes = "\n".join(filter(None, (note, servers_notes)))
         for message in added:
@@ -794,7 +792,7 @@ def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
     """Raises BridgeError if a run over many items, all of which are done, is to do something more."""
     if request.instructions:
         raise BridgeError(
-            f"All items of run {stored.run_id} are done, and it has no conversation that could go on.",
+            f"All items of run {stored.run_id} are done, and it has no conversation to continue.",
             remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
         )
 

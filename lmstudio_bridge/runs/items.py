@@ -49,9 +49,10 @@ def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...
     items = _files(given, folder) if isinstance(given, str) else tuple(given)
     source = f"the glob {given!r} in {folder}" if isinstance(given, str) else "the list"
     if not items:
+        missing = f"no file matches {source}" if isinstance(given, str) else "the list is empty"
         raise BridgeError(
-            f"for_each has no items: {source} names none.",
-            remedy="Check the glob and the folder (files that .gitignore names do not count), or give a list.",
+            f"for_each has no items: {missing}.",
+            remedy="Check the glob and the folder (files ignored by git are skipped), or give a list.",
         )
     if len(items) > MAX_ITEMS:
         raise BridgeError(

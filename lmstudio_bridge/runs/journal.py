@@ -581,9 +581,7 @@ def _lock(file: IO[Any], run_id: str) -> None:
 
 
 def _active(run_id: str) -> RunActiveError:
-    return RunActiveError(
-        f"Run {run_id} is still running.", remedy="Ask for it again with continue_run when it has had time."
-    )
+    return RunActiveError(f"Run {run_id} is still running.", remedy="Try again when it has ended.")
 
 
 def _ends_in_newline(path: Path) -> bool:

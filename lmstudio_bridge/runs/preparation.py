@@ -252,7 +252,7 @@ async def _time_limit(seconds: float) -> AsyncIterator[None]:
             raise
         raise LLMTimeoutError(
             f"The run could not start within its {seconds:g} s.",
-            remedy="Other runs hold the model, or it does not load: look at LM Studio.",
+            remedy="Other runs are using the model, or it does not load: check LM Studio.",
         ) from exc
 
 

@@ -590,7 +590,7 @@ def run_text(run: StoredRun) -> str:
         lines += ["\n## Changes\n", f"{_fence(diff)}diff", diff, _fence(diff)]
     if outcome.error:
         lines += ["\n## Error\n", outcome.error]
-    lines.append("\n## What was done\n")
+    lines.append(heading := "\n## What was done\n")
     arguments: dict[str, str] = {}
     first_user_turn = True
     for event in run.events:
@@ -618,7 +618,7 @@ def run_text(run: StoredRun) -> str:
                 first_user_turn = False
             case _:
                 pass
-    return "\n".join(lines)
+    return "\n".join(lines[:-1] if lines[-1] is heading else lines)
 
 
 def _answer(run: StoredRun) -> list[str]:

@@ -162,7 +162,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
         return read_run(folder, run_id)
     run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
     if run is None:
-        raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Do one first: lmstudio-bridge run …")
+        raise RunNotFoundError(f"There are no runs in {folder}.", remedy="Run a task first: lmstudio-bridge run …")
     return find_run(folder, f"{run.run_id}-{item}") if item else run
 
 

@@ -423,7 +423,7 @@ def _no_tools(config: ServerConfig, *, listed: int) -> DownstreamError:
     """The error for a server with which a run would only answer from the model's memory."""
     if listed:
         return DownstreamError(
-            f"MCP server '{config.name}' has no tool that the model may know: your rules hide them, "
+            f"MCP server '{config.name}' has no tool for the model: your rules hide them, "
             "the agent's file does not list them, or their names hold secrets.",
             server=config.name,
             remedy="Change the rules in lmstudio-bridge.toml or the agent's file, or leave this server out.",
@@ -441,9 +441,9 @@ def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
     return ServerNotConfiguredError(
         f"There is no MCP server to work with. {catalog.looked}{skipped}",
         server="",
-        remedy="Add one in Claude Code, for example: claude mcp add filesystem -- npx -y "
-        "@modelcontextprotocol/server-filesystem . (a server in the project's .mcp.json must be approved there first), "
-        "or name a file with LMSTUDIO_BRIDGE_MCP_CONFIG.",
+        remedy="Add one to Claude Code, for example: claude mcp add --scope user filesystem -- npx -y "
+        "@modelcontextprotocol/server-filesystem . (those of a project's .mcp.json need your approval). Or name a file "
+        "with LMSTUDIO_BRIDGE_MCP_CONFIG.",
     )
 
 

@@ -201,7 +201,7 @@ class ToolCache:
             if any(doubts):
                 warnings.append(
                     f"What MCP server '{config.name}' lists could not be recorded, "
-                    f"so new read-only marks of its tools are not believed: {problem}"
+                    f"so new read-only marks of its tools do not count: {problem}"
                 )
         checked = tuple(
             replace(tool, read_only=False, doubted=True) if doubt else tool

@@ -58,7 +58,7 @@ class Permissions:
     def find_unused(self, server: str, tools: Sequence[ServerTool]) -> list[str]:
         """A warning for each rule that names this server and fits none of its tools: it may be misspelled."""
         unused = self.policy.rules.find_unused(server, tools)
-        return [f"The rule {rule} fits no tool of {server}." for rule in unused]
+        return [f"The rule {rule} matches no tool of {server}." for rule in unused]
 
     def find_unknown(self, servers: Collection[str]) -> list[str]:
         """A warning for each rule that fits none of these servers."""
@@ -94,7 +94,7 @@ class Permissions:
                 f"No tool of {servers} may run: your rules deny them.", remedy=f"Change the rules in {where}."
             )
         unbelieved = [tool for tool in free if tool.read_only and tool.server in self.policy.rules.unbelieved]
-        why = "the marks of a project's servers are not believed" if unbelieved else "none is marked as read-only"
+        why = "the marks of a project's servers do not count" if unbelieved else "none is marked as read-only"
         if not unbelieved and any(tool.read_only for tool in free):
             why = "those that are marked as read-only write files"
         reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)]

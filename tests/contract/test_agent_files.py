@@ -48,7 +48,7 @@ async def test_the_model_follows_the_agents_instructions_with_its_tools_only(des
     assert task["content"] == AS_AGENT["task"]
     assert offered(desk) == {READ}
     assert "Note: The local model worked as the agent finder (" in answer.text
-    assert "finder.md). Not taken over from it: model, tools Read." in answer.text
+    assert "finder.md). Ignored in its file: model, tools Read." in answer.text
     assert "none of their tools: memory." in answer.text
 
 
@@ -99,7 +99,7 @@ async def test_an_agent_gives_no_run_a_server_or_a_tool(desk: Desk) -> None:
         unknown = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="x", agent="findr")
         again = await client.call(WRITING, run_id="some-run", **AS_AGENT)
 
-    assert_names(other, "has no tool that the model may know", "the agent's file does not list them")
+    assert_names(other, "has no tool for the model", "the agent's file does not list them")
     assert_names(unknown, "There is no agent 'findr'", "The agents are: finder.")
     assert_names(again, "agent cannot be given with run_id")
     assert desk.chat_requests() == []

@@ -93,7 +93,7 @@ async def test_a_projects_server_is_not_believed_what_it_says_of_its_tools(desk:
         answer = await client.call("autonomous_with_mcp", mcp_name="theirs", task="Anything.")
 
     assert answer.is_error
-    assert "the marks of a project's servers are not believed" in answer.text
+    assert "the marks of a project's servers do not count" in answer.text
 
 
 async def test_a_secret_of_an_entry_stands_in_no_result_and_a_token_of_the_bridge_is_not_passed_on(desk: Desk) -> None:

@@ -159,7 +159,7 @@ async def test_interrupted_run_says_what_can_be_undone(desk: Shell, sim: Simulat
     code, _, _ = await desk.run("runs", "undo", "last", "--yes")
 
     assert (early, "is still running" in refused) == (1, True), refused
-    assert f"It changed files; undo that with: lmstudio-bridge runs undo {run_id(desk)}" in err.decode()
+    assert f"It changed files; to undo that: lmstudio-bridge runs undo {run_id(desk)}" in err.decode()
     assert code == 0
     assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD
 
@@ -175,7 +175,7 @@ async def test_what_a_killed_run_changed_is_undone(desk: Shell, sim: Simulator) 
     code, diff, err = await desk.run("runs", "undo", "last", "--yes")
 
     assert code == 0, err
-    assert "The bridge ended before the run did. What others changed since then is undone, too." in err
+    assert "The bridge ended before the run did. Changes that others made since then are undone, too." in err
     assert "+The launch code word is egret-7." not in diff.splitlines()
     assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD
     assert not (desk.folder / "new.md").exists()

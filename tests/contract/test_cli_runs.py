@@ -195,7 +195,7 @@ async def test_interrupted_run_says_how_to_go_on_and_can_be_gone_on_with(desk: S
     [run_id] = journals(desk)
 
     assert process.returncode == 130, err.decode()
-    assert f"resume it with: lmstudio-bridge continue {run_id}" in err.decode()
+    assert f"to resume: lmstudio-bridge continue {run_id}" in err.decode()
 
     sim.script(MODEL, TextReply("It is heron-42."))
     code, out, err_text = await desk.run("continue", "last")

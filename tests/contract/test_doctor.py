@@ -103,6 +103,6 @@ async def test_the_sandbox_is_tried_and_what_it_is_missing_for_is_named(home: Ho
     assert code == 1
     assert "MCP server mine: MCP server 'mine' was not started, because its sandbox cannot be set up: bubblewrap" in out
     assert "Sandbox: bubblewrap was not found. Install it" in out
-    assert "servers in it: mine\n" in out
+    assert "used for: mine\n" in out
     assert "Sandbox: theirs of this project is started without one: bubblewrap was not found." in out
     assert "Rules: The sandbox of mein names no configured server." in out

@@ -443,7 +443,7 @@ async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) 
 @pytest.mark.parametrize(
     ("for_each", "named"),
     [
-        ("*.nothing", ["'*.nothing'", "names none"]),
+        ("*.nothing", ["'*.nothing'", "no file matches"]),
         ("../*", ["leads out of the folder"]),
         ([], ["for_each"]),
         (["x"] * 1_001, ["at most 1,000"]),

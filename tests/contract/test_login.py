@@ -344,13 +344,13 @@ async def test_outage_of_the_authorization_server_does_not_end_the_login(
 @pytest.mark.parametrize(
     ("habits", "reason"),
     [
-        ({"state": "another"}, "its state is wrong"),
+        ({"state": "another"}, "wrong state"),
         ({"iss": "https://evil.example"}, "Authorization response iss mismatch: https://evil.example"),
         ({"metadata_issuer": "https://evil.example"}, "metadata issuer mismatch: https://evil.example"),
         ({"denies": True}, "the authorization server said access_denied: the user said no"),
         ({"registers": False}, "Register a client at that service and give its ID with --client-id"),
         ({"broken": True}, "Token exchange failed (503)"),
-        ({"answers": (200, "access_token=tok-7&token_type=bearer")}, "sent no token in the form of OAuth 2.0"),
+        ({"answers": (200, "access_token=tok-7&token_type=bearer")}, "sent no valid OAuth 2.0 token"),
         ({"answers": (400, b"\xff")}, "can't decode byte 0xff"),
     ],
 )

@@ -289,7 +289,7 @@ async def test_approved_name_does_not_start_another_command_after_a_pull_until_t
     assert code == 2, "there is nobody to ask"
     assert "touched" in shown, "it shows what would be started"
     code, _, said = await shell.run("servers", "--approve", "theirs", "--yes")
-    assert (code, said.strip()) == (0, "Approved, as long as its entry stays as it is.")
+    assert (code, said.strip()) == (0, "Approved until its entry changes.")
     _, listed, _ = await shell.run("servers")
     assert "usable" in listed
 

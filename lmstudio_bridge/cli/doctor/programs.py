@@ -76,7 +76,7 @@ def _check_plugin(plugin: Path, around: Surroundings) -> Check:
     name, found = "Plugin in Claude Code", f"enabled in {plugin}"
     if shutil.which("uvx", path=around.environ.get("PATH", "")) is not None:
         return Check("programs", name, "ok", found)
-    return Check("programs", name, "failed", f"{found}, but it needs 'uvx', which does not exist.", _INSTALL_UV)
+    return Check("programs", name, "failed", f"{found}, but it needs 'uvx', which is not installed.", _INSTALL_UV)
 
 
 def _duplicate(location: Location, name: str) -> Check:

@@ -26,7 +26,7 @@ _HARMLESS = ("it is disabled ", "its plugin is enabled only in ", "starts the br
 def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
     """Check the configuration files; nothing is started."""
     for warning in catalog.warnings:  # why there may be none
-        yield Check("servers", "MCP servers", "warning", warning, "Fix that file; the other files are still used.")
+        yield Check("servers", "MCP servers", "warning", warning, "The other files are still used.")
     where = ", ".join(map(str, catalog.paths))
     if catalog.servers:
         found = f"{len(catalog.servers)} usable of those in {where}"
@@ -57,7 +57,7 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
     confined = {name: config for name, config in catalog.servers.items() if sandboxes.find(config)}
     problem = find_problem(sandboxes.around)
     state: State = "warning" if problem and confined else "ok"
-    yield Check("rules", "Sandbox", state, f"{problem or 'it works'}; servers in it: {', '.join(confined) or 'none'}")
+    yield Check("rules", "Sandbox", state, f"{problem or 'works'}; used for: {', '.join(confined) or 'no server'}")
     for name, config in catalog.servers.items():
         if config.scope == "project" and name not in confined and (reason := sandboxes.find_problem(config)):
             yield Check("rules", "Sandbox", "warning", f"{name} of this project is started without one: {reason}.")
@@ -118,7 +118,9 @@ async def check_servers(
             yield Check("servers", name, "warning", warning)
         if withheld := find_withheld(config, environ, passed=agent.settings.pass_env):
             found = f"not passed on to it: {', '.join(withheld)}"
-            yield Check("servers", name, "ok", found, "If it needs them: LMSTUDIO_BRIDGE_PASS_ENV, or its own env.")
+            yield Check(
+                "servers", name, "ok", found, "If it needs them, use LMSTUDIO_BRIDGE_PASS_ENV, or `env` in its entry."
+            )
         for note in config.notes:
             yield Check("servers", name, "ok", note)
 

@@ -398,7 +398,7 @@ async def test_the_search_for_bad_tools_has_an_end() -> None:
     given = Case(model)
 
     with pytest.raises(ToolSchemaError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await given.ask(offered=tools(400))
 
     assert len(model.asked) <= 3 + 40  # twice for the round, once more without those found

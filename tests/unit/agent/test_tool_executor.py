@@ -86,7 +86,7 @@ class MeetingTools:
         self.most = max(self.most, self._under_way)
         if self._under_way == self._expected:
             self._all_there.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._all_there.wait()
         for _ in range(10 - int(path)):  # the last one ends first
             await asyncio.sleep(0)

@@ -436,10 +436,10 @@ def test_missing_project_file_is_named(tmp_path: Path) -> None:
         catalog.require("x")
 
     assert caught.value.message == (
-        f"No MCP server named 'x' is configured. There is no .mcp.json in {tmp_path} or above it, and no file of your "
-        "own with servers of Claude Code or LM Studio."
+        f"No MCP server named 'x' is configured. There is no .mcp.json in {tmp_path} or a parent folder, and no MCP "
+        "server in the settings of Claude Code or LM Studio."
     )
-    assert caught.value.remedy.startswith("No MCP server is configured: add one in Claude Code")
+    assert caught.value.remedy.startswith("Add one in Claude Code")
 
 
 # Never ourselves.

@@ -204,7 +204,7 @@ def test_project_file_that_cannot_be_used_hides_no_server_of_the_user(
     catalog = machine.load("*")
     assert scopes(catalog) == {"mine": "user"}
     assert len(catalog.warnings) == 2
-    assert all("is ignored: it is not a file, or a link to nothing." in each for each in catalog.warnings)
+    assert all("is ignored: it is not a file, or a broken link." in each for each in catalog.warnings)
 
 
 def test_state_with_a_trailing_comma_approves_nothing(machine: Machine) -> None:

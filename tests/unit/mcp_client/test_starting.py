@@ -77,7 +77,7 @@ def test_a_server_that_could_not_be_downloaded_says_so_and_not_more(
 
     failure = explain_exit("exited with code 1", config=config, stderr_tail=f"{words}\nlog 2026-01-01T00_00.log")
 
-    assert failure.reason == f"(`npx`) {NOT_INSTALLED}, so that it cannot be downloaded"
+    assert failure.reason == f"(`npx`) {NOT_INSTALLED}, so it cannot be downloaded"
     assert failure.remedy == ("" if confinement else "Run its command once in a terminal, with network.")
     assert failure.stderr_tail == ""
 

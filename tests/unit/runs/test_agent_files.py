@@ -183,7 +183,7 @@ def test_it_is_said_what_a_run_cannot_take_over(tmp_path: Path) -> None:
 
     assert found.not_used == ("model", "hooks", "tools Read, Bash", "disallowedTools Write")
     assert found.note.endswith(
-        "reviewer.md). Not taken over from it: model, hooks, tools Read, Bash, disallowedTools Write."
+        "reviewer.md). Ignored in its file: model, hooks, tools Read, Bash, disallowedTools Write."
     )
 
 
@@ -211,7 +211,7 @@ def test_without_any_agent_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(BridgeError, match="There is no agent 'reviewer'") as caught:
         find(tmp_path)
 
-    assert "There are none" in caught.value.explain()
+    assert "There are no agents" in caught.value.explain()
 
 
 def test_a_link_in_a_project_leads_to_no_file_outside(tmp_path: Path) -> None:

@@ -441,7 +441,7 @@ async def test_rules_that_fit_nothing_are_named_in_the_answer_and_by_doctor(desk
         catalog = agent.configured_servers()
         checks = [*check_rules(agent, catalog), *[each async for each in check_servers(agent, catalog, environ={})]]
 
-    misspelled = f'The rule deny "mail/sent" ({own}) fits no tool of mail.'
+    misspelled = f'The rule deny "mail/sent" ({own}) matches no tool of mail.'
     assert f"Note: {misspelled}" in answer.text
     warned = [check.found for check in checks if check.state == "warning"]
     assert misspelled in warned

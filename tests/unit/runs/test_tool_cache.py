@@ -259,7 +259,7 @@ def test_a_mark_that_cannot_be_recorded_is_not_believed(tmp_path: Path) -> None:
     checked = ToolCache(tmp_path / "file" / "catalogues").check(CONFIG, (LOG,))
 
     assert checked.tools == (replace(LOG, read_only=False, doubted=True),)
-    assert "read-only marks of its tools are not believed: " in checked.warnings[-1]
+    assert "read-only marks of its tools do not count: " in checked.warnings[-1]
 
 
 # -- what the model may know --------------------------------------------------------------------

@@ -505,7 +505,7 @@ def test_for_a_projects_server_a_rule_a_preset_or_write_access_is_needed(tmp_pat
     known = stdio("@modelcontextprotocol/server-memory", name="memory", scope="project")
     tools = [ServerTool("it", "list", read_only=True), ServerTool("it", "make")]
 
-    with pytest.raises(NoToolMayRunError, match="the marks of a project's servers are not believed") as caught:
+    with pytest.raises(NoToolMayRunError, match="the marks of a project's servers do not count") as caught:
         read_permissions([config], project=tmp_path, environ=around).check_usable(tools)
     own.write_text(caught.value.remedy.partition(f"{own}: ")[2], encoding="utf-8")
     read = read_permissions([config, known], project=tmp_path, environ=around).policy
