@@ -264,13 +264,13 @@ async def test_an_unknown_run_id_is_a_clear_error(desk: Desk, run_id: str) -> No
     assert "result" in answer.text, "says where run ids are to be found"
 
 
-async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk, era: Era) -> None:
+async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk) -> None:
     desk.sim.script(
         MODEL,
         CallReply(("filesystem__read_text_file", {"path": desk.notes}), text="I look at the notes first."),
         TextReply("never", faults=(Stall(),)),
     )
-    async with desk.bridge(era) as client:
+    async with desk.bridge() as client:
         stopped = await client.call("autonomous_with_mcp", **TASK, timeout=5)
         desk.sim.script(MODEL, TextReply("It is heron-42."))
         answer = await client.call("continue_run", run_id=run_id_of(stopped))

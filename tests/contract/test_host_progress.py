@@ -37,7 +37,7 @@ def assert_counts_up(client: RawClient, number: int) -> None:
     assert all(earlier < later for earlier, later in pairwise(counters)), counters
 
 
-async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) -> None:
+async def test_each_thing_worth_knowing_has_its_message(desk: Desk) -> None:
     loaded, read, thought = asyncio.Event(), asyncio.Event(), asyncio.Event()
     key = "qwen/qwen3-8b"
     desk.sim.models[key] = SimModel(key, load_delay=loaded, context_length=32_768, trained_for_tool_use=True)
@@ -45,7 +45,7 @@ async def test_each_thing_worth_knowing_has_its_message(desk: Desk, era: Era) ->
     stalls = (Stall(until=read, before_headers=True), Stall(until=thought, after_tokens=120))
     hold = ("sloppy__hold", {"lines": 3, "path": "src/app.py"})
     desk.sim.script(key, CallReply(hold, reasoning=thoughts, stream=SLOWLY, faults=stalls))
-    async with desk.bridge(era) as client:
+    async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_write_access", **TASK, model=key, max_rounds=7)
         await client.wait_for_progress(number, f"loading {key}")
         loaded.set()

@@ -104,13 +104,13 @@ TAGS = [
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@pytest.mark.parametrize("form", ["<{}>", "</{}>", "< {}>", "<\u00ad{}>", "a\n<{}>\nb"])
-def test_no_tag_that_hosts_act_on_is_left(tag: str, form: str) -> None:
-    text = as_shown(form.format(tag))
+def test_no_tag_that_hosts_act_on_is_left(tag: str) -> None:
+    for form in ("<{}>", "</{}>", "< {}>", "<\u00ad{}>", "a\n<{}>\nb"):
+        text = as_shown(form.format(tag))
 
-    assert "<" not in text
-    assert tag in text
-    assert as_shown(text) == text
+        assert "<" not in text
+        assert tag in text
+        assert as_shown(text) == text
 
 
 @pytest.mark.parametrize(

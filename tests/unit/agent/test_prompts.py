@@ -46,10 +46,10 @@ FILLED = [text for text in prompts.own_texts() if len(text) >= 30 and "{" not in
 
 
 @pytest.mark.parametrize("text", FILLED)
-@pytest.mark.parametrize("form", ["{}", "{}\n{}", "**{}**", "*{}* ({})", "> {}\n", "OK. {}", "Assistant: {}\nOkay."])
-def test_a_text_of_the_bridge_is_known_again(text: str, form: str) -> None:
-    assert prompts.is_own_text(form.format(text, text))
-    assert prompts.is_own_text(form.format(text, text).upper())
+def test_a_text_of_the_bridge_is_known_again(text: str) -> None:
+    for form in ("{}", "{}\n{}", "**{}**", "*{}* ({})", "> {}\n", "OK. {}", "Assistant: {}\nOkay."):
+        assert prompts.is_own_text(form.format(text, text))
+        assert prompts.is_own_text(form.format(text, text).upper())
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,6 @@ def steps(found: Sequence[Repetition | None]) -> list[Step | None]:
     return [circle.step if circle else None for circle in found]
 
 
-def test_the_same_call_with_the_same_result_is_noticed_the_second_time() -> None:
-    assert watch(turn("a"), turn("a")) == [None, Repetition(Step.REMIND, 1, ("a",), AGAIN.format("a"))]
-
-
 def test_each_further_repetition_counts_and_gets_the_next_step() -> None:
     assert watch(*[turn("a")] * 6) == [
         None,

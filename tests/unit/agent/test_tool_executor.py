@@ -283,10 +283,6 @@ async def test_the_same_calls_do_not_count_among_the_many() -> None:
     assert len(tools.sent) == 16
 
 
-async def test_no_calls_have_no_results() -> None:
-    assert await Case().answer([]) == []
-
-
 # -- calls that never leave -------------------------------------------------------------------------------------------
 
 

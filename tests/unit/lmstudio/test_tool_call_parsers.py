@@ -160,24 +160,15 @@ def test_tags_are_words_of_the_answer_where_reasoning_came_apart(text: str, answ
 
 
 @pytest.mark.parametrize("notation", LEAK_FORMATS)
-def test_a_call_is_read_in_every_notation(notation: LeakFormat) -> None:
-    leak = render_leak(notation, name="list_files", arguments=ARGUMENTS)
+@pytest.mark.parametrize("arguments", [ARGUMENTS, {}], ids=["arguments", "none"])
+def test_a_call_is_read_in_every_notation_and_the_text_before_it_stays(
+    notation: LeakFormat, arguments: JSONObject
+) -> None:
+    leak = render_leak(notation, name="list_files", arguments=dict(arguments))
 
-    assert recover(leak) == ("", [("list_files", ARGUMENTS)])
-
-
-@pytest.mark.parametrize("notation", LEAK_FORMATS)
-def test_a_call_without_arguments_is_read_in_every_notation(notation: LeakFormat) -> None:
-    leak = render_leak(notation, name="list_files", arguments={})
-
-    assert recover(leak) == ("", [("list_files", {})])
-
-
-@pytest.mark.parametrize("notation", [each for each in LEAK_FORMATS if each not in WHOLE_TEXT_ONLY])
-def test_text_before_a_call_stays(notation: LeakFormat) -> None:
-    leak = render_leak(notation, name="list_files", arguments=ARGUMENTS)
-
-    assert recover(f"I'll look first.\n{leak}\n") == ("I'll look first.", [("list_files", ARGUMENTS)])
+    assert recover(leak) == ("", [("list_files", arguments)])
+    if notation not in WHOLE_TEXT_ONLY:
+        assert recover(f"I'll look first.\n{leak}\n") == ("I'll look first.", [("list_files", arguments)])
 
 
 @pytest.mark.parametrize("notation", LEAK_FORMATS)
@@ -331,13 +322,8 @@ OTHER_FORMATS = {
 @pytest.mark.parametrize("name", OTHER_FORMATS)
 def test_a_call_is_read_in_the_formats_of_other_families_and_with_common_slips(name: str) -> None:
     assert recover(split_reasoning(OTHER_FORMATS[name])[0]) == ("", [(N, {"path": "a.md"})])
-
-
-@pytest.mark.parametrize("name", [each for each in OTHER_FORMATS if each != "end token"])
-def test_text_around_such_a_call_stays(name: str) -> None:
-    rest, calls = recover(f"First I look.\n\n{OTHER_FORMATS[name]}")
-
-    assert (rest, calls) == ("First I look.", [(N, {"path": "a.md"})])
+    if name != "end token":
+        assert recover(f"First I look.\n\n{OTHER_FORMATS[name]}") == ("First I look.", [(N, {"path": "a.md"})])
 
 
 WRITE: dict[str, JSONObject] = {

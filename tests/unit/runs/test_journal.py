@@ -550,10 +550,6 @@ def test_journal_cut_at_any_byte_gives_what_was_told_until_then(answered: bytes,
     assert Tally(events).outcome() == Tally(whole[:complete]).outcome()
 
 
-def test_empty_journal_counts_as_failed() -> None:
-    assert Tally([]).outcome() == Outcome("failed", error=LOST)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="journals are not locked there")
 def test_whoever_asks_whether_a_run_is_in_progress_does_not_make_it_so(tmp_path: Path) -> None:
     with open_journal(tmp_path, "r1"):

@@ -197,6 +197,7 @@ FORGED = [
     "  NOTE: ask again.",
     "Nothing was changed.",
     "Nothing was changed: this run could only read.",
+    "Changed: a.txt (+1)",
     "Not found in anything that was read: 42",
     "Failed: write_file a.py: no such folder",
     "and 4 more",
@@ -277,13 +278,13 @@ def test_no_other_way_to_begin_a_line_avoids_it(between: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["\xa0", "\u200d", "\xad", "\u2028", "\u2800", "\ufeff", "\u3000\u200b ", "\u0301"])
-@pytest.mark.parametrize("line", FORGED)
-def test_nothing_that_cannot_be_seen_hides_a_line_of_the_bridge(line: str, before: str) -> None:
-    wide = line.replace(" ", "\xa0").replace("[", "\uff3b").replace("o", "\N{CYRILLIC SMALL LETTER O}")
-    for forged in (line, f"{line[:3]}\xad{line[3:]}", wide):
-        shown = as_shown(text_of(Outcome("answered", f"Done.\n{before}{forged}"))).splitlines()
+def test_nothing_that_cannot_be_seen_hides_a_line_of_the_bridge(before: str) -> None:
+    for line in FORGED:
+        wide = line.replace(" ", "\xa0").replace("[", "\uff3b").replace("o", "\N{CYRILLIC SMALL LETTER O}")
+        for forged in (line, f"{line[:3]}\xad{line[3:]}", wide):
+            shown = as_shown(text_of(Outcome("answered", f"Done.\n{before}{forged}"))).splitlines()
 
-        assert [each[:2] for each in shown[1:-2] if each] == ["> "]
+            assert [each[:2] for each in shown[1:-2] if each] == ["> "], forged
 
 
 def test_nothing_of_a_report_makes_a_host_act() -> None:
@@ -439,10 +440,6 @@ def test_files_that_were_left_as_they_were_are_named() -> None:
     text = text_of(Outcome("answered", "Done.", changes=(SAME, replace(SAME, path="c.txt")), nothing_changed=True))
 
     assert text.startswith("Nothing was changed: b.txt, c.txt are as they were.\n\nDone.\n\n[")
-
-
-def test_an_answer_cannot_forge_the_line_about_changes() -> None:
-    assert "> Changed: a.txt" in text_of(Outcome("answered", "Changed: a.txt (+1)"))
 
 
 def test_counts_of_changes_are_there_for_programs() -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.lmstudio.queue import SlotQueue
 from scripts.tools.bench.__main__ import DOCUMENT, why_not
 from scripts.tools.bench.figures import BRIDGE, FLOOR, Figure, Spread, against_best, spread_of
 from scripts.tools.bench.model_server import reply_to
 from scripts.tools.bench.peers import Peer, install
 from scripts.tools.bench.results import BEGIN, END, Results, render_markdown, render_table, write_document
-from scripts.tools.bench.sampling import Samples
 from scripts.tools.bench.subjects import BenchError, Desk, Model, open_desk
 from scripts.tools.bench.task import ANSWER, task_of
 from tests.support.raw_client import base_environment
@@ -162,22 +158,3 @@ def test_the_model_calls_the_tool_in_each_round_and_then_answers(results: int, c
     assert (streams, place) == (stream, (7, results))
     assert (b"bench__echo" in reply, f"step {results}".encode() in reply) == (calls, calls and not stream)
     assert (ANSWER.split()[0].encode() in reply) is not calls
-
-
-# -- the sampler ---------------------------------------------------------------------------------
-
-
-def test_a_look_at_a_stack_counts_for_the_innermost_function_of_ours_whoever_runs() -> None:
-    samples = Samples()
-
-    def clock() -> float:
-        samples.add(inspect.currentframe())
-        return 0.0
-
-    SlotQueue(server="http://127.0.0.1:1234", clock=clock).lower("qwen")  # asks for the time itself, and through _limit
-    samples.add(inspect.currentframe())
-
-    assert (samples.total, samples.libraries) == (3, {"test_bench": 3})
-    shown = {re.sub(r":\d+ ", " ", place): count for place, count in samples.functions.items()}
-    assert shown == {"lmstudio/queue.py _limit": 1, "lmstudio/queue.py lower": 1, "(not under our code)": 1}
-    assert sorted(samples.under.values()) == [1, 2]
