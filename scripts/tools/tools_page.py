@@ -94,15 +94,11 @@ def _shared(tools: Sequence[Tool]) -> list[str]:
 def _section(tool: Tool, shared: Sequence[str], told: dict[str, str]) -> str:
     """The section of one tool; arguments that an earlier one has are only named. `told`: row → tool that has it."""
     own = {name: each for name, each in tool.input_schema["properties"].items() if name not in shared}
-    heading, line, *rows = _rows(own, required=tool.input_schema.get("required", ()))
-    new = [row for row in rows if told.setdefault(row, tool.name) == tool.name]
-    earlier: dict[str, list[str]] = {told[row]: [] for row in rows if row not in new}
-    for row in rows:
-        if row not in new:
-            earlier[told[row]].append(row.split(" | ")[0].removeprefix("| "))
-    parts = [f"## `{tool.name}`", str(tool.description), *(["\n".join([heading, line, *new])] if new else [])]
-    parts += [f"As for `{name}`: {', '.join(names)}." for name, names in earlier.items()]
-    return "\n\n".join(parts) + "\n"
+    rows = dict(zip(own, _rows(own, required=tool.input_schema.get("required", ())), strict=True))
+    repeated = [f"`{name}`" for name, row in rows.items() if told.setdefault(row, tool.name) != tool.name]
+    lines = [row for row in rows.values() if told[row] == tool.name]
+    lines += [f"- as above: {', '.join(repeated)}"] if repeated else []
+    return "\n\n".join([f"## `{tool.name}`", str(tool.description), "\n".join(lines)]) + "\n"
 
 
 def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
@@ -115,11 +111,11 @@ def _everywhere(tool: Tool, shared: Sequence[str]) -> str:
 
 
 def _rows(properties: Mapping[str, dict[str, Any]], *, required: Sequence[str]) -> Iterator[str]:
-    yield "| argument | type | default | meaning |"
-    yield "|---|---|---|---|"
     for name, each in properties.items():
-        default = "(required)" if name in required else _json(each["default"]) if "default" in each else ""
-        yield f"| `{name}` | {_type(each)} | {default} | {each['description']} |"
+        default = (
+            ", required" if name in required else f", default {_json(each['default'])}" if "default" in each else ""
+        )
+        yield f"- `{name}` ({_type(each)}{default}): {each['description']}"
 
 
 def _type(schema: Mapping[str, Any]) -> str:
