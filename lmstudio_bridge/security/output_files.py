@@ -22,7 +22,6 @@ import json
 import re
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -43,7 +42,6 @@ from lmstudio_bridge.security.workspace import (
 _Judgement: TypeAlias = Literal["no", "perhaps", "yes"]
 
 _SAVING = frozenset({"save", "download", "downloads"})
-_SWITCHES = frozenset({"write", "persist", "export", "dump"})
 _OUT = frozenset({"out", "output", "outputs"})
 _PLACES = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 """They are also places to travel to, branches, and what a module exports."""
@@ -55,7 +53,7 @@ _PRODUCTS = _LOGS | {
 }
 _KINDS = _MAKING | _PRODUCTS
 _MADE_OR_WRITTEN = _WRITING | _KINDS
-_BARE = frozenset({"file", "path", "name", "filename", "filepath", "full", "absolute", "dir", "directory", "folder"})
+_BARE = frozenset({"file", "path", "name", "filename", "filepath", "dir", "directory", "folder", "new", "image"})
 _PLACE_WORDS = _BARE | {"paths", "files", "location"}
 _SOURCES = frozenset({"source", "src", "url", "uri"})
 _OF_SOURCES = _SOURCES | {"file", "image", "page", "video", "media", "document", "attachment", "download"}
@@ -66,9 +64,11 @@ _LOOKING = re.compile(
     "|analy[sz]e|summari[sz]e|explain|validate|check|lint|ocr|transcribe|cat|grep|head|tail|tree|stat|preview"
 )
 _VERBS = "download|capture|export|save|render|print|dump"
-_MADE = "screenshot|snapshot|pdf|attachments?|record|recording"
-_MAKES_FILES = re.compile(rf"(?:.*_)?(?:{_VERBS})(?:_.*)?|record_.*|(?!extract|.*_(?:from|of|in)_)(?:.*_)?(?:{_MADE})")
-_MAKES_AT = re.compile(rf"(?:.*_)?(?:{_VERBS}|{_MADE}|(?:save|capture|record)_.*)")
+_MADE = "(?:screenshot|snapshot|pdf|attachment|recording)s?|record"
+_MAKES_FILES = re.compile(
+    rf"(?:.*_)?(?:{_VERBS})(?:_.*)?|(?:record|screenshot)_.*|(?!extract|.*_(?:from|of|in)_)(?:.*_)?(?:{_MADE})"
+)
+_MAKES_AT = re.compile(rf"(?:.*_)?(?:{_VERBS}|{_MADE}|(?:save|capture)_.*)|(?:record|dump|screenshot)_.*")
 """Where a bare path is what is made and not what it is made from: `export_pdf`, but not `export_workbook`."""
 _READS = frozenset({"git_log", "git_blame", "git_branch", "start_search", "firecrawl_parse"})  # without such a word
 
@@ -118,7 +118,7 @@ def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: 
     """
     if is_deeper(arguments, MAX_DEPTH):
         return None  # such a call is refused where paths are looked for
-    judge = _Judge.of(tool, here=here)
+    judge = _Judge(tool, here=here)
     wanted = ("yes", "perhaps") if strict else ("yes",)
 
     def find(value: Any, known: JSONObject, is_text: bool = False, is_criteria: bool = False) -> str | None:
@@ -160,7 +160,7 @@ def needs_output(tool: ServerTool, *, here: bool) -> bool:
 
 def reads_by_name(tool: ServerTool) -> bool:
     """Whether its name says that it reads and makes no file."""
-    return _Judge.of(tool, here=True).reads
+    return _Judge(tool, here=True).reads
 
 
 def _find_option(text: str, *, strict: bool) -> str | None:
@@ -196,25 +196,17 @@ def _members(schema: JSONObject, root: JSONObject) -> tuple[dict[str, JSONObject
     return members, required
 
 
-@dataclass(frozen=True, slots=True)
 class _Judge:
     """What a tool's name says of its arguments: it `looks` at what they name, `reads`, or `makes` files of them."""
 
-    tool_words: AbstractSet[str]
-    looks: bool
-    reads: bool
-    makes: bool
-    makes_at: bool
-    here: bool
-
-    @classmethod
-    def of(cls, tool: ServerTool, *, here: bool) -> _Judge:
-        words = words_of(tool.name)
-        looks = any(map(_LOOKING.fullmatch, words)) and "and" not in words
-        makes = not looks and _MAKES_FILES.fullmatch("_".join(words)) is not None
-        reads = tool.name.lower() in _READS or (only_reads_by_name(tool.name) and not makes)
-        makes_at = makes and _MAKES_AT.fullmatch("_".join(words)) is not None
-        return cls(frozenset(words), looks, reads, makes and here, makes_at and here, here)
+    def __init__(self, tool: ServerTool, *, here: bool) -> None:
+        self.here, self.words = here, words_of(tool.name)
+        name = "_".join(self.words)
+        self.looks = any(map(_LOOKING.fullmatch, self.words)) and "and" not in self.words
+        makes = not self.looks and _MAKES_FILES.fullmatch(name) is not None
+        self.reads = tool.name.lower() in _READS or (only_reads_by_name(tool.name) and not makes)
+        self.makes = here and makes
+        self.makes_at = here and makes and _MAKES_AT.fullmatch(name) is not None
 
     def __call__(
         self, name: str, value: object, stated: JSONObject, *, is_required: bool, beside: AbstractSet[str]
@@ -227,18 +219,17 @@ class _Judge:
         if words[0] in _SAVING or words[-1] == "save":
             return "yes"
         if value is True:
-            return "yes" if words[-1] in _SWITCHES or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
+            return "yes" if words[-1] in _WRITING - _OUT or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
         is_path = names_path(name) or words[-1] == "location"
         if is_path and _IS_SAVED_TO.search(described):
             return "yes"
         what = {*words} - _PLACE_WORDS
-        is_named = bool(what) and what <= self.tool_words
+        is_named = bool(what) and what.issubset(self.words)
         writes = (is_path or words[0] == "local") and not _WRITING.isdisjoint(words) and not _PLACES.issuperset(words)
         goes_to = words[-1] in ("to", "as") and not _MADE_OR_WRITTEN.isdisjoint(words[:-1])
         if writes or goes_to or words[0] in _OUT or words[-1] in _PLACES:
-            if self.looks and is_named:
-                return "perhaps"
-            return "yes" if writes else self._judge_value(words, value, stated)
+            judged = "yes" if writes else self._judge_value(words, value, stated)
+            return "perhaps" if self.looks and is_named else judged
         return self._judge_path(words, described, is_named=is_named, is_required=is_required, beside=beside)
 
     def _judge_path(
@@ -276,9 +267,11 @@ class _Judge:
             return "perhaps" if texts else "no"
         if _NAMES_FILES.search(described):
             return "yes"
-        is_field = isinstance(value, list) and (len(value) > 1 or words == ["outputs"])
+        may_be_field = words in (["output"], ["outputs"]) and (
+            (isinstance(value, list) and len(value) > 1) or (self.reads and not described)
+        )
         is_choice = _NAMES_FORMAT.search(described) or _NO_FILE.fullmatch(str(stated.get("default") or ""))
-        return "perhaps" if is_field or is_choice or (self.reads and not described and words[0] != "out") else "yes"
+        return "perhaps" if may_be_field or is_choice else "yes"
 
 
 def _split(name: str) -> list[str]:

@@ -277,6 +277,8 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
         ("export_pdf", {"path": "a.pdf"}, None, "path"),
         ("save_page", {"path": "a.html"}, None, "path"),
         ("record_video", {"path": "a.webm"}, None, "path"),
+        ("screenshot_page", {"image_path": "a.png"}, None, "image_path"),
+        ("take_screenshot", {"target": "e12"}, None, None),
         ("get_attachment", {"id": "1", "filename": "a.pdf"}, None, "filename"),
         ("search_and_download", {"filename": "a.pdf"}, None, "filename"),
         ("get_page", {"to_file": "a"}, None, "to_file"),
@@ -322,7 +324,8 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
             ("get_hosts", {"output": value}, None, None)
             for value in ("hostid", ["hostid"], "json", "text/html", "custom-columns=NAME:.metadata.name")
         ),
-        ("get_hosts", {"output": "docs/html"}, None, "output"),
+        *(("get_hosts", {name: "docs/html"}, None, name) for name in ("output", "write_to")),
+        ("get_hosts", {"append_to": "report"}, None, "append_to"),
         ("kubectl", {"args": ["get", "pods", "-o", "custom-columns=NAME:.metadata.name"]}, None, None),
         # a pipeline of MongoDB
         ("aggregate", {"pipeline": [{"$setWindowFields": {"output": {"n": {"$sum": 1}}}}]}, None, None),
