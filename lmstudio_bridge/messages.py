@@ -194,10 +194,9 @@ OnNotice: TypeAlias = Callable[[Notice], Awaitable[None]]
 class ServerTool:
     """A tool as its MCP server lists it.
 
-    `read_only` is the server's own readOnlyHint: None where it does not say (the MCP specification
-    then means "may write"). `hints` are its other annotations that say yes or no. `input_schema` is
-    always an object schema, repaired if need be. `doubted` says that the mark is new on a tool that
-    was without it before; `read_only` is False then.
+    `read_only` is the server's own readOnlyHint: None where it does not say (the MCP specification then means "may
+    write"). `hints` are its other annotations that say yes or no. `input_schema` is always an object schema, repaired
+    if need be. `doubted` says that the mark is new on a tool that was without it before; `read_only` is False then.
     """
 
     server: str
@@ -334,13 +333,12 @@ class Confinement:
 class ServerConfig:
     """One configured server, ready to be opened: variables are expanded, the transport is known.
 
-    `timeout` is seconds for each call, None where the file does not say. `source` is the file that
-    it stands in. Of the server's tools, runs have `only_tools` (None: all) without the `disabled_tools`.
-    `notes` say what of the entry is not used; nothing need be done about them. `entry_digest` is that of what
-    decides in the entry, before variables are expanded; values of `env` count, because `NODE_OPTIONS` can run code.
-    `client_id` and `callback_port` are for signing in (OAuth): a client that the user has registered, and the port to
-    which the browser is sent back. `confinement` is its sandbox, if it is started in one. The representation leaves out
-    what may hold secrets.
+    `timeout` is seconds for each call, None where the file does not say. `source` is the file that it stands in. Of the
+    server's tools, runs have `only_tools` (None: all) without the `disabled_tools`. `notes` say what of the entry is
+    not used; nothing need be done about them. `entry_digest` is that of what decides in the entry, before variables are
+    expanded; values of `env` count, because `NODE_OPTIONS` can run code. `client_id` and `callback_port` are for
+    signing in (OAuth): a client that the user has registered, and the port to which the browser is sent back.
+    `confinement` is its sandbox, if it is started in one. The representation leaves out what may hold secrets.
     """
 
     name: str

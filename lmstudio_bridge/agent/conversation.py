@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
 from lmstudio_bridge.agent.prompts import is_own_text
@@ -85,7 +86,8 @@ class Conversation:
                 if len(set(ids)) < len(ids):
                     raise ValueError(f"two calls of one turn have the same id: {', '.join(ids)}")
         if isinstance(message, AssistantMessage) and message.calls:
-            message = AssistantMessage(message.text, tuple(map(_replayable, message.calls)))
+            calls = (replace(call, arguments=replayable_arguments(call.arguments)) for call in message.calls)
+            message = AssistantMessage(message.text, tuple(calls))
         self._messages.append(message)
         self._size += _chars(message)
         self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
@@ -225,10 +227,6 @@ def _is_hollow(value: object) -> bool:
             return all(map(_is_hollow, value))
         case _:
             return value in (None, "")
-
-
-def _replayable(call: ToolCall) -> ToolCall:
-    return ToolCall(call.id, call.name, replayable_arguments(call.arguments))
 
 
 def _users_turn_after(message: Message, before: bool) -> bool:

@@ -274,7 +274,7 @@ class ModelRequester:
         """Whether a model that is weak at calling has to make a call first; required only once."""
         if not (self._json_calls and offered) or self._must_call or number > _MUST_CALL_ROUNDS:
             return False
-        if any(isinstance(message, ToolMessage) for message in conversation.messages):
+        if _has_called(conversation):
             return False
         known = "\n".join(message.text for message in conversation.messages)
         return reply_checks.is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)

@@ -49,10 +49,9 @@ class ChangeWatch(Protocol):
 class Limits:
     """Where a run ends at the latest.
 
-    `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is
-    for one reply, `result_chars` for one tool result, `tool_chars` for names, descriptions and schemas
-    of the tools, `seconds` for the run. `context_length` is in tokens, None where it is not known;
-    `vision` says that the model sees images.
+    `max_rounds` counts requests to the model, of which the last is without tools. `max_tokens` is for one reply,
+    `result_chars` for one tool result, `tool_chars` for names, descriptions and schemas of the tools, `seconds` for the
+    run. `context_length` is in tokens, None where it is not known; `vision` says that the model sees images.
     """
 
     max_rounds: int

@@ -143,8 +143,7 @@ class ToolExecutor:
     async def execute(self, number: int, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """A result for each call of a turn, in their order; whatever happens, there is something to read.
 
-        Calls that only read run side by side, others one after another. The same call twice in a turn
-        is run once.
+        Calls that only read run side by side, others one after another. The same call twice in a turn is run once.
         """
         calls = [ToolCall(call.id, self.resolve_name(call.name), call.arguments) for call in calls]
         results: list[ToolResult | None] = [None] * len(calls)

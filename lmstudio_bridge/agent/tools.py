@@ -189,10 +189,9 @@ def definition_chars(tool: ServerTool) -> int:
 class ToolSelection:
     """The tools on offer: all that fit, else the best for the task, in the order of the tool set.
 
-    `max_chars` limits their names, descriptions and schemas together, `max_tools` their number; None
-    is no limit, and each server has its share. `best_first` orders them by the task: small models take the first;
-    `paths_first` puts those that take a path before the others. `similar` says of tools how close they are to the task
-    in meaning.
+    `max_chars` limits their names, descriptions and schemas together, `max_tools` their number; None is no limit, and
+    each server has its share. `best_first` orders them by the task: small models take the first; `paths_first` puts
+    those that take a path before the others. `similar` says of tools how close they are to the task in meaning.
     """
 
     def __init__(

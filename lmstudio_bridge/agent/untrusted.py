@@ -113,8 +113,7 @@ class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
 
     `redact` takes secrets out of what tools return, and `holds_placeholder` finds what it put in their place.
-    `delimiter` goes around tool results. `split_reasoning` separates a model's text
-    from its reasoning.
+    `delimiter` goes around tool results. `split_reasoning` separates a model's text from its reasoning.
     """
 
     redact: Callable[[str], str] = str

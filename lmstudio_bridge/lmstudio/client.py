@@ -81,9 +81,8 @@ async def open_client(
 class LLMClient:
     """LM Studio's OpenAI-compatible routes, and the routes that list its models.
 
-    `model` is a concrete name from `validator.resolve`.
-    Every method raises a kind of `LLMError`, with the URL, the model, the status and the server's own
-    words. Retryable failures have been retried before.
+    `model` is a concrete name from `validator.resolve`. Every method raises a kind of `LLMError`, with the URL, the
+    model, the status and the server's own words. Retryable failures have been retried before.
     """
 
     def __init__(

@@ -170,9 +170,8 @@ _OVERFLOW_NUMBERS = (
 def error_text(body: Any) -> str | None:
     """The server's message in a decoded JSON body, or None if it reports no error.
 
-    Understands a string or an object under `error`, a bare `message` beside `type: error` or
-    `object: error`, and appends the error's `code` and `type`, and llama.cpp's counts of tokens, so
-    that rules can match them.
+    Understands a string or an object under `error`, a bare `message` beside `type: error` or `object: error`, and
+    appends the error's `code` and `type`, and llama.cpp's counts of tokens, so that rules can match them.
     """
     if not isinstance(body, Mapping):
         return None

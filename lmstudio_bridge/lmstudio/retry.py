@@ -66,9 +66,8 @@ class HasRetryPolicy(Protocol):
 def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Retry an async method after failures that are `retryable`.
 
-    The policy, the sleep and the clock are the object's own (`HasRetryPolicy`). A keyword argument
-    `on_retry` of the method, if given, is called before each pause. The error of the last try is
-    raised, no longer marked as retryable.
+    The policy, the sleep and the clock are the object's own (`HasRetryPolicy`). A keyword argument `on_retry` of the
+    method, if given, is called before each pause. The error of the last try is raised, no longer marked as retryable.
     """
 
     @wraps(method)

@@ -1,8 +1,7 @@
 """The model of one run: loaded before it is needed, watched while it works, and recovered when LM Studio loses it.
 
-A session never unloads a model and never loads a second instance of one that is in memory. A chat
-request has no side effects at LM Studio (it keeps no state for this route), so it can be sent again
-as long as nobody acted on its reply.
+A session never unloads a model and never loads a second instance of one that is in memory. A chat request has no side
+effects at LM Studio (it keeps no state for this route), so it can be sent again as long as nobody acted on its reply.
 """
 
 from __future__ import annotations

@@ -222,10 +222,9 @@ class _Text:
 class Accumulator:
     """Adds up the chunks of one reply.
 
-    Accepts what LM Studio and similar servers send: a repeated role, empty names and ids, calls
-    without an index or all with the same one, interleaved calls, arguments whole or in pieces,
-    reasoning under either name. The text is searched for calls that leaked into it, also beside native
-    ones; only calls of the offered `tools` count.
+    Accepts what LM Studio and similar servers send: a repeated role, empty names and ids, calls without an index or all
+    with the same one, interleaved calls, arguments whole or in pieces, reasoning under either name. The text is
+    searched for calls that leaked into it, also beside native ones; only calls of the offered `tools` count.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Reads what MCP servers send, however sloppy: messages, tool listings, results, progress.
 
-Pure functions. A bad tool is repaired or left out, and every kind of content becomes text that a
-model can read.
+Pure functions. A bad tool is repaired or left out, and every kind of content becomes text that a model can read.
 """
 
 from __future__ import annotations

@@ -304,8 +304,9 @@ class DynamicAutonomousAgent:
                 lacks_tools = _lacks_tools(prepared.tool_set, permissions.policy)
                 if wants_change and lacks_tools:
                     await recorder.tell(events.Warned(events.READ_ONLY))
-                only_reads = lacks_tools and not _may_change(prepared.tool_set, permissions.policy)
-                note = WRITING_LEFT_OUT if only_reads else ""
+                policy, tools = permissions.policy, prepared.tool_set.tools
+                may_change = any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tools)
+                note = WRITING_LEFT_OUT if lacks_tools and not may_change else ""
                 await self._add_messages(plan, prepared, recorder, note=note)
                 watch = self._watch(plan, permissions.policy)
                 try:
@@ -807,11 +808,6 @@ def _lacks_tools(tool_set: ToolSet, policy: Policy) -> bool:
     """Whether there are tools that could change something, and that may not run unless they are approved."""
     unasked = replace(policy, asks=False)
     return any(policy.writes(tool.source) and not unasked.may_run(tool.source) for tool in tool_set.tools)
-
-
-def _may_change(tool_set: ToolSet, policy: Policy) -> bool:
-    """Whether there are tools that could change something and that may run, at least if they are approved."""
-    return any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tool_set.tools)
 
 
 def _start_of(run: StoredRun) -> events.RunStarted:

@@ -165,8 +165,9 @@ class Journal:
                 logger.warning("the end of the journal %s cannot be written: %s", self.path, exc)
 
     def _line(self, event: events.Event) -> bytes:
+        text = _JSON.encode({"at": self._clock().isoformat(timespec="milliseconds"), **_fields_of(event)})
         # A lone surrogate, which UTF-8 cannot encode, becomes \udc80, which is also JSON's escape for it.
-        return _event_line(event, at=self._clock()).encode("utf-8", "backslashreplace")
+        return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -483,11 +484,6 @@ def _figures(ended: events.Outcome) -> events.Outcome:
         failed_writes=ended.failed_writes,
         nothing_changed=ended.nothing_changed,
     )
-
-
-def _event_line(event: events.Event, *, at: datetime) -> str:
-    """The event as one line of JSON."""
-    return _JSON.encode({"at": at.isoformat(timespec="milliseconds"), **_fields_of(event)}) + "\n"
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

@@ -220,7 +220,8 @@ class RunReport:
         if (more := len(outcome.failed) - _SHOWN_FAILURES) > 0:
             lines.append(f"and {more} more")
         lines += [_in_line(outcome.coverage)] if outcome.coverage and not self._only_words() else []
-        return [*lines, *(_indented(f"Note: {note}") for note in dict.fromkeys(outcome.notes))]
+        # Further lines of a note quote others: indented, they cannot be taken for lines of their own.
+        return [*lines, *("\n  ".join(f"Note: {note}".splitlines()) for note in dict.fromkeys(outcome.notes))]
 
     def _changes(self) -> list[str]:
         """Which files were changed and how, with a small diff, and how to undo it."""
@@ -468,11 +469,6 @@ def _unbroken(called: str) -> str:
     name, opened, about = named_in_line(called).partition(" (")
     name, about = name.replace(", ", " "), about.rstrip(")").replace("), ", " ").replace(") and ", " ")
     return f"{name} ({about})" if opened else name
-
-
-def _indented(text: str) -> str:
-    """A note whose further lines, which quote others, cannot be taken for lines of their own."""
-    return "\n  ".join(text.splitlines())
 
 
 def models_text(catalog: ModelCatalog) -> str:

@@ -23,15 +23,14 @@ MAX_COMBINE = 4_000  # characters
 class RunRequest:
     """What a caller wants done.
 
-    `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is
-    for one reply of the model; None lets us choose by its context. `seconds` is the time for the
-    whole run; None leaves it to the settings. With an `output_schema` (JSON Schema) the answer is JSON
-    that fits it. `access` says whether tools that may change things run. With `for_each` (a list, or a glob of files
-    in the workspace) the task is done once for each item, which stands for {item} in it or else at its end; then
-    `max_rounds` and `max_tokens` are for each item. `max_rounds` None is `DEFAULT_MAX_ROUNDS`, or for an item
-    `DEFAULT_ITEM_ROUNDS`. `combine` says how the model merges the answers of all items at the end, into JSON that fits
-    the `combine_schema` if there is one. `agent` names a subagent of Claude Code: the model follows the instructions of
-    its file, and has none but its tools.
+    `servers` are names of configured MCP servers; None means all that can be used. `max_tokens` is for one reply of the
+    model; None lets us choose by its context. `seconds` is the time for the whole run; None leaves it to the settings.
+    With an `output_schema` (JSON Schema) the answer is JSON that fits it. `access` says whether tools that may change
+    things run. With `for_each` (a list, or a glob of files in the workspace) the task is done once for each item, which
+    stands for {item} in it or else at its end; then `max_rounds` and `max_tokens` are for each item. `max_rounds` None
+    is `DEFAULT_MAX_ROUNDS`, or for an item `DEFAULT_ITEM_ROUNDS`. `combine` says how the model merges the answers of
+    all items at the end, into JSON that fits the `combine_schema` if there is one. `agent` names a subagent of Claude
+    Code: the model follows the instructions of its file, and has none but its tools.
     """
 
     task: str

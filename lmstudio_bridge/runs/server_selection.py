@@ -151,11 +151,10 @@ def choose_servers(
 ) -> ServerChoice:
     """The servers to start for a task: at least one, and all of them if nothing in the task tells them apart.
 
-    `known` maps each server to its tools, or to None if they are not known: such a server is started. So are
-    servers that the task names, by their own name or a tool's, and those `used` before. Others follow, best first,
-    if one of their tools fits about as well as the best of all, until the fitting tools have `max_chars`
-    characters. `similar` maps tools, by server and name, to how close they are to the task in meaning; the
-    closest also count as fitting.
+    `known` maps each server to its tools, or to None if they are not known: such a server is started. So are servers
+    that the task names, by their own name or a tool's, and those `used` before. Others follow, best first, if one of
+    their tools fits about as well as the best of all, until the fitting tools have `max_chars` characters. `similar`
+    maps tools, by server and name, to how close they are to the task in meaning; the closest also count as fitting.
     """
     work = SchemaWork()
     tools = [tool for each in known.values() for tool in each or ()]

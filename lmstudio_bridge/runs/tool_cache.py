@@ -1,8 +1,7 @@
 """The tools that each MCP server listed last, and what has changed since.
 
-One small file per server, readable by its owner only. Its name is a digest of the server's name, where it
-is configured, and how it is started or reached; secrets of `env` and `headers` are in neither the name nor
-the file.
+One small file per server, readable by its owner only. Its name is a digest of the server's name, where it is
+configured, and how it is started or reached; secrets of `env` and `headers` are in neither the name nor the file.
 
 A server may be approved with harmless tools and then change them. New descriptions, arguments and instructions are
 reported, each once; a tool that was not marked as read-only before goes on to count as writing. What that takes is a
