@@ -70,9 +70,12 @@ async def test_what_install_writes_is_what_doctor_finds(home: Home, sim: Simulat
 
 
 async def test_warnings_do_not_fail_and_the_last_line_counts(home: Home, sim: Simulator) -> None:
+    (home.folder / "project" / ".mcp.json").write_text("{", encoding="utf-8")
+
     code, out, _ = await shell_of(home, LMSTUDIO_BASE_URL=sim.url, LMSTUDIO_BRIDGE_X="1").run("doctor")
 
-    assert (code, out.splitlines()[-1]) == (0, "No problems, 1 warning.")
+    assert (code, out.splitlines()[-1]) == (0, "No problems, 2 warnings.")
+    assert out.count("is not valid JSON") == 1, "although it matters to servers and to the registration"
     assert "\x1b" not in out
     links = ["This machine", "LM Studio", "Model", "MCP servers", "Rules", "Claude Code and other programs"]
     assert [line for line in out.splitlines() if line in links] == links

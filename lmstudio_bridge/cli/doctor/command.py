@@ -47,6 +47,8 @@ async def run_doctor(args: argparse.Namespace, redactor: Redactor) -> int:
     printer = None if args.json else _Printer()
 
     def tell(check: Check) -> None:
+        if check.state == "warning" and check.found in {each.found for each in checks}:
+            return  # an invalid file matters to several links of the chain
         checks.append(check)
         if printer:
             printer.show(check)
