@@ -82,6 +82,18 @@ class CommandParser(argparse.ArgumentParser):
         self.arguments.append(action)
         return action
 
+    def format_help(self) -> str:
+        """The help, with each command and its summary in columns, which argparse gets wrong before Python 3.13."""
+        beside = " " * (max(map(len, self.commands), default=0) + 4)
+        rows = (
+            textwrap.fill(
+                each.summary, _width(), initial_indent=f"  {name}".ljust(len(beside)), subsequent_indent=beside
+            )
+            for name, each in self.commands.items()
+        )
+        listed = "".join(f"{row}\n" for row in rows)
+        return re.sub(r"(?<=\ncommands:\n)  \w+\n(?: {4}.*\n)+", lambda _: listed, super().format_help())
+
     def error(self, message: str) -> NoReturn:
         """Exit with the message, what may have been meant, and where the help is."""
         given = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)

@@ -43,6 +43,13 @@ def test_help_is_complete_and_plain(words: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("words", ["", "runs"])
+def test_each_command_is_beside_its_summary(words: str) -> None:
+    _, _, listed = PARSERS[words].format_help().partition("\ncommands:\n")
+    rows = listed.partition("\n\n")[0].splitlines()
+    assert [row.split(maxsplit=1) for row in rows] == [[k, each.summary] for k, each in PARSERS[words].commands.items()]
+
+
 @pytest.mark.parametrize("words", PARSERS)
 def test_examples_are_command_lines_that_the_parser_takes(words: str) -> None:
     for line in re.findall(r"^  (\S.*)\n      \S", PARSERS[words].epilog or "", flags=re.MULTILINE):
