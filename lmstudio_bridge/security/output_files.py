@@ -135,11 +135,12 @@ def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: 
             return None
         properties, required = _members(known, tool.input_schema)
         names = {str(name) for name in (*value, *properties)}
+        beside = {kind for kind, fits in (("source", _is_source), ("output", _is_output)) if any(map(fits, names))}
         for name, inner in value.items():
             stated = properties.get(name, {})
             if is_criteria and not stated and not strict:
                 continue  # {"filter": {"filename": "a.md"}} of a database
-            if judge(str(name), inner, stated, is_required=name in required, beside=names - {name}) in wanted:
+            if judge(str(name), inner, stated, is_required=name in required, beside=beside) in wanted:
                 return str(name)
             last = last_word(str(name))
             if last in CRITERIA and (stage := _STAGE.search(json.dumps(inner, default=str))):
@@ -239,10 +240,10 @@ class _Judge:
         kinds = _made(words)
         is_filename = "".join(words) == "filename"
         is_bare = not is_filename and _BARE.issuperset(words)
-        makes = self.makes or (self.here and not self.looks and any(map(_is_source, beside)))
+        makes = self.makes or (self.here and not self.looks and "source" in beside)
         if not (names_path(words[-1]) or words[-2:] == ["file", "name"]) or not (is_filename or is_bare or kinds):
             return "no"
-        if is_bare and not (self.makes_at and not any(map(_is_output, beside))):
+        if is_bare and not (self.makes_at and "output" not in beside):
             return "no"
         makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         saves = _SPEAKS_OF_SAVING.search(described) is not None
@@ -256,10 +257,7 @@ class _Judge:
         """The same for a name that speaks of writing, but can mean a format, fields or a place, too."""
         described = str(stated.get("description", ""))
         is_place = words[-1] in _PLACES
-        items = value if isinstance(value, list) else [value]
-        given = [each for each in items if isinstance(each, str)]
-        if len(given) < len(items):
-            return "perhaps" if is_place else "yes"
+        given = map(str, value if isinstance(value, list) else [value])
         texts = [each for each in given if not _NO_FILE.fullmatch(each) and not (is_place and is_address(each))]
         if any(_FILE.search(each) and not _NO_PLACE.fullmatch(f"{words[-1]}:{each}") for each in texts):
             return "yes"
@@ -289,6 +287,7 @@ def _made(words: list[str]) -> set[str]:
 
 
 def _is_output(name: str) -> bool:
+    """Whether an argument names what is written, or could."""
     return names_path(name) and not _MADE_OR_WRITTEN.isdisjoint(_split(name))
 
 
