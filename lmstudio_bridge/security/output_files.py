@@ -220,8 +220,8 @@ class _Judge:
         if words[0] in _SAVING or words[-1] == "save":
             return "yes"
         if value is True:
-            return "yes" if words[-1] in _WRITING - _OUT or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
-        is_path = names_path(name) or words[-1] == "location"
+            return "yes" if words[0] in _WRITING - _OUT or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
+        is_path = names_path(name) or (words[-1] == "location" and "destination" not in words)
         if is_path and _IS_SAVED_TO.search(described):
             return "yes"
         what = {*words} - _PLACE_WORDS

@@ -319,12 +319,18 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
             ("make", {name: True}, None, name)
             for name in ("output_to_file", "write_to_disk", "save_results", "download", "write", "persist")
         ),
-        ("make", {"output_to_file": False, "include_output_files": True, "overwrite": True}, "What to do", None),
+        (
+            "make",
+            {"output_to_file": False, "include_output_files": True, "overwrite": True, "can_export": True},
+            "What to do",
+            None,
+        ),
         *(
             ("get_hosts", {"output": value}, None, None)
             for value in ("hostid", ["hostid"], "json", "text/html", "custom-columns=NAME:.metadata.name")
         ),
         *(("get_hosts", {name: "docs/html"}, None, name) for name in ("output", "write_to")),
+        ("get_route", {"destination_location": "Rome", "destination": "Paris"}, None, None),
         ("get_hosts", {"append_to": "report"}, None, "append_to"),
         ("kubectl", {"args": ["get", "pods", "-o", "custom-columns=NAME:.metadata.name"]}, None, None),
         # a pipeline of MongoDB
