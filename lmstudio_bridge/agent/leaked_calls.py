@@ -57,7 +57,6 @@ _CALLER_BEFORE = re.compile(  # call_tool("fs", "f"
     re.IGNORECASE,
 )
 _DEFINED = re.compile(r"[\"']\s{0,3},\s{0,9}[\"']description[\"']\s{0,3}:")  # "X", "description": …
-_AS_KEY = re.compile(r"[\"']\s{0,3}:\s{0,3}[{\[]")  # "X": {
 _OBJECT_AFTER = re.compile(r"([^{.!?]{0,80})\{")  # X … {
 _GROUP_AFTER = re.compile(r"[\"'`*\]]{0,3}\s?\(")  # X(
 _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
@@ -452,7 +451,7 @@ class _Finder:
             if not named.certain:
                 return not before.strip(_QUOTES + " \t\n[") and "=" in rest
             return any(each.search(before) for each in (_KEY_BEFORE, _LINE_START, _INTENT))
-        if _KEY_BEFORE.search(before) or (before[-1:] in "\"'" and _AS_KEY.match(after)):
+        if _KEY_BEFORE.search(before):
             if _DEFINED.match(after):
                 return False
             if _ends_structured(rest) and (named.certain or _has_arguments(text)):

@@ -142,19 +142,6 @@ _WHOLE = re.compile(  # ends like half a sentence, and is none: the team that sh
     r"|\b(?:nobody|none|nothing|tests) to \w+ with\Z",
     re.IGNORECASE,
 )
-_SAYS_WHAT_IT_DOES = re.compile(
-    r"(?!.*\b(?:i|we|my|let|now|next|please|moment|answer)\b)"
-    r"\W*(?:reading|checking|searching|opening) (?:files|folders|notes)(?:,? (?:and|or) \w+ing\b[^\n._\u2026]*)?\.?"
-    # no file, folder, note, content, memo
-    r"|(?!.*(?:\u30d5\u30a1\u30a4\u30eb|\u30d5\u30a9\u30eb\u30c0|\u30ce\u30fc\u30c8|\u5185\u5bb9|\u30e1\u30e2"
-    r"|\u307e\u305a|\u6b21\u306b|\u3067\u306f|\u79c1))"
-    r"[^\n._\u2026]*\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002?",
-    re.IGNORECASE,
-)
-_ASKS_DOING = re.compile(
-    r"\bwhat (?:does|do|is|are)\b[^?\n]{0,80}\b(?:do|does|doing)\b|\u4f55\u3092(?:\u3057|\u3059\u308b|\u884c)",
-    re.IGNORECASE,
-)
 _SMALL_TALK = re.compile(  # tasks to which a greeting or a yes is the answer
     r"\W*(?:please )?(?:(?:hello|hi|hey|test)(?: there)?|say (?:hello|hi)|acknowledge(?: (?:this|that|receipt))?"
     r"|(?:write|draft|compose|suggest|give me) an? (?:\w+ ){0,2}greeting(?: (?:for|to) an? \w+)?"
@@ -290,7 +277,7 @@ def classify_reply(
     read = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (
         (tools_offered or names)
-        and not (_is_translation(reply.text, messages) or _says_what_it_does(reply.text, messages))
+        and not _is_translation(reply.text, messages)
         and (
             announces_call(reply.text, names, read=read, is_explicit=reply.is_explicit)
             or _names_tool_instead(reply.text, names, messages)
@@ -318,14 +305,6 @@ def _is_translation(text: str, messages: Sequence[Message]) -> bool:
     """Whether the task holds a text to be translated and names no file: what sounds like a plan may be that text."""
     tasks = [message.text for message in messages if isinstance(message, UserMessage)]
     return any(_TRANSLATE.search(task) and not names_file(task) for task in tasks) and not names_file(text)
-
-
-def _says_what_it_does(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a text without the name of a file comes after a result, and the task asks what something does."""
-    if names_file(text) or not any(isinstance(each, ToolMessage) for each in messages):
-        return False
-    asked = any(_ASKS_DOING.search(message.text) for message in messages if isinstance(message, UserMessage))
-    return asked and bool(_SAYS_WHAT_IT_DOES.fullmatch(text.strip()))
 
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:

@@ -581,12 +581,10 @@ def test_json_inside_of_prose_is_an_answer(text: str) -> None:
         ("Show the title.", "title: [title]", "title: [title]", "answer"),
         ("Show the title.", "name: sea", "title: [title]", "nothing"),
         ("What is it in?", "cat notes.md", "cat notes.md", "answer"),
-        ("What does main.py do?", "a: 1", "Reading files", "answer"),
         ("What does main.py do?", "a: 1", "I am reading files", "announced"),
         ("What does main.py do?", "a: 1", "Reading b.md", "announced"),
         ("Sum it up.", "a: 1", "Reading files", "announced"),
         ("Does the log show errors? List them all.", "a: 1", "Certainly!", "nothing"),
-        ("What does main.py do?", "a: 1", "Reading files and printing them.", "answer"),
         *(
             ("What does the loader do?", "a: 1", text, "announced")
             for text in (
@@ -597,12 +595,6 @@ def test_json_inside_of_prose_is_an_answer(text: str) -> None:
                 "Je vais lire le fichier.",
             )
         ),
-        (
-            "main.py\u306f\u4f55\u3092\u3059\u308b?",
-            "a: 1",
-            "\u8a2d\u5b9a\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002",
-            "answer",
-        ),
     ],
 )
 def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str, verdict: ReplyKind) -> None:
@@ -610,6 +602,24 @@ def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str
     reply = Completion(text, usage=COUNTED)
 
     assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages) == verdict
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Reading files",
+        "Reading files and printing them.",
+        "\u8a2d\u5b9a\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002",
+    ],
+)
+def test_what_a_program_does_is_an_answer_if_the_model_says_so_when_asked_again(text: str) -> None:
+    def kind(*, is_explicit: bool) -> ReplyKind:
+        messages: list[Message] = [UserMessage("What does main.py do?"), ToolMessage("c1", "a: 1")]
+        reply = Completion(text, usage=COUNTED, is_explicit=is_explicit)
+        return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages)
+
+    assert kind(is_explicit=False) == "announced"
+    assert kind(is_explicit=True) == "answer"
 
 
 @pytest.mark.parametrize(
