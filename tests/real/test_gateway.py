@@ -21,14 +21,7 @@ from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import RunRequest
-from tests.lmstudio_sim.errors import (
-    MODEL_UNLOADED,
-    NO_USER_QUERY,
-    OVERFLOW_PLAIN,
-    SLOT_WAIT_FAILED,
-    plain_error,
-    template_failure,
-)
+from tests.lmstudio_sim import errors
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import (
     CallReply,
@@ -172,14 +165,14 @@ async def test_two_machines_share_the_runs_and_one_that_goes_down_is_not_missed(
 
 FAULTS: dict[str, Reply] = {
     "ended early": CallReply(AGAIN, faults=(EndEarly(1),)),
-    "failed in the stream": CallReply(AGAIN, faults=(StreamError(SLOT_WAIT_FAILED, after_tokens=1),)),
+    "failed in the stream": CallReply(AGAIN, faults=(StreamError(errors.SLOT_WAIT_FAILED, after_tokens=1),)),
     "cut off": CallReply(AGAIN, faults=(CutSocket(1),)),
-    "lost in the stream": CallReply(AGAIN, faults=(StreamError(MODEL_UNLOADED),)),
-    "unloaded": HttpReply(400, plain_error(MODEL_UNLOADED)),
-    "overflow": HttpReply(400, plain_error(OVERFLOW_PLAIN)),
-    "overflow in the stream": CallReply(AGAIN, faults=(StreamError(OVERFLOW_PLAIN),)),
-    "template": HttpReply(400, plain_error(template_failure(NO_USER_QUERY))),
-    "busy": HttpReply(503, plain_error("Loading model")),
+    "lost in the stream": CallReply(AGAIN, faults=(StreamError(errors.MODEL_UNLOADED),)),
+    "unloaded": HttpReply(400, errors.plain_error(errors.MODEL_UNLOADED)),
+    "overflow": HttpReply(400, errors.plain_error(errors.OVERFLOW_PLAIN)),
+    "overflow in the stream": CallReply(AGAIN, faults=(StreamError(errors.OVERFLOW_PLAIN),)),
+    "template": HttpReply(400, errors.plain_error(errors.template_failure(errors.NO_USER_QUERY))),
+    "busy": HttpReply(503, errors.plain_error("Loading model")),
     "a server fault": HtmlErrorReply(),
     "limited": RateLimitReply(1),
 }

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.intent import (
-    asks_for_change,
-    changes_files_by_name,
-    makes_folder_by_name,
-    may_ask_for_change,
-    only_reads_by_name,
-    takes_away_by_name,
-)
+from lmstudio_bridge import intent
 
 
 @pytest.mark.parametrize(
@@ -57,7 +50,7 @@ from lmstudio_bridge.intent import (
     ],
 )
 def test_task_that_plainly_asks_for_a_change(task: str) -> None:
-    assert asks_for_change(task)
+    assert intent.asks_for_change(task)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +95,7 @@ def test_task_that_plainly_asks_for_a_change(task: str) -> None:
     ],
 )
 def test_task_that_only_asks_to_read(task: str) -> None:
-    assert not asks_for_change(task)
+    assert not intent.asks_for_change(task)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +160,7 @@ def test_task_that_only_asks_to_read(task: str) -> None:
     ],
 )
 def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> None:
-    assert asks_for_change(task)
+    assert intent.asks_for_change(task)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +211,7 @@ def test_task_that_plainly_asks_for_a_change_in_another_language(task: str) -> N
     ],
 )
 def test_task_that_only_asks_to_read_in_another_language(task: str) -> None:
-    assert not asks_for_change(task)
+    assert not intent.asks_for_change(task)
 
 
 @pytest.mark.parametrize(
@@ -238,17 +231,17 @@ def test_task_that_only_asks_to_read_in_another_language(task: str) -> None:
     ],
 )
 def test_task_in_a_script_of_which_few_verbs_are_known_may_ask_for_a_change(task: str, may: bool) -> None:
-    assert may_ask_for_change(task) is may
+    assert intent.may_ask_for_change(task) is may
 
 
 @given(st.text())
 def test_any_text_is_a_task(task: str) -> None:
-    assert asks_for_change(f"{task}\nDelete a.txt.")
+    assert intent.asks_for_change(f"{task}\nDelete a.txt.")
 
 
 @pytest.mark.parametrize("name", ["read_text_file", "listIssues", "git_status", "getUser", "search-nodes", "LIST"])
 def test_name_that_says_that_the_tool_only_reads(name: str) -> None:
-    assert only_reads_by_name(name)
+    assert intent.only_reads_by_name(name)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +249,7 @@ def test_name_that_says_that_the_tool_only_reads(name: str) -> None:
     ["write_file", "create_entities", "search_and_replace", "set_list", "browser_navigate", "log_event", "", "x"],
 )
 def test_other_name(name: str) -> None:
-    assert not only_reads_by_name(name)
+    assert not intent.only_reads_by_name(name)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +270,7 @@ def test_other_name(name: str) -> None:
 def test_names_of_tools_tell_what_they_do_to_files(
     tool: str, files: bool, takes_away: bool, makes_folder: bool
 ) -> None:
-    assert (changes_files_by_name(tool), takes_away_by_name(tool), makes_folder_by_name(tool)) == (
+    assert (intent.changes_files_by_name(tool), intent.takes_away_by_name(tool), intent.makes_folder_by_name(tool)) == (
         files,
         takes_away,
         makes_folder,

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import pytest
 
+from lmstudio_bridge import messages
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import Limits
 from lmstudio_bridge.agent.prompts import GOING_ON, IMAGES
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.events import ResultsShrunk
-from lmstudio_bridge.messages import (
-    AssistantMessage,
-    Completion,
-    Image,
-    ServerTool,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-    ToolResult,
-    Usage,
-    UserMessage,
-)
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Recorder, ScriptedModel, say
 
-READ = ServerTool(
+READ = messages.ServerTool(
     "fs", "read", "Reads a file.", {"type": "object", "properties": {"path": {"type": "string"}}}, read_only=True
 )
-OPENING = (SystemMessage("Use tools."), UserMessage("What is in the files?"))
+OPENING = (messages.SystemMessage("Use tools."), messages.UserMessage("What is in the files?"))
 RESULT = "x" * 8_000  # about 2,000 tokens
-PNG = Image("aGVsbG8=", "image/png")
+PNG = messages.Image("aGVsbG8=", "image/png")
 
 
-def call_with_usage(number: int, tokens: int) -> Completion:
+def call_with_usage(number: int, tokens: int) -> messages.Completion:
     """The call of a round whose whole prompt LM Studio counted as so many tokens."""
-    call = ToolCall(f"c{number}", "fs__read", f'{{"path": "{number}.txt"}}')
-    return Completion("", calls=(call,), finish_reason="tool_calls", usage=Usage(tokens, 0, 0))
+    call = messages.ToolCall(f"c{number}", "fs__read", f'{{"path": "{number}.txt"}}')
+    return messages.Completion("", calls=(call,), finish_reason="tool_calls", usage=messages.Usage(tokens, 0, 0))
 
 
 async def results_after(*counted: int, context_length: int | None) -> tuple[list[int], Recorder]:
@@ -47,14 +36,14 @@ async def results_after(*counted: int, context_length: int | None) -> tuple[list
     await run(
         Conversation(OPENING),
         model=model,
-        tools=FakeTools({("fs", "read"): ToolResult(RESULT)}),
+        tools=FakeTools({("fs", "read"): messages.ToolResult(RESULT)}),
         tool_set=ToolSet([READ]),
         policy=Policy("write"),
         limits=Limits(20, 3_600, 10_000, context_length=context_length),
         emit=recorder.emit,
     )
     last = model.asked[-1].messages
-    return [len(message.text) for message in last if isinstance(message, ToolMessage)], recorder
+    return [len(message.text) for message in last if isinstance(message, messages.ToolMessage)], recorder
 
 
 @pytest.mark.parametrize(("context", "shortened"), [(7_633, False), (7_632, True)])
@@ -76,7 +65,7 @@ async def test_an_unknown_context_is_left_to_the_server() -> None:
 
 @pytest.mark.parametrize("vision", [True, False])
 async def test_images_are_shown_only_to_a_model_that_sees(vision: bool) -> None:
-    result = ToolResult("[image: image/png, 1 kB]", images=(PNG, Image("x", "image/webp")))
+    result = messages.ToolResult("[image: image/png, 1 kB]", images=(PNG, messages.Image("x", "image/webp")))
     model = ScriptedModel(call_with_usage(1, 10), say("A heron."))
     await run(
         Conversation(OPENING),
@@ -88,5 +77,5 @@ async def test_images_are_shown_only_to_a_model_that_sees(vision: bool) -> None:
         emit=Recorder().emit,
     )
 
-    shown = (AssistantMessage(GOING_ON), UserMessage(IMAGES, (PNG,))) if vision else ()
-    assert model.asked[-1].messages[3:] == (ToolMessage("c1", result.text), *shown)
+    shown = (messages.AssistantMessage(GOING_ON), messages.UserMessage(IMAGES, (PNG,))) if vision else ()
+    assert model.asked[-1].messages[3:] == (messages.ToolMessage("c1", result.text), *shown)

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from lmstudio_bridge import events
 from lmstudio_bridge.agent.conversation import Conversation
 from lmstudio_bridge.agent.loop import run
 from lmstudio_bridge.agent.options import ChangeWatch, Held, Limits, RunOptions
@@ -21,25 +22,6 @@ from lmstudio_bridge.agent.result_store import RESULT_TOOLS
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import TextFilters
 from lmstudio_bridge.errors import LLMConnectionError, LLMError, SessionLostError, ToolTimeoutError
-from lmstudio_bridge.events import (
-    AnswerChecked,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Emit,
-    Event,
-    FilesChanged,
-    Generating,
-    MessageAdded,
-    Outcome,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    Tally,
-    Warned,
-)
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
     Access,
@@ -94,7 +76,7 @@ class Case:
     limits: Limits = field(default_factory=lambda: limits(10))
     policy: Policy = field(default_factory=lambda: Policy("write"))
     redact: Callable[[str], str] = str
-    sink: Emit | None = None
+    sink: events.Emit | None = None
     clock: ManualClock = field(default_factory=ManualClock)
     finish_timeout: float = 3600
     watch: ChangeWatch | None = None
@@ -104,9 +86,9 @@ class Case:
         self.conversation = Conversation(OPENING)
         self.tool_set = ToolSet([READ, WRITE])
         self.recorder = Recorder()
-        self.tally = Tally()
+        self.tally = events.Tally()
 
-    async def go(self) -> Outcome:
+    async def go(self) -> events.Outcome:
         return await run(
             self.conversation,
             model=self.model,
@@ -129,8 +111,8 @@ class Case:
         """What the model read as results, in their order."""
         return [message.text for message in self.conversation.messages if isinstance(message, ToolMessage)]
 
-    def ends(self) -> list[Event]:
-        return self.recorder.of(RunFinished)
+    def ends(self) -> list[events.Event]:
+        return self.recorder.of(events.RunFinished)
 
 
 def case(*replies: Reply, **settings: object) -> Case:
@@ -153,13 +135,13 @@ async def test_plain_answer_ends_the_run_after_one_round() -> None:
 
     outcome = await given.go()
 
-    assert outcome == Outcome("answered", "Nothing is in it.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=3)
+    assert outcome == events.Outcome("answered", "Nothing is in it.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=3)
     assert [asked.messages for asked in given.model.asked] == [OPENING]
     assert given.recorder.events == [
-        RoundStarted(1, 10, 4),
-        RoundFinished(1, "Nothing is in it.", "", (), "stop", "tiny", Usage(10, 1, 0), 1),
-        MessageAdded(AssistantMessage("Nothing is in it.")),
-        RunFinished("answered", "Nothing is in it.", "", 3),
+        events.RoundStarted(1, 10, 4),
+        events.RoundFinished(1, "Nothing is in it.", "", (), "stop", "tiny", Usage(10, 1, 0), 1),
+        events.MessageAdded(AssistantMessage("Nothing is in it.")),
+        events.RunFinished("answered", "Nothing is in it.", "", 3),
     ]
 
 
@@ -169,7 +151,9 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     outcome = await given.go()
 
     turn = AssistantMessage("I look.", (ToolCall("c1", "fs__read", READ_A),))
-    assert outcome == Outcome("answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",))
+    assert outcome == events.Outcome(
+        "answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",)
+    )
     assert [asked.messages for asked in given.model.asked] == [
         OPENING,
         (*OPENING, turn, ToolMessage("c1", "hello")),
@@ -182,16 +166,18 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     )
     assert given.tools.sent == [Sent("fs", "read", {"path": "a.txt"})]  # type: ignore[attr-defined]
     assert given.recorder.events == [
-        RoundStarted(1, 10, 4),
-        RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
-        MessageAdded(turn),
-        CallStarted(1, "c1", "fs", "read", READ_A),
-        CallFinished(1, "c1", "fs", "read", "hello", False, True, 0, "allowed", about="a.txt", rule="readOnlyHint"),
-        MessageAdded(ToolMessage("c1", "hello")),
-        RoundStarted(2, 10, 4),
-        RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
-        MessageAdded(AssistantMessage("It says hello.")),
-        RunFinished("answered", "It says hello.", "", 0),
+        events.RoundStarted(1, 10, 4),
+        events.RoundFinished(1, "I look.", "", turn.calls, "tool_calls", "tiny", Usage(10, 2, 1), 0),
+        events.MessageAdded(turn),
+        events.CallStarted(1, "c1", "fs", "read", READ_A),
+        events.CallFinished(
+            1, "c1", "fs", "read", "hello", False, True, 0, "allowed", about="a.txt", rule="readOnlyHint"
+        ),
+        events.MessageAdded(ToolMessage("c1", "hello")),
+        events.RoundStarted(2, 10, 4),
+        events.RoundFinished(2, "It says hello.", "", (), "stop", "tiny", Usage(10, 1, 0), 0),
+        events.MessageAdded(AssistantMessage("It says hello.")),
+        events.RunFinished("answered", "It says hello.", "", 0),
     ]
 
 
@@ -217,7 +203,7 @@ async def test_arguments_are_replayed_as_the_model_wrote_them() -> None:
     await given.go()
 
     assert given.model.asked[1].messages[2] == AssistantMessage("", (ToolCall("c1", "fs__read", odd),))
-    assert given.recorder.of(CallStarted) == [CallStarted(1, "c1", "fs", "read", READ_A)]
+    assert given.recorder.of(events.CallStarted) == [events.CallStarted(1, "c1", "fs", "read", READ_A)]
 
 
 async def test_limit_of_tokens_goes_with_each_request() -> None:
@@ -238,13 +224,13 @@ async def test_pieces_retries_and_progress_are_told_as_they_come() -> None:
 
     await given.go()
 
-    assert given.recorder.of(RetryScheduled, Generating, CallProgress) == [
-        RetryScheduled(1, 2.5, "No connection."),
-        Generating(1, "thinking", 1, 0),
-        Generating(1, "answering", 2, 0),
-        Generating(1, "calling", 3, 0),
-        CallProgress("c1", "fs", "read", "half"),
-        CallProgress("c1", "fs", "read", "whole"),
+    assert given.recorder.of(events.RetryScheduled, events.Generating, events.CallProgress) == [
+        events.RetryScheduled(1, 2.5, "No connection."),
+        events.Generating(1, "thinking", 1, 0),
+        events.Generating(1, "answering", 2, 0),
+        events.Generating(1, "calling", 3, 0),
+        events.CallProgress("c1", "fs", "read", "half"),
+        events.CallProgress("c1", "fs", "read", "whole"),
     ]
 
 
@@ -254,18 +240,18 @@ async def test_speed_is_measured_from_the_first_piece_of_the_reply_under_way() -
     pieces = (TextDelta("It"), TextDelta(" is"), broken_off, TextDelta("It"), TextDelta(" was"))
     given = case(Streamed(pieces, say("It was.")))
 
-    async def sink(event: Event) -> None:
+    async def sink(event: events.Event) -> None:
         await given.recorder.emit(event)
         given.clock.now += 10
 
     given.sink = sink
     await given.go()
 
-    assert given.recorder.of(Generating) == [
-        Generating(1, "answering", 1, 0),
-        Generating(1, "answering", 2, 10),
-        Generating(1, "answering", 1, 0),
-        Generating(1, "answering", 2, 10),
+    assert given.recorder.of(events.Generating) == [
+        events.Generating(1, "answering", 1, 0),
+        events.Generating(1, "answering", 2, 10),
+        events.Generating(1, "answering", 1, 0),
+        events.Generating(1, "answering", 2, 10),
     ]
 
 
@@ -299,7 +285,7 @@ async def test_reply_under_way_is_told_of_eight_times_a_second_at_most(pause: fl
 
     await given.go()
 
-    assert [event.pieces for event in given.recorder.events if isinstance(event, Generating)] == told
+    assert [event.pieces for event in given.recorder.events if isinstance(event, events.Generating)] == told
 
 
 # -- calls that are answered without being run, and calls that fail ------------------------------
@@ -312,8 +298,8 @@ async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
 
     assert given.results() == ["The call failed: out of memory"]
     assert outcome.stop == "answered"
-    assert given.recorder.of(CallFinished) == [
-        CallFinished(
+    assert given.recorder.of(events.CallFinished) == [
+        events.CallFinished(
             1,
             "c1",
             "fs",
@@ -339,7 +325,7 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
     outcome = await given.go()
 
     failed = ("read a.txt: fs went away. Look at its log",)
-    assert outcome == Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), failed=failed)
+    assert outcome == events.Outcome("answered", "Done.", "", "tiny", 2, 1, Usage(20, 3, 1), failed=failed)
     assert given.results() == [
         "The call failed: fs went away.\nLook at its log.\n"
         "Try again once if that may help. Otherwise, continue without this tool."
@@ -354,7 +340,7 @@ async def test_one_round_is_asked_without_tools_and_its_text_is_the_answer() -> 
 
     outcome = await given.go()
 
-    assert outcome == Outcome("answered", "I know it.", "", "tiny", 1, 0, Usage(10, 1, 0))
+    assert outcome == events.Outcome("answered", "I know it.", "", "tiny", 1, 0, Usage(10, 1, 0))
     assert [(asked.messages, asked.tools) for asked in given.model.asked] == [(OPENING, ())]
 
 
@@ -422,7 +408,7 @@ async def test_third_empty_turn_counts_as_stuck() -> None:
     outcome = await given.go()
 
     reminded = "The model's reply held neither a call nor an answer. It was reminded to go on."
-    assert outcome == Outcome("stuck", "", "", "tiny", 3, 0, Usage(30, 3, 0), warnings=(reminded, reminded))
+    assert outcome == events.Outcome("stuck", "", "", "tiny", 3, 0, Usage(30, 3, 0), warnings=(reminded, reminded))
     assert len(given.model.asked) == 3
 
 
@@ -473,8 +459,8 @@ async def test_answer_cut_at_the_limit_of_tokens_is_an_answer_with_a_warning() -
     outcome = await given.go()
 
     warning = "The answer was cut off at the limit of tokens for one reply."
-    assert outcome == Outcome("answered", "It says hel", "", "tiny", 1, 0, Usage(10, 1, 0), warnings=(warning,))
-    assert given.recorder.of(Warned) == [Warned(warning)]
+    assert outcome == events.Outcome("answered", "It says hel", "", "tiny", 1, 0, Usage(10, 1, 0), warnings=(warning,))
+    assert given.recorder.of(events.Warned) == [events.Warned(warning)]
 
 
 # -- the other ends -----------------------------------------------------------------------------
@@ -485,8 +471,10 @@ async def test_deadline_in_a_call_keeps_the_text_so_far() -> None:
 
     outcome = await given.go()
 
-    assert outcome == Outcome("deadline", "I look.", "The run reached its limit of 0 s.", "tiny", 1, 0, Usage(10, 2, 1))
-    assert given.ends() == [RunFinished("deadline", "I look.", "The run reached its limit of 0 s.", 0)]
+    assert outcome == events.Outcome(
+        "deadline", "I look.", "The run reached its limit of 0 s.", "tiny", 1, 0, Usage(10, 2, 1)
+    )
+    assert given.ends() == [events.RunFinished("deadline", "I look.", "The run reached its limit of 0 s.", 0)]
 
 
 async def test_deadline_in_a_reply_keeps_the_pieces_so_far() -> None:
@@ -564,7 +552,7 @@ async def test_timeout_that_is_not_the_deadline_is_not_taken_for_it() -> None:
     with pytest.raises(TimeoutError, match="someone else's"):
         await given.go()
 
-    assert given.ends() == [RunFinished("failed", "", "The bridge has a fault; its log on stderr says more.", 0)]
+    assert given.ends() == [events.RunFinished("failed", "", "The bridge has a fault; its log on stderr says more.", 0)]
 
 
 async def test_failed_request_ends_the_run_with_its_explanation() -> None:
@@ -573,8 +561,10 @@ async def test_failed_request_ends_the_run_with_its_explanation() -> None:
 
     outcome = await given.go()
 
-    assert outcome == Outcome("failed", "I look.", error.explain(), "tiny", 1, 1, Usage(10, 2, 1), sources=("fs read",))
-    assert given.ends() == [RunFinished("failed", "I look.", error.explain(), 0)]
+    assert outcome == events.Outcome(
+        "failed", "I look.", error.explain(), "tiny", 1, 1, Usage(10, 2, 1), sources=("fs read",)
+    )
+    assert given.ends() == [events.RunFinished("failed", "I look.", error.explain(), 0)]
 
 
 async def test_failed_request_keeps_the_pieces_that_came_before() -> None:
@@ -591,7 +581,9 @@ async def test_unexpected_exception_goes_on_after_the_end_was_told() -> None:
     with pytest.raises(ZeroDivisionError, match="a fault"):
         await given.go()
 
-    assert given.ends() == [RunFinished("failed", "I look.", "The bridge has a fault; its log on stderr says more.", 0)]
+    assert given.ends() == [
+        events.RunFinished("failed", "I look.", "The bridge has a fault; its log on stderr says more.", 0)
+    ]
     assert given.recorder.events[-1:] == given.ends()
 
 
@@ -609,15 +601,15 @@ async def test_cancellation_goes_on_after_the_end_was_told_once(where: str) -> N
 
     text = "I look." if where == "call" else ""
     assert task.cancelled()
-    assert given.ends() == [RunFinished("cancelled", text, "The run was cancelled.", 0)]
+    assert given.ends() == [events.RunFinished("cancelled", text, "The run was cancelled.", 0)]
     assert given.recorder.events[-1:] == given.ends()
 
 
 async def test_end_is_told_inside_a_cancelled_scope() -> None:
     """The MCP SDK cancels with anyio's scopes, which cancel every later await as well."""
-    told: list[Event] = []
+    told: list[events.Event] = []
 
-    async def slow_sink(event: Event) -> None:
+    async def slow_sink(event: events.Event) -> None:
         await anyio.lowlevel.checkpoint()
         told.append(event)
 
@@ -627,16 +619,16 @@ async def test_end_is_told_inside_a_cancelled_scope() -> None:
         await given.model.waiting.wait()
         group.cancel_scope.cancel()
 
-    assert told[1:] == [RunFinished("cancelled", "", "The run was cancelled.", 0)]
+    assert told[1:] == [events.RunFinished("cancelled", "", "The run was cancelled.", 0)]
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_sink_that_hangs_at_the_end_is_left_behind(cancelled: bool) -> None:
     left = False
 
-    async def sink(event: Event) -> None:
+    async def sink(event: events.Event) -> None:
         nonlocal left
-        if isinstance(event, RunFinished):
+        if isinstance(event, events.RunFinished):
             try:
                 await asyncio.Event().wait()
             finally:
@@ -656,7 +648,7 @@ async def test_sink_that_hangs_at_the_end_is_left_behind(cancelled: bool) -> Non
 
 async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
     given = case(say("Hello."), clock=ManualClock(step=0.5))
-    given.tally.add(Warned("The model is small."))
+    given.tally.add(events.Warned("The model is small."))
 
     outcome = await run(
         given.conversation,
@@ -670,7 +662,7 @@ async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
         options=RunOptions(clock=given.clock, started_at=-10.0),
     )
 
-    assert outcome == Outcome(
+    assert outcome == events.Outcome(
         "answered", "Hello.", "", "tiny", 1, 0, Usage(10, 1, 0), seconds=11.5, warnings=("The model is small.",)
     )
 
@@ -685,7 +677,7 @@ async def test_facts_of_the_answer_are_told_with_the_line_where_they_were_read()
 
     outcome = await given.go()
 
-    assert given.recorder.of(AnswerChecked) == [AnswerChecked(("juniper-4781 \u2190 a.txt:2",), (), "")]
+    assert given.recorder.of(events.AnswerChecked) == [events.AnswerChecked(("juniper-4781 \u2190 a.txt:2",), (), "")]
     assert (outcome.rests_on, outcome.missing) == (("juniper-4781 \u2190 a.txt:2",), ())
     assert outcome.rounds == 2
 
@@ -755,7 +747,7 @@ async def test_a_model_that_stops_without_the_change_is_asked_for_it_once(
     task: str, access: Access, first: str, asked: bool
 ) -> None:
     given = case(say(first), say(first))
-    given.tally.add(RunStarted("r", task, (), 10, "2026-01-01T00:00:00Z", access=access))
+    given.tally.add(events.RunStarted("r", task, (), 10, "2026-01-01T00:00:00Z", access=access))
 
     outcome = await given.go()
 
@@ -810,7 +802,7 @@ async def test_arguments_without_a_call_are_asked_for_as_bound_json(bare: str, a
     def given(*replies: object, first: Sequence[Completion] = (), rounds: int = 10) -> Case:
         then = [say(json.dumps(each)) for each in replies]
         made = case(*first, say(bare), *then, tools=read_tools(), limits=limits(rounds))
-        made.tally.add(RunStarted("r", "Sum up a.txt.", (), 10, "2026-01-01T00:00:00Z", access=access))
+        made.tally.add(events.RunStarted("r", "Sum up a.txt.", (), 10, "2026-01-01T00:00:00Z", access=access))
         return made
 
     called = await given({"call": "fs__read", "arguments": {"path": "a.txt"}}, {"answer": "It is teal."}).go()
@@ -936,10 +928,10 @@ class Watch:
 
     async def left(self, held: Held, edits: Collection[tuple[str, str]]) -> None: ...
 
-    async def finish(self) -> FilesChanged | None:
+    async def finish(self) -> events.FilesChanged | None:
         if self._hangs:
             await asyncio.Event().wait()
-        return FilesChanged("/work", ())
+        return events.FilesChanged("/work", ())
 
 
 async def test_only_calls_that_write_are_watched_and_what_changed_is_told_before_the_end() -> None:
@@ -951,7 +943,7 @@ async def test_only_calls_that_write_are_watched_and_what_changed_is_told_before
     await given.go()
 
     assert watch.seen == [("write", {"path": "b"})]
-    assert [type(event) for event in given.recorder.events[-2:]] == [FilesChanged, RunFinished]
+    assert [type(event) for event in given.recorder.events[-2:]] == [events.FilesChanged, events.RunFinished]
 
 
 async def test_what_changed_is_told_when_the_run_is_cancelled() -> None:
@@ -963,7 +955,7 @@ async def test_what_changed_is_told_when_the_run_is_cancelled() -> None:
     await asyncio.wait([task])
 
     assert task.cancelled()
-    assert [type(event) for event in given.recorder.events[-2:]] == [FilesChanged, RunFinished]
+    assert [type(event) for event in given.recorder.events[-2:]] == [events.FilesChanged, events.RunFinished]
 
 
 async def test_comparison_that_takes_too_long_is_said_and_does_not_hold_up_the_end() -> None:

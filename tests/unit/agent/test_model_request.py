@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge import errors
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.conversation import Compactor, Conversation
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
@@ -20,18 +21,6 @@ from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.reply_checks import ENDLESS, LOST_CALL, classify_reply, plain_turns
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import TextFilters
-from lmstudio_bridge.errors import (
-    ContextOverflowError,
-    LLMError,
-    LLMTimeoutError,
-    LostToolCallError,
-    ModelLoadError,
-    ModelLostError,
-    ServerBusyError,
-    TemplateError,
-    ToolSchemaError,
-    ToolsUnsupportedError,
-)
 from lmstudio_bridge.events import Noticed, ResultsShrunk, RoundFinished, RoundStarted
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.messages import (
@@ -146,7 +135,7 @@ async def test_a_model_that_is_asked_for_json_must_call_again_while_nothing_came
 # -- lost calls -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [LOST, ANNOUNCED, LostToolCallError("It does not match the expected format.")])
+@pytest.mark.parametrize("fault", [LOST, ANNOUNCED, errors.LostToolCallError("It does not match the expected format.")])
 async def test_a_lost_call_is_asked_for_again_unchanged(fault: Reply) -> None:
     given, asked = case(fault, call(("fs__read", "{}")))
 
@@ -165,7 +154,7 @@ async def test_a_server_that_never_counts_tokens_has_its_second_answer_taken() -
 
 
 async def test_a_call_that_is_lost_however_it_is_asked_for_counts_as_lost_and_not_as_an_error() -> None:
-    error = LostToolCallError("It does not match the expected format.")
+    error = errors.LostToolCallError("It does not match the expected format.")
     given, asked = case(error, error, say("No JSON."), error)
 
     assert (await given.ask(), len(asked)) == (Completion("", finish_reason=LOST_CALL), 4)
@@ -198,14 +187,14 @@ async def test_a_server_that_says_calls_of_every_reply_has_its_second_answer_tak
 
 @pytest.mark.parametrize("refused", [1, 2])
 async def test_a_server_that_takes_no_tools_is_asked_for_bound_json_at_once(refused: int) -> None:
-    error = ToolsUnsupportedError("The server does not accept tools for this model.")
+    error = errors.ToolsUnsupportedError("The server does not accept tools for this model.")
     given, asked = case(error, say('{"answer": "Teal."}')) if refused == 1 else case(error, error)
 
     if refused == 1:
         assert (await given.ask()).text == "Teal."
         assert given.told() == ["The server does not accept tools for this model; using schema-constrained JSON"]
     else:
-        with pytest.raises(ToolsUnsupportedError):
+        with pytest.raises(errors.ToolsUnsupportedError):
             await given.ask()
     assert [bool(each.tools) for each in asked] == [True, False]
 
@@ -302,11 +291,11 @@ def read_much(*sizes: int) -> tuple[Message, ...]:
 @pytest.mark.parametrize(
     ("error", "room"),
     [
-        (ContextOverflowError("Full.", needed=9_000, available=1_000), 1_800),
-        (ContextOverflowError("Full."), None),
+        (errors.ContextOverflowError("Full.", needed=9_000, available=1_000), 1_800),
+        (errors.ContextOverflowError("Full."), None),
     ],
 )
-async def test_a_full_context_is_made_room_in_once(error: ContextOverflowError, room: int | None) -> None:
+async def test_a_full_context_is_made_room_in_once(error: errors.ContextOverflowError, room: int | None) -> None:
     given, asked = case(error, ANSWER, history=read_much(4_000, 1_000))
     before = given.conversation.size()
 
@@ -318,9 +307,9 @@ async def test_a_full_context_is_made_room_in_once(error: ContextOverflowError, 
 
 
 async def test_a_full_context_without_anything_to_shorten_is_never_sent_again() -> None:
-    given, asked = case(ContextOverflowError("Full."))
+    given, asked = case(errors.ContextOverflowError("Full."))
 
-    with pytest.raises(ContextOverflowError):
+    with pytest.raises(errors.ContextOverflowError):
         await given.ask()
 
     assert (len(asked), given.told()) == (1, [])
@@ -330,7 +319,7 @@ async def test_a_full_context_without_anything_to_shorten_is_never_sent_again() 
 
 
 async def test_a_template_that_refuses_the_messages_gets_plain_turns_from_then_on() -> None:
-    given, asked = case(TemplateError("No."), ANSWER, ANSWER, history=read_much(5))
+    given, asked = case(errors.TemplateError("No."), ANSWER, ANSWER, history=read_much(5))
 
     assert [await given.ask(number) for number in (1, 2)] == [ANSWER, ANSWER]
     plain = tuple(plain_turns(given.conversation.messages))
@@ -360,7 +349,7 @@ class PickyModel:
         names = [tool.name for tool in request.tools]
         self.asked.append(names)
         if set(self.bad) & set(names) or len(names) > self.most or not (self.rich or "enum" not in str(request.tools)):
-            raise ToolSchemaError("Failed to parse grammar.")
+            raise errors.ToolSchemaError("Failed to parse grammar.")
         return ANSWER
 
 
@@ -384,12 +373,12 @@ async def test_bad_tools_are_found_by_halving_named_and_left_out_from_then_on(ba
     "model", [PickyModel(bad=[f"fs__t{number}" for number in range(4)]), PickyModel(bad=["fs__t0"], most=0)]
 )
 async def test_where_every_tool_is_bad_the_error_comes_out(model: PickyModel) -> None:
-    with pytest.raises(ToolSchemaError):
+    with pytest.raises(errors.ToolSchemaError):
         await Case(model).ask(offered=tools(4))
 
 
 async def test_where_no_single_tool_is_bad_the_error_comes_out() -> None:
-    with pytest.raises(ToolSchemaError):
+    with pytest.raises(errors.ToolSchemaError):
         await Case(PickyModel(most=3)).ask(offered=tools(4))
 
 
@@ -397,7 +386,7 @@ async def test_the_search_for_bad_tools_has_an_end() -> None:
     model = PickyModel(bad=[f"fs__t{number}" for number in range(0, 400, 2)])
     given = Case(model)
 
-    with pytest.raises(ToolSchemaError):
+    with pytest.raises(errors.ToolSchemaError):
         async with asyncio.timeout(60):
             await given.ask(offered=tools(400))
 
@@ -409,12 +398,17 @@ async def test_the_search_for_bad_tools_has_an_end() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ModelLostError("Gone."), ModelLoadError("Too large."), ServerBusyError("Busy."), LLMTimeoutError("Silent.")],
+    [
+        errors.ModelLostError("Gone."),
+        errors.ModelLoadError("Too large."),
+        errors.ServerBusyError("Busy."),
+        errors.LLMTimeoutError("Silent."),
+    ],
 )
-async def test_an_error_that_a_changed_request_does_not_help_comes_out_at_once(error: LLMError) -> None:
+async def test_an_error_that_a_changed_request_does_not_help_comes_out_at_once(error: errors.LLMError) -> None:
     given, asked = case(error)
 
-    with pytest.raises(LLMError) as caught:
+    with pytest.raises(errors.LLMError) as caught:
         await given.ask()
 
     assert caught.value is error
@@ -426,9 +420,9 @@ async def test_an_error_that_a_changed_request_does_not_help_comes_out_at_once(e
 
 async def test_the_text_so_far_is_that_of_the_newest_reply_without_its_thinking() -> None:
     pieces = (ReasoningDelta("Hm"), TextDelta("<think>well</think>It "), TextDelta("is "))
-    given, _ = case(Streamed(pieces, ModelLostError("Gone.")))
+    given, _ = case(Streamed(pieces, errors.ModelLostError("Gone.")))
 
-    with pytest.raises(ModelLostError):
+    with pytest.raises(errors.ModelLostError):
         await given.ask()
 
     assert given.requester.partial_text() == "It is"
@@ -454,7 +448,7 @@ class BreakingModel(ScriptedModel):
             if text:
                 await given["on_delta"](TextDelta(text))
             await given["on_notice"](Notice("recovery", "Lost."))
-        raise ModelLoadError("It cannot be loaded any more.")
+        raise errors.ModelLoadError("It cannot be loaded any more.")
 
 
 @pytest.mark.parametrize(
@@ -464,7 +458,7 @@ async def test_a_broken_text_is_kept_until_the_next_one_comes(texts: list[str], 
     """It may be the last: the model may not be got back."""
     given = Case(BreakingModel(*texts))
 
-    with pytest.raises(ModelLoadError):
+    with pytest.raises(errors.ModelLoadError):
         await given.ask()
 
     assert given.requester.partial_text() == so_far

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.text_operations import (
-    MAX_COMPARED,
-    Differences,
-    add_up,
-    calculate,
-    defines,
-    find_differences,
-    find_lines,
-    find_missing,
-    holds_any,
-    looser_searches,
-    replace_all,
-    replace_where,
-    show_changes,
-)
+from lmstudio_bridge.agent import text_operations
 
 ORDERS = 'customer,amount,day\nMeyer,10.50,2\nAbel,"1,200.00",3\nMeyer,0.30,4\nAbel,,5\n'
 
 
 def test_lines_are_found_in_any_letter_case_and_by_any_of_the_texts() -> None:
     text = "one\n  # TODO: mend\nthree\nfixme later\n"
-    assert list(find_lines(text, holds_any(["todo", "FIXME"]))) == [(2, "# TODO: mend"), (4, "fixme later")]
+    assert list(text_operations.find_lines(text, text_operations.holds_any(["todo", "FIXME"]))) == [
+        (2, "# TODO: mend"),
+        (4, "fixme later"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +22,7 @@ def test_lines_are_found_in_any_letter_case_and_by_any_of_the_texts() -> None:
     [("def load(path):", True), ("class Load:", True), ("LOAD = 3", True), ("x = load(y)", False), ("reload", False)],
 )
 def test_definitions_are_told_from_uses(line: str, is_definition: bool) -> None:
-    assert defines(line, ["load"]) is is_definition
+    assert text_operations.defines(line, ["load"]) is is_definition
 
 
 @pytest.mark.parametrize(
@@ -47,57 +36,61 @@ def test_definitions_are_told_from_uses(line: str, is_definition: bool) -> None:
     ],
 )
 def test_a_text_that_is_nowhere_as_written_is_looked_for_by_its_words(text: str, line: str, found: list[str]) -> None:
-    assert [words for words, matches in looser_searches(text) if matches(line)][:1] == found
+    assert [words for words, matches in text_operations.looser_searches(text) if matches(line)][:1] == found
 
 
 def test_a_word_is_replaced_where_it_is_whole_and_the_rest_is_counted() -> None:
-    done = replace_all("MAX = 1\nMAX_SIZE = MAX\n", "MAX", "LIMIT")
+    done = text_operations.replace_all("MAX = 1\nMAX_SIZE = MAX\n", "MAX", "LIMIT")
     assert (done.text, done.count, done.left) == ("LIMIT = 1\nMAX_SIZE = LIMIT\n", 2, 1)
 
 
 def test_a_part_of_words_is_replaced_where_it_is_nowhere_whole() -> None:
-    assert replace_all("colours, colourful", "colour", "color").text == "colors, colorful"
+    assert text_operations.replace_all("colours, colourful", "colour", "color").text == "colors, colorful"
 
 
 def test_a_replacement_is_taken_to_the_letter() -> None:
-    assert replace_all("a.b a", "a", r"\1$&").text == r"\1$&.b \1$&"
+    assert text_operations.replace_all("a.b a", "a", r"\1$&").text == r"\1$&.b \1$&"
 
 
 def test_changed_lines_are_shown_without_context() -> None:
-    assert show_changes("a.py", "x\ny\nz\n", "x\nY\nz\n") == "+++ a.py\n@@ -2 +2 @@\n-y\n+Y"
+    assert text_operations.show_changes("a.py", "x\ny\nz\n", "x\nY\nz\n") == "+++ a.py\n@@ -2 +2 @@\n-y\n+Y"
 
 
 def test_settings_are_compared_by_name_whatever_their_order() -> None:
     first = ("a.ini", "[web]\nport = 80\nhost = x\n[db]\nport = 1\n")
     second = ("b.ini", "[db]\nport = 2\n[web]\nhost = x\nport = 80\ndebug = yes\n")
-    assert find_differences(first, second).lines == [
+    assert text_operations.find_differences(first, second).lines == [
         "db.port: 1 in a.ini, 2 in b.ini",
         "web.debug: in b.ini but not in a.ini (yes)",
     ]
 
 
 def test_json_objects_are_compared_by_name() -> None:
-    found = find_differences(("a.json", '{"a": 1, "b": {"c": [1]}}'), ("b.json", '{"b": {"c": [2]}, "a": 1}'))
+    found = text_operations.find_differences(
+        ("a.json", '{"a": 1, "b": {"c": [1]}}'), ("b.json", '{"b": {"c": [2]}, "a": 1}')
+    )
     assert found.lines == ["b.c: [1] in a.json, [2] in b.json"]
 
 
 def test_other_texts_are_compared_by_line() -> None:
-    found = find_differences(("a.md", "One.\nTwo.\nThree.\n"), ("b.md", "One.\n2.\nThree.\nFour.\n"))
+    found = text_operations.find_differences(("a.md", "One.\nTwo.\nThree.\n"), ("b.md", "One.\n2.\nThree.\nFour.\n"))
     assert (found.count, found.lines) == (2, ["a.md:2: Two.\n  b.md:2: 2.", "in b.md but not in a.md: line 4: Four."])
 
 
 def test_lists_are_compared_whatever_their_order() -> None:
-    found = find_differences(("a.txt", "Ada\nBo\nCy\n"), ("b.txt", "Dan\nCy\nAda\n"))
+    found = text_operations.find_differences(("a.txt", "Ada\nBo\nCy\n"), ("b.txt", "Dan\nCy\nAda\n"))
     assert (found.count, found.lines) == (2, ["in a.txt but not in b.txt: Bo", "in b.txt but not in a.txt: Dan"])
 
 
 def test_tables_are_compared_by_their_first_column() -> None:
-    found = find_differences(("a.csv", "item,price\nnut,1\nbolt,2\n"), ("b.csv", "item,price\nbolt,3\nnut,1\npin,4\n"))
+    found = text_operations.find_differences(
+        ("a.csv", "item,price\nnut,1\nbolt,2\n"), ("b.csv", "item,price\nbolt,3\nnut,1\npin,4\n")
+    )
     assert found.lines == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: in b.csv but not in a.csv (4)"]
 
 
 def test_equal_texts_have_no_difference() -> None:
-    assert find_differences(("a", "x\n"), ("b", "x\n")) == Differences(0, ())
+    assert text_operations.find_differences(("a", "x\n"), ("b", "x\n")) == text_operations.Differences(0, ())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +103,7 @@ def test_equal_texts_have_no_difference() -> None:
     ],
 )
 def test_what_was_not_compared_is_said_where_the_texts_differ_in_it(first: str, second: str, left_out: str) -> None:
-    assert find_differences(("a", first), ("b", second)) == Differences(0, [], left_out)
+    assert text_operations.find_differences(("a", first), ("b", second)) == text_operations.Differences(0, [], left_out)
 
 
 @pytest.mark.parametrize(
@@ -122,26 +115,28 @@ def test_what_was_not_compared_is_said_where_the_texts_differ_in_it(first: str, 
     ],
 )
 def test_json_that_names_cannot_tell_apart_differs(first: str, second: str) -> None:
-    assert find_differences(("a.json", first), ("b.json", second)).count
+    assert text_operations.find_differences(("a.json", first), ("b.json", second)).count
 
 
 def test_a_setting_with_much_white_space_is_read_at_once() -> None:
     value = f"a{' ' * 100_000}b"
-    assert find_differences(("a", f"k = {value}"), ("b", "k = 1")).lines == [f"k: {value} in a, 1 in b"]
+    assert text_operations.find_differences(("a", f"k = {value}"), ("b", "k = 1")).lines == [f"k: {value} in a, 1 in b"]
 
 
-@pytest.mark.parametrize(("lines", "refused"), [(MAX_COMPARED, False), (MAX_COMPARED + 1, True)])
+@pytest.mark.parametrize(
+    ("lines", "refused"), [(text_operations.MAX_COMPARED, False), (text_operations.MAX_COMPARED + 1, True)]
+)
 def test_texts_that_take_too_long_are_not_compared(lines: int, refused: bool) -> None:
     long = ("a", "\n".join(["a line of prose"] * lines))
     if refused:
         with pytest.raises(ValueError, match="too long"):
-            find_differences(long, ("b", "other"))
+            text_operations.find_differences(long, ("b", "other"))
     else:
-        assert find_differences(long, ("b", long[1])) == Differences(0, ())
+        assert text_operations.find_differences(long, ("b", long[1])) == text_operations.Differences(0, ())
 
 
 def test_the_line_ends_of_a_text_are_kept() -> None:
-    assert replace_all("a\r\nb\r\n", "a\nb", "x\ny\nz").text == "x\r\ny\r\nz\r\n"
+    assert text_operations.replace_all("a\r\nb\r\n", "a\nb", "x\ny\nz").text == "x\r\ny\r\nz\r\n"
 
 
 @pytest.mark.parametrize(
@@ -154,21 +149,21 @@ def test_the_line_ends_of_a_text_are_kept() -> None:
     ],
 )
 def test_hostile_numbers_and_quotes_are_no_trouble(text: str, total: str) -> None:
-    assert add_up(text, text.partition("\n")[0][-1]).startswith(total)
+    assert text_operations.add_up(text, text.partition("\n")[0][-1]).startswith(total)
 
 
 def test_a_cell_that_is_too_long_is_an_error_in_words() -> None:
     with pytest.raises(ValueError, match="could not be read as CSV"):
-        add_up(f"a,b\n{'x' * 200_000},1\n", "b")
+        text_operations.add_up(f"a,b\n{'x' * 200_000},1\n", "b")
 
 
 def test_cells_are_shown_in_one_short_line() -> None:
     text = f'who,"sum\nof all {"x" * 100}"\nA,1\n'
-    assert max(map(len, add_up(text, f"sum\nof all {'x' * 100}").splitlines())) < 120
+    assert max(map(len, text_operations.add_up(text, f"sum\nof all {'x' * 100}").splitlines())) < 120
 
 
 def test_a_column_is_added_up_exactly() -> None:
-    assert add_up(ORDERS, "Amount", "true") == (
+    assert text_operations.add_up(ORDERS, "Amount", "true") == (
         "Total of amount: 1210.80 (3 of 4 rows; 1 without a number left out)\nBy customer: Abel 1200.00, Meyer 10.80"
     )
 
@@ -183,25 +178,25 @@ def test_a_column_is_added_up_exactly() -> None:
     ],
 )
 def test_numbers_without_a_heading_are_added_up(text: str, column: str, total: str) -> None:
-    assert add_up(text, column, "true").splitlines()[0] == total
+    assert text_operations.add_up(text, column, "true").splitlines()[0] == total
 
 
 @pytest.mark.parametrize(("where", "count"), [("", "4 of 4 rows"), ("name=meyer", "2 of 4 rows where customer=Meyer")])
 def test_rows_are_counted_without_a_column(where: str, count: str) -> None:
-    assert add_up(ORDERS, " ", where) == count
+    assert text_operations.add_up(ORDERS, " ", where) == count
 
 
 @pytest.mark.parametrize("column", ["customer", "status"])
 def test_rows_are_counted_where_the_column_has_no_numbers_or_is_not_there(column: str) -> None:
-    assert add_up(ORDERS, column, "customer=Abel") == "2 of 4 rows where customer=Abel. Totals: day 8"
-    assert add_up(ORDERS, column, "customer=Meyer").endswith("Totals: amount 10.80, day 6")
+    assert text_operations.add_up(ORDERS, column, "customer=Abel") == "2 of 4 rows where customer=Abel. Totals: day 8"
+    assert text_operations.add_up(ORDERS, column, "customer=Meyer").endswith("Totals: amount 10.80, day 6")
 
 
 @pytest.mark.parametrize(
     "where", ["customer=meyer", "Customer = 'Meyer'", "customer == Meyer", "customer_name = 'Meyer'", "Meyer"]
 )
 def test_only_rows_that_are_asked_for_are_added_up(where: str) -> None:
-    assert add_up(ORDERS, "amount", where).endswith(": 10.80 (2 of 4 rows)")
+    assert text_operations.add_up(ORDERS, "amount", where).endswith(": 10.80 (2 of 4 rows)")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +210,7 @@ def test_only_rows_that_are_asked_for_are_added_up(where: str) -> None:
 )
 def test_a_total_that_cannot_be_had_says_what_there_is(column: str, where: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        add_up(ORDERS, column, where)
+        text_operations.add_up(ORDERS, column, where)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +227,7 @@ def test_a_total_that_cannot_be_had_says_what_there_is(column: str, where: str, 
     ],
 )
 def test_expressions_are_calculated(expression: str, result: str) -> None:
-    assert calculate(expression) == result
+    assert text_operations.calculate(expression) == result
 
 
 @pytest.mark.parametrize(
@@ -255,7 +250,7 @@ def test_expressions_are_calculated(expression: str, result: str) -> None:
 )
 def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        calculate(expression)
+        text_operations.calculate(expression)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +264,7 @@ def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     ],
 )
 def test_what_only_the_first_of_two_files_has_is_found(first: str, second: str, missing: list[str]) -> None:
-    assert find_missing(first, second) == missing
+    assert text_operations.find_missing(first, second) == missing
 
 
 SWITCHES = '{\n  "debug": true,\n  "verbose": true,\n  "size": 5\n}\n'
@@ -286,6 +281,6 @@ SWITCHES = '{\n  "debug": true,\n  "verbose": true,\n  "size": 5\n}\n'
     ],
 )
 def test_a_text_is_replaced_in_the_one_line_that_the_task_names(task: str, changed: str | None) -> None:
-    replaced = replace_where(SWITCHES, "true", "false", task)
+    replaced = text_operations.replace_where(SWITCHES, "true", "false", task)
 
     assert (replaced is None) if changed is None else (replaced is not None and changed in replaced.text)

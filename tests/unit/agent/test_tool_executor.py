@@ -12,19 +12,11 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.composite_tools import CompositeTools
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.json_calls import NATIVE, Strategy
 from lmstudio_bridge.agent.options import ChangeWatch, Held, RunOptions
-from lmstudio_bridge.agent.prompts import (
-    FOUND_NOTHING,
-    LOOK_FIRST,
-    NAME_MISSING,
-    NOT_MADE_YET,
-    STILL_THERE,
-    TOOL_REMOVED,
-    WHOLE_PATH,
-)
 from lmstudio_bridge.agent.repetition import Step
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.tool_executor import MAX_PAGED, ToolExecutor, path_in_folder
@@ -329,7 +321,7 @@ async def test_a_tool_that_was_taken_away_is_not_run_any_more() -> None:
 
     results = await given.answer(calls(("read", "a"), ("write", "a")))
 
-    assert results == [ToolResult(TOOL_REMOVED, is_error=True), ToolResult("done")]
+    assert results == [ToolResult(prompts.TOOL_REMOVED, is_error=True), ToolResult("done")]
     assert tools.sent == [Sent("fs", "write", {"path": "a"})]
 
 
@@ -339,7 +331,7 @@ async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() ->
 
     results = await given.answer([ToolCall("c1", "Fs__READ", '{"path": "a"}')])
 
-    assert (results, tools.sent) == ([ToolResult(TOOL_REMOVED, is_error=True)], [])
+    assert (results, tools.sent) == ([ToolResult(prompts.TOOL_REMOVED, is_error=True)], [])
 
 
 @pytest.mark.parametrize(
@@ -412,7 +404,7 @@ async def test_a_name_that_is_not_there_is_answered_with_the_tool_that_shows_the
 
     [result] = await given.answer(calls(("read", "made-up")))
 
-    assert result.text == f"The call failed: {error}\n{LOOK_FIRST.format(tool='fs__list')}"
+    assert result.text == f"The call failed: {error}\n{prompts.LOOK_FIRST.format(tool='fs__list')}"
 
 
 async def test_an_edit_of_a_file_that_is_not_there_is_answered_with_the_tool_that_makes_it() -> None:
@@ -423,7 +415,7 @@ async def test_an_edit_of_a_file_that_is_not_there_is_answered_with_the_tool_tha
 
     [result] = await given.answer([ToolCall("c1", "fs__edit_file", arguments)])
 
-    assert result.text == f"The call failed: ENOENT\n{NOT_MADE_YET.format(tool='fs__write_file')}"
+    assert result.text == f"The call failed: ENOENT\n{prompts.NOT_MADE_YET.format(tool='fs__write_file')}"
 
 
 CONTENT = {"type": "object", "properties": {"path": {}, "content": {}}, "required": ["path", "content"]}
@@ -501,7 +493,7 @@ async def test_a_text_that_an_edit_left_elsewhere_is_told_and_doubted_where_the_
 
     [result] = await given.answer(edit)
 
-    said = STILL_THERE.format(text="'on'", path="a.md")
+    said = prompts.STILL_THERE.format(text="'on'", path="a.md")
     assert (said in result.changes) is left
     doubt = "'on' still stands in a.md"
     assert (doubt in given.evidence.doubts("It is done.", ())) is left
@@ -646,7 +638,7 @@ async def test_a_move_to_the_name_of_a_folder_is_answered_with_the_whole_path() 
         [ToolCall("c1", "fs__move_file", '{"source": "notes/a.txt", "destination": "docs/"}')]
     )
 
-    assert result.text.endswith(f"\n{WHOLE_PATH.format(path='docs/a.txt')}")
+    assert result.text.endswith(f"\n{prompts.WHOLE_PATH.format(path='docs/a.txt')}")
 
 
 @pytest.mark.parametrize(
@@ -669,7 +661,7 @@ async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, ad
 
     [result] = await given.answer(calls(("search_all", "two words")))
 
-    assert result.text == (f"{text}\n{FOUND_NOTHING}" if advised else text)
+    assert result.text == (f"{text}\n{prompts.FOUND_NOTHING}" if advised else text)
 
 
 async def test_a_search_that_found_nothing_after_a_call_that_brought_something_gets_no_advice() -> None:
@@ -695,7 +687,7 @@ async def test_a_tool_that_was_taken_away_is_not_advised() -> None:
 
     [result] = await given.answer(calls(("read", "a")))
 
-    assert result.text == f"The call failed: ENOENT\n{NAME_MISSING}"
+    assert result.text == f"The call failed: ENOENT\n{prompts.NAME_MISSING}"
 
 
 # -- the audit line ---------------------------------------------------------------------------------------------------

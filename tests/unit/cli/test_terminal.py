@@ -9,14 +9,7 @@ import sys
 import pytest
 from rich.text import Text
 
-from lmstudio_bridge.cli.terminal import (
-    can_show,
-    markdown_in_terminal,
-    open_console,
-    open_status,
-    print_marked,
-    print_table,
-)
+from lmstudio_bridge.cli import terminal
 
 TASK = "Who owns every file below src/, and since when?"
 LONG = "word " * 60 + "[bold]12 :smile: /a/path[/bold]"
@@ -41,7 +34,7 @@ def test_a_terminal_has_colours_unless_it_or_the_environment_says_no(
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
 
-    open_console(stream, environ=environ).print("x", style="red")
+    terminal.open_console(stream, environ=environ).print("x", style="red")
 
     assert ("\x1b[31m" in stream.getvalue()) is coloured
 
@@ -70,7 +63,7 @@ def test_a_table_is_a_list_where_it_would_break_its_words(
     monkeypatch.setenv("NO_COLOR", "1")
     row = ("20260101-000000-aaaaa", "answered", "", TASK)
 
-    print_table(("run", "ended", "model", "task"), [row], empty="none")
+    terminal.print_table(("run", "ended", "model", "task"), [row], empty="none")
 
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()] == shown
 
@@ -78,7 +71,7 @@ def test_a_table_is_a_list_where_it_would_break_its_words(
 def test_what_is_no_terminal_gets_whole_lines_as_they_are() -> None:
     stream = io.StringIO()
 
-    open_console(stream, environ={"FORCE_COLOR": "1"}).print(LONG, style="red")
+    terminal.open_console(stream, environ={"FORCE_COLOR": "1"}).print(LONG, style="red")
 
     assert stream.getvalue() == f"{LONG}\n"
 
@@ -92,7 +85,7 @@ def test_marks_are_shown_where_the_encoding_has_them(encoding: str, shown: bool)
         def encoding(self) -> str:  # type: ignore[override]  # a stream of Python's has it as an attribute
             return encoding
 
-    assert can_show("\N{HEAVY CHECK MARK}", Stream()) is shown
+    assert terminal.can_show("\N{HEAVY CHECK MARK}", Stream()) is shown
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
@@ -101,7 +94,7 @@ def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.Monkey
     stream = Terminal()
     words = [f"word{number}" for number in range(60)]
 
-    print_marked(open_console(stream, environ={"NO_COLOR": "1"}), Text("ok  "), Text(" ".join(words)))
+    terminal.print_marked(terminal.open_console(stream, environ={"NO_COLOR": "1"}), Text("ok  "), Text(" ".join(words)))
 
     first, *others = stream.getvalue().splitlines()
     assert first.startswith("ok   word0 word1")
@@ -113,20 +106,22 @@ def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.Monkey
 def test_marked_text_is_one_line_where_there_is_no_terminal() -> None:
     stream = io.StringIO()
 
-    print_marked(open_console(stream, environ={}), Text("ok"), Text(LONG))
+    terminal.print_marked(terminal.open_console(stream, environ={}), Text("ok"), Text(LONG))
 
     assert stream.getvalue() == f"ok {LONG}\n"
 
 
 def test_a_spinner_is_only_for_terminals() -> None:
-    assert open_status("waiting", io.StringIO(), environ={}) is None
-    assert open_status("waiting", Terminal(), environ={}) is not None
+    assert terminal.open_status("waiting", io.StringIO(), environ={}) is None
+    assert terminal.open_status("waiting", Terminal(), environ={}) is not None
 
 
 def test_formatted_answer_keeps_its_lines_and_hides_nothing() -> None:
     stream = io.StringIO()
 
-    open_console(stream, environ={}).print(markdown_in_terminal("a: 1\nb: **2**\n\n<id> [x](http://y) ![z](w) &lt;"))
+    terminal.open_console(stream, environ={}).print(
+        terminal.markdown_in_terminal("a: 1\nb: **2**\n\n<id> [x](http://y) ![z](w) &lt;")
+    )
 
     lines = [line.strip() for line in stream.getvalue().splitlines()]
     assert lines == ["a: 1", "b: 2", "", "<id> [x](http://y) ![z](w) &lt;"]

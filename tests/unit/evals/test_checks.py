@@ -9,22 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.evals.checks import (
-    IMPOSSIBLE,
-    all_of,
-    branch_is,
-    called,
-    files_are,
-    has_folder,
-    holds,
-    last_commit_is,
-    relates,
-    remembers,
-    says,
-    says_json,
-    says_now,
-    says_time,
-)
+from lmstudio_bridge.evals import checks
 from lmstudio_bridge.evals.sandbox import make_repository, run_git
 from lmstudio_bridge.evals.tasks import REPOSITORY, Commit, World
 
@@ -55,11 +40,11 @@ def world(answer: str = "", *, folder: Path = Path(), minutes: int = 3, calls: i
     ],
 )
 def test_a_fact_counts_only_as_a_whole(text: str, fact: object, found: bool) -> None:
-    assert holds(text, fact) is found
+    assert checks.holds(text, fact) is found
 
 
 def test_an_answer_must_say_all_and_nothing_that_shows_a_guess() -> None:
-    check = says("one", "two", never=["three"])
+    check = checks.says("one", "two", never=["three"])
 
     assert check(world("two, one")) == ""
     assert check(world("one")) == "the answer does not say two"
@@ -70,12 +55,12 @@ def test_an_answer_must_say_all_and_nothing_that_shows_a_guess() -> None:
     "answer", ["20:05", "It is 20:05 there.", "8:05 PM", "8:05 p.m.", "2026-03-01T20:05:00+09:00", "20:05:59"]
 )
 def test_a_time_of_day_may_be_written_as_people_do(answer: str) -> None:
-    assert says_time(20 * 60 + 5)(world(answer)) == ""
+    assert checks.says_time(20 * 60 + 5)(world(answer)) == ""
 
 
 @pytest.mark.parametrize("answer", ["8:05", "8:05 AM", "20:06", "120:05", "2026-03-01T09:00:00+20:05", "20:051", ""])
 def test_another_time_of_day_is_wrong(answer: str) -> None:
-    assert says_time(20 * 60 + 5)(world(answer)) == "the answer does not say 20:05"
+    assert checks.says_time(20 * 60 + 5)(world(answer)) == "the answer does not say 20:05"
 
 
 @pytest.mark.parametrize(
@@ -84,12 +69,12 @@ def test_another_time_of_day_is_wrong(answer: str) -> None:
 )
 def test_the_time_now_is_any_at_which_the_task_was_under_way(answer: str, right: bool) -> None:
     """Began 23:58:30, ended 00:01:30, in a zone five and a half hours to the east."""
-    assert (says_now(offset=330)(world(answer)) == "") is right
+    assert (checks.says_now(offset=330)(world(answer)) == "") is right
 
 
 @pytest.mark.parametrize("answer", ['{"a": [1, "x"]}', '\n{"a":[1,"x"]}\n', '```json\n{"a": [1, "x"]}\n```'])
 def test_json_may_stand_alone_or_in_a_fence(answer: str) -> None:
-    assert says_json({"a": [1, "x"]})(world(answer)) == ""
+    assert checks.says_json({"a": [1, "x"]})(world(answer)) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,26 +88,26 @@ def test_json_may_stand_alone_or_in_a_fence(answer: str) -> None:
     ],
 )
 def test_json_with_words_around_it_or_other_values_is_wrong(answer: str, wrong: str) -> None:
-    assert says_json({"a": 1})(world(answer)) == wrong
+    assert checks.says_json({"a": 1})(world(answer)) == wrong
 
 
 def test_impossible_must_be_said_in_the_word_that_was_asked_for() -> None:
-    assert says(IMPOSSIBLE)(world("Impossible.")) == ""
-    assert says(IMPOSSIBLE)(world("I have done it."))
+    assert checks.says(checks.IMPOSSIBLE)(world("Impossible.")) == ""
+    assert checks.says(checks.IMPOSSIBLE)(world("I have done it."))
 
 
 @pytest.mark.parametrize(("calls", "wrong"), [(0, "it did not look"), (1, ""), (2, "")])
 def test_a_look_may_be_asked_for(calls: int, wrong: str) -> None:
-    assert called(at_least=1)(world(calls=calls)) == wrong
+    assert checks.called(at_least=1)(world(calls=calls)) == wrong
 
 
 @pytest.mark.parametrize(("calls", "wrong"), [(0, ""), (1, "it made 1 calls, where none was needed")])
 def test_calls_may_be_forbidden(calls: int, wrong: str) -> None:
-    assert called(at_most=0)(world(calls=calls)) == wrong
+    assert checks.called(at_most=0)(world(calls=calls)) == wrong
 
 
 def test_the_first_of_several_findings_is_told() -> None:
-    check = all_of(says("a"), says("b"), says("c"))
+    check = checks.all_of(checks.says("a"), checks.says("b"), checks.says("c"))
 
     assert check(world("a")) == "the answer does not say b"
     assert check(world("a b c")) == ""
@@ -135,20 +120,21 @@ def test_files_are_compared_whole_but_for_white_space_at_their_end(tmp_path: Pat
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\n\n")
     (tmp_path / "box" / "b.txt").write_text("three", encoding="utf-8")
 
-    assert files_are(tmp_path, {"a.txt": "one\ntwo", "box/b.txt": "three\n"}) == ""
-    assert files_are(tmp_path, {"a.txt": "one\ntwo"}) == "there is a file too many: box/b.txt"
-    assert files_are(tmp_path, {"a.txt": "", "box/b.txt": "", "c.txt": ""}) == "there is no file c.txt"
+    assert checks.files_are(tmp_path, {"a.txt": "one\ntwo", "box/b.txt": "three\n"}) == ""
+    assert checks.files_are(tmp_path, {"a.txt": "one\ntwo"}) == "there is a file too many: box/b.txt"
+    assert checks.files_are(tmp_path, {"a.txt": "", "box/b.txt": "", "c.txt": ""}) == "there is no file c.txt"
     assert (
-        files_are(tmp_path, {"a.txt": "one two", "box/b.txt": "three"}) == "the file a.txt does not hold what it should"
+        checks.files_are(tmp_path, {"a.txt": "one two", "box/b.txt": "three"})
+        == "the file a.txt does not hold what it should"
     )
-    assert files_are(tmp_path, {"a.txt": " one\ntwo", "box/b.txt": "three"})
+    assert checks.files_are(tmp_path, {"a.txt": " one\ntwo", "box/b.txt": "three"})
 
 
 def test_a_folder_may_be_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
 
-    assert has_folder("file")(world(folder=tmp_path)) == "there is no folder file"
-    assert has_folder(".")(world(folder=tmp_path)) == ""
+    assert checks.has_folder("file")(world(folder=tmp_path)) == "there is no folder file"
+    assert checks.has_folder(".")(world(folder=tmp_path)) == ""
 
 
 def save(folder: Path, *entries: dict[str, Any]) -> None:
@@ -164,15 +150,15 @@ def test_memory_is_read_from_its_file(tmp_path: Path) -> None:
     )
     there = world(folder=tmp_path)
 
-    assert remembers("ana", "tea", "tall")(there) == ""
-    assert remembers("Ana", "coffee")(there) == "the memory does not say coffee of Ana"
-    assert remembers("Bo")(there) == "the memory does not know Bo"
-    assert relates("Ana", "Bo")(there) == ""
-    assert relates("Bo", "Ana")(there) == "the memory has no relation from Bo to Ana"
+    assert checks.remembers("ana", "tea", "tall")(there) == ""
+    assert checks.remembers("Ana", "coffee")(there) == "the memory does not say coffee of Ana"
+    assert checks.remembers("Bo")(there) == "the memory does not know Bo"
+    assert checks.relates("Ana", "Bo")(there) == ""
+    assert checks.relates("Bo", "Ana")(there) == "the memory has no relation from Bo to Ana"
 
 
 def test_memory_without_a_file_knows_nobody(tmp_path: Path) -> None:
-    assert remembers("Ana")(world(folder=tmp_path)) == "the memory does not know Ana"
+    assert checks.remembers("Ana")(world(folder=tmp_path)) == "the memory does not know Ana"
 
 
 def test_git_is_asked_for_branch_and_last_commit(tmp_path: Path) -> None:
@@ -182,8 +168,8 @@ def test_git_is_asked_for_branch_and_last_commit(tmp_path: Path) -> None:
 
     assert run_git(repository, "log", "--format=%an %s").splitlines() == ["Bo Two", "Ana One"]
     assert run_git(repository, "status", "--short").split() == ["M", "a"]
-    assert branch_is("main")(there) == ""
-    assert branch_is("other")(there) == "the branch is 'main'"
-    assert last_commit_is("Two", changed=["b"])(there) == ""
-    assert last_commit_is("One", changed=["a"])(there) == "the last commit is 'Two'"
-    assert last_commit_is("Two", changed=["a"])(there) == "the last commit changed b"
+    assert checks.branch_is("main")(there) == ""
+    assert checks.branch_is("other")(there) == "the branch is 'main'"
+    assert checks.last_commit_is("Two", changed=["b"])(there) == ""
+    assert checks.last_commit_is("One", changed=["a"])(there) == "the last commit is 'Two'"
+    assert checks.last_commit_is("Two", changed=["a"])(there) == "the last commit changed b"

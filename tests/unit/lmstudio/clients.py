@@ -8,18 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from lmstudio_bridge import messages
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.lmstudio.retry import RetryPolicy
-from lmstudio_bridge.messages import (
-    AssistantMessage,
-    Message,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-    ToolSpec,
-    UserMessage,
-)
 from tests.lmstudio_sim.server import Simulator
 
 QWEN = "qwen/qwen3-4b"
@@ -29,14 +21,16 @@ BOUND = 10.0  # seconds that no test should need
 SHORT = 0.05  # seconds after which a test's client gives up a server that never answers
 NO_JITTER = RetryPolicy(jitter=0.0)
 
-QUESTION: tuple[Message, ...] = (UserMessage("List the files"),)
-LIST_FILES = ToolSpec("list_files", "Lists a folder.", {"type": "object", "properties": {"path": {"type": "string"}}})
+QUESTION: tuple[messages.Message, ...] = (messages.UserMessage("List the files"),)
+LIST_FILES = messages.ToolSpec(
+    "list_files", "Lists a folder.", {"type": "object", "properties": {"path": {"type": "string"}}}
+)
 
-HISTORY: tuple[Message, ...] = (
-    SystemMessage("Be brief."),
-    UserMessage("List the files"),
-    AssistantMessage("", (ToolCall("268992578", "list_files", '{"path":"."}'),)),
-    ToolMessage("268992578", "a.txt\nb.txt"),
+HISTORY: tuple[messages.Message, ...] = (
+    messages.SystemMessage("Be brief."),
+    messages.UserMessage("List the files"),
+    messages.AssistantMessage("", (messages.ToolCall("268992578", "list_files", '{"path":"."}'),)),
+    messages.ToolMessage("268992578", "a.txt\nb.txt"),
 )
 """A whole round of tools."""
 

@@ -12,14 +12,7 @@ import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.errors import (
-    BridgeError,
-    ContextOverflowError,
-    LLMError,
-    LLMRateLimitError,
-    ServerBusyError,
-    WrongEndpointError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.failures import MAX_DETAIL, error_from_response, error_from_text, parse_retry_after
 from lmstudio_bridge.messages import ChatRequest, Completion
@@ -35,7 +28,7 @@ NOON = datetime(2026, 10, 1, 12, 0, 0, tzinfo=UTC)
 each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
 
 
-def check_explanation(error: LLMError, failure: Failure) -> None:
+def check_explanation(error: errors.LLMError, failure: Failure) -> None:
     told = error.explain()
     assert failure.words[:MAX_DETAIL] in told
     assert error.remedy
@@ -45,7 +38,7 @@ def check_explanation(error: LLMError, failure: Failure) -> None:
 def tries_of(failure: Failure) -> int:
     if not failure.retryable:
         return 1
-    return NO_JITTER.rate_limit_attempts if failure.error is LLMRateLimitError else NO_JITTER.attempts
+    return NO_JITTER.rate_limit_attempts if failure.error is errors.LLMRateLimitError else NO_JITTER.attempts
 
 
 # -- what a reply stands for ----------------------------------------------------------------------------------------
@@ -67,7 +60,7 @@ def test_an_overflow_tells_the_tokens_that_the_server_names(
 ) -> None:
     error = error_from_text(text, url=URL)
 
-    assert isinstance(error, ContextOverflowError)
+    assert isinstance(error, errors.ContextOverflowError)
     assert (error.needed, error.available) == (needed, available)
 
 
@@ -76,7 +69,7 @@ def test_an_overflow_of_llama_cpp_tells_the_tokens_of_its_own_fields() -> None:
 
     error = error_from_response(400, json.dumps(body).encode(), url=URL)
 
-    assert isinstance(error, ContextOverflowError)
+    assert isinstance(error, errors.ContextOverflowError)
     assert (error.needed, error.available) == (9, 8)
 
 
@@ -99,7 +92,7 @@ def test_the_servers_words_are_kept_up_to_a_limit(length: int, kept: int) -> Non
 def test_rules_look_at_words_beyond_what_is_kept() -> None:
     error = error_from_text("x" * MAX_DETAIL + " context length", url=URL)
 
-    assert isinstance(error, ContextOverflowError)
+    assert isinstance(error, errors.ContextOverflowError)
 
 
 @given(st.integers(100, 599), st.one_of(st.binary(), st.text().map(str.encode)), st.one_of(st.none(), st.text()))
@@ -108,7 +101,7 @@ def test_whatever_a_server_sends_is_a_success_or_one_of_our_errors(
 ) -> None:
     error = error_from_response(status, body, url=URL, retry_after=retry_after, now=NOON)
 
-    assert error is None or isinstance(error, BridgeError)
+    assert error is None or isinstance(error, errors.BridgeError)
     assert error is None or error.remedy
 
 
@@ -165,7 +158,7 @@ def test_retry_after_never_breaks(value: str) -> None:
 def test_retry_after_of_a_busy_gateway_is_kept() -> None:
     error = error_from_response(503, b'{"error":"overloaded"}', url=URL, retry_after="4")
 
-    assert isinstance(error, ServerBusyError)
+    assert isinstance(error, errors.ServerBusyError)
     assert error.retry_after == 4.0
 
 
@@ -189,7 +182,7 @@ async def test_failed_reply_to_a_stream_request_is_retried_only_if_that_helps(
     headers = {"Content-Type": failure.content_type}
     route = respx_mock.post(URL).respond(failure.status, content=failure.body, headers=headers)
     async with open_fast_client() as client:
-        with pytest.raises(LLMError) as caught:
+        with pytest.raises(errors.LLMError) as caught:
             await ask(client)
 
     assert (type(caught.value), route.call_count) == (failure.error, tries_of(failure))
@@ -207,7 +200,7 @@ async def test_error_in_a_stream_is_retried_only_if_that_helps_and_never_after_t
     headers = {"Content-Type": failure.content_type}
     route = respx_mock.post(URL).respond(content=failure.body, headers=headers)
     async with open_fast_client() as client:
-        with pytest.raises(LLMError) as before:
+        with pytest.raises(errors.LLMError) as before:
             await ask(client)
 
         assert (type(before.value), route.call_count) == (failure.error, tries_of(failure))
@@ -216,7 +209,7 @@ async def test_error_in_a_stream_is_retried_only_if_that_helps_and_never_after_t
 
         calls = route.call_count
         route.respond(content=TOKEN + failure.body, headers=headers)
-        with pytest.raises(LLMError) as after:
+        with pytest.raises(errors.LLMError) as after:
             await ask(client)
 
     assert (type(after.value), after.value.retryable, route.call_count - calls) == (failure.error, False, 1)
@@ -239,7 +232,7 @@ async def test_every_method_checks_what_a_200_holds_and_those_that_a_run_needs_r
     async with open_fast_client() as client:
         for body in ({"error": "Unexpected endpoint or method. (POST /x)"}, {"status": "ok"}):
             route.respond(json=body)
-            with pytest.raises(WrongEndpointError) as caught:
+            with pytest.raises(errors.WrongEndpointError) as caught:
                 await within(use(client))
 
             assert next(iter(body.values())) in caught.value.explain()
@@ -247,7 +240,7 @@ async def test_every_method_checks_what_a_200_holds_and_those_that_a_run_needs_r
 
         calls = route.call_count
         route.respond(503, json={"error": "overloaded"})
-        with pytest.raises(ServerBusyError):
+        with pytest.raises(errors.ServerBusyError):
             await within(use(client))
 
     assert route.call_count - calls == tries

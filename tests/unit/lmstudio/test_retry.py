@@ -9,28 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.errors import (
-    LLMConnectionError,
-    LLMError,
-    LLMRateLimitError,
-    LLMTimeoutError,
-    ModelLostError,
-    ServerBusyError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.lmstudio.retry import RetryPolicy, Sleep, retry_with_backoff
 from lmstudio_bridge.messages import OnRetry, Retry
 from tests.unit.lmstudio.clients import FakeTime
 
-GONE = LLMConnectionError("gone")
-LIMITED = LLMRateLimitError("slow down")
+GONE = errors.LLMConnectionError("gone")
+LIMITED = errors.LLMRateLimitError("slow down")
 
 
-def limited(seconds: float | None) -> LLMRateLimitError:
-    return LLMRateLimitError("slow down", retry_after=seconds)
+def limited(seconds: float | None) -> errors.LLMRateLimitError:
+    return errors.LLMRateLimitError("slow down", retry_after=seconds)
 
 
-def gone() -> LLMError:
-    return LLMConnectionError("gone")
+def gone() -> errors.LLMError:
+    return errors.LLMConnectionError("gone")
 
 
 @dataclass(slots=True)
@@ -88,7 +81,7 @@ def test_jitter_takes_away_up_to_its_share(drawn: float, seconds: float) -> None
 @given(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_a_pause_stays_between_its_share_and_its_cap(attempt: int, drawn: float, jitter: float, rate: bool) -> None:
     policy = RetryPolicy(jitter=jitter)
-    error: LLMError = LIMITED if rate else GONE
+    error: errors.LLMError = LIMITED if rate else GONE
     whole = min(policy.rate_limit_cap if rate else policy.cap, policy.base * 2.0 ** (attempt - 1))
 
     pause = policy.pause(error, attempt=attempt, uniform=lambda: drawn)
@@ -104,11 +97,11 @@ def test_a_pause_stays_between_its_share_and_its_cap(attempt: int, drawn: float,
         (limited(15.0), 15.0),
         (limited(15.1), 15.0),
         (limited(-1.0), 0.0),
-        (ServerBusyError("busy", retry_after=29.0), 29.0),
-        (ServerBusyError("busy", retry_after=31.0), 30.0),
+        (errors.ServerBusyError("busy", retry_after=29.0), 29.0),
+        (errors.ServerBusyError("busy", retry_after=31.0), 30.0),
     ],
 )
-def test_retry_after_replaces_the_pause_up_to_the_cap(error: LLMError, seconds: float) -> None:
+def test_retry_after_replaces_the_pause_up_to_the_cap(error: errors.LLMError, seconds: float) -> None:
     assert RetryPolicy().pause(error, attempt=1, uniform=lambda: 1.0) == seconds
 
 
@@ -118,7 +111,7 @@ def test_retry_after_replaces_the_pause_up_to_the_cap(error: LLMError, seconds: 
 @pytest.mark.parametrize("failures", range(7))
 @pytest.mark.parametrize(("make", "most"), [(gone, 3), (lambda: limited(None), 5)], ids=["gone", "limited"])
 async def test_a_passing_failure_gets_three_tries_and_a_limit_five(
-    make: Callable[[], LLMError], most: int, failures: int
+    make: Callable[[], errors.LLMError], most: int, failures: int
 ) -> None:
     caller = Caller([make() for _ in range(failures)])
 
@@ -134,7 +127,7 @@ async def test_a_passing_failure_gets_three_tries_and_a_limit_five(
 async def test_a_single_try_is_possible() -> None:
     caller = Caller([gone()], retry_policy=RetryPolicy(attempts=1))
 
-    with pytest.raises(LLMConnectionError):
+    with pytest.raises(errors.LLMConnectionError):
         await caller.call("yes")
 
     assert (caller.tries, caller.time.slept) == (1, [])
@@ -143,9 +136,9 @@ async def test_a_single_try_is_possible() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ModelLostError("lost"),
-        LLMTimeoutError("silent"),
-        LLMConnectionError("gone", retryable=False),
+        errors.ModelLostError("lost"),
+        errors.LLMTimeoutError("silent"),
+        errors.LLMConnectionError("gone", retryable=False),
         ValueError("ours"),
     ],
     ids=repr,
@@ -161,10 +154,10 @@ async def test_other_failures_come_out_at_once(error: Exception) -> None:
 
 
 async def test_the_error_of_the_last_try_comes_out_and_is_done_with_retries() -> None:
-    failures = [LLMConnectionError(f"gone {number}") for number in (1, 2, 3)]
+    failures = [errors.LLMConnectionError(f"gone {number}") for number in (1, 2, 3)]
     caller = Caller([*failures])
 
-    with pytest.raises(LLMConnectionError) as caught:
+    with pytest.raises(errors.LLMConnectionError) as caught:
         await caller.call("yes")
 
     assert caught.value is failures[2]
@@ -174,7 +167,7 @@ async def test_the_error_of_the_last_try_comes_out_and_is_done_with_retries() ->
 async def test_a_retried_method_that_calls_another_does_not_multiply_the_tries() -> None:
     caller = Caller([gone() for _ in range(20)])
 
-    with pytest.raises(LLMConnectionError):
+    with pytest.raises(errors.LLMConnectionError):
         await caller.call_through()
 
     assert caller.tries == 3
@@ -187,7 +180,7 @@ async def test_a_retried_method_that_calls_another_does_not_multiply_the_tries()
 async def test_no_try_begins_later_than_the_total(total: float, tries: int) -> None:
     caller = Caller([gone() for _ in range(9)], retry_policy=RetryPolicy(jitter=0.0, total=total))
 
-    with pytest.raises(LLMConnectionError):
+    with pytest.raises(errors.LLMConnectionError):
         await caller.call("yes")
 
     assert (caller.tries, caller.time.slept) == (tries, [1.0, 2.0][: tries - 1])
@@ -196,7 +189,7 @@ async def test_no_try_begins_later_than_the_total(total: float, tries: int) -> N
 async def test_the_time_of_the_tries_counts_too() -> None:
     caller = Caller([gone() for _ in range(9)], try_seconds=60.0)
 
-    with pytest.raises(LLMConnectionError):
+    with pytest.raises(errors.LLMConnectionError):
         await caller.call("yes")
 
     assert (caller.tries, caller.time.slept) == (2, [1.0])

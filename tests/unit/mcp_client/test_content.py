@@ -8,23 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.mcp_client.repair import (
-    MAX_BLOCKS,
-    MAX_DESCRIPTION,
-    MAX_IMAGES,
-    MAX_LEVELS,
-    MAX_NAME,
-    MAX_SCHEMA,
-    MAX_TEXT,
-    MAX_TOOLS,
-    NO_OUTPUT,
-    plain_arguments,
-    read_error,
-    read_instructions,
-    read_progress,
-    read_result,
-    read_tools,
-)
+from lmstudio_bridge.mcp_client import repair
 from lmstudio_bridge.messages import Image, ToolResult
 
 PNG = "iVBORw0KGgo="  # 8 bytes
@@ -70,7 +54,7 @@ json_values = st.recursive(
     ],
 )
 def test_each_kind_of_content_is_text(block: object, text: str) -> None:
-    assert read_result({"content": [block]}) == ToolResult(text)
+    assert repair.read_result({"content": [block]}) == ToolResult(text)
 
 
 def test_images_are_named_in_the_text_and_kept() -> None:
@@ -79,7 +63,7 @@ def test_images_are_named_in_the_text_and_kept() -> None:
         {"type": "image", "data": PNG, "mimeType": "image/png"},
         {"type": "resource", "resource": {"uri": "x:1", "blob": PNG, "mimeType": "image/gif"}},
     ]
-    assert read_result({"content": blocks}) == ToolResult(
+    assert repair.read_result({"content": blocks}) == ToolResult(
         "see\n[image: image/png, 8 bytes]\n[resource: x:1, image/gif, 8 bytes]",
         images=(Image(PNG, "image/png"), Image(PNG, "image/gif")),
     )
@@ -91,9 +75,9 @@ def test_images_are_named_in_the_text_and_kept() -> None:
         ({"structuredContent": {"a": 1}}, ToolResult('{"a":1}')),
         ({"structuredContent": {"a": 1}, "content": [{"type": "text", "text": "one"}]}, ToolResult('one\n{"a":1}')),
         ({"structuredContent": {}, "content": [{"type": "text", "text": ""}]}, ToolResult("{}")),
-        ({"content": [], "isError": True}, ToolResult(NO_OUTPUT, is_error=True)),
-        ({"content": [], "isError": "yes"}, ToolResult(NO_OUTPUT)),
-        ({"content": [], "isError": "true"}, ToolResult(NO_OUTPUT, is_error=True)),
+        ({"content": [], "isError": True}, ToolResult(repair.NO_OUTPUT, is_error=True)),
+        ({"content": [], "isError": "yes"}, ToolResult(repair.NO_OUTPUT)),
+        ({"content": [], "isError": "true"}, ToolResult(repair.NO_OUTPUT, is_error=True)),
         (
             {"content": [{"type": "image", "data": "data:image/png;base64,AAAA", "mimeType": "image/png"}]},
             ToolResult("[image: image/png, 3 bytes]", images=(Image("AAAA", "image/png"),)),
@@ -103,7 +87,7 @@ def test_images_are_named_in_the_text_and_kept() -> None:
     ],
 )
 def test_whole_result_is_read(raw: dict[str, Any], expected: ToolResult) -> None:
-    assert read_result(raw) == expected
+    assert repair.read_result(raw) == expected
 
 
 @pytest.mark.parametrize(
@@ -132,16 +116,16 @@ def test_structured_content_is_shown_where_the_text_does_not_hold_it(
 ) -> None:
     raw = {"content": [{"type": "text", "text": text} for text in texts], "structuredContent": structured}
 
-    assert read_result(raw).text == "\n".join(texts) + beside
+    assert repair.read_result(raw).text == "\n".join(texts) + beside
 
 
 def test_images_are_not_repeated_as_structured_content() -> None:
     blocks = [{"type": "image", "data": PNG, "mimeType": "image/png"}]
 
-    assert read_result({"content": blocks, "structuredContent": {"content": blocks}}).text == (
+    assert repair.read_result({"content": blocks, "structuredContent": {"content": blocks}}).text == (
         "[image: image/png, 8 bytes]"
     )
-    assert read_result({"content": [], "structuredContent": {"content": []}}).text == '{"content":[]}'
+    assert repair.read_result({"content": [], "structuredContent": {"content": []}}).text == '{"content":[]}'
 
 
 @pytest.mark.parametrize(
@@ -174,7 +158,7 @@ def test_images_are_not_repeated_as_structured_content() -> None:
 def test_text_sent_as_base64_is_read(mime_type: str, blob: str, text: str) -> None:
     block = {"type": "resource", "resource": {"uri": "x:1", "blob": blob, "mimeType": mime_type}}
 
-    assert read_result({"content": [block]}) == ToolResult(text)
+    assert repair.read_result({"content": [block]}) == ToolResult(text)
 
 
 @pytest.mark.parametrize(
@@ -190,44 +174,44 @@ def test_text_sent_as_base64_is_read(mime_type: str, blob: str, text: str) -> No
     ],
 )
 def test_error_comes_with_its_data(message: str, data: object, text: str) -> None:
-    assert read_error(message, 7, data) == ToolResult(text, is_error=True)
+    assert repair.read_error(message, 7, data) == ToolResult(text, is_error=True)
 
 
 @pytest.mark.parametrize(("answer", "text"), [({}, ""), ({"instructions": None}, ""), ({"instructions": "Be"}, "Be")])
 def test_instructions_are_text(answer: dict[str, Any], text: str) -> None:
-    assert read_instructions(answer) == text
+    assert repair.read_instructions(answer) == text
 
 
 def test_image_with_structured_content_says_both() -> None:
     raw = {"content": [{"type": "image", "data": PNG, "mimeType": "image/png"}], "structuredContent": {"a": 1}}
 
-    assert read_result(raw).text == '[image: image/png, 8 bytes]\n{"a":1}'
+    assert repair.read_result(raw).text == '[image: image/png, 8 bytes]\n{"a":1}'
 
 
 def test_half_a_letter_becomes_a_question_mark() -> None:
     """JavaScript servers leave one where they cut a text; UTF-8 cannot say it."""
     raw = {"content": [{"type": "text", "text": HALF_A_LETTER}], "structuredContent": {HALF_A_LETTER: 1}}
 
-    assert read_result(raw) == ToolResult('?\n{"?":1}')
-    assert read_result({**raw, "content": []}) == ToolResult('{"?":1}')
-    assert plain_arguments({HALF_A_LETTER: [HALF_A_LETTER]}) == {"?": ["?"]}
+    assert repair.read_result(raw) == ToolResult('?\n{"?":1}')
+    assert repair.read_result({**raw, "content": []}) == ToolResult('{"?":1}')
+    assert repair.plain_arguments({HALF_A_LETTER: [HALF_A_LETTER]}) == {"?": ["?"]}
 
 
 @given(st.dictionaries(st.sampled_from(["content", "structuredContent", "isError", "toolResult"]), json_values))
 def test_no_result_is_too_odd_to_be_read(raw: dict[str, Any]) -> None:
-    assert read_result(raw).text.encode("utf-8")
+    assert repair.read_result(raw).text.encode("utf-8")
 
 
 @given(st.lists(json_values))
 def test_no_listing_is_too_odd_to_be_read(entries: list[object]) -> None:
-    for tool in read_tools("server", entries):
+    for tool in repair.read_tools("server", entries):
         assert tool.name
         assert tool.input_schema["type"] == "object"
 
 
 @given(st.dictionaries(st.text(LETTERS), json_values))
 def test_arguments_that_are_json_stay_as_they_are(arguments: dict[str, Any]) -> None:
-    assert plain_arguments(arguments) == arguments
+    assert repair.plain_arguments(arguments) == arguments
 
 
 @pytest.mark.parametrize(
@@ -241,69 +225,73 @@ def test_arguments_that_are_json_stay_as_they_are(arguments: dict[str, Any]) -> 
     ],
 )
 def test_progress_is_one_short_line(progress: float, total: float | None, message: str | None, text: str) -> None:
-    assert read_progress(progress, total, message) == text
+    assert repair.read_progress(progress, total, message) == text
 
 
-@pytest.mark.parametrize("number", [MAX_TOOLS - 1, MAX_TOOLS, MAX_TOOLS + 1])
+@pytest.mark.parametrize("number", [repair.MAX_TOOLS - 1, repair.MAX_TOOLS, repair.MAX_TOOLS + 1])
 def test_a_server_may_list_so_many_tools(number: int) -> None:
-    tools = read_tools("server", [{"name": f"tool{n}"} for n in range(number)])
+    tools = repair.read_tools("server", [{"name": f"tool{n}"} for n in range(number)])
 
-    assert [tool.name for tool in tools] == [f"tool{n}" for n in range(min(number, MAX_TOOLS))]
+    assert [tool.name for tool in tools] == [f"tool{n}" for n in range(min(number, repair.MAX_TOOLS))]
 
 
-@pytest.mark.parametrize(("length", "usable"), [(MAX_NAME - 1, True), (MAX_NAME, True), (MAX_NAME + 1, False)])
+@pytest.mark.parametrize(
+    ("length", "usable"), [(repair.MAX_NAME - 1, True), (repair.MAX_NAME, True), (repair.MAX_NAME + 1, False)]
+)
 def test_a_tools_name_may_be_so_long(length: int, usable: bool) -> None:
-    tools = read_tools("server", [{"name": "x" * length}, {"name": "other"}])
+    tools = repair.read_tools("server", [{"name": "x" * length}, {"name": "other"}])
 
     assert [len(tool.name) for tool in tools] == ([length] if usable else []) + [5]
 
 
-@pytest.mark.parametrize("length", [MAX_DESCRIPTION - 1, MAX_DESCRIPTION, MAX_DESCRIPTION + 1])
+@pytest.mark.parametrize("length", [repair.MAX_DESCRIPTION - 1, repair.MAX_DESCRIPTION, repair.MAX_DESCRIPTION + 1])
 def test_a_tools_description_is_cut(length: int) -> None:
-    [tool] = read_tools("server", [{"name": "a", "description": "x" * length}])
+    [tool] = repair.read_tools("server", [{"name": "a", "description": "x" * length}])
 
-    assert len(tool.description) == min(length, MAX_DESCRIPTION)
+    assert len(tool.description) == min(length, repair.MAX_DESCRIPTION)
 
 
 @pytest.mark.parametrize(("more", "usable"), [(-1, True), (0, True), (1, False)])
 def test_a_tools_schema_may_be_so_large(more: int, usable: bool) -> None:
     empty = len('{"title":"","type":"object","properties":{}}')
-    schema = {"title": "x" * (MAX_SCHEMA - empty + more)}
+    schema = {"title": "x" * (repair.MAX_SCHEMA - empty + more)}
 
-    assert len(read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
+    assert len(repair.read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
 
 
-@pytest.mark.parametrize(("levels", "usable"), [(MAX_LEVELS - 1, True), (MAX_LEVELS, True), (MAX_LEVELS + 1, False)])
+@pytest.mark.parametrize(
+    ("levels", "usable"), [(repair.MAX_LEVELS - 1, True), (repair.MAX_LEVELS, True), (repair.MAX_LEVELS + 1, False)]
+)
 def test_a_tools_schema_may_be_so_deep(levels: int, usable: bool) -> None:
     schema: dict[str, Any] = {}
     for _ in range(levels - 1):
         schema = {"not": schema}
 
-    assert len(read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
+    assert len(repair.read_tools("server", [{"name": "a", "inputSchema": schema}, {"name": "b"}])) == 1 + usable
 
 
-@pytest.mark.parametrize("number", [MAX_BLOCKS - 1, MAX_BLOCKS, MAX_BLOCKS + 1])
+@pytest.mark.parametrize("number", [repair.MAX_BLOCKS - 1, repair.MAX_BLOCKS, repair.MAX_BLOCKS + 1])
 def test_a_result_may_have_so_many_blocks(number: int) -> None:
-    result = read_result({"content": [{"type": "text", "text": "x"}] * number})
+    result = repair.read_result({"content": [{"type": "text", "text": "x"}] * number})
 
-    note = "\n[1 more blocks of this result were left out]" if number > MAX_BLOCKS else ""
-    assert result.text == "\n".join("x" * min(number, MAX_BLOCKS)) + note
+    note = "\n[1 more blocks of this result were left out]" if number > repair.MAX_BLOCKS else ""
+    assert result.text == "\n".join("x" * min(number, repair.MAX_BLOCKS)) + note
 
 
-@pytest.mark.parametrize("length", [MAX_TEXT - 1, MAX_TEXT, MAX_TEXT + 1])
+@pytest.mark.parametrize("length", [repair.MAX_TEXT - 1, repair.MAX_TEXT, repair.MAX_TEXT + 1])
 def test_a_result_may_be_so_long(length: int) -> None:
-    text = read_result({"content": [{"type": "text", "text": "x" * length}]}).text
+    text = repair.read_result({"content": [{"type": "text", "text": "x" * length}]}).text
 
-    note = "\n[the last 1 characters of this result were left out]" if length > MAX_TEXT else ""
-    assert len(text) == min(length, MAX_TEXT) + len(note)
+    note = "\n[the last 1 characters of this result were left out]" if length > repair.MAX_TEXT else ""
+    assert len(text) == min(length, repair.MAX_TEXT) + len(note)
     assert text.endswith(note or "x")
 
 
-@pytest.mark.parametrize("number", [MAX_IMAGES - 1, MAX_IMAGES, MAX_IMAGES + 1])
+@pytest.mark.parametrize("number", [repair.MAX_IMAGES - 1, repair.MAX_IMAGES, repair.MAX_IMAGES + 1])
 def test_a_result_may_have_so_many_images(number: int) -> None:
-    result = read_result({"content": [{"type": "image", "data": PNG, "mimeType": "image/png"}] * number})
+    result = repair.read_result({"content": [{"type": "image", "data": PNG, "mimeType": "image/png"}] * number})
 
-    assert len(result.images) == min(number, MAX_IMAGES)
+    assert len(result.images) == min(number, repair.MAX_IMAGES)
 
 
 def test_data_without_end_of_levels_is_told_and_not_shown() -> None:
@@ -311,4 +299,4 @@ def test_data_without_end_of_levels_is_told_and_not_shown() -> None:
     for _ in range(100_000):
         deep = [deep]
 
-    assert read_result({"structuredContent": deep}).text == "[data that is nested too deeply to be shown]"
+    assert repair.read_result({"structuredContent": deep}).text == "[data that is nested too deeply to be shown]"

@@ -15,13 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from lmstudio_bridge.errors import (
-    CallRefusedError,
-    DownstreamError,
-    ServerStartError,
-    SessionLostError,
-    ToolTimeoutError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.mcp_client.http import BoundedStream, GunzippedStream, Login
 from lmstudio_bridge.mcp_client.pool import SILENCE
 from lmstudio_bridge.messages import ServerConfig, ToolResult, Transport
@@ -209,7 +203,7 @@ async def test_progress_and_cancelling_pass(servers: Servers, kind: str) -> None
 async def test_call_that_times_out_leaves_the_session_usable(servers: Servers) -> None:
     async with open_test_pool() as pool:
         await pool.open_server(configure_url(servers.port()))
-        with pytest.raises(ToolTimeoutError):
+        with pytest.raises(errors.ToolTimeoutError):
             await pool.call_tool("web", "hold", {"number": 7}, timeout=0.3)
         while "7" not in (await pool.call_tool("web", "was_cancelled", {})).text.split():
             pass
@@ -273,7 +267,7 @@ async def test_compressed_answer_that_cannot_be_read_within_bounds_is_refused(
         answering(respond("200 OK", body, kind, f"content-encoding: {coding}\r\n")) as (port, heads),
         open_test_pool() as pool,
     ):
-        with pytest.raises(ServerStartError, match=reason):
+        with pytest.raises(errors.ServerStartError, match=reason):
             await pool.open_server(configure_url(port))
 
     assert b"accept-encoding: identity" in heads[0].lower()
@@ -332,7 +326,7 @@ async def test_result_above_the_cap_of_sse_loses_the_session_but_not_the_server(
     """The SDK's transport for the older SSE servers takes no other cap than 1 MiB."""
     async with open_test_pool() as pool:
         await pool.open_server(configure_url(servers.port("sse"), "sse"))
-        with pytest.raises(SessionLostError):
+        with pytest.raises(errors.SessionLostError):
             await pool.call_tool("web", "big", {"size": 1_100_000})
         assert await pool.call_tool("web", "echo", {"text": "back"}) == ToolResult("back")
 
@@ -342,9 +336,9 @@ async def test_server_that_dies_in_a_call_and_returns_is_reached_again(servers: 
     async with open_test_pool() as pool:
         config = configure_url(servers.port(kind), "sse" if kind == "sse" else "http")
         await pool.open_server(config)
-        with pytest.raises(SessionLostError, match="may or may not have had effects"):
+        with pytest.raises(errors.SessionLostError, match="may or may not have had effects"):
             await pool.call_tool("web", "die", {})
-        with pytest.raises(ServerStartError, match="cannot be reached"):
+        with pytest.raises(errors.ServerStartError, match="cannot be reached"):
             await pool.call_tool("web", "echo", {"text": "too early"})
         servers.restart(kind)
         result = await pool.call_tool("web", "echo", {"text": "back"})
@@ -387,7 +381,7 @@ async def test_server_that_was_restarted_is_reached_again(servers: Servers) -> N
 )
 async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, response: bytes, reason: str) -> None:
     async with answering(response) as (port, _), open_test_pool() as pool:
-        with pytest.raises(ServerStartError) as caught:
+        with pytest.raises(errors.ServerStartError) as caught:
             await pool.open_server(configure_url(port, transport))
 
     if transport == "sse":  # the SDK closes the answer before it can be read
@@ -416,7 +410,7 @@ async def test_answer_that_is_not_mcp_is_told_apart(transport: Transport, respon
 async def test_words_of_a_refusal_are_told(status: str, body: str, told: str) -> None:
     kind = "application/json" if status == "200 OK" else "text/plain"
     async with answering(respond(status, body, kind)) as (port, _), open_test_pool() as pool:
-        with pytest.raises(ServerStartError) as caught:
+        with pytest.raises(errors.ServerStartError) as caught:
             await pool.open_server(configure_url(port, Authorization="abcdef"))
 
     assert told in caught.value.message
@@ -428,7 +422,7 @@ async def test_older_server_is_reached_over_sse_whatever_its_entry_says(servers:
         config = replace(configure_url(servers.port("sse"), "sse"), transport="http")
         tools = await pool.open_server(config)
         result = await pool.call_tool("web", "echo", {"text": "there"})
-        with pytest.raises(SessionLostError):
+        with pytest.raises(errors.SessionLostError):
             await pool.call_tool("web", "die", {})
         servers.restart("sse")
         back = await pool.call_tool("web", "echo", {"text": "back"})
@@ -451,7 +445,7 @@ async def test_older_server_is_reached_over_sse_whatever_its_entry_says(servers:
 )
 async def test_sse_is_tried_after_the_refusals_that_the_specification_names(status: int, methods: str) -> None:
     async with answering(respond(f"{status} No")) as (port, heads), open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match=f"HTTP {status}"):
+        with pytest.raises(errors.ServerStartError, match=f"HTTP {status}"):
             await pool.open_server(configure_url(port))
 
     assert [head.split()[0].decode() for head in heads] == methods.split()
@@ -471,14 +465,14 @@ async def test_refusal_explains_a_server_whose_events_are_not_those_of_sse() -> 
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server, open_test_pool(start_timeout=1.0) as pool:
-        with pytest.raises(ServerStartError, match="answered with HTTP 400"):
+        with pytest.raises(errors.ServerStartError, match="answered with HTTP 400"):
             await pool.open_server(configure_url(server.sockets[0].getsockname()[1]))
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
 async def test_refused_credentials_are_told_apart_from_missing_ones(transport: Transport) -> None:
     async with answering(respond("401 Unauthorized")) as (port, heads), open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match=r"refused our credentials \(HTTP 401\)"):
+        with pytest.raises(errors.ServerStartError, match=r"refused our credentials \(HTTP 401\)"):
             await pool.open_server(configure_url(port, transport, Authorization="Bearer abcdef"))
 
     assert b"authorization: bearer abcdef" in heads[0].lower()
@@ -497,7 +491,7 @@ async def test_status_of_a_call_is_told_apart(transport: Transport, status: str,
     async with failing_in_calls(status, transport) as port, open_test_pool() as pool:
         config = configure_url(port, transport, Authorization="Bearer abcdef")
         assert [tool.name for tool in await pool.open_server(config)] == ["act"]
-        with pytest.raises(SessionLostError, match=reason):
+        with pytest.raises(errors.SessionLostError, match=reason):
             await pool.call_tool("web", "act", {})
         assert [tool.name for tool in await pool.open_server(config)] == ["act"]
 
@@ -505,20 +499,20 @@ async def test_status_of_a_call_is_told_apart(transport: Transport, status: str,
 @pytest.mark.parametrize(
     ("transport", "status", "words", "kind"),
     [
-        ("http", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", CallRefusedError),
-        ("sse", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", CallRefusedError),
-        ("http", "403 Forbidden", "requires sign-in", CallRefusedError),
-        ("http", "413 Content Too Large", "HTTP 413", DownstreamError),
-        ("http", "429 Too Many Requests", "Wait a few minutes", DownstreamError),
+        ("http", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", errors.CallRefusedError),
+        ("sse", "401 Unauthorized", "requires sign-in|`lmstudio-bridge login web`", errors.CallRefusedError),
+        ("http", "403 Forbidden", "requires sign-in", errors.CallRefusedError),
+        ("http", "413 Content Too Large", "HTTP 413", errors.DownstreamError),
+        ("http", "429 Too Many Requests", "Wait a few minutes", errors.DownstreamError),
     ],
 )
 async def test_call_that_was_refused_before_it_ran_is_said_to_have_had_no_effects(
-    transport: Transport, status: str, words: str, kind: type[DownstreamError]
+    transport: Transport, status: str, words: str, kind: type[errors.DownstreamError]
 ) -> None:
     async with failing_in_calls(status, transport) as port, open_test_pool() as pool:
         config = configure_url(port, transport)
         await pool.open_server(config)
-        with pytest.raises(DownstreamError) as caught:
+        with pytest.raises(errors.DownstreamError) as caught:
             await pool.call_tool("web", "act", {})
         assert [tool.name for tool in await pool.open_server(config)] == ["act"]
 
@@ -549,7 +543,7 @@ async def test_login_that_is_refused_in_a_call_is_looked_up_again_for_the_next(s
     ):
         await pool.open_server(configure_url(port))
         for _ in range(2):
-            with pytest.raises(CallRefusedError, match=words) as caught:
+            with pytest.raises(errors.CallRefusedError, match=words) as caught:
                 await pool.call_tool("web", "act", {})
         await pool.open_server(configure_url(port))
         now = SILENCE  # after which the server is pinged, and refuses that, too
@@ -594,12 +588,12 @@ async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str
 @pytest.mark.parametrize(
     ("transport", "status", "words", "kind", "text"),
     [
-        ("http", "404 Not Found", "", DownstreamError, "The call was not executed"),
-        ("sse", "404 Not Found", "", DownstreamError, "The call was not executed"),  # as behind a load balancer
-        ("http", "200 OK", "Session not found", DownstreamError, "The call was not executed"),
-        ("http", "500 Internal Server Error", "", SessionLostError, "may or may not have had effects"),
+        ("http", "404 Not Found", "", errors.DownstreamError, "The call was not executed"),
+        ("sse", "404 Not Found", "", errors.DownstreamError, "The call was not executed"),  # as behind a load balancer
+        ("http", "200 OK", "Session not found", errors.DownstreamError, "The call was not executed"),
+        ("http", "500 Internal Server Error", "", errors.SessionLostError, "may or may not have had effects"),
         *(
-            ("http", status, words, SessionLostError, "may or may not have had effects")
+            ("http", status, words, errors.SessionLostError, "may or may not have had effects")
             for status, words in (
                 ("400 Bad Request", ""),
                 ("400 Bad Request", "Your session was booked; coupon invalid"),
@@ -612,7 +606,7 @@ async def test_call_in_an_expired_session_is_sent_again_in_a_new_one(status: str
     ],
 )
 async def test_call_is_sent_twice_at_most_and_only_where_it_was_not_executed(
-    transport: Transport, status: str, words: str | bytes, kind: type[DownstreamError], text: str
+    transport: Transport, status: str, words: str | bytes, kind: type[errors.DownstreamError], text: str
 ) -> None:
     executed: list[str] = []
     async with (
@@ -630,7 +624,7 @@ async def test_call_is_sent_twice_at_most_and_only_where_it_was_not_executed(
 @pytest.mark.parametrize("transport", ["http", "sse"])
 async def test_silent_server_is_bounded(transport: Transport) -> None:
     async with answering(None) as (port, _), asyncio.timeout(PATIENCE), open_test_pool(start_timeout=0.3) as pool:
-        with pytest.raises(ServerStartError, match=r"did not answer within 0\.3 seconds"):
+        with pytest.raises(errors.ServerStartError, match=r"did not answer within 0\.3 seconds"):
             await pool.open_server(configure_url(port, transport))
 
 
@@ -639,7 +633,7 @@ async def test_nothing_that_listens_is_said_so(transport: Transport) -> None:
     async with answering(None) as (port, _):
         pass
     async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="cannot be reached"):
+        with pytest.raises(errors.ServerStartError, match="cannot be reached"):
             await pool.open_server(configure_url(port, transport))
 
 
@@ -651,7 +645,7 @@ async def test_url_that_is_none_is_said_so_and_spoils_no_other_server(
     servers: Servers, transport: Transport, url: str
 ) -> None:
     async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="'web'"):
+        with pytest.raises(errors.ServerStartError, match="'web'"):
             await pool.open_server(ServerConfig("web", transport, url=url))
         assert len(await pool.open_server(configure_url(servers.port()))) == 7
 
@@ -662,7 +656,7 @@ async def test_header_that_cannot_be_sent_is_an_error_that_hides_its_value(
 ) -> None:
     async with open_test_pool() as pool:
         for value in ("Bearer hunter22\nX: y", "Bearer hunter22→"):
-            with pytest.raises(ServerStartError, match="'web'") as caught:
+            with pytest.raises(errors.ServerStartError, match="'web'") as caught:
                 await pool.open_server(configure_url(servers.port(), transport, Authorization=value))
             assert "hunter22" not in caught.value.explain()
             assert "header" in caught.value.explain()

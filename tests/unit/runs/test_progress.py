@@ -10,35 +10,12 @@ from typing import Literal
 
 import pytest
 
-from lmstudio_bridge.events import (
-    AnswerChecked,
-    CallFinished,
-    CallProgress,
-    CallStarted,
-    Emit,
-    Event,
-    FilesChanged,
-    Generating,
-    MessageAdded,
-    MessagesDropped,
-    ModelChosen,
-    Noticed,
-    ResultsShrunk,
-    RetryScheduled,
-    RoundFinished,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    ServerFailed,
-    ServerReady,
-    ServersChosen,
-    Warned,
-)
+from lmstudio_bridge import events
 from lmstudio_bridge.messages import Notice, UserMessage
 from lmstudio_bridge.runs.progress import describe, open_progress
 from tests.support.fakes import ManualClock
 
-STARTED = RunStarted("r1", "task", ("fs", "web"), 5, "")
+STARTED = events.RunStarted("r1", "task", ("fs", "web"), 5, "")
 NEVER = 3600.0  # seconds
 
 
@@ -105,7 +82,7 @@ async def progress(
     clock: Callable[[], float] | None = None,
     sleep: Callable[[float], Awaitable[None]] | None = None,
     end_limit: float = NEVER,
-) -> AsyncIterator[Emit]:
+) -> AsyncIterator[events.Emit]:
     async def no_pause(seconds: float) -> None:
         await asyncio.sleep(0)
 
@@ -133,8 +110,8 @@ async def test_run_id_is_sent_first_even_if_more_happens_at_once() -> None:
     host = Host()
     async with progress(host) as emit:
         await emit(STARTED)
-        await emit(ServerReady("fs", 3))
-        await emit(ServerReady("web", 1))
+        await emit(events.ServerReady("fs", 3))
+        await emit(events.ServerReady("web", 1))
 
         texts = await host.wait_for(2)
         await settle()
@@ -149,7 +126,7 @@ async def test_run_id_is_not_sent_twice() -> None:
         await emit(STARTED)
         await host.wait_for(1)
         await settle()
-        await emit(Warned("careful"))
+        await emit(events.Warned("careful"))
         await host.wait_for(2)
         await settle()
 
@@ -160,10 +137,10 @@ async def test_run_id_is_not_sent_twice() -> None:
 async def test_only_the_newest_of_an_interval_is_sent() -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(Warned("one"))
+        await emit(events.Warned("one"))
         await pauses.begun()
         for text in ("two", "three", "four"):
-            await emit(Warned(text))
+            await emit(events.Warned(text))
         await settle()
         during = host.texts
 
@@ -177,8 +154,10 @@ async def test_only_the_newest_of_an_interval_is_sent() -> None:
     assert pauses.asked == [0.25, 0.25]
 
 
-@pytest.mark.parametrize(("event", "text"), [(Warned("working"), "working"), (STARTED, "run r1 · servers: fs, web")])
-async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up(event: Event, text: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "text"), [(events.Warned("working"), "working"), (STARTED, "run r1 · servers: fs, web")]
+)
+async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up(event: events.Event, text: str) -> None:
     host, clock, pauses = Host(), ManualClock(), Pauses()
     async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
         await pauses.begun()
@@ -203,7 +182,7 @@ async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up(ev
 async def test_message_is_one_line_of_200_characters_at_most(text: str, shown: str) -> None:
     host = Host()
     async with progress(host) as emit:
-        await emit(Warned(text))
+        await emit(events.Warned(text))
         await host.wait_for(1)
 
     assert host.texts == [shown]
@@ -211,18 +190,18 @@ async def test_message_is_one_line_of_200_characters_at_most(text: str, shown: s
 
 # -- what must not be missed --------------------------------------------------------------------
 
-RECOVERIES = [Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
+RECOVERIES = [events.Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
 
 
 async def test_recovery_is_never_replaced_by_newer_messages() -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(Warned("one"))
+        await emit(events.Warned("one"))
         await pauses.begun()
         for recovery in RECOVERIES:
             await emit(recovery)
         for text in ("two", "three"):
-            await emit(Warned(text))
+            await emit(events.Warned(text))
         for _ in range(4):
             pauses.end()
             await pauses.begun()
@@ -233,11 +212,11 @@ async def test_recovery_is_never_replaced_by_newer_messages() -> None:
 async def test_last_recovery_is_still_sent_when_the_block_ends() -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(Warned("one"))
+        await emit(events.Warned("one"))
         await pauses.begun()
         for recovery in RECOVERIES:
             await emit(recovery)
-        await emit(Warned("two"))
+        await emit(events.Warned("two"))
 
     assert host.texts == ["one", *(event.notice.text for event in RECOVERIES)]
 
@@ -247,7 +226,7 @@ async def test_last_recovery_waits_for_a_host_that_is_slow() -> None:
 
     async def block() -> None:
         async with progress(host) as emit:
-            await emit(Warned("one"))
+            await emit(events.Warned("one"))
             await host.wait_for(1)
             for recovery in RECOVERIES:
                 await emit(recovery)
@@ -270,7 +249,7 @@ async def test_error_leaves_the_block_as_it_is_and_nothing_more_is_sent() -> Non
 
     async def block() -> None:
         async with progress(host, sleep=pauses.sleep) as emit:
-            await emit(Warned("one"))
+            await emit(events.Warned("one"))
             await pauses.begun()
             await emit(RECOVERIES[0])
             raise error
@@ -288,13 +267,17 @@ async def test_what_is_waited_for_is_not_hidden_behind_servers_that_start_meanwh
 ) -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(Warned("one"))
+        await emit(events.Warned("one"))
         await pauses.begun()
-        for event in (Noticed(Notice(kind, "wait")), ServerReady("fs", 3), ServerFailed("web", "No such file.")):
+        for event in (
+            events.Noticed(Notice(kind, "wait")),
+            events.ServerReady("fs", 3),
+            events.ServerFailed("web", "No such file."),
+        ):
             await emit(event)
         pauses.end()
         await pauses.begun()
-        await emit(RoundStarted(1, 5, 3))
+        await emit(events.RoundStarted(1, 5, 3))
         pauses.end()
         await pauses.begun()
 
@@ -310,7 +293,7 @@ async def test_host_that_hangs_holds_nothing_up_and_is_left_at_the_end() -> None
         await emit(STARTED)
         await host.wait_for(1)
         for number in range(1_000):
-            await emit(Warned(f"{number}"))
+            await emit(events.Warned(f"{number}"))
 
     assert host.texts == ["run r1 · servers: fs, web"]
     assert host.closed
@@ -321,7 +304,7 @@ async def test_nothing_more_is_sent_after_a_failure() -> None:
     async with progress(host) as emit:
         await emit(STARTED)
         await host.wait_for(1)
-        await emit(Warned("careful"))
+        await emit(events.Warned("careful"))
         await settle()
 
     assert len(host.got) == 1
@@ -358,20 +341,20 @@ async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
 @pytest.mark.parametrize(
     "silent",
     [
-        MessageAdded(UserMessage("x")),
-        MessagesDropped(1),
-        RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
-        CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
-        AnswerChecked((), ("4831",), ""),
-        FilesChanged("/work", ()),
+        events.MessageAdded(UserMessage("x")),
+        events.MessagesDropped(1),
+        events.RoundFinished(1, "x", "", (), "stop", "tiny", None, 1.0),
+        events.CallFinished(1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1),
+        events.AnswerChecked((), ("4831",), ""),
+        events.FilesChanged("/work", ()),
     ],
 )
-async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: Event) -> None:
+async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: events.Event) -> None:
     host, pauses = Host(), Pauses()
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(Warned("one"))
+        await emit(events.Warned("one"))
         await host.wait_for(1)
-        await emit(Warned("two"))
+        await emit(events.Warned("two"))
         await emit(silent)
         pauses.end()
         await host.wait_for(2)
@@ -385,7 +368,7 @@ async def test_event_after_the_block_is_no_error() -> None:
     async with progress(host) as emit:
         pass
 
-    await emit(Warned("late"))
+    await emit(events.Warned("late"))
     await settle()
 
     assert host.got == []
@@ -398,39 +381,42 @@ async def test_event_after_the_block_is_no_error() -> None:
     ("event", "text"),
     [
         (STARTED, "run r1 · servers: fs, web"),
-        (RunStarted("r1", "task", (), 5, ""), "run r1 · servers: none"),
+        (events.RunStarted("r1", "task", (), 5, ""), "run r1 · servers: none"),
         (
-            ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time")),
+            events.ServersChosen(("new", "odd", "fs"), ("unknown", "unknown", "for read"), ("git", "time")),
             "Starting new, odd (unknown), fs (for read); not git, time",
         ),
-        (ServersChosen(("fs", "git"), ("for read", "for log"), ()), "Starting fs (for read), git (for log)"),
-        (ServerReady("fs", 3), "fs is ready with 3 tools"),
-        (ServerFailed("fs", "No such file."), "fs could not be started; going on without it"),
-        (ModelChosen("tiny", loaded=True, context_length=None), "model tiny"),
-        (ModelChosen("tiny", loaded=None, context_length=None), "model tiny"),
-        (ModelChosen("tiny", loaded=False, context_length=None), "model tiny (not loaded yet)"),
-        (MessageAdded(UserMessage("x")), ""),
-        (RoundStarted(2, 5, 3), "round 2/5 · reading the prompt"),
-        (RoundStarted(2, 5, 3, 2_300), "round 2/5 · reading 2,300 tokens"),
-        (Generating(2, "thinking", 7, 0.5), "round 2/5 · thinking (7 tokens)"),
-        (Generating(2, "answering", 100, 2.0), "round 2/5 · answering (100 tokens, 50 tok/s)"),
-        (RoundFinished(2, "x", "", (), "stop", "tiny", None, 1.0), ""),
-        (CallStarted(2, "c1", "fs", "read", '{"n": 1, "path": "a.txt"}'), "round 2/5 · fs: read a.txt"),
-        (CallStarted(2, "c1", "fs", "list", "{}"), "round 2/5 · fs: list"),
-        (CallStarted(2, "c1", "fs", "list", "no json"), "round 2/5 · fs: list"),
-        (CallStarted(2, "c1", "fs", "list", "[]"), "round 2/5 · fs: list"),
-        (CallStarted(2, "c1", "fs", "list", "[" * 100_000), "round 2/5 · fs: list"),
-        (CallProgress("c1", "fs", "read", "50%"), "fs: read · 50%"),
-        (CallFinished(2, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1), ""),
-        (CallFinished(2, "c1", "fs", "read", "ENOENT", is_error=True, sent=True, seconds=1), "fs: read failed: ENOENT"),
-        (RetryScheduled(1, 2.4, "No connection."), "No connection. Trying again in 2 s"),
-        (Warned("careful"), "careful"),
-        (Noticed(Notice("queue", "2 requests are before it.")), "2 requests are before it."),
-        (ResultsShrunk((3, 5), ("shorter", "too")), "the context is full: 2 earlier results were shortened"),
-        (RunFinished("answered", "x", "", 1.0), "done: answered"),
+        (events.ServersChosen(("fs", "git"), ("for read", "for log"), ()), "Starting fs (for read), git (for log)"),
+        (events.ServerReady("fs", 3), "fs is ready with 3 tools"),
+        (events.ServerFailed("fs", "No such file."), "fs could not be started; going on without it"),
+        (events.ModelChosen("tiny", loaded=True, context_length=None), "model tiny"),
+        (events.ModelChosen("tiny", loaded=None, context_length=None), "model tiny"),
+        (events.ModelChosen("tiny", loaded=False, context_length=None), "model tiny (not loaded yet)"),
+        (events.MessageAdded(UserMessage("x")), ""),
+        (events.RoundStarted(2, 5, 3), "round 2/5 · reading the prompt"),
+        (events.RoundStarted(2, 5, 3, 2_300), "round 2/5 · reading 2,300 tokens"),
+        (events.Generating(2, "thinking", 7, 0.5), "round 2/5 · thinking (7 tokens)"),
+        (events.Generating(2, "answering", 100, 2.0), "round 2/5 · answering (100 tokens, 50 tok/s)"),
+        (events.RoundFinished(2, "x", "", (), "stop", "tiny", None, 1.0), ""),
+        (events.CallStarted(2, "c1", "fs", "read", '{"n": 1, "path": "a.txt"}'), "round 2/5 · fs: read a.txt"),
+        (events.CallStarted(2, "c1", "fs", "list", "{}"), "round 2/5 · fs: list"),
+        (events.CallStarted(2, "c1", "fs", "list", "no json"), "round 2/5 · fs: list"),
+        (events.CallStarted(2, "c1", "fs", "list", "[]"), "round 2/5 · fs: list"),
+        (events.CallStarted(2, "c1", "fs", "list", "[" * 100_000), "round 2/5 · fs: list"),
+        (events.CallProgress("c1", "fs", "read", "50%"), "fs: read · 50%"),
+        (events.CallFinished(2, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=1), ""),
+        (
+            events.CallFinished(2, "c1", "fs", "read", "ENOENT", is_error=True, sent=True, seconds=1),
+            "fs: read failed: ENOENT",
+        ),
+        (events.RetryScheduled(1, 2.4, "No connection."), "No connection. Trying again in 2 s"),
+        (events.Warned("careful"), "careful"),
+        (events.Noticed(Notice("queue", "2 requests are before it.")), "2 requests are before it."),
+        (events.ResultsShrunk((3, 5), ("shorter", "too")), "the context is full: 2 earlier results were shortened"),
+        (events.RunFinished("answered", "x", "", 1.0), "done: answered"),
     ],
 )
-def test_event_in_a_few_words(event: Event, text: str) -> None:
+def test_event_in_a_few_words(event: events.Event, text: str) -> None:
     assert describe(event, max_rounds=5) == text
 
 
@@ -438,12 +424,14 @@ async def test_last_call_stays_in_view_while_the_model_works() -> None:
     host, pauses = Host(), Pauses()
     long = json.dumps({"path": "x" * 200})
     async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(RoundStarted(1, 5, 3))
+        await emit(events.RoundStarted(1, 5, 3))
         await pauses.begun()
         for path, number in (('{"path": "a.md"}', 2), (long, 3)):
-            await emit(CallStarted(number - 1, "c1", "fs", "read", path))
-            await emit(CallFinished(number - 1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=0.01))
-            await emit(Generating(number, "thinking", 7, 0.5))
+            await emit(events.CallStarted(number - 1, "c1", "fs", "read", path))
+            await emit(
+                events.CallFinished(number - 1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=0.01)
+            )
+            await emit(events.Generating(number, "thinking", 7, 0.5))
             pauses.end()
             await pauses.begun()
 
@@ -457,4 +445,4 @@ async def test_last_call_stays_in_view_while_the_model_works() -> None:
 def test_arguments_are_described_by_their_first_text() -> None:
     arguments = json.dumps({"deep": {"x": "no"}, "list": ["no"], "query": "yes", "more": "no"})
 
-    assert describe(CallStarted(1, "c", "s", "t", arguments), max_rounds=1) == "round 1/1 · s: t yes"
+    assert describe(events.CallStarted(1, "c", "s", "t", arguments), max_rounds=1) == "round 1/1 · s: t yes"

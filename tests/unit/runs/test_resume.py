@@ -28,16 +28,8 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolResult, UserMessage
+from lmstudio_bridge.runs import resume
 from lmstudio_bridge.runs.journal import Keep, open_journal, read_events
-from lmstudio_bridge.runs.resume import (
-    MAX_RUNS,
-    continuation,
-    find_last_run,
-    newest_runs,
-    newest_starts,
-    read_run,
-    rebuild_conversation,
-)
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
 
@@ -83,7 +75,7 @@ async def rebuilt(folder: Path, events: Sequence[Event]) -> tuple[Message, ...]:
     with open_journal(folder, "r1") as journal:
         for event in events:
             journal.keep(event)
-    return rebuild_conversation(read_run(folder, "r1")).messages
+    return resume.rebuild_conversation(resume.read_run(folder, "r1")).messages
 
 
 async def check(folder: Path, told: list[tuple[Event, tuple[Message, ...]]]) -> None:
@@ -123,9 +115,9 @@ async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_
         journal.keep(START)
         journal.keep(MessageAdded(OPENING[0]))
 
-    stored = read_run(tmp_path, "r1")
-    conversation = rebuild_conversation(stored)
-    for message in continuation(stored, conversation, instructions="Be short."):
+    stored = resume.read_run(tmp_path, "r1")
+    conversation = resume.rebuild_conversation(stored)
+    for message in resume.continuation(stored, conversation, instructions="Be short."):
         conversation.add(message)
 
     assert conversation.messages == (OPENING[0], UserMessage("What is in the files?\n\nBe short."))
@@ -150,19 +142,19 @@ def test_the_last_run_of_a_project_is_the_one_that_began_or_was_continued_last(t
     keep(tmp_path, 1, start_of(1), DONE)
     keep(tmp_path, 2, start_of(2), DONE, at=2)
     keep(tmp_path, 3, start_of(3, "/other"), DONE, at=9)
-    assert find_last_run(tmp_path, project="/p").run_id == "r2"
+    assert resume.find_last_run(tmp_path, project="/p").run_id == "r2"
 
     keep(tmp_path, 1, RunContinued("r1", "Again.", ("fs",), 30, ""), DONE, at=5)
-    assert find_last_run(tmp_path, project="/p").run_id == "r1"
+    assert resume.find_last_run(tmp_path, project="/p").run_id == "r1"
 
 
 def test_many_newer_runs_of_other_projects_hide_none_of_this_one(tmp_path: Path) -> None:
-    for number in range(MAX_RUNS + 2):
+    for number in range(resume.MAX_RUNS + 2):
         keep(tmp_path, number, start_of(number, "/other" if number else "/p"), DONE, at=number)
 
-    assert find_last_run(tmp_path, project="/p").run_id == "r0"
-    assert [each.run_id for each in newest_starts(tmp_path, project="/p", most=9)] == ["r0"]
-    assert next(iter(newest_runs(tmp_path, most=MAX_RUNS, first="/p"))).run_id == "r0"
+    assert resume.find_last_run(tmp_path, project="/p").run_id == "r0"
+    assert [each.run_id for each in resume.newest_starts(tmp_path, project="/p", most=9)] == ["r0"]
+    assert next(iter(resume.newest_runs(tmp_path, most=resume.MAX_RUNS, first="/p"))).run_id == "r0"
 
 
 def test_a_run_that_was_under_way_beside_the_last_one_makes_it_ambiguous(tmp_path: Path) -> None:
@@ -170,22 +162,22 @@ def test_a_run_that_was_under_way_beside_the_last_one_makes_it_ambiguous(tmp_pat
     keep(tmp_path, 2, start_of(2), at=1)
 
     with pytest.raises(RunNotFoundError, match=r"- r2 \(interrupted, .*\): Task 2") as caught:
-        find_last_run(tmp_path, project="/p")
+        resume.find_last_run(tmp_path, project="/p")
     assert "- r1 (interrupted, " in caught.value.message
 
 
 def test_a_run_whose_journal_is_open_is_running(tmp_path: Path) -> None:
     with open_journal(tmp_path, "r1") as journal:
         journal.keep(START)
-        running = read_run(tmp_path, "r1")
+        running = resume.read_run(tmp_path, "r1")
         journal.keep(DONE)
-        done = read_run(tmp_path, "r1")
+        done = resume.read_run(tmp_path, "r1")
     keep(tmp_path, 2, start_of(2))
 
     assert (running.state, running.outcome.error) == ("running", "")
     assert done.state == "answered"
-    assert read_run(tmp_path, "r2").state == "interrupted"
-    assert read_run(tmp_path, "r2").outcome.error == "The bridge ended before the run did."
+    assert resume.read_run(tmp_path, "r2").state == "interrupted"
+    assert resume.read_run(tmp_path, "r2").outcome.error == "The bridge ended before the run did."
 
 
 @pytest.mark.parametrize("keep_level", ["full", "audit"])
@@ -195,8 +187,8 @@ def test_the_newest_starts_are_those_of_one_project(tmp_path: Path, keep_level: 
             journal.keep(start_of(number, project))
     (tmp_path / "r5.jsonl").write_text("{", encoding="utf-8")
 
-    assert sorted(each.run_id for each in newest_starts(tmp_path, project="/p", most=9)) == ["r1", "r3", "r4"]
-    assert len(newest_starts(tmp_path, project="/p", most=2)) == 2
+    assert sorted(each.run_id for each in resume.newest_starts(tmp_path, project="/p", most=9)) == ["r1", "r3", "r4"]
+    assert len(resume.newest_starts(tmp_path, project="/p", most=2)) == 2
 
 
 OK = ToolResult("The colour is teal.")

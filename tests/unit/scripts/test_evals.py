@@ -14,36 +14,12 @@ from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.evals.results import Attempt
 from lmstudio_bridge.evals.suite import FAMILIES, make_suite
 from lmstudio_bridge.events import Stop
-from scripts.tools.engine.eval_results import (
-    Cell,
-    Key,
-    Line,
-    Lines,
-    append_line,
-    as_markdown,
-    changes,
-    compare,
-    digest_of,
-    read_lines,
-    table,
-)
-from scripts.tools.engine.evals import (
-    BEGIN,
-    DOCUMENT,
-    END,
-    SUBJECTS,
-    TEMPLATES_OF,
-    Selection,
-    parse_options,
-    selections,
-    whole_matrix,
-    write_document,
-)
+from scripts.tools.engine import eval_results, evals
 from scripts.tools.engine.meter import Reading, open_meter
 from scripts.tools.engine.server import TEMPLATES
 from scripts.tools.engine.weights import MODELS
 
-CELL = Cell("qwen2.5-coder-0.5b", "stock", "auto", "bridge", "one-call")
+CELL = eval_results.Cell("qwen2.5-coder-0.5b", "stock", "auto", "bridge", "one-call")
 
 
 def line(
@@ -52,21 +28,23 @@ def line(
     *,
     seed: int = 1,
     requests: int = 2,
-    cell: Cell = CELL,
+    cell: eval_results.Cell = CELL,
     stop: Stop = "answered",
     digest: str = "1",
-) -> Line:
+) -> eval_results.Line:
     name = f"{cell.family}/{task}"
     attempt = Attempt(name, cell.family, cell.subject, wrong, stop, 2, 1, 900, 30, 4.0, "one\ntwo")
-    return Line(Key(cell, seed, name), attempt, requests, 500, 30, "0.1 abc", "2026-03-01", digest)
+    return eval_results.Line(
+        eval_results.Key(cell, seed, name), attempt, requests, 500, 30, "0.1 abc", "2026-03-01", digest
+    )
 
 
-def lines(*each: Line) -> Lines:
+def lines(*each: eval_results.Line) -> eval_results.Lines:
     return {one.key: one for one in each}
 
 
-def keys(*words: str) -> list[Key]:
-    return [key for selection in selections(parse_options([*words])) for key, _ in selection.attempts()]
+def keys(*words: str) -> list[eval_results.Key]:
+    return [key for selection in evals.selections(evals.parse_options([*words])) for key, _ in selection.attempts()]
 
 
 # -- what is selected -------------------------------------------------------------------------------------------------
@@ -94,26 +72,28 @@ def test_options_select_and_only_the_bridge_has_a_strategy() -> None:
 @pytest.mark.parametrize("words", [["--families", "two-call"], ["--models", "x"], ["--seeds", "one"]])
 def test_what_is_not_known_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_options(words)
+        evals.parse_options(words)
 
 
 def test_a_model_is_only_run_under_its_own_templates_which_are_there() -> None:
-    for model, templates in TEMPLATES_OF.items():
+    for model, templates in evals.TEMPLATES_OF.items():
         assert model in MODELS
         assert all((TEMPLATES / f"{name}.jinja").is_file() for name in templates if name != "stock")
-    found = list(Selection(tuple(TEMPLATES_OF), ("worked_examples",), families=("one-call",), tasks=1).attempts())
+    found = list(
+        evals.Selection(tuple(evals.TEMPLATES_OF), ("worked_examples",), families=("one-call",), tasks=1).attempts()
+    )
     assert [key.cell.model for key, _ in found] == ["qwen2.5-coder-0.5b"]
 
 
 def test_the_whole_matrix_has_all_families_subjects_and_three_seeds() -> None:
-    found = {key for selection in whole_matrix(1) for key, _ in selection.attempts()}
+    found = {key for selection in evals.whole_matrix(1) for key, _ in selection.attempts()}
     stock = {key for key in found if key.cell.template == "stock" and key.cell.strategy != "auto"}
 
     assert {key.seed for key in found} == {1, 2, 3}
     assert {key.cell.family for key in stock} == set(FAMILIES)
-    assert {key.cell.subject for key in found} == set(SUBJECTS)
+    assert {key.cell.subject for key in found} == set(evals.SUBJECTS)
     native = {key.cell.template for key in found if key.cell.subject == "bridge" and key.cell.strategy == "native"}
-    assert native == {name for names in TEMPLATES_OF.values() for name in names}
+    assert native == {name for names in evals.TEMPLATES_OF.values() for name in names}
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -123,20 +103,20 @@ def test_lines_come_back_as_they_were_and_the_later_one_counts(tmp_path: Path) -
     path = tmp_path / "new" / "attempts.jsonl"
     first, second, again = line("a"), line("b", "no"), line("a", "no", requests=5)
 
-    assert read_lines(path) == {}
+    assert eval_results.read_lines(path) == {}
     for each in (first, second, again):
-        append_line(path, each)
+        eval_results.append_line(path, each)
 
-    assert read_lines(path) == {first.key: again, second.key: second}
+    assert eval_results.read_lines(path) == {first.key: again, second.key: second}
 
 
 def test_after_a_cut_line_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "attempts.jsonl"
     path.write_text(line("a").to_json()[:90], encoding="utf-8")
 
-    append_line(path, line("b"))
+    eval_results.append_line(path, line("b"))
 
-    assert list(read_lines(path)) == [line("b").key]
+    assert list(eval_results.read_lines(path)) == [line("b").key]
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -145,21 +125,21 @@ BEFORE = lines(line("a"), line("b", "no"), line("c", "no", stop="round_limit"), 
 
 
 def test_a_row_adds_up_a_family_and_another_one_all_families() -> None:
-    rows = table(BEFORE)
+    rows = eval_results.table(BEFORE)
 
     assert rows[1:] == [
         ["qwen2.5-coder-0.5b", "stock", "auto", "bridge", name, "4", "1 (25%)", "2", "2.5", "500", "30", "4"]
         for name in ("one-call", "all")
     ]
     assert len(rows[0]) == len(rows[1])
-    assert as_markdown(rows)[1] == "|" + " --- |" * len(rows[0])
+    assert eval_results.as_markdown(rows)[1] == "|" + " --- |" * len(rows[0])
 
 
 def test_a_comparison_takes_what_both_have_and_names_what_was_won_and_lost() -> None:
     after = lines(line("a", "other", requests=4), line("b"), line("d"))
 
-    assert compare(BEFORE, after)[1][5:9] == ["2", "1 (50%) → 1 (50%)", "1 → 1", "2.0 → 3.0"]
-    assert changes(BEFORE, after) == [
+    assert eval_results.compare(BEFORE, after)[1][5:9] == ["2", "1 (50%) → 1 (50%)", "1 → 1", "2.0 → 3.0"]
+    assert eval_results.changes(BEFORE, after) == [
         "lost  qwen2.5-coder-0.5b stock auto bridge one-call/a seed 1: other",
         "won   qwen2.5-coder-0.5b stock auto bridge one-call/b seed 1",
     ]
@@ -168,14 +148,16 @@ def test_a_comparison_takes_what_both_have_and_names_what_was_won_and_lost() -> 
 def test_a_task_that_was_changed_is_another_one() -> None:
     first, same, other = (make_suite(seed=seed, families=["totals"], most=1)[0] for seed in (1, 1, 2))
 
-    assert digest_of(first) == digest_of(same) != digest_of(other)
-    assert compare(lines(line("a", digest="1")), lines(line("a", digest="2"))) == [table({})[0]]
-    assert changes(lines(line("a", digest="1")), lines(line("a", "no", digest="2"))) == []
+    assert eval_results.digest_of(first) == eval_results.digest_of(same) != eval_results.digest_of(other)
+    assert eval_results.compare(lines(line("a", digest="1")), lines(line("a", digest="2"))) == [
+        eval_results.table({})[0]
+    ]
+    assert eval_results.changes(lines(line("a", digest="1")), lines(line("a", "no", digest="2"))) == []
 
 
 def test_families_come_in_the_order_of_the_suite_and_subjects_apart() -> None:
     cells = [dataclasses.replace(CELL, family="totals"), CELL, dataclasses.replace(CELL, subject="baseline")]
-    rows = table(lines(*(line("a", cell=cell) for cell in cells)))
+    rows = eval_results.table(lines(*(line("a", cell=cell) for cell in cells)))
 
     assert [row[3:5] for row in rows[1:]] == [
         ["baseline", "one-call"],
@@ -191,17 +173,17 @@ def test_families_come_in_the_order_of_the_suite_and_subjects_apart() -> None:
 
 def test_the_tables_are_put_between_their_marks_and_nothing_else_changes(tmp_path: Path) -> None:
     document = tmp_path / "evals.md"
-    document.write_text(f"# Above\n\n{BEGIN}\n\n| old |\n\n{END}\n\nBelow\n", encoding="utf-8")
+    document.write_text(f"# Above\n\n{evals.BEGIN}\n\n| old |\n\n{evals.END}\n\nBelow\n", encoding="utf-8")
     plain = dataclasses.replace(CELL, subject="baseline", strategy="native")
     known = lines(*BEFORE.values(), line("a", cell=plain), line("e", cell=dataclasses.replace(CELL, family="totals")))
 
-    write_document(document, known)
+    evals.write_document(document, known)
     once = document.read_text(encoding="utf-8")
-    write_document(document, known)
+    evals.write_document(document, known)
 
     assert document.read_text(encoding="utf-8") == once
-    assert once.startswith(f"# Above\n\n{BEGIN}\n\nRight")
-    assert once.endswith(f"Versions and commits: 0.1 abc (2026-03-01).\n\n{END}\n\nBelow\n")
+    assert once.startswith(f"# Above\n\n{evals.BEGIN}\n\nRight")
+    assert once.endswith(f"Versions and commits: 0.1 abc (2026-03-01).\n\n{evals.END}\n\nBelow\n")
     assert "old" not in once
     assert "| model | template | family | bridge, auto | baseline |" in once
     assert "| qwen2.5-coder-0.5b | stock | one-call | 1 of 4 (2) | 1 of 1 (0) |" in once
@@ -210,18 +192,18 @@ def test_the_tables_are_put_between_their_marks_and_nothing_else_changes(tmp_pat
 
 
 def test_the_document_names_every_family_with_its_number_of_tasks_and_every_option() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
+    text = evals.DOCUMENT.read_text(encoding="utf-8")
 
-    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.count(evals.BEGIN) == text.count(evals.END) == 1
     assert dict(re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", text, flags=re.MULTILINE)) == {
         family: str(len(tasks)) for family, tasks in FAMILIES.items()
     }
-    options: argparse.Namespace = parse_options([])
+    options: argparse.Namespace = evals.parse_options([])
     known = set(vars(build_parser().parse_args(["eval"]))) | set(vars(options))
     named = set(re.findall(r"(--[a-z][a-z-]+)", text))
     assert {option.removeprefix("--").replace("-", "_") for option in named} <= known
     assert f"runs {len(make_suite(seed=1))} small tasks" in text
-    assert all(f"`{subject}`" in text for subject in SUBJECTS)
+    assert all(f"`{subject}`" in text for subject in evals.SUBJECTS)
 
 
 # -- the meter --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmstudio_bridge import messages
 from lmstudio_bridge.agent.conversation import Compactor, Conversation
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import Limits, RunOptions
@@ -9,16 +10,6 @@ from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.errors import ContextOverflowError
 from lmstudio_bridge.lmstudio.queue import SlotQueue
 from lmstudio_bridge.lmstudio.session import ModelSession
-from lmstudio_bridge.messages import (
-    AssistantMessage,
-    ChatRequest,
-    Completion,
-    Notice,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
 from tests.lmstudio_sim.errors import SLOT_WAIT_FAILED
 from tests.lmstudio_sim.replies import HttpReply, Reply, StreamError, TextReply
 from tests.lmstudio_sim.server import open_simulator
@@ -26,11 +17,11 @@ from tests.support.fakes import ManualClock, Recorder, ScriptedModel, say
 from tests.unit.lmstudio.clients import QUESTION, QWEN, FakeTime, open_test_client, within
 
 
-async def ask_pinned(*replies: Reply) -> tuple[Completion | str, list[str], int]:
+async def ask_pinned(*replies: Reply) -> tuple[messages.Completion | str, list[str], int]:
     """The reply (or the error's kind), the notices, and how many requests it took."""
     notices: list[str] = []
 
-    async def on_notice(notice: Notice) -> None:
+    async def on_notice(notice: messages.Notice) -> None:
         notices.append(notice.text)
 
     time = FakeTime()
@@ -39,7 +30,7 @@ async def ask_pinned(*replies: Reply) -> tuple[Completion | str, list[str], int]
         slots = SlotQueue(server=sim.url)
         choice = await client.validator.resolve(QWEN)
         model = ModelSession(client, choice, slots=slots)
-        reply = await within(model.stream_chat_completion(ChatRequest(QUESTION), on_notice=on_notice))
+        reply = await within(model.stream_chat_completion(messages.ChatRequest(QUESTION), on_notice=on_notice))
         asked = sum(request.path == "/v1/chat/completions" for request in sim.requests)
     return reply, notices, asked
 
@@ -50,7 +41,7 @@ BUSY_IN_MID_REPLY = TextReply("Half an answer.", faults=(StreamError(SLOT_WAIT_F
 async def test_an_engine_that_fails_in_mid_reply_is_asked_again() -> None:
     reply, notices, asked = await ask_pinned(BUSY_IN_MID_REPLY, TextReply("All of it."))
 
-    assert isinstance(reply, Completion)
+    assert isinstance(reply, messages.Completion)
     assert (reply.text, asked) == ("All of it.", 2)
     assert [notice for notice in notices if "Retrying (1 of 2)" in notice]
 
@@ -60,15 +51,15 @@ async def test_an_engine_that_fails_in_mid_reply_and_then_at_once_gets_the_tries
 
     reply, _, asked = await ask_pinned(BUSY_IN_MID_REPLY, busy, busy, TextReply("All of it."))
 
-    assert isinstance(reply, Completion)
+    assert isinstance(reply, messages.Completion)
     assert (reply.text, asked) == ("All of it.", 4)
 
 
 async def test_a_history_that_we_take_for_short_enough_is_shortened_after_an_overflow_all_the_same() -> None:
     """Four characters make a token in English; in other scripts one does, and only the server knows."""
-    conversation = Conversation((SystemMessage("Use tools."), UserMessage("Read it.")))
-    conversation.add(AssistantMessage("", (ToolCall("c1", "fs__read", "{}"),)))
-    conversation.add(ToolMessage("c1", "読" * 20_000))
+    conversation = Conversation((messages.SystemMessage("Use tools."), messages.UserMessage("Read it.")))
+    conversation.add(messages.AssistantMessage("", (messages.ToolCall("c1", "fs__read", "{}"),)))
+    conversation.add(messages.ToolMessage("c1", "読" * 20_000))
     overflow = ContextOverflowError("It does not fit.", needed=20_300, available=16_384)
     model = ScriptedModel(overflow, say("I read it."))
     requester = ModelRequester(
