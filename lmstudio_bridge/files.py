@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import secrets
 import stat
-import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -23,8 +24,31 @@ _NAMED = 40  # characters of a file's name that its temporary file has: a name c
 _MAX_TEXT_BYTES = 64 * MEBIBYTE  # Claude Code keeps its history in its configuration file, too
 
 
-def read_bounded(path: Path, *, max_bytes: int, follow_links: bool = True) -> bytes:
-    """The content of a regular file.
+@contextmanager
+def open_beside(path: Path) -> Iterator[tuple[str, int | None]]:
+    """The name of a file and its opened folder, for `dir_fd`: what becomes a link meanwhile leads nowhere else.
+
+    Where the system has no such thing, as Windows, the whole path and None.
+
+    Raises:
+        OSError: The folder cannot be opened, or a link leads to it.
+    """
+    if os.open not in os.supports_dir_fd:
+        yield os.fspath(path), None
+        return
+    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+    opened = os.open(path.anchor, flags)
+    try:
+        for part in path.parts[1:-1]:
+            above, opened = opened, os.open(part, flags, dir_fd=opened)
+            os.close(above)
+        yield path.name, opened
+    finally:
+        os.close(opened)
+
+
+def read_bounded(path: Path, *, max_bytes: int, follow_links: bool = True, folder: int | None = None) -> bytes:
+    """The content of a regular file; of `folder`, if the path is the name of a file in it.
 
     Raises:
         OSError: It cannot be read, is a device or a pipe, is larger than `max_bytes`, or is a link that must not be
@@ -33,7 +57,8 @@ def read_bounded(path: Path, *, max_bytes: int, follow_links: bool = True) -> by
     if follow_links:  # look before opening: to open a device may have effects
         _check_regular(path.stat().st_mode, path)
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would block
-    with open(os.open(path, flags if follow_links else flags | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+    flags |= 0 if follow_links else getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, dir_fd=folder), "rb") as file:
         _check_regular(os.fstat(file.fileno()).st_mode, path)
         data = read_at_most(file, max_bytes)
     if len(data) > max_bytes:
@@ -102,16 +127,25 @@ def open_own(path: str, flags: int) -> int:
 
 
 def write_file(
-    path: Path, data: bytes, *, mode: int = PRIVATE_FILE, owner: tuple[int, int] | None = None, flush: bool = False
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = PRIVATE_FILE,
+    owner: tuple[int, int] | None = None,
+    flush: bool = False,
+    folder: int | None = None,
 ) -> None:
     """Write a file in one step: after a crash, or with a second bridge, it is either the old or the new one.
 
-    `owner` is a user id and a group id. With `flush`, the content is on the disk before the name refers to it.
+    `owner` is a user id and a group id. With `flush`, the content is on the disk before the name refers to it. With
+    `folder`, the path is the name of a file in it.
 
     Raises:
         OSError: It cannot be written; then the old file is unchanged.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_NAMED]}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name[:_NAMED]}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, PRIVATE_FILE, dir_fd=folder)
     try:
         with open(handle, "wb") as file:
             file.write(data)
@@ -123,9 +157,10 @@ def write_file(
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(temporary, path, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
         raise
 
 

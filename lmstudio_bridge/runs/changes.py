@@ -26,7 +26,7 @@ from lmstudio_bridge.agent.options import Held
 from lmstudio_bridge.agent.prompts import CHANGED_UNSEEN, FILE_CREATED, FILE_DELETED, FILE_MOVED, MORE_CHANGES
 from lmstudio_bridge.agent.text_operations import show_changes
 from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged, RunContinued, RunStarted
-from lmstudio_bridge.files import make_folder, read_bounded, write_file
+from lmstudio_bridge.files import make_folder, open_beside, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
 from lmstudio_bridge.runs.diffs import decode_text, make_diff
@@ -543,33 +543,35 @@ def _put_back(path: Path, now: State, then: State, copies: Copies) -> None:
     data = copies.get(then)
     if data is None and not copies.restores(then):
         raise OSError(errno.ENOENT, "its copy is gone")
-    if now == _FOLDER:
-        path.rmdir()
-    elif now and data is None:
-        path.unlink()
-    if data is not None:
-        write_file(path, data, mode=int(then.split()[1], 8), flush=True)
-    elif then == _FOLDER:
-        path.mkdir()
-    elif then:
-        path.symlink_to(then.removeprefix("link "))
+    with open_beside(path) as (name, folder):
+        if now == _FOLDER:
+            os.rmdir(name, dir_fd=folder)
+        elif now and data is None:
+            os.unlink(name, dir_fd=folder)
+        if data is not None:
+            write_file(Path(name), data, mode=int(then.split()[1], 8), flush=True, folder=folder)
+        elif then == _FOLDER:
+            os.mkdir(name, dir_fd=folder)
+        elif then:
+            os.symlink(then.removeprefix("link "), name, dir_fd=folder)
 
 
 def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
     """What is at a path, and the content of a file of at most `max_bytes`. Links are not followed. Never raises."""
     try:
-        found = path.lstat()
-        if stat.S_ISDIR(found.st_mode):
-            return _FOLDER, None
-        if stat.S_ISLNK(found.st_mode):
-            return f"link {os.readlink(path)}", None
-        if not stat.S_ISREG(found.st_mode):
-            return _UNKNOWN, None
-        kind = f"file {stat.S_IMODE(found.st_mode):o}"
-        if found.st_size > max_bytes:
-            return f"{kind} {found.st_size}:{found.st_mtime_ns}", None
-        data = read_bounded(path, max_bytes=max_bytes, follow_links=False)
-        return f"{kind} {hashlib.sha256(data).hexdigest()}", data
+        with open_beside(path) as (name, folder):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                return _FOLDER, None
+            if stat.S_ISLNK(found.st_mode):
+                return f"link {os.readlink(name, dir_fd=folder)}", None
+            if not stat.S_ISREG(found.st_mode):
+                return _UNKNOWN, None
+            kind = f"file {stat.S_IMODE(found.st_mode):o}"
+            if found.st_size > max_bytes:
+                return f"{kind} {found.st_size}:{found.st_mtime_ns}", None
+            data = read_bounded(Path(name), max_bytes=max_bytes, follow_links=False, folder=folder)
+            return f"{kind} {hashlib.sha256(data).hexdigest()}", data
     except (FileNotFoundError, NotADirectoryError, ValueError):  # also a null byte in a name
         return _ABSENT, None
     except OSError as exc:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import McpConfigError, SettingsError
-from lmstudio_bridge.files import MEBIBYTE, make_folder, open_private, read_bounded, write_file
+from lmstudio_bridge.files import MEBIBYTE, make_folder, open_beside, open_private, read_bounded, write_file
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.security.rule_files import FILE, MAX_BYTES, load_rules
 
@@ -94,6 +94,27 @@ def test_a_written_file_replaces_the_old_one_with_the_given_mode(tmp_path: Path,
 
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no descriptors of folders")
+def test_a_folder_that_becomes_a_link_does_not_lead_elsewhere(tmp_path: Path) -> None:
+    folder, outside = (Path(os.path.realpath(tmp_path)) / name for name in ("folder", "outside"))
+    for each in (folder, outside):
+        each.mkdir()
+        (each / "a").write_text(each.name, encoding="utf-8")
+
+    with open_beside(folder / "a") as (name, opened):
+        moved = folder.rename(tmp_path / "moved")
+        folder.symlink_to(outside)
+        read = read_bounded(Path(name), max_bytes=100, follow_links=False, folder=opened)
+        write_file(Path(name), b"new", folder=opened)
+
+    assert read == b"folder"
+    assert (moved / "a").read_text(encoding="utf-8") == "new"
+    assert [each.name for each in moved.iterdir()] == ["a"]
+    assert (outside / "a").read_text(encoding="utf-8") == "outside"
+    with pytest.raises(NotADirectoryError), open_beside(folder / "a"):
+        pass
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
