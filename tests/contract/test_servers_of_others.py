@@ -19,7 +19,7 @@ from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
 from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import RawClient, open_raw_client
-from tests.support.shell import ROOT, Shell
+from tests.support.shell import ROOT, Shell, turn_off_sandbox
 
 MODEL = "qwen/qwen3-4b"
 CANARY = "canary-51c0ffee"
@@ -54,6 +54,7 @@ class Desk:
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     project = tmp_path / "project"
     project.mkdir()
+    turn_off_sandbox(tmp_path)
     model = SimModel(MODEL, loaded=True, context_length=131_072, trained_for_tool_use=True)
     async with open_simulator([model]) as sim:
         environ = {

@@ -93,5 +93,12 @@ def environment(folder: Path, sim: Simulator) -> dict[str, str]:
     }
 
 
+def turn_off_sandbox(home: Path) -> None:
+    """Start a project's servers without it where it is not the point: those of the tests are not in the project."""
+    own = home / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("sandbox = false\n", encoding="utf-8")
+
+
 def configure(shell: Shell, **servers: object) -> None:
     (shell.folder / ".mcp.json").write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
