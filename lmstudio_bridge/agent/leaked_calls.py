@@ -205,16 +205,18 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
     A reply that only names a tool, and gives it no arguments, may be an answer: where a task among the `messages` asks
     for tools or for such JSON, or where the name stands in a result, as in code that was read.
     """
+    if not (names and text.strip()):
+        return False
     finder = _Finder(names)
     text = html.unescape(text.strip()) if "&lt;" in text[:_MOST_PLAIN] else text.strip()
     text = _RENDERED.sub("", _LATEX.sub(r"\1", text) if "\\" in text else text)
     named = finder.find_bare_name(text)
     if named and _is_asked_for(named, messages):
         return False
-    half = finder.names_tools and _is_half(text)
-    if not (half or finder.holds_call(text)) and len(named) != 1:
+    if not (_is_half(text) or finder.holds_call(text)) and len(named) != 1:
         return False
-    return not (_is_quoted(text, messages) or (not finder.names_any(text) and _is_wanted_json(text, messages)))
+    names_any = finder.find_names(text, last=False)
+    return not (_is_quoted(text, messages) or (not names_any and _is_wanted_json(text, messages)))
 
 
 def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messages: Sequence[Message] = ()) -> bool:
@@ -227,13 +229,10 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
     if not tools or "}" not in text[-_AROUND:] or _WANTS_JSON.search(asked):
         return False
     for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
-        try:
-            value, end = _DECODER.raw_decode(text, start.end())
-        except (ValueError, RecursionError):
-            continue
+        value, end = _decode(text, start.end())
         if not (_is_over(text[end:]) or _BEHIND.match(text[end:].lstrip(" \t"))):
             continue
-        values = [_without_wrapper(each) for each in _wrapped_values(value)]
+        values = list(_wrapped_values(value))
         if values and all(any(_fits(value, name, tools[name]) for name in tools) for value in values):
             return not _names_keys(asked, values)
     return False
@@ -275,14 +274,8 @@ class _Finder:
             self._names[_letters(name)] = name, True
         self._servers = {_letters(name.partition("__")[0]) for name in names if "__" in name}
 
-    @property
-    def names_tools(self) -> bool:
-        return bool(self._names)
-
     def holds_call(self, text: str) -> bool:
         """Whether a text without white space around it holds a call."""
-        if not text or not self._names:
-            return False
         tail = text[-_TAIL:]
         if self._is_sentence(text):
             return True
@@ -290,10 +283,6 @@ class _Finder:
             return True
         breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
         return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
-
-    def names_any(self, text: str) -> bool:
-        """Whether a tool is named anywhere in the text."""
-        return bool(self._find_names(text, last=False))
 
     def _is_sentence(self, text: str) -> bool:
         """Whether the text is one line that says which tool is called, with an object of arguments behind its name."""
@@ -306,15 +295,11 @@ class _Finder:
     def find_bare_name(self, text: str) -> tuple[str, ...]:
         """What the text consists of, if it is the name of a tool, alone, with one value or in JSON without arguments:
         the name as it stands there, and then the keys of the JSON. Empty if it is anything else."""
-        if not self._names or len(text) > _MOST_PLAIN:
+        if len(text) > _MOST_PLAIN:
             return ()
         if start := _JSON_START.search(text):
-            try:
-                value = json.loads(text[start.end() :].strip().removesuffix("```"))
-            except (ValueError, RecursionError):
-                return ()
-            items = list(_objects(value))
-            named = self._find_names(text, last=False)
+            items = list(_objects(_decode(text[start.end() :].strip().removesuffix("```"), whole=True)[0]))
+            named = self.find_names(text, last=False)
             keys = tuple(dict.fromkeys(key for item in items for key in item))
             if (
                 not keys
@@ -325,7 +310,7 @@ class _Finder:
                 return ()
             return (text[named[0].start : named[0].end], *keys)
         plain = _FENCED.sub(r"\1", text).strip()
-        named = self._find_names(plain, last=False)
+        named = self.find_names(plain, last=False)
         before = plain[: named[0].start] if named else ""
         if len(named) != 1 or not (_LINE_START.fullmatch(before) or _LABEL_BEFORE.fullmatch(before)):
             return ()
@@ -347,18 +332,18 @@ class _Finder:
         block = _last_fence(text)
         if block is not None and self._is_call_in_code(text[slice(*block)]):
             return True
-        return any(self._is_call(text, named) for named in self._find_names(text, last=True))
+        return any(self._is_call(text, named) for named in self.find_names(text, last=True))
 
     def _begins_with_call(self, text: str) -> bool:
         """Whether the text opens with a call, whatever is said behind it."""
         if text.startswith(("```", "~~~")):
             body, _, behind = text.partition("\n")[2].partition(f"\n{text[:3]}")
-            full = any(named.full for named in self._find_names(body, last=False))
+            full = any(named.full for named in self.find_names(body, last=False))
             return (full or not behind.strip()) and not text.startswith("```diff") and self._is_call_in_code(body)
         parts = {text.partition(end)[0] for end in ("\n\n", "\n")} - {text}
         if any(self._opens_with_name(part) and self._ends_in_call(part) for part in parts):
             return True
-        for named in self._find_names(text, last=False):
+        for named in self.find_names(text, last=False):
             before = text[: named.start]
             if "\n\n" in before or len(before) > _AROUND:
                 return False
@@ -374,12 +359,12 @@ class _Finder:
 
     def _opens_with_name(self, text: str) -> bool:
         """Whether nothing but marks, or words that stand before a call, come before the name of a tool."""
-        named = self._find_names(text, last=False)
+        named = self.find_names(text, last=False)
         before = text[: named[0].start] if named else ""
         is_marked = text[:1] in "<[{(|@/$%#-" or bool(_MARKS_ONLY.match(_KEY_WORD.sub("", before)))
         return bool(named) and named[0].certain and (is_marked or bool(_LINE_START.fullmatch(before)))
 
-    def _find_names(self, text: str, *, last: bool) -> list[_Named]:
+    def find_names(self, text: str, *, last: bool) -> list[_Named]:
         found = []
         for match in _WORD.finditer(text):
             word = _letters(match[0])
@@ -419,7 +404,7 @@ class _Finder:
     def _is_call_in_code(self, code: str) -> bool:
         """Whether a code block is a call, and not a program or a list that names tools."""
         code = _COMMENT.sub("", code).strip()
-        names = self._find_names(code, last=True)
+        names = self.find_names(code, last=True)
         if any(self._is_call(code, named) for named in names):
             return True
         if len({named.name for named in names}) != 1:
@@ -485,7 +470,7 @@ class _Finder:
             return True
         if re.search(r"[$/@>\u2192][ \t]*\Z", start[0]) and re.fullmatch(r":?[ \t]+\S+\s*(?:```)?", rest):
             return True  # $ f a
-        is_only = len(self._find_names(text, last=True)) == 1 and "\n" not in rest.strip()
+        is_only = len(self.find_names(text, last=True)) == 1 and "\n" not in rest.strip()
         if is_only and _VALUES_AFTER.match(rest[:_MOST_PLAIN]):
             return True
         called = re.search(r"\b(?:call|calls|calling|invoke|invoking|execute|executing)\b", start[0], re.IGNORECASE)
@@ -494,15 +479,17 @@ class _Finder:
 
 def _is_half(text: str) -> bool:
     """Whether a text is JSON or markup that was begun."""
-    if not text or not _HALF.fullmatch(text[: _MOST_HALF + 1]):
-        return False
-    if len(text) <= _MOST_HALF:
-        return True
+    is_begun = bool(_HALF.fullmatch(text[: _MOST_HALF + 1]))
+    return is_begun and (len(text) <= _MOST_HALF or _decode(text, whole=True)[0] is None)
+
+
+def _decode(text: str, start: int = 0, *, whole: bool = False) -> tuple[Any, int]:
+    """The JSON value at the start, which may be the whole text, and where it ends; None if there is none."""
     try:
-        json.loads(text)
+        value, end = (json.loads(text), len(text)) if whole else _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        return True
-    return False
+        return None, start
+    return value, end
 
 
 def _is_asked_for(named: Sequence[str], messages: Sequence[Message]) -> bool:
@@ -532,23 +519,9 @@ def _is_quoted(text: str, messages: Sequence[Message]) -> bool:
 def _is_wanted_json(text: str, messages: Sequence[Message]) -> bool:
     """Whether a reply is JSON, as the task wants it, and all its strings stand in the task or in results."""
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
-    try:
-        value = json.loads(_FENCED.sub(r"\1", text))
-    except (ValueError, RecursionError):
-        return False
+    value = _decode(_FENCED.sub(r"\1", text), whole=True)[0]
     told = asked + "\n".join(message.text for message in messages if isinstance(message, ToolMessage))
-    return "json" in asked.casefold() and all(each in told for each in _strings(value))
-
-
-def _without_wrapper(value: Any) -> Any:
-    """What stands under `arguments` or the like, if that is all that there is."""
-    match value:
-        case {"arguments": {**inside}} | {"parameters": {**inside}} | {"args": {**inside}} | {"input": {**inside}} if (
-            len(value) == 1
-        ):
-            return inside
-        case _:
-            return value
+    return value is not None and "json" in asked.casefold() and all(each in told for each in _strings(value))
 
 
 def _whole_word(word: str) -> re.Pattern[str]:
@@ -593,10 +566,7 @@ def _holds_unmistakable(text: str) -> bool:
 
 def _is_call_json(text: str) -> bool:
     """Whether the text is JSON that can only be a call, with nothing behind it but marks or a made-up result."""
-    try:
-        value, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return False
+    value, end = _decode(text)
     values = list(_wrapped_values(value))
     if not (values and all(map(_is_call_object, values))):
         return False
@@ -604,9 +574,11 @@ def _is_call_json(text: str) -> bool:
 
 
 def _wrapped_values(value: Any) -> Iterator[Any]:
+    """What is in a list, or stands under the key for calls, or for arguments if that is the only one."""
     if isinstance(value, dict):
-        value = value.get("tool_calls", value.get("tool_uses", [value]))
-    yield from value if isinstance(value, list) else ()
+        keys = ("tool_calls", "tool_uses", *(_ARGUMENT_KEYS if len(value) == 1 else ()))
+        value = next((value[key] for key in keys if isinstance(value.get(key), dict | list)), value)
+    yield from value if isinstance(value, list) else (value,) if isinstance(value, dict) else ()
 
 
 def _is_call_object(value: Any) -> bool:
