@@ -277,13 +277,11 @@ class DynamicAutonomousAgent:
                 await self._pruner.prune()
             async with AsyncExitStack() as held:
                 journal = open_journal(self.runs_folder, plan.start.run_id, keep=self.settings.journal)
-                recorder = RunRecorder(held.enter_context(journal), emit, redactor=self.redactor)
+                recorder = RunRecorder(held.enter_context(journal), emit, plan.earlier, redactor=self.redactor)
                 recorder.on_first_call = {
                     config.name: warn_of_withheld(config, self._environ, passed=self.settings.pass_env)
                     for config in plan.servers.configs
                 }
-                for event in plan.earlier:
-                    recorder.tally.add(event)
                 if request.access == "write" or approver is not None:
                     await recorder.watch_protected(permissions.policy.workspace)
                 async with _failure_recorded(recorder, started_at):
@@ -447,9 +445,7 @@ class DynamicAutonomousAgent:
         if self.settings.journal != "off":
             await self._pruner.prune()
         with open_journal(self.runs_folder, start.run_id, keep=self.settings.journal) as journal:
-            recorder = RunRecorder(journal, emit, redactor=self.redactor)
-            for event in earlier:
-                recorder.tally.add(event)
+            recorder = RunRecorder(journal, emit, earlier, redactor=self.redactor)
             async with _failure_recorded(recorder, started_at):
                 for event in begin:
                     await recorder.tell(event)
@@ -662,11 +658,14 @@ _COUNT = re.compile(r"[-+.\deinfa]+(?:/[-+.\deinfa]+)?(?: |\Z)")  # as `read_pro
 class RunRecorder:
     """Takes the secrets out of a run's events, writes them to the journal, and passes them on to `emit`.
 
-    `on_first_call` are warnings about servers, which are told if the run uses them; `on_failed_call` if a call fails.
+    `earlier` are the events of a run that goes on. `on_first_call` are warnings about servers, which are told if the
+    run uses them; `on_failed_call` if a call fails.
     """
 
-    def __init__(self, journal: Journal, emit: events.Emit | None, *, redactor: Redactor) -> None:
-        self.tally = events.Tally()
+    def __init__(
+        self, journal: Journal, emit: events.Emit | None, earlier: Iterable[events.Event] = (), *, redactor: Redactor
+    ) -> None:
+        self.tally = events.Tally(earlier)
         self.on_first_call: dict[str, str] = {}
         self.on_failed_call: dict[str, str] = {}
         self._journal = journal
