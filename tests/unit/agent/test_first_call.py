@@ -201,12 +201,15 @@ def test_other_comparisons_are_not_bound(task: str) -> None:
 MEMORY = ToolSpec("memory__search_nodes", "", NONE)
 
 
-def test_tools_of_a_server_that_the_task_names_may_be_called_first_beside_those_for_files() -> None:
+def test_tools_of_a_server_that_the_task_names_may_be_called_first_and_nothing_changes_before_a_look() -> None:
     task = "Look into the memory for the town where Hana lives. Write a new file town.txt with its name."
     write = ToolSpec("fs__write_file", "", PATH)
+    add = ToolSpec("memory__create_entities", "", NONE)
 
-    assert MEMORY in first_tools(task, [write, MEMORY, READING[-1]])
-    assert READING[-1] not in first_tools(task, [write, MEMORY, READING[-1]])
+    found = first_tools(task, [write, add, MEMORY, READING[-1]])
+
+    assert MEMORY in found
+    assert [each for each in (write, add, READING[-1]) if each in found] == []
     assert MEMORY not in first_tools("Write a new file town.txt.", [write, MEMORY])
 
 
@@ -236,15 +239,3 @@ def test_a_file_to_change_is_not_asked_for_its_size() -> None:
 
     assert [spec.name for spec in first_tools(task, [*WRITING, *offered])][-1] == "fs__edit_file"
     assert not {spec.name for spec in first_tools(task, [*WRITING, *offered])} & {spec.name for spec in offered[:2]}
-
-
-def test_a_task_that_begins_with_a_look_begins_with_a_call_that_looks() -> None:
-    task = "Look into the memory for the town where Hana lives. Write a new file town.txt with its name."
-    write = ToolSpec("fs__write_file", "", PATH)
-    add = ToolSpec("memory__create_entities", "", NONE)
-
-    found = first_tools(task, [write, add, MEMORY, READING[-1]])
-
-    assert MEMORY in found
-    assert write not in found
-    assert add not in found
