@@ -51,7 +51,7 @@ async def test_a_real_model_reads_a_real_file_and_answers_with_what_only_the_fil
         environ = {
             "LMSTUDIO_BASE_URL": engine.url,
             "CLAUDE_PROJECT_DIR": str(project),
-            "LMSTUDIO_BRIDGE_TRUST": "filesystem",
+            "LMSTUDIO_BRIDGE_MCP_CONFIG": str(project / ".mcp.json"),
             "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "home"),
         }
         async with open_raw_client(era="2026-07-28", environ=environ, answer_limit=600) as client:

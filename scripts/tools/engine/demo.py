@@ -263,7 +263,7 @@ async def delegate(sample: Sample, url: str, *, parallel: int) -> str:
             "PATH": os.environ.get("PATH", os.defpath),
             "LMSTUDIO_BASE_URL": url,
             "CLAUDE_PROJECT_DIR": str(sample.folder),
-            "LMSTUDIO_BRIDGE_TRUST": "filesystem",  # we wrote that .mcp.json ourselves
+            "LMSTUDIO_BRIDGE_MCP_CONFIG": str(sample.folder / ".mcp.json"),  # as one of our own: we wrote it ourselves
             "LMSTUDIO_BRIDGE_HOME": home,
             "LMSTUDIO_BRIDGE_PARALLEL": str(parallel),
         }
