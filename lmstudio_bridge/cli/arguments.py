@@ -116,7 +116,7 @@ def build_parser() -> CommandParser:
     commands = tomllib.loads(
         texts.safe_substitute(docs=DOCS, max_rounds=DEFAULT_MAX_ROUNDS, item_rounds=DEFAULT_ITEM_ROUNDS)
     )
-    groups = {"none": {}, **commands.pop("groups")}
+    groups = commands.pop("groups")
     description = """
     Hands tasks from Claude Code to a local model in LM Studio, which works on them with your other MCP servers.
 
@@ -158,9 +158,11 @@ def _add_commands(
             formatter_class=parser.formatter_class,
         )
         command.summary = told["summary"]
-        for argument, options in {**told.get("arguments", {}), **groups[told.get("group", "none")]}.items():
-            named = {"type": _TYPES.get(options.get("type")), "choices": _CHOICES.get(str(options.get("choices")))}
-            command.add_argument(argument, **options | {key: value for key, value in named.items() if value})
+        for argument, options in {**told.get("arguments", {}), **groups.get(told.get("group", ""), {})}.items():
+            named: dict[str, Any] = {"type": _TYPES[options["type"]]} if "type" in options else {}
+            if isinstance(options.get("choices"), str):
+                named["choices"] = _CHOICES[options["choices"]]
+            command.add_argument(argument, **{**options, **named})
         if "commands" in told:
             _add_commands(command, "action", told["commands"], groups)
 
@@ -196,7 +198,7 @@ def _whole_number(text: str, *, most: int) -> int:
     return int(text)
 
 
-_TYPES: Mapping[str | None, Callable[[str], Any]] = {
+_TYPES: Mapping[str, Callable[[str], Any]] = {
     "task": _task,
     "rounds": partial(_whole_number, most=MAX_ROUNDS),
     "port": partial(_whole_number, most=65_535),
