@@ -151,8 +151,12 @@ def _print_report(report: RunReport, stream: TextIO) -> None:
     console = open_console(stream, environ=os.environ)
     with console.capture() as formatted:
         console.print(markdown_in_terminal(answer))
-    lines = "\n".join(line.rstrip() for line in formatted.get().splitlines())  # tables have empty lines around them
-    for number, part in enumerate(filter(None, (Text(before), Text.from_ansi(lines.strip("\n")), Text(after)))):
+    lines = Text.from_ansi(formatted.get()).split()
+    filled = [number for number, line in enumerate(lines) if line.plain.strip()] or [
+        0
+    ]  # tables have empty lines around
+    whole = Text("\n").join(lines[filled[0] : filled[-1] + 1])
+    for number, part in enumerate(filter(None, (Text(before), whole, Text(after)))):
         console.print("\n" * (number > 0), part, sep="")
     stream.flush()
 

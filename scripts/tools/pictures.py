@@ -123,6 +123,7 @@ async def make_pictures(home: Path) -> None:
     weights = MODELS[WEIGHTS]
     async with open_engine(fetch_and_show(weights), alias=weights.name, parallel=SLOTS) as engine:
         environ |= {"LMSTUDIO_BASE_URL": engine.url, "LMSTUDIO_BRIDGE_PARALLEL": str(SLOTS)}
+        environ |= {"LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT": str(RUN_LIMIT)}  # on a busy machine
         await asyncio.to_thread(make_picture, "run", RUN, home=home, environ=environ)
     page = home / "run.html"
     command_line = ["lmstudio-bridge", "runs", "show", "last", "--html", str(page)]

@@ -130,6 +130,7 @@ async def test_a_terminal_shows_a_bar_and_each_item_of_a_run_over_many(desk: She
         re.search(r" 1 of 2 · 1 at once · about \d+ s left .*\N{BOX DRAWINGS HEAVY HORIZONTAL}", each) for each in lines
     )
     assert any(re.fullmatch(r"The text is too small +done +A wish\. .*", each) for each in lines), "in columns"
+    assert not re.search(r"\n\s*\n\s*\n *item ", without_codes(shown).replace("\r", "")), "empty lines above the table"
 
 
 async def test_what_a_server_says_cannot_move_the_cursor(desk: Shell, sim: Simulator) -> None:
