@@ -22,6 +22,7 @@ from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.logins import LoginStore
+from lmstudio_bridge.runs import report
 from lmstudio_bridge.runs.item_rows import item_rows, rows_as_csv, rows_as_json_lines
 from lmstudio_bridge.runs.journal import (
     check_not_active,
@@ -32,20 +33,6 @@ from lmstudio_bridge.runs.journal import (
     list_journals,
     open_journal,
     read_timed_events,
-)
-from lmstudio_bridge.runs.report import (
-    MODEL_COLUMNS,
-    RUN_COLUMNS,
-    SAVINGS_COLUMNS,
-    SERVER_COLUMNS,
-    diff_lines,
-    model_rows,
-    run_json,
-    run_row,
-    run_text,
-    savings_rows,
-    server_rows,
-    unusable_servers,
 )
 from lmstudio_bridge.runs.resume import LAST, StoredRun, find_run, item_runs, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -68,7 +55,7 @@ async def show_models(settings: Settings, args: argparse.Namespace, redactor: Re
     if args.json:
         print(json.dumps([asdict(model) for model in catalog.models], ensure_ascii=False))
     else:
-        print_table(MODEL_COLUMNS, model_rows(catalog), empty="LM Studio has no models.")
+        print_table(report.MODEL_COLUMNS, report.model_rows(catalog), empty="LM Studio has no models.")
     return EXIT_OK
 
 
@@ -77,15 +64,15 @@ def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redacto
     catalog = servers_of_settings(settings, environ=os.environ)
     if args.approve is not None:
         return _approve(catalog, args, redactor, home=settings.home)
-    rows = server_rows(catalog, LoginStore(settings.home / "logins", learn=redactor.learn))
+    rows = report.server_rows(catalog, LoginStore(settings.home / "logins", learn=redactor.learn))
     if args.json:
-        print(json.dumps([dict(zip(SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
+        print(json.dumps([dict(zip(report.SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
     else:
-        print_table(SERVER_COLUMNS, rows, empty="No MCP servers are configured.")
+        print_table(report.SERVER_COLUMNS, rows, empty="No MCP servers are configured.")
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     try:
         permissions = read_permissions(catalog.servers.values(), project=settings.project, environ=os.environ)
-        unusable = unusable_servers(catalog, permissions, ToolCache(settings.home / "catalogues"))
+        unusable = report.unusable_servers(catalog, permissions, ToolCache(settings.home / "catalogues"))
     except SettingsError as exc:  # a rule file cannot be used
         unusable = [exc.explain()]
     for line in (*catalog.warnings, *catalog.remarks, *remedies, *unusable):
@@ -133,20 +120,20 @@ def show_runs(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
 def _list_runs(folder: Path, args: argparse.Namespace) -> int:
     runs = list(newest_runs(folder, most=args.limit))
     if args.json:
-        print(json.dumps([run_json(stored) for stored in runs], ensure_ascii=False))
+        print(json.dumps([report.run_json(stored) for stored in runs], ensure_ascii=False))
     else:
-        print_table(RUN_COLUMNS, map(run_row, runs), empty="No runs yet.")
+        print_table(report.RUN_COLUMNS, map(report.run_row, runs), empty="No runs yet.")
         print_savings(folder)
     return EXIT_OK
 
 
 def print_savings(folder: Path) -> None:
     """A table of what the stored runs spared Claude on each of the newest days and in all; nothing without runs."""
-    rows = savings_rows(run for run in newest_runs(folder, most=sys.maxsize) if not run.running)
+    rows = report.savings_rows(run for run in newest_runs(folder, most=sys.maxsize) if not run.running)
     if rows:
         print()
         shown = [*rows[:-1][:_SHOWN_DAYS], rows[-1]]
-        print_table(SAVINGS_COLUMNS, shown, empty="")
+        print_table(report.SAVINGS_COLUMNS, shown, empty="")
 
 
 def _show_run(folder: Path, args: argparse.Namespace) -> int:
@@ -154,7 +141,7 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
     if args.html:
         _write_page(folder, stored, Path(args.html))
     elif args.as_json:
-        print(json.dumps(run_json(stored), ensure_ascii=False))
+        print(json.dumps(report.run_json(stored), ensure_ascii=False))
     elif args.jsonl or args.csv:
         if stored.items is None:
             print("This run has no items: it was not started with for_each.", file=sys.stderr)
@@ -163,9 +150,9 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         print(clean_text(rows_as_csv(rows) if args.csv else rows_as_json_lines(rows))[0].rstrip("\n"))
     elif args.diff:
         events = [event for run in (stored, *item_runs(folder, stored)) for event in run.events]
-        print(clean_text("\n".join(diff_lines(events)) or "This run changed no files.")[0])
+        print(clean_text("\n".join(report.diff_lines(events)) or "This run changed no files.")[0])
     else:
-        print(as_shown(without_delimiters(run_text(stored))))
+        print(as_shown(without_delimiters(report.run_text(stored))))
     return EXIT_OK
 
 
@@ -189,7 +176,9 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
     print(
-        clean_text("\n".join(line for run in runs for line in diff_lines(run.events)) or "There is nothing to undo.")[0]
+        clean_text(
+            "\n".join(line for run in runs for line in report.diff_lines(run.events)) or "There is nothing to undo."
+        )[0]
     )
     if not runs:
         return EXIT_OK
@@ -235,7 +224,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
     plan = plan_undo(events, copies=copies, redact=redactor.redact)
     planned = FilesChanged(str(plan.folder), plan.changes)
     _say_folder(planned.folder if plan.steps or plan.left else "")
-    print(clean_text("\n".join(diff_lines([planned])) or "There is nothing to undo.")[0])
+    print(clean_text("\n".join(report.diff_lines([planned])) or "There is nothing to undo.")[0])
     _say_left(plan.left)
     if not plan.steps:
         return EXIT_FAILED if plan.left else EXIT_OK

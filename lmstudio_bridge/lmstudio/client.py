@@ -10,14 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from lmstudio_bridge.errors import (
-    LLMError,
-    LLMResponseError,
-    LLMTimeoutError,
-    ModelLostError,
-    ModelSubstitutedError,
-    WrongEndpointError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.lmstudio.failures import unreadable_answer
 from lmstudio_bridge.lmstudio.http import Timeouts, Transport, open_transport
 from lmstudio_bridge.lmstudio.models import DEFAULT_TTL, ModelCatalog, ModelValidator, Source
@@ -105,13 +98,13 @@ class LLMClient:
     @retry_with_backoff
     async def list_models(self) -> ModelCatalog:
         """The models, from the most detailed route there is: `/api/v1`, else `/api/v0`, else `/v1`."""
-        refusal: LLMError | None = None
+        refusal: errors.LLMError | None = None
         for route, shape in _MODEL_ROUTES.items():
             url = self.root_url + route
             try:
                 body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
                 return ModelCatalog(_read(shape, body, url=url).to_infos(), route, url)
-            except LLMResponseError as exc:
+            except errors.LLMResponseError as exc:
                 if not _is_missing_route(exc):
                     raise
                 refusal = exc
@@ -184,14 +177,14 @@ class LLMClient:
                         break
                 else:
                     await take(decoder.flush())
-        except LLMError as exc:
+        except errors.LLMError as exc:
             exc.url, exc.model = exc.url or url, exc.model or model
             if not accumulator.empty:
                 exc.retryable = False
-            if not (accumulator.finished and isinstance(exc, (ModelLostError, LLMTimeoutError))):
+            if not (accumulator.finished and isinstance(exc, (errors.ModelLostError, errors.LLMTimeoutError))):
                 raise  # else the reply is whole, and only the end of the stream is missing
         if accumulator.finish_reason.casefold() in _BROKEN_REASONS:
-            raise ModelLostError(
+            raise errors.ModelLostError(
                 f"The server gave up on the reply (finish_reason {accumulator.finish_reason!r}).",
                 remedy="Try again; if it happens often, look at LM Studio's server log.",
                 url=url,
@@ -200,7 +193,7 @@ class LLMClient:
         if decoder.foreign:
             raise unreadable_answer(url=url, model=model, detail=decoder.other)
         if not accumulator.finished and (accumulator.empty or not decoder.done):
-            raise ModelLostError(
+            raise errors.ModelLostError(
                 "The reply broke off before its end.",
                 remedy="The model was probably unloaded or crashed; look at LM Studio's server log.",
                 url=url,
@@ -230,13 +223,13 @@ def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) ->
         raise unreadable_answer(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
 
 
-def _is_missing_route(error: LLMError) -> bool:
+def _is_missing_route(error: errors.LLMError) -> bool:
     """Whether the error says only that this server does not have the route, or does not permit it."""
-    return isinstance(error, WrongEndpointError) or error.status in (403, 404, 405, 501)
+    return isinstance(error, errors.WrongEndpointError) or error.status in (403, 404, 405, 501)
 
 
-def _substituted(asked: str, answered: str) -> ModelSubstitutedError:
-    return ModelSubstitutedError(
+def _substituted(asked: str, answered: str) -> errors.ModelSubstitutedError:
+    return errors.ModelSubstitutedError(
         f"Another model answered: {answered} instead of {asked}.",
         remedy=f"LM Studio does that when {asked} is not available but one other model is loaded. Load {asked}.",
         model=asked,

@@ -17,15 +17,7 @@ from typing import Any
 import anyio
 import httpx
 
-from lmstudio_bridge import __version__
-from lmstudio_bridge.errors import (
-    LLMConnectionError,
-    LLMError,
-    LLMResponseError,
-    LLMTimeoutError,
-    ModelLostError,
-    SettingsError,
-)
+from lmstudio_bridge import __version__, errors
 from lmstudio_bridge.lmstudio.failures import error_from_response
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # a reply that is not streamed; the largest are batches of embeddings
@@ -92,7 +84,7 @@ async def open_transport(
         url = httpx.URL(root_url)
         url.host.encode("idna")  # getaddrinfo() does this, and raises UnicodeError at the first request
     except (httpx.InvalidURL, UnicodeError) as exc:
-        raise SettingsError(
+        raise errors.SettingsError(
             f"The address {root_url} cannot be used: {exc}.", remedy="Check LMSTUDIO_BASE_URL."
         ) from exc
     client = httpx.AsyncClient(
@@ -117,7 +109,7 @@ def _certificates(path: Path | None, *, https: bool) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=path)
     except OSError as exc:  # includes SSLError
-        raise SettingsError(
+        raise errors.SettingsError(
             f"The file with certificates {path} cannot be used: {exc.strerror or exc}.",
             remedy="Set LMSTUDIO_BRIDGE_CA_FILE (or SSL_CERT_FILE) to a file with certificates in PEM form.",
         ) from exc
@@ -219,7 +211,7 @@ class Transport:
                 stream = _as_stream(await self._read_body(response, wait, may_stream=True))
             async with aclosing(stream):
                 yield stream
-                with suppress(LLMError), anyio.move_on_after(_END_TIMEOUT):
+                with suppress(errors.LLMError), anyio.move_on_after(_END_TIMEOUT):
                     async for _ in stream:
                         pass
         finally:
@@ -243,7 +235,7 @@ class Transport:
             async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > self._max_body_bytes:
-                    raise LLMResponseError(
+                    raise errors.LLMResponseError(
                         f"The reply is larger than {self._max_body_bytes:,} bytes.",
                         remedy="The server is broken, or it is not LM Studio.",
                         url=wait.url,
@@ -311,35 +303,35 @@ class _Wait:
             error.url, error.model = self.url, self.model
             raise error from exc
 
-    def _translated(self, exc: Exception) -> LLMError:
+    def _translated(self, exc: Exception) -> errors.LLMError:
         match exc:
             case httpx.ConnectTimeout():
-                return LLMTimeoutError(
+                return errors.LLMTimeoutError(
                     "LM Studio did not accept the connection in time.", remedy=_START_REMEDY, retryable=True
                 )
             case httpx.ConnectError() if "CERTIFICATE_VERIFY_FAILED" in str(exc):
-                return LLMConnectionError(
+                return errors.LLMConnectionError(
                     "LM Studio's certificate is not trusted.",
                     remedy=_CERTIFICATE_REMEDY,
                     detail=str(exc),
                     retryable=False,
                 )
             case httpx.ConnectError():
-                return LLMConnectionError("LM Studio is not reachable.", remedy=_START_REMEDY, detail=str(exc))
+                return errors.LLMConnectionError("LM Studio is not reachable.", remedy=_START_REMEDY, detail=str(exc))
             case httpx.TimeoutException() | TimeoutError():
                 where = " in the middle of its reply" if self.mid_reply else ""
-                return LLMTimeoutError(
+                return errors.LLMTimeoutError(
                     f"LM Studio sent nothing for {self.seconds:g} s{where}.",
                     remedy=_SILENCE_REMEDY.format(limit=self.limit),
                 )
             case _ if self.mid_reply:
-                return ModelLostError(
+                return errors.ModelLostError(
                     "The connection broke in the middle of the reply.",
                     remedy="LM Studio was probably stopped, or the model crashed; look at its server log.",
                     detail=str(exc),
                 )
             case _:
-                return LLMConnectionError(
+                return errors.LLMConnectionError(
                     "LM Studio closed the connection before it answered.", remedy=_START_REMEDY, detail=str(exc)
                 )
 
@@ -352,7 +344,7 @@ def _check_coding(response: httpx.Response, wait: _Wait, *, is_stream: bool = Fa
     """
     coding = str(response.headers.get("content-encoding", "")).strip().lower()
     if ("," in coding or is_stream) and any(known in coding for known in _COMPRESSIONS):
-        raise LLMResponseError(
+        raise errors.LLMResponseError(
             f"The reply is compressed ({coding[:40]}), which the bridge did not ask for and does not read.",
             remedy="The server is broken, or it is not LM Studio.",
             url=wait.url,

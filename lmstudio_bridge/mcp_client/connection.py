@@ -16,21 +16,11 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.abc
+from mcp import types
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, MCP_PROTOCOL_VERSION_HEADER, encode_header_value
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp.types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    CONNECTION_CLOSED,
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    METHOD_NOT_FOUND,
-    PARSE_ERROR,
-    PROTOCOL_VERSION_META_KEY,
-    UNSUPPORTED_PROTOCOL_VERSION,
-)
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from lmstudio_bridge import __version__
@@ -185,9 +175,13 @@ class Connection:
             return failures.explain_silence(seconds, config=self._config, stderr_tail=tail)
         if not isinstance(cause, MCPError):
             return failures.explain_answer(str(cause) or type(cause).__name__, config=self._config, stderr_tail=tail)
-        if cause.code == INVALID_REQUEST and self._config.transport == "http":  # what the SDK makes of an HTML page
+        if (
+            cause.code == types.INVALID_REQUEST and self._config.transport == "http"
+        ):  # what the SDK makes of an HTML page
             return failures.explain_wrong_url(cause.message, config=self._config)
-        if cause.code == PARSE_ERROR and "validation error" in cause.message:  # of pydantic, in the SDK's transport
+        if (
+            cause.code == types.PARSE_ERROR and "validation error" in cause.message
+        ):  # of pydantic, in the SDK's transport
             return failures.explain_wrong_url("what it answers is not MCP", config=self._config)
         return failures.explain_answer(cause.message, config=self._config, stderr_tail=tail)
 
@@ -275,7 +269,7 @@ class Connection:
         """Answer a request of the server: we declare no capabilities, so only a ping is valid."""
         if method == "ping":
             return {}
-        raise MCPError(code=METHOD_NOT_FOUND, message=f"{method} is not supported")
+        raise MCPError(code=types.METHOD_NOT_FOUND, message=f"{method} is not supported")
 
     async def _take_notification(self, context: Any, method: str, params: Mapping[str, Any] | None) -> None:
         if method == "notifications/tools/list_changed":
@@ -290,7 +284,7 @@ class Connection:
         try:
             raw = await self._send("initialize", params, {"cancel_on_abandon": False})
         except MCPError as exc:
-            if exc.code != UNSUPPORTED_PROTOCOL_VERSION:
+            if exc.code != types.UNSUPPORTED_PROTOCOL_VERSION:
                 raise
             supported = exc.data.get("supported") if isinstance(exc.data, dict) else None
             offered = supported if isinstance(supported, list) else [LATEST_MODERN_VERSION]
@@ -316,7 +310,7 @@ class Connection:
             try:
                 page = await self._send("tools/list", {"cursor": cursors[-1]} if cursors else {})
             except MCPError as exc:
-                if exc.code == METHOD_NOT_FOUND and not cursors:
+                if exc.code == types.METHOD_NOT_FOUND and not cursors:
                     break  # a server for prompts or resources only
                 raise
             tools = page.get("tools")
@@ -348,9 +342,9 @@ class Connection:
             if isinstance(target, str):
                 headers[MCP_NAME_HEADER] = encode_header_value(target)
             meta = {
-                PROTOCOL_VERSION_META_KEY: self._version,
-                CLIENT_INFO_META_KEY: _CLIENT_INFO,
-                CLIENT_CAPABILITIES_META_KEY: {},
+                types.PROTOCOL_VERSION_META_KEY: self._version,
+                types.CLIENT_INFO_META_KEY: _CLIENT_INFO,
+                types.CLIENT_CAPABILITIES_META_KEY: {},
             }
             params = {**params, "_meta": meta}
         options = {**(options or {}), "headers": headers}
@@ -394,8 +388,8 @@ class Connection:
         if self._transport.detects_exit:
             return False  # a server may send the code CONNECTION_CLOSED as well
         if answered and answered[-1].status >= 400:
-            return exc.code != INVALID_PARAMS
-        return exc.code == CONNECTION_CLOSED
+            return exc.code != types.INVALID_PARAMS
+        return exc.code == types.CONNECTION_CLOSED
 
 
 def _forgot_session(status: int, exc: MCPError, words: str) -> bool:

@@ -54,6 +54,7 @@ from lmstudio_bridge.messages import (
     SystemMessage,
     UserMessage,
 )
+from lmstudio_bridge.runs import resume
 from lmstudio_bridge.runs.agent_files import AgentFile, find_agent
 from lmstudio_bridge.runs.changes import MAX_IN_MEMORY, ChangeRecorder, Copies, lost_changes
 from lmstudio_bridge.runs.combine import Combiner
@@ -64,17 +65,6 @@ from lmstudio_bridge.runs.journal import Journal, JournalPruner, check_not_activ
 from lmstudio_bridge.runs.preparation import Plan, Prepared, Preparer
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import DEFAULT_ITEM_ROUNDS, DEFAULT_MAX_ROUNDS, ContinueRequest, ItemRun, RunRequest
-from lmstudio_bridge.runs.resume import (
-    LAST,
-    StoredRun,
-    check_whole,
-    continuation,
-    find_last_run,
-    full_run_id,
-    read_run,
-    rebuild_conversation,
-    worked_calls,
-)
 from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_servers, instructions_room
 from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -249,7 +239,7 @@ class DynamicAutonomousAgent:
             if isinstance(request, ContinueRequest):
                 stored = self._find_run(request.run_id)
                 if stored.items:
-                    check_whole(stored)
+                    resume.check_whole(stored)
                     if not stored.items.is_done:
                         return await self._run_over_items(request, stored, emit)
                     _refuse_instructions(stored, request)
@@ -333,7 +323,7 @@ class DynamicAutonomousAgent:
                             approver=approver,
                             tools_for=item.tools_for if item else "",
                             read_first=item.file if item and isinstance(request, RunRequest) else "",
-                            earlier_calls=worked_calls(plan.earlier),
+                            earlier_calls=resume.worked_calls(plan.earlier),
                         ),
                         tally=recorder.tally,
                     )
@@ -380,7 +370,7 @@ class DynamicAutonomousAgent:
             )
 
     async def _run_over_items(
-        self, request: RunRequest | ContinueRequest, stored: StoredRun | None, emit: events.Emit | None
+        self, request: RunRequest | ContinueRequest, stored: resume.StoredRun | None, emit: events.Emit | None
     ) -> ItemsReport:
         """A run of its own for each item, or for those that are missing or failed in the stored run."""
         if isinstance(request, ContinueRequest):
@@ -522,7 +512,7 @@ class DynamicAutonomousAgent:
             ),
         )
 
-    def _go_on_with_items(self, stored: StoredRun, request: ContinueRequest) -> events.RunContinued:
+    def _go_on_with_items(self, stored: resume.StoredRun, request: ContinueRequest) -> events.RunContinued:
         started = _start_of(stored)
         rounds = request.max_rounds or started.max_rounds
         return events.RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
@@ -560,24 +550,24 @@ class DynamicAutonomousAgent:
     def _find_agent(self, name: str | None) -> AgentFile | None:
         return find_agent(name, project=self.settings.project, environ=self._environ) if name else None
 
-    def _find_run(self, run_id: str) -> StoredRun:
+    def _find_run(self, run_id: str) -> resume.StoredRun:
         if self.settings.journal == "off":
             raise RunNotFoundError(
                 "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
                 remedy="Start the task again, or let the user turn journals on (full) for the bridge.",
             )
         run_id = run_id.strip()
-        if run_id.casefold() == LAST:
-            stored = find_last_run(self.runs_folder, project=str(self.settings.project))
+        if run_id.casefold() == resume.LAST:
+            stored = resume.find_last_run(self.runs_folder, project=str(self.settings.project))
         else:
-            stored = read_run(self.runs_folder, full_run_id(self.runs_folder, run_id))
+            stored = resume.read_run(self.runs_folder, resume.full_run_id(self.runs_folder, run_id))
         check_not_active(self.runs_folder, stored.run_id)
         return stored
 
-    def _plan_continuation(self, stored: StoredRun, request: ContinueRequest) -> Plan:
-        conversation = Conversation(map(self.redactor.redact_fields, rebuild_conversation(stored).messages))
+    def _plan_continuation(self, stored: resume.StoredRun, request: ContinueRequest) -> Plan:
+        conversation = Conversation(map(self.redactor.redact_fields, resume.rebuild_conversation(stored).messages))
         if conversation.messages:
-            added = continuation(stored, conversation, instructions=request.instructions)
+            added = resume.continuation(stored, conversation, instructions=request.instructions)
         else:  # the run ended while its servers started, before the first message
             task = "\n\n".join(part for part in (stored.task, request.instructions) if part)
             added = self._first_messages(task, self._find_agent(_start_of(stored).agent))
@@ -788,7 +778,7 @@ def _check_combine(request: RunRequest) -> None:
         )
 
 
-def _refuse_instructions(stored: StoredRun, request: ContinueRequest) -> None:
+def _refuse_instructions(stored: resume.StoredRun, request: ContinueRequest) -> None:
     """Raises BridgeError if a run over many items, all of which are done, is to do something more."""
     if request.instructions:
         raise BridgeError(
@@ -809,7 +799,7 @@ def _lacks_tools(tool_set: ToolSet, policy: Policy) -> bool:
     return any(policy.writes(tool.source) and not unasked.may_run(tool.source) for tool in tool_set.tools)
 
 
-def _start_of(run: StoredRun) -> events.RunStarted:
+def _start_of(run: resume.StoredRun) -> events.RunStarted:
     return next(event for event in run.events if isinstance(event, events.RunStarted))
 
 
