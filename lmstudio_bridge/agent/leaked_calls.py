@@ -230,7 +230,8 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
         return False
     for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
         value, end = _decode(text, start.end())
-        if not (_is_over(text[end:]) or _BEHIND.match(text[end:].lstrip(" \t"))):
+        rest = text[end : end + _MOST_PLAIN]
+        if value is None or not (_is_over(rest) or _BEHIND.match(rest.lstrip(" \t"))):
             continue
         values = list(_wrapped_values(value))
         if values and all(any(_fits(value, name, tools[name]) for name in tools) for value in values):

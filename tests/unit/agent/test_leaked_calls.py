@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmstudio_bridge.agent.leaked_calls import holds_leaked_call
+from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments, holds_leaked_call
+from lmstudio_bridge.agent.schemas import object_schema
 from lmstudio_bridge.messages import Message, SystemMessage, ToolMessage, UserMessage
 
 N = "notes__read_note"
@@ -501,6 +502,13 @@ def test_a_name_that_two_servers_share_is_that_of_no_tool() -> None:
 def test_a_reply_of_any_length_is_looked_at_in_bounded_time(unit: str) -> None:
     holds_leaked_call(unit * (8_000_000 // len(unit)), NAMES)
     holds_leaked_call(unit * (30_000 // len(unit)) + "x", NAMES)
+
+
+@pytest.mark.parametrize("unit", ["{\n", "\n{}", "[\n"])
+def test_json_of_any_length_is_held_against_the_tools_in_bounded_time(unit: str) -> None:
+    schema = object_schema({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]})
+
+    assert not holds_bare_arguments(unit * (8_000_000 // len(unit)) + "}", {N: schema})
 
 
 @given(st.text(max_size=200))
