@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import assert_never
 
+from lmstudio_bridge import errors
 from lmstudio_bridge.agent import reply_checks
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN, Compactor, Conversation
 from lmstudio_bridge.agent.first_call import first_tools
@@ -20,14 +21,6 @@ from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import FAILED, FOUND_NOTHING, NOT_CALLED
 from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema, simple_spec
-from lmstudio_bridge.errors import (
-    ContextOverflowError,
-    LLMResponseError,
-    LostToolCallError,
-    TemplateError,
-    ToolSchemaError,
-    ToolsUnsupportedError,
-)
 from lmstudio_bridge.events import Emit, Generating, Noticed, Phase, RetryScheduled, RoundFinished, RoundStarted
 from lmstudio_bridge.intent import changes_by_name
 from lmstudio_bridge.messages import (
@@ -71,11 +64,11 @@ _VARIED = 0.8  # temperature of a reply after one that repeated itself without e
 _MAX_TOKENS = 16_384  # tokens that we raise the limit of a reply to at the most
 
 
-class _UnboundReplyError(ToolSchemaError):
+class _UnboundReplyError(errors.ToolSchemaError):
     """A reply that the engine should have bound to JSON, and did not."""
 
 
-class _EndlessReplyError(LLMResponseError):
+class _EndlessReplyError(errors.LLMResponseError):
     """The reply repeats itself without end: raised while it is read, so that the engine stops writing it."""
 
 
@@ -253,13 +246,13 @@ class ModelRequester:
                     await self._think_less(reply)
                 else:
                     return reply
-            except LLMResponseError as exc:
+            except errors.LLMResponseError as exc:
                 fault = exc.kind
                 if self._json_calls and _refuses_schema(exc):
                     await self._loosen_schema(exc)
                     continue
-                if fault in asked_again and not isinstance(exc, ToolSchemaError):
-                    if isinstance(exc, LostToolCallError):
+                if fault in asked_again and not isinstance(exc, errors.ToolSchemaError):
+                    if isinstance(exc, errors.LostToolCallError):
                         if offered and self.asks_natively:
                             await self.use_json_calls("The server cannot parse the model's tool calls")
                             continue
@@ -279,7 +272,7 @@ class ModelRequester:
         known = "\n".join(message.text for message in conversation.messages)
         return reply_checks.is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
 
-    async def _loosen_schema(self, error: LLMResponseError) -> None:
+    async def _loosen_schema(self, error: errors.LLMResponseError) -> None:
         """The engine refused the schema of the reply, or the reply is no such JSON."""
         if isinstance(error, _UnboundReplyError):
             self._unbound += 1
@@ -290,7 +283,7 @@ class ModelRequester:
             self._answer_schema = None
             await self._notice("The engine cannot enforce the output schema; the answer is validated at the end.")
             return
-        elif isinstance(error, ToolSchemaError) and not self._simple:
+        elif isinstance(error, errors.ToolSchemaError) and not self._simple:
             self._simple = True
             await self._notice("The engine cannot enforce the tools' schemas; retrying with simpler ones.")
             return
@@ -314,7 +307,7 @@ class ModelRequester:
         for bound in (True, False):
             try:
                 reply = await self._send(number, messages, (), schema if bound else None)
-            except LLMResponseError as exc:
+            except errors.LLMResponseError as exc:
                 if not (bound and _refuses_schema(exc)):
                     raise
             else:
@@ -327,24 +320,26 @@ class ModelRequester:
             return offered
         return [simple_spec(spec) for spec in offered if spec.name not in self._dropped]
 
-    async def _repair(self, error: LLMResponseError, conversation: Conversation, offered: Sequence[ToolSpec]) -> None:
+    async def _repair(
+        self, error: errors.LLMResponseError, conversation: Conversation, offered: Sequence[ToolSpec]
+    ) -> None:
         """Change the way of asking so that this error need not come again, or raise it."""
         match error:
-            case ContextOverflowError():
+            case errors.ContextOverflowError():
                 await self._make_room(error, conversation)
-            case TemplateError() if not self._plain:
+            case errors.TemplateError() if not self._plain:
                 self._plain = True
                 await self._notice("The model's prompt template accepts only plain turns; retrying with those.")
-            case ToolSchemaError():
+            case errors.ToolSchemaError():
                 await self._repair_schemas(error, offered)
-            case ToolsUnsupportedError() if self.asks_natively:
+            case errors.ToolsUnsupportedError() if self.asks_natively:
                 await self.use_json_calls("The server does not accept tools for this model")
-            case LostToolCallError():
+            case errors.LostToolCallError():
                 await self._notice("LM Studio could not parse a tool call of the model; retrying the request.")
             case _:
                 raise error
 
-    async def _make_room(self, error: ContextOverflowError, conversation: Conversation) -> None:
+    async def _make_room(self, error: errors.ContextOverflowError, conversation: Conversation) -> None:
         room = int(conversation.size() * _PROMPT_SHARE)  # however few tokens we take it for, it was too much
         if error.available:
             room = min(room, int(error.available * _CHARS_PER_TOKEN * _PROMPT_SHARE))
@@ -356,7 +351,7 @@ class ModelRequester:
             "A larger context length in LM Studio avoids that."
         )
 
-    async def _repair_schemas(self, error: ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
+    async def _repair_schemas(self, error: errors.ToolSchemaError, offered: Sequence[ToolSpec]) -> None:
         if not self._simple:
             self._simple = True
             await self._notice("The engine rejected the tools' schemas; retrying with simpler ones.")
@@ -384,9 +379,9 @@ class ModelRequester:
             try:
                 request = ChatRequest([UserMessage("Say ok.")], [simple_spec(spec) for spec in part], max_tokens=1)
                 await self._model.stream_chat_completion(request, on_notice=self._on_notice)
-            except LostToolCallError:
+            except errors.LostToolCallError:
                 continue
-            except ToolSchemaError:
+            except errors.ToolSchemaError:
                 half = len(part) // 2
                 if half:
                     parts += [part[:half], part[half:]]
@@ -570,10 +565,10 @@ def _found_nothing(conversation: Conversation) -> bool:
     return isinstance(newest, ToolMessage) and FOUND_NOTHING in newest.text
 
 
-def _refuses_schema(error: LLMResponseError) -> bool:
+def _refuses_schema(error: errors.LLMResponseError) -> bool:
     """Whether the error says that the engine cannot bind its reply to the schema."""
     words = f"{error.message} {error.detail}".casefold()
-    return isinstance(error, ToolSchemaError) or "response_format" in words or "json_schema" in words
+    return isinstance(error, errors.ToolSchemaError) or "response_format" in words or "json_schema" in words
 
 
 def _phase(delta: Delta) -> Phase:

@@ -18,14 +18,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.abc
 
-from lmstudio_bridge.errors import (
-    CallRefusedError,
-    DownstreamError,
-    ServerNotConfiguredError,
-    ServerStartError,
-    SessionExpiredError,
-    SessionLostError,
-)
+from lmstudio_bridge import errors
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure, installer_of
 from lmstudio_bridge.mcp_client.http import OpenLogin
@@ -267,19 +260,19 @@ class Lease:
             await on_wait(f"installing: {installer_of(config)} downloads MCP server {config.name} on its first start")
         try:
             return await self._fetch_tools(config, slot)
-        except SessionLostError:  # it went away unnoticed; listing tools again has no effects
+        except errors.SessionLostError:  # it went away unnoticed; listing tools again has no effects
             return await self._fetch_tools(config, slot)
 
     async def open_servers(
         self, configs: Iterable[ServerConfig]
-    ) -> dict[str, tuple[ServerTool, ...] | DownstreamError]:
+    ) -> dict[str, tuple[ServerTool, ...] | errors.DownstreamError]:
         """The tools of each server, or why it cannot be used; all are opened at the same time."""
-        outcomes: dict[str, tuple[ServerTool, ...] | DownstreamError] = {}
+        outcomes: dict[str, tuple[ServerTool, ...] | errors.DownstreamError] = {}
 
         async def open_one(config: ServerConfig) -> None:
             try:
                 outcomes[config.name] = await self.open_server(config)
-            except DownstreamError as exc:
+            except errors.DownstreamError as exc:
                 outcomes[config.name] = exc
 
         async with anyio.create_task_group() as tasks:
@@ -315,7 +308,7 @@ class Lease:
             DownstreamError: the server forgot the new session, too.
         """
         if server not in self._held:
-            raise ServerNotConfiguredError(f"MCP server '{server}' has not been opened.", server=server)
+            raise errors.ServerNotConfiguredError(f"MCP server '{server}' has not been opened.", server=server)
         config, slot = self._held[server]
         if not config.has_tool(tool):
             return ToolResult(f"Tool '{tool}' is disabled in {config.source}.", is_error=True)
@@ -324,18 +317,18 @@ class Lease:
         except ValueError as exc:
             return ToolResult(str(exc), is_error=True)
         seconds = timeout or config.timeout or self._pool.options.call_timeout
-        expired: SessionExpiredError | None = None
+        expired: errors.SessionExpiredError | None = None
         for _ in range(2):
             session = self._pool.session_at(slot, config)
             await session.wait_ready()
             try:
                 with session.calling():
                     return await session.connection.call_tool(tool, plain, seconds=seconds, on_progress=on_progress)
-            except SessionExpiredError as exc:
+            except errors.SessionExpiredError as exc:
                 logger.info("%s", exc)
                 expired = exc
         assert expired is not None
-        raise DownstreamError(expired.message, server=server) from expired
+        raise errors.DownstreamError(expired.message, server=server) from expired
 
     def end(self) -> None:
         """Release all servers; those that others use, or that are kept for the next run, stay open."""
@@ -346,7 +339,7 @@ class Lease:
         session = self._pool.session_at(slot, config)
         try:
             await session.wait_ready()
-        except ServerStartError:
+        except errors.ServerStartError:
             self._held.pop(config.name, None)
             self._pool.release(self, slot)
             raise
@@ -412,7 +405,7 @@ class Session:
         try:
             await self._ping_after_silence()
             return await self.connection.fetch_tools(seconds=self._options.start_timeout)
-        except (SessionLostError, CallRefusedError):
+        except (errors.SessionLostError, errors.CallRefusedError):
             self.retire()
             raise
 
@@ -423,7 +416,7 @@ class Session:
         try:
             yield
             self._heard_at = self._options.clock()
-        except (SessionLostError, CallRefusedError):  # the next one opens the login that there is then
+        except (errors.SessionLostError, errors.CallRefusedError):  # the next one opens the login that there is then
             self._retired = True
             raise
         finally:
@@ -631,5 +624,5 @@ class Slots:
         self._closing.add(slot)
 
 
-def _shutting_down(config: ServerConfig) -> DownstreamError:
+def _shutting_down(config: ServerConfig) -> errors.DownstreamError:
     return Failure("was not started: the bridge is shutting down").start_error(config.name)

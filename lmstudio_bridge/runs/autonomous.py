@@ -15,21 +15,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from lmstudio_bridge import events
+from lmstudio_bridge import errors, events
 from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, WRITING_LEFT_OUT, own_words, system_prompt
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
-from lmstudio_bridge.errors import (
-    BridgeError,
-    LLMConnectionError,
-    LLMError,
-    LLMTimeoutError,
-    NestedBridgeError,
-    RunNotFoundError,
-)
 from lmstudio_bridge.files import make_private
 from lmstudio_bridge.intent import asks_for_change
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
@@ -357,14 +349,14 @@ class DynamicAutonomousAgent:
     def _redacted_errors(self) -> Iterator[None]:
         try:
             yield
-        except BridgeError as exc:
+        except errors.BridgeError as exc:
             self.redactor.redact_error(exc)
             raise
 
     def _check_access(self, wanted: Access) -> None:
         """Raises BridgeError if the settings do not allow that access."""
         if wanted == "write" and self.settings.max_access == "read":
-            raise BridgeError(
+            raise errors.BridgeError(
                 "Write access is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
                 remedy="Only read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
             )
@@ -411,9 +403,9 @@ class DynamicAutonomousAgent:
                 return outcome.error
             try:
                 await self.client.validator.catalog(refresh=True)
-            except (LLMConnectionError, LLMTimeoutError) as exc:
+            except (errors.LLMConnectionError, errors.LLMTimeoutError) as exc:
                 return exc.explain()
-            except LLMError:
+            except errors.LLMError:
                 pass
             return ""
 
@@ -422,12 +414,12 @@ class DynamicAutonomousAgent:
                 return 1
             try:
                 choice = await self.client.validator.resolve(runner.model)
-            except LLMError:
+            except errors.LLMError:
                 return 1
             return min(slot_count(choice, self.settings.parallel) or DEFAULT_PARALLEL, self.settings.run_limit)
 
         async def context_length() -> int:
-            with suppress(LLMError):
+            with suppress(errors.LLMError):
                 choice = await self.client.validator.resolve(runner.model)
                 return choice.context_length or self.settings.context_length
             return self.settings.context_length
@@ -552,7 +544,7 @@ class DynamicAutonomousAgent:
 
     def _find_run(self, run_id: str) -> resume.StoredRun:
         if self.settings.journal == "off":
-            raise RunNotFoundError(
+            raise errors.RunNotFoundError(
                 "No run can be continued: LMSTUDIO_BRIDGE_JOURNAL is off.",
                 remedy="Start the task again, or let the user turn journals on (full) for the bridge.",
             )
@@ -602,7 +594,7 @@ class DynamicAutonomousAgent:
             DownstreamError: None of them can be used.
         """
         if self.settings.depth:
-            raise NestedBridgeError(
+            raise errors.NestedBridgeError(
                 "This bridge was started by another bridge, as one of its MCP servers, and takes no tasks.",
                 remedy="Remove it from the MCP servers that the bridge may use, or disable it there.",
             )
@@ -723,7 +715,7 @@ async def _failure_recorded(recorder: RunRecorder, started_at: float) -> AsyncIt
         yield
     except BaseException as exc:
         cancelled = isinstance(exc, asyncio.CancelledError)
-        error = exc.explain() if isinstance(exc, BridgeError) else str(exc)
+        error = exc.explain() if isinstance(exc, errors.BridgeError) else str(exc)
         await finish_run(
             recorder.tell,
             recorder.tally,
@@ -764,7 +756,9 @@ def _check_output_schema(schema: JSONObject) -> None:
     try:
         OutputSchema(schema)
     except ValueError as exc:
-        raise BridgeError(f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none.") from exc
+        raise errors.BridgeError(
+            f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none."
+        ) from exc
 
 
 def _check_combine(request: RunRequest) -> None:
@@ -772,7 +766,7 @@ def _check_combine(request: RunRequest) -> None:
     if request.combine_schema is not None:
         _check_output_schema(request.combine_schema)
     if (request.combine and request.for_each is None) or (request.combine_schema and not request.combine):
-        raise BridgeError(
+        raise errors.BridgeError(
             "combine is for the answers of for_each, and combine_schema for what combine asks for.",
             remedy="Give combine only with for_each, and combine_schema only with combine.",
         )
@@ -781,7 +775,7 @@ def _check_combine(request: RunRequest) -> None:
 def _refuse_instructions(stored: resume.StoredRun, request: ContinueRequest) -> None:
     """Raises BridgeError if a run over many items, all of which are done, is to do something more."""
     if request.instructions:
-        raise BridgeError(
+        raise errors.BridgeError(
             f"All items of run {stored.run_id} are done, and it has no conversation to continue.",
             remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
         )

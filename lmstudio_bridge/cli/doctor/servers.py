@@ -70,11 +70,7 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
 
 
 async def check_servers(
-    agent: DynamicAutonomousAgent,
-    catalog: ServerCatalog,
-    *,
-    environ: Mapping[str, str],
-    say: Say = say_nothing,
+    agent: DynamicAutonomousAgent, catalog: ServerCatalog, *, environ: Mapping[str, str], say: Say = say_nothing
 ) -> AsyncIterator[Check]:
     """Start all servers at the same time, and count their tools. The pool limits the time of each start."""
     try:
