@@ -215,7 +215,7 @@ class ToolSelection:
                 Index(self._tools).rank(task, similar=similar),
                 key=lambda tool: (tool.is_deprecated, paths_first and not tool.takes_path),
             )
-            names = {tool.name for tool in _best(_fairly(ranked, most), room=room, most=most)}
+            names = {tool.name for tool in _best(_fairly(ranked, most, task=task), room=room, most=most)}
             chosen = tuple(tool for tool in (ranked if best_first else self._tools) if tool.name in names)
         self.offered: tuple[ToolSpec, ...] = tuple(tool.spec for tool in chosen)
 
@@ -403,16 +403,22 @@ def _required(spec: ToolSpec) -> Sequence[str]:
     return names
 
 
-def _fairly(ranked: Sequence[Tool], most: int) -> list[Tool]:
-    """The same tools, but first the best few of each server: half of the places are shared among the servers."""
+def _fairly(ranked: Sequence[Tool], most: int, *, task: str) -> list[Tool]:
+    """The same tools, but first the best few of each server: half of the places are shared among the servers.
+
+    A server that the task names gets as many on its own: of a memory's tools, the words of a task rank the one that
+    searches it last.
+    """
     servers = {tool.source.server for tool in ranked}
     share = max(1, most // (2 * len(servers))) if servers else 0
+    named = {server for server in servers if re.search(rf"\b{re.escape(server)}\b", task, re.IGNORECASE)}
     taken: Counter[str] = Counter()
     first: list[Tool] = []
     others: list[Tool] = []
     for tool in ranked:
         taken[tool.source.server] += 1
-        (first if taken[tool.source.server] <= share else others).append(tool)
+        most_of_it = most // 2 if tool.source.server in named else share
+        (first if taken[tool.source.server] <= most_of_it else others).append(tool)
     return [*first, *others]
 
 

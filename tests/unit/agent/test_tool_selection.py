@@ -98,7 +98,10 @@ def test_the_best_stand_first_where_that_is_asked_for() -> None:
     assert names(selection.offered) == ["fs__write_file", "time__now", "fs__read_file", "mail__send"]
 
 
-def test_every_server_has_its_share_of_the_places() -> None:
+@pytest.mark.parametrize(
+    ("task", "of_memory"), [("Read a.txt and keep it.", 4), ("Read a.txt and keep it in the memory.", 8)]
+)
+def test_every_server_has_its_share_of_the_places(task: str, of_memory: int) -> None:
     """Beside a server with many tools for files, a run had none of the memory that its task was about."""
     work = SchemaWork()
     given = [
@@ -108,11 +111,11 @@ def test_every_server_has_its_share_of_the_places() -> None:
             *(("memory", f"keep_{number}", tool(f"memory__keep_{number}")) for number in range(9)),
         ]
     ]
-    offered = ToolSelection(given, "Read a.txt and keep it.", max_tools=16, best_first=True, paths_first=True).offered
+    offered = ToolSelection(given, task, max_tools=16, best_first=True, paths_first=True).offered
 
     assert len(offered) == 16
-    assert sum(spec.name.startswith("memory__") for spec in offered) == 4
-    assert all(spec.name.startswith("fs__") for spec in offered[:12])
+    assert sum(spec.name.startswith("memory__") for spec in offered) == of_memory
+    assert all(spec.name.startswith("fs__") for spec in offered[:-of_memory])
 
 
 def test_words_and_meaning_count_the_same_where_both_are_known() -> None:
