@@ -45,21 +45,6 @@ _PLAN = re.compile(
 )
 _LABEL = re.compile(r"\W*(?:thought|thinking|reasoning|plan|step \d+)\W{0,3}:\W*", re.IGNORECASE)
 _TELLS = re.compile(r":\s+[\"'\u201c\u201e\u00ab]?(?:[^\s\"']+\s+){2}\S")  # what was announced follows
-_NEXT = tuple(
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        rf"the (?:next|first) step is to\s{_ADVERBS}{_ACT}",
-        rf"(?:one moment(?: please)?[,:.\s]+)?(?:now )?{_ING}\b[^!?\n]*(?:\.\.\.|…|\bnow[.!]?)\Z",
-        r"(?:reading|checking|searching|opening|looking)(?: (?:for|in|at|into|through|up))? (?:the |all )?"
-        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b(?!.*\b(?:is|are|was|were|shows?|gives?|takes?|fails?|needs?"
-        r"|can|will|would)\b)",
-        r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
-        rf"(?:(?:the )?(?:first|next) (?:step|thing)|step \d+)(?: to do)?(?: is(?: to)?)?\W+{_ACT} (?:the |all )?"
-        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b\W*\Z",
-        r"[^はが、。:：\n]{1,40}を(?:読み(?:込み|取り)?|読んでみ|確認し|開き|検索し|調べ)(?:ます|てみます|ましょう)\W*\Z",
-    )
-)
-"""Beginnings of sentences without an I, in which the same may be an answer: what a text or a program does."""
 _BEGINNINGS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
@@ -67,11 +52,19 @@ _BEGINNINGS = tuple(
         r"(?:let me|let's|let us|i'll|i will|i am going to|i'm going to|i need to|i must|i should|i have to|i want to"
         r"|we need to|we must|we should|we have to|we are asked to|i shall|i would now|i(?:'m| am) about to|allow me to"
         r"|to (?:do|answer) (?:this|that|it)\b,? i (?:have|need) to"
-        rf"|i'd like to|i(?: would|'d) (?:first )?(?:need|have) to|my (?:next|first) step is to)\s{_ADVERBS}{_ACT}",
+        rf"|i'd like to|i(?: would|'d) (?:first )?(?:need|have) to|(?:the|my) (?:next"
+        rf"|first) step is to)\s{_ADVERBS}{_ACT}",
         rf"(?:[^:\"\u201c\u201d`]{{0,60}},\s)?(?:please wait while )?i(?:'m|\u2019m| am) (?:now |currently |just "
         rf"|still )?{_ING}\b"
         r"(?!.*\b(?:that|because)\b)",
+        rf"(?:one moment(?: please)?[,:.\s]+)?(?:now )?{_ING}\b[^!?\n]*(?:\.\.\.|…|\bnow[.!]?)\Z",
         rf"please wait while i {_ACT}",
+        r"(?:reading|checking|searching|opening|looking)(?: (?:for|in|at|into|through|up))? (?:the |all )?"
+        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b(?!.*\b(?:is|are|was|were|shows?|gives?|takes?|fails?|needs?"
+        r"|can|will|would)\b)",
+        r"(?:calling|invoking|executing)\b[^!?\n]*\w_\w",
+        rf"(?:(?:the )?(?:first|next) (?:step|thing)|step \d+)(?: to do)?(?: is(?: to)?)?\W+{_ACT} (?:the |all )?"
+        r"(?:files?|folders?|notes?|[\w/-]+\.\w{1,5})\b\W*\Z",
         r"please (?:call|invoke)(?: the)?(?: tool| function)? [`*]*\w+_\w",
         # German, Dutch
         r"(?:(?:zuerst |jetzt |nun )?(?:ich werde|werde ich|lass mich|lassen sie mich)"
@@ -123,6 +116,7 @@ _BEGINNINGS = tuple(
         r"(?:好的|首先|现在|接下来)?[,，、]?(?:让我|我将|我会|我来|我先|我需要|我要)(?:先|现在|来|使用|调用)*"
         r"(?:读取|读(?!书)|查看|看|检查|打开|搜索|查找|获取|访问|列出|\w*工具)",
         r"(?:まず|次に|では)[、,]?.{0,60}[をで](?:読み(?:込み|取り)?|確認し|開き|検索し|調べ)ます",
+        r"[^はが、。:：\n]{1,40}を(?:読み(?:込み|取り)?|読んでみ|確認し|開き|検索し|調べ)(?:ます|てみます|ましょう)\W*\Z",
         r"(?:먼저|이제|그럼)?[^!?:\n]{0,60}(?:읽어|확인해|열어|찾아|살펴|검색해|조회해) ?(?:보겠습니다|볼게요)\W*\Z",
         r"(?:먼저|이제|그럼)?[^!?:\n]{0,60}(?:읽겠습니다|확인하겠습니다|열겠습니다|찾겠습니다|검색하겠습니다)\W*\Z",
     )
@@ -130,13 +124,10 @@ _BEGINNINGS = tuple(
 """Beginnings of sentences in which a model says which call it makes next, in the languages of which most is read."""
 
 
-def announces_call(
-    text: str, names: Collection[str] = (), *, read: Iterable[str] = (), is_explicit: bool = False
-) -> bool:
+def announces_call(text: str, names: Collection[str] = (), *, read: Iterable[str] = ()) -> bool:
     """Whether the text says which look or which change comes next and stops there.
 
-    Where it `is_explicit` that it is the answer, only what the model says that it does itself counts. A sentence that
-    stands in what was `read` is a quotation. So are those behind a colon or in quotes.
+    A sentence that stands in what was `read` is a quotation. So are those behind a colon or in quotes.
     """
     text = text.strip()
     if len(text) > LONGEST:
@@ -153,7 +144,6 @@ def announces_call(
     last = _LABEL.sub("", last, count=1) if _LABEL.match(last) else last
     if not last:  # nothing but words to wait
         return bool(text) and not any(text in each for each in read)
-    beginnings = _BEGINNINGS if is_explicit else (*_NEXT, *_BEGINNINGS)
-    if _OFFER.search(last) or _TELLS.search(last) or not any(pattern.match(last) for pattern in beginnings):
+    if _OFFER.search(last) or _TELLS.search(last) or not any(pattern.match(last) for pattern in _BEGINNINGS):
         return False
     return not any(last in each for each in read)

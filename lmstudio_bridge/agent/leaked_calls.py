@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from lmstudio_bridge.agent.arguments import find_problem
+from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.intent import changes_by_name
 from lmstudio_bridge.messages import Message, ToolMessage, UserMessage
@@ -57,6 +57,7 @@ _CALLER_BEFORE = re.compile(  # call_tool("fs", "f"
     re.IGNORECASE,
 )
 _DEFINED = re.compile(r"[\"']\s{0,3},\s{0,9}[\"']description[\"']\s{0,3}:")  # "X", "description": …
+_AS_KEY = re.compile(r"[\"']\s{0,3}:\s{0,3}[{\[]")  # "X": {
 _OBJECT_AFTER = re.compile(r"([^{.!?]{0,80})\{")  # X … {
 _GROUP_AFTER = re.compile(r"[\"'`*\]]{0,3}\s?\(")  # X(
 _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
@@ -173,7 +174,7 @@ _MARK_IN_LINE = re.compile(
 _MARK_LAST = re.compile(rf"(?:\A|[\n.!?:>\]}})])[ \t]*(?:{_MARK})\Z", re.IGNORECASE)
 _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
-_JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
+_JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a.!?])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
 _WANTS_JSON = re.compile(r"(?<![\w./-])json\b(?! (?:files?|config\w*)\b)|\{", re.IGNORECASE)
 _MOST_UNKNOWN = 2  # keys that are none of the tool's
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
@@ -222,10 +223,11 @@ def holds_leaked_call(text: str, names: Collection[str], *, messages: Sequence[M
 def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messages: Sequence[Message] = ()) -> bool:
     """Whether the reply is, or ends in, JSON that would be the arguments of one of the `tools`, without its name.
 
-    Where a user's message asks for JSON, or names the keys, it is an answer. It is none if it only gives back the
-    values of the message.
+    It is an answer where a user's message asks for JSON or names its keys, or where a result holds it as it stands. It
+    is none if it only gives back the values of the message.
     """
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
+    results = [message.text for message in messages if isinstance(message, ToolMessage)]
     if not tools or "}" not in text[-_AROUND:] or _WANTS_JSON.search(asked):
         return False
     for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
@@ -234,8 +236,9 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
         if value is None or not (_is_over(rest) or _BEHIND.match(rest.lstrip(" \t"))):
             continue
         values = list(_wrapped_values(value))
-        if values and all(any(_fits(value, name, tools[name]) for name in tools) for value in values):
-            return not _names_keys(asked, values)
+        if not values or not all(any(_fits(value, name, tools[name]) for name in tools) for value in values):
+            return False
+        return not (_names_keys(asked, values) or any(text[start.end() : end] in result for result in results))
     return False
 
 
@@ -250,10 +253,16 @@ def _fits(value: Any, name: str, schema: ObjectSchema) -> bool:
     """Whether a JSON value would be taken as the arguments of a tool; a call that writes may have needless ones."""
     if not (isinstance(value, dict) and value):
         return False
-    known = {key: each for key, each in value.items() if key in schema.parameters.get("properties", {})}
+    given: Mapping[str, Any] = value
+    if all(isinstance(each, str) for each in value.values()):  # "10" for 10 and other names are read, too
+        try:
+            given = read_arguments(json.dumps(value), schema.parameters).values
+        except ValueError:
+            return False
+    known = {key: each for key, each in given.items() if key in schema.parameters.get("properties", {})}
     required = schema.parameters.get("required", ())
-    most = _MOST_UNKNOWN if changes_by_name(name.rpartition("__")[2]) or not schema.is_closed else 0
-    if not known or not set(required) <= set(known) or len(value) - len(known) > (most if required else 0):
+    most = _MOST_UNKNOWN if required and changes_by_name(name.rpartition("__")[2]) else 0
+    if not known or not set(required) <= set(known) or len(given) - len(known) > most:
         return False
     return find_problem(known, schema) is None
 
@@ -437,7 +446,7 @@ class _Finder:
             if not named.certain:
                 return not before.strip(_QUOTES + " \t\n[") and "=" in rest
             return any(each.search(before) for each in (_KEY_BEFORE, _LINE_START, _INTENT))
-        if _KEY_BEFORE.search(before):
+        if _KEY_BEFORE.search(before) or (before[-1:] in "\"'" and _AS_KEY.match(after)):
             if _DEFINED.match(after):
                 return False
             if _ends_structured(rest) and (named.certain or _has_arguments(text)):

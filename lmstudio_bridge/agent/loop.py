@@ -75,7 +75,6 @@ _NO_ANSWER: Mapping[reply_checks.ReplyKind, str] = {
     "is no answer.",
     "own_words": "The model only repeated the task or the bridge's own words, so there is no answer.",
     "announced": "The model only said what it would do next, also when it was asked again. There is no answer.",
-    "refused": "The model gave up without calling a tool, also when it was asked again.",
     "nothing": "The model's reply held no answer, also when it was asked again.",
     "endless": "The model repeated the same words without end, also when it was asked again. There is no answer.",
     "filtered": "The server's content filter stopped the reply; what came before is not a whole answer.",
@@ -326,6 +325,8 @@ class _Run:
 
     def schemas(self) -> dict[str, ObjectSchema]:
         """The schemas of the tools whose arguments alone are no answer: not those that the output schema takes, too."""
+        if self._output_schema is not None and "properties" not in self._output_schema:
+            return {}
         own = {spec.name: object_schema(spec.parameters) for spec in (*RESULT_TOOLS, *self._finding)}
         wanted = set((self._output_schema or {}).get("properties", ()))
         return {

@@ -46,12 +46,6 @@ _LOST: Mapping[reply_checks.ReplyKind, str] = {
     "lost_call": "LM Studio lost a tool call of the model; retrying the request.",
     "leaked_call": "The model wrote a tool call as text; retrying the request.",
     "announced": "The model announced a tool call but made none; retrying the request.",
-    "refused": "The model gave up without calling a tool; retrying the request.",
-}
-_ASKED_AS_JSON: Mapping[reply_checks.ReplyKind, str] = {
-    "leaked_call": "The model writes its tool calls as text",
-    "announced": "The model announces tool calls and makes none",
-    "refused": "The model gives up without calling a tool",
 }
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
@@ -120,7 +114,6 @@ class ModelRequester:
         self._must_call = False  # the next reply must be a call
         self._vary = False  # the next reply must not come out as the last one
         self._must_change = False  # that call must be of a tool that changes something
-        self._must_look = False  # the next reply must be a call of a tool that changes nothing
         self.gave_up = False  # the model said that it cannot be done: one look that fails shows the same
         self._unbound = 0  # replies in a row that should have been JSON and were not
         self._simple = False  # the engine takes only simple schemas
@@ -210,6 +203,7 @@ class ModelRequester:
                     reply_checks.names_call(reply, offered)
                     or holds_bare_arguments(reply.text, schemas, messages=conversation.messages)
                 )
+                names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
                     return reply_checks.as_answer(reply, counts_tokens=self._counts_tokens) or reply
                 if kind == "endless":
@@ -225,14 +219,13 @@ class ModelRequester:
                         f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
                     )
                 elif is_json and self.asks_natively:
-                    await self.use_json_calls(_ASKED_AS_JSON[kind])
+                    await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
                     asked_again.add("lost_call")
                     self._must_call = self._json_calls and bool(offered)
                     await self._notice(_LOST[kind])
-                elif kind in _ASKED_AS_JSON and self.asks_natively:
-                    self._must_look = self.gave_up = kind == "refused"
-                    await self.use_json_calls(_ASKED_AS_JSON[kind])
+                elif self.asks_natively and (kind == "leaked_call" or (kind == "announced" and names_tool)):
+                    await self.use_json_calls("The model writes its tool calls as text")
                 elif (
                     kind == "answer"
                     and "unfounded" not in asked_again  # an engine may ignore the grammar
@@ -422,15 +415,13 @@ class ModelRequester:
                 None,
             )
         self._described = self._described or specs
-        must_call = self._must_call or self._must_look or (_only_failed(conversation, number) and not self.gave_up)
+        must_call = self._must_call or (_only_failed(conversation, number) and not self.gave_up)
         allowed: Sequence[ToolSpec] = specs
         if self._must_call and self._must_change:
             allowed = [spec for spec in specs if changes_by_name(spec.name.rpartition("__")[2])] or specs
-        elif self._must_look or (
-            must_call and _found_nothing(conversation)
-        ):  # small models write down what is not there
+        elif must_call and _found_nothing(conversation):  # small models write down what they have not found
             allowed = [spec for spec in specs if not changes_by_name(spec.name.rpartition("__")[2])] or specs
-        self._must_call = self._must_change = self._must_look = False
+        self._must_call = self._must_change = False
         if not _has_called(conversation) and (first := first_tools(conversation.task(), specs)):
             must_call, allowed = True, first
         schema = self._answer_schema

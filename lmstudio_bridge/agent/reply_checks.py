@@ -34,7 +34,6 @@ ReplyKind: TypeAlias = Literal[
     "leaked_call",
     "cut_call",
     "announced",
-    "refused",
     "own_words",
     "nothing",
     "endless",
@@ -63,8 +62,6 @@ _GAVE_UP = re.compile(
     r"|(?:do|does)(?: not|n't) (?:have|know|exist)|no (?:access|information))\b",
     re.IGNORECASE,
 )
-_REFUSAL = 200  # characters at the beginning of a reply
-_PLACE = re.compile(r"\b(?:files?|folders?|director(?:y|ies))\b|(?<![\w/])[\w.-]+/", re.IGNORECASE)
 _WORD_WANTED = re.compile(
     r"\b(?i:answer|reply|respond|say|write|return|output|give|print)\b"
     r"(?: (?:me|back|with|only|just|exactly|the|an?|one|single|word|text|string)){0,6}:?"
@@ -142,6 +139,19 @@ _WHOLE = re.compile(  # ends like half a sentence, and is none: the team that sh
     r"|\b(?:nobody|none|nothing|tests) to \w+ with\Z",
     re.IGNORECASE,
 )
+_SAYS_WHAT_IT_DOES = re.compile(
+    r"(?!.*\b(?:i|we|my|let|now|next|please|moment|answer)\b)"
+    r"\W*(?:reading|checking|searching|opening) (?:files|folders|notes)(?:,? (?:and|or) \w+ing\b[^\n._\u2026]*)?\.?"
+    # no file, folder, note, content, memo
+    r"|(?!.*(?:\u30d5\u30a1\u30a4\u30eb|\u30d5\u30a9\u30eb\u30c0|\u30ce\u30fc\u30c8|\u5185\u5bb9|\u30e1\u30e2"
+    r"|\u307e\u305a|\u6b21\u306b|\u3067\u306f|\u79c1))"
+    r"[^\n._\u2026]*\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002?",
+    re.IGNORECASE,
+)
+_ASKS_DOING = re.compile(
+    r"\bwhat (?:does|do|is|are)\b[^?\n]{0,80}\b(?:do|does|doing)\b|\u4f55\u3092(?:\u3057|\u3059\u308b|\u884c)",
+    re.IGNORECASE,
+)
 _SMALL_TALK = re.compile(  # tasks to which a greeting or a yes is the answer
     r"\W*(?:please )?(?:(?:hello|hi|hey|test)(?: there)?|say (?:hello|hi)|acknowledge(?: (?:this|that|receipt))?"
     r"|(?:write|draft|compose|suggest|give me) an? (?:\w+ ){0,2}greeting(?: (?:for|to) an? \w+)?"
@@ -171,6 +181,8 @@ _ASKS_FOR_COMMAND = re.compile(
     r"|\bon (?:linux|unix)\b|\b(?:linux|unix|posix) (?:equivalent|way|counterpart)|\b(?:user|i|you|we|one|to) type\b",
     re.IGNORECASE,
 )
+_ASKS_STEP = re.compile(r"\b(?:what|which)\b[^.?!\n]{0,60}\b(?:first|next) (?:step|thing)\b", re.IGNORECASE)
+_STEP_IS = re.compile(r"\W*the (?:first|next) (?:step|thing)\b", re.IGNORECASE)
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
 _WANTS_BRACKETS = re.compile(
     r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank|usage|syntax"
@@ -274,37 +286,43 @@ def classify_reply(
         return "lost_call"
     if finish_reason in _FILTERED:
         return "filtered"
-    read = (message.text for message in messages if not isinstance(message, AssistantMessage))
+    told = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (
         (tools_offered or names)
-        and not _is_translation(reply.text, messages)
-        and (
-            announces_call(reply.text, names, read=read, is_explicit=reply.is_explicit)
-            or _names_tool_instead(reply.text, names, messages)
+        and not (
+            _is_translation(reply.text, messages)
+            or _says_what_it_does(reply.text, messages)
+            or _says_the_step(reply.text, messages)
         )
+        and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
     ):
         return "announced"
     if not _NO_WORD.fullmatch(reply.text):
         if is_bridge_text(reply.text, messages):
             return "own_words"
-        if tools_offered and not reply.is_explicit and _refuses_unseen(reply.text, messages):
-            return "refused"
         return "nothing" if names and not cut and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
 
 
-def _refuses_unseen(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a reply says that something cannot be done with a file or folder, before anything was tried."""
-    if any(isinstance(message, ToolMessage) for message in messages) or not gives_up(text[:_REFUSAL]):
-        return False
-    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
-    return any(names_file(task) or _PLACE.search(task) for task in tasks)
+def _says_the_step(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text says which step something begins or goes on with, after a look, to who asks for that."""
+    looked = any(isinstance(message, ToolMessage) for message in messages)
+    asked = (message.text for message in messages if isinstance(message, UserMessage))
+    return looked and bool(_STEP_IS.match(text)) and any(map(_ASKS_STEP.search, asked))
 
 
 def _is_translation(text: str, messages: Sequence[Message]) -> bool:
     """Whether the task holds a text to be translated and names no file: what sounds like a plan may be that text."""
     tasks = [message.text for message in messages if isinstance(message, UserMessage)]
     return any(_TRANSLATE.search(task) and not names_file(task) for task in tasks) and not names_file(text)
+
+
+def _says_what_it_does(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text without the name of a file comes after a result, and the task asks what something does."""
+    if names_file(text) or not any(isinstance(each, ToolMessage) for each in messages):
+        return False
+    asked = any(_ASKS_DOING.search(message.text) for message in messages if isinstance(message, UserMessage))
+    return asked and bool(_SAYS_WHAT_IT_DOES.fullmatch(text.strip()))
 
 
 def _names_tool_instead(text: str, names: Collection[str], messages: Sequence[Message]) -> bool:

@@ -406,18 +406,21 @@ def _required(spec: ToolSpec) -> Sequence[str]:
 def _fairly(ranked: Sequence[Tool], most: int, *, task: str) -> list[Tool]:
     """The same tools, but first the best few of each server: half of the places are shared among the servers.
 
-    A server that the task names gets as many on its own: of a memory's tools, the words of a task rank the one that
+    Those that the task names share as many on their own: of a memory's tools, the words of a task rank the one that
     searches it last.
     """
     servers = {tool.source.server for tool in ranked}
     share = max(1, most // (2 * len(servers))) if servers else 0
-    named = {server for server in servers if re.search(rf"\b{re.escape(server)}\b", task, re.IGNORECASE)}
+    named = {
+        server for server in servers if re.search(rf"(?<![\w./-]){re.escape(server)}(?![\w./-]\w)", task, re.IGNORECASE)
+    }
+    of_named = max(share, most // (2 * max(1, len(named))))
     taken: Counter[str] = Counter()
     first: list[Tool] = []
     others: list[Tool] = []
     for tool in ranked:
         taken[tool.source.server] += 1
-        most_of_it = most // 2 if tool.source.server in named else share
+        most_of_it = of_named if tool.source.server in named else share
         (first if taken[tool.source.server] <= most_of_it else others).append(tool)
     return [*first, *others]
 

@@ -101,10 +101,7 @@ class ItemRunner:
         run_id = item_run_id(self._run_id, number)
         task = item_task(self._task, self._items[number - 1])
         request: RunRequest | ContinueRequest = RunRequest(task, self.servers, agent=self._agent, **self._options)
-        item = self._items[number - 1]
-        # Of a change, small models only speak once they have the content: docs/contributing/eval-results.md.
-        file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
-        stored = self._earlier(run_id, anew=bool(file))
+        stored = self._earlier(run_id)
         if stored and stored.finished and stored.outcome.is_done:  # the bridge ended before it could tell so
             return stored.outcome
         if stored:
@@ -112,24 +109,22 @@ class ItemRunner:
             again = task if stored.outcome.stop == "answered" else ""
             request = ContinueRequest(run_id, again, **self._options)
         tools_for = item_task(self._task, self._items[0])
+        item = self._items[number - 1]
+        # Of a change, small models only speak once they have the content: docs/contributing/eval-results.md.
+        file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
         report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file, limit=self._limit))
         self.servers = self.servers or report.servers
         return report.outcome
 
-    def _earlier(self, run_id: str, *, anew: bool) -> StoredRun | None:
-        """The run of the item as its journal has it; None if it is to begin anew.
-
-        With `anew` it does unless it is done: where its file is read first, it takes one request.
-        """
+    def _earlier(self, run_id: str) -> StoredRun | None:
+        """The run of the item as its journal has it; None if it is to begin anew."""
         if self.folder is None:
             return None
         try:
             stored = read_run(self.folder, run_id)
         except RunNotFoundError:
             return None
-        done = stored.finished and stored.outcome.is_done
-        hopeless = stored.cut or stored.outcome.stop in _HOPELESS or (anew and not done)
-        if self._options["access"] == "read" and hopeless:
+        if self._options["access"] == "read" and (stored.cut or stored.outcome.stop in _HOPELESS):
             delete_journal(self.folder, run_id)
             return None
         return stored

@@ -184,19 +184,3 @@ def test_a_plan_may_be_what_was_asked_for() -> None:
 
 def test_what_was_read_is_a_quotation() -> None:
     assert not announces_call("Let me read the file.", read=["Translate: Let me read the file."])
-
-
-@pytest.mark.parametrize(
-    ("text", "is_explicit", "announces"),
-    [
-        ("The first step is to open config.yml.", False, True),
-        ("The first step is to open config.yml.", True, False),
-        ("First step: open config.yml", True, False),
-        ("Reading files", True, False),
-        ("My next step is to open config.yml.", True, True),
-        ("I will open config.yml.", True, True),
-        ("Ich werde die Datei lesen.", True, True),
-    ],
-)
-def test_what_comes_next_without_an_i_may_be_an_explicit_answer(text: str, is_explicit: bool, announces: bool) -> None:
-    assert announces_call(text, ["fs__read"], is_explicit=is_explicit) is announces

@@ -817,42 +817,6 @@ async def test_arguments_without_a_call_are_asked_for_as_bound_json(bare: str, a
     assert "a tool call as text" in lost.error
 
 
-REFUSAL = "I don't have access to your files."
-
-
-async def test_a_model_that_gives_up_without_a_look_must_look_and_is_stuck_if_it_will_not() -> None:
-    looks = {"call": "fs__read", "arguments": {"path": "a.txt"}}
-    looked = case(
-        say(REFUSAL), say(REFUSAL), say(json.dumps(looks)), say('{"answer": "It is teal."}'), tools=read_tools()
-    )
-    bound = case(
-        say(REFUSAL), say(REFUSAL), say(json.dumps(looks)), say(json.dumps({"answer": REFUSAL})), tools=read_tools()
-    )
-    refused = case(*[say(REFUSAL)] * 9)
-
-    assert (await looked.go()).answer == "It is teal."
-    assert (await bound.go()).answer == REFUSAL
-    outcome = await refused.go()
-    assert (outcome.stop, outcome.error) == (
-        "stuck",
-        "The model gave up without calling a tool, also when it was asked again.",
-    )
-    forms = (looked.model.asked[2].response_schema or {})["anyOf"]
-    names = [form["properties"]["call"]["enum"][0] for form in forms]  # no answer, and nothing that changes something
-    assert "fs__read" in names
-    assert "fs__write" not in names
-
-
-async def test_a_first_step_that_sounds_like_a_plan_is_an_answer_if_the_model_says_so() -> None:
-    step = say("The first step is to open config.yml.")
-    bound = say(json.dumps({"answer": step.text}))
-    given = case(call(("fs__read", READ_A)), step, step, bound, tools=read_tools(ToolResult("1. Open config.yml")))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("answered", step.text)
-
-
 @pytest.mark.parametrize("rounds", [1, 2, 3, 10])
 async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rounds: int) -> None:
     given = case(*[say(f"{EMPTY_TURN} {ANSWER_NOW}")] * 3, limits=limits(rounds))

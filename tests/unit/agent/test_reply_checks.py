@@ -205,30 +205,6 @@ def test_a_tool_without_parameters_stays_one() -> None:
     assert simple_spec(spec) == ToolSpec("t", "A tool.", {"type": "object", "properties": {}})
 
 
-@pytest.mark.parametrize(
-    ("task", "text", "verdict"),
-    [
-        ("Sum up notes.md.", "I don't have access to files.", "refused"),
-        ("What is in the folder docs?", "I'm sorry, but I cannot access your file system.", "refused"),
-        ("List docs/.", "As a language model, I am unable to do so. You can type ls.", "refused"),
-        ("Sum up notes.md.", "It says so. " * 30 + "I cannot say more.", "answer"),
-        ("Sum up notes.md.", "It is about the sea.", "answer"),
-        ("Can pigs fly?", "No, they cannot.", "answer"),
-    ],
-)
-def test_giving_up_before_any_call_is_no_answer_where_the_task_names_a_file_or_folder(
-    task: str, text: str, verdict: ReplyKind
-) -> None:
-    def kind(*results: Message, offered: bool = True, is_explicit: bool = False) -> ReplyKind:
-        reply = Completion(text, usage=COUNTED, is_explicit=is_explicit)
-        messages = [UserMessage(task), *results]
-        return classify_reply(reply, tools_offered=offered, names=["fs__read"], messages=messages)
-
-    assert kind() == verdict
-    assert kind(ToolMessage("c1", "ENOENT")) == "answer"
-    assert kind(offered=False) == kind(is_explicit=True) == "answer"
-
-
 # -- answers before any call ------------------------------------------------------------------------------------------
 
 TASK = "Hana has the badge 6218 since 14:31. Say 6,218 or NO_WAY."
@@ -507,7 +483,7 @@ NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": Tr
 
 
 @pytest.mark.parametrize(
-    "form", ["{}", "```json\n{}\n```", "Here:\n{}", "Here: {}", "Here it is.\n\n```\n{}\n```", "{}\n"]
+    "form", ["{}", "```json\n{}\n```", "Here:\n{}", "Sure! {}", "Here it is.\n\n```\n{}\n```", "{}\n"]
 )
 @pytest.mark.parametrize(
     ("task", "value", "verdict"),
@@ -517,7 +493,7 @@ NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": Tr
         (SUMMARIZE, {"path": "other.md"}, "leaked_call"),
         (SUMMARIZE, {"arguments": {"path": "notes.md"}}, "leaked_call"),
         (SUMMARIZE, {"paths": [f"docs/{number}.md" for number in range(30)]}, "leaked_call"),
-        (SUMMARIZE, {"query": "sea", "limit": 5, "why": "I look.", "for": "it"}, "leaked_call"),
+        (SUMMARIZE, {"file_path": "notes.md", "head": "10"}, "leaked_call"),
         (SUMMARIZE, {"depth": 2}, "leaked_call"),
         (SUMMARIZE, [{"path": "notes.md"}], "leaked_call"),
         (WRITE, NOTE, "leaked_call"),
@@ -537,7 +513,8 @@ NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": Tr
         (SUMMARIZE, {"path": 5}, "answer"),
         (SUMMARIZE, {"limit": 10, "offset": 0}, "answer"),
         (SUMMARIZE, {"depth": 2, "title": "The sea"}, "answer"),
-        (SUMMARIZE, {"query": "sea", "a": 1, "b": 2, "c": 3}, "answer"),
+        (SUMMARIZE, {"query": "sea", "limit": 5, "why": "I look."}, "answer"),
+        (SUMMARIZE, {"notes": [{"path": "notes.md"}]}, "answer"),
         (SUMMARIZE, {"owner": "Ann", "ports": list(range(100))}, "answer"),
         (WRITE, {**NOTE, "mode": "w", "by": "me"}, "answer"),
         (SUMMARIZE, [{"path": "notes.md"}, {"title": "The sea"}], "answer"),
@@ -581,10 +558,12 @@ def test_json_inside_of_prose_is_an_answer(text: str) -> None:
         ("Show the title.", "title: [title]", "title: [title]", "answer"),
         ("Show the title.", "name: sea", "title: [title]", "nothing"),
         ("What is it in?", "cat notes.md", "cat notes.md", "answer"),
+        ("What does main.py do?", "a: 1", "Reading files", "answer"),
         ("What does main.py do?", "a: 1", "I am reading files", "announced"),
         ("What does main.py do?", "a: 1", "Reading b.md", "announced"),
         ("Sum it up.", "a: 1", "Reading files", "announced"),
         ("Does the log show errors? List them all.", "a: 1", "Certainly!", "nothing"),
+        ("What does main.py do?", "a: 1", "Reading files and printing them.", "answer"),
         *(
             ("What does the loader do?", "a: 1", text, "announced")
             for text in (
@@ -595,6 +574,12 @@ def test_json_inside_of_prose_is_an_answer(text: str) -> None:
                 "Je vais lire le fichier.",
             )
         ),
+        (
+            "main.py\u306f\u4f55\u3092\u3059\u308b?",
+            "a: 1",
+            "\u8a2d\u5b9a\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002",
+            "answer",
+        ),
     ],
 )
 def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str, verdict: ReplyKind) -> None:
@@ -602,24 +587,6 @@ def test_a_yes_or_a_blank_counts_by_the_result(task: str, result: str, text: str
     reply = Completion(text, usage=COUNTED)
 
     assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages) == verdict
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Reading files",
-        "Reading files and printing them.",
-        "\u8a2d\u5b9a\u3092\u8aad\u307f\u8fbc\u307f\u307e\u3059\u3002",
-    ],
-)
-def test_what_a_program_does_is_an_answer_if_the_model_says_so_when_asked_again(text: str) -> None:
-    def kind(*, is_explicit: bool) -> ReplyKind:
-        messages: list[Message] = [UserMessage("What does main.py do?"), ToolMessage("c1", "a: 1")]
-        reply = Completion(text, usage=COUNTED, is_explicit=is_explicit)
-        return classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages)
-
-    assert kind(is_explicit=False) == "announced"
-    assert kind(is_explicit=True) == "answer"
 
 
 @pytest.mark.parametrize(
@@ -857,3 +824,26 @@ def test_a_short_reply_with_content_is_an_answer(text: str) -> None:
     assert (
         classify_reply(Completion(text, usage=COUNTED), tools_offered=True, names=["x"], messages=messages) == "answer"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "looked", "verdict"),
+    [
+        ("What is the first step in setup.md?", True, "answer"),
+        ("What is the first step in setup.md?", False, "announced"),
+        ("Read setup.md.", True, "announced"),
+    ],
+)
+def test_a_step_that_was_asked_for_is_an_answer_after_a_look(task: str, looked: bool, verdict: ReplyKind) -> None:
+    messages: list[Message] = [UserMessage(task), *([ToolMessage("1", "1. Open config.yml.")] if looked else [])]
+    reply = Completion("The first step is to open config.yml.", usage=COUNTED)
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages) == verdict
+
+
+def test_json_that_stands_in_a_result_is_an_answer() -> None:
+    text = '{"path": "/srv/data"}'
+    for result, verdict in ((f"settings\n{text}\n", "answer"), ("path = /srv/data", "leaked_call")):
+        messages: list[Message] = [UserMessage("Give the settings in notes.txt."), ToolMessage("1", result)]
+        reply = Completion(text, usage=COUNTED)
+        assert classify_reply(reply, tools_offered=True, schemas=SCHEMAS, messages=messages) == verdict
