@@ -81,15 +81,25 @@ _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
 
-_ELSEWHERE = re.compile(
-    r"\b(?:others?|elsewhere|another|folder|directory|project|repository|code ?base|callers?|used|commits?|history)\b",
+_ASKS_OF_TEXT = re.compile(  # what a file says
+    r"(?:^|[.?!,:]\s|\band\s)\s*(?:please )?(?:what|which|who (?:is|owns|sent|signed)|list|summari[sz]e|describe"
+    r"|explain|say|tell|give|extract|classify|label|rate|translate|name"
+    r"|state|quote|does \S+ (?:say|mention|contain|name))\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ELSEWHERE = re.compile(  # what may stand in other files, or nowhere
+    r"\b(?:others?|another|elsewhere|anywhere|folder|directory|project|repo(?:sitory)?|code ?base|callers?"
+    r"|call(?:s|ed)?|use[sd]?|unused|import(?:s|ed)?|depend\w*|references?|tests?|tested|covered|git|commits?|history|links?|valid"
+    r"|exists?|tracked|runs?|execute|edited|changed|changes|missing|broken|average|mean|max\w*|min\w*)\b",
     re.IGNORECASE,
 )
 _REFERS = re.compile(
-    r"\b(?:see|refer to|moved to|described in|defined in|included? (?:from|in))\W{1,3}(?:the (?:file )?)?"
-    r"[\w./-]*\w\.\w{1,5}\b",
+    r"\b(?:see|look (?:at|in)|refer to|moved to|(?:described|defined|included?|listed)(?: in| from)?|extends?|imports?"
+    r"|siehe|voir|ver|vedi)\b\W{1,3}(?:the (?:file )?)?[\w./-]*\w\.\w{1,5}\b|\bworkspace = true\b",
     re.IGNORECASE,
 )
+_CUT = re.compile(r"\b(?:remaining|truncated|more lines)\b", re.IGNORECASE)
+_EDGE = 300  # characters at both ends of a result, where a server says that it cut it
 
 
 def names_file(task: str) -> bool:
@@ -142,9 +152,11 @@ def reading_tool(task: str, offered: Sequence[ToolSpec]) -> tuple[str, str] | No
 
 def answers_from(task: str, text: str) -> bool:
     """Whether a task can be answered from the text of the one file that it names, without another look."""
+    words = _FILE.sub(" ", _FORM.sub(" ", task))
     asks_more = (_GOES_ON, _ELSEWHERE, _ABOUT_FILE, _COMPARES, _TOTALS)
     alone = len(set(_FILE.findall(_FORM.sub(" ", task)))) == 1
-    return alone and not any(each.search(task) for each in asks_more) and not _REFERS.search(text)
+    whole = not (_REFERS.search(text) or _CUT.search(text[:_EDGE]) or _CUT.search(text[-_EDGE:]))
+    return alone and whole and bool(_ASKS_OF_TEXT.search(words)) and not any(each.search(words) for each in asks_more)
 
 
 def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:

@@ -226,6 +226,7 @@ class _Run:
         self._delimiter = options.filters.delimiter
         self._redact = options.filters.redact
         self._answer_now = False  # the next round is the last, whatever the limit
+        self._answer_first = False  # the first round is for the answer only, but not the last
         self._hint = ""  # for the model, before the next request
         self._last_hint = prompts.ANSWER_NOW  # before the request whose reply is the answer
         self._said = prompts.GOING_ON  # what the model said before the hint
@@ -296,7 +297,7 @@ class _Run:
             only_reads = self.tally.outcome().access == "read"
             if self._weak and only_reads and is_whole and answers_from(task, results[0].text):
                 self.requester.describe(offered)
-                self._answer_now, self._hint = True, task  # the file has made them forget it
+                self._answer_first, self._hint = True, task  # the file has made them forget it
 
     def text_so_far(self) -> str:
         """The newest text of the model that may be shown, also that of a reply that was cut off."""
@@ -355,7 +356,7 @@ class _Run:
             await self.remind(self._hint, said=self._said)
         self._said = prompts.GOING_ON
         await self.make_room()
-        return () if self.last else self.offered()
+        return () if self.last or (self._answer_first and number == 1) else self.offered()
 
     def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> reply_checks.ReplyKind:
         """What kind of reply it is."""

@@ -280,7 +280,9 @@ async def test_one_call_that_brings_all_that_was_asked_for_is_followed_by_the_an
         ("Which code is in a.txt?", "See the file codes.txt.", "read", False),
         ("Which code is in a.txt?", "code: x-1\n" * 2_000, "read", False),  # only a part of it was shown
         ("Which code is in a.txt? Then look it up in b.txt.", "code: x-1", "read", False),
-        ("Who else in the project is used in a.txt?", "code: x-1", "read", False),
+        ("Who calls main() in a.txt?", "code: x-1", "read", False),
+        ("Wer hat den Code in a.txt?", "code: x-1", "read", False),  # other languages are not understood so well
+        ("Which code is in a.txt?", "code: x-1\n[3 of 900 lines, 897 remaining]", "read", False),
         ("How many codes are in a.txt?", "code: x-1", "read", False),
         ("Which code is in c.txt?", "code: x-1", "read", False),  # it could not be read
     ],
@@ -297,6 +299,15 @@ async def test_a_file_that_was_read_first_and_is_all_that_is_needed_is_followed_
     said = "".join(message.text for message in given.model.asked[0].messages)
     assert said.count(task) == 1 + forced, "the file has made the model forget the task"
     assert "fs__list_directory" in given.systems()[0], "the tools stay: the engine has read them for other items"
+
+
+async def test_a_first_reply_that_is_no_answer_ends_nothing() -> None:
+    plan = answer("Let me read it first:")
+    task, files = "Which code is in a.txt?", {"a.txt": "code: x-1"}
+    given = Given(plan, plan, answer("x-1"), task=task, files=files, read_first="a.txt")
+
+    assert (await given.go()).answer == "x-1"
+    assert [len(given.branches(request)) > 1 for request in range(3)] == [False, False, True]
 
 
 # -- the answer's form ------------------------------------------------------------------------------------------------
