@@ -41,7 +41,7 @@ from lmstudio_bridge.messages import JSONObject, ServerConfig
 logger = logging.getLogger(__name__)
 
 _MAX_ANSWER = 1024 * 1024  # bytes of an answer of an authorization server
-_FRACTION = re.compile(rb'("expires_in"\s*:\s*"?\d+)\.\d+')
+_FRACTION = re.compile(rb'("expires_in"\s*:\s*"?\d+)\.\d+(?![\deE])')
 _LOCK_POLL = 0.05  # seconds
 _SAVING = 10.0  # seconds
 _EXPIRED = 1.0  # the SDK takes 0 for "never"

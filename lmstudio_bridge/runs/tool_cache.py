@@ -555,6 +555,8 @@ def _is_reordered(one: str, other: str, splits: Sequence[re.Pattern[str]] = (_LI
 def _is_permuted(one: str, other: str) -> bool:
     """Whether the texts are equal but for the order of the items of one list."""
     old, new = _tokens(one), _tokens(other)
+    if old == new:
+        return True  # but for white space
     if Counter(old) != Counter(new):
         return False
     start = next(number for number, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])

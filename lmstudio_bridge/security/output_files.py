@@ -45,7 +45,7 @@ _SAVING = frozenset({"save", "download", "downloads"})
 _OUT = frozenset({"out", "output", "outputs"})
 _PLACES = frozenset({"dest", "destination", "dst", "into", "export", "dump"})
 """They are also places to travel to, branches, and what a module exports."""
-_WRITING = _SAVING | _OUT | {"write", "export", "dest", "destination", "dst", "append", "persist"}
+_WRITING = _SAVING | _OUT | {"write", "writes", "export", "dest", "destination", "dst", "append", "persist"}
 _MAKING = frozenset({"saved", "dump", "store", "copy", "extract", "record", "render", "to", "into"})
 _LOGS = frozenset({"log", "logs", "trace", "report"})  # what a reading tool reads
 _PRODUCTS = _LOGS | {
@@ -53,6 +53,8 @@ _PRODUCTS = _LOGS | {
 }
 _KINDS = _MAKING | _PRODUCTS
 _MADE_OR_WRITTEN = _WRITING | _KINDS
+_UNSAID = (_MADE_OR_WRITTEN | {"sarif", "csv", "storage", "archive"}) - {"to", "into"}
+"""What an argument that is no path by its name can be told to save: `har`, `storageState`."""
 _BARE = frozenset({"file", "path", "name", "filename", "filepath", "dir", "directory", "folder", "new", "image"})
 _PLACE_WORDS = _BARE | {"paths", "files", "location"}
 _SOURCES = frozenset({"source", "src", "url", "uri"})
@@ -70,6 +72,8 @@ _MAKES_FILES = re.compile(
 )
 _MAKES_AT = re.compile(rf"(?:.*_)?(?:{_VERBS}|{_MADE}|(?:save|capture)_.*)|(?:record|dump|screenshot)_.*")
 """Where a bare path is what is made and not what it is made from: `export_pdf`, but not `export_workbook`."""
+_GETS = re.compile(r"(?:get|fetch)_(?!.*screenshot).*|dump_.*")
+"""Where a bare path that must be given is what is read."""
 _READS = frozenset({"git_log", "git_blame", "git_branch", "start_search", "firecrawl_parse"})  # without such a word
 
 _IS_SAVED_TO = re.compile(
@@ -205,6 +209,7 @@ class _Judge:
         name = "_".join(self.words)
         self.looks = any(map(_LOOKING.fullmatch, self.words)) and "and" not in self.words
         makes = not self.looks and _MAKES_FILES.fullmatch(name) is not None
+        self.gets = _GETS.fullmatch(name) is not None
         self.reads = tool.name.lower() in _READS or (only_reads_by_name(tool.name) and not makes)
         self.makes = here and makes
         self.makes_at = here and makes and _MAKES_AT.fullmatch(name) is not None
@@ -222,7 +227,8 @@ class _Judge:
         if value is True:
             return "yes" if words[0] in _WRITING - _OUT or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
         is_path = names_path(name) or (words[-1] == "location" and "destination" not in words)
-        if is_path and _IS_SAVED_TO.search(described):
+        is_file = words[-1] not in TEXT_WORDS and _FILE.search(str(value)) is not None
+        if (is_path or is_file) and _IS_SAVED_TO.search(described):
             return "yes"
         what = {*words} - _PLACE_WORDS
         is_named = bool(what) and what.issubset(self.words)
@@ -231,6 +237,8 @@ class _Judge:
         if writes or goes_to or words[0] in _OUT or words[-1] in _PLACES:
             judged = "yes" if writes else self._judge_value(words, value, stated)
             return "perhaps" if self.looks and is_named else judged
+        if not (names_path(words[-1]) or words[-2:] == ["file", "name"]):
+            return "perhaps" if is_file and not _UNSAID.isdisjoint(words) else "no"
         return self._judge_path(words, described, is_named=is_named, is_required=is_required, beside=beside)
 
     def _judge_path(
@@ -241,16 +249,18 @@ class _Judge:
         is_filename = "".join(words) == "filename"
         is_bare = not is_filename and _BARE.issuperset(words)
         makes = self.makes or (self.here and not self.looks and "source" in beside)
-        if not (names_path(words[-1]) or words[-2:] == ["file", "name"]) or not (is_filename or is_bare or kinds):
+        if not (is_filename or is_bare or kinds):
             return "no"
         if is_bare and not (self.makes_at and "output" not in beside):
             return "no"
         makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         saves = _SPEAKS_OF_SAVING.search(described) is not None
+        if is_bare and is_required and self.gets and not saves and "source" not in beside:
+            return "perhaps"
         if is_required and not makes:
             return "no" if is_filename else "perhaps"
         is_of_tool = (is_named and (self.looks or kinds.isdisjoint(_MAKING))) or not kinds.isdisjoint(_LOGS)
-        is_read = self.reads and not saves and (is_of_tool or (described and not makes))
+        is_read = not saves and ((self.reads and is_of_tool) or (described and not makes))
         return "perhaps" if is_read or _IS_READ.search(described) else "yes"
 
     def _judge_value(self, words: list[str], value: object, stated: JSONObject) -> _Judgement:

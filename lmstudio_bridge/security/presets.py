@@ -53,7 +53,10 @@ _QUERY_OF_POSTGRES = re.compile(
 
 _SERENA = Preset(
     "its name_path is a symbol in a file, such as /Class/method",
-    paths={"*": ("relative_path", "target_relative_path", "reference_file", "cwd", "project", "memory_name")},
+    paths=dict.fromkeys(
+        ("*symbol*", "jet_brains_*", "find_implementations", "find_declaration"),
+        ("relative_path", "target_relative_path"),
+    ),
 )
 
 # Tools as in the versions of November 2026, and those of older versions that had other names.
@@ -194,7 +197,8 @@ PRESETS: Mapping[str, Preset] = {
     "basic-memory": Preset(
         "its paths are in its own projects", paths={"create_memory_project": ("project_path",), "*": ()}
     ),
-    **dict.fromkeys(("serena", "serena-agent", "git+https://github.com/oraios/serena"), _SERENA),
+    **dict.fromkeys(("serena", "serena-agent", "serena-mcp-server"), _SERENA),
+    **dict.fromkeys((f"git+https://github.com/oraios/serena{end}" for end in ("", ".git")), _SERENA),
     "mcp-server-kubernetes": Preset(
         "kubectl_context is marked as reading, and can choose another cluster for all programs of the user",
         writes_if={"kubectl_context": ("operation", re.compile("set"))},
@@ -223,6 +227,7 @@ _IMAGES: Mapping[str, str] = {
     "mcp/aws-documentation": "awslabs.aws-documentation-mcp-server",
     "ghcr.io/github/github-mcp-server": "github-mcp-server",
     "mongodb/mongodb-mcp-server": "mongodb-mcp-server",
+    "ghcr.io/oraios/serena": "serena",
     "mcp/playwright": "@playwright/mcp",
     "mcr.microsoft.com/playwright/mcp": "@playwright/mcp",
 }
@@ -321,8 +326,8 @@ def starts_package(config: ServerConfig, package: str) -> bool:
 
 
 def _own_part(package: str) -> str:
-    """What the programs of a package have in their names: `server-time` of `@scope/server-time@1`, without `-agent`."""
-    return re.split(r"(?:-agent)?(?:[@=<>~\[]|\Z)", package.lstrip("@").rpartition("/")[2])[0]
+    """What the programs of a package have in their names: `server-time` of `@scope/server-time@1`."""
+    return re.split(r"(?:-agent|\.git)?(?:[@=<>~\[]|\Z)", package.lstrip("@").rpartition("/")[2])[0]
 
 
 def _program(config: ServerConfig) -> str:

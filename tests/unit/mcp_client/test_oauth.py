@@ -107,7 +107,7 @@ async def test_renewal_goes_to_the_server_that_gave_the_login(store: LoginStore)
     assert (kept.tokens.access_token, kept.tokens.refresh_token) == ("access-2", "refresh-2")
 
 
-@pytest.mark.parametrize("seconds", [b"3600.5", b'"3600.5"'])
+@pytest.mark.parametrize("seconds", [b"3600.5", b'"3600.5"', b"3.6e3"])
 async def test_a_lifetime_with_a_fraction_of_a_second_is_understood(store: LoginStore, seconds: bytes) -> None:
     keep(store, expires_at=1.0)
     site = Site()

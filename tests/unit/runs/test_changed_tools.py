@@ -332,6 +332,15 @@ def test_a_word_that_changes_again_is_told_again(store: ToolCache, form: str) ->
     assert told == [False, True, True]
 
 
+def test_white_space_around_punctuation_is_no_news(store: ToolCache) -> None:
+    assert [
+        store.check(CONFIG, (replace(LIST, description=each),)).warnings for each in ("Use a-b.", "Use a - b.")
+    ] == [
+        (),
+        (),
+    ]
+
+
 def test_what_the_model_is_not_shown_is_no_news(store: ToolCache) -> None:
     begin = "x" * (MAX_DESCRIPTION - 1)
     take(store, replace(LIST, description=f"{begin}abc"))

@@ -177,6 +177,8 @@ def test_a_well_known_server_is_known_behind_the_program_that_starts_it(
         ("serena start-mcp-server", True),
         ("uvx --from serena-agent@latest serena start-mcp-server", True),
         ("uvx -p 3.13 --from git+https://github.com/oraios/serena@v1.0 serena start-mcp-server", True),
+        ("uvx --from git+https://github.com/oraios/serena.git serena start-mcp-server", True),
+        ("serena-mcp-server", True),
         ("uvx --from git+https://github.com/evil/serena serena start-mcp-server", False),
         ("uvx --from serena-agent-x serena start-mcp-server", False),
     ],
@@ -188,6 +190,9 @@ def test_a_symbol_of_serena_is_no_path(tmp_path: Path, line: str, allowed: bool)
 
     assert policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "a.py"}).allowed is allowed
     assert not policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "/etc/passwd"}).allowed
+    for other, argument in (("read_memory", "memory_file_name"), ("query_project", "tool_params_json")):
+        value = '{"relative_path": "/etc/passwd"}' if "json" in argument else "/etc/passwd"
+        assert policy.check_call(ServerTool("serena", other, read_only=True), {argument: value}).verdict == "outside"
 
 
 @pytest.mark.parametrize(

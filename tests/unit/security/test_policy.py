@@ -253,6 +253,8 @@ def test_a_log_path_is_what_a_reading_tool_reads(tmp_path: Path, tool: str, argu
         ({"into": "CLAUDE.md"}, {}, "denied"),
         ({"options": ["--output", "CLAUDE.md"]}, {}, "denied"),
         ({"options": "HEAD --output=CLAUDE.md"}, {}, "denied"),
+        *(({name: ".mcp.json"}, {}, "denied") for name in ("har", "storageState", "report", "sarif", "csv", "video")),
+        ({"path": "CLAUDE.md", "max_results": 3, "include_snapshot": True}, {}, "allowed"),
         ({"filename": "CLAUDE.md"}, READS_FILE, "allowed"),
         ({"path": "CLAUDE.md", "output": "json"}, {}, "allowed"),
     ],
@@ -290,6 +292,7 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
                 *(("read_pdf", "path"), ("extract_text_from_pdf", "path"), ("pdf_to_text", "path")),
                 *(("view_attachment", "filename"), ("analyze_screenshot", "path"), ("export_workbook", "path")),
                 *(("read_export", "export_path"), ("read_output_file", "output_file"), ("get_trace", "trace_file")),
+                *(("get_pdf", "path"), ("dump_ast", "path"), ("get_attachments", "path"), ("get_snapshots", "path")),
                 *(("render_template", "path"), ("get_pdf_info", "filename"), ("get_backup", "backup_path")),
             )
         ),
@@ -307,6 +310,17 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
         ("make", {"output": ["LICENSE", "NOTICE"]}, "The files to create", "output"),
         ("make", {"output": ["report", "summary"]}, "Output files", "output"),
         ("host_list", {"output": "hostid"}, "Output format (extend or list of specific fields)", None),
+        *(
+            (tool, {argument: "a.x"}, f"Path to the {argument}", None)
+            for tool, argument in (
+                *(("analyze_log", "log_path"), ("transcribe", "video_path"), ("extract_text", "pdf_path")),
+                *(("check_results", "results_file"), ("hash_file", "local_path")),
+            )
+        ),
+        ("trace_page", {"har": "a.har"}, "Path to save the HAR file to", "har"),
+        ("trace_page", {"trace": "a.zip"}, "Saves the trace there", "trace"),
+        ("trace_page", {"trace": "on"}, "Saves the trace there", None),
+        ("get_page", {"dirForAssetWrites": "assets"}, None, "dirForAssetWrites"),
         # names, and values
         *(
             ("make", {name: "a"}, None, name)
