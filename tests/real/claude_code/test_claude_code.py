@@ -86,7 +86,7 @@ async def test_a_lost_run_of_an_agent_goes_on_without_its_id(host: Host) -> None
     call = {"mcp_name": "filesystem", "task": "What is the code word?", "agent": "finder"}
     host.api.turns = [[use(f"{BRIDGE}autonomous_with_mcp", **call)]]
     await host.ask("Read.")
-    assert "Not taken over from it: tools Read." in str(host.api.results()[-1]["content"])
+    assert "Ignored in its file: tools Read." in str(host.api.results()[-1]["content"])
     [request] = host.desk.chat_requests()
     assert "You find code words." in str(request.messages)
     tools = [tool["function"]["name"] for tool in (request.json or {})["tools"]]
