@@ -20,11 +20,12 @@ from itertools import chain
 from pathlib import Path
 
 import lmstudio_bridge
-from lmstudio_bridge.errors import ServerStartError
+from lmstudio_bridge.errors import ServerStartError, listed
 from lmstudio_bridge.messages import Confinement, ServerConfig
-from lmstudio_bridge.security.protected import find_protected
+from lmstudio_bridge.security.protected import MAX_WALKED, find_protected
 from lmstudio_bridge.security.workspace import PROTECTED, is_protected
 from lmstudio_bridge.settings import Surroundings
+from lmstudio_bridge.text import quoted_name
 
 EVERY = "*"  # in place of a server's name
 MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 3,000, and cannot mount 4,500
@@ -43,9 +44,12 @@ _SYSTEM = (
 """No folders with sockets: over those of systemd-resolved and Nix a server would reach the network. No private keys."""
 _PROGRAMS = (
     *(".local/bin", ".local/lib", ".local/share/uv/python", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
-    *("anaconda3", "miniforge3", ".nvm", ".fnm", ".local/share/fnm", ".volta", ".asdf", ".local/share/mise", ".bun"),
-    *(".deno", ".npm-global", ".local/share/pnpm", ".cargo/bin", "go/bin", ".dotnet", ".linuxbrew", ".nix-profile"),
-    ".sdkman/candidates",
+    *("anaconda3", "miniforge3", "mambaforge", "micromamba", ".rye", ".pixi", ".virtualenvs", ".local/share/hatch"),
+    *(".cache/pypoetry/virtualenvs", ".local/share/virtualenvs", ".nvm", ".config/nvm", ".local/share/nvm", ".nodenv"),
+    *("n", ".fnm", ".local/share/fnm", ".local/state/fnm_multishells", ".volta", ".proto", ".asdf", ".yarn", ".bun"),
+    *(".local/share/mise", ".deno", ".npm-global/bin", ".npm-global/lib", ".local/share/pnpm", ".cargo/bin", "go/bin"),
+    *(".dotnet/dotnet", ".dotnet/sdk", ".dotnet/shared", ".dotnet/host", ".dotnet/tools", ".linuxbrew"),
+    *(".nix-profile", ".sdkman/candidates"),
 )
 """Folders with programs below the home folder."""
 _BESIDE_BIN = ("conf", "lib", "lib32", "lib64", "libexec", "pyvenv.cfg")  # what programs need of an installation
@@ -107,9 +111,7 @@ class Sandboxes:
     def find_problem(self, config: ServerConfig) -> str:
         """Why the server's sandbox cannot be set up, as the end of a sentence; "" if it can."""
         home, folders = self.around.home, self.folders[config.name]
-        if home and any(
-            real.is_relative_to(each) for real in _both(home) for folder in folders for each in _both(folder)
-        ):
+        if home and any(_is_in(home, folder) for folder in folders):
             return f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
         return find_problem(self.around)
 
@@ -128,15 +130,47 @@ class Sandboxes:
         problem = self.find_problem(config)
         if problem:
             raise _not_set_up(config, problem)
-        folders, around = self.folders[config.name], self.around
-        visible, roots = _find_visible(config, sandbox, folders=folders, writes=self.writes, around=around)
+        view = self._look(config, sandbox)
         if sys.platform == "linux":
-            words = _words_for_linux(config, sandbox, visible, roots=roots, around=around)
+            words = _words_for_linux(config, sandbox, view, around=self.around)
         else:
-            words = words_for_macos(config, sandbox, visible, around=around)
+            words = words_for_macos(sandbox, {**dict.fromkeys(view.links, False), **view.mounts}, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
-        hint = hint_for(config, sandbox, unseen=_find_unseen(config, visible, around=self.around))
+        hint = hint_for(config, sandbox, unseen=_find_unseen(config, view.mounts, around=self.around))
         return replace(config, confinement=Confinement(words, hint, inside))
+
+    def _look(self, config: ServerConfig, sandbox: Sandbox) -> _View:
+        """What the server sees.
+
+        Only the user, and what the user installed, chooses what is seen outside of the workspace. No link is followed
+        that was perhaps made by the project or by a server: those in a workspace and in what servers may write.
+        """
+        folders, home, around = self.folders[config.name], self.around.home, self.around
+        written = [each for chosen in self.chosen.values() if chosen for each in chosen.write]
+        view = _View(frozenset(Path(os.path.realpath(each)) for each in (*chain(*self.folders.values()), *written)))
+        npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
+        installed = [_which(each, around) for each in (config.command, "node", "python3") if os.sep not in each]
+        named = _find_named(config, around) if config.scope != "project" else ()  # a project could name anything
+        programs = (*map(Path, filter(None, installed)), *named)
+        usual = (
+            *map(Path, _SYSTEM),
+            *((path for each in _CACHES for path in home.glob(each)) if home else ()),
+            *((home / each for each in _PROGRAMS) if home else ()),
+            npx_shell,
+        )
+        needs = (_find_needs(each, home, untrusted=view.untrusted, but=view.untrusted) for each in programs)
+        for path in chain(usual, *needs):
+            view.show(path, inside=False)
+        workspace = [real for each in folders if (real := view.show(each, writable=self.writes))]
+        if self.writes and sys.platform == "linux":
+            view.mounts |= _find_held(config, workspace)
+        for path, writable in (*((each, False) for each in sandbox.read), *((each, True) for each in sandbox.write)):
+            if not view.show(path, writable=writable):
+                where = "in the workspace, or in a folder that servers may write,"
+                raise _not_set_up(config, f"a link {where} leads to {path}. Name the path without that link")
+        if home:
+            view.show(home, mounted=False)
+        return view
 
 
 def _not_set_up(config: ServerConfig, problem: str) -> ServerStartError:
@@ -148,22 +182,39 @@ def _not_set_up(config: ServerConfig, problem: str) -> ServerStartError:
     )
 
 
-def hint_for(config: ServerConfig, sandbox: Sandbox, *, unseen: Path | None = None) -> str:
+def hint_for(config: ServerConfig, sandbox: Sandbox, *, unseen: Iterable[Path] = ()) -> str:
     """What to do where the sandbox keeps a server from its work; `unseen` is what it names and does not see."""
     network = "" if sandbox.network else "without network, "
-    key = toml_key(config.name)
-    missing = f"It does not see {unseen}, which its entry names or leads to. " if unseen else ""
-    read = json.dumps(str(unseen or "~/folder"), ensure_ascii=False)
+    key, paths = toml_key(config.name), list(map(str, unseen))
+    shown = listed([quoted_name(each) for each in paths])
+    missing = f"It does not see {shown}, which its entry names or leads to. " if paths else ""
+    if paths and config.scope == "project":
+        missing += "The project chose this path (.mcp.json, or a link): allow it only if you know why. "
+    line = {
+        "network": "true" if sandbox.network or not paths else "",
+        "read": _quoted_all(map(str, sandbox.read), paths or ["~/folder"]),
+        "write": _quoted_all(map(str, sandbox.write)) if sandbox.write or not paths else "",
+    }
+    allowed = ", ".join(f"{name} = {value}" for name, value in line.items() if value)
     return (
         f"{missing}It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command "
         "once in a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
-        f"`{key} = {{ network = true, read = [{read}], write = [] }}`, or `{key} = false` for no sandbox."
+        f"`{key} = {{ {allowed} }}`, or `{key} = false` for no sandbox."
     )
 
 
 def toml_key(name: str) -> str:
     """A name as a key in TOML."""
-    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _quoted(name)
+
+
+def _quoted(text: object) -> str:
+    """Text for TOML and for a profile of macOS."""
+    return json.dumps(str(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _quoted_all(*texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, dict.fromkeys(chain(*texts))))}]"
 
 
 def find_problem(around: Surroundings) -> str:
@@ -190,8 +241,8 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 @cache
 def _try_bubblewrap(program: str) -> str:
-    words = [*START, program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--ro-bind-held", "/usr", "/usr"]
-    words += ["--proc", "/proc", "--dev", "/dev", "--", "true"]
+    words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    words = [*START, str(len(words) + 1), *words, "--ro-bind-fd", "/usr", "/usr", "--", "true"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as exc:
@@ -211,83 +262,83 @@ _ISOLATED = (
 )
 
 
-def _find_visible(
-    config: ServerConfig, sandbox: Sandbox, *, folders: Iterable[Path], writes: bool, around: Surroundings
-) -> tuple[dict[Path, bool], dict[Path, Path]]:
-    """The files and folders that the server sees, besides those of the system; True for those that it may change.
-
-    Then the folders in which links are not followed, each with its real path.
-
-    Only the user, and what the user installed, chooses what is seen outside of the workspace. No link is followed that
-    was perhaps made by the project or by a server: those in the workspace and in what servers may write.
+@dataclass(slots=True)
+class _View:
+    """The files and folders that a server sees, by their real paths, True for those that it may change; and the links
+    that lead to them. No link below an `untrusted` folder is followed.
     """
-    untrusted = frozenset(Path(os.path.realpath(each)) for each in (*folders, *sandbox.write, _NO_FOLDER))
-    followed = [_follow(each, untrusted) for each in folders]
-    workspace = [step for steps in followed for step in steps]
-    followed += [_follow(each, untrusted) for each in sandbox.write]
-    npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
-    programs = [npx_shell, *_find_programs(config, around, untrusted)]
-    programs += [around.home / each for each in _PROGRAMS] if around.home else []
-    visible = {each: False for path in programs for each in _follow_outside(path, untrusted)}
-    visible |= dict.fromkeys(workspace, writes)
-    if writes and sys.platform == "linux":
-        protected = dict.fromkeys(each for folder in workspace for each in _find_held(folder))
-        # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
-        holders = {each.parent: True for each in protected if not is_protected(Path(each.name))}
-        if len(protected) + len(holders) > MAX_PROTECTED:
-            problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(protected)[-1]}"
-            raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
-        visible |= {**holders, **dict.fromkeys(protected, False)}
-    for named, writable in (*((each, False) for each in sandbox.read), *((each, True) for each in sandbox.write)):
-        steps = _follow(named, untrusted)
-        if not steps:
-            raise _not_set_up(config, f"a link in the workspace leads to {named}. Name the path without that link")
-        visible |= dict.fromkeys(steps, writable)
-    return visible, {step: steps[-1] for steps in followed for step in steps}
+
+    untrusted: frozenset[Path]
+    mounts: dict[Path, bool] = field(default_factory=dict)
+    links: dict[Path, str] = field(default_factory=dict)
+
+    def show(self, path: Path, *, writable: bool = False, inside: bool = True, mounted: bool = True) -> Path | None:
+        """The real path, which is seen from now on; None if it is not, for a link or as it is not to be `inside`."""
+        links: dict[Path, str] = {}
+        steps = _follow(path, self.untrusted, links)
+        if not steps or not (inside or self.untrusted.isdisjoint((steps[-1], *steps[-1].parents))):
+            return None
+        self.links |= links
+        if mounted:
+            self.mounts[steps[-1]] = writable
+        return steps[-1]
 
 
-def _find_programs(config: ServerConfig, around: Surroundings, untrusted: frozenset[Path]) -> Iterator[Path]:
-    """What the user has installed for the server: programs on the PATH, and what the user's own entries name.
+def _find_named(config: ServerConfig, around: Surroundings) -> Iterator[Path]:
+    """The paths that there are of those that the entry names."""
+    for word in (config.command, *(each.rpartition("=")[2] for each in config.args)):
+        path = (config.cwd or around.project) / word
+        if os.sep in word and len(word) <= _LONGEST and os.path.exists(path):
+            yield path
 
-    A project's entry and files could name anything, so of them only the command's name counts.
+
+def _find_needs(path: Path, home: Path | None, *, untrusted: frozenset[Path], but: frozenset[Path]) -> Iterator[Path]:
+    """A file or folder with what it needs, wherever links lead but not into the folders `but`.
+
+    Of a script that is its package, of a program its installation, also that of its virtual environment.
     """
-    cwd = config.cwd or around.project
-    programs = [_which(each, around) for each in (config.command, "node", "python3") if os.sep not in each]
-    if config.scope != "project":
-        programs += [str(cwd / config.command)] if os.sep in config.command else []
-        for word in config.args:
-            path = cwd / word.rpartition("=")[2]
-            if os.sep in word and len(word) <= _LONGEST and os.path.exists(path):
-                steps = _follow_outside(path, untrusted)
-                yield from (_package(each, around.home) if path.suffix in _CODE else each for each in steps)
-    for program in filter(None, programs):
-        steps = _follow_outside(Path(program), untrusted)
-        pythons = (_follow_outside(each.with_name("python"), untrusted) for each in steps)  # of virtual environments
-        for step in chain(steps, *pythons):
-            if step.parent.name == "bin":
-                yield from (step.parent, *(step.parents[1] / each for each in _BESIDE_BIN))
+    steps = _follow(path, untrusted)
+    pythons = (_follow(each.with_name("python"), untrusted) for each in steps if each.parent.name == "bin")
+    for way in (steps, *pythons):
+        for step in way if way and but.isdisjoint((way[-1], *way[-1].parents)) else ():
+            if step.suffix in _CODE:
+                yield _package(step, home)
+            elif step.parent.name == "bin" and step.is_file():
+                beside = () if home and _is_in(home, step.parents[1]) else _BESIDE_BIN
+                yield from (step.parent, *(step.parents[1] / each for each in beside))
             else:
                 yield step
 
 
-def _follow_outside(path: Path, untrusted: frozenset[Path]) -> tuple[Path, ...]:
-    """As `_follow`; nothing if it leads into an untrusted folder."""
-    steps = _follow(path, untrusted)
-    return steps if steps and untrusted.isdisjoint((steps[-1], *steps[-1].parents)) else ()
+def _find_unseen(config: ServerConfig, mounts: Iterable[Path], *, around: Surroundings) -> list[Path]:
+    """What the entry names, or needs for that, and is not seen."""
+    seen, whole = frozenset(mounts), around.home or Path(os.sep)  # which is never offered
+    needs = frozenset(
+        real
+        for path in _find_named(config, around)
+        for each in _find_needs(path, around.home, untrusted=frozenset(), but=seen)
+        if (real := Path(os.path.realpath(each))).exists() and not _is_in(whole, real)
+    )
+    return sorted(each for each in needs - seen if (seen | needs).isdisjoint(each.parents))
 
 
-def _follow(path: Path, untrusted: frozenset[Path]) -> tuple[Path, ...]:
-    """A path, and where its links lead one after another; nothing if one of them is in an untrusted folder."""
+def _follow(path: Path, untrusted: frozenset[Path], links: dict[Path, str] | None = None) -> tuple[Path, ...]:
+    """A path, and where its links lead one after another; nothing if one of them is in an untrusted folder.
+
+    What the links are, by their real places, is put into `links`.
+    """
     root, left = Path(os.sep), list(path.parts[1:])
     steps, real = [root.joinpath(*left)], root
     while left:
         step = real / left.pop(0)
         if not step.is_symlink():
             real = step.parent.parent if step.name == os.pardir else step
-        elif len(steps) > _MOST_LINKS or not untrusted.isdisjoint(step.parents):
+        elif len(steps) > _MOST_LINKS or not untrusted.isdisjoint(step.parents) or _NO_FOLDER in step.parents:
             return ()
         else:
             target = Path(os.readlink(step))
+            if links is not None:
+                links[step] = str(target)
             real, parts = (root, target.parts[1:]) if target.is_absolute() else (real, target.parts)
             left = [*parts, *left]
             steps.append(real.joinpath(*left))
@@ -304,75 +355,59 @@ def _package(script: Path, home: Path | None) -> Path:
     return script if home and home.is_relative_to(place) else place
 
 
-def _find_unseen(config: ServerConfig, visible: Iterable[Path], *, around: Surroundings) -> Path | None:
-    """The first file or folder that the entry names or that its links lead to, and that is not seen."""
-    command = (config.cwd or around.project) / config.command
-    seen = {*map(Path, _SYSTEM), *visible}
-    for word in (command, command.with_name("python"), *config.args):
-        path = (config.cwd or around.project) / str(word).rpartition("=")[2]
-        if os.sep in str(word) and len(str(word)) <= _LONGEST and os.path.exists(path):
+def _find_held(config: ServerConfig, workspace: Iterable[Path]) -> dict[Path, bool]:
+    """The protected files, and what holds them; of a link, what it leads to in its folder. The link cannot be held."""
+    held: dict[Path, None] = {}
+    for folder in workspace:
+        for path in find_protected(folder):
+            if path is None:
+                problem = f"{folder} has more than {MAX_WALKED:,} files, and protected ones may be among them"
+                raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
             real = Path(os.path.realpath(path))
-            if seen.isdisjoint((real, *real.parents)):
-                return _package(real, around.home) if real.suffix in _CODE else real
-    return None
+            inside = real.relative_to(folder) if real != folder and real.is_relative_to(folder) else None
+            if inside and (real == path or not is_protected(inside)):
+                held[real] = None
+    # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
+    holders = {each.parent: True for each in held if not is_protected(Path(each.name))}
+    if len(held) + len(holders) > MAX_PROTECTED:
+        problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(held)[-1]}"
+        raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
+    return {**holders, **dict.fromkeys(held, False)}
 
 
-def _find_held(folder: Path) -> Iterator[Path]:
-    """The protected files that can be mounted: of a link, what it leads to in the folder. The link cannot be held."""
-    real = Path(os.path.realpath(folder))
-    for path in find_protected(folder):
-        inside = os.path.relpath(os.path.realpath(path), real)
-        if not path.is_symlink():
-            yield path
-        elif inside != os.curdir and not inside.startswith(os.pardir) and not is_protected(Path(inside)):
-            yield folder / inside
+def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, around: Surroundings) -> tuple[str, ...]:
+    """The words before the server's command: what is mounted where, folders before what is in them.
 
-
-def _both(path: Path) -> tuple[Path, ...]:
-    """A path as it was given, and with links resolved."""
-    return tuple(dict.fromkeys((path, Path(os.path.realpath(path)))))
-
-
-def _words_for_linux(
-    config: ServerConfig,
-    sandbox: Sandbox,
-    visible: Mapping[Path, bool],
-    *,
-    roots: Mapping[Path, Path],
-    around: Surroundings,
-) -> tuple[str, ...]:
-    """The words before the server's command: what is mounted where, folders before what is in them."""
-    mounts = {**dict.fromkeys(map(Path, _SYSTEM), False), **visible}
-    home = around.home
-    words = [*START, _which("bwrap", around) or "bwrap", *_ISOLATED]
+    Real paths are mounted once, and what a mount above shows is neither mounted nor linked again.
+    """
+    words = [_which("bwrap", around) or "bwrap", *_ISOLATED]
     words += [] if sandbox.network else ["--unshare-net"]
     words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
     words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps
-    copies_index = False
-    if home is not None:
-        words += ["--dir", str(home)]
-        mounts = {**dict.fromkeys((path for each in _CACHES for path in home.glob(each)), False), **mounts}
-        index = home / _NPM_INDEX
-        if copies_index := config.launched[0] in ("npx", "npm") and index.is_dir():
-            words += ["--ro-bind", str(index), "/run/npm"]
-    links = {path for path in mounts if path.is_symlink() and len(path.parts) == 2}  # /bin and /lib, mostly
-    for path, writable in sorted(mounts.items(), key=lambda item: item[0].parts):
-        if path in links:
-            words += ["--symlink", os.readlink(path), str(path)]
-        elif links.isdisjoint(path.parents):  # what is below a link is mounted where the link leads
-            root = next((each for each in (path, *path.parents) if each in roots), None)
-            source, how = (roots[root] / path.relative_to(root), "held") if root else (path, "try")
-            words += [f"--bind-{how}" if writable else f"--ro-bind-{how}", str(source), str(path)]
-    loader = {name: value for name, value in config.env.items() if name.startswith(_LOADER)}
-    for name, value in {"TMPDIR": "/tmp", **_OFFLINE, **loader}.items():
+    words += ["--dir", os.path.realpath(around.home)] if around.home else []
+    mounts = [(path, path, writable) for path, writable in sorted(view.mounts.items())]
+    if copies_index := config.launched[0] in ("npx", "npm") and around.home is not None:
+        index = _follow(around.home / _NPM_INDEX, view.untrusted)
+        copies_index = bool(index) and index[-1].is_dir()
+        mounts += [(index[-1], Path("/run/npm"), False)] if copies_index else []
+    sources = []
+    for source, path, writable in mounts:
+        above = next((each for each in path.parents if each in view.mounts), None)
+        if writable or above is None or view.mounts[above]:
+            sources.append(len(words) + 1)
+            words += ["--bind-fd" if writable else "--ro-bind-fd", str(source), str(path)]
+    for path, target in view.links.items():
+        words += ["--symlink", target, str(path)] if view.mounts.keys().isdisjoint(path.parents) else []
+    for name, value in {"TMPDIR": "/tmp", **_OFFLINE}.items():
         words += ["--setenv", name, value]
     words += ["--chdir", str(config.cwd or around.project), "--"]
-    return (*words, "/bin/sh", "-c", _COPY_INDEX, "sh") if copies_index else tuple(words)
+    loader = [f"{name}={value}" for name, value in config.env.items() if name.startswith(_LOADER)]
+    words += ["/usr/bin/env", *loader] if loader else []
+    words += ["/bin/sh", "-c", _COPY_INDEX, "sh"] if copies_index else []
+    return (*START, ",".join(map(str, sources)), *words)
 
 
-def words_for_macos(
-    config: ServerConfig, sandbox: Sandbox, visible: Mapping[Path, bool], *, around: Surroundings
-) -> tuple[str, ...]:
+def words_for_macos(sandbox: Sandbox, visible: Mapping[Path, bool], *, around: Surroundings) -> tuple[str, ...]:
     """The words before the server's command: a profile, of which the last rule that fits counts."""
     places = [Path(temporary) for temporary in ("/dev", "/private/tmp", "/private/var/folders")]
     rules = ["(version 1)", "(allow default)", "(deny file-write*)"]
@@ -386,10 +421,6 @@ def words_for_macos(
     rules += [f"(allow file-write* (subpath {_quoted(path)}))" for path, writable in ordered if writable]
     names = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in sorted(PROTECTED))
     rules += [f'(deny file-write* (regex #"/{name}(/|$)"))' for name in names]
-    rules += [f"(allow file-write* (subpath {_quoted(each)}))" for named in sandbox.write for each in _both(named)]
+    rules += [f"(allow file-write* (subpath {_quoted(os.path.realpath(each))}))" for each in sandbox.write]
     rules += [] if sandbox.network else ["(deny network*)"]
     return (_SANDBOX_EXEC, "-p", "\n".join(rules))
-
-
-def _quoted(path: Path) -> str:
-    return json.dumps(str(path), ensure_ascii=False)

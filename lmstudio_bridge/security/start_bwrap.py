@@ -1,8 +1,9 @@
 """Starts bubblewrap, as a script and in place of itself, with files and folders that no link leads away from.
 
 A server that runs may turn a folder of the workspace into a link while another one is started, and bubblewrap would
-mount what the link leads to. So `--bind-held SOURCE PLACE`, and `--ro-bind-held`, are opened here without following a
-link, and mounted as what was opened. What does not exist is left out.
+mount what the link leads to. So the sources of mounts are opened here without following a link, and mounted as what was
+opened. The first argument says which of the words behind it are such sources (`3,6`: the first one is 0), as a word may
+come from others. What does not exist is left out.
 """
 
 import os
@@ -10,42 +11,35 @@ import resource
 import stat
 import sys
 
-_OPTIONS = {"--bind-held": "--bind-fd", "--ro-bind-held": "--ro-bind-fd"}
 
-
-def main(words: list[str]) -> None:
-    """Replace this process by the program, with the options that it knows."""
+def main(sources: str, words: list[str]) -> None:
+    """Replace this process by the program, with descriptors in place of the sources."""
     assert sys.platform == "linux"
-    end = words.index("--")
+    places = [int(place) for place in sources.split(",")]
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit < len(words):  # each of them may be opened
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(len(words), most) if most > 0 else len(words), most))
-    made, left = [], words[:end]
-    while left:
-        word = left.pop(0)
-        if word not in _OPTIONS:
-            made.append(word)
-            continue
-        source, place = left.pop(0), left.pop(0)
+    wanted = len(places) + 64  # with what else is open
+    if limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most) if most > 0 else wanted, most))
+    for place in reversed(places):
         try:
-            made += [_OPTIONS[word], str(_open(source)), place]
+            words[place] = str(_open(words[place]))
         except FileNotFoundError:
-            continue
+            del words[place - 1 : place + 2]
         except OSError as exc:
-            sys.exit(f"{source} was changed while the sandbox was set up: {exc.strerror}")
-    os.execv(made[0], [*made, *words[end:]])
+            sys.exit(f"{words[place]}: {exc.strerror}")
+    os.execv(words[0], words)
 
 
 def _open(path: str) -> int:
     opened = os.open("/", os.O_PATH)
-    for part in path.split("/")[1:]:
+    for part in filter(None, path.split("/")):
         holder, opened = opened, os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=opened)
         os.close(holder)
         if stat.S_ISLNK(os.fstat(opened).st_mode):
-            raise OSError(0, "it is a link")
+            raise OSError(0, "was changed while the sandbox was set up, and is a link")
     os.set_inheritable(opened, True)
     return opened
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

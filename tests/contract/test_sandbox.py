@@ -122,7 +122,8 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
     assert ("Read-only file system" in hooked) == confined
     assert hook.read_text(encoding="utf-8") == ("old" if confined else "new")
     assert ("done" in connected) == network
-    assert f"which no call may do: {desk.project / '.envrc'}." in answer.text, "it could not be held"
+    assert f"which no call may name: {desk.project / '.envrc'}" in answer.text, "it could not be held"
+    assert (str(hook) in answer.text) != confined
 
 
 async def test_what_a_server_leaves_behind_in_a_group_of_its_own_ends_too(desk: Desk) -> None:
@@ -138,3 +139,25 @@ async def test_what_a_server_leaves_behind_in_a_group_of_its_own_ends_too(desk: 
 
     for pid in left:
         await until_dead(pid)
+
+
+async def test_no_value_of_an_entry_is_taken_for_a_word_of_ours_and_no_descriptor_is_left_open(desk: Desk) -> None:
+    desk.configure()
+    shutil.copy(SERVER, desk.project)
+    start, seen, escaped = (desk.project / name for name in ("start.sh", "seen", "escaped"))
+    start.write_text(f'ls /proc/self/fd > "{seen}"\nexec "{sys.executable}" {SERVER.name}\n', encoding="utf-8")
+    for number in range(3, 200):  # what bubblewrap would start, if a descriptor took the place of the command
+        program = desk.project / str(number)
+        program.write_text(f'#!/bin/sh\nls / > "{escaped}"\n', encoding="utf-8")
+        program.chmod(0o755)
+    path = os.pathsep.join([str(desk.project), "/usr/bin", "/bin"])
+    values = {"LD_A": "--bind-held", "LD_B": "--ro-bind-fd", "LD_C": "--", "PATH": path}
+    own = json.dumps({"mcpServers": {"prying": {"command": "sh", "args": [start.name], "env": values}}})
+    (desk.project / ".mcp.json").write_text(own, encoding="utf-8")
+    desk.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    _, (text,) = await run(desk, "prying", ("pry", {"read": str(desk.project / "notes.txt")}), writes=True)
+
+    assert "heron-42" in text
+    assert not escaped.exists()
+    assert seen.read_text(encoding="utf-8").split() == ["0", "1", "2", "3"], "3 is what `ls` reads"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,16 +16,23 @@ def fill(project: Path) -> None:
     for name in (".git/hooks/a", "a/b/CLAUDE.md", "a/.github/workflows/ci.yml", "node_modules/x/.git/y", "workflows/z"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("", encoding="utf-8")
+    (project / ".envrc").write_text("good", encoding="utf-8")
     (project / "AGENTS.md").symlink_to("a/b/CLAUDE.md")
     (project / "link").symlink_to("a")
+
+
+def rewrite(file: Path) -> None:
+    before = file.stat()
+    file.write_text("evil", encoding="utf-8")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
     fill(tmp_path)
 
-    found = {str(path.relative_to(tmp_path)) for path in find_protected(tmp_path)}
+    found = {str(path.relative_to(tmp_path)) for path in find_protected(tmp_path) if path}
 
-    assert found == {".git", "AGENTS.md", "a/b/CLAUDE.md", "a/.github/workflows"}
+    assert found == {".git", ".envrc", "AGENTS.md", "a/b/CLAUDE.md", "a/.github/workflows"}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,11 @@ def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
         (lambda project: None, ""),
         (lambda project: (project / "a" / "b" / "notes.md").write_text("new"), ""),
         (lambda project: (project / ".git" / "index").write_text("by git"), ""),
-        (lambda project: (project / "a" / "b" / "CLAUDE.md").unlink(), ""),
+        (lambda project: (project / ".git" / "config").write_text("new"), ".git/config"),
+        (lambda project: (project / ".git" / "hooks" / "post-checkout").write_text("new"), ".git/hooks/post-checkout"),
+        (lambda project: (project / "a" / ".github" / "workflows" / "b.yml").write_text("new"), "workflows/b.yml"),
+        (lambda project: rewrite(project / ".envrc"), ".envrc"),
+        (lambda project: (project / "a" / "b" / "CLAUDE.md").unlink(), "a/b/CLAUDE.md (deleted)"),
         (lambda project: (project / "a" / "b" / "CLAUDE.md").write_text("new"), "a/b/CLAUDE.md"),
         (lambda project: (project / "b c" / ".claude").mkdir(parents=True), '"{project}/b c/.claude"'),
         (lambda project: (project / "AGENTS.md").replace(project / "QWEN.md"), "QWEN.md"),
@@ -43,6 +55,10 @@ def test_protected_files_are_found_at_any_depth(tmp_path: Path) -> None:
         "nothing",
         "another file",
         "in a folder",
+        "the configuration of git",
+        "a hook",
+        "a workflow",
+        "of equal size and time",
         "deleted",
         "changed",
         "a folder",
@@ -70,3 +86,21 @@ def test_other_programs_keep_their_state_in_the_home_folder(tmp_path: Path) -> N
     fill(tmp_path)
 
     assert not look_at_protected(make_workspace([tmp_path], home=tmp_path / "home" / "me"))
+
+
+def test_a_stopped_search_is_told_and_finds_what_is_named_by_two_parts(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    fill(project)
+    (project / ".github" / "workflows").mkdir(parents=True)
+    (project / "!").mkdir()
+    (project / "!" / "file").touch()
+    workspace = make_workspace([project], home=tmp_path)
+    many = len(list(project.iterdir())) + 1
+
+    found = [*find_protected(project, most=many)]
+
+    assert found[-1] is None
+    assert project / ".github" / "workflows" in found
+    before = look_at_protected(workspace, most=many)
+    assert "Not all protected files were compared" in warn_of_changed(before, look_at_protected(workspace, most=many))
+    assert None not in find_protected(project)

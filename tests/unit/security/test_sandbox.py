@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -72,11 +73,7 @@ def stdio(command: str = "fs-server", *args: str, **more: object) -> ServerConfi
 
 def shown(words: tuple[str, ...]) -> set[Path]:
     """What is mounted, with links resolved."""
-    return {
-        Path(os.path.realpath(after))
-        for word, after in pairwise(words)
-        if re.fullmatch("--(ro-)?bind-(try|held)", word)
-    }
+    return {Path(os.path.realpath(after)) for word, after in pairwise(words) if re.fullmatch("--(ro-)?bind-fd", word)}
 
 
 def bwrap_of(words: tuple[str, ...]) -> Path:
@@ -101,27 +98,36 @@ async def test_what_is_more_exact_is_mounted_later(desk: Desk) -> None:
     words = await desk.words(stdio(), fs=sandbox)
 
     home = place(words, "--dir", desk.home)
-    project = place(words, "--bind-held", desk.project, desk.project)
-    protected = place(words, "--ro-bind-held", git, git)
-    assert home < project < protected < place(words, "--bind-held", git / "index", git / "index")
-    assert project < place(words, "--ro-bind-held", deep, deep)
-    assert place(words, "--ro-bind-try", notes, notes)
+    project = place(words, "--bind-fd", desk.project, desk.project)
+    protected = place(words, "--ro-bind-fd", git, git)
+    assert home < project < protected < place(words, "--bind-fd", git / "index", git / "index")
+    assert project < place(words, "--ro-bind-fd", deep, deep)
+    assert place(words, "--ro-bind-fd", notes, notes)
     assert bwrap_of(words) == desk.home / "bin" / "bwrap"
     assert words[-3:] == ("--chdir", str(desk.project), "--")
 
 
 @linux
-async def test_a_workspace_that_is_named_by_a_link_is_protected_by_both_its_names(desk: Desk) -> None:
-    (desk.project / ".git").mkdir()
-    link = desk.home / "link"
-    link.symlink_to(desk.project)
+@pytest.mark.parametrize("named_by", ["workspace", "write"])
+async def test_a_folder_that_is_named_by_a_link_is_mounted_once(desk: Desk, named_by: str) -> None:
+    """So what is below it is protected by both its names."""
+    work, link, git = desk.home / "work", desk.home / "link", desk.home / "work" / "app" / ".git"
+    git.mkdir(parents=True)
+    link.symlink_to("work")
+    sandbox = Sandbox(write=(link,)) if named_by == "write" else Sandbox()
+    sandboxes = replace(desk.sandboxes(writes=named_by == "workspace", fs=sandbox), folders={"fs": (link / "app",)})
 
-    confined = await replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (link,)}).confine(stdio())
+    confined = (await sandboxes.confine(stdio())).confinement
 
-    assert confined.confinement is not None
-    for name in (link, desk.project):
-        root = place(confined.confinement.words, "--bind-held", desk.project, name)
-        assert root < place(confined.confinement.words, "--ro-bind-held", desk.project / ".git", name / ".git")
+    assert confined is not None
+    place(confined.words, "--symlink", "work", link)
+    assert not [word for word in confined.words if word.startswith(f"{link}/") and "-fd" in word]
+    if named_by == "write":
+        work_at = place(confined.words, "--bind-fd", work, work)
+        assert work_at < place(confined.words, "--ro-bind-fd", work / "app", work / "app")
+    else:
+        app_at = place(confined.words, "--bind-fd", work / "app", work / "app")
+        assert app_at < place(confined.words, "--ro-bind-fd", git, git)
 
 
 @linux
@@ -131,24 +137,24 @@ def test_what_has_become_a_link_is_not_mounted(tmp_path: Path, path: str) -> Non
     (folder / "real").mkdir()
     (folder / "real" / "a").touch()
     (folder / "link").symlink_to("real")
-    words = ["/bin/echo", "--ro-bind-held", str(folder / path), "/place", "--", "server"]
+    words = ["/bin/echo", "--ro-bind-fd", str(folder / path), "/place", "--setenv", "A", "--ro-bind-fd", "--", "server"]
 
-    done = subprocess.run([*START, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*START, "2", *words], capture_output=True, text=True, check=False)
 
     if "link" in path:
-        assert f"{folder / path} was changed while the sandbox was set up" in done.stderr
+        assert f"{folder / path}: was changed while the sandbox was set up" in done.stderr
         assert not done.stdout
     else:
         held = r"--ro-bind-fd \d+ /place " if path != "missing" else ""
-        assert re.fullmatch(f"{held}-- server\n", done.stdout)
+        assert re.fullmatch(f"{held}--setenv A --ro-bind-fd -- server\n", done.stdout)
 
 
 @linux
 async def test_in_a_read_run_nothing_can_be_written(desk: Desk) -> None:
     words = await desk.words(stdio(), writes=False, fs=Sandbox())
 
-    assert not {"--bind-try", "--bind-held"} & {*words}
-    assert place(words, "--ro-bind-held", desk.project, desk.project)
+    assert not {"--bind", "--bind-try", "--bind-fd"} & {*words}
+    assert place(words, "--ro-bind-fd", desk.project, desk.project)
 
 
 @linux
@@ -191,7 +197,7 @@ async def test_a_file_in_the_workspace_that_the_entry_names_can_be_written(desk:
 
     words = await desk.words(stdio("fs-server", str(script), "--db", str(data)), fs=Sandbox())
 
-    assert place(words, "--bind-held", desk.project, desk.project)
+    assert place(words, "--bind-fd", desk.project, desk.project)
     assert not {str(data), str(script.parent)} & {*words}
 
 
@@ -206,8 +212,8 @@ async def test_caches_are_read_only_and_npm_gets_a_copy_of_its_index(desk: Desk)
     words = await desk.words(stdio("npx", "-y", "fs"), fs=Sandbox())
 
     for folder in (tool, wheels):
-        assert place(words, "--ro-bind-try", folder, folder)
-    assert place(words, "--ro-bind", index, "/run/npm")
+        assert place(words, "--ro-bind-fd", folder, folder)
+    assert place(words, "--ro-bind-fd", index, "/run/npm")
     assert not {*map(str, (interpreters, *locks))} & {*words}
     assert ("npm_config_offline", "true") in pairwise(words)
     assert words[-4:-2] == ("/bin/sh", "-c")
@@ -223,7 +229,7 @@ async def test_an_entry_runs_no_code_outside_of_the_sandbox(desk: Desk) -> None:
 
     assert confined.confinement is not None
     assert confined.confinement.inside == ("LD_PRELOAD",)
-    assert place(confined.confinement.words, "--setenv", "LD_PRELOAD", "./a.so")
+    assert confined.confinement.words[-3:] == ("--", "/usr/bin/env", "LD_PRELOAD=./a.so")
     assert bwrap_of(confined.confinement.words) == desk.home / "bin" / "bwrap"
 
 
@@ -310,10 +316,10 @@ async def test_the_users_own_links_are_followed_and_no_others(desk: Desk, monkey
         ("node", ["{outside}/node_modules/a/index.js"], "{outside}/node_modules"),
         ("node", ["node_modules/a/index.js"], "{outside}/node_modules"),
         ("node", ["--data=../outside"], "{outside}"),
-        ("../bin/tool", [], "{home}/bin/tool"),
+        ("../bin/tool", [], "{home}/bin"),
         ("./leads-outside", [], "{outside}"),
-        ("./run", [], "{outside}/bin/tool"),
-        (".venv/bin/server", [], "{outside}/bin/tool"),
+        ("./run", [], "{outside}/bin"),
+        (".venv/bin/server", [], "{outside}/bin"),
     ],
 )
 async def test_a_projects_entry_and_links_show_nothing_and_the_reason_has_the_line_that_would(
@@ -337,8 +343,12 @@ async def test_a_projects_entry_and_links_show_nothing_and_the_reason_has_the_li
     assert confined is not None
     assert not {path for path in shown(confined.words) if path.is_relative_to(desk.home)} - {desk.project}
     line = unseen.format(outside=outside, home=desk.home)
-    assert f'read = ["{line or "~/folder"}"]' in confined.hint
-    assert f"does not see {line}," in confined.hint or not line
+    if line:
+        assert f"does not see {line}," in confined.hint
+        assert "The project chose this path (.mcp.json, or a link): allow it only if you know why." in confined.hint
+        assert f'`fs = {{ read = ["{line}"] }}`' in confined.hint, "only what is missing"
+    else:
+        assert '`fs = { network = true, read = ["~/folder"], write = [] }`' in confined.hint
 
 
 @linux
@@ -350,7 +360,7 @@ async def test_what_the_user_names_is_not_replaced_by_a_link_of_the_project(desk
     named = (desk.project / "out",)
     sandbox = Sandbox(write=named) if writes else Sandbox(read=named)
 
-    with pytest.raises(ServerStartError, match=r"a link in the workspace leads to .*/out\. Name the path"):
+    with pytest.raises(ServerStartError, match=r"a link in the workspace, .*, leads to .*/out\. Name the path"):
         await desk.words(stdio(), fs=sandbox)
 
     nested = replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (desk.project, desk.project / "out")})
@@ -366,8 +376,79 @@ async def test_below_a_link_nothing_is_mounted(desk: Desk) -> None:
     """Or bubblewrap ends with "Can't create file at /bin/sh"."""
     words = await desk.words(stdio("/bin/sh", scope="project"))
 
-    assert place(words, "--symlink", os.readlink("/bin"), "/bin") < place(words, "--ro-bind-try", "/usr", "/usr")
+    assert place(words, "--symlink", os.readlink("/bin"), "/bin") > place(words, "--ro-bind-fd", "/usr", "/usr")
     assert "/bin/sh" not in words
+
+
+@linux
+@pytest.mark.parametrize("kind", ["folder", "file"])
+async def test_a_link_that_a_mounted_folder_shows_is_not_made_again(desk: Desk, kind: str) -> None:
+    """Or bubblewrap ends with "Can't create file at …", as for /etc/alternatives and the shims of mise."""
+    data, shims = desk.home / "data", desk.home / ".local" / "share" / "mise" / "shims"
+    desk.install(data / "tool")
+    shims.mkdir(parents=True)
+    link = shims / "node"
+    link.symlink_to(data if kind == "folder" else data / "tool")
+    desk.environ["PATH"] = f"{desk.home}/bin:{shims}"
+
+    words = await desk.words(stdio("node"), fs=Sandbox(read=(link, data)))
+
+    assert str(link) not in words
+    place(words, "--ro-bind-fd", data, data)
+    assert str(data / "tool") not in words, "what a mount above shows is not mounted again"
+
+
+@linux
+async def test_links_in_folders_that_any_server_may_write_are_not_followed(desk: Desk) -> None:
+    secret, cache = desk.home / "secret", desk.home / ".npm" / "_cacache"
+    secret.mkdir()
+    cache.mkdir(parents=True)
+    for name in ("index-v5", "content-v2"):
+        (cache / name).symlink_to(secret)
+    sandboxes = desk.sandboxes(fs=Sandbox(), other=Sandbox(write=(desk.home / ".npm",)))
+
+    confined = (await sandboxes.confine(stdio("npx", "fs"))).confinement
+
+    assert confined is not None
+    assert not {str(secret), "/run/npm"} & {*confined.words}
+    with pytest.raises(ServerStartError, match="a link in the workspace, or in a folder that servers may write"):
+        await replace(sandboxes, chosen={**sandboxes.chosen, "fs": Sandbox(read=(cache / "index-v5",))}).confine(
+            stdio()
+        )
+
+
+@linux
+async def test_a_program_in_the_bin_of_the_home_folder_shows_nothing_beside_it(desk: Desk) -> None:
+    desk.install(desk.home / "bin" / "fs-server")
+    for name in ("lib", "conf"):
+        (desk.home / name).mkdir()
+
+    seen = shown(await desk.words(stdio(), fs=Sandbox()))
+
+    assert desk.home / "bin" in seen
+    assert not {desk.home / "lib", desk.home / "conf"} & seen
+
+
+@linux
+async def test_the_line_to_paste_has_all_that_is_missing_and_what_was_allowed_before(desk: Desk) -> None:
+    python = desk.install(desk.home / "srv" / "py" / "bin" / "python3.11")
+    (python.parents[1] / "lib").mkdir()
+    odd = desk.install(desk.home / "data" / "a\x7fb")
+    (desk.project / ".venv" / "bin").mkdir(parents=True)
+    (desk.project / ".venv" / "bin" / "python").symlink_to(python)
+    (desk.home / "notes").mkdir()
+    before = Sandbox(network=True, read=(desk.home / "notes",), write=(desk.home / "tickets",))
+    config = stdio(".venv/bin/python", "/", "--home=../", str(odd), scope="project")
+
+    confined = (await desk.sandboxes(fs=before).confine(config)).confinement
+
+    assert confined is not None
+    [line] = re.findall(r"`(fs = \{.*?\})`", confined.hint)
+    assert tomllib.loads(line)["fs"] == {
+        "network": True,
+        "read": [str(each) for each in (desk.home / "notes", odd, python.parent, python.parents[1] / "lib")],
+        "write": [str(desk.home / "tickets")],
+    }
 
 
 @linux
@@ -400,11 +481,11 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
 
     words = await desk.words(stdio(), fs=Sandbox())
 
-    assert place(words, "--bind-held", hub) < place(words, "--ro-bind-held", hub / "workflows")
-    place(words, "--ro-bind-held", target)
+    assert place(words, "--bind-fd", hub) < place(words, "--ro-bind-fd", hub / "workflows")
+    place(words, "--ro-bind-fd", target)
     assert not {str(desk.project / name) for name in (".zed", ".idea", ".claude")} & {*words}
     assert desk.home not in shown(words)
-    place(words, "--bind-held", desk.project)  # and not once more, to be read
+    place(words, "--bind-fd", desk.project)  # and not once more, to be read
 
 
 @linux
@@ -428,7 +509,7 @@ def test_the_profile_for_macos(desk: Desk) -> None:
     git = desk.project / ".git"
     visible = {desk.project: True, desk.home / "notes": False, git: True}
 
-    program, option, profile = words_for_macos(stdio(), Sandbox(write=(git,)), visible, around=desk.around)
+    program, option, profile = words_for_macos(Sandbox(write=(git,)), visible, around=desk.around)
 
     assert (program, option) == ("/usr/bin/sandbox-exec", "-p")
     lines = profile.splitlines()
