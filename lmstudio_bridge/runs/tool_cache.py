@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmstudio_bridge.agent.schemas import SchemaWork, object_schema
 from lmstudio_bridge.agent.tools import MAX_DESCRIPTION, definition_chars
+from lmstudio_bridge.agent.untrusted import MAX_INSTRUCTIONS
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.redact import Redactor
@@ -71,12 +72,24 @@ _MAX_WHOLE = 50_000  # characters of a tool of which all is compared: takes 50 m
 _ZONES = "UTC|GMT|BST|[ECMP][SD]T|[CEW]ES?T"
 _DATES = "|".join(filter(None, (*month_name, *month_abbr, *day_name, *day_abbr, "AM", "PM", _ZONES)))
 _UNIT = (
-    r"(?:%|(?:[kKMGT]?i?B|bytes?|ms|(?:milli)?s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
-    r"|(?:week|month|year)s?)\b)"
+    r"(?:[kKMGT]?i?B|bytes?|ms|(?:milli)?s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
+    r"|(?:week|month|year)s?)\b"
 )
-_VARYING = re.compile(rf"(?:(?<!\w)[^\W\d]*+\d[\w.:+-]*|\b(?:an?|one)(?=\s{_UNIT}))(?:\s?{_UNIT})?|\b(?:{_DATES})\b")
-"""Times, dates, counts and IDs, with their units: no change."""
-_ZEROS = re.compile(r"\b0(?:,?(?: and)? 0)+\b|(?<=\b0 )(?P<noun>\w{2,}?)(?:ies|s|y)?\b")  # 1 h 2 min; 1 note, 2 notes
+_AMOUNT = rf"(?:(?<![\w.,])\d[\d.,]*+|\b(?:an?|one)(?=\s))\s?{_UNIT}"
+_AMOUNTS = rf"{_AMOUNT}(?:,?(?: and)? {_AMOUNT}){{0,3}}"
+_PASSED = re.compile(
+    rf"(\b(?i:up|uptime|running)\b:?(?: for| is)? ){_AMOUNTS}|{_AMOUNTS}(?= (?i:ago|left|remaining|free)\b)"
+)
+"""Amounts whose unit may change, too: `Up for 2 hours`, but not `up to 5 seconds`."""
+_VARYING = re.compile(rf"(?<!\w)[^\W\d]*+\d(?:[\w.:+-]*\w)?|\b(?:{_DATES})\b")
+"""Times, dates, counts and IDs: no change."""
+_MEASURED = re.compile(rf"(\d[\d.]*)({_UNIT})")
+_IN_WORDS = re.compile(rf"(?<![^\W\d_])(?!(?:[a-fA-F]+|{_DATES})(?![^\W\d_]))[^\W\d_]{{4}}")
+"""What is no number, but a word: not so in hexadecimal digits and dates."""
+_MAX_NUMBER = 72  # characters
+_ZEROS = re.compile(  # 1 h 2 min; 1 note, 2 notes
+    r"\b0(?:,?(?: and)? 0){1,3}\b|(?<=\b0 )(?P<noun>\w{2,}?)(?:ies|s|(?<![aeiou])y)?\b"
+)
 
 _MARKED = "Newly marked as read-only (they count as writing until one of your rules allows them)"
 _UNMARKED = "No longer marked as read-only"
@@ -433,8 +446,8 @@ def _looks(
     """
     shown = _unordered(object_schema(tool.input_schema, work=work).parameters) if work.left > 0 else tool.input_schema
     looks = {
-        _DESCRIPTION: ["E" + _digest(_description(tool))],
-        _ARGUMENTS: ["B" + _digest(json.dumps(shown, sort_keys=True))],
+        _DESCRIPTION: ["F" + _digest(_description(tool))],
+        _ARGUMENTS: ["C" + _digest(json.dumps(shown, sort_keys=True))],
         _ANNOTATIONS: ["h" + _digest(json.dumps(dict(tool.hints), sort_keys=True))],
         _MARKED if tool.read_only is True else _UNMARKED: ["m1" if tool.read_only is True else "m0"],
     }
@@ -460,7 +473,9 @@ def _kinds(past: ToolHistory, tool: ServerTool, looks: Mapping[str, Sequence[str
 
 
 def _description(tool: ServerTool) -> str:
-    return f"{_unordered_text(tool.title)}\n{_unordered_text(clean_text(tool.description)[0][:MAX_DESCRIPTION])}"
+    text = clean_text(tool.description)[0]
+    shown = text[:MAX_DESCRIPTION] if tool.name else text.strip()[:MAX_INSTRUCTIONS]  # which are of no tool
+    return f"{_unordered_text(tool.title)}\n{_unordered_text(shown)}"
 
 
 def _without_made_up(text: str, before: str) -> str:
@@ -492,7 +507,7 @@ def _unordered_value(key: str, value: Any) -> Any:
         case "description" | "title", str():
             return _unordered_text(value)
         case "default", _:
-            return sorted(_WORD.findall(_VARYING.sub("0", json.dumps(value))))
+            return sorted(_WORD.findall(_without_numbers(json.dumps(value))))
         case _, dict() if key in _BY_NAME:
             return {name: _unordered(each) for name, each in value.items()}
         case _:
@@ -501,13 +516,25 @@ def _unordered_value(key: str, value: Any) -> Any:
 
 def _unordered_text(text: str) -> str:
     """The text with its lines in one order, and what is in brackets and between slashes."""
-    text = _ZEROS.sub(lambda found: found["noun"] or "0", _BLANKS.sub(" ", _VARYING.sub("0", text)))
+    text = _ZEROS.sub(lambda found: found["noun"] or "0", _without_numbers(_BLANKS.sub(" ", text)))
     text = _QUOTED.sub(lambda found: found[0].translate(_GLUE), text)
     for _ in range(_MAX_BRACKETS):
         text, count = _BRACKETS.subn(_sorted_brackets, text)
         if not count:
             break
     return "\n".join(sorted(_LINES.split(_SLASHES.sub(lambda found: _glued(found[0].split("/")), text))))
+
+
+def _without_numbers(text: str) -> str:
+    """The text with zeros in their place, and with their units; but for amounts that change while a server runs."""
+    return _VARYING.sub(_zero, _PASSED.sub(lambda found: f"{found[1] or ''}0", text))
+
+
+def _zero(found: re.Match[str]) -> str:
+    number = found[0]
+    if measured := _MEASURED.fullmatch(number):
+        return f"0 {measured[2]}"
+    return number if len(number) > _MAX_NUMBER or _IN_WORDS.search(number) else "0"
 
 
 def _sorted_brackets(found: re.Match[str]) -> str:
