@@ -1,7 +1,8 @@
 """What a run changed: its files as they were before the first call that writes to them, compared when it ends.
 
 An undo puts back what was there, where nobody changed it since. What is there is written as one short text: "" for
-nothing, "folder", "link TARGET", "file MODE SHA-256", or "file MODE SIZE:MTIME" for a file whose content is not kept.
+nothing, "folder", "private folder", "link TARGET", "file MODE SHA-256", or "file MODE SIZE:MTIME" for a file whose
+content is not kept.
 
 Until the run has ended, what was there is also on disk beside the copies: after a crash, the comparison is made later.
 """
@@ -50,7 +51,8 @@ MAX_TOLD_LINES = 12  # of what a call did
 MAX_TOLD = 1_000  # characters of it
 
 _LETTER = r"[0-9A-Za-z_\u00c0-\u024f\u0370-\u052f]"  # of scripts with blanks between words
-_ABSENT, _FOLDER, _UNKNOWN = "", "folder", "unknown"
+_ABSENT, _FOLDER, _PRIVATE, _UNKNOWN = "", "folder", "private folder", "unknown"
+_FOLDERS = (_FOLDER, _PRIVATE)  # private ones are for their owner only
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
 _FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
 
@@ -130,7 +132,7 @@ class Copies:
     def restores(self, state: State) -> bool:
         """Whether that state can be put back: not a link of whose target the journal has not every character."""
         is_link = state.startswith("link ") and not holds_mark(state)
-        return state in (_ABSENT, _FOLDER) or is_link or self.get(state) is not None
+        return state in (_ABSENT, *_FOLDERS) or is_link or self.get(state) is not None
 
     def _sizes(self) -> Iterator[int]:
         if self._folder is not None and self._folder.is_dir():
@@ -347,8 +349,8 @@ class ChangeRecorder:
 
         for path, earlier in before.items():
             look(path, earlier)
-        made = {path for path in named if not before[path] and after[path] == _FOLDER}
-        for folder in sorted(path for path in self._seen.folders | made if after[path] == _FOLDER):
+        made = {path for path in named if not before[path] and after[path] in _FOLDERS}
+        for folder in sorted(path for path in self._seen.folders | made if after[path] in _FOLDERS):
             below = list_below(folder)
             if below is None:
                 problems[f"{self._name(folder)} (too many files)"] = None
@@ -438,7 +440,7 @@ def _find_moves(before: Mapping[Path, State], after: Mapping[Path, State]) -> di
     """Where the files that are new were before: files with the same content that are gone."""
     gone: dict[State, list[Path]] = {}
     for path, state in before.items():
-        if state not in (_ABSENT, _FOLDER, _UNKNOWN) and after[path] == _ABSENT:
+        if state not in (_ABSENT, *_FOLDERS, _UNKNOWN) and after[path] == _ABSENT:
             gone.setdefault(state, []).append(path)
     sources: dict[Path, Path] = {}
     for path, state in after.items():
@@ -535,8 +537,8 @@ def _order(step: tuple[Path, tuple[State, State]]) -> tuple[int, int]:
     path, (now, then) = step
     depth = len(path.parts)
     if then == _ABSENT:
-        return (1, -depth) if now == _FOLDER else (0, depth)
-    return (2 if then == _FOLDER else 3), depth
+        return (1, -depth) if now in _FOLDERS else (0, depth)
+    return (2 if then in _FOLDERS else 3), depth
 
 
 def _put_back(path: Path, now: State, then: State, copies: Copies) -> None:
@@ -544,14 +546,14 @@ def _put_back(path: Path, now: State, then: State, copies: Copies) -> None:
     if data is None and not copies.restores(then):
         raise OSError(errno.ENOENT, "its copy is gone")
     with open_beside(path) as (name, folder):
-        if now == _FOLDER:
+        if now in _FOLDERS:
             os.rmdir(name, dir_fd=folder)
         elif now and data is None:
             os.unlink(name, dir_fd=folder)
         if data is not None:
             write_file(Path(name), data, mode=int(then.split()[1], 8), flush=True, folder=folder)
-        elif then == _FOLDER:
-            os.mkdir(name, dir_fd=folder)
+        elif then in _FOLDERS:
+            os.mkdir(name, 0o700 if then == _PRIVATE else 0o777, dir_fd=folder)
         elif then:
             os.symlink(then.removeprefix("link "), name, dir_fd=folder)
 
@@ -562,7 +564,7 @@ def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
         with open_beside(path) as (name, folder):
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
-                return _FOLDER, None
+                return (_FOLDER if found.st_mode & 0o077 else _PRIVATE), None
             if stat.S_ISLNK(found.st_mode):
                 return f"link {os.readlink(name, dir_fd=folder)}", None
             if not stat.S_ISREG(found.st_mode):

@@ -365,7 +365,7 @@ def _find_held(config: ServerConfig, workspace: Iterable[Path]) -> dict[Path, bo
                 raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
             real = Path(os.path.realpath(path))
             inside = real.relative_to(folder) if real != folder and real.is_relative_to(folder) else None
-            if inside and (real == path or not is_protected(inside)):
+            if inside and not real.is_symlink() and (real == path or not is_protected(inside)):
                 held[real] = None
     # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
     holders = {each.parent: True for each in held if not is_protected(Path(each.name))}

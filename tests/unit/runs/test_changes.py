@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +246,22 @@ async def test_moved_and_deleted_folders_are_told_with_their_files(run: Run) -> 
     assert run.tree() == before
     run.undo()
     assert run.tree() == changed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no mode")
+async def test_a_private_folder_that_was_deleted_is_private_again(run: Run) -> None:
+    private = run.write("private/a.txt", "a\n").parent
+    private.chmod(0o700)
+    held = run.write("open/b.txt", "b\n").parent.stat().st_mode
+    for name in ("private", "open"):
+        await run.before(DELETE, path=name)
+        shutil.rmtree(run.project / name)
+    await run.end()
+
+    run.undo()
+
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert (run.project / "open").stat().st_mode == held
 
 
 async def test_new_folders_above_a_new_file_go_with_it(run: Run) -> None:

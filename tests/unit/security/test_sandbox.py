@@ -478,12 +478,14 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
     (desk.project / ".claude").symlink_to("config/claude")
     (desk.project / ".zed").symlink_to(desk.home)
     (desk.project / ".idea").symlink_to(".")
+    (desk.project / ".vscode").symlink_to("loop")
+    (desk.project / "loop").symlink_to("loop")
 
     words = await desk.words(stdio(), fs=Sandbox())
 
     assert place(words, "--bind-fd", hub) < place(words, "--ro-bind-fd", hub / "workflows")
     place(words, "--ro-bind-fd", target)
-    assert not {str(desk.project / name) for name in (".zed", ".idea", ".claude")} & {*words}
+    assert not {str(desk.project / name) for name in (".zed", ".idea", ".claude", ".vscode", "loop")} & {*words}
     assert desk.home not in shown(words)
     place(words, "--bind-fd", desk.project)  # and not once more, to be read
 
