@@ -105,10 +105,17 @@ _NO_FILE = re.compile(
     re.IGNORECASE,
 )
 """Formats, media types, and templates of what kubectl prints."""
-_NO_PLACE = re.compile(
-    r"into:\w[\w-]*(?:/[\w-]+)*|export:[A-Z]\w*\.(?!(?:json|yaml|html|xlsx|docx|pptx|jpeg|webp|toml)\Z)[a-z]{4,}"
+_SURELY_FILE = re.compile(
+    r"[/\\]|\.(?:md|te?xt|rst|jsonl?|ya?ml|toml|ini|csv|tsv|xml|html?|pdf|png|jpe?g|gif|webp|svg|docx?|xlsx?|pptx?|odt"
+    r"|zip|tar|t?gz|7z|log|diff|patch|py|[cm]?[jt]s|[jt]sx|sh|sql|db|sqlite\d?|bak|parquet|mp[34]|wav|webm|har|sarif|bin)\Z",
+    re.IGNORECASE,
 )
-"""A branch or language, and what a module exports: `feature/x`, `React.memo`."""
+"""How a file is told from a host, a place or a key: `Washington D.C`, `vpc.id`."""
+_BRANCH = re.compile(r"\w[\w-]*(?:/[\w-]+)*")
+_HOLDS_FILE = re.compile(
+    r"""['"](?!profile|xpath)\w*(?:file|path|folder|dir|directory)(?:_?name|_?path)?['"]\s*:\s*['"]""", re.IGNORECASE
+)
+"""In an object that says what the output is."""
 _STAGE = re.compile(r"\$(out|merge)\b\W{0,3}:")
 """A stage of a MongoDB pipeline that writes."""
 _MAX_SCHEMAS = 200
@@ -153,7 +160,9 @@ def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: 
                 return found
         return None
 
-    return find(dict(arguments), tool.input_schema)
+    stated = _members(tool.input_schema, tool.input_schema)[0]
+    defaults = {name: each["default"] for name, each in stated.items() if isinstance(each.get("default"), str | bool)}
+    return find({**defaults, **arguments}, tool.input_schema)
 
 
 def needs_output(tool: ServerTool, *, here: bool) -> bool:
@@ -219,7 +228,10 @@ class _Judge:
     ) -> _Judgement:
         """Whether an argument with this name, value and schema says which file to write: the table of this module."""
         words, described = _split(name), str(stated.get("description", ""))
+        value = True if value == 1 and len(words) == 1 else value
         is_given = bool(value) and isinstance(value, str | list | dict | bool)
+        if str(value).lstrip().lower().startswith("file:") and not _WRITING.isdisjoint(words):
+            return "yes"
         if not is_given or "enum" in stated or words[-1] in NO_FILE_WORDS:
             return "no"
         if words[0] in _SAVING or words[-1] == "save":
@@ -227,6 +239,8 @@ class _Judge:
         if value is True:
             return "yes" if words[0] in _WRITING - _OUT or words[-2:] in (["to", "file"], ["to", "disk"]) else "no"
         is_path = names_path(name) or (words[-1] == "location" and "destination" not in words)
+        if words[0] in _WRITING - _OUT - _PLACES and len(words) == 1 and _FILE.search(str(value)):
+            return "yes"  # write: "a.md"
         is_file = words[-1] not in TEXT_WORDS and _FILE.search(str(value)) is not None
         if (is_path or is_file) and _IS_SAVED_TO.search(described):
             return "yes"
@@ -269,7 +283,10 @@ class _Judge:
         is_place = words[-1] in _PLACES
         given = map(str, value if isinstance(value, list) else [value])
         texts = [each for each in given if not _NO_FILE.fullmatch(each) and not (is_place and is_address(each))]
-        if any(_FILE.search(each) and not _NO_PLACE.fullmatch(f"{words[-1]}:{each}") for each in texts):
+        is_file = _SURELY_FILE if is_place or len(words) > 1 else _FILE
+        if any(is_file.search(each) and not (words[-1] == "into" and _BRANCH.fullmatch(each)) for each in texts):
+            return "yes"
+        if any(map(_HOLDS_FILE.search, texts)):
             return "yes"
         if not texts or is_place:
             return "perhaps" if texts else "no"
@@ -278,6 +295,7 @@ class _Judge:
         may_be_field = words in (["output"], ["outputs"]) and (
             (isinstance(value, list) and len(value) > 1) or (self.reads and not described)
         )
+        may_be_field = may_be_field or (words[0] in _OUT and len(words) > 1 and not self.makes)
         is_choice = _NAMES_FORMAT.search(described) or _NO_FILE.fullmatch(str(stated.get("default") or ""))
         return "perhaps" if may_be_field or is_choice else "yes"
 

@@ -54,7 +54,7 @@ _QUERY_OF_POSTGRES = re.compile(
 _SERENA = Preset(
     "its name_path is a symbol in a file, such as /Class/method",
     paths=dict.fromkeys(
-        ("*symbol*", "jet_brains_*", "find_implementations", "find_declaration"),
+        ("*symbol*", "jet_brains_*", "find_implementations", "find_declaration", "search_for_pattern"),
         ("relative_path", "target_relative_path"),
     ),
 )

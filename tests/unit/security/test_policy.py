@@ -137,6 +137,19 @@ OUTPUT_FORMAT = {"properties": {"output": {"type": "string", "enum": ["json", "w
             ({name: "x"}, {"required": [name]}, name)
             for name in ("extract_dir", "dump_path", "copyPath", "record_file")
         ),
+        ({"output": {"file": "page.md", "format": "md"}}, {}, "output"),
+        ({"output": '{"format": "md", "filePath": "page"}'}, {}, "output"),
+        ({"output": [{"type": "md", "out_dir": "x"}]}, {}, "output"),
+        ({"output": {"fields": ["title"]}}, {"properties": {"output": {"description": "Fields to return"}}}, None),
+        ({"output_url": "file:///a.md"}, {}, "output_url"),
+        ({"save_url": "FILE:a.md"}, {}, "save_url"),
+        ({"write": "a.md"}, {}, "write"),
+        ({"append": "a.md"}, {}, "append"),
+        ({"save": 1}, {}, "save"),
+        ({"save_id": 1, "write_limit": 1, "destination": "example.com", "dest": "Washington D.C"}, {}, None),
+        ({"output_name": "vpc_id", "output_index": "0", "output_key": "bucket.arn"}, {}, None),
+        ({"output_name": "a.md"}, {}, "output_name"),
+        ({"destination": "notes.md"}, {}, "destination"),
         ({"output_files": ["Makefile"]}, {}, "output_files"),
         ({"output_file": ["Makefile"]}, {}, "output_file"),
         ({"output": ["report"]}, {}, "output"),
@@ -386,6 +399,14 @@ def test_a_tool_that_must_be_told_what_to_write_is_not_offered_to_read() -> None
 
     assert not Policy("read").may_run(tool)
     assert Policy("write").may_run(tool)
+
+
+def test_a_default_that_names_an_output_file_counts_where_the_argument_is_absent() -> None:
+    stated = {"default": "report.md", "description": "Where the report is saved"}
+    tool = ServerTool("fs", "check", read_only=True, input_schema={"properties": {"output_path": stated}})
+
+    assert Policy("read").check_call(tool, {}).verdict == "needs_write"
+    assert Policy("read").check_call(tool, {"output_path": ""}) == READING
 
 
 def test_where_the_person_can_be_asked_all_tools_may_be_offered_but_none_that_is_denied() -> None:
