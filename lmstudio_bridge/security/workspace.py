@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -70,6 +71,7 @@ _NO_PATH = re.compile(r"~(?![A-Za-z_/\\]|\Z)|\\[^\\]|\$(?!\{?\w+\}?[/\\])|%(?!\w
 _INSIDE = re.compile(r"[`<(\[{@!]+(.*?)[`>)\]}]*|-{0,2}[\w-]+=(.+)|-\w([/~.].*)", re.DOTALL)
 """A path in brackets, behind the name of an option, or as `@/a.txt`, as curl reads it."""
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_HIDDEN_GLOB = re.compile(r"\.\w.*[*?\[].*", re.DOTALL)
 _MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
 CRITERIA = frozenset(
@@ -147,15 +149,17 @@ def is_protected(path: Path) -> bool:
     """Whether this path, which is relative to a workspace folder, is only to be read."""
     parts = list(map(plain_name, path.parts))
     pairs = (f"{one}/{two}" for one, two in pairwise(parts))
-    return not PROTECTED.isdisjoint(parts) or not PROTECTED.isdisjoint(pairs)
+    globs = (part.casefold() for part in path.parts if _HIDDEN_GLOB.fullmatch(part))
+    return not PROTECTED.isdisjoint((*parts, *pairs)) or any(fnmatch.filter(PROTECTED, each) for each in globs)
 
 
 def plain_name(name: str) -> str:
     """The name of a file as `PROTECTED` has it.
 
     Windows takes `.git.`, `.git ` and `.git::$DATA` for `.git`, and macOS does not see characters that nobody sees.
+    Some servers take `.mcp.json#L3` and `.mcp.json?raw=1` for `.mcp.json`.
     """
-    return _UNSEEN.sub("", name).partition(":")[0].rstrip(" .").casefold()
+    return re.split("[:#?]", _UNSEEN.sub("", name))[0].rstrip(" .").casefold()
 
 
 def find_paths(

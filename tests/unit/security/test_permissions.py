@@ -190,6 +190,8 @@ def test_a_symbol_of_serena_is_no_path(tmp_path: Path, line: str, allowed: bool)
 
     assert policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "a.py"}).allowed is allowed
     assert not policy.check_call(tool, {"name_path": "/etc/bar", "relative_path": "/etc/passwd"}).allowed
+    search = ServerTool("serena", "search_for_pattern", read_only=True)
+    assert policy.check_call(search, {"paths_include_glob": "/no-such-folder/**"}).allowed is allowed
     for other, argument in (("read_memory", "memory_file_name"), ("query_project", "tool_params_json")):
         value = '{"relative_path": "/etc/passwd"}' if "json" in argument else "/etc/passwd"
         assert policy.check_call(ServerTool("serena", other, read_only=True), {argument: value}).verdict == "outside"

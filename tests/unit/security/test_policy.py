@@ -755,6 +755,10 @@ def test_a_rule_that_allows_a_tool_lets_it_nowhere_else(tmp_path: Path) -> None:
         "sub/AGENTS.md",
         ".claude-plugin/plugin.json",
         ".git::$DATA",
+        ".mcp.json#L3",
+        "sub/.mcp.json?raw=1",
+        ".mcp.jso?",
+        ".m*",
         "GIT~1/config",
         ".g\u200cit/config",
         ".bash_aliases",
@@ -775,7 +779,9 @@ def test_what_decides_about_programs_is_read_but_not_changed(tmp_path: Path, pat
     assert policy.check_call(READ, {"filename": path}).verdict == "denied"  # although it is marked read-only
 
 
-@pytest.mark.parametrize("path", [".github/README.md", "workflows/a.yml", "claude.txt", ".gitignore", "AGENTS.md.bak"])
+@pytest.mark.parametrize(
+    "path", [".github/README.md", "workflows/a.yml", "claude.txt", ".gitignore", "AGENTS.md.bak", ".venv*", "*.md"]
+)
 def test_other_files_with_such_names_may_be_changed(tmp_path: Path, path: str) -> None:
     assert at_work(tmp_path).check_call(WRITE, {"path": path}) == WRITING
 
