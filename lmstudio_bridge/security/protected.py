@@ -18,19 +18,19 @@ from lmstudio_bridge.errors import listed
 from lmstudio_bridge.security.workspace import PROTECTED, Workspace, plain_name
 from lmstudio_bridge.text import quoted_name
 
-MAX_WALKED = 200_000  # files among which protected ones are looked for; takes 0.8 s
+MAX_WALKED = 200_000  # files among which protected ones are looked for; takes 0.5 s
 MAX_INSIDE = 2_000  # of a protected folder
 
 Seen: TypeAlias = Mapping[Path, tuple[int, ...]]
 _STOPPED = (-1,)  # in place of what a file is: its folder was not searched to the end
-_INSIDE = {".git": ("config", "hooks/*"), ".hg": ("hgrc",), ".jj": (), ".svn": (), ".idea": (), ".yarn": ()}
+_INSIDE = {".git": ("config", "hooks"), ".hg": ("hgrc",), ".jj": (), ".svn": (), ".idea": (), ".yarn": ()}
 """What is looked at in the folders that other programs write to all the time; in others it is all."""
 
 
 def find_protected(folder: Path, *, most: int = MAX_WALKED) -> Iterator[Path | None]:
     """The protected files, folders and links in a folder, those near to it first; `node_modules` are left out.
 
-    None comes last if there is too much to search.
+    None stands for what cannot be searched: too many files, or a folder of this user's that cannot be read.
     """
     left, walked = deque([(folder, "")]), 0
     while left:
@@ -40,7 +40,11 @@ def find_protected(folder: Path, *, most: int = MAX_WALKED) -> Iterator[Path | N
         current, above = left.popleft()
         try:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue
         except OSError:
+            if not _is_of_others(current):
+                yield None
             continue
         walked += len(entries)
         for entry in entries:
@@ -50,6 +54,14 @@ def find_protected(folder: Path, *, most: int = MAX_WALKED) -> Iterator[Path | N
             elif name != "node_modules" and entry.is_dir(follow_symlinks=False):
                 is_near = any(each.startswith(f"{name}/") for each in PROTECTED)
                 (left.appendleft if is_near else left.append)((Path(entry.path), name))
+
+
+def _is_of_others(folder: Path) -> bool:
+    """Whether only another user can open a folder, as that of a container's database."""
+    try:
+        return os.stat(folder).st_uid != os.getuid()
+    except (OSError, AttributeError):  # Windows has no getuid
+        return False
 
 
 def look_at_protected(workspace: Workspace, *, most: int = MAX_WALKED) -> Seen:
@@ -64,8 +76,7 @@ def look_at_protected(workspace: Workspace, *, most: int = MAX_WALKED) -> Seen:
             if path is None:
                 found[folder] = _STOPPED
                 continue
-            inside = chain(*(path.glob(each) for each in _INSIDE.get(plain_name(path.name), ("**/*",))))
-            for each in chain((path,), islice(inside, MAX_INSIDE)):
+            for each in chain((path,), islice(_find_inside(path), MAX_INSIDE)):
                 with suppress(OSError):
                     state = each.lstat()
                     changed = (state.st_ctime_ns,) if stat.S_ISREG(state.st_mode) else ()
@@ -73,18 +84,23 @@ def look_at_protected(workspace: Workspace, *, most: int = MAX_WALKED) -> Seen:
     return found
 
 
+def _find_inside(folder: Path) -> Iterator[Path]:
+    for part in (folder / name for name in _INSIDE.get(plain_name(folder.name), ("",))):
+        yield part
+        for top, folders, files in os.walk(part) if not part.is_symlink() else ():
+            yield from (Path(top, name) for name in (*folders, *files))
+
+
 def warn_of_changed(before: Seen, after: Seen) -> str:
     """What to tell about protected files that are new, deleted or not the same any more; "" if there are none."""
-    stopped = [str(path) for path in after if _STOPPED in (before.get(path), after[path])]
-    changed = [quoted_name(str(path)) for path in after if before.get(path) != after[path] and str(path) not in stopped]
-    changed += [f"{quoted_name(str(path))} (deleted)" for path in before.keys() - after.keys() if not stopped]
-    said = []
-    if changed:
-        said.append(
-            f"Protected files were created, changed or deleted in the meantime, which no call may name: "
-            f"{listed(changed)}. "
-            "Unless it was you, look at them before you go on: they can make other programs run commands."
-        )
-    if stopped:
-        said.append(f"Not all protected files were compared: {listed(stopped)} has too many files.")
-    return " ".join(said)
+    stopped = [path for path, state in after.items() if _STOPPED in (before.get(path), state)]
+    changed = [path for path, state in after.items() if before.get(path) != state and path not in stopped]
+    told = [quoted_name(str(path)) for path in changed]
+    told += [f"{quoted_name(str(path))} (deleted)" for path in before if path not in after and not stopped]
+    warning = (
+        f"Protected files were created, changed or deleted in the meantime, which no call may name: {listed(told)}. "
+        "Unless it was you, look at them before you go on: they can make other programs run commands. "
+    )
+    unsearched = listed([quoted_name(str(path)) for path in stopped])
+    more = f"Not all protected files were compared: {unsearched} has too many files, or a folder that cannot be read."
+    return f"{warning if told else ''}{more if stopped else ''}".strip()

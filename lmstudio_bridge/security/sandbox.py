@@ -127,8 +127,7 @@ class Sandboxes:
         sandbox = self.find(config)
         if sandbox is None:
             return config
-        problem = self.find_problem(config)
-        if problem:
+        if problem := self.find_problem(config):
             raise _not_set_up(config, problem)
         view = self._look(config, sandbox)
         if sys.platform == "linux":
@@ -168,8 +167,7 @@ class Sandboxes:
             if not view.show(path, writable=writable):
                 where = "in the workspace, or in a folder that servers may write,"
                 raise _not_set_up(config, f"a link {where} leads to {path}. Name the path without that link")
-        if home:
-            view.show(home, mounted=False)
+        _follow(home or Path(os.sep), view.untrusted, view.links)
         return view
 
 
@@ -190,12 +188,9 @@ def hint_for(config: ServerConfig, sandbox: Sandbox, *, unseen: Iterable[Path] =
     missing = f"It does not see {shown}, which its entry names or leads to. " if paths else ""
     if paths and config.scope == "project":
         missing += "The project chose this path (.mcp.json, or a link): allow it only if you know why. "
-    line = {
-        "network": "true" if sandbox.network or not paths else "",
-        "read": _quoted_all(map(str, sandbox.read), paths or ["~/folder"]),
-        "write": _quoted_all(map(str, sandbox.write)) if sandbox.write or not paths else "",
-    }
-    allowed = ", ".join(f"{name} = {value}" for name, value in line.items() if value)
+    read, write = ([str(each) for each in given] for given in (sandbox.read, sandbox.write))
+    line = {"network": sandbox.network or not paths, "read": [*read, *(paths or ["~/folder"])], "write": write}
+    allowed = ", ".join(f"{name} = {_quoted(value)}" for name, value in line.items() if value or not paths)
     return (
         f"{missing}It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command "
         "once in a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
@@ -208,13 +203,9 @@ def toml_key(name: str) -> str:
     return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else _quoted(name)
 
 
-def _quoted(text: object) -> str:
-    """Text for TOML and for a profile of macOS."""
-    return json.dumps(str(text), ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _quoted_all(*texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(_quoted, dict.fromkeys(chain(*texts))))}]"
+def _quoted(value: object) -> str:
+    """A value for TOML, or text for a profile of macOS."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_problem(around: Surroundings) -> str:
@@ -272,15 +263,14 @@ class _View:
     mounts: dict[Path, bool] = field(default_factory=dict)
     links: dict[Path, str] = field(default_factory=dict)
 
-    def show(self, path: Path, *, writable: bool = False, inside: bool = True, mounted: bool = True) -> Path | None:
+    def show(self, path: Path, *, writable: bool = False, inside: bool = True) -> Path | None:
         """The real path, which is seen from now on; None if it is not, for a link or as it is not to be `inside`."""
         links: dict[Path, str] = {}
         steps = _follow(path, self.untrusted, links)
         if not steps or not (inside or self.untrusted.isdisjoint((steps[-1], *steps[-1].parents))):
             return None
         self.links |= links
-        if mounted:
-            self.mounts[steps[-1]] = writable
+        self.mounts[steps[-1]] = writable
         return steps[-1]
 
 
@@ -315,7 +305,7 @@ def _find_unseen(config: ServerConfig, mounts: Iterable[Path], *, around: Surrou
     seen, whole = frozenset(mounts), around.home or Path(os.sep)  # which is never offered
     needs = frozenset(
         real
-        for path in _find_named(config, around)
+        for path in (*_find_named(config, around), config.cwd or around.project)
         for each in _find_needs(path, around.home, untrusted=frozenset(), but=seen)
         if (real := Path(os.path.realpath(each))).exists() and not _is_in(whole, real)
     )
@@ -361,7 +351,7 @@ def _find_held(config: ServerConfig, workspace: Iterable[Path]) -> dict[Path, bo
     for folder in workspace:
         for path in find_protected(folder):
             if path is None:
-                problem = f"{folder} has more than {MAX_WALKED:,} files, and protected ones may be among them"
+                problem = f"{folder} has more than {MAX_WALKED:,} files, or a folder that cannot be read"
                 raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
             real = Path(os.path.realpath(path))
             inside = real.relative_to(folder) if real != folder and real.is_relative_to(folder) else None
@@ -413,12 +403,12 @@ def words_for_macos(sandbox: Sandbox, visible: Mapping[Path, bool], *, around: S
     rules = ["(version 1)", "(allow default)", "(deny file-write*)"]
     home = around.home
     if home is not None:
-        rules.append(f"(deny file-read* (subpath {_quoted(home)}))")
+        rules.append(f"(deny file-read* (subpath {_quoted(str(home))}))")
         places += [home / cache for cache in (".npm", ".cache/uv", "Library/Caches/uv")]  # npx and uv keep locks there
-    rules += [f"(allow file-read* file-write* (subpath {_quoted(path)}))" for path in places]
+    rules += [f"(allow file-read* file-write* (subpath {_quoted(str(path))}))" for path in places]
     ordered = sorted(visible.items(), key=lambda item: item[0].parts)
-    rules += [f"(allow file-read* (subpath {_quoted(path)}))" for path, _ in ordered]
-    rules += [f"(allow file-write* (subpath {_quoted(path)}))" for path, writable in ordered if writable]
+    rules += [f"(allow file-read* (subpath {_quoted(str(path))}))" for path, _ in ordered]
+    rules += [f"(allow file-write* (subpath {_quoted(str(path))}))" for path, writable in ordered if writable]
     names = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name) for name in sorted(PROTECTED))
     rules += [f'(deny file-write* (regex #"/{name}(/|$)"))' for name in names]
     rules += [f"(allow file-write* (subpath {_quoted(os.path.realpath(each))}))" for each in sandbox.write]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from lmstudio_bridge.security.protected import find_protected, look_at_protected, warn_of_changed
 from lmstudio_bridge.security.workspace import make_workspace
+from tests.support.deep_folder import make_unreadable
 
 
 def fill(project: Path) -> None:
@@ -104,3 +106,14 @@ def test_a_stopped_search_is_told_and_finds_what_is_named_by_two_parts(tmp_path:
     before = look_at_protected(workspace, most=many)
     assert "Not all protected files were compared" in warn_of_changed(before, look_at_protected(workspace, most=many))
     assert None not in find_protected(project)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths are not opened piece by piece")
+def test_what_cannot_be_searched_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".claude").mkdir()
+    for folder in (tmp_path, tmp_path / ".claude"):
+        make_unreadable(folder)
+
+    assert [*find_protected(tmp_path)] == [tmp_path / ".claude", None]
+    seen = look_at_protected(make_workspace([tmp_path], home=tmp_path.parent))
+    assert "not all protected" in warn_of_changed(seen, seen).lower()

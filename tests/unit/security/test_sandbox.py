@@ -24,6 +24,7 @@ from lmstudio_bridge.security.sandbox import (
     words_for_macos,
 )
 from lmstudio_bridge.settings import Surroundings
+from tests.support.deep_folder import make_unreadable
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
 
@@ -505,6 +506,16 @@ async def test_more_protected_files_than_can_be_mounted_are_a_reason(desk: Desk)
     ) as found:
         await desk.words(stdio(), fs=Sandbox())
     assert "fs = false" in (found.value.remedy or "")
+
+
+@linux
+async def test_where_protected_files_cannot_all_be_found_nothing_starts_that_writes(desk: Desk) -> None:
+    make_unreadable(desk.project)
+
+    with pytest.raises(ServerStartError, match=r"project has more than .* or a folder that cannot be .* or only read"):
+        await desk.words(stdio(), fs=Sandbox())
+
+    assert await desk.words(stdio(), writes=False, fs=Sandbox())
 
 
 def test_the_profile_for_macos(desk: Desk) -> None:
