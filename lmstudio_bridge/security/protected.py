@@ -79,28 +79,29 @@ def look_at_protected(workspace: Workspace, *, most: int = MAX_WALKED) -> Seen:
             for each in chain((path,), islice(_find_inside(path), MAX_INSIDE)):
                 with suppress(OSError):
                     state = each.lstat()
-                    changed = (state.st_ctime_ns,) if stat.S_ISREG(state.st_mode) else ()
-                    found[each] = (state.st_dev, state.st_ino, *changed)
+                    found[each] = (state.st_dev, state.st_ino)
+                    if stat.S_ISREG(state.st_mode):  # ctime cannot be put back; on Windows it is that of creation
+                        found[each] += (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     return found
 
 
 def _find_inside(folder: Path) -> Iterator[Path]:
     for part in (folder / name for name in _INSIDE.get(plain_name(folder.name), ("",))):
         yield part
-        for top, folders, files in os.walk(part) if not part.is_symlink() else ():
+        for top, folders, files in os.walk(part) if not os.path.islink(part) else ():
             yield from (Path(top, name) for name in (*folders, *files))
 
 
 def warn_of_changed(before: Seen, after: Seen) -> str:
     """What to tell about protected files that are new, deleted or not the same any more; "" if there are none."""
-    stopped = [path for path, state in after.items() if _STOPPED in (before.get(path), state)]
+    stopped = [path for path, state in {**before, **after}.items() if _STOPPED in (before.get(path), state)]
     changed = [path for path, state in after.items() if before.get(path) != state and path not in stopped]
     told = [quoted_name(str(path)) for path in changed]
     told += [f"{quoted_name(str(path))} (deleted)" for path in before if path not in after and not stopped]
     warning = (
         f"Protected files were created, changed or deleted in the meantime, which no call may name: {listed(told)}. "
-        "Unless it was you, look at them before you go on: they can make other programs run commands. "
+        "Unless it was you, look at them before you go on: they can make other programs run commands."
     )
-    unsearched = listed([quoted_name(str(path)) for path in stopped])
-    more = f"Not all protected files were compared: {unsearched} has too many files, or a folder that cannot be read."
-    return f"{warning if told else ''}{more if stopped else ''}".strip()
+    folders = listed([quoted_name(str(path)) for path in stopped])
+    unsure = f"Not all protected files were compared: {folders} has too many files, or a folder that cannot be read."
+    return " ".join([*([warning] if told else []), *([unsure] if stopped else [])])

@@ -239,11 +239,8 @@ def _try_bubblewrap(program: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as exc:
         return f"bubblewrap does not work here ({exc})"
     said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-    return (
-        f"bubblewrap does not work here ({said}); it may be too old, and containers often forbid it"
-        if done.returncode
-        else ""
-    )
+    problem = f"bubblewrap does not work here ({said}); it may be too old, and containers often forbid it"
+    return problem if done.returncode else ""
 
 
 START = (sys.executable, "-I", "-S", str(Path(__file__).with_name("start_bwrap.py")))
@@ -287,8 +284,8 @@ def _find_needs(path: Path, home: Path | None, *, untrusted: frozenset[Path], bu
 
     Of a script that is its package, of a program its installation, also that of its virtual environment.
     """
-    steps = _follow(path, untrusted)
-    pythons = (_follow(each.with_name("python"), untrusted) for each in steps if each.parent.name == "bin")
+    steps = _follow(path, untrusted, {})
+    pythons = (_follow(each.with_name("python"), untrusted, {}) for each in steps if each.parent.name == "bin")
     for way in (steps, *pythons):
         for step in way if way and but.isdisjoint((way[-1], *way[-1].parents)) else ():
             if step.suffix in _CODE:
@@ -312,7 +309,7 @@ def _find_unseen(config: ServerConfig, mounts: Iterable[Path], *, around: Surrou
     return sorted(each for each in needs - seen if (seen | needs).isdisjoint(each.parents))
 
 
-def _follow(path: Path, untrusted: frozenset[Path], links: dict[Path, str] | None = None) -> tuple[Path, ...]:
+def _follow(path: Path, untrusted: frozenset[Path], links: dict[Path, str]) -> tuple[Path, ...]:
     """A path, and where its links lead one after another; nothing if one of them is in an untrusted folder.
 
     What the links are, by their real places, is put into `links`.
@@ -327,8 +324,7 @@ def _follow(path: Path, untrusted: frozenset[Path], links: dict[Path, str] | Non
             return ()
         else:
             target = Path(os.readlink(step))
-            if links is not None:
-                links[step] = str(target)
+            links[step] = str(target)
             real, parts = (root, target.parts[1:]) if target.is_absolute() else (real, target.parts)
             left = [*parts, *left]
             steps.append(real.joinpath(*left))
@@ -347,22 +343,23 @@ def _package(script: Path, home: Path | None) -> Path:
 
 def _find_held(config: ServerConfig, workspace: Iterable[Path]) -> dict[Path, bool]:
     """The protected files, and what holds them; of a link, what it leads to in its folder. The link cannot be held."""
-    held: dict[Path, None] = {}
-    for folder in workspace:
-        for path in find_protected(folder):
-            if path is None:
-                problem = f"{folder} has more than {MAX_WALKED:,} files, or a folder that cannot be read"
-                raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
-            real = Path(os.path.realpath(path))
-            inside = real.relative_to(folder) if real != folder and real.is_relative_to(folder) else None
-            if inside and not real.is_symlink() and (real == path or not is_protected(inside)):
-                held[real] = None
+    held: dict[Path, bool] = {}
+    problem = ""
+    for folder, path in ((each, path) for each in workspace for path in find_protected(each)):
+        if path is None:
+            problem = f"{folder} has more than {MAX_WALKED:,} files, or a folder that cannot be read"
+            continue
+        real = Path(os.path.realpath(path))
+        is_inside = real != folder and real.is_relative_to(folder) and not os.path.islink(real)
+        if is_inside and (real == path or not is_protected(real.relative_to(folder))):
+            held[real] = False
     # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
     holders = {each.parent: True for each in held if not is_protected(Path(each.name))}
     if len(held) + len(holders) > MAX_PROTECTED:
         problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(held)[-1]}"
+    if problem:
         raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
-    return {**holders, **dict.fromkeys(held, False)}
+    return {**holders, **held}
 
 
 def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, around: Surroundings) -> tuple[str, ...]:
@@ -376,10 +373,9 @@ def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, aro
     words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps
     words += ["--dir", os.path.realpath(around.home)] if around.home else []
     mounts = [(path, path, writable) for path, writable in sorted(view.mounts.items())]
-    if copies_index := config.launched[0] in ("npx", "npm") and around.home is not None:
-        index = _follow(around.home / _NPM_INDEX, view.untrusted)
-        copies_index = bool(index) and index[-1].is_dir()
-        mounts += [(index[-1], Path("/run/npm"), False)] if copies_index else []
+    of_npm = [around.home / _NPM_INDEX] if around.home and config.launched[0] in ("npx", "npm") else []
+    index = [real for each in of_npm for real in _follow(each, view.untrusted, {})[-1:] if real.is_dir()]
+    mounts += [(each, Path("/run/npm"), False) for each in index]
     sources = []
     for source, path, writable in mounts:
         above = next((each for each in path.parents if each in view.mounts), None)
@@ -393,7 +389,7 @@ def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, aro
     words += ["--chdir", str(config.cwd or around.project), "--"]
     loader = [f"{name}={value}" for name, value in config.env.items() if name.startswith(_LOADER)]
     words += ["/usr/bin/env", *loader] if loader else []
-    words += ["/bin/sh", "-c", _COPY_INDEX, "sh"] if copies_index else []
+    words += ["/bin/sh", "-c", _COPY_INDEX, "sh"] if index else []
     return (*START, ",".join(map(str, sources)), *words)
 
 
