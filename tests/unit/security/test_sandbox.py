@@ -353,6 +353,16 @@ async def test_a_projects_entry_and_links_show_nothing_and_the_reason_has_the_li
 
 
 @linux
+async def test_the_reason_names_a_folder_to_start_in_that_is_not_seen(desk: Desk) -> None:
+    (desk.home / "elsewhere").mkdir()
+
+    confined = (await desk.sandboxes().confine(stdio(cwd=desk.home / "elsewhere", scope="project"))).confinement
+
+    assert confined is not None
+    assert f'`fs = {{ read = ["{desk.home}/elsewhere"] }}`' in confined.hint
+
+
+@linux
 @pytest.mark.parametrize("writes", [False, True])
 async def test_what_the_user_names_is_not_replaced_by_a_link_of_the_project(desk: Desk, writes: bool) -> None:
     outside = desk.install(desk.home / "outside" / "a").parent
