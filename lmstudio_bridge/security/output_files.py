@@ -122,7 +122,7 @@ _MAX_SCHEMAS = 200
 
 
 def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: bool = False) -> str | None:
-    """The name of the first argument that says which file the tool writes, at any depth; None if there is none.
+    """The name of the first argument, or default, that names a file to write, at any depth; None if there is none.
 
     What only the tool's name or a source beside an argument says counts if the server runs `here`, on this machine.
     `strict` also finds what most likely is something else, as the criteria of a search.
