@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmstudio_bridge.agent.tools import takes_path
+from lmstudio_bridge.agent.tools import SEARCHES, takes_path
 from lmstudio_bridge.intent import asks_for_change, changes_by_name
 from lmstudio_bridge.messages import ToolSpec
 
@@ -76,28 +76,35 @@ _LOOKS_FIRST = re.compile(
     r"\W*(?:please,? |first,? )*(?:look|read|find|search|open|check|list|see|get|fetch|go through|take)\b",
     re.IGNORECASE,
 )
-_SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\b(?:then|after(?:wards| that)|next|finally|also|save|write|remember|store|create|check|verify)\b", re.IGNORECASE
 )
 
 _ASKS_OF_TEXT = re.compile(  # what a file says
-    r"(?:^|[.?!,:]\s|\band\s)\s*(?:please )?(?:what|which|who (?:is|owns|sent|signed)|list|summari[sz]e|describe"
-    r"|explain|say|tell|give|extract|classify|label|rate|translate|name"
-    r"|state|quote|does \S+ (?:say|mention|contain|name))\b",
+    r"(?:^|[.?!,:]\s|\band\s)\s*(?:please )?(?:what|which|who is|list|summari[sz]e|describe|explain|say|tell|give"
+    r"|extract|classify|label|rate|translate|state|quote)\b",
     re.IGNORECASE | re.MULTILINE,
+)
+_IN_FILE = re.compile(
+    rf"\b(?:in|from|of|fits|read|open|summari[sz]e|describe|explain|translate|classify|label|rate)\s(?:the )?(?:file )?"
+    rf"[\"'`]?[\w./-]*(?:{_FILE.pattern})|\A[\w./-]+:\s",
+    re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(  # what may stand in other files, or nowhere
     r"\b(?:others?|another|elsewhere|anywhere|folder|directory|project|repo(?:sitory)?|code ?base|callers?"
     r"|call(?:s|ed)?|use[sd]?|unused|import(?:s|ed)?|depend\w*|references?|tests?|tested|covered|git|commits?|history|links?|valid"
-    r"|exists?|tracked|runs?|execute|edited|changed|changes|missing|broken|average|mean|max\w*|min\w*)\b",
+    r"|exists?|tracked|runs?|execute|edited|changed|changes|missing|broken|average|mean|max\w*|min\w*|readme|makefile"
+    r"|memory|database|authors?|branch|release|urls?|pages?|cites?|mention\w*|loads?|needs?|renders?|embeds?|invoked"
+    r"|dead|(?:which|what) (?:documents?|modules?|files?|scripts?|configs?|notes|tests?|targets?))\b|%",
     re.IGNORECASE,
 )
 _REFERS = re.compile(
-    r"\b(?:see|look (?:at|in)|refer to|moved to|(?:described|defined|included?|listed)(?: in| from)?|extends?|imports?"
-    r"|siehe|voir|ver|vedi)\b\W{1,3}(?:the (?:file )?)?[\w./-]*\w\.\w{1,5}\b|\bworkspace = true\b",
-    re.IGNORECASE,
+    r"\b(?:see|look (?:at|in)|refer to|moved to|(?:described|defined|included?|listed)(?: in| from)?|extends?|siehe"
+    r"|voir|ver|vedi)\b(?: also)?\W{1,6}(?:the (?:file )?)?\W?[\w./-]*\w\.\w{1,5}\b|\bworkspace = true\b"
+    r"|\]\([^)\s]*\.\w{1,5}\)|^\s*(?:from \S+ )?import\b|\brequire\(",
+    re.IGNORECASE | re.MULTILINE,
 )
+_SUMS_UP = re.compile(r"\b(?:summari[sz]e|describe|classify|label|rate|translate|about)\b", re.IGNORECASE)
 _CUT = re.compile(r"\b(?:remaining|truncated|more lines)\b", re.IGNORECASE)
 _EDGE = 300  # characters at both ends of a result, where a server says that it cut it
 
@@ -155,8 +162,10 @@ def answers_from(task: str, text: str) -> bool:
     words = _FILE.sub(" ", _FORM.sub(" ", task))
     asks_more = (_GOES_ON, _ELSEWHERE, _ABOUT_FILE, _COMPARES, _TOTALS)
     alone = len(set(_FILE.findall(_FORM.sub(" ", task)))) == 1
-    whole = not (_REFERS.search(text) or _CUT.search(text[:_EDGE]) or _CUT.search(text[-_EDGE:]))
-    return alone and whole and bool(_ASKS_OF_TEXT.search(words)) and not any(each.search(words) for each in asks_more)
+    refers = _REFERS.search(text) and not _SUMS_UP.search(words)
+    whole = not (refers or _CUT.search(text[:_EDGE]) or _CUT.search(text[-_EDGE:]))
+    asks = _ASKS_OF_TEXT.search(words) and _IN_FILE.search(task)
+    return alone and whole and bool(asks) and not any(each.search(words) for each in asks_more)
 
 
 def first_tools(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
@@ -211,7 +220,7 @@ def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[T
     if not _LOOKS_FIRST.match(task):
         return found
     # Small models open an entry by a word of the task, and take it for missing.
-    return [spec for spec in found if _SEARCHES.search(spec.name.rpartition("__")[2])] or found
+    return [spec for spec in found if SEARCHES.search(spec.name.rpartition("__")[2])] or found
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.intent import changes_by_name
@@ -176,6 +177,7 @@ _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
 _JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a.!?])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
 _WANTS_JSON = re.compile(r"(?<![\w./-])json\b(?! (?:files?|config\w*)\b)|\{", re.IGNORECASE)
+_MOST_VALUES = 20  # keys of an object, objects of a list
 _MOST_UNKNOWN = 2  # keys that are none of the tool's
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "params", "input", "tool_input", "action_input")
@@ -227,16 +229,19 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
     is none if it only gives back the values of the message.
     """
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
-    results = [message.text for message in messages if isinstance(message, ToolMessage)]
-    if not tools or "}" not in text[-_AROUND:] or _WANTS_JSON.search(asked):
+    told = (message.text for message in messages if isinstance(message, ToolMessage))
+    results = [each for each in told if prompts.NOT_CALLED not in each]  # that gives back what was sent
+    if not tools or "}" not in text or _WANTS_JSON.search(asked):
         return False
     for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
         value, end = _decode(text, start.end())
         rest = text[end : end + _MOST_PLAIN]
-        if value is None or not (_is_over(rest) or _BEHIND.match(rest.lstrip(" \t"))):
+        if value is None or not (_is_over(rest) or _BEHIND.match("\n" + rest.lstrip(" \t\n`"))):
             continue
         values = list(_wrapped_values(value))
-        if not values or not all(any(_fits(value, name, tools[name]) for name in tools) for value in values):
+        if not 0 < len(values) <= _MOST_VALUES or not all(
+            any(_fits(value, name, tools[name]) for name in tools) for value in values
+        ):
             return False
         return not (_names_keys(asked, values) or any(text[start.end() : end] in result for result in results))
     return False
@@ -251,8 +256,9 @@ def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:
 
 def _fits(value: Any, name: str, schema: ObjectSchema) -> bool:
     """Whether a JSON value would be taken as the arguments of a tool; a call that writes may have needless ones."""
-    if not (isinstance(value, dict) and value):
+    if not isinstance(value, dict) or len(value) > _MOST_VALUES:
         return False
+    value = {key: each for key, each in value.items() if each is not None and key not in _OTHER_KEYS}
     given: Mapping[str, Any] = value
     if all(isinstance(each, str) for each in value.values()):  # "10" for 10 and other names are read, too
         try:

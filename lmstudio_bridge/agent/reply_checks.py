@@ -181,8 +181,6 @@ _ASKS_FOR_COMMAND = re.compile(
     r"|\bon (?:linux|unix)\b|\b(?:linux|unix|posix) (?:equivalent|way|counterpart)|\b(?:user|i|you|we|one|to) type\b",
     re.IGNORECASE,
 )
-_ASKS_STEP = re.compile(r"\b(?:what|which)\b[^.?!\n]{0,60}\b(?:first|next) (?:step|thing)\b", re.IGNORECASE)
-_STEP_IS = re.compile(r"\W*the (?:first|next) (?:step|thing)\b", re.IGNORECASE)
 _FENCE = re.compile(r"\A```\w*\s*|\s*```\Z")
 _WANTS_BRACKETS = re.compile(
     r"[\[\]{}<>]|bracket|list|array|json|xml|html|tag|template|placeholder|blank|usage|syntax"
@@ -289,11 +287,7 @@ def classify_reply(
     told = (message.text for message in messages if not isinstance(message, AssistantMessage))
     if (
         (tools_offered or names)
-        and not (
-            _is_translation(reply.text, messages)
-            or _says_what_it_does(reply.text, messages)
-            or _says_the_step(reply.text, messages)
-        )
+        and not (_is_translation(reply.text, messages) or _says_what_it_does(reply.text, messages))
         and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
     ):
         return "announced"
@@ -302,13 +296,6 @@ def classify_reply(
             return "own_words"
         return "nothing" if names and not cut and says_nothing(reply.text, messages) else "answer"
     return "thought_only" if reply.reasoning else "empty"
-
-
-def _says_the_step(text: str, messages: Sequence[Message]) -> bool:
-    """Whether a text says which step something begins or goes on with, after a look, to who asks for that."""
-    looked = any(isinstance(message, ToolMessage) for message in messages)
-    asked = (message.text for message in messages if isinstance(message, UserMessage))
-    return looked and bool(_STEP_IS.match(text)) and any(map(_ASKS_STEP.search, asked))
 
 
 def _is_translation(text: str, messages: Sequence[Message]) -> bool:

@@ -35,6 +35,7 @@ _NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PATH_NAME = re.compile(r"path|file|folder|dir(?:ectory)?s?$|^(?:source|destination)$", re.IGNORECASE)
 _DEPRECATED = re.compile(r"\bdeprecated\b", re.IGNORECASE)
 _MAKES = re.compile(r"_(?:write|create|new)_(?:text_)?file$")
+SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _LISTING = ("list", "tree", "ls", "search", "find")  # words in the names of tools that list names, best first
 _FOUND_AT_ONCE = 5  # tools that one search brings in
 _SHOWN_DESCRIPTION = 200  # characters of a found tool's description
@@ -406,22 +407,22 @@ def _required(spec: ToolSpec) -> Sequence[str]:
 def _fairly(ranked: Sequence[Tool], most: int, *, task: str) -> list[Tool]:
     """The same tools, but first the best few of each server: half of the places are shared among the servers.
 
-    Those that the task names share as many on their own: of a memory's tools, the words of a task rank the one that
-    searches it last.
+    A server that the task names has its searching tool besides: the words of a task rank it last.
     """
     servers = {tool.source.server for tool in ranked}
     share = max(1, most // (2 * len(servers))) if servers else 0
-    named = {
-        server for server in servers if re.search(rf"(?<![\w./-]){re.escape(server)}(?![\w./-]\w)", task, re.IGNORECASE)
-    }
-    of_named = max(share, most // (2 * max(1, len(named))))
+    named = {server for server in servers if re.search(rf"(?<![\w./-]){re.escape(server)}(?![\w./-]\w)", task, re.I)}
     taken: Counter[str] = Counter()
     first: list[Tool] = []
     others: list[Tool] = []
     for tool in ranked:
-        taken[tool.source.server] += 1
-        most_of_it = of_named if tool.source.server in named else share
-        (first if taken[tool.source.server] <= most_of_it else others).append(tool)
+        server = tool.source.server
+        if server in named and SEARCHES.search(tool.source.name):
+            named.remove(server)
+            first.append(tool)
+            continue
+        taken[server] += 1
+        (first if taken[server] <= share else others).append(tool)
     return [*first, *others]
 
 

@@ -525,7 +525,7 @@ def label_of_each(rng: Random) -> Task:
     names = sorted(f"{word}.txt" for word in rng.sample(WORDS, 12))
     found = {name: rng.choice(tuple(_LABELS)) for name in names}
     files = {f"mail/{name}": f"From: {rng.choice(NAMES)}\n\n{_LABELS[label]}\n" for name, label in found.items()}
-    return _about_each_file("Which label fits (bug, question or praise)", "mail/*.txt", files, found)
+    return _about_each_file("Which label (bug, question or praise) fits", "mail/*.txt", files, found)
 
 
 def replace_in_each(rng: Random) -> Task:

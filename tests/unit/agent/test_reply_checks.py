@@ -494,6 +494,8 @@ NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": Tr
         (SUMMARIZE, {"arguments": {"path": "notes.md"}}, "leaked_call"),
         (SUMMARIZE, {"paths": [f"docs/{number}.md" for number in range(30)]}, "leaked_call"),
         (SUMMARIZE, {"file_path": "notes.md", "head": "10"}, "leaked_call"),
+        (SUMMARIZE, {"path": "notes.md", "head": None, "reasoning": "I look."}, "leaked_call"),
+        (SUMMARIZE, {**{f"file{number}.md": "It is about the sea." for number in range(30)}, "path": "a"}, "answer"),
         (SUMMARIZE, {"depth": 2}, "leaked_call"),
         (SUMMARIZE, [{"path": "notes.md"}], "leaked_call"),
         (WRITE, NOTE, "leaked_call"),
@@ -532,6 +534,12 @@ def test_the_arguments_of_a_call_alone_are_no_answer_unless_such_json_was_asked_
     assert kind() == verdict
     assert kind(offered=False) == verdict
     assert kind(is_explicit=True) == "answer"
+
+
+def test_the_arguments_of_a_call_with_an_invented_result_are_no_answer() -> None:
+    text = '{"path": "notes.txt"}\n\nResult:\nThe code is eagle-17. ' + "It is said twice. " * 10
+    reply, messages = Completion(text, usage=COUNTED), [UserMessage(SUMMARIZE)]
+    assert classify_reply(reply, tools_offered=True, schemas=SCHEMAS, messages=messages) == "leaked_call"
 
 
 def test_json_that_was_cut_off_is_no_answer() -> None:
@@ -826,24 +834,14 @@ def test_a_short_reply_with_content_is_an_answer(text: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("task", "looked", "verdict"),
-    [
-        ("What is the first step in setup.md?", True, "answer"),
-        ("What is the first step in setup.md?", False, "announced"),
-        ("Read setup.md.", True, "announced"),
-    ],
-)
-def test_a_step_that_was_asked_for_is_an_answer_after_a_look(task: str, looked: bool, verdict: ReplyKind) -> None:
-    messages: list[Message] = [UserMessage(task), *([ToolMessage("1", "1. Open config.yml.")] if looked else [])]
-    reply = Completion("The first step is to open config.yml.", usage=COUNTED)
-
-    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=messages) == verdict
-
-
 def test_json_that_stands_in_a_result_is_an_answer() -> None:
     text = '{"path": "/srv/data"}'
-    for result, verdict in ((f"settings\n{text}\n", "answer"), ("path = /srv/data", "leaked_call")):
+    refused = f"fs__read was not called: invalid arguments: no.\nYou sent: {text}"
+    for result, verdict in (
+        (f"settings\n{text}\n", "answer"),
+        ("path = /srv/data", "leaked_call"),
+        (refused, "leaked_call"),
+    ):
         messages: list[Message] = [UserMessage("Give the settings in notes.txt."), ToolMessage("1", result)]
         reply = Completion(text, usage=COUNTED)
         assert classify_reply(reply, tools_offered=True, schemas=SCHEMAS, messages=messages) == verdict

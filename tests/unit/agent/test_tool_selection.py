@@ -99,7 +99,12 @@ def test_the_best_stand_first_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "of_memory"), [("Read a.txt and keep it.", 4), ("Read a.txt and keep it in the memory.", 8)]
+    ("task", "of_memory"),
+    [
+        ("Read a.txt and keep it.", 4),
+        ("Read a.txt and keep it in the memory.", 5),
+        ("Read memory/a.txt and keep it.", 4),
+    ],
 )
 def test_every_server_has_its_share_of_the_places(task: str, of_memory: int) -> None:
     """Beside a server with many tools for files, a run had none of the memory that its task was about."""
@@ -109,6 +114,7 @@ def test_every_server_has_its_share_of_the_places(task: str, of_memory: int) -> 
         for server, name, spec in [
             *(("fs", f"read_{number}", tool(f"fs__read_{number}", path={"type": "string"})) for number in range(20)),
             *(("memory", f"keep_{number}", tool(f"memory__keep_{number}")) for number in range(9)),
+            ("memory", "search_nodes", tool("memory__search_nodes")),
         ]
     ]
     offered = ToolSelection(given, task, max_tools=16, best_first=True, paths_first=True).offered

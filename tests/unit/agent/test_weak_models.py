@@ -281,6 +281,11 @@ async def test_one_call_that_brings_all_that_was_asked_for_is_followed_by_the_an
         ("Which code is in a.txt?", "code: x-1\n" * 2_000, "read", False),  # only a part of it was shown
         ("Which code is in a.txt? Then look it up in b.txt.", "code: x-1", "read", False),
         ("Who calls main() in a.txt?", "code: x-1", "read", False),
+        ("Which documents cite a.txt?", "code: x-1", "read", False),
+        ("What does the README say about a.txt?", "code: x-1", "read", False),
+        ("Which target is in a.txt?", '"extends": "./base.json"', "read", False),
+        ("Which port is in a.txt?", "from settings import PORT", "read", False),
+        ("Summarize a.txt.", "from settings import PORT", "read", True),
         ("Wer hat den Code in a.txt?", "code: x-1", "read", False),  # other languages are not understood so well
         ("Which code is in a.txt?", "code: x-1\n[3 of 900 lines, 897 remaining]", "read", False),
         ("How many codes are in a.txt?", "code: x-1", "read", False),
