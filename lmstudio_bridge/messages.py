@@ -322,11 +322,13 @@ class Confinement:
     """How a server is started in a sandbox: the words before its command, and what to do where it needs more.
 
     `inside` are the variables of its entry that the words set, and that what makes the sandbox must not get.
+    `held` says which files its protected ones are: one that was replaced is not held by a server that is open already.
     """
 
     words: tuple[str, ...]
     hint: str = ""
     inside: tuple[str, ...] = ()
+    held: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,8 +380,8 @@ class ServerConfig:
         """Of all that decides what is started or reached, as hexadecimal SHA-256; where it stands does not count."""
         headers, env = sorted(self.headers.items()), sorted(self.env.items())
         cwd = None if self.cwd is None else str(self.cwd)
-        words = self.confinement.words if self.confinement else ()
-        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers, words]
+        confined = (self.confinement.words, self.confinement.held) if self.confinement else ()
+        parts = [self.transport, self.command, self.args, env, cwd, self.url, headers, confined]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -264,8 +264,9 @@ class DynamicAutonomousAgent:
                     config.name: warn_of_withheld(config, self._environ, passed=self.settings.pass_env)
                     for config in plan.servers.configs
                 }
-                if request.access == "write" or approver is not None:
-                    await recorder.watch_protected(permissions.policy.workspace)
+                written = permissions.sandboxes.find_written()
+                if request.access == "write" or approver is not None or written:
+                    await recorder.watch_protected(permissions.policy.workspace, but=written)
                 async with _failure_recorded(recorder, started_at):
                     await recorder.tell(self._counted(plan.start))
                     for error in plan.servers.refused:
@@ -656,12 +657,13 @@ class RunRecorder:
         self._progress: dict[str, RedactedStream] = {}  # by call: a secret may arrive in pieces
         self._cut = False
         self._workspace = Workspace(())
+        self._unwatched: Collection[Path] = ()
         self._protected: Seen = {}
 
-    async def watch_protected(self, workspace: Workspace) -> None:
-        """Tell at the end which protected files are not as they are now."""
-        self._workspace = workspace
-        self._protected = await asyncio.to_thread(look_at_protected, workspace)
+    async def watch_protected(self, workspace: Workspace, *, but: Collection[Path] = ()) -> None:
+        """Tell at the end which protected files are not as they are now, without those that `but` names."""
+        self._workspace, self._unwatched = workspace, but
+        self._protected = await asyncio.to_thread(look_at_protected, workspace, but=but)
 
     @property
     def is_whole(self) -> bool:
@@ -694,7 +696,7 @@ class RunRecorder:
                 if event.sent and event.is_error and (warning := self.on_failed_call.pop(server, "")):
                     await self.tell(events.Warned(warning))
             case events.RunFinished() if self._workspace.folders:
-                now = await asyncio.to_thread(look_at_protected, self._workspace)
+                now = await asyncio.to_thread(look_at_protected, self._workspace, but=self._unwatched)
                 if warning := warn_of_changed(self._protected, now):
                     await self.tell(events.Warned(warning))
             case _:

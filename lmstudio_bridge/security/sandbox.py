@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
@@ -22,7 +22,7 @@ from pathlib import Path
 import lmstudio_bridge
 from lmstudio_bridge.errors import ServerStartError, listed
 from lmstudio_bridge.messages import Confinement, ServerConfig
-from lmstudio_bridge.security.protected import MAX_WALKED, find_protected
+from lmstudio_bridge.security.protected import MAX_WALKED, find_protected, find_targets
 from lmstudio_bridge.security.workspace import PROTECTED, is_protected
 from lmstudio_bridge.settings import Surroundings
 from lmstudio_bridge.text import quoted_name
@@ -30,9 +30,11 @@ from lmstudio_bridge.text import quoted_name
 EVERY = "*"  # in place of a server's name
 MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 3,000, and cannot mount 4,500
 
+_OF_BREW = ("bin", "sbin", "lib", "opt", "Cellar", "share", "etc/ca-certificates", "etc/openssl@*")
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"),
-    "/home/linuxbrew/.linuxbrew",
+    *(f"/home/linuxbrew/.linuxbrew/{each}" for each in _OF_BREW),
+    *("/etc/java-*-openjdk/[!m]*", "/etc/java-*-openjdk/management/[!j]*"),  # jmxremote.password is there
     *("/nix/var/nix/profiles", "/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
     *("/etc/alternatives", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/crypto-policies", "/etc/fonts"),
     *("/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf"),
@@ -44,12 +46,14 @@ _SYSTEM = (
 """No folders with sockets: over those of systemd-resolved and Nix a server would reach the network. No private keys."""
 _PROGRAMS = (
     *(".local/bin", ".local/lib", ".local/share/uv/python", ".local/share/pipx", ".local/pipx", ".pyenv", "miniconda3"),
-    *("anaconda3", "miniforge3", "mambaforge", "micromamba", ".rye", ".pixi", ".virtualenvs", ".local/share/hatch"),
+    *("anaconda3", "miniforge3", "mambaforge", "micromamba", ".pixi", ".virtualenvs", ".local/share/hatch"),
     *(".cache/pypoetry/virtualenvs", ".local/share/virtualenvs", ".nvm", ".config/nvm", ".local/share/nvm", ".nodenv"),
     *("n", ".fnm", ".local/share/fnm", ".local/state/fnm_multishells", ".volta", ".proto", ".asdf", ".yarn", ".bun"),
     *(".local/share/mise", ".deno", ".npm-global/bin", ".npm-global/lib", ".local/share/pnpm", ".cargo/bin", "go/bin"),
-    *(".dotnet/dotnet", ".dotnet/sdk", ".dotnet/shared", ".dotnet/host", ".dotnet/tools", ".linuxbrew"),
-    *(".nix-profile", ".sdkman/candidates"),
+    *(".dotnet/dotnet", ".dotnet/sdk", ".dotnet/shared", ".dotnet/host", ".dotnet/tools"),
+    *(".nix-profile", ".sdkman/candidates", ".config/mise/config.toml", ".tool-versions"),
+    *(".rye/py", ".rye/tools", ".rye/shims", ".rye/uv"),  # not its credentials
+    *(f".linuxbrew/{each}" for each in _OF_BREW),
 )
 """Folders with programs below the home folder."""
 _BESIDE_BIN = ("conf", "lib", "lib32", "lib64", "libexec", "pyvenv.cfg")  # what programs need of an installation
@@ -113,7 +117,18 @@ class Sandboxes:
         home, folders = self.around.home, self.folders[config.name]
         if home and any(_is_in(home, folder) for folder in folders):
             return f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
-        return find_problem(self.around)
+        return find_problem(self.around, self.untrusted)
+
+    @property
+    def untrusted(self) -> frozenset[Path]:
+        """The folders that a server of the run may write, or that the project brings along."""
+        written = (each for chosen in self.chosen.values() if chosen for each in chosen.write)
+        return frozenset(Path(os.path.realpath(each)) for each in (*chain(*self.folders.values()), *written))
+
+    def find_written(self) -> list[Path]:
+        """What in the workspace the user lets servers of the run write, also if it only reads; real paths."""
+        chosen = filter(None, (self.chosen.get(name, self.chosen.get(EVERY)) for name in self.folders))
+        return _find_inside((path for each in chosen for path in each.write), chain(*self.folders.values()))
 
     async def confine(self, config: ServerConfig) -> ServerConfig:
         """The server, to be started in its sandbox if it has one.
@@ -136,7 +151,9 @@ class Sandboxes:
             words = words_for_macos(sandbox, {**dict.fromkeys(view.links, False), **view.mounts}, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
         hint = hint_for(config, sandbox, unseen=_find_unseen(config, view.mounts, around=self.around))
-        return replace(config, confinement=Confinement(words, hint, inside))
+        which = [path.lstat() for path in view.held if path.exists()]
+        held = tuple((state.st_dev, state.st_ino) for state in which)
+        return replace(config, confinement=Confinement(words, hint, inside, held))
 
     def _look(self, config: ServerConfig, sandbox: Sandbox) -> _View:
         """What the server sees.
@@ -145,24 +162,26 @@ class Sandboxes:
         that was perhaps made by the project or by a server: those in a workspace and in what servers may write.
         """
         folders, home, around = self.folders[config.name], self.around.home, self.around
-        written = [each for chosen in self.chosen.values() if chosen for each in chosen.write]
-        view = _View(frozenset(Path(os.path.realpath(each)) for each in (*chain(*self.folders.values()), *written)))
+        view = _View(self.untrusted)
         npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
-        installed = [_which(each, around) for each in (config.command, "node", "python3") if os.sep not in each]
+        installed = [
+            _which(each, around, view.untrusted) for each in (config.command, "node", "python3") if os.sep not in each
+        ]
         named = _find_named(config, around) if config.scope != "project" else ()  # a project could name anything
         programs = (*map(Path, filter(None, installed)), *named)
         usual = (
-            *map(Path, _SYSTEM),
-            *((path for each in _CACHES for path in home.glob(each)) if home else ()),
-            *((home / each for each in _PROGRAMS) if home else ()),
+            *(path for each in _SYSTEM for path in Path(os.sep).glob(each.lstrip(os.sep))),
+            *((path for each in (*_CACHES, *_PROGRAMS) for path in home.glob(each)) if home else ()),
             npx_shell,
         )
         needs = (_find_needs(each, home, untrusted=view.untrusted, but=view.untrusted) for each in programs)
         for path in chain(usual, *needs):
             view.show(path, inside=False)
         workspace = [real for each in folders if (real := view.show(each, writable=self.writes))]
-        if self.writes and sys.platform == "linux":
-            view.mounts |= _find_held(config, workspace)
+        written = workspace if self.writes else _find_inside(sandbox.write, workspace)
+        if written and sys.platform == "linux":
+            view.held = _find_held(config, workspace, written)
+            view.mounts |= view.held
         for path, writable in (*((each, False) for each in sandbox.read), *((each, True) for each in sandbox.write)):
             if not view.show(path, writable=writable):
                 where = "in the workspace, or in a folder that servers may write,"
@@ -208,20 +227,24 @@ def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def find_problem(around: Surroundings) -> str:
-    """Why this system has no sandbox, as the end of a sentence; "" if it has one, which was tried."""
+def find_problem(around: Surroundings, untrusted: Iterable[Path] = ()) -> str:
+    """Why this system has no sandbox, as the end of a sentence; "" if it has one, which was tried.
+
+    It is not taken from the `untrusted` folders.
+    """
     if sys.platform == "darwin":
         return "" if os.path.exists(_SANDBOX_EXEC) else f"{_SANDBOX_EXEC} does not exist"
     if sys.platform != "linux":
         return "there is none for this system"
-    program = _which("bwrap", around)
+    program = _which("bwrap", around, untrusted)
     return _try_bubblewrap(program) if program else f"bubblewrap was not found. {_INSTALL}"
 
 
-def _which(name: str, around: Surroundings) -> str | None:
-    """A program on the PATH, but not one that the project brings along."""
+def _which(name: str, around: Surroundings, untrusted: Iterable[Path]) -> str | None:
+    """A program on the PATH, but not one that the project brings along or that a server may have written."""
+    left_out = (around.project, *untrusted)
     folders = around.environ.get("PATH", "").split(os.pathsep)
-    kept = [each for each in folders if os.path.isabs(each) and not _is_in(Path(each), around.project)]
+    kept = [each for each in folders if os.path.isabs(each) and not any(_is_in(Path(each), no) for no in left_out)]
     return shutil.which(name, path=os.pathsep.join(kept))
 
 
@@ -259,6 +282,7 @@ class _View:
     untrusted: frozenset[Path]
     mounts: dict[Path, bool] = field(default_factory=dict)
     links: dict[Path, str] = field(default_factory=dict)
+    held: Mapping[Path, bool] = field(default_factory=dict)
 
     def show(self, path: Path, *, writable: bool = False, inside: bool = True) -> Path | None:
         """The real path, which is seen from now on; None if it is not, for a link or as it is not to be `inside`."""
@@ -341,25 +365,38 @@ def _package(script: Path, home: Path | None) -> Path:
     return script if home and home.is_relative_to(place) else place
 
 
-def _find_held(config: ServerConfig, workspace: Iterable[Path]) -> dict[Path, bool]:
-    """The protected files, and what holds them; of a link, what it leads to in its folder. The link cannot be held."""
+def _find_inside(paths: Iterable[Path], folders: Iterable[Path]) -> list[Path]:
+    """Those of the paths that are in one of the folders, all by their real paths."""
+    inside, real = [Path(os.path.realpath(each)) for each in folders], {Path(os.path.realpath(each)) for each in paths}
+    return sorted(each for each in real if any(map(each.is_relative_to, inside)))
+
+
+def _find_held(config: ServerConfig, workspace: Sequence[Path], written: Sequence[Path]) -> dict[Path, bool]:
+    """The protected files that are `written` to, and what holds them; of a link, what it leads to in the workspace.
+
+    The link cannot be held.
+    """
     held: dict[Path, bool] = {}
+    targets: list[Path] = []
     problem = ""
     for folder, path in ((each, path) for each in workspace for path in find_protected(each)):
         if path is None:
             problem = f"{folder} has more than {MAX_WALKED:,} files, or a folder that cannot be read"
             continue
-        real = Path(os.path.realpath(path))
-        is_inside = real != folder and real.is_relative_to(folder) and not os.path.islink(real)
-        if is_inside and (real == path or not is_protected(real.relative_to(folder))):
-            held[real] = False
+        if os.path.realpath(path) == str(path):
+            held[path] = False
+        targets += find_targets(path, workspace)
+    outermost = {*held, *targets}
+    held |= {each: False for each in targets if outermost.isdisjoint(each.parents)}
     # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.
     holders = {each.parent: True for each in held if not is_protected(Path(each.name))}
-    if len(held) + len(holders) > MAX_PROTECTED:
-        problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(held)[-1]}"
+    holders = {each: True for each in holders if held.keys().isdisjoint(each.parents)}
+    found = {each: may for each, may in {**holders, **held}.items() if any(map(each.is_relative_to, written))}
+    if len(found) > MAX_PROTECTED:
+        problem = f"the workspace has more than {MAX_PROTECTED:,} protected files, such as {list(found)[-1]}"
     if problem:
         raise _not_set_up(config, f"{problem}. Start the bridge in a smaller folder, or only read")
-    return {**holders, **held}
+    return found
 
 
 def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, around: Surroundings) -> tuple[str, ...]:
@@ -367,7 +404,7 @@ def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, aro
 
     Real paths are mounted once, and what a mount above shows is neither mounted nor linked again.
     """
-    words = [_which("bwrap", around) or "bwrap", *_ISOLATED]
+    words = [_which("bwrap", around, view.untrusted) or "bwrap", *_ISOLATED]
     words += [] if sandbox.network else ["--unshare-net"]
     words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
     words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps

@@ -55,7 +55,7 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
         return
     sandboxes = permissions.sandboxes
     confined = {name: config for name, config in catalog.servers.items() if sandboxes.find(config)}
-    problem = find_problem(sandboxes.around)
+    problem = find_problem(sandboxes.around, sandboxes.untrusted)
     state: State = "warning" if problem and confined else "ok"
     yield Check("rules", "Sandbox", state, f"{problem or 'works'}; used for: {', '.join(confined) or 'no server'}")
     for name, config in catalog.servers.items():

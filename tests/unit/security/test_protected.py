@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.security.protected import find_protected, look_at_protected, warn_of_changed
+from lmstudio_bridge.security.protected import MAX_INSIDE, find_protected, look_at_protected, warn_of_changed
 from lmstudio_bridge.security.workspace import make_workspace
 from tests.support.deep_folder import make_unreadable
 
@@ -122,3 +122,60 @@ def test_what_cannot_be_searched_is_told(tmp_path: Path) -> None:
     assert [*find_protected(tmp_path)] == [tmp_path / ".claude", None]
     seen = look_at_protected(make_workspace([tmp_path], home=tmp_path.parent))
     assert "not all protected" in warn_of_changed(seen, seen).lower()
+
+
+def test_what_links_and_git_files_lead_to_is_looked_at(tmp_path: Path) -> None:
+    project, shared = tmp_path / "project", tmp_path / "shared"
+    for name in ("hooks", "gh/workflows", "bare/hooks", "bare/objects"):
+        (shared / name).mkdir(parents=True)
+    project.mkdir()
+    (project / ".git").write_text("gitdir: ../shared/bare\n", encoding="utf-8")
+    (project / ".husky").symlink_to(shared / "hooks")
+    (project / ".github").symlink_to(shared / "gh")
+    workspace = make_workspace([project, shared], home=tmp_path)
+    before = look_at_protected(workspace)
+
+    for name in ("hooks/a", "gh/workflows/b", "bare/config", "bare/objects/c"):
+        (shared / name).touch()
+
+    warning = warn_of_changed(before, look_at_protected(workspace))
+    for told in ("hooks/a", "gh/workflows/b", "bare/config"):
+        assert str(shared / told) in warning
+    assert "objects" not in warning
+
+
+def test_worktrees_of_claude_code_and_what_write_names_are_not_looked_at(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for name in (".claude/worktrees/w", ".claude/hooks/worktrees", ".git/hooks"):
+        (project / name).mkdir(parents=True)
+    workspace = make_workspace([project], home=tmp_path)
+    before = look_at_protected(workspace)
+
+    for name in (".claude/worktrees/w/a", ".claude/hooks/worktrees/b", ".git/config"):
+        (project / name).touch()
+
+    warning = warn_of_changed(before, look_at_protected(workspace))
+    assert "worktrees/b" in warning
+    assert ".git/config" in warning
+    assert "worktrees/w" not in warning
+    named = look_at_protected(workspace, but=[project, project / ".git"])
+    assert project / ".git" / "config" not in named
+    assert project / ".claude" in named, "of a whole folder, what is protected in it is not named"
+
+
+def test_of_a_folder_with_too_many_files_none_is_told_as_deleted(tmp_path: Path) -> None:
+    claude = tmp_path / ".claude"
+    claude.mkdir()
+    for number in range(MAX_INSIDE):
+        (claude / f"f{number}").touch()
+    (tmp_path / ".envrc").touch()
+    workspace = make_workspace([tmp_path])
+    before = look_at_protected(workspace)
+
+    (claude / "a").touch()
+    (tmp_path / ".envrc").unlink()
+
+    warning = warn_of_changed(before, look_at_protected(workspace))
+    assert f"{tmp_path / '.envrc'} (deleted)" in warning
+    assert warning.count("(deleted)") == 1
+    assert f"Not all protected files were compared: {claude}" in warning

@@ -472,13 +472,20 @@ async def test_no_socket_of_the_system_leads_to_the_network_and_nothing_to_what_
 
 
 @linux
-async def test_bubblewrap_is_not_taken_from_the_project_by_another_way_to_it(desk: Desk) -> None:
-    desk.install(desk.project / "bin" / "bwrap")
+async def test_bubblewrap_is_not_taken_from_where_servers_may_write_by_any_way_to_it(desk: Desk) -> None:
+    folder, written = desk.home / "folder", desk.home / "written"
+    for each in (desk.project, folder, written):
+        desk.install(each / "bin" / "bwrap")
     (desk.home / "link").symlink_to(desk.project)
-    ways = (desk.home / "link" / "bin", desk.home / "bin" / ".." / "project" / "bin")
+    ways = (desk.home / "link" / "bin", desk.home / "bin" / ".." / "project" / "bin", folder / "bin", written / "bin")
     desk.environ["PATH"] = ":".join(map(str, (*ways, desk.home / "bin")))
+    chosen = {"fs": Sandbox(), "other": Sandbox(write=(written,))}
+    sandboxes = replace(desk.sandboxes(writes=False, **chosen), folders={"fs": (desk.project,), "other": (folder,)})
 
-    assert bwrap_of(await desk.words(stdio(), fs=Sandbox())) == desk.home / "bin" / "bwrap"
+    confined = (await sandboxes.confine(stdio())).confinement
+
+    assert confined is not None
+    assert bwrap_of(confined.words) == desk.home / "bin" / "bwrap"
 
 
 @linux
@@ -499,6 +506,78 @@ async def test_what_holds_a_protected_folder_cannot_be_moved_and_what_links_lead
     assert not {str(desk.project / name) for name in (".zed", ".idea", ".claude", ".vscode", "loop")} & {*words}
     assert desk.home not in shown(words)
     place(words, "--bind-fd", desk.project)  # and not once more, to be read
+
+
+@linux
+async def test_what_protected_names_lead_to_anywhere_in_the_workspace_is_held(desk: Desk) -> None:
+    shared = desk.home / "shared"
+    held = [shared / "hooks", shared / "CLAUDE.md"]
+    held += [desk.project / name for name in ("node_modules/r/AGENTS.md", ".bare", "gh/workflows", "Node_Modules/.hg")]
+    for path in (*held, desk.project / ".bare" / "worktrees" / "main", desk.project / "main"):
+        path.mkdir(parents=True)
+    (desk.project / ".git").write_text("gitdir: ./.bare\n", encoding="utf-8")
+    (desk.project / "main" / ".git").write_text("gitdir: ../.bare/worktrees/main\n", encoding="utf-8")
+    (desk.project / ".bare" / "worktrees" / "main" / "commondir").write_text("../..\n", encoding="utf-8")
+    for name, target in (
+        ("AGENTS.md", "node_modules/r/AGENTS.md"),
+        ("CLAUDE.md", "../shared/CLAUDE.md"),
+        ("GEMINI.md", ".bare/deep/rules.md"),
+        (".husky", "../shared/hooks"),
+        (".github", "gh"),
+    ):
+        (desk.project / name).symlink_to(target)
+    sandboxes = replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (desk.project, shared)})
+
+    confined = (await sandboxes.confine(stdio())).confinement
+
+    assert confined is not None
+    for path in held:
+        place(confined.words, "--ro-bind-fd", path)
+    may = [Path(path) for word, path in pairwise(confined.words) if word == "--bind-fd"]
+    assert not [path for path in may if {*path.parents} & {*held}], "nothing is writable in what is held"
+
+
+@linux
+async def test_in_a_read_run_protected_files_are_held_in_what_write_names(desk: Desk) -> None:
+    for name in (".git", "out/.github/workflows", "out/.claude"):
+        (desk.project / name).mkdir(parents=True)
+    out = desk.project / "out"
+
+    whole = await desk.words(stdio(), writes=False, fs=Sandbox(write=(desk.project,)))
+    part = await desk.words(stdio(), writes=False, fs=Sandbox(write=(out, out / ".claude")))
+
+    assert place(whole, "--bind-fd", desk.project) < place(whole, "--ro-bind-fd", desk.project / ".git")
+    assert place(part, "--ro-bind-fd", desk.project) < place(part, "--bind-fd", out / ".claude")
+    assert place(part, "--bind-fd", out / ".github") < place(part, "--ro-bind-fd", out / ".github" / "workflows")
+    assert str(desk.project / ".git") not in part
+    written = desk.sandboxes(writes=False, fs=Sandbox(write=(out, desk.home / "notes"))).find_written()
+    assert written == [out], "so that protected files are watched in this run"
+
+
+@linux
+async def test_a_server_is_started_anew_where_a_protected_file_was_replaced(desk: Desk) -> None:
+    """What is mounted in the open one is the file from before."""
+    file = desk.install(desk.project / "CLAUDE.md")
+    sandboxes = desk.sandboxes(fs=Sandbox())
+    before = await sandboxes.confine(stdio())
+
+    assert (await sandboxes.confine(stdio())).digest == before.digest
+    desk.install(desk.project / "new").replace(file)
+    assert (await sandboxes.confine(stdio())).digest != before.digest
+
+
+@linux
+async def test_of_programs_and_settings_only_what_is_needed_is_seen(desk: Desk) -> None:
+    seen = [".linuxbrew/bin", ".linuxbrew/etc/openssl@3", ".rye/shims", ".config/mise/config.toml", ".tool-versions"]
+    unseen = [".linuxbrew/var", ".linuxbrew/etc", ".rye", ".rye/credentials", ".config/mise"]
+    for path in (*seen, *unseen):
+        (desk.home / path).mkdir(parents=True, exist_ok=True)
+
+    words = await desk.words(stdio(), fs=Sandbox())
+
+    assert {desk.home / path for path in seen} <= shown(words)
+    assert not {desk.home / path for path in unseen} & shown(words)
+    assert not [word for word in words if "jmxremote.password" in word]
 
 
 @linux
