@@ -48,6 +48,7 @@ _SHOWN_NAME = 60  # characters of a tool's name
 _FORMAT = 2
 _MAX_WORK = 20_000  # schemas looked at to compare the tools of a server; honest ones have some hundred
 _SEEN = 32  # digests of what a tool once looked like
+_ITEM = re.compile(r"[^\s,;|\"{}()\[\]]+")  # of a list in a default
 _WORD = re.compile(r"\w+")
 _BLANKS = re.compile(r"[^\S\n]+")
 _QUOTED = re.compile(r"`[^`\n]*`|\"[^\"\n]*\"|(?<!\w)'[^'\n]*'(?!\w)")
@@ -507,7 +508,7 @@ def _unordered_value(key: str, value: Any) -> Any:
         case "description" | "title", str():
             return _unordered_text(value)
         case "default", _:
-            return sorted(_WORD.findall(_without_numbers(json.dumps(value))))
+            return sorted(_ITEM.findall(_without_numbers(json.dumps(value))))
         case _, dict() if key in _BY_NAME:
             return {name: _unordered(each) for name, each in value.items()}
         case _:

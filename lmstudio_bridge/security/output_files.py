@@ -59,7 +59,8 @@ _BARE = frozenset({"file", "path", "name", "filename", "filepath", "dir", "direc
 _PLACE_WORDS = _BARE | {"paths", "files", "location"}
 _SOURCES = frozenset({"source", "src", "url", "uri"})
 _OF_SOURCES = _SOURCES | {"file", "image", "page", "video", "media", "document", "attachment", "download"}
-_GLUED = re.compile(r"(\w+?)(to|as|file|filename|path|dir|directory|folder|location)")
+_FETCHING = frozenset({"get", "fetch", "pull"})
+_GLUED = re.compile(r"(\w+?)(to|as|file|name|filename|path|dir|directory|folder|location)")
 
 _LOOKING = re.compile(
     "read|view|show|list|search|find|describe|compare|diff|info|status|count|query|lookup|look|inspect|open|load|parse"
@@ -79,7 +80,8 @@ _READS = frozenset({"git_log", "git_blame", "git_branch", "start_search", "firec
 _IS_SAVED_TO = re.compile(
     r"\b(?:to|and) save\b|\A(?:save|write)s?\b(?!-)|\bto write\b|\bbe (?:saved|written)\b"
     r"|\b(?:output|destination) (?:file|path|folder|dir)|\b(?:should|will) be stored\b"
-    r"|\b(?:saved|written|stored) (?:in|to|into|at) this (?:file|path|folder|dir|location)",
+    r"|\b(?:saved|written|stored) (?:in|to|into|at) this (?:file|path|folder|dir|location)"
+    r"|\b(?:is|are|gets?) (?:saved|written)\b(?! (?:in (?-i:[A-Z])|by\b))|\bwrites?\b[^.]{0,60}\b(?:to this|here\b)",
     re.IGNORECASE,
 )
 """How the description of a path says that the tool writes there."""
@@ -111,6 +113,8 @@ _SURELY_FILE = re.compile(
     re.IGNORECASE,
 )
 """How a file is told from a host, a place or a key: `Washington D.C`, `vpc.id`."""
+_NEVER_FIELDS = frozenset({"to", "prefix", "basename", "stem", "html", "csv", "archive"})
+"""Of an output: `output_prefix="page"` makes files whatever the word is."""
 _BRANCH = re.compile(r"\w[\w-]*(?:/[\w-]+)*")
 _HOLDS_FILE = re.compile(
     r"""['"](?!profile|xpath)\w*(?:file|path|folder|dir|directory)(?:_?name|_?path)?['"]\s*:\s*['"]""", re.IGNORECASE
@@ -134,7 +138,7 @@ def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: 
 
     def find(value: Any, known: JSONObject, is_text: bool = False, is_criteria: bool = False) -> str | None:
         if isinstance(value, list | tuple):
-            options = [f"{one} {two}" for one, two in pairwise(value) if str(one).startswith("--out")]
+            options = [f"{one} {two}" for one, two in pairwise(value) if str(one).startswith("--")]
             return next(filter(None, (find(each, known, is_text, is_criteria) for each in (*options, *value))), None)
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # many servers accept an object as text
             with suppress(ValueError, RecursionError):
@@ -266,7 +270,9 @@ class _Judge:
         if not (is_filename or is_bare or kinds):
             return "no"
         if is_bare and not (self.makes_at and "output" not in beside):
-            return "no"
+            return "perhaps" if self.here and not self.looks and "source" in beside else "no"
+        if words[0] == "local" and self.here and not self.looks and not _FETCHING.isdisjoint(self.words):
+            return "perhaps" if _IS_READ.search(described) else "yes"
         makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         saves = _SPEAKS_OF_SAVING.search(described) is not None
         if is_bare and is_required and self.gets and not saves and "source" not in beside:
@@ -274,7 +280,9 @@ class _Judge:
         if is_required and not makes:
             return "no" if is_filename else "perhaps"
         is_of_tool = (is_named and (self.looks or kinds.isdisjoint(_MAKING))) or not kinds.isdisjoint(_LOGS)
-        is_read = not saves and ((self.reads and is_of_tool) or (described and not makes))
+        is_read = not saves and (
+            (self.reads and is_of_tool) or (described and not makes and (self.looks or not is_filename))
+        )
         return "perhaps" if is_read or _IS_READ.search(described) else "yes"
 
     def _judge_value(self, words: list[str], value: object, stated: JSONObject) -> _Judgement:
@@ -295,6 +303,8 @@ class _Judge:
         may_be_field = words in (["output"], ["outputs"]) and (
             (isinstance(value, list) and len(value) > 1) or (self.reads and not described)
         )
+        if words[-1] in _NEVER_FIELDS:
+            return "yes"
         may_be_field = may_be_field or (words[0] in _OUT and len(words) > 1 and not self.makes)
         is_choice = _NAMES_FORMAT.search(described) or _NO_FILE.fullmatch(str(stated.get("default") or ""))
         return "perhaps" if may_be_field or is_choice else "yes"

@@ -78,7 +78,7 @@ CRITERIA = frozenset(
     ("filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort", "pipeline")
 )
 """Names of arguments whose members are the fields of records."""
-OPTION = re.compile(r"(?<!\S)(--out[\w-]*)(?:=|\s+(?!-\w))(\S+)")
+OPTION = re.compile(r"(?<!\S)(--(?:out|save|download|local-path|filename)[\w-]*)(?:=|\s+(?!-\w))(\S+)")
 """In a value, for the program behind the tool: git diff --output=a.txt"""
 NO_FILE_WORDS = frozenset((
     "format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit", "units",
@@ -208,6 +208,8 @@ def find_paths(
                 yield from walk(item, named, text, depth + 1)
 
     def read(value: str, named: bool, text: bool, depth: int) -> Iterator[str]:
+        if by_value and names is not None:
+            yield from (each for _, each in OPTION.findall(value))
         if named or ((names is None or not text) and _file_url(_bare(value)) is not None):
             yield value
         elif not by_value or names is not None or text:
@@ -232,7 +234,7 @@ def _parts(value: str, *, named: bool) -> tuple[Any, list[str]]:
             pass
     if not named and len(value) > _MAX_PATH:
         return None, []
-    parts = [part.strip() for part in re.split(r"[,;|\n\t]|\s+(?=[/~])" if named else r"[,;|\n\t]", value)]
+    parts = [part.strip() for part in re.split(r"[,;|\n\t]|\s(?=[/~])" if named else r"[,;|\n\t]", value)]
     if not named and any(len(part.split()) > 1 for part in parts):
         return None, []  # a sentence is no list
     inner = [text for part in parts if (found := _INSIDE.fullmatch(part)) for text in found.groups() if text]

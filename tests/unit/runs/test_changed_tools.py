@@ -215,6 +215,19 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             False,
         ),
         (
+            {
+                "properties": {
+                    "a": {"description": "Folder, by default /tmp/tmpa1b2c3d4", "default": "/tmp/tmpa1b2c3d4"}
+                }
+            },
+            {
+                "properties": {
+                    "a": {"description": "Folder, by default /tmp/tmpz9y8x7w6", "default": "/tmp/tmpz9y8x7w6"}
+                }
+            },
+            False,
+        ),
+        (
             {"properties": {"a": {"description": "Now: Monday, November 30, 2026 at 4:00 PM"}}},
             {"properties": {"a": {"description": "Now: Tuesday, December 1, 2026 at 9:12 AM"}}},
             False,

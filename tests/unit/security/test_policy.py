@@ -320,6 +320,16 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
         ("export_note", {"path": "a.md"}, "Path of the note to export", None),
         ("list_symbols", {"filename": "a.py"}, "Filter by filename", None),
         ("search_code", {"filename": "a.py"}, "Name of the file", None),
+        ("get_logs", {"filename": "a.log"}, "File name", "filename"),
+        ("s3_get_object", {"bucket": "b", "key": "k", "local_path": "a"}, None, "local_path"),
+        ("get_file", {"file_id": "1", "local_path": "a"}, "Local path", "local_path"),
+        ("hash_file", {"local_path": "a"}, None, None),
+        ("get_logs", {"savename": "a.log"}, None, "savename"),
+        ("get_logs", {"options": ["--save-to=a.log"]}, None, "--save-to"),
+        ("pdf_to_images", {"output_prefix": "page"}, "Prefix", "output_prefix"),
+        ("list_rows", {"csv_path": "a.csv"}, "Path of the CSV file that is written", "csv_path"),
+        ("list_rows", {"path": "a.csv"}, "Where the rows are written", "path"),
+        ("list_rows", {"csv": "a.csv"}, "If set, write the rows as CSV to this path", "csv"),
         ("make", {"output": ["LICENSE", "NOTICE"]}, "The files to create", "output"),
         ("make", {"output": ["report", "summary"]}, "Output files", "output"),
         ("host_list", {"output": "hostid"}, "Output format (extend or list of specific fields)", None),
@@ -822,6 +832,14 @@ def test_a_mark_alone_opens_no_protected_file(tmp_path: Path, tool: str, rules: 
         decision = at_work(tmp_path, Rules(rules)).check_call(marked, arguments)
         assert decision.verdict == verdict
         assert verdict == "allowed" or f'allow it by a rule: "fs/{tool}"' in decision.remedy
+
+
+@pytest.mark.parametrize(("value", "verdict"), [("--output=/etc/x", "outside"), ("--output=.mcp.json", "denied")])
+def test_options_for_output_are_judged_whatever_the_known_path_arguments(
+    tmp_path: Path, value: str, verdict: str
+) -> None:
+    rules = Rules(arguments={"fs/*": frozenset({"path"})})
+    assert at_work(tmp_path, rules).check_call(ServerTool("fs", "diff"), {"target": value}).verdict == verdict
 
 
 def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
