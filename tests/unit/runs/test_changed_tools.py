@@ -215,19 +215,6 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
             False,
         ),
         (
-            {
-                "properties": {
-                    "a": {"description": "Folder, by default /tmp/tmpa1b2c3d4", "default": "/tmp/tmpa1b2c3d4"}
-                }
-            },
-            {
-                "properties": {
-                    "a": {"description": "Folder, by default /tmp/tmpz9y8x7w6", "default": "/tmp/tmpz9y8x7w6"}
-                }
-            },
-            False,
-        ),
-        (
             {"properties": {"a": {"description": "Now: Monday, November 30, 2026 at 4:00 PM"}}},
             {"properties": {"a": {"description": "Now: Tuesday, December 1, 2026 at 9:12 AM"}}},
             False,
@@ -320,6 +307,15 @@ def test_words_that_change_their_places_are_news(store: ToolCache, one: str, oth
 def test_hostile_descriptions_take_linear_work(store: ToolCache, unit: str) -> None:
     for end in ("a b", "b a"):
         take(store, replace(LIST, description=unit * (16_000 // len(unit)) + end))
+
+
+def test_a_folder_with_another_name_at_each_start_alarms_once_at_most(store: ToolCache) -> None:
+    alarms = 0
+    for name in ("tmpa1b2c3d4", "tmpz9y8x7w6", "tmp0q1w2e3r", "tmpk8j7h6g5"):
+        stated = {"description": f"Folder, by default /tmp/{name}", "default": f"/tmp/{name}"}
+        schema: dict[str, Any] = {"type": "object", "properties": {"a": stated}}
+        alarms += bool(take(store, replace(LIST, input_schema=schema)).warnings)
+    assert alarms <= 1
 
 
 def test_a_property_called_default_is_compared_like_others(store: ToolCache) -> None:
