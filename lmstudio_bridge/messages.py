@@ -340,7 +340,8 @@ class ServerConfig:
     not used; nothing need be done about them. `entry_digest` is that of what decides in the entry, before variables are
     expanded; values of `env` count, because `NODE_OPTIONS` can run code. `client_id` and `callback_port` are for
     signing in (OAuth): a client that the user has registered, and the port to which the browser is sent back.
-    `confinement` is its sandbox, if it is started in one. The representation leaves out what may hold secrets.
+    `confinement` is its sandbox, if it is started in one. A project's server that `hides_own` takes the place of
+    one of the user's that has its name. The representation leaves out what may hold secrets.
     """
 
     name: str
@@ -362,6 +363,7 @@ class ServerConfig:
     notes: tuple[str, ...] = field(default=(), repr=False)
     entry_digest: str = field(default="", compare=False, repr=False)
     confinement: Confinement | None = field(default=None, repr=False)
+    hides_own: bool = False
 
     @property
     def launched(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -196,7 +196,7 @@ def load_servers(
         if store is not None:
             approvals = replace(approvals, known=store.read(found))
         catalog = merge_files([*local, _only_allowed(whole, approvals), *others], project=project)
-        catalog = _add_unapproved(catalog, whole, approvals)
+        catalog = _add_unapproved(_mark_hiding(catalog, others), whole, approvals)
         if store is not None and (first := approvals.to_record(catalog.servers.values())):
             store.record(found, first, warnings=warnings)
     return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
@@ -233,6 +233,14 @@ def _only_allowed(file: ConfigFile, approvals: Approvals) -> ConfigFile:
         {name: reason for name, reason in file.skipped.items() if approvals.has_name(name)},
         {name: told for name, told in file.warnings.items() if approvals.allows(file.servers[name])},
     )
+
+
+def _mark_hiding(catalog: ServerCatalog, others: Iterable[ConfigFile]) -> ServerCatalog:
+    """The catalog, where a project's server says that it takes the place of one of the user's."""
+    own = {name: file.path for file in others for name in (*file.servers, *file.skipped)}
+    hiding = {name: each for name, each in catalog.servers.items() if each.scope == "project" and name in own}
+    marked = {name: replace(each, hides_own=True) for name, each in hiding.items()}
+    return replace(catalog, servers={**catalog.servers, **marked})
 
 
 def _add_unapproved(catalog: ServerCatalog, file: ConfigFile, approvals: Approvals) -> ServerCatalog:

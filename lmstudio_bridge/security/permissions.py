@@ -140,7 +140,8 @@ def read_permissions(
         folders={name: (*common, *own) for name, own in named.items()},
         writes=policy.access == "write" or policy.asks,  # what the person approves can be done
     )
-    return Permissions(made, files.paths, (*files.warnings, *host.warnings), user_file(around), sandboxes)
+    warnings = (*files.warnings, *host.warnings, *sandboxes.warn_of_hidden(servers))
+    return Permissions(made, files.paths, warnings, user_file(around), sandboxes)
 
 
 def _unbelieved(servers: Iterable[ServerConfig]) -> frozenset[str]:

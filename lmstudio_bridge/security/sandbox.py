@@ -107,8 +107,11 @@ class Sandboxes:
         """The sandbox that the server is to be started in; None for a project's server where the system has none."""
         if config.transport != "stdio":
             return None
-        if config.name in self.chosen or EVERY in self.chosen:
-            return self.chosen.get(config.name, self.chosen.get(EVERY))
+        if config.hides_own and self.chosen.get(config.name):
+            return Sandbox()  # what the rule allows is for the user's own server of that name
+        for name in (EVERY,) if config.hides_own else (config.name, EVERY):
+            if name in self.chosen:
+                return self.chosen[name]
         by_default = config.scope == "project" and sys.platform == "linux"  # the profile for macOS was never run
         return Sandbox() if by_default and not self.find_problem(config) else None
 
@@ -129,6 +132,15 @@ class Sandboxes:
         """What in the workspace the user lets servers of the run write, also if it only reads; real paths."""
         chosen = filter(None, (self.chosen.get(name, self.chosen.get(EVERY)) for name in self.folders))
         return _find_inside((path for each in chosen for path in each.write), chain(*self.folders.values()))
+
+    def warn_of_hidden(self, configs: Iterable[ServerConfig]) -> Iterator[str]:
+        """Which rules do not count, as a server of the project has the name of the user's own."""
+        hiding = (each.name for each in configs if each.hides_own)
+        for name in (each for each in hiding if self.chosen.get(each, Sandbox()) != Sandbox()):
+            yield (
+                f"The rule for {quoted_name(name)} below [sandbox] does not count here: this project's server has the "
+                "name of one of your own. Rename one of them."
+            )
 
     async def confine(self, config: ServerConfig) -> ServerConfig:
         """The server, to be started in its sandbox if it has one.
@@ -210,9 +222,10 @@ def hint_for(config: ServerConfig, sandbox: Sandbox, *, unseen: Iterable[Path] =
     read, write = ([str(each) for each in given] for given in (sandbox.read, sandbox.write))
     line = {"network": sandbox.network or not paths, "read": [*read, *(paths or ["~/folder"])], "write": write}
     allowed = ", ".join(f"{name} = {_quoted(value)}" for name, value in line.items() if value or not paths)
+    rename = "rename it, as one of your own servers has its name, and " if config.hides_own else ""
     return (
         f"{missing}It runs in a sandbox, {network}sees little but the workspace, and installs nothing: run its command "
-        "once in a terminal. To allow more, put one of these below [sandbox] of your lmstudio-bridge.toml: "
+        f"once in a terminal. To allow more, {rename}put one of these below [sandbox] of your lmstudio-bridge.toml: "
         f"`{key} = {{ {allowed} }}`, or `{key} = false` for no sandbox."
     )
 

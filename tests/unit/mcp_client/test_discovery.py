@@ -70,6 +70,7 @@ def test_first_scope_that_has_a_name_wins_in_claude_codes_order(machine: Machine
     catalog = machine.load("*")
 
     assert scopes(catalog) == {"a": "local", "b": "project", "c": "user", "d": "lmstudio"}
+    assert [name for name, config in catalog.servers.items() if config.hides_own] == ["b"]
     assert {name: config.source for name, config in catalog.servers.items()} == {
         "a": machine.home / ".claude.json",
         "b": machine.project / ".mcp.json",

@@ -260,6 +260,34 @@ async def test_the_user_chooses_and_else_only_a_projects_servers_are_in_a_sandbo
 
 
 @linux
+@pytest.mark.parametrize(
+    ("chosen", "is_confined", "is_told"),
+    [
+        ({}, True, False),
+        ({"fs": None}, True, True),
+        ({"fs": Sandbox(network=True)}, True, True),
+        ({"fs": Sandbox()}, True, False),
+        ({EVERY: None, "fs": Sandbox(network=True)}, True, True),
+        ({EVERY: None}, False, False),
+    ],
+)
+async def test_a_projects_server_gets_no_rule_of_the_users_own_of_that_name(
+    desk: Desk, chosen: dict[str, Sandbox | None], is_confined: bool, is_told: bool
+) -> None:
+    sandboxes, config = replace(desk.sandboxes(), chosen=chosen), stdio(scope="project", hides_own=True)
+
+    confined = (await sandboxes.confine(config)).confinement
+
+    assert (confined is not None) == is_confined
+    if confined is not None:
+        assert "--unshare-net" in confined.words
+        assert "To allow more, rename it" in confined.hint
+    told = [*sandboxes.warn_of_hidden([config])]
+    assert bool(told) == is_told
+    assert all("The rule for fs below [sandbox] does not count here" in each for each in told)
+
+
+@linux
 @pytest.mark.parametrize("broken", ["missing", "failing", "in the project", "home in the workspace"])
 async def test_without_a_sandbox_nothing_starts_that_should_be_in_one(desk: Desk, broken: str) -> None:
     program = desk.home / "bin" / "bwrap"
