@@ -66,7 +66,7 @@ def find_protected(folder: Path, *, most: int = MAX_WALKED) -> Iterator[Path | N
 def find_targets(path: Path, folders: Collection[Path]) -> Iterator[Path]:
     """What a protected link, or a file `.git`, leads to in one of the folders, which are real paths."""
     found = [path]
-    if path.name.casefold() == ".git" and path.is_file():
+    if path.name.casefold() == ".git":
         found += [each for each in [_read_path(path, "gitdir:")] if each]
         found += [each for folder in found[1:] if (each := _read_path(folder / "commondir", ""))]
     for each in found:
@@ -78,6 +78,8 @@ def find_targets(path: Path, folders: Collection[Path]) -> Iterator[Path]:
 
 def _read_path(file: Path, prefix: str) -> Path | None:
     """The path in a file of git, by its folder; None if there is none."""
+    if not os.path.isfile(file):  # a pipe would never end
+        return None
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as opened:
             text = opened.read(_LONGEST)

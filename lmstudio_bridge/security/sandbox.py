@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
@@ -163,9 +164,12 @@ class Sandboxes:
             words = words_for_macos(sandbox, {**dict.fromkeys(view.links, False), **view.mounts}, around=self.around)
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
         hint = hint_for(config, sandbox, unseen=_find_unseen(config, view.mounts, around=self.around))
-        which = [path.lstat() for path in view.held if path.exists()]
-        held = tuple((state.st_dev, state.st_ino) for state in which)
-        return replace(config, confinement=Confinement(words, hint, inside, held))
+        held: list[tuple[int, int]] = []
+        for path in view.held:
+            with suppress(OSError):
+                state = path.lstat()
+                held.append((state.st_dev, state.st_ino))
+        return replace(config, confinement=Confinement(words, hint, inside, tuple(held)))
 
     def _look(self, config: ServerConfig, sandbox: Sandbox) -> _View:
         """What the server sees.

@@ -126,6 +126,22 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
     assert (str(hook) in answer.text) != confined
 
 
+async def test_in_a_read_run_protected_files_are_held_and_watched_in_what_write_names(desk: Desk) -> None:
+    desk.configure(prying=prying())
+    rules = f'allow = ["prying/pry"]\n[sandbox]\nprying = {{ write = ["{desk.project}"] }}\n'
+    write_rules(desk, rules + JUDGE_NO_PATH)
+    hook, created = desk.project / ".git" / "hooks" / "pre-commit", desk.project / ".envrc"
+    hook.parent.mkdir(parents=True)
+
+    answer, (hooked, written) = await run(
+        desk, "prying", *(("pry", {"write": str(each)}) for each in (hook, created)), writes=False
+    )
+
+    assert "Read-only file system" in hooked
+    assert "done" in written
+    assert f"which no call may name: {created}" in answer.text
+
+
 async def test_what_a_server_leaves_behind_in_a_group_of_its_own_ends_too(desk: Desk) -> None:
     desk.configure(prying=prying())
     write_rules(desk, "sandbox = true\n" + JUDGE_NO_PATH)

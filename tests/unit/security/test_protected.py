@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.security.protected import MAX_INSIDE, find_protected, look_at_protected, warn_of_changed
+from lmstudio_bridge.security.protected import (
+    MAX_INSIDE,
+    find_protected,
+    find_targets,
+    look_at_protected,
+    warn_of_changed,
+)
 from lmstudio_bridge.security.workspace import make_workspace
 from tests.support.deep_folder import make_unreadable
 
@@ -142,6 +148,18 @@ def test_what_links_and_git_files_lead_to_is_looked_at(tmp_path: Path) -> None:
     for told in ("hooks/a", "gh/workflows/b", "bare/config"):
         assert str(shared / told) in warning
     assert "objects" not in warning
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes among files")
+def test_no_pipe_is_read_in_place_of_a_file_of_git(tmp_path: Path) -> None:
+    for name in ("a", "b", "git"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / ".git").write_text("gitdir: ../git\n", encoding="utf-8")
+    for pipe in ("git/commondir", "b/.git"):
+        os.mkfifo(tmp_path / pipe)
+
+    assert [*find_targets(tmp_path / "a" / ".git", [tmp_path])] == [tmp_path / "git"]
+    assert not [*find_targets(tmp_path / "b" / ".git", [tmp_path])]
 
 
 def test_worktrees_of_claude_code_and_what_write_names_are_not_looked_at(tmp_path: Path) -> None:
