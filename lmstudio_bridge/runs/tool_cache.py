@@ -508,7 +508,8 @@ def _unordered_value(key: str, value: Any) -> Any:
         case "description" | "title", str():
             return _unordered_text(value)
         case "default", _:
-            return sorted(_ITEM.findall(_without_numbers(json.dumps(value))))
+            text = _without_numbers(json.dumps(value).replace("\\n", " "))
+            return sorted(filter(None, (item.strip(".:'") for item in _ITEM.findall(text))))
         case _, dict() if key in _BY_NAME:
             return {name: _unordered(each) for name, each in value.items()}
         case _:

@@ -90,7 +90,8 @@ _SPEAKS_OF_SAVING = re.compile(
 )
 _IS_READ = re.compile(
     r"\bto (?:be )?(?:read|look|search|find|open|load|analy|pars|inspect|check|upload|send|attach|view|compar|filter"
-    r"|process|import|use|get|retriev|fetch|download|export)(?! to)|\b(?:existing|input|uploaded|remote)\b|\bfilter"
+    r"|process|import|use|get|retriev|fetch|download|export)(?! to)|\bfilter|\bsource file"
+    r"|\b(?:existing|input|uploaded|remote|only|whose|language|detect|restrict|limit)\b"
     r"|\b(?:(?:the|an?|this|your)(?: [\w-]*[^\Ws])?|vector|data|document) store\b",
     re.IGNORECASE,
 )
@@ -150,7 +151,8 @@ def find_output(tool: ServerTool, arguments: JSONObject, *, here: bool, strict: 
             return None
         properties, required = _members(known, tool.input_schema)
         names = {str(name) for name in (*value, *properties)}
-        beside = {kind for kind, fits in (("source", _is_source), ("output", _is_output)) if any(map(fits, names))}
+        kinds = (("source", _is_source), ("output", _is_output), ("key", _is_key))
+        beside = {kind for kind, fits in kinds if any(map(fits, names))}
         for name, inner in value.items():
             stated = properties.get(name, {})
             if is_criteria and not stated and not strict:
@@ -271,7 +273,8 @@ class _Judge:
             return "no"
         if is_bare and not (self.makes_at and "output" not in beside):
             return "perhaps" if self.here and not self.looks and "source" in beside else "no"
-        if words[0] == "local" and self.here and not self.looks and not _FETCHING.isdisjoint(self.words):
+        is_fetched = not beside.isdisjoint(("key", "source")) and not _FETCHING.isdisjoint(self.words)
+        if words[0] == "local" and is_fetched and self.here and not self.looks:
             return "perhaps" if _IS_READ.search(described) else "yes"
         makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         saves = _SPEAKS_OF_SAVING.search(described) is not None
@@ -280,9 +283,8 @@ class _Judge:
         if is_required and not makes:
             return "no" if is_filename else "perhaps"
         is_of_tool = (is_named and (self.looks or kinds.isdisjoint(_MAKING))) or not kinds.isdisjoint(_LOGS)
-        is_read = not saves and (
-            (self.reads and is_of_tool) or (described and not makes and (self.looks or not is_filename))
-        )
+        is_input = described and not makes and (self.looks or not is_filename)
+        is_read = not saves and ((self.reads and is_of_tool) or is_input)
         return "perhaps" if is_read or _IS_READ.search(described) else "yes"
 
     def _judge_value(self, words: list[str], value: object, stated: JSONObject) -> _Judgement:
@@ -303,9 +305,8 @@ class _Judge:
         may_be_field = words in (["output"], ["outputs"]) and (
             (isinstance(value, list) and len(value) > 1) or (self.reads and not described)
         )
-        if words[-1] in _NEVER_FIELDS:
-            return "yes"
-        may_be_field = may_be_field or (words[0] in _OUT and len(words) > 1 and not self.makes)
+        is_output = words[0] in _OUT and len(words) > 1 and words[-1] not in _NEVER_FIELDS
+        may_be_field = may_be_field or (is_output and not self.makes)
         is_choice = _NAMES_FORMAT.search(described) or _NO_FILE.fullmatch(str(stated.get("default") or ""))
         return "perhaps" if may_be_field or is_choice else "yes"
 
@@ -333,3 +334,8 @@ def _is_source(name: str) -> bool:
     """Whether an argument names what is fetched: `url`, `remote_path`, `file_url`, but not `repo_url`."""
     words = words_of(name)
     return words[0] == "remote" or (words[-1] in _SOURCES and _OF_SOURCES.issuperset(words))
+
+
+def _is_key(name: str) -> bool:
+    """Whether an argument says what is fetched from elsewhere: `file_id`, `key`, `remote`."""
+    return last_word(name) in ("id", "ids", "key", "remote", "object", "attachment")

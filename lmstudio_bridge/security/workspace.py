@@ -78,7 +78,10 @@ CRITERIA = frozenset(
     ("filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort", "pipeline")
 )
 """Names of arguments whose members are the fields of records."""
-OPTION = re.compile(r"(?<!\S)(--(?:out|save|download|local-path|filename)[\w-]*)(?:=|\s+(?!-\w))(\S+)")
+OPTION = re.compile(
+    r"(?<!\S)(--(?:out[\w-]*|(?:save|download)(?:-?(?:to|as|path|file|dir|folder|name))?|local-path|filename))"
+    r"(?:=|\s+(?!-\w))(\S+)"
+)
 """In a value, for the program behind the tool: git diff --output=a.txt"""
 NO_FILE_WORDS = frozenset((
     "format", "formats", "mode", "type", "types", "schema", "style", "language", "lang", "encoding", "unit", "units",
@@ -208,7 +211,7 @@ def find_paths(
                 yield from walk(item, named, text, depth + 1)
 
     def read(value: str, named: bool, text: bool, depth: int) -> Iterator[str]:
-        if by_value and names is not None:
+        if by_value and names and not text:
             yield from (each for _, each in OPTION.findall(value))
         if named or ((names is None or not text) and _file_url(_bare(value)) is not None):
             yield value

@@ -165,6 +165,11 @@ def test_nothing_is_told_twice(store: ToolCache) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "told"),
     [
+        (
+            {"properties": {"a": {"default": "Supported:\na, b and c."}}, "required": ["a"]},
+            {"properties": {"a": {"default": "Supported:\nc, a and b."}}, "required": ["a"]},
+            False,
+        ),
         ({"properties": {"a": {"default": "x, y"}}}, {"properties": {"a": {"default": "other"}}}, False),
         ({"properties": {"a": {"pattern": "a"}}}, {"properties": {"a": {"pattern": "b"}}}, False),
         (

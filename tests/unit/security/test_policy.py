@@ -324,6 +324,10 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
         ("s3_get_object", {"bucket": "b", "key": "k", "local_path": "a"}, None, "local_path"),
         ("get_file", {"file_id": "1", "local_path": "a"}, "Local path", "local_path"),
         ("hash_file", {"local_path": "a"}, None, None),
+        ("get_branches", {"local_path": "a"}, "Local path of the repository", None),
+        ("get_exif", {"local_path": "a"}, None, None),
+        ("get_symbols", {"filename": "a.py"}, "Only for this file", None),
+        ("get_note", {"export_to": "pdf"}, "Format to export to", None),
         ("get_logs", {"savename": "a.log"}, None, "savename"),
         ("get_logs", {"options": ["--save-to=a.log"]}, None, "--save-to"),
         ("pdf_to_images", {"output_prefix": "page"}, "Prefix", "output_prefix"),
@@ -834,12 +838,21 @@ def test_a_mark_alone_opens_no_protected_file(tmp_path: Path, tool: str, rules: 
         assert verdict == "allowed" or f'allow it by a rule: "fs/{tool}"' in decision.remedy
 
 
-@pytest.mark.parametrize(("value", "verdict"), [("--output=/etc/x", "outside"), ("--output=.mcp.json", "denied")])
+@pytest.mark.parametrize(
+    ("argument", "value", "known", "verdict"),
+    [
+        ("target", "--output=/etc/x", {"path"}, "outside"),
+        ("target", "--output=.mcp.json", {"path"}, "denied"),
+        ("target", "npm i --save-dev /usr/lib/jest", {"path"}, "allowed"),
+        ("target", "--output=/etc/x", set(), "allowed"),  # a rule has lifted it
+        ("message", "Use --output=/var/log/a.log", {"path"}, "allowed"),
+    ],
+)
 def test_options_for_output_are_judged_whatever_the_known_path_arguments(
-    tmp_path: Path, value: str, verdict: str
+    tmp_path: Path, argument: str, value: str, known: set[str], verdict: str
 ) -> None:
-    rules = Rules(arguments={"fs/*": frozenset({"path"})})
-    assert at_work(tmp_path, rules).check_call(ServerTool("fs", "diff"), {"target": value}).verdict == verdict
+    rules = Rules(arguments={"fs/*": frozenset(known)})
+    assert at_work(tmp_path, rules).check_call(ServerTool("fs", "diff"), {argument: value}).verdict == verdict
 
 
 def test_paths_of_a_server_elsewhere_are_not_judged(tmp_path: Path) -> None:
