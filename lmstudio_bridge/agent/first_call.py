@@ -94,16 +94,19 @@ _ELSEWHERE = re.compile(  # what may stand in other files, or nowhere
     r"\b(?:others?|another|elsewhere|anywhere|folder|directory|project|repo(?:sitory)?|code ?base|callers?"
     r"|call(?:s|ed)?|use[sd]?|unused|import(?:s|ed)?|depend\w*|references?|tests?|tested|covered|git|commits?|history|links?|valid"
     r"|exists?|tracked|runs?|execute|edited|changed|changes|missing|broken|average|mean|max\w*|min\w*|readme|makefile"
-    r"|memory|database|authors?|branch|release|urls?|pages?|cites?|mention\w*|loads?|needs?|renders?|embeds?|invoked"
+    r"|memory|database|authors?|branch|release|urls?|pages?|cites?|mention\w*|guide|appendix|current|local|system|loads?|needs?|renders?|embeds?|invoked"
     r"|dead|(?:which|what) (?:documents?|modules?|files?|scripts?|configs?|notes|tests?|targets?))\b|%",
     re.IGNORECASE,
 )
 _REFERS = re.compile(
-    r"\b(?:see|look (?:at|in)|refer to|moved to|(?:described|defined|included?|listed)(?: in| from)?|extends?|siehe"
-    r"|voir|ver|vedi)\b(?: also)?\W{1,6}(?:the (?:file )?)?\W?[\w./-]*\w\.\w{1,5}\b|\bworkspace = true\b"
-    r"|\]\([^)\s]*\.\w{1,5}\)|^\s*(?:from \S+ )?import\b|\brequire\(",
+    r"\b(?:see|look (?:at|in)|refer to|moved to|(?:described|defined|documented|kept|included?|listed)(?: in| from)?"
+    r"|read|license in|extends?|siehe|voir|ver|vedi)\b(?: also)?\W{1,6}"
+    r"(?:the (?:file )?)?\W?[\w./-]{0,200}\w\.\w{1,5}\b|\bworkspace = true\b"
+    r"|\]\([^()\s]{0,200}\.\w{1,5}\)|^[ \t]*(?:from \S+ )?import\b|\brequire\("
+    r"|\{\{|\$\{",
     re.IGNORECASE | re.MULTILINE,
 )
+_INCLUDES = re.compile(r"include(?:::|\s)|\\input\{|!\[\[|\A\s*[\w./-]{1,200}\.\w{1,5}\s*\Z", re.IGNORECASE)
 _SUMS_UP = re.compile(r"\b(?:summari[sz]e|describe|classify|label|rate|translate|about)\b", re.IGNORECASE)
 _CUT = re.compile(r"\b(?:remaining|truncated|more lines)\b", re.IGNORECASE)
 _EDGE = 300  # characters at both ends of a result, where a server says that it cut it
@@ -162,7 +165,7 @@ def answers_from(task: str, text: str) -> bool:
     words = _FILE.sub(" ", _FORM.sub(" ", task))
     asks_more = (_GOES_ON, _ELSEWHERE, _ABOUT_FILE, _COMPARES, _TOTALS)
     alone = len(set(_FILE.findall(_FORM.sub(" ", task)))) == 1
-    refers = _REFERS.search(text) and not _SUMS_UP.search(words)
+    refers = _INCLUDES.search(text) or (_REFERS.search(text) and not _SUMS_UP.search(words))
     whole = not (refers or _CUT.search(text[:_EDGE]) or _CUT.search(text[-_EDGE:]))
     asks = _ASKS_OF_TEXT.search(words) and _IN_FILE.search(task)
     return alone and whole and bool(asks) and not any(each.search(words) for each in asks_more)

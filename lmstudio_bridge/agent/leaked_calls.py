@@ -177,6 +177,10 @@ _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
 _JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a.!?])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
 _WANTS_JSON = re.compile(r"(?<![\w./-])json\b(?! (?:files?|config\w*)\b)|\{", re.IGNORECASE)
+_PARAMETER = re.compile(  # as `_letters` has them
+    r"paths?|file(?:s|path|name)?|contents?|text|data|source|destination|edits|(?:old|new)(?:text|string)?|pattern"
+    r"|query|url|head|tail|offset|limit|dryrun|encoding|excludepatterns|append"
+)
 _MOST_VALUES = 20  # keys of an object, objects of a list
 _MOST_UNKNOWN = 2  # keys that are none of the tool's
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
@@ -226,12 +230,13 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
     """Whether the reply is, or ends in, JSON that would be the arguments of one of the `tools`, without its name.
 
     It is an answer where a user's message asks for JSON or names its keys, or where a result holds it as it stands. It
-    is none if it only gives back the values of the message.
+    is none if it only gives back the values of the message, or is long and nothing but common parameters.
     """
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
     told = (message.text for message in messages if isinstance(message, ToolMessage))
     results = [each for each in told if prompts.NOT_CALLED not in each]  # that gives back what was sent
-    if not tools or "}" not in text or _WANTS_JSON.search(asked):
+    wants = _WANTS_JSON.search(asked)
+    if not tools or "}" not in text:
         return False
     for start in islice(_JSON_LAST.finditer(text), _MOST_PLACES):
         value, end = _decode(text, start.end())
@@ -239,12 +244,21 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
         if value is None or not (_is_over(rest) or _BEHIND.match("\n" + rest.lstrip(" \t\n`"))):
             continue
         values = list(_wrapped_values(value))
-        if not 0 < len(values) <= _MOST_VALUES or not all(
-            any(_fits(value, name, tools[name]) for name in tools) for value in values
-        ):
+        fits = (
+            _only_parameters(each) or (not wants and any(_fits(each, name, tools[name]) for name in tools))
+            for each in values
+        )
+        if not 0 < len(values) <= _MOST_VALUES or not all(fits):
             return False
         return not (_names_keys(asked, values) or any(text[start.end() : end] in result for result in results))
     return False
+
+
+def _only_parameters(value: Any) -> bool:
+    """Whether a JSON value is long, and its keys are what parameters of common tools are called."""
+    if not isinstance(value, dict) or len(json.dumps(value)) <= _MOST_HALF:
+        return False
+    return all(_PARAMETER.fullmatch(_letters(key)) for key in value)
 
 
 def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:

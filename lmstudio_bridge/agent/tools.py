@@ -412,6 +412,7 @@ def _fairly(ranked: Sequence[Tool], most: int, *, task: str) -> list[Tool]:
     servers = {tool.source.server for tool in ranked}
     share = max(1, most // (2 * len(servers))) if servers else 0
     named = {server for server in servers if re.search(rf"(?<![\w./-]){re.escape(server)}(?![\w./-]\w)", task, re.I)}
+    searching = {t.source.server for t in ranked if t.source.server in named and SEARCHES.search(t.source.name)}
     taken: Counter[str] = Counter()
     first: list[Tool] = []
     others: list[Tool] = []
@@ -422,7 +423,7 @@ def _fairly(ranked: Sequence[Tool], most: int, *, task: str) -> list[Tool]:
             first.append(tool)
             continue
         taken[server] += 1
-        (first if taken[server] <= share else others).append(tool)
+        (first if taken[server] <= share - (server in searching) else others).append(tool)
     return [*first, *others]
 
 

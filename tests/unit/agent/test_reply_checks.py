@@ -506,7 +506,8 @@ NOTE = {"path": "docs/a.md", "content": 'It says "sea".\n' * 30, "overwrite": Tr
         ("Read the JSON file a.json.", {"path": "a.json"}, "leaked_call"),
         # asked for
         ("Give the path notes.md as JSON.", {"path": "notes.md"}, "answer"),
-        ("Give all files as JSON.", {"paths": [f"docs/{number}.md" for number in range(30)]}, "answer"),
+        ("Give it all as JSON.", {"files": [f"docs/{number}.md" for number in range(30)]}, "leaked_call"),
+        ("Write the JSON schema to a.json.", {"path": "a.json", "content": "{}\n" * 90}, "leaked_call"),
         ("Give it as JSON.", NOTE, "answer"),
         ("Answer as {path, content}.", NOTE, "answer"),
         ("What is the source, and what the destination?", {"source": "a.md", "destination": "b.md"}, "answer"),

@@ -99,14 +99,14 @@ def test_the_best_stand_first_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "of_memory"),
+    ("task", "searches"),
     [
-        ("Read a.txt and keep it.", 4),
-        ("Read a.txt and keep it in the memory.", 5),
-        ("Read memory/a.txt and keep it.", 4),
+        ("Read a.txt and keep it.", False),
+        ("Read a.txt and keep it in the memory.", True),
+        ("Read memory/a.txt and keep it.", False),
     ],
 )
-def test_every_server_has_its_share_of_the_places(task: str, of_memory: int) -> None:
+def test_every_server_has_its_share_of_the_places(task: str, searches: bool) -> None:
     """Beside a server with many tools for files, a run had none of the memory that its task was about."""
     work = SchemaWork()
     given = [
@@ -120,8 +120,9 @@ def test_every_server_has_its_share_of_the_places(task: str, of_memory: int) -> 
     offered = ToolSelection(given, task, max_tools=16, best_first=True, paths_first=True).offered
 
     assert len(offered) == 16
-    assert sum(spec.name.startswith("memory__") for spec in offered) == of_memory
-    assert all(spec.name.startswith("fs__") for spec in offered[:-of_memory])
+    assert sum(spec.name.startswith("memory__") for spec in offered) == 4
+    assert ("memory__search_nodes" in names(offered)) is searches
+    assert all(spec.name.startswith("fs__") for spec in offered[:12])
 
 
 def test_words_and_meaning_count_the_same_where_both_are_known() -> None:

@@ -286,6 +286,8 @@ async def test_one_call_that_brings_all_that_was_asked_for_is_followed_by_the_an
         ("Which target is in a.txt?", '"extends": "./base.json"', "read", False),
         ("Which port is in a.txt?", "from settings import PORT", "read", False),
         ("Summarize a.txt.", "from settings import PORT", "read", True),
+        ("Summarize a.txt.", "# All\n{{#include b.txt}}", "read", False),
+        ("Which image is in a.txt?", "image: {{ .Values.image }}", "read", False),
         ("Wer hat den Code in a.txt?", "code: x-1", "read", False),  # other languages are not understood so well
         ("Which code is in a.txt?", "code: x-1\n[3 of 900 lines, 897 remaining]", "read", False),
         ("How many codes are in a.txt?", "code: x-1", "read", False),
