@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -254,11 +254,14 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
     return False
 
 
+def is_like_arguments(keys: Iterable[str]) -> bool:
+    """Whether all these keys are what parameters of common tools are called."""
+    return all(_PARAMETER.fullmatch(_letters(key)) for key in keys)
+
+
 def _only_parameters(value: Any) -> bool:
     """Whether a JSON value is long, and its keys are what parameters of common tools are called."""
-    if not isinstance(value, dict) or len(json.dumps(value)) <= _MOST_HALF:
-        return False
-    return all(_PARAMETER.fullmatch(_letters(key)) for key in value)
+    return isinstance(value, dict) and len(json.dumps(value)) > _MOST_HALF and is_like_arguments(value)
 
 
 def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:

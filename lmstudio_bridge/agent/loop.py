@@ -30,7 +30,7 @@ from lmstudio_bridge.agent.first_call import (
 )
 from lmstudio_bridge.agent.grounding import Evidence, Grounding, denies, paths_in
 from lmstudio_bridge.agent.json_calls import MAX_TOOLS_WEAK
-from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments, holds_leaked_call
+from lmstudio_bridge.agent.leaked_calls import holds_bare_arguments, holds_leaked_call, is_like_arguments
 from lmstudio_bridge.agent.model_request import ModelRequester
 from lmstudio_bridge.agent.options import FINISH_TIMEOUT, Limits, RunOptions
 from lmstudio_bridge.agent.repetition import MadeCall, Repetition, RepetitionDetector, Step
@@ -325,8 +325,11 @@ class _Run:
         return {*self.executor.names, *(spec.name for spec in (*RESULT_TOOLS, *self._finding))}
 
     def schemas(self) -> dict[str, ObjectSchema]:
-        """The schemas of the tools whose arguments alone are no answer: not those that the output schema takes, too."""
-        if self._output_schema is not None and "properties" not in self._output_schema:
+        """The schemas of the tools whose arguments alone are no answer: not those that the output schema takes, too.
+
+        None if the output schema itself looks like them.
+        """
+        if self._output_schema is not None and is_like_arguments(self._output_schema.get("properties", {})):
             return {}
         own = {spec.name: object_schema(spec.parameters) for spec in (*RESULT_TOOLS, *self._finding)}
         wanted = set((self._output_schema or {}).get("properties", ()))

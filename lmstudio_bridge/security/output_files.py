@@ -91,11 +91,13 @@ _SPEAKS_OF_SAVING = re.compile(
 _IS_READ = re.compile(
     r"\bto (?:be )?(?:read|look|search|find|open|load|analy|pars|inspect|check|upload|send|attach|view|compar|filter"
     r"|process|import|use|get|retriev|fetch|download|export)(?! to)|\bfilter|\bsource file"
-    r"|\b(?:existing|input|uploaded|remote|only|whose|language|detect|restrict|limit)\b"
+    r"|\b(?:existing|input|uploaded|remote)\b"
     r"|\b(?:(?:the|an?|this|your)(?: [\w-]*[^\Ws])?|vector|data|document) store\b",
     re.IGNORECASE,
 )
 """How it says that the tool only reads it, or that the path is one of a store."""
+_LIMITS = re.compile(r"\b(?:only|whose|language|detect|restrict|limit)\b", re.IGNORECASE)
+"""The same where it does not speak of saving."""
 _NAMES_FILES = re.compile(r"\b(?:files?|paths?|folders?)\b", re.IGNORECASE)
 _NAMES_FORMAT = re.compile(r"\b(?:formats?|mode|fields?|columns|properties)\b", re.IGNORECASE)
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{0,4}\Z")
@@ -274,10 +276,11 @@ class _Judge:
         if is_bare and not (self.makes_at and "output" not in beside):
             return "perhaps" if self.here and not self.looks and "source" in beside else "no"
         is_fetched = not beside.isdisjoint(("key", "source")) and not _FETCHING.isdisjoint(self.words)
-        if words[0] == "local" and is_fetched and self.here and not self.looks:
-            return "perhaps" if _IS_READ.search(described) else "yes"
-        makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         saves = _SPEAKS_OF_SAVING.search(described) is not None
+        says_read = _IS_READ.search(described) or (not saves and _LIMITS.search(described))
+        if words[0] == "local" and is_fetched and self.here and not self.looks:
+            return "perhaps" if says_read else "yes"
+        makes = makes or (not self.looks and not kinds.isdisjoint(_MAKING))
         if is_bare and is_required and self.gets and not saves and "source" not in beside:
             return "perhaps"
         if is_required and not makes:
@@ -285,7 +288,7 @@ class _Judge:
         is_of_tool = (is_named and (self.looks or kinds.isdisjoint(_MAKING))) or not kinds.isdisjoint(_LOGS)
         is_input = described and not makes and (self.looks or not is_filename)
         is_read = not saves and ((self.reads and is_of_tool) or is_input)
-        return "perhaps" if is_read or _IS_READ.search(described) else "yes"
+        return "perhaps" if is_read or says_read else "yes"
 
     def _judge_value(self, words: list[str], value: object, stated: JSONObject) -> _Judgement:
         """The same for a name that speaks of writing, but can mean a format, fields or a place, too."""

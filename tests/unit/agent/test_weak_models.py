@@ -22,6 +22,7 @@ from lmstudio_bridge.events import CallFinished, CallStarted, Outcome, RunStarte
 from lmstudio_bridge.messages import Access, JSONObject, ServerTool, SystemMessage, ToolResult, UserMessage
 from lmstudio_bridge.security.access import Policy
 from tests.support.fakes import FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Sent, say
+from tests.support.fakes import call as native_call
 
 WEAK = Strategy("grammar", Step.ANSWER_NOW, "for these tests")
 
@@ -90,6 +91,7 @@ class Given:
         self._schema = output_schema
         self._rounds = rounds
         self._read_first = read_first
+        self.strategy = WEAK
         self.more: tuple[ServerTool, ...] = ()
 
     async def go(self) -> Outcome:
@@ -105,7 +107,7 @@ class Given:
             emit=self.recorder.emit,
             tally=tally,
             options=RunOptions(
-                strategy=WEAK,
+                strategy=self.strategy,
                 output_schema=self._schema,
                 clock=ManualClock(),
                 read_first=self._read_first,
@@ -337,6 +339,18 @@ async def test_the_answer_is_bound_to_the_output_schema_at_once() -> None:
     assert schema is not None
     assert schema["anyOf"][-1]["properties"]["answer"]["properties"]["names"]["type"] == "array"
     assert "fits this schema" in given.systems()[0]
+
+
+async def test_long_json_whose_keys_are_like_parameters_is_an_answer_where_the_output_schema_has_them() -> None:
+    wanted = {"content": "The sea is blue. " * 20, "source": "a.txt"}
+    properties = {key: {"type": "string"} for key in wanted}
+    schema = {"type": "object", "properties": properties, "required": list(wanted)}
+    read = native_call(("fs__read_text_file", '{"path": "a.txt"}'))
+    given = Given(read, say(json.dumps(wanted)), task="a.txt?", files={"a.txt": "The sea"}, output_schema=schema)
+    given.strategy = Strategy("native", Step.REMIND, "for this test")
+    outcome = await given.go()
+
+    assert (json.loads(outcome.answer), len(given.model.asked)) == (wanted, 2)
 
 
 async def test_a_text_as_output_is_json_too() -> None:

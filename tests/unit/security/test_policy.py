@@ -327,6 +327,7 @@ def test_a_tool_that_may_write_a_protected_file_is_not_known_to_read(
         ("get_branches", {"local_path": "a"}, "Local path of the repository", None),
         ("get_exif", {"local_path": "a"}, None, None),
         ("get_symbols", {"filename": "a.py"}, "Only for this file", None),
+        ("get_logs", {"filename": "a.log"}, "File name for the export. Only used if set", "filename"),
         ("get_note", {"export_to": "pdf"}, "Format to export to", None),
         ("get_logs", {"savename": "a.log"}, None, "savename"),
         ("get_logs", {"options": ["--save-to=a.log"]}, None, "--save-to"),
