@@ -327,16 +327,18 @@ class _Run:
     def schemas(self) -> dict[str, ObjectSchema]:
         """The schemas of the tools whose arguments alone are no answer: not those that the output schema takes, too.
 
-        None if the output schema itself looks like them.
+        None if what the output schema requires looks like them.
         """
-        if self._output_schema is not None and is_like_arguments(self._output_schema.get("properties", {})):
+        wanted = self._output_schema or {}
+        is_open = "properties" in wanted and not wanted.get("required")
+        if self._output_schema is not None and not is_open and is_like_arguments(wanted.get("properties", ())):
             return {}
         own = {spec.name: object_schema(spec.parameters) for spec in (*RESULT_TOOLS, *self._finding)}
-        wanted = set((self._output_schema or {}).get("properties", ()))
+        keys = set(wanted.get("properties", ()))
         return {
             name: schema
             for name, schema in {**own, **self._selection.schemas}.items()
-            if not wanted.issuperset(schema.parameters.get("required") or ("",))
+            if not keys.issuperset(schema.parameters.get("required") or ("",))
         }
 
     async def tell(self, event: events.Event) -> None:

@@ -353,6 +353,19 @@ async def test_long_json_whose_keys_are_like_parameters_is_an_answer_where_the_o
     assert (json.loads(outcome.answer), len(given.model.asked)) == (wanted, 2)
 
 
+async def test_the_arguments_of_a_call_are_no_answer_to_an_output_schema_that_takes_anything() -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    given = Given(
+        *(say('{"path": "a.txt"}'), READ_A, answer({"text": "It is the sea."})),
+        task="a.txt?",
+        files={"a.txt": "The sea"},
+        output_schema=schema,
+    )
+    given.strategy = Strategy("native", Step.REMIND, "for this test")
+
+    assert json.loads((await given.go()).answer) == {"text": "It is the sea."}
+
+
 async def test_a_text_as_output_is_json_too() -> None:
     given = Given(READ_A, answer("Ada"), task="a.txt?", files={"a.txt": "Ada"}, output_schema={"type": "string"})
     assert (await given.go()).answer == '"Ada"'
