@@ -161,7 +161,7 @@ def json_turns(
 
 def describe_tools(specs: Sequence[ToolSpec], answer_schema: JSONObject | None = None) -> str:
     """How to reply, and the tools in one line each; small models follow few words better than schemas."""
-    lines = [JSON_CALLS, *map(_line, specs)] if specs else [JSON_ANSWER]
+    lines = [JSON_CALLS, *map(tool_line, specs)] if specs else [JSON_ANSWER]
     if answer_schema is not None:
         lines.append(ANSWER_SCHEMA.format(schema=json.dumps(answer_schema, ensure_ascii=False)))
     return "\n".join(lines)
@@ -208,7 +208,8 @@ def _encoded(call: ToolCall) -> str:
     return f'{{"call": {json.dumps(call.name)}, "arguments": {call.arguments.strip() or "{}"}}}'
 
 
-def _line(spec: ToolSpec) -> str:
+def tool_line(spec: ToolSpec) -> str:
+    """A tool as the system text names it: its name, what it requires, and the first sentence of its description."""
     required = spec.parameters.get("required", ())
     properties = spec.parameters.get("properties", {})
     parameters = [_parameter(name, properties[name]) for name in required or properties]

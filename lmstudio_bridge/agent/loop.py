@@ -315,6 +315,7 @@ class _Run:
             holds_leaked_call(text, self.names(), messages=messages)
             or holds_bare_arguments(text, self.schemas(), messages=messages)
             or reply_checks.is_bridge_text(text, messages)
+            or self.copies_tools(text)
             or (whole and self.names() and reply_checks.says_nothing(text, messages))
         )
 
@@ -378,7 +379,14 @@ class _Run:
             return "own_words"  # small models copy the delimiter and stop there, or count it among the lines
         if kind == "answer" and reply_checks.repeats_task(reply.text, self.conversation.task()):
             return "own_words"
+        if kind == "answer" and self.copies_tools(reply.text):
+            return "own_words"
         return kind
+
+    def copies_tools(self, text: str) -> bool:
+        """Whether a text is little more than lines from the list of tools."""
+        specs = (*self._selection.offered, *RESULT_TOOLS, *self._finding)
+        return reply_checks.copies_tools(text, specs, self.conversation.messages)
 
     async def take_text(
         self, number: int, reply: Completion, kind: reply_checks.ReplyKind

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
+from lmstudio_bridge.agent.json_calls import tool_line
 from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_bare_arguments, holds_leaked_call
 from lmstudio_bridge.agent.prompts import DATA_BEGINS, is_own_text
 from lmstudio_bridge.agent.schemas import ObjectSchema
@@ -234,6 +235,8 @@ _ANYONES = re.compile(  # sentences of ours that may be an answer, too
 )
 _DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 _SHORTEST_QUOTATION = 12  # characters; `(no output)` is the bridge's
+_LONGEST_LIST = 10_000  # characters; about that of 40 tools
+_SHORTEST_LINE = 25  # characters of a line from the list of tools that nobody else writes by chance
 _FILLER = re.compile(
     r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
     r"|search"
@@ -351,11 +354,37 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
 
 
+def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Message]) -> bool:
+    """Whether at least half of a text is copied from the list of tools that the model was given.
+
+    Not if the task asks for tools or names one; what stands in the task or in a result of a server is no copy.
+    """
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    if len(text) > _LONGEST_LIST or any(
+        ASKS_FOR_TOOLS.search(task) or any(spec.name in task for spec in specs) for task in tasks
+    ):
+        return False
+    listed = [_words(each) for spec in specs for each in (tool_line(spec), spec.description)]
+    signatures = tuple(f"{spec.name}(" for spec in specs if "__" in spec.name)
+    copied, size = 0, 0
+    for line in text.splitlines():
+        words = _words(line)
+        size += len(words)
+        is_copy = line.lstrip(" -*`").startswith(signatures)
+        is_copy |= len(words) >= _SHORTEST_LINE and any(words in each for each in listed)
+        if is_copy and not _is_served(words, messages) and not any(words in _words(task) for task in tasks):
+            copied += len(words)
+    return 2 * copied > size
+
+
 def _is_quotation(text: str, messages: Sequence[Message]) -> bool:
     """Whether a text stands in the data of a server's result, as a line of a log does; composite tools write theirs."""
     words = _words(text)
-    if len(words) < _SHORTEST_QUOTATION or _HEADS.search(text):
-        return False
+    return len(words) >= _SHORTEST_QUOTATION and not _HEADS.search(text) and _is_served(words, messages)
+
+
+def _is_served(words: str, messages: Sequence[Message]) -> bool:
+    """Whether words stand in a row in the data of a server's result."""
     calls = (call for message in messages if isinstance(message, AssistantMessage) for call in message.calls)
     served = {call.id for call in calls if "__" in call.name}
     results = (message.text for message in messages if isinstance(message, ToolMessage) and message.call_id in served)

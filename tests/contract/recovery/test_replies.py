@@ -91,7 +91,10 @@ async def test_a_call_in_the_text_is_never_the_answer_of_the_last_round(
 HEAD = "1 line in 1 file; 1 file searched in the working folder:"
 
 
-@pytest.mark.parametrize("words", [HINT, HEAD])
+A_TOOL = "- shop__look_up(key: string): Gives the value of a key."
+
+
+@pytest.mark.parametrize("words", [HINT, HEAD, A_TOOL])
 async def test_the_words_of_the_bridge_are_never_the_answer(workshop: Workshop, words: str) -> None:
     again = await workshop.run(STRONG, LOOK_UP, TextReply(words), TextReply(RIGHT))
     stuck = await workshop.run(STRONG, LOOK_UP, function=lambda _: TextReply(words))

@@ -16,6 +16,7 @@ from lmstudio_bridge.agent.reply_checks import (
     LOST_CALL,
     ReplyKind,
     classify_reply,
+    copies_tools,
     find_repetition,
     is_bridge_text,
     is_unfounded,
@@ -381,6 +382,54 @@ def test_a_number_of_lines_is_the_answer_where_it_was_asked_for(task: str) -> No
 
 def _wrapped(data: str) -> str:
     return f"{DATA_BEGINS.format(mark='qqww')}\n{data}\nqqww"
+
+
+LISTED = (
+    ToolSpec(
+        "fs__read_text_file",
+        "Read the complete contents of a file from the file system as text. Handles encodings.\nOnly within folders.",
+        {"properties": {"path": {"type": "string"}, "head": {"type": "number"}}, "required": ["path"]},
+    ),
+    ToolSpec("calculate", "Calculate with numbers.", {"properties": {"expression": {"type": "string"}}}),
+)
+A_LINE = "fs__read_text_file(path: string): Read the complete contents of a file from the file system as text."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        A_LINE,
+        f"- {A_LINE}",
+        f"**{A_LINE}**",
+        A_LINE[:60],
+        "Read the complete contents of a file from the file system as text.",
+        f"The tools:\n- {A_LINE}\n- calculate(expression: string): Calculate with numbers.",
+        f"{A_LINE}\nCalculate.",
+        "fs__read_text_file(path: string): Reads notes.txt for you.",
+    ],
+)
+def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
+    asked: list[Message] = [UserMessage("Who owns notes.txt?"), AssistantMessage("", (CALL,))]
+
+    assert copies_tools(text, LISTED, [*asked, ToolMessage("c1", _wrapped("owner: Ada"))])
+    assert not copies_tools(text, LISTED, [*asked, ToolMessage("c1", _wrapped(f"# Tools\n{text}\nend"))])
+    assert not copies_tools(text, LISTED, [UserMessage("Which tools do you have?")])
+    assert not copies_tools(text, LISTED, [UserMessage("Explain fs__read_text_file.")])
+    assert not copies_tools(text, LISTED, [UserMessage(f"Translate to German: {text}")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ada owns it.",
+        "fs__read_text_file gave 'owner: Ada', so Ada owns it.",
+        "The file says: read the complete contents first. Its owner is Ada, and the deputy is Grace Hopper.",
+        f"The owner is Ada. I found her in the second line of the file, which also names her deputy.\n{A_LINE[:40]}",
+        "",
+    ],
+)
+def test_an_answer_that_speaks_of_a_tool_is_an_answer(text: str) -> None:
+    assert not copies_tools(text, LISTED, [UserMessage("Who owns notes.txt?")])
 
 
 @pytest.mark.parametrize(
