@@ -28,9 +28,8 @@ _HEAD = """\
 
 These servers are tried through the bridge every week. Any other server works the same way.
 
-- `reading`: how many of its tools run with read access; the others need write access. The marks of your own servers
-  count; for those that mark too little or too much the bridge has [presets](contributing/presets.md). Your
-  [rules](security.md#rules) come before both. If no tool may run with read access, the error has the rule to add.
+- `reading`: how many of its tools run with read access; the others need write access. Your [rules](security.md#rules)
+  come first, then the bridge's [presets](contributing/presets.md), then the marks of your own servers.
 - `tried`: which calls are made. *List* means that tools are listed and writing calls refused; more would need an
   account.
 - `sandbox`: what the server needs for that in the [sandbox](sandbox.md): nothing (*yes*), *network*

@@ -7,7 +7,6 @@ lines what the real ones do, without a network.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import re
@@ -113,7 +112,7 @@ async def test_first_lines_of_the_readme_do_what_it_says(home: Path, sim: Simula
     sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": "README.md"})), TextReply(ANSWER))
 
     shown = ""
-    for line in (line for step in itertools.islice(steps("README.md"), 2) for line in step.lines):
+    for line in next(steps("README.md")).lines:
         code, shown = await asyncio.to_thread(
             type_line, line, folder=home / "project", environ=environ_of(home, sim.url)
         )
