@@ -20,6 +20,7 @@ MAX_ITEM = 2_000  # characters
 MAX_ALTERNATIVES = 100
 MAX_LOOKED_AT = 200_000  # files and folders; a glob that starts in a home folder must end
 PLACEHOLDER = "{item}"
+_FILE, _FOLDER = "\0", "\0\0"  # marks after a path, which no name has
 _LEFT_OUT = frozenset({".git", "node_modules"})
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
@@ -141,16 +142,39 @@ def _read_rules(path: Path) -> GitIgnoreSpec:
     """The rules of a .gitignore file; those that are not valid are skipped, as git does."""
     valid: list[str] = []
     with suppress(OSError):
-        for line in read_bounded(path, max_bytes=MEBIBYTE).decode("utf-8", "replace").splitlines():
+        text = read_bounded(path, max_bytes=MEBIBYTE).decode("utf-8-sig", "surrogateescape")
+        for line in filter(None, map(_exact_rule, text.split("\n"))):
             with suppress(ValueError, re.error):
                 GitIgnoreSpec.from_lines([line])
                 valid.append(line)
     return GitIgnoreSpec.from_lines(valid)
 
 
+def _exact_rule(line: str) -> str:
+    """A line of a .gitignore file as a rule for paths with a mark at their end; "" if it says nothing.
+
+    To pathspec, a rule that fits a folder fits all that is in it, too. To git it does not: of `*` and `!*/`, the first
+    fits `a/b.txt`, the second only `a`. With a mark of a file or a folder after the path, a rule fits only the whole.
+    """
+    rule = line.removesuffix("\r")
+    kept = rule.rstrip(" ")
+    if (len(kept) - len(kept.rstrip("\\"))) % 2:  # the first space is escaped; without one, the rule is invalid
+        kept += rule[len(kept) : len(kept) + 1] or "\\"
+    kept = "" if kept.startswith("#") else kept
+    negation = kept[: kept.startswith("!")]
+    pattern = kept[len(negation) :]
+    mark = _FOLDER if pattern.endswith("/") else f"{_FILE}*"
+    pattern = pattern.removesuffix("/")
+    if not pattern:
+        return ""
+    place = "/" if "/" in pattern else "**/"
+    below = "/*" if pattern.endswith("/**") else ""  # it does not fit the folder itself
+    return f"{negation}{place}{pattern.removeprefix('/')}{below}/{mark}"
+
+
 def _is_ignored(path: tuple[str, ...], rules: _Rules, *, is_folder: bool) -> bool:
     for depth, spec in reversed(rules):  # the rules of the nearest folder count first
-        verdict = spec.check_file("/".join(path[depth:]) + ("/" if is_folder else "")).include
+        verdict = spec.check_file("/".join((*path[depth:], _FOLDER if is_folder else _FILE))).include
         if verdict is not None:
             return verdict
     return False
