@@ -511,7 +511,8 @@ Emit: TypeAlias = Callable[[Event], Awaitable[None]]
 class ItemResults:
     """What is known of the items of a run over many, by their numbers, which count from 1.
 
-    `open` are those that were started and have not ended, `now` those that ended since the run last went on.
+    `open` are those that were started and have not ended, `now` those that ended since the run last went on. `unsure`
+    are those that were cut off while they could write, when the run had not gone on yet, and are not done since.
     `combined` is what their answers were merged into; None if that has not happened since the last of them ended.
     """
 
@@ -519,6 +520,7 @@ class ItemResults:
     finished: dict[int, Outcome] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
     now: list[int] = field(default_factory=list)
+    unsure: set[int] = field(default_factory=set)
     combined: ItemsCombined | None = None
 
     @property
@@ -540,7 +542,16 @@ class ItemResults:
         self.finished[number] = outcome
         self.open.discard(number)
         self.now.append(number)
+        if outcome.is_done:  # its own journal tells what became of the calls
+            self.unsure.discard(number)
         self.combined = None
+
+    def go_on(self, *, earlier: Access) -> None:
+        """The run goes on, after a part with that access."""
+        if earlier == "write":
+            self.unsure |= self.open
+        self.open.clear()
+        self.now.clear()
 
 
 class Tally:
@@ -578,7 +589,7 @@ class Tally:
         self._ended = False
         self._continued = False
         if self.items:
-            self.items.now.clear()
+            self.items.go_on(earlier=self._access)
 
     def add(self, event: Event) -> None:
         """Take the next event."""

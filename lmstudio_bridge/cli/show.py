@@ -170,10 +170,16 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
+    from lmstudio_bridge.runs.changes import lost_changes, may_have_changed, standing_changes
+
     check_not_active(folder, stored.run_id)
-    writing = [run for run in item_runs(folder, stored) if run.outcome.access == "write"]
-    changed = [run for run in writing if run.outcome.changes or not run.finished]
-    runs = [run for run in reversed(changed) if not run.outcome.undone] or changed
+    changed = [run for run in item_runs(folder, stored) if may_have_changed(run.events)]
+    standing = [
+        run
+        for run in reversed(changed)
+        if standing_changes(run.events) or (not run.finished and lost_changes(run.events))
+    ]
+    runs = standing or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
     print(
         clean_text(

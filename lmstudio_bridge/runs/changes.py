@@ -26,7 +26,15 @@ import anyio
 from lmstudio_bridge.agent.options import Held
 from lmstudio_bridge.agent.prompts import CHANGED_UNSEEN, FILE_CREATED, FILE_DELETED, FILE_MOVED, MORE_CHANGES
 from lmstudio_bridge.agent.text_operations import show_changes
-from lmstudio_bridge.events import ChangeKind, Event, FileChange, FilesChanged, RunContinued, RunStarted
+from lmstudio_bridge.events import (
+    ChangeKind,
+    Event,
+    FileChange,
+    FilesChanged,
+    RunContinued,
+    RunFinished,
+    RunStarted,
+)
 from lmstudio_bridge.files import make_folder, open_beside, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
@@ -176,6 +184,33 @@ def lost_changes(events: Sequence[Event]) -> bool:
     """Whether a run may have changed what its events do not tell: it never came to its end."""
     last = next((each for each in reversed(events) if isinstance(each, FilesChanged | RunStarted | RunContinued)), None)
     return not isinstance(last, FilesChanged)
+
+
+def standing_changes(events: Iterable[Event]) -> tuple[FileChange, ...]:
+    """What the turns of a run changed and no undo has put back."""
+    standing: tuple[FileChange, ...] = ()
+    undone: tuple[FileChange, ...] = ()
+    for event in events:
+        if isinstance(event, FilesChanged):
+            undid = standing or event.changes  # the run was cut off before it could tell what it changed
+            standing, undone = (undone, undid) if event.is_undo else (standing + event.changes, ())
+    return standing
+
+
+def may_have_changed(events: Iterable[Event]) -> bool:
+    """Whether a turn of a run changed files, or was cut off with write access, so that nobody compared them."""
+    changed = is_open = False
+    for event in events:
+        match event:
+            case FilesChanged():
+                changed |= bool(event.changes) and not event.is_undo
+            case RunStarted(access=access) | RunContinued(access=access):
+                is_open |= access == "write"
+            case RunFinished():  # a turn that goes on compares for those before it
+                is_open = False
+            case _:
+                pass
+    return changed or is_open
 
 
 def recall_changes(copies: Copies, *, redact: Callable[[str], str]) -> FilesChanged | None:

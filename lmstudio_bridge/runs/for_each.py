@@ -26,6 +26,7 @@ from lmstudio_bridge.events import (
     RunStarted,
     Stop,
 )
+from lmstudio_bridge.runs.changes import may_have_changed, standing_changes
 from lmstudio_bridge.runs.items import is_file, item_task
 from lmstudio_bridge.runs.journal import delete_journal, item_run_id
 from lmstudio_bridge.runs.report import RunReport
@@ -102,8 +103,9 @@ class ItemRunner:
         task = item_task(self._task, self._items[number - 1])
         request: RunRequest | ContinueRequest = RunRequest(task, self.servers, agent=self._agent, **self._options)
         stored = self._earlier(run_id)
+        earlier = standing_changes(stored.events) if stored else ()
         if stored and stored.finished and stored.outcome.is_done:  # the bridge ended before it could tell so
-            return stored.outcome
+            return dataclasses.replace(stored.outcome, changes=earlier)
         if stored:
             # A run that was answered goes on only with instructions.
             again = task if stored.outcome.stop == "answered" else ""
@@ -114,7 +116,7 @@ class ItemRunner:
         file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
         report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file, limit=self._limit))
         self.servers = self.servers or report.servers
-        return report.outcome
+        return dataclasses.replace(report.outcome, changes=(*earlier, *report.outcome.changes))
 
     def _earlier(self, run_id: str) -> StoredRun | None:
         """The run of the item as its journal has it; None if it is to begin anew."""
@@ -124,7 +126,8 @@ class ItemRunner:
             stored = read_run(self.folder, run_id)
         except RunNotFoundError:
             return None
-        if self._options["access"] == "read" and (stored.cut or stored.outcome.stop in _HOPELESS):
+        hopeless = stored.cut or stored.outcome.stop in _HOPELESS
+        if self._options["access"] == "read" and hopeless and not may_have_changed(stored.events):
             delete_journal(self.folder, run_id)
             return None
         return stored

@@ -14,6 +14,7 @@ from lmstudio_bridge.messages import Access
 from lmstudio_bridge.text import one_line, shortened
 
 NO_CALLS = "no tool calls"
+_UNDER_WAY = "it was under way and may have changed something"
 _LEAST_ITEM = 60  # characters of an item that are always shown: it says what the row is about
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
 _MOST_VALUES = 20  # different answers that are counted
@@ -30,12 +31,12 @@ def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
     rows = []
     for number, item in enumerate(items.listed.items, start=1):
         outcome = items.finished.get(number)
+        may_have_changed = number in items.unsure or (number in items.open and access == "write")
+        unsure = [_UNDER_WAY] if may_have_changed else []
         if outcome is None:
-            may_have_changed = number in items.open and access == "write"
-            reason = "it was under way and may have changed something" if may_have_changed else ""
-            rows.append(_row(item, "not_done", reason, None, Outcome("failed")))
+            rows.append(_row(item, "not_done", "".join(unsure), None, Outcome("failed")))
         elif not outcome.is_done:
-            rows.append(_row(item, "failed", why_not_done(outcome), None, outcome))
+            rows.append(_row(item, "failed", "; ".join([why_not_done(outcome), *unsure]), None, outcome))
         else:
             rows.append(_row(item, "done", "", _value(outcome.answer, items.listed.output_schema), outcome))
     return rows

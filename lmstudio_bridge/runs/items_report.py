@@ -113,7 +113,8 @@ class ItemsReport(RunReport):
         if not items.is_done and self.kept:
             tool = "autonomous_with_write_access" if self.outcome.access == "write" else "continue_run"
             lines.append(f"{tool} with run_id {self.run_id} does what is missing or failed.")
-        changed = [each.path for each in self.outcome.changes if each.kind not in ("unchanged", "beside") and each.path]
+        changes = [each for each in self.outcome.changes if each.kind not in ("unchanged", "beside") and each.path]
+        changed = list(dict.fromkeys(each.path for each in changes))
         if changed:
             more = f" and {len(changed) - _SHOWN_CHANGES:,} more" if len(changed) > _SHOWN_CHANGES else ""
             shown = ", ".join(shortened(one_line(each), _SHOWN_ITEM) for each in changed[:_SHOWN_CHANGES])

@@ -475,30 +475,35 @@ async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(
 
 
 async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> None:
-    names = make_files(desk, 2)
+    """Also where an item only wrote in an attempt that failed, and was gone on with without write access."""
+    names = make_files(desk, 3)
+    refusals = Counter({"f002.txt": 1, "f003.txt": 2})
 
     def act(request: SimRequest) -> Reply:
-        path = str(desk.project / item_of(request))
+        name = item_of(request)
         if any(message["role"] == "tool" for message in request.messages):
-            return TextReply("Written.")
-        return CallReply(("filesystem__write_file", {"path": path, "content": "new\n"}))
+            refusals[name] -= 1
+            return HttpReply(400, b'{"error": "No."}') if refusals[name] >= 0 else TextReply("Written.")
+        return CallReply(("filesystem__write_file", {"path": str(desk.project / name), "content": "new\n"}))
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge() as client:
         answer = await client.call(
             "autonomous_with_write_access", mcp_names=["filesystem"], task="Write new into {item}", for_each="f*.txt"
         )
-    run_id = run_id_of(answer)
-    assert "Changed: f001.txt, f002.txt" in answer.text
+        run_id = run_id_of(answer)
+        assert answer.text.startswith("2 of 3 items done · 1 failed")
+        answer = await client.call("continue_run", run_id=run_id)
+    assert answer.text.startswith("3 of 3 items done")
+    assert "Changed: f001.txt, f002.txt, f003.txt" in answer.text
     assert f"Undo with: lmstudio-bridge runs undo {run_id}" in answer.text
-    assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 2
+    assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 3
     await in_shell(desk, "runs", "undo", run_id, "--yes")
     again = await in_shell(desk, "continue", run_id)
-    assert "Undone since: f001.txt, f002.txt" in again
+    assert "Undone since: f001.txt, f002.txt, f003.txt" in again
     assert "Undo with" not in again
     assert [(desk.project / name).read_text(encoding="utf-8") for name in names] == [
-        "The code is c001.\n",
-        "The code is c002.\n",
+        f"The code is c{name[1:4]}.\n" for name in names
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.agent.options import Held
-from lmstudio_bridge.events import FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
+from lmstudio_bridge.events import Event, FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.runs import changes
 from lmstudio_bridge.runs.changes import (
@@ -23,8 +23,10 @@ from lmstudio_bridge.runs.changes import (
     apply_undo,
     list_below,
     lost_changes,
+    may_have_changed,
     plan_undo,
     recall_changes,
+    standing_changes,
 )
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.workspace import make_workspace
@@ -798,3 +800,32 @@ async def test_effect_is_told_of_a_few_files(run: Run, more: int, told: str | No
     for path in paths:
         run.write(path, "x")
     assert await run.effect(WRITE, await run.before(WRITE, paths=paths)) == told
+
+
+WRITES, READS = (RunContinued("r", "", (), 8, "", access) for access in ("write", "read"))
+ENDED = RunFinished("failed", "", "", 0)
+FIRST, SECOND = (FilesChanged("/p", (FileChange(name, "created"),)) for name in ("a", "b"))
+UNDONE = FilesChanged("/p", (FileChange("a", "deleted"),), is_undo=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "may_have", "standing"),
+    [
+        ([WRITES, ENDED], False, ""),
+        ([WRITES, FIRST, ENDED], True, "a"),
+        ([WRITES, FIRST, ENDED, READS, ENDED], True, "a"),
+        ([WRITES, FIRST, ENDED, WRITES, SECOND, ENDED], True, "ab"),
+        ([WRITES, FIRST, ENDED, UNDONE], True, ""),
+        ([WRITES, FIRST, ENDED, UNDONE, UNDONE], True, "a"),
+        ([WRITES, FIRST, ENDED, UNDONE, WRITES, SECOND, ENDED], True, "b"),
+        ([WRITES], True, ""),
+        ([WRITES, READS], True, ""),
+        ([WRITES, UNDONE], True, ""),
+        ([WRITES, UNDONE, UNDONE], True, "a"),
+        ([WRITES, READS, ENDED], False, ""),
+        ([READS], False, ""),
+    ],
+)
+def test_what_any_turn_of_a_run_changed_is_known(told: list[Event], may_have: bool, standing: str) -> None:
+    assert may_have_changed(told) is may_have
+    assert "".join(each.path for each in standing_changes(told)) == standing

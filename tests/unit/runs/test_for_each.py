@@ -23,7 +23,9 @@ from lmstudio_bridge.events import (
     ItemResults,
     ItemsListed,
     ItemsProgress,
+    ItemStarted,
     Outcome,
+    RunContinued,
     RunFinished,
     RunStarted,
     Stop,
@@ -241,6 +243,26 @@ def test_an_item_that_is_not_done_has_no_answer(outcome: Outcome, reason: str) -
 
     assert (row["status"], row["answer"], row["reason"]) == ("failed", None, reason)
     assert (open_row["status"], open_row["answer"]) == ("not_done", None)
+
+
+@pytest.mark.parametrize(
+    ("after", "statuses"),
+    [
+        ([], ["not_done", "not_done"]),
+        ([ItemFinished(1, LOST)], ["failed", "not_done"]),
+        ([ItemFinished(1, DONE), ItemStarted(2)], ["done", "not_done"]),
+    ],
+)
+def test_a_writing_item_that_was_cut_off_stays_unsure_until_it_is_done(after: list[Event], statuses: list[str]) -> None:
+    went_on = RunContinued("r", "", (), 8, "", "read")
+    began = [RunStarted("r", "t", (), 8, "", "write"), listed(2), ItemStarted(1)]
+    tally = Tally([*began, went_on, ItemStarted(1), *after])
+
+    assert tally.items
+    rows = item_rows(tally.items, access=tally.outcome().access)
+    assert [row["status"] for row in rows] == statuses
+    unsure = ["may have changed something" in row["reason"] for row in rows]
+    assert unsure == [statuses[0] != "done", False]
 
 
 def report(listed: ItemsListed, finished: dict[int, Outcome]) -> ItemsReport:
