@@ -255,7 +255,7 @@ def test_an_item_that_is_not_done_has_no_answer(outcome: Outcome, reason: str) -
 )
 def test_a_writing_item_that_was_cut_off_stays_unsure_until_it_is_done(after: list[Event], statuses: list[str]) -> None:
     went_on = RunContinued("r", "", (), 8, "", "read")
-    began = [RunStarted("r", "t", (), 8, "", "write"), listed(2), ItemStarted(1)]
+    began: list[Event] = [RunStarted("r", "t", (), 8, "", "write"), listed(2), ItemStarted(1)]
     tally = Tally([*began, went_on, ItemStarted(1), *after])
 
     assert tally.items
