@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import httpx
+from pydantic_core import PydanticSerializationError, to_json
 
 from lmstudio_bridge import __version__, errors
 from lmstudio_bridge.lmstudio.failures import error_from_response
@@ -220,8 +221,11 @@ class Transport:
     def _build(self, method: str, route: str, payload: Mapping[str, Any] | None, *, resend: bool) -> httpx.Request:
         content, headers = None, {}
         if payload is not None:
-            # Tool results may hold half of a surrogate pair, which UTF-8 cannot encode; it becomes a question mark.
-            content = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
+            try:  # four times as fast as `json`, which took 2 ms of each round at 1,000 messages
+                content = to_json(payload)
+            except PydanticSerializationError:
+                # Tool results may hold half of a surrogate pair, which UTF-8 cannot encode; it becomes a question mark.
+                content = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
             headers["Content-Type"] = "application/json"
         return self._client.build_request(
             method, route, content=content, headers=headers, extensions={"resend": resend}
