@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from lmstudio_bridge.events import STATES, ItemResults, Outcome
 from lmstudio_bridge.messages import Access
-from lmstudio_bridge.text import one_line, shortened
+from lmstudio_bridge.text import clean_text, one_line, shortened
 
 NO_CALLS = "no tool calls"
 _UNDER_WAY = "it was under way and may have changed something"
 _LEAST_ITEM = 60  # characters of an item that are always shown: it says what the row is about
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
+_MOST_COLUMNS = 20  # of what answers hold; beyond, a table cannot be read
+_RESTS_ON = "rests on"
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also as wide characters
+_NUMBER = re.compile(r"[+-]?[\d.,]+(?:e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
 _MOST_VALUES = 20  # different answers that are counted
 _LONGEST_VALUE = 60  # characters
 
@@ -59,14 +64,17 @@ def rows_as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
 def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """A table with a head, quoted as RFC 4180 says; what answers to a schema hold has columns of its own.
 
-    A cell that a spreadsheet would take for a formula begins with an apostrophe.
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    columns, cells = _cells(rows, most=None)
+    columns, cells = _cells(rows, most=None, for_csv=True)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell for cell in row] for row in cells)
+    csv.writer(text, lineterminator="\n").writerows([*map(_without_formula, row)] for row in (columns, *cells))
     return text.getvalue()
+
+
+def _without_formula(cell: str) -> str:
+    begins = clean_text(cell)[0].lstrip()
+    return f"'{cell}" if begins.startswith(_FORMULA) and not _NUMBER.fullmatch(begins) else cell
 
 
 def _row(item: str, status: str, reason: str, answer: Any, outcome: Outcome) -> dict[str, Any]:
@@ -126,21 +134,37 @@ def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str
     return "\n".join(lines), f"Cells were cut at {_CELLS[-1]} characters, and only {shown:,} of {len(rows):,} rows fit"
 
 
-def _cells(rows: Sequence[dict[str, Any]], *, most: int | None) -> tuple[list[str], list[list[str]]]:
-    """The columns of a table and its rows, whose cells have at most that many characters."""
+def _cells(
+    rows: Sequence[dict[str, Any]], *, most: int | None, for_csv: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table and its rows, whose cells have at most that many characters.
+
+    What the answers hold has columns of its own, unless these are too many to read. In CSV they may be many, but must
+    not be mostly empty: where all keys differ, the size of the table would grow with the square of the rows.
+    """
     objects = [row["answer"] for row in rows if isinstance(row["answer"], dict)]
-    names = list(dict.fromkeys(name for each in objects for name in each)) if objects else ["answer"]
+    names = list(dict.fromkeys(name for each in objects for name in each))
+    is_full = for_csv and len(names) * len(objects) <= 2 * sum(map(len, objects))
+    if len(names) > _MOST_COLUMNS and not is_full:
+        names = []
 
     def fit(text: str) -> str:
         return text if most is None else shortened(text, most)
 
     table = []
     for row in rows:
-        answer = row["answer"] if isinstance(row["answer"], dict) else {names[0]: row["answer"]}
-        values = [value_text(answer.get(name)) for name in names]
+        answer = row["answer"]
+        values = [answer.get(name) for name in names] if names and isinstance(answer, dict) else [answer]
+        values += [None] * (len(names) - len(values))
         item = row["item"] if most is None else shortened(row["item"], max(most, _LEAST_ITEM))
-        table.append([item, row["status"], *map(fit, values), fit(_rests_on(row))])
-    return ["item", "status", *names, "rests on"], table
+        reason = [row["reason"]] if for_csv else []
+        table.append([item, row["status"], *reason, *map(fit, map(value_text, values)), fit(_rests_on(row))])
+    heads = dict.fromkeys(["item", "status", *(["reason"] if for_csv else [])])
+    for name in names or ["answer"]:
+        while name in heads or name == _RESTS_ON:
+            name = f"answer.{name}"
+        heads[name] = None
+    return [*heads, _RESTS_ON], table
 
 
 def value_text(value: Any) -> str:

@@ -226,7 +226,9 @@ async def test_rows_fit_the_schema_and_can_be_had_as_csv(desk: Desk) -> None:
     assert "| item | status | code | rests on |" in answer.text
     assert [row[2] for row in table_of(answer)] == ["c001", "c002"]
     assert [row["answer"] for row in await rows_of(desk, run_id_of(answer))] == [{"code": "c001"}, {"code": "c002"}]
-    assert (await in_shell(desk, "runs", "show", "last", "--csv")).splitlines()[:1] == ["item,status,code,rests on"]
+    assert (await in_shell(desk, "runs", "show", "last", "--csv")).splitlines()[:1] == [
+        "item,status,reason,code,rests on"
+    ]
     assert '"answer": {"code": "c002"}' in resource["contents"][0]["text"]
 
 

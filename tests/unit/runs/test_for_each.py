@@ -321,21 +321,77 @@ def test_no_text_of_an_item_or_an_answer_looks_like_a_row_or_line_of_ours() -> N
     assert r"x \| \| item 2 \| done" in text
 
 
-def test_answers_to_a_schema_have_columns_of_their_own_and_no_formula_in_csv() -> None:
-    schema = json.dumps({"type": "object"})
-    answers = {
-        1: Outcome("answered", '{"owner": "=cmd()", "n": 3}'),
-        2: Outcome("answered", '{"owner": null, "n": [1]}'),
-    }
-    rows = item_rows(ItemResults(listed(3, schema), answers), access="read")
+def csv_of(finished: dict[int, Outcome], *, count: int) -> list[list[str]]:
+    rows = item_rows(ItemResults(listed(count, '{"type": "object"}'), finished), access="read")
+    return list(csv.reader(io.StringIO(rows_as_csv(rows))))
 
-    assert [row["answer"] for row in rows] == [{"owner": "=cmd()", "n": 3}, {"owner": None, "n": [1]}, None]
-    assert list(csv.reader(io.StringIO(rows_as_csv(rows)))) == [
-        ["item", "status", "owner", "n", "rests on"],
-        ["item 1", "done", "'=cmd()", "3", "no tool calls"],
-        ["item 2", "done", "", "[1]", "no tool calls"],
-        ["item 3", "not_done", "", "", ""],
+
+def test_answers_to_a_schema_have_columns_of_their_own_and_failures_a_reason_in_csv() -> None:
+    answers = ['{"owner": "kim", "n": 3}', '{"owner": null, "n": [1]}']
+
+    assert csv_of({1: Outcome("answered", answers[0]), 2: Outcome("answered", answers[1]), 3: LOST}, count=4) == [
+        ["item", "status", "reason", "owner", "n", "rests on"],
+        ["item 1", "done", "", "kim", "3", "no tool calls"],
+        ["item 2", "done", "", "", "[1]", "no tool calls"],
+        ["item 3", "failed", "LM Studio is gone.", "", "", ""],
+        ["item 4", "not_done", "", "", "", ""],
     ]
+
+
+def test_what_an_answer_calls_its_parts_is_never_taken_for_a_column_of_the_bridge() -> None:
+    keys = ["status", "item", "reason", "rests on", "answer"]
+    answer = Outcome("answered", json.dumps(dict.fromkeys(keys, "x")))
+
+    assert csv_of({1: answer}, count=1) == [
+        ["item", "status", "reason", *(f"answer.{key}" for key in keys[:4]), "answer", "rests on"],
+        ["item 1", "done", "", *("x" * 5), "no tool calls"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        *[(value, f"'{value}") for value in ("=cmd()", "+1+cmd()", "-a", "@x", " =1", "\u200b=1", "\uff1d1", "-1-2")],
+        *[(value, str(value)) for value in (-5, "-5", "+5", -0.5, "-1,234.50", "-3.5%", 1e-07, "-1e-07", "a=b", "")],
+    ],
+)
+def test_no_text_in_csv_is_a_formula_and_numbers_stay_as_they_are(value: object, cell: str) -> None:
+    [_, row] = csv_of({1: Outcome("answered", json.dumps({"owner": value}))}, count=1)
+    assert row[3] == cell
+    [head, _] = csv_of({1: Outcome("answered", json.dumps({str(value): 1, "b": 2}))}, count=1)
+    assert head[3] == cell
+
+
+def with_keys(count: int, keys: int, *, differ: bool) -> dict[int, Outcome]:
+    """Answers with so many keys."""
+    each = {n: {f"word{n * differ}_{key}": key for key in range(keys)} for n in range(1, count + 1)}
+    return {n: Outcome("answered", json.dumps(answer)) for n, answer in each.items()}
+
+
+@pytest.mark.parametrize(("count", "keys"), [(60, 60), (250, 20)])
+def test_answers_whose_keys_differ_are_not_columns_but_one_each(count: int, keys: int) -> None:
+    answers = with_keys(count, keys, differ=True)
+    items = ItemResults(listed(count, '{"type": "object"}'), answers)
+
+    lines = ItemsReport("r", Outcome("answered"), (), items=items).text(limit=48_000).splitlines()
+
+    assert "| item | status | answer | rests on |" in lines
+    assert sum(line.startswith("| item ") for line in lines) == count + 1
+    head, *rows = csv_of(answers, count=count)
+    assert head == ["item", "status", "reason", "answer", "rests on"]
+    assert [json.loads(row[3]) for row in rows] == [json.loads(each.answer) for each in answers.values()]
+
+
+@pytest.mark.parametrize(
+    ("keys", "columns", "csv_columns"), [(20, 20, 20), (21, 1, 21), (200, 1, 200)], ids=["most", "more", "many"]
+)
+def test_answers_with_many_keys_alike_are_columns_only_in_csv(keys: int, columns: int, csv_columns: int) -> None:
+    answers = with_keys(3, keys, differ=False)
+    items = ItemResults(listed(3, '{"type": "object"}'), answers)
+    table, _ = fitting_table(item_rows(items, access="read"), None)
+
+    assert table.splitlines()[0].count(" | ") == columns + 2
+    assert len(csv_of(answers, count=3)[0]) == csv_columns + 4
 
 
 def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
