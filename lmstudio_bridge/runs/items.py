@@ -22,6 +22,9 @@ MAX_LOOKED_AT = 200_000  # files and folders; a glob that starts in a home folde
 PLACEHOLDER = "{item}"
 _FILE, _FOLDER = "\0", "\0\0"  # marks after a path, which no name has
 _LEFT_OUT = frozenset({".git", "node_modules"})
+_MISLEADING = re.compile(  # control characters, breaks of lines, no Unicode, direction of writing, invisible tags
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
+)
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
@@ -60,7 +63,7 @@ def resolve_items(given: Sequence[str] | str, *, folder: Path) -> tuple[str, ...
             f"for_each takes at most {MAX_ITEMS:,} items, and {source} names {len(items):,}.",
             remedy="Split them into several calls.",
         )
-    if isinstance(given, str) and (odd := [item for item in items if not item.isprintable()]):
+    if isinstance(given, str) and (odd := [item for item in items if _MISLEADING.search(item)]):
         raise BridgeError(  # it would stand in the task, where the model takes it for the user's words
             f"A file that the glob {given!r} names has line breaks or control characters in its name: {odd[0][:80]!r}.",
             remedy="Rename it, or leave it out of the glob.",
@@ -189,4 +192,5 @@ def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
         return below or _fits(path, pattern[1:])
     if not path or (path[0].startswith(".") and not pattern[0].startswith(".")):
         return False
-    return fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+    fits = path[0] == pattern[0] or fnmatchcase(path[0], pattern[0])  # brackets may also be part of a name
+    return fits and _fits(path[1:], pattern[1:])
