@@ -77,7 +77,7 @@ def starts_bridge(command: str, args: tuple[str, ...]) -> bool:
     """Whether a command line starts this program, which must not delegate tasks to itself.
 
     A path that ends in our name counts only as a program or a package: a file server may well serve a
-    folder of that name. What a wrapper or a copy hides is stopped by `stdio.DEPTH_VARIABLE`.
+    folder of that name. What a wrapper or a copy hides is stopped by `launch.DEPTH_VARIABLE`.
     """
     if _names_bridge(command):
         return True

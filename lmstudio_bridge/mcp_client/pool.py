@@ -23,8 +23,9 @@ from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure, installer_of
 from lmstudio_bridge.mcp_client.http import OpenLogin
 from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
+from lmstudio_bridge.mcp_client.launch import build_environment
 from lmstudio_bridge.mcp_client.repair import plain_arguments
-from lmstudio_bridge.mcp_client.stdio import ChildProcesses, build_environment
+from lmstudio_bridge.mcp_client.stdio import ChildProcesses
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
 logger = logging.getLogger(__name__)

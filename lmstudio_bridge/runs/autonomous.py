@@ -32,10 +32,10 @@ from lmstudio_bridge.lmstudio.session import slot_count
 from lmstudio_bridge.lmstudio.tool_call_parsers import split_reasoning
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.failures import NOT_INSTALLED
+from lmstudio_bridge.mcp_client.launch import passed_variables, warn_of_withheld
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.mcp_client.oauth import open_login
 from lmstudio_bridge.mcp_client.pool import PoolOptions, SessionPool, open_pool
-from lmstudio_bridge.mcp_client.stdio import passed_variables, warn_of_withheld
 from lmstudio_bridge.messages import (
     Access,
     Approver,

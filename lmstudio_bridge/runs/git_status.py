@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lmstudio_bridge.mcp_client.stdio import add_git_safety
+from lmstudio_bridge.mcp_client.launch import add_git_safety
 
 SECONDS = 3.0  # for git to answer; of larger repositories nothing is known
 MAX_PATHS = 5_000

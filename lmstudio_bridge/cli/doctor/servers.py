@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from lmstudio_bridge.cli.doctor.checks import Check, Say, State, failed_check, say_nothing
 from lmstudio_bridge.errors import BridgeError, DownstreamError, NoToolMayRunError, SettingsError
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
-from lmstudio_bridge.mcp_client.stdio import find_withheld
+from lmstudio_bridge.mcp_client.launch import find_withheld
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent
 from lmstudio_bridge.runs.tool_cache import CheckedTools

@@ -21,7 +21,7 @@ from lmstudio_bridge.agent.structured_output import OutputSchema
 from lmstudio_bridge.cli.arguments import build_parser
 from lmstudio_bridge.events import STATES, Outcome, Stop
 from lmstudio_bridge.mcp_client.config import read_root
-from lmstudio_bridge.mcp_client.stdio import SELECTORS
+from lmstudio_bridge.mcp_client.launch import SELECTORS
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.server.tools import build_server
 from lmstudio_bridge.settings import Surroundings, read_settings

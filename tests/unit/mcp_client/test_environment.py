@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmstudio_bridge.mcp_client.stdio import add_own, build_environment, find_withheld, read_depth, warn_of_withheld
+from lmstudio_bridge.mcp_client.launch import add_own, build_environment, find_withheld, read_depth, warn_of_withheld
 from lmstudio_bridge.messages import ServerConfig
 from tests.unit.mcp_client.pools import configure, open_test_pool
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lmstudio_bridge.errors import ServerStartError
-from lmstudio_bridge.mcp_client.stdio import add_git_safety, add_python_safety, find_trap, keep_from_project
+from lmstudio_bridge.mcp_client.launch import add_git_safety, add_python_safety, find_trap, keep_from_project
 from lmstudio_bridge.messages import Scope, ServerConfig
 from tests.unit.mcp_client.pools import open_test_pool
 
