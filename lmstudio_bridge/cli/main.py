@@ -23,13 +23,15 @@ ExitCode: TypeAlias = int | Coroutine[Any, Any, int]
 """The exit code of a command, or a coroutine that returns it."""
 
 _WELCOME = f"""\
-lmstudio-bridge {__version__}: an MCP server that lets Claude Code hand tasks to a local model in LM Studio.
+lmstudio-bridge {__version__}
+An MCP server that lets Claude Code hand tasks to a local model in LM Studio.
 
   lmstudio-bridge install   register it in Claude Code, which then starts it
   lmstudio-bridge doctor    check LM Studio, its models and your MCP servers
   lmstudio-bridge --help    all commands
 
-Documentation: {DOCS}/README.md"""
+Documentation:
+  {DOCS}/README.md"""
 
 
 def main(argv: list[str] | None = None) -> int:

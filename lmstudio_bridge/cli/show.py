@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import print_table, refusal
 from lmstudio_bridge.errors import RunActiveError, SettingsError
@@ -68,7 +67,8 @@ def show_servers(settings: Settings, args: argparse.Namespace, redactor: Redacto
     if args.json:
         print(json.dumps([dict(zip(report.SERVER_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False))
     else:
-        print_table(report.SERVER_COLUMNS, rows, empty="No MCP servers are configured.")
+        empty = "No MCP server can be used." if catalog.warnings else "No MCP servers are configured."
+        print_table(report.SERVER_COLUMNS, rows, empty=empty)
     remedies = [catalog.refusal(name).remedy for name in sorted(catalog.unapproved)]
     try:
         permissions = read_permissions(catalog.servers.values(), project=settings.project, environ=os.environ)
@@ -152,7 +152,7 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         events = [event for run in (stored, *item_runs(folder, stored)) for event in run.events]
         print(clean_text("\n".join(report.diff_lines(events)) or "This run changed no files.")[0])
     else:
-        print(as_shown(without_delimiters(report.run_text(stored))))
+        print(as_shown(report.run_text(stored, delimited=False)))
     return EXIT_OK
 
 

@@ -103,15 +103,16 @@ class ServerCatalog:
 
     @property
     def looked(self) -> str:
-        """Where servers were looked for, and which of these files could not be read, as sentences."""
+        """Which files could not be read, and where else servers were looked for, as sentences."""
+        places = []
         if self.paths:
-            places = f"Looked in: {listed([*map(str, self.paths)])}."
-        else:
-            places = (
+            places = [f"Looked in: {listed([*map(str, self.paths)])}."]
+        elif not self.warnings:
+            places = [
                 f"There is no {PROJECT_FILE} in {self.project} or a parent folder, and no MCP server in the settings "
                 "of Claude Code or LM Studio."
-            )
-        return " ".join([places, *self.warnings])
+            ]
+        return " ".join([*self.warnings, *places])
 
     def held_because(self, config: ServerConfig) -> str:
         """Why an unapproved server is not started, in three words."""

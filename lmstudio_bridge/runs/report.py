@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from html import unescape
 from itertools import takewhile
 from pathlib import Path, PurePath
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, get_args
 
 from lmstudio_bridge import events
+from lmstudio_bridge.agent.untrusted import without_delimiters
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.lmstudio.models import ModelCatalog
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
@@ -565,8 +567,8 @@ def run_json(run: StoredRun) -> dict[str, Any]:
     return {**report, **about, **rows, "project": run.project, **({"stop": run.state} if run.running else {})}
 
 
-def run_text(run: StoredRun) -> str:
-    """The report of one run: the whole answer, and what was done for it."""
+def run_text(run: StoredRun, *, delimited: bool = True) -> str:
+    """The report of one run: the whole answer, and what was done for it; for people without the results' delimiters."""
     outcome = run.outcome
     lines = [
         f"# Run {run.run_id}",
@@ -591,8 +593,9 @@ def run_text(run: StoredRun) -> str:
     first_user_turn = True
     for event in run.events:
         match event:
-            case events.RoundFinished(number=number, reasoning=reasoning):
-                lines.append(f"### Round {number}")
+            case events.RoundFinished(number=number, reasoning=reasoning, calls=calls):
+                lines.append(f"\n### Round {number}\n")
+                lines += [] if calls else ["- no tool call"]
                 lines += [f"reasoning: {_shortened(reasoning)}"] if reasoning else []
             case events.CallStarted(call_id=call_id, arguments=sent):
                 arguments[call_id] = sent
@@ -601,7 +604,8 @@ def run_text(run: StoredRun) -> str:
                 lines.append(
                     f"- {event.server} {event.tool} {arguments.get(event.call_id, '')} ({event.seconds:.1f} s)"
                 )
-                lines.append(f"  {failed}{_shortened(event.text)}")
+                result = event.text if delimited else without_delimiters(event.text).strip("\n")
+                lines.append(indent(f"{failed}{_shortened(result)}", "  "))
             case events.Warned(text=text) | events.JournalCut(reason=text) | events.ServerFailed(reason=text):
                 lines.append(f"- note: {text}")
             case events.ServersChosen(left=left):

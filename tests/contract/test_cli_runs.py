@@ -276,7 +276,7 @@ def type_at_terminal(desk: Shell, *arguments: str, answer: str = "") -> str:
 async def test_without_a_command_a_terminal_shows_what_this_is(desk: Shell) -> None:
     out = await asyncio.to_thread(type_at_terminal, desk)
 
-    assert "an MCP server" in out
+    assert "An MCP server" in out
     assert "lmstudio-bridge --help" in out
 
 
@@ -325,6 +325,7 @@ async def test_runs_are_listed_with_how_they_ended_and_what_they_saved_and_shown
     assert code == 0
     assert page.startswith(f"# Run {run_id}\n")
     assert "The launch code word is heron-42." in page
+    assert re.search(r"\n\n### Round 1\n\n- \S.*\n(  .*\n)+\n### Round 2\n\n- no tool call$", page.rstrip("\n"))
     assert json.loads((await desk.run("runs", "show", "last", "--json"))[1])["run_id"] == run_id
 
 

@@ -26,7 +26,7 @@ _INSTALL_UV = "Install uv: https://docs.astral.sh/uv/getting-started/installatio
 
 def check_programs(around: Surroundings) -> Iterator[Check]:
     """Check every entry that starts the bridge, in any program's file."""
-    found = False
+    found = unread = False
     plugin = _plugin_file(around)
     if plugin is not None:
         found = True
@@ -39,6 +39,7 @@ def check_programs(around: Surroundings) -> Iterator[Check]:
                 continue
             servers, problem = _read_servers(location)
             if problem:
+                unread = True
                 yield Check("programs", f"Registration in {NAMES[host]}", "warning", problem, "Fix that file.")
             for name, entry in servers.items():
                 if isinstance(entry, dict) and is_own(entry):
@@ -48,8 +49,9 @@ def check_programs(around: Surroundings) -> Iterator[Check]:
                         yield _duplicate(location, name)
     if not found:
         remedy = "`lmstudio-bridge install` registers it in Claude Code, `lmstudio-bridge install cursor` in Cursor, …"
-        found_none = "The bridge is not registered in any program on this machine."
-        yield Check("programs", "Registration", "warning", found_none, remedy)
+        where = "file that can be read" if unread else "program on this machine"
+        found_none = f"The bridge is not registered in any {where}."
+        yield Check("programs", "Registration", "warning", found_none, "" if unread else remedy)
 
 
 def as_started(around: Surroundings) -> tuple[Mapping[str, str], str]:

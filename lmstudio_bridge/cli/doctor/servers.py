@@ -77,7 +77,8 @@ async def check_servers(
         permissions = agent.permissions(catalog.servers.values())
     except SettingsError:
         return  # said where the rules are checked; without them nothing may start
-    say(f"Starting {', '.join(catalog.servers)}…")
+    if catalog.servers:
+        say(f"Starting {', '.join(catalog.servers)}…")
 
     async def start(config: ServerConfig) -> tuple[float, CheckedTools | DownstreamError]:
         began = time.monotonic()

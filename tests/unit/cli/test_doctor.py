@@ -308,10 +308,12 @@ async def test_a_broken_file_is_named_before_what_follows_from_it(home: Home, si
     path = home.write("project/.mcp.json", "{")
     home.write(".claude.json", {"mcpServers": {}})
 
-    broken, none = [check for check in wrong(await examine_home(home, sim.url)) if check.area == "servers"]
+    checks = wrong(await examine_home(home, sim.url))
+    broken, none = [check for check in checks if check.area == "servers"]
 
     assert broken.found.startswith(f"{path} is not valid JSON: ")
     assert (none.state, none.found, none.remedy) == ("failed", "none usable", "See the warning above.")
+    assert checks[-1].found == "The bridge is not registered in any file that can be read."
 
 
 async def test_a_programs_file_with_comments_is_read(home: Home, sim: Simulator) -> None:

@@ -442,6 +442,13 @@ def test_missing_project_file_is_named(tmp_path: Path) -> None:
     assert caught.value.remedy.startswith("Add one in Claude Code")
 
 
+def test_a_broken_file_is_named_instead_of_where_no_server_is() -> None:
+    assert ServerCatalog(Path("p"), warnings=("f is invalid.",)).looked == "f is invalid."
+    assert ServerCatalog(Path("p"), warnings=("f is invalid.",), paths=(Path("g"),)).looked == (
+        "f is invalid. Looked in: g."
+    )
+
+
 # Never ourselves.
 
 
