@@ -132,6 +132,7 @@ class Outcome:
     undone: bool = False
     continued: bool = field(default=False, compare=False)
     outside: bool = field(default=False, compare=False)  # it failed because of LM Studio or a server
+    gone: str = field(default="", compare=False)  # why no call worked, if that is because their server is gone
 
     @property
     def is_done(self) -> bool:
@@ -295,9 +296,10 @@ class CallFinished:
 
     In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path.
     `writes`: it counts as changing something; None in journals that do not say. `reason` is why it failed or was
-    refused, in one short line. `is_lost`: it was sent, and whether it had effects is unknown. `rule` is what
-    decided about it. `digest` is the beginning of the SHA-256 of its arguments, as they were or would have been
-    sent, or else as the model wrote them. `definition`: characters of the tool's name, description and schema.
+    refused, in one short line. `is_lost`: it was sent, and whether it had effects is unknown. `is_server_gone`: its
+    server died or did not start again. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its
+    arguments, as they were or would have been sent, or else as the model wrote them. `definition`: characters of the
+    tool's name, description and schema.
     """
 
     number: int
@@ -316,6 +318,7 @@ class CallFinished:
     writes: bool | None = field(default=None, compare=False)
     reason: str = field(default="", compare=False)  # follows from the text
     is_lost: bool = False
+    is_server_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,13 +454,17 @@ class ItemsCombined:
 
 @dataclass(frozen=True, slots=True)
 class ItemsProgress:
-    """How far a run over many items is; `running` are at work now, `seconds_left` is an estimate."""
+    """How far a run over many items is; `running` are at work now, `seconds_left` is an estimate.
+
+    `doubtful` are done although calls failed.
+    """
 
     done: int
     total: int
     failed: int
     running: int
     seconds_left: float | None
+    doubtful: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -725,6 +732,7 @@ class Tally:
             undone=self._undone,
             continued=self._continued,
             outside=self._end.outside,
+            gone=made.server_gone(),
         )
 
 
@@ -832,6 +840,13 @@ class _MadeCalls:
     def failed_writes(self) -> bool:
         """Whether one of those was to change something."""
         return any(call.writes for _, call in self._failed.values())
+
+    def server_gone(self) -> str:
+        """Why no call worked, if all that were sent failed because their server is gone; else ""."""
+        sent = [call for _, call in self._failed.values() if call.sent]
+        if self._worked or not all(call.is_server_gone for call in sent):
+            return ""
+        return next((_why(call) for call in sent), "")
 
     def changed_nothing(self, *, asked: bool) -> bool:
         """Whether no call can have changed anything, although one tried to or it was `asked` for."""

@@ -34,7 +34,7 @@ from lmstudio_bridge.agent.tools import (
     definition_chars,
     read_query,
 )
-from lmstudio_bridge.errors import DownstreamError, SessionLostError, ToolTimeoutError
+from lmstudio_bridge.errors import DownstreamError, ServerStartError, SessionLostError, ToolTimeoutError
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import (
     Approver,
@@ -370,12 +370,13 @@ class ToolExecutor:
         if writes and not inner and self._has_looked and not self._has_found:
             self._evidence.add_blind_change(about)
         await self._tell(events.CallStarted(number, call.id, server, tool, sent_arguments, about, writes))
-        advice, is_lost = "", False
+        advice, is_lost, is_server_gone = "", False, False
         try:
             result = await self._tools.call_tool(server, tool, prepared.arguments, on_progress=on_progress)
         except DownstreamError as exc:
             result, advice = ToolResult(exc.explain(), is_error=True), f"\n{prompts.TRY_AGAIN}"
             is_lost = isinstance(exc, SessionLostError | ToolTimeoutError)
+            is_server_gone = isinstance(exc, SessionLostError | ServerStartError)
         if result.is_error and writes:
             self._evidence.add_failed_change(sent_arguments)
         if not result.is_error:
@@ -407,6 +408,7 @@ class ToolExecutor:
                 writes=writes,
                 reason=self._short(result.text.removeprefix("Error: ")) if result.is_error else "",
                 is_lost=is_lost,
+                is_server_gone=is_server_gone,
             )
         )
         return result if inner else ToolResult(text, result.is_error, result.images, changes)

@@ -242,6 +242,9 @@ class _Display:
                     shown = shortened(
                         f"not found in anything read: {', '.join(outcome.missing)} · {one_line(shown)}", _NOTED
                     )
+                elif outcome.failed:
+                    mark, style = _NOTE, "yellow"
+                    shown = shortened(f"calls failed: {', '.join(outcome.failed)} · {one_line(shown)}", _NOTED)
                 else:
                     mark, style = self._done, "green"
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)

@@ -94,6 +94,9 @@ class ItemRunner:
     async def run(self, number: int) -> Outcome:
         """How the run of this item ended, which does not fail, whatever happens to it."""
         outcome = await safe_outcome(self._run(number))
+        if outcome.gone and outcome.stop not in ("failed", "cancelled"):  # an answer rests on nothing
+            error = f"No tool call worked: {outcome.gone}"
+            outcome = dataclasses.replace(outcome, stop="failed", error=error, outside=True)
         # Of the changes only the names are told here: the rest is in the item's own journal.
         changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
         return dataclasses.replace(outcome, changes=changes)
@@ -104,7 +107,8 @@ class ItemRunner:
         request: RunRequest | ContinueRequest = RunRequest(task, self.servers, agent=self._agent, **self._options)
         stored = self._earlier(run_id)
         earlier = standing_changes(stored.events) if stored else ()
-        if stored and stored.finished and stored.outcome.is_done:  # the bridge ended before it could tell so
+        # The bridge ended before it could tell so.
+        if stored and stored.finished and stored.outcome.is_done and not stored.outcome.gone:
             return dataclasses.replace(stored.outcome, changes=earlier)
         if stored:
             # A run that was answered goes on only with instructions.
@@ -126,7 +130,7 @@ class ItemRunner:
             stored = read_run(self.folder, run_id)
         except RunNotFoundError:
             return None
-        hopeless = stored.cut or stored.outcome.stop in _HOPELESS
+        hopeless = stored.cut or stored.outcome.gone or stored.outcome.stop in _HOPELESS
         if self._options["access"] == "read" and hopeless and not may_have_changed(stored.events):
             delete_journal(self.folder, run_id)
             return None
@@ -160,7 +164,7 @@ async def run_items(
     Each end is told at once, and `tell` adds it to the results. `at_once` says how many items may run at the same
     time now. After an item failed for an outside reason, `find_obstacle` says what all others would fail for, too; then
     the run pauses at once. After `seconds` the items in progress are cancelled; None is no limit. `retry`: an item that
-    failed for an outside reason is tried once more after the others.
+    failed for an outside reason is tried once more after the others, unless a change may have been made already.
     """
     waiting = deque(results.to_do())
     whole, began = len(waiting), clock()
@@ -181,7 +185,7 @@ async def run_items(
         alike.append(outcome.error)
         if find_obstacle and not obstacle:
             obstacle = await find_obstacle(outcome)
-        if retry and number not in retried:
+        if retry and number not in retried and not outcome.failed_writes:
             retried.add(number)
             waiting.append(number)
 
@@ -191,7 +195,8 @@ async def run_items(
         ended = set(results.now) - results.open - set(waiting)  # not those that are tried once more
         failed = len(ended.intersection(results.failed()))
         total = len(results.listed.items)
-        await tell(ItemsProgress(total - whole + done, total, failed, len(running), left))
+        doubtful = sum(results.finished[number].is_done and bool(results.finished[number].failed) for number in ended)
+        await tell(ItemsProgress(total - whole + done, total, failed, len(running), left, doubtful))
 
     try:
         async with asyncio.timeout(seconds) as limit, asyncio.TaskGroup() as group:

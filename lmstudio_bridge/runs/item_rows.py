@@ -56,6 +56,11 @@ def why_not_done(outcome: Outcome) -> str:
     return ": ".join([*why, *([" ".join(outcome.error.split())] if outcome.error else [])])
 
 
+def is_doubtful(row: dict[str, Any]) -> bool:
+    """Whether an item is done although calls failed and were not made good."""
+    return row["status"] == "done" and bool(row["failed_calls"])
+
+
 def rows_as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
     """One JSON object a line."""
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
@@ -120,8 +125,10 @@ def count_answers(rows: Sequence[dict[str, Any]]) -> str:
 def fitting_table(rows: Sequence[dict[str, Any]], room: int | None) -> tuple[str, str]:
     """A table of all rows within that many characters, and what was cut for it.
 
-    All cells are shortened alike; if that is not enough, the last rows are left out.
+    All cells are shortened alike; if that is not enough, the last rows are left out. The status says of what is done
+    whether calls failed.
     """
+    rows = [{**row, "status": "done, calls failed"} if is_doubtful(row) else row for row in rows]
     table = markdown_table(*_cells(rows, most=None))
     if room is None or len(table) <= room:
         return table, ""
@@ -176,7 +183,7 @@ def value_text(value: Any) -> str:
 
 def _rests_on(row: dict[str, Any]) -> str:
     """What is known about an answer; first what speaks against it."""
-    if row["status"] != "done":
+    if row["status"] in ("failed", "not_done"):
         return ""
     parts = [f"not found: {', '.join(row['missing'])}"] if row["missing"] else []
     parts += [f"failed: {', '.join(row['failed_calls'])}"] if row["failed_calls"] else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmstudio_bridge.events import ItemResults
-from lmstudio_bridge.runs.item_rows import count_answers, count_items, fitting_table, item_rows
+from lmstudio_bridge.runs.item_rows import count_answers, count_items, fitting_table, is_doubtful, item_rows
 from lmstudio_bridge.runs.report import RunReport, quoted, run_uri
 from lmstudio_bridge.text import inert, one_line, shortened
 
@@ -86,6 +86,8 @@ class ItemsReport(RunReport):
         numbers += [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("failed", "not_done") if counts[name]]
         made_up = sum(row["status"] == "done" and bool(row["missing"]) for row in rows)
         numbers += [f"{made_up:,} with facts that were not found in anything read"] if made_up else []
+        doubtful = sum(map(is_doubtful, rows))
+        numbers += [f"{doubtful:,} with calls that failed"] if doubtful else []
         error = one_line(self.outcome.error)
         notes = [
             note

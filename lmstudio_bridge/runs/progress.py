@@ -199,9 +199,15 @@ def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -
             return f"the context is full: {len(places)} earlier results were shortened"
         case events.ItemsListed(items=items, source=source):
             return counted(len(items), "item") + (f" of {source}" if source else "")
-        case events.ItemsProgress(done=done, total=total, failed=failed, running=running, seconds_left=left):
-            parts = [f"{done} of {total}", failed and f"{failed} failed", running and f"{running} at once"]
-            return " · ".join([*(part for part in parts if part), *([_time_left(left)] if left else [])])
+        case events.ItemsProgress(done=done, total=total, failed=failed, running=running, doubtful=doubtful):
+            parts = [
+                f"{done} of {total}",
+                failed and f"{failed} failed",
+                doubtful and f"{doubtful} with failed calls",
+                running and f"{running} at once",
+                event.seconds_left and _time_left(event.seconds_left),
+            ]
+            return " · ".join(part for part in parts if part)
         case events.ItemsCombined(items=items, outcome=None):
             return f"Merging the answers of {counted(items, 'item')}"
         case events.RunFinished(stop=stop):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from collections import Counter
 from itertools import groupby, takewhile
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
+from tests.support.processes import SLOPPY
 from tests.support.raw_client import Answer
 from tests.support.shell import LIMIT, Shell
 
@@ -244,6 +246,35 @@ async def test_the_run_pauses_when_five_items_in_a_row_fail_for_the_same_reason(
         again = await client.call("continue_run", run_id=run_id_of(answer))
 
     assert again.text.startswith("30 of 30 items done")
+
+
+async def test_a_server_that_dies_makes_no_item_done_and_pauses_the_run(desk: Desk) -> None:
+    """An item that had a call that worked, or that needed none, is done."""
+    tools = [
+        {"name": name, "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+        for name in ("pid", "die")
+    ]
+    habits = json.dumps({"pages": [{"tools": tools}]})
+    desk.configure(sloppy={"command": sys.executable, "args": [str(SLOPPY), habits, str(desk.project)]})
+    plans = {"f001.txt": ["pid", "die"], "f002.txt": []}
+
+    def act(request: SimRequest) -> Reply:
+        made = [str(message.get("tool_calls")) for message in request.messages]
+        left = [tool for tool in plans.get(item_of(request), ["die"]) if f"sloppy__{tool}" not in str(made)]
+        return CallReply((f"sloppy__{left[0]}", {})) if left else TextReply("There is no code.")
+
+    desk.sim.script_fn(MODEL, act)
+    items = make_files(desk, 9)
+    async with desk.bridge() as client:  # with write access, they run one after another
+        arguments = {"mcp_names": ["sloppy"], "task": TASK, "for_each": items}
+        answer = await client.call("autonomous_with_write_access", **arguments)
+        plans.update((item, ["pid"]) for item in items)
+        again = await client.call("continue_run", run_id=run_id_of(answer))
+
+    assert answer.text.startswith("2 of 9 items done · 5 failed · 2 not done · 1 with calls that failed\n")
+    assert "Paused: 5 items in a row failed for the same reason. No tool call worked: " in answer.text
+    assert [row[1] for row in table_of(answer)][:3] == ["done, calls failed", "done", "failed"]
+    assert again.text.startswith("9 of 9 items done")
 
 
 @pytest.mark.parametrize("killed_after", [1, 5, 9])

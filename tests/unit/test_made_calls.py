@@ -285,3 +285,22 @@ def test_that_a_run_could_only_read_is_not_said_of_one_that_was_allowed_to_write
     outcome = outcome_of(start("Write a.", "read"), Warned(READ_ONLY), made)
 
     assert (READ_ONLY in outcome.notes, READ_ONLY in outcome.warnings) == (is_told, is_told)
+
+
+GONE = replace(read("a", is_error=True), is_server_gone=True, reason="fs died")
+
+
+@pytest.mark.parametrize(
+    ("calls", "gone"),
+    [
+        ([GONE], '"fs died"'),
+        ([GONE, refused("b")], '"fs died"'),
+        ([GONE, read("b", is_error=True)], ""),
+        ([read("b"), GONE], ""),
+        ([GONE, NEXT_TURN, read("a")], ""),
+        ([refused("b")], ""),
+        ([], ""),
+    ],
+)
+def test_where_no_call_worked_because_the_server_is_gone_it_says_why(calls: list[Event], gone: str) -> None:
+    assert outcome_of(start(), *calls).gone == gone

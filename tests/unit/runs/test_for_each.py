@@ -179,6 +179,14 @@ async def test_it_pauses_after_so_many_alike_failures_in_a_row(in_a_row: int, pa
 
 
 @pytest.mark.asyncio
+async def test_what_may_have_been_changed_is_not_tried_again() -> None:
+    items = Items(2, (1, [replace(LOST, failed_writes=True)]))
+
+    assert await items.run() == ("partial", "")
+    assert items.ran == [1, 2]
+
+
+@pytest.mark.asyncio
 async def test_different_reasons_do_not_pause_it() -> None:
     items = Items(12, *((n, [Outcome("failed", error="AB"[n % 2], outside=True)]) for n in range(1, 12)), retry=False)
 
@@ -196,11 +204,11 @@ async def test_what_all_items_would_fail_for_pauses_it_at_once() -> None:
 
 @pytest.mark.asyncio
 async def test_an_item_that_is_tried_once_more_does_not_count_as_failed_yet() -> None:
-    items = Items(2, (1, [LOST, LOST]), (2, [LOST]))
+    items = Items(2, (1, [LOST, LOST]), (2, [LOST, replace(DONE, failed=("read (b): no file",))]))
     await items.run()
 
-    progress = [(event.done, event.failed) for event in items.told if isinstance(event, ItemsProgress)]
-    assert progress == [(0, 0), (0, 0), (0, 0), (1, 1), (2, 1)]
+    progress = [(event.done, event.failed, event.doubtful) for event in items.told if isinstance(event, ItemsProgress)]
+    assert progress == [(0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 1, 0), (2, 1, 1)]
 
 
 def test_a_run_that_ended_before_its_model_names_neither_a_model_nor_a_cost_and_says_why_once() -> None:
@@ -225,6 +233,7 @@ def test_progress_says_how_far_it_is() -> None:
         "37 of 200 · 2 failed · 4 at once · about 6 min left"
     )
     assert describe(ItemsProgress(0, 3, 0, 1, None), max_rounds=0) == "0 of 3 · 1 at once"
+    assert describe(ItemsProgress(3, 3, 1, 0, None, 2), max_rounds=0) == "3 of 3 · 1 failed · 2 with failed calls"
     assert describe(ItemsProgress(2, 3, 0, 1, 12.2), max_rounds=0) == "2 of 3 · 1 at once · about 12 s left"
 
 
@@ -292,6 +301,16 @@ def test_answers_with_facts_that_were_not_found_are_counted_first() -> None:
     text = report(listed(3), {1: DONE, 2: made_up, 3: DONE}).text()
 
     assert text.splitlines()[0] == "3 of 3 items done · 1 with facts that were not found in anything read"
+
+
+def test_answers_in_spite_of_failed_calls_are_counted_and_marked() -> None:
+    failed = replace(DONE, failed=("read (b.txt): no file",))
+
+    text = report(listed(3), {1: DONE, 2: failed, 3: replace(failed, stop="stuck")}).text()
+
+    assert text.splitlines()[0] == "2 of 3 items done · 1 failed · 1 with calls that failed"
+    statuses = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| item ")]
+    assert statuses == ["status", "done", "done, calls failed", "failed"]
 
 
 def test_long_items_are_shortened_like_their_answers() -> None:
