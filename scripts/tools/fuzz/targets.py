@@ -38,7 +38,8 @@ from lmstudio_bridge.runs.journal import open_journal, read_events
 from lmstudio_bridge.runs.progress import describe
 from lmstudio_bridge.runs.resume import continuation, read_run, rebuild_conversation
 from lmstudio_bridge.runs.server_selection import choose_servers
-from lmstudio_bridge.runs.tool_cache import CheckedTools, ToolCache, UnreadableCacheError, tool_key
+from lmstudio_bridge.runs.tool_cache import CheckedTools, ToolCache, UnreadableCacheError
+from lmstudio_bridge.runs.tool_changes import tool_key
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.rule_files import FILE, load_rules

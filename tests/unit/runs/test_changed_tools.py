@@ -18,8 +18,8 @@ from lmstudio_bridge.runs.tool_cache import (
     CachedTools,
     CheckedTools,
     ToolCache,
-    ToolHistory,
 )
+from lmstudio_bridge.runs.tool_changes import ToolHistory
 
 CONFIG = ServerConfig("notes", "stdio", command="notes")
 LIST = ServerTool("notes", "list", "Lists all notes.", read_only=True)

@@ -17,10 +17,10 @@ from lmstudio_bridge.runs.tool_cache import (
     CachedTools,
     Shown,
     ToolCache,
-    ToolHistory,
     UnreadableCacheError,
     shown_tools,
 )
+from lmstudio_bridge.runs.tool_changes import ToolHistory
 from lmstudio_bridge.security.redact import MARK, Redactor
 from tests.support.fakes import ManualClock
 
