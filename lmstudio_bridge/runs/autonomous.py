@@ -232,6 +232,7 @@ class DynamicAutonomousAgent:
                 stored = self._find_run(request.run_id)
                 if stored.items:
                     resume.check_whole(stored)
+                    _refuse_other_schema(stored.items.listed, request)
                     if not stored.items.is_done:
                         return await self._run_over_items(request, stored, emit)
                     _refuse_instructions(stored, request)
@@ -440,7 +441,7 @@ class DynamicAutonomousAgent:
                     do_run,
                     start=start,
                     task=task,
-                    listed=results.listed,
+                    listed=replace(results.listed, max_tokens=request.max_tokens or results.listed.max_tokens),
                     model=request.model,
                     first=first,
                     folder=self.runs_folder if is_kept else None,
@@ -780,6 +781,15 @@ def _refuse_instructions(stored: resume.StoredRun, request: ContinueRequest) -> 
         raise errors.BridgeError(
             f"All items of run {stored.run_id} are done, and it has no conversation to continue.",
             remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
+        )
+
+
+def _refuse_other_schema(listed: events.ItemsListed, request: ContinueRequest) -> None:
+    """Raises BridgeError if the answers that are missing were to differ in form from those that are there."""
+    if request.output_schema is not None and request.output_schema != json.loads(listed.output_schema or "null"):
+        raise errors.BridgeError(
+            "A run over many items keeps the output_schema with which it began, or none.",
+            remedy="Leave out the output_schema, or start the task again with it.",
         )
 
 

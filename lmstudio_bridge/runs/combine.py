@@ -82,7 +82,7 @@ class Combiner:
         rows = self._rows
         lines = [one_line(f"{shortened(row['item'], _SHOWN_ITEM)}: {value_text(row['answer'])}") for row in rows]
         all_rows = f"{len(rows):,} of {len(self._listed.items):,} items"
-        of, counts = all_rows, count_answers(rows)
+        of, counts = all_rows, count_answers(rows, self._listed.output_schema)
         room = int(context_length * _CHARS_OF_ANSWERS)
         halvings = 0
         made: list[Outcome] = []

@@ -31,7 +31,8 @@ def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
 
     `status` is "done", "failed" or "not_done", `reason` says why. An item that is not done has the `answer` null.
     With an output schema an answer is the value that fits it. `sources` are what it rests on, `missing` the facts
-    that were not found in anything that was read, `failed_calls` calls that were not made good.
+    that were not found in anything that was read, `failed_calls` calls that were not made good, `coverage` is how much
+    of what the task speaks of was read.
     """
     rows = []
     for number, item in enumerate(items.listed.items, start=1):
@@ -92,6 +93,7 @@ def _row(item: str, status: str, reason: str, answer: Any, outcome: Outcome) -> 
         "missing": list(outcome.missing),
         "calls": list(outcome.called),
         "failed_calls": list(outcome.failed),
+        "coverage": outcome.coverage,
         "notes": list(outcome.notes),
         "seconds": round(outcome.seconds, 3),
     }
@@ -114,10 +116,29 @@ def count_items(items: ItemResults) -> dict[str, int]:
     return {"total": total, "done": ended - failed, "failed": failed, "not_done": total - ended, **merged}
 
 
-def count_answers(rows: Sequence[dict[str, Any]]) -> str:
-    """How often each answer was given, where there are few different ones, all short; else ""."""
-    counts = Counter(one_line(value_text(row["answer"])) for row in rows)
-    if len(counts) > _MOST_VALUES or len(counts) == len(rows) or max(map(len, counts)) > _LONGEST_VALUE:
+def count_answers(rows: Sequence[dict[str, Any]], schema: str = "") -> str:
+    """How often each answer was given, where there are few different ones, all short; else "".
+
+    Of answers that are objects, each property is counted for which that is so, or whose values the schema lists.
+    """
+    answers = [row["answer"] for row in rows]
+    if not all(isinstance(answer, dict) for answer in answers):
+        return _count_values(answers, most=len(answers) - 1)
+    properties = json.loads(schema or "{}").get("properties", {})
+    counted = []
+    for name in dict.fromkeys(name for answer in answers for name in answer):
+        values = [answer[name] for answer in answers if name in answer]
+        defined = properties.get(name) if isinstance(properties, dict) else None
+        is_listed = isinstance(defined, dict) and "enum" in defined
+        if counts := _count_values(values, most=len(values) if is_listed else len(values) // 2):
+            counted.append(f"{shortened(one_line(name), _LONGEST_VALUE)}: {counts}")
+    return "; ".join(counted[:_MOST_VALUES])
+
+
+def _count_values(values: Sequence[Any], *, most: int) -> str:
+    """How often each value is there, if there are at most so many different ones, few and all short; else ""."""
+    counts = Counter(one_line(value_text(value)) for value in values)
+    if not counts or len(counts) > min(most, _MOST_VALUES) or max(map(len, counts)) > _LONGEST_VALUE:
         return ""
     return ", ".join(f"{count:,} \N{MULTIPLICATION SIGN} {value}" for value, count in counts.most_common())
 
@@ -187,6 +208,7 @@ def _rests_on(row: dict[str, Any]) -> str:
         return ""
     parts = [f"not found: {', '.join(row['missing'])}"] if row["missing"] else []
     parts += [f"failed: {', '.join(row['failed_calls'])}"] if row["failed_calls"] else []
+    parts += [row["coverage"]] if row["coverage"] else []
     return "; ".join([*parts, *(row["sources"] or row["calls"] or [NO_CALLS])])
 
 

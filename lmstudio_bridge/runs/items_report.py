@@ -69,7 +69,8 @@ class ItemsReport(RunReport):
         if not (answer and combined):
             return ""
         lines = [f"Merged from the answers of {combined.items:,} of {len(rows):,} items:"]
-        if counts := count_answers([row for row in rows if row["status"] == "done"]):
+        done = [row for row in rows if row["status"] == "done"]
+        if counts := count_answers(done, self.items.listed.output_schema):
             lines.append(f"Counted by the bridge: {counts}")
         if self.outcome.missing:
             lines.append(f"Not found in any answer: {shortened(one_line(', '.join(self.outcome.missing)), _LONGEST)}")
@@ -89,19 +90,21 @@ class ItemsReport(RunReport):
         doubtful = sum(map(is_doubtful, rows))
         numbers += [f"{doubtful:,} with calls that failed"] if doubtful else []
         error = one_line(self.outcome.error)
+        earlier = [number for number in items.finished if number not in items.now]
+        of_earlier = (note for number in earlier for note in items.finished[number].notes)
         notes = [
             note
-            for note in dict.fromkeys(self.outcome.notes)
+            for note in dict.fromkeys((*self.outcome.notes, *of_earlier))
             if one_line(note).partition(_LEFT_OUT)[2] not in error or _LEFT_OUT not in note
         ]
         lines = [
             " · ".join(numbers),
-            *(f"Note: {shortened(one_line(note), _LONGEST)}" for note in notes[:_SHOWN_NOTES]),
+            *(f"Note{_about(note, rows)}: {shortened(one_line(note), _LONGEST)}" for note in notes[:_SHOWN_NOTES]),
         ]
         lines += [f"and {len(notes) - _SHOWN_NOTES:,} more notes"] if len(notes) > _SHOWN_NOTES else []
         lines += [shortened(error, _LONGEST)] if error else []
-        if earlier := [number for number in items.finished if number not in items.now + items.to_do()]:
-            again = f"{len(earlier):,} items were done before and are not done again"
+        if kept := len(set(earlier) - set(items.to_do())):
+            again = f"{kept:,} items were done before and are not done again"
             names = ", ".join(one_line(items.listed.items[number - 1]) for number in sorted(set(items.now)))
             lines.append(f"{again}; this time: {shortened(names, _LONGEST) or 'none'}")
         bad = [row for row in rows if row["status"] != "done" and row["reason"]]
@@ -125,3 +128,12 @@ class ItemsReport(RunReport):
             undo = [f"Undo with: lmstudio-bridge runs undo {self.run_id}"]
             lines += undo if self.can_undo and self.kept and not undone else []
         return lines
+
+
+def _about(note: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Which items a note is about, if not all."""
+    those = [shortened(one_line(row["item"]), _SHOWN_ITEM) for row in rows if note in row["notes"]]
+    if not those or len(those) == sum(row["status"] != "not_done" for row in rows):
+        return ""
+    more = f" and {len(those) - _SHOWN_FAILED:,} more" if len(those) > _SHOWN_FAILED else ""
+    return f" on {', '.join(those[:_SHOWN_FAILED])}{more}"

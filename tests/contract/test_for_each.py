@@ -198,8 +198,10 @@ async def test_an_item_that_fails_is_told_first_and_never_looks_like_a_success(d
         assert answer.report["items"] == {"total": 3, "done": 2, "failed": 1, "not_done": 0}
 
         desk.sim.script_fn(MODEL, read_and_tell)
+        refused = await client.call("continue_run", run_id=run_id_of(answer), output_schema={"type": "object"})
         again = await client.call("continue_run", run_id=run_id_of(answer))
 
+    assert_names(refused, "keeps the output_schema with which it began", "start the task again")
     assert again.text.splitlines()[0] == "3 of 3 items done"
     assert "2 items were done before and are not done again; this time: f002.txt" in again.text
     assert answers_given(desk) == Counter(["f001.txt", "f002.txt", "f003.txt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,12 @@ async def test_what_a_part_made_up_is_told_if_it_stands_in_the_answer() -> None:
     ("answers", "counted"),
     [
         (["bug", "praise", "bug\n"], "2 \N{MULTIPLICATION SIGN} bug, 1 \N{MULTIPLICATION SIGN} praise"),
-        ([{"label": "bug"}] * 2, '2 \N{MULTIPLICATION SIGN} {"label": "bug"}'),
+        ([{"label": "bug"}] * 2, "label: 2 \N{MULTIPLICATION SIGN} bug"),
+        ([{"label": "bug", "why": str(number)} for number in range(4)], "label: 4 \N{MULTIPLICATION SIGN} bug"),
+        ([{"label": "bug"}, {"label": "wish"}], ""),
+        ([{"kind": "bug"}, {"kind": "wish"}], "kind: 1 \N{MULTIPLICATION SIGN} bug, 1 \N{MULTIPLICATION SIGN} wish"),
+        ([{"kind": "a", "n": 1}, {"n": 1}], "kind: 1 \N{MULTIPLICATION SIGN} a; n: 2 \N{MULTIPLICATION SIGN} 1"),
+        ([{"label": "bug"}, "cut"] * 2, '2 \N{MULTIPLICATION SIGN} {"label": "bug"}, 2 \N{MULTIPLICATION SIGN} cut'),
         (["a", "b"], ""),
         ([], ""),
         (["x" * 61] * 2, ""),
@@ -172,4 +178,6 @@ async def test_what_a_part_made_up_is_told_if_it_stands_in_the_answer() -> None:
     ],
 )
 def test_equal_answers_are_counted_where_there_are_few(answers: list[object], counted: str) -> None:
-    assert count_answers([{"answer": answer} for answer in answers]) == counted
+    schema = json.dumps({"properties": {"kind": {"enum": ["bug", "wish", "a"]}, "why": {"type": "string"}}})
+
+    assert count_answers([{"answer": answer} for answer in answers], schema) == counted

@@ -313,6 +313,22 @@ def test_answers_in_spite_of_failed_calls_are_counted_and_marked() -> None:
     assert statuses == ["status", "done", "done, calls failed", "failed"]
 
 
+def test_a_note_names_its_items_unless_it_is_about_all() -> None:
+    cut, done = replace(DONE, notes=("Same.", "Cut off.")), replace(DONE, notes=("Same.",))
+    items = ItemResults(listed(4), {1: done, 2: cut, 3: cut}, now=[1, 2])
+
+    text = ItemsReport("r", Outcome("partial", notes=("Same.", "Cut off.")), (), items=items).text()
+
+    assert "\nNote: Same.\nNote on item 2, item 3: Cut off.\n" in text
+
+
+def test_a_row_says_what_its_item_did_not_open() -> None:
+    assert (
+        "| did not open b.txt; 7 ← a.txt:1 |"
+        in report(listed(1), {1: replace(DONE, coverage="did not open b.txt")}).text()
+    )
+
+
 def test_long_items_are_shortened_like_their_answers() -> None:
     items = ItemsListed(tuple(f"{n} " + "i" * 2_000 for n in range(1, 201)), "", (), "", None, "")
     text = report(items, dict.fromkeys(range(1, 201), DONE)).text(limit=48_000)
