@@ -22,7 +22,14 @@ from rich.text import Text
 
 from lmstudio_bridge import events
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
-from lmstudio_bridge.cli.terminal import SPINNER_SAMPLE, can_show, markdown_in_terminal, open_console, print_marked
+from lmstudio_bridge.cli.terminal import (
+    SPINNER_SAMPLE,
+    can_show,
+    markdown_in_terminal,
+    open_console,
+    print_formatted,
+    print_marked,
+)
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
@@ -144,21 +151,11 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
 
 def _print_report(report: RunReport, stream: TextIO) -> None:
     """The report, in a terminal with the answer formatted."""
-    before, answer, after = (clean_text(part)[0].strip("\n") for part in report.around_answer())
-    if not stream.isatty() or not answer:
+    parts = [clean_text(part)[0] for part in report.around_answer()]
+    if stream.isatty() and parts[1].strip():
+        print_formatted(*parts, stream=stream)
+    else:
         print(clean_text(report.text())[0], file=stream, flush=True)
-        return
-    console = open_console(stream, environ=os.environ)
-    with console.capture() as formatted:
-        console.print(markdown_in_terminal(answer))
-    lines = Text.from_ansi(formatted.get()).split()
-    filled = [number for number, line in enumerate(lines) if line.plain.strip()] or [
-        0
-    ]  # tables have empty lines around
-    whole = Text("\n").join(lines[filled[0] : filled[-1] + 1])
-    for number, part in enumerate(filter(None, (Text(before), whole, Text(after)))):
-        console.print("\n" * (number > 0), part, sep="")
-    stream.flush()
 
 
 # -- progress ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from lmstudio_bridge.cli.terminal import print_table, refusal
+from lmstudio_bridge.cli.terminal import print_formatted, print_table, refusal
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.files import open_private
@@ -152,8 +152,19 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
         events = [event for run in (stored, *item_runs(folder, stored)) for event in run.events]
         print(clean_text("\n".join(report.diff_lines(events)) or "This run changed no files.")[0])
     else:
-        print(as_shown(report.run_text(stored, delimited=False)))
+        _print_run(stored)
     return EXIT_OK
+
+
+def _print_run(stored: StoredRun) -> None:
+    """The whole run; items as a table, in a terminal formatted."""
+    before, table, _ = report.report_of(stored).around_answer() if stored.items else ("", "", "")
+    text = report.run_text(stored, delimited=False, table=before + table)
+    parts = [as_shown(part) for part in (text.partition(table) if table else (text, "", ""))]
+    if parts[1] and sys.stdout.isatty():
+        print_formatted(*parts, stream=sys.stdout)
+    else:
+        print("".join(parts))
 
 
 def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:

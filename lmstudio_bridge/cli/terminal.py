@@ -65,6 +65,21 @@ def markdown_in_terminal(text: str) -> Markdown:
     return markdown
 
 
+def print_formatted(before: str, markdown: str, after: str, *, stream: TextIO) -> None:
+    """Print what a model wrote, formatted, between texts of ours."""
+    console = open_console(stream, environ=os.environ)
+    with console.capture() as formatted:
+        console.print(markdown_in_terminal(markdown.strip("\n")))
+    lines = Text.from_ansi(formatted.get()).split()
+    filled = [number for number, line in enumerate(lines) if line.plain.strip()] or [
+        0
+    ]  # tables have empty lines around
+    whole = Text("\n").join(lines[filled[0] : filled[-1] + 1])
+    for number, part in enumerate(filter(None, (Text(before.strip("\n")), whole, Text(after.strip("\n"))))):
+        console.print("\n" * (number > 0), part, sep="")
+    stream.flush()
+
+
 def open_bar(stream: TextIO, *, environ: Mapping[str, str]) -> Progress:
     """A bar with the time that is left, while it is entered; nothing where the stream is not a terminal."""
     return Progress(

@@ -137,7 +137,7 @@ def _figures(run: StoredRun) -> list[Figure]:
     ]
     report = report_of(run)
     if report.saved():
-        kept, cost = report.savings().rounded()
+        kept, cost, _ = report.savings().rounded()
         figures.append(Figure("Kept out of Claude's context", f"~{kept} tokens", f"delegating cost ~{cost}"))
     return figures
 

@@ -41,7 +41,7 @@ MAX_RESULT = 48_000  # characters; Claude Code puts results over 50,000 into a f
 
 MODEL_COLUMNS = ("model", "kind", "state", "context", "slots", "trained for tools")
 RUN_COLUMNS = ("run", "ended", "model", "tokens", "saved", "task")
-SAVINGS_COLUMNS = ("day", "runs", "tokens kept out of Claude's context", "cost of delegating")
+SAVINGS_COLUMNS = ("day", "runs", "tokens kept from Claude", "cost of delegating", "saved")
 _ALL_DAYS = "in all"  # sorts after every day
 SERVER_COLUMNS = ("server", "transport", "state", "from")
 _NOT_KEPT: dict[Keep, str] = {
@@ -113,13 +113,13 @@ class Savings:
 
     def in_words(self) -> str:
         """A few words for a line of figures."""
-        kept, spent = self.rounded()
+        kept, spent, _ = self.rounded()
         return f"kept ~{kept} tokens out of Claude's context; delegating cost ~{spent}"
 
-    def rounded(self) -> tuple[str, str]:
-        """What was kept and spent with as many digits as an estimate has."""
-        kept, spent = (f"{round(number, _DIGITS - len(str(number))):,}" for number in (self.kept, self.spent))
-        return kept, spent
+    def rounded(self) -> tuple[str, ...]:
+        """What was kept, spent and saved with as many digits as an estimate has."""
+        numbers = (self.kept, self.spent, self.net)
+        return tuple(f"{round(number, _DIGITS - len(str(abs(number)))):,}" for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,16 +295,17 @@ class RunReport:
         return f"{text} and {more} more" if more else text
 
     def savings(self) -> Savings:
-        """What the run spared its caller, as an estimate; nothing if it failed before the model was asked."""
+        """What the run spared its caller, as an estimate; one that failed at once cost nothing, either."""
         if self.outcome.stop == "failed" and not (self.outcome.rounds or self.outcome.kept):
             return Savings(0, 0)
         spent = self.outcome.brief + len(self.text(limit=MAX_RESULT))
-        return Savings(self.outcome.kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
+        kept = 0 if self.outcome.stop in _WASTED else self.outcome.kept
+        return Savings(kept // CHARS_PER_TOKEN, spent // CHARS_PER_TOKEN)
 
     def saved(self) -> str:
         """What the run spared its caller, in a few words; "" for one that brought nothing, or cost as much."""
         savings = self.savings()
-        return "" if self.outcome.stop in _WASTED or savings.net <= 0 else savings.in_words()
+        return "" if savings.net <= 0 else savings.in_words()
 
 
 def shown_changes(changes: Iterable[events.FileChange]) -> list[events.FileChange]:
@@ -384,10 +385,8 @@ def savings_rows(runs: Iterable[StoredRun]) -> list[list[str]]:
     """What the runs spared their callers, under `SAVINGS_COLUMNS`: by day, the newest first, and in all."""
     days: dict[str, list[Savings]] = {}
     for run in runs:
-        savings = report_of(run).savings()
-        kept = 0 if run.outcome.stop in _WASTED else savings.kept
         for day in (run.time.partition(" ")[0], _ALL_DAYS):
-            days.setdefault(day, []).append(Savings(kept, savings.spent))
+            days.setdefault(day, []).append(report_of(run).savings())
     rows = []
     for day in sorted(days, reverse=True):
         whole = Savings(sum(each.kept for each in days[day]), sum(each.spent for each in days[day]))
@@ -552,10 +551,10 @@ def runs_text(folder: Path, *, project: str, keep: Keep = "full") -> str:
 
 
 def run_row(run: StoredRun) -> list[str]:
-    """One row, under `RUN_COLUMNS`; tokens are the local model's, `saved` is net and an estimate."""
+    """One row, under `RUN_COLUMNS`: the tokens of the local model, and what it saved, below zero if it cost more."""
     outcome = run.outcome
     tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
-    saved = max(0, report_of(run).savings().net)
+    saved = report_of(run).savings().net
     return [run.run_id, run.state, outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
 
 
@@ -567,8 +566,11 @@ def run_json(run: StoredRun) -> dict[str, Any]:
     return {**report, **about, **rows, "project": run.project, **({"stop": run.state} if run.running else {})}
 
 
-def run_text(run: StoredRun, *, delimited: bool = True) -> str:
-    """The report of one run: the whole answer, and what was done for it; for people without the results' delimiters."""
+def run_text(run: StoredRun, *, delimited: bool = True, table: str = "") -> str:
+    """The report of one run: the whole answer, and what was done for it; for people without the results' delimiters.
+
+    Items are a row of JSON each, unless there is a `table` of them.
+    """
     outcome = run.outcome
     lines = [
         f"# Run {run.run_id}",
@@ -581,7 +583,7 @@ def run_text(run: StoredRun, *, delimited: bool = True) -> str:
         *(f"- {saved}" for saved in [report_of(run).saved()] if saved),
         "\n## Task\n",
         run.task.strip("\n"),
-        *_answer(run),
+        *_answer(run, table),
         *_evidence(outcome),
     ]
     if diff := "\n".join(diff_lines(run.events)):
@@ -621,13 +623,15 @@ def run_text(run: StoredRun, *, delimited: bool = True) -> str:
     return "\n".join(lines[:-1] if lines[-1] is heading else lines)
 
 
-def _answer(run: StoredRun) -> list[str]:
+def _answer(run: StoredRun, table: str) -> list[str]:
     """The answer, or a row for each item, under a heading."""
     answer = quoted(run.outcome.answer.strip("\n"))
     if run.items is None:
         return ["\n## Answer\n", answer or "(none)"]
-    rows = rows_as_json_lines(item_rows(run.items, access=run.outcome.access))
     merged = ["\n## Merged answer\n", answer] if answer else []
+    if table:
+        return [*merged, "\n## Items\n", table]
+    rows = rows_as_json_lines(item_rows(run.items, access=run.outcome.access))
     return [*merged, "\n## Items\n", f"{_fence(rows)}json", rows, _fence(rows)]
 
 

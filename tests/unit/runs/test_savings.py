@@ -19,7 +19,7 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.runs.journal import open_journal, read_events
-from lmstudio_bridge.runs.report import RunReport, Savings, savings_rows
+from lmstudio_bridge.runs.report import RUN_COLUMNS, RunReport, Savings, run_row, savings_rows
 from lmstudio_bridge.runs.resume import StoredRun, read_run
 
 START = RunStarted("r1", "T" * 100, ("fs",), 5, "2026-11-30T12:00:00+00:00", is_first=False)
@@ -123,10 +123,12 @@ def test_sums_are_of_each_day_and_of_all(tmp_path: Path) -> None:
     ]
 
     assert savings_rows(runs) == [
-        ["2026-11-30", "2", "~10,000", "~120"],
-        ["2026-11-28", "1", "~0", "~92"],
-        ["in all", "3", "~10,000", "~210"],
+        ["2026-11-30", "2", "~10,000", "~120", "~10,000"],
+        ["2026-11-28", "1", "~0", "~92", "~-92"],
+        ["in all", "3", "~10,000", "~210", "~10,000"],
     ]
+    rows = [dict(zip(RUN_COLUMNS, run_row(run), strict=True)) for run in runs]
+    assert [row["saved"] for row in rows] == ["10,160", "-28", "-92"], "what they add up to"
     assert savings_rows([]) == []
 
 
