@@ -227,7 +227,7 @@ def read_settings(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         shown = named_by.get(name, variables_of(name)[0])
         raise SettingsError(
             f"The environment variable {shown} has an invalid value: it {explain_invalid(first)}.",
-            remedy=f"{shown}: {Settings.model_fields[name].description} Correct or remove it.",
+            remedy=f"Correct or remove {shown}. It sets: {Settings.model_fields[name].description}",
         ) from exc
 
 

@@ -21,7 +21,7 @@ from datetime import datetime
 from importlib.metadata import distribution
 from pathlib import Path, PurePath
 
-from lmstudio_bridge import DOCS
+from lmstudio_bridge import DOCS, REPOSITORY
 from lmstudio_bridge.cli.arguments import EXIT_OK, NAMES, SCOPES, HostScope, current_folder
 from lmstudio_bridge.cli.files import find_member, read_root, remove_member, set_member
 from lmstudio_bridge.cli.hosts import SERVERS_VARIABLE, Location, find_location
@@ -196,15 +196,18 @@ def uvx_program(source: str) -> Program:
 
 
 def read_source(*, read: Callable[[str], str | None] | None = None) -> str:
-    """The repository that this bridge was installed from, as uvx and pip take it; "" for any other source.
+    """The repository of this bridge, as uvx and pip take it; "" if it was installed from a package index.
 
-    An installer records it in `direct_url.json` of the package (PEP 610).
+    An installer records the source in `direct_url.json` of the package (PEP 610). A folder or file of this machine is
+    useless to others and may be gone tomorrow: instead of it, the project's own repository counts.
     """
     text = (read or distribution(NAME).read_text)("direct_url.json")
-    direct = json.loads(text) if text else {}
+    if not text:
+        return ""
+    direct = json.loads(text)
     vcs = direct.get("vcs_info")
     if not vcs:
-        return ""
+        return f"git+{REPOSITORY}"
     revision = f"@{vcs['requested_revision']}" if vcs.get("requested_revision") else ""
     return f"{vcs['vcs']}+{direct['url']}{revision}"
 

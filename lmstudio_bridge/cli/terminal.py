@@ -21,7 +21,9 @@ from lmstudio_bridge.runs.markdown import open_markdown
 from lmstudio_bridge.text import clean_text, one_line
 
 SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinner "dots"
-_NARROW = 70  # columns, below which a table would break run IDs and paths into pieces
+_NARROW = 70  # columns of the terminal, below which a table is hard to read
+_GAP = 2  # columns between those of a table
+_LAST = 20  # columns that the last one of a table needs at least; the others are not wrapped
 PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
@@ -132,16 +134,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     table = Table(box=None, pad_edge=False, header_style="bold")
     blocks: list[RenderableType] = []
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name != columns[-1])  # run IDs can be copied whole
+    widths = [*map(len, columns)]
     for row in rows:
         first, *others = cells = [Text(one_line(cell)) for cell in row]
         table.add_row(*cells)
+        widths = [max(width, cell.cell_len) for width, cell in zip(widths, cells, strict=True)]
         named = (
             Text.assemble((f"{name}: ", "bold"), cell) for name, cell in zip(columns[1:], others, strict=True) if cell
         )
         blocks += [first, *(Padding(line, (0, 0, 0, 2)) for line in named)]
-    least = Measurement.get(console, console.options.update(width=PLAIN_WIDTH), table).maximum
+    whole = Measurement.get(console, console.options.update(width=PLAIN_WIDTH), table).maximum
+    least = min(whole, max(_NARROW, sum(width + _GAP for width in widths[:-1]) + _LAST))
     with console.capture() as shown:
-        for each in blocks if console.width < min(least, _NARROW) else [table] if blocks else [Text(empty)]:
+        for each in blocks if console.width < least else [table] if blocks else [Text(empty)]:
             console.print(each)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())

@@ -169,5 +169,5 @@ def _summary(checks: Sequence[Check]) -> str:
     warnings = sum(check.state == "warning" for check in checks)
     if not problems and not warnings:
         return "Everything looks good."
-    told = counted(problems, "problem") if problems else "No problems"
-    return f"{told}, {counted(warnings, 'warning')}."
+    told = [counted(problems, "problem") if problems else "No problems"]
+    return f"{', '.join([*told, *([counted(warnings, 'warning')] if warnings else [])])}."

@@ -36,8 +36,9 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[C
     yield Check("bridge", "Settings", "ok", ", ".join(shown) or "none set, all defaults")
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
+            known_ends = [each.removeprefix(_PREFIX) for each in known if each.startswith(_PREFIX)]
+            near = difflib.get_close_matches(name.removeprefix(_PREFIX), known_ends, n=1)
+            hint = f"Did you mean {_PREFIX}{near[0]}? " if near else ""
             remedy = f"{hint}See {DOCS}/settings.md."
             yield Check("bridge", "Settings", "warning", f"{name} is not a known setting.", remedy)
     if problem := telemetry_problem(environ):

@@ -475,6 +475,9 @@ async def test_a_setting_is_misspelt(home: Home, sim: Simulator) -> None:
     assert (check.name, check.found) == ("Settings", "LMSTUDIO_BRIDGE_MAXACCESS is not a known setting.")
     assert "Did you mean LMSTUDIO_BRIDGE_MAX_ACCESS?" in check.remedy
 
+    (check,) = wrong(await examine_home(home, sim.url, LMSTUDIO_BRIDGE_NONE_OF_THEM="1"))
+    assert check.remedy.startswith("See https://")
+
 
 async def test_settings_are_shown_and_secrets_are_not(home: Home, sim: Simulator) -> None:
     found = only(await examine_home(home, sim.url, LM_API_TOKEN="geheim-1234", DEFAULT_MODEL=MODEL), "Settings").found

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lmstudio_bridge import REPOSITORY
 from lmstudio_bridge.cli.arguments import SCOPES, Host, HostScope
 from lmstudio_bridge.cli.hosts import find_location
 from lmstudio_bridge.cli.install import Program, own_program, plan_change, read_source
@@ -162,7 +163,7 @@ def test_a_setting_of_another_shape_is_a_bridge_error(tmp_path: Path) -> None:
     ("record", "source"),
     [
         (None, ""),
-        ({"url": "file:///src", "dir_info": {"editable": True}}, ""),
+        ({"url": "file:///src", "dir_info": {"editable": True}}, f"git+{REPOSITORY}"),
         ({"url": "https://h/x.git", "vcs_info": {"vcs": "git", "commit_id": "1a"}}, "git+https://h/x.git"),
         (
             {"url": "https://h/x", "vcs_info": {"vcs": "git", "commit_id": "1a", "requested_revision": "v1"}},

@@ -68,6 +68,20 @@ def test_a_table_is_a_list_where_it_would_break_its_words(
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()] == shown
 
 
+@pytest.mark.parametrize(("columns", "first"), [(73, "run "), (72, "20260101-000000-aaaaa")])
+def test_only_the_last_column_of_a_table_is_wrapped(columns: int, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    row = ("20260101-000000-aaaaa", "answered", "a-model-of-18-char", TASK)
+    terminal.print_table(("run", "ended", "model", "task"), [row], empty="none")
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert shown.startswith(first)
+    assert "20260101-000000-aaaaa" in shown
+
+
 def test_what_is_no_terminal_gets_whole_lines_as_they_are() -> None:
     stream = io.StringIO()
 
