@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 _DECODER = json.JSONDecoder(strict=False)  # models write raw line breaks in strings
@@ -44,44 +45,49 @@ def load_or_none(text: str | bytes) -> Any:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A member of an object or an element of a list, by its place in the text; an element begins with its value."""
+
+    key: str | int
+    start: int
+    value: int
+    end: int
+
+
+def find_children(source: str, opening: int) -> tuple[list[Child], int]:
+    """What is in the object or list that opens there, and where it closes. The text is valid JSON."""
+    found: list[Child] = []
+    position = skip(source, opening + 1)
+    while source[position] not in "}]":
+        start = position
+        key: str | int = len(found)
+        if source[opening] == "{":
+            key, position = _DECODER.raw_decode(source, start)
+            position = skip(source, position)
+        _, end = _DECODER.raw_decode(source, position)
+        found.append(Child(key, start, position, end))
+        position = skip(source, end)
+    return found, position
+
+
 def written_json(source: str, *path: str | int) -> str:
     """The value at a path of valid JSON as it is written there; of two members of one name, the last one counts."""
-    position = _skip(source, 0)
+    position = skip(source, 0)
     for step in path:
-        position = _find_child(source, position, step)
+        found = (child.value for child in reversed(find_children(source, position)[0]) if child.key == step)
+        position = next(found, position)
     _, end = _DECODER.raw_decode(source, position)
     return source[position:end]
 
 
 def written_items(source: str) -> list[str]:
     """The elements of a valid JSON list, each as it is written."""
-    items: list[str] = []
-    position = _skip(source, _skip(source, 0) + 1)
-    while source[position] != "]":
-        _, end = _DECODER.raw_decode(source, position)
-        items.append(source[position:end])
-        position = _skip(source, end)
-    return items
+    return [source[child.value : child.end] for child in find_children(source, skip(source, 0))[0]]
 
 
-def _find_child(source: str, position: int, step: str | int) -> int:
-    """Where a member or an element of the object or list at `position` begins."""
-    found = position
-    position += 1
-    number = 0
-    while True:
-        position = _skip(source, position)
-        if source[position] in "}]":
-            return found
-        key, position = _DECODER.raw_decode(source, position) if isinstance(step, str) else (number, position)
-        position = _skip(source, position)
-        if key == step:
-            found = position
-        _, position = _DECODER.raw_decode(source, position)
-        number += 1
-
-
-def _skip(source: str, position: int) -> int:
+def skip(source: str, position: int) -> int:
+    """Where the next value, or the end of what holds it, begins in valid JSON."""
     match = _BETWEEN.match(source, position)
     assert match is not None  # it matches the empty text
     return match.end()

@@ -8,23 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from lmstudio_bridge.json_text import Child, find_children, skip
 from lmstudio_bridge.messages import JSONObject
 
-_SPACE = re.compile(r"[ \t\r\n]*")
 _FIRST_INDENT = re.compile(r"\n([ \t]+)[^ \t\r\n]")
-_DECODER = json.JSONDecoder()
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """The position of a member in the text: its key from `start`, its value from `value` to `end`."""
-
-    key: str
-    start: int
-    value: int
-    end: int
 
 
 def read_root(text: str) -> JSONObject:
@@ -70,9 +58,9 @@ def set_member(text: str, keys: Sequence[str], value: JSONObject) -> str:
     find_member(root, keys)
     if not root and not text.strip():
         text = "{}\n"
-    opening, rest = _skip_space(text, 0), list(keys)
+    opening, rest = skip(text, 0), list(keys)
     while True:
-        members, closing = _members(text, opening)
+        members, closing = find_children(text, opening)
         key = rest.pop(0)
         member = _last(members, key)
         if member is None:
@@ -93,13 +81,13 @@ def remove_member(text: str, keys: Sequence[str]) -> str:
     """
     if find_member(read_root(text), keys) is None:
         return text
-    opening = _skip_space(text, 0)
+    opening = skip(text, 0)
     for key in keys[:-1]:
-        member = _last(_members(text, opening)[0], key)
+        member = _last(find_children(text, opening)[0], key)
         assert member is not None
         opening = member.value
     while True:  # an object may have the same key twice
-        members, closing = _members(text, opening)
+        members, closing = find_children(text, opening)
         member = _last(members, keys[-1])
         if member is None:
             return text
@@ -113,33 +101,12 @@ def remove_member(text: str, keys: Sequence[str]) -> str:
         text = text[:start] + text[end:]
 
 
-def _skip_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None
-    return match.end()
-
-
-def _members(text: str, opening: int) -> tuple[list[_Member], int]:
-    """The members of the object that opens there, and where it closes. The text is valid JSON."""
-    members: list[_Member] = []
-    position = _skip_space(text, opening + 1)
-    while text[position] != "}":
-        key, end = _DECODER.raw_decode(text, position)
-        value = _skip_space(text, _skip_space(text, end) + 1)  # after the colon
-        _, end = _DECODER.raw_decode(text, value)
-        members.append(_Member(key, position, value, end))
-        position = _skip_space(text, end)
-        if text[position] == ",":
-            position = _skip_space(text, position + 1)
-    return members, position
-
-
-def _last(members: Sequence[_Member], key: str) -> _Member | None:
+def _last(members: Sequence[Child], key: str) -> Child | None:
     """The last member with that key, which is the one that JSON parsers use."""
     return next((member for member in reversed(members) if member.key == key), None)
 
 
-def _insert(text: str, opening: int, closing: int, members: Sequence[_Member], key: str, value: JSONObject) -> str:
+def _insert(text: str, opening: int, closing: int, members: Sequence[Child], key: str, value: JSONObject) -> str:
     newline = _newline(text)
     name = json.dumps(key, ensure_ascii=False)
     if members:
