@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
 from lmstudio_bridge.intent import may_ask_for_change, only_reads_by_name
@@ -553,6 +553,11 @@ class ItemResults:
             self.unsure.discard(number)
         self.combined = None
 
+    def undo(self) -> None:
+        """What the items changed was put back; or made again, if all of it had been put back."""
+        undone = any(each.changes and not each.undone for each in self.finished.values())
+        self.finished.update({number: replace(each, undone=undone) for number, each in self.finished.items()})
+
     def go_on(self, *, earlier: Access) -> None:
         """The run goes on, after a part with that access."""
         if earlier == "write":
@@ -651,6 +656,8 @@ class Tally:
                 self._checked = event
             case FilesChanged(is_undo=True):
                 self._undone = not self._undone
+                if self.items:
+                    self.items.undo()
             case FilesChanged():
                 self._files = event
             case ItemsListed():
@@ -727,7 +734,10 @@ class Tally:
             nothing_changed=nothing_changed,
             notes=tuple(note for note in filter(is_true, self._notes) if note != READ_ONLY or not nothing_changed),
             access=self._access,
-            changes=(*self._files.changes, *(change for each in of_items for change in each.changes)),
+            changes=(
+                *self._files.changes,
+                *(change for each in of_items if each.undone == self._undone for change in each.changes),
+            ),
             not_kept=self._files.not_kept,
             undone=self._undone,
             continued=self._continued,

@@ -108,19 +108,21 @@ async def test_bar_of_many_items_says_how_long_it_takes(monkeypatch: pytest.Monk
     assert "1 of 2 · 1 at once · about 5 s left · b" in text
 
 
-async def test_an_item_with_facts_that_were_not_found_does_not_look_like_a_success(
+async def test_an_item_with_facts_that_were_not_found_or_failed_calls_does_not_look_like_a_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    listed = ItemsListed(("a", "b"), "", (), "", None, "")
+    listed = ItemsListed(("a", "b", "c"), "", (), "", None, "")
     ended = [
         ItemFinished(1, Outcome("answered", "It is c1.", missing=("c1",))),
         ItemFinished(2, Outcome("answered", "It is c2.")),
+        ItemFinished(3, Outcome("answered", "It is c3.", failed=("read: no file",))),
     ]
 
     text = await shown(monkeypatch, [STARTED, listed, *ended], columns=100)
 
     assert "! a · not found in anything read: c1 · It is c1." in text
     assert "ok b · It is c2." in text
+    assert "! c · calls failed: read: no file · It is c3." in text
 
 
 async def test_terminal_without_the_marks_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:

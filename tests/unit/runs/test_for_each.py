@@ -19,6 +19,8 @@ from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
     Event,
+    FileChange,
+    FilesChanged,
     ItemFinished,
     ItemResults,
     ItemsListed,
@@ -440,6 +442,23 @@ def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
     assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
 
 
+def test_what_was_undone_does_not_count_as_changed_when_the_run_goes_on() -> None:
+    def changed(number: int) -> ItemFinished:
+        return ItemFinished(number, replace(DONE, changes=(FileChange(f"{number}.txt", "created"),)))
+
+    undo = FilesChanged("", (), is_undo=True)
+    tally = Tally([RunStarted("r", "t", (), 8, "", "write"), listed(2)])
+    seen = []
+    for event in (changed(1), undo, RunContinued("r", "", (), 8, ""), changed(2), undo, undo):
+        tally.add(event)
+        outcome = tally.outcome()
+        seen.append((outcome.undone, [each.path for each in outcome.changes]))
+
+    both = ["1.txt", "2.txt"]
+    one_undone = (True, ["1.txt"])
+    assert seen == [(False, ["1.txt"]), one_undone, (False, []), (False, ["2.txt"]), (True, both), (False, both)]
+
+
 def page_of(folder: Path, events: Sequence[Event]) -> str:
     """The page of a run over many, of whose items the first two have journals."""
     calls: list[Event] = [
@@ -455,14 +474,17 @@ def page_of(folder: Path, events: Sequence[Event]) -> str:
 
 
 def test_the_page_of_a_run_has_its_items_with_their_answers_and_calls(tmp_path: Path) -> None:
-    page = page_of(tmp_path, page_events(3))
+    doubtful = ItemFinished(3, replace(DONE, failed=("read (b): no file",)))
+    page = page_of(tmp_path, [*page_events(4), doubtful])
 
     assert [line.partition("<details")[0] for line in page.splitlines() if line.startswith('<li class="item ')] == [
         '<li class="item done">',
         '<li class="item failed">',
+        '<li class="item done">',
         '<li class="item not_done">',
     ]
-    assert ["all 3</label>" in page, 'id="show-failed"> failed 1</label>' in page] == [True, True]
+    assert page.count('<span class="wrong">calls failed</span>') == 1
+    assert ["all 4</label>" in page, 'id="show-failed"> failed 1</label>' in page] == [True, True]
     assert (
         '<a class="item done" tabindex="-1" href="#item-1" title="item 1: done, 2.0 s"><i style="height:50%">' in page
     )
