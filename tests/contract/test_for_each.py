@@ -129,17 +129,44 @@ async def test_two_hundred_files_are_two_hundred_rows_though_one_request_in_ten_
     assert any(re.fullmatch(r"\d+ of 200( · .*)?", message) for message in answer.progress)
 
 
-async def test_as_many_items_run_at_once_as_the_model_has_slots(desk: Desk) -> None:
-    make_files(desk, 6)
+@pytest.mark.parametrize(("environ", "slots"), [({}, 4), ({"LMSTUDIO_BRIDGE_PARALLEL": "64"}, 64)])
+async def test_as_many_items_run_at_once_as_the_model_has_slots(
+    desk: Desk, environ: dict[str, str], slots: int
+) -> None:
+    names = make_files(desk, slots + 2)
     go = asyncio.Event()
     desk.sim.script_fn(MODEL, lambda request: TextReply("No code.", faults=(Stall(until=go),)))
+    desk.environ = desk.environ | environ
     async with desk.bridge() as client:
         number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
-        await desk.sim.wait_for_request(4, path="/v1/chat/completions")
-        await client.wait_for_progress(number, "0 of 6 · 4 at once")
-        assert sorted(map(item_of, desk.chat_requests())) == [f"f00{n}.txt" for n in (1, 2, 3, 4)]
+        await desk.sim.wait_for_request(slots, path="/v1/chat/completions")
+        await client.wait_for_progress(number, f"0 of {slots + 2} · {slots} at once")
+        assert sorted(map(item_of, desk.chat_requests())) == names[:slots]
         go.set()
         await client.answer_of(number)
+
+
+async def test_a_run_that_starts_meanwhile_gets_the_next_slot_that_is_free(desk: Desk) -> None:
+    make_files(desk, 12)
+    go = asyncio.Event()
+
+    def act(request: SimRequest) -> Reply:
+        if "Say hello." in str(request.messages):
+            return TextReply("Hello.")
+        return TextReply("No code.", faults=(Stall(until=go),))
+
+    desk.sim.script_fn(MODEL, act)
+    async with desk.bridge() as client:
+        many = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        await desk.sim.wait_for_request(4, path="/v1/chat/completions")
+        one = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task="Say hello.")
+        await client.wait_for_progress(one, f"queued for {MODEL}: position 1")
+        go.set()
+        assert "Hello." in (await client.answer_of(one)).text
+        await client.answer_of(many)
+
+    asked = ["Say hello." in str(request.messages) for request in desk.chat_requests()]
+    assert asked.index(True) == 4
 
 
 async def test_writing_items_run_one_after_another(desk: Desk) -> None:
