@@ -184,13 +184,21 @@ def _is_ignored(path: tuple[str, ...], rules: _Rules, *, is_folder: bool) -> boo
 
 
 def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path fits a glob, both in parts."""
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        below = bool(path) and not path[0].startswith(".") and _fits(path[1:], pattern)
-        return below or _fits(path, pattern[1:])
-    if not path or (path[0].startswith(".") and not pattern[0].startswith(".")):
+    """Whether a path fits a glob without `**` in a row, both in parts."""
+    fitting = {0}  # how many parts of the glob the path so far may stand for
+    for name in path:
+        fitting |= _behind_stars(fitting, pattern)
+        stay = {at for at in fitting if pattern[at : at + 1] == ["**"] and not name.startswith(".")}
+        fitting = stay | {at + 1 for at in fitting - stay if at < len(pattern) and _fits_name(name, pattern[at])}
+    return len(pattern) in fitting | _behind_stars(fitting, pattern)
+
+
+def _behind_stars(fitting: set[int], pattern: Sequence[str]) -> set[int]:
+    """`**` may also stand for nothing."""
+    return {at + 1 for at in fitting if pattern[at : at + 1] == ["**"]}
+
+
+def _fits_name(name: str, pattern: str) -> bool:
+    if pattern == "**" or (name.startswith(".") and not pattern.startswith(".")):
         return False
-    fits = path[0] == pattern[0] or fnmatchcase(path[0], pattern[0])  # brackets may also be part of a name
-    return fits and _fits(path[1:], pattern[1:])
+    return name == pattern or fnmatchcase(name, pattern)  # brackets may also be part of a name

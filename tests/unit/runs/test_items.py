@@ -56,6 +56,14 @@ def test_braces_do_not_multiply_without_end(tmp_path: Path) -> None:
         resolve_items("{a,b}" * 40, folder=tmp_path)
 
 
+def test_many_stars_do_not_multiply_the_ways_to_fit(tmp_path: Path) -> None:
+    make(tmp_path, "d/" * 30 + "a.txt")  # which would take hours
+
+    assert resolve_items("**/*/" * 15 + "a.txt", folder=tmp_path) == ("d/" * 30 + "a.txt",)
+    with pytest.raises(BridgeError, match="no file matches"):
+        resolve_items("**/*/" * 15 + "b.txt", folder=tmp_path)
+
+
 PARTS = ["*", "**", "a", "b", "ab", "?", "*.py", "*.txt", "[ab]", "[!a]", "a*", "c.py", "\\a", "*b", "d.*"]
 NAMES = ["a", "b", "ab", "c.py", "d.txt"]
 Tree = tuple[Sequence[str], dict[str, str]]
