@@ -113,7 +113,7 @@ def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
         story=story,
         most=most,
         context_words=_context_words(story),
-        changes="\n".join(diff_lines(run.events)),
+        changes=diff_lines(run.events),
         cells=cells,
     )
 

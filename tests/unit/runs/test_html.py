@@ -20,8 +20,12 @@ from lmstudio_bridge.events import (
     CallFinished,
     CallStarted,
     Event,
+    FileChange,
+    FilesChanged,
+    ItemFinished,
     MessageAdded,
     ModelChosen,
+    Outcome,
     RoundFinished,
     RoundStarted,
     RunContinued,
@@ -221,6 +225,30 @@ async def test_badge_says_how_it_ended(tmp_path: Path, end: RunFinished, badge: 
     assert f'<span class="badge {badge}">' in await page_of(tmp_path, [*EVENTS[:-1], (9, end)])
 
 
+_DIFF = "--- a.txt\n+++ a.txt\n@@ -1 +1 @@\n-<a>\n+b\n"
+UNFOUND = ItemFinished(3, Outcome("answered", "It is 185.", missing=("185", "<b>")))
+WRITTEN = [
+    *EVENTS[:-1],
+    (9, FilesChanged("/p", (FileChange("a.txt", "changed", "x", "y", added=1, removed=1, diff=_DIFF),))),
+    EVENTS[-1],
+]
+
+
+async def test_lines_of_a_diff_are_marked_and_its_file_is_a_heading(tmp_path: Path) -> None:
+    page = await page_of(tmp_path, WRITTEN)
+
+    assert "<h3>a.txt (+1 \N{MINUS SIGN}1)</h3>" in page
+    assert "--- a.txt\n+++ a.txt\n@@ -1 +1 @@\n<del>-&lt;a&gt;</del>\n<ins>+b</ins>\n" in page
+
+
+def test_an_item_with_facts_that_were_not_found_says_so_while_it_is_closed(tmp_path: Path) -> None:
+    page = items_page(tmp_path, [*page_events(30), UNFOUND])
+
+    assert '<strong>item 3</strong> <span class="wrong">not found: 185, &lt;b&gt;</span>' in page
+    assert '<p class="wrong">1 with facts that were not found in anything read</p>' in page
+    assert "</i>!</a>" in page
+
+
 # -- in a browser ---------------------------------------------------------------------------------------------------
 
 _AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
@@ -259,13 +287,14 @@ async def test_pages_have_no_fault_that_axe_knows_narrow_and_wide(tmp_path: Path
     for name, page in {
         "answered.html": await page_of(tmp_path / "1", EVENTS),
         "failed.html": await page_of(tmp_path / "2", EVENTS[:8]),
-        "items.html": items_page(tmp_path / "3", page_events(40)),
+        "items.html": items_page(tmp_path / "3", [*page_events(40), UNFOUND]),
+        "written.html": await page_of(tmp_path / "4", WRITTEN),
         "results.html": render_page(RESULTS),
     }.items():
         # Its policy forbids all scripts, also the one that examines it.
         examined = re.sub("<meta http-equiv.*?>", f'<script src="{_AXE.as_uri()}"></script>', page)
         (tmp_path / name).write_text(examined, encoding="utf-8")
-    pages = ["answered.html", "failed.html", "items.html", "results.html"]
+    pages = ["answered.html", "failed.html", "items.html", "written.html", "results.html"]
     (tmp_path / "frame.html").write_text(_FRAME.replace("PAGES", json.dumps(pages)), encoding="utf-8")
 
     process = await asyncio.create_subprocess_exec(
