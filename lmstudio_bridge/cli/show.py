@@ -184,7 +184,8 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     from lmstudio_bridge.runs.changes import lost_changes, may_have_changed, standing_changes
 
     check_not_active(folder, stored.run_id)
-    changed = [run for run in item_runs(folder, stored) if may_have_changed(run.events)]
+    items = item_runs(folder, stored)
+    changed = [run for run in items if may_have_changed(run.events)]
     standing = [
         run
         for run in reversed(changed)
@@ -197,15 +198,18 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
             "\n".join(line for run in runs for line in report.diff_lines(run.events)) or "There is nothing to undo."
         )[0]
     )
+    told = [event for run in items if run not in changed for event in run.events if isinstance(event, FilesChanged)]
+    left = dict.fromkeys(each for event in told for each in event.not_kept)
+    _say_left(left)
     if not runs:
-        return EXIT_OK
+        return EXIT_FAILED if left else EXIT_OK
     if not args.yes and (refused := _refuses_undo()):
         return refused
     code = max(_undo_one(folder, run, redactor, yes=True) for run in runs)
     if code == EXIT_OK:
         with open_journal(folder, stored.run_id) as journal:
             journal.keep(FilesChanged("", (), is_undo=True))
-    return code
+    return EXIT_FAILED if left else code
 
 
 def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:

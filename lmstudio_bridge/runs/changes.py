@@ -27,6 +27,7 @@ from lmstudio_bridge.agent.options import Held
 from lmstudio_bridge.agent.prompts import CHANGED_UNSEEN, FILE_CREATED, FILE_DELETED, FILE_MOVED, MORE_CHANGES
 from lmstudio_bridge.agent.text_operations import show_changes
 from lmstudio_bridge.events import (
+    CallStarted,
     ChangeKind,
     Event,
     FileChange,
@@ -198,14 +199,16 @@ def standing_changes(events: Iterable[Event]) -> tuple[FileChange, ...]:
 
 
 def may_have_changed(events: Iterable[Event]) -> bool:
-    """Whether a turn of a run changed files, or was cut off with write access, so that nobody compared them."""
-    changed = is_open = False
+    """Whether a turn of a run changed files, or was cut off after a writing call, so that nobody compared them."""
+    changed = is_open = can_write = False
     for event in events:
         match event:
             case FilesChanged():
                 changed |= bool(event.changes) and not event.is_undo
             case RunStarted(access=access) | RunContinued(access=access):
-                is_open |= access == "write"
+                can_write = access == "write"
+            case CallStarted(writes=writes):
+                is_open |= bool(writes) or (writes is None and can_write)
             case RunFinished():  # a turn that goes on compares for those before it
                 is_open = False
             case _:

@@ -410,6 +410,8 @@ async def test_a_writing_run_that_is_killed_again_and_again_repeats_nothing(desk
     assert status[held][0] == "failed"
     assert "may have had effects" in status[held][1]
     assert max(calls().values()) == 1
+    code, _, err = await shell_of(desk).run("runs", "undo", run_id, "--yes")
+    assert (code, "Left alone: what sloppy raw did" in err) == (1, True)
     assert all(answers_given(desk)[name] == 1 for name in finished)
 
 

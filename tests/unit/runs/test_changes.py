@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lmstudio_bridge.agent.options import Held
-from lmstudio_bridge.events import Event, FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
+from lmstudio_bridge.events import CallStarted, Event, FileChange, FilesChanged, RunContinued, RunFinished, RunStarted
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.runs import changes
 from lmstudio_bridge.runs.changes import (
@@ -803,7 +803,7 @@ async def test_effect_is_told_of_a_few_files(run: Run, more: int, told: str | No
 
 
 WRITES, READS = (RunContinued("r", "", (), 8, "", access) for access in ("write", "read"))
-ENDED = RunFinished("failed", "", "", 0)
+CALLED, ENDED = CallStarted(1, "c", "fs", "write", "{}", writes=True), RunFinished("failed", "", "", 0)
 FIRST, SECOND = (FilesChanged("/p", (FileChange(name, "created"),)) for name in ("a", "b"))
 UNDONE = FilesChanged("/p", (FileChange("a", "deleted"),), is_undo=True)
 
@@ -818,12 +818,14 @@ UNDONE = FilesChanged("/p", (FileChange("a", "deleted"),), is_undo=True)
         ([WRITES, FIRST, ENDED, UNDONE], True, ""),
         ([WRITES, FIRST, ENDED, UNDONE, UNDONE], True, "a"),
         ([WRITES, FIRST, ENDED, UNDONE, WRITES, SECOND, ENDED], True, "b"),
-        ([WRITES], True, ""),
-        ([WRITES, READS], True, ""),
-        ([WRITES, UNDONE], True, ""),
-        ([WRITES, UNDONE, UNDONE], True, "a"),
-        ([WRITES, READS, ENDED], False, ""),
-        ([READS], False, ""),
+        ([WRITES, CALLED], True, ""),
+        ([WRITES, CALLED, READS], True, ""),
+        ([WRITES, CALLED, UNDONE], True, ""),
+        ([WRITES, CALLED, UNDONE, UNDONE], True, "a"),
+        ([WRITES, CALLED, READS, ENDED], False, ""),
+        ([WRITES, replace(CALLED, writes=False)], False, ""),
+        ([WRITES, replace(CALLED, writes=None)], True, ""),
+        ([READS, replace(CALLED, writes=None)], False, ""),
     ],
 )
 def test_what_any_turn_of_a_run_changed_is_known(told: list[Event], may_have: bool, standing: str) -> None:
