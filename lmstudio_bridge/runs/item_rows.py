@@ -15,6 +15,7 @@ from lmstudio_bridge.messages import Access
 from lmstudio_bridge.text import clean_text, one_line, shortened
 
 NO_CALLS = "no tool calls"
+NONE_WORKED = "no tool call worked"
 _UNDER_WAY = "it was under way and may have changed something"
 _LEAST_ITEM = 60  # characters of an item that are always shown: it says what the row is about
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
@@ -209,7 +210,8 @@ def _rests_on(row: dict[str, Any]) -> str:
     parts = [f"not found: {', '.join(row['missing'])}"] if row["missing"] else []
     parts += [f"failed: {', '.join(row['failed_calls'])}"] if row["failed_calls"] else []
     parts += [row["coverage"]] if row["coverage"] else []
-    return "; ".join([*parts, *(row["sources"] or row["calls"] or [NO_CALLS])])
+    none = NONE_WORKED if row["failed_calls"] else NO_CALLS
+    return "; ".join([*parts, *(row["sources"] or row["calls"] or [none])])
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -25,7 +25,7 @@ from lmstudio_bridge.lmstudio.models import ModelCatalog
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
 from lmstudio_bridge.mcp_client.logins import LoginStore
 from lmstudio_bridge.messages import Access, UserMessage
-from lmstudio_bridge.runs.item_rows import NO_CALLS, item_rows, markdown_table, rows_as_json_lines
+from lmstudio_bridge.runs.item_rows import NO_CALLS, NONE_WORKED, item_rows, markdown_table, rows_as_json_lines
 from lmstudio_bridge.runs.journal import Keep
 from lmstudio_bridge.runs.resume import MAX_RUNS, StoredRun, newest_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
@@ -279,7 +279,7 @@ class RunReport:
         called = [_unbroken(each) for each in self.outcome.called]
         if not called:
             if self.outcome.failed or self.outcome.calls:
-                return "no tool call worked"
+                return NONE_WORKED
             if self.outcome.continued:
                 return "no further tool calls"
             return shortened(f"{NO_CALLS}, {one_line(self.outcome.coverage)}".rstrip(", "), room)

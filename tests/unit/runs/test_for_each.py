@@ -306,13 +306,14 @@ def test_answers_with_facts_that_were_not_found_are_counted_first() -> None:
 
 
 def test_answers_in_spite_of_failed_calls_are_counted_and_marked() -> None:
-    failed = replace(DONE, failed=("read (b.txt): no file",))
+    failed = Outcome("answered", "Fine.", failed=("read (b.txt): no file",))
 
     text = report(listed(3), {1: DONE, 2: failed, 3: replace(failed, stop="stuck")}).text()
 
     assert text.splitlines()[0] == "2 of 3 items done · 1 failed · 1 with calls that failed"
     statuses = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| item ")]
     assert statuses == ["status", "done", "done, calls failed", "failed"]
+    assert "| Fine. | failed: read (b.txt): no file; no tool call worked |" in text
 
 
 def test_a_note_names_its_items_unless_it_is_about_all() -> None:
