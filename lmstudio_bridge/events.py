@@ -545,7 +545,6 @@ class ItemResults:
         return [number for number in sorted(self.finished) if not self.finished[number].is_done]
 
     def finish(self, number: int, outcome: Outcome) -> None:
-        """Take the end of an item."""
         self.finished[number] = outcome
         self.open.discard(number)
         self.now.append(number)
@@ -584,7 +583,7 @@ class Tally:
     def _begin(self) -> None:
         self.last_text = ""
         self._model = ""
-        self._rounds = 0
+        self.rounds = 0  # that are finished
         self._calls = 0
         self._usage = Usage()
         self._warnings: list[str] = []
@@ -604,7 +603,6 @@ class Tally:
             self.items.go_on(earlier=self._access)
 
     def add(self, event: Event) -> None:
-        """Take the next event."""
         match event:
             case Generating() | MessageAdded() | RoundStarted():  # the most frequent come first
                 pass
@@ -623,7 +621,7 @@ class Tally:
             case ModelChosen(model=model):
                 self._model = model
             case RoundFinished():
-                self._rounds = event.number  # a round that was asked again is still one
+                self.rounds = event.number  # a round that was asked again is still one
                 self._model = event.model or self._model
                 self._usage += event.usage or Usage()
                 self.last_text = event.text or self.last_text
@@ -686,18 +684,13 @@ class Tally:
 
     def _add_work(self, outcome: Outcome) -> None:
         self._model = outcome.model or self._model
-        self._rounds += outcome.rounds
+        self.rounds += outcome.rounds
         self._calls += outcome.calls
         self._usage += outcome.usage
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         self._notes.append(text)
-
-    @property
-    def rounds(self) -> int:
-        """The rounds that are finished."""
-        return self._rounds
 
     def outcome(self) -> Outcome:
         """What the events so far amount to; a run without its last event counts as failed."""
@@ -714,7 +707,7 @@ class Tally:
             answer=self._end.answer if self._ended else self.last_text,
             error=self._end.error,
             model=self._model,
-            rounds=self._rounds,
+            rounds=self.rounds,
             calls=self._calls,
             usage=self._usage,
             seconds=self._end.seconds,
@@ -772,7 +765,6 @@ class _MadeCalls:
         self._turn += 1
 
     def start(self, call: CallStarted) -> None:
-        """Take a call that is about to be sent."""
         self._open[call.call_id] = call
 
     def end_open(self) -> None:
@@ -799,7 +791,6 @@ class _MadeCalls:
         self._open.clear()
 
     def add(self, call: CallFinished) -> None:
-        """Take the next call."""
         self._open.pop(call.call_id, None)
         if not call.sent and (call.server == OWN_SERVER or not call.is_error):
             return  # a tool of the bridge; a call that stands twice in a turn

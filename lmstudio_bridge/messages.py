@@ -256,7 +256,6 @@ class Decision:
 
     @property
     def allowed(self) -> bool:
-        """Whether it may."""
         return self.verdict == "allowed"
 
 

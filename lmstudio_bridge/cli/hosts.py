@@ -86,7 +86,6 @@ def _repository(folder: Path) -> Path:
 
 
 def _application_data(around: Surroundings, platform: str) -> Path:
-    """The folder in which applications keep the user's data."""
     if platform == "win32" and (roaming := around.environ.get("APPDATA", "").strip()):
         return Path(roaming)
     if platform == "win32":

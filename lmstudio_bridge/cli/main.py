@@ -127,7 +127,6 @@ def _start(args: argparse.Namespace, redactor: Redactor) -> ExitCode:
 
 
 def _log_to_stderr(level: str, redactor: Redactor) -> None:
-    """Send the log there, without secrets."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s", redactor))
     logging.basicConfig(handlers=[handler], level=level.upper())

@@ -110,7 +110,6 @@ def says_json(expected: Any, *, any_order: bool = False) -> Check:
 
 
 def _sorted(value: Any) -> Any:
-    """The value with its lists in one order."""
     if isinstance(value, dict):
         return {key: _sorted(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -132,7 +131,6 @@ def called(*, at_least: int = 0, at_most: int | None = None) -> Check:
 
 
 def has_folder(name: str) -> Check:
-    """There is a folder with this name."""
 
     def check(world: World) -> str:
         return "" if (world.folder / name).is_dir() else f"there is no folder {name}"
@@ -207,7 +205,6 @@ def last_commit_is(message: str, *, changed: Iterable[str]) -> Check:
 
 
 def branch_is(name: str) -> Check:
-    """This branch of the repository is checked out."""
 
     def check(world: World) -> str:
         found = run_git(world.folder / REPOSITORY, "branch", "--show-current").strip()

@@ -47,12 +47,10 @@ def source_files(rng: Random, count: int) -> dict[str, list[str]]:
 
 
 def joined(files: dict[str, list[str]]) -> dict[str, str]:
-    """The files as text."""
     return {name: "\n".join(lines) + "\n" for name, lines in files.items()}
 
 
 def base(path: str) -> str:
-    """The name of a file without its folder."""
     return path.rpartition("/")[2]
 
 

@@ -100,7 +100,6 @@ class Results:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All results as JSON values."""
         paired = "baseline" in self.plan.loops
         families = [
             {

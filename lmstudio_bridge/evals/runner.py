@@ -113,7 +113,6 @@ class Attempts:
         return self.redactor.redact_fields(attempt)  # the plain loop does not redact
 
     def open_bridge(self, sandbox: Sandbox) -> AbstractAsyncContextManager[DynamicAutonomousAgent]:
-        """The bridge, configured for this sandbox."""
         changes = {"project": sandbox.folder, "mcp_config": sandbox.mcp_config}
         return open_agent(
             self._settings.model_copy(update=changes),

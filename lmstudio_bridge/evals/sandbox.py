@@ -43,12 +43,10 @@ class Sandbox:
 
     @property
     def memory(self) -> Path:
-        """The file of the memory server."""
         return self.root / "memory.jsonl"
 
     @property
     def mcp_config(self) -> Path:
-        """The configuration file with the task's servers."""
         return self.root / "mcp.json"
 
 

@@ -107,27 +107,22 @@ def object_of(**properties: JSONObject) -> JSONObject:
 
 
 def use(server: str, tool: str, **arguments: Any) -> Call:
-    """Short for `Call`."""
     return Call(server, tool, arguments)
 
 
 def list_files(folder: str) -> Call:
-    """The call that lists a folder."""
     return use("filesystem", "list_directory", path=folder)
 
 
 def read_file(path: str) -> Call:
-    """The call that reads a file."""
     return use("filesystem", "read_text_file", path=path)
 
 
 def read_files(paths: Iterable[str]) -> Call:
-    """The call that reads several files."""
     return use("filesystem", "read_multiple_files", paths=sorted(paths))
 
 
 def write_file(path: str, content: str) -> Call:
-    """The call that writes a file."""
     return use("filesystem", "write_file", path=path, content=content)
 
 

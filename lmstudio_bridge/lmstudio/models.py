@@ -102,7 +102,6 @@ class ModelCatalog:
         return self.find(base) if colon and number.isdecimal() else None
 
     def chat_models(self) -> tuple[ModelInfo, ...]:
-        """The models that can chat."""
         return tuple(model for model in self.models if model.kind == "llm")
 
 

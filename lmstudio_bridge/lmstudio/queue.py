@@ -90,7 +90,6 @@ class SlotQueue:
         return line.lowered_to
 
     def waiting(self, model: str) -> int:
-        """How many requests wait for this model."""
         return len(self._lines[model].waiting) if model in self._lines else 0
 
     def _limit(self, line: _Line) -> int:

@@ -161,7 +161,6 @@ class EntryStore:
 
     @property
     def path(self) -> Path:
-        """The file."""
         return self.home / "approved.json"
 
     def read(self, file: Path) -> Mapping[str, KnownEntry]:

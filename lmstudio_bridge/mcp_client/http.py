@@ -241,11 +241,21 @@ class HttpTransport:
         self._open -= 1
 
 
-class BoundedStream(httpx2.AsyncByteStream):
+class _InnerStream(httpx2.AsyncByteStream):
+    """The bytes of another stream, with which it is closed."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class BoundedStream(_InnerStream):
     """The bytes of a reply, up to a limit. Raises `StreamError`, which the SDK makes the answer of that request."""
 
     def __init__(self, inner: httpx2.AsyncByteStream, limit: int, problem: str = "") -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._left = limit
         self._problem = problem or f"its answer is larger than {limit // (1024 * 1024)} MiB"
 
@@ -256,15 +266,12 @@ class BoundedStream(httpx2.AsyncByteStream):
                 raise httpx2.StreamError(self._problem)
             yield piece
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
-
-class CountedStream(httpx2.AsyncByteStream):
+class CountedStream(_InnerStream):
     """The bytes of a reply, as long as it or an event of it holds no more values than a message may."""
 
     def __init__(self, inner: httpx2.AsyncByteStream, *, is_stream: bool, on_end: Callable[[], None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._is_stream = is_stream
         self._on_end = on_end
         self._ended = False
@@ -286,14 +293,11 @@ class CountedStream(httpx2.AsyncByteStream):
         if not self._ended:
             self._ended = True
             self._on_end()
-        await self._inner.aclose()
+        await super().aclose()
 
 
-class GunzippedStream(httpx2.AsyncByteStream):
+class GunzippedStream(_InnerStream):
     """What a gzip file holds, in small pieces. Raises `StreamError` if it is not one, or is cut off."""
-
-    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
-        self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         unpacker: Any = None
@@ -313,9 +317,6 @@ class GunzippedStream(httpx2.AsyncByteStream):
         if unpacker is not None and not unpacker.eof:
             raise httpx2.StreamError("its answer is cut off")
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
 
 def read_refusal(words: str) -> str:
     """What a refusal says, without the JSON around it; a page for browsers says nothing."""
@@ -330,5 +331,4 @@ def read_refusal(words: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the address is on this machine."""
     return urlsplit(address).hostname in {"localhost", "127.0.0.1", "::1"}

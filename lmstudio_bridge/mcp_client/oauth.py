@@ -466,7 +466,6 @@ class _Callback:
 
     @property
     def address(self) -> str:
-        """The redirect URI."""
         return f"http://{self.host}{_CALLBACK}"
 
     async def wait(self) -> AuthorizationCodeResult:

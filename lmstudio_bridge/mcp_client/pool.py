@@ -379,7 +379,6 @@ class Session:
 
     @property
     def failed(self) -> bool:
-        """Whether it could not be started."""
         return self._failure is not None
 
     @property
@@ -432,7 +431,6 @@ class Session:
             self.stop()
 
     def stop(self) -> None:
-        """End now."""
         self._stopped.set()
         if not self._settled.is_set():
             self._scope.cancel()
@@ -565,7 +563,6 @@ class Slots:
         return request
 
     def withdraw(self, request: SlotRequest) -> None:
-        """Remove a request from the queue."""
         if request in self.queue:
             self.queue.remove(request)
 

@@ -82,7 +82,6 @@ class HostedRun:
         return bool(able and able.elicitation and (able.elicitation.form or not able.elicitation.url))
 
     async def emit(self, event: Event) -> None:
-        """Take an event of the run."""
         self._tally.add(event)
         if self._show:
             await self._show(event)

@@ -254,7 +254,6 @@ class Delegation:
     make: Callable[..., RunRequest | ContinueRequest]
 
     def tool(self, *, max_access: Access) -> RegisteredTool:
-        """The tool as the SDK registers it."""
         writes = self.make.__name__ == WRITING
         only_if_approved = "" if writes or max_access == "read" else " Changes only what the user then approves."
         return RegisteredTool.from_function(

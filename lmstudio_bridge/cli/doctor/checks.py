@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lmstudio_bridge.errors import BridgeError
@@ -21,17 +21,13 @@ def say_nothing(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found at `name`; `remedy` is set if something should be done."""
+    """What was found at `name`; `remedy` is set if something should be done. docs/commands.md documents the fields."""
 
     area: Area
     name: str
     state: State
     found: str
     remedy: str = ""
-
-    def to_json(self) -> Mapping[str, str]:
-        """The format that docs/commands.md documents."""
-        return asdict(self)
 
 
 def failed_check(area: Area, name: str, error: BridgeError) -> Check:

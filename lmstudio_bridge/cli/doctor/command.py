@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from rich.text import Text
 
@@ -74,7 +75,7 @@ async def run_doctor(args: argparse.Namespace, redactor: Redactor) -> int:
         )
     ok = not any(check.state == "failed" for check in checks)
     if args.json:
-        root = {"format": 1, "version": __version__, "ok": ok, "checks": [check.to_json() for check in checks]}
+        root = {"format": 1, "version": __version__, "ok": ok, "checks": [asdict(check) for check in checks]}
         print(json.dumps(root, indent=2))
     else:
         print(f"\n{_summary(checks)}")

@@ -47,7 +47,6 @@ def check_catalog(catalog: ServerCatalog) -> Iterator[Check]:
 
 
 def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterator[Check]:
-    """Check the rule files and the workspace."""
     try:
         permissions = agent.permissions(catalog.servers.values())
     except BridgeError as exc:
