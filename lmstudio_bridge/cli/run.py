@@ -246,7 +246,7 @@ class _Display:
                     mark, style = self._done, "green"
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
             case events.RunFinished(stop=stop):
-                self._line("", f"{stop} · {self._tally.outcome().figures()}", style="dim")
+                self._line("", f"{events.STATES[stop][0]} · {self._tally.outcome().figures()}", style="dim")
                 return
             case _:
                 pass

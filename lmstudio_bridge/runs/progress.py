@@ -211,7 +211,7 @@ def describe(event: events.Event, *, max_rounds: int = 0, last_call: str = "") -
         case events.ItemsCombined(items=items, outcome=None):
             return f"Merging the answers of {counted(items, 'item')}"
         case events.RunFinished(stop=stop):
-            return f"done: {stop}"
+            return f"done: {events.STATES[stop][0]}"
         case (
             events.CallFinished()
             | events.MessageAdded()

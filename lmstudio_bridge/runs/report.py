@@ -555,7 +555,7 @@ def run_row(run: StoredRun) -> list[str]:
     outcome = run.outcome
     tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
     saved = report_of(run).savings().net
-    return [run.run_id, run.state, outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
+    return [run.run_id, events.STATES[run.state][0], outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
 
 
 def run_json(run: StoredRun) -> dict[str, Any]:
@@ -576,7 +576,7 @@ def run_text(run: StoredRun, *, delimited: bool = True, table: str = "") -> str:
         f"# Run {run.run_id}",
         f"- started: {run.time}",
         *([f"- project: {run.project}"] if run.project else []),
-        f"- ended: {run.state}",
+        f"- ended: {events.STATES[run.state][0]}",
         f"- model: {outcome.model}",
         f"- MCP servers: {', '.join(run.servers)}",
         f"- {outcome.figures()}",

@@ -155,7 +155,7 @@ async def test_a_task_that_is_too_long_is_told(shell: Shell) -> None:
     code, out, err = await shell.run("run", "x" * 10_001)
 
     assert (code, out) == (2, "")
-    assert "task: must have 1 to 10,000 characters, not 10,001" in err
+    assert "TASK: must have 1 to 10,000 characters, not 10,001" in err
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,8 @@ async def test_a_run_under_way_is_not_worked_on_twice(desk: Desk) -> None:
 
     assert_names(meanwhile, f"Run {run_id} is still running")
     assert without_id.text == meanwhile.text
-    assert "| running |" in pages[0]
-    assert "- ended: running\n" in pages[1]
+    assert "| in progress |" in pages[0]
+    assert "- ended: in progress\n" in pages[1]
     assert "The bridge ended" not in pages[1]
     assert answer.text == afterwards.text
 

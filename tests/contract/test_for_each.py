@@ -670,7 +670,7 @@ async def test_from_the_shell_the_rows_and_the_exit_code_tell_what_is_done(desk:
     desk.sim.script_fn(MODEL, act)
     command = ["run", TASK, "--for-each", "f001.txt", "f002.txt", "--mcp", "filesystem", "--access", "write", "--json"]
     code, out, err = await shell_of(desk).run(*command)
-    assert (code, "done: partial" in err) == (1, True)
+    assert (code, "done: partly done" in err) == (1, True)
     assert [row["status"] for row in json.loads(out)["rows"]] == ["done", "failed"]
     desk.sim.script_fn(MODEL, read_and_tell)
     text = await in_shell(desk, "continue", "last", "--access", "write")

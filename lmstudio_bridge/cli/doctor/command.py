@@ -121,7 +121,7 @@ async def check_chain(
         reachable = reachable and not (check.state == "failed" and check.name in ("LM Studio", "API token", "Model"))
         yield redactor.redact_fields(check)
     if deep and reachable:
-        say("Letting the model call a tool…")
+        say("Asking the model to call a tool…")
         yield redactor.redact_fields(await check_call(agent.client, settings))
     try:
         catalog = agent.configured_servers()
