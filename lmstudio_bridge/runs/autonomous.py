@@ -290,7 +290,7 @@ class DynamicAutonomousAgent:
                 may_change = any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tools)
                 note = WRITING_LEFT_OUT if lacks_tools and not may_change else ""
                 await self._add_messages(plan, prepared, recorder, note=note)
-                watch = self._watch(plan, permissions.policy)
+                watch = self._watch(plan, permissions)
                 try:
                     outcome = await run(
                         plan.conversation,
@@ -336,7 +336,7 @@ class DynamicAutonomousAgent:
         """The start of a run, with whether it is the first one here; one that fails before its model does not count."""
         return replace(start, is_first=self._is_first)
 
-    def _watch(self, plan: Plan, policy: Policy) -> ChangeRecorder:
+    def _watch(self, plan: Plan, permissions: Permissions) -> ChangeRecorder:
         """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
         if self.settings.journal == "full":
             copies = Copies(copies_folder(self.runs_folder, plan.start.run_id))
@@ -344,7 +344,12 @@ class DynamicAutonomousAgent:
             copies = Copies(None, max_bytes=MAX_IN_MEMORY)
         goes_on = bool(plan.earlier) and lost_changes(plan.earlier)
         return ChangeRecorder(
-            policy, copies=copies, redact=self.redactor.redact, goes_on=goes_on, environ=self._environ
+            permissions.policy,
+            copies=copies,
+            redact=self.redactor.redact,
+            goes_on=goes_on,
+            environ=self._environ,
+            untrusted=permissions.sandboxes.untrusted,
         )
 
     @contextmanager

@@ -242,8 +242,12 @@ class ChangeRecorder:
         redact: Callable[[str], str],
         goes_on: bool = False,
         environ: Mapping[str, str] | None = None,
+        untrusted: Collection[Path] = (),
     ) -> None:
-        """`goes_on`: the run was cut off before, and what was seen then counts. With an `environ`, git is asked."""
+        """`goes_on`: the run was cut off before, and what was seen then counts.
+
+        With an `environ`, git is asked, but none from the `untrusted` folders.
+        """
         self._policy = policy
         self._copies = copies
         self._redact = redact
@@ -251,7 +255,7 @@ class ChangeRecorder:
         earlier = _read_seen(copies.read_note()) if goes_on else None
         self._seen = earlier[1] if earlier else _Seen()
         self._calls: list[set[Path]] = []  # what each call named
-        self._environ = environ
+        self._environ, self._untrusted = environ, untrusted
         self._status: dict[Path, Entry] | None = None  # before the first call
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
@@ -259,7 +263,7 @@ class ChangeRecorder:
         known = frozenset(self._seen.states)
         if not self._calls and self._environ is not None:
             self._status = await anyio.to_thread.run_sync(
-                read_status, self._folder, self._environ, abandon_on_cancel=True
+                read_status, self._folder, self._environ, self._untrusted, abandon_on_cancel=True
             )
         found = await anyio.to_thread.run_sync(self._look, tool, arguments, known, abandon_on_cancel=True)
         self._calls.append(found.named)
@@ -417,7 +421,7 @@ class ChangeRecorder:
 
     def _beside(self, known: Mapping[Path, State]) -> Iterator[FileChange]:
         """What git says was changed that no call named, in the workspace."""
-        status = None if self._status is None else read_status(self._folder, self._environ or {})
+        status = None if self._status is None else read_status(self._folder, self._environ or {}, self._untrusted)
         for path, change in compare_status(self._status or {}, status).items() if status is not None else ():
             if path not in known and path.is_relative_to(self._folder):
                 yield FileChange(self._name(path), "beside", source=change, kept=False)

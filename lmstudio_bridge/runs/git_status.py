@@ -1,20 +1,23 @@
 """What git says of a project's files before and after a run: a server may change files that no call named.
 
-Nothing of the repository is run: neither hooks nor `core.fsmonitor`, and git is not asked where the repository's own
-configuration has filters, which `git status` would start. Submodules are left out, and nothing is fetched.
+Nothing of the repository is run. Its configuration could name programs, such as filters and `core.fsmonitor`, and a
+server may change it at any time; so `git status` gets a folder of ours in place of `.git`, with the repository's index
+and objects. Submodules are left out, and nothing is fetched.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from lmstudio_bridge.mcp_client.launch import add_git_safety
+from lmstudio_bridge.security.sandbox import find_program, is_in
+from lmstudio_bridge.settings import Surroundings
 
 SECONDS = 3.0  # for git to answer; of larger repositories nothing is known
 MAX_PATHS = 5_000
@@ -26,26 +29,44 @@ Change: TypeAlias = Literal["created", "changed", "deleted"]
 
 _PASSED_ON = ("PATH", "HOME", "XDG_CONFIG_HOME", "USERPROFILE", "SYSTEMROOT")
 _STATUS = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=all", "--", ".")
-_FILTERS = ("config", "--includes", "--show-scope", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
+_PLACES = ("--git-path", "index", "--git-path", "objects", "--git-path", "info/exclude")
+_REPOSITORY = ("rev-parse", "--path-format=absolute", "--show-object-format", *_PLACES, "--revs-only", "HEAD")
+_CONFIG = "[core]\n\trepositoryFormatVersion = 1\n[extensions]\n\tobjectFormat = {}\n"
 
 
-def read_status(folder: Path, environ: Mapping[str, str]) -> dict[Path, Entry] | None:
-    """The files that git calls changed or new; None if it is no repository, or git cannot be asked."""
+def read_status(folder: Path, environ: Mapping[str, str], untrusted: Iterable[Path] = ()) -> dict[Path, Entry] | None:
+    """The files that git calls changed or new; None if it is no repository, or git cannot be asked.
+
+    Git itself is not taken from the repository, nor from the `untrusted` folders.
+    """
     root = next((each for each in (folder, *folder.parents) if os.path.lexists(each / ".git")), None)
-    git = shutil.which("git", path=environ.get("PATH", os.defpath))
-    if root is None or git is None or not os.path.isabs(git):
+    git = find_program("git", Surroundings(root, environ), untrusted) if root else None
+    if root is None or git is None:
         return None
-    if Path(os.path.realpath(os.path.dirname(git))).is_relative_to(os.path.realpath(root)):
-        return None  # the repository brings it along
+    if any(is_in(Path(tempfile.gettempdir()), each) for each in (root, *untrusted)):
+        return None  # a server could write the configuration there
     env = {name: environ[name] for name in _PASSED_ON if name in environ}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "", "GIT_TERMINAL_PROMPT": "0"}
     env = add_git_safety(env)
     try:
-        scopes = _ask([git, *_FILTERS], folder, env, ends=(0, 1)).splitlines()
-        if any(line.startswith((b"local", b"worktree")) for line in scopes):
-            return None
-        found = _ask([git, *_STATUS], folder, env).split(b"\0")
-    except (OSError, subprocess.SubprocessError):
+        # This runs nothing, whatever the configuration says.
+        told = os.fsdecode(_ask([git, *_REPOSITORY], folder, env)).splitlines()
+        object_format, index, objects, exclude = told[:4]
+        with tempfile.TemporaryDirectory() as own:
+            for each in ("refs", "info"):
+                Path(own, each).mkdir()
+            Path(own, "HEAD").write_text("".join(told[4:]) or "ref: refs/heads/main", encoding="utf-8")
+            Path(own, "config").write_text(_CONFIG.format(object_format), encoding="utf-8")
+            with suppress(OSError):  # Windows may forbid it
+                Path(own, "info", "exclude").symlink_to(exclude)
+            env |= {
+                "GIT_DIR": own,
+                "GIT_WORK_TREE": str(root),
+                "GIT_INDEX_FILE": index,
+                "GIT_OBJECT_DIRECTORY": objects,
+            }
+            found = _ask([git, *_STATUS], folder, env).split(b"\0")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     entries = [(os.fsdecode(each[:2]), root / os.fsdecode(each[3:])) for each in found if each]
     return None if len(entries) > MAX_PATHS else {path: (letters, _look(path)) for letters, path in entries}
@@ -64,13 +85,17 @@ def compare_status(before: Mapping[Path, Entry], after: Mapping[Path, Entry]) ->
     return changes
 
 
-def _ask(words: list[str], folder: Path, env: Mapping[str, str], *, ends: tuple[int, ...] = (0,)) -> bytes:
-    done = subprocess.run(
-        words, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS
-    )
-    if done.returncode not in ends:
-        raise subprocess.CalledProcessError(done.returncode, words)
-    return done.stdout
+def _ask(words: list[str], folder: Path, env: Mapping[str, str]) -> bytes:
+    return subprocess.run(
+        words,
+        cwd=folder,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=SECONDS,
+        check=True,
+    ).stdout
 
 
 def _look(path: Path) -> tuple[int, int] | None:

@@ -119,7 +119,7 @@ class Sandboxes:
     def find_problem(self, config: ServerConfig) -> str:
         """Why the server's sandbox cannot be set up, as the end of a sentence; "" if it can."""
         home, folders = self.around.home, self.folders[config.name]
-        if home and any(_is_in(home, folder) for folder in folders):
+        if home and any(is_in(home, folder) for folder in folders):
             return f"the workspace contains the home folder {home}. Start the bridge in a project's folder"
         return find_problem(self.around, self.untrusted)
 
@@ -253,19 +253,29 @@ def find_problem(around: Surroundings, untrusted: Iterable[Path] = ()) -> str:
         return "" if os.path.exists(_SANDBOX_EXEC) else f"{_SANDBOX_EXEC} does not exist"
     if sys.platform != "linux":
         return "there is none for this system"
-    program = _which("bwrap", around, untrusted)
+    program = find_program("bwrap", around, untrusted)
     return _try_bubblewrap(program) if program else f"bubblewrap was not found. {_INSTALL}"
+
+
+def find_program(name: str, around: Surroundings, untrusted: Iterable[Path] = ()) -> str | None:
+    """A program on the PATH to be run outside of any sandbox: none of the project's repository or of `untrusted`.
+
+    The repository counts unless the home folder is in it.
+    """
+    repository = next((each for each in around.project.parents if os.path.lexists(each / ".git")), around.project)
+    is_homes = around.home is not None and is_in(around.home, repository)
+    return _which(name, around, untrusted if is_homes else (*untrusted, repository))
 
 
 def _which(name: str, around: Surroundings, untrusted: Iterable[Path]) -> str | None:
     """A program on the PATH, but not one that the project brings along or that a server may have written."""
-    left_out = (around.project, *untrusted)
+    left_out = (*([] if is_in(Path(os.sep), around.project) else [around.project]), *untrusted)
     folders = around.environ.get("PATH", "").split(os.pathsep)
-    kept = [each for each in folders if os.path.isabs(each) and not any(_is_in(Path(each), no) for no in left_out)]
+    kept = [each for each in folders if os.path.isabs(each) and not any(is_in(Path(each), no) for no in left_out)]
     return shutil.which(name, path=os.pathsep.join(kept))
 
 
-def _is_in(path: Path, folder: Path) -> bool:
+def is_in(path: Path, folder: Path) -> bool:
     """Whether a path is in a folder or is it, whatever links and `..` are in them."""
     return os.path.commonpath((os.path.realpath(folder), os.path.realpath(path))) == os.path.realpath(folder)
 
@@ -332,7 +342,7 @@ def _find_needs(path: Path, home: Path | None, *, untrusted: frozenset[Path], bu
             if step.suffix in _CODE:
                 yield _package(step, home)
             elif step.parent.name == "bin" and step.is_file():
-                beside = () if home and _is_in(home, step.parents[1]) else _BESIDE_BIN
+                beside = () if home and is_in(home, step.parents[1]) else _BESIDE_BIN
                 yield from (step.parent, *(step.parents[1] / each for each in beside))
             else:
                 yield step
@@ -345,7 +355,7 @@ def _find_unseen(config: ServerConfig, mounts: Iterable[Path], *, around: Surrou
         real
         for path in (*_find_named(config, around), config.cwd or around.project)
         for each in _find_needs(path, around.home, untrusted=frozenset(), but=seen)
-        if (real := Path(os.path.realpath(each))).exists() and not _is_in(whole, real)
+        if (real := Path(os.path.realpath(each))).exists() and not is_in(whole, real)
     )
     return sorted(each for each in needs - seen if (seen | needs).isdisjoint(each.parents))
 
@@ -421,7 +431,7 @@ def _words_for_linux(config: ServerConfig, sandbox: Sandbox, view: _View, *, aro
 
     Real paths are mounted once, and what a mount above shows is neither mounted nor linked again.
     """
-    words = [_which("bwrap", around, view.untrusted) or "bwrap", *_ISOLATED]
+    words = [find_program("bwrap", around, view.untrusted) or "bwrap", *_ISOLATED]
     words += [] if sandbox.network else ["--unshare-net"]
     words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # a private one
     words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]  # which root could write, and name a program for core dumps

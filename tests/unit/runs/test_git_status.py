@@ -74,7 +74,47 @@ def test_nothing_of_the_repository_is_run(project: Path, setting: str, tmp_path:
     status = read_status(project, ENVIRON)
 
     assert not mark.exists()
-    assert (status is None) == setting.startswith("filter")
+    assert status is not None, "the configuration was read"
+
+
+@pytest.mark.parametrize("kind", ["no commit", "sha256", "worktree", "ignored in .git/info"])
+def test_every_kind_of_repository_is_compared(tmp_path: Path, kind: str) -> None:
+    main = tmp_path / "main"
+    main.mkdir()
+    git(main, "init", "-q", f"--object-format={'sha256' if kind == 'sha256' else 'sha1'}")
+    (main / ".git" / "info" / "exclude").write_text("*.log\n", encoding="utf-8")
+    (main / "a.txt").write_text("one\n", encoding="utf-8")
+    git(main, "add", "a.txt")
+    if kind != "no commit":
+        git(main, "commit", "-qm", "first")
+    if kind == "worktree":
+        git(main, "worktree", "add", "-q", str(tmp_path / "tree"))
+    folder = tmp_path / "tree" if kind == "worktree" else main
+    before = read_status(folder, ENVIRON)
+    (folder / "a.txt").write_text("two\n", encoding="utf-8")
+    (folder / "b.txt").write_text("new\n", encoding="utf-8")
+    (folder / "c.log").write_text("new\n", encoding="utf-8")
+    after = read_status(folder, ENVIRON)
+
+    assert before is not None
+    assert after is not None
+    assert compare_status(before, after) == {folder / "a.txt": "changed", folder / "b.txt": "created"}
+
+
+def test_git_is_not_asked_where_servers_could_write_what_it_reads(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tmp_path / "tools"
+    written.mkdir()
+    own = written / "git"
+    own.write_text(f"#!/bin/sh\ntouch {tmp_path}/mark\n", encoding="utf-8")
+    own.chmod(0o755)
+    found = read_status(project, {**ENVIRON, "PATH": f"{written}:{ENVIRON['PATH']}"}, [written])
+    monkeypatch.setattr("tempfile.tempdir", str(written))
+
+    assert found is not None
+    assert not (tmp_path / "mark").exists()
+    assert read_status(project, ENVIRON, [written]) is None
 
 
 def test_where_there_is_no_repository_and_no_git_of_the_users_nothing_is_known(project: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from lmstudio_bridge.security.sandbox import (
     START,
     Sandbox,
     Sandboxes,
+    find_program,
     words_for_macos,
 )
 from lmstudio_bridge.settings import Surroundings
@@ -514,6 +515,21 @@ async def test_bubblewrap_is_not_taken_from_where_servers_may_write_by_any_way_t
 
     assert confined is not None
     assert bwrap_of(confined.words) == desk.home / "bin" / "bwrap"
+
+
+@linux
+@pytest.mark.parametrize(("repository", "found"), [("repository", "bin"), (".", "repository/node_modules/.bin")])
+async def test_bubblewrap_is_not_taken_from_the_repository_around_the_project_unless_the_home_is_in_it(
+    desk: Desk, repository: str, found: str
+) -> None:
+    (desk.home / repository / ".git").mkdir(parents=True)
+    desk.install(desk.home / "repository" / "node_modules" / ".bin" / "bwrap")
+    environ = {"HOME": str(desk.home), "PATH": f"{desk.home}/repository/node_modules/.bin:{desk.home}/bin"}
+
+    assert find_program("bwrap", Surroundings(desk.home / "repository" / "part", environ)) == str(
+        desk.home / found / "bwrap"
+    )
+    assert find_program("bwrap", Surroundings(Path("/"), environ)), "of the root, nothing is left out"
 
 
 @linux
