@@ -39,6 +39,7 @@ _CUT_REASONS = (
     *("max_tokens", "max_length", "max_new_tokens", "token_limit", "model_length"),
     *("maxpredictedtokensreached", "contextlengthreached"),
 )
+_ENDLESS = "The model repeats itself endlessly: set max_tokens, or use another model."
 _ID_LENGTH = 9  # Mistral's templates accept only ids of nine letters and digits
 _ENDS_OF_CALLS = (">", "}", "]", ")")  # of a text that ends in one; beside native calls it may only speak of one
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -272,10 +273,7 @@ class Accumulator:
             message = choice.delta or choice.message or MessageIn(content=choice.text)
             deltas += self._add_message(message) if message else []
         if self._chars > self._max_chars:
-            raise LLMResponseError(
-                f"The reply did not end within {self._max_chars:,} characters.",
-                remedy="The model repeats itself endlessly: set max_tokens, or use another model.",
-            )
+            raise LLMResponseError(f"The reply did not end within {self._max_chars:,} characters.", remedy=_ENDLESS)
         return deltas
 
     def _own_choice(self, choices: Sequence[ChoiceIn]) -> ChoiceIn | None:
@@ -330,10 +328,7 @@ class Accumulator:
         self._chars += len(name) + len(arguments)
         if call is None:
             if len(self._calls) == MAX_CALLS:
-                raise LLMResponseError(
-                    f"The reply holds more than {MAX_CALLS:,} tool calls.",
-                    remedy="The model repeats itself endlessly: set max_tokens, or use another model.",
-                )
+                raise LLMResponseError(f"The reply holds more than {MAX_CALLS:,} tool calls.", remedy=_ENDLESS)
             index = max((each.index for each in self._calls), default=-1) + 1 if piece.index is None else piece.index
             call = _Call(index)
             self._calls.append(call)

@@ -39,7 +39,7 @@ _FETCHERS = frozenset(
     }
 )
 """Commands that download their server on the first start."""
-_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
 NOT_INSTALLED = "is not installed yet, and was started without network"
 _OFFLINE = ("ENOTCACHED", "the network was disabled")  # npm's and uv's words
 
@@ -82,7 +82,7 @@ def installer_of(config: ServerConfig) -> str:
         return ""
     program, *args = config.launched
     behind = args[args.index("--") + 1 :][:1] if "--" in args else []  # op run -- npx -y foo
-    words = " ".join(args).split() if program in _SHELLS else behind  # sh -lc "npx -y foo"
+    words = " ".join(args).split() if program in SHELLS else behind  # sh -lc "npx -y foo"
     return next((name for name in (program, *map(program_name, words)) if name in _FETCHERS), "")
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from lmstudio_bridge.mcp_client.failures import SHELLS
 from lmstudio_bridge.messages import ServerConfig
 
 DEPTH_VARIABLE = "LMSTUDIO_BRIDGE_DEPTH"
@@ -132,7 +133,6 @@ _LAUNCHERS = (
 )
 _SUBCOMMANDS = frozenset({"run", "exec", "x", "dlx", "serve", "start", "test", "task", "tool", "create", "init"})
 _OWN_FOLDER = ("--prefix", "--directory", "--project", "--no-project", "-C", "--dir", "--cwd")  # says where it looks
-_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
 
 
 def build_environment(environ: Mapping[str, str], *, passed: Iterable[str] = ()) -> dict[str, str]:
@@ -250,7 +250,7 @@ def keep_from_project(
     start = len(words) - len(args) - 1
     for launcher in _LAUNCHERS:
         first = tuple(word.replace("{root}", project.anchor) for word in launcher.first)
-        if program in _SHELLS or " " in program:  # env -S "npx …"
+        if program in SHELLS or " " in program:  # env -S "npx …"
             line = shlex.join((launcher.instead or launcher.program, *first)).replace("\\", r"\\")
             words = tuple(_launches(launcher).sub(line, word) for word in words)
         elif program == launcher.program and (at := _find_command(launcher, args)) is not None:
@@ -264,7 +264,7 @@ def find_trap(config: ServerConfig, *, project: Path, home: str | None) -> str:
     program, *args = config.launched
     if not _is_guarded(config, args):
         return ""
-    line = " ".join((program, *args)) if program in _SHELLS or " " in program else ""
+    line = " ".join((program, *args)) if program in SHELLS or " " in program else ""
     for launcher in _LAUNCHERS:
         if _launches(launcher).search(line) or (
             program == launcher.program and _find_command(launcher, args) is not None
