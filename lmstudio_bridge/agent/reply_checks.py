@@ -236,7 +236,7 @@ _ANYONES = re.compile(  # sentences of ours that may be an answer, too
 _DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 _SHORTEST_QUOTATION = 12  # characters; `(no output)` is the bridge's
 _LONGEST_LIST = 10_000  # characters; about that of 40 tools
-_SHORTEST_LINE = 25  # characters of a line from the list of tools that nobody else writes by chance
+_LISTED = 25  # characters behind a tool's name that nobody but the list of tools has by chance
 _FILLER = re.compile(
     r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
     r"|search"
@@ -355,26 +355,25 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
 
 
 def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Message]) -> bool:
-    """Whether at least half of a text is copied from the list of tools that the model was given.
+    """Whether at least half of a text is lines from the list of tools that the model was given, for a task on a file.
 
-    Not if the task asks for tools or names one; what stands in the task or in a result of a server is no copy.
+    Not if the task asks for tools or names one; what stands in the task or in a result is no copy.
     """
-    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
-    if len(text) > _LONGEST_LIST or any(
-        ASKS_FOR_TOOLS.search(task) or any(spec.name in task for spec in specs) for task in tasks
-    ):
+    if len(text) > _LONGEST_LIST:
         return False
-    listed = [_words(each) for spec in specs for each in (tool_line(spec), spec.description)]
-    signatures = tuple(f"{spec.name}(" for spec in specs if "__" in spec.name)
-    copied, size = 0, 0
-    for line in text.splitlines():
-        words = _words(line)
-        size += len(words)
-        is_copy = line.lstrip(" -*`").startswith(signatures)
-        is_copy |= len(words) >= _SHORTEST_LINE and any(words in each for each in listed)
-        if is_copy and not _is_served(words, messages) and not any(words in _words(task) for task in tasks):
-            copied += len(words)
-    return 2 * copied > size
+    named = [spec for spec in specs if "__" in spec.name and spec.name in text]
+    listed = [(_words(tool_line(spec)), len(spec.name) + _LISTED) for spec in named]
+    heads = tuple(line[:size] for line, size in listed if len(line) >= size)
+    lines = [re.sub(r"^\d+ ", "", _words(line)) for line in text.splitlines()]
+    copied = [line for line in lines if line.startswith(heads)]
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    if not copied or not any(map(names_file, tasks)):
+        return False
+    if any(ASKS_FOR_TOOLS.search(task) or any(spec.name in task for spec in specs) for task in tasks):
+        return False
+    told = [_words(message.text) for message in messages if not isinstance(message, AssistantMessage)]
+    own = {line for line in copied if not any(line in each for each in told)}
+    return 2 * sum(len(line) for line in copied if line in own) > sum(map(len, lines))
 
 
 def _is_quotation(text: str, messages: Sequence[Message]) -> bool:

@@ -96,8 +96,10 @@ A_TOOL = "- shop__look_up(key: string): Gives the value of a key."
 
 @pytest.mark.parametrize("words", [HINT, HEAD, A_TOOL])
 async def test_the_words_of_the_bridge_are_never_the_answer(workshop: Workshop, words: str) -> None:
-    again = await workshop.run(STRONG, LOOK_UP, TextReply(words), TextReply(RIGHT))
-    stuck = await workshop.run(STRONG, LOOK_UP, function=lambda _: TextReply(words))
+    task = "What is the code of the heron in birds.txt?"
+
+    again = await workshop.run(STRONG, LOOK_UP, TextReply(words), TextReply(RIGHT), task=task)
+    stuck = await workshop.run(STRONG, LOOK_UP, function=lambda _: TextReply(words), task=task)
 
     assert (again.stop, again.answer.said.startswith(RIGHT)) == ("answered", True)
     assert stuck.stop == "stuck"

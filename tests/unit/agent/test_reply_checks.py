@@ -391,6 +391,7 @@ LISTED = (
         {"properties": {"path": {"type": "string"}, "head": {"type": "number"}}, "required": ["path"]},
     ),
     ToolSpec("calculate", "Calculate with numbers.", {"properties": {"expression": {"type": "string"}}}),
+    ToolSpec("x__ping", "", {}),
 )
 A_LINE = "fs__read_text_file(path: string): Read the complete contents of a file from the file system as text."
 
@@ -402,10 +403,10 @@ A_LINE = "fs__read_text_file(path: string): Read the complete contents of a file
         f"- {A_LINE}",
         f"**{A_LINE}**",
         A_LINE[:60],
-        "Read the complete contents of a file from the file system as text.",
+        f"1. {A_LINE}",
+        f"{A_LINE} Handles encodings.",
         f"The tools:\n- {A_LINE}\n- calculate(expression: string): Calculate with numbers.",
         f"{A_LINE}\nCalculate.",
-        "fs__read_text_file(path: string): Reads notes.txt for you.",
     ],
 )
 def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
@@ -415,7 +416,8 @@ def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
     assert not copies_tools(text, LISTED, [*asked, ToolMessage("c1", _wrapped(f"# Tools\n{text}\nend"))])
     assert not copies_tools(text, LISTED, [UserMessage("Which tools do you have?")])
     assert not copies_tools(text, LISTED, [UserMessage("Explain fs__read_text_file.")])
-    assert not copies_tools(text, LISTED, [UserMessage(f"Translate to German: {text}")])
+    assert not copies_tools(text, LISTED, [UserMessage(f"Translate to German for de.txt: {text}")])
+    assert not copies_tools(text, LISTED, [UserMessage("Welche Werkzeuge hast du?")])
 
 
 @pytest.mark.parametrize(
@@ -425,6 +427,13 @@ def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
         "fs__read_text_file gave 'owner: Ada', so Ada owns it.",
         "The file says: read the complete contents first. Its owner is Ada, and the deputy is Grace Hopper.",
         f"The owner is Ada. I found her in the second line of the file, which also names her deputy.\n{A_LINE[:40]}",
+        "Read the complete contents of a file from the file system as text.",  # may be the docstring in that file
+        "Only within folders.",
+        "fs__read_text_file(path: string)",
+        'fs__read_text_file(path="notes.txt") returned "owner: Ada", so Ada owns it.',
+        '`fs__read_text_file("notes.txt")` shows that Ada owns it.',
+        "- fs__read_text_file(notes.txt): the owner is Ada\n- fs__read_text_file(b.txt): it holds x",
+        "x__ping shows that Ada owns it.",
         "",
     ],
 )
