@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import zlib
@@ -20,6 +19,7 @@ from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCRequest
 
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE, TOO_MANY, ValueCounter
@@ -320,9 +320,7 @@ class GunzippedStream(_InnerStream):
 
 def read_refusal(words: str) -> str:
     """What a refusal says, without the JSON around it; a page for browsers says nothing."""
-    found: Any = None
-    with suppress(ValueError, RecursionError):
-        found = json.loads(words)
+    found = load_or_none(words)
     for key in ("error", "message", "error_description", "detail", "title") * 2:  # `error` may hold a `message`
         if isinstance(found, dict) and key in found:
             found = found[key]

@@ -33,6 +33,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import AnyUrl, BaseModel, ValidationError
 
 from lmstudio_bridge.errors import DownstreamError, SettingsError
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.http import HTTP_TIMEOUT, Answered, BoundedStream, Login, is_loopback, statuses
 from lmstudio_bridge.mcp_client.logins import Learn, LoginStore, can_sign_in
@@ -561,11 +562,7 @@ async def _read_answer(response: httpx2.Response, learn: Learn) -> dict[str, Any
         finally:
             await stream.aclose()
         response.stream = httpx2.ByteStream(_FRACTION.sub(rb"\1", body))  # the SDK takes only whole seconds
-    await response.aread()
-    try:
-        said = response.json()
-    except ValueError:
-        return {}
+    said = load_or_none(await response.aread())
     if not isinstance(said, dict):
         return {}
     learn(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,6 +15,7 @@ import anyio
 from lmstudio_bridge.agent.json_calls import choose_strategy
 from lmstudio_bridge.cli.doctor.checks import Check, failed_check
 from lmstudio_bridge.errors import AuthError, LLMConnectionError, LLMError, LLMTimeoutError
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelChoice, Source
 from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
@@ -300,11 +300,10 @@ async def _ask(command: str, *arguments: str, environ: Mapping[str, str], limit:
     try:
         async with asyncio.timeout(limit):
             out, _ = await process.communicate()
-        answer: object = json.loads(out)
-    except (TimeoutError, ValueError, RecursionError):
+    except TimeoutError:
         return None
     else:
-        return answer
+        return load_or_none(out)
     finally:
         if process.returncode is None:
             process.kill()
