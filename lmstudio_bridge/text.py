@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 _JOINED = r"\u0590-\u1cff\ua800-\uabff\ufb1d-\ufdff\ufe70-\ufefc\U00011000-\U00011fff"  # scripts that use joiners
@@ -86,6 +87,14 @@ def clean_text(text: str) -> tuple[str, int]:
 def one_line(text: str) -> str:
     """The text in one line, without anything that could move the cursor."""
     return " ".join(clean_text(text)[0].split())
+
+
+def local_time(moment: str) -> str:
+    """An ISO 8601 time to the minute, in local time; any other text as it is."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return moment
 
 
 def inert(text: str) -> str:

@@ -13,6 +13,7 @@ from lmstudio_bridge.evals.suite import FAMILIES
 from lmstudio_bridge.events import Stop
 from lmstudio_bridge.files import write_file
 from lmstudio_bridge.runs.html import Figure, render_template
+from lmstudio_bridge.text import local_time
 
 Loop: TypeAlias = str
 """What does the tasks: "bridge", "baseline", or another one that is compared with them."""
@@ -224,8 +225,8 @@ def render_page(results: Results) -> str:
         "results.html.j2",
         title=f"{plan.model}: {', baseline '.join(scores)}",
         plan=plan,
-        facts=f"{plan.began} · lmstudio-bridge {plan.version} · seed {plan.seed} · at most {plan.max_rounds} rounds, "
-        f"{plan.max_tokens:,} tokens a reply and {plan.seconds:g} s a task · {plan.parallel} at once",
+        facts=f"{local_time(plan.began)} · lmstudio-bridge {plan.version} · seed {plan.seed} · at most "
+        f"{plan.max_rounds} rounds, {plan.max_tokens:,} tokens a reply and {plan.seconds:g} s a task · {plan.parallel} at once",
         numbers=[
             Figure("Right", f"{first.share:.0%}"),
             Figure("Attempts", f"{len(results.attempts):,} of {plan.tasks * len(plan.loops):,}"),

@@ -39,7 +39,7 @@ from lmstudio_bridge.runs.journal import (
     journal_path,
     read_timed_events,
 )
-from lmstudio_bridge.text import first_line
+from lmstudio_bridge.text import first_line, local_time
 
 MAX_RUNS = 50  # the newest ones, in a list of runs
 LAST = "last"  # in place of a run id
@@ -80,10 +80,7 @@ class StoredRun:
     @property
     def time(self) -> str:
         """When it was started, in local time."""
-        try:
-            return datetime.fromisoformat(self.started_at).astimezone().strftime("%Y-%m-%d %H:%M")
-        except ValueError:
-            return self.started_at
+        return local_time(self.started_at)
 
 
 def read_run(folder: Path, run_id: str) -> StoredRun:
