@@ -226,7 +226,8 @@ def render_page(results: Results) -> str:
         title=f"{plan.model}: {', baseline '.join(scores)}",
         plan=plan,
         facts=f"{local_time(plan.began)} · lmstudio-bridge {plan.version} · seed {plan.seed} · at most "
-        f"{plan.max_rounds} rounds, {plan.max_tokens:,} tokens a reply and {plan.seconds:g} s a task · {plan.parallel} at once",
+        f"{plan.max_rounds} rounds, {plan.max_tokens:,} tokens a reply and {plan.seconds:g} s a task · "
+        f"{plan.parallel} at once",
         numbers=[
             Figure("Right", f"{first.share:.0%}"),
             Figure("Attempts", f"{len(results.attempts):,} of {plan.tasks * len(plan.loops):,}"),
