@@ -54,6 +54,10 @@ _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"
     r"|\[BEGIN FINAL RESPONSE\]"  # Apriel
 )
+_LEFT_CLOSING = re.compile(rf"(?:\s*(?:{_LONE_CLOSING.pattern}))+(?=[\w*]|\s*(?:\n|\Z))")  # not a sentence about it
+_IN_QUOTES = re.compile(  # what is around a tag: the opening mark, what comes before it, and the closing one
+    r"[\s(\[{=:,]?(?:\"\"|''|\(\)|\u201c\u201d|\u201e[\u201c\u201d]|\u2018\u2019|\u00ab\u00bb)"
+)
 _NEXT_TURN = re.compile(  # a model that goes on with the other's part
     r"(?:<\|(?:im_end|eot_id|end|endoftext)\|>|<end_of_turn>|</s>)\s*"
     r"(?:<\|(?:(?:im_start|start_header_id)\|>(?!\s*assistant)|(?:user|system)\|>)|<start_of_turn>(?!model)|(?:Human|User):).*\Z"
@@ -95,7 +99,7 @@ def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
 
     Reasoning is a block at the beginning, or all up to a lone closing tag (the template had opened it in the prompt).
     With `separate` the server has delivered the reasoning apart: then tags in the text are words of the answer, except
-    for a block at the very beginning. Tags in code or in JSON are words, too.
+    for a block, or a closing tag that was left over, at the very beginning. Tags in code or in JSON are words, too.
     """
     thoughts: list[str] = []
     next_turn = _NEXT_TURN.search(text)
@@ -117,6 +121,8 @@ def split_reasoning(text: str, *, separate: bool = False) -> tuple[str, str]:
             inside, after = inside[: final.start()], inside[final.start() :]
         thoughts.append(inside.strip())
         rest = _strip_tokens(after)
+    if separate and not thoughts and (left := _LEFT_CLOSING.match(rest)):
+        rest = _strip_tokens(rest[left.end() :])
     if not separate and not thoughts and (close := _lone_closing(rest)):
         thoughts.append(rest[: close.start()].strip())
         rest = _strip_tokens(rest[close.end() :])
@@ -149,6 +155,7 @@ def _lone_closing(text: str) -> re.Match[str] | None:
     if (
         close[0].replace("/", "") in before
         or re.match(r" ?[|.,;]", after)
+        or _IN_QUOTES.fullmatch(before[-2:] + after[:1])
         or (before.endswith(" ") and re.match(r" [a-z]", after))
     ):
         return None  # a sentence about it

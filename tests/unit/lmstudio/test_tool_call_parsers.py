@@ -137,6 +137,19 @@ def recover(text: str) -> tuple[str, list[tuple[str, Any]]]:
         ),
         ("The turn ends with <|im_end|>", "The turn ends with <|im_end|>", ""),
         ("Its token: <|eot_id|>", "Its token: <|eot_id|>", ""),
+        *(
+            (text, text, "")
+            for text in (
+                'text.split("</think>")[1]',
+                'if "</think>" in text:\n    text = text.rpartition("</think>")[2]',
+                "const end = '</think>';",
+                '"end": "</think>",\n"start": "<think>"',
+                "The end tag (</think>) is missing.",
+                "Das Ende ist \u201e</think>\u201c.",
+            )
+        ),
+        ('Who is "Ada"?</think>"Ada" owns it.', '"Ada" owns it.', 'Who is "Ada"?'),
+        ("The answer (as a word)</think>(Yes)", "(Yes)", "The answer (as a word)"),
     ],
 )
 def test_thinking_is_split_from_the_answer(text: str, answer: str, thinking: str) -> None:
@@ -150,6 +163,16 @@ def test_thinking_is_split_from_the_answer(text: str, answer: str, thinking: str
         ("Tags are <think>, <step> and <plan>.",) * 2 + ("",),
         ("<think>Hm.</think>Yes.", "Yes.", "Hm."),
         ("Yes.<|im_end|>", "Yes.", ""),
+        ("\n</think>\n\nYes.", "Yes.", ""),
+        ("</think>\n\n</think>\nYes.", "Yes.", ""),
+        ("</think>\n", "", ""),
+        ("</thinking>**Yes.**", "**Yes.**", ""),
+        ("[/THINK]Yes.", "Yes.", ""),
+        ("<|END_THINKING|>Yes.", "Yes.", ""),
+        ("</think> closes the reasoning.",) * 2 + ("",),
+        ("[/THINK], in v13.",) * 2 + ("",),
+        ("`</think>`\n",) * 2 + ("",),
+        ("Reasoning ends with:\n</think>\nThen comes the answer.",) * 2 + ("",),
     ],
 )
 def test_tags_are_words_of_the_answer_where_reasoning_came_apart(text: str, answer: str, thinking: str) -> None:
