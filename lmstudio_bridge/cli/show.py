@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -170,10 +170,11 @@ def _print_run(stored: StoredRun) -> None:
 def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:
     from lmstudio_bridge.runs.autonomous import configured_secrets, read_servers  # as in `show_models`
 
-    redactor.learn(configured_secrets(settings, os.environ))
-    read_servers(settings, environ=os.environ, redactor=redactor)
     folder = settings.home / "runs"
     stored = find_run(folder, args.run_id)
+    settings = settings.model_copy(update={"project": Path(stored.project or settings.project)})  # what is shown is its
+    read_servers(settings, environ=os.environ, redactor=redactor)
+    redactor.learn(configured_secrets(settings, os.environ))
     if stored.items:
         return _undo_items(folder, stored, args, redactor)
     return _undo_one(folder, stored, redactor, yes=args.yes)
@@ -254,7 +255,9 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
     with open_journal(folder, stored.run_id) as journal:
         done = apply_undo(plan, copies=copies, redact=redactor.redact)
         if done.changes:
-            journal.keep(redactor.redact_fields(done))
+            # No diffs: what was a secret then need not be known as one any more.
+            named = tuple(replace(each, diff="") for each in done.changes)
+            journal.keep(redactor.redact_fields(replace(done, changes=named)))
     _say_left(each for each in done.not_kept if each not in plan.left)
     again = f"To revert this: lmstudio-bridge runs undo {stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)

@@ -737,9 +737,12 @@ async def _failure_recorded(recorder: RunRecorder, started_at: float) -> AsyncIt
 def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Redactor) -> ServerCatalog:
     """The MCP servers as the configuration files name them now; the redactor learns the secrets of the approved ones.
 
+    Names of folders on the way to the project are none: without them, no path would be understood.
+
     Raises:
         McpConfigError: A file cannot be used.
     """
+    redactor.own_words = own_words().union(part.casefold() for part in settings.project.parts)
     catalog = servers_of_settings(settings, environ=environ)
     for config in catalog.servers.values():
         redactor.learn(

@@ -65,6 +65,7 @@ _FOLDERS = (_FOLDER, _PRIVATE)  # private ones are for their owner only
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
 _FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
 
+_SECRET_NAME = "its name holds a secret"
 _MAX_NOTE = 16 * 1024 * 1024
 
 State: TypeAlias = str
@@ -388,6 +389,8 @@ class ChangeRecorder:
                 room -= len(data or b"")
             if after[path] == _UNKNOWN != earlier:
                 problems[f"{self._name(path)} (not compared)"] = None
+            elif after[path] != earlier and _holds_secret(path, self._redact):
+                problems[f"{self._name(path)} ({_SECRET_NAME})"] = None
 
         for path, earlier in before.items():
             look(path, earlier)
@@ -453,14 +456,15 @@ def compare_states(
         if _UNKNOWN in (was, now) or path in moved:
             continue
         if source := sources.get(path):
-            kept = copies.restores(redact(now))
+            kept = copies.restores(redact(now)) and not any(_holds_secret(each, redact) for each in (path, source))
             changes.append(FileChange(name, "moved", now, now, source=_shown(source, folder), kept=kept))
         elif was == now:
             if path in named and _FILE.fullmatch(was):
                 changes.append(FileChange(name, "unchanged", was, now))
         else:
             kind: ChangeKind = "created" if not was else "changed" if now else "deleted"
-            change = FileChange(name, kind, was, now, kept=copies.restores(redact(was)))
+            kept = copies.restores(redact(was)) and not _holds_secret(path, redact)
+            change = FileChange(name, kind, was, now, kept=kept)
             old, new = (get(path, state) for get, state in zip(contents, (was, now), strict=True))
             size = len(old or b"") + len(new or b"")
             if (
@@ -510,8 +514,14 @@ def plan_undo(events: Iterable[Event], *, copies: Copies, redact: Callable[[str]
     told = told[len(told) - (since or 1) :] if told else []
     folder = Path(told[-1].folder) if told else Path()
     left = dict.fromkeys(each for event in told if not event.is_undo for each in event.not_kept)
+    lost = (each for event in told for each in event.changes if not each.kept)
+    lost = (each for each in lost if holds_mark(f"{folder / each.path} {each.source}"))
+    hidden = {folder / name for each in lost for name in (each.path, each.source) if name}
     steps: dict[Path, tuple[State, State]] = {}
     for path, (before, after) in _add_up(told).items():
+        if path in hidden:  # the journal does not have it
+            left[f"{_shown(path, folder)} ({_SECRET_NAME})"] = None
+            continue
         now, data = _look_as(path, after, max_bytes=copies.max_file)
         if now == before:
             continue
@@ -687,6 +697,10 @@ def _is_folder(path: Path) -> bool:
 def _is_read(state: State, content: bytes | None) -> bool:
     """Whether the content of a file in that state is there, if it is one."""
     return content is not None or not _FILE.fullmatch(state)
+
+
+def _holds_secret(path: Path, redact: Callable[[str], str]) -> bool:
+    return redact(str(path)) != str(path)
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -116,7 +116,10 @@ async def test_undo_puts_everything_back_and_can_be_undone(desk: Shell, sim: Sim
     move = ("filesystem__move_file", {"source": "notes.txt", "destination": "moved.txt"})
     folder = ("filesystem__create_directory", {"path": "made/below"})
     inner = ("filesystem__write_file", {"path": "made/below/x.txt", "content": "x"})
-    code, out, err = await change(desk, sim, move, CREATE, folder, inner)
+    entry = config_entry(npm_server("filesystem"), str(desk.folder))
+    configure(Shell(desk.folder, {}), filesystem={**entry, "env": {"A_TOKEN": "not-yet-in-a-file"}})
+    create = ("filesystem__write_file", {"path": "new.md", "content": "one\nwhat-is-a-secret-later\n"})
+    code, out, err = await change(desk, sim, move, create, folder, inner)
     assert code == 0, err
     assert "moved.txt (moved from notes.txt)" in out
 
@@ -140,9 +143,15 @@ async def test_undo_puts_everything_back_and_can_be_undone(desk: Shell, sim: Sim
     _, continued, _ = await desk.run("continue", "last")
     assert "Undone since: " in continued
 
+    configure(Shell(desk.folder, {}), filesystem={**entry, "env": {"A_TOKEN": "what-is-a-secret-later"}})
     elsewhere = replace(desk, folder=desk.folder.parent)
-    again, _, err = await elsewhere.run("runs", "undo", run_id(desk), "--yes")
+    again, out, err = await elsewhere.run("runs", "undo", run_id(desk), "--yes")
     assert again == 0, err
+    assert "+[secret]\n" in out, "the secrets of the run's project count"
+    [journal] = runs(desk).glob("*.jsonl")
+    of_undos = journal.read_text(encoding="utf-8").rpartition('"RunFinished"')[2]
+    assert "new.md" in of_undos
+    assert "what-is-a-secret-later" not in of_undos, "it was undone before that was known as a secret"
     assert f"In {desk.folder}:\n" in err
     assert f"In {desk.folder}" not in said
     assert files() == changed

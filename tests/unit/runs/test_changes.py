@@ -29,6 +29,7 @@ from lmstudio_bridge.runs.changes import (
     standing_changes,
 )
 from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.workspace import make_workspace
 
 WRITE = ServerTool("fs", "write_file")
@@ -522,6 +523,23 @@ async def test_undo_says_what_it_does_not_cover(run: Run) -> None:
     await run.end()
 
     assert (run.plan().steps, run.plan().left) == ({}, ("what github create_issue did",))
+
+
+async def test_a_file_with_a_secret_in_its_name_is_left_alone_with_the_reason(run: Run) -> None:
+    run.write("sekret.txt", "a")
+    run.write("from-sekret.txt", "moved")
+    await run.edit("sekret.txt", "A")
+    await run.edit("new-sekret.txt", "A")
+    await run.before(MOVE, source="from-sekret.txt", destination="to.txt")
+    (run.project / "from-sekret.txt").rename(run.project / "to.txt")
+    tree = run.tree()
+    run.events = [Redactor(["sekret"]).redact_fields(await run.end())]
+    reasons = {f"{name}.txt (its name holds a secret)" for name in ("[secret]", "new-[secret]", "from-[secret]")}
+
+    assert {each.kept for each in run.events[0].changes} == {False}
+    assert {*run.events[0].not_kept} == reasons
+    assert {*run.undo().not_kept} == {*reasons, "to.txt (its name holds a secret)"}
+    assert run.tree() == tree
 
 
 async def test_undo_that_could_do_nothing_is_not_what_the_next_one_takes_back(run: Run) -> None:

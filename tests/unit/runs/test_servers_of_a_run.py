@@ -18,11 +18,12 @@ from lmstudio_bridge.events import RunStarted, ServerFailed, ServersChosen, Tall
 from lmstudio_bridge.mcp_client.discovery import load_servers
 from lmstudio_bridge.mcp_client.repair import read_tools
 from lmstudio_bridge.messages import Access
-from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent
+from lmstudio_bridge.runs.autonomous import DynamicAutonomousAgent, open_agent, read_servers
 from lmstudio_bridge.runs.journal import read_events
 from lmstudio_bridge.runs.report import unusable_servers
 from lmstudio_bridge.runs.request import RunRequest
 from lmstudio_bridge.runs.tool_cache import ToolCache
+from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.settings import read_settings
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
@@ -137,6 +138,19 @@ def offered(desk: Desk) -> list[str]:
 
 def find(query: str) -> CallReply:
     return CallReply(("find_tools", {"query": query}))
+
+
+def test_the_name_of_a_folder_that_the_project_is_in_is_no_secret(tmp_path: Path) -> None:
+    project, redactor = tmp_path / "shopware" / "part", Redactor()
+    project.mkdir(parents=True)
+    address = {"DATABASE_URL": "postgres://shopware:shopware@localhost/shopware", "A_TOKEN": "not-a-folder"}
+    file = tmp_path / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": {"db": {"command": "db", "env": address}}}), encoding="utf-8")
+    environ = {"HOME": str(tmp_path), "LMSTUDIO_BRIDGE_MCP_CONFIG": str(file)}
+
+    read_servers(read_settings(environ, cwd=project), environ=environ, redactor=redactor)
+
+    assert redactor.redact(f"{project}: not-a-folder") == f"{project}: [secret]"
 
 
 async def test_servers_are_started_once_to_be_known_and_then_if_the_task_needs_them(desk: Desk) -> None:
