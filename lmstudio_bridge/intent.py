@@ -147,6 +147,7 @@ _FILE_CHANGING = re.compile(
 )
 _OUTWARD = re.compile(
     "upload|send|push|post|publish|share|commit|stage|attach|import|load|index|ingest|run|exec|execute|start|git|"
+    "rename|patch|refactor|symbols?|"  # may change files that the call does not name
     "issue|comment|message|note|memory|entit(?:y|ies)|record|row|table|task|ticket|event|page|observations?|relations?"
 )
 _TAKING_AWAY = re.compile("move|rename|mv|delete|remove|rm|rmdir|trash|unlink")
@@ -215,7 +216,7 @@ def changes_by_name(tool: str) -> bool:
 
 
 def changes_files_by_name(tool: str) -> bool:
-    """Whether a tool's name has a word for changing files, and none for an effect elsewhere, as `upload_file`."""
+    """Whether a tool's name has a word for changing the files that a call names, and none for an effect elsewhere."""
     words = _words(tool)
     return any(map(_FILE_CHANGING.fullmatch, words)) and not any(map(_OUTWARD.fullmatch, words))
 

@@ -61,7 +61,7 @@ from lmstudio_bridge.runs.server_selection import NamedServers, Needs, find_serv
 from lmstudio_bridge.runs.telemetry import Telemetry, open_telemetry
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.access import Policy
-from lmstudio_bridge.security.permissions import Permissions, read_permissions
+from lmstudio_bridge.security.permissions import Permissions, named_folders, read_permissions
 from lmstudio_bridge.security.presets import is_fresh
 from lmstudio_bridge.security.protected import Seen, look_at_protected, warn_of_changed
 from lmstudio_bridge.security.redact import RedactedStream, Redactor, holds_mark
@@ -350,6 +350,7 @@ class DynamicAutonomousAgent:
             goes_on=goes_on,
             environ=self._environ,
             untrusted=permissions.sandboxes.untrusted,
+            bases={each.name: named_folders(each, permissions.sandboxes.around) for each in plan.servers.configs},
         )
 
     @contextmanager

@@ -244,10 +244,12 @@ class ChangeRecorder:
         goes_on: bool = False,
         environ: Mapping[str, str] | None = None,
         untrusted: Collection[Path] = (),
+        bases: Mapping[str, Collection[Path]] | None = None,
     ) -> None:
         """`goes_on`: the run was cut off before, and what was seen then counts.
 
-        With an `environ`, git is asked, but none from the `untrusted` folders.
+        With an `environ`, git is asked, but none from the `untrusted` folders. `bases` are folders to which the paths
+        of a server may be relative, unknown to the policy.
         """
         self._policy = policy
         self._copies = copies
@@ -257,6 +259,8 @@ class ChangeRecorder:
         self._seen = earlier[1] if earlier else _Seen()
         self._calls: list[set[Path]] = []  # what each call named
         self._environ, self._untrusted = environ, untrusted
+        self._bases = bases or {}
+        self._elsewhere: set[Path] = set()  # what the calls may have meant instead of what they named here
         self._status: dict[Path, Entry] | None = None  # before the first call
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
@@ -268,6 +272,7 @@ class ChangeRecorder:
             )
         found = await anyio.to_thread.run_sync(self._look, tool, arguments, known, abandon_on_cancel=True)
         self._calls.append(found.named)
+        self._elsewhere |= self._find_elsewhere(tool, found.named)
         self._seen.states.update(found.states)
         self._seen.named |= found.named
         self._seen.folders |= found.folders
@@ -318,7 +323,8 @@ class ChangeRecorder:
         if now == held:
             files = [data for state, data in held.values() if not state.startswith("link ")]
             are_texts = bool(files) and all(data is not None and decode_text(data) is not None for data in files)
-            return "" if are_texts and changes_files_by_name(tool.name) else None
+            is_here = not any(map(os.path.lexists, self._find_elsewhere(tool, held)))
+            return "" if are_texts and is_here and changes_files_by_name(tool.name) else None
         before, after = ({path: state for path, (state, _) in each.items()} for each in (held, now))
         sources = _find_moves(before, after)
         lines: list[str] = []
@@ -334,6 +340,12 @@ class ChangeRecorder:
             elif old is not None and new is not None and held[path][1] != now[path][1]:
                 lines += (show_changes(name, old, new) or CHANGED_UNSEEN.format(path=name)).split("\n")
         return _cut(lines) or None
+
+    def _find_elsewhere(self, tool: ServerTool, places: Collection[Path]) -> set[Path]:
+        """The same paths below the other bases of the server."""
+        bases, folders = self._bases.get(tool.server, ()), self._policy.workspace.folders
+        below = {each.relative_to(folder) for each in places for folder in folders if each.is_relative_to(folder)}
+        return {Path(os.path.realpath(base / each)) for base in bases for each in below}.difference(places)
 
     def _readable(self, data: bytes | None) -> str | None:
         """What a model may read of a file; None if it is no text, or was not read."""
@@ -405,6 +417,7 @@ class ChangeRecorder:
                     look(path, _ABSENT)
         # What is nowhere on this disk may be a path of the server's own, of which nothing is known.
         complete &= all(any(before[path] or after[path] for path in call) for call in self._calls)
+        complete &= not any(map(os.path.lexists, self._elsewhere))
         # A copied file is not worth telling, nor is one of the same name in another folder of the workspace.
         without_effect = [call for call in self._calls if all(before[path] == after[path] for path in call)]
         changes = compare_states(

@@ -9,6 +9,7 @@ import os
 import socket
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -173,6 +174,18 @@ def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
                 yield folder
         except OSError:  # too long for a name, or not readable
             continue
+
+
+def named_folders(config: ServerConfig, around: Surroundings) -> frozenset[Path]:
+    """The folders that a server's entry names, in arguments and variables: its paths may be relative to one of them."""
+    found: set[Path] = set()
+    for text in (*config.args, *config.env.values()):
+        for value in {text, text.partition("=")[2]}:
+            with suppress(OSError, ValueError):  # too long for a name, or a null byte
+                folder = around.locate(value)
+                if (os.sep in value or value.startswith(("~", "."))) and folder.is_dir():
+                    found.add(folder)
+    return frozenset(found)
 
 
 def _is_here(config: ServerConfig) -> bool:

@@ -261,6 +261,8 @@ def test_other_name(name: str) -> None:
         ("create_directory", True, False, True),
         ("mkdir", True, False, True),
         ("upload_file", False, False, False),
+        ("rename_symbol", False, True, False),
+        ("apply_patch", False, False, False),
         ("git_commit", False, False, False),
         ("create_entities", False, False, False),
         ("delete_issue", False, True, False),

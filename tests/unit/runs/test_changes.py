@@ -49,7 +49,8 @@ class Run:
         self.copies = Copies(folder / "copies" if kept else None, max_bytes=max_bytes, max_file=max_file)
         self.redact: Callable[[str], str] = lambda text: text.replace("sekret", "[secret]")
         policy = Policy("write", workspace=make_workspace([self.project]), local={"fs": self.project})
-        self._recorder = ChangeRecorder(policy, copies=self.copies, redact=self.redact, goes_on=goes_on)
+        bases = {"fs": [folder / "vault", self.project]}
+        self._recorder = ChangeRecorder(policy, copies=self.copies, redact=self.redact, goes_on=goes_on, bases=bases)
         self.forget = self._recorder.forget
         self.events: list[FilesChanged] = []
 
@@ -183,6 +184,18 @@ async def test_writes_that_may_have_changed_something_else_are_no_reason_to_say_
     await run.edit("a.txt", "same\n")
     await run.before(ServerTool("fs", "upload_file"), path="a.txt")
 
+    assert not (await run.end()).left_all()
+
+
+async def test_a_file_of_the_same_name_below_another_base_of_the_server_may_have_been_changed(run: Run) -> None:
+    run.write("README.md", "of the project\n")
+    held = await run.before(WRITE, path="README.md")
+    vault = run.project.parent / "vault"
+    vault.mkdir()
+    assert await run.effect(WRITE, held) == "", "it is not there"
+    (vault / "README.md").write_text("of the vault", encoding="utf-8")
+
+    assert await run.effect(WRITE, held) is None
     assert not (await run.end()).left_all()
 
 

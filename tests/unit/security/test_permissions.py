@@ -12,8 +12,9 @@ import pytest
 from lmstudio_bridge.errors import NoToolMayRunError
 from lmstudio_bridge.messages import JSONObject, Scope, ServerConfig, ServerTool
 from lmstudio_bridge.security.access import Policy
-from lmstudio_bridge.security.permissions import is_here, read_permissions
+from lmstudio_bridge.security.permissions import is_here, named_folders, read_permissions
 from lmstudio_bridge.security.presets import PRESETS, is_fresh
+from lmstudio_bridge.settings import Surroundings
 
 
 def policy_of(*configs: ServerConfig, project: Path) -> Policy:
@@ -59,6 +60,18 @@ def test_other_words_of_an_entry_widen_nothing(tmp_path: Path, config: ServerCon
     filled = ServerConfig(config.name, config.transport, args=args, url=config.url, scope=config.scope)
 
     assert policy_of(filled, project=project).workspace.folders == (project,)
+
+
+def test_folders_of_an_entry_are_found_in_arguments_and_variables(tmp_path: Path) -> None:
+    for name in ("vault", "notes", "base"):
+        (tmp_path / name).mkdir()
+    config = stdio(
+        "--vault=../vault", "notes", "x" * 5_000 + "/", env={"NOTES": "~/notes", "B": f"{tmp_path}/base", "C": "~/no"}
+    )
+
+    found = named_folders(config, Surroundings(tmp_path / "notes", {"HOME": str(tmp_path)}))
+
+    assert {each.name for each in found} == {"vault", "notes", "base"}
 
 
 def test_a_bridge_that_was_started_at_the_root_does_not_take_all_for_its_workspace() -> None:
