@@ -237,6 +237,15 @@ _DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTAL
 _SHORTEST_QUOTATION = 12  # characters; `(no output)` is the bridge's
 _LONGEST_LIST = 10_000  # characters; about that of 40 tools
 _LISTED = 25  # characters behind a tool's name that nobody but the list of tools has by chance
+_DEFINITION = re.compile(  # {"type": "function", "function": {"name": "f", "description": …
+    r"(?:</?\w{1,20}>|```\w*|[\s\[])*+(?P<begins>\{\s*(?:\"type\"\s*:\s*\"function\"\s*,\s*\"function\"\s*:\s*\{\s*)?"
+    r"\"name\"\s*:\s*\"(?P<name>\w[\w-]*__[\w-]+)\"\s*,\s*\"description\"\s*:)"
+)
+_ASKS_FOR_DEFINITION = re.compile(
+    r"tool|function|funktion|fonction|funci\u00f3n|schema|definition|werkzeug|outil|herramienta|mcp"
+    r"|\u0444\u0443\u043d\u043a\u0446\u0438|\u0438\u043d\u0441\u0442\u0440\u0443\u043c\u0435\u043d\u0442|\u5de5\u5177|\u51fd\u6570|\u95a2\u6570|\u30c4\u30fc\u30eb",
+    re.IGNORECASE,
+)
 _FILLER = re.compile(
     r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
     r"|search"
@@ -355,10 +364,17 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
 
 
 def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Message]) -> bool:
-    """Whether at least half of a text is lines from the list of tools that the model was given, for a task on a file.
+    """Whether a text begins with the definition of a tool that the model was given, or, for a task on a file, at least
+    half of it is lines from the list of tools.
 
     Not if the task asks for tools or names one; what stands in the task or in a result is no copy.
     """
+    messages = [each for each in messages if not (isinstance(each, UserMessage) and is_own_text(each.text))]
+    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
+    called = [call.name for each in messages if isinstance(each, AssistantMessage) for call in each.calls]
+    if (defined := _DEFINITION.match(text)) and defined["name"] in (*called, *(spec.name for spec in specs)):
+        asked = any(_ASKS_FOR_DEFINITION.search(task) or defined["name"] in task for task in tasks)
+        return not asked and not any(_words(defined["begins"]) in each for each in _told(messages))
     if len(text) > _LONGEST_LIST:
         return False
     named = [spec for spec in specs if "__" in spec.name and spec.name in text]
@@ -366,14 +382,18 @@ def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Messag
     heads = tuple(line[:size] for line, size in listed if len(line) >= size)
     lines = [re.sub(r"^\d+ ", "", _words(line)) for line in text.splitlines()]
     copied = [line for line in lines if line.startswith(heads)]
-    tasks = [message.text for message in messages if isinstance(message, UserMessage)]
     if not copied or not any(map(names_file, tasks)):
         return False
     if any(ASKS_FOR_TOOLS.search(task) or any(spec.name in task for spec in specs) for task in tasks):
         return False
-    told = [_words(message.text) for message in messages if not isinstance(message, AssistantMessage)]
+    told = _told(messages)
     own = {line for line in copied if not any(line in each for each in told)}
     return 2 * sum(len(line) for line in copied if line in own) > sum(map(len, lines))
+
+
+def _told(messages: Sequence[Message]) -> list[str]:
+    """The words of all messages that are not the model's."""
+    return [_words(message.text) for message in messages if not isinstance(message, AssistantMessage)]
 
 
 def _is_quotation(text: str, messages: Sequence[Message]) -> bool:

@@ -441,6 +441,22 @@ def test_an_answer_that_speaks_of_a_tool_is_an_answer(text: str) -> None:
     assert not copies_tools(text, LISTED, [UserMessage("Who owns notes.txt?")])
 
 
+@pytest.mark.parametrize("before", ["", "<tools>\n", "[", "```json\n"])
+@pytest.mark.parametrize("wrapped", ['{"type": "function", "function": %s}', "%s"])
+def test_the_definition_of_a_tool_is_an_answer_only_to_a_task_that_asks_for_one(before: str, wrapped: str) -> None:
+    of_ours = json.dumps({"name": LISTED[0].name, "description": LISTED[0].description})
+    of_theirs = json.dumps({"name": "read_text_file", "description": "Reads a file."})
+    tasks: list[Message] = [UserMessage("Who owns it?"), AssistantMessage("", (CALL,))]
+    text = before + wrapped % of_ours
+
+    assert copies_tools(text, LISTED, tasks)
+    assert copies_tools(text, (), [*tasks, AssistantMessage("", (ToolCall("c2", LISTED[0].name, "{}"),))])
+    assert not copies_tools(before + wrapped % of_theirs, LISTED, tasks)
+    assert not copies_tools(text, LISTED, [*tasks, ToolMessage("c1", _wrapped(f"Tools: [{text}]"))])
+    assert not copies_tools(text, LISTED, [UserMessage("Write the schema of a tool that reads files.")])
+    assert not copies_tools(text, LISTED, [UserMessage("Zeige die Werkzeuge als JSON.")])
+
+
 @pytest.mark.parametrize(
     "text", ["Nothing was found. Fewer words may find more.", "Did you mean: a__b", 'You sent: {"name": 1}', ANSWER_NOW]
 )
