@@ -265,7 +265,7 @@ class ChangeRecorder:
 
     async def before_call(self, tool: ServerTool, arguments: JSONObject) -> Held:
         """Keep what the call is about to change, unless an earlier one has changed it; what is there now."""
-        known = frozenset(self._seen.states)
+        known = dict(self._seen.states)
         if not self._calls and self._environ is not None:
             self._status = await anyio.to_thread.run_sync(
                 read_status, self._folder, self._environ, self._untrusted, abandon_on_cancel=True
@@ -352,7 +352,7 @@ class ChangeRecorder:
         text = None if data is None else decode_text(data)
         return None if text is None else self._redact(clean_text(text)[0])
 
-    def _look(self, tool: ServerTool, arguments: JSONObject, known: frozenset[Path]) -> _Seen:
+    def _look(self, tool: ServerTool, arguments: JSONObject, known: Mapping[Path, State]) -> _Seen:
         seen = _Seen(is_complete=changes_files_by_name(tool.name))
         places = self._policy.places(tool, arguments)
         call = f"what {tool.server} {tool.name} did"
@@ -360,13 +360,13 @@ class ChangeRecorder:
             seen.named.add(path)
             for each in (*_missing_parents(path), path):
                 if each not in known:
-                    seen.states[each] = self._keep(each, seen)
+                    seen.states[each] = self._keep(each, seen, known)
             if not _is_folder(path) or makes_folder_by_name(tool.name):
                 continue
             below = list_below(path) if takes_away_by_name(tool.name) else None
             if below is not None:
                 seen.folders.add(path)
-                seen.states.update({each: self._keep(each, seen) for each in below if each not in known})
+                seen.states.update({each: self._keep(each, seen, known) for each in below if each not in known})
             elif takes_away_by_name(tool.name):
                 seen.problems[f"{self._name(path)} (too many files)"] = None
             else:
@@ -376,7 +376,9 @@ class ChangeRecorder:
         seen.is_complete &= not seen.problems
         return seen
 
-    def _keep(self, path: Path, seen: _Seen) -> State:
+    def _keep(self, path: Path, seen: _Seen, known: Mapping[Path, State]) -> State:
+        if any(known.get(each) == _ABSENT for each in path.parents):
+            return _ABSENT  # it is in a folder that the run has made, perhaps by moving or copying another
         state, data = look_at(path, max_bytes=self._copies.max_file)
         if data is not None and not self._copies.add(data):
             state, data = look_at(path, max_bytes=-1)

@@ -265,6 +265,26 @@ async def test_moved_and_deleted_folders_are_told_with_their_files(run: Run) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no mode")
+@pytest.mark.parametrize("tool", [MOVE, ServerTool("fs", "copy_directory"), MAKE])
+async def test_a_file_that_is_edited_in_a_folder_that_the_run_made_goes_with_it(run: Run, tool: ServerTool) -> None:
+    source = run.write("a/b/x.txt", "x").parents[1]
+    run.write("a/y.txt", "y")
+    before = run.tree()
+    await run.before(tool, source="a", path="c")
+    if tool is MOVE:
+        source.rename(run.project / "c")
+    else:
+        shutil.copytree(source, run.project / "c")
+    await run.edit("c/b/x.txt", "X")
+    after = run.tree()
+    await run.end()
+
+    assert run.undo().not_kept == ()
+    assert run.tree() == before
+    assert run.undo().not_kept == ()
+    assert run.tree() == after
+
+
 async def test_a_private_folder_that_was_deleted_is_private_again(run: Run) -> None:
     private = run.write("private/a.txt", "a\n").parent
     private.chmod(0o700)
