@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
@@ -24,6 +25,7 @@ SPINNER_SAMPLE = "\N{BRAILLE PATTERN DOTS-124}"  # one character of rich's spinn
 _NARROW = 70  # columns of the terminal, below which a table is hard to read
 _GAP = 2  # columns between those of a table
 _LAST = 20  # columns that the last one of a table needs at least; the others are not wrapped
+_BLANK = "\ue000"  # for private use: a blank at which a line is not broken
 PLAIN_WIDTH = 10_000  # columns where there is no terminal: a program reads the output, so lines are not wrapped
 
 
@@ -106,8 +108,14 @@ def open_status(text: str, stream: TextIO, *, environ: Mapping[str, str]) -> Sta
 
 
 def print_marked(console: Console, mark: Text, text: Text) -> None:
-    """Print a text after its mark; in a terminal it is wrapped at words, and further lines stand below the first."""
+    """Print a text after its mark; in a terminal it is wrapped at words, and further lines stand below the first.
+
+    A command between backticks is not broken: what the terminal wraps by itself can be copied whole.
+    """
+    text.plain = re.sub("`[^`]+`", lambda command: command[0].replace(" ", _BLANK), text.plain)
+    text.overflow = "ignore" if _BLANK in text.plain else None
     for line in text.wrap(console, max(1, console.width - len(mark) - 1)):
+        line.plain = line.plain.replace(_BLANK, " ")
         line.rstrip()
         console.print(mark, line, soft_wrap=True)
         mark = Text(" " * len(mark))

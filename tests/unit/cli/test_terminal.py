@@ -117,6 +117,18 @@ def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.Monkey
     assert " ".join([first, *others]).split()[1:] == words
 
 
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_a_command_in_marked_text_can_be_copied_whole(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    command = "`claude mcp add --scope user filesystem -- npx -y server .`"
+
+    text = Text(f"Add one to Claude Code, for example: {command} and then another.")
+    terminal.print_marked(terminal.open_console(stream, environ={"NO_COLOR": "1"}), Text("ok"), text)
+
+    assert stream.getvalue().count(command) == 1
+
+
 def test_marked_text_is_one_line_where_there_is_no_terminal() -> None:
     stream = io.StringIO()
 
