@@ -76,6 +76,7 @@ _SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
 _LONGEST = 4_096  # characters of a path
 _MOST_LINKS = 40  # on the way to a file, as in Linux
+_OWN = (Path(sys.prefix), Path(sys.base_prefix), Path(lmstudio_bridge.__file__).parent)  # what makes the sandbox
 _MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
 _NO_FOLDER = Path("/proc")  # its links lead elsewhere in another process
 
@@ -399,9 +400,9 @@ def _find_inside(paths: Iterable[Path], folders: Iterable[Path]) -> list[Path]:
 
 
 def _find_held(config: ServerConfig, workspace: Sequence[Path], written: Sequence[Path]) -> dict[Path, bool]:
-    """The protected files that are `written` to, and what holds them; of a link, what it leads to in the workspace.
+    """The protected files and the bridge's own that are `written` to, and what holds them.
 
-    The link cannot be held.
+    Of a link, it is what it leads to in the workspace: the link cannot be held.
     """
     held: dict[Path, bool] = {}
     targets: list[Path] = []
@@ -413,6 +414,7 @@ def _find_held(config: ServerConfig, workspace: Sequence[Path], written: Sequenc
         if os.path.realpath(path) == str(path):
             held[path] = False
         targets += find_targets(path, workspace)
+    held |= dict.fromkeys(_find_inside(_OWN, workspace), False)
     outermost = {*held, *targets}
     held |= {each: False for each in targets if outermost.isdisjoint(each.parents)}
     # Or `.github` could be moved, with the `workflows` in it, and made anew: what is mounted cannot.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import lmstudio_bridge
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.messages import ServerConfig
 from lmstudio_bridge.security.sandbox import (
@@ -26,6 +27,9 @@ from lmstudio_bridge.security.sandbox import (
 )
 from lmstudio_bridge.settings import Surroundings
 from tests.support.deep_folder import make_unreadable
+
+PACKAGE = Path(os.path.realpath(lmstudio_bridge.__file__)).parent
+PREFIX = Path(os.path.realpath(sys.prefix))
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
 
@@ -579,6 +583,18 @@ async def test_what_protected_names_lead_to_anywhere_in_the_workspace_is_held(de
         place(confined.words, "--ro-bind-fd", path)
     may = [Path(path) for word, path in pairwise(confined.words) if word == "--bind-fd"]
     assert not [path for path in may if {*path.parents} & {*held}], "nothing is writable in what is held"
+
+
+@linux
+async def test_a_bridge_that_is_installed_in_the_workspace_cannot_be_changed(desk: Desk) -> None:
+    confined = (
+        await replace(desk.sandboxes(fs=Sandbox()), folders={"fs": (PACKAGE.parent,)}).confine(stdio())
+    ).confinement
+
+    assert confined is not None
+    place(confined.words, "--bind-fd", PACKAGE.parent, PACKAGE.parent)
+    place(confined.words, "--ro-bind-fd", PACKAGE, PACKAGE)
+    assert not PREFIX.is_relative_to(PACKAGE.parent) or place(confined.words, "--ro-bind-fd", PREFIX, PREFIX)
 
 
 @linux
