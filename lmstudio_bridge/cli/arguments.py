@@ -99,6 +99,8 @@ class CommandParser(argparse.ArgumentParser):
         given = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         near = get_close_matches(given[1] or given[2], self._words(), n=1) if given else []
         meant = f"Did you mean {near[0]!r}? " if near else ""
+        if message.endswith("required: TASK"):  # --for-each takes all words that follow it
+            meant = "TASK comes first, before --for-each. "
         super().error(f"{message}\n{meant}For help: {self.prog} --help")
 
     def _words(self) -> set[str]:

@@ -95,6 +95,7 @@ def test_variables_in_help_are_settings_or_well_known() -> None:
         ("runs shwo last", "Did you mean 'show'? For help: lmstudio-bridge runs --help"),
         ("install cursr", "Did you mean 'cursor'? "),
         ("run x --mpc fs", "Did you mean '--mcp'? "),
+        ("run --for-each *.md task", "TASK comes first, before --for-each. "),
         ("xyzzy", "\nFor help: lmstudio-bridge --help"),
     ],
 )
