@@ -297,7 +297,8 @@ class CallFinished:
     In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path.
     `writes`: it counts as changing something; None in journals that do not say. `reason` is why it failed or was
     refused, in one short line. `is_lost`: it was sent, and whether it had effects is unknown. `is_server_gone`: its
-    server died or did not start again. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its
+    server died or did not start again. `says_failed`: its server reports no error, and yet its text says that the change
+    failed. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its
     arguments, as they were or would have been sent, or else as the model wrote them. `definition`: characters of the
     tool's name, description and schema.
     """
@@ -319,6 +320,7 @@ class CallFinished:
     reason: str = field(default="", compare=False)  # follows from the text
     is_lost: bool = False
     is_server_gone: bool = False
+    says_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -795,7 +797,7 @@ class _MadeCalls:
         if not call.sent and (call.server == OWN_SERVER or not call.is_error):
             return  # a tool of the bridge; a call that stands twice in a turn
         tool = (call.server, call.tool)
-        if call.is_error:
+        if call.is_error or call.says_failed:
             self._tried_to_write |= bool(call.writes) or (call.writes is None and call.verdict == "needs_write")
             self.may_have_written |= call.is_lost and call.writes is not False
             if call.sent or (*tool, call.digest) not in self._done:  # else it was only made again

@@ -27,6 +27,17 @@ _FULL = 0.8  # share of the context at which old results are shortened
 _ROOMY = 0.5  # share of it that is taken afterwards
 _WORTH_COMPACTING = 240  # characters; the line that replaces a result takes about half as many
 _NOTHING = 200  # characters; what is longer holds something
+_FAILURE = 300
+_FAILED = re.compile(  # "Error executing f: 403", {"success": false; not "Error log cleared", "Error: none"
+    r"(?!.*\b(?:but|instead|anyway|success\w*)\b(?!\"))[^\w{]{0,4}"
+    r"(?:(?:\w{1,30}(?:Error|Exception)|(?:(?:database|sql\w*|server|api|mcp|http|tool|internal|(?:input )?validation"
+    r"|permission|auth\w*|network|connection|request) )?error"
+    r"(?: (?:executing|running|calling|creating|updating|deleting|inserting|writing|saving|sending|while|in|from)\b"
+    r"[^:]{0,60}| ?[\[(]?-?\d{2,5}[\])]?)?): ?(?!(?:0|none|no(?: errors?)?|null|false|off)\W*\Z)\S"
+    r"|(?:failed|unable) to \w|(?:access|permission) denied\b|http (?:error )?[45]\d\d\b"
+    r"|\{\s*\"(?:error\"\s*:\s*(?:\"(?!(?:none|no(?: errors?)?|null|ok)?\")|\{\s*\")|(?:success|ok)\"\s*:\s*false\b))",
+    re.IGNORECASE,
+)
 _NO_MATCH = re.compile(
     r"(?:no|0|nothing)\b[^.\n]{0,60}\b(?:match|matches|results?|found|hits?|entries|files?)\b[^.\n]{0,60}\.?",
     re.IGNORECASE,
@@ -217,6 +228,12 @@ def holds_nothing(text: str) -> bool:
         return _is_hollow(json.loads(text))
     except (ValueError, RecursionError):
         return not text.strip() or bool(_NO_MATCH.fullmatch(text.strip()))
+
+
+def says_failed(text: str) -> bool:
+    """Whether the result of a call that was to change something is one line that begins as only a failure does."""
+    text = text.strip()
+    return len(text) <= _FAILURE and "\n" not in text and bool(_FAILED.match(text))
 
 
 def _is_hollow(value: object) -> bool:

@@ -18,7 +18,7 @@ from lmstudio_bridge import events
 from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import about_arguments
 from lmstudio_bridge.agent.composite_tools import CompositeTools
-from lmstudio_bridge.agent.conversation import holds_nothing
+from lmstudio_bridge.agent.conversation import holds_nothing, says_failed
 from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
 from lmstudio_bridge.agent.options import Held, RunOptions
@@ -390,6 +390,8 @@ class ToolExecutor:
             text = await self._shown(call, allowed, result, advice)
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
+        is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
+        failed = writes and not (result.is_error or is_seen) and says_failed(result.text)
         await self._tell(
             events.CallFinished(
                 number,
@@ -406,9 +408,10 @@ class ToolExecutor:
                 digest=_digest(sent_arguments),
                 definition=definition_chars(prepared.tool),
                 writes=writes,
-                reason=self._short(result.text.removeprefix("Error: ")) if result.is_error else "",
+                reason=self._short(result.text.removeprefix("Error: ")) if result.is_error or failed else "",
                 is_lost=is_lost,
                 is_server_gone=is_server_gone,
+                says_failed=failed,
             )
         )
         return result if inner else ToolResult(text, result.is_error, result.images, changes)

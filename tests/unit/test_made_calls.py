@@ -304,3 +304,13 @@ GONE = replace(read("a", is_error=True), is_server_gone=True, reason="fs died")
 )
 def test_where_no_call_worked_because_the_server_is_gone_it_says_why(calls: list[Event], gone: str) -> None:
     assert outcome_of(start(), *calls).gone == gone
+
+
+def test_a_change_whose_result_says_that_it_failed_counts_as_failed() -> None:
+    said = replace(write("a"), says_failed=True, reason="Database error: no such table")
+    outcome = outcome_of(start(), said)
+    mended = outcome_of(start(), said, write("a"))
+
+    assert outcome.failed == ('write a: "Database error: no such table"',)
+    assert (outcome.nothing_changed, outcome.failed_writes, outcome.sources) == (True, True, ())
+    assert (mended.nothing_changed, mended.failed, mended.sources) == (False, (), ("fs write",))

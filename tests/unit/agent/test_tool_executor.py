@@ -506,6 +506,21 @@ async def test_a_text_that_an_edit_left_elsewhere_is_told_and_doubted_where_the_
     assert given.evidence.left == ("", "")
 
 
+@pytest.mark.parametrize(("told", "failed"), [(None, True), ("", True), (DIFF, False)])
+async def test_a_change_that_says_it_failed_is_noted_unless_the_file_was_changed(
+    told: str | None, failed: bool
+) -> None:
+    files = Files()
+    files.said, files.told = ToolResult("Error: disk is secret"), told
+    given = on_files(files)
+
+    [result] = await given.answer(disk_call("write_file", path="a.md", content="two"))
+
+    [noted] = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    assert (noted.says_failed, noted.reason) == (failed, "disk is […]" if failed else "")
+    assert (result.text, result.is_error, noted.is_error) == ("Error: disk is […]", False, False)
+
+
 @pytest.mark.parametrize(
     ("said", "told", "changes"),
     [
