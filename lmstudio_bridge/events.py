@@ -297,10 +297,10 @@ class CallFinished:
     In the journal this is the audit line of a call. `about` is what the call is about in a few words, such as a path.
     `writes`: it counts as changing something; None in journals that do not say. `reason` is why it failed or was
     refused, in one short line. `is_lost`: it was sent, and whether it had effects is unknown. `is_server_gone`: its
-    server died or did not start again. `says_failed`: its server reports no error, and yet its text says that the change
-    failed. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its
-    arguments, as they were or would have been sent, or else as the model wrote them. `definition`: characters of the
-    tool's name, description and schema.
+    server died or did not start again. `says_failed`: its server reports no error, but its text says that the change
+    failed. `rule` is what decided about it. `digest` is the beginning of the SHA-256 of its arguments, as they were or
+    would have been sent, or else as the model wrote them. `definition`: characters of the tool's name, description and
+    schema.
     """
 
     number: int
