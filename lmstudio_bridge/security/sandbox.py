@@ -80,6 +80,8 @@ _OWN = (Path(sys.prefix), Path(sys.base_prefix), Path(lmstudio_bridge.__file__).
 _MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
 _NO_FOLDER = Path("/proc")  # its links lead elsewhere in another process
 
+_SECONDS = 10.0  # for bubblewrap to start
+_NO_ANSWER = f"bubblewrap did not answer in {_SECONDS:.0f} seconds"
 _INSTALL = "Install it (`apt install bubblewrap`, `dnf install bubblewrap`)"
 
 
@@ -115,7 +117,7 @@ class Sandboxes:
             if name in self.chosen:
                 return self.chosen[name]
         by_default = config.scope == "project" and sys.platform == "linux"  # the profile for macOS was never run
-        return Sandbox() if by_default and not self.find_problem(config) else None
+        return Sandbox() if by_default and find_problem(self.around, self.untrusted) in ("", _NO_ANSWER) else None
 
     def find_problem(self, config: ServerConfig) -> str:
         """Why the server's sandbox cannot be set up, as the end of a sentence; "" if it can."""
@@ -255,7 +257,12 @@ def find_problem(around: Surroundings, untrusted: Iterable[Path] = ()) -> str:
     if sys.platform != "linux":
         return "there is none for this system"
     program = find_program("bwrap", around, untrusted)
-    return _try_bubblewrap(program) if program else f"bubblewrap was not found. {_INSTALL}"
+    if program is None:
+        return f"bubblewrap was not found. {_INSTALL}"
+    try:
+        return _try_bubblewrap(program)
+    except subprocess.TimeoutExpired:  # which is not remembered: the system was busy
+        return _NO_ANSWER
 
 
 def find_program(name: str, around: Surroundings, untrusted: Iterable[Path] = ()) -> str | None:
@@ -286,8 +293,10 @@ def _try_bubblewrap(program: str) -> str:
     words = [program, *_ISOLATED, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
     words = [*START, str(len(words) + 1), *words, "--ro-bind-fd", "/usr", "/usr", "--", "true"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as exc:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
+    except OSError as exc:
         return f"bubblewrap does not work here ({exc})"
     said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
     problem = f"bubblewrap does not work here ({said}); it may be too old, and containers often forbid it"
