@@ -59,7 +59,7 @@ _NO_SUCH_ROUTE = _rule(
 )
 _TOO_LARGE = _rule(
     r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process"
-    r"|(?:payload|entity) too large",
+    r"|(?:payload|entity) too large|longer than the maximum model length|prompt is too long",
     errors.ContextOverflowError,
     "The conversation does not fit into the context that the model is loaded with.",
     "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
@@ -73,7 +73,7 @@ _BUSY = _rule(
 )
 
 # The order matters: a failed load may quote any cause, and an engine's message may wrap an overflow or
-# a template error.
+# a template error; llama.cpp's server that takes no tools names the template engine.
 _RULES: tuple[_Rule, ...] = (
     _rule(
         r"operation cancell?ed|load(ing)? (was )?cancel",
@@ -95,8 +95,16 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _TOO_LARGE,
     _rule(
+        r"does not support tools|enable-auto-tool-choice|tool-call-parser|tool use (?:is )?not supported"
+        r"|tools? (?:is|are) not supported|does not support (?:function|tool) calling"
+        r"|tools param requires|(?:tool|function) calling is not supported",
+        errors.ToolsUnsupportedError,
+        "The server does not accept tools for this model.",
+        "Use a model that is trained for tool use, or turn tool calls on in the server.",
+    ),
+    _rule(
         r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be"
-        r"|both content and thinking|parser error: expected|unknown test:",
+        r"|both content and thinking|parser error: expected|unknown test:|system role (?:is )?not supported",
         errors.TemplateError,
         "The model's prompt template refused the conversation.",
         "Use another build of the model (lmstudio-community has fixed templates), or override its "
@@ -111,17 +119,10 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _rule(
         r"failed to parse (?:tool call|input at pos)|failed to generate a tool call|does not match the expected"
-        r"|unexpected empty grammar stack",
+        r"|unexpected empty grammar stack|error parsing tool call|invalid diff: ",
         errors.LostToolCallError,
         "The model wrote a tool call that the server could not parse.",
         "Try again; if it happens often, use a model that LM Studio marks as trained for tool use.",
-    ),
-    _rule(
-        r"does not support tools|enable-auto-tool-choice|tool-call-parser|tool use (?:is )?not supported"
-        r"|tools? (?:is|are) not supported|does not support (?:function|tool) calling",
-        errors.ToolsUnsupportedError,
-        "The server does not accept tools for this model.",
-        "Use a model that is trained for tool use, or turn tool calls on in the server.",
     ),
     _NOT_PERMITTED,
     _TOKEN_REFUSED,
