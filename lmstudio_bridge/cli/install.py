@@ -349,12 +349,14 @@ def _unusable(location: Location, exc: ValueError, entry: JSONObject | None) -> 
         what = f"is not plain JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
     else:
         what = f"cannot be changed: {exc}"
-    comments = " (it may contain comments)" if location.host in ("vscode", "cursor") else ""
-    remedy = f"The file was not changed{comments}. "
-    if entry is None:
-        remedy += f"Remove {NAME!r} from {'.'.join(location.keys)!r} by hand."
+    if location.host in ("vscode", "cursor"):
+        remedy = "The file was not changed (it may contain comments). By hand, "
     else:
-        remedy += f"Add this by hand:\n{snippet(entry, location)}"
+        remedy = "The file was not changed. Fix it and try again, or by hand, "
+    if entry is None:
+        remedy += f"remove {NAME!r} from {'.'.join(location.keys)!r}."
+    else:
+        remedy += f"add this:\n{snippet(entry, location)}"
     message = f"{NAMES[location.host]}'s file {location.path} {what}."
     return McpConfigError(message, remedy=remedy)
 

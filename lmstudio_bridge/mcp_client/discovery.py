@@ -75,7 +75,8 @@ class ServerCatalog:
         if name in self.unapproved:
             raise self.refusal(name)
         known = sorted(self.servers)
-        choice = f"Configured: {listed(known)}. {_ONLY_CLAUDE_CODE}" if known else _HOW_TO_ADD
+        how_to_add = "" if self.warnings and not self.paths else _HOW_TO_ADD  # a broken file is to be mended first
+        choice = f"Configured: {listed(known)}. {_ONLY_CLAUDE_CODE}" if known else how_to_add
         if name in self.skipped:
             raise ServerNotConfiguredError(
                 f"MCP server '{name}' cannot be used: {self.skipped[name]}",

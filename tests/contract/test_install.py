@@ -337,7 +337,10 @@ async def test_a_file_that_is_not_plain_json_is_left_alone_and_there_is_somethin
     }
     assert "geheim" not in err
     assert file.read_text(encoding="utf-8") == text
+    assert "Fix it" not in err, "comments are allowed there"
     assert (await shell.run("uninstall", "vscode", "--yes"))[0] == 1
+    write(home(shell) / ".claude.json", "{")
+    assert "Fix it and try again, or by hand, add this:\n" in (await shell.run("install", "--yes"))[2]
 
 
 async def test_a_byte_order_mark_stays(shell: Shell) -> None:

@@ -447,6 +447,9 @@ def test_a_broken_file_is_named_instead_of_where_no_server_is() -> None:
     assert ServerCatalog(Path("p"), warnings=("f is invalid.",), paths=(Path("g"),)).looked == (
         "f is invalid. Looked in: g."
     )
+    with pytest.raises(ServerNotConfiguredError) as caught:
+        ServerCatalog(Path("p"), warnings=("f is invalid.",)).require("x")
+    assert caught.value.explain() == "No MCP server named 'x' is configured. f is invalid."
 
 
 # Never ourselves.
