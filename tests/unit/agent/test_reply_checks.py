@@ -88,6 +88,17 @@ COUNTED, ZEROS = Usage(10, 5, 0), Usage()
         (Completion(""), "empty"),
         (Completion("...", usage=COUNTED), "empty"),
         (Completion("<|im_start|>", usage=COUNTED), "empty"),
+        *(
+            (Completion(text, usage=COUNTED), "empty")
+            for text in (
+                *("\u200b", "\u2060", "\xad", "\u2800", "\x1b[0m", "\ufeff\n", "**", "**\u200b**", "}", "}\n}\n"),
+                *("assistantfinal", "<answer></answer>", "<answer>\n</answer>", "</answer>", "***" * 10_000),
+            )
+        ),
+        *(
+            (Completion(text, usage=COUNTED), "answer")
+            for text in ("0", "-", "*", "\U0001f44d", "{}", "[]", "} else {", "** 2", "\u200b0", "<answer>4</answer>")
+        ),
         (Completion("-", usage=COUNTED), "answer"),
     ],
 )
@@ -439,6 +450,17 @@ def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
 )
 def test_an_answer_that_speaks_of_a_tool_is_an_answer(text: str) -> None:
     assert not copies_tools(text, LISTED, [UserMessage("Who owns notes.txt?")])
+
+
+@pytest.mark.parametrize("text", ["**", "}", "</answer>"])
+def test_a_bare_mark_is_an_answer_to_a_task_that_asks_for_one(text: str) -> None:
+    reply = Completion(text, usage=COUNTED)
+    asks: list[Message] = [UserMessage("Which character or tag is missing in line 3 of a.txt?")]
+
+    assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=asks) == "answer"
+    assert (
+        classify_reply(reply, tools_offered=True, names=["fs__read"], messages=[UserMessage("Who is it?")]) == "empty"
+    )
 
 
 @pytest.mark.parametrize("before", ["", "<tools>\n", "[", "```json\n"])
