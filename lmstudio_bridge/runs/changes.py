@@ -61,7 +61,7 @@ MAX_TOLD = 1_000  # characters of it
 
 _LETTER = r"[0-9A-Za-z_\u00c0-\u024f\u0370-\u052f]"  # of scripts with blanks between words
 _ABSENT, _FOLDER, _PRIVATE, _UNKNOWN = "", "folder", "private folder", "unknown"
-_FOLDERS = (_FOLDER, _PRIVATE)  # private ones are for their owner only
+_FOLDERS = (_FOLDER, _PRIVATE)  # private ones are not for everybody, and restored for their owner only
 _KEPT_FILE = re.compile(r"file [0-7]+ ([0-9a-f]{64})")
 _FILE = re.compile(r"file [0-7]+ (?:[0-9a-f]{64}|\d+:\d+)")
 
@@ -631,7 +631,7 @@ def look_at(path: Path, *, max_bytes: int) -> tuple[State, bytes | None]:
         with open_beside(path) as (name, folder):
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
-                return (_FOLDER if found.st_mode & 0o077 else _PRIVATE), None
+                return (_FOLDER if found.st_mode & 0o007 else _PRIVATE), None
             if stat.S_ISLNK(found.st_mode):
                 return f"link {os.readlink(name, dir_fd=folder)}", None
             if not stat.S_ISREG(found.st_mode):

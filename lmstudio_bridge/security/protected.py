@@ -24,7 +24,14 @@ _LONGEST = 4_096  # characters of a path
 
 Seen: TypeAlias = Mapping[Path, tuple[int, ...]]
 _STOPPED = (-1,)  # in place of what a file is: its folder was not searched to the end
-_INSIDE = {".git": ("config", "hooks"), ".hg": ("hgrc",), ".jj": (), ".svn": (), ".idea": (), ".yarn": ()}
+_INSIDE = {
+    ".git": ("config", "config.worktree", "hooks"),
+    ".hg": ("hgrc",),
+    ".jj": (),
+    ".svn": (),
+    ".idea": (),
+    ".yarn": (),
+}
 """What is looked at in the folders that other programs write to all the time; in others it is all."""
 
 _BELOW = {name: (inside,) for name, _, inside in (each.partition("/") for each in PROTECTED) if inside}

@@ -26,7 +26,7 @@ from lmstudio_bridge.messages import Confinement, ServerConfig
 from lmstudio_bridge.security.protected import MAX_WALKED, find_protected, find_targets
 from lmstudio_bridge.security.workspace import PROTECTED, is_protected
 from lmstudio_bridge.settings import Surroundings
-from lmstudio_bridge.text import quoted_name
+from lmstudio_bridge.text import quoted_name, shortened
 
 EVERY = "*"  # in place of a server's name
 MAX_PROTECTED = 1_000  # files: bubblewrap takes 3 s to mount as many, 23 s for 3,000, and cannot mount 4,500
@@ -75,6 +75,7 @@ _LOADER = ("LD_", "DYLD_", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
 _SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
 _LONGEST = 4_096  # characters of a path
+_SHOWN = 200  # characters of a path in an error
 _MOST_LINKS = 40  # on the way to a file, as in Linux
 _OWN = (Path(sys.prefix), Path(sys.base_prefix), Path(lmstudio_bridge.__file__).parent)  # what makes the sandbox
 _MARKS = ("package.json", "pyproject.toml", "pyvenv.cfg")  # of a package's folder
@@ -160,13 +161,19 @@ class Sandboxes:
             return config
         if problem := self.find_problem(config):
             raise _not_set_up(config, problem)
-        view = self._look(config, sandbox)
-        if sys.platform == "linux":
-            words = _words_for_linux(config, sandbox, view, around=self.around)
-        else:
-            words = words_for_macos(sandbox, {**dict.fromkeys(view.links, False), **view.mounts}, around=self.around)
+        try:
+            view = self._look(config, sandbox)
+            if sys.platform == "linux":
+                words = _words_for_linux(config, sandbox, view, around=self.around)
+            else:
+                words = words_for_macos(
+                    sandbox, {**dict.fromkeys(view.links, False), **view.mounts}, around=self.around
+                )
+            unseen = _find_unseen(config, view.mounts, around=self.around)
+        except OSError as exc:
+            raise _not_set_up(config, f"{exc.strerror or exc}: {shortened(str(exc.filename), _SHOWN)}") from exc
         inside = tuple(name for name in config.env if name.startswith(_LOADER))
-        hint = hint_for(config, sandbox, unseen=_find_unseen(config, view.mounts, around=self.around))
+        hint = hint_for(config, sandbox, unseen=unseen)
         held: list[tuple[int, int]] = []
         for path in view.held:
             with suppress(OSError):

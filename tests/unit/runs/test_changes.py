@@ -285,9 +285,10 @@ async def test_a_file_that_is_edited_in_a_folder_that_the_run_made_goes_with_it(
     assert run.tree() == after
 
 
-async def test_a_private_folder_that_was_deleted_is_private_again(run: Run) -> None:
+@pytest.mark.parametrize("mode", [0o700, 0o750])
+async def test_a_private_folder_that_was_deleted_is_private_again(run: Run, mode: int) -> None:
     private = run.write("private/a.txt", "a\n").parent
-    private.chmod(0o700)
+    private.chmod(mode)
     held = run.write("open/b.txt", "b\n").parent.stat().st_mode
     for name in ("private", "open"):
         await run.before(DELETE, path=name)

@@ -321,6 +321,12 @@ async def test_without_a_sandbox_nothing_starts_that_should_be_in_one(desk: Desk
 
 
 @linux
+async def test_a_path_that_cannot_be_looked_at_is_a_reason(desk: Desk) -> None:
+    with pytest.raises(ServerStartError, match="cannot be set up: File name too long: /aaa"):
+        await desk.sandboxes(fs=Sandbox(read=(Path("/" + "a" * 300),))).confine(stdio())
+
+
+@linux
 async def test_the_users_own_links_are_followed_and_no_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     store = desk.home / "store"
     desk.install(store / "node_modules" / "fs" / "index.js")
