@@ -1,4 +1,4 @@
-"""Tools of the bridge itself, made of the file tools of the user's servers: one call in place of many.
+"""Tools of the bridge itself, made of the file and git tools of the user's servers: one call in place of many.
 
 Small models lose their way in a chain of list, read, read, read, and cannot count or add up. Each inner call goes
 through `CallInner`: it is checked, told and counted like a call of the model.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import PurePosixPath
@@ -18,6 +18,8 @@ import anyio
 
 from lmstudio_bridge.agent import text_operations
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
+from lmstudio_bridge.agent.commit_search import MAX_COMMITS, CommitTools, find_commit_tools, read_log, show_hits
+from lmstudio_bridge.agent.first_call import removes_lines
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork, own_spec, text_parameter
 from lmstudio_bridge.agent.tools import Tool, make_tool
@@ -31,10 +33,16 @@ MAX_FOLDERS = 200
 MAX_DEPTH = 12  # folders below the first
 MAX_CHARS = 8 * 1024 * 1024  # of all files of one call
 MAX_HITS = 60  # lines that are shown
+SEARCHING = ("find_text", "find_commits")  # tools whose result has no data where nothing was found
+_CHANGING = ("replace_text", "remove_lines", "append_text")
 _AT_ONCE = 8  # inner calls
 _SHOWN_FAILURES = 5
 _SHOWN_DEFINITIONS = 3
 _SHOWN_PLACES = 10
+_SHOWN_COMMITS = 20
+_SHORT_FILE = 5  # lines; with more, names before each would be most of the text
+_GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
+_MISSING = re.compile(r"ENOENT|no such file|not found|not exist", re.IGNORECASE)
 _SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
 _BINARY = re.compile(
     r"\.(?:png|jpe?g|gif|webp|ico|bmp|pdf|zip|t?gz|bz2|xz|7z|jar|whl|so|dylib|dll|exe|bin|o|a|pyc|class|woff2?|[ot]tf|"
@@ -47,11 +55,13 @@ _WRITERS = ("write_file", "write_text_file", "save_file", "create_file")
 _PATH_NAME = re.compile(r"path|file|dir|folder|uri", re.IGNORECASE)
 _CONTENT_NAME = re.compile(r"content|text|data|body", re.IGNORECASE)
 _ALIKE: Mapping[str, re.Pattern[str]] = {
+    "find_commits": re.compile(r"(?:search|find)_commits?|pickaxe"),
     "find_text": re.compile(r"grep|search_(?:text|content|code|in_files)|find_text|find_in_files"),
     "compare_files": re.compile(r"compare|diff_files|file_diff"),
     "count_files": re.compile(r"count_files|file_count"),
     "calculate": re.compile(r"calculat|evaluate_expression"),
     "replace_text": re.compile(r"replace_(?:text|all|in_file)|(?:search|find)_and_replace"),
+    "remove_lines": re.compile(r"(?:remove|delete)_lines?"),
     "append_text": re.compile(r"append"),
 }
 """Names of servers' tools that do the same: where there is one, the bridge adds none."""
@@ -103,7 +113,7 @@ def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]
 
 def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
     schema = own_spec(name, description, **parameters).parameters
-    return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in ("replace_text", "append_text"))
+    return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in _CHANGING)
 
 
 _READING = (
@@ -146,6 +156,18 @@ _REPLACE = _spec(
     old=text_parameter("The text to replace"),
     new=text_parameter("The text to put in its place"),
 )
+_REMOVE = _spec(
+    "remove_lines",
+    "Remove all lines that hold a text from a file, or from all files of a folder.",
+    path=text_parameter("The file or the folder"),
+    text=text_parameter("A text that these lines hold, and no others"),
+)
+_COMMITS = _spec(
+    "find_commits",
+    "Find the commits of a git repository that added, changed or removed a text.",
+    text=text_parameter("The text to find in the changed lines, in any letter case"),
+    repository=text_parameter("The folder of the repository"),
+)
 _APPEND = _spec(
     "append_text",
     "Add text at the end of a file.",
@@ -158,17 +180,20 @@ class CompositeTools:
     """The tools that can be made of a run's tools, and their calls.
 
     `tools` are those of the servers that may run. With a `task`, a text that does not stand in it is replaced in one
-    place only, in the line that the task names: small models replace every `true` where one was meant.
+    place only, in the line that the task names: small models replace every `true` where one was meant. Lines can be
+    removed where the task speaks of that.
     """
 
     def __init__(self, tools: Sequence[Tool], *, task: str = "") -> None:
         self._files = _find_file_tools(tools)
+        self._commits = find_commit_tools(tools)
         self._task = task
         self._edits: set[tuple[str, str, str]] = set()  # file, old and new text of each replacement
         names = [tool.source.name.lower() for tool in tools]
-        made: list[ServerTool] = []
+        made: list[ServerTool] = [] if self._commits is None else [_COMMITS]
         if self._files is not None:
-            made = [*_READING, *([_REPLACE, _APPEND] if self._files.write else []), _CALCULATE]
+            removing = [_REMOVE] if removes_lines(task) else []
+            made += [*_READING, *([_REPLACE, _APPEND, *removing] if self._files.write else []), _CALCULATE]
         work = SchemaWork()
         self.tools: tuple[Tool, ...] = tuple(
             make_tool(source, name=source.name, description=source.description, work=work)
@@ -210,6 +235,9 @@ class CompositeTools:
             if call.name == "calculate":
                 text = text_operations.calculate(values["expression"])
                 return CompositeResult(text, seen=(("calculate", text),))
+            if call.name == "find_commits":
+                assert self._commits is not None
+                return await _find_commits(self._commits, inner, values["text"], values["repository"])
             assert self._files is not None
             return await self._run_on_files(call.name, values, _Files(self._files, inner, holds))
         except ValueError as exc:
@@ -228,6 +256,8 @@ class CompositeTools:
                 return await _count_files(files, values["folder"])
             case "total_column":
                 return await _total_column(files, values["path"], values["column"], values["where"])
+            case "remove_lines":
+                return await _remove_lines(files, values["path"], values["text"])
             case "append_text":
                 return await _append_text(files, values["path"], values["text"])
             case _:
@@ -237,10 +267,53 @@ class CompositeTools:
                 )
 
 
-async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
+async def _find_commits(tools: CommitTools, inner: CallInner, text: str, repository: str) -> CompositeResult:
+    wanted = _parts(text)
+    log = await inner(tools.log, tools.log_arguments(repository))
+    if log.is_error:
+        raise ValueError(f"The commits could not be listed: {_first_line(log.text)}")
+    commits, limiter = read_log(log.text), anyio.CapacityLimiter(_AT_ONCE)
+    shown: dict[str, ToolResult] = {}
+
+    async def show(commit: str) -> None:
+        async with limiter:
+            shown[commit] = await inner(tools.show, tools.show_arguments(repository, commit))
+
+    async with anyio.create_task_group() as group:
+        for commit in commits:
+            group.start_soon(show, commit)
+    failed = sum(result.is_error for result in shown.values())
+    holds = text_operations.holds_any(wanted)
+    found = {
+        commit: hits
+        for commit in reversed(commits)  # the oldest first
+        if not shown[commit].is_error and (hits := show_hits(shown[commit].text, holds))[1]
+    }
+    quoted = " or ".join(map(repr, wanted))
+    newest = "the newest" if len(commits) == MAX_COMMITS else "all"
+    searched = f"{newest} {counted(len(commits), 'commit')} searched"
+    searched += f"; {counted(failed, 'commit')} could not be shown" if failed else ""
+    if not found:
+        return CompositeResult(f"{quoted} was not found in a changed line: {searched}.")
+    shows = list(found.items())[:_SHOWN_COMMITS]
+    first = f", the first {_SHOWN_COMMITS}" if len(found) > _SHOWN_COMMITS else ""
+    return CompositeResult(
+        f"{quoted}: {counted(len(found), 'commit')}{first}, the oldest first; {searched}:",
+        "\n\n".join("\n".join((head, *hits)) for _, (head, hits) in shows),
+        seen=tuple((f"commit {commit[:12]}", shown[commit].text) for commit, _ in shows),
+        looked_at=tuple(dict.fromkeys(hit.partition(": ")[0] for _, (_, hits) in shows for hit in hits)),
+    )
+
+
+def _parts(text: str) -> list[str]:
     wanted = [part.strip() for part in text.split("|") if part.strip()]
     if not wanted:
         raise ValueError("The text to find is empty.")
+    return wanted
+
+
+async def _find_text(files: _Files, text: str, folder: str) -> CompositeResult:
+    wanted = _parts(text)
     found = await files.read_below(folder)
     hits, quoted = await _search(found, text_operations.holds_any(wanted)), " or ".join(map(repr, wanted))
     for words, matches in () if hits else text_operations.looser_searches(text):
@@ -283,11 +356,29 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     found = await files.read(list(wanted))
     if len(paths) == 1 and not found.texts and not found.failed.get(_tidy(paths[0]), "ENOENT").startswith("ENOENT"):
         found = await files.read_below(paths[0])  # a folder
+    guessed = ""
+    if not found.texts and found.failed and all(map(_MISSING.search, found.failed.values())):
+        folder = _only_folder(found.failed)
+        below = await files.read_below(folder) if folder else found
+        if 0 < len(below.texts) <= _GUESSED_FOLDER:
+            guessed, found = f"{', '.join(found.failed)} not found. These are the files of {folder}: ", below
     if not found.texts:
         raise ValueError(f"No file was read{found.problems()}.")
-    data = "\n".join(f"== {path} ==\n{text.rstrip()}" for path, text in found.texts.items())
-    head = f"{counted(len(found.texts), 'file')} read{found.problems()}."
+    is_short = len(found.texts) > 1 and all(text.count("\n") <= _SHORT_FILE for text in found.texts.values())
+    data = "\n".join(_with_name(path, text.rstrip(), each_line=is_short) for path, text in found.texts.items())
+    head = f"{guessed}{counted(len(found.texts), 'file')} read{found.problems()}."
     return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
+
+
+def _with_name(path: str, text: str, *, each_line: bool) -> str:
+    """The text of a file with its name above it, or before each line: small models lose which file a line is of."""
+    return "\n".join(f"{path}: {line}" for line in text.split("\n")) if each_line else f"== {path} ==\n{text}"
+
+
+def _only_folder(paths: Iterable[str]) -> str:
+    """The folder in which all of the paths are, if it is not the working folder."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 async def _compare_files(files: _Files, first: str, second: str, *, only_first: bool) -> CompositeResult:
@@ -332,14 +423,15 @@ async def _replace_text(
     if not old or old == new:
         raise ValueError("The text to replace is empty." if not old else "Old and new text are the same.")
     found = await files.read_below(path)
-    lines: list[str] = []
-    diffs: list[str] = []
-    changed: dict[str, str] = {}
     made = {
         name: replaced
         for name, text in found.texts.items()
         if (replaced := text_operations.replace_all(text, old, new)).count
     }
+    if task:
+        named = {name: text_operations.replace_named(found.texts[name], old, new, task) for name in made}
+        if any(named.values()):  # where it is named in one file, it is meant so in all
+            made = {name: named[name] or replaced for name, replaced in made.items()}
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
     anywhere = not task or old.strip().casefold() in task.casefold()
@@ -356,6 +448,37 @@ async def _replace_text(
         ]
         text = f"Not done: {old!r} stands in several places. Give more of the line to change as old."
         return CompositeResult(text, "\n".join(places[:_SHOWN_PLACES]), is_error=True, looked_at=tuple(found.texts))
+    result, changed = await _write_all(files, found, made, path=path, old=old, done="{} replaced", unit="place")
+    edits.update((name, old, new) for name in changed)
+    return result
+
+
+async def _remove_lines(files: _Files, path: str, text: str) -> CompositeResult:
+    if not text.strip() or "\n" in text.strip():
+        raise ValueError("Give the text of one line, or a part of it.")
+    found = await files.read_below(path)
+    made = {
+        name: removed
+        for name, content in found.texts.items()
+        if (removed := text_operations.remove_lines(content, text.strip())).count
+    }
+    return (await _write_all(files, found, made, path=path, old=text, done="{} removed", unit="line"))[0]
+
+
+async def _write_all(
+    files: _Files,
+    found: _Found,
+    made: Mapping[str, text_operations.Replaced],
+    *,
+    path: str,
+    old: str,
+    done: str,
+    unit: str,
+) -> tuple[CompositeResult, Sequence[str]]:
+    """Write the new texts of files; the result, and the names of those that were changed."""
+    lines: list[str] = []
+    diffs: list[str] = []
+    changed: dict[str, str] = {}
     for name, replaced in made.items():
         problem, is_written = await files.write(name, replaced.text, old=found.texts[name])
         if problem:
@@ -363,9 +486,8 @@ async def _replace_text(
             if is_written:
                 break  # the tool does not write what it is given: no other file may come to harm
             continue
-        edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
-        lines.append(f"{name}: {counted(replaced.count, 'place')} replaced{longer}")
+        lines.append(f"{name}: {done.format(counted(replaced.count, unit))}{longer}")
         diffs.append(text_operations.show_changes(name, found.texts[name], replaced.text))
         changed[name] = replaced.text
     if left := len(made) - len(lines):
@@ -373,13 +495,14 @@ async def _replace_text(
     if not lines:
         searched = f"{counted(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
         raise ValueError(f"Nothing was changed: {old!r} was not found ({searched}).")
-    return CompositeResult(
+    result = CompositeResult(
         "\n".join([f"{counted(len(changed), 'file')} changed{found.problems()}.", *lines]),
         "\n".join(diffs),
         is_error=len(changed) < len(lines),
         seen=tuple(changed.items()),
         looked_at=tuple(found.texts),
     )
+    return result, list(changed)
 
 
 async def _append_text(files: _Files, path: str, text: str) -> CompositeResult:

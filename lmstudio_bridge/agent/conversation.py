@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
-from lmstudio_bridge.agent.prompts import is_own_text
+from lmstudio_bridge.agent.prompts import ANSWER_NOW, is_own_text
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
@@ -64,8 +64,12 @@ class Conversation:
         return tuple(self._messages)
 
     def task(self) -> str:
-        """What the user asked for: the longest turn that is no hint of ours."""
-        turns = (message.text for message in self._messages if isinstance(message, UserMessage))
+        """What the user asked for: the longest turn that is no hint of ours, without the hint before it."""
+        turns = (
+            message.text.removeprefix(f"{ANSWER_NOW}\n\n")
+            for message in self._messages
+            if isinstance(message, UserMessage)
+        )
         return max((text for text in turns if not is_own_text(text)), key=len, default="")
 
     def size(self) -> int:

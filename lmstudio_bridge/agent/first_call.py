@@ -31,9 +31,17 @@ _APPENDS = re.compile(
     r"\b(?:add|append|put|write|insert)\b[^\n]{1,200}?\b(?:at|to|on) the (?:very )?(?:end|bottom)\b|^\W*append\b",
     re.IGNORECASE,
 )
+_REMOVES_LINES = re.compile(r"\b(?:remove|delete|drop|strip)\b[^.?!\n]{0,20}\b(?:lines?|rows?)\b", re.IGNORECASE)
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
+_FOLDER_NAME = re.compile(  # in the folder jobs, in the jobs folder, in docs/
+    r"\b(?:folder|directory)(?: (?:named|called))? [\"'`]?"
+    r"(?!(?:and|or|that|which|with|has|have|is|are|was|were|of|in|on|for|to|from|by|as|at|here|there|below|above|whose|where|contains?|holds?|named|called|only|also|each|every|all"
+    r"|give|list|tell|answer)\b)([\w][\w./-]*\w)"
+    r"|(?<![\w./-])([\w.-]+(?:/[\w.-]+)*/)(?![\w*])",
+    re.IGNORECASE,
+)
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
 _ALL = re.compile(
     r"\b(?:all|each|every|which)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|folder)\b",
@@ -53,6 +61,15 @@ _NEWEST_COMMIT = re.compile(
     r"\b(?:last|latest|newest|most recent) commit\b",
     re.IGNORECASE,
 )
+_CHANGING_COMMIT = re.compile(
+    r"\b(?:which|what|find the|in what|name the) commits?\b[^.?!\n]{0,30}?"
+    r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
+    re.IGNORECASE,
+)
+_UNCOMMITTED = re.compile(
+    r"\bun-?committed\b|\bnot (?:yet )?(?:been )?committed\b|\bworking (?:tree|copy)\b|\bun-?staged\b", re.IGNORECASE
+)
+_DIFFS = re.compile(r"(?:^|_)diff_unstaged$")
 _LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
 _COUNTS_ENTRIES = ("max_count", "limit", "perPage", "per_page")  # as parameters of git servers are called
 _PATH = r"[\"'`]?([\w./-]*\w\.\w{1,5})[\"'`]?"
@@ -127,17 +144,22 @@ def asks_to_overwrite(task: str) -> bool:
     return bool(_OVERWRITES_TASK.search(task))
 
 
+def removes_lines(task: str) -> bool:
+    """Whether a task asks for lines to be removed."""
+    return bool(_REMOVES_LINES.search(task)) and not _REPLACES.search(task)
+
+
 def deletes(name: str) -> bool:
     """Whether a tool deletes something, by its name."""
     return bool(_DELETES.search(name))
 
 
-def is_done_by(task: str, tool: str) -> bool:
+def is_done_by(task: str, tool: str, result: str = "") -> bool:
     """Whether a task that had to begin with this tool needs no other: its result holds all that was asked for.
 
     Small models do not stop there: they read the same again file by file, and lose what they had.
     """
-    if _GOES_ON.search(task):
+    if _GOES_ON.search(task) or (_DIFFS.search(tool) and "@@" not in result):
         return False
     return tool != "read_files" or not _TOTALS.search(task)
 
@@ -186,17 +208,21 @@ def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     writes = any(spec.name == "replace_text" for spec in offered)
     wanted = (
         ("append_text", files == 1 and _APPENDS.search(task) and not _REPLACES.search(task)),
+        ("remove_lines", removes_lines(task)),
         ("replace_text", _REPLACES.search(task) and not _RENAMES_FILE.search(task)),
         ("compare_files", not writes and files >= 2 and _COMPARES.search(task)),
         ("total_column", not writes and ".csv" in task.lower() and _TOTALS.search(task)),
         ("count_files", not writes and _COUNTS.search(task)),
+        ("find_commits", not writes and _CHANGING_COMMIT.search(task)),
         ("find_text", not writes and not files and named),
-        ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _ALL.search(task)))),
+        ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _reads_all(task)))),
     )
     for name, fits in wanted:
         if fits and (found := [spec for spec in offered if spec.name == name]):
-            return [_one_sided(found[0], task)] if name == "compare_files" else found
+            return [_bound(found[0], task)]
     if _RENAMES_FILE.search(task) and (found := [spec for spec in offered if _MOVES.search(spec.name)]):
+        return found
+    if _UNCOMMITTED.search(task) and (found := [spec for spec in offered if _DIFFS.search(spec.name)]):
         return found
     if _NEWEST_COMMIT.search(task) and (
         found := [one for spec in offered if _LOG.search(spec.name) and (one := _one_entry(spec))]
@@ -224,6 +250,34 @@ def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[T
         return found
     # Small models open an entry by a word of the task, and take it for missing.
     return [spec for spec in found if SEARCHES.search(spec.name.rpartition("__")[2])] or found
+
+
+def _reads_all(task: str) -> bool:
+    return bool(_ALL.search(task) or (_TOTALS.search(task) and _FOLDER_NAME.search(task)))
+
+
+def _bound(spec: ToolSpec, task: str) -> ToolSpec:
+    """The tool, with the arguments that the task plainly gives."""
+    if spec.name == "compare_files":
+        return _one_sided(spec, task)
+    return _in_folder(spec, task) if spec.name == "read_files" else spec
+
+
+def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
+    """The tool that reads files, bound to the folder of the task: small models guess names in it.
+
+    Where each folder has a file of the same name, that is what is read.
+    """
+    folders = {(match[1] or match[2]).strip("/") for match in _FOLDER_NAME.finditer(task)}
+    files = set(_FILE.findall(task))
+    if len(files) == 1 and _EACH_FOLDER.search(task):
+        wanted = [f"{folder}/*/{file}" for folder in folders for file in files] or [f"*/{file}" for file in files]
+    elif files or not folders:
+        return spec
+    else:
+        wanted = sorted(folders)
+    paths = {"type": "array", "items": {"type": "string", "enum": wanted}, "minItems": 1, "maxItems": len(wanted)}
+    return replace(spec, parameters={**spec.parameters, "properties": {"paths": paths}})
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

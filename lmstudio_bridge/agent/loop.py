@@ -17,7 +17,7 @@ from lmstudio_bridge import events
 from lmstudio_bridge.agent import prompts, reply_checks
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import read_arguments
-from lmstudio_bridge.agent.composite_tools import CompositeTools, usable_tools
+from lmstudio_bridge.agent.composite_tools import SEARCHING, CompositeTools, usable_tools
 from lmstudio_bridge.agent.conversation import Compactor, Conversation, room_to_keep
 from lmstudio_bridge.agent.first_call import (
     answers_from,
@@ -66,6 +66,7 @@ _MAX_IMAGE = 8 * 1024 * 1024  # characters of one image in base64
 _MAX_IMAGES = 4  # images of one turn
 _ASKED_FILES = 5  # files that the model is asked to read
 _ASKED_TO_CHANGE = 2
+_SHORT_TASK = 1_000  # characters; a small model is given it again behind the results
 _LONGEST_DENIAL = 200  # characters of an answer that says nothing but no
 _ASKED_FACTS = 3  # facts without a source that the model is asked about
 _LONG_EVIDENCE = 200_000  # characters; more are searched in a thread
@@ -356,7 +357,11 @@ class _Run:
         self.last = self._answer_now or number == self.limits.max_rounds
         if self.last and number > 1:
             self._hint = self._last_hint
-            if self._hint == prompts.ANSWER_NOW and (rule := reply_checks.rule_for_failure(self.conversation.task())):
+            task = self.conversation.task()
+            only_reads = self.tally.outcome().access == "read"  # after a change, small models give the task back
+            if self._hint == prompts.ANSWER_NOW and self._weak and only_reads and len(task) <= _SHORT_TASK:
+                self._hint = f"{prompts.ANSWER_NOW}\n\n{task}"
+            elif self._hint == prompts.ANSWER_NOW and (rule := reply_checks.rule_for_failure(task)):
                 self._hint = f"{prompts.ANSWER_NOW} {rule[1]}"
         if self._hint:
             await self.remind(self._hint, said=self._said)
@@ -555,13 +560,16 @@ class _Run:
                 call.arguments,
                 result.text,
                 result.is_error,
-                prompts.FOUND_NOTHING in result.text or (call.name == "find_text" and "\n" not in result.text),
+                prompts.FOUND_NOTHING in result.text or (call.name in SEARCHING and "\n" not in result.text),
                 self.is_known(call, result),
             )
             for call, result in zip(calls, results, strict=True)
         ]
-        for result in results:
-            self._seen_lines.update(map(str.strip, result.text.splitlines()))
+        for call, result in zip(calls, results, strict=True):
+            lines = result.text.splitlines()
+            if call.name == "read_files":  # short files have their name before each line
+                lines += [line.partition(": ")[2] for line in lines]
+            self._seen_lines.update(map(str.strip, lines))
         self._seen_files = self._evidence.files
         if repetition := self._detector.add_turn(made):
             await self.break_repetition(repetition)
@@ -571,9 +579,11 @@ class _Run:
     def is_done_by(self, call: MadeCall) -> bool:
         """Whether the first call, which the words of the task chose, has brought all that was asked for."""
         task = self.conversation.task()
-        if call.is_error or (call.name == "find_text" and "\n" not in call.result and not _is_in(call.arguments, task)):
+        if call.is_error or (call.name in SEARCHING and "\n" not in call.result and not _is_in(call.arguments, task)):
             return False  # what was not found may have been looked for in other words
-        return [spec.name for spec in first_tools(task, self.offered())] == [call.name] and is_done_by(task, call.name)
+        return [spec.name for spec in first_tools(task, self.offered())] == [call.name] and is_done_by(
+            task, call.name, call.result
+        )
 
     def is_known(self, call: ToolCall, result: ToolResult) -> bool:
         """Whether a call read only files that were read before, and its result has no line that was not seen."""

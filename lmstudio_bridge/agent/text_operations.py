@@ -20,6 +20,7 @@ from lmstudio_bridge.agent.line_diff import differing_ranges, span
 from lmstudio_bridge.text import one_line, shortened
 
 MAX_COMPARED = 20_000  # lines of a text
+_NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
 _LINE = 240  # characters of a line that is shown
 _MAX_EXPRESSION = 500  # characters
 _ITEM = 60  # characters of an item of a list
@@ -126,6 +127,39 @@ def replace_where(text: str, old: str, new: str, task: str) -> Replaced | None:
     return Replaced("".join(lines), 1)
 
 
+def replace_named(text: str, old: str, new: str, task: str) -> Replaced | None:
+    """Replace a text only in the lines that hold what the task says of it: `year` in "the year from 2010 to 2017".
+
+    None if the task does not say it so, or all lines with the text hold it, or none does.
+    """
+    said = re.search(
+        rf"\bthe (?P<thing>[^.\n]{{1,60}}?) from \W?{re.escape(old)}\W? to \W?{re.escape(new)}(?!\w)",
+        task,
+        re.IGNORECASE,
+    )
+    words = set(_WORD.findall(said["thing"].casefold())) if said else set()
+    lines = text.splitlines(keepends=True)
+    having = [number for number, line in enumerate(lines) if old in line]
+    named = [number for number in having if words & {*_WORD.findall(lines[number].casefold())}]
+    if not named or len(named) == len(having):
+        return None
+    made = {number: replace_all(lines[number], old, new) for number in named}
+    count = sum(each.count for each in made.values())
+    return Replaced("".join(made[number].text if number in made else line for number, line in enumerate(lines)), count)
+
+
+def remove_lines(text: str, held: str) -> Replaced:
+    """Remove the lines that hold a text; a word only where it is a whole one, if it is one anywhere."""
+    lines = text.splitlines(keepends=True)
+    having = [line for line in lines if held in line]
+    if _WORD.fullmatch(held):
+        whole = re.compile(rf"(?<!\w){re.escape(held)}(?!\w)")
+        having = [line for line in having if whole.search(line)] or having
+    gone = set(having)
+    left = sum(held in line and line not in gone for line in lines)
+    return Replaced("".join(line for line in lines if line not in gone), len(having), left)
+
+
 def add_at_end(text: str, lines: str) -> str:
     """The text with these lines after its last one, with the line ends that it has."""
     end = "\r\n" if text.count("\r\n") == text.count("\n") > 0 else "\n"
@@ -216,16 +250,22 @@ def _is_list(lines: Sequence[str]) -> bool:
 
 
 def _table(text: str) -> dict[str, str] | None:
-    """The cells of a CSV text by the first cell of their row and the heading; None if it is none with unique rows."""
+    """The cells of a CSV text by the first cell of their row and the heading; None if it is none with unique rows.
+
+    A first row with a number in it is no heading.
+    """
     if "," not in text and ";" not in text and "\t" not in text:
         return None
     try:
         heading, *rows = _rows(text, whole=True)
     except ValueError:
         return None
+    if any(map(_NUMBER.fullmatch, heading)):
+        rows = [heading, *rows]
+        heading = [f"in column {number}" if len(heading) > 2 else "" for number in range(1, len(heading) + 1)]
     if len({row[0] for row in rows}) < len(rows) or len(heading) < 2:
         return None
-    return {f"{row[0]} {name}": cell for row in rows for name, cell in zip(heading[1:], row[1:], strict=True)}
+    return {f"{row[0]} {name}".rstrip(): cell for row in rows for name, cell in zip(heading[1:], row[1:], strict=True)}
 
 
 def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import anyio
 from lmstudio_bridge import events
 from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import about_arguments
-from lmstudio_bridge.agent.composite_tools import CompositeTools
+from lmstudio_bridge.agent.composite_tools import SEARCHING, CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing, says_failed
 from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
@@ -512,12 +512,12 @@ class ToolExecutor:
         for where, text in result.seen:
             self._evidence.add(where, await _off_the_loop(self._redact, text))
         # Of a search only what was found: the text that was looked for may be nowhere.
-        self._evidence.add(call.name, data if call.name == "find_text" else f"{own}\n{data}")
+        self._evidence.add(call.name, data if call.name in SEARCHING else f"{own}\n{data}")
         self._evidence.add_files(result.looked_at)
         text = f"{prompts.FAILED}{own}" if result.is_error else own
         if data:
             text += f"\n{self._store.show(data)}"
-        self._has_looked |= call.name == "find_text" and not data
+        self._has_looked |= call.name in SEARCHING and not data
         self._has_found |= bool(data) and not result.is_error
         await self._tell(
             events.CallFinished(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -209,7 +209,7 @@ class TestReadFiles:
     async def test_files_and_patterns_are_read_at_once(self) -> None:
         found = await Disk(SOURCES).call("read_files", paths=["src/**/*.py", "notes.md"])
         assert found.text == "3 files read."
-        assert found.data.startswith("== src/a.py ==\nLIMIT = 3\nprint(LIMIT)\n== src/deep/b.py ==")
+        assert found.data.startswith("src/a.py: LIMIT = 3\nsrc/a.py: print(LIMIT)\nsrc/deep/b.py: ")
 
     async def test_one_star_stays_in_a_folder(self) -> None:
         found = await Disk(SOURCES).call("read_files", paths=["src/*.py"])
@@ -274,6 +274,140 @@ async def test_two_files_are_compared() -> None:
 async def test_equal_files_are_said_to_be_the_same() -> None:
     found = await Disk({"a": "x", "b": "x"}).call("compare_files", path_a="a", path_b="b")
     assert (found.text, found.data) == ("a and b are the same.", "")
+
+
+LOG = ServerTool(
+    "git",
+    "git_log",
+    "",
+    {
+        "type": "object",
+        "properties": {"repo_path": {"type": "string"}, "max_count": {"type": "integer"}},
+        "required": ["repo_path"],
+    },
+    read_only=True,
+)
+SHOW = ServerTool(
+    "git",
+    "git_show",
+    "",
+    {
+        "type": "object",
+        "properties": {"repo_path": {"type": "string"}, "revision": {"type": "string"}},
+        "required": ["repo_path", "revision"],
+    },
+    read_only=True,
+)
+SHAS = [str(number) * 40 for number in range(1, 5)]  # the newest first
+PATCHES = {
+    SHAS[0]: "--- a/app.ini\n+++ b/app.ini\n@@ -1 +1 @@\n-raven = 3\n+raven = 4\n",
+    SHAS[1]: "--- a/app.ini\n+++ b/app.ini\n@@ -1 +1 @@\n owl = 1\n-heron = 1\n",
+    SHAS[2]: "--- a/app.ini\n+++ b/app.ini\n@@ -1 +1 @@\n+Raven = 3\n",
+    SHAS[3]: "--- /dev/null\n+++ b/app.ini\n@@ -0,0 +1 @@\n+heron = 1\n",
+}
+
+
+@dataclass
+class History:
+    """Commits behind the tools of a git server, and the calls that came."""
+
+    log: str = "Commit history:\n" + "\n".join(f"Commit: {sha}\nAuthor: Ana\nMessage: m" for sha in SHAS)
+    failing: str = ""
+    calls: list[tuple[str, JSONObject]] = field(default_factory=list)
+
+    async def __call__(self, tool: Tool, arguments: JSONObject) -> ToolResult:
+        self.calls.append((tool.source.name, arguments))
+        if tool.source.name == self.failing or arguments.get("revision") == self.failing:
+            return ToolResult("fatal: no such repository\nmore", is_error=True)
+        if tool.source.name == "git_log":
+            return ToolResult(self.log)
+        sha = arguments["revision"]
+        head = f"commit {sha}\nAuthor: Ana <a@b>\nDate:   2025-06-15\n\n    Tune {sha[0]}\n"
+        return ToolResult(f"{head}\n{PATCHES[sha]}")
+
+    async def find(self, text: str) -> CompositeResult:
+        tools = CompositeTools(ToolSet((LOG, SHOW)).tools)
+        arguments = json.dumps({"text": text, "repository": "repo"})
+        return await tools.run(ToolCall("c1", "find_commits", arguments), inner=self)
+
+
+async def test_the_commits_that_changed_a_text_are_found_the_oldest_first() -> None:
+    history = History()
+    found = await history.find("raven")
+
+    assert found.text == "'raven': 2 commits, the oldest first; all 4 commits searched:"
+    assert found.data == (
+        f'commit "Tune 3"\nAuthor: Ana <a@b>\nDate:   2025-06-15\nhash: {SHAS[2]}\napp.ini: +Raven = 3\n\n'
+        f'commit "Tune 1"\nAuthor: Ana <a@b>\nDate:   2025-06-15\nhash: {SHAS[0]}\n'
+        "app.ini: -raven = 3\napp.ini: +raven = 4"
+    )
+    assert history.calls[0] == ("git_log", {"repo_path": "repo", "max_count": 100})
+    assert sorted(call[1]["revision"] for call in history.calls[1:]) == SHAS
+    assert found.looked_at == ("app.ini",)
+    assert is_bridge_text(found.text, [UserMessage("Show the commit.")])
+
+
+@pytest.mark.parametrize("text", ["owl", "none"])
+async def test_a_text_in_no_changed_line_is_in_no_commit(text: str) -> None:
+    found = await History().find(text)
+    assert (found.text, found.data) == (f"'{text}' was not found in a changed line: all 4 commits searched.", "")
+    assert not found.is_error
+
+
+async def test_a_file_that_a_commit_made_is_found_by_its_name() -> None:
+    found = await History().find("app.ini")
+    assert "app.ini: created" in found.data
+    assert found.data.count("app.ini: changed") == 3
+
+
+async def test_what_could_not_be_shown_or_listed_is_said() -> None:
+    assert "1 commit could not be shown" in (await History(failing=SHAS[2]).find("raven")).text
+    failed = await History(failing="git_log").find("raven")
+    assert failed.is_error
+    assert failed.text == "The commits could not be listed: fatal: no such repository"
+    assert (await History().find(" ")).is_error
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "".join(f"commit {sha}\nAuthor: Ana\n\n    reverts commit abc1234\n" for sha in SHAS),
+        json.dumps([{"hash": sha, "shortHash": sha[:7], "message": "m"} for sha in SHAS]),
+        "\n".join(f"Commit: '{sha}'" for sha in SHAS),
+    ],
+)
+async def test_logs_in_other_forms_are_read(log: str) -> None:
+    assert "all 4 commits searched" in (await History(log).find("raven")).text
+
+
+@pytest.mark.parametrize("tools", [(LOG,), (SHOW,), (LOG, replace(SHOW, server="other"))])
+def test_commits_are_found_only_by_the_tools_of_one_server(tools: tuple[ServerTool, ...]) -> None:
+    assert CompositeTools(ToolSet(tools).tools).find("find_commits") is None
+
+
+async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
+    disk = Disk({"jobs/a.txt": "open", "jobs/b.txt": "done", "c.txt": "x"})
+    found = await disk.call("read_files", paths=["jobs/1.txt", "jobs/2.txt"])
+
+    assert found.text == "jobs/1.txt, jobs/2.txt not found. These are the files of jobs: 2 files read."
+    assert found.data == "jobs/a.txt: open\njobs/b.txt: done"
+    assert (await disk.call("read_files", paths=["jobs/1.txt", "d/2.txt"])).is_error
+    assert (await disk.call("read_files", paths=["d.txt"])).is_error
+    many = Disk({f"jobs/{number}.txt": "x" for number in range(100, 121)})
+    assert (await many.call("read_files", paths=["jobs/1.txt"])).is_error
+
+
+async def test_lines_are_removed_from_all_files_of_a_folder() -> None:
+    disk = Disk({"src/a.py": "x\ndebug(1)\n", "src/b.py": "y\n", "src/c.py": "debug(2)\nz\n"})
+    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task="Remove all lines that call debug.")
+    found = await disk.call("remove_lines", tools=tools, path="src", text="debug(")
+
+    assert disk.files == {"src/a.py": "x\n", "src/b.py": "y\n", "src/c.py": "z\n"}
+    assert found.text == "2 files changed.\nsrc/a.py: 1 line removed\nsrc/c.py: 1 line removed"
+    assert "-debug(2)" in found.data
+    for text in ("debug(", " ", "a\nb"):
+        assert (await disk.call("remove_lines", tools=tools, path="src", text=text)).is_error
+    assert "remove_lines" not in names(composites())
 
 
 async def test_files_are_counted_by_extension() -> None:

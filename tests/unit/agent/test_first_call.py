@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmstudio_bridge.agent.first_call import first_tools, names_file
+from lmstudio_bridge.agent.first_call import first_tools, is_done_by, names_file
 from lmstudio_bridge.agent.json_calls import reply_schema
 from lmstudio_bridge.messages import ToolSpec
 
@@ -155,6 +155,80 @@ def test_of_a_log_only_the_newest_commit_is_read_where_the_task_asks_for_it(task
 )
 def test_other_questions_about_commits_leave_the_log_as_it_is(task: str) -> None:
     assert LOG.name not in [spec.name for spec in first_tools(task, [LOG])] or LOG in first_tools(task, [LOG])
+
+
+READ_FILES = ToolSpec(
+    "read_files",
+    "",
+    {
+        "type": "object",
+        "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
+        "required": ["paths"],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "paths"),
+    [
+        ("What is the status in each of the files in the folder jobs?", ["jobs"]),
+        ("Which file in the folder scores has the highest score?", ["scores"]),
+        ("Sum up all notes in the directory `src/app`.", ["src/app"]),
+        ("List the titles of all pages in docs/", ["docs"]),
+        ("Add up the totals of all bills in the folder bills.", ["bills"]),
+        ("Read all files of the folders a/ and b/.", ["a", "b"]),
+        ("Each folder here has a README.md that names its owner. Who owns which folder?", ["*/README.md"]),
+        ("Each folder in services/ has a conf.ini. Which port is in which?", ["services/*/conf.ini"]),
+        ("Read all files in the folder and list their titles.", None),
+        ("Read a.txt and b.txt in the folder jobs.", None),
+        ("Sum up all notes.", None),
+    ],
+)
+def test_the_folder_of_the_task_is_what_is_read(task: str, paths: list[str] | None) -> None:
+    (first,) = first_tools(task, [READ_FILES])
+    wanted = first.parameters["properties"]["paths"]
+
+    assert first.name == "read_files"
+    assert wanted["items"].get("enum") == paths
+    assert wanted.get("maxItems") == (paths and len(paths))
+    assert reply_schema([first])["anyOf"][0]["properties"]["arguments"]["properties"]["paths"] == wanted
+
+
+DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
+
+
+@pytest.mark.parametrize(
+    ("task", "tool"),
+    [
+        ("In the repository repo, which commit added the setting raven_size to app.ini?", "find_commits"),
+        ("Find the commit that removed the flag --fast.", "find_commits"),
+        ("What commit changed the default port?", "find_commits"),
+        ("In the folder repo, a setting of app.ini was changed and not committed yet. Which?", DIFF.name),
+        ("What are the uncommitted changes?", DIFF.name),
+        ("Remove all lines that call debug from the file store.py.", "remove_lines"),
+        ("Delete every row with Meyer in orders.csv.", "remove_lines"),
+    ],
+)
+def test_commits_changes_and_lines_have_tools_of_their_own(task: str, tool: str) -> None:
+    more = [ToolSpec(name, "", PATH) for name in ("find_commits", "remove_lines")]
+    offered = [*more, DIFF, *(WRITING if tool == "remove_lines" else READING)]
+    assert [spec.name for spec in first_tools(task, offered)] == [tool]
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["Which commit is the newest?", "Which commits did Ana make?", "Remove the line break in a.txt.", "Remove a.txt."],
+)
+def test_other_tasks_on_commits_and_lines_are_free(task: str) -> None:
+    more = [ToolSpec(name, "", PATH) for name in ("find_commits", "remove_lines")]
+    found = [spec.name for spec in first_tools(task, [*more, *READING])]
+    assert found != ["find_commits"]
+    assert found != ["remove_lines"] or "line break" in task
+
+
+@pytest.mark.parametrize(("result", "done"), [("Unstaged changes:\n", False), ("@@ -1 +1 @@\n-a\n+b", True)])
+def test_no_unstaged_change_is_no_answer_yet(result: str, done: bool) -> None:
+    assert is_done_by("What was changed and not committed?", DIFF.name, result) is done
 
 
 COMPARE = ToolSpec(

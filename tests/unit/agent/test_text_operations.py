@@ -89,6 +89,40 @@ def test_tables_are_compared_by_their_first_column() -> None:
     assert found.lines == ["bolt price: 2 in a.csv, 3 in b.csv", "pin price: in b.csv but not in a.csv (4)"]
 
 
+def test_the_first_row_of_a_table_without_a_heading_is_a_row() -> None:
+    found = text_operations.find_differences(("a.csv", "nut,1\nbolt,2\n"), ("b.csv", "nut,1\nbolt,3\n"))
+    assert found.lines == ["bolt: 2 in a.csv, 3 in b.csv"]
+    found = text_operations.find_differences(("a.csv", "nut,1,x\nbolt,2,y\n"), ("b.csv", "nut,1,x\nbolt,2,z\n"))
+    assert found.lines == ["bolt in column 3: y in a.csv, z in b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "wanted"),
+    [
+        (
+            "Change the copyright year from 2010 to 2017.",
+            "Since 2010.\nCopyright 2010 Bo\n",
+            "Since 2010.\nCopyright 2017 Bo\n",
+        ),
+        ("Change the timeout from '2010' to '2017'.", "timeout: 2010\nretry: 2010\n", "timeout: 2017\nretry: 2010\n"),
+        ("Change the year from 2010 to 2017.", "Since 2010.\n(c) 2010\n", None),  # said of no line
+        ("Change the year from 2010 to 2017.", "year 2010\nyear: 2010\n", None),  # of all
+        ("Change 2010 to 2017.", "year 2010\n2010\n", None),
+        ("Change the year from 2010 to 2018.", "year 2010\n2010\n", None),
+    ],
+)
+def test_only_what_the_task_speaks_of_is_replaced(task: str, text: str, wanted: str | None) -> None:
+    made = text_operations.replace_named(text, "2010", "2017", task)
+    assert (made and made.text) == wanted
+
+
+def test_lines_that_hold_a_text_are_removed_and_longer_words_stay() -> None:
+    text = "a\r\ndebug(1)\r\ndebugger\r\nlast debug"
+    assert text_operations.remove_lines(text, "debug") == text_operations.Replaced("a\r\ndebugger\r\n", 2, 1)
+    assert text_operations.remove_lines(text, "bugg").text == "a\r\ndebug(1)\r\nlast debug"
+    assert text_operations.remove_lines(text, "none").count == 0
+
+
 def test_equal_texts_have_no_difference() -> None:
     assert text_operations.find_differences(("a", "x\n"), ("b", "x\n")) == text_operations.Differences(0, ())
 

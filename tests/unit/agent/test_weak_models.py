@@ -213,7 +213,7 @@ async def test_a_call_that_is_made_again_with_the_same_result_ends_in_an_answer(
     assert (outcome.answer, outcome.rounds) == ("one, two", 5)
     assert given.branches(4) == ["answer"]
     assert isinstance(last := given.model.asked[4].messages[-1], UserMessage)
-    assert last.text.endswith(ANSWER_NOW)
+    assert last.text.endswith(f"{ANSWER_NOW}\n\nRead all files.")
 
 
 async def test_a_model_that_reads_again_in_place_of_the_change_must_make_it() -> None:
@@ -225,6 +225,18 @@ async def test_a_model_that_reads_again_in_place_of_the_change_must_make_it() ->
     assert "fs__write_file" in given.branches(2)
     assert not {"answer", "fs__read_text_file"} & set(given.branches(2))
     assert given.model.asked[2].messages[-1].text.endswith(NOT_CHANGED)
+
+
+@pytest.mark.parametrize(("access", "repeated"), [("read", True), ("write", False)])
+async def test_the_task_stands_behind_the_results_of_a_run_that_only_reads(access: Access, repeated: bool) -> None:
+    task = "Read all files. What is in them?"
+    read = call("read_files", paths=["*.txt"])
+    given = Given(read, read, answer("one"), answer("one"), task=task, files={"a.txt": "one"}, access=access)
+    await given.go()
+
+    last = given.model.asked[-1].messages[-1].text
+    assert last.endswith(f"\n\n{ANSWER_NOW}\n\n{task}" if repeated else f"\n\n{ANSWER_NOW}")
+    assert given.conversation.task() == task
 
 
 async def test_a_file_that_was_read_with_others_counts_as_read_again() -> None:
