@@ -69,6 +69,10 @@ _SUM = re.compile(
     r"\s{0,3}(?:=|is|equals)\s{0,3}\*{0,3}(?P<right>[-+]?[\d.,]{0,40}\d)"
 )
 _QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|(?<!`)`+([^`\n]+)`+")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:(?:\.|::)[A-Za-z_]\w*)+")
+_CALLED = re.compile(
+    r"((?:[A-Za-z_]\w*(?:\.|::))*[A-Za-z_]\w*)(?:\(((?:[A-Za-z_]\w*(?:=[A-Za-z_]\w*)?(?:, ?|(?=\))))*)\))?"
+)
 _WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
@@ -544,7 +548,9 @@ def _facts(answer: str) -> Iterator[_Fact]:
     for match in _QUOTED.finditer(text):
         number = next(n for n in (1, 2, 3) if match[n] is not None)
         if _is_quotation(match[number], code=number == 3) and take(*match.span()):
-            facts.append(_Fact(match[number].strip(), _quote_finder(match[number]), match.start()))
+            called = _CALLED.fullmatch(match[number]) if number == 3 else None
+            find = _call_finder(*called.groups("")) if called else _quote_finder(match[number])
+            facts.append(_Fact(match[number].strip(), find, match.start()))
     for match in _WORD.finditer(text):
         word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
         start = match.start() + match[0].find(word)
@@ -634,9 +640,14 @@ def _finder(text: str) -> Callable[[_Text], int | None]:
 
 
 def _word_finder(word: str) -> Callable[[_Text], int | None]:
-    """Finds a word or a path; of a path that was put together from a folder and a listing, its last part."""
+    """Finds a word or a path; of a path that was put together from a folder and a listing, its last part.
+
+    So of a dotted name if that part is telling: it is defined without its class.
+    """
     whole = _code_finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}|^v(?=\d)", "", word))
     parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
+    if _DOTTED.fullmatch(word) and _is_telling(name := re.split(r"\.|::", word)[-1]):
+        parts = ["", name]
     last = _code_finder(parts[-1]) if len(parts) > 1 else None
 
     def find(seen: _Text) -> int | None:
@@ -644,6 +655,17 @@ def _word_finder(word: str) -> Callable[[_Text], int | None]:
             if look is not None and (line := look(seen)) is not None:
                 return line
         return None
+
+    return find
+
+
+def _call_finder(name: str, arguments: str) -> Callable[[_Text], int | None]:
+    """Finds the name of a function in a text that holds the names of the arguments, too."""
+    finders = [_word_finder(name), *(_quote_finder(each) for each in arguments.split(",") if each.strip())]
+
+    def find(seen: _Text) -> int | None:
+        lines = [look(seen) for look in finders]
+        return None if None in lines else lines[0]
 
     return find
 

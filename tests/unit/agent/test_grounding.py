@@ -104,6 +104,33 @@ def test_what_is_no_fact_or_can_be_counted_is_not_reported(answer: str) -> None:
     assert check(answer, task="Add 12 and 30. What does notes.txt say?").missing == ()
 
 
+CODE = "class Store(Base):\n    def parse_config(self, path, strict=True):\n        return None\n\ndef main(): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ("`parse_config()` joins them.", ()),
+        ("`parse_config(path)`", ()),
+        ("`Store.parse_config(path, strict=True)`", ()),
+        ("`Store.parse_config()`, or Store.parse_config() for short", ()),
+        ("`self.parse_config` and `Store::parse_config`", ()),
+        ("`load_config()` joins them.", ("load_config()",)),
+        ("`Store.load_config()`", ("Store.load_config()",)),
+        ("`parse_config(folder)`", ("parse_config(folder)",)),
+        ("`parse_config(strict=False)`", ("parse_config(strict=False)",)),
+        ("`app.settings`", ("app.settings",)),  # a word that may stand anywhere
+        ("`store.toml`", ("store.toml",)),
+        ("`parse_config.py`", ("parse_config.py",)),
+    ],
+)
+def test_a_function_is_known_by_its_name_and_those_of_its_arguments(answer: str, missing: tuple[str, ...]) -> None:
+    evidence = Evidence("Review app.py.")
+    evidence.add("app.py", CODE)
+
+    assert evidence.check(answer).missing == missing
+
+
 def test_what_the_task_says_needs_no_source() -> None:
     grounding = check("PORT_9 is not in app.toml.", task="Find PORT_9 in app.toml")
 
