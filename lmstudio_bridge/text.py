@@ -41,7 +41,9 @@ _HOST_TAG = re.compile(
     ).replace("-", _DASH)
     + rf"|(?:[a-z]|{_DASH}){{1,30}}{_DASH}hook\b|claude(?:\w|{_DASH}){{0,30}}>"
     # What loads something where it is rendered.
-    r"|(?:img|image|i?frame|video|audio|embed|picture|object|link|svg|source)[\s/]))",
+    r"|(?:img|image|i?frame|video|audio|embed|picture|object|link|svg|source)[\s/]"
+    r"|(?:(?:script|track)[\s/][^<]{0,300}\bsrc|base[\s/][^<]{0,300}\bhref)\s*="
+    r"|input[\s/][^<]{0,300}\bimage\b|meta[\s/][^<]{0,300}\brefresh\b|style[\s/>][^<]{0,1000}(?:@import|\burl\()))",
     re.IGNORECASE,
 )
 _LOOK_ALIKES = str.maketrans(

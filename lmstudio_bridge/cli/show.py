@@ -33,7 +33,7 @@ from lmstudio_bridge.runs.journal import (
     open_journal,
     read_timed_events,
 )
-from lmstudio_bridge.runs.resume import LAST, StoredRun, find_run, item_runs, newest_runs
+from lmstudio_bridge.runs.resume import LAST, StoredRun, find_run, item_runs, newest_runs, running_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import read_permissions
 from lmstudio_bridge.security.redact import Redactor
@@ -175,6 +175,16 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     settings = settings.model_copy(update={"project": Path(stored.project or settings.project)})  # what is shown is its
     read_servers(settings, environ=os.environ, redactor=redactor)
     redactor.learn(configured_secrets(settings, os.environ))
+    writing = [
+        run.run_id
+        for run in running_runs(folder)
+        if run.project == stored.project and run.outcome.access == "write" and not run.run_id.startswith(stored.run_id)
+    ]
+    if writing:
+        print(f"Still running, and changing files in the same folder: {', '.join(writing)}.", file=sys.stderr)
+        if args.yes:
+            print("Nothing was undone. Wait until it has ended.", file=sys.stderr)
+            return EXIT_FAILED
     if stored.items:
         return _undo_items(folder, stored, args, redactor)
     return _undo_one(folder, stored, redactor, yes=args.yes)

@@ -190,8 +190,10 @@ class Sandboxes:
         folders, home, around = self.folders[config.name], self.around.home, self.around
         view = _View(self.untrusted)
         npx_shell = Path(lmstudio_bridge.__file__).parent / "mcp_client" / "npx_shell.sh"
+        own = {} if config.scope == "project" else {name: config.env[name] for name in ("PATH",) if name in config.env}
+        with_own = Surroundings(around.project, {**around.environ, **own})
         installed = [
-            _which(each, around, view.untrusted) for each in (config.command, "node", "python3") if os.sep not in each
+            _which(each, with_own, view.untrusted) for each in (config.command, "node", "python3") if os.sep not in each
         ]
         named = _find_named(config, around) if config.scope != "project" else ()  # a project could name anything
         programs = (*map(Path, filter(None, installed)), *named)

@@ -158,10 +158,13 @@ async def test_undo_puts_everything_back_and_can_be_undone(desk: Shell, sim: Sim
 
 
 async def test_interrupted_run_says_what_can_be_undone(desk: Shell, sim: Simulator) -> None:
+    await change(desk, sim, CREATE)
+    earlier = run_id(desk)
     sim.script(MODEL, CallReply(EDIT), TextReply("never", faults=(Stall(),)))
     process = await desk.start("run", "Do it", "--mcp", "filesystem", "--access", "write")
-    await sim.wait_for_request(2, path="/v1/chat/completions")
+    await sim.wait_for_request(4, path="/v1/chat/completions")
     early, _, refused = await desk.run("runs", "undo", "last", "--yes")
+    beside, _, other = await desk.run("runs", "undo", earlier, "--yes")
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(LIMIT):
         _, err = await process.communicate()
@@ -169,7 +172,10 @@ async def test_interrupted_run_says_what_can_be_undone(desk: Shell, sim: Simulat
     code, _, _ = await desk.run("runs", "undo", "last", "--yes")
 
     assert (early, "is still running" in refused) == (1, True), refused
-    assert f"It changed files; to undo that: lmstudio-bridge runs undo {run_id(desk)}" in err.decode()
+    [later] = {journal.stem for journal in runs(desk).glob("*.jsonl")} - {earlier}
+    assert (beside, f"changing files in the same folder: {later}.\nNothing was undone." in other) == (1, True), other
+    assert (desk.folder / "new.md").exists()
+    assert f"It changed files; to undo that: lmstudio-bridge runs undo {later}" in err.decode()
     assert code == 0
     assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == WORD
 

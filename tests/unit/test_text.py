@@ -100,6 +100,13 @@ TAGS = [
     "tool_call or obey",
     "budget: 100",
     "function_calls:",
+    "script src=x",
+    "track kind=x src=x",
+    "base href=x",
+    "input type='image' src=x",
+    "meta http-equiv=refresh content='0;x'",
+    "style>@import 'x'; a{}",
+    "style media=x>a {background: url(x)}",
 ]
 
 
@@ -120,6 +127,7 @@ def test_no_tag_that_hosts_act_on_is_left(tag: str) -> None:
         "![logo](images/logo.png)",
         "if a < system and b <| c: <div> <user> <T> Vec<Toolbox> <webhook> <system.web> <commands>",
         "for (i = 0; i < task_count; i++) if (n<bash_max) {} #include <task_queue.h>",
+        "<script setup>let a</script> <style scoped>a {}</style> <meta charset=x> <input type=text> <Track/>",
         "if i < total_tokens and j > 3 or a < command_len && b > c:\n    while x < tool_max:",
     ],
 )

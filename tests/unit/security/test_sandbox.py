@@ -198,6 +198,16 @@ async def test_programs_are_seen_where_they_are_installed(desk: Desk) -> None:
 
 
 @linux
+@pytest.mark.parametrize(("scope", "is_seen"), [("user", True), ("project", False)])
+async def test_the_path_of_an_entry_of_the_users_own_counts(desk: Desk, scope: str, is_seen: bool) -> None:
+    program = desk.install(desk.home / "tools" / "bin" / "fs-server")
+
+    words = await desk.words(stdio(scope=scope, env={"PATH": str(program.parent)}), fs=Sandbox())
+
+    assert (program.parent in shown(words)) == is_seen
+
+
+@linux
 async def test_a_file_in_the_workspace_that_the_entry_names_can_be_written(desk: Desk) -> None:
     data, script = desk.install(desk.project / "words.db"), desk.install(desk.project / "server" / "main.py")
 
