@@ -66,14 +66,17 @@ def read_log(text: str) -> list[str]:
 
 
 def show_hits(commit: str, holds: Callable[[str], bool]) -> tuple[str, list[str]]:
-    """Message, author and date of a commit, and what it did to lines and files that hold a text, with their file."""
+    """Message, author and date of a commit, and what it did to lines and files that hold a text, with their file.
+
+    If there is none, whether its message holds the text.
+    """
     patch = _PATCH.search(commit)
     head, diff = (commit[: patch.start()], commit[patch.start() :]) if patch else (commit, "")
     message = " ".join(line.strip() for line in head.splitlines() if line.startswith("    "))
     if message:  # small models answer with what stands first
         rest = [_COMMIT.sub("hash: ", line) for line in head.splitlines() if line and not line.startswith("    ")]
         head = "\n".join([f'commit "{message}"', *rest[1:], rest[0]])
-    hits = list(_hits(diff, holds))
+    hits = list(_hits(diff, holds)) or (["(in its message)"] if holds(message) else [])
     shown = hits[:_MOST_LINES] + ([f"and {len(hits) - _MOST_LINES} more lines"] if len(hits) > _MOST_LINES else [])
     return head.strip()[:_MOST_HEAD], shown
 

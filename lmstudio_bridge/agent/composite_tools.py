@@ -165,7 +165,7 @@ _REMOVE = _spec(
 _COMMITS = _spec(
     "find_commits",
     "Find the commits of a git repository that added, changed or removed a text.",
-    text=text_parameter("The text to find in the changed lines, in any letter case"),
+    text=text_parameter("The text to find in the changed lines or the message, in any letter case"),
     repository=text_parameter("The folder of the repository"),
 )
 _APPEND = _spec(
@@ -294,14 +294,14 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
     searched = f"{newest} {counted(len(commits), 'commit')} searched"
     searched += f"; {counted(failed, 'commit')} could not be shown" if failed else ""
     if not found:
-        return CompositeResult(f"{quoted} was not found in a changed line: {searched}.")
+        return CompositeResult(f"{quoted} was not found in a changed line or a message: {searched}.")
     shows = list(found.items())[:_SHOWN_COMMITS]
     first = f", the first {_SHOWN_COMMITS}" if len(found) > _SHOWN_COMMITS else ""
     return CompositeResult(
         f"{quoted}: {counted(len(found), 'commit')}{first}, the oldest first; {searched}:",
         "\n\n".join("\n".join((head, *hits)) for _, (head, hits) in shows),
         seen=tuple((f"commit {commit[:12]}", shown[commit].text) for commit, _ in shows),
-        looked_at=tuple(dict.fromkeys(hit.partition(": ")[0] for _, (_, hits) in shows for hit in hits)),
+        looked_at=tuple(dict.fromkeys(hit.partition(": ")[0] for _, (_, hits) in shows for hit in hits if ": " in hit)),
     )
 
 

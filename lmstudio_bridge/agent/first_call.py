@@ -62,7 +62,7 @@ _NEWEST_COMMIT = re.compile(
     re.IGNORECASE,
 )
 _CHANGING_COMMIT = re.compile(
-    r"\b(?:which|what|find the|in what|name the) commits?\b[^.?!\n]{0,30}?"
+    r"\b(?:which|what|find the|name the|the) commits?\b[^.?!\n]{0,30}?"
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
     re.IGNORECASE,
 )

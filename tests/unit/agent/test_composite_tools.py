@@ -350,7 +350,10 @@ async def test_the_commits_that_changed_a_text_are_found_the_oldest_first() -> N
 @pytest.mark.parametrize("text", ["owl", "none"])
 async def test_a_text_in_no_changed_line_is_in_no_commit(text: str) -> None:
     found = await History().find(text)
-    assert (found.text, found.data) == (f"'{text}' was not found in a changed line: all 4 commits searched.", "")
+    assert (found.text, found.data) == (
+        f"'{text}' was not found in a changed line or a message: all 4 commits searched.",
+        "",
+    )
     assert not found.is_error
 
 
@@ -358,6 +361,13 @@ async def test_a_file_that_a_commit_made_is_found_by_its_name() -> None:
     found = await History().find("app.ini")
     assert "app.ini: created" in found.data
     assert found.data.count("app.ini: changed") == 3
+
+
+async def test_a_text_that_stands_only_in_a_message_is_found() -> None:
+    found = await History().find("tune 4")
+    assert found.text.startswith("'tune 4': 1 commit,")
+    assert found.data.endswith(f"hash: {SHAS[3]}\n(in its message)")
+    assert found.looked_at == ()
 
 
 async def test_what_could_not_be_shown_or_listed_is_said() -> None:

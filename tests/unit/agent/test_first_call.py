@@ -203,6 +203,7 @@ DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
         ("In the repository repo, which commit added the setting raven_size to app.ini?", "find_commits"),
         ("Find the commit that removed the flag --fast.", "find_commits"),
         ("What commit changed the default port?", "find_commits"),
+        ("Who made the commit that adds the saffron? The git repository is in the folder repo.", "find_commits"),
         ("In the folder repo, a setting of app.ini was changed and not committed yet. Which?", DIFF.name),
         ("What are the uncommitted changes?", DIFF.name),
         ("Remove all lines that call debug from the file store.py.", "remove_lines"),
