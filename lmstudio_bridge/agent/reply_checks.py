@@ -243,6 +243,7 @@ _ANYONES = re.compile(  # sentences of ours that may be an answer, too
 )
 _DATA = re.compile(DATA_BEGINS.format(mark=r"(\w+)") + r"\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 _SHORTEST_QUOTATION = 12  # characters; `(no output)` is the bridge's
+_SHOWN_RESULT = re.compile(r"(?:\A|\n)Result of \w[\w-]*__[\w-]+:[ \t]*\n")
 _LONGEST_LIST = 10_000  # characters; about that of 40 tools
 _LISTED = 25  # characters behind a tool's name that nobody but the list of tools has by chance
 _DEFINITION = re.compile(  # {"type": "function", "function": {"name": "f", "description": …
@@ -356,6 +357,8 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     What counts lines, files or differences may be the answer to a task among the `messages` that asks for a number, or
     whether there are any.
     """
+    if _is_made_up_result(text, messages):
+        return True
     if _ANYONES.fullmatch(text.strip()) and not any(text.strip(" .") in message.text for message in messages):
         return False
     if _is_quotation(text, messages):
@@ -369,6 +372,16 @@ def is_bridge_text(text: str, messages: Sequence[Message] = ()) -> bool:
     rest = _FRAMES.sub(" ", text)
     rest = rest if asks_count else _HEADS.sub(" ", rest)
     return rest != text and (is_own_text(rest) or not _FILLER.sub("", rest))
+
+
+def _is_made_up_result(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a text has the form in which `plain_turns` shows a result, and no line of it stands in one."""
+    shown = _SHOWN_RESULT.search(text)
+    if shown is None:
+        return False
+    results = [f" {_words(message.text)} " for message in messages if isinstance(message, ToolMessage)]
+    lines = [words for line in text[shown.end() :][:_LONGEST_FRAME].splitlines() if (words := _words(line))]
+    return bool(lines) and not any(f" {words} " in result for words in lines for result in results)
 
 
 def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Message]) -> bool:

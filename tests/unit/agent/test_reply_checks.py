@@ -452,6 +452,22 @@ def test_an_answer_that_speaks_of_a_tool_is_an_answer(text: str) -> None:
     assert not copies_tools(text, LISTED, [UserMessage("Who owns notes.txt?")])
 
 
+def test_a_result_that_is_made_up_is_no_answer() -> None:
+    asked: list[Message] = [UserMessage("Who owns notes.txt?"), AssistantMessage("", (CALL,))]
+    read = [*asked, ToolMessage("c1", _wrapped("owner: Ada\nport: 8080"))]
+
+    for text in ("Result of fs__read:\nowner: Bob", "Okay.\n\nResult of fs__read:\n\nowner: Bob\nport: 9"):
+        assert is_bridge_text(text, asked)
+        assert is_bridge_text(text, read)
+    for text in (
+        "Result of fs__read:\nowner: Ada",
+        "Result of fs__read:\n\n**owner: Ada**\n\nSo Ada owns it.",
+        "Result of the review:\nowner: Bob",
+        "Result of fs__read: Ada owns it.",
+    ):
+        assert not is_bridge_text(text, read)
+
+
 @pytest.mark.parametrize("text", ["**", "}", "</answer>"])
 def test_a_bare_mark_is_an_answer_to_a_task_that_asks_for_one(text: str) -> None:
     reply = Completion(text, usage=COUNTED)
