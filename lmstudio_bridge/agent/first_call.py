@@ -25,6 +25,7 @@ _COMPARES = re.compile(
     r"\b(?:compar\w+|differ\w*|diff|but not in|only in|missing (?:in|from)|in both)\b", re.IGNORECASE
 )
 _TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
+_OF_TWO = re.compile(r"\b(?:than|difference|compar\w+|versus|vs)\b", re.IGNORECASE)
 _COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
 _REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
 _APPENDS = re.compile(
@@ -161,7 +162,8 @@ def is_done_by(task: str, tool: str, result: str = "") -> bool:
     """
     if _GOES_ON.search(task) or (_DIFFS.search(tool) and "@@" not in result):
         return False
-    return tool != "read_files" or not _TOTALS.search(task)
+    needs_more = {"read_files": _TOTALS, "total_column": _OF_TWO}.get(tool)
+    return needs_more is None or not needs_more.search(task)
 
 
 def reading_tool(task: str, offered: Sequence[ToolSpec]) -> tuple[str, str] | None:
@@ -260,6 +262,9 @@ def _bound(spec: ToolSpec, task: str) -> ToolSpec:
     """The tool, with the arguments that the task plainly gives."""
     if spec.name == "compare_files":
         return _one_sided(spec, task)
+    if spec.name == "total_column" and _OF_TWO.search(task):  # without a condition it gives all of them
+        properties = {**spec.parameters["properties"], "where": {"type": "string", "enum": [""]}}
+        return replace(spec, parameters={**spec.parameters, "properties": properties})
     return _in_folder(spec, task) if spec.name == "read_files" else spec
 
 

@@ -194,6 +194,17 @@ def test_the_folder_of_the_task_is_what_is_read(task: str, paths: list[str] | No
     assert reply_schema([first])["anyOf"][0]["properties"]["arguments"]["properties"]["paths"] == wanted
 
 
+def test_the_totals_of_two_are_asked_for_at_once_and_are_no_answer_yet() -> None:
+    properties = {name: {"type": "string"} for name in ("path", "column", "where")}
+    total = ToolSpec("total_column", "", {"type": "object", "properties": properties, "required": list(properties)})
+    task = "How much higher is the total of Kofi than that of Dora in orders.csv?"
+
+    assert first_tools(task, [total])[0].parameters["properties"]["where"] == {"type": "string", "enum": [""]}
+    assert first_tools("What is the total of Kofi in orders.csv?", [total]) == [total]
+    assert not is_done_by(task, "total_column")
+    assert is_done_by("What is the total of Kofi in orders.csv?", "total_column")
+
+
 DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
 
 
