@@ -30,10 +30,15 @@ class CommitTools:
     log: Tool
     show: Tool
 
+    @property
+    def takes_count(self) -> str:
+        """The argument of the log that says how many commits to list; "" if there is none."""
+        return next((name for name in _COUNTS if name in self.log.spec.parameters["properties"]), "")
+
     def log_arguments(self, repository: str) -> JSONObject:
         """For the newest `MAX_COMMITS` commits, if the tool takes a number."""
-        count = next((name for name in _COUNTS if name in self.log.spec.parameters["properties"]), "")
-        return {_argument(self.log, _REPOSITORY): repository, **({count: MAX_COMMITS} if count else {})}
+        count = {self.takes_count: MAX_COMMITS} if self.takes_count else {}
+        return {_argument(self.log, _REPOSITORY): repository, **count}
 
     def show_arguments(self, repository: str, commit: str) -> JSONObject:
         """For one commit."""

@@ -273,24 +273,29 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
     if log.is_error:
         raise ValueError(f"The commits could not be listed: {_first_line(log.text)}")
     commits, limiter = read_log(log.text), anyio.CapacityLimiter(_AT_ONCE)
-    shown: dict[str, ToolResult] = {}
+    if not commits:
+        raise ValueError(f"{tools.log.name} gave no commits.")
+    results: dict[str, ToolResult] = {}
 
     async def show(commit: str) -> None:
         async with limiter:
-            shown[commit] = await inner(tools.show, tools.show_arguments(repository, commit))
+            results[commit] = await inner(tools.show, tools.show_arguments(repository, commit))
 
     async with anyio.create_task_group() as group:
         for commit in commits:
             group.start_soon(show, commit)
-    failed = sum(result.is_error for result in shown.values())
-    holds = text_operations.holds_any(wanted)
-    found = {
-        commit: hits
-        for commit in reversed(commits)  # the oldest first
-        if not shown[commit].is_error and (hits := show_hits(shown[commit].text, holds))[1]
-    }
+    shown = {commit: results[commit].text for commit in reversed(commits) if not results[commit].is_error}
+    if not shown:
+        raise ValueError(f"The commits could not be shown: {_first_line(results[commits[0]].text)}")
+    failed = len(commits) - len(shown)
+
+    def search() -> dict[str, tuple[str, list[str]]]:
+        holds = text_operations.holds_any(wanted)
+        return {commit: found for commit, text in shown.items() if (found := show_hits(text, holds))[1]}
+
+    found = await anyio.to_thread.run_sync(search, abandon_on_cancel=True)
     quoted = " or ".join(map(repr, wanted))
-    newest = "the newest" if len(commits) == MAX_COMMITS else "all"
+    newest = "all" if tools.takes_count and len(commits) < MAX_COMMITS else "the newest"
     searched = f"{newest} {counted(len(commits), 'commit')} searched"
     searched += f"; {counted(failed, 'commit')} could not be shown" if failed else ""
     if not found:
@@ -300,7 +305,7 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
     return CompositeResult(
         f"{quoted}: {counted(len(found), 'commit')}{first}, the oldest first; {searched}:",
         "\n\n".join("\n".join((head, *hits)) for _, (head, hits) in shows),
-        seen=tuple((f"commit {commit[:12]}", shown[commit].text) for commit, _ in shows),
+        seen=tuple((f"commit {commit[:12]}", shown[commit]) for commit, _ in shows),
         looked_at=tuple(dict.fromkeys(hit.partition(": ")[0] for _, (_, hits) in shows for hit in hits if ": " in hit)),
     )
 

@@ -375,6 +375,10 @@ async def test_what_could_not_be_shown_or_listed_is_said() -> None:
     failed = await History(failing="git_log").find("raven")
     assert failed.is_error
     assert failed.text == "The commits could not be listed: fatal: no such repository"
+    hidden = await History(failing="git_show").find("raven")
+    assert (hidden.is_error, hidden.text) == (True, "The commits could not be shown: fatal: no such repository")
+    unread = await History(log="nothing to see").find("raven")
+    assert (unread.is_error, unread.text) == (True, "git__git_log gave no commits.")
     assert (await History().find(" ")).is_error
 
 
@@ -388,6 +392,17 @@ async def test_what_could_not_be_shown_or_listed_is_said() -> None:
 )
 async def test_logs_in_other_forms_are_read(log: str) -> None:
     assert "all 4 commits searched" in (await History(log).find("raven")).text
+
+
+async def test_a_log_that_takes_no_number_may_hold_only_the_newest() -> None:
+    history = History()
+    schema = {"type": "object", "properties": {"repo_path": {"type": "string"}}, "required": ["repo_path"]}
+    tools = CompositeTools(ToolSet((replace(LOG, input_schema=schema), SHOW)).tools)
+    arguments = json.dumps({"text": "raven", "repository": "repo"})
+    found = await tools.run(ToolCall("c1", "find_commits", arguments), inner=history)
+
+    assert found.text.endswith("the newest 4 commits searched:")
+    assert history.calls[0] == ("git_log", {"repo_path": "repo"})
 
 
 @pytest.mark.parametrize("tools", [(LOG,), (SHOW,), (LOG, replace(SHOW, server="other"))])
