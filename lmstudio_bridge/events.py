@@ -394,7 +394,8 @@ class FilesChanged:
     """What the writing calls of a run changed, told before its end; or what an undo put back, after it (`is_undo`).
 
     `folder` is the absolute path of the project. `not_kept` are calls and files that an undo does not cover, for a
-    reader. `is_complete`: each of the calls was about files, and all that they named were compared.
+    reader. `is_complete`: each of the calls was about files, and all that they named were compared. `is_partial`: an
+    undo that left alone what somebody had changed; the next one tries that again.
     """
 
     folder: str
@@ -402,6 +403,7 @@ class FilesChanged:
     not_kept: tuple[str, ...] = ()
     is_complete: bool = False
     is_undo: bool = False
+    is_partial: bool = False
 
     def left_all(self) -> bool:
         """Whether the calls left every file as it was, for all that is known."""
@@ -655,7 +657,7 @@ class Tally:
             case AnswerChecked():
                 self._checked = event
             case FilesChanged(is_undo=True):
-                self._undone = not self._undone
+                self._undone ^= not event.is_partial
                 if self.items:
                     self.items.undo()
             case FilesChanged():

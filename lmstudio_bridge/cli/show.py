@@ -202,7 +202,8 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
         for run in reversed(changed)
         if standing_changes(run.events) or (not run.finished and lost_changes(run.events))
     ]
-    runs = standing or changed
+    to_undo = [run for run in standing if not _only_reverts(folder, run, redactor)]
+    runs = to_undo or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
     print(
         clean_text(
@@ -217,10 +218,21 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     if not args.yes and (refused := _refuses_undo()):
         return refused
     code = max(_undo_one(folder, run, redactor, yes=True) for run in runs)
-    if code == EXIT_OK:
+    if code == EXIT_OK and (to_undo or not standing):
         with open_journal(folder, stored.run_id) as journal:
             journal.keep(FilesChanged("", (), is_undo=True))
     return EXIT_FAILED if left else code
+
+
+def _only_reverts(folder: Path, run: StoredRun, redactor: Redactor) -> bool:
+    """Whether nothing can be put back that the last undo of a run left alone."""
+    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, plan_undo
+
+    last = next((event for event in reversed(run.events) if isinstance(event, FilesChanged)), None)
+    if last is None or not last.is_partial:
+        return False
+    copies = Copies(copies_folder(folder, run.run_id), max_bytes=2 * MAX_BYTES)
+    return plan_undo(run.events, copies=copies, redact=redactor.redact).is_revert
 
 
 def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:
@@ -244,6 +256,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
     # Of what an undo takes away there are copies, too.
     copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
     events = list(stored.events)
+    recalled = None
     if lost_changes(events) and (stored.cut or not stored.finished):
         reason = stored.cut or "The bridge ended before the run did."
         recalled = recall_changes(copies, redact=redactor.redact)
@@ -267,7 +280,9 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
         if done.changes:
             # No diffs: what was a secret then need not be known as one any more.
             named = tuple(replace(each, diff="") for each in done.changes)
-            journal.keep(redactor.redact_fields(replace(done, changes=named)))
+            # What was recalled is not in the journal, so that the next undo could not try it again.
+            done = replace(done, changes=named, is_partial=done.is_partial and recalled is None)
+            journal.keep(redactor.redact_fields(done))
     _say_left(each for each in done.not_kept if each not in plan.left)
     again = f"To revert this: lmstudio-bridge runs undo {stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)

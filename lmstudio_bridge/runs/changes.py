@@ -189,12 +189,12 @@ def lost_changes(events: Sequence[Event]) -> bool:
 
 
 def standing_changes(events: Iterable[Event]) -> tuple[FileChange, ...]:
-    """What the turns of a run changed and no undo has put back."""
+    """What the turns of a run changed and no undo has put back; all of it where one has left something to put back."""
     standing: tuple[FileChange, ...] = ()
     undone: tuple[FileChange, ...] = ()
     for event in events:
-        if isinstance(event, FilesChanged):
-            undid = standing or event.changes  # the run was cut off before it could tell what it changed
+        if isinstance(event, FilesChanged) and not event.is_partial:
+            undid = standing or (() if undone else event.changes)  # of a run that was cut off before it could tell
             standing, undone = (undone, undid) if event.is_undo else (standing + event.changes, ())
     return standing
 
@@ -513,26 +513,55 @@ def _find_moves(before: Mapping[Path, State], after: Mapping[Path, State]) -> di
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """What an undo can put back: `steps` have what is there and what will be. `left` is left alone, with the reason."""
+    """What an undo can put back: `steps` have what is there and what will be. `left` is left alone, with the reason.
+
+    `is_partial`: some of it may be put back later. `is_revert`: an earlier partial undo is taken back, as nothing that
+    it left alone can be put back now.
+    """
 
     folder: Path
     steps: Mapping[Path, tuple[State, State]]
     changes: tuple[FileChange, ...]
     left: tuple[str, ...]
+    is_partial: bool = False
+    is_revert: bool = False
 
 
 def plan_undo(events: Iterable[Event], *, copies: Copies, redact: Callable[[str], str]) -> Undo:
-    """How to undo what a run changed, or its last undo. Of what is there now, a copy is kept for the next undo."""
+    """How to undo what a run changed, or its last undo. Of what is there now, a copy is kept for the next undo.
+
+    What an undo left alone comes before taking that undo back.
+    """
     told = [each for each in events if isinstance(each, FilesChanged) and each.folder]
     told = [event for event in told if event.changes or not event.is_undo]
-    since = next((n for n, event in enumerate(reversed(told)) if event.is_undo), len(told))
-    told = told[len(told) - (since or 1) :] if told else []
+    begin = _find_begin(told, len(told))
+    if begin and all(event.is_undo for event in told[begin:]):
+        begin = _find_begin(told, begin - 1, only_undos=True)
+    plan = _plan(told[begin:], copies, redact)
+    partial = told[_find_begin(told, len(told), only_undos=True) :]
+    if not plan.steps and partial and partial != told[begin:]:
+        revert = _plan(partial, copies, redact)
+        plan = replace(revert, is_partial=True, is_revert=True) if revert.steps else plan
+    return plan
+
+
+def _find_begin(told: Sequence[FilesChanged], end: int, *, only_undos: bool = False) -> int:
+    """Where the events before `end` begin that come after the last whole undo, or `only_undos` after the last run."""
+    for number in range(end, 0, -1):
+        event = told[number - 1]
+        if (only_undos and not event.is_undo) or (event.is_undo and not event.is_partial):
+            return number
+    return 0
+
+
+def _plan(told: Sequence[FilesChanged], copies: Copies, redact: Callable[[str], str]) -> Undo:
     folder = Path(told[-1].folder) if told else Path()
     left = dict.fromkeys(each for event in told if not event.is_undo for each in event.not_kept)
     lost = (each for event in told for each in event.changes if not each.kept)
     lost = (each for each in lost if holds_mark(f"{folder / each.path} {each.source}"))
     hidden = {folder / name for each in lost for name in (each.path, each.source) if name}
     steps: dict[Path, tuple[State, State]] = {}
+    is_partial = False
     for path, (before, after) in _add_up(told).items():
         if path in hidden:  # the journal does not have it
             left[f"{_shown(path, folder)} ({_SECRET_NAME})"] = None
@@ -542,7 +571,7 @@ def plan_undo(events: Iterable[Event], *, copies: Copies, redact: Callable[[str]
             continue
         problem = ""
         if now != after:
-            problem = "changed since"
+            problem, is_partial = "changed since", True
         elif not copies.restores(before):
             problem = "no copy was kept"
         elif _FILE.fullmatch(now) and (data is None or not copies.add(data)):
@@ -551,13 +580,24 @@ def plan_undo(events: Iterable[Event], *, copies: Copies, redact: Callable[[str]
             left[f"{_shown(path, folder)} ({problem})"] = None
         else:
             steps[path] = now, before
-    return Undo(folder, steps, _compare_steps(steps, folder, copies, redact), tuple(left))
+    for path in sorted(steps, key=lambda path: -len(path.parts)):
+        if steps[path][0] in _FOLDERS and steps[path][1] not in _FOLDERS and not _will_be_empty(path, steps):
+            left[f"{_shown(path, folder)} ({os.strerror(errno.ENOTEMPTY)})"] = None
+            del steps[path]
+    return Undo(folder, steps, _compare_steps(steps, folder, copies, redact), tuple(left), is_partial)
+
+
+def _will_be_empty(folder: Path, steps: Mapping[Path, tuple[State, State]]) -> bool:
+    try:
+        return all(steps.get(folder / name, ("", "stays"))[1] == _ABSENT for name in os.listdir(folder))
+    except OSError:
+        return True  # which is told when it is tried
 
 
 def apply_undo(undo: Undo, *, copies: Copies, redact: Callable[[str], str]) -> FilesChanged:
     """Put back what still is as it was planned for; what was done, and in `not_kept` what was left alone, and why."""
     done: dict[Path, tuple[State, State]] = {}
-    left = list(undo.left)
+    left, is_partial = list(undo.left), undo.is_partial
     for path, (now, then) in sorted(undo.steps.items(), key=_order):
         try:
             if _look_as(path, now, max_bytes=copies.max_file)[0] != now:
@@ -565,8 +605,10 @@ def apply_undo(undo: Undo, *, copies: Copies, redact: Callable[[str], str]) -> F
             _put_back(path, now, then, copies)
             done[path] = now, then
         except OSError as exc:
+            is_partial |= exc.errno == errno.EBUSY
             left.append(f"{_shown(path, undo.folder)} ({exc.strerror or exc})")
-    return FilesChanged(str(undo.folder), _compare_steps(done, undo.folder, copies, redact), tuple(left), is_undo=True)
+    changes = _compare_steps(done, undo.folder, copies, redact)
+    return FilesChanged(str(undo.folder), changes, tuple(left), is_undo=True, is_partial=is_partial)
 
 
 def _compare_steps(

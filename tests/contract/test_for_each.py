@@ -625,7 +625,9 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
         if any(message["role"] == "tool" for message in request.messages):
             refusals[name] -= 1
             return HttpReply(400, b'{"error": "No."}') if refusals[name] >= 0 else TextReply("Written.")
-        return CallReply(("filesystem__write_file", {"path": str(desk.project / name), "content": "new\n"}))
+        places = [name, *(["extra.txt"] if name == "f001.txt" else [])]
+        calls = ({"path": str(desk.project / each), "content": "new\n"} for each in places)
+        return CallReply(*(("filesystem__write_file", call) for call in calls))
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge() as client:
@@ -636,12 +638,20 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
         assert answer.text.startswith("2 of 3 items done · 1 failed")
         answer = await client.call("continue_run", run_id=run_id)
     assert answer.text.startswith("3 of 3 items done")
-    assert "Changed: f001.txt, f002.txt, f003.txt" in answer.text
+    assert "Changed: extra.txt, f001.txt, f002.txt, f003.txt" in answer.text
     assert f"Undo with: lmstudio-bridge runs undo {run_id}" in answer.text
-    assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 3
+    assert (await in_shell(desk, "runs", "show", run_id, "--diff")).count("+new") == 4
+    # What one of them left alone is tried again; where that can't be put back, all of it is taken back together.
+    (desk.project / "f001.txt").write_text("mine\n", encoding="utf-8")
+    for code, done in ((1, True), (0, False), (1, True)):
+        assert (await shell_of(desk).run("runs", "undo", run_id, "--yes"))[0] == code
+        assert (desk.project / "extra.txt").exists() != done
+        assert ((desk.project / "f002.txt").read_text(encoding="utf-8") == "new\n") != done
+    assert "Undone since" not in await in_shell(desk, "continue", run_id)
+    (desk.project / "f001.txt").write_text("new\n", encoding="utf-8")
     await in_shell(desk, "runs", "undo", run_id, "--yes")
     again = await in_shell(desk, "continue", run_id)
-    assert "Undone since: f001.txt, f002.txt, f003.txt" in again
+    assert "Undone since: extra.txt, f001.txt, f002.txt, f003.txt" in again
     assert "Undo with" not in again
     assert [(desk.project / name).read_text(encoding="utf-8") for name in names] == [
         f"The code is c{name[1:4]}.\n" for name in names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -185,3 +186,5 @@ def test_each_undo_takes_the_last_one_back() -> None:
 
     assert [outcome_of(changed, *[undo] * times).undone for times in range(3)] == [False, True, False]
     assert outcome_of(changed, undo).changes == (NEW,)
+    partial = replace(undo, is_partial=True)
+    assert [outcome_of(changed, partial, *each).undone for each in ([], [undo])] == [False, True]

@@ -589,6 +589,31 @@ async def test_undo_that_could_do_nothing_is_not_what_the_next_one_takes_back(ru
     assert run.tree() == {"a.txt": b"a"}
 
 
+async def test_what_an_undo_left_alone_comes_before_it_is_taken_back(run: Run) -> None:
+    before = {name: run.write(name, "a").read_bytes() for name in ("a.txt", "b.txt")}
+    await run.edit("a.txt", "A")
+    await run.edit("b.txt", "B")
+    await run.edit("new/c.txt", "C")
+    after = run.tree()
+    await run.end()
+
+    run.write("b.txt", "mine")
+    run.write("new/mine.txt", "mine")
+    assert {*run.undo().not_kept} == {"b.txt (changed since)", "new (Directory not empty)"}
+    assert [each.path for each in standing_changes(run.events)] == ["a.txt", "b.txt", "new", "new/c.txt"]
+    assert (run.plan().is_revert, run.plan().left) == (True, ()), "nothing else can be done"
+    run.undo()
+    run.undo()
+    run.write("b.txt", "B")
+    (run.project / "new" / "mine.txt").unlink()
+
+    assert run.undo().not_kept == ()
+    assert run.tree() == before
+    assert standing_changes(run.events) == ()
+    run.undo()
+    assert run.tree() == after
+
+
 async def test_what_changes_between_the_question_and_the_answer_is_left_alone(run: Run) -> None:
     run.write("a.txt", "a")
     await run.edit("a.txt", "A")
@@ -858,6 +883,7 @@ WRITES, READS = (RunContinued("r", "", (), 8, "", access) for access in ("write"
 CALLED, ENDED = CallStarted(1, "c", "fs", "write", "{}", writes=True), RunFinished("failed", "", "", 0)
 FIRST, SECOND = (FilesChanged("/p", (FileChange(name, "created"),)) for name in ("a", "b"))
 UNDONE = FilesChanged("/p", (FileChange("a", "deleted"),), is_undo=True)
+PARTLY = replace(UNDONE, is_partial=True)
 
 
 @pytest.mark.parametrize(
@@ -869,6 +895,10 @@ UNDONE = FilesChanged("/p", (FileChange("a", "deleted"),), is_undo=True)
         ([WRITES, FIRST, ENDED, WRITES, SECOND, ENDED], True, "ab"),
         ([WRITES, FIRST, ENDED, UNDONE], True, ""),
         ([WRITES, FIRST, ENDED, UNDONE, UNDONE], True, "a"),
+        ([WRITES, FIRST, ENDED, UNDONE, UNDONE, UNDONE], True, ""),
+        ([WRITES, CALLED, UNDONE, UNDONE, UNDONE], True, ""),
+        ([WRITES, FIRST, ENDED, PARTLY], True, "a"),
+        ([WRITES, FIRST, ENDED, PARTLY, UNDONE], True, ""),
         ([WRITES, FIRST, ENDED, UNDONE, WRITES, SECOND, ENDED], True, "b"),
         ([WRITES, CALLED], True, ""),
         ([WRITES, CALLED, READS], True, ""),
