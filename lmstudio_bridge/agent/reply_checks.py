@@ -58,7 +58,8 @@ _NO_WORD = re.compile(r"(?:<\|[^|<>]{1,30}\|>|[\s.\u2026`\u2800\u3164])*+")  # l
 _BARE_MARKS = re.compile(r"(?:\*\*+|\}|assistantfinal|</?(?:answer|response)>|\s)++")
 _ASKS_FOR_MARK = re.compile(
     r"character|symbol|sign|bracket|brace|parenthes|operator|marks?\b|marker|punctuation|token|tags?\b|delimiter|separator"
-    r"|missing|zeichen|klammer|operador|op\u00e9rateur|caract|s\u00edmbolo|\u0441\u0438\u043c\u0432\u043e\u043b|\u5b57\u7b26|\u6587\u5b57|\u8a18\u53f7|\u7b26\u53f7|\u6807\u7b7e",
+    r"|missing|\blines?\b|\bcloses?\b|\bends?\b|\bprint|\boutput|zeile|ligne|l\u00ednea|zeichen|klammer"
+    r"|operador|op\u00e9rateur|caract|s\u00edmbolo|\u0441\u0438\u043c\u0432\u043e\u043b|\u5b57\u7b26|\u6587\u5b57|\u8a18\u53f7|\u7b26\u53f7|\u6807\u7b7e",
     re.IGNORECASE,
 )
 _WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)

@@ -469,9 +469,10 @@ def test_a_result_that_is_made_up_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("text", ["**", "}", "</answer>"])
-def test_a_bare_mark_is_an_answer_to_a_task_that_asks_for_one(text: str) -> None:
+@pytest.mark.parametrize("task", ["Which character or tag is missing?", "What is the last line?", "What closes it?"])
+def test_a_bare_mark_is_an_answer_to_a_task_that_asks_for_one(text: str, task: str) -> None:
     reply = Completion(text, usage=COUNTED)
-    asks: list[Message] = [UserMessage("Which character or tag is missing in line 3 of a.txt?")]
+    asks: list[Message] = [UserMessage(task)]
 
     assert classify_reply(reply, tools_offered=True, names=["fs__read"], messages=asks) == "answer"
     assert (
