@@ -417,9 +417,15 @@ async def _count_files(files: _Files, folder: str) -> CompositeResult:
 
 async def _total_column(files: _Files, path: str, column: str, where: str) -> CompositeResult:
     path = _tidy(path)
-    content = await files.read_one(path)
-    text = f"{path}: {text_operations.add_up(content, column, where)}"
-    return CompositeResult(text, seen=((path, content), ("total_column", text)), looked_at=(path,))
+    found = await files.read([path])
+    if not found.texts and not _MISSING.search(found.failed[path]):
+        found = await files.read_below(path)  # a folder
+    if not found.texts or found.failed:  # a sum without them would be wrong
+        raise ValueError(f"{path} was not added up{found.problems()}")
+    content = found.texts[path] if path in found.texts else text_operations.join_tables(found.texts)
+    files_of = "" if path in found.texts else f" ({counted(len(found.texts), 'file')})"
+    text = f"{path}{files_of}: {text_operations.add_up(content, column, where)}"
+    return CompositeResult(text, seen=(*found.texts.items(), ("total_column", text)), looked_at=tuple(found.texts))
 
 
 async def _replace_text(

@@ -328,6 +328,30 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield whole, json.dumps(child, ensure_ascii=False)
 
 
+def join_tables(texts: Mapping[str, str]) -> str:
+    """One CSV text of several files: of tables with the same heading, or of files with settings, one row each.
+
+    Raises:
+        ValueError: They are neither; the message names the first that does not fit.
+    """
+    records = {path: _settings(text) or {} for path, text in texts.items()}
+    if all(records.values()):
+        names = next(iter(records.values()))
+        rows = [["file", *names]]
+        rows += [[path, *(record.get(name, "") for name in names)] for path, record in records.items()]
+        odd = next((path for path, record in records.items() if record.keys() != names.keys()), "")
+    else:
+        tables = {path: _rows(text) for path, text in texts.items()}
+        heading = next(iter(tables.values()))[0]
+        rows = [heading, *(row for table in tables.values() for row in table[1:])]
+        odd = next((path for path, table in tables.items() if table[0] != heading), "")
+    if odd:
+        raise ValueError(f"{odd} has other columns than the files before it. Name one file.")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def add_up(text: str, column: str, where: str = "") -> str:
     """The total of a column of a CSV text in words; `where` is `column=value`, for the rows that count.
 

@@ -65,6 +65,8 @@ class Disk:
                 self.files[path] = arguments["content"]
                 return ToolResult("Successfully wrote")
             case _:
+                if any(name.startswith(f"{path}/") for name in self.files):
+                    return ToolResult("EISDIR: illegal operation on a directory, read", is_error=True)
                 if path not in self.files:
                     return ToolResult("ENOENT: no such file", is_error=True)
                 return ToolResult(self.files[path])
@@ -446,6 +448,43 @@ async def test_a_column_is_added_up_and_the_sum_counts_as_seen() -> None:
     found = await disk.call("total_column", path="o.csv", column="sum", where="who=A")
     assert found.text == "o.csv: Total of sum where who=A: 4.5 (2 of 3 rows)"
     assert ("total_column", found.text) in found.seen
+
+
+@pytest.mark.parametrize(
+    ("files", "total"),
+    [
+        (
+            {"b/1.txt": "from: Nora\ntotal: 7\n", "b/2.txt": "from: Bo\ntotal: 5\n"},
+            "b (2 files): Total of total: 12 (2 of 2 rows)",
+        ),
+        ({"b/1.json": '{"total": 7}', "b/2.json": '{"total": 5}'}, "b (2 files): Total of total: 12 (2 of 2 rows)"),
+        (
+            {"b/1.csv": "who,total\nA,7\n", "b/2.csv": "who,total\nB,5\nC,1\n"},
+            "b (2 files): Total of total: 13 (3 of 3 rows)",
+        ),
+    ],
+)
+async def test_the_files_of_a_folder_are_added_up(files: dict[str, str], total: str) -> None:
+    found = await Disk(files).call("total_column", path="b", column="total", where="")
+    assert (found.is_error, found.text.partition("\n")[0]) == (False, total)
+    assert found.looked_at == tuple(files)
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"b/1.txt": "total: 7\n", "b/2.txt": "total: 5\nfrom: Bo\n"}, "b/2.txt has other columns"),
+        ({"b/1.csv": "who,total\nA,7\n", "b/2.csv": "who,sum\nB,5\n"}, "b/2.csv has other columns"),
+        ({"b/1.csv": "who,total\nA,7\n", "b/2.md": "Some words.\n"}, "The file has no rows"),
+        ({"b/1.txt": "total: 7\n", "b/locked": "total: 5\n"}, "b was not added up; b/locked could not be read"),
+        ({"c/1.txt": "total: 7\n"}, "b was not added up; b could not be read (ENOENT"),
+    ],
+)
+async def test_a_folder_whose_files_do_not_fit_together_is_not_added_up(files: dict[str, str], problem: str) -> None:
+    disk = Disk(files, locked=frozenset({"b/locked"}))
+    found = await disk.call("total_column", path="b", column="total", where="")
+    assert found.is_error
+    assert found.text.startswith(problem)
 
 
 @pytest.mark.parametrize(
