@@ -378,6 +378,9 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
             raise ValueError(f"No row has {where.strip()}. The values of {_cell(rows[0][key])} are: {known}")
         where = f"{_cell(rows[0][key])}={_cell(taken[0][key])}"
     number = _find_column(rows[0], column) if column.strip() else None
+    named = column.strip().casefold()
+    if named and number is None and any(named == cell.strip().casefold() for row in taken for cell in row):
+        number = _only_numbers(rows)  # small models name a value, as of a customer
     if column.strip() and number is None and not where.strip():
         raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
     numbers = [] if number is None else [each for row in taken if (each := _decimal(row[number])) is not None]
@@ -390,6 +393,12 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
     counted = f"{len(numbers)} of {len(rows) - 1} rows{skipped}"
     total = f"Total of {_cell(rows[0][number])}{_condition(where)}: {sum(numbers, Decimal(0)):f} ({counted})"
     return "\n".join([total, *([] if where.strip() else _totals_by_value(rows, number))])
+
+
+def _only_numbers(rows: Sequence[Sequence[str]]) -> int | None:
+    """The one column that holds nothing but numbers; None if there is none, or more than one."""
+    found = [key for key, _ in enumerate(rows[0]) if all(_decimal(row[key]) is not None for row in rows[1:])]
+    return found[0] if len(found) == 1 else None
 
 
 def _totals_of_numbers(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
