@@ -70,9 +70,7 @@ _SUM = re.compile(
 )
 _QUOTED = re.compile(r"\u201c([^\u201c\u201d\n]+)\u201d|(?<![\w=])\"([^\"\n]+)\"(?!\w)|(?<!`)`+([^`\n]+)`+")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:(?:\.|::)[A-Za-z_]\w*)+")
-_CALLED = re.compile(
-    r"((?:[A-Za-z_]\w*(?:\.|::))*[A-Za-z_]\w*)(?:\(((?:[A-Za-z_]\w*(?:=[A-Za-z_]\w*)?(?:, ?|(?=\))))*)\))?"
-)
+_CALLED = re.compile(r"((?:[A-Za-z_]\w*(?:\.|::))*[A-Za-z_]\w*)\(((?:[A-Za-z_]\w*(?:=[A-Za-z_]\w*)?(?:, ?|(?=\))))*)\)")
 _WORD = re.compile(r"(?:[^\s,;+|\"\u201c\u201d`<>{}()\[\]:=]|:(?=[/\\]))+")
 _FORM = re.compile(r"\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}")  # the form of an answer in JSON
 _ASKED_NAME = re.compile(r"(?<![\w./\\-])(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w*|[A-Za-z]+-\d{2,}\w*)(?![\w./\\-]\w|[\w/\\])")
@@ -567,8 +565,7 @@ def _facts(answer: str) -> Iterator[_Fact]:
     for match in _QUOTED.finditer(text):
         number = next(n for n in (1, 2, 3) if match[n] is not None)
         if _is_quotation(match[number], code=number == 3) and take(*match.span()):
-            called = _CALLED.fullmatch(match[number]) if number == 3 else None
-            find = _call_finder(*called.groups("")) if called else _quote_finder(match[number])
+            find = _code_span_finder(match[3]) if number == 3 else _quote_finder(match[number])
             facts.append(_Fact(match[number].strip(), find, match.start()))
     for match in _WORD.finditer(text):
         word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
@@ -665,9 +662,7 @@ def _word_finder(word: str) -> Callable[[_Text], int | None]:
     """
     whole = _code_finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}|^v(?=\d)", "", word))
     parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
-    if _DOTTED.fullmatch(word) and _is_telling(name := re.split(r"\.|::", word)[-1]):
-        parts = ["", name]
-    last = _code_finder(parts[-1]) if len(parts) > 1 else None
+    last = _code_finder(parts[-1]) if len(parts) > 1 else _attribute_finder(word)
 
     def find(seen: _Text) -> int | None:
         for look in (whole, last):
@@ -678,13 +673,35 @@ def _word_finder(word: str) -> Callable[[_Text], int | None]:
     return find
 
 
-def _call_finder(name: str, arguments: str) -> Callable[[_Text], int | None]:
-    """Finds the name of a function in a text that holds the names of the arguments, too."""
-    finders = [_word_finder(name), *(_quote_finder(each) for each in arguments.split(",") if each.strip())]
+def _code_span_finder(text: str) -> Callable[[_Text], int | None]:
+    """Finds code; also the name of a function that it calls, where the names of the arguments are in the text, too."""
+    whole, called = _quote_finder(text), _CALLED.fullmatch(text)
+    name = called[1] if called else text
+    looks = [look for look in (_whole_word_finder(name) if called else None, _attribute_finder(name)) if look]
+    arguments = [_quote_finder(each) for each in (called[2].split(",") if called else ()) if each.strip()]
 
     def find(seen: _Text) -> int | None:
-        lines = [look(seen) for look in finders]
-        return None if None in lines else lines[0]
+        if (line := whole(seen)) is not None or any(look(seen) is None for look in arguments):
+            return line
+        return next((line for look in looks if (line := look(seen)) is not None), None)
+
+    return find
+
+
+def _attribute_finder(name: str) -> Callable[[_Text], int | None] | None:
+    """Finds the last part of a dotted name, if it is a telling one."""
+    last = re.split(r"\.|::", name)[-1]
+    return _whole_word_finder(last) if _DOTTED.fullmatch(name) and _is_telling(last) else None
+
+
+def _whole_word_finder(word: str) -> Callable[[_Text], int | None]:
+    return _pattern_finder(re.compile(rf"(?<!\w){re.escape(_normalize(word))}(?!\w)"))
+
+
+def _pattern_finder(pattern: re.Pattern[str]) -> Callable[[_Text], int | None]:
+    def find(seen: _Text) -> int | None:
+        place = pattern.search(seen.normal)
+        return None if place is None else seen.normal.count("\n", 0, place.start()) + 1
 
     return find
 
@@ -694,13 +711,7 @@ def _code_finder(text: str) -> Callable[[_Text], int | None]:
     wanted = _normalize(text)
     if not wanted[-1:].isdigit() or _HASH.fullmatch(wanted):
         return _finder(text)
-    pattern = re.compile(rf"{re.escape(wanted)}(?!\d)")
-
-    def find(seen: _Text) -> int | None:
-        place = pattern.search(seen.normal)
-        return None if place is None else seen.normal.count("\n", 0, place.start()) + 1
-
-    return find
+    return _pattern_finder(re.compile(rf"{re.escape(wanted)}(?!\d)"))
 
 
 def _quote_finder(text: str) -> Callable[[_Text], int | None]:

@@ -117,6 +117,8 @@ CODE = "class Store(Base):\n    def parse_config(self, path, strict=True):\n    
         ("`self.parse_config` and `Store::parse_config`", ()),
         ("`load_config()` joins them.", ("load_config()",)),
         ("`Store.load_config()`", ("Store.load_config()",)),
+        ("`parse_conf()` and `parse_conf(path)`", ("parse_conf()", "parse_conf(path)")),
+        ("`self.parse_conf`, Store.parse_conf", ("self.parse_conf", "Store.parse_conf")),
         ("`parse_config(folder)`", ("parse_config(folder)",)),
         ("`parse_config(strict=False)`", ("parse_config(strict=False)",)),
         ("`app.settings`", ("app.settings",)),  # a word that may stand anywhere
