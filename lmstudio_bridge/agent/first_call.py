@@ -26,6 +26,7 @@ _COMPARES = re.compile(
 )
 _TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
 _OF_TWO = re.compile(r"\b(?:than|difference|compar\w+|versus|vs)\b", re.IGNORECASE)
+_MOST = re.compile(r"\b(?:(?:high|larg|bigg|low|small|b)est|most|least|top)\b", re.IGNORECASE)
 _COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
 _REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
 _APPENDS = re.compile(
@@ -262,7 +263,9 @@ def _bound(spec: ToolSpec, task: str) -> ToolSpec:
     """The tool, with the arguments that the task plainly gives."""
     if spec.name == "compare_files":
         return _one_sided(spec, task)
-    if spec.name == "total_column" and _OF_TWO.search(task):  # without a condition it gives all of them
+    if spec.name == "total_column" and (
+        _OF_TWO.search(task) or _MOST.search(task)
+    ):  # without a condition it gives all of them
         properties = {**spec.parameters["properties"], "where": {"type": "string", "enum": [""]}}
         return replace(spec, parameters={**spec.parameters, "properties": properties})
     return _in_folder(spec, task) if spec.name == "read_files" else spec

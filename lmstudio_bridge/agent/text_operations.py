@@ -26,7 +26,8 @@ _MAX_EXPRESSION = 500  # characters
 _ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
 _CELL = 60  # characters of a cell that is shown
-_NO_CONDITION = ("true", "all", "any", "none", "*")  # as small models say it
+_NO_CONDITION = ("true", "all", "any", "none", "*", "1=1", "1 = 1")  # as small models say it
+_ANY_NUMBER = ("total", "sum", "amount")  # where no column is called so
 _MAX_DIGITS = 100  # of a number in a table
 _MAX_POWER = 4_000  # digits of a result; Python writes 4,300
 _WORD = re.compile(r"\w+")
@@ -379,7 +380,8 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
         where = f"{_cell(rows[0][key])}={_cell(taken[0][key])}"
     number = _find_column(rows[0], column) if column.strip() else None
     named = column.strip().casefold()
-    if named and number is None and any(named == cell.strip().casefold() for row in taken for cell in row):
+    is_value = any(named == cell.strip().casefold() for row in taken for cell in row)
+    if named and number is None and (is_value or named in _ANY_NUMBER):
         number = _only_numbers(rows)  # small models name a value, as of a customer
     if column.strip() and number is None and not where.strip():
         raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")

@@ -200,6 +200,8 @@ def test_the_totals_of_two_are_asked_for_at_once_and_are_no_answer_yet() -> None
     task = "How much higher is the total of Kofi than that of Dora in orders.csv?"
 
     assert first_tools(task, [total])[0].parameters["properties"]["where"] == {"type": "string", "enum": [""]}
+    most = first_tools("Which customer has the highest total in orders.csv?", [total])[0]
+    assert most.parameters["properties"]["where"]["enum"] == [""]
     assert first_tools("What is the total of Kofi in orders.csv?", [total]) == [total]
     assert not is_done_by(task, "total_column")
     assert is_done_by("What is the total of Kofi in orders.csv?", "total_column")

@@ -99,6 +99,7 @@ def test_the_first_row_of_a_table_without_a_heading_is_a_row() -> None:
 def test_a_value_in_place_of_a_column_gives_the_totals_by_value() -> None:
     orders = "date,customer,amount\n2026-01-01,Dora,4\n2026-01-02,Kofi,2\n2026-01-03,Kofi,9\n"
     assert text_operations.add_up(orders, "Kofi") == "Total of amount: 15 (3 of 3 rows)\nBy customer: Kofi 11, Dora 4"
+    assert text_operations.add_up(orders, "total", "1=1") == text_operations.add_up(orders, "amount")
     with pytest.raises(ValueError, match="no column 'Max'"):
         text_operations.add_up(orders, "Max")
     with pytest.raises(ValueError, match="no column 'Kofi'"):
