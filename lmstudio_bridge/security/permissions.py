@@ -141,7 +141,8 @@ def read_permissions(
         folders={name: (*common, *own) for name, own in named.items()},
         writes=policy.access == "write" or policy.asks,  # what the person approves can be done
     )
-    warnings = (*files.warnings, *host.warnings, *sandboxes.warn_of_hidden(servers))
+    of_sandboxes = (*sandboxes.warn_of_hidden(servers), *sandboxes.warn_of_unconfined(servers))
+    warnings = (*files.warnings, *host.warnings, *of_sandboxes)
     return Permissions(made, files.paths, warnings, user_file(around), sandboxes)
 
 

@@ -118,7 +118,7 @@ class Sandboxes:
             if name in self.chosen:
                 return self.chosen[name]
         by_default = config.scope == "project" and sys.platform == "linux"  # the profile for macOS was never run
-        return Sandbox() if by_default and find_problem(self.around, self.untrusted) in ("", _NO_ANSWER) else None
+        return Sandbox() if by_default and self.find_problem(config) in ("", _NO_ANSWER) else None
 
     def find_problem(self, config: ServerConfig) -> str:
         """Why the server's sandbox cannot be set up, as the end of a sentence; "" if it can."""
@@ -146,6 +146,15 @@ class Sandboxes:
                 f"The rule for {quoted_name(name)} below [sandbox] does not count here: this project's server has the "
                 "name of one of your own. Rename one of them."
             )
+
+    def warn_of_unconfined(self, configs: Iterable[ServerConfig]) -> Iterator[str]:
+        """Which servers of the project start without the sandbox that the system has, and no rule says so."""
+        for config in configs:
+            is_chosen = EVERY in self.chosen or (config.name in self.chosen and not config.hides_own)
+            is_unconfined = config.scope == "project" and config.transport == "stdio" and not self.find(config)
+            if is_unconfined and not is_chosen and not find_problem(self.around, self.untrusted):
+                problem = self.find_problem(config)
+                yield f"{quoted_name(config.name)} of this project is started without a sandbox: {problem}."
 
     async def confine(self, config: ServerConfig) -> ServerConfig:
         """The server, to be started in its sandbox if it has one.

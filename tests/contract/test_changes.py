@@ -14,7 +14,7 @@ import pytest
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim, turn_off_sandbox
+from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
 
 __all__ = ["shell", "sim"]  # fixtures
 
@@ -33,7 +33,6 @@ def desk(shell: Shell) -> Shell:
     """The shell with a project of its own, beside the bridge's state, and the filesystem server."""
     project = shell.folder / "project"
     project.mkdir()
-    turn_off_sandbox(shell.folder)
     (project / "notes.txt").write_text(WORD, encoding="utf-8")
     configure(Shell(project, {}), filesystem=config_entry(npm_server("filesystem"), str(project)))
     return Shell(project, shell.environ)

@@ -178,7 +178,7 @@ async def test_doctor_finds_everything_in_place(shell: Shell) -> None:
     assert code == 0, out + err
     assert f"\N{HEAVY CHECK MARK} Model: {MODEL} (loaded, context 32,768 tokens of at most 131,072)" in out
     assert "MCP server filesystem: 14 tools" in out
-    assert "Rules: none (no rules file)" in out
+    assert f"Rules: none (from {shell.folder}/" in out
     assert f"Workspace: {shell.folder}" in out
     assert "\N{HEAVY BALLOT X}" not in out
 

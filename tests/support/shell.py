@@ -78,6 +78,7 @@ async def sim() -> AsyncIterator[Simulator]:
 @pytest.fixture
 def shell(tmp_path: Path, sim: Simulator) -> Shell:
     (tmp_path / "notes.txt").write_text("The launch code word is heron-42.\n", encoding="utf-8")
+    turn_off_sandbox(tmp_path)
     return Shell(tmp_path, environment(tmp_path, sim))
 
 

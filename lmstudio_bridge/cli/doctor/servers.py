@@ -58,8 +58,8 @@ def check_rules(agent: DynamicAutonomousAgent, catalog: ServerCatalog) -> Iterat
     state: State = "warning" if problem and confined else "ok"
     yield Check("rules", "Sandbox", state, f"{problem or 'works'}; used for: {', '.join(confined) or 'no server'}")
     for name, config in catalog.servers.items():
-        if config.scope == "project" and name not in confined and (reason := sandboxes.find_problem(config)):
-            yield Check("rules", "Sandbox", "warning", f"{name} of this project is started without one: {reason}.")
+        if config.scope == "project" and name not in confined and problem:
+            yield Check("rules", "Sandbox", "warning", f"{name} of this project is started without one: {problem}.")
     for line in permissions.lines():
         subject, _, found = line.partition(": ")
         yield Check("rules", subject[:1].upper() + subject[1:], "ok", found)
