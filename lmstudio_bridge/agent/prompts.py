@@ -211,7 +211,7 @@ _SHORTEST = 12  # characters of a text that counts as a whole
 _EXAMPLE = ("letter", "blue/7")  # of the example in JSON_CALLS, which a 0.5B model answered
 _EXAMPLE_MARK, _FEW = "xkqvtzmw", 6  # in SYSTEM; words of a reply that takes it for data
 _SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)\]]{0,4}\s+|\n+")
-_BLANK = re.compile(r"\{\w*\}")  # where something is filled in
+_BLANK = re.compile(r"\{\w*\}(?:\W*\{\w*\})*")  # where something is filled in; many in a row would take hours
 
 
 def own_texts() -> tuple[str, ...]:

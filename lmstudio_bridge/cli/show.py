@@ -192,16 +192,12 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
-    from lmstudio_bridge.runs.changes import lost_changes, may_have_changed, standing_changes
+    from lmstudio_bridge.runs.changes import may_have_changed, standing_changes, was_cut_off
 
     check_not_active(folder, stored.run_id)
     items = item_runs(folder, stored)
     changed = [run for run in items if may_have_changed(run.events)]
-    standing = [
-        run
-        for run in reversed(changed)
-        if standing_changes(run.events) or (not run.finished and lost_changes(run.events))
-    ]
+    standing = [run for run in reversed(changed) if standing_changes(run.events) or was_cut_off(run.events)]
     to_undo = [run for run in standing if not _only_reverts(folder, run, redactor)]
     runs = to_undo or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
@@ -250,14 +246,22 @@ def _refuses_undo() -> int:
 
 
 def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool) -> int:
-    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, apply_undo, lost_changes, plan_undo, recall_changes
+    from lmstudio_bridge.runs.changes import (
+        MAX_BYTES,
+        Copies,
+        apply_undo,
+        lost_changes,
+        plan_undo,
+        recall_changes,
+        was_cut_off,
+    )
 
     check_not_active(folder, stored.run_id)
     # Of what an undo takes away there are copies, too.
     copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
     events = list(stored.events)
     recalled = None
-    if lost_changes(events) and (stored.cut or not stored.finished):
+    if was_cut_off(events) or (lost_changes(events) and (stored.cut or not stored.finished)):
         reason = stored.cut or "The bridge ended before the run did."
         recalled = recall_changes(copies, redact=redactor.redact)
         if recalled is not None:

@@ -33,7 +33,6 @@ from lmstudio_bridge.events import (
     FileChange,
     FilesChanged,
     RunContinued,
-    RunFinished,
     RunStarted,
 )
 from lmstudio_bridge.files import make_folder, open_beside, read_bounded, write_file
@@ -200,21 +199,25 @@ def standing_changes(events: Iterable[Event]) -> tuple[FileChange, ...]:
 
 
 def may_have_changed(events: Iterable[Event]) -> bool:
-    """Whether a turn of a run changed files, or was cut off after a writing call, so that nobody compared them."""
-    changed = is_open = can_write = False
+    """Whether a turn of a run changed files, or may have because it was cut off."""
+    events = list(events)
+    return was_cut_off(events) or any(isinstance(event, FilesChanged) and event.changes for event in events)
+
+
+def was_cut_off(events: Iterable[Event]) -> bool:
+    """Whether a turn of a run was cut off after a writing call, and nobody compared the files since."""
+    is_open = can_write = False
     for event in events:
         match event:
-            case FilesChanged():
-                changed |= bool(event.changes) and not event.is_undo
+            case FilesChanged():  # a turn that goes on compares for those before it, if it comes that far
+                is_open = False
             case RunStarted(access=access) | RunContinued(access=access):
                 can_write = access == "write"
             case CallStarted(writes=writes):
                 is_open |= bool(writes) or (writes is None and can_write)
-            case RunFinished():  # a turn that goes on compares for those before it
-                is_open = False
             case _:
                 pass
-    return changed or is_open
+    return is_open
 
 
 def recall_changes(copies: Copies, *, redact: Callable[[str], str]) -> FilesChanged | None:

@@ -9,13 +9,14 @@ import re
 import sys
 from collections import Counter
 from itertools import groupby, takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names, desk, open_desk, shared_bridges
 from tests.support.processes import SLOPPY
 from tests.support.raw_client import Answer
 from tests.support.shell import LIMIT, Shell
@@ -526,6 +527,27 @@ async def test_the_answers_are_merged_at_the_end_with_counts_of_the_bridge(desk:
     journal = (desk.journals()[0].parent / f"{run_id}.jsonl").read_text(encoding="utf-8")
     events = map(json.loads, journal.splitlines())
     assert [event["items"] for event in events if event["type"] == "ItemsCombined"] == [3, 3]
+
+
+async def test_many_rows_are_merged_in_a_small_context(tmp_path: Path) -> None:
+    """As many levels as it takes, and the bridge itself is not held up by the length of what it merges."""
+    fields = [f"field_{number:02}" for number in range(12)]
+    schema = {"type": "object", "properties": {field: {"type": "string"} for field in fields}}
+
+    def act(request: SimRequest) -> Reply:
+        if merges(request):
+            return TextReply("Merged.")
+        return TextReply(json.dumps({field: f"what {item_of(request)} says of {field}" for field in fields}))
+
+    async with open_desk(tmp_path, context_length=4_096) as desk:
+        desk.sim.script_fn(MODEL, act)
+        arguments = {"mcp_name": "filesystem", "task": "Fill in {item}", "output_schema": schema, "combine": "Sum up"}
+        items = [f"ticket f{number:03}.txt" for number in range(1, 61)]
+        async with desk.bridge(fresh=True) as client:
+            answer = await client.call("autonomous_with_mcp", for_each=items, **arguments)
+
+    assert "Merged from the answers of 60 of 60 items:" in answer.text
+    assert "\nMerged.\n" in answer.text
 
 
 async def test_answers_that_could_not_be_merged_are_kept_and_only_the_merge_is_made_good(desk: Desk) -> None:

@@ -98,6 +98,7 @@ def test_a_text_of_the_bridge_is_known_again_with_what_was_filled_in(text: str) 
         f"{prompts.NAME_MISSING} So I looked at the list of the folder, and the file is called notes.md.",
         "!" * 8_000_000,
         "a" + "!" * 8_000_000 + "b",
+        prompts.COMBINE.format(items="60 items", counts="", answers='a: {"label": "bug"}\n' * 60, task="Sum up."),
     ],
 )
 def test_what_a_model_says_itself_is_not_taken_for_a_text_of_the_bridge(answer: str) -> None:
