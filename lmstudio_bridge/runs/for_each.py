@@ -159,14 +159,14 @@ async def run_items(
     find_obstacle: Callable[[Outcome], Awaitable[str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Stop, str]:
-    """Run the items that are missing or failed; returns how that ended, and why not all are done.
+    """Run the items that are missing, then those that failed; returns how that ended, and why not all are done.
 
     Each end is told at once, and `tell` adds it to the results. `at_once` says how many items may run at the same
     time now. After an item failed for an outside reason, `find_obstacle` says what all others would fail for, too; then
     the run pauses at once. After `seconds` the items in progress are cancelled; None is no limit. `retry`: an item that
     failed for an outside reason is tried once more after the others, unless a change may have been made already.
     """
-    waiting = deque(results.to_do())
+    waiting = deque(sorted(results.to_do(), key=results.finished.__contains__))
     whole, began = len(waiting), clock()
     running: set[asyncio.Task[None]] = set()
     retried: set[int] = set()

@@ -186,6 +186,8 @@ async def test_what_a_killed_run_changed_is_undone(desk: Shell, sim: Simulator) 
     process.kill()
     async with asyncio.timeout(LIMIT):
         await process.communicate()
+    configure(desk, filesystem={"command": "/gone"})
+    assert (await desk.run("continue", "last"))[0] == 1, "which compares nothing"
 
     code, diff, err = await desk.run("runs", "undo", "last", "--yes")
 

@@ -123,6 +123,16 @@ async def test_an_item_that_failed_for_an_outside_reason_is_tried_once_more_afte
     assert items.results.to_do() == [2]
 
 
+@pytest.mark.asyncio
+async def test_what_was_never_tried_comes_before_what_failed() -> None:
+    items = Items(4)
+    for number in (1, 2):
+        items.results.finish(number, LOST)
+
+    assert await items.run() == ("answered", "")
+    assert items.ran == [3, 4, 1, 2]
+
+
 class TimedItems(Items):
     """Items that take 1 to 10 seconds each, on a clock of their own, which jumps from one end to the next."""
 
