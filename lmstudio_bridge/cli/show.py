@@ -11,10 +11,14 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from lmstudio_bridge.cli.terminal import print_formatted, print_table, refusal
+from lmstudio_bridge.cli.terminal import open_console, print_formatted, print_table, refusal
 from lmstudio_bridge.errors import RunActiveError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.files import open_private
@@ -157,14 +161,26 @@ def _show_run(folder: Path, args: argparse.Namespace) -> int:
 
 
 def _print_run(stored: StoredRun) -> None:
-    """The whole run; items as a table, in a terminal formatted."""
-    before, table, _ = report.report_of(stored).around_answer() if stored.items else ("", "", "")
-    text = report.run_text(stored, delimited=False, table=before + table)
-    parts = [as_shown(part) for part in (text.partition(table) if table else (text, "", ""))]
-    if parts[1] and sys.stdout.isatty():
-        print_formatted(*parts, stream=sys.stdout)
-    else:
-        print("".join(parts))
+    """The whole run; items as rows of JSON, or in a terminal as a table, if it fits and every reason and note, too."""
+    if stored.items and sys.stdout.isatty():
+        before, table, _ = report.report_of(stored).around_answer()
+        told = (each for row in item_rows(stored.items, access=stored.outcome.access) for each in _told(row))
+        if _width(table) <= open_console(sys.stdout, environ=os.environ).width and all(each in before for each in told):
+            text = report.run_text(stored, delimited=False, table=before + table)
+            print_formatted(*map(as_shown, text.partition(table)), stream=sys.stdout)
+            return
+    print(as_shown(report.run_text(stored, delimited=False)))
+
+
+def _told(row: dict[str, Any]) -> list[str]:
+    """What the text above a table of items tells of one."""
+    return [one_line(each) for each in (row["reason"], *row["notes"])]
+
+
+def _width(table: str) -> int:
+    """How many columns of a terminal a table in Markdown takes, with all cells in one line."""
+    lines = (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.splitlines())
+    return sum(max(map(cell_len, cells)) + len(" | ") for cells in zip_longest(*lines, fillvalue=""))
 
 
 def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) -> int:

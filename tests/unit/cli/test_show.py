@@ -16,17 +16,22 @@ from tests.unit.cli.test_terminal import Terminal
 ID = "20260101-000000-aaaaa"
 
 
-def test_the_items_of_a_run_are_a_table_which_a_terminal_formats(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("columns", "error", "is_table"),
+    [("80", "No.", True), ("40", "No.", True), ("30", "No.", False), ("80", "No. " * 100 + "End.", False)],
+)
+def test_the_items_of_a_run_are_a_table_in_a_terminal_where_nothing_is_cut_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str, error: str, is_table: bool
 ) -> None:
     with open_journal(tmp_path / "runs", ID) as journal:
         journal.keep(RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00"))
         journal.keep(ItemsListed(("a.md", "b.md"), "", (), "", None, ""))
         journal.keep(ItemFinished(1, Outcome("answered", "Fine.", rests_on=("a.md:1",))))
-        journal.keep(ItemFinished(2, Outcome("failed", error="No.")))
+        journal.keep(ItemFinished(2, Outcome("failed", error=error)))
         journal.keep(RunFinished("partial", "", "", 1.0))
     monkeypatch.setenv("LMSTUDIO_BRIDGE_HOME", str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", columns)
     shown: list[str] = []
     for stream in (Terminal(), Terminal()):
         monkeypatch.setattr(stream, "isatty", lambda: bool(shown))
@@ -35,8 +40,10 @@ def test_the_items_of_a_run_are_a_table_which_a_terminal_formats(
         shown.append(stream.getvalue())
 
     plain, formatted = shown
-    assert "\n## Items\n\n1 of 2 items done · 1 failed\nFailed: b.md: No.\n" in plain
-    assert "\n| a.md | done | Fine. | a.md:1 |\n| b.md | failed |  |  |\n" in plain
-    assert plain.partition("1 of 2")[0].strip() == formatted.partition("1 of 2")[0].strip()
+    row = f'{{"item": "b.md", "status": "failed", "reason": "{error.strip()}", "answer": null'
+    assert f"\n{row}" in plain
+    assert (row in formatted) is not is_table
+    assert "1 of 2 items done" not in plain
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).split() for line in formatted.splitlines()]
-    assert ["a.md", "done", "Fine.", "a.md:1"] in lines
+    assert (["a.md", "done", "Fine.", "a.md:1"] in lines) is is_table
+    assert ("\n1 of 2 items done · 1 failed\nFailed: b.md: No.\n" in formatted) is is_table
