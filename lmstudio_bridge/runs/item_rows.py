@@ -25,6 +25,7 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also 
 _NUMBER = re.compile(r"[+-]?[\d.,]+(?:e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
 _MOST_VALUES = 20  # different answers that are counted
 _LONGEST_VALUE = 60  # characters
+_LONGEST_COUNTS = 1_000
 
 
 def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ def count_items(items: ItemResults) -> dict[str, int]:
 
 
 def count_answers(rows: Sequence[dict[str, Any]], schema: str = "") -> str:
-    """How often each answer was given, where there are few different ones, all short; else "".
+    """How often each answer was given, where there are few different ones, all short, as is the text; else "".
 
     Of answers that are objects, each property is counted for which that is so, or whose values the schema lists.
     """
@@ -133,12 +134,13 @@ def count_answers(rows: Sequence[dict[str, Any]], schema: str = "") -> str:
         is_listed = isinstance(defined, dict) and "enum" in defined
         if counts := _count_values(values, most=len(values) if is_listed else len(values) // 2):
             counted.append(f"{shortened(one_line(name), _LONGEST_VALUE)}: {counts}")
-    return "; ".join(counted[:_MOST_VALUES])
+    text = "; ".join(counted[:_MOST_VALUES])
+    return text if len(text) <= _LONGEST_COUNTS else ""
 
 
 def _count_values(values: Sequence[Any], *, most: int) -> str:
     """How often each value is there, if there are at most so many different ones, few and all short; else ""."""
-    counts = Counter(one_line(value_text(value)) for value in values)
+    counts = Counter(one_line("null" if value is None else value_text(value)) for value in values)
     if not counts or len(counts) > min(most, _MOST_VALUES) or max(map(len, counts)) > _LONGEST_VALUE:
         return ""
     return ", ".join(f"{count:,} \N{MULTIPLICATION SIGN} {value}" for value, count in counts.most_common())

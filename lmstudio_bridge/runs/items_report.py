@@ -17,6 +17,7 @@ _SHOWN_ITEM = 200
 _SHOWN_CHANGES = 20
 _SHOWN_NOTES = 10
 _LONGEST = 1_000  # characters of a line before the table
+_LEAST_TABLE = 4_000  # characters for the table, and for what stands around a merged answer
 _LEFT_OUT = " was left out: "
 
 
@@ -39,7 +40,7 @@ class ItemsReport(RunReport):
         """
         rows = self.rows
         head, foot = "\n".join(self._items_head(rows)), self._footer()
-        merged = self._merged(rows, most=None if limit is None else limit // 2)
+        merged = self._merged(rows, most=None if limit is None else min(limit // 2, limit - len(head) - _LEAST_TABLE))
         room = None if limit is None else limit - len(head) - len(merged) - len(foot) - 300  # for what is said of cuts
         table, cut = fitting_table(rows, room)
         where = f"all is in the resource {run_uri(self.run_id)}" if self.kept else "journals are off"
@@ -136,4 +137,4 @@ def _about(note: str, rows: Sequence[dict[str, Any]]) -> str:
     if not those or len(those) == sum(row["status"] != "not_done" for row in rows):
         return ""
     more = f" and {len(those) - _SHOWN_FAILED:,} more" if len(those) > _SHOWN_FAILED else ""
-    return f" on {', '.join(those[:_SHOWN_FAILED])}{more}"
+    return f" on {shortened(', '.join(those[:_SHOWN_FAILED]), _LONGEST // 2)}{more}"

@@ -171,6 +171,12 @@ async def test_what_a_part_made_up_is_told_if_it_stands_in_the_answer() -> None:
         ([{"kind": "bug"}, {"kind": "wish"}], "kind: 1 \N{MULTIPLICATION SIGN} bug, 1 \N{MULTIPLICATION SIGN} wish"),
         ([{"kind": "a", "n": 1}, {"n": 1}], "kind: 1 \N{MULTIPLICATION SIGN} a; n: 2 \N{MULTIPLICATION SIGN} 1"),
         ([{"label": "bug"}, "cut"] * 2, '2 \N{MULTIPLICATION SIGN} {"label": "bug"}, 2 \N{MULTIPLICATION SIGN} cut'),
+        ([{"kind": None}], "kind: 1 \N{MULTIPLICATION SIGN} null"),
+        (
+            [{f"{number:02}": "x" * 38 for number in range(20)}] * 2,
+            "; ".join(f"{number:02}: 2 \N{MULTIPLICATION SIGN} {'x' * 38}" for number in range(20)),
+        ),
+        ([{f"{number:02}": "x" * 43 for number in range(20)}] * 2, ""),
         (["a", "b"], ""),
         ([], ""),
         (["x" * 61] * 2, ""),

@@ -23,6 +23,7 @@ from lmstudio_bridge.events import (
     FilesChanged,
     ItemFinished,
     ItemResults,
+    ItemsCombined,
     ItemsListed,
     ItemsProgress,
     ItemStarted,
@@ -579,3 +580,15 @@ def test_what_is_said_before_the_table_leaves_room_for_it() -> None:
     assert text.count("\n| item ") == 501
     assert "and 490 more notes" in text
     assert "and 480 more" in text
+
+
+def test_a_result_stays_within_its_limit_however_long_all_its_parts_are() -> None:
+    notes = tuple(f"{n} " + "n" * 5_000 for n in range(20))
+    answer = json.dumps({f"key {n}": "a" * 60 for n in range(20)})
+    done = Outcome("answered", answer, notes=notes)
+    outcomes = {n: Outcome("failed", error=f"{n} " + "e" * 5_000) if n <= 20 else done for n in range(1, 101)}
+    items = ItemResults(replace(listed(100, "{}"), items=tuple(f"{n} " + "i" * 1_900 for n in range(100))), outcomes)
+    items.combined = ItemsCombined(80)
+    ended = Outcome("partial", "m" * 50_000, error="x" * 5_000, notes=notes, missing=("y" * 5_000,))
+
+    assert 40_000 < len(ItemsReport("r", ended, (), items=items).text(limit=48_000)) <= 48_000
