@@ -613,11 +613,14 @@ class Tally:
             case CallStarted():
                 self._made.start(event)
             case RunStarted(task=brief) | RunContinued(instructions=brief):
+                was_undone = self._undone
                 self._begin()
                 self._continued = isinstance(event, RunContinued)
                 self._brief = len(brief) + OWN_TOOLS * event.is_first
                 self._access = event.access
                 self._made.end_open()
+                if was_undone:
+                    self._made.undo_writes()
                 if brief or isinstance(event, RunStarted):  # else the same task goes on
                     self._task, self._made = brief, _MadeCalls()
                 if isinstance(event, RunStarted):
@@ -816,6 +819,11 @@ class _MadeCalls:
             good = [key for key, (turn, failed) in self._failed.items() if turn < self._turn and _mends(call, failed)]
             for key in good:
                 del self._failed[key]
+
+    def undo_writes(self) -> None:
+        """What the calls so far changed was put back."""
+        self._tried_to_write |= self.may_have_written
+        self.may_have_written = False
 
     def ended(self) -> _MadeCalls:
         """The same if no more results come."""

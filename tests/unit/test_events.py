@@ -24,6 +24,7 @@ from lmstudio_bridge.events import (
     RetryScheduled,
     RoundFinished,
     RoundStarted,
+    RunContinued,
     RunFinished,
     RunStarted,
     ServerFailed,
@@ -33,7 +34,7 @@ from lmstudio_bridge.events import (
     Tally,
     Warned,
 )
-from lmstudio_bridge.messages import Notice, Usage, UserMessage
+from lmstudio_bridge.messages import Access, Notice, Usage, UserMessage
 
 LOST = "The bridge ended before the run did."
 
@@ -179,6 +180,14 @@ def test_writes_that_left_their_files_as_they_were_changed_nothing() -> None:
 )
 def test_writes_that_changed_something_or_may_have_are_no_reason_to_say_that_nothing_was(told: FilesChanged) -> None:
     assert not outcome_of(WRITTEN, told).nothing_changed
+
+
+@pytest.mark.parametrize(("undos", "access"), [(1, "write"), (1, "read"), (2, "write"), (0, "write")])
+def test_what_was_undone_must_be_changed_again_when_the_run_goes_on(undos: int, access: Access) -> None:
+    told: list[Event] = [FilesChanged("/work", (NEW,)), *[FilesChanged("/work", (NEW,), is_undo=True)] * undos]
+    again: list[Event] = [RunContinued("r", "", (), 8, "", access), RunFinished("answered", "Done.", "", 1.0)]
+
+    assert outcome_of(WRITTEN, *told, *again).nothing_changed is (undos == 1)
 
 
 def test_each_undo_takes_the_last_one_back() -> None:
