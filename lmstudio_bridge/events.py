@@ -802,6 +802,7 @@ class _MadeCalls:
         if not call.sent and (call.server == OWN_SERVER or not call.is_error):
             return  # a tool of the bridge; a call that stands twice in a turn
         tool = (call.server, call.tool)
+        self.may_have_written |= call.says_failed  # that is likely, and not certain
         if call.is_error or call.says_failed:
             self._tried_to_write |= bool(call.writes) or (call.writes is None and call.verdict == "needs_write")
             self.may_have_written |= call.is_lost and call.writes is not False

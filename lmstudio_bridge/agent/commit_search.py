@@ -20,6 +20,7 @@ _SHA = re.compile(r'(?:^\W*|")(?:commit|hash|sha)\W{1,6}([0-9a-f]{7,64})\b', re.
 _PATCH = re.compile(r"^(?:diff --git |--- )", re.MULTILINE)
 _COMMIT = re.compile(r"\Acommit:? *", re.IGNORECASE)
 _MOST_HEAD = 600  # characters of author, date and message
+_MOST_MESSAGE = 300
 _MOST_LINES = 5  # of one commit
 
 
@@ -80,7 +81,7 @@ def show_hits(commit: str, holds: Callable[[str], bool]) -> tuple[str, list[str]
     message = " ".join(line.strip() for line in head.splitlines() if line.startswith("    "))
     if message:  # small models answer with what stands first
         rest = [_COMMIT.sub("hash: ", line) for line in head.splitlines() if line and not line.startswith("    ")]
-        head = "\n".join([f'commit "{message}"', *rest[1:], rest[0]])
+        head = "\n".join([f'commit "{message[:_MOST_MESSAGE]}"', *rest[1:], rest[0]])
     hits = list(_hits(diff, holds)) or (["(in its message)"] if holds(message) else [])
     shown = hits[:_MOST_LINES] + ([f"and {len(hits) - _MOST_LINES} more lines"] if len(hits) > _MOST_LINES else [])
     return head.strip()[:_MOST_HEAD], shown
@@ -88,14 +89,13 @@ def show_hits(commit: str, holds: Callable[[str], bool]) -> tuple[str, list[str]
 
 def _hits(diff: str, holds: Callable[[str], bool]) -> Iterator[str]:
     before = path = ""
-    for line in diff.splitlines():
-        if line.startswith("--- "):
-            before = path = line[4:].removeprefix("a/")
-        elif line.startswith("+++ "):
-            after = line[4:].removeprefix("b/")
+    lines = diff.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("--- ") and following.startswith("+++ "):
+            before, after = line[4:].removeprefix("a/"), following[4:].removeprefix("b/")
             path = before if after == "/dev/null" else after
-            if holds(path):
+            if holds(path) or holds(before):
                 done = {"/dev/null": "deleted"}.get(after) or {"/dev/null": "created"}.get(before, "changed")
-                yield f"{path}: {done}"
-        elif line[:1] in ("+", "-") and holds(line[1:]):
+                yield f"{path}: {done if before in (path, '/dev/null') else f'renamed from {before}'}"
+        elif line[:1] in ("+", "-") and holds(line[1:]) and not line.startswith(f"+++ b/{path}"):
             yield f"{path}: {line}"

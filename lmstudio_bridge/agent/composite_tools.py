@@ -248,7 +248,7 @@ class CompositeTools:
             case "find_text":
                 return await _find_text(files, values["text"], values["folder"])
             case "read_files":
-                return await _read_files(files, values["paths"])
+                return await _read_files(files, values["paths"], task=self._task)
             case "compare_files":
                 only_first = values.get("only_in_a", False)
                 return await _compare_files(files, values["path_a"], values["path_b"], only_first=only_first)
@@ -257,7 +257,7 @@ class CompositeTools:
             case "total_column":
                 return await _total_column(files, values["path"], values["column"], values["where"])
             case "remove_lines":
-                return await _remove_lines(files, values["path"], values["text"])
+                return await _remove_lines(files, values["path"], values["text"], task=self._task)
             case "append_text":
                 return await _append_text(files, values["path"], values["text"])
             case _:
@@ -354,7 +354,7 @@ async def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[s
     return await anyio.to_thread.run_sync(search, abandon_on_cancel=True)
 
 
-async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
+async def _read_files(files: _Files, paths: Sequence[str], *, task: str) -> CompositeResult:
     wanted: dict[str, None] = {}
     for path in paths:
         wanted.update(dict.fromkeys(await files.match(path) if "*" in path else [_tidy(path)]))
@@ -362,7 +362,8 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     if len(paths) == 1 and not found.texts and not found.failed.get(_tidy(paths[0]), "ENOENT").startswith("ENOENT"):
         found = await files.read_below(paths[0])  # a folder
     guessed = ""
-    if not found.texts and found.failed and all(map(_MISSING.search, found.failed.values())):
+    in_task = any(PurePosixPath(path).name in task for path in wanted)
+    if not (found.texts or in_task) and found.failed and all(map(_MISSING.search, found.failed.values())):
         folder = _only_folder(found.failed)
         below = await files.read_below(folder) if folder else found
         if 0 < len(below.texts) <= _GUESSED_FOLDER:
@@ -441,8 +442,8 @@ async def _replace_text(
     }
     if task:
         named = {name: text_operations.replace_named(found.texts[name], old, new, task) for name in made}
-        if any(named.values()):  # where it is named in one file, it is meant so in all
-            made = {name: named[name] or replaced for name, replaced in made.items()}
+        if kept := {name: each for name, each in named.items() if each and each.count}:
+            made = kept  # where the task speaks of some of the places, only those are meant
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
     anywhere = not task or old.strip().casefold() in task.casefold()
@@ -464,9 +465,13 @@ async def _replace_text(
     return result
 
 
-async def _remove_lines(files: _Files, path: str, text: str) -> CompositeResult:
+async def _remove_lines(files: _Files, path: str, text: str, *, task: str) -> CompositeResult:
     if not text.strip() or "\n" in text.strip():
         raise ValueError("Give the text of one line, or a part of it.")
+    if text.strip().rstrip("(").casefold() not in task.casefold():
+        raise ValueError("Give the text as the task says it.")
+    if PurePosixPath(_tidy(path)).name.casefold() not in task.casefold():
+        raise ValueError("Name the file or folder of the task.")
     found = await files.read_below(path)
     made = {
         name: removed

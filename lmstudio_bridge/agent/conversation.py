@@ -33,9 +33,12 @@ _FAILED = re.compile(  # "Error executing f: 403", {"success": false; not "Error
     r"(?:(?:\w{1,30}(?:Error|Exception)|(?:(?:database|sql\w*|server|api|mcp|http|tool|internal|(?:input )?validation"
     r"|permission|auth\w*|network|connection|request) )?error"
     r"(?: (?:executing|running|calling|creating|updating|deleting|inserting|writing|saving|sending|while|in|from)\b"
-    r"[^:]{0,60}| ?[\[(]?-?\d{2,5}[\])]?)?): ?(?!(?:0|none|no(?: errors?)?|null|false|off)\W*\Z)\S"
-    r"|(?:failed|unable) to \w|(?:access|permission) denied\b|http (?:error )?[45]\d\d\b"
-    r"|\{\s*\"(?:error\"\s*:\s*(?:\"(?!(?:none|no(?: errors?)?|null|ok)?\")|\{\s*\")|(?:success|ok)\"\s*:\s*false\b))",
+    r"[^:]{0,60}| ?[\[(]?-?\d{2,5}[\])]?)?): ?(?!\w+\W*\Z)\S"  # not "Error: none"
+    r"|(?:failed|unable) to (?:creat|writ|updat|delet|remov|insert|sav|send|add|mov|renam|commit|push|upload|edit|set"
+    r"|post|clos|apply|connect|open)\w*\b(?!.*\b(?:added|fixed|closed|noted|resolved)\b)"
+    r"|(?:access|permission) denied\b|http (?:error )?[45]\d\d\b"
+    r"|\{\s*\"(?:error\"\s*:\s*(?:\"(?!(?:none|no(?: errors?)?|null|ok)?\")|\{\s*\"code\"\s*:\s*-?[1-9])"
+    r"|(?:success|ok)\"\s*:\s*false\b))",
     re.IGNORECASE,
 )
 _NO_MATCH = re.compile(
@@ -65,12 +68,16 @@ class Conversation:
 
     def task(self) -> str:
         """What the user asked for: the longest turn that is no hint of ours, without the hint before it."""
-        turns = (
-            message.text.removeprefix(f"{ANSWER_NOW}\n\n")
-            for message in self._messages
-            if isinstance(message, UserMessage)
-        )
-        return max((text for text in turns if not is_own_text(text)), key=len, default="")
+        return max(self._asked(), key=len, default="")
+
+    def only_task(self) -> str:
+        """The same; "" if the user asked more than once."""
+        asked = set(self._asked())
+        return asked.pop() if len(asked) == 1 else ""
+
+    def _asked(self) -> list[str]:
+        turns = (message.text for message in self._messages if isinstance(message, UserMessage))
+        return [text for turn in turns if not is_own_text(text := turn.removeprefix(f"{ANSWER_NOW}\n\n"))]
 
     def size(self) -> int:
         """Characters of the whole history."""

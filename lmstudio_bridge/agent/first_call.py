@@ -25,23 +25,28 @@ _COMPARES = re.compile(
     r"\b(?:compar\w+|differ\w*|diff|but not in|only in|missing (?:in|from)|in both)\b", re.IGNORECASE
 )
 _TOTALS = re.compile(r"\b(?:totals?|sums?|add(?:ed)? up|altogether|how (?:much|many))\b", re.IGNORECASE)
-_OF_TWO = re.compile(r"\b(?:than|difference|compar\w+|versus|vs)\b", re.IGNORECASE)
-_MOST = re.compile(r"\b(?:(?:high|larg|bigg|low|small|b)est|most|least|top)\b", re.IGNORECASE)
+_OF_TWO = re.compile(r"\b(?:than (?:that|those) of|difference between|compared (?:to|with)|versus)\b", re.IGNORECASE)
 _COUNTS = re.compile(r"\b(?:how many|count|number of)\b[^.?!\n]{0,40}\bfiles\b", re.IGNORECASE)
 _REPLACES = re.compile(r"\b(?:renam\w+|replac\w+|chang\w+)\b[^\n]{1,200}?\b(?:to|by|with|into)\b", re.IGNORECASE)
 _APPENDS = re.compile(
     r"\b(?:add|append|put|write|insert)\b[^\n]{1,200}?\b(?:at|to|on) the (?:very )?(?:end|bottom)\b|^\W*append\b",
     re.IGNORECASE,
 )
-_REMOVES_LINES = re.compile(r"\b(?:remove|delete|drop|strip)\b[^.?!\n]{0,20}\b(?:lines?|rows?)\b", re.IGNORECASE)
+_REMOVES_LINES = re.compile(
+    r"\b(?:remove|delete|drop) (?:all |every |each |any )?(?:of )?(?:the )?(?:lines|rows|line|row)"
+    r" (?:that|which|with|containing|holding|where)\b"
+    r"(?![^.!?\n]*(?:n['\u2019]t\b|\b(?:not|no|without|except|unless|only|table|database|first|last)\b))",
+    re.IGNORECASE,
+)
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
-_FOLDER_NAME = re.compile(  # in the folder jobs, in the jobs folder, in docs/
-    r"\b(?:folder|directory)(?: (?:named|called))? [\"'`]?"
-    r"(?!(?:and|or|that|which|with|has|have|is|are|was|were|of|in|on|for|to|from|by|as|at|here|there|below|above|whose|where|contains?|holds?|named|called|only|also|each|every|all"
-    r"|give|list|tell|answer)\b)([\w][\w./-]*\w)"
-    r"|(?<![\w./-])([\w.-]+(?:/[\w.-]+)*/)(?![\w*])",
+_FOLDER_NAME = re.compile(  # "in the folder jobs, …", "of the directory `a b`", "in docs/"
+    r"\b(?:in|of|from|below|under|inside) (?:the |this )?(?:folder|directory)(?: (?:named|called))?"
+    r" (?:[\"'`](?P<quoted>[^\"'`\n]{1,100})[\"'`]"
+    r"|(?P<plain>[\w][\w./-]*\w)(?=[.,;:?!]*(?:\s*\Z|\n)|[,;:?!]|\.\s|\s(?:has|have|by|and|into|as|to|with|is|are)\b)"
+    r"(?<!\bmust)(?<!\bshould)(?<!\bcan)(?<!\bmay)(?<!\bwill)(?<!\bthat)(?<!\bwhich)(?<!\bhere)(?<!\bthere))"
+    r"|(?<![\w./-])(?P<slash>[\w.-]{2,}(?:/[\w.-]+)*/)(?![\w*])",
     re.IGNORECASE,
 )
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
@@ -68,8 +73,10 @@ _CHANGING_COMMIT = re.compile(
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
     re.IGNORECASE,
 )
-_UNCOMMITTED = re.compile(
-    r"\bun-?committed\b|\bnot (?:yet )?(?:been )?committed\b|\bworking (?:tree|copy)\b|\bun-?staged\b", re.IGNORECASE
+_UNCOMMITTED = re.compile(  # whose old and new values are asked for
+    r"(?=.*\bold\b)(?=.*\bnew\b)(?!.*\bstaged\b).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b"
+    r"|\bun-?staged\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _DIFFS = re.compile(r"(?:^|_)diff_unstaged$")
 _LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
@@ -263,9 +270,7 @@ def _bound(spec: ToolSpec, task: str) -> ToolSpec:
     """The tool, with the arguments that the task plainly gives."""
     if spec.name == "compare_files":
         return _one_sided(spec, task)
-    if spec.name == "total_column" and (
-        _OF_TWO.search(task) or _MOST.search(task)
-    ):  # without a condition it gives all of them
+    if spec.name == "total_column" and _OF_TWO.search(task):  # without a condition it gives all of them
         properties = {**spec.parameters["properties"], "where": {"type": "string", "enum": [""]}}
         return replace(spec, parameters={**spec.parameters, "properties": properties})
     return _in_folder(spec, task) if spec.name == "read_files" else spec
@@ -276,7 +281,7 @@ def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
 
     Where each folder has a file of the same name, that is what is read.
     """
-    folders = {(match[1] or match[2]).strip("/") for match in _FOLDER_NAME.finditer(task)}
+    folders = {next(filter(None, match.groups())).strip("/") for match in _FOLDER_NAME.finditer(task)}
     files = set(_FILE.findall(task))
     if len(files) == 1 and _EACH_FOLDER.search(task):
         wanted = [f"{folder}/*/{file}" for folder in folders for file in files] or [f"*/{file}" for file in files]

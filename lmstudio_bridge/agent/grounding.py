@@ -109,8 +109,6 @@ _BUT_NOT_IN = re.compile(
     r"\bin (?:the )?(?:file )?[\w./-]+,? (?:but|and) (?:is |are )?not in (?:the )?(?:file )?([\w-]+\.\w+)", re.I
 )
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
-_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+\b")
-_ROW = re.compile(r"\W*([A-Z]\w+)(?: [A-Z]\w+)?\s*[,;|\t]")
 _RECORD = 12  # lines of a record; longer parts are prose
 _DENIES = re.compile(
     r"\b(?:no|not|none|never|nothing|nowhere|cannot|unknown|missing|impossible)\b|n['\u2019]t\b", re.IGNORECASE
@@ -408,8 +406,7 @@ class Evidence:
                 sources[fact.text] = Source(fact.text, *found)
             elif fact.find(given) is None and not _is_count(fact.text, counts):
                 missing[fact.text] = None
-        misplaced = (*self._misplaced(sources, seen), *self._in_other_rows(sources, seen))
-        absent = tuple(dict.fromkeys((*self._unread_names(answer), *misplaced)))
+        absent = tuple(dict.fromkeys((*self._unread_names(answer), *self._misplaced(sources, seen))))
         missing |= dict.fromkeys((*absent, *self._unread_persons(answer)))
         calculated = _Calculated(self.task or self.given, [text.raw for text in seen] if missing else [])
         nowhere = [f for f in missing if not (_is_shown_sum(f, answer) or calculated.holds(f))]
@@ -460,22 +457,6 @@ class Evidence:
         for fact in sources:
             holding = [part for part in records if fact in part] if re.search(r"\d", fact) else []
             if holding and not any(part in named[known[0]] for part in holding):
-                yield f"{known[0]} with {fact}"
-
-    def _in_other_rows(self, sources: Mapping[str, Source], seen: Sequence[_Text]) -> Iterator[str]:
-        """Numbers and addresses that stand only in rows of others than the one whom the task names.
-
-        A row begins with a name and a separator. One that is named in the row of the other may be meant: her manager.
-        """
-        rows = {line: match[1] for text in seen for line in text.raw.splitlines() if (match := _ROW.match(line))}
-        known = [name for name in set(_NAME.findall(self.task)) if name in rows.values()]
-        if len(known) != 1:
-            return
-        own = "\n".join(line for text in seen for line in text.raw.splitlines() if known[0] in line)
-        for fact in sources:
-            holding = [line for text in seen for line in text.raw.splitlines() if fact in line]
-            others = {rows.get(line, "") for line in holding}
-            if re.search(r"\d{3}|@", fact) and others and not any(other in own for other in others):
                 yield f"{known[0]} with {fact}"
 
     def _counts(self, answer: str) -> frozenset[int]:

@@ -359,8 +359,9 @@ class _Run:
             self._hint = self._last_hint
             task = self.conversation.task()
             only_reads = self.tally.outcome().access == "read"  # after a change, small models give the task back
-            if self._hint == prompts.ANSWER_NOW and self._weak and only_reads and len(task) <= _SHORT_TASK:
-                self._hint = f"{prompts.ANSWER_NOW}\n\n{task}"
+            again = self.conversation.only_task() if self._weak and only_reads and len(task) <= _SHORT_TASK else ""
+            if self._hint == prompts.ANSWER_NOW and again:
+                self._hint = f"{prompts.ANSWER_NOW}\n\n{again}"
             elif self._hint == prompts.ANSWER_NOW and (rule := reply_checks.rule_for_failure(task)):
                 self._hint = f"{prompts.ANSWER_NOW} {rule[1]}"
         if self._hint:

@@ -55,13 +55,7 @@ _FILTERED = ("content_filter", "safety", "recitation", "blocklist")  # finish re
 _PREFACE = re.compile(r"\b(let me|let's|i'll|i will|i am going to|i'm going to|i need to)\b", re.IGNORECASE)
 _CODE = re.compile(r"[\w@][\w@.:/\\-]*\w")
 _NO_WORD = re.compile(r"(?:<\|[^|<>]{1,30}\|>|[\s.\u2026`\u2800\u3164])*+")  # left of a reply that has nothing to say
-_BARE_MARKS = re.compile(r"(?:\*\*+|\}|assistantfinal|</?(?:answer|response)>|\s)++")
-_ASKS_FOR_MARK = re.compile(
-    r"character|symbol|sign|bracket|brace|parenthes|operator|marks?\b|marker|punctuation|token|tags?\b|delimiter|separator"
-    r"|missing|\blines?\b|\bcloses?\b|\bends?\b|\bprint|\boutput|zeile|ligne|l\u00ednea|zeichen|klammer"
-    r"|operador|op\u00e9rateur|caract|s\u00edmbolo|\u0441\u0438\u043c\u0432\u043e\u043b|\u5b57\u7b26|\u6587\u5b57|\u8a18\u53f7|\u7b26\u53f7|\u6807\u7b7e",
-    re.IGNORECASE,
-)
+_BARE_MARKS = re.compile(r"(?:assistantfinal|</?(?:answer|response)>|\s)++")
 _WANTS_TOOL = re.compile(r"(?<!not )(?<!n't )\b(?:use|using|with|call) (?:the |a |its |your )?tools?\b", re.IGNORECASE)
 _SHORT_TASK = 40  # characters
 _SHORT_QUESTION = 8
@@ -313,7 +307,7 @@ def classify_reply(
         and (announces_call(reply.text, names, read=told) or _names_tool_instead(reply.text, names, messages))
     ):
         return "announced"
-    if not _is_blank(reply.text, messages):
+    if not _is_blank(reply.text):
         if is_bridge_text(reply.text, messages):
             return "own_words"
         return "nothing" if names and not cut and says_nothing(reply.text, messages) else "answer"
@@ -436,12 +430,10 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text))
 
 
-def _is_blank(text: str, messages: Sequence[Message]) -> bool:
-    """Whether nothing of a text is seen but marks; some of them may be what a task asks for."""
+def _is_blank(text: str) -> bool:
+    """Whether nothing of a text is seen but marks around an answer that is not there."""
     text = clean_text(text)[0]
-    if _NO_WORD.fullmatch(text) or not _BARE_MARKS.fullmatch(text):
-        return bool(_NO_WORD.fullmatch(text))
-    return not any(_ASKS_FOR_MARK.search(message.text) for message in messages if isinstance(message, UserMessage))
+    return bool(_NO_WORD.fullmatch(text) or _BARE_MARKS.fullmatch(text))
 
 
 def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
@@ -462,7 +454,7 @@ def says_nothing(text: str, messages: Sequence[Message] = ()) -> bool:
         return False
     is_half = bool(_HALF_SENTENCE.fullmatch(text)) and not _WHOLE.search(text)
     if not (is_half or _NOTHING.fullmatch(text)):
-        return _is_blank(text, messages)
+        return _is_blank(text)
     if not (is_half or text.endswith(":")) and any(map(_SMALL_TALK.fullmatch, tasks)):
         return False
     if results and _YES.fullmatch(text) and any(map(_ASKS_WHETHER.fullmatch, tasks)):

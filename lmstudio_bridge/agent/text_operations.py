@@ -20,6 +20,7 @@ from lmstudio_bridge.agent.line_diff import differing_ranges, span
 from lmstudio_bridge.text import one_line, shortened
 
 MAX_COMPARED = 20_000  # lines of a text
+_YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 _NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
 _LINE = 240  # characters of a line that is shown
 _MAX_EXPRESSION = 500  # characters
@@ -27,7 +28,6 @@ _ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
 _CELL = 60  # characters of a cell that is shown
 _NO_CONDITION = ("true", "all", "any", "none", "*", "1=1", "1 = 1")  # as small models say it
-_ANY_NUMBER = ("total", "sum", "amount")  # where no column is called so
 _MAX_DIGITS = 100  # of a number in a table
 _MAX_POWER = 4_000  # digits of a result; Python writes 4,300
 _WORD = re.compile(r"\w+")
@@ -129,33 +129,35 @@ def replace_where(text: str, old: str, new: str, task: str) -> Replaced | None:
 
 
 def replace_named(text: str, old: str, new: str, task: str) -> Replaced | None:
-    """Replace a text only in the lines that hold what the task says of it: `year` in "the year from 2010 to 2017".
+    """Replace a number only in the lines that hold what the task says of it: `year` in "the year from 2010 to 2017".
 
-    None if the task does not say it so, or all lines with the text hold it, or none does.
+    None if the task does not say it so.
     """
     said = re.search(
         rf"\bthe (?P<thing>[^.\n]{{1,60}}?) from \W?{re.escape(old)}\W? to \W?{re.escape(new)}(?!\w)",
         task,
         re.IGNORECASE,
     )
-    words = set(_WORD.findall(said["thing"].casefold())) if said else set()
-    lines = text.splitlines(keepends=True)
-    having = [number for number, line in enumerate(lines) if old in line]
-    named = [number for number in having if words & {*_WORD.findall(lines[number].casefold())}]
-    if not named or len(named) == len(having):
+    if said is None or re.search(r"[^\W\d_]", old):
         return None
-    made = {number: replace_all(lines[number], old, new) for number in named}
+    words = set(_WORD.findall(said["thing"].casefold()))
+    lines = text.splitlines(keepends=True)
+    made = {
+        number: replace_all(line, old, new)
+        for number, line in enumerate(lines)
+        if old in line and words & {*_WORD.findall(line.casefold())}
+    }
     count = sum(each.count for each in made.values())
     return Replaced("".join(made[number].text if number in made else line for number, line in enumerate(lines)), count)
 
 
 def remove_lines(text: str, held: str) -> Replaced:
-    """Remove the lines that hold a text; a word only where it is a whole one, if it is one anywhere."""
+    """Remove the lines that hold a text; a word only where it is a whole one."""
     lines = text.splitlines(keepends=True)
     having = [line for line in lines if held in line]
     if _WORD.fullmatch(held):
         whole = re.compile(rf"(?<!\w){re.escape(held)}(?!\w)")
-        having = [line for line in having if whole.search(line)] or having
+        having = [line for line in having if whole.search(line)]
     gone = set(having)
     left = sum(held in line and line not in gone for line in lines)
     return Replaced("".join(line for line in lines if line not in gone), len(having), left)
@@ -253,7 +255,7 @@ def _is_list(lines: Sequence[str]) -> bool:
 def _table(text: str) -> dict[str, str] | None:
     """The cells of a CSV text by the first cell of their row and the heading; None if it is none with unique rows.
 
-    A first row with a number in it is no heading.
+    A first row with a number in it that is no year is no heading.
     """
     if "," not in text and ";" not in text and "\t" not in text:
         return None
@@ -261,7 +263,7 @@ def _table(text: str) -> dict[str, str] | None:
         heading, *rows = _rows(text, whole=True)
     except ValueError:
         return None
-    if any(map(_NUMBER.fullmatch, heading)):
+    if any(_NUMBER.fullmatch(cell) and not _YEAR.fullmatch(cell) for cell in heading):
         rows = [heading, *rows]
         heading = [f"in column {number}" if len(heading) > 2 else "" for number in range(1, len(heading) + 1)]
     if len({row[0] for row in rows}) < len(rows) or len(heading) < 2:
@@ -344,6 +346,8 @@ def join_tables(texts: Mapping[str, str]) -> str:
     else:
         tables = {path: _rows(text) for path, text in texts.items()}
         heading = next(iter(tables.values()))[0]
+        if any(_decimal(cell) is not None for cell in heading):
+            raise ValueError("These files have no heading. Name one of them.")
         rows = [heading, *(row for table in tables.values() for row in table[1:])]
         odd = next((path for path, table in tables.items() if table[0] != heading), "")
     if odd:
@@ -371,6 +375,10 @@ def add_up(text: str, column: str, where: str = "") -> str:
 
 def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
     taken = rows[1:]
+    named = column.strip().casefold()
+    holding = {key for row in taken for key, cell in enumerate(row) if named and cell.strip().casefold() == named}
+    if not where.strip() and _find_column(rows[0], column) is None and len(holding) == 1:
+        where = f"{rows[0][holding.pop()]}={column}"  # small models name a value, as of a customer
     if where.strip():
         key, wanted = _condition_of(rows, where)
         taken = [row for row in taken if row[key].strip().casefold() == wanted]
@@ -379,10 +387,6 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
             raise ValueError(f"No row has {where.strip()}. The values of {_cell(rows[0][key])} are: {known}")
         where = f"{_cell(rows[0][key])}={_cell(taken[0][key])}"
     number = _find_column(rows[0], column) if column.strip() else None
-    named = column.strip().casefold()
-    is_value = any(named == cell.strip().casefold() for row in taken for cell in row)
-    if named and number is None and (is_value or named in _ANY_NUMBER):
-        number = _only_numbers(rows)  # small models name a value, as of a customer
     if column.strip() and number is None and not where.strip():
         raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
     numbers = [] if number is None else [each for row in taken if (each := _decimal(row[number])) is not None]
@@ -395,12 +399,6 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
     counted = f"{len(numbers)} of {len(rows) - 1} rows{skipped}"
     total = f"Total of {_cell(rows[0][number])}{_condition(where)}: {sum(numbers, Decimal(0)):f} ({counted})"
     return "\n".join([total, *([] if where.strip() else _totals_by_value(rows, number))])
-
-
-def _only_numbers(rows: Sequence[Sequence[str]]) -> int | None:
-    """The one column that holds nothing but numbers; None if there is none, or more than one."""
-    found = [key for key, _ in enumerate(rows[0]) if all(_decimal(row[key]) is not None for row in rows[1:])]
-    return found[0] if len(found) == 1 else None
 
 
 def _totals_of_numbers(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

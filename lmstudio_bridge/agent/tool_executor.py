@@ -51,6 +51,7 @@ from lmstudio_bridge.messages import (
 from lmstudio_bridge.text import clean_text, one_line, shortened
 
 T = TypeVar("T")
+_PROGRAM = re.compile(r"command|cmd|query|sql|script|code|expression", re.IGNORECASE)
 
 MAX_CALLS = 16  # calls of one turn that are run; small models can write them without end
 _LONG = 250_000  # characters of a result
@@ -391,7 +392,8 @@ class ToolExecutor:
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
-        failed = writes and not (result.is_error or is_seen) and says_failed(result.text)
+        shows_output = any(map(_PROGRAM.search, prepared.arguments))  # of a command or a query
+        failed = writes and not (result.is_error or is_seen or shows_output) and says_failed(result.text)
         await self._tell(
             events.CallFinished(
                 number,

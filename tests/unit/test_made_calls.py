@@ -312,5 +312,5 @@ def test_a_change_whose_result_says_that_it_failed_counts_as_failed() -> None:
     mended = outcome_of(start(), said, write("a"))
 
     assert outcome.failed == ('write a: "Database error: no such table"',)
-    assert (outcome.nothing_changed, outcome.failed_writes, outcome.sources) == (True, True, ())
+    assert (outcome.nothing_changed, outcome.failed_writes, outcome.sources) == (False, True, ())
     assert (mended.nothing_changed, mended.failed, mended.sources) == (False, (), ("fs write",))

@@ -365,6 +365,23 @@ async def test_a_file_that_a_commit_made_is_found_by_its_name() -> None:
     assert found.data.count("app.ini: changed") == 3
 
 
+async def test_removed_comments_of_two_dashes_are_no_heads_of_files() -> None:
+    tools = CompositeTools(ToolSet((LOG, SHOW)).tools)
+    patch = "--- a/old.sql\n+++ b/a.sql\n@@ -1,2 +1 @@\n--- cache_size is 3\n-SET cache_size = 3;\n+SET x;\n"
+
+    async def inner(tool: Tool, arguments: JSONObject) -> ToolResult:
+        return ToolResult(
+            f"Commit: {SHAS[0]}" if tool.source.name == "git_log" else f"commit {SHAS[0]}\n\n    m\n\n{patch}"
+        )
+
+    for text, hits in (
+        ("cache_size", "a.sql: --- cache_size is 3\na.sql: -SET cache_size = 3;"),
+        ("old.sql", "a.sql: renamed from old.sql"),
+    ):
+        call = ToolCall("c1", "find_commits", json.dumps({"text": text, "repository": "."}))
+        assert (await tools.run(call, inner=inner)).data.endswith(f"hash: {SHAS[0]}\n{hits}")
+
+
 async def test_a_text_that_stands_only_in_a_message_is_found() -> None:
     found = await History().find("tune 4")
     assert found.text.startswith("'tune 4': 1 commit,")
@@ -420,20 +437,24 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
     assert found.data == "jobs/a.txt: open\njobs/b.txt: done"
     assert (await disk.call("read_files", paths=["jobs/1.txt", "d/2.txt"])).is_error
     assert (await disk.call("read_files", paths=["d.txt"])).is_error
+    tools = CompositeTools(ToolSet((READ, LIST)).tools, task="What is in 1.txt?")
+    assert (await disk.call("read_files", tools=tools, paths=["jobs/1.txt"])).is_error
     many = Disk({f"jobs/{number}.txt": "x" for number in range(100, 121)})
     assert (await many.call("read_files", paths=["jobs/1.txt"])).is_error
 
 
 async def test_lines_are_removed_from_all_files_of_a_folder() -> None:
     disk = Disk({"src/a.py": "x\ndebug(1)\n", "src/b.py": "y\n", "src/c.py": "debug(2)\nz\n"})
-    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task="Remove all lines that call debug.")
+    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task="Remove all lines that call debug in src.")
     found = await disk.call("remove_lines", tools=tools, path="src", text="debug(")
 
     assert disk.files == {"src/a.py": "x\n", "src/b.py": "y\n", "src/c.py": "z\n"}
     assert found.text == "2 files changed.\nsrc/a.py: 1 line removed\nsrc/c.py: 1 line removed"
     assert "-debug(2)" in found.data
-    for text in ("debug(", " ", "a\nb"):
+    for text in ("debug(", " ", "a\nb", "y", "x = 1"):
         assert (await disk.call("remove_lines", tools=tools, path="src", text=text)).is_error
+    assert (await disk.call("remove_lines", tools=tools, path=".", text="debug")).is_error
+    assert disk.files["src/b.py"] == "y\n"
     assert "remove_lines" not in names(composites())
 
 
@@ -476,6 +497,7 @@ async def test_the_files_of_a_folder_are_added_up(files: dict[str, str], total: 
         ({"b/1.txt": "total: 7\n", "b/2.txt": "total: 5\nfrom: Bo\n"}, "b/2.txt has other columns"),
         ({"b/1.csv": "who,total\nA,7\n", "b/2.csv": "who,sum\nB,5\n"}, "b/2.csv has other columns"),
         ({"b/1.csv": "who,total\nA,7\n", "b/2.md": "Some words.\n"}, "The file has no rows"),
+        ({"b/1.csv": "10\n20\n", "b/2.csv": "10\n30\n"}, "These files have no heading"),
         ({"b/1.txt": "total: 7\n", "b/locked": "total: 5\n"}, "b was not added up; b/locked could not be read"),
         ({"c/1.txt": "total: 7\n"}, "b was not added up; b could not be read (ENOENT"),
     ],

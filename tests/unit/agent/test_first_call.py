@@ -176,7 +176,11 @@ READ_FILES = ToolSpec(
         ("Sum up all notes in the directory `src/app`.", ["src/app"]),
         ("List the titles of all pages in docs/", ["docs"]),
         ("Add up the totals of all bills in the folder bills.", ["bills"]),
-        ("Read all files of the folders a/ and b/.", ["a", "b"]),
+        ("Read all files of the folders aa/ and bb/.", ["aa", "bb"]),
+        ("Which files in the folder mention Bo? List all files.", None),
+        ("Sum up all notes in the folder containing the logs.", None),
+        ("List all files in the folder you find.", None),
+        ("Read all notes in the folder `My Notes`.", ["My Notes"]),
         ("Each folder here has a README.md that names its owner. Who owns which folder?", ["*/README.md"]),
         ("Each folder in services/ has a conf.ini. Which port is in which?", ["services/*/conf.ini"]),
         ("Read all files in the folder and list their titles.", None),
@@ -200,8 +204,6 @@ def test_the_totals_of_two_are_asked_for_at_once_and_are_no_answer_yet() -> None
     task = "How much higher is the total of Kofi than that of Dora in orders.csv?"
 
     assert first_tools(task, [total])[0].parameters["properties"]["where"] == {"type": "string", "enum": [""]}
-    most = first_tools("Which customer has the highest total in orders.csv?", [total])[0]
-    assert most.parameters["properties"]["where"]["enum"] == [""]
     assert first_tools("What is the total of Kofi in orders.csv?", [total]) == [total]
     assert not is_done_by(task, "total_column")
     assert is_done_by("What is the total of Kofi in orders.csv?", "total_column")
@@ -217,10 +219,11 @@ DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
         ("Find the commit that removed the flag --fast.", "find_commits"),
         ("What commit changed the default port?", "find_commits"),
         ("Who made the commit that adds the saffron? The git repository is in the folder repo.", "find_commits"),
-        ("In the folder repo, a setting of app.ini was changed and not committed yet. Which?", DIFF.name),
-        ("What are the uncommitted changes?", DIFF.name),
+        ("In repo, a setting was changed and not committed yet. What are its old and its new value?", DIFF.name),
+        ("Show the unstaged changes.", DIFF.name),
         ("Remove all lines that call debug from the file store.py.", "remove_lines"),
         ("Delete every row with Meyer in orders.csv.", "remove_lines"),
+        ("Drop the lines containing TODO from a.txt.", "remove_lines"),
     ],
 )
 def test_commits_changes_and_lines_have_tools_of_their_own(task: str, tool: str) -> None:
@@ -231,13 +234,26 @@ def test_commits_changes_and_lines_have_tools_of_their_own(task: str, tool: str)
 
 @pytest.mark.parametrize(
     "task",
-    ["Which commit is the newest?", "Which commits did Ana make?", "Remove the line break in a.txt.", "Remove a.txt."],
+    [
+        "Which commit is the newest?",
+        "Which commits did Ana make?",
+        "Which files have uncommitted changes?",
+        "What was staged but not committed? Give old and new values.",
+        "Remove the line break in a.txt.",
+        "Remove a.txt.",
+        "Remove the # from each line of a.txt.",
+        "Strip spaces from all lines of a.txt.",
+        "Remove duplicate lines from a.txt.",
+        "Remove all lines that do not contain ERROR from a.log.",
+        "Remove the row with id 5 from the users table.",
+        "Remove the last line with x from a.txt.",
+        "Sort a.txt; do not remove any lines.",
+    ],
 )
 def test_other_tasks_on_commits_and_lines_are_free(task: str) -> None:
     more = [ToolSpec(name, "", PATH) for name in ("find_commits", "remove_lines")]
-    found = [spec.name for spec in first_tools(task, [*more, *READING])]
-    assert found != ["find_commits"]
-    assert found != ["remove_lines"] or "line break" in task
+    found = [spec.name for spec in first_tools(task, [*more, DIFF, *READING])]
+    assert found not in (["find_commits"], ["remove_lines"], [DIFF.name])
 
 
 @pytest.mark.parametrize(("result", "done"), [("Unstaged changes:\n", False), ("@@ -1 +1 @@\n-a\n+b", True)])

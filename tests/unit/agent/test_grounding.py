@@ -434,29 +434,6 @@ def test_a_number_in_the_record_of_another_is_said(answer: str, missing: tuple[s
     assert evidence.check(answer).missing == missing
 
 
-TEAM = "Jana, phone 698532, jana@example.com\nBo, phone 901933\nChen Li\t433013\tchen@example.com\n"
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "answer", "missing"),
-    [
-        ("the email of Bo", TEAM, "It is jana@example.com.", ("Bo with jana@example.com",)),
-        ("the phone of Bo", TEAM, "Bo has 433013.", ("Bo with 433013",)),
-        ("the phone of Bo", TEAM, "Bo has 901933.", ()),
-        ("phones of Bo and Jana", TEAM, "901933 and 698532.", ()),
-        ("the badge of the manager of Bo", "Bo, manager Jana\nJana, badge 4335\n", "It is 4335.", ()),
-        ("the phone of Bo", "Bo\nPhone: 901933\nJana\nPhone: 698532\n", "It is 901933.", ()),
-        ("the port of Bo", "Bo, here\nport = 8080\nJana, there\n", "It is 8080.", ()),  # in no row of anyone
-        ("the phone of Bo", f"{TEAM}Call Bo at 698532.\n", "It is 698532.", ()),
-    ],
-)
-def test_a_value_in_the_row_of_another_is_said(task: str, text: str, answer: str, missing: tuple[str, ...]) -> None:
-    evidence = Evidence(task, f"Give me {task} from team.txt.")
-    evidence.add("team.txt", text)
-
-    assert evidence.check(answer).missing == missing
-
-
 @pytest.mark.parametrize(
     ("task", "text"),
     [
