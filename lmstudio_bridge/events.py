@@ -8,7 +8,7 @@ a run is what its events add up to (`Tally`): it can be rebuilt from a journal a
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
@@ -395,7 +395,8 @@ class FilesChanged:
 
     `folder` is the absolute path of the project. `not_kept` are calls and files that an undo does not cover, for a
     reader. `is_complete`: each of the calls was about files, and all that they named were compared. `is_partial`: an
-    undo that left alone what somebody had changed; the next one tries that again.
+    undo that left alone what somebody had changed; the next one tries that again. `undone` are the numbers of the items
+    whose changes are all put back now, in the journal of a run over many; None was written by earlier versions.
     """
 
     folder: str
@@ -404,6 +405,7 @@ class FilesChanged:
     is_complete: bool = False
     is_undo: bool = False
     is_partial: bool = False
+    undone: tuple[int, ...] | None = None
 
     def left_all(self) -> bool:
         """Whether the calls left every file as it was, for all that is known."""
@@ -556,10 +558,16 @@ class ItemResults:
             self.unsure.discard(number)
         self.combined = None
 
-    def undo(self) -> None:
-        """What the items changed was put back; or made again, if all of it had been put back."""
-        undone = any(each.changes and not each.undone for each in self.finished.values())
-        self.finished.update({number: replace(each, undone=undone) for number, each in self.finished.items()})
+    def undo(self, undone: Collection[int] | None) -> bool:
+        """What these items changed was put back, and what others did stands again; returns whether none of it does.
+
+        None stands for all of them, or none if that had been put back.
+        """
+        changed = {number for number, each in self.finished.items() if each.changes}
+        if undone is None:
+            undone = changed if any(not self.finished[number].undone for number in changed) else ()
+        self.finished.update({number: replace(self.finished[number], undone=number in undone) for number in changed})
+        return bool(undone) and changed.issubset(undone)
 
     def go_on(self, *, earlier: Access) -> None:
         """The run goes on, after a part with that access."""
@@ -662,7 +670,7 @@ class Tally:
             case FilesChanged(is_undo=True):
                 self._undone ^= not event.is_partial
                 if self.items:
-                    self.items.undo()
+                    self._undone = self.items.undo(event.undone)
             case FilesChanged():
                 self._files = event
             case ItemsListed():

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from lmstudio_bridge.cli.terminal import open_console, print_formatted, print_table, refusal
-from lmstudio_bridge.errors import RunActiveError, SettingsError
+from lmstudio_bridge.errors import RunActiveError, RunNotFoundError, SettingsError
 from lmstudio_bridge.events import FilesChanged
 from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
@@ -203,7 +203,24 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
             return EXIT_FAILED
     if stored.items:
         return _undo_items(folder, stored, args, redactor)
-    return _undo_one(folder, stored, redactor, yes=args.yes)
+    code = _undo_one(folder, stored, redactor, yes=args.yes)
+    if is_item_run(stored.run_id):
+        with suppress(RunNotFoundError, RunActiveError):
+            _tell_undone(folder, stored.run_id.rpartition("-")[0])
+    return code
+
+
+def _tell_undone(folder: Path, run_id: str) -> None:
+    """Keep in the journal of a run over many items what of theirs is put back now."""
+    from lmstudio_bridge.runs.changes import may_have_changed, standing_changes, was_cut_off
+
+    undone = [
+        int(run.run_id.rpartition("-")[2])
+        for run in item_runs(folder, find_run(folder, run_id))
+        if may_have_changed(run.events) and not (standing_changes(run.events) or was_cut_off(run.events))
+    ]
+    with open_journal(folder, run_id) as journal:
+        journal.keep(FilesChanged("", (), is_undo=True, undone=tuple(undone)))
 
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
@@ -229,10 +246,8 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
         return EXIT_FAILED if left else EXIT_OK
     if not args.yes and (refused := _refuses_undo()):
         return refused
-    code = max(_undo_one(folder, run, redactor, yes=True) for run in runs)
-    if code == EXIT_OK and (to_undo or not standing):
-        with open_journal(folder, stored.run_id) as journal:
-            journal.keep(FilesChanged("", (), is_undo=True))
+    code = max(_undo_one(folder, run, redactor, yes=True, whole=stored.run_id) for run in runs)
+    _tell_undone(folder, stored.run_id)
     return EXIT_FAILED if left else code
 
 
@@ -261,7 +276,8 @@ def _refuses_undo() -> int:
     return refusal("Put these files back?", done="undone", use="undo it")
 
 
-def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool) -> int:
+def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool, whole: str = "") -> int:
+    """Undo what a run changed, which may be that of an item of the `whole`; if all is undone, take that back."""
     from lmstudio_bridge.runs.changes import (
         MAX_BYTES,
         Copies,
@@ -304,7 +320,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool)
             done = replace(done, changes=named, is_partial=done.is_partial and recalled is None)
             journal.keep(redactor.redact_fields(done))
     _say_left(each for each in done.not_kept if each not in plan.left)
-    again = f"To revert this: lmstudio-bridge runs undo {stored.run_id}"
+    again = f"To revert this: lmstudio-bridge runs undo {whole or stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
     return EXIT_FAILED if done.not_kept or journal.trouble else EXIT_OK
 

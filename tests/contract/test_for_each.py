@@ -672,6 +672,14 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
     assert "Undone since" not in await in_shell(desk, "continue", run_id)
     (desk.project / "f001.txt").write_text("new\n", encoding="utf-8")
     await in_shell(desk, "runs", "undo", run_id, "--yes")
+    await in_shell(desk, "runs", "undo", f"{run_id}-2", "--yes")  # and this is made again
+    again = await in_shell(desk, "continue", run_id)
+    assert "Changed: f002.txt\n" in again
+    assert f"Undo with: lmstudio-bridge runs undo {run_id}" in again
+    assert (
+        f"To revert this: lmstudio-bridge runs undo {run_id}\n"
+        in (await shell_of(desk).run("runs", "undo", run_id, "--yes"))[2]
+    )
     again = await in_shell(desk, "continue", run_id)
     assert "Undone since: extra.txt, f001.txt, f002.txt, f003.txt" in again
     assert "Undo with" not in again

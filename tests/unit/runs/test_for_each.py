@@ -471,6 +471,21 @@ def test_what_was_undone_does_not_count_as_changed_when_the_run_goes_on() -> Non
     assert seen == [(False, ["1.txt"]), one_undone, (False, []), (False, ["2.txt"]), (True, both), (False, both)]
 
 
+def test_an_undo_of_one_item_leaves_the_changes_of_the_others() -> None:
+    tally = Tally([RunStarted("r", "t", (), 8, "", "write"), listed(2)])
+    for number in (1, 2):
+        tally.add(ItemFinished(number, replace(DONE, changes=(FileChange(f"{number}.txt", "created"),))))
+
+    seen = []
+    for undone in ((1,), (1, 2), (2,), ()):
+        tally.add(FilesChanged("", (), is_undo=True, undone=undone))
+        outcome = tally.outcome()
+        seen.append((outcome.undone, [each.path for each in outcome.changes]))
+
+    both = ["1.txt", "2.txt"]
+    assert seen == [(False, ["2.txt"]), (True, both), (False, ["1.txt"]), (False, both)]
+
+
 def page_of(folder: Path, events: Sequence[Event]) -> str:
     """The page of a run over many, of whose items the first two have journals."""
     calls: list[Event] = [
