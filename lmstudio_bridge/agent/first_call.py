@@ -74,7 +74,7 @@ _CHANGING_COMMIT = re.compile(
     re.IGNORECASE,
 )
 _UNCOMMITTED = re.compile(  # whose old and new values are asked for
-    r"(?=.*\bold\b)(?=.*\bnew\b)(?!.*\bstaged\b).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b"
+    r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*\bstaged\b).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b"
     r"|\bun-?staged\b",
     re.IGNORECASE | re.DOTALL,
 )
