@@ -63,6 +63,10 @@ _ABOUT_FILE = re.compile(
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
 _NO_CONTENT = re.compile(r"__.*(?:info|stat|list|tree|director|folder|media|image|search|move|find)")
+_IN_LOG = re.compile(  # of a log, the lines with such a word are what matters
+    r"(?=.*\b[\w-]+\.log\b).*\b(?:fail(?:ed|ures?)?|errors?|warnings?|exceptions?|timeouts?|denied|crash(?:ed|es)?)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _NEWEST_COMMIT = re.compile(
     r"\b(?:message|subject|author|date|hash|sha|id|who|when)\b[^.?!\n]{0,60}(?<!since )(?<!since the )(?<!before the )"
     r"\b(?:last|latest|newest|most recent) commit\b",
@@ -224,7 +228,7 @@ def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         ("total_column", not writes and ".csv" in task.lower() and _TOTALS.search(task)),
         ("count_files", not writes and _COUNTS.search(task)),
         ("find_commits", not writes and _CHANGING_COMMIT.search(task)),
-        ("find_text", not writes and not files and named),
+        ("find_text", not writes and (_IN_LOG.search(task) or (not files and named))),
         ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _reads_all(task)))),
     )
     for name, fits in wanted:

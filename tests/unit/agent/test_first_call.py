@@ -26,6 +26,8 @@ WRITING = [ToolSpec("replace_text", "", PATH), *READING]
         ("List all TODOs with their files.", "find_text"),
         ('Find the sentence "the gate opens at dawn".', "find_text"),
         ("Which letters mention the order K-6638?", "find_text"),
+        ("Five orders failed according to the file shop.log. Give me their numbers.", "find_text"),
+        ("How many errors are in app.log?", "find_text"),
         ("Read a.txt, b.txt and c.txt into one table.", "read_files"),
         ("What is the status in each of the files in jobs?", "read_files"),
         ("Which file in the folder scores has the highest score?", "read_files"),
