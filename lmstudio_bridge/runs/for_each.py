@@ -94,8 +94,8 @@ class ItemRunner:
     async def run(self, number: int) -> Outcome:
         """How the run of this item ended, which does not fail, whatever happens to it."""
         outcome = await safe_outcome(self._run(number))
-        if outcome.gone and outcome.stop not in ("failed", "cancelled"):  # an answer rests on nothing
-            error = f"No tool call worked: {outcome.gone}"
+        if outcome.gone and outcome.stop not in ("failed", "cancelled"):  # an answer lacks what was to be read there
+            error = f"No tool call {'of a server ' if outcome.called else ''}worked: {outcome.gone}"
             outcome = dataclasses.replace(outcome, stop="failed", error=error, outside=True)
         # Of the changes only the names are told here: the rest is in the item's own journal.
         changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
