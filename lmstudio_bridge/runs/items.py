@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -144,13 +145,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
 def _read_rules(path: Path) -> GitIgnoreSpec:
     """The rules of a .gitignore file; those that are not valid are skipped, as git does."""
     valid: list[str] = []
-    with suppress(OSError):
-        text = read_bounded(path, max_bytes=MEBIBYTE).decode("utf-8-sig", "surrogateescape")
-        for line in filter(None, map(_exact_rule, text.split("\n"))):
-            with suppress(ValueError, re.error):
-                GitIgnoreSpec.from_lines([line])
-                valid.append(line)
-    return GitIgnoreSpec.from_lines(valid)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about `[[:alpha:]]`, from `re`
+        with suppress(OSError):
+            text = read_bounded(path, max_bytes=MEBIBYTE).decode("utf-8-sig", "surrogateescape")
+            for line in filter(None, map(_exact_rule, text.split("\n"))):
+                with suppress(ValueError, re.error):
+                    GitIgnoreSpec.from_lines([line])
+                    valid.append(line)
+        return GitIgnoreSpec.from_lines(valid)
 
 
 def _exact_rule(line: str) -> str:

@@ -214,6 +214,14 @@ def test_brackets_in_a_glob_may_be_those_of_a_name(tmp_path: Path) -> None:
     assert resolve_items("**/[...x].tsx", folder=tmp_path) == ("app/[id]/[...x].tsx",)
 
 
+def test_a_rule_that_pathspec_warns_of_is_no_warning_to_the_user(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("[[:alpha:]]\nb\n", encoding="utf-8")
+    for name in ("1", "b"):
+        (tmp_path / name).touch()
+
+    assert resolve_items("*", folder=tmp_path) == ("1",), "and pytest makes errors of warnings"
+
+
 def test_a_gitignore_that_is_a_link_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.md").touch()
     (tmp_path / ".gitignore").symlink_to(".gitignore")  # git does not follow it, either
