@@ -220,7 +220,8 @@ async def run_items(
     if obstacle:
         return stop, f"Paused: {obstacle}"
     if len(alike) >= MAX_ALIKE and waiting:
-        return stop, f"Paused: {len(alike)} items in a row failed for the same reason. {alike[-1]}"
+        paused = "" if retried.issuperset(waiting) else "Paused: "  # all were tried
+        return stop, f"{paused}{len(alike)} items in a row failed for the same reason. {alike[-1]}"
     return stop, ""
 
 

@@ -192,6 +192,15 @@ async def test_it_pauses_after_so_many_alike_failures_in_a_row(in_a_row: int, pa
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(("count", "begins"), [(MAX_ALIKE, "5 items in a row"), (MAX_ALIKE + 1, "Paused: 5 items in")])
+async def test_it_is_not_paused_where_every_item_was_tried(count: int, begins: str) -> None:
+    items = Items(count, *((n, [LOST] * 2) for n in range(1, count + 1)))
+
+    assert (await items.run())[1].startswith(begins)
+    assert len(items.ran) == MAX_ALIKE
+
+
+@pytest.mark.asyncio
 async def test_what_may_have_been_changed_is_not_tried_again() -> None:
     items = Items(2, (1, [replace(LOST, failed_writes=True)]))
 
