@@ -239,7 +239,9 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
             "\n".join(line for run in runs for line in report.diff_lines(run.events)) or "There is nothing to undo."
         )[0]
     )
-    told = [event for run in items if run not in changed for event in run.events if isinstance(event, FilesChanged)]
+    # A revert is no reason to tell again what no undo covers.
+    others = [run for run in items if run not in changed] if to_undo or not changed else []
+    told = (event for run in others for event in run.events if isinstance(event, FilesChanged))
     left = dict.fromkeys(each for event in told for each in event.not_kept)
     _say_left(left)
     if not runs:

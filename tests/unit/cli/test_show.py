@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lmstudio_bridge.cli.main import main
-from lmstudio_bridge.events import ItemFinished, ItemsListed, Outcome, RunFinished, RunStarted
+from lmstudio_bridge.events import (
+    Event,
+    FileChange,
+    FilesChanged,
+    ItemFinished,
+    ItemsListed,
+    Outcome,
+    RunFinished,
+    RunStarted,
+)
+from lmstudio_bridge.runs.changes import look_at
 from lmstudio_bridge.runs.journal import open_journal
 from tests.unit.cli.test_terminal import Terminal
 
@@ -47,3 +58,26 @@ def test_the_items_of_a_run_are_a_table_in_a_terminal_where_nothing_is_cut_for_i
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).split() for line in formatted.splitlines()]
     assert (["a.md", "done", "Fine.", "a.md:1"] in lines) is is_table
     assert ("\n1 of 2 items done · 1 failed\nFailed: b.md: No.\n" in formatted) is is_table
+
+
+def test_only_an_undo_says_what_it_does_not_cover_not_its_revert(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LMSTUDIO_BRIDGE_HOME", str(tmp_path / "home"))
+    runs, project = tmp_path / "home" / "runs", tmp_path / "project"
+    project.mkdir()
+    (project / "new.md").write_text("new", encoding="utf-8")
+    state, _ = look_at(project / "new.md", max_bytes=100)
+    start, end = RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00"), RunFinished("answered", "", "", 1.0)
+    told: dict[str, Event] = {
+        ID: ItemsListed(("a", "b"), "", (), "", None, ""),
+        f"{ID}-1": FilesChanged(str(project), (), ("what git commit did",)),
+        f"{ID}-2": FilesChanged(str(project), (FileChange("new.md", "created", "", state),)),
+    }
+    for name, event in told.items():
+        with open_journal(runs, name) as journal:
+            for each in (replace(start, run_id=name), event, end):
+                journal.keep(each)
+
+    assert [main(["runs", "undo", ID, "--yes"]) for _ in range(3)] == [1, 0, 1]
+    assert not (project / "new.md").exists()
