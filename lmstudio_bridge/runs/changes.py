@@ -438,11 +438,15 @@ class ChangeRecorder:
             named=frozenset().union(*without_effect),
         )
         complete &= _UNKNOWN not in before.values() and _UNKNOWN not in after.values()
-        return FilesChanged(str(self._folder), (*changes, *self._beside(before)), tuple(problems), complete)
-
-    def _beside(self, known: Mapping[Path, State]) -> Iterator[FileChange]:
-        """What git says was changed that no call named, in the workspace."""
         status = None if self._status is None else read_status(self._folder, self._environ or {}, self._untrusted)
+        if self._status is not None and status is None:
+            problems["files that no call named (git could not list them)"] = None
+            complete = False
+        beside = self._beside(before, status)
+        return FilesChanged(str(self._folder), (*changes, *beside), tuple(problems), complete)
+
+    def _beside(self, known: Mapping[Path, State], status: Mapping[Path, Entry] | None) -> Iterator[FileChange]:
+        """What git says was changed that no call named, in the workspace."""
         for path, change in compare_status(self._status or {}, status).items() if status is not None else ():
             if path not in known and path.is_relative_to(self._folder):
                 yield FileChange(self._name(path), "beside", source=change, kept=False)

@@ -2,7 +2,7 @@
 
 Nothing of the repository is run. Its configuration could name programs, such as filters and `core.fsmonitor`, and a
 server may change it at any time; so `git status` gets a folder of ours in place of `.git`, with the repository's index
-and objects. Submodules are left out, and nothing is fetched.
+and objects, and no configuration of the user or the system. Submodules are left out, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Entry: TypeAlias = tuple[str, tuple[int, int] | None]
 Change: TypeAlias = Literal["created", "changed", "deleted"]
 
 _PASSED_ON = ("PATH", "HOME", "XDG_CONFIG_HOME", "USERPROFILE", "SYSTEMROOT")
+_HOMES = ("HOME", "XDG_CONFIG_HOME", "USERPROFILE")
 _STATUS = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=all", "--", ".")
 _PLACES = ("--git-path", "index", "--git-path", "objects", "--git-path", "info/exclude")
 _REPOSITORY = ("rev-parse", "--path-format=absolute", "--show-object-format", *_PLACES, "--revs-only", "HEAD")
@@ -59,6 +60,9 @@ def read_status(folder: Path, environ: Mapping[str, str], untrusted: Iterable[Pa
             Path(own, "config").write_text(_CONFIG.format(object_format), encoding="utf-8")
             with suppress(OSError):  # Windows may forbid it
                 Path(own, "info", "exclude").symlink_to(exclude)
+            # The user's filters name programs, too, and a server may have written what they find on the PATH.
+            env = {name: value for name, value in env.items() if name not in _HOMES}  # for git before 2.32
+            env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
             env |= {
                 "GIT_DIR": own,
                 "GIT_WORK_TREE": str(root),

@@ -303,7 +303,7 @@ def _which(name: str, around: Surroundings, untrusted: Iterable[Path]) -> str | 
 
 def is_in(path: Path, folder: Path) -> bool:
     """Whether a path is in a folder or is it, whatever links and `..` are in them."""
-    return os.path.commonpath((os.path.realpath(folder), os.path.realpath(path))) == os.path.realpath(folder)
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 @cache

@@ -77,6 +77,19 @@ def test_nothing_of_the_repository_is_run(project: Path, setting: str, tmp_path:
     assert status is not None, "the configuration was read"
 
 
+def test_no_filter_of_the_users_configuration_is_run(project: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    configuration = f'[filter "x"]\n\tclean = "touch {mark}; cat"\n'
+    (tmp_path / ".gitconfig").write_text(configuration, encoding="utf-8")
+    (project / ".gitattributes").write_text("* filter=x\n", encoding="utf-8")
+    os.utime(project / "a.txt", (1, 1))
+
+    status = read_status(project, {**ENVIRON, "HOME": str(tmp_path)})
+
+    assert not mark.exists()
+    assert status is not None, "the configuration was read"
+
+
 @pytest.mark.parametrize("kind", ["no commit", "sha256", "worktree", "ignored in .git/info"])
 def test_every_kind_of_repository_is_compared(tmp_path: Path, kind: str) -> None:
     main = tmp_path / "main"
@@ -144,3 +157,18 @@ async def test_the_result_tells_files_that_no_call_named(project: Path, tmp_path
     outcome = Outcome("answered", "Done.", changes=event.changes)
     assert "\nAlso changed in the meantime, as git says: sub/b.txt (changed)" in RunReport("id", outcome, ()).text()
     assert list(plan_undo([event], copies=copies, redact=str).steps) == [project / "a.txt"]
+
+
+async def test_where_git_lists_nothing_any_more_it_is_not_said_that_nothing_was_changed(
+    project: Path, tmp_path: Path
+) -> None:
+    policy = Policy("write", workspace=make_workspace([project]), local={"fs": project})
+    recorder = ChangeRecorder(policy, copies=Copies(tmp_path / "copies"), redact=str, environ=ENVIRON)
+    await recorder.before_call(ServerTool("fs", "write_file"), {"path": "a.txt"})
+    (project / "sub" / "b.txt").write_text("two\n", encoding="utf-8")
+    (project / ".git" / "index").write_text("damaged", encoding="utf-8")
+    event = await recorder.finish()
+
+    assert event is not None
+    assert not event.is_complete
+    assert event.not_kept == ("files that no call named (git could not list them)",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from lmstudio_bridge.security.sandbox import (
     Sandbox,
     Sandboxes,
     find_program,
+    is_in,
     words_for_macos,
 )
 from lmstudio_bridge.settings import Surroundings
@@ -522,6 +524,15 @@ async def test_no_socket_of_the_system_leads_to_the_network_and_nothing_to_what_
     assert not {"/nix", "/run", "/run/systemd/resolve"} & set(words), "Nix and systemd-resolved listen there"
     assert not {"/etc", "/etc/ssl", "/etc/pki"} & set(words), "a bridge that runs as root could read private keys"
     place(words, "--ro-bind-try", "/proc/sys", "/proc/sys")
+
+
+def test_what_is_on_another_drive_is_not_in_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as windows:
+        windows.setattr("os.path.realpath", os.fspath)
+        windows.setattr("os.path.commonpath", ntpath.commonpath)  # which raises ValueError then
+        is_there = is_in(Path(r"C:\Windows\System32"), Path(r"D:\work\project"))
+
+    assert not is_there
 
 
 @linux
